@@ -1,0 +1,53 @@
+"""What can go wrong, and how the user is told: one line, one exit code."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+__all__ = ["AutoprogError", "ConfigError", "DivergedError", "RunError", "suggest"]
+
+
+class AutoprogError(Exception):
+    """Root of all errors that are shown without a traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(AutoprogError, ValueError):
+    """Input that breaks a law, told as *where: key: law, but got value; cure*.
+
+    Args:
+        where: The file, flag or command that holds the value.
+        key: The path of the value inside it, such as ``stages[2].img_size``; may be empty.
+        law: What must hold, as "must be …" or "unknown …".
+        value: The value that was given; left out of the message when it is :data:`ConfigError.NO_VALUE`.
+        cure: What to do about it.
+    """
+
+    exit_code = 2
+    NO_VALUE = object()
+
+    def __init__(
+        self, where: str, key: str, law: str, value: Any = NO_VALUE, cure: str = ""
+    ) -> None:
+        self.where, self.key, self.law, self.value, self.cure = where, key, law, value, cure
+        place = ": ".join(part for part in (where, key) if part)
+        got = "" if value is ConfigError.NO_VALUE else f", but got {value!r}"
+        super().__init__(f"{place}: {law}{got}" + (f"; {cure}" if cure else ""))
+
+
+class RunError(AutoprogError):
+    """A run that failed for a reason outside the configuration (disk, data, device)."""
+
+
+class DivergedError(RunError):
+    """A loss that is not finite, with the place where it was seen."""
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """Return "did you mean …?" for the nearest known word, else the list of all of them."""
+    names = sorted(known)
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"

@@ -1,0 +1,191 @@
+"""What happens in a run, as frozen values: the engine yields them, displays and files consume them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter
+
+from autoprog.curves import Curriculum
+from autoprog.decisions import Decision
+from autoprog.files import FileModel
+from supernet.config import SubnetConfig
+
+__all__ = [
+    "CheckpointSaved",
+    "Decided",
+    "Estimated",
+    "Evaluated",
+    "Event",
+    "Grown",
+    "Interrupted",
+    "Progressed",
+    "RunFinished",
+    "RunStarted",
+    "StageStarted",
+    "SupernetStarted",
+    "Warned",
+    "decode",
+    "encode",
+]
+
+
+class _Event(FileModel):
+    step: int = Field(ge=0)
+
+
+class RunStarted(_Event):
+    """A run begins or, with ``step`` above 0, goes on."""
+
+    kind: Literal["run_started"] = "run_started"
+    run_id: str
+    run_kind: str
+    model: str
+    total_steps: int
+    steps_per_epoch: int
+    num_images: int
+    device: str
+    amp: str
+    seed: int
+
+
+class StageStarted(_Event):
+    """Training at one subnet begins. ``stop_step`` is where the stage ends as far as is known."""
+
+    kind: Literal["stage_started"] = "stage_started"
+    stage: int
+    subnet: SubnetConfig
+    stop_step: int
+    curriculum: Curriculum
+
+
+class SupernetStarted(_Event):
+    """A supernet phase begins: each step trains one of ``candidates``."""
+
+    kind: Literal["supernet_started"] = "supernet_started"
+    decision: int
+    current: SubnetConfig
+    candidates: tuple[SubnetConfig, ...]
+    stop_step: int
+
+
+class Progressed(_Event):
+    """The state of training over the last few steps. Throughput leaves out waiting for data."""
+
+    kind: Literal["progressed"] = "progressed"
+    epoch: float
+    loss: float
+    lr: float
+    subnet: SubnetConfig
+    step_seconds: float
+    images_per_second: float
+    data_wait_share: float
+    train_seconds: float
+
+
+class Evaluated(_Event):
+    """Accuracy on the validation set at full size; top-1 in per cent."""
+
+    kind: Literal["evaluated"] = "evaluated"
+    epoch: float
+    subnet: SubnetConfig
+    loss: float
+    top1: float
+    loss_ema: float
+    top1_ema: float
+    seconds: float
+    train_seconds: float
+
+
+class Estimated(_Event):
+    """The held-out losses of all candidates at one time point of a supernet phase."""
+
+    kind: Literal["estimated"] = "estimated"
+    decision: int
+    point: int
+    losses: tuple[tuple[SubnetConfig, float], ...]
+    seconds: float
+
+
+class Decided(_Event):
+    """The search took a decision."""
+
+    kind: Literal["decided"] = "decided"
+    decision: Decision
+
+
+class Grown(_Event):
+    """The network changed: what came from where, and what it did to a probe batch.
+
+    ``origins`` has one entry a block: "slot <- source (weights)". ``delta_loss`` and ``delta_logits``
+    (norm of the change over the norm before) compare the networks just before and just after.
+    """
+
+    kind: Literal["grown"] = "grown"
+    before: SubnetConfig
+    after: SubnetConfig
+    op: str
+    map: str
+    source: str
+    state: str
+    origins: tuple[str, ...]
+    delta_loss: float
+    delta_logits: float
+    lost_seconds: float
+
+
+class CheckpointSaved(_Event):
+    """The whole training state is on disk."""
+
+    kind: Literal["checkpoint_saved"] = "checkpoint_saved"
+    path: str
+    seconds: float
+
+
+class Warned(_Event):
+    """Something the user should know."""
+
+    kind: Literal["warned"] = "warned"
+    message: str
+
+
+class Interrupted(_Event):
+    """A signal stopped the run after a checkpoint."""
+
+    kind: Literal["interrupted"] = "interrupted"
+    signal: str
+
+
+class RunFinished(_Event):
+    """The run is complete; ``result`` is what ``result.json`` holds."""
+
+    kind: Literal["run_finished"] = "run_finished"
+    result: dict[str, Any]
+
+
+Event = (
+    RunStarted
+    | StageStarted
+    | SupernetStarted
+    | Progressed
+    | Evaluated
+    | Estimated
+    | Decided
+    | Grown
+    | CheckpointSaved
+    | Warned
+    | Interrupted
+    | RunFinished
+)
+
+_ADAPTER: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])
+
+
+def encode(event: Event) -> dict[str, Any]:
+    """Return the JSON form of an event."""
+    return event.model_dump(mode="json", by_alias=True)
+
+
+def decode(row: dict[str, Any]) -> Event:
+    """Return the event of a JSON form; ``decode(encode(event)) == event``."""
+    return _ADAPTER.validate_python(row)

@@ -1,0 +1,179 @@
+"""User files: safe YAML, validation by pydantic, and errors of one line; the only importer of yaml."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from autoprog.errors import ConfigError, suggest
+
+__all__ = ["FileModel", "dump_yaml", "parse", "parse_yaml", "read_yaml"]
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class FileModel(BaseModel):
+    """A frozen value that refuses unknown keys; the base of everything read from or written to a file."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", populate_by_name=True, arbitrary_types_allowed=True
+    )
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, which also refuses a key that is given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Build a mapping; a repeated key would silently drop what the user wrote first."""
+        seen: set[Hashable] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """The safe dumper with short lists and flat mappings on one line."""
+
+
+def _represent_list(dumper: yaml.SafeDumper, values: list[Any]) -> yaml.Node:
+    flat = all(not isinstance(value, list | dict) for value in values)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=flat)
+
+
+_Dumper.add_representer(list, _represent_list)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Parse YAML text safely; `where` names it in errors.
+
+    Raises:
+        ConfigError: If the text is not YAML or gives a key twice.
+    """
+    try:
+        return _Loader(text).get_single_data()
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"line {mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or "not YAML"
+        raise ConfigError(where, place, f"must be valid YAML, but {problem}") from None
+
+
+def read_yaml(path: Path) -> Any:
+    """Read one YAML file.
+
+    Raises:
+        ConfigError: If it is missing, unreadable or not YAML.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise ConfigError(str(path), "", f"must be a readable file: {reason}") from None
+    return parse_yaml(text, str(path))
+
+
+def dump_yaml(value: Mapping[str, Any]) -> str:
+    """Return `value` as YAML in the order given."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=100, allow_unicode=True)
+
+
+def parse(model: type[Model], data: Any, where: str) -> Model:
+    """Validate `data` as `model`.
+
+    Raises:
+        ConfigError: With the first broken law as *where: key: law, but got value; cure*.
+    """
+    if not isinstance(data, Mapping):
+        raise ConfigError(where, "", "must be a mapping of keys to values", _brief(data))
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise _first_problem(error, model, where) from None
+
+
+def _first_problem(error: ValidationError, model: type[BaseModel], where: str) -> ConfigError:
+    """Turn pydantic's list into one error; unknown keys first, since they cause the others."""
+    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    best = problems[0]
+    if best["type"] == "extra_forbidden":
+        return _unknown_key(best, error, model, where)
+    if best["type"] in ("value_error", "assertion_error"):
+        cause = best.get("ctx", {}).get("error")
+        if isinstance(cause, ConfigError):
+            key = ".".join(part for part in (_key(best), cause.key) if part)
+            return ConfigError(where, key, cause.law, cause.value, cause.cure)
+        return ConfigError(where, _key(best), str(cause))
+    if best["type"] == "missing":
+        return ConfigError(where, _key(best), "must be given", cure="add this key")
+    law = best["msg"][0].lower() + best["msg"][1:]
+    return ConfigError(
+        where, _key(best), law.replace("input should be", "must be"), _brief(best["input"])
+    )
+
+
+def _unknown_key(
+    problem: ErrorDetails, error: ValidationError, model: type[BaseModel], where: str
+) -> ConfigError:
+    unknown = str(problem["loc"][-1])
+    known = _fields_at(model, problem["loc"][:-1])
+    return ConfigError(where, _key(problem), "unknown key", unknown, suggest(unknown, known))
+
+
+def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> set[str]:
+    """Return the keys known at `location`, found by the names of the models on the way."""
+    current: type[BaseModel] = model
+    for part in location:
+        field = current.model_fields.get(str(part)) if isinstance(part, str) else None
+        nested = _nested_model(field.annotation) if field is not None else _named(current, part)
+        current = nested or current
+    return {field.alias or name for name, field in current.model_fields.items()}
+
+
+def _named(model: type[BaseModel], part: int | str) -> type[BaseModel] | None:
+    """Return the union member that pydantic names in a location, such as ``Ramp``."""
+    for field in model.model_fields.values():
+        for candidate in _models_in(field.annotation):
+            if candidate.__name__ == part:
+                return candidate
+    return None
+
+
+def _nested_model(annotation: Any) -> type[BaseModel] | None:
+    return next(iter(_models_in(annotation)), None)
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    arguments = getattr(annotation, "__args__", ())
+    return [model for argument in arguments for model in _models_in(argument)]
+
+
+def _key(problem: ErrorDetails) -> str:
+    """Return ``stages[2].img_size`` for a location; names of union members are left out."""
+    text = ""
+    for part in problem["loc"]:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif not (part[:1].isupper() or part in _SCALAR_MEMBERS or "[" in part):
+            text += f".{part}" if text else part
+    return text
+
+
+_SCALAR_MEMBERS = {"int", "float", "str", "bool", "none"}
+
+
+def _brief(value: Any) -> Any:
+    """Return a value short enough for one line."""
+    text = repr(value)
+    return value if len(text) <= 60 else text[:57] + "..."

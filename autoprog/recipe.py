@@ -1,0 +1,184 @@
+"""The training recipe: everything about a run that is not its growth schedule, under timm's names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from autoprog.curves import Curriculum
+from autoprog.errors import ConfigError, suggest
+from autoprog.files import FileModel, parse
+from autoprog.schedule import LearningRate
+
+__all__ = ["RECIPES", "Recipe", "default_recipe_name", "resolve_recipe", "with_randaug_magnitude"]
+
+
+class Recipe(FileModel):
+    """Optimizer, learning rate, augmentation and averaging. Rates and shares lie in [0, 1] unless said."""
+
+    epochs: float = Field(default=300, gt=0, description="passes over the training images")
+    batch_size: int = Field(default=1024, gt=0, description="images a step, over all processes")
+    grad_accum_steps: int = Field(default=1, gt=0, description="micro-batches a step is split into")
+    opt: str = Field(default="adamw", description="timm optimizer")
+    lr: float | None = Field(default=None, gt=0, description="learning rate; overrides --lr-base")
+    lr_base: float = Field(
+        default=5e-4, gt=0, description="learning rate at --lr-base-size images a step"
+    )
+    lr_base_size: int = Field(
+        default=512, gt=0, description="batch size that --lr-base is meant for"
+    )
+    weight_decay: float = Field(default=0.05, ge=0, description="weight decay")
+    clip_grad: float | None = Field(default=None, gt=0, description="largest gradient norm")
+    sched: Literal["cosine", "wsd", "constant"] = Field(
+        default="cosine", description="shape of the rate"
+    )
+    warmup_share: float = Field(
+        default=0.05, ge=0, lt=1, description="share of the run to warm up in"
+    )
+    warmup_lr: float = Field(default=1e-6, ge=0, description="learning rate at the first step")
+    min_lr: float = Field(default=1e-5, ge=0, description="learning rate at the last step")
+    decay_share: float = Field(
+        default=0.2, gt=0, lt=1, description="share of the run that wsd decays in"
+    )
+    smoothing: float = Field(default=0.1, ge=0, lt=1, description="label smoothing")
+    mixup: float = Field(default=0.8, ge=0, description="mixup alpha, 0 turns it off")
+    cutmix: float = Field(default=1.0, ge=0, description="cutmix alpha, 0 turns it off")
+    aa: str | None = Field(
+        default="rand-m9-mstd0.5-inc1", description="timm auto-augment policy or none"
+    )
+    reprob: float = Field(default=0.25, ge=0, le=1, description="random erasing probability")
+    remode: Literal["const", "rand", "pixel"] = Field(default="pixel", description="erasing mode")
+    drop_path: float = Field(
+        default=0.1, ge=0, lt=1, description="drop-path rate of the last block"
+    )
+    scale: tuple[float, float] = Field(default=(0.08, 1.0), description="area of the random crop")
+    ratio: tuple[float, float] = Field(
+        default=(3 / 4, 4 / 3), description="aspect of the random crop"
+    )
+    hflip: float = Field(default=0.5, ge=0, le=1, description="horizontal flip probability")
+    vflip: float = Field(default=0.0, ge=0, le=1, description="vertical flip probability")
+    color_jitter: float = Field(default=0.4, ge=0, description="colour jitter where aa is none")
+    interpolation: Literal["random", "bilinear", "bicubic"] = Field(
+        default="bicubic", description="resize filter"
+    )
+    crop_pct: float = Field(default=0.9, gt=0, le=1, description="centre crop at evaluation")
+    ema_epochs: float = Field(
+        default=1.0, gt=0, description="time constant of the slow EMA, in epochs"
+    )
+
+    @field_validator("aa", mode="before")
+    @classmethod
+    def _none_is_off(cls, policy: str | None) -> str | None:
+        return None if policy in (None, "", "none") else policy
+
+    @field_validator("scale", "ratio")
+    @classmethod
+    def _ordered(cls, bounds: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < bounds[0] <= bounds[1]:
+            raise ConfigError("", "", "must be two rising numbers above 0", bounds)
+        return bounds
+
+    @property
+    def peak_lr(self) -> float:
+        """Return the highest learning rate: linear in the batch size unless `lr` is given."""
+        return (
+            self.lr if self.lr is not None else self.lr_base * self.batch_size / self.lr_base_size
+        )
+
+    @property
+    def strength(self) -> Curriculum:
+        """Return the full regularisation, which a schedule may ramp."""
+        return Curriculum(
+            randaug=randaug_magnitude(self.aa),
+            drop_path=self.drop_path,
+            reprob=self.reprob,
+            mixup=self.mixup,
+            cutmix=self.cutmix,
+        )
+
+    @property
+    def learning_rate(self) -> LearningRate:
+        """Return the shape that a schedule made for this recipe carries."""
+        return LearningRate(shape=self.sched)
+
+
+RECIPES: dict[str, Recipe] = {
+    "deit": Recipe(),
+    "small-data": Recipe(
+        epochs=100,
+        batch_size=128,
+        lr_base=1e-3,
+        lr_base_size=128,
+        clip_grad=1.0,
+        mixup=0.0,
+        cutmix=0.0,
+        aa="rand-m5-mstd0.5-inc1",
+        reprob=0.0,
+        drop_path=0.05,
+        scale=(0.5, 1.0),
+        crop_pct=1.0,
+    ),
+    "digits": Recipe(
+        epochs=16,
+        batch_size=64,
+        lr_base=5e-4,
+        lr_base_size=64,
+        clip_grad=1.0,
+        warmup_share=0.1,
+        smoothing=0.0,
+        mixup=0.0,
+        cutmix=0.0,
+        aa=None,
+        reprob=0.0,
+        drop_path=0.0,
+        scale=(0.75, 1.0),
+        ratio=(0.9, 1.1),
+        hflip=0.0,
+        color_jitter=0.0,
+        crop_pct=1.0,
+    ),
+}
+
+_SMALL_DATA_IMAGES = 200_000
+
+
+def default_recipe_name(num_images: int, embedded: bool) -> str:
+    """Return the recipe for a data set: ``small-data`` below 200,000 training images."""
+    if embedded:
+        return "digits"
+    return "small-data" if num_images < _SMALL_DATA_IMAGES else "deit"
+
+
+def resolve_recipe(base: str, *layers: tuple[str, Mapping[str, Any]]) -> Recipe:
+    """Return the recipe `base` with layers of (where, values) laid over it, later ones winning.
+
+    Raises:
+        ConfigError: If the name or a key is unknown, or a value breaks a law; names the layer.
+    """
+    if base not in RECIPES:
+        raise ConfigError("--recipe", "", "unknown recipe", base, suggest(base, RECIPES))
+    recipe = RECIPES[base]
+    for where, values in layers:
+        if values:
+            recipe = parse(Recipe, {**recipe.model_dump(), **values}, where)
+    return recipe
+
+
+def randaug_magnitude(policy: str | None) -> float | None:
+    """Return the magnitude in a timm policy such as ``rand-m9-mstd0.5-inc1``, None if it is another."""
+    if policy is None or not policy.startswith("rand"):
+        return None
+    found = re.search(r"-m(\d+(?:\.\d+)?)", policy)
+    return float(found.group(1)) if found else 10.0
+
+
+def with_randaug_magnitude(policy: str | None, magnitude: float | None) -> str | None:
+    """Return the policy at another magnitude; 0 turns it off, None leaves it as it is."""
+    if policy is None or magnitude is None or randaug_magnitude(policy) is None:
+        return policy
+    if magnitude == 0:
+        return None
+    return re.sub(r"-m\d+(?:\.\d+)?", "", policy).replace("rand", f"rand-m{magnitude:g}", 1)

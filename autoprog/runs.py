@@ -1,0 +1,279 @@
+"""The run folder: the one contract between what trains and what looks on.
+
+Everything is readable text but the weights. Logs are appended a line at a time; a reader drops a half-written
+last line and whatever a later attempt replays. A run is complete if and only if ``result.json`` exists.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from pydantic import Field
+
+from autoprog.decisions import Decision
+from autoprog.errors import ConfigError, RunError
+from autoprog.events import Event, decode, encode
+from autoprog.files import FileModel, dump_yaml, parse, read_yaml
+from autoprog.schedule import GrowthSchedule, load_schedule
+from autoprog.settings import RunManifest
+
+__all__ = [
+    "Result",
+    "Run",
+    "RunFolder",
+    "effective_rows",
+    "load_run",
+    "new_run_id",
+    "write_atomically",
+]
+
+
+class Result(FileModel):
+    """``result.json``: what a complete run came to. Accuracies in per cent, at full size."""
+
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    run_id: str
+    kind: str
+    model: str
+    top1: float
+    top1_ema: float
+    loss: float
+    loss_ema: float
+    epochs: float
+    wall_seconds: float
+    train_seconds: float
+    search_seconds: float
+    lost_seconds: float
+    data_wait_seconds: float
+    eval_seconds: float
+    image_epochs: float
+    macs: float
+    peak_memory_bytes: int
+    seed: int
+    device: str
+    amp: str
+    versions: dict[str, str]
+    schedule: dict[str, Any]
+
+
+def new_run_id(kind: str, model: str, now: datetime) -> str:
+    """Return the name of a run's folder, such as ``2026-11-22-143005-search-deit-s``."""
+    return f"{now:%Y-%m-%d-%H%M%S}-{kind}-{model.replace('/', '-')}"
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file so that a crash leaves either the old text or the new."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+class RunFolder:
+    """A run folder that this process writes, under a lock.
+
+    Use :meth:`create` for a new run and :meth:`reopen` to go on with one.
+    """
+
+    def __init__(self, path: Path, manifest: RunManifest, attempt: int, lock: IO[str]) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.attempt = attempt
+        self._lock = lock
+        self._events = (path / "events.jsonl").open("a", encoding="utf-8")
+
+    @classmethod
+    def create(cls, runs_dir: Path, manifest: RunManifest) -> RunFolder:
+        """Make the folder of a new run.
+
+        Raises:
+            RunError: If the folder cannot be written.
+        """
+        path = runs_dir / manifest.run_id
+        try:
+            (path / "checkpoints").mkdir(parents=True)
+            lock = _take_lock(path)
+            body = manifest.model_dump(mode="json", by_alias=True)
+            write_atomically(path / "run.yaml", dump_yaml(body))
+        except OSError as error:
+            raise RunError(f"{path}: the run folder cannot be made: {error.strerror}") from None
+        return cls(path, manifest, attempt=0, lock=lock)
+
+    @classmethod
+    def reopen(cls, path: Path) -> RunFolder:
+        """Go on with a run: take its lock, cut half-written last lines, count the attempt.
+
+        Raises:
+            ConfigError: If it is no run folder.
+            RunError: If another process is writing it.
+        """
+        manifest = _read_manifest(path)
+        lock = _take_lock(path)
+        for name in ("events.jsonl", "decisions.jsonl"):
+            _cut_torn_tail(path / name)
+        attempts = [row["attempt"] for row in _rows(path / "events.jsonl")]
+        return cls(path, manifest, attempt=max(attempts, default=-1) + 1, lock=lock)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Return the folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def journal(self) -> Path:
+        """Return the path of Optuna's journal."""
+        return self.path / "search.journal"
+
+    def append(self, event: Event) -> None:
+        """Write one event as a line that also says when and in which attempt."""
+        row = {"attempt": self.attempt, "time": _now(), **encode(event)}
+        self._events.write(json.dumps(row) + "\n")
+        self._events.flush()
+
+    def record_decision(self, decision: Decision) -> None:
+        """Append a decision and wait until it is on disk."""
+        with (self.path / "decisions.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(decision.model_dump(mode="json")) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def write_costs(self, costs: Mapping[str, float]) -> None:
+        """Write the measured step seconds by cell."""
+        write_atomically(self.path / "costs.json", json.dumps(dict(costs), indent=1) + "\n")
+
+    def write_schedule(self, schedule: GrowthSchedule, name: str = "schedule.yaml") -> None:
+        """Write a schedule into the folder."""
+        write_atomically(self.path / name, schedule.to_yaml())
+
+    def write_result(self, result: Result) -> None:
+        """Write ``result.json``, which makes the run complete."""
+        body = result.model_dump(mode="json", by_alias=True)
+        write_atomically(self.path / "result.json", json.dumps(body, indent=1) + "\n")
+
+    def close(self) -> None:
+        """Release the lock."""
+        self._events.close()
+        self._lock.close()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder as a reader sees it; parts that are not there yet are None or empty."""
+
+    path: Path
+    manifest: RunManifest
+    schedule: GrowthSchedule | None
+    best: GrowthSchedule | None
+    decisions: tuple[Decision, ...]
+    costs: dict[str, float]
+    result: Result | None
+
+    def events(self) -> Iterator[Event]:
+        """Yield what happened, without what a later attempt replayed."""
+        for row in effective_rows(_rows(self.path / "events.jsonl")):
+            yield decode(
+                {key: value for key, value in row.items() if key not in ("attempt", "time")}
+            )
+
+
+def load_run(path: str | Path) -> Run:
+    """Read a run folder, finished or not.
+
+    Raises:
+        ConfigError: If it is no run folder.
+    """
+    folder = Path(path)
+    manifest = _read_manifest(folder)
+    result = folder / "result.json"
+    costs = folder / "costs.json"
+    return Run(
+        path=folder,
+        manifest=manifest,
+        schedule=_schedule_if_there(folder / "schedule.yaml"),
+        best=_schedule_if_there(folder / "best.yaml"),
+        decisions=tuple(
+            parse(Decision, row, "decisions.jsonl") for row in _rows(folder / "decisions.jsonl")
+        ),
+        costs=json.loads(costs.read_text()) if costs.exists() else {},
+        result=parse(Result, json.loads(result.read_text()), str(result))
+        if result.exists()
+        else None,
+    )
+
+
+def effective_rows(rows: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows that hold after all attempts.
+
+    An attempt that starts at step s goes on from the checkpoint of step s: rows that came after the
+    ``checkpoint_saved`` row of that step are replayed and dropped; from step 0, all are.
+    """
+    kept: list[dict[str, Any]] = []
+    for row in rows:
+        if row["kind"] == "run_started" and row["attempt"] > 0:
+            del kept[_replay_start(kept, row["step"]) :]
+        kept.append(row)
+    return kept
+
+
+def _replay_start(kept: list[dict[str, Any]], step: int) -> int:
+    for index in range(len(kept) - 1, -1, -1):
+        if kept[index]["kind"] == "checkpoint_saved" and kept[index]["step"] == step:
+            return index + 1
+    return 0 if step == 0 else len(kept)
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the JSON rows of a log; a half-written last line is left out."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith("\n"):
+                return
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                raise ConfigError(str(path), f"line {number}", "must be a JSON object") from None
+
+
+def _cut_torn_tail(path: Path) -> None:
+    if path.exists():
+        data = path.read_bytes()
+        end = data.rfind(b"\n") + 1
+        if end != len(data):
+            os.truncate(path, end)
+
+
+def _read_manifest(path: Path) -> RunManifest:
+    if not (path / "run.yaml").is_file():
+        raise ConfigError(str(path), "", "must be a run folder with a run.yaml in it")
+    return parse(RunManifest, read_yaml(path / "run.yaml"), str(path / "run.yaml"))
+
+
+def _schedule_if_there(path: Path) -> GrowthSchedule | None:
+    return load_schedule(path) if path.exists() else None
+
+
+def _take_lock(path: Path) -> IO[str]:
+    lock = (path / "run.lock").open("a", encoding="utf-8")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise RunError(
+            f"{path}: another process is writing this run; wait for it or stop it"
+        ) from None
+    return lock
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="milliseconds")

@@ -1,0 +1,73 @@
+"""The resolved configuration of one run: what ``run.yaml`` holds and a resume goes by."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from autoprog.files import FileModel
+from autoprog.recipe import Recipe
+from autoprog.schedule import FullModel
+from autoprog.space import SearchSpace
+
+__all__ = ["DataSettings", "Rule", "RunManifest", "RunSettings", "SearchSettings"]
+
+Rule = Literal["rollout", "autoprog"]
+
+
+class DataSettings(FileModel):
+    """Where images come from; with neither ``dir`` nor ``dataset`` the embedded digits."""
+
+    dir: str | None = None
+    dataset: str | None = None
+    root: str | None = None
+    train_split: str = "train"
+    val_split: str = "validation"
+
+    @property
+    def embedded(self) -> bool:
+        """Tell whether the run trains on the embedded digits."""
+        return self.dir is None and self.dataset is None
+
+
+class SearchSettings(FileModel):
+    """What the search may choose from and by which rule it chooses."""
+
+    space: SearchSpace
+    space_from: str
+    rule: Rule = "rollout"
+    sampler: Literal["tpe", "random"] = "tpe"
+    costs_from: str | None = None
+
+
+class RunSettings(FileModel):
+    """Everything that decides what a run computes, and how it is carried out here."""
+
+    kind: Literal["search", "train"]
+    model: FullModel
+    data: DataSettings
+    recipe_name: str
+    recipe: Recipe
+    schedule_from: str | None = None
+    search: SearchSettings | None = None
+    seed: int = 0
+    device: str = "auto"
+    amp: Literal["auto", "none", "bfloat16", "float16"] = "auto"
+    workers: int | Literal["auto"] = "auto"
+    threads: int | None = Field(default=None, gt=0)
+    checkpoint_minutes: float = Field(default=10.0, ge=0)
+    log_every_steps: int = Field(default=20, gt=0)
+    eval_every_epochs: float | None = Field(default=None, gt=0)
+
+
+class RunManifest(FileModel):
+    """``run.yaml``: the settings and where they come from."""
+
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    run_id: str
+    created: str
+    argv: tuple[str, ...]
+    versions: dict[str, str]
+    git: dict[str, Any] = Field(default_factory=dict)
+    settings: RunSettings

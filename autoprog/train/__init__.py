@@ -1,0 +1,1 @@
+"""The runner: data, optimizer, growth and checkpoints of one training run."""

@@ -1,0 +1,1 @@
+"""Search spaces that ship with autoprog, one YAML file each."""

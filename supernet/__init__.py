@@ -1,0 +1,63 @@
+"""The elastic Vision Transformer: growth spaces, growth operators and export; torch and timm, nothing of autoprog."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from supernet.config import GrowthRule, ModelSpec, Slots, SubnetConfig, first_slots
+    from supernet.cost import macs, parameters, relative_cost
+    from supernet.depthmap import skip_lists
+    from supernet.elastic import ElasticViT, create_elastic, describe
+    from supernet.export import export_subnet, plain_state_dict
+    from supernet.grow import SlotOrigin, compact
+    from supernet.zoo import lookup
+
+__all__ = [
+    "ElasticViT",
+    "GrowthRule",
+    "ModelSpec",
+    "SlotOrigin",
+    "Slots",
+    "SubnetConfig",
+    "compact",
+    "create_elastic",
+    "describe",
+    "export_subnet",
+    "first_slots",
+    "lookup",
+    "macs",
+    "parameters",
+    "plain_state_dict",
+    "relative_cost",
+    "skip_lists",
+]
+
+# `supernet.grow` is a module, so the function of that name is had from there alone.
+_HOME = {
+    "ElasticViT": "elastic",
+    "GrowthRule": "config",
+    "ModelSpec": "config",
+    "SlotOrigin": "grow",
+    "Slots": "config",
+    "SubnetConfig": "config",
+    "compact": "grow",
+    "create_elastic": "elastic",
+    "describe": "elastic",
+    "export_subnet": "export",
+    "first_slots": "config",
+    "lookup": "zoo",
+    "macs": "cost",
+    "parameters": "cost",
+    "plain_state_dict": "export",
+    "relative_cost": "cost",
+    "skip_lists": "depthmap",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the module that holds ``name`` at its first use, so that plain arithmetic needs no torch."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'supernet' has no attribute {name!r}")
+    return getattr(import_module(f"supernet.{_HOME[name]}"), name)

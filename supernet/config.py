@@ -1,0 +1,170 @@
+"""Points of the growth space, growth rules and model descriptions: frozen values that refuse bad input at birth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from supernet.depthmap import MAPS
+
+__all__ = ["GrowthRule", "ModelSpec", "Slots", "SubnetConfig", "first_slots"]
+
+Slots = tuple[tuple[int, ...], ...]
+"""Which block slots of each stage a forward runs, in order."""
+
+
+def first_slots(depth: Sequence[int]) -> Slots:
+    """Return the slots that a subnet of ``depth`` blocks per stage runs outside a supernet phase."""
+    return tuple(tuple(range(blocks)) for blocks in depth)
+
+
+def check_count(law: str, value: Any) -> None:
+    """Refuse anything but a whole number of at least one, and name the law."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{law} must be a whole number >= 1, but got {value!r}")
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Refuse a word outside ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, but got {value!r}")
+
+
+def as_depth(depth: int | Sequence[int]) -> tuple[int, ...]:
+    """Normalise a depth to one positive number of blocks per stage."""
+    blocks = (depth,) if isinstance(depth, int) else tuple(depth)
+    if not blocks:
+        raise ValueError(f"depth must have one entry per stage of the model, but got {depth!r}")
+    for number in blocks:
+        check_count("depth", number)
+    return blocks
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class SubnetConfig:
+    """One point of the growth space: blocks per stage (a plain ViT has one stage) and image size in px."""
+
+    depth: tuple[int, ...]
+    img_size: int
+
+    def __init__(self, depth: int | Sequence[int], img_size: int) -> None:
+        check_count("img_size", img_size)
+        object.__setattr__(self, "depth", as_depth(depth))
+        object.__setattr__(self, "img_size", img_size)
+
+    @property
+    def total_depth(self) -> int:
+        """Count the blocks of all stages."""
+        return sum(self.depth)
+
+    def within(self, other: SubnetConfig) -> bool:
+        """Tell whether ``other`` is at least as large on every axis: a partial order."""
+        if len(self.depth) != len(other.depth):
+            raise ValueError(f"compared subnets must have equal stages, but got {self} and {other}")
+        shallower = all(
+            mine <= theirs for mine, theirs in zip(self.depth, other.depth, strict=True)
+        )
+        return shallower and self.img_size <= other.img_size
+
+    def __str__(self) -> str:
+        return f"d{'+'.join(map(str, self.depth))} r{self.img_size}"
+
+
+@dataclass(frozen=True, slots=True)
+class GrowthRule:
+    """How a subnet grows: operator, depth map, source of the old blocks, optimizer state of the new ones.
+
+    Args:
+        op: What fills a new block: ``mogrow`` the slowest EMA of its source block, ``copy`` the online
+            source block, ``zero`` the same with its two residual branches at exactly 0.
+        map: A name in :data:`supernet.depthmap.MAPS`.
+        source: Where old blocks and everything outside blocks come from; ``ema`` replaces the whole online
+            network by the slowest EMA, as the AutoProg release does.
+        state: ``carry`` clones the optimizer state with the weights, ``fresh`` gives new blocks none,
+            ``reset`` clears the whole optimizer, as the AutoProg release does.
+    """
+
+    op: str = "mogrow"
+    map: str = "interpolate"
+    source: str = "online"
+    state: str = "carry"
+
+    def __post_init__(self) -> None:
+        check_choice("op", self.op, ("mogrow", "copy", "zero"))
+        check_choice("map", self.map, tuple(MAPS))
+        check_choice("source", self.source, ("online", "ema"))
+        check_choice("state", self.state, ("carry", "fresh", "reset"))
+        if self.source == "ema" and self.op != "mogrow":
+            raise ValueError(f"source must be online unless op is mogrow, but got op {self.op!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """What a model name means: the timm name, its full size, and the numbers that its cost depends on.
+
+    Args:
+        name: The name that the user gave.
+        timm: The name of the timm model.
+        depth: Blocks of each stage of the full model; an int counts as one stage.
+        embed_dim: Width of the tokens.
+        num_heads: Attention heads; they divide the width.
+        mlp_ratio: Hidden width over token width of the plain feed-forward that has as many weights.
+        patch_size: Stride of the patch embedding in px.
+        img_size: Full image size in px, a multiple of the stride.
+        num_prefix_tokens: Class and register tokens.
+        in_chans: Image channels.
+        overrides: Arguments of ``timm.create_model`` beyond ``img_size``; kept sorted by name.
+        extra_parameters: Parameters per block and outside blocks beyond those of a plain ViT (layer
+            scale, registers, other norms), so that counts are exact for any described model.
+    """
+
+    name: str
+    timm: str
+    depth: tuple[int, ...]
+    embed_dim: int
+    num_heads: int
+    mlp_ratio: float
+    patch_size: int
+    img_size: int
+    num_prefix_tokens: int = 1
+    in_chans: int = 3
+    overrides: tuple[tuple[str, Any], ...] = ()
+    extra_parameters: tuple[int, int] = (0, 0)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "depth", as_depth(self.depth))
+        object.__setattr__(self, "overrides", tuple(sorted(self.overrides)))
+        for key in ("embed_dim", "num_heads", "patch_size", "img_size", "in_chans"):
+            check_count(key, getattr(self, key))
+        if self.num_prefix_tokens < 0:
+            raise ValueError(f"num_prefix_tokens must be >= 0, but got {self.num_prefix_tokens}")
+        if self.mlp_ratio <= 0:
+            raise ValueError(f"mlp_ratio must be > 0, but got {self.mlp_ratio}")
+        if self.embed_dim % self.num_heads:
+            raise ValueError(
+                f"embed_dim must be a multiple of {self.num_heads}, but got {self.embed_dim}"
+            )
+        check_multiple(self.img_size, self.patch_size)
+
+    @property
+    def full(self) -> SubnetConfig:
+        """Name the subnet that is the whole model."""
+        return SubnetConfig(self.depth, self.img_size)
+
+    def with_img_size(self, img_size: int) -> ModelSpec:
+        """Return the same model for another full image size in px, a multiple of the stride."""
+        return replace(self, img_size=img_size)
+
+    def create_kwargs(self) -> dict[str, Any]:
+        """Return the arguments with which plain ``timm.create_model`` rebuilds the full model."""
+        return {"img_size": self.img_size, **dict(self.overrides)}
+
+
+def check_multiple(img_size: int, patch_size: int) -> None:
+    """Refuse an image size that cuts a patch, and name the nearest ones that do not."""
+    if img_size % patch_size:
+        below = img_size // patch_size * patch_size
+        near = " and ".join(str(size) for size in (below, below + patch_size) if size)
+        law = f"img_size must be a multiple of the stride {patch_size}"
+        raise ValueError(f"{law}, but got {img_size}; nearest are {near}")

@@ -1,0 +1,49 @@
+"""Analytic multiply-accumulates and parameters of a subnet: what a schedule costs, before anything is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from supernet.config import ModelSpec, SubnetConfig, as_depth
+
+__all__ = ["macs", "parameters", "relative_cost"]
+
+
+def macs(spec: ModelSpec, subnet: SubnetConfig, num_classes: int = 1000) -> int:
+    """Count the multiply-accumulates of one image's forward pass; norms and activations are left out."""
+    patches = (subnet.img_size // spec.patch_size) ** 2
+    stem = patches * spec.patch_size**2 * spec.in_chans * spec.embed_dim
+    tokens = patches + spec.num_prefix_tokens
+    return stem + subnet.total_depth * _block_macs(spec, tokens) + spec.embed_dim * num_classes
+
+
+def relative_cost(spec: ModelSpec, subnet: SubnetConfig) -> float:
+    """Return the forward MACs as a share of those of the full model."""
+    return macs(spec, subnet) / macs(spec, spec.full)
+
+
+def parameters(spec: ModelSpec, depth: int | Sequence[int], num_classes: int = 1000) -> int:
+    """Count the parameters of a plain model of ``depth`` at the full image size."""
+    width = spec.embed_dim
+    patches = (spec.img_size // spec.patch_size) ** 2
+    stem = (spec.patch_size**2 * spec.in_chans + 1) * width
+    tokens = (
+        patches + 2 * spec.num_prefix_tokens
+    ) * width  # positions, and the prefix tokens themselves
+    norm_and_head = 2 * width + (width + 1) * num_classes
+    per_block, outside = spec.extra_parameters
+    blocks = sum(as_depth(depth)) * (_block_parameters(spec) + per_block)
+    return stem + tokens + blocks + norm_and_head + outside
+
+
+def _block_macs(spec: ModelSpec, tokens: int) -> int:
+    width = spec.embed_dim
+    weights = 4 * width**2 + round(2 * spec.mlp_ratio * width**2)
+    return tokens * weights + 2 * tokens**2 * width
+
+
+def _block_parameters(spec: ModelSpec) -> int:
+    width, hidden = spec.embed_dim, round(spec.mlp_ratio * spec.embed_dim)
+    attention = 4 * width**2 + 4 * width
+    feed_forward = round(2 * spec.mlp_ratio * width**2) + hidden + width
+    return attention + feed_forward + 4 * width

@@ -1,0 +1,70 @@
+"""Which source block each block of a deeper network comes from, and which of them a shallower candidate runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from supernet.config import Slots
+
+__all__ = ["MAPS", "interpolate", "new_slots", "skip_list", "skip_lists", "stack"]
+
+
+def interpolate(base: int, target: int) -> tuple[int, ...]:
+    """Return the source of each of ``target`` slots when every block is followed by its own copies.
+
+    Below ``2 * base`` only the deepest ``target - base`` blocks are doubled (AutoProg's interpolation).
+    """
+    _check_growth(base, target)
+    copies, remainder = divmod(target, base)
+    single = base - remainder
+
+    def source(slot: int) -> int:
+        early = slot // copies
+        return early if early < single else (slot + single) // (copies + 1)
+
+    return tuple(source(slot) for slot in range(target))
+
+
+def stack(base: int, target: int) -> tuple[int, ...]:
+    """Return the source of each of ``target`` slots when the whole network is repeated on top of itself."""
+    _check_growth(base, target)
+    return tuple(slot % base for slot in range(target))
+
+
+MAPS: dict[str, Callable[[int, int], tuple[int, ...]]] = {
+    "interpolate": interpolate,
+    "stack": stack,
+}
+
+
+def new_slots(source_map: Sequence[int]) -> tuple[int, ...]:
+    """Return the slots that repeat a source which an earlier slot already has."""
+    return tuple(slot for slot, source in enumerate(source_map) if source in source_map[:slot])
+
+
+def skip_list(base: int, top: int, depth: int, map: str = "interpolate") -> tuple[int, ...]:
+    """Return the slots that a candidate of ``depth`` runs inside a supernet grown from ``base`` to ``top``.
+
+    All first copies and the last ``depth - base`` new slots: capacity is added from the deep end, and
+    ``depth == base`` is the network before growth. Raises ValueError unless base <= depth <= top.
+    """
+    source_map = MAPS[map](base, top)
+    if not base <= depth <= top:
+        raise ValueError(f"depth of a candidate must lie in {base}..{top}, but got {depth}")
+    new = new_slots(source_map)
+    skipped = set(new[: top - depth])
+    return tuple(slot for slot in range(top) if slot not in skipped)
+
+
+def skip_lists(
+    base: Sequence[int], top: Sequence[int], depth: Sequence[int], map: str = "interpolate"
+) -> Slots:
+    """Return the skip-list of each stage; stages are mapped independently."""
+    return tuple(skip_list(*numbers, map=map) for numbers in zip(base, top, depth, strict=True))
+
+
+def _check_growth(base: int, target: int) -> None:
+    if not 1 <= base <= target:
+        raise ValueError(f"depth must grow from at least 1 block, but got {base} -> {target}")
