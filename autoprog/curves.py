@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from autoprog.errors import ConfigError
 from autoprog.files import FileModel
@@ -18,6 +18,8 @@ class Ramp(FileModel):
 
     ``every_epochs`` is the length of a plateau in epochs of the run that carries the schedule out.
     """
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     ramp: Literal["linear", "exponential"]
     start: float = Field(alias="from", ge=0)
@@ -32,6 +34,8 @@ class Ramp(FileModel):
 
     def at(self, share: float) -> float:
         """Return the value at `share` (0 to 1) of the way from the first plateau to the last."""
+        if share == 1.0:
+            return self.to  # the sums below can miss it by one rounding
         if self.ramp == "linear":
             return self.start + (self.to - self.start) * share
         return self.start * (self.to / self.start) ** share
@@ -57,6 +61,8 @@ class Curriculum(FileModel):
 
     ``randaug`` is RandAugment's magnitude (0 to 10, 0 turns it off); the others carry timm's names.
     """
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     randaug: Curve | None = None
     drop_path: Curve | None = None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from autoprog.errors import ConfigError
 from autoprog.files import FileModel
 from supernet.config import SubnetConfig
 
@@ -54,6 +55,13 @@ class Decision(FileModel):
     winner: int
     alpha: float
     reason: str
+
+    @model_validator(mode="after")
+    def _winner_is_a_candidate(self) -> Decision:
+        if not 0 <= self.winner < len(self.candidates):
+            law = f"must be the index of one of {len(self.candidates)} candidates"
+            raise ConfigError("", "winner", law, self.winner)
+        return self
 
     @property
     def chosen(self) -> Candidate:

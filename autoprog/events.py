@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, ValidationError
 
 from autoprog.curves import Curriculum
 from autoprog.decisions import Decision
+from autoprog.errors import ConfigError
 from autoprog.files import FileModel
 from supernet.config import SubnetConfig
 
@@ -139,7 +140,6 @@ class CheckpointSaved(_Event):
 
     kind: Literal["checkpoint_saved"] = "checkpoint_saved"
     path: str
-    seconds: float
 
 
 class Warned(_Event):
@@ -187,5 +187,13 @@ def encode(event: Event) -> dict[str, Any]:
 
 
 def decode(row: dict[str, Any]) -> Event:
-    """Return the event of a JSON form; ``decode(encode(event)) == event``."""
-    return _ADAPTER.validate_python(row)
+    """Return the event of a JSON form; ``decode(encode(event)) == event``.
+
+    Raises:
+        ConfigError: If it is no event that this version of autoprog knows.
+    """
+    try:
+        return _ADAPTER.validate_python(row)
+    except ValidationError:
+        law = "must be an event of this version of autoprog"
+        raise ConfigError("events.jsonl", "", law, row.get("kind")) from None

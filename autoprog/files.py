@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from autoprog.errors import ConfigError, suggest
 __all__ = ["FileModel", "dump_yaml", "parse", "parse_yaml", "read_yaml"]
 
 Model = TypeVar("Model", bound=BaseModel)
+_MERGE = "tag:yaml.org,2002:merge"
 
 
 class FileModel(BaseModel):
@@ -32,7 +33,11 @@ class _Loader(yaml.SafeLoader):
         """Build a mapping; a repeated key would silently drop what the user wrote first."""
         seen: set[Hashable] = set()
         for key_node, _ in node.value:
+            if key_node.tag == _MERGE:
+                continue
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                continue  # the base class refuses it, with its place
             if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"key {key!r} is given twice", key_node.start_mark
@@ -66,6 +71,8 @@ def parse_yaml(text: str, where: str) -> Any:
         place = f"line {mark.line + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None) or "not YAML"
         raise ConfigError(where, place, f"must be valid YAML, but {problem}") from None
+    except (KeyError, ValueError) as error:  # PyYAML's answer to impossible dates and to !!bool 5
+        raise ConfigError(where, "", f"must be valid YAML, but {error}") from None
 
 
 def read_yaml(path: Path) -> Any:
@@ -102,11 +109,10 @@ def parse(model: type[Model], data: Any, where: str) -> Model:
 
 
 def _first_problem(error: ValidationError, model: type[BaseModel], where: str) -> ConfigError:
-    """Turn pydantic's list into one error; unknown keys first, since they cause the others."""
-    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-    best = problems[0]
+    """Turn pydantic's list into the one error that tells most."""
+    best = min(error.errors(), key=_rank)
     if best["type"] == "extra_forbidden":
-        return _unknown_key(best, error, model, where)
+        return _unknown_key(best, model, where)
     if best["type"] in ("value_error", "assertion_error"):
         cause = best.get("ctx", {}).get("error")
         if isinstance(cause, ConfigError):
@@ -116,17 +122,39 @@ def _first_problem(error: ValidationError, model: type[BaseModel], where: str) -
     if best["type"] == "missing":
         return ConfigError(where, _key(best), "must be given", cure="add this key")
     law = best["msg"][0].lower() + best["msg"][1:]
-    return ConfigError(
-        where, _key(best), law.replace("input should be", "must be"), _brief(best["input"])
+    law = _LAWS.get(best["type"], law.replace("input should be", "must be"))
+    return ConfigError(where, _key(best), law, _brief(best["input"]))
+
+
+def _rank(problem: ErrorDetails) -> int:
+    """Order problems: unknown keys cause others; a mapping or list that is no scalar tells least."""
+    if problem["type"] in ("extra_forbidden", "invalid_key"):
+        return 0
+    tried_as_scalar = problem["type"].endswith("_type") and isinstance(
+        problem["input"], Mapping | list
     )
+    return 2 if tried_as_scalar else 1
 
 
-def _unknown_key(
-    problem: ErrorDetails, error: ValidationError, model: type[BaseModel], where: str
-) -> ConfigError:
-    unknown = str(problem["loc"][-1])
-    known = _fields_at(model, problem["loc"][:-1])
-    return ConfigError(where, _key(problem), "unknown key", unknown, suggest(unknown, known))
+_LAWS = {
+    "too_short": "must have at least one entry",
+    "tuple_type": "must be a list",
+    "model_type": "must be a mapping of keys to values",
+    "invalid_key": "keys must be words",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+}
+
+
+def _unknown_key(problem: ErrorDetails, model: type[BaseModel], where: str) -> ConfigError:
+    *parents, last = problem["loc"]
+    unknown, place = str(last), _key_of(parents)
+    known = _fields_at(model, tuple(parents))
+    key = f"{place}.{unknown}" if place else unknown
+    return ConfigError(where, key, "unknown key", unknown, suggest(unknown, known))
 
 
 def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> set[str]:
@@ -160,9 +188,13 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _key(problem: ErrorDetails) -> str:
+    return _key_of(problem["loc"])
+
+
+def _key_of(location: Iterable[int | str]) -> str:
     """Return ``stages[2].img_size`` for a location; names of union members are left out."""
     text = ""
-    for part in problem["loc"]:
+    for part in location:
         if isinstance(part, int):
             text += f"[{part}]"
         elif not (part[:1].isupper() or part in _SCALAR_MEMBERS or "[" in part):

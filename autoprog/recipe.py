@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from autoprog.curves import Curriculum
 from autoprog.errors import ConfigError, suggest
@@ -16,8 +16,18 @@ from autoprog.schedule import LearningRate
 __all__ = ["RECIPES", "Recipe", "default_recipe_name", "resolve_recipe", "with_randaug_magnitude"]
 
 
+def randaug_magnitude(policy: str | None) -> float | None:
+    """Return the magnitude in a timm policy such as ``rand-m9-mstd0.5-inc1``, None if it is another."""
+    if policy is None or not policy.startswith("rand"):
+        return None
+    found = re.search(r"-m(\d+(?:\.\d+)?)", policy)
+    return float(found.group(1)) if found else 10.0
+
+
 class Recipe(FileModel):
     """Optimizer, learning rate, augmentation and averaging. Rates and shares lie in [0, 1] unless said."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     epochs: float = Field(default=300, gt=0, description="passes over the training images")
     batch_size: int = Field(default=1024, gt=0, description="images a step, over all processes")
@@ -52,7 +62,7 @@ class Recipe(FileModel):
     reprob: float = Field(default=0.25, ge=0, le=1, description="random erasing probability")
     remode: Literal["const", "rand", "pixel"] = Field(default="pixel", description="erasing mode")
     drop_path: float = Field(
-        default=0.1, ge=0, lt=1, description="drop-path rate of the last block"
+        default=0.1, ge=0, le=0.99, description="drop-path rate of the last block"
     )
     scale: tuple[float, float] = Field(default=(0.08, 1.0), description="area of the random crop")
     ratio: tuple[float, float] = Field(
@@ -73,6 +83,13 @@ class Recipe(FileModel):
     @classmethod
     def _none_is_off(cls, policy: str | None) -> str | None:
         return None if policy in (None, "", "none") else policy
+
+    @field_validator("aa")
+    @classmethod
+    def _magnitude_in_range(cls, policy: str | None) -> str | None:
+        if (randaug_magnitude(policy) or 0.0) > 10:
+            raise ConfigError("", "", "must have a magnitude of at most 10", policy)
+        return policy
 
     @field_validator("scale", "ratio")
     @classmethod
@@ -165,14 +182,6 @@ def resolve_recipe(base: str, *layers: tuple[str, Mapping[str, Any]]) -> Recipe:
         if values:
             recipe = parse(Recipe, {**recipe.model_dump(), **values}, where)
     return recipe
-
-
-def randaug_magnitude(policy: str | None) -> float | None:
-    """Return the magnitude in a timm policy such as ``rand-m9-mstd0.5-inc1``, None if it is another."""
-    if policy is None or not policy.startswith("rand"):
-        return None
-    found = re.search(r"-m(\d+(?:\.\d+)?)", policy)
-    return float(found.group(1)) if found else 10.0
 
 
 def with_randaug_magnitude(policy: str | None, magnitude: float | None) -> str | None:

@@ -36,7 +36,12 @@ __all__ = [
 
 
 class Result(FileModel):
-    """``result.json``: what a complete run came to. Accuracies in per cent, at full size."""
+    """``result.json``: what a complete run came to.
+
+    Accuracies are in per cent, at full size. ``wall_seconds`` is everything from the first step on;
+    ``supernet_seconds`` is the part of ``train_seconds`` spent in supernet phases, and ``search_seconds`` what
+    estimates and decisions cost beside training. ``macs`` counts three forward passes an image.
+    """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
     run_id: str
@@ -49,6 +54,7 @@ class Result(FileModel):
     epochs: float
     wall_seconds: float
     train_seconds: float
+    supernet_seconds: float
     search_seconds: float
     lost_seconds: float
     data_wait_seconds: float
@@ -203,10 +209,8 @@ def load_run(path: str | Path) -> Run:
         decisions=tuple(
             parse(Decision, row, "decisions.jsonl") for row in _rows(folder / "decisions.jsonl")
         ),
-        costs=json.loads(costs.read_text()) if costs.exists() else {},
-        result=parse(Result, json.loads(result.read_text()), str(result))
-        if result.exists()
-        else None,
+        costs=_read_json(costs) if costs.exists() else {},
+        result=parse(Result, _read_json(result), str(result)) if result.exists() else None,
     )
 
 
@@ -214,7 +218,8 @@ def effective_rows(rows: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the rows that hold after all attempts.
 
     An attempt that starts at step s goes on from the checkpoint of step s: rows that came after the
-    ``checkpoint_saved`` row of that step are replayed and dropped; from step 0, all are.
+    ``checkpoint_saved`` row of that step are replayed and dropped; from step 0, all are. A crash may
+    have lost that row; then the rows of later steps go.
     """
     kept: list[dict[str, Any]] = []
     for row in rows:
@@ -228,7 +233,10 @@ def _replay_start(kept: list[dict[str, Any]], step: int) -> int:
     for index in range(len(kept) - 1, -1, -1):
         if kept[index]["kind"] == "checkpoint_saved" and kept[index]["step"] == step:
             return index + 1
-    return 0 if step == 0 else len(kept)
+    if step == 0:
+        return 0
+    later = (index for index, row in enumerate(kept) if row["step"] > step)
+    return next(later, len(kept))
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -239,10 +247,21 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
         for number, line in enumerate(file, 1):
             if not line.endswith("\n"):
                 return
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError:
-                raise ConfigError(str(path), f"line {number}", "must be a JSON object") from None
+            yield _json_object(line, str(path), f"line {number}")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return _json_object(path.read_text(encoding="utf-8", errors="replace"), str(path), "")
+
+
+def _json_object(text: str, where: str, key: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = None
+    if not isinstance(value, dict):
+        raise ConfigError(where, key, "must be a JSON object")
+    return value
 
 
 def _cut_torn_tail(path: Path) -> None:

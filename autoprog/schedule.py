@@ -49,6 +49,16 @@ class FullModel(FileModel):
     in_chans: int = Field(default=3, gt=0)
     overrides: dict[str, int | float | str | bool] = Field(default_factory=dict)
 
+    @field_validator("depth")
+    @classmethod
+    def _whole_blocks(cls, depth: Depth) -> Depth:
+        return _checked_depth(depth)
+
+    @model_validator(mode="after")
+    def _is_a_model(self) -> FullModel:
+        self.spec()
+        return self
+
     @classmethod
     def of(cls, spec: ModelSpec) -> FullModel:
         """Return the file's form of a model."""
@@ -124,6 +134,11 @@ class Stage(FileModel):
         if not isinstance(length, str) and not (length > 0 and math.isfinite(length)):
             raise ConfigError("", "", "must be above 0 or 'rest'", length)
         return length
+
+    @field_validator("depth")
+    @classmethod
+    def _whole_blocks(cls, depth: Depth) -> Depth:
+        return _checked_depth(depth)
 
 
 class FoundBy(FileModel):
@@ -202,28 +217,22 @@ def _check_lengths(schedule: GrowthSchedule) -> None:
     if schedule.length_unit == "share":
         total = sum(lengths)
         open_end = schedule.stages[-1].length == "rest"
-        if (open_end and total >= 1) or (not open_end and abs(total - 1) > 1e-6):
-            law = (
-                "shares must sum to less than 1 before 'rest'"
-                if open_end
-                else "shares must sum to 1"
-            )
-            raise ConfigError("", "stages", law, round(total, 6), "or end with length: rest")
+        if open_end and total >= 1:
+            law, cure = "shares must sum to less than 1 before 'rest'", "leave some for 'rest'"
+            raise ConfigError("", "stages", law, round(total, 6), cure)
+        if not open_end and abs(total - 1) > 1e-6:
+            cure = "or end with length: rest"
+            raise ConfigError("", "stages", "shares must sum to 1", round(total, 6), cure)
 
 
 def _check_stage(full: FullModel, stage: Stage, key: str) -> None:
     depth, full_depth = as_depth(stage.depth), as_depth(full.depth)
     if len(depth) != len(full_depth):
-        raise ConfigError(
-            "",
-            f"{key}.depth",
-            f"must have {len(full_depth)} entries, as {full.model} has",
-            stage.depth,
-        )
-    if any(not 1 <= value <= top for value, top in zip(depth, full_depth, strict=True)):
-        raise ConfigError(
-            "", f"{key}.depth", f"must lie in 1 to {depth_value(full_depth)}", stage.depth
-        )
+        law = f"must have one entry for each stage of {full.model}, {len(full_depth)} in all"
+        raise ConfigError("", f"{key}.depth", law, _shown(depth))
+    if any(value > top for value, top in zip(depth, full_depth, strict=True)):
+        law = f"must lie in 1 to {_shown(full_depth)}"
+        raise ConfigError("", f"{key}.depth", law, _shown(depth))
     ends = [stage.img_size] if isinstance(stage.img_size, int) else curve_ends(stage.img_size)
     for size in ends:
         if size % full.stride or size < full.stride:
@@ -245,8 +254,8 @@ def _check_end(full: FullModel, last: Stage, index: int) -> None:
         raise ConfigError(
             "",
             f"stages[{index}].depth",
-            f"must end at the full depth {full.depth}",
-            last.depth,
+            f"must end at the full depth {_shown(as_depth(full.depth))}",
+            _shown(as_depth(last.depth)),
             cure,
         )
     size = last.img_size if isinstance(last.img_size, int) else int(last.img_size.to)
@@ -269,8 +278,8 @@ def _check_monotone(stages: tuple[Stage, ...]) -> None:
             raise ConfigError(
                 "",
                 f"stages[{index}].depth",
-                f"must not fall below {depth_value(before)}",
-                stage.depth,
+                f"must not fall below {_shown(before)}",
+                _shown(depth),
                 "set monotone: false to allow it",
             )
         if sizes[0] < size_before or sizes[-1] < sizes[0]:
@@ -282,6 +291,18 @@ def _check_monotone(stages: tuple[Stage, ...]) -> None:
                 "set monotone: false to allow it",
             )
         before, size_before = depth, sizes[-1]
+
+
+def _checked_depth(depth: Depth) -> Depth:
+    blocks = [depth] if isinstance(depth, int) else list(depth)
+    if not blocks or min(blocks) < 1:
+        raise ConfigError("", "", "must be at least 1 block", _shown(tuple(blocks)))
+    return depth
+
+
+def _shown(depth: tuple[int, ...]) -> int | list[int]:
+    """Return a depth as files write it."""
+    return depth[0] if len(depth) == 1 else list(depth)
 
 
 def depth_value(depth: tuple[int, ...]) -> Depth:

@@ -21,9 +21,12 @@ class DataSettings(FileModel):
 
     dir: str | None = None
     dataset: str | None = None
-    root: str | None = None
+    data_dir: str | None = None
     train_split: str = "train"
     val_split: str = "validation"
+    input_key: str | None = None
+    target_key: str | None = None
+    num_classes: int | None = Field(default=None, gt=0)
 
     @property
     def embedded(self) -> bool:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from autoprog.curves import Curriculum, Ramp
+from autoprog.curves import Curriculum, Ramp, curve_value
 from autoprog.errors import ConfigError
 from supernet.config import SubnetConfig, as_depth
 
@@ -72,9 +72,9 @@ def resolve_steps(
         start, stop = bounds[index], bounds[index + 1]
         if stop <= start:
             raise ConfigError(
-                f"stages[{index}]",
-                "length",
-                f"must be at least one step of {steps_per_epoch} an epoch",
+                "schedule",
+                f"stages[{index}].length",
+                f"must last at least one step at {steps_per_epoch} steps an epoch",
                 stage.length,
                 "train longer or drop the stage",
             )
@@ -93,47 +93,71 @@ def _stage_bounds(
     if epochs is None and (open_end or schedule.length_unit == "share"):
         raise ConfigError("--epochs", "", "must be given for a schedule in shares or with 'rest'")
     total_steps = fixed * unit if epochs is None else epochs * steps_per_epoch
-    if schedule.length_unit == "share":
-        scale = total_steps
-    elif open_end:
-        scale = unit
-    else:
-        scale = total_steps / fixed
+    as_written = total_steps if schedule.length_unit == "share" else unit
+    scale = as_written if open_end else total_steps / fixed
     bounds, position = [0], 0.0
-    for length in lengths:
-        position = total_steps if isinstance(length, str) else position + length * scale
+    for length in lengths[:-1]:
+        assert not isinstance(length, str)
+        position += length * scale
         bounds.append(math.floor(position + 1e-6))
-    return bounds
+    return [*bounds, math.floor(total_steps + 1e-6)]
 
 
 def _segments(
     full: FullModel, stage: Stage, index: int, start: int, stop: int, steps_per_epoch: int
 ) -> Iterator[Segment]:
     """Yield the plateaus of one stage; neighbours that came out equal are merged."""
-    plateau_steps = max(1, round(min(_plateau_epochs(stage) * steps_per_epoch, stop - start)))
-    count = max(1, math.ceil((stop - start) / plateau_steps))
+    curves = [stage.img_size, *(curve for _, curve in stage.curriculum)]
+    ramps = {
+        curve: _Plateaus.of(curve, stop - start, steps_per_epoch)
+        for curve in curves
+        if isinstance(curve, Ramp)
+    }
+    firsts = sorted({0}.union(*(plateaus.firsts() for plateaus in ramps.values())))
     pending: Segment | None = None
-    for number in range(count):
-        share = number / (count - 1) if count > 1 else 1.0
-        first = start + number * plateau_steps
-        last = min(stop, first + plateau_steps)
-        subnet = SubnetConfig(as_depth(stage.depth), _size(stage.img_size, share, full.stride))
-        curriculum = stage.curriculum.at(share)
+    for first, last in zip(firsts, [*firsts[1:], stop - start], strict=True):
+        shares = {ramp: plateaus.share(first) for ramp, plateaus in ramps.items()}
+        subnet = SubnetConfig(as_depth(stage.depth), _size(stage.img_size, shares, full.stride))
+        curriculum = _curriculum(stage.curriculum, shares)
         if pending and (pending.subnet, pending.curriculum) == (subnet, curriculum):
-            first = pending.start_step
-        elif pending:
+            pending = replace(pending, stop_step=start + last)
+            continue
+        if pending:
             yield pending
-        pending = Segment(first, last, index, subnet, curriculum, stage.grow)
+        pending = Segment(start + first, start + last, index, subnet, curriculum, stage.grow)
     assert pending is not None
     yield pending
 
 
-def _plateau_epochs(stage: Stage) -> float:
-    curves = [stage.img_size, *(curve for _, curve in stage.curriculum)]
-    return min((c.every_epochs for c in curves if isinstance(c, Ramp)), default=math.inf)
+@dataclass(frozen=True, slots=True)
+class _Plateaus:
+    """The plateaus of one ramp in steps from the start of its stage; the last may be cut short."""
+
+    steps: int
+    count: int
+
+    @classmethod
+    def of(cls, ramp: Ramp, stage_steps: int, steps_per_epoch: int) -> _Plateaus:
+        steps = max(1, round(min(ramp.every_epochs * steps_per_epoch, stage_steps)))
+        return cls(steps, math.ceil(stage_steps / steps))
+
+    def firsts(self) -> range:
+        return range(0, self.steps * self.count, self.steps)
+
+    def share(self, step: int) -> float:
+        return step // self.steps / (self.count - 1) if self.count > 1 else 1.0
 
 
-def _size(curve: int | Ramp, share: float, stride: int) -> int:
+def _curriculum(curriculum: Curriculum, shares: dict[Ramp, float]) -> Curriculum:
+    values = {
+        name: curve_value(curve, shares.get(curve, 1.0))
+        for name, curve in curriculum
+        if curve is not None
+    }
+    return Curriculum(**values)
+
+
+def _size(curve: int | Ramp, shares: dict[Ramp, float], stride: int) -> int:
     if isinstance(curve, int):
         return curve
-    return max(stride, round(curve.at(share) / stride) * stride)
+    return max(stride, round(curve.at(shares[curve]) / stride) * stride)

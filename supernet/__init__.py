@@ -1,4 +1,4 @@
-"""The elastic Vision Transformer: growth spaces, growth operators and export; torch and timm, nothing of autoprog."""
+"""The elastic Vision Transformer: growth space, growth operators, export; nothing of autoprog."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import the module that holds ``name`` at its first use, so that plain arithmetic needs no torch."""
+    """Import the home of ``name`` at its first use, so that plain arithmetic needs no torch."""
     if name not in _HOME:
         raise AttributeError(f"module 'supernet' has no attribute {name!r}")
     return getattr(import_module(f"supernet.{_HOME[name]}"), name)

@@ -1,8 +1,8 @@
-"""Points of the growth space, growth rules and model descriptions: frozen values that refuse bad input at birth."""
+"""Points of the growth space, growth rules, model descriptions: values that refuse bad input."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ Slots = tuple[tuple[int, ...], ...]
 
 
 def first_slots(depth: Sequence[int]) -> Slots:
-    """Return the slots that a subnet of ``depth`` blocks per stage runs outside a supernet phase."""
+    """Return the slots that a subnet runs outside a supernet phase; ``depth`` is per stage."""
     return tuple(tuple(range(blocks)) for blocks in depth)
 
 
@@ -33,7 +33,7 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
 
 def as_depth(depth: int | Sequence[int]) -> tuple[int, ...]:
     """Normalise a depth to one positive number of blocks per stage."""
-    blocks = (depth,) if isinstance(depth, int) else tuple(depth)
+    blocks = tuple(depth) if isinstance(depth, (tuple, list)) else (depth,)
     if not blocks:
         raise ValueError(f"depth must have one entry per stage of the model, but got {depth!r}")
     for number in blocks:
@@ -43,7 +43,7 @@ def as_depth(depth: int | Sequence[int]) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True, init=False)
 class SubnetConfig:
-    """One point of the growth space: blocks per stage (a plain ViT has one stage) and image size in px."""
+    """One point of the growth space: blocks per stage (a plain ViT has one) and image size in px."""
 
     depth: tuple[int, ...]
     img_size: int
@@ -73,16 +73,16 @@ class SubnetConfig:
 
 @dataclass(frozen=True, slots=True)
 class GrowthRule:
-    """How a subnet grows: operator, depth map, source of the old blocks, optimizer state of the new ones.
+    """How a subnet grows.
 
     Args:
-        op: What fills a new block: ``mogrow`` the slowest EMA of its source block, ``copy`` the online
-            source block, ``zero`` the same with its two residual branches at exactly 0.
+        op: What fills a new block: ``mogrow`` its source block in the slowest EMA, ``copy`` the online
+            source block, ``zero`` that one with its two residual branches at exactly 0.
         map: A name in :data:`supernet.depthmap.MAPS`.
-        source: Where old blocks and everything outside blocks come from; ``ema`` replaces the whole online
-            network by the slowest EMA, as the AutoProg release does.
-        state: ``carry`` clones the optimizer state with the weights, ``fresh`` gives new blocks none,
-            ``reset`` clears the whole optimizer, as the AutoProg release does.
+        source: Where old blocks and everything outside blocks come from; ``ema`` replaces the whole
+            online network by the slowest EMA, as the AutoProg release does.
+        state: ``carry`` clones the optimizer state with the weights, ``fresh`` gives new blocks
+            none, ``reset`` clears the whole optimizer, as the AutoProg release does.
     """
 
     op: str = "mogrow"
@@ -101,7 +101,7 @@ class GrowthRule:
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """What a model name means: the timm name, its full size, and the numbers that its cost depends on.
+    """What a model name means: its timm name, its full size, and what its cost depends on.
 
     Args:
         name: The name that the user gave.
@@ -134,7 +134,7 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "depth", as_depth(self.depth))
-        object.__setattr__(self, "overrides", tuple(sorted(self.overrides)))
+        object.__setattr__(self, "overrides", _hashable(self.overrides))
         for key in ("embed_dim", "num_heads", "patch_size", "img_size", "in_chans"):
             check_count(key, getattr(self, key))
         if self.num_prefix_tokens < 0:
@@ -159,6 +159,12 @@ class ModelSpec:
     def create_kwargs(self) -> dict[str, Any]:
         """Return the arguments with which plain ``timm.create_model`` rebuilds the full model."""
         return {"img_size": self.img_size, **dict(self.overrides)}
+
+
+def _hashable(overrides: Iterable[tuple[str, Any]]) -> tuple[tuple[str, Any], ...]:
+    """Sort the overrides by name and freeze the lists that YAML and JSON give."""
+    frozen = ((key, tuple(value) if isinstance(value, list) else value) for key, value in overrides)
+    return tuple(sorted(frozen))
 
 
 def check_multiple(img_size: int, patch_size: int) -> None:

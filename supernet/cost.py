@@ -1,4 +1,4 @@
-"""Analytic multiply-accumulates and parameters of a subnet: what a schedule costs, before anything is measured."""
+"""Analytic multiply-accumulates and parameters: what a subnet costs before it is measured."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["macs", "parameters", "relative_cost"]
 
 
 def macs(spec: ModelSpec, subnet: SubnetConfig, num_classes: int = 1000) -> int:
-    """Count the multiply-accumulates of one image's forward pass; norms and activations are left out."""
+    """Count the multiply-accumulates of one image's forward pass, without norms and activations."""
     patches = (subnet.img_size // spec.patch_size) ** 2
     stem = patches * spec.patch_size**2 * spec.in_chans * spec.embed_dim
     tokens = patches + spec.num_prefix_tokens

@@ -1,4 +1,4 @@
-"""Which source block each block of a deeper network comes from, and which of them a shallower candidate runs."""
+"""Which source each block of a deeper network has, and which of them a candidate runs."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["MAPS", "interpolate", "new_slots", "skip_list", "skip_lists", "stack
 
 
 def interpolate(base: int, target: int) -> tuple[int, ...]:
-    """Return the source of each of ``target`` slots when every block is followed by its own copies.
+    """Return the source of each of ``target`` slots when every block is followed by its copies.
 
-    Below ``2 * base`` only the deepest ``target - base`` blocks are doubled (AutoProg's interpolation).
+    Below ``2 * base`` only the deepest ``target - base`` blocks are doubled, as in AutoProg.
     """
     _check_growth(base, target)
     copies, remainder = divmod(target, base)
@@ -28,7 +28,7 @@ def interpolate(base: int, target: int) -> tuple[int, ...]:
 
 
 def stack(base: int, target: int) -> tuple[int, ...]:
-    """Return the source of each of ``target`` slots when the whole network is repeated on top of itself."""
+    """Return the source of each of ``target`` slots when the network is stacked on itself."""
     _check_growth(base, target)
     return tuple(slot % base for slot in range(target))
 
@@ -45,10 +45,10 @@ def new_slots(source_map: Sequence[int]) -> tuple[int, ...]:
 
 
 def skip_list(base: int, top: int, depth: int, map: str = "interpolate") -> tuple[int, ...]:
-    """Return the slots that a candidate of ``depth`` runs inside a supernet grown from ``base`` to ``top``.
+    """Return the slots that a candidate of ``depth`` runs in a supernet grown ``base`` to ``top``.
 
-    All first copies and the last ``depth - base`` new slots: capacity is added from the deep end, and
-    ``depth == base`` is the network before growth. Raises ValueError unless base <= depth <= top.
+    All first copies and the last ``depth - base`` new slots: capacity is added from the deep end,
+    and ``depth == base`` is the network before growth. Raises ValueError unless base <= depth <= top.
     """
     source_map = MAPS[map](base, top)
     if not base <= depth <= top:

@@ -40,5 +40,5 @@ ZOO: dict[str, ModelSpec] = {
 
 
 def lookup(name: str) -> ModelSpec | None:
-    """Return the model of that short name; any timm name goes through :func:`supernet.elastic.describe`."""
+    """Return the model of that short name; :func:`supernet.elastic.describe` takes any timm name."""
     return ZOO.get(name)

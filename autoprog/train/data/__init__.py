@@ -1,0 +1,42 @@
+"""Reading images: sources, the held-out slice, transforms and loaders."""
+
+from __future__ import annotations
+
+from autoprog.train.data.cache import CachedSource
+from autoprog.train.data.digits import open_digits
+from autoprog.train.data.evaluation import cache_batches, eval_batches
+from autoprog.train.data.holdout import stratified_holdout
+from autoprog.train.data.images import ImageSource
+from autoprog.train.data.loader import Batch, TrainLoader, resolve_workers
+from autoprog.train.data.sampler import SampleStream
+from autoprog.train.data.sources import AnySource, DataSource, OpenedData, open_source
+from autoprog.train.data.stream import StreamLoader, StreamSource
+from autoprog.train.data.transforms import (
+    Cell,
+    TransformSettings,
+    eval_transform,
+    train_transform,
+)
+
+__all__ = [
+    "AnySource",
+    "Batch",
+    "CachedSource",
+    "Cell",
+    "DataSource",
+    "ImageSource",
+    "OpenedData",
+    "SampleStream",
+    "StreamLoader",
+    "StreamSource",
+    "TrainLoader",
+    "TransformSettings",
+    "cache_batches",
+    "eval_batches",
+    "eval_transform",
+    "open_digits",
+    "open_source",
+    "resolve_workers",
+    "stratified_holdout",
+    "train_transform",
+]

@@ -1,0 +1,236 @@
+"""Iterable data (``wds/…``, ``tfds/…``, ``hfids/…``): images that only come one after another.
+
+What is weaker than with map-style data, because the reader decides on the order:
+
+- the order depends on the number of workers and ranks, so bit-exactness is claimed for equal ones;
+- a pass starts at its beginning: training resumes at the start of a pass, and each call of
+  :meth:`StreamLoader.batches` builds its workers anew, so the cell is fixed within a call;
+- the last, incomplete batch of each worker in a pass is dropped;
+- the held-out slice is not stratified: an image is in it when a hash of its decoded pixels is 0
+  modulo 20, which depends neither on the order nor on the reader.
+
+Augmentation is seeded by (seed, pass, that hash), so an image's augmentation is reproducible.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import chain, islice
+from typing import Any, Literal, TypeAlias
+
+import torch
+from PIL import Image
+from timm.data import create_dataset
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from autoprog.errors import ConfigError
+from autoprog.train.data.loader import Batch, start_worker
+from autoprog.train.data.sampler import seed_sample
+from autoprog.train.data.transforms import (
+    Cell,
+    TransformSettings,
+    eval_transform,
+    train_transform,
+)
+
+__all__ = ["HELD_ONE_IN", "Part", "StreamLoader", "StreamSource", "pixel_hash"]
+
+HELD_ONE_IN = 20
+"""One image in so many is held out."""
+
+Part: TypeAlias = Literal["all", "training", "held_out"]
+
+_READER_ERRORS = (AssertionError, RuntimeError, OSError, ValueError, KeyError, TypeError)
+
+
+def pixel_hash(image: Image.Image) -> int:
+    """Return a stable 63-bit hash of an image's size and pixels."""
+    digest = hashlib.blake2b(repr(image.size).encode(), digest_size=8)
+    digest.update(image.tobytes())
+    return int.from_bytes(digest.digest(), "little") >> 1
+
+
+class StreamSource:
+    """One split of iterable data.
+
+    Args:
+        name: timm's name with its prefix.
+        root: Its folder or address.
+        split: timm's name of the split; for ``wds`` also ``shards-{000..099}.tar|SIZE``.
+        fields: ``input_key`` and ``target_key``, where they are not the reader's defaults.
+        num_classes: For data that does not name its classes.
+        create: Stands in for timm's ``create_dataset``.
+
+    Raises:
+        ConfigError: timm cannot open it, or the number of classes is not known.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        root: str | None,
+        split: str,
+        fields: dict[str, str],
+        num_classes: int | None = None,
+        create: Callable[..., Any] = create_dataset,
+    ) -> None:
+        self._create = partial(create, name, root=root, split=split, **fields)
+        try:
+            dataset = self.open(is_training=False, batch_size=1, seed=0)
+        except _READER_ERRORS as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            law = f"must be data that timm can open as split {split!r} ({reason})"
+            cure = "check its name, --data-dir and the splits"
+            raise ConfigError("--dataset", "", law, name, cure) from error
+        known = list(getattr(dataset.reader, "class_to_idx", None) or {})
+        if not known and not num_classes:
+            law, cure = "must name its classes or be given their number", "add --num-classes"
+            raise ConfigError("--dataset", "", law, name, cure)
+        self.class_names: tuple[str, ...] = tuple(known or map(str, range(num_classes or 0)))
+        self._length = len(dataset)
+
+    def __len__(self) -> int:
+        """Return the number of images, held-out ones included, as the data set states it."""
+        return self._length
+
+    def open(self, is_training: bool, batch_size: int, seed: int) -> Any:
+        """Return timm's dataset, which yields (RGB image, target) and knows ``set_epoch``."""
+        return self._create(is_training=is_training, batch_size=batch_size, seed=seed)
+
+
+class StreamLoader:
+    """Batches of a stream.
+
+    Args:
+        source: The data.
+        settings: What stays fixed over the run.
+        seed: At least 0.
+        workers: Number of worker processes; at most the number of shards.
+        world_size: Number of processes; the reader itself finds out its rank.
+        pin_memory: Put batches into page-locked memory, for CUDA.
+    """
+
+    def __init__(
+        self,
+        source: StreamSource,
+        settings: TransformSettings,
+        seed: int,
+        workers: int,
+        world_size: int = 1,
+        pin_memory: bool = False,
+    ) -> None:
+        self._source, self._settings, self._seed = source, settings, seed
+        self._workers, self._world_size, self._pin_memory = workers, world_size, pin_memory
+
+    def batches(
+        self, first_pass: int, batch_size: int, steps: int, cell: Cell, part: Part = "training"
+    ) -> Iterator[Batch]:
+        """Yield ``steps`` augmented batches, from the start of ``first_pass`` and through later ones.
+
+        Args:
+            first_pass: Number of the pass over the data, from 0.
+            batch_size: Over all ranks; must be a multiple of their number.
+            steps: Number of batches.
+            cell: What to do with the images.
+            part: ``all`` once the held-out slice is given back to training.
+        """
+        local_size, rest = divmod(batch_size, self._world_size)
+        assert rest == 0, (batch_size, self._world_size)
+        dataset = self._source.open(is_training=True, batch_size=local_size, seed=self._seed)
+        dataset.set_loader_cfg(num_workers=self._workers)
+        passes = (
+            self._pass(dataset, number, local_size, cell, part) for number in _from(first_pass)
+        )
+        yield from islice(chain.from_iterable(passes), steps)
+
+    def eval_batches(
+        self, img_size: int, batch_size: int, part: Part = "all", limit: int | None = None
+    ) -> Iterator[Batch]:
+        """Yield batches with the evaluation transform, in the reader's order.
+
+        Args:
+            img_size: Side of the images, in pixels.
+            batch_size: Of this process; the last batch of each worker may be smaller.
+            part: ``held_out`` reads all the data and passes on one image in twenty.
+            limit: The most images, rounded up to a whole batch.
+        """
+        dataset = self._source.open(is_training=False, batch_size=batch_size, seed=self._seed)
+        dataset.set_loader_cfg(num_workers=self._workers)
+        stream = _Stream(dataset, part, _Evaluate(img_size, self._settings))
+        batches = self._loader(stream, batch_size, self._seed, drop_last=False)
+        yield from islice(batches, None if limit is None else -(-limit // batch_size))
+
+    def _pass(
+        self, dataset: Any, number: int, batch_size: int, cell: Cell, part: Part
+    ) -> Iterator[Batch]:
+        dataset.set_epoch(number)
+        train_transform(cell, self._settings)  # so that a bad cell raises in this process
+        stream = _Stream(dataset, part, _Augment(self._seed, number, cell, self._settings))
+        found = False
+        # Readers also shuffle by the seed of their worker: another one for each pass.
+        for batch in self._loader(stream, batch_size, self._seed + number, drop_last=True):
+            found = True
+            yield batch
+        if not found:
+            law = f"must give each worker at least one batch of {batch_size} a pass"
+            raise ConfigError("--dataset", "", law, cure="use fewer workers or smaller batches")
+
+    def _loader(
+        self, stream: _Stream, batch_size: int, worker_seed: int, drop_last: bool
+    ) -> DataLoader[Batch]:
+        return DataLoader(
+            stream,  # type: ignore[arg-type]
+            batch_size=batch_size,
+            num_workers=self._workers,
+            drop_last=drop_last,
+            pin_memory=self._pin_memory,
+            worker_init_fn=start_worker,
+            generator=torch.Generator().manual_seed(worker_seed),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Augment:
+    seed: int
+    pass_number: int
+    cell: Cell
+    settings: TransformSettings
+
+    def __call__(self, image: Image.Image, hashed: int) -> Tensor:
+        seed_sample(self.seed, self.pass_number, hashed)
+        return train_transform(self.cell, self.settings)(image)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Evaluate:
+    img_size: int
+    settings: TransformSettings
+
+    def __call__(self, image: Image.Image, _: int) -> Tensor:
+        return eval_transform(self.img_size, self.settings)(image)
+
+
+class _Stream(IterableDataset[tuple[Tensor, int]]):
+    """The images of one part, transformed."""
+
+    def __init__(
+        self, dataset: Any, part: Part, transform: Callable[[Image.Image, int], Tensor]
+    ) -> None:
+        self._dataset, self._part, self._transform = dataset, part, transform
+
+    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+        for image, target in self._dataset:
+            hashed = pixel_hash(image)
+            is_held = hashed % HELD_ONE_IN == 0
+            if self._part == "all" or is_held == (self._part == "held_out"):
+                yield self._transform(image, hashed), int(target)
+
+
+def _from(number: int) -> Iterator[int]:
+    while True:
+        yield number
+        number += 1

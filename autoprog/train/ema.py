@@ -1,0 +1,60 @@
+"""Averaged weights: timm's EMA, with decays given as time constants and idle slots left alone."""
+
+from __future__ import annotations
+
+import torch
+from timm.utils import ModelEmaV3
+from torch import Tensor
+
+from supernet.config import Slots
+from supernet.elastic import ElasticViT
+
+__all__ = ["ElasticEma", "decay_of", "time_constants_steps"]
+
+
+def decay_of(time_constant_steps: float) -> float:
+    """Return the decay whose average reaches back `time_constant_steps` (at least 1): 1 - 1/t."""
+    return 1.0 - 1.0 / max(1.0, time_constant_steps)
+
+
+def time_constants_steps(
+    slow_epochs: float, supernet_steps: int | None, steps_per_epoch: int, total_steps: int
+) -> tuple[float, ...]:
+    """Return the EMAs' time constants, fast to slow.
+
+    The fast one, a quarter of a supernet phase, serves the search's estimates; a run without a search has
+    none. The slow one serves growth and evaluation; a tenth of the run clips it, so that the weights of
+    the end are averaged over the end.
+    """
+    slow = min(slow_epochs * steps_per_epoch, total_steps / 10)
+    if supernet_steps is None:
+        return (slow,)
+    return (min(supernet_steps / 4, slow), slow)
+
+
+class ElasticEma(ModelEmaV3):
+    """timm's EMA of an elastic model in float32, which only moves what a forward over `slots` uses."""
+
+    module: ElasticViT
+
+    def __init__(self, model: ElasticViT, time_constant_steps: float) -> None:
+        super().__init__(
+            model, decay=decay_of(time_constant_steps), use_warmup=True, dtype=torch.float32
+        )
+        self.module.requires_grad_(False)
+        self._slots: Slots | None = None
+        self._pairs: tuple[list[Tensor], list[Tensor]] = ([], [])
+
+    @torch.no_grad()
+    def update_active(self, model: ElasticViT, step: int, slots: Slots) -> None:
+        """Move the average towards `model` after optimizer step `step`, counted from 1."""
+        if slots != self._slots:
+            self._slots = slots
+            self._pairs = (_tensors(self.module, slots), _tensors(model, slots))
+        averaged, online = self._pairs
+        self._foreach_lerp_(averaged, online, weight=1.0 - self.get_decay(step + 1))
+
+
+def _tensors(model: ElasticViT, slots: Slots) -> list[Tensor]:
+    """Return what is averaged: active parameters; a plain ViT has no buffers to carry."""
+    return [parameter.data for parameter in model.active_parameters(slots)]

@@ -1,0 +1,178 @@
+"""One whole training run: a schedule in, events out, plain timm weights and a result at the end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from safetensors.torch import save_file
+
+from autoprog.events import Event, RunFinished, RunStarted
+from autoprog.runs import Result, RunFolder
+from autoprog.schedule import GrowthSchedule
+from autoprog.settings import RunSettings
+from autoprog.train.data import OpenedData
+from autoprog.train.device import Compute
+from autoprog.train.ema import ElasticEma, time_constants_steps
+from autoprog.train.feed import open_feed
+from autoprog.train.loop import Stepper
+from autoprog.train.model import build_model, transform_settings
+from autoprog.train.optim import create_optimizer, create_scheduler
+from autoprog.train.phase import phases_of
+from autoprog.train.trainer import StopRequest, Trainer
+from supernet.export import plain_state_dict
+
+__all__ = ["RunLength", "build_trainer", "finish", "run_length", "start", "train_schedule"]
+
+
+@dataclass(frozen=True)
+class RunLength:
+    """How long a run is. An epoch is as many whole batches as the training images fill."""
+
+    steps_per_epoch: int
+    total_steps: int
+
+
+def run_length(num_images: int, batch_size: int, epochs: float) -> RunLength:
+    """Return the length of a run; an epoch has at least one step, a run at least two."""
+    steps_per_epoch = max(1, num_images // batch_size)
+    return RunLength(steps_per_epoch, max(2, int(epochs * steps_per_epoch + 1e-6)))
+
+
+def build_trainer(
+    settings: RunSettings,
+    folder: RunFolder,
+    opened: OpenedData,
+    compute: Compute,
+    length: RunLength,
+    lr_shape: str,
+    stop: StopRequest,
+) -> Trainer:
+    """Return a trainer at step 0: network, optimizer, averages and data, all drawn from the seed."""
+    recipe = settings.recipe
+    model = build_model(settings.model.spec(), len(opened.class_names), settings.seed)
+    model.to(compute.device)
+    transform = transform_settings(model, recipe)
+    optimizer = create_optimizer(model, recipe, compute.device)
+    decisions = settings.search.space.decisions if settings.search else None
+    supernet_steps = (
+        round(decisions.supernet_epochs * length.steps_per_epoch) if decisions else None
+    )
+    constants = time_constants_steps(
+        recipe.ema_epochs, supernet_steps, length.steps_per_epoch, length.total_steps
+    )
+    stepper = Stepper(
+        model=model,
+        emas=tuple(ElasticEma(model, constant) for constant in constants),
+        optimizer=optimizer,
+        scheduler=create_scheduler(optimizer, recipe, lr_shape, length.total_steps),
+        scaler=compute.scaler(),
+        compute=compute,
+        seed=settings.seed,
+        micro_batches=recipe.grad_accum_steps,
+        clip_grad=recipe.clip_grad,
+    )
+    feed = open_feed(opened, transform, settings, pin_memory=compute.device.type == "cuda")
+    return Trainer(
+        settings=settings,
+        folder=folder,
+        feed=feed,
+        stepper=stepper,
+        total_steps=length.total_steps,
+        steps_per_epoch=length.steps_per_epoch,
+        stop=stop,
+    )
+
+
+def train_schedule(trainer: Trainer, schedule: GrowthSchedule) -> Iterator[Event]:
+    """Carry out a schedule from wherever the run folder's checkpoint stands, and finish the run.
+
+    Raises:
+        DivergedError: If a loss is not finite.
+        InterruptedRunError: If a stop was requested.
+    """
+    yield from start(trainer)
+    epochs = trainer.total_steps / trainer.steps_per_epoch
+    for phase in phases_of(schedule.resolve(trainer.steps_per_epoch, epochs)):
+        yield from trainer.run(phase)
+    yield from finish(trainer, schedule)
+
+
+def start(trainer: Trainer) -> Iterator[Event]:
+    """Load the newest checkpoint, if any, and announce the run."""
+    warnings = trainer.resume()
+    settings, manifest = trainer.settings, trainer.folder.manifest
+    yield RunStarted(
+        step=trainer.step,
+        run_id=manifest.run_id,
+        run_kind=settings.kind,
+        model=settings.model.model,
+        total_steps=trainer.total_steps,
+        steps_per_epoch=trainer.steps_per_epoch,
+        num_images=trainer.feed.num_images,
+        device=str(trainer.compute.device),
+        amp=trainer.compute.amp,
+        seed=settings.seed,
+    )
+    yield from warnings
+
+
+def finish(trainer: Trainer, schedule: GrowthSchedule) -> Iterator[Event]:
+    """Write the final weights and, last of all, the result that makes the run complete."""
+    _export(trainer)
+    result = _result(trainer, schedule)
+    yield RunFinished(step=trainer.step, result=result.model_dump(mode="json", by_alias=True))
+    trainer.folder.write_result(result)
+    trainer.feed.close()
+
+
+def _export(trainer: Trainer) -> None:
+    """Write online and averaged weights under plain timm keys, with how to build the model beside them."""
+    settings = trainer.settings
+    metadata = {
+        "timm": settings.model.timm,
+        "kwargs": json.dumps(settings.model.spec().create_kwargs()),
+        "num_classes": str(trainer.feed.num_classes),
+    }
+    networks = {
+        "final": trainer.stepper.model,
+        "final_ema": trainer.stepper.emas[-1].module,
+    }
+    for name, network in networks.items():
+        path = trainer.folder.checkpoints / f"{name}.safetensors"
+        temporary = path.with_name(f".{path.name}")
+        save_file(plain_state_dict(network), temporary, metadata=metadata)
+        temporary.replace(path)
+
+
+def _result(trainer: Trainer, schedule: GrowthSchedule) -> Result:
+    evaluation, ledger = trainer.last_evaluation, trainer.ledger
+    assert evaluation is not None, "a run ends with an evaluation"
+    settings, manifest = trainer.settings, trainer.folder.manifest
+    images = trainer.step * settings.recipe.batch_size
+    return Result(
+        run_id=manifest.run_id,
+        kind=settings.kind,
+        model=settings.model.model,
+        top1=evaluation.top1,
+        top1_ema=evaluation.top1_ema,
+        loss=evaluation.loss,
+        loss_ema=evaluation.loss_ema,
+        epochs=trainer.epoch,
+        wall_seconds=ledger.wall_seconds(),
+        train_seconds=ledger.seconds["train"],
+        supernet_seconds=ledger.seconds["supernet"],
+        search_seconds=ledger.seconds["search"],
+        lost_seconds=ledger.seconds["lost"],
+        data_wait_seconds=ledger.seconds["data_wait"],
+        eval_seconds=ledger.seconds["evaluate"],
+        image_epochs=images / trainer.feed.num_images,
+        macs=trainer.total_macs(),
+        peak_memory_bytes=trainer.compute.peak_memory_bytes(),
+        seed=settings.seed,
+        device=str(trainer.compute.device),
+        amp=trainer.compute.amp,
+        versions=manifest.versions,
+        schedule=schedule.model_dump(mode="json", by_alias=True, exclude_defaults=True),
+    )

@@ -1,0 +1,78 @@
+"""The growth transaction: grow, and measure on a probe batch what it did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from autoprog.events import Grown
+from autoprog.train.device import Compute
+from autoprog.train.loop import Stepper
+from autoprog.train.phase import Choice, GrowTo, plain_choice
+from supernet.elastic import ElasticViT
+from supernet.grow import SlotOrigin, grow
+
+__all__ = ["apply_growth"]
+
+
+def apply_growth(
+    stepper: Stepper,
+    probe: tuple[Tensor, Tensor],
+    change: GrowTo,
+    step: int,
+    clock: Callable[[], float],
+) -> Grown:
+    """Grow the network, its averages and the optimizer state; return the event that tells of it.
+
+    Args:
+        stepper: What is grown, in place.
+        probe: Images (B, 3, H, W) and targets (B) that the change is measured on.
+        change: From where to where, and how.
+        step: The step at which it happens.
+        clock: For the seconds that training stands still.
+    """
+    start = clock()
+    before = _probe(stepper.model, probe, plain_choice(change.before), stepper.compute)
+    origins = grow(
+        stepper.model,
+        [ema.module for ema in stepper.emas],
+        stepper.optimizer,
+        change.before.depth,
+        change.after.depth,
+        change.grow.rule(),
+    )
+    after = _probe(stepper.model, probe, plain_choice(change.after), stepper.compute)
+    return Grown(
+        step=step,
+        before=change.before,
+        after=change.after,
+        op=change.grow.op,
+        map=change.grow.map,
+        source=change.grow.source,
+        state=change.grow.state,
+        origins=tuple(_origin_text(origin) for origin in origins),
+        delta_loss=(after[0] - before[0]).item(),
+        delta_logits=((after[1] - before[1]).norm() / before[1].norm()).item(),
+        lost_seconds=clock() - start,
+    )
+
+
+@torch.no_grad()
+def _probe(
+    model: ElasticViT, probe: tuple[Tensor, Tensor], choice: Choice, compute: Compute
+) -> tuple[Tensor, Tensor]:
+    """Return the loss and the logits (B, classes) of one subnet in eval mode."""
+    training = model.training
+    images, targets = (part.to(compute.device) for part in probe)
+    with compute.autocast():
+        logits = model.eval()(images, choice.subnet, choice.slots).float()
+    model.train(training)
+    return functional.cross_entropy(logits, targets), logits
+
+
+def _origin_text(origin: SlotOrigin) -> str:
+    stage = f"{origin.stage}." if origin.stage else ""
+    return f"{stage}{origin.slot} <- {stage}{origin.source_slot} ({origin.weights})"

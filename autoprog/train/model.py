@@ -1,0 +1,53 @@
+"""From a model's name to its description, and from there to an elastic network."""
+
+from __future__ import annotations
+
+
+import torch
+
+from autoprog.errors import ConfigError
+from autoprog.train.data import TransformSettings
+from autoprog.recipe import Recipe
+from supernet.config import ModelSpec
+from supernet.elastic import ElasticViT, create_elastic, describe
+from supernet.zoo import lookup
+
+__all__ = ["build_model", "find_model", "transform_settings"]
+
+
+def find_model(name: str, img_size: int | None = None) -> ModelSpec:
+    """Return the model that `name` means: one of ours, or any timm VisionTransformer.
+
+    Raises:
+        ConfigError: If there is none, it is of another kind, or the stride does not divide `img_size`.
+    """
+    spec = lookup(name)
+    try:
+        spec = describe(name) if spec is None else spec
+        return spec if img_size is None else spec.with_img_size(img_size)
+    except ValueError as error:
+        raise ConfigError("--model", "", str(error).removeprefix(f"{name}: ")) from None
+
+
+def build_model(spec: ModelSpec, num_classes: int, seed: int) -> ElasticViT:
+    """Return the elastic network with weights drawn from `seed`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return create_elastic(spec, num_classes)
+
+
+def transform_settings(model: ElasticViT, recipe: Recipe) -> TransformSettings:
+    """Return what stays fixed in the image transforms: the model's normalisation, the recipe's geometry."""
+    config = model.vit.pretrained_cfg
+    return TransformSettings(
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        interpolation=recipe.interpolation,
+        scale=recipe.scale,
+        ratio=recipe.ratio,
+        hflip=recipe.hflip,
+        vflip=recipe.vflip,
+        color_jitter=recipe.color_jitter,
+        remode=recipe.remode,
+        crop_pct=recipe.crop_pct,
+    )

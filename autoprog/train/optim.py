@@ -1,0 +1,96 @@
+"""The optimizer, the learning rate and the losses: timm's, set up from a recipe."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from timm.data import Mixup
+from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from timm.optim import create_optimizer_v2, get_optimizer_class
+from timm.scheduler import create_scheduler_v2
+from timm.scheduler.scheduler import Scheduler
+from torch import nn
+
+from autoprog.errors import ConfigError, suggest
+from autoprog.recipe import Recipe
+from supernet.elastic import ElasticViT
+
+__all__ = ["create_loss", "create_mixup", "create_optimizer", "create_scheduler"]
+
+
+def create_optimizer(
+    model: ElasticViT, recipe: Recipe, device: torch.device
+) -> torch.optim.Optimizer:
+    """Return timm's optimizer over the whole full-size model.
+
+    It must be built before any parameter is frozen, since timm's grouping skips frozen ones. Idle slots have
+    no gradient, so it leaves them alone. AdamW is fused where the device can: on CPU that halves its cost.
+
+    Raises:
+        ConfigError: If timm knows no such optimizer.
+    """
+    extra: dict[str, Any] = {"fused": True} if _can_fuse(recipe.opt, device) else {}
+    try:
+        return create_optimizer_v2(
+            model.vit,
+            opt=recipe.opt,
+            lr=recipe.peak_lr,
+            weight_decay=recipe.weight_decay,
+            **extra,
+        )
+    except (ValueError, AssertionError):
+        if _is_known(recipe.opt):
+            raise
+        known = ["adamw", "adam", "sgd", "lamb", "lion", "nadamw", "adopt", "muon", "adafactor"]
+        law = "unknown optimizer"
+        raise ConfigError("--opt", "", law, recipe.opt, suggest(recipe.opt, known)) from None
+
+
+def _is_known(name: str) -> bool:
+    try:
+        return get_optimizer_class(name) is not None
+    except (ValueError, AssertionError):
+        return False
+
+
+def _can_fuse(name: str, device: torch.device) -> bool:
+    return name in ("adam", "adamw") and device.type in ("cpu", "cuda")
+
+
+def create_scheduler(
+    optimizer: torch.optim.Optimizer, recipe: Recipe, shape: str, total_steps: int
+) -> Scheduler:
+    """Return timm's schedule in steps: a pure function of the step, so growth and resume need nothing of it."""
+    scheduler, _ = create_scheduler_v2(
+        optimizer,
+        sched=shape,
+        num_epochs=total_steps,
+        warmup_epochs=math.ceil(recipe.warmup_share * total_steps),
+        warmup_lr=min(recipe.warmup_lr, recipe.peak_lr),
+        min_lr=min(recipe.min_lr, recipe.peak_lr),
+        decay_epochs=math.ceil(recipe.decay_share * total_steps),
+        step_on_epochs=False,
+        updates_per_epoch=1,
+    )
+    assert scheduler is not None
+    return scheduler
+
+
+def create_mixup(
+    mixup: float, cutmix: float, smoothing: float, num_classes: int
+) -> Mixup | None:
+    """Return timm's mixup and cutmix, or None when both are off; it draws from numpy's global generator."""
+    if mixup == 0 and cutmix == 0:
+        return None
+    return Mixup(
+        mixup_alpha=mixup, cutmix_alpha=cutmix, label_smoothing=smoothing, num_classes=num_classes
+    )
+
+
+def create_loss(smoothing: float, mixed: bool) -> nn.Module:
+    """Return the training loss: mixed targets carry their smoothing already."""
+    if mixed:
+        return SoftTargetCrossEntropy()
+    return LabelSmoothingCrossEntropy(smoothing) if smoothing > 0 else nn.CrossEntropyLoss()
