@@ -39,8 +39,9 @@ class Result(FileModel):
     """``result.json``: what a complete run came to.
 
     Accuracies are in per cent, at full size. ``wall_seconds`` is everything from the first step on;
-    ``supernet_seconds`` is the part of ``train_seconds`` spent in supernet phases, and ``search_seconds`` what
-    estimates and decisions cost beside training. ``macs`` counts three forward passes an image.
+    ``supernet_seconds`` is the part of ``train_seconds`` spent in supernet phases, and
+    ``search_seconds`` what estimates and decisions cost beside training. ``macs`` counts three
+    forward passes an image.
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")

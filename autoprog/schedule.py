@@ -188,6 +188,13 @@ class GrowthSchedule(FileModel):
         """
         return resolve_steps(self, steps_per_epoch, epochs)
 
+    def own_epochs(self, steps_per_epoch: int) -> float | None:
+        """Return the sum of the lengths in epochs; None for a file in shares or with 'rest'."""
+        lengths = [stage.length for stage in self.stages if not isinstance(stage.length, str)]
+        if self.length_unit == "share" or len(lengths) < len(self.stages):
+            return None
+        return sum(lengths) / (steps_per_epoch if self.length_unit == "steps" else 1)
+
     def to_yaml(self) -> str:
         """Return the file's text; loading it again gives an equal schedule."""
         body = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
@@ -249,47 +256,28 @@ def _check_stage(full: FullModel, stage: Stage, key: str) -> None:
 
 
 def _check_end(full: FullModel, last: Stage, index: int) -> None:
-    cure = "make the last stage the full model"
-    if as_depth(last.depth) != as_depth(full.depth):
-        raise ConfigError(
-            "",
-            f"stages[{index}].depth",
-            f"must end at the full depth {_shown(as_depth(full.depth))}",
-            _shown(as_depth(last.depth)),
-            cure,
-        )
-    size = last.img_size if isinstance(last.img_size, int) else int(last.img_size.to)
+    key, cure = f"stages[{index}]", "make the last stage the full model"
+    depth, full_depth = as_depth(last.depth), as_depth(full.depth)
+    if depth != full_depth:
+        law = f"must end at the full depth {_shown(full_depth)}"
+        raise ConfigError("", f"{key}.depth", law, _shown(depth), cure)
+    size = int(curve_ends(last.img_size)[-1])
     if size != full.img_size:
-        raise ConfigError(
-            "",
-            f"stages[{index}].img_size",
-            f"must end at the full size {full.img_size}",
-            size,
-            cure,
-        )
+        law = f"must end at the full size {full.img_size}"
+        raise ConfigError("", f"{key}.img_size", law, size, cure)
 
 
 def _check_monotone(stages: tuple[Stage, ...]) -> None:
     before: tuple[int, ...] = ()
-    size_before = 0.0
+    size_before, cure = 0.0, "set monotone: false to allow it"
     for index, stage in enumerate(stages):
-        depth, sizes = as_depth(stage.depth), curve_ends(stage.img_size)
+        key, depth, sizes = f"stages[{index}]", as_depth(stage.depth), curve_ends(stage.img_size)
         if before and any(now < old for now, old in zip(depth, before, strict=True)):
-            raise ConfigError(
-                "",
-                f"stages[{index}].depth",
-                f"must not fall below {_shown(before)}",
-                _shown(depth),
-                "set monotone: false to allow it",
-            )
+            law = f"must not fall below {_shown(before)}"
+            raise ConfigError("", f"{key}.depth", law, _shown(depth), cure)
         if sizes[0] < size_before or sizes[-1] < sizes[0]:
-            raise ConfigError(
-                "",
-                f"stages[{index}].img_size",
-                f"must not fall below {max(size_before, sizes[0]):g}",
-                int(min(sizes)),
-                "set monotone: false to allow it",
-            )
+            law = f"must not fall below {max(size_before, sizes[0]):g}"
+            raise ConfigError("", f"{key}.img_size", law, int(min(sizes)), cure)
         before, size_before = depth, sizes[-1]
 
 

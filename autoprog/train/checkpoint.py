@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,7 +47,7 @@ def publish(folder: Path, temporary: Path, keep_as: str | None = None) -> None:
 
 
 def load_newest(folder: Path, device: torch.device) -> tuple[dict[str, Any] | None, list[str]]:
-    """Return the newest readable checkpoint and a word on each that was passed over; None if there is none."""
+    """Return the newest readable checkpoint and a word on each passed over; None if none is left."""
     complaints: list[str] = []
     for path in _candidates(folder):
         try:

@@ -72,7 +72,11 @@ def _resolve_device(name: str) -> torch.device:
     except RuntimeError:
         law = "must be auto, cpu, mps, cuda or cuda:N"
         raise ConfigError("--device", "", law, name) from None
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
     if not there.get(device.type, False):
         cure = "take --device auto"
         raise ConfigError("--device", "", "must be there on this machine", name, cure)

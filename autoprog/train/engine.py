@@ -13,7 +13,7 @@ from autoprog.runs import Result, RunFolder
 from autoprog.schedule import GrowthSchedule
 from autoprog.settings import RunSettings
 from autoprog.train.data import OpenedData
-from autoprog.train.device import Compute
+from autoprog.train.device import Compute, resolve_compute
 from autoprog.train.ema import ElasticEma, time_constants_steps
 from autoprog.train.feed import open_feed
 from autoprog.train.loop import Stepper
@@ -23,7 +23,16 @@ from autoprog.train.phase import phases_of
 from autoprog.train.trainer import StopRequest, Trainer
 from supernet.export import plain_state_dict
 
-__all__ = ["RunLength", "build_trainer", "finish", "run_length", "start", "train_schedule"]
+__all__ = [
+    "RunLength",
+    "build_trainer",
+    "finish",
+    "run_length",
+    "start",
+    "start_training",
+    "steps_per_epoch_of",
+    "train_schedule",
+]
 
 
 @dataclass(frozen=True)
@@ -34,9 +43,14 @@ class RunLength:
     total_steps: int
 
 
+def steps_per_epoch_of(num_images: int, batch_size: int) -> int:
+    """Return the whole batches that the training images fill, at least one."""
+    return max(1, num_images // batch_size)
+
+
 def run_length(num_images: int, batch_size: int, epochs: float) -> RunLength:
-    """Return the length of a run; an epoch has at least one step, a run at least two."""
-    steps_per_epoch = max(1, num_images // batch_size)
+    """Return the length of a run; it has at least two steps."""
+    steps_per_epoch = steps_per_epoch_of(num_images, batch_size)
     return RunLength(steps_per_epoch, max(2, int(epochs * steps_per_epoch + 1e-6)))
 
 
@@ -83,6 +97,20 @@ def build_trainer(
         steps_per_epoch=length.steps_per_epoch,
         stop=stop,
     )
+
+
+def start_training(
+    settings: RunSettings,
+    folder: RunFolder,
+    opened: OpenedData,
+    schedule: GrowthSchedule,
+    stop: StopRequest,
+) -> Trainer:
+    """Return the trainer of a schedule, on the device that the settings name."""
+    compute = resolve_compute(settings.device, settings.amp, settings.threads)
+    recipe = settings.recipe
+    length = run_length(len(opened.train), recipe.batch_size, recipe.epochs)
+    return build_trainer(settings, folder, opened, compute, length, schedule.lr.shape, stop)
 
 
 def train_schedule(trainer: Trainer, schedule: GrowthSchedule) -> Iterator[Event]:

@@ -8,13 +8,14 @@ from typing import Protocol
 
 import numpy as np
 
-from autoprog.settings import RunSettings
+from autoprog.settings import DataSettings, RunSettings
 from autoprog.train.data import (
     Batch,
     Cell,
     DataSource,
     ImageSource,
     OpenedData,
+    Part,
     StreamLoader,
     StreamSource,
     TrainLoader,
@@ -117,9 +118,7 @@ class MapFeed:
         self._loader.close()
 
     def _cache(self, indices: np.ndarray) -> list[Batch]:
-        return cache_batches(
-            self._train, self._transform, self._full_px, PROBE_IMAGES, 0, indices
-        )
+        return cache_batches(self._train, self._transform, self._full_px, PROBE_IMAGES, 0, indices)
 
 
 class StreamFeed:
@@ -149,7 +148,7 @@ class StreamFeed:
         """Return training batches at the largest size asked for; the network resizes them as it needs."""
         cell = max((cell_at(k) for k in range(steps)), key=lambda cell: cell.img_size)
         first_pass = first_step * self._batch_size // max(1, self.num_images)
-        part = "training" if held_out else "all"
+        part: Part = "training" if held_out else "all"
         return self._loader.batches(first_pass, self._batch_size, steps, cell, part)
 
     def validation(self) -> Iterator[Batch]:
@@ -178,13 +177,13 @@ class StreamFeed:
         """Do nothing: workers end with each pass."""
 
 
-def open_data(settings: RunSettings) -> OpenedData:
+def open_data(data: DataSettings) -> OpenedData:
     """Open the data that the settings name.
 
     Raises:
         ConfigError: If it is missing, empty or inconsistent.
     """
-    return open_source(DataSource(**settings.data.model_dump()))
+    return open_source(DataSource(**data.model_dump()))
 
 
 def open_feed(

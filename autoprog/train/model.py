@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-
 import torch
 
 from autoprog.errors import ConfigError
-from autoprog.train.data import TransformSettings
 from autoprog.recipe import Recipe
+from autoprog.train.data import TransformSettings
 from supernet.config import ModelSpec
 from supernet.elastic import ElasticViT, create_elastic, describe
 from supernet.zoo import lookup

@@ -62,7 +62,7 @@ def _can_fuse(name: str, device: torch.device) -> bool:
 def create_scheduler(
     optimizer: torch.optim.Optimizer, recipe: Recipe, shape: str, total_steps: int
 ) -> Scheduler:
-    """Return timm's schedule in steps: a pure function of the step, so growth and resume need nothing of it."""
+    """Return timm's schedule, a pure function of the step: growth and resume need no state of it."""
     scheduler, _ = create_scheduler_v2(
         optimizer,
         sched=shape,
@@ -78,9 +78,7 @@ def create_scheduler(
     return scheduler
 
 
-def create_mixup(
-    mixup: float, cutmix: float, smoothing: float, num_classes: int
-) -> Mixup | None:
+def create_mixup(mixup: float, cutmix: float, smoothing: float, num_classes: int) -> Mixup | None:
     """Return timm's mixup and cutmix, or None when both are off; it draws from numpy's global generator."""
     if mixup == 0 and cutmix == 0:
         return None

@@ -78,10 +78,17 @@ def plain_choice(subnet: SubnetConfig) -> Choice:
 
 
 def choice_of(phase: Phase, seed: int, step: int) -> Choice:
-    """Return what `step` trains: drawn uniformly by a hash, so that all ranks and resumes agree."""
-    if len(phase.choices) == 1:
+    """Return what `step` trains: each run of n steps is a permutation of the n choices.
+
+    So sampling is uniform and no candidate is trained less than another (AutoProg draws independently). It is
+    a hash of (seed, step), on which all ranks and resumes agree.
+    """
+    count = len(phase.choices)
+    if count == 1:
         return phase.choices[0]
-    return phase.choices[step_seed(seed, "subnet", step) % len(phase.choices)]
+    cycle, position = divmod(step, count)
+    order = sorted(range(count), key=lambda i: step_seed(seed, f"subnet-{i}", cycle))
+    return phase.choices[order[position]]
 
 
 def step_seed(seed: int, purpose: str, step: int, rank: int = 0) -> int:

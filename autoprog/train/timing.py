@@ -72,10 +72,11 @@ class StepTimer:
     def _elapsed(self, start: object, stop: object) -> float:
         if isinstance(start, float) and isinstance(stop, float):
             return stop - start
-        assert isinstance(start, torch.cuda.Event) and isinstance(stop, torch.cuda.Event)
+        assert isinstance(start, torch.cuda.Event)
+        assert isinstance(stop, torch.cuda.Event)
         return start.elapsed_time(stop) / 1000.0
 
 
-def typical_seconds(seconds: list[float], warmup: int = 2) -> float | None:
-    """Return the median without the first `warmup` steps; None where fewer than 2 would be left."""
-    return median(seconds[warmup:]) if len(seconds) >= warmup + 2 else None
+def typical_seconds(seconds: list[float], warmup: int = 1) -> float | None:
+    """Return the median without the first `warmup` steps; None where nothing would be left."""
+    return median(seconds[warmup:]) if len(seconds) > warmup else None

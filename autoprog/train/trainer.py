@@ -140,7 +140,9 @@ class Trainer:
         spec, classes = self.stepper.model.spec, self.feed.num_classes
         images = self.recipe.batch_size
         return float(
-            sum(3 * macs(spec, net, classes) * n * images for net, n in self.steps_by_subnet.items())
+            sum(
+                3 * macs(spec, net, classes) * n * images for net, n in self.steps_by_subnet.items()
+            )
         )
 
     def _enter(self, phase: Phase) -> Iterator[Event]:
@@ -154,7 +156,8 @@ class Trainer:
                     averages = [ema.module for ema in stepper.emas]
                     compact(stepper.model, averages, stepper.optimizer, phase.enter.slots)
             self.phase = phase.index
-            self.phase_seconds.clear()
+            if phase.enter is not None or phase.kind == "plain":
+                self.phase_seconds.clear()
         self._set_regularisation(phase)
         if phase.starts_stage and phase.kind == "plain":
             yield StageStarted(
@@ -297,7 +300,8 @@ class Trainer:
             "scaler": stepper.scaler.state_dict(),
             "seconds": dict(self.ledger.seconds),
             "steps_by_subnet": [
-                [list(net.depth), net.img_size, steps] for net, steps in self.steps_by_subnet.items()
+                [list(net.depth), net.img_size, steps]
+                for net, steps in self.steps_by_subnet.items()
             ],
             "phase_seconds": [
                 [list(net.depth), net.img_size, seconds]
@@ -334,4 +338,3 @@ def _given(value: object, default: float) -> float:
         return default
     assert isinstance(value, int | float), "a step table holds constants"
     return float(value)
-

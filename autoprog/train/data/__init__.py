@@ -10,7 +10,7 @@ from autoprog.train.data.images import ImageSource
 from autoprog.train.data.loader import Batch, TrainLoader, resolve_workers
 from autoprog.train.data.sampler import SampleStream
 from autoprog.train.data.sources import AnySource, DataSource, OpenedData, open_source
-from autoprog.train.data.stream import StreamLoader, StreamSource
+from autoprog.train.data.stream import Part, StreamLoader, StreamSource
 from autoprog.train.data.transforms import (
     Cell,
     TransformSettings,
@@ -26,6 +26,7 @@ __all__ = [
     "DataSource",
     "ImageSource",
     "OpenedData",
+    "Part",
     "SampleStream",
     "StreamLoader",
     "StreamSource",

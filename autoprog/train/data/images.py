@@ -137,6 +137,14 @@ def scan_tar(
             yield os.path.join(prefix, member.name), offset_bytes, member.size
 
 
+def _check_end(path: Path) -> None:
+    """Check for the block of zeros at the end: tarfile takes a cut within a header for the end."""
+    with path.open("rb") as file:
+        file.seek(-tarfile.BLOCKSIZE, os.SEEK_END)
+        if any(file.read()):
+            raise tarfile.ReadError("the mark at its end is missing")
+
+
 class TarSource:
     """Images in a tar file, one folder or one inner tar a class, read without unpacking.
 
@@ -156,6 +164,7 @@ class TarSource:
 
     def __init__(self, path: Path) -> None:
         with tarfile.open(path, mode="r:") as archive:
+            _check_end(path)
             members = sorted(
                 scan_tar(archive, get_img_extensions(as_set=True)), key=lambda m: natural_key(m[0])
             )

@@ -153,7 +153,7 @@ class TrainLoader:
             collate_fn=as_is,
             pin_memory=pin_memory,
             worker_init_fn=start_worker,
-            generator=None,
+            generator=torch.Generator(),  # else each iteration draws from the global one
             persistent_workers=workers > 0,
         )
 

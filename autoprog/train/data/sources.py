@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from timm.data import create_dataset
+from timm.data.readers.img_extensions import get_img_extensions
 
 from autoprog.errors import ConfigError
 from autoprog.train.data.digits import open_digits
@@ -70,6 +71,13 @@ class OpenedData:
     val: AnySource
     class_names: tuple[str, ...]
     description: str
+
+    @property
+    def images(self) -> tuple[ImageSource, ImageSource]:
+        """(train, val) of map-style data; asserts that it is no stream."""
+        assert not isinstance(self.train, StreamSource), self.description
+        assert not isinstance(self.val, StreamSource), self.description
+        return self.train, self.val
 
 
 def open_source(source: DataSource) -> OpenedData:
@@ -137,8 +145,8 @@ def _find_part(folder: Path, part: str) -> Path:
 def _open_path(path: Path) -> ImageSource:
     source = FolderSource(path) if path.is_dir() else _open_tar(path)
     if len(source) == 0:
-        cure = "put them into one folder a class"
-        raise ConfigError("--data", "", "must hold images that Pillow reads", str(path), cure)
+        law = f"must hold images ({', '.join(get_img_extensions())})"
+        raise ConfigError("--data", "", law, str(path), "put them into one folder a class")
     return source
 
 

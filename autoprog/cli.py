@@ -1,0 +1,99 @@
+"""The command line: one parser a command, built only when it is asked for; errors become exit codes.
+
+Exit codes: 0 done, 1 the run failed, 2 usage or configuration, 130 and 143 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+from rich_argparse import RawDescriptionRichHelpFormatter
+
+from autoprog.errors import AutoprogError
+
+__all__ = ["COMMANDS", "build_parser", "main"]
+
+COMMANDS = {
+    "search": "find a growth schedule and train along it",
+    "train": "train along a schedule: a file or a preset",
+    "show": "draw a run, a schedule file or a preset",
+    "export": "write a run's final weights as a plain timm state dict",
+}
+
+_EXAMPLES = """examples:
+  autoprog search --model deit-s                    a whole search on the embedded digits, in minutes
+  autoprog search --model deit-s --data DIR         on your images: DIR/train and DIR/val, or .tar files
+  autoprog train --schedule runs/…/best.yaml        repeat what was found
+  autoprog train --schedule linear --model deit-s   AutoProg's hand-made ramp
+  autoprog show runs/…                              what was decided, and why
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; return its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    args = build_parser(_first_word(given)).parse_args(given)
+    try:
+        return _command(args.command).run(args)
+    except AutoprogError as error:
+        if args.debug:
+            raise
+        print(f"autoprog: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+
+
+def build_parser(command: str | None) -> argparse.ArgumentParser:
+    """Return the parser; only `command` gets its flags, since filling in all of them takes longest."""
+    parser = _Parser(
+        prog="autoprog",
+        description="Progressive learning for Vision Transformers: search when, where and by how much"
+        " to grow, train that way, and get a plain timm checkpoint.",
+        epilog=_EXAMPLES,
+        formatter_class=RawDescriptionRichHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"autoprog {_version()}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, summary in COMMANDS.items():
+        sub = commands.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            formatter_class=RawDescriptionRichHelpFormatter,
+            allow_abbrev=False,
+        )
+        sub.add_argument("--debug", action="store_true", help="show tracebacks")
+        if name == command:
+            _command(name).add_flags(sub)
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose usage errors are one line."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        """Print one line with the way to help; exit with 2."""
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def _command(name: str):  # type: ignore[no-untyped-def]
+    """Import one command's module: they are what pulls in torch, pydantic or rich."""
+    return importlib.import_module(f"autoprog.commands.{name}")
+
+
+def _first_word(arguments: Sequence[str]) -> str | None:
+    return next((word for word in arguments if not word.startswith("-")), None)
+
+
+def _version() -> str:
+    try:
+        return version("autoprog")
+    except PackageNotFoundError:
+        return "0 (not installed)"

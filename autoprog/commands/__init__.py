@@ -1,0 +1,1 @@
+"""The commands, one module each: ``add_flags(parser)`` and ``run(args) -> exit code``."""

@@ -1,0 +1,244 @@
+"""From flags to settings: defaults, then the space, then the recipe file, then the flags."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autoprog.commands.flags import given_recipe
+from autoprog.errors import ConfigError
+from autoprog.files import FileModel, parse, read_yaml
+from autoprog.presets import PRESETS, preset
+from autoprog.recipe import Recipe, default_recipe_name, resolve_recipe
+from autoprog.schedule import FullModel, GrowthSchedule, load_schedule
+from autoprog.settings import DataSettings, RunSettings
+from autoprog.space import SpaceFile, find_space
+from autoprog.train.data import OpenedData
+from autoprog.train.engine import steps_per_epoch_of
+from autoprog.train.feed import open_data
+from autoprog.train.model import find_model
+from supernet.config import ModelSpec
+
+__all__ = ["Configured", "configure_search", "configure_train"]
+
+EMBEDDED_PATCHES = 4
+"""Side of the embedded digits in patches, for models made for larger images."""
+
+
+@dataclass(frozen=True)
+class Configured:
+    """A run that is ready to start. ``schedule`` is None for a search, which finds its own."""
+
+    settings: RunSettings
+    opened: OpenedData
+    schedule: GrowthSchedule | None
+
+
+class RecipeFile(FileModel):
+    """A recipe file: any of the recipe's keys, and which named recipe they are laid over."""
+
+    base: str | None = None
+
+
+def configure_search(args: argparse.Namespace) -> Configured:
+    """Return the settings of a search.
+
+    Raises:
+        ConfigError: If anything given is unknown or breaks a law.
+    """
+    data = _data_settings(args)
+    spec = find_model(_required_model(args))
+    file, where = find_space(_space_name(args, data, spec), spec.name)
+    spec = spec if (size := _image_size(args, data, spec, file)) is None else _resized(spec, size)
+    space = _with_decision_flags(args, file).space(spec, where)
+    opened = open_data(data)
+    name, recipe = _recipe(args, len(opened.train), data, (where, file.recipe))
+    search = {"space": space, "space_from": where, **_given(args, "rule", "sampler", "costs_from")}
+    settings = _settings(args, "search", spec, data, name, recipe, search=search)
+    return Configured(settings, opened, schedule=None)
+
+
+def configure_train(args: argparse.Namespace) -> Configured:
+    """Return the settings and the schedule of a training run.
+
+    Raises:
+        ConfigError: If anything given is unknown or breaks a law.
+    """
+    data = _data_settings(args)
+    name = args.schedule
+    found = None if name in PRESETS else load_schedule(name) if _is_file(name) else None
+    spec = _model_of_schedule(args, data, found, name)
+    opened = open_data(data)
+    recipe_name, recipe = _recipe(args, len(opened.train), data, ("", {}))
+    if found is None:
+        schedule = preset(name, spec, recipe.epochs, recipe.strength, recipe.learning_rate)
+    else:
+        schedule, recipe = _fit_together(args, found, recipe, len(opened.train))
+    settings = _settings(args, "train", spec, data, recipe_name, recipe, schedule_from=name)
+    return Configured(settings, opened, schedule)
+
+
+def _settings(
+    args: argparse.Namespace,
+    kind: str,
+    spec: ModelSpec,
+    data: DataSettings,
+    recipe_name: str,
+    recipe: Recipe,
+    **more: Any,
+) -> RunSettings:
+    values = {"kind": kind, "model": FullModel.of(spec), "data": data, "recipe": recipe}
+    return parse(
+        RunSettings, {**values, "recipe_name": recipe_name, **more, **_run_values(args)}, "flags"
+    )
+
+
+def _model_of_schedule(
+    args: argparse.Namespace, data: DataSettings, found: GrowthSchedule | None, name: str
+) -> ModelSpec:
+    """Return the model that a schedule is for; a file names it, a preset needs --model."""
+    if found is None:
+        if name not in PRESETS:
+            known = ", ".join(PRESETS)
+            law = "must be an existing YAML file or a preset"
+            raise ConfigError("--schedule", "", law, name, f"presets: {known}")
+        spec = find_model(_required_model(args))
+        size = _image_size(args, data, spec, None)
+        return spec if size is None else _resized(spec, size)
+    for flag, value in (("model", found.full.model), ("img_size", found.full.img_size)):
+        given = getattr(args, flag, value)
+        if given != value:
+            where = "--" + flag.replace("_", "-")
+            raise ConfigError(
+                where, "", f"must be {value!r}, as {name} says, or be left out", given
+            )
+    return _checked_against_timm(found.full, name)
+
+
+def _checked_against_timm(full: FullModel, where: str) -> ModelSpec:
+    """Return a file's model after comparing it with what timm builds under that name."""
+    spec = full.spec()
+    built = _resized(find_model(full.model), full.img_size)
+    for key in ("timm", "depth", "patch_size", "embed_dim", "num_heads", "num_prefix_tokens"):
+        if getattr(spec, key) != getattr(built, key):
+            law = f"must be {getattr(built, key)!r}, as {full.model} has"
+            name = {"patch_size": "stride"}.get(key, key)
+            raise ConfigError(where, f"full.{name}", law, getattr(spec, key))
+    return built
+
+
+def _fit_together(
+    args: argparse.Namespace, found: GrowthSchedule, recipe: Recipe, num_images: int
+) -> tuple[GrowthSchedule, Recipe]:
+    """Let flags win over the schedule's learning rate, and the schedule over the recipe's length."""
+    if hasattr(args, "sched"):
+        found = parse(GrowthSchedule, _with_shape(found, args.sched), "--sched")
+    values: dict[str, Any] = {"sched": found.lr.shape}
+    own_epochs = found.own_epochs(steps_per_epoch_of(num_images, recipe.batch_size))
+    if not hasattr(args, "epochs") and own_epochs is not None:
+        values["epochs"] = own_epochs
+    return found, recipe.model_copy(update=values)
+
+
+def _with_shape(schedule: GrowthSchedule, shape: str) -> dict[str, Any]:
+    body = schedule.model_dump(by_alias=True)
+    return {**body, "lr": {**body["lr"], "shape": shape}}
+
+
+def _recipe(
+    args: argparse.Namespace,
+    num_images: int,
+    data: DataSettings,
+    space: tuple[str, Mapping[str, Any]],
+) -> tuple[str, Recipe]:
+    """Return the recipe and the name it is based on: defaults < space < recipe file < flags."""
+    name, layers = getattr(args, "recipe", None), [space]
+    if name is not None and _is_file(name):
+        body = read_yaml(Path(name)) or {}
+        base = parse(RecipeFile, {k: v for k, v in body.items() if k == "base"}, name).base
+        layers.append((name, {k: v for k, v in body.items() if k != "base"}))
+        name = base
+    name = name or default_recipe_name(num_images, data.embedded)
+    layers.append(("flags", given_recipe(args)))
+    return name, resolve_recipe(name, *layers)
+
+
+def _with_decision_flags(args: argparse.Namespace, file: SpaceFile) -> SpaceFile:
+    names = ("num_stages", "supernet_epochs", "max_candidates", "min_full_share")
+    given = _given(args, *names)
+    grow = {
+        key: getattr(args, f"grow_{key}")
+        for key in ("op", "map", "source", "state")
+        if hasattr(args, f"grow_{key}")
+    }
+    if not given and not grow:
+        return file
+    body = file.model_dump(by_alias=True)
+    body["decisions"] = {**body["decisions"], **given}
+    body["decisions"]["grow"] = {**body["decisions"]["grow"], **grow}
+    return parse(SpaceFile, body, "flags")
+
+
+def _space_name(args: argparse.Namespace, data: DataSettings, spec: ModelSpec) -> str | None:
+    return getattr(args, "space", None) or ("digits" if _is_demo(data, spec) else None)
+
+
+def _image_size(
+    args: argparse.Namespace, data: DataSettings, spec: ModelSpec, file: SpaceFile | None
+) -> int | None:
+    """Return the full image size where it is not the model's own: the digits need no 224 px."""
+    if hasattr(args, "img_size"):
+        return int(args.img_size)
+    if file is not None and file.img_size is not None:
+        return file.img_size
+    return EMBEDDED_PATCHES * spec.patch_size if _is_demo(data, spec) else None
+
+
+def _is_demo(data: DataSettings, spec: ModelSpec) -> bool:
+    return data.embedded and spec.img_size > 2 * EMBEDDED_PATCHES * spec.patch_size
+
+
+def _resized(spec: ModelSpec, img_size: int) -> ModelSpec:
+    try:
+        return spec.with_img_size(img_size)
+    except ValueError as error:
+        raise ConfigError("--img-size", "", str(error)) from None
+
+
+def _required_model(args: argparse.Namespace) -> str:
+    if not hasattr(args, "model"):
+        cure = "add --model deit-s, or any timm VisionTransformer"
+        raise ConfigError("--model", "", "must be given", cure=cure)
+    return str(args.model)
+
+
+def _data_settings(args: argparse.Namespace) -> DataSettings:
+    names = (
+        "dataset",
+        "data_dir",
+        "train_split",
+        "val_split",
+        "input_key",
+        "target_key",
+        "num_classes",
+    )
+    values = _given(args, *names)
+    if hasattr(args, "data"):
+        values["dir"] = args.data
+    return parse(DataSettings, values, "flags")
+
+
+def _run_values(args: argparse.Namespace) -> dict[str, Any]:
+    names = ("seed", "device", "amp", "threads", "workers", "checkpoint_minutes")
+    return _given(args, *names, "log_every_steps", "eval_every_epochs")
+
+
+def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
+    return {name: getattr(args, name) for name in names if hasattr(args, name)}
+
+
+def _is_file(name: str) -> bool:
+    return Path(name).suffix in (".yaml", ".yml") or Path(name).is_file()

@@ -1,0 +1,119 @@
+"""Flags that commands share. One that is not given leaves no attribute: defaults lie elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, get_args
+
+from pydantic.fields import FieldInfo
+
+from autoprog.recipe import RECIPES, Recipe
+
+__all__ = ["NOT_FOR_RESUME", "add_data_flags", "add_recipe_flags", "add_run_flags", "given_recipe"]
+
+Group = argparse._ArgumentGroup
+
+NOT_FOR_RESUME = {"device", "amp", "workers", "threads", "checkpoint_minutes", "log_every_steps"}
+"""Settings that say how a run is carried out here, which a resume may change."""
+
+
+def add_data_flags(parser: argparse.ArgumentParser) -> None:
+    """Add where images come from."""
+    group = parser.add_argument_group(
+        "data", "with neither --data nor --dataset: the embedded digits, 1,797 scanned images"
+    )
+    _add(group, "--data", metavar="DIR", help="folder with train and val, as class folders or .tar")
+    _add(group, "--dataset", metavar="NAME", help="timm reader: torch/…, hfds/…, wds/…, tfds/…")
+    _add(group, "--data-dir", metavar="DIR", help="root folder of --dataset")
+    _add(group, "--train-split", metavar="NAME", help="split of --dataset to train on (train)")
+    _add(group, "--val-split", metavar="NAME", help="split to evaluate on (validation)")
+    _add(group, "--input-key", metavar="KEY", help="field of the image in --dataset")
+    _add(group, "--target-key", metavar="KEY", help="field of the target in --dataset")
+    _add(group, "--num-classes", type=int, metavar="N", help="classes, where --dataset names none")
+
+
+def add_run_flags(parser: argparse.ArgumentParser) -> None:
+    """Add how and where a run is carried out."""
+    group = parser.add_argument_group("run")
+    _add(group, "--seed", type=int, metavar="N", help="seed of everything random (0)")
+    group.add_argument(
+        "--runs-dir", default="runs", metavar="DIR", help="where run folders go (runs)"
+    )
+    group.add_argument(
+        "--resume",
+        metavar="RUN",
+        help="go on with a run folder; 'auto' finds the unfinished run of this command line",
+    )
+    _add(group, "--device", metavar="NAME", help="auto, cpu, mps, cuda or cuda:N (auto)")
+    _add(group, "--amp", choices=["auto", "none", "bfloat16", "float16"], help="precision (auto)")
+    _add(group, "--threads", type=int, metavar="N", help="CPU threads of the training process")
+    _add(group, "--workers", type=_int_or_auto, metavar="N", help="loader processes (auto)")
+    _add(
+        group,
+        "--checkpoint-minutes",
+        type=float,
+        metavar="M",
+        help="minutes between checkpoints within a stage (10)",
+    )
+    _add(
+        group, "--log-every-steps", type=int, metavar="N", help="steps between progress events (20)"
+    )
+    _add(
+        group,
+        "--eval-every-epochs",
+        type=float,
+        metavar="E",
+        help="evaluate within stages as well, every so many epochs (only at stage ends)",
+    )
+    group.add_argument("-q", "--quiet", action="store_true", help="only warnings and the result")
+
+
+def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
+    """Add one flag for each field of the recipe, under timm's name."""
+    group = parser.add_argument_group(
+        "recipe", "each overrides the recipe; the default is shown for 'deit'"
+    )
+    group.add_argument(
+        "--recipe",
+        metavar="NAME|FILE",
+        help=f"{', '.join(RECIPES)} or a YAML file; by default chosen by the number of images",
+    )
+    for name, field in Recipe.model_fields.items():
+        _add_field(group, name, field)
+
+
+def given_recipe(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the recipe values that were given as flags."""
+    return {name: getattr(args, name) for name in Recipe.model_fields if hasattr(args, name)}
+
+
+def _add_field(group: Group, name: str, field: FieldInfo) -> None:
+    flag = "--" + name.replace("_", "-")
+    text = f"{field.description} ({_shown(field.default)})".replace("%", "%%")
+    pair = name in ("scale", "ratio")
+    choices = get_args(field.annotation)
+    literal = [c for c in choices if isinstance(c, str)]
+    if literal:
+        _add(group, flag, choices=literal, help=text)
+    elif pair:
+        _add(group, flag, nargs=2, type=float, metavar=("LOW", "HIGH"), help=text)
+    else:
+        _add(group, flag, metavar=_metavar(name), help=text)
+
+
+def _shown(default: object) -> str:
+    if isinstance(default, tuple):
+        return " ".join(f"{value:.3g}" for value in default)
+    return "none" if default is None else str(default)
+
+
+def _metavar(name: str) -> str:
+    return {"aa": "POLICY", "opt": "NAME"}.get(name, "N")
+
+
+def _add(group: Group, flag: str, **options: Any) -> None:
+    group.add_argument(flag, default=argparse.SUPPRESS, **options)
+
+
+def _int_or_auto(text: str) -> int | str:
+    return text if text == "auto" else int(text)

@@ -1,0 +1,43 @@
+"""``autoprog show``: the views of a run, a schedule file or a preset; imports no torch."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+__all__ = ["add_flags", "run"]
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what to show and in which form."""
+    parser.epilog = (
+        "examples:\n"
+        "  autoprog show runs/…\n"
+        "  autoprog show linear --model deit-s --epochs 100\n"
+        "  autoprog show best.yaml --json\n"
+    )
+    parser.add_argument("target", metavar="RUN|FILE|PRESET", help="run folder, YAML file or preset")
+    parser.add_argument("--model", metavar="NAME", help="model of a preset (deit-s)")
+    parser.add_argument("--epochs", type=float, metavar="N", help="length of a preset's run")
+    parser.add_argument("--recipe", metavar="NAME", help="recipe of a preset (deit)")
+    parser.add_argument("--plain", action="store_true", help="aligned text without drawing")
+    parser.add_argument("--json", action="store_true", dest="as_json", help="one JSON object")
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="write a picture")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a web page")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out the command."""
+    from autoprog.ui.show import show
+
+    show(
+        args.target,
+        model=args.model,
+        epochs=args.epochs,
+        recipe=args.recipe,
+        plain=args.plain,
+        as_json=args.as_json,
+        svg=args.svg,
+        html=args.html,
+    )
+    return 0

@@ -1,0 +1,137 @@
+"""The controller: Optuna proposes candidates and keeps the record; the caller keeps the loop."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import optuna
+from optuna.distributions import BaseDistribution, IntDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import Trial, TrialState
+
+from supernet.config import SubnetConfig
+
+__all__ = ["Controller", "Proposals", "open_journal"]
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+_TRIES_PER_CANDIDATE = 20
+
+
+def open_journal(path: Path) -> JournalStorage:
+    """Open Optuna's journal file, after cutting a half-written last line, which no version can read past."""
+    lock = JournalFileOpenLock(str(path))
+    if path.exists():
+        lock.acquire()
+        try:
+            data = path.read_bytes()
+            end = data.rfind(b"\n") + 1
+            if end != len(data):
+                os.truncate(path, end)
+        finally:
+            lock.release()
+    return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+
+
+class Controller:
+    """One study a decision, in the run folder's journal."""
+
+    def __init__(self, journal: Path, run_id: str, seed: int, sampler: str) -> None:
+        self._storage = open_journal(journal)
+        self._run_id, self._seed, self._sampler = run_id, seed, sampler
+
+    def propose(
+        self,
+        decision: int,
+        grid: Sequence[SubnetConfig],
+        anchors: Sequence[SubnetConfig],
+        most: int,
+    ) -> Proposals:
+        """Open the study of a decision; a half-done one, left by a crash, starts over.
+
+        Args:
+            decision: Index of the decision.
+            grid: All subnets to choose from.
+            anchors: Those that must be looked at, such as staying and the full model.
+            most: The most candidates; a grid that is no larger is looked at as a whole.
+        """
+        name = f"{self._run_id}/decision-{decision}"
+        if name in optuna.get_all_study_names(self._storage):
+            optuna.delete_study(study_name=name, storage=self._storage)
+        study = optuna.create_study(
+            study_name=name,
+            storage=self._storage,
+            sampler=self._create_sampler(decision),
+            direction="minimize",
+        )
+        return Proposals(study, grid, anchors if len(grid) > most else grid, most)
+
+    def _create_sampler(self, decision: int) -> optuna.samplers.BaseSampler:
+        seed = self._seed * 1000 + decision
+        if self._sampler == "random":
+            return optuna.samplers.RandomSampler(seed=seed)
+        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=4)
+
+
+class Proposals:
+    """The candidates of one decision, as steps up from the smallest value on each axis."""
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        grid: Sequence[SubnetConfig],
+        anchors: Sequence[SubnetConfig],
+        most: int,
+    ) -> None:
+        self._study, self._most = study, min(most, len(grid))
+        self._depths = sorted({subnet.depth for subnet in grid})
+        self._sizes = sorted({subnet.img_size for subnet in grid})
+        self._grid = set(grid)
+        self._distributions: dict[str, BaseDistribution] = {
+            "depth_up": IntDistribution(0, len(self._depths) - 1),
+            "img_size_up": IntDistribution(0, len(self._sizes) - 1),
+        }
+        self._open: dict[SubnetConfig, Trial] = {}
+        self._told: dict[SubnetConfig, float] = {}
+        for subnet in anchors:
+            study.enqueue_trial(self._increments(subnet))
+
+    def __iter__(self) -> Iterator[SubnetConfig]:
+        """Yield new candidates until there are enough; tell each one's score before the next, if adaptive."""
+        for _ in range(_TRIES_PER_CANDIDATE * self._most):
+            if len(self._told) + len(self._open) >= self._most:
+                return
+            trial = self._study.ask(self._distributions)
+            subnet = self._subnet(trial)
+            if subnet in self._told:
+                self._study.tell(trial, self._told[subnet])
+            elif subnet in self._open or subnet not in self._grid:
+                self._study.tell(trial, state=TrialState.FAIL)
+            else:
+                self._open[subnet] = trial
+                yield subnet
+
+    def tell(self, subnet: SubnetConfig, score: float, **facts: float) -> None:
+        """Record the score of a candidate and the facts it was made of."""
+        trial = self._open.pop(subnet)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            for name, value in facts.items():
+                trial.set_user_attr(name, value)
+            self._study.tell(trial, score)
+        self._told[subnet] = score
+
+    def _increments(self, subnet: SubnetConfig) -> dict[str, int]:
+        return {
+            "depth_up": self._depths.index(subnet.depth),
+            "img_size_up": self._sizes.index(subnet.img_size),
+        }
+
+    def _subnet(self, trial: Trial) -> SubnetConfig:
+        return SubnetConfig(
+            self._depths[trial.params["depth_up"]], self._sizes[trial.params["img_size_up"]]
+        )

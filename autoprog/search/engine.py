@@ -1,0 +1,88 @@
+"""The search: a training run that decides its own schedule on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from autoprog.events import Event
+from autoprog.search.decide import forced_decision
+from autoprog.search.searcher import (
+    Piece,
+    Searcher,
+    announce,
+    build_searcher,
+    found_schedule,
+    noting_curve,
+    recorded_decision,
+    situation_of,
+    turn_to,
+)
+from autoprog.search.supernet import decision_point
+from autoprog.train.engine import finish, start
+from autoprog.train.phase import GrowTo
+from supernet.config import SubnetConfig
+
+__all__ = ["build_searcher", "search_schedule"]
+
+
+def search_schedule(searcher: Searcher) -> Iterator[Event]:
+    """Train along a schedule that is decided on the way; write it down; finish the run.
+
+    A recorded decision is executed, never taken again.
+
+    Raises:
+        DivergedError: If a loss is not finite.
+        InterruptedRunError: If a stop was requested.
+    """
+    yield from start(searcher.trainer)
+    space = searcher.search.space
+    searcher.pieces.append(Piece(0, space.smallest, searcher.curriculum(0)))
+    for point in searcher.plan.points:
+        if searcher.current != searcher.full:
+            yield from _train_until(searcher, point.start_step)
+            yield from decision_point(searcher, point)
+    if searcher.current != searcher.full:
+        yield from _train_until(searcher, searcher.plan.full_step)
+        yield from _become_full(searcher)
+    yield from _train_to_the_end(searcher)
+    schedule = found_schedule(searcher)
+    searcher.trainer.folder.write_schedule(schedule, "best.yaml")
+    searcher.trainer.folder.write_schedule(schedule)
+    yield from finish(searcher.trainer, schedule)
+
+
+def _train_until(searcher: Searcher, stop: int) -> Iterator[Event]:
+    """Train the current subnet up to `stop`."""
+    if stop > searcher.position:
+        phase = searcher.next_phase(stop)
+        yield from noting_curve(searcher.trainer, phase)
+
+
+def _train_to_the_end(searcher: Searcher) -> Iterator[Event]:
+    """Train the full model through the remaining pieces, each with its regularisation."""
+    plan = searcher.plan
+    for stop in [*(s for s in plan.piece_starts if s > searcher.position), plan.total_steps]:
+        if stop > searcher.position:
+            if searcher.curriculum(searcher.position) != searcher.pieces[-1].curriculum:
+                turn_to(searcher, searcher.full, searcher.position)
+            yield from noting_curve(searcher.trainer, searcher.next_phase(stop))
+
+
+def _become_full(searcher: Searcher) -> Iterator[Event]:
+    """Grow to the full model where it is the only candidate left."""
+    index = len(searcher.plan.points)
+    decision = recorded_decision(searcher, index)
+    if decision is None:
+        why = "the full model is due: min_full_share of the steps are left"
+        decision = forced_decision(
+            searcher.search.rule, searcher.search.space.spec, situation_of(searcher, index), why
+        )
+        yield from announce(searcher, decision)
+    _grow_to(searcher, searcher.full)
+
+
+def _grow_to(searcher: Searcher, subnet: SubnetConfig) -> None:
+    grow = searcher.search.space.decisions.grow
+    if subnet.depth != searcher.current.depth:
+        searcher.enter = GrowTo(searcher.current, subnet, grow)
+    turn_to(searcher, subnet, searcher.position)

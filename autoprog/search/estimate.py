@@ -1,0 +1,53 @@
+"""One-shot estimates: held-out losses of subnets under the supernet's fast average, in pairs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import fmean, stdev
+
+from autoprog.decisions import Estimate
+from autoprog.train.evaluate import batch_losses
+from autoprog.train.phase import Choice
+from autoprog.train.trainer import Trainer
+from supernet.config import SubnetConfig
+
+__all__ = ["estimate_losses", "paired_difference", "summarise"]
+
+
+def estimate_losses(trainer: Trainer, choice: Choice) -> list[float]:
+    """Return a subnet's loss on every held-out batch: the same batches for all, EMA weights, eval mode."""
+    network = trainer.stepper.emas[0].module
+    return batch_losses(network, trainer.feed.held_out_batches(), choice, trainer.compute)
+
+
+def paired_difference(losses: Sequence[float], baseline: Sequence[float]) -> tuple[float, float]:
+    """Return the mean of (loss - baseline) over batches and its standard error; 0 error below 2 batches."""
+    differences = [a - b for a, b in zip(losses, baseline, strict=True)]
+    if len(differences) < 2:
+        return fmean(differences), 0.0
+    return fmean(differences), stdev(differences) / math.sqrt(len(differences))
+
+
+def summarise(
+    subnets: Sequence[SubnetConfig], points: Sequence[Sequence[Sequence[float]]], baseline: int
+) -> list[Estimate]:
+    """Return one estimate a subnet.
+
+    Args:
+        subnets: The candidates.
+        points: Batch losses by time point, candidate and batch.
+        baseline: Index of the candidate that differences are taken against.
+    """
+    estimates = []
+    for index, subnet in enumerate(subnets):
+        difference, error = paired_difference(points[-1][index], points[-1][baseline])
+        estimates.append(
+            Estimate(
+                subnet=subnet,
+                losses=tuple(fmean(point[index]) for point in points),
+                difference=difference,
+                difference_se=error,
+            )
+        )
+    return estimates

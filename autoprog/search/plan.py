@@ -1,0 +1,138 @@
+"""When the search decides and between what: pure arithmetic over a space and the length of a run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from autoprog.errors import ConfigError
+from autoprog.settings import Rule
+from autoprog.space import Decisions, SearchSpace
+from supernet.config import SubnetConfig
+
+Value = TypeVar("Value")
+
+__all__ = ["DecisionPoint", "SearchPlan", "make_plan", "point_candidates"]
+
+
+@dataclass(frozen=True)
+class DecisionPoint:
+    """A decision: the supernet trains from ``start_step`` to ``stop_step``, where the decision is taken.
+
+    ``piece`` is which of the K equal pieces of the run it starts. ``estimate_steps`` are the steps at which
+    candidates are estimated, the last of them ``stop_step``.
+    """
+
+    index: int
+    piece: int
+    start_step: int
+    stop_step: int
+    estimate_steps: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """All decision points, and the step from which only the full model trains."""
+
+    points: tuple[DecisionPoint, ...]
+    full_step: int
+    total_steps: int
+    piece_starts: tuple[int, ...]
+
+    def piece_at(self, step: int) -> int:
+        """Return which piece `step` lies in."""
+        return sum(start <= step for start in self.piece_starts) - 1
+
+
+def make_plan(
+    rule: Rule, decisions: Decisions, steps_per_epoch: int, total_steps: int
+) -> SearchPlan:
+    """Return when to decide.
+
+    ``autoprog`` decides at the start of every piece but the last, which is full (CVPR 2022). ``rollout``
+    trains the first piece at the smallest subnet, since losses near the start of warm-up tell nothing, then
+    decides at the start of each later piece, and is full from ``min_full_share`` before the end.
+
+    Raises:
+        ConfigError: If the supernet phases do not fit between the decisions.
+    """
+    pieces = _piece_starts(decisions.num_stages, steps_per_epoch, total_steps)
+    share = decisions.min_full_share
+    latest = _whole_epoch(total_steps * (1 - share), steps_per_epoch, total_steps)
+    full_step = min(pieces[-1], latest) if rule == "autoprog" else latest
+    numbers = range(len(pieces) - 1) if rule == "autoprog" else range(1, len(pieces))
+    supernet_steps = max(1, round(decisions.supernet_epochs * steps_per_epoch))
+    points: list[DecisionPoint] = []
+    for piece in numbers:
+        start, stop = pieces[piece], pieces[piece] + supernet_steps
+        limit = min(full_step, pieces[piece + 1] if piece + 1 < len(pieces) else total_steps)
+        if start >= full_step:
+            break
+        if stop > limit:
+            _refuse(decisions, stop - start, limit - start, steps_per_epoch)
+        steps = _estimate_steps(rule, start, stop, steps_per_epoch)
+        points.append(DecisionPoint(len(points), piece, start, stop, steps))
+    return SearchPlan(tuple(points), full_step, total_steps, pieces)
+
+
+def point_candidates(
+    rule: Rule, space: SearchSpace, current: SubnetConfig, first: bool
+) -> tuple[SubnetConfig, ...]:
+    """Return the subnets that a decision chooses between, smallest first.
+
+    ``rollout``: everything from staying to the full model. ``autoprog``: at the first decision the first,
+    middle and last value of each axis; later this size or the next, and up to three depths *above* the
+    current one, so that depth grows until it is full (as released).
+    """
+    if rule == "rollout":
+        return space.above(current)
+    if first:
+        depths, sizes = _first_middle_last(space.depths), _first_middle_last(space.sizes)
+    else:
+        deeper = [depth for depth in space.depths if _exceeds(depth, current.depth)]
+        depths = deeper[:3] or [current.depth]
+        sizes = [size for size in space.sizes if size >= current.img_size][:2]
+    grid = {SubnetConfig(depth, size) for depth in depths for size in sizes}
+    return tuple(sorted(grid, key=lambda point: (point.total_depth, point.img_size)))
+
+
+def _piece_starts(count: int, steps_per_epoch: int, total_steps: int) -> tuple[int, ...]:
+    return tuple(
+        _whole_epoch(k * total_steps / count, steps_per_epoch, total_steps) for k in range(count)
+    )
+
+
+def _whole_epoch(step: float, steps_per_epoch: int, total_steps: int) -> int:
+    """Round down to a whole epoch, or to a step where the run is shorter than 8 epochs."""
+    if total_steps >= 8 * steps_per_epoch:
+        return math.floor(step / steps_per_epoch + 1e-9) * steps_per_epoch
+    return math.floor(step + 1e-9)
+
+
+def _estimate_steps(rule: Rule, start: int, stop: int, steps_per_epoch: int) -> tuple[int, ...]:
+    """Return when to estimate: from quarter to quarter of the last epoch (AutoProg), or at the end."""
+    if rule == "autoprog":
+        begin = max(start, stop - steps_per_epoch)
+        quarters = [begin + round(q * (stop - begin) / 4) for q in range(5)]
+        return tuple(sorted(set(quarters)))
+    return (stop,)
+
+
+def _refuse(decisions: Decisions, needed: int, there: int, steps_per_epoch: int) -> None:
+    raise ConfigError(
+        "--space",
+        "decisions.supernet_epochs",
+        f"must fit between two decisions, which are {there / steps_per_epoch:.3g} epochs apart",
+        decisions.supernet_epochs,
+        "train longer, lower it, or decide less often (num_stages)",
+    )
+
+
+def _first_middle_last(values: Sequence[Value]) -> list[Value]:
+    return list(dict.fromkeys([values[0], values[len(values) // 2], values[-1]]))
+
+
+def _exceeds(depth: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    return depth != other and all(a >= b for a, b in zip(depth, other, strict=True))

@@ -1,0 +1,92 @@
+"""Measured step seconds: from the run's own steps where there are enough, else on a resident batch."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from autoprog.errors import ConfigError
+from autoprog.train.loop import Stepper
+from autoprog.train.phase import Choice
+from autoprog.train.timing import typical_seconds
+from autoprog.train.trainer import Trainer
+from supernet.config import SubnetConfig
+
+__all__ = ["Costs", "cell_name", "measure_seconds"]
+
+
+def cell_name(subnet: SubnetConfig, batch_size: int) -> str:
+    """Return the name of a cell of the cost table, such as ``d6 r128 b1024``."""
+    return f"{subnet} b{batch_size}"
+
+
+class Costs:
+    """The cost table of a run: a recorded input. What it holds once is never measured again."""
+
+    def __init__(self, seconds: dict[str, float], batch_size: int) -> None:
+        self.seconds = seconds
+        self._batch_size = batch_size
+
+    @classmethod
+    def read(cls, path: Path, batch_size: int) -> Costs:
+        """Read ``costs.json``.
+
+        Raises:
+            ConfigError: If it is missing or holds anything but seconds above 0.
+        """
+        try:
+            table = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise ConfigError(
+                str(path), "", "must be a readable JSON file of step seconds"
+            ) from None
+        for name, seconds in table.items() if isinstance(table, dict) else [("", table)]:
+            if not isinstance(seconds, int | float) or not seconds > 0:
+                raise ConfigError(str(path), str(name), "must be seconds above 0", seconds)
+        return cls(dict(table), batch_size)
+
+    def get(self, subnet: SubnetConfig) -> float | None:
+        """Return the recorded seconds of a step, or None."""
+        return self.seconds.get(cell_name(subnet, self._batch_size))
+
+    def seconds_of(self, subnet: SubnetConfig) -> float:
+        """Return the recorded seconds of a step of `subnet`, which must be there."""
+        return self.seconds[cell_name(subnet, self._batch_size)]
+
+    def complete(self, trainer: Trainer, choices: Sequence[Choice]) -> bool:
+        """Add what is missing for `choices`; tell whether anything was added."""
+        missing = [choice for choice in choices if self.get(choice.subnet) is None]
+        for choice in missing:
+            own = typical_seconds(trainer.phase_seconds.get(choice.subnet, []))
+            seconds = own if own is not None else measure_seconds(trainer.stepper, choice, trainer)
+            self.seconds[cell_name(choice.subnet, self._batch_size)] = seconds
+        return bool(missing)
+
+
+def measure_seconds(stepper: Stepper, choice: Choice, trainer: Trainer, repeats: int = 5) -> float:
+    """Return the median seconds of forward and backward on a resident batch; weights stay as they are.
+
+    The update is left out, so this is a little low for small subnets; it only fills gaps.
+    """
+    images, targets = trainer.feed.probe()
+    copies = -(-trainer.recipe.batch_size // len(images))
+    size = trainer.recipe.batch_size
+    images = images.repeat(copies, 1, 1, 1)[:size].to(stepper.compute.device)
+    images = torch.nn.functional.interpolate(images, size=(choice.subnet.img_size,) * 2)
+    targets = targets.repeat(copies)[:size].to(stepper.compute.device)
+    seconds = []
+    for _ in range(repeats + 1):
+        stepper.compute.synchronize()
+        start = time.perf_counter()
+        with stepper.compute.autocast():
+            logits = stepper.model(images, choice.subnet, choice.slots)
+            loss = torch.nn.functional.cross_entropy(logits.float(), targets)
+        loss.backward()
+        stepper.compute.synchronize()
+        seconds.append(time.perf_counter() - start)
+    stepper.optimizer.zero_grad(set_to_none=True)
+    return sorted(seconds[1:])[repeats // 2]

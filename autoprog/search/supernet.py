@@ -1,0 +1,209 @@
+"""One decision: train a supernet over the candidates, estimate them, choose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from statistics import fmean
+
+from autoprog.decisions import Decision
+from autoprog.events import Estimated, Event, SupernetStarted
+from autoprog.presets import ramped_curriculum
+from autoprog.search.controller import Proposals
+from autoprog.search.decide import decide
+from autoprog.search.estimate import estimate_losses, summarise
+from autoprog.search.plan import DecisionPoint, point_candidates
+from autoprog.search.searcher import (
+    Searcher,
+    announce,
+    noting_curve,
+    recorded_decision,
+    situation_of,
+    turn_to,
+)
+from autoprog.train.phase import Choice, Compact, GrowTo
+from supernet.config import Slots, SubnetConfig
+from supernet.depthmap import skip_lists
+
+__all__ = ["decision_point"]
+
+
+def decision_point(searcher: Searcher, point: DecisionPoint) -> Iterator[Event]:
+    """Train a supernet over the candidates, estimate them, decide, and go on with the winner."""
+    search, first = searcher.search, point.index == 0
+    grid = point_candidates(search.rule, search.space, searcher.current, first)
+    top = max(subnet.depth for subnet in grid)
+    choices = {subnet: _choice(searcher, subnet, top) for subnet in grid}
+    started = searcher.position
+    yield from _train_supernet(searcher, point, choices, top)
+    decision = recorded_decision(searcher, point.index)
+    if decision is None:
+        estimated, decision = _decide(searcher, point, choices)
+        yield estimated
+        yield from announce(searcher, decision)
+    winner = decision.chosen.subnet
+    searcher.enter = Compact(choices[winner].slots)
+    # The supernet phase counts to the stage that it leads to: this is what a replay of the schedule does.
+    turn_to(searcher, winner, started)
+
+
+def _choice(searcher: Searcher, subnet: SubnetConfig, top: tuple[int, ...]) -> Choice:
+    """Return a candidate with the slots it runs inside the supernet, over one base: the current depth."""
+    grow = searcher.search.space.decisions.grow
+    slots: Slots = skip_lists(searcher.current.depth, top, subnet.depth, grow.map)
+    return Choice(subnet, slots)
+
+
+def _train_supernet(
+    searcher: Searcher,
+    point: DecisionPoint,
+    choices: dict[SubnetConfig, Choice],
+    top: tuple[int, ...],
+) -> Iterator[Event]:
+    """Train one sampled candidate a step, stopping at each time point to estimate all of them."""
+    trainer = searcher.trainer
+    largest = max(choices, key=lambda subnet: (subnet.total_depth, subnet.img_size))
+    if top != searcher.current.depth:
+        grow = searcher.search.space.decisions.grow
+        searcher.enter = GrowTo(searcher.current, largest, grow)
+    if trainer.step <= point.start_step and recorded_decision(searcher, point.index) is None:
+        yield SupernetStarted(
+            step=trainer.step,
+            decision=point.index,
+            current=searcher.current,
+            candidates=tuple(choices),
+            stop_step=point.stop_step,
+        )
+    published = searcher.search.rule == "autoprog"
+    strength = trainer.recipe.strength
+    curriculum = (
+        ramped_curriculum(strength, 0, 1) if published else searcher.curriculum(point.start_step)
+    )
+    for number, stop in enumerate(point.estimate_steps):
+        phase = searcher.next_phase(
+            stop,
+            kind="supernet",
+            choices=tuple(choices.values()),
+            depth=top,
+            curriculum=curriculum,
+            ends_stage=False,
+            starts_stage=False,
+            held_out=True,
+        )
+        yield from noting_curve(trainer, phase)
+        if stop != point.stop_step:
+            yield from _estimate_all(searcher, point, number, choices)
+
+
+def _estimate_all(
+    searcher: Searcher,
+    point: DecisionPoint,
+    number: int,
+    choices: dict[SubnetConfig, Choice],
+) -> Iterator[Event]:
+    """Estimate all candidates at one time point, unless that has been done or is not needed any more."""
+    done = _noted_losses(searcher, point)
+    if recorded_decision(searcher, point.index) is not None or len(done) > number:
+        return
+    begin = searcher.trainer.clock()
+    done.append([_losses(searcher, choice) for choice in choices.values()])
+    yield _estimated(searcher, point, number, dict(zip(choices, done[number], strict=True)), begin)
+
+
+def _noted_losses(searcher: Searcher, point: DecisionPoint) -> list[list[list[float]]]:
+    """Return the batch losses by time point and candidate that are kept with checkpoints."""
+    notes = searcher.trainer.notes.setdefault("estimates", {})
+    return notes.setdefault(str(point.index), [])
+
+
+def _losses(searcher: Searcher, choice: Choice) -> list[float]:
+    with searcher.trainer.ledger.charge("search"):
+        return estimate_losses(searcher.trainer, choice)
+
+
+def _estimated(
+    searcher: Searcher,
+    point: DecisionPoint,
+    number: int,
+    losses: dict[SubnetConfig, list[float]],
+    begin: float,
+) -> Estimated:
+    trainer = searcher.trainer
+    return Estimated(
+        step=trainer.step,
+        decision=point.index,
+        point=number,
+        losses=tuple((subnet, fmean(values)) for subnet, values in losses.items()),
+        seconds=trainer.clock() - begin,
+    )
+
+
+def _decide(
+    searcher: Searcher, point: DecisionPoint, choices: dict[SubnetConfig, Choice]
+) -> tuple[Estimated, Decision]:
+    """Let the controller propose candidates, estimate each, and decide.
+
+    Proposals adapt to the scores so far once the anchors are known; the decision scores all of them together.
+    """
+    search, begin = searcher.search, searcher.trainer.clock()
+    anchors = _anchors(searcher, choices)
+    most = search.space.decisions.max_candidates
+    proposals = searcher.controller.propose(point.index, tuple(choices), anchors, most)
+    losses: dict[SubnetConfig, list[float]] = {}
+    waiting: list[SubnetConfig] = []
+    for subnet in proposals:
+        losses[subnet] = _losses(searcher, choices[subnet])
+        _complete_costs(searcher, choices[subnet])
+        waiting.append(subnet)
+        if losses.keys() >= set(anchors):
+            waiting = _tell(searcher, point, proposals, losses, waiting)
+    estimated = _estimated(searcher, point, len(point.estimate_steps) - 1, losses, begin)
+    return estimated, _decision_on(searcher, point, losses)
+
+
+def _anchors(searcher: Searcher, choices: dict[SubnetConfig, Choice]) -> tuple[SubnetConfig, ...]:
+    """Return what is always looked at: staying (or the smallest step up) and the largest candidate."""
+    ordered = tuple(choices)
+    stay = searcher.current if searcher.current in choices else ordered[0]
+    return tuple(dict.fromkeys((stay, ordered[-1])))
+
+
+def _complete_costs(searcher: Searcher, choice: Choice) -> None:
+    """Record a candidate's step seconds before they are used."""
+    with searcher.trainer.ledger.charge("search"):
+        added = searcher.costs.complete(searcher.trainer, (choice,))
+    if added:
+        searcher.trainer.folder.write_costs(searcher.costs.seconds)
+
+
+def _tell(
+    searcher: Searcher,
+    point: DecisionPoint,
+    proposals: Proposals,
+    losses: dict[SubnetConfig, list[float]],
+    waiting: list[SubnetConfig],
+) -> list[SubnetConfig]:
+    """Tell the controller the scores of the candidates that wait for one; return the empty list."""
+    candidates = {c.subnet: c for c in _decision_on(searcher, point, losses).candidates}
+    for subnet in waiting:
+        found = candidates[subnet]
+        facts = {"loss": found.loss, "step_seconds": found.step_seconds}
+        proposals.tell(subnet, found.score, **facts)
+    return []
+
+
+def _decision_on(
+    searcher: Searcher, point: DecisionPoint, losses: dict[SubnetConfig, list[float]]
+) -> Decision:
+    """Return the decision between the candidates estimated so far, in the order of the grid."""
+    search = searcher.search
+    grid = point_candidates(search.rule, search.space, searcher.current, point.index == 0)
+    subnets = [subnet for subnet in grid if subnet in losses]
+    earlier = [
+        [values for subnet, values in zip(grid, row, strict=True) if subnet in losses]
+        for row in _noted_losses(searcher, point)
+    ]
+    last = [losses[subnet] for subnet in subnets]
+    baseline = subnets.index(searcher.current) if searcher.current in subnets else 0
+    estimates = summarise(subnets, [*earlier, last], baseline)
+    situation = situation_of(searcher, point.index)
+    return decide(search.rule, search.space.spec, situation, estimates, searcher.costs.seconds_of)

@@ -1,0 +1,193 @@
+"""What ``search`` and ``train`` show while they run."""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from types import TracebackType
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from autoprog.events import (
+    Decided,
+    Evaluated,
+    Event,
+    Grown,
+    Interrupted,
+    Progressed,
+    RunFinished,
+    Warned,
+)
+from autoprog.schedule import GrowthSchedule
+from autoprog.ui.curves import evaluation_text
+from autoprog.ui.decision import decision_view
+from autoprog.ui.frame import frame
+from autoprog.ui.growth import growth_text
+from autoprog.ui.lines import event_lines, progress_line
+from autoprog.ui.palette import DIM, GREEN, MARK_GROWTH, SKY, WARNING
+from autoprog.ui.result import result_view
+from autoprog.ui.state import RunState, reduce
+from autoprog.ui.units import number
+
+__all__ = ["Display", "make_display"]
+
+LINE_SECONDS = 10.0
+LINE_SHARE = 0.05
+REDRAW_SECONDS = 0.1
+
+Clock = Callable[[], float]
+
+
+class Display(ABC):
+    """Shows a run event by event; a context manager, which leaves the terminal as it was."""
+
+    def __init__(self, console: Console, state: RunState, clock: Clock) -> None:
+        self.console = console
+        self.state = state
+        self._clock = clock
+
+    def show(self, event: Event) -> None:
+        """Take in one event and show what is new."""
+        self.state = reduce(self.state, event)
+        self._draw(event)
+
+    def __enter__(self) -> Display:
+        """Begin to show."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End the display; what was shown stays."""
+        return None
+
+    @abstractmethod
+    def _draw(self, event: Event) -> None: ...
+
+
+def make_display(
+    console: Console,
+    quiet: bool = False,
+    *,
+    schedule: GrowthSchedule | None = None,
+    clock: Clock = time.monotonic,
+) -> Display:
+    """Return the display that suits a console.
+
+    Args:
+        console: Where to show. A terminal gets a live bar, anything else plain lines.
+        quiet: Show only warnings, an interruption and the final result.
+        schedule: What is carried out, where it is known; it makes the time that is left exact.
+        clock: Seconds, by which lines and redraws are paced.
+    """
+    state = RunState(schedule=schedule)
+    if quiet:
+        return _QuietDisplay(console, state, clock)
+    if console.is_terminal and not console.is_dumb_terminal:
+        return _LiveDisplay(console, state, clock)
+    return _LineDisplay(console, state, clock)
+
+
+class _LineDisplay(Display):
+    """Plain lines, flushed one by one."""
+
+    def __init__(self, console: Console, state: RunState, clock: Clock) -> None:
+        super().__init__(console, state, clock)
+        self._last_seconds = -math.inf
+        self._last_share = 0.0
+
+    def _draw(self, event: Event) -> None:
+        for line in event_lines(event, self.state):
+            _print_line(self.console, line)
+        if isinstance(event, Progressed) and self._due():
+            _print_line(self.console, progress_line(self.state))
+
+    def _due(self) -> bool:
+        now, share = self._clock(), self.state.share_done
+        if now - self._last_seconds < LINE_SECONDS and share - self._last_share < LINE_SHARE:
+            return False
+        self._last_seconds, self._last_share = now, share
+        return True
+
+
+class _QuietDisplay(Display):
+    """Warnings and the final result."""
+
+    def _draw(self, event: Event) -> None:
+        if isinstance(event, Warned | Interrupted | RunFinished):
+            for line in event_lines(event, self.state):
+                _print_line(self.console, line)
+
+
+class _LiveDisplay(Display):
+    """A bar at the bottom of the terminal, with what happens printed above it.
+
+    It redraws when events come, without a thread: data loaders fork, and a lock that a drawing thread holds
+    at that time would never be released in the child.
+    """
+
+    def __init__(self, console: Console, state: RunState, clock: Clock) -> None:
+        super().__init__(console, state, clock)
+        self._live = Live(console=console, auto_refresh=False, get_renderable=self._frame)
+        self._drawn_seconds = -math.inf
+
+    def __enter__(self) -> Display:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._live.refresh()
+        self._live.stop()
+
+    def _draw(self, event: Event) -> None:
+        note = _note(event)
+        if note is not None:
+            self.console.print(note)
+        now = self._clock()
+        if note is not None or now - self._drawn_seconds >= REDRAW_SECONDS:
+            self._drawn_seconds = now
+            self._live.refresh()
+
+    def _frame(self) -> RenderableType:
+        return frame(self.state)
+
+
+def _note(event: Event) -> RenderableType | None:
+    """Return what stays on the terminal above the bar."""
+    match event:
+        case Decided():
+            return decision_view(event.decision)
+        case Grown():
+            return _marked(MARK_GROWTH, SKY, f"step {event.step:,}", growth_text(event))
+        case Evaluated():
+            return _marked("✔", GREEN, f"epoch {number(event.epoch)}", evaluation_text(event))
+        case Warned():
+            return Text(f"! {event.message}", WARNING)
+        case Interrupted():
+            text = f"interrupted by {event.signal} at step {event.step:,}; a checkpoint is saved"
+            return Text(f"■ {text}", WARNING)
+        case RunFinished():
+            return result_view(event.result)
+        case _:
+            return None
+
+
+def _marked(mark: str, style: str, when: str, text: str) -> Text:
+    return Text.assemble((f"{mark} ", f"bold {style}"), (f"{when}  ", DIM), text)
+
+
+def _print_line(console: Console, line: str) -> None:
+    console.out(line, highlight=False)
+    console.file.flush()

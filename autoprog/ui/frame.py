@@ -1,0 +1,69 @@
+"""The live bar: where a run stands, in three lines."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from autoprog.ui.fitted import Fitted
+from autoprog.ui.palette import DIM, GREEN, SKY, STATUS
+from autoprog.ui.state import RunState
+from autoprog.ui.units import count, duration, loss_text, number, per_cent, speed_text, subnet_text
+
+__all__ = ["frame"]
+
+WIDE = 76
+
+
+def frame(state: RunState) -> RenderableType:
+    """Return the header, the bar and the measurements of a run as it stands."""
+    return Group(_header(state), Fitted(lambda width: _bar(state, width)), _measurements(state))
+
+
+def _header(state: RunState) -> Text:
+    mark, style = STATUS[state.phase]
+    line = Text(no_wrap=True, overflow="ellipsis")
+    line.append(f"{mark} {state.phase} ", style).append(state.model, "bold")
+    if state.stage is not None:
+        total = "" if state.num_stages is None else f"/{state.num_stages}"
+        line.append(f"  stage {state.stage + 1}{total}")
+    if state.subnet is not None:
+        line.append(f"  {subnet_text(state.subnet)}", f"bold {SKY}")
+    return line.append(f"  {state.device} {state.amp}  {state.run_id}", DIM)
+
+
+def _bar(state: RunState, width: int) -> RenderableType:
+    bar = ProgressBar(
+        total=max(1, state.total_steps),
+        completed=state.step,
+        complete_style=SKY,
+        finished_style=GREEN,
+    )
+    grid = Table.grid(padding=(0, 2, 0, 0), expand=True)
+    grid.add_column(ratio=1)
+    cells: list[RenderableType] = [bar, Text(per_cent(state.share_done), "bold")]
+    if width >= WIDE:
+        cells.append(Text(f"step {count(state.step)}/{count(state.total_steps)}"))
+    cells.append(Text(f"{duration(state.train_seconds)} trained", DIM))
+    cells.append(Text(f"{duration(state.eta_seconds)} left"))
+    for _ in cells[1:]:
+        grid.add_column(no_wrap=True)
+    grid.add_row(*cells)
+    return grid
+
+
+def _measurements(state: RunState) -> Text:
+    line = Text(no_wrap=True, overflow="ellipsis")
+    wait = "–" if state.data_wait_share is None else per_cent(state.data_wait_share)
+    facts = (
+        ("epoch", number(state.epoch)),
+        ("loss", loss_text(state.loss)),
+        ("lr", number(state.lr, 3)),
+        ("img/s", speed_text(state.images_per_second)),
+        ("data wait", wait),
+    )
+    for name, text in facts:
+        line.append(f"{name} ", DIM).append(f"{text}   ")
+    return line

@@ -1,0 +1,73 @@
+"""What is being shown and how it stands, in a few lines."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from autoprog.settings import DataSettings
+from autoprog.ui.palette import DIM, STATUS, WARNING
+from autoprog.ui.subject import Subject
+from autoprog.ui.units import amount, count, duration, number, per_cent, subnet_text
+from supernet.cost import macs, parameters
+
+__all__ = ["data_text", "header_facts", "header_view"]
+
+
+def header_view(subject: Subject) -> RenderableType:
+    """Return the name, the state and the facts of a subject."""
+    title = Text(no_wrap=True, overflow="ellipsis")
+    if subject.status:
+        mark, style = STATUS[subject.status]
+        title.append(f"{mark} {subject.status}  ", style)
+    title.append(subject.spec.name, "bold").append(f"  {subject.kind} {subject.name}")
+    facts = Text()
+    for name, text in header_facts(subject):
+        facts.append("   " if facts else "")
+        facts.append(f"{name} ".replace(" ", "\xa0"), DIM).append(text.replace(" ", "\xa0"))
+    warnings = [Text(f"! {message}", WARNING) for message in subject.state.warnings[-3:]]
+    return Group(title, facts, *(Text(note, DIM) for note in subject.notes), *warnings)
+
+
+def header_facts(subject: Subject) -> list[tuple[str, str]]:
+    """Return (name, text) of the model, of where a run stands and of what it was started with."""
+    spec = subject.spec
+    facts = [
+        ("full", subnet_text(spec.full)),
+        ("MACs", amount(macs(spec, spec.full))),
+        ("parameters", amount(parameters(spec, spec.depth))),
+    ]
+    if subject.track is not None and subject.track.unit == "epoch":
+        epochs = subject.track.total_steps / subject.track.steps_per_epoch
+        facts.append(("epochs", number(epochs)))
+    if subject.schedule is not None:
+        facts.append(("learning rate", subject.schedule.lr.shape))
+    return facts + _run_facts(subject)
+
+
+def data_text(data: DataSettings) -> str:
+    """Return where the images come from."""
+    if data.embedded:
+        return "embedded digits"
+    return data.dataset or str(data.dir)
+
+
+def _run_facts(subject: Subject) -> list[tuple[str, str]]:
+    if subject.run is None:
+        return []
+    settings, state = subject.run.manifest.settings, subject.state
+    facts = [
+        ("data", data_text(settings.data)),
+        ("recipe", settings.recipe_name),
+        ("seed", str(settings.seed)),
+    ]
+    if state.total_steps:
+        facts += [
+            ("device", f"{state.device} {state.amp}"),
+            ("step", f"{count(state.step)}/{count(state.total_steps)}"),
+            ("done", per_cent(state.share_done)),
+            ("trained", duration(state.train_seconds)),
+        ]
+    if subject.status in ("training", "supernet"):
+        facts.append(("left", duration(state.eta_seconds)))
+    return facts

@@ -1,0 +1,129 @@
+"""Events as lines of ASCII, each understood alone; for pipes, logs and simple terminals."""
+
+from __future__ import annotations
+
+from autoprog.decisions import Candidate, Decision
+from autoprog.events import (
+    Decided,
+    Evaluated,
+    Event,
+    Grown,
+    Interrupted,
+    RunFinished,
+    RunStarted,
+    StageStarted,
+    SupernetStarted,
+    Warned,
+)
+from autoprog.ui.curves import evaluation_text
+from autoprog.ui.decision import decision_summary, ranked
+from autoprog.ui.growth import growth_text
+from autoprog.ui.result import result_rows
+from autoprog.ui.state import RunState
+from autoprog.ui.track import CURRICULUM_NAMES
+from autoprog.ui.units import (
+    ascii_text,
+    count,
+    duration,
+    loss_text,
+    number,
+    per_cent,
+    signed,
+    speed_text,
+    subnet_text,
+)
+
+__all__ = ["event_lines", "progress_line"]
+
+
+def event_lines(event: Event, state: RunState) -> list[str]:
+    """Return the lines that tell an event; none for those that the progress line covers."""
+    return [ascii_text(line) for line in _told(event, state)]
+
+
+def progress_line(state: RunState) -> str:
+    """Return where training stands."""
+    wait = state.data_wait_share
+    parts = [
+        f"step {state.step}/{state.total_steps} ({per_cent(state.share_done)})",
+        f"epoch {number(state.epoch)}",
+        str(state.subnet),
+        f"loss {loss_text(state.loss)}",
+        f"lr {number(state.lr, 3)}",
+        f"{speed_text(state.images_per_second)} img/s",
+        f"data wait {'-' if wait is None else per_cent(wait)}",
+        f"trained {duration(state.train_seconds)}",
+        f"left {duration(state.eta_seconds)}",
+    ]
+    return ascii_text(", ".join(parts))
+
+
+def _told(event: Event, state: RunState) -> list[str]:
+    match event:
+        case RunStarted():
+            return [_run_text(event)]
+        case StageStarted():
+            return [_stage_text(event, state)]
+        case SupernetStarted():
+            names = ", ".join(str(subnet) for subnet in event.candidates)
+            return [f"supernet {event.decision}: to step {event.stop_step}, candidates {names}"]
+        case Evaluated():
+            return [f"epoch {number(event.epoch)}, {evaluation_text(event)}"]
+        case Grown():
+            return [f"step {event.step}, {growth_text(event)}"]
+        case Decided():
+            return _decision_lines(event.decision)
+        case Warned():
+            return [f"warning: {event.message}"]
+        case Interrupted():
+            return [f"interrupted by {event.signal} at step {event.step}; a checkpoint is saved"]
+        case RunFinished():
+            rows = ", ".join(f"{name} {text}" for name, text in result_rows(event.result))
+            return [f"finished: {rows}"]
+        case _:
+            return []
+
+
+def _run_text(event: RunStarted) -> str:
+    verb = "goes on" if event.step else "starts"
+    return (
+        f"{event.run_kind} {event.run_id} {verb} at step {event.step}: {event.model},"
+        f" {count(event.num_images)} images, {count(event.total_steps)} steps,"
+        f" {event.device} {event.amp}, seed {event.seed}"
+    )
+
+
+def _stage_text(event: StageStarted, state: RunState) -> str:
+    total = "" if state.num_stages is None else f"/{state.num_stages}"
+    curriculum = [
+        f"{CURRICULUM_NAMES[name]} {number(value)}"
+        for name, value in event.curriculum
+        if isinstance(value, int | float)
+    ]
+    return ", ".join(
+        [
+            f"stage {event.stage + 1}{total}: step {event.step} to {event.stop_step}",
+            subnet_text(event.subnet),
+            *curriculum,
+        ]
+    )
+
+
+def _decision_lines(decision: Decision) -> list[str]:
+    head = f"decision {decision.index}"
+    chosen = f"{head} at step {decision.step} by {decision.rule}: {decision_summary(decision)}"
+    rows = [
+        f"{head} candidate {_candidate_text(decision, candidate)}" for candidate in ranked(decision)
+    ]
+    return [f"{chosen}; {decision.reason}" if decision.reason else chosen, *rows]
+
+
+def _candidate_text(decision: Decision, row: Candidate) -> str:
+    name = str(row.subnet) if row.label == str(row.subnet) else f"{row.label} ({row.subnet})"
+    won = " (winner)" if row is decision.chosen else ""
+    return (
+        f"{name}: loss {row.loss:.4f},"
+        f" vs stay {signed(row.difference)} +-{row.difference_se:.4f},"
+        f" {number(1000 * row.step_seconds, 3)} ms/step, end loss {row.predicted_loss:.4f},"
+        f" left {duration(row.remaining_seconds)}, score {row.score:.4f}{won}"
+    )

@@ -1,0 +1,99 @@
+"""The same views as lines of ASCII, for screen readers, simple terminals and diffs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from autoprog.decisions import Decision
+from autoprog.ui.curves import evaluation_columns
+from autoprog.ui.decision import (
+    decision_columns,
+    decision_heading,
+    decision_summary,
+    runner_up_text,
+)
+from autoprog.ui.growth import growth_columns
+from autoprog.ui.header import header_facts
+from autoprog.ui.result import result_rows
+from autoprog.ui.subject import Subject
+from autoprog.ui.tables import Column, plain_table
+from autoprog.ui.track import Track, constants, lanes, mean_relative_cost, measured_speed_up
+from autoprog.ui.units import ascii_text, number, per_cent
+from autoprog.ui.views import result_of
+
+__all__ = ["plain_text", "stage_columns"]
+
+
+def plain_text(subject: Subject) -> str:
+    """Return all that is known of a subject as text in ASCII, tables aligned."""
+    return "\n".join(_lines(subject)) + "\n"
+
+
+def stage_columns(track: Track) -> list[Column]:
+    """Return the table of stages: from, to, and the value of every lane."""
+    segments = track.segments
+    supernet = [any(a <= s.start_step < b for a, b in track.supernet_spans) for s in segments]
+    phases = tuple("supernet" if phase else "training" for phase in supernet)
+    return [
+        Column("stage", tuple(str(segment.stage + 1) for segment in segments)),
+        Column(f"from {track.unit}", tuple(_place(track, s.start_step) for s in segments)),
+        Column(f"to {track.unit}", tuple(_place(track, s.stop_step) for s in segments)),
+        *(Column(lane.name, lane.texts) for lane in lanes(track)),
+        *([Column("phase", phases, "left")] if any(supernet) else []),
+    ]
+
+
+def _lines(subject: Subject) -> Iterator[str]:
+    yield f"{subject.kind}: {ascii_text(subject.name)}"
+    yield f"model: {subject.spec.name}"
+    if subject.status:
+        yield f"status: {subject.status}"
+    for name, text in header_facts(subject):
+        yield f"{name}: {ascii_text(text)}"
+    for note in subject.notes:
+        yield f"note: {ascii_text(note)}"
+    for message in subject.state.warnings:
+        yield f"warning: {ascii_text(message)}"
+    if subject.track is not None:
+        yield from _schedule(subject, subject.track)
+    for decision in subject.decisions:
+        yield from _decision(decision)
+    if subject.state.growths:
+        yield from ("", "Growth", *plain_table(growth_columns(subject.state.growths)))
+    if subject.state.evaluations:
+        yield from ("", "Evaluations", *plain_table(evaluation_columns(subject.state.evaluations)))
+    result = result_of(subject)
+    if result is not None:
+        yield from ("", "Result", *(f"{name}: {text}" for name, text in result_rows(result)))
+
+
+def _schedule(subject: Subject, track: Track) -> Iterator[str]:
+    yield from ("", "Schedule", *plain_table(stage_columns(track)))
+    mean = mean_relative_cost(track)
+    so_far = "" if track.known_steps >= track.total_steps else " so far"
+    cost = f"mean step cost: {per_cent(mean)} of the full model"
+    yield f"{cost}; ideal speed-up {1 / mean:.2f}{so_far}"
+    measured = measured_speed_up(track, subject.run.costs if subject.run is not None else {})
+    if measured is not None:
+        yield f"speed-up by measured step times: {measured:.2f}"
+    for name, text in constants(track).items():
+        yield f"constant {name}: {text}"
+    if track.known_steps < track.total_steps:
+        yield f"not decided yet: from {track.unit} {_place(track, track.known_steps)} on"
+    if track.now_step is not None:
+        yield f"now: {track.unit} {_place(track, track.now_step)}"
+
+
+def _decision(decision: Decision) -> Iterator[str]:
+    yield from ("", f"Decision {decision.index} at epoch {number(decision.epoch)}")
+    yield ascii_text(decision_heading(decision))
+    yield from plain_table(decision_columns(decision))
+    yield f"decided: {decision_summary(decision)}"
+    if decision.reason:
+        yield f"reason: {ascii_text(decision.reason)}"
+    if runner_up_text(decision):
+        yield runner_up_text(decision)
+
+
+def _place(track: Track, step: int) -> str:
+    return number(track.position(step))

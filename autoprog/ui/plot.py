@@ -1,0 +1,96 @@
+"""A small chart in braille: four dots high and two wide in each cell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from rich.text import Text
+
+from autoprog.ui.palette import DIM, MARK_GROWTH
+from autoprog.ui.units import number
+
+__all__ = ["Series", "chart"]
+
+_DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
+LABEL_WIDTH = 8
+
+
+@dataclass(frozen=True)
+class Series:
+    """A curve. A ``line`` is joined up; otherwise its points stand alone, so shape tells them apart."""
+
+    name: str
+    points: tuple[tuple[float, float], ...]
+    style: str
+    line: bool = True
+
+
+def chart(
+    series: Sequence[Series], marks: Sequence[float], right: float, width: int, height: int
+) -> Text:
+    """Return the chart of some curves over the epochs from 0 to `right`.
+
+    Args:
+        series: Curves with finite values; later ones are drawn over earlier ones.
+        marks: Epochs at which the network grew.
+        right: Epoch at the right end, above 0 and not below any of the others.
+        width: Columns, axis labels included.
+        height: Rows of the plot itself.
+    """
+    columns = max(10, width - LABEL_WIDTH - 1)
+    values = [y for one in series for _, y in one.points]
+    low, high = min(values), max(values)
+    cells = _cells(series, (right, low, high), columns, height)
+    text = Text(no_wrap=True, overflow="crop")
+    for row in range(height):
+        value = {0: number(high, 3), height - 1: number(low, 3)}.get(row, "")
+        text.append(f"{value.rjust(LABEL_WIDTH - 1)} {'┤' if value else '│'}", DIM)
+        for column in range(columns):
+            bits, style = cells.get((row, column), (0, ""))
+            text.append(chr(0x2800 + bits) if bits else " ", style)
+        text.append("\n")
+    text.append(" " * LABEL_WIDTH + "└" + _ruler(marks, right, columns) + "\n", DIM)
+    end = f"epoch {number(right)}"
+    text.append(" " * (LABEL_WIDTH + 1) + "0" + end.rjust(columns - 1), DIM)
+    return text
+
+
+def _cells(
+    series: Sequence[Series], bounds: tuple[float, float, float], columns: int, height: int
+) -> dict[tuple[int, int], tuple[int, str]]:
+    """Return the dots and the style of each (row, column) that has any."""
+    right, low, high = bounds
+    cells: dict[tuple[int, int], tuple[int, str]] = {}
+    for one in series:
+        dots = [
+            (
+                round(x / right * (2 * columns - 1)),
+                round((high - y) / ((high - low) or 1.0) * (4 * height - 1)),
+            )
+            for x, y in one.points
+        ]
+        for x, y in _joined(dots) if one.line else dots:
+            bits, _ = cells.get((y // 4, x // 2), (0, ""))
+            cells[y // 4, x // 2] = (bits | _DOTS[y % 4][x % 2], one.style)
+    return cells
+
+
+def _ruler(marks: Sequence[float], right: float, columns: int) -> str:
+    ruler = ["─"] * columns
+    for mark in marks:
+        ruler[round(mark / right * (columns - 1))] = MARK_GROWTH
+    return "".join(ruler)
+
+
+def _joined(dots: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return dots with straight lines between neighbours."""
+    filled = list(dots[:1])
+    for (x0, y0), (x1, y1) in pairwise(dots):
+        count = max(abs(x1 - x0), abs(y1 - y0), 1)
+        filled += [
+            (round(x0 + (x1 - x0) * k / count), round(y0 + (y1 - y0) * k / count))
+            for k in range(1, count + 1)
+        ]
+    return filled

@@ -1,0 +1,95 @@
+"""``autoprog show``: the views of a run, a schedule file or a preset, printed once."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+
+from autoprog.errors import RunError
+from autoprog.ui.document import document
+from autoprog.ui.plain import plain_text
+from autoprog.ui.subject import Subject, find_subject
+from autoprog.ui.views import views
+
+__all__ = ["show"]
+
+MIN_WIDTH, MAX_WIDTH = 60, 200
+PICTURE_WIDTH = 110
+
+
+def show(
+    target: str,
+    *,
+    model: str | None = None,
+    epochs: float | None = None,
+    recipe: str | None = None,
+    plain: bool = False,
+    as_json: bool = False,
+    svg: Path | None = None,
+    html: Path | None = None,
+    console: Console | None = None,
+    clock: Callable[[], float] = time.time,
+) -> None:
+    """Print the views of `target`, or write them to files.
+
+    Args:
+        target: Path of a run folder or of a schedule file, or the name of a preset.
+        model: Short name of the model of a preset.
+        epochs: Length of the run of a preset, or of a file in shares or with 'rest'.
+        recipe: Recipe that gives a preset its length and strength.
+        plain: Print aligned ASCII text; also done where the terminal takes nothing else.
+        as_json: Print one JSON object.
+        svg: File for a picture, instead of printing.
+        html: File for a web page, instead of printing.
+        console: Where to print; standard output if None.
+        clock: Seconds since the epoch, by which a silent run counts as stale.
+
+    Raises:
+        ConfigError: If `target` is nothing that can be shown.
+        RunError: If a file cannot be written.
+    """
+    console = Console() if console is None else console
+    subject = find_subject(target, model, epochs, recipe, clock())
+    if as_json:
+        console.out(json.dumps(document(subject), indent=1, allow_nan=False), highlight=False)
+    elif svg is not None or html is not None:
+        _export(subject, svg, html)
+    elif plain or not _draws(console):
+        console.out(plain_text(subject), end="", highlight=False)
+    else:
+        width = max(MIN_WIDTH, min(console.width, MAX_WIDTH))
+        for view in views(subject):
+            console.print(view, width=width, crop=False)
+
+
+def _draws(console: Console) -> bool:
+    return not console.is_dumb_terminal and console.encoding.startswith("utf")
+
+
+def _export(subject: Subject, svg: Path | None, html: Path | None) -> None:
+    console = Console(
+        record=True,
+        file=io.StringIO(),
+        width=PICTURE_WIDTH,
+        force_terminal=True,
+        color_system="truecolor",
+        _environ={},
+    )
+    for view in views(subject):
+        console.print(view)
+    if svg is not None:
+        _write(svg, console.export_svg(title=f"autoprog show {subject.name}", clear=False))
+    if html is not None:
+        _write(html, console.export_html(clear=False))
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror}") from None

@@ -1,0 +1,268 @@
+"""What is known about a run while its events come in: a fold, cheap an event and bounded in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from autoprog.curves import Curriculum
+from autoprog.decisions import Decision
+from autoprog.errors import ConfigError
+from autoprog.events import (
+    Decided,
+    Evaluated,
+    Event,
+    Grown,
+    Interrupted,
+    Progressed,
+    RunFinished,
+    RunStarted,
+    StageStarted,
+    SupernetStarted,
+    Warned,
+)
+from autoprog.schedule import GrowthSchedule
+from autoprog.steptable import StepTable
+from autoprog.ui.history import Piece, Point, extended, thinned, with_point
+from supernet.config import ModelSpec, SubnetConfig
+from supernet.cost import relative_cost
+from supernet.zoo import lookup
+
+__all__ = ["RunState", "fold", "reduce"]
+
+MAX_EVALUATIONS = 1024
+MAX_WARNINGS = 20
+SMOOTHING = 0.3  # weight of the newest step time; the first steps of a stage are slow
+
+Phase = Literal["starting", "training", "supernet", "interrupted", "complete"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """A run as far as its events tell. Start with ``schedule`` and ``spec`` where they are known."""
+
+    schedule: GrowthSchedule | None = None
+    spec: ModelSpec | None = None
+    table: StepTable | None = None
+    phase: Phase = "starting"
+    run_id: str = ""
+    run_kind: str = ""
+    model: str = ""
+    device: str = ""
+    amp: str = ""
+    seed: int = 0
+    num_images: int = 0
+    total_steps: int = 0
+    steps_per_epoch: int = 0
+    step: int = 0
+    epoch: float = 0.0
+    stage: int | None = None
+    subnet: SubnetConfig | None = None
+    loss: float | None = None
+    lr: float | None = None
+    images_per_second: float | None = None
+    data_wait_share: float | None = None
+    train_seconds: float = 0.0
+    step_seconds: Mapping[SubnetConfig, float] = field(default_factory=dict)
+    points: tuple[Point, ...] = ()
+    point_spacing_steps: int = 0
+    pieces: tuple[Piece, ...] = ()
+    evaluations: tuple[Evaluated, ...] = ()
+    decisions: tuple[Decision, ...] = ()
+    growths: tuple[Grown, ...] = ()
+    warnings: tuple[str, ...] = ()
+    num_warnings: int = 0
+    result: Mapping[str, Any] | None = None
+
+    @property
+    def share_done(self) -> float:
+        """Return the share of the steps that are done."""
+        return min(1.0, self.step / self.total_steps) if self.total_steps else 0.0
+
+    @property
+    def num_stages(self) -> int | None:
+        """Return the number of stages where a schedule tells it."""
+        return None if self.table is None else self.table.segments[-1].stage + 1
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """Return the seconds of training that remain, waiting for data included; None before any speed.
+
+        Remaining stages cost what was measured for their subnet; where nothing was, the speed now is scaled
+        by multiply-accumulates. Without a step table all remaining steps run at the speed now.
+        """
+        if self.phase == "complete":
+            return 0.0
+        if self.subnet is None or self.subnet not in self.step_seconds:
+            return None
+        busy = 1.0 - min(self.data_wait_share or 0.0, 0.99)
+        return _remaining_seconds(self, self.subnet) / busy
+
+
+def reduce(state: RunState, event: Event) -> RunState:
+    """Return the state after one more event."""
+    change = _FOLDS.get(type(event))
+    return replace(state, step=event.step) if change is None else change(state, event)
+
+
+def fold(events: Iterable[Event], start: RunState | None = None) -> RunState:
+    """Return the state after `events` of a run, from its beginning."""
+    state = RunState() if start is None else start
+    for event in events:
+        state = reduce(state, event)
+    return state
+
+
+def _remaining_seconds(state: RunState, now: SubnetConfig) -> float:
+    if state.table is None:
+        return max(0, state.total_steps - state.step) * state.step_seconds[now]
+    return sum(
+        (segment.stop_step - max(segment.start_step, state.step))
+        * _seconds_of(state, segment.subnet, now)
+        for segment in state.table.segments
+        if segment.stop_step > state.step
+    )
+
+
+def _seconds_of(state: RunState, subnet: SubnetConfig, now: SubnetConfig) -> float:
+    if subnet in state.step_seconds:
+        return state.step_seconds[subnet]
+    if state.spec is None:
+        return state.step_seconds[now]
+    scale = relative_cost(state.spec, subnet) / relative_cost(state.spec, now)
+    return state.step_seconds[now] * scale
+
+
+def _started(state: RunState, event: RunStarted) -> RunState:
+    return replace(
+        state,
+        spec=_known_spec(state, event.model),
+        table=_resolve(state.schedule, event),
+        phase="training",
+        run_id=event.run_id,
+        run_kind=event.run_kind,
+        model=event.model,
+        device=event.device,
+        amp=event.amp,
+        seed=event.seed,
+        num_images=event.num_images,
+        total_steps=event.total_steps,
+        steps_per_epoch=event.steps_per_epoch,
+        step=event.step,
+        epoch=event.step / max(1, event.steps_per_epoch),
+        pieces=tuple(piece for piece in state.pieces if piece.start_step < event.step),
+    )
+
+
+def _known_spec(state: RunState, model: str) -> ModelSpec | None:
+    if state.spec is not None or state.schedule is None:
+        return state.spec or lookup(model)
+    return state.schedule.full.spec()
+
+
+def _resolve(schedule: GrowthSchedule | None, event: RunStarted) -> StepTable | None:
+    if schedule is None or event.steps_per_epoch < 1:
+        return None
+    try:
+        return schedule.resolve(event.steps_per_epoch, event.total_steps / event.steps_per_epoch)
+    except ConfigError:
+        return None  # a display must not stop a run; it falls back to what the events tell
+
+
+def _stage_started(state: RunState, event: StageStarted) -> RunState:
+    piece = Piece(event.step, event.stop_step, event.stage, event.subnet, event.curriculum)
+    return replace(
+        state,
+        phase="training",
+        step=event.step,
+        stage=event.stage,
+        subnet=event.subnet,
+        pieces=extended(state.pieces, piece),
+    )
+
+
+def _supernet_started(state: RunState, event: SupernetStarted) -> RunState:
+    curriculum = state.pieces[-1].curriculum if state.pieces else Curriculum()
+    piece = Piece(
+        event.step, event.stop_step, state.stage or 0, event.current, curriculum, supernet=True
+    )
+    return replace(state, phase="supernet", step=event.step, pieces=extended(state.pieces, piece))
+
+
+def _progressed(state: RunState, event: Progressed) -> RunState:
+    before = state.step_seconds.get(event.subnet, event.step_seconds)
+    seconds = before + SMOOTHING * (event.step_seconds - before)
+    point = Point(
+        event.step,
+        event.epoch,
+        event.loss,
+        event.lr,
+        event.images_per_second,
+        event.train_seconds,
+    )
+    points, spacing = with_point(state.points, state.point_spacing_steps, point)
+    return replace(
+        state,
+        step=event.step,
+        epoch=event.epoch,
+        subnet=event.subnet,
+        loss=event.loss,
+        lr=event.lr,
+        images_per_second=event.images_per_second,
+        data_wait_share=event.data_wait_share,
+        train_seconds=event.train_seconds,
+        step_seconds={**state.step_seconds, event.subnet: seconds},
+        points=points,
+        point_spacing_steps=spacing,
+    )
+
+
+def _evaluated(state: RunState, event: Evaluated) -> RunState:
+    return replace(
+        state,
+        step=event.step,
+        epoch=event.epoch,
+        train_seconds=event.train_seconds,
+        evaluations=thinned((*state.evaluations, event), MAX_EVALUATIONS),
+    )
+
+
+def _decided(state: RunState, event: Decided) -> RunState:
+    others = tuple(old for old in state.decisions if old.index != event.decision.index)
+    return replace(state, step=event.step, decisions=(*others, event.decision))
+
+
+def _grown(state: RunState, event: Grown) -> RunState:
+    return replace(state, step=event.step, growths=(*state.growths, event))
+
+
+def _warned(state: RunState, event: Warned) -> RunState:
+    return replace(
+        state,
+        step=event.step,
+        warnings=(*state.warnings, event.message)[-MAX_WARNINGS:],
+        num_warnings=state.num_warnings + 1,
+    )
+
+
+def _interrupted(state: RunState, event: Interrupted) -> RunState:
+    return replace(state, step=event.step, phase="interrupted")
+
+
+def _finished(state: RunState, event: RunFinished) -> RunState:
+    return replace(state, step=event.step, phase="complete", result=event.result)
+
+
+_FOLDS: dict[type[Any], Callable[[RunState, Any], RunState]] = {
+    RunStarted: _started,
+    StageStarted: _stage_started,
+    SupernetStarted: _supernet_started,
+    Progressed: _progressed,
+    Evaluated: _evaluated,
+    Decided: _decided,
+    Grown: _grown,
+    Warned: _warned,
+    Interrupted: _interrupted,
+    RunFinished: _finished,
+}

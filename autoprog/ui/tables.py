@@ -1,0 +1,76 @@
+"""Tables that fit: columns leave in the order of their rank until the rest has room."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from autoprog.ui.palette import DIM, WINNER
+from autoprog.ui.units import ascii_text
+
+__all__ = ["Column", "fit_columns", "plain_table", "rich_table", "table_width"]
+
+GAP = 2
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of texts. ``rank`` 0 always stays; of the others the highest leaves first."""
+
+    header: str
+    cells: tuple[str, ...]
+    justify: Literal["left", "right"] = "right"
+    rank: int = 0
+
+    @property
+    def width(self) -> int:
+        """Return the columns of the terminal that it takes."""
+        return max(len(self.header), *map(len, self.cells)) if self.cells else len(self.header)
+
+
+def table_width(columns: Sequence[Column]) -> int:
+    """Return the width of a table of all these columns."""
+    return sum(column.width + GAP for column in columns) - GAP
+
+
+def fit_columns(columns: Sequence[Column], width: int) -> list[Column]:
+    """Return the columns that fit `width`, in their order."""
+    kept = list(columns)
+    while table_width(kept) > width:
+        last = max(kept, key=lambda column: column.rank)
+        if last.rank == 0:
+            break
+        kept.remove(last)
+    return kept
+
+
+def rich_table(columns: Sequence[Column], width: int, strong_row: int | None = None) -> Table:
+    """Return a table that fits `width`, with one row made bold."""
+    kept = fit_columns(columns, width)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table.border_style = table.header_style = DIM
+    for column in kept:
+        table.add_column(column.header, justify=column.justify, no_wrap=True, overflow="ellipsis")
+    for number, cells in enumerate(zip(*(column.cells for column in kept), strict=True)):
+        style = WINNER if number == strong_row else ""
+        table.add_row(*(Text(cell) for cell in cells), style=style)
+    return table
+
+
+def plain_table(columns: Sequence[Column]) -> list[str]:
+    """Return the lines of a table in plain ASCII, every column in it."""
+    texts = [[ascii_text(text) for text in (column.header, *column.cells)] for column in columns]
+    widths = [max(map(len, column)) for column in texts]
+    rows = zip(*texts, strict=True)
+    return [
+        "  ".join(
+            cell.ljust(width) if column.justify == "left" else cell.rjust(width)
+            for cell, width, column in zip(row, widths, columns, strict=True)
+        ).rstrip()
+        for row in rows
+    ]

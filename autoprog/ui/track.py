@@ -1,0 +1,211 @@
+"""What a timeline shows: the segments of a plan or of a run, one lane an axis, and what a step costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+from autoprog.curves import Curriculum, curve_value
+from autoprog.schedule import Grow
+from autoprog.steptable import Segment, StepTable
+from autoprog.ui.history import Piece
+from autoprog.ui.state import RunState
+from autoprog.ui.units import depth_text, number, per_cent
+from supernet.config import ModelSpec, SubnetConfig
+from supernet.cost import relative_cost
+
+__all__ = [
+    "CURRICULUM_NAMES",
+    "Lane",
+    "Track",
+    "constants",
+    "curriculum_value",
+    "lanes",
+    "mean_relative_cost",
+    "measured_speed_up",
+    "track_of_run",
+    "track_of_table",
+]
+
+CURRICULUM_NAMES = {
+    "randaug": "RandAugment",
+    "drop_path": "drop-path",
+    "reprob": "erasing",
+    "mixup": "mixup",
+    "cutmix": "cutmix",
+}
+
+
+@dataclass(frozen=True)
+class Track:
+    """Consecutive segments from step 0, and where a run stands in them.
+
+    ``total_steps`` may lie beyond the last segment: a search has not decided the rest yet. ``strength`` is
+    the recipe's regularisation, which holds where a stage names no value. Spans are (start, stop) in steps.
+    """
+
+    spec: ModelSpec
+    segments: tuple[Segment, ...]
+    total_steps: int
+    steps_per_epoch: int
+    strength: Curriculum = field(default_factory=Curriculum)
+    unit: str = "epoch"
+    now_step: int | None = None
+    supernet_spans: tuple[tuple[int, int], ...] = ()
+    decision_steps: tuple[int, ...] = ()
+    growth_steps: tuple[int, ...] = ()
+
+    @property
+    def known_steps(self) -> int:
+        """Return the step up to which the plan is known."""
+        return self.segments[-1].stop_step
+
+    def position(self, step: int) -> float:
+        """Return a step in the unit of the axis."""
+        return step if self.unit == "step" else step / self.steps_per_epoch
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One axis over the segments: the value of each, its text, and the value that fills the height."""
+
+    name: str
+    values: tuple[float, ...]
+    texts: tuple[str, ...]
+    top: float
+
+
+def track_of_table(
+    spec: ModelSpec, table: StepTable, strength: Curriculum = Curriculum(), unit: str = "epoch"
+) -> Track:
+    """Return the track of a plan that nobody has begun to carry out."""
+    return Track(spec, table.segments, table.total_steps, table.steps_per_epoch, strength, unit)
+
+
+def track_of_run(state: RunState, strength: Curriculum = Curriculum()) -> Track | None:
+    """Return what a run did so far and, where its plan is known, what it will do; None before its start."""
+    if state.spec is None or not state.total_steps:
+        return None
+    segments = _done_then_planned(state)
+    if not segments:
+        return None
+    return Track(
+        spec=state.spec,
+        segments=segments,
+        total_steps=state.total_steps,
+        steps_per_epoch=max(1, state.steps_per_epoch),
+        strength=strength,
+        now_step=None if state.phase == "complete" else state.step,
+        supernet_spans=tuple((p.start_step, p.stop_step) for p in state.pieces if p.supernet),
+        decision_steps=tuple(decision.step for decision in state.decisions),
+        growth_steps=tuple(growth.step for growth in state.growths),
+    )
+
+
+def _done_then_planned(state: RunState) -> tuple[Segment, ...]:
+    table = state.table
+    done = [_segment(piece) for piece in state.pieces]
+    if done and done[0].start_step > 0:
+        done = []  # the log begins in the middle, so the plan alone is whole
+    if table is None or table.total_steps != state.total_steps:
+        return tuple(done)
+    if not done:
+        return table.segments
+    end = min(done[-1].stop_step, state.total_steps)
+    rest = [
+        replace(segment, start_step=max(segment.start_step, end))
+        for segment in table.segments
+        if segment.stop_step > end
+    ]
+    return (*done, *rest)
+
+
+def _segment(piece: Piece) -> Segment:
+    return Segment(
+        piece.start_step, piece.stop_step, piece.stage, piece.subnet, piece.curriculum, Grow()
+    )
+
+
+def lanes(track: Track) -> tuple[Lane, ...]:
+    """Return the lanes: depth, image size, each regularisation that varies, and the cost of a step."""
+    subnets = [segment.subnet for segment in track.segments]
+    varying = [_curriculum_lane(track, name) for name in CURRICULUM_NAMES if _varies(track, name)]
+    full = track.spec.full
+    costs = [relative_cost(track.spec, subnet) for subnet in subnets]
+    return (
+        _lane("depth", subnets, lambda s: s.total_depth, depth_text, full.total_depth),
+        _lane("image px", subnets, lambda s: s.img_size, lambda s: str(s.img_size), full.img_size),
+        *varying,
+        Lane("step cost", tuple(costs), tuple(map(per_cent, costs)), 1.0),
+    )
+
+
+def constants(track: Track) -> dict[str, str]:
+    """Return the regularisation that stays the same for the whole run, by name."""
+    last = track.segments[-1]
+    texts = {name: _curriculum_text(track, last, name) for name in CURRICULUM_NAMES}
+    return {
+        CURRICULUM_NAMES[name]: text
+        for name, text in texts.items()
+        if text != "recipe" and not _varies(track, name)
+    }
+
+
+def mean_relative_cost(track: Track) -> float:
+    """Return the mean cost of a step as a share of the full model's, by multiply-accumulates."""
+    costs = [
+        segment.steps * relative_cost(track.spec, segment.subnet) for segment in track.segments
+    ]
+    return sum(costs) / track.known_steps
+
+
+def measured_speed_up(track: Track, step_seconds: Mapping[str, float]) -> float | None:
+    """Return how much faster the steps are than full ones by measured costs; None if one is missing."""
+    names = [str(segment.subnet) for segment in track.segments]
+    full = step_seconds.get(str(track.spec.full))
+    if full is None or any(name not in step_seconds for name in names):
+        return None
+    seconds = sum(
+        segment.steps * step_seconds[name]
+        for segment, name in zip(track.segments, names, strict=True)
+    )
+    return full * track.known_steps / seconds
+
+
+def _lane(
+    name: str,
+    subnets: list[SubnetConfig],
+    value: Callable[[SubnetConfig], float],
+    text: Callable[[SubnetConfig], str],
+    top: float,
+) -> Lane:
+    return Lane(name, tuple(map(value, subnets)), tuple(map(text, subnets)), top)
+
+
+def curriculum_value(track: Track, segment: Segment, name: str) -> float | None:
+    """Return a regularisation of a segment; the recipe's where it names none, None if unknown."""
+    own = getattr(segment.curriculum, name)
+    curve = own if own is not None else getattr(track.strength, name)
+    return None if curve is None else curve_value(curve, 1.0)
+
+
+def _curriculum_text(track: Track, segment: Segment, name: str) -> str:
+    value = curriculum_value(track, segment, name)
+    return "recipe" if value is None else number(value, 3)
+
+
+def _curriculum_lane(track: Track, name: str) -> Lane:
+    values = [curriculum_value(track, segment, name) for segment in track.segments]
+    top = max((value for value in values if value is not None), default=1.0) or 1.0
+    return Lane(
+        CURRICULUM_NAMES[name],
+        tuple(top if value is None else value for value in values),
+        tuple(_curriculum_text(track, segment, name) for segment in track.segments),
+        top,
+    )
+
+
+def _varies(track: Track, name: str) -> bool:
+    texts = [_curriculum_text(track, segment, name) for segment in track.segments]
+    return any(before != after for before, after in pairwise(texts))

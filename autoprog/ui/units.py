@@ -1,0 +1,115 @@
+"""Numbers as people read them; plain strings, the same in every view."""
+
+from __future__ import annotations
+
+import math
+
+from supernet.config import SubnetConfig
+
+__all__ = [
+    "amount",
+    "ascii_text",
+    "count",
+    "depth_text",
+    "duration",
+    "loss_text",
+    "mebibytes",
+    "number",
+    "per_cent",
+    "signed",
+    "speed_text",
+    "subnet_text",
+]
+
+_PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
+_ASCII = {
+    "▶": "*",
+    "±": "+-",
+    "×": "x",
+    "→": "->",
+    "Δ": "change of ",
+    "‖": "|",
+    "·": "-",
+    "–": "-",
+    "—": "-",
+    "…": "...",
+    "≈": "~",
+    "✔": "",
+    "●": "",
+    "■": "",
+}
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Return a number at so many significant digits, without trailing zeros; a dash for None."""
+    return "–" if value is None else f"{value:.{digits}g}"
+
+
+def count(value: int) -> str:
+    """Return a whole number with separators between the thousands."""
+    return f"{value:,}"
+
+
+def signed(value: float, digits: int = 4) -> str:
+    """Return a number with its sign and so many decimals."""
+    return f"{value:+.{digits}f}"
+
+
+def per_cent(share: float) -> str:
+    """Return a share in whole per cent, with one decimal below ten."""
+    value = 100 * share
+    return f"{value:.0f}%" if value >= 9.95 or value == 0 else f"{value:.1f}%"
+
+
+def loss_text(value: float | None) -> str:
+    """Return a loss at four decimals; a dash for None."""
+    return "–" if value is None else f"{value:.4f}"
+
+
+def speed_text(images_per_second: float | None) -> str:
+    """Return images a second; a dash for None."""
+    if images_per_second is None or images_per_second < 100:
+        return number(images_per_second, 3)
+    return f"{images_per_second:,.0f}"
+
+
+def duration(seconds: float | None) -> str:
+    """Return seconds as ``4.2 s``, ``41:12``, ``3:05:09`` or ``2d 03:05``; a dash where unknown."""
+    if seconds is None or not math.isfinite(seconds):
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    if hours >= 24:
+        return f"{hours // 24}d {hours % 24:02d}:{minute:02d}"
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+
+
+def amount(value: float) -> str:
+    """Return a large count with a prefix, such as ``4.60 G``."""
+    power = 0
+    while abs(value) >= 999.5 and power < len(_PREFIXES) - 1:
+        value, power = value / 1000, power + 1
+    return f"{value:.3g} {_PREFIXES[power]}".rstrip()
+
+
+def mebibytes(size: float) -> str:
+    """Return bytes in MiB or GiB."""
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+
+
+def depth_text(subnet: SubnetConfig) -> str:
+    """Return the blocks of each stage, such as ``12`` or ``4+14``."""
+    return "+".join(map(str, subnet.depth))
+
+
+def subnet_text(subnet: SubnetConfig) -> str:
+    """Return a subnet in words: ``depth 8, 160 px``."""
+    return f"depth {depth_text(subnet)}, {subnet.img_size} px"
+
+
+def ascii_text(text: str) -> str:
+    """Return text that any terminal and any screen reader takes."""
+    spelled = "".join(_ASCII.get(letter, letter) for letter in text)
+    return spelled.encode("ascii", "replace").decode("ascii").strip()

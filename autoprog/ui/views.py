@@ -1,0 +1,51 @@
+"""All views of a subject, in the order in which they are printed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.console import RenderableType
+
+from autoprog.ui.curves import curves_view
+from autoprog.ui.decision import decision_view
+from autoprog.ui.growth import growth_view
+from autoprog.ui.header import header_view
+from autoprog.ui.result import result_view
+from autoprog.ui.subject import Subject
+from autoprog.ui.timeline import timeline
+from autoprog.ui.track import measured_speed_up
+
+__all__ = ["result_of", "timeline_of", "views"]
+
+
+def views(subject: Subject) -> Iterator[RenderableType]:
+    """Yield the header, the schedule, and what a run has of curves, decisions, growth and result."""
+    yield header_view(subject)
+    picture = timeline_of(subject)
+    if picture is not None:
+        yield picture
+    curves = curves_view(subject.state)
+    if curves is not None:
+        yield curves
+    yield from map(decision_view, subject.decisions)
+    if subject.state.growths:
+        yield growth_view(subject.state.growths)
+    result = result_of(subject)
+    if result is not None:
+        yield result_view(result)
+
+
+def timeline_of(subject: Subject) -> RenderableType | None:
+    """Return the schedule of a subject as a picture; None while nothing is known of it."""
+    if subject.track is None:
+        return None
+    costs = subject.run.costs if subject.run is not None else {}
+    return timeline(subject.track, measured_speed_up(subject.track, costs))
+
+
+def result_of(subject: Subject) -> Mapping[str, Any] | None:
+    """Return the result of a complete run."""
+    if subject.run is None or subject.run.result is None:
+        return None
+    return subject.run.result.model_dump(mode="json", by_alias=True)

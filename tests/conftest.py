@@ -1,0 +1,62 @@
+"""Values that many tests share. Threads are limited before any test imports torch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from autoprog.presets import constant
+from autoprog.recipe import RECIPES
+from autoprog.schedule import FullModel
+from autoprog.settings import DataSettings, RunManifest, RunSettings
+from supernet.config import ModelSpec
+from supernet.zoo import ZOO
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def deit_s() -> ModelSpec:
+    return ZOO["deit-s"]
+
+
+@pytest.fixture
+def vit_mu() -> ModelSpec:
+    return ZOO["vit-mu"]
+
+
+@pytest.fixture
+def two_stages() -> ModelSpec:
+    """A model in two stages with the depths of VOLO-D1."""
+    return ModelSpec("two-stages", "two_stages", (4, 14), 384, 12, 3.0, 16, 224)
+
+
+@pytest.fixture
+def manifest(vit_mu: ModelSpec) -> RunManifest:
+    settings = RunSettings(
+        kind="train",
+        model=FullModel.of(vit_mu),
+        data=DataSettings(),
+        recipe_name="digits",
+        recipe=RECIPES["digits"],
+    )
+    return RunManifest(
+        run_id="2026-01-02-030405-train-vit-mu",
+        created="2026-01-02T03:04:05+00:00",
+        argv=("train", "--model", "vit-mu"),
+        versions={"autoprog": "0.1.0"},
+        settings=settings,
+    )
+
+
+@pytest.fixture
+def schedule_text(vit_mu: ModelSpec) -> str:
+    """A small schedule file."""
+    return constant(vit_mu, 4, RECIPES["digits"].strength).to_yaml()

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+from supernet.config import ModelSpec, SubnetConfig
+from supernet.elastic import ElasticViT, describe
+from supernet.export import export_subnet, plain_state_dict
+from supernet.zoo import ZOO
+
+Build = Callable[[ModelSpec, int], ElasticViT]
+REGISTERS = {"img_size": 56, "depth": 4, "embed_dim": 48, "num_heads": 4}
+
+
+def test_a_plain_state_dict_loads_into_timm_and_shares_no_memory(build: Build) -> None:
+    model = build(ZOO["vit-mu"], 5)
+    state = plain_state_dict(model)
+    kwargs = model.spec.create_kwargs()
+    timm.create_model(model.spec.timm, num_classes=5, **kwargs).load_state_dict(state, strict=True)
+    own = {parameter.data_ptr() for parameter in model.parameters()}
+    assert not any(tensor.data_ptr() in own for tensor in state.values())
+    assert all(t.is_contiguous() and t.device.type == "cpu" for t in state.values())
+    assert not any(tensor.requires_grad for tensor in state.values())
+
+
+@pytest.mark.parametrize(
+    ("subnet", "slots"),
+    [(SubnetConfig(8, 16), None), (SubnetConfig(3, 16), None), (SubnetConfig(3, 16), ((0, 4, 7),))],
+)
+def test_at_full_image_size_the_exported_logits_are_equal_to_the_bit(
+    family: Any, subnet: SubnetConfig, slots: Any
+) -> None:
+    exported = export_subnet(family.model, subnet, slots)
+    assert type(exported) is VisionTransformer
+    assert not exported.training
+    assert len(exported.blocks) == subnet.depth[0]
+    assert not [m for m in exported.modules() if type(m).__module__.startswith("supernet")]
+    with torch.no_grad():
+        expected = family.model(family.images, subnet, slots)
+        assert torch.equal(exported(family.images), expected)
+
+
+@pytest.mark.parametrize("img_size", [8, 12, 24])
+def test_at_another_image_size_the_position_table_is_resampled(family: Any, img_size: int) -> None:
+    subnet = SubnetConfig(5, img_size)
+    exported = export_subnet(family.model, subnet)
+    assert exported.patch_embed.img_size == (img_size, img_size)
+    assert exported.pos_embed.shape == (1, (img_size // 4) ** 2 + 1, 24)
+    images = torch.randn(2, 3, img_size, img_size)
+    with torch.no_grad():
+        torch.testing.assert_close(exported(images), family.model(images, subnet))
+
+
+@pytest.mark.parametrize(
+    ("timm_name", "overrides"),
+    [
+        ("vit_small_patch14_reg4_dinov2", REGISTERS),
+        ("deit3_small_patch16_224", {"depth": 3, "img_size": 64}),
+    ],
+)
+def test_registers_and_bare_position_tables_are_exported(
+    timm_name: str, overrides: dict[str, Any], build: Build
+) -> None:
+    model = build(describe(timm_name, **overrides), 5)
+    img_size = model.spec.patch_size * 3
+    exported = export_subnet(model, SubnetConfig(2, img_size))
+    images = torch.randn(2, 3, img_size, img_size)
+    with torch.no_grad():
+        torch.testing.assert_close(exported(images), model(images, SubnetConfig(2, img_size)))
+
+
+def test_an_export_trains_on_its_own_and_draws_no_random_number(family: Any) -> None:
+    before = torch.get_rng_state()
+    exported = export_subnet(family.model, SubnetConfig(2, 16))
+    assert torch.equal(torch.get_rng_state(), before)
+    weight = family.model.vit.head.weight.clone()
+    exported.train()(family.images).square().sum().backward()
+    torch.optim.SGD(exported.parameters(), lr=1.0).step()
+    assert torch.equal(family.model.vit.head.weight, weight)
+    assert not torch.equal(exported.head.weight, weight)

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import json
+import math
+from typing import get_args
+
+import pytest
+from pydantic import ValidationError
+
+from autoprog import events
+from autoprog.curves import Curriculum
+from autoprog.decisions import Candidate, Decision, Estimate
+from autoprog.errors import ConfigError
+from autoprog.events import (
+    CheckpointSaved,
+    Decided,
+    Estimated,
+    Evaluated,
+    Event,
+    Grown,
+    Interrupted,
+    Progressed,
+    RunFinished,
+    RunStarted,
+    StageStarted,
+    SupernetStarted,
+    Warned,
+    decode,
+    encode,
+)
+from supernet.config import SubnetConfig
+
+SMALL, LARGE = SubnetConfig(6, 128), SubnetConfig((4, 14), 224)
+
+
+def candidate(subnet: SubnetConfig, score: float) -> Candidate:
+    return Candidate(
+        subnet=subnet,
+        label=str(subnet),
+        loss=1.25,
+        difference=-0.1,
+        difference_se=0.01,
+        step_seconds=0.2,
+        predicted_loss=0.9,
+        remaining_seconds=3600.0,
+        score=score,
+    )
+
+
+def decision(winner: int = 1) -> Decision:
+    return Decision(
+        index=0,
+        step=250,
+        epoch=2.5,
+        rule="rollout",
+        current=SMALL,
+        candidates=(candidate(SMALL, 2.0), candidate(LARGE, 1.0)),
+        winner=winner,
+        alpha=0.03,
+        reason="lowest predicted loss",
+    )
+
+
+EVENTS: list[Event] = [
+    RunStarted(
+        step=0,
+        run_id="r",
+        run_kind="search",
+        model="deit-s",
+        total_steps=1000,
+        steps_per_epoch=100,
+        num_images=6400,
+        device="cpu",
+        amp="none",
+        seed=3,
+    ),
+    StageStarted(
+        step=0, stage=0, subnet=SMALL, stop_step=250, curriculum=Curriculum(randaug=4, reprob=0.1)
+    ),
+    SupernetStarted(step=250, decision=0, current=SMALL, candidates=(SMALL, LARGE), stop_step=450),
+    Progressed(
+        step=20,
+        epoch=0.2,
+        loss=6.9,
+        lr=1e-6,
+        subnet=SMALL,
+        step_seconds=0.1,
+        images_per_second=640.0,
+        data_wait_share=0.05,
+        train_seconds=2.0,
+    ),
+    Evaluated(
+        step=100,
+        epoch=1.0,
+        subnet=LARGE,
+        loss=6.5,
+        top1=1.5,
+        loss_ema=math.inf,
+        top1_ema=0.1,
+        seconds=0.3,
+        train_seconds=10.0,
+    ),
+    Estimated(step=300, decision=0, point=1, losses=((SMALL, 1.5), (LARGE, 1.25)), seconds=4.0),
+    Decided(step=250, decision=decision()),
+    Grown(
+        step=250,
+        before=SMALL,
+        after=SubnetConfig(8, 128),
+        op="mogrow",
+        map="interpolate",
+        source="online",
+        state="carry",
+        origins=("0 <- 0 (online)", "1 <- 0 (ema)"),
+        delta_loss=0.3,
+        delta_logits=0.2,
+        lost_seconds=0.5,
+    ),
+    CheckpointSaved(step=250, path="checkpoints/last.pt"),
+    Warned(step=3, message='a "quoted" word,\nand a ü'),
+    Interrupted(step=7, signal="SIGTERM"),
+    RunFinished(step=1000, result={"top1": 71.5, "versions": {"torch": "2"}, "macs": 1e18}),
+]
+
+
+def test_every_kind_of_event_is_tried_here() -> None:
+    assert {type(event) for event in EVENTS} == set(get_args(Event))
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.kind)
+def test_an_event_survives_a_line_of_json(event: Event) -> None:
+    line = json.dumps(encode(event))
+    assert "\n" not in line
+    assert decode(json.loads(line)) == event
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.kind)
+def test_an_event_is_a_public_frozen_value(event: Event) -> None:
+    assert type(event).__name__ in events.__all__
+    with pytest.raises(ValidationError, match="frozen"):
+        event.step = 5  # type: ignore[misc]
+
+
+def test_the_kinds_differ() -> None:
+    assert len({event.kind for event in EVENTS}) == len(EVENTS)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"kind": "danced", "step": 1},
+        {"step": 1},
+        {"kind": "warned", "step": 1},
+        {"kind": "warned", "step": -1, "message": "x"},
+        {"kind": "warned", "step": 1, "message": "x", "colour": "red"},
+    ],
+)
+def test_a_row_that_is_no_event_is_refused(row: dict[str, object]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        decode(row)
+    assert str(caught.value) == (
+        f"events.jsonl: must be an event of this version of autoprog, but got {row.get('kind')!r}"
+    )
+
+
+def test_a_decision_knows_its_winner() -> None:
+    assert decision(winner=1).chosen.subnet == LARGE
+
+
+@pytest.mark.parametrize("winner", [-1, 2])
+def test_a_decision_for_nobody_is_refused(winner: int) -> None:
+    with pytest.raises(ValidationError, match="must be the index of one of 2 candidates"):
+        decision(winner)
+
+
+def test_an_estimate_is_the_mean_of_its_time_points() -> None:
+    assert Estimate(subnet=SMALL, losses=(2.0, 1.0, 1.5)).loss == 1.5
+    with pytest.raises(ValidationError):
+        Estimate(subnet=SMALL, losses=())

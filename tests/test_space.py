@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from autoprog.errors import ConfigError
+from autoprog.files import parse, parse_yaml
+from autoprog.space import SearchSpace, SpaceFile, find_space, shipped_spaces
+from supernet.config import ModelSpec, SubnetConfig
+from supernet.zoo import ZOO
+
+
+def space(axes: str, spec: ModelSpec) -> SearchSpace:
+    text = f"schema: 1\naxes: {axes}"
+    return parse(SpaceFile, parse_yaml(text, "a.yaml"), "a.yaml").space(spec, "a.yaml")
+
+
+def shipped(name: str) -> SearchSpace:
+    """Return a shipped space for the model it is meant for; those of no model fit them all."""
+    file, where = find_space(name, "deit-s")
+    spec = ZOO[file.model or "deit-s"]
+    return file.space(spec.with_img_size(file.img_size) if file.img_size else spec, where)
+
+
+@pytest.mark.parametrize("name", shipped_spaces())
+def test_every_shipped_space_leads_to_the_full_model(name: str) -> None:
+    found = shipped(name)
+    candidates = found.above(found.smallest)
+    assert len(candidates) >= 4
+    assert candidates[0] == found.smallest
+    assert candidates[-1] == found.spec.full
+    assert all(found.smallest.within(point) for point in candidates)
+    assert all(point.img_size % found.spec.patch_size == 0 for point in candidates)
+
+
+@pytest.mark.parametrize("name", shipped_spaces())
+def test_a_shipped_space_of_a_model_is_named_after_it(name: str) -> None:
+    file, where = find_space(name, "deit-s")
+    assert where == f"search_spaces/{name}.yaml"
+    assert file.model in (None, name)
+
+
+@pytest.mark.parametrize("model", ZOO)
+def test_every_model_has_a_space_without_naming_one(model: str) -> None:
+    file, where = find_space(None, model)
+    assert where == f"search_spaces/{model}.yaml"
+    assert file.space(ZOO[model], where).spec == ZOO[model]
+
+
+def test_a_model_without_a_space_takes_the_default() -> None:
+    file, where = find_space(None, "vit_small_patch16_384")
+    assert where == "search_spaces/default.yaml"
+    assert file.model is None
+
+
+@pytest.mark.parametrize(
+    ("model", "depths", "sizes"),
+    [
+        ("deit-s", ((6,), (8,), (10,), (12,)), (112, 144, 192, 224)),
+        ("vit-mu", ((2,), (3,), (4,)), (8, 12, 16)),
+    ],
+)
+def test_the_default_space_is_shares_of_any_model(
+    model: str, depths: tuple[tuple[int, ...], ...], sizes: tuple[int, ...]
+) -> None:
+    file, where = find_space("default", model)
+    found = file.space(ZOO[model], where)
+    assert (found.depths, found.sizes) == (depths, sizes)
+
+
+def test_the_space_of_deit_is_the_published_grid() -> None:
+    found = shipped("deit-s")
+    assert found.depths == ((6,), (8,), (10,), (12,))
+    assert found.sizes == (128, 160, 192, 224)
+
+
+def test_stages_of_a_model_grow_in_step(two_stages: ModelSpec) -> None:
+    found = space(
+        "{depth: {shares: [0.25, 0.5, 0.75, 1.0]}, img_size: {values: [224]}}", two_stages
+    )
+    assert found.depths == ((1, 4), (2, 7), (3, 10), (4, 14))
+    assert found.above(SubnetConfig((2, 7), 224)) == tuple(
+        SubnetConfig(depth, 224) for depth in ((2, 7), (3, 10), (4, 14))
+    )
+
+
+def test_shares_that_round_to_one_depth_count_once(two_stages: ModelSpec) -> None:
+    found = space("{depth: {shares: [0.98, 0.99, 1.0]}}", two_stages)
+    assert found.depths == ((4, 14),)
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        ("{depth: {values: [6, 8]}}", "axes.depth: must end at the full value 12, but got [6, 8]"),
+        (
+            "{depth: {values: [6, 24]}}",
+            "axes.depth: must end at the full value 12, but got [6, 24]",
+        ),
+        (
+            "{img_size: {values: [128, 208]}}",
+            "axes.img_size: must end at the full value 224, but got [128, 208]",
+        ),
+        (
+            "{img_size: {values: [120, 224]}}",
+            "axes.img_size: must be a multiple of the stride 16, but got 120; "
+            "nearest are 112 and 128",
+        ),
+        (
+            "{depth: {values: [8, 6, 12]}}",
+            "axes.depth: must be rising and above 0, but got [8, 6, 12]",
+        ),
+        (
+            "{depth: {values: [6, 6, 12]}}",
+            "axes.depth: must be rising and above 0, but got [6, 6, 12]",
+        ),
+        ("{depth: {values: [0, 12]}}", "axes.depth: must be rising and above 0, but got [0, 12]"),
+        ("{depth: {values: []}}", "axes.depth: must give either values or shares"),
+        ("{depth: {}}", "axes.depth: must give either values or shares"),
+        (
+            "{depth: {values: [12], shares: [1.0]}}",
+            "axes.depth: must give either values or shares",
+        ),
+        (
+            "{depth: {shares: [0.5, 0.9]}}",
+            "axes.depth.shares: must end at 1.0, but got [0.5, 0.9]",
+        ),
+        (
+            "{depth: {value: [12]}}",
+            "axes.depth.value: unknown key, but got 'value'; did you mean 'values'?",
+        ),
+        (
+            "{heads: {values: [6]}}",
+            "axes.heads: unknown key, but got 'heads'; known: depth, img_size",
+        ),
+        ("{depth: [6, 12]}", "axes.depth: must be a mapping of keys to values, but got [6, 12]"),
+    ],
+)
+def test_a_wrong_axis_is_told_in_one_line(axes: str, message: str, deit_s: ModelSpec) -> None:
+    with pytest.raises(ConfigError) as caught:
+        space(axes, deit_s)
+    assert str(caught.value) == f"a.yaml: {message}"
+
+
+def test_values_of_depth_do_not_fit_a_model_of_two_stages(two_stages: ModelSpec) -> None:
+    with pytest.raises(ConfigError) as caught:
+        space("{depth: {values: [9, 18]}}", two_stages)
+    assert str(caught.value) == (
+        "a.yaml: axes.depth: must be given as shares for a model of several stages"
+    )
+
+
+@pytest.mark.parametrize("name", shipped_spaces())
+def test_the_points_above_contain_staying_and_the_full_model(name: str) -> None:
+    found = shipped(name)
+    for current in found.above(found.smallest):
+        points = found.above(current)
+        assert current in points
+        assert found.spec.full in points
+        assert all(current.within(point) for point in points)
+        assert len(set(points)) == len(points)
+
+
+@pytest.mark.parametrize("name", shipped_spaces())
+def test_growing_never_opens_what_staying_had_closed(name: str) -> None:
+    found = shipped(name)
+    for current in found.above(found.smallest):
+        for grown in found.above(current):
+            assert set(found.above(grown)) <= set(found.above(current))
+
+
+def test_a_point_off_the_grid_may_stay_where_it_is() -> None:
+    current = SubnetConfig(7, 176)
+    assert shipped("deit-s").above(current)[0] == current
+
+
+def test_the_full_model_has_nowhere_to_grow(deit_s: ModelSpec) -> None:
+    assert shipped("deit-s").above(deit_s.full) == (deit_s.full,)
+
+
+def test_a_space_can_be_given_as_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("schema: 1\ndecisions: {num_stages: 2}\nrecipe: {mixup: 0.0}\n")
+    file, where = find_space(str(path), "deit-s")
+    assert (file.decisions.num_stages, file.recipe, where) == (2, {"mixup": 0.0}, str(path))
+
+
+def test_an_unknown_space_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(ConfigError) as caught:
+        find_space("deit-ss", "deit-s")
+    assert str(caught.value) == (
+        "--space: unknown space, but got 'deit-ss'; did you mean 'deit-s'?"
+    )
+
+
+def test_a_space_survives_its_own_file_form() -> None:
+    found = shipped("deit-s")
+    assert SearchSpace.model_validate(found.model_dump(mode="json", by_alias=True)) == found

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from autoprog.errors import ConfigError
+from autoprog.train.data import Cell, DataSource, TransformSettings, open_source
+from autoprog.train.data.stream import StreamLoader, StreamSource, pixel_hash
+
+SETTINGS = TransformSettings()
+NUM_IMAGES = 200
+FLAT_HASH = 2394169450173904639
+
+
+def picture(number: int) -> Image.Image:
+    pixels = np.random.RandomState(number).randint(0, 256, (8, 8, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+class FakeReader:
+    def __init__(self, class_to_idx: dict[str, int]) -> None:
+        self.class_to_idx = class_to_idx
+
+
+class FakeStream:
+    """Images 0 to 199 in an order that depends on the pass, dealt out among the workers."""
+
+    def __init__(self, classes: int = 2, **asked: Any) -> None:
+        self.reader = FakeReader({str(number): number for number in range(classes)})
+        self.asked, self.pass_number = asked, 0
+
+    def __len__(self) -> int:
+        return NUM_IMAGES
+
+    def set_epoch(self, count: int) -> None:
+        self.pass_number = count
+
+    def set_loader_cfg(self, num_workers: int) -> None:
+        self.num_workers = num_workers
+
+    def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
+        info = torch.utils.data.get_worker_info()
+        start, step = (info.id, info.num_workers) if info else (0, 1)
+        order = np.random.RandomState(self.pass_number).permutation(NUM_IMAGES)
+        if not self.asked["is_training"]:
+            order = np.arange(NUM_IMAGES)
+        for number in order[start::step]:
+            yield picture(number), int(number) % 2
+
+
+def fake_source() -> StreamSource:
+    return StreamSource(
+        "wds/fake",
+        None,
+        "train",
+        {},
+        create=lambda name, **asked: FakeStream(
+            **{key: value for key, value in asked.items() if key not in ("root", "split")}
+        ),
+    )
+
+
+def held_numbers() -> list[int]:
+    return [n for n in range(NUM_IMAGES) if pixel_hash(picture(n)) % 20 == 0]
+
+
+def test_the_pixel_hash_is_stable_and_sees_shape_and_pixels() -> None:
+    flat, tall = Image.new("RGB", (4, 2)), Image.new("RGB", (2, 4))
+    assert pixel_hash(flat) == FLAT_HASH
+    assert len({pixel_hash(flat), pixel_hash(tall), pixel_hash(picture(0))}) == 3
+
+
+def test_the_held_out_slice_does_not_depend_on_order_or_workers() -> None:
+    held = held_numbers()
+    assert 1 <= len(held) <= 25
+    for workers in (0, 2):
+        loader = StreamLoader(fake_source(), SETTINGS, 0, workers)
+        batches = list(loader.eval_batches(8, 4, part="held_out"))
+        assert sum(len(targets) for _, targets in batches) == len(held)
+
+
+def test_training_never_sees_the_held_out_slice_and_all_sees_everything() -> None:
+    loader = StreamLoader(fake_source(), SETTINGS, 0, 0)
+    count = {
+        part: sum(len(targets) for _, targets in loader.eval_batches(8, 1, part))
+        for part in ("training", "held_out", "all")
+    }
+    assert count["training"] + count["held_out"] == count["all"] == NUM_IMAGES
+
+
+def test_steps_go_on_through_passes_and_a_pass_can_be_entered_at_its_start() -> None:
+    loader = StreamLoader(fake_source(), SETTINGS, 0, 0)
+    per_pass = (NUM_IMAGES - len(held_numbers())) // 16
+    straight = list(loader.batches(0, 16, 2 * per_pass, Cell(8)))
+    resumed = list(loader.batches(1, 16, per_pass, Cell(8)))
+    assert len(straight) == 2 * per_pass
+    for (images, targets), (images_2, targets_2) in zip(straight[per_pass:], resumed, strict=True):
+        assert images.equal(images_2)
+        assert targets.equal(targets_2)
+
+
+def test_workers_repeat_themselves_and_end_with_the_call() -> None:
+    loader = StreamLoader(fake_source(), SETTINGS, 0, 2)
+    one, two = (list(loader.batches(0, 16, 9, Cell(8))) for _ in range(2))
+    assert all(a[0].equal(b[0]) for a, b in zip(one, two, strict=True))
+
+
+def test_the_limit_is_rounded_up_to_a_batch() -> None:
+    loader = StreamLoader(fake_source(), SETTINGS, 0, 0)
+    batches = loader.eval_batches(8, 16, limit=20)
+    assert sum(len(targets) for _, targets in batches) == 32
+
+
+def test_too_few_images_for_one_batch_are_refused_instead_of_waiting_forever() -> None:
+    loader = StreamLoader(fake_source(), SETTINGS, 0, 0)
+    with pytest.raises(ConfigError, match="at least one batch of 500 a pass"):
+        next(loader.batches(0, 500, 1, Cell(8)))
+
+
+def test_unnamed_classes_need_their_number() -> None:
+    def create(name: str, **asked: Any) -> FakeStream:
+        return FakeStream(classes=0)
+
+    with pytest.raises(ConfigError, match=r"add --num-classes$"):
+        StreamSource("wds/fake", None, "train", {}, create=create)
+    source = StreamSource("wds/fake", None, "train", {}, num_classes=3, create=create)
+    assert source.class_names == ("0", "1", "2")
+
+
+def test_web_dataset_shards_open_and_train(tmp_path: Path) -> None:
+    pytest.importorskip("webdataset", reason="the optional package webdataset is not installed")
+    splits = {}
+    for part in ("train", "validation"):
+        names = [f"{part}-{shard}.tar" for shard in range(2)]
+        for shard, name in enumerate(names):
+            write_shard(tmp_path / name, range(shard * 40, shard * 40 + 40))
+        splits[part] = {
+            "name": part, "num_samples": 80, "filenames": names, "shard_lengths": [40, 40]
+        }  # fmt: skip
+    (tmp_path / "info.json").write_text(json.dumps({"splits": splits}))
+    data = open_source(DataSource(dataset="wds/toy", data_dir=str(tmp_path), num_classes=2))
+    assert isinstance(data.train, StreamSource)
+    assert (len(data.train), len(data.val)) == (80, 80)
+    for workers in (0, 2):
+        loader = StreamLoader(data.train, SETTINGS, 0, workers)
+        runs = [list(loader.batches(0, 8, 12, Cell(8))) for _ in range(2)]
+        assert len(runs[0]) == 12
+        assert all(a[0].equal(b[0]) for a, b in zip(*runs, strict=True))
+        seen = sum(len(targets) for _, targets in loader.eval_batches(8, 16))
+        assert seen == 80
+
+
+def write_shard(path: Path, numbers: range) -> None:
+    with tarfile.open(path, "w") as tar:
+        for number in numbers:
+            file = io.BytesIO()
+            picture(number).save(file, "png")
+            for name, data in (
+                (f"{number:04}.png", file.getvalue()),
+                (f"{number:04}.cls", str(number % 2).encode()),
+            ):
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))

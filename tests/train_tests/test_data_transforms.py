@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timm.data import create_transform
+
+from autoprog.errors import ConfigError
+from autoprog.train.data import Cell, TransformSettings, eval_transform, train_transform
+from autoprog.train.data.sampler import seed_sample
+
+SETTINGS = TransformSettings()
+
+
+def picture(width: int, height: int) -> Image.Image:
+    pixels = np.random.RandomState(0).randint(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize("aa", [None, "rand-m9-mstd0.5-inc1", "augmix-m3-w3", "v0"])
+def test_train_transform_equals_timms_up_to_rounding(aa: str | None) -> None:
+    ours = train_transform(Cell(24, aa, 0.5), SETTINGS)
+    timms = create_transform(
+        24, is_training=True, auto_augment=aa, re_prob=0.5, re_mode="pixel", interpolation="bicubic"
+    )
+    image, compared = picture(40, 30), 0
+    for draw in range(12):
+        seed_sample(0, draw, 0)
+        result = ours(image)
+        seed_sample(0, draw, 0)
+        try:
+            expected = timms(image)
+        except ValueError:  # timm asks Pillow to posterize to 0 bits
+            continue
+        compared += 1
+        torch.testing.assert_close(result, expected, atol=2e-6, rtol=0)
+    assert compared > 6
+    assert result.is_contiguous()
+    assert result.dtype == torch.float32
+
+
+@pytest.mark.parametrize("aa", ["rand-m10-inc1-n9", "rand-m0-n9", "v0"])
+def test_posterizing_to_zero_bits_is_black_and_does_not_fail(aa: str) -> None:
+    transform = train_transform(Cell(8, aa), SETTINGS)
+    image = picture(8, 8)
+    for draw in range(60):
+        seed_sample(0, draw, 0)
+        transform(image)
+
+
+def test_posterize_of_the_strongest_magnitude_is_black() -> None:
+    settings = TransformSettings(scale=(1.0, 1.0), ratio=(1.0, 1.0), hflip=0.0, mean=(0, 0, 0))
+    steps = train_transform(Cell(8, "rand-m10-n1-inc1-p1"), settings).transforms  # type: ignore[attr-defined]
+    operations = {op.name: op for step in steps for op in getattr(step, "ops", ())}
+    assert operations["PosterizeIncreasing"].aug_fn(picture(8, 8), 0).getextrema() == ((0, 0),) * 3
+    assert operations["PosterizeIncreasing"].aug_fn(Image.new("RGB", (8, 8), "white"), 1).getpixel(
+        (0, 0)
+    ) == (128, 128, 128)
+
+
+def test_reprob_erases_and_zero_does_not() -> None:
+    grey = Image.new("RGB", (16, 16), (124, 116, 104))
+    plain = TransformSettings(color_jitter=None, remode="const", mean=(0, 0, 0), std=(1, 1, 1))
+    seed_sample(0, 0, 0)
+    assert torch.all(train_transform(Cell(16), plain)(grey) > 0)
+    seed_sample(0, 0, 0)
+    assert torch.any(train_transform(Cell(16, reprob=1.0), plain)(grey) == 0)
+
+
+def test_transforms_are_built_once() -> None:
+    assert train_transform(Cell(16), SETTINGS) is train_transform(Cell(16), TransformSettings())
+    assert eval_transform(16, SETTINGS) is eval_transform(16, TransformSettings())
+
+
+def test_all_randomness_comes_from_the_seeds() -> None:
+    transform, image = (
+        train_transform(Cell(16, "rand-m9-mstd0.5-inc1", 1.0), SETTINGS),
+        picture(40, 30),
+    )
+    results = []
+    for noise in (0, 1):
+        random.seed(noise), np.random.seed(noise), torch.manual_seed(noise)
+        seed_sample(7, 3, 5)
+        results.append(transform(image))
+    assert results[0].equal(results[1])
+
+
+@pytest.mark.parametrize("aa", ["rand-x9", "nonsense"])
+def test_unknown_augmentation_is_refused(aa: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        train_transform(Cell(16, aa), SETTINGS)
+    assert str(caught.value) == (
+        f"--aa: must be an augmentation string that timm knows, but got {aa!r}; "
+        "for example 'rand-m9-mstd0.5-inc1', 'augmix-m3-w3' or 'v0'"
+    )
+
+
+def test_photographs_are_evaluated_as_timm_does() -> None:
+    image = picture(90, 70)
+    timms = create_transform(48, interpolation="bicubic", crop_pct=0.9)
+    ours = eval_transform(48, TransformSettings(crop_pct=0.9))
+    torch.testing.assert_close(ours(image), timms(image), atol=2e-6, rtol=0)
+
+
+def test_a_thumbnail_at_its_own_size_is_only_normalised() -> None:
+    image = picture(32, 32)
+    result = eval_transform(32, TransformSettings(mean=(0, 0, 0), std=(1, 1, 1)))(image)
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    assert (result * 255).round().to(torch.uint8).equal(pixels)
+
+
+@pytest.mark.parametrize("img_size", [16, 48])
+def test_a_thumbnail_is_shown_whole_at_other_sizes(img_size: int) -> None:
+    image = Image.new("RGB", (32, 32))
+    image.paste((255, 255, 255), (0, 0, 32, 2))  # a border that a centre crop would cut away
+    result = eval_transform(img_size, TransformSettings(mean=(0, 0, 0), std=(1, 1, 1)))(image)
+    assert result.shape == (3, img_size, img_size)
+    assert result[0, 0].min() > 0.8
+
+
+def test_random_interpolation_is_for_training_alone() -> None:
+    settings = TransformSettings(interpolation="random")
+    bicubic = eval_transform(16, TransformSettings(interpolation="bicubic"))
+    assert eval_transform(16, settings)(picture(32, 32)).equal(bicubic(picture(32, 32)))

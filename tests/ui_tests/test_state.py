@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from autoprog.curves import Curriculum
+from autoprog.events import Event, Interrupted, Progressed, RunStarted, StageStarted, Warned
+from autoprog.presets import preset
+from autoprog.recipe import RECIPES
+from autoprog.ui.history import MAX_POINTS
+from autoprog.ui.state import MAX_WARNINGS, RunState, fold, reduce
+from supernet.config import SubnetConfig
+from supernet.cost import relative_cost
+from supernet.zoo import ZOO
+
+SPEC = ZOO["deit-s"]
+SCHEDULE = preset("linear", SPEC, 40, RECIPES["deit"].strength)
+SMALL = SubnetConfig(6, 128)
+
+
+def started(**changes: object) -> RunStarted:
+    values = {
+        "step": 0,
+        "run_id": "r",
+        "run_kind": "train",
+        "model": "deit-s",
+        "total_steps": 4000,
+        "steps_per_epoch": 100,
+        "num_images": 12_800,
+        "device": "cpu",
+        "amp": "none",
+        "seed": 0,
+    }
+    return RunStarted(**{**values, **changes})
+
+
+def progressed(step: int, subnet: SubnetConfig = SMALL, **changes: float) -> Progressed:
+    values = {
+        "epoch": step / 100,
+        "loss": 2.0,
+        "lr": 1e-3,
+        "step_seconds": 0.1,
+        "images_per_second": 1280.0,
+        "data_wait_share": 0.0,
+        "train_seconds": step * 0.1,
+    }
+    return Progressed(step=step, subnet=subnet, **{**values, **changes})
+
+
+def test_a_whole_run_folds_to_what_its_events_said(events: list[Event]) -> None:
+    state = fold(events)
+    assert (state.phase, state.step, state.share_done) == ("complete", 4000, 1.0)
+    assert (state.model, state.seed, state.device, state.amp) == ("deit-s", 3, "cuda", "bfloat16")
+    assert (state.stage, state.subnet) == (3, SubnetConfig(12, 224))
+    assert len(state.evaluations) == 20
+    assert [decision.index for decision in state.decisions] == [0, 1, 2]
+    assert [growth.step for growth in state.growths] == [1000, 3000]
+    assert state.warnings == ("the data loader is slower than the model",)
+    assert state.result is not None
+    assert state.result["top1"] == 73.25
+    assert state.eta_seconds == 0.0
+
+
+def test_the_state_in_the_middle_is_the_last_report(
+    events_until: Callable[[int], list[Event]],
+) -> None:
+    state = fold(events_until(2300))
+    assert (state.phase, state.step, state.epoch, state.stage) == ("training", 2300, 23.0, 2)
+    assert state.lr == pytest.approx(0.000383277, abs=1e-9)
+    assert state.images_per_second == 1600.0
+    assert state.data_wait_share == 0.2
+    assert state.train_seconds == pytest.approx(1000 * 0.05 + 1300 * 0.08)
+
+
+def test_a_supernet_phase_is_a_phase_and_a_piece(
+    events_until: Callable[[int], list[Event]],
+) -> None:
+    state = fold(events_until(900))
+    assert state.phase == "supernet"
+    assert [(p.start_step, p.stop_step, p.supernet) for p in state.pieces] == [
+        (0, 800, False),
+        (800, 1000, True),
+    ]
+
+
+def test_without_a_plan_what_remains_costs_the_speed_now() -> None:
+    state = fold([started(), progressed(1000)])
+    assert state.eta_seconds == pytest.approx(3000 * 0.1)
+
+
+def test_waiting_for_data_is_part_of_what_remains() -> None:
+    state = fold([started(), progressed(1000, data_wait_share=0.5)])
+    assert state.eta_seconds == pytest.approx(3000 * 0.1 / 0.5)
+
+
+def test_stages_not_seen_are_priced_by_their_relative_cost() -> None:
+    state = fold([started(), progressed(500)], RunState(schedule=SCHEDULE))
+    later = [SubnetConfig(8, 160), SubnetConfig(10, 192), SubnetConfig(12, 224)]
+    scale = [relative_cost(SPEC, subnet) / relative_cost(SPEC, SMALL) for subnet in later]
+    assert state.eta_seconds == pytest.approx(500 * 0.1 + 1000 * 0.1 * sum(scale))
+
+
+def test_stages_that_were_seen_cost_what_was_measured() -> None:
+    seen = progressed(400, SubnetConfig(12, 224), step_seconds=0.7)
+    state = fold([started(), seen, progressed(3000, SubnetConfig(10, 192))], RunState(SCHEDULE))
+    assert state.eta_seconds == pytest.approx(1000 * 0.7)
+
+
+def test_a_step_time_is_smoothed() -> None:
+    state = fold([started(), progressed(20), progressed(40, step_seconds=0.2)])
+    assert state.step_seconds[SMALL] == pytest.approx(0.1 + 0.3 * 0.1)
+
+
+def test_nothing_is_promised_before_a_speed_is_known() -> None:
+    assert fold([started()], RunState(schedule=SCHEDULE)).eta_seconds is None
+
+
+def test_points_are_bounded_and_keep_the_whole_run() -> None:
+    state = fold([started(total_steps=100_000), *map(progressed, range(20, 100_001, 20))])
+    steps = [point.step for point in state.points]
+    assert MAX_POINTS // 2 <= len(steps) <= MAX_POINTS
+    assert steps[0] == 20
+    assert steps[-1] > 99_000
+    assert max(b - a for a, b in pairwise(steps)) <= 400
+
+
+def test_an_event_costs_little() -> None:
+    state = fold([started(total_steps=10**6), *map(progressed, range(1, 2000))])
+    begin = time.process_time()
+    for step in range(2000, 7000):
+        state = reduce(state, progressed(step))
+    assert (time.process_time() - begin) / 5000 < 200e-6
+
+
+def test_warnings_are_counted_but_only_the_last_are_kept() -> None:
+    state = fold([started(), *(Warned(step=1, message=str(n)) for n in range(50))])
+    assert state.num_warnings == 50
+    assert state.warnings == tuple(str(n) for n in range(50 - MAX_WARNINGS, 50))
+
+
+def test_going_on_continues_the_piece_that_was_interrupted() -> None:
+    stage = StageStarted(
+        step=0, stage=0, subnet=SMALL, stop_step=1000, curriculum=Curriculum(randaug=4.0)
+    )
+    again = stage.model_copy(update={"step": 300})
+    state = fold([started(), stage, Interrupted(step=300, signal="SIGTERM")])
+    assert state.phase == "interrupted"
+    state = reduce(reduce(state, started(step=300)), again)
+    assert state.phase == "training"
+    assert [(p.start_step, p.stop_step) for p in state.pieces] == [(0, 1000)]
+
+
+def test_a_decision_that_is_told_again_counts_once(events: list[Event]) -> None:
+    state = fold(events)
+    again = next(event for event in events if event.kind == "decided")
+    assert len(reduce(state, again).decisions) == 3
+
+
+def test_a_plan_that_does_not_fit_the_run_is_left_aside() -> None:
+    state = fold([started(total_steps=2)], RunState(schedule=SCHEDULE))
+    assert state.table is None
+    assert replace(state, phase="complete").eta_seconds == 0.0
