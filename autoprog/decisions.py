@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from autoprog.errors import ConfigError
+from autoprog.errors import ConfigError
 from autoprog.files import FileModel
 from supernet.config import SubnetConfig
 
@@ -44,26 +45,37 @@ class Candidate(FileModel):
 
 
 class Decision(FileModel):
-    """One decision: taken at ``step`` after a supernet phase, executed from there on."""
+    """One decision: taken at ``step`` after a supernet phase, executed from there on.
+
+    Where only one way to go on was left, there are no candidates and ``forced`` names it.
+    """
 
     index: int
     step: int
     epoch: float
     rule: str
     current: SubnetConfig
-    candidates: tuple[Candidate, ...] = Field(min_length=1)
-    winner: int
-    alpha: float
+    candidates: tuple[Candidate, ...] = ()
+    winner: int = 0
+    forced: SubnetConfig | None = None
+    alpha: float = 0.0
     reason: str
 
     @model_validator(mode="after")
-    def _winner_is_a_candidate(self) -> Decision:
-        if not 0 <= self.winner < len(self.candidates):
-            law = f"must be the index of one of {len(self.candidates)} candidates"
+    def _names_a_winner(self) -> Decision:
+        if (self.forced is None) == (not self.candidates):
+            raise ConfigError("", "candidates", "must be there unless the decision is forced")
+        if self.candidates and not 0 <= self.winner < len(self.candidates):
+            law = f"must lie in 0 to {len(self.candidates) - 1}"
             raise ConfigError("", "winner", law, self.winner)
         return self
 
     @property
     def chosen(self) -> Candidate:
-        """Return the winning candidate."""
+        """Return the winning candidate of a decision that had any."""
         return self.candidates[self.winner]
+
+    @property
+    def subnet(self) -> SubnetConfig:
+        """Return the subnet that was decided for."""
+        return self.chosen.subnet if self.forced is None else self.forced

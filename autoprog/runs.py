@@ -184,6 +184,13 @@ class Run:
     costs: dict[str, float]
     result: Result | None
 
+    @property
+    def step_seconds(self) -> dict[str, float]:
+        """Return the measured step seconds by subnet, such as ``d6 r128``, at the run's batch size."""
+        suffix = f" b{self.manifest.settings.recipe.batch_size}"
+        cells = self.costs.items()
+        return {name.removesuffix(suffix): s for name, s in cells if name.endswith(suffix)}
+
     def events(self) -> Iterator[Event]:
         """Yield what happened, without what a later attempt replayed."""
         for row in effective_rows(_rows(self.path / "events.jsonl")):

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from autoprog.commands.flags import add_data_flags, add_recipe_flags, add_run_flags
 
-__all__ = ["add_flags", "run"]
+__all__ = ["add_flags", "execute", "run"]
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -79,17 +79,24 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
+    execute(args)
+    return 0
+
+
+def execute(args: argparse.Namespace) -> Path:
+    """Search and train; return the run folder."""
     from autoprog.commands.configure import configure_search
     from autoprog.commands.launch import carry_out, open_run, stop_on_signals
     from autoprog.commands.report import announce_search, farewell
     from autoprog.search.engine import build_searcher, search_schedule
 
-    console = Console(stderr=False, highlight=False)
+    console = Console(highlight=False)
     configured, folder = open_run(args, configure_search)
     with stop_on_signals() as stop:
         searcher = build_searcher(configured.settings, folder, configured.opened, stop)
         if not args.quiet:
             announce_search(console, configured, folder, searcher.plan)
         carry_out(search_schedule(searcher), folder, console, args.quiet, schedule=None)
-    farewell(console, Path(folder.path), configured.settings)
-    return 0
+    if not args.quiet:
+        farewell(console, folder.path, configured.settings)
+    return folder.path

@@ -10,7 +10,7 @@ from rich.console import Console
 from autoprog.commands.flags import add_data_flags, add_recipe_flags, add_run_flags
 from autoprog.errors import ConfigError
 
-__all__ = ["add_flags", "run"]
+__all__ = ["add_flags", "execute", "run"]
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +42,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
+    execute(args)
+    return 0
+
+
+def execute(args: argparse.Namespace) -> Path:
+    """Train; return the run folder."""
     if args.resume in (None, "auto") and not hasattr(args, "schedule"):
         cure = "give a YAML file, or a preset with --model"
         raise ConfigError("--schedule", "", "must be given", cure=cure)
@@ -59,5 +65,6 @@ def run(args: argparse.Namespace) -> int:
         if not args.quiet:
             announce_train(console, configured, folder)
         carry_out(train_schedule(trainer, schedule), folder, console, args.quiet, schedule)
-    farewell(console, Path(folder.path), configured.settings)
-    return 0
+    if not args.quiet:
+        farewell(console, folder.path, configured.settings)
+    return folder.path

@@ -92,18 +92,15 @@ def decide(
 
 def forced_decision(rule: Rule, spec: ModelSpec, situation: Situation, why: str) -> Decision:
     """Return the decision for the full model where it is the only candidate."""
-    nan_free = Candidate(
-        subnet=spec.full,
-        label=_label(spec.full, situation.current, spec.full),
-        loss=0.0,
-        difference=0.0,
-        difference_se=0.0,
-        step_seconds=0.0,
-        predicted_loss=0.0,
-        remaining_seconds=0.0,
-        score=0.0,
+    return Decision(
+        index=situation.index,
+        step=situation.step,
+        epoch=situation.step / situation.steps_per_epoch,
+        rule=rule,
+        current=situation.current,
+        forced=spec.full,
+        reason=why,
     )
-    return _decision(rule, situation, (nan_free,), 0, 0.0, why)
 
 
 def _decision(

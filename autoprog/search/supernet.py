@@ -40,7 +40,7 @@ def decision_point(searcher: Searcher, point: DecisionPoint) -> Iterator[Event]:
         estimated, decision = _decide(searcher, point, choices)
         yield estimated
         yield from announce(searcher, decision)
-    winner = decision.chosen.subnet
+    winner = decision.subnet
     searcher.enter = Compact(choices[winner].slots)
     # The supernet phase counts to the stage that it leads to: this is what a replay of the schedule does.
     turn_to(searcher, winner, started)

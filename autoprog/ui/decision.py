@@ -39,17 +39,17 @@ def ranked(decision: Decision) -> list[Candidate]:
 
 def decision_heading(decision: Decision) -> str:
     """Return when, by which rule and from where the decision was taken."""
+    alpha = f" · alpha {number(decision.alpha)}" if decision.candidates else ""
     return (
-        f"step {count(decision.step)} · rule {decision.rule} · alpha {number(decision.alpha)}"
+        f"step {count(decision.step)} · rule {decision.rule}{alpha}"
         f" · from {subnet_text(decision.current)}"
     )
 
 
 def decision_summary(decision: Decision) -> str:
     """Return what was decided, in one line."""
-    chosen = decision.chosen
-    stays = chosen.subnet == decision.current
-    return f"{'stay at' if stays else 'grow to'} {subnet_text(chosen.subnet)}"
+    stays = decision.subnet == decision.current
+    return f"{'stay at' if stays else 'grow to'} {subnet_text(decision.subnet)}"
 
 
 def decision_columns(decision: Decision) -> list[Column]:
@@ -72,10 +72,10 @@ def decision_columns(decision: Decision) -> list[Column]:
 
 def runner_up_text(decision: Decision) -> str:
     """Return the best candidate that lost and by how much; empty when there was no other."""
+    if len(decision.candidates) < 2:
+        return ""
     chosen = decision.chosen
     others = [row for row in ranked(decision) if row is not chosen]
-    if not others:
-        return ""
     second = others[0]
     margin = "" if chosen.score == 0 else f" ({100 * (second.score / chosen.score - 1):+.2f} %)"
     name = f"{second.label} ({subnet_text(second.subnet)})"
@@ -100,7 +100,8 @@ def heat_map(decision: Decision) -> Text | None:
 
 def _body(decision: Decision, width: int) -> RenderableType:
     heading = Text(decision_heading(decision), DIM)
-    parts = [heading, Text(""), *_numbers(decision, width), Text("")]
+    numbers = [Text(""), *_numbers(decision, width)] if decision.candidates else []
+    parts = [heading, *numbers, Text("")]
     parts.append(Text(f"{MARK_WINNER} {decision_summary(decision)}", WINNER))
     parts += [Text(line) for line in (decision.reason, runner_up_text(decision)) if line]
     return Group(*parts)

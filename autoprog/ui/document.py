@@ -60,7 +60,7 @@ def _track_values(subject: Subject) -> dict[str, Any]:
         "mean_relative_cost": mean,
         "ideal_speed_up": 1 / mean,
         "measured_speed_up": measured_speed_up(
-            track, {} if subject.run is None else subject.run.costs
+            track, {} if subject.run is None else subject.run.step_seconds
         ),
     }
 

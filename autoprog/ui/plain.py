@@ -73,7 +73,7 @@ def _schedule(subject: Subject, track: Track) -> Iterator[str]:
     so_far = "" if track.known_steps >= track.total_steps else " so far"
     cost = f"mean step cost: {per_cent(mean)} of the full model"
     yield f"{cost}; ideal speed-up {1 / mean:.2f}{so_far}"
-    measured = measured_speed_up(track, subject.run.costs if subject.run is not None else {})
+    measured = measured_speed_up(track, subject.run.step_seconds if subject.run is not None else {})
     if measured is not None:
         yield f"speed-up by measured step times: {measured:.2f}"
     for name, text in constants(track).items():

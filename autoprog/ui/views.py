@@ -40,7 +40,7 @@ def timeline_of(subject: Subject) -> RenderableType | None:
     """Return the schedule of a subject as a picture; None while nothing is known of it."""
     if subject.track is None:
         return None
-    costs = subject.run.costs if subject.run is not None else {}
+    costs = subject.run.step_seconds if subject.run is not None else {}
     return timeline(subject.track, measured_speed_up(subject.track, costs))
 
 
