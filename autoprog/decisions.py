@@ -5,7 +5,6 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from autoprog.errors import ConfigError
-from autoprog.errors import ConfigError
 from autoprog.files import FileModel
 from supernet.config import SubnetConfig
 
