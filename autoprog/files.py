@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from autoprog.errors import ConfigError, suggest
 
-__all__ = ["FileModel", "dump_yaml", "parse", "parse_yaml", "read_yaml"]
+__all__ = ["FileModel", "dump_yaml", "parse", "parse_yaml", "read_yaml", "write_atomically"]
 
 Model = TypeVar("Model", bound=BaseModel)
 _MERGE = "tag:yaml.org,2002:merge"
@@ -92,6 +93,16 @@ def read_yaml(path: Path) -> Any:
 def dump_yaml(value: Mapping[str, Any]) -> str:
     """Return `value` as YAML in the order given."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=100, allow_unicode=True)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file so that a crash leaves either the old text or the new."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
 
 
 def parse(model: type[Model], data: Any, where: str) -> Model:

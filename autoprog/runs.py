@@ -20,7 +20,7 @@ from pydantic import Field
 from autoprog.decisions import Decision
 from autoprog.errors import ConfigError, RunError
 from autoprog.events import Event, decode, encode
-from autoprog.files import FileModel, dump_yaml, parse, read_yaml
+from autoprog.files import FileModel, dump_yaml, parse, read_yaml, write_atomically
 from autoprog.schedule import GrowthSchedule, load_schedule
 from autoprog.settings import RunManifest
 
@@ -73,16 +73,6 @@ class Result(FileModel):
 def new_run_id(kind: str, model: str, now: datetime) -> str:
     """Return the name of a run's folder, such as ``2026-11-22-143005-search-deit-s``."""
     return f"{now:%Y-%m-%d-%H%M%S}-{kind}-{model.replace('/', '-')}"
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file so that a crash leaves either the old text or the new."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 class RunFolder:

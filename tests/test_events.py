@@ -61,6 +61,18 @@ def decision(winner: int = 1) -> Decision:
     )
 
 
+def forced_decision() -> Decision:
+    return Decision(
+        index=1,
+        step=500,
+        epoch=5.0,
+        rule="rollout",
+        current=SMALL,
+        forced=LARGE,
+        reason="full share",
+    )
+
+
 EVENTS: list[Event] = [
     RunStarted(
         step=0,
@@ -102,6 +114,7 @@ EVENTS: list[Event] = [
     ),
     Estimated(step=300, decision=0, point=1, losses=((SMALL, 1.5), (LARGE, 1.25)), seconds=4.0),
     Decided(step=250, decision=decision()),
+    Decided(step=250, decision=forced_decision()),
     Grown(
         step=250,
         before=SMALL,
@@ -141,7 +154,7 @@ def test_an_event_is_a_public_frozen_value(event: Event) -> None:
 
 
 def test_the_kinds_differ() -> None:
-    assert len({event.kind for event in EVENTS}) == len(EVENTS)
+    assert len({event.kind for event in EVENTS}) == len({type(event) for event in EVENTS})
 
 
 @pytest.mark.parametrize(
@@ -164,12 +177,20 @@ def test_a_row_that_is_no_event_is_refused(row: dict[str, object]) -> None:
 
 def test_a_decision_knows_its_winner() -> None:
     assert decision(winner=1).chosen.subnet == LARGE
+    assert decision(winner=1).subnet == LARGE
+    assert forced_decision().subnet == LARGE
 
 
 @pytest.mark.parametrize("winner", [-1, 2])
 def test_a_decision_for_nobody_is_refused(winner: int) -> None:
-    with pytest.raises(ValidationError, match="must be the index of one of 2 candidates"):
+    with pytest.raises(ValidationError, match="winner: must lie in 0 to 1"):
         decision(winner)
+
+
+@pytest.mark.parametrize("changes", [{"forced": SMALL}, {"candidates": ()}])
+def test_a_decision_has_either_candidates_or_a_forced_way(changes: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match="must be there unless the decision is forced"):
+        Decision.model_validate({**dict(decision()), **changes})
 
 
 def test_an_estimate_is_the_mean_of_its_time_points() -> None:

@@ -148,6 +148,12 @@ def test_everything_written_is_read_again(folder: RunFolder, schedule_text: str)
     assert (run.schedule, run.best) == (schedule, schedule)
 
 
+def test_step_seconds_are_those_of_the_runs_own_batch_size(folder: RunFolder) -> None:
+    batch = folder.manifest.settings.recipe.batch_size
+    folder.write_costs({f"d2 r8 b{batch}": 0.125, f"d4 r16 b{batch}": 0.5, "d4 r16 b7": 9.0})
+    assert load_run(folder.path).step_seconds == {"d2 r8": 0.125, "d4 r16": 0.5}
+
+
 def test_rows_say_when_and_in_which_attempt(folder: RunFolder) -> None:
     folder.append(said(1, "x"))
     row = json.loads((folder.path / "events.jsonl").read_text())

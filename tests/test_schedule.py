@@ -359,6 +359,21 @@ def test_shares_and_rest_need_the_length_of_the_run(unit: str, lengths: list[Any
 
 
 @pytest.mark.parametrize(
+    ("unit", "lengths", "expected"),
+    [
+        ("epochs", [10, 2.5], 12.5),
+        ("steps", [10, 25], 3.5),
+        ("share", [0.5, 0.5], None),
+        ("epochs", [1, "rest"], None),
+    ],
+)
+def test_a_schedule_knows_its_own_epochs_if_it_says_them(
+    unit: str, lengths: list[Any], expected: float | None
+) -> None:
+    assert equal_stages(lengths, length_unit=unit).own_epochs(steps_per_epoch=10) == expected
+
+
+@pytest.mark.parametrize(
     ("lengths", "epochs", "stage", "value"),
     [([1, 1000], 1, 0, "1.0"), ([25, 25, "rest"], 30, 2, "'rest'")],
 )
