@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from autoprog.commands.flags import given_recipe
-from autoprog.errors import ConfigError
+from autoprog.errors import ConfigError, suggest
 from autoprog.files import FileModel, parse, read_yaml
 from autoprog.presets import PRESETS, preset
-from autoprog.recipe import Recipe, default_recipe_name, resolve_recipe
+from autoprog.recipe import RECIPES, Recipe, default_recipe_name, resolve_recipe
 from autoprog.schedule import FullModel, GrowthSchedule, load_schedule
 from autoprog.settings import DataSettings, RunSettings
 from autoprog.space import SpaceFile, find_space
@@ -158,7 +158,11 @@ def _recipe(
     name, layers = getattr(args, "recipe", None), [space]
     if name is not None and _is_file(name):
         body = read_yaml(Path(name)) or {}
+        if not isinstance(body, Mapping):
+            raise ConfigError(name, "", "must be a mapping of keys to values", body)
         base = parse(RecipeFile, {k: v for k, v in body.items() if k == "base"}, name).base
+        if base is not None and base not in RECIPES:
+            raise ConfigError(name, "base", "unknown recipe", base, suggest(base, RECIPES))
         layers.append((name, {k: v for k, v in body.items() if k != "base"}))
         name = base
     name = name or default_recipe_name(num_images, data.embedded)
@@ -216,19 +220,24 @@ def _required_model(args: argparse.Namespace) -> str:
 
 
 def _data_settings(args: argparse.Namespace) -> DataSettings:
-    names = (
-        "dataset",
-        "data_dir",
-        "train_split",
-        "val_split",
-        "input_key",
-        "target_key",
-        "num_classes",
-    )
-    values = _given(args, *names)
+    values = _given(args, *_OF_DATASET)
+    if values and not hasattr(args, "dataset"):
+        flag = "--" + next(iter(values)).replace("_", "-")
+        raise ConfigError(flag, "", "must be given together with --dataset")
+    values |= _given(args, "dataset")
     if hasattr(args, "data"):
         values["dir"] = args.data
     return parse(DataSettings, values, "flags")
+
+
+_OF_DATASET = (
+    "data_dir",
+    "train_split",
+    "val_split",
+    "input_key",
+    "target_key",
+    "num_classes",
+)
 
 
 def _run_values(args: argparse.Namespace) -> dict[str, Any]:

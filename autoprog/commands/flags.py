@@ -73,7 +73,8 @@ def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "recipe", "each overrides the recipe; the default is shown for 'deit'"
     )
-    group.add_argument(
+    _add(
+        group,
         "--recipe",
         metavar="NAME|FILE",
         help=f"{', '.join(RECIPES)} or a YAML file; by default chosen by the number of images",
@@ -116,4 +117,8 @@ def _add(group: Group, flag: str, **options: Any) -> None:
 
 
 def _int_or_auto(text: str) -> int | str:
-    return text if text == "auto" else int(text)
+    try:
+        return text if text == "auto" else int(text)
+    except ValueError:
+        law = f"must be a whole number or auto, but got {text!r}"
+        raise argparse.ArgumentTypeError(law) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import os
 import platform
 import signal
 import subprocess
@@ -18,8 +19,10 @@ from rich.console import Console
 
 from autoprog.commands.configure import Configured
 from autoprog.commands.flags import NOT_FOR_RESUME
-from autoprog.errors import ConfigError
+from autoprog.commands.preflight import check_run
+from autoprog.errors import ConfigError, RunError
 from autoprog.events import Event
+from autoprog.files import parse
 from autoprog.runs import RunFolder, load_run, new_run_id
 from autoprog.schedule import GrowthSchedule
 from autoprog.settings import RunManifest, RunSettings
@@ -27,12 +30,21 @@ from autoprog.train.feed import open_data
 from autoprog.train.trainer import StopRequest
 from autoprog.ui.display import make_display
 
-__all__ = ["Configure", "carry_out", "open_run", "stop_on_signals"]
+__all__ = ["Configure", "RunConsole", "carry_out", "open_run", "stop_on_signals"]
 
 Configure = Callable[[argparse.Namespace], Configured]
 
 _VERSIONED = ("autoprog", "torch", "timm", "optuna", "numpy")
 _KEPT_ON_RESUME = {"command", "debug", "resume", "runs_dir", "quiet", "schedule"}
+
+
+class RunConsole(Console):
+    """A console whose run goes on when nobody reads the output any more, as behind ``| head``."""
+
+    def on_broken_pipe(self) -> None:
+        """Let everything from now on go nowhere."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 
 def open_run(args: argparse.Namespace, configure: Configure) -> tuple[Configured, RunFolder]:
@@ -44,15 +56,14 @@ def open_run(args: argparse.Namespace, configure: Configure) -> tuple[Configured
         ConfigError: If anything given is unknown, breaks a law, or does not go with ``--resume``.
         RunError: If the folder cannot be written or another process writes it.
     """
-    if args.resume is None:
-        return _create(args, configure(args))
-    if args.resume != "auto":
-        return _reopen(args, Path(args.resume))
-    configured = configure(args)
-    found = _unfinished(Path(args.runs_dir), configured.settings)
-    if found is None:
-        return _create(args, configured)
-    return configured, RunFolder.reopen(found)
+    if args.resume in (None, "auto"):
+        configured = configure(args)
+        found = None if args.resume is None else _unfinished(Path(args.runs_dir), configured)
+    else:
+        found = Path(args.resume)
+        configured = _recorded(args, found)
+    check_run(configured, is_new=found is None)
+    return configured, _create(args, configured) if found is None else RunFolder.reopen(found)
 
 
 def carry_out(
@@ -62,12 +73,18 @@ def carry_out(
     quiet: bool,
     schedule: GrowthSchedule | None,
 ) -> None:
-    """Write and show all events of a run."""
+    """Write and show all events of a run.
+
+    Raises:
+        RunError: If the run fails, or a file cannot be written.
+    """
     try:
         with make_display(console, quiet, schedule=schedule) as display:
             for event in events:
                 folder.append(event)
                 display.show(event)
+    except OSError as error:
+        raise RunError(f"{folder.path}: {error}") from error
     finally:
         folder.close()
 
@@ -90,7 +107,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
-def _create(args: argparse.Namespace, configured: Configured) -> tuple[Configured, RunFolder]:
+def _create(args: argparse.Namespace, configured: Configured) -> RunFolder:
     settings, now = configured.settings, datetime.now()
     manifest = RunManifest(
         run_id=_free_id(Path(args.runs_dir), new_run_id(settings.kind, settings.model.model, now)),
@@ -103,7 +120,7 @@ def _create(args: argparse.Namespace, configured: Configured) -> tuple[Configure
     folder = RunFolder.create(Path(args.runs_dir), manifest)
     if configured.schedule is not None:
         folder.write_schedule(configured.schedule)
-    return configured, folder
+    return folder
 
 
 def _free_id(runs_dir: Path, run_id: str) -> str:
@@ -112,8 +129,8 @@ def _free_id(runs_dir: Path, run_id: str) -> str:
     return next(name for name in names if not (runs_dir / name).exists())
 
 
-def _reopen(args: argparse.Namespace, path: Path) -> tuple[Configured, RunFolder]:
-    """Go on with a run by what its folder says."""
+def _recorded(args: argparse.Namespace, path: Path) -> Configured:
+    """Return what a run folder says, with the flags that a resume may change laid over it."""
     run = load_run(path)
     settings = run.manifest.settings
     if settings.kind != args.command:
@@ -122,25 +139,37 @@ def _reopen(args: argparse.Namespace, path: Path) -> tuple[Configured, RunFolder
     if run.result is not None:
         cure = f"see autoprog show {path}"
         raise ConfigError("--resume", "", "must be an unfinished run", str(path), cure)
+    if settings.kind == "train" and run.schedule is None:
+        cure = "it was stopped before its start: start a new run"
+        raise ConfigError("--resume", "", "must be a run with a schedule.yaml", str(path), cure)
+    if getattr(args, "schedule", settings.schedule_from) != settings.schedule_from:
+        law = f"must be {settings.schedule_from!r}, as the run has, or be left out"
+        raise ConfigError("--schedule", "", law, args.schedule)
     given = {name for name in vars(args) if name not in _KEPT_ON_RESUME}
     if wrong := sorted(given - NOT_FOR_RESUME):
         flag = "--" + wrong[0].replace("_", "-")
         cure = "leave it out, or start a new run"
         raise ConfigError(flag, "", "must not be given with --resume RUN", cure=cure)
-    settings = settings.model_copy(update={name: getattr(args, name) for name in given})
-    opened = open_data(settings.data)
-    return Configured(settings, opened, run.schedule), RunFolder.reopen(path)
+    values = {**settings.model_dump(), **{name: getattr(args, name) for name in given}}
+    settings = parse(RunSettings, values, "flags")
+    return Configured(settings, open_data(settings.data), run.schedule)
 
 
-def _unfinished(runs_dir: Path, settings: RunSettings) -> Path | None:
-    """Return the newest unfinished run with these settings."""
+def _unfinished(runs_dir: Path, configured: Configured) -> Path | None:
+    """Return the newest unfinished run with these settings and this schedule."""
     folders = sorted((path.parent for path in runs_dir.glob("*/run.yaml")), reverse=True)
-    for folder in folders:
-        if not (folder / "result.json").exists():
-            theirs = load_run(folder).manifest.settings
-            if _same_run(theirs, settings):
-                return folder
-    return None
+    return next((folder for folder in folders if _is_unfinished(folder, configured)), None)
+
+
+def _is_unfinished(folder: Path, configured: Configured) -> bool:
+    if (folder / "result.json").exists():
+        return False
+    try:
+        run = load_run(folder)
+    except ConfigError:
+        return False  # of another version, or damaged: none of this command line's business
+    same_schedule = configured.settings.kind != "train" or run.schedule == configured.schedule
+    return same_schedule and _same_run(run.manifest.settings, configured.settings)
 
 
 def _same_run(one: RunSettings, other: RunSettings) -> bool:

@@ -74,7 +74,9 @@ def farewell(console: Console, folder: Path, settings: RunSettings) -> None:
     _say(console, "take it", f"autoprog export {folder} --output {settings.model.model}.pth")
     if settings.data.embedded:
         model = settings.model.model
-        _say(console, "real thing", f"autoprog {settings.kind} --model {model} --data DIR")
+        schedule = "" if settings.kind == "search" else f" --schedule {settings.schedule_from}"
+        command = f"autoprog {settings.kind}{schedule} --model {model} --data DIR"
+        _say(console, "real thing", command)
 
 
 def _say_common(console: Console, configured: Configured, folder: RunFolder) -> None:

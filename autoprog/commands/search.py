@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-
-from rich.console import Console
+from typing import Any
 
 from autoprog.commands.flags import add_data_flags, add_recipe_flags, add_run_flags
 
@@ -21,60 +20,41 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "  autoprog search --model vit_small_patch32_224 --data DIR --space my-space.yaml\n"
     )
     group = parser.add_argument_group("search")
-    add = group.add_argument
-    nothing = argparse.SUPPRESS
-    add(
-        "--model",
-        default=nothing,
-        metavar="NAME",
-        help="deit-ti, deit-s, deit-b, vit-xs or a timm ViT",
-    )
-    add(
-        "--img-size",
-        type=int,
-        default=nothing,
-        metavar="PX",
-        help="full image size, if not the model's",
-    )
-    add("--space", default=nothing, metavar="NAME|FILE", help="search space (the model's own)")
-    add("--rule", choices=["rollout", "autoprog"], default=nothing, help="how to choose (rollout)")
-    add("--sampler", choices=["tpe", "random"], default=nothing, help="Optuna sampler (tpe)")
-    add(
-        "--costs",
-        dest="costs_from",
-        default=nothing,
-        metavar="FILE",
-        help="costs.json of an earlier run, instead of measuring",
-    )
-    add("--num-stages", type=int, default=nothing, metavar="K", help="pieces between decisions (4)")
-    add(
-        "--supernet-epochs", type=float, default=nothing, metavar="E", help="supernet phase (space)"
-    )
-    add(
-        "--max-candidates",
-        type=int,
-        default=nothing,
-        metavar="N",
-        help="a decision looks at (space)",
-    )
-    add(
-        "--min-full-share",
-        type=float,
-        default=nothing,
-        metavar="S",
-        help="steps at full size (0.15)",
-    )
-    add(
-        "--grow-op", choices=["mogrow", "copy", "zero"], default=nothing, help="new blocks (mogrow)"
-    )
-    add("--grow-map", choices=["interpolate", "stack"], default=nothing, help="where (interpolate)")
-    add("--grow-source", choices=["online", "ema"], default=nothing, help="old blocks (online)")
-    add(
-        "--grow-state", choices=["carry", "fresh", "reset"], default=nothing, help="moments (carry)"
-    )
+    _add_scope_flags(group)
+    _add_decision_flags(group)
+    _add_growth_flags(group)
     add_data_flags(parser)
     add_recipe_flags(parser)
     add_run_flags(parser)
+
+
+def _add_scope_flags(group: argparse._ArgumentGroup) -> None:
+    models = "deit-ti, deit-s, deit-b, vit-xs or a timm ViT"
+    _add(group, "--model", metavar="NAME", help=models)
+    _add(group, "--img-size", type=int, metavar="PX", help="full image size, if not the model's")
+    _add(group, "--space", metavar="NAME|FILE", help="search space (the model's own)")
+
+
+def _add_decision_flags(group: argparse._ArgumentGroup) -> None:
+    _add(group, "--rule", choices=["rollout", "autoprog"], help="how to choose (rollout)")
+    _add(group, "--sampler", choices=["tpe", "random"], help="Optuna sampler (tpe)")
+    costs = "costs.json of an earlier run, instead of measuring"
+    _add(group, "--costs", dest="costs_from", metavar="FILE", help=costs)
+    _add(group, "--num-stages", type=int, metavar="K", help="pieces between decisions (4)")
+    _add(group, "--supernet-epochs", type=float, metavar="E", help="supernet phase (space)")
+    _add(group, "--max-candidates", type=int, metavar="N", help="a decision looks at (space)")
+    _add(group, "--min-full-share", type=float, metavar="S", help="steps at full size (0.15)")
+
+
+def _add_growth_flags(group: argparse._ArgumentGroup) -> None:
+    _add(group, "--grow-op", choices=["mogrow", "copy", "zero"], help="new blocks (mogrow)")
+    _add(group, "--grow-map", choices=["interpolate", "stack"], help="where (interpolate)")
+    _add(group, "--grow-source", choices=["online", "ema"], help="old blocks (online)")
+    _add(group, "--grow-state", choices=["carry", "fresh", "reset"], help="moments (carry)")
+
+
+def _add(group: argparse._ArgumentGroup, flag: str, **options: Any) -> None:
+    group.add_argument(flag, default=argparse.SUPPRESS, **options)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -86,11 +66,11 @@ def run(args: argparse.Namespace) -> int:
 def execute(args: argparse.Namespace) -> Path:
     """Search and train; return the run folder."""
     from autoprog.commands.configure import configure_search
-    from autoprog.commands.launch import carry_out, open_run, stop_on_signals
+    from autoprog.commands.launch import RunConsole, carry_out, open_run, stop_on_signals
     from autoprog.commands.report import announce_search, farewell
     from autoprog.search.engine import build_searcher, search_schedule
 
-    console = Console(highlight=False)
+    console = RunConsole(highlight=False)
     configured, folder = open_run(args, configure_search)
     with stop_on_signals() as stop:
         searcher = build_searcher(configured.settings, folder, configured.opened, stop)

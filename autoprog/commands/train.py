@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rich.console import Console
-
 from autoprog.commands.flags import add_data_flags, add_recipe_flags, add_run_flags
 from autoprog.errors import ConfigError
 
@@ -52,11 +50,11 @@ def execute(args: argparse.Namespace) -> Path:
         cure = "give a YAML file, or a preset with --model"
         raise ConfigError("--schedule", "", "must be given", cure=cure)
     from autoprog.commands.configure import configure_train
-    from autoprog.commands.launch import carry_out, open_run, stop_on_signals
+    from autoprog.commands.launch import RunConsole, carry_out, open_run, stop_on_signals
     from autoprog.commands.report import announce_train, farewell
     from autoprog.train.engine import start_training, train_schedule
 
-    console = Console(highlight=False)
+    console = RunConsole(highlight=False)
     configured, folder = open_run(args, configure_train)
     schedule = configured.schedule
     assert schedule is not None, "a training run has a schedule"

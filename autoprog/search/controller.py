@@ -13,6 +13,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import Trial, TrialState
 
+from autoprog.train.phase import step_seed
 from supernet.config import SubnetConfig
 
 __all__ = ["Controller", "Proposals", "open_journal"]
@@ -71,7 +72,7 @@ class Controller:
         return Proposals(study, grid, anchors if len(grid) > most else grid, most)
 
     def _create_sampler(self, decision: int) -> optuna.samplers.BaseSampler:
-        seed = self._seed * 1000 + decision
+        seed = step_seed(self._seed, "study", decision) & 0xFFFFFFFF  # numpy takes no more
         if self._sampler == "random":
             return optuna.samplers.RandomSampler(seed=seed)
         return optuna.samplers.TPESampler(seed=seed, n_startup_trials=4)

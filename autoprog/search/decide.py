@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from autoprog.decisions import Candidate, Decision, Estimate
-from autoprog.search.rollout import Forecast, LossLaw, Option, Tail, fit_law, forecast
+from autoprog.search.rollout import (
+    Forecast,
+    LossLaw,
+    Option,
+    Tail,
+    fit_law,
+    forecast,
+    progress_of_full,
+)
 from autoprog.search.rules import autoprog_scores, runner_up, winner_of
 from autoprog.settings import Rule
 from supernet.config import ModelSpec, SubnetConfig
@@ -28,8 +36,7 @@ class Situation:
         current: The subnet trained so far.
         switch_steps: Later steps at which the run can become full.
         progress_so_far: Steps so far, each by the relative cost of its subnet: (cost, steps) pairs.
-        curve: (step, training loss) so far.
-        recovery_steps: Length of a supernet phase.
+        curve: (step, training loss) of the first subnet.
     """
 
     index: int
@@ -40,7 +47,6 @@ class Situation:
     switch_steps: tuple[int, ...]
     progress_so_far: tuple[tuple[float, int], ...]
     curve: tuple[tuple[float, float], ...]
-    recovery_steps: float
 
 
 class _Scored(NamedTuple):
@@ -146,11 +152,13 @@ def _by_rollout(
         Option(relative_cost(spec, estimate.subnet), estimate.losses[-1], step_seconds)
         for estimate, step_seconds in zip(estimates, seconds, strict=True)
     ]
-    law = fit_law(situation.curve, options, situation.recovery_steps)
+    law = fit_law(situation.curve, options)
     stay = _index_of(situation.current, estimates)
     full = Option(1.0, options[_index_of(spec.full, estimates)].loss, full_seconds)
-    tail = _tail(law, situation)
-    ways = [forecast(law, option, options[stay], full, tail) for option in options]
+    done = sum(law.progress(cost) * steps for cost, steps in situation.progress_so_far)
+    progress = progress_of_full(law, options[stay], full, done)
+    tail = Tail(situation.step, situation.switch_steps, situation.total_steps)
+    ways = [forecast(law, option, full, progress, tail) for option in options]
     scores = [way.score for way in ways]
     winner, reason = _settle(law, estimates, ways, seconds, stay)
     return _Scored(
@@ -163,11 +171,6 @@ def _by_rollout(
     )
 
 
-def _tail(law: LossLaw, situation: Situation) -> Tail:
-    done = sum(law.progress(cost) * steps for cost, steps in situation.progress_so_far)
-    return Tail(situation.step, situation.switch_steps, situation.total_steps, done)
-
-
 def _settle(
     law: LossLaw,
     estimates: Sequence[Estimate],
@@ -178,7 +181,7 @@ def _settle(
     """Return the winner and why; a lead below the noise of its estimate is a tie, and ties stay."""
     scores = [way.score for way in ways]
     best = winner_of(scores, seconds)
-    noise = estimates[best].difference_se / estimates[best].losses[-1]
+    noise = law.learning * estimates[best].difference_se / estimates[best].losses[-1]
     if best != stay and scores[stay] <= scores[best] * (1 + noise):
         return stay, f"a tie with {estimates[best].subnet} within ±{noise:.1%}, and ties stay"
     return (

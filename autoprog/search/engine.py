@@ -14,7 +14,9 @@ from autoprog.search.searcher import (
     found_schedule,
     noting_curve,
     recorded_decision,
+    settle,
     situation_of,
+    tell_again,
     turn_to,
 )
 from autoprog.search.supernet import decision_point
@@ -34,7 +36,19 @@ def search_schedule(searcher: Searcher) -> Iterator[Event]:
         DivergedError: If a loss is not finite.
         InterruptedRunError: If a stop was requested.
     """
-    yield from start(searcher.trainer)
+    try:
+        yield from start(searcher.trainer)
+        yield from _train(searcher)
+        schedule = found_schedule(searcher)
+        searcher.trainer.folder.write_schedule(schedule, "best.yaml")
+        searcher.trainer.folder.write_schedule(schedule)
+        yield from finish(searcher.trainer, schedule)
+    finally:
+        searcher.trainer.feed.close()
+
+
+def _train(searcher: Searcher) -> Iterator[Event]:
+    """Train from the smallest subnet to the full model, by way of all decisions."""
     space = searcher.search.space
     searcher.pieces.append(Piece(0, space.smallest, searcher.curriculum(0)))
     for point in searcher.plan.points:
@@ -45,17 +59,14 @@ def search_schedule(searcher: Searcher) -> Iterator[Event]:
         yield from _train_until(searcher, searcher.plan.full_step)
         yield from _become_full(searcher)
     yield from _train_to_the_end(searcher)
-    schedule = found_schedule(searcher)
-    searcher.trainer.folder.write_schedule(schedule, "best.yaml")
-    searcher.trainer.folder.write_schedule(schedule)
-    yield from finish(searcher.trainer, schedule)
 
 
 def _train_until(searcher: Searcher, stop: int) -> Iterator[Event]:
     """Train the current subnet up to `stop`."""
     if stop > searcher.position:
-        phase = searcher.next_phase(stop)
-        yield from noting_curve(searcher.trainer, phase)
+        phase, trainer = searcher.next_phase(stop), searcher.trainer
+        first = len(searcher.pieces) == 1
+        yield from noting_curve(trainer, phase) if first else trainer.run(phase)
 
 
 def _train_to_the_end(searcher: Searcher) -> Iterator[Event]:
@@ -65,19 +76,22 @@ def _train_to_the_end(searcher: Searcher) -> Iterator[Event]:
         if stop > searcher.position:
             if searcher.curriculum(searcher.position) != searcher.pieces[-1].curriculum:
                 turn_to(searcher, searcher.full, searcher.position)
-            yield from noting_curve(searcher.trainer, searcher.next_phase(stop))
+            yield from searcher.trainer.run(searcher.next_phase(stop))
 
 
 def _become_full(searcher: Searcher) -> Iterator[Event]:
     """Grow to the full model where it is the only candidate left."""
+    yield from settle(searcher)
     index = len(searcher.plan.points)
     decision = recorded_decision(searcher, index)
     if decision is None:
-        why = "the full model is due: min_full_share of the steps are left"
+        why = "the full model is due for the rest of the run"
         decision = forced_decision(
             searcher.search.rule, searcher.search.space.spec, situation_of(searcher, index), why
         )
         yield from announce(searcher, decision)
+    else:
+        yield from tell_again(searcher, decision)
     _grow_to(searcher, searcher.full)
 
 

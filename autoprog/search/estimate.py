@@ -17,8 +17,10 @@ __all__ = ["estimate_losses", "paired_difference", "summarise"]
 
 def estimate_losses(trainer: Trainer, choice: Choice) -> list[float]:
     """Return a subnet's loss on every held-out batch: the same batches for all, EMA weights, eval mode."""
-    network = trainer.stepper.emas[0].module
-    return batch_losses(network, trainer.feed.held_out_batches(), choice, trainer.compute)
+    network, device = trainer.stepper.emas[0].module, trainer.compute.device
+    batches = trainer.feed.held_out_batches()
+    moved = ((images.to(device), targets.to(device)) for images, targets in batches)
+    return batch_losses(network, moved, choice, trainer.compute)
 
 
 def paired_difference(losses: Sequence[float], baseline: Sequence[float]) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import torch
 
 from autoprog.errors import ConfigError
+from autoprog.train.data import Batch
 from autoprog.train.loop import Stepper
 from autoprog.train.phase import Choice
 from autoprog.train.timing import typical_seconds
@@ -45,7 +47,7 @@ class Costs:
                 str(path), "", "must be a readable JSON file of step seconds"
             ) from None
         for name, seconds in table.items() if isinstance(table, dict) else [("", table)]:
-            if not isinstance(seconds, int | float) or not seconds > 0:
+            if not _is_duration(seconds):
                 raise ConfigError(str(path), str(name), "must be seconds above 0", seconds)
         return cls(dict(table), batch_size)
 
@@ -67,26 +69,41 @@ class Costs:
         return bool(missing)
 
 
+def _is_duration(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return 0 < value < math.inf
+
+
 def measure_seconds(stepper: Stepper, choice: Choice, trainer: Trainer, repeats: int = 5) -> float:
     """Return the median seconds of forward and backward on a resident batch; weights stay as they are.
 
-    The update is left out, so this is a little low for small subnets; it only fills gaps.
+    The batch is taken in the parts that training takes it in. The update is left out, so this is a little low
+    for small subnets; it only fills gaps.
     """
-    images, targets = trainer.feed.probe()
-    copies = -(-trainer.recipe.batch_size // len(images))
-    size = trainer.recipe.batch_size
-    images = images.repeat(copies, 1, 1, 1)[:size].to(stepper.compute.device)
-    images = torch.nn.functional.interpolate(images, size=(choice.subnet.img_size,) * 2)
-    targets = targets.repeat(copies)[:size].to(stepper.compute.device)
+    images, targets = _resident_batch(trainer, choice.subnet.img_size)
     seconds = []
     for _ in range(repeats + 1):
         stepper.compute.synchronize()
         start = time.perf_counter()
-        with stepper.compute.autocast():
-            logits = stepper.model(images, choice.subnet, choice.slots)
-            loss = torch.nn.functional.cross_entropy(logits.float(), targets)
-        loss.backward()
+        for part, part_targets in zip(
+            images.chunk(stepper.micro_batches), targets.chunk(stepper.micro_batches), strict=True
+        ):
+            with stepper.compute.autocast():
+                logits = stepper.model(part, choice.subnet, choice.slots)
+                loss = torch.nn.functional.cross_entropy(logits.float(), part_targets)
+            loss.backward()
         stepper.compute.synchronize()
         seconds.append(time.perf_counter() - start)
     stepper.optimizer.zero_grad(set_to_none=True)
     return sorted(seconds[1:])[repeats // 2]
+
+
+def _resident_batch(trainer: Trainer, img_size: int) -> Batch:
+    """Return a whole batch on the device: the probe images, repeated and resized."""
+    images, targets = trainer.feed.probe()
+    size, device = trainer.recipe.batch_size, trainer.compute.device
+    copies = -(-size // len(images))
+    images = images.repeat(copies, 1, 1, 1)[:size].to(device)
+    images = torch.nn.functional.interpolate(images, size=(img_size, img_size))
+    return images, targets.repeat(copies)[:size].to(device)

@@ -1,12 +1,16 @@
 """The roll-out: what each way to go on would come to at the end of the run.
 
-Three small laws, each with one number that is measured or guarded:
+Everything is counted in *progress*: steps of the full model that would have taught as much. Three laws, each
+with numbers that are measured or guarded:
 
-- *Progress.* A step at a subnet of relative cost c teaches as much as c^γ full steps, γ = κ / b. This is
-  what a scaling law loss ~ cost^-κ · steps^-b says of two subnets at equal loss.
-- *Learning.* The loss falls as progress^-b; b is the slope of this run's own training curve.
-- *Shock.* Growth leaves a subnet above the trend that its cost predicts; the excess of its one-shot
-  estimate over that trend decays as exp(-steps / recovery).
+- *Learning.* The full model's loss falls as progress^-b; b is the slope of this run's own training curve.
+- *Transfer.* What the full model has learnt so far is what its one-shot estimate shows: were its loss that of
+  the subnet trained so far, all of it; if it is higher, what the curve says of that loss. In the same way, of
+  what a subnet learns from now on the full model keeps the share loss(subnet) / loss(full): the two agree
+  under shared weights, or they do not. (A low loss at a small image size is worth little where the full size
+  shows next to nothing of it.)
+- *Capacity.* A step at relative cost c teaches c^γ as much as a full one, γ = κ / b: what a scaling law
+  loss ~ cost^-κ · steps^-b says of two subnets at equal loss.
 
 A candidate is priced by the seconds that its best tail still takes: score = loss at the end · seconds^α with
 α = TIME_WEIGHT · b. At weight 1 a shorter run would count as much as a better one; whoever chose the number
@@ -15,13 +19,22 @@ of epochs has said that loss counts more.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autoprog.search.rules import power_law_slope
 
-__all__ = ["Forecast", "LossLaw", "Option", "Tail", "fit_law", "forecast", "learning_exponent"]
+__all__ = [
+    "Forecast",
+    "LossLaw",
+    "Option",
+    "Tail",
+    "fit_law",
+    "forecast",
+    "learning_exponent",
+    "progress_of_full",
+    "transfer",
+]
 
 TIME_WEIGHT = 0.25
 _LEARNING_RANGE, _LEARNING_DEFAULT = (0.05, 0.5), 0.2
@@ -39,11 +52,10 @@ class Option:
 
 @dataclass(frozen=True)
 class LossLaw:
-    """The fitted numbers: learning exponent b, capacity exponent κ, recovery in steps."""
+    """The fitted numbers: learning exponent b and capacity exponent κ."""
 
     learning: float
     capacity: float
-    recovery_steps: float
 
     @property
     def alpha(self) -> float:
@@ -51,13 +63,8 @@ class LossLaw:
         return TIME_WEIGHT * self.learning
 
     def progress(self, relative_cost: float) -> float:
-        """Return how many full steps one step is worth."""
+        """Return how many full steps one step is worth, if all of it transfers."""
         return relative_cost ** (self.capacity / self.learning)
-
-    def shock(self, option: Option, current: Option) -> float:
-        """Return by how much the log loss of `option` lies above the trend from the current subnet."""
-        gain = self.capacity * math.log(option.relative_cost / current.relative_cost)
-        return max(0.0, math.log(option.loss / current.loss) + gain)
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,6 @@ class Tail:
     step: int
     switch_steps: tuple[int, ...]
     total_steps: int
-    progress_so_far: float
 
 
 @dataclass(frozen=True)
@@ -87,15 +93,12 @@ def learning_exponent(steps: Sequence[float], losses: Sequence[float]) -> float:
     return _LEARNING_DEFAULT if slope is None else min(max(-slope, low), high)
 
 
-def fit_law(
-    curve: Sequence[tuple[float, float]], options: Sequence[Option], recovery_steps: float
-) -> LossLaw:
+def fit_law(curve: Sequence[tuple[float, float]], options: Sequence[Option]) -> LossLaw:
     """Fit the law.
 
     Args:
-        curve: (step, training loss) of this run so far, steps above 0.
+        curve: (step, training loss) of the first subnet of this run, steps above 0.
         options: All candidates with their one-shot losses.
-        recovery_steps: How long growth is felt; the length of a supernet phase.
     """
     costs, losses = [o.relative_cost for o in options], [o.loss for o in options]
     slope = power_law_slope(costs, losses)
@@ -103,34 +106,42 @@ def fit_law(
     return LossLaw(
         learning=learning_exponent([s for s, _ in curve], [loss for _, loss in curve]),
         capacity=low if slope is None else min(max(-slope, low), high),
-        recovery_steps=recovery_steps,
     )
 
 
-def forecast(law: LossLaw, option: Option, current: Option, full: Option, tail: Tail) -> Forecast:
+def transfer(option: Option, full: Option) -> float:
+    """Return the share of what `option` learns that the full model keeps: loss over loss, at most 1."""
+    return min(1.0, option.loss / full.loss)
+
+
+def progress_of_full(law: LossLaw, current: Option, full: Option, progress_so_far: float) -> float:
+    """Return the progress of the full model, given that of the subnet trained so far; at least one step."""
+    shown = transfer(current, full) ** (1.0 / law.learning)
+    return max(1.0, progress_so_far * shown)
+
+
+def forecast(law: LossLaw, option: Option, full: Option, progress: float, tail: Tail) -> Forecast:
     """Return the best way on through `option`: stay there until some switch step, then be full.
 
-    The predicted loss is the current one, scaled by the progress still made and by what is left of the
-    shocks at the end; a common factor cancels between candidates.
+    Args:
+        law: The fitted numbers.
+        option: The subnet to go on with.
+        full: The full model.
+        progress: Of the full model so far, from :func:`progress_of_full`.
+        tail: What is left of the run.
     """
     is_full = option.relative_cost >= full.relative_cost
     switches = (tail.step,) if is_full else tail.switch_steps
-    ways = [_way(law, option, current, full, tail, switch) for switch in switches]
+    ways = [_way(law, option, full, progress, tail, switch) for switch in switches]
     return min(ways, key=lambda way: way.score)
 
 
 def _way(
-    law: LossLaw, option: Option, current: Option, full: Option, tail: Tail, switch: int
+    law: LossLaw, option: Option, full: Option, progress: float, tail: Tail, switch: int
 ) -> Forecast:
     small_steps, full_steps = switch - tail.step, tail.total_steps - switch
-    gained = small_steps * law.progress(option.relative_cost) + full_steps
-    grown = (tail.progress_so_far + gained) / max(tail.progress_so_far, 1.0)
-    left = [
-        law.shock(option, current) * math.exp(-(tail.total_steps - tail.step) / law.recovery_steps),
-        max(0.0, law.shock(full, current) - law.shock(option, current))
-        * math.exp(-full_steps / law.recovery_steps),
-    ]
-    to_full = (full.relative_cost / current.relative_cost) ** -law.capacity
-    loss = current.loss * to_full * grown**-law.learning * math.exp(sum(left))
+    worth = law.progress(option.relative_cost) * transfer(option, full)
+    gained = small_steps * worth + full_steps
+    loss = full.loss * (1.0 + gained / progress) ** -law.learning
     seconds = small_steps * option.step_seconds + full_steps * full.step_seconds
     return Forecast(switch, loss, seconds, loss * max(seconds, 1e-9) ** law.alpha)

@@ -33,7 +33,9 @@ __all__ = [
     "found_schedule",
     "noting_curve",
     "recorded_decision",
+    "settle",
     "situation_of",
+    "tell_again",
     "turn_to",
 ]
 
@@ -60,7 +62,7 @@ class Searcher:
     lr: LearningRate
     num_phases: int = 0
     position: int = 0
-    announced_stage: int = -1
+    announced_pieces: int = 0
     pieces: list[Piece] = field(default_factory=list)
     enter: GrowTo | Compact | None = None
 
@@ -74,6 +76,17 @@ class Searcher:
         """Return the full model."""
         return self.search.space.spec.full
 
+    @property
+    def will_estimate(self) -> bool:
+        """Tell whether candidates will still be estimated, on images that training must not have seen."""
+        to_come = any(point.stop_step > self.position for point in self.plan.points)
+        return to_come and self.current != self.full
+
+    @property
+    def next_is_new(self) -> bool:
+        """Tell whether no earlier attempt has entered the next phase; then its events are yet to be told."""
+        return self.trainer.phase < self.num_phases
+
     def curriculum(self, step: int) -> Curriculum:
         """Return the regularisation of the piece that holds `step`."""
         count = self.search.space.decisions.num_stages
@@ -82,24 +95,23 @@ class Searcher:
 
     def next_phase(self, stop: int, **fields: object) -> Phase:
         """Return a phase from the position to `stop` at the current subnet; `fields` override."""
-        stage = len(self.pieces) - 1
         phase = Phase(
             index=self.num_phases,
             kind="plain",
-            stage=stage,
+            stage=len(_merged(self.pieces)) - 1,
             start_step=self.position,
             stop_step=stop,
             choices=(plain_choice(self.current),),
             depth=self.current.depth,
             curriculum=self.pieces[-1].curriculum,
             enter=self.enter,
-            starts_stage=stage != self.announced_stage,
-            held_out=self.position < self.plan.full_step and self.current != self.full,
+            starts_stage=len(self.pieces) != self.announced_pieces,
+            held_out=self.will_estimate,
         )
         self.num_phases, self.position, self.enter = self.num_phases + 1, stop, None
         phase = replace(phase, **fields)  # type: ignore[arg-type]
         if phase.kind == "plain":
-            self.announced_stage = stage
+            self.announced_pieces = len(self.pieces)
         return phase
 
 
@@ -119,11 +131,14 @@ def build_searcher(
     )
     compute = resolve_compute(settings.device, settings.amp, settings.threads)
     recorded = load_run(folder.path)
+    costs = _known_costs(search, recorded, recipe.batch_size)
+    if costs.seconds and not recorded.costs:
+        folder.write_costs(costs.seconds)  # so that a resume does not depend on another file
     return Searcher(
         trainer=build_trainer(settings, folder, opened, compute, length, recipe.sched, stop),
         search=search,
         plan=plan,
-        costs=_known_costs(search, recorded, recipe.batch_size),
+        costs=costs,
         controller=Controller(
             folder.journal, folder.manifest.run_id, settings.seed, search.sampler
         ),
@@ -139,6 +154,12 @@ def _known_costs(search: SearchSettings, recorded: Run, batch_size: int) -> Cost
     return Costs.read(Path(search.costs_from), batch_size)
 
 
+def settle(searcher: Searcher) -> Iterator[Event]:
+    """Carry out a change that waits for the next phase, before another one takes its place."""
+    if searcher.enter is not None:
+        yield from searcher.trainer.run(searcher.next_phase(searcher.position))
+
+
 def turn_to(searcher: Searcher, subnet: SubnetConfig, step: int) -> None:
     """Begin a new stretch of the schedule at `step`."""
     searcher.pieces.append(Piece(step, subnet, searcher.curriculum(step)))
@@ -148,7 +169,6 @@ def situation_of(searcher: Searcher, index: int) -> Situation:
     """Return where the run stands at decision `index`."""
     trainer, plan, spec = searcher.trainer, searcher.plan, searcher.search.space.spec
     later = [point.start_step for point in plan.points if point.start_step > trainer.step]
-    decisions = searcher.search.space.decisions
     return Situation(
         index=index,
         step=trainer.step,
@@ -161,18 +181,25 @@ def situation_of(searcher: Searcher, index: int) -> Situation:
             for subnet, steps in trainer.steps_by_subnet.items()
         ),
         curve=_after_warmup(trainer),
-        recovery_steps=decisions.supernet_epochs * trainer.steps_per_epoch,
     )
 
 
 def _after_warmup(trainer: Trainer) -> tuple[tuple[float, float], ...]:
     warmup = trainer.recipe.warmup_share * trainer.total_steps
-    return tuple((step, loss) for step, loss in trainer.notes.get("curve", []) if step > warmup)
+    curve = trainer.notes.get("curve", [])
+    # Rounded, since a point made of two is that of a straight run but for the last bits.
+    return tuple((step, round(loss, 6)) for step, loss in curve if step > warmup)
 
 
 def recorded_decision(searcher: Searcher, index: int) -> Decision | None:
     """Return decision `index` if an earlier attempt took it."""
     return next((d for d in searcher.recorded if d.index == index), None)
+
+
+def tell_again(searcher: Searcher, decision: Decision) -> Iterator[Event]:
+    """Tell of a recorded decision that is executed once more, since the log drops what is replayed."""
+    if searcher.next_is_new:
+        yield Decided(step=searcher.trainer.step, decision=decision)
 
 
 def announce(searcher: Searcher, decision: Decision) -> Iterator[Event]:
@@ -182,11 +209,22 @@ def announce(searcher: Searcher, decision: Decision) -> Iterator[Event]:
 
 
 def noting_curve(trainer: Trainer, phase: Phase) -> Iterator[Event]:
-    """Run a phase and keep its training losses, which the roll-out fits."""
+    """Run a phase of the first subnet and keep its training losses, which the roll-out fits."""
     for event in trainer.run(phase):
         if isinstance(event, Progressed):
-            trainer.notes.setdefault("curve", []).append([event.step, event.loss])
+            _note(trainer, phase, event)
         yield event
+
+
+def _note(trainer: Trainer, phase: Phase, event: Progressed) -> None:
+    """Append to the curve; what a stop had split in two becomes one point again."""
+    curve, loss = trainer.notes.setdefault("curve", []), event.loss
+    every = trainer.settings.log_every_steps
+    if curve and curve[-1][0] > phase.start_step and curve[-1][0] % every:
+        step, earlier = curve.pop()
+        begin = max(phase.start_step, step - step % every)
+        loss = (earlier * (step - begin) + loss * (event.step - step)) / (event.step - begin)
+    curve.append([event.step, loss])
 
 
 def found_schedule(searcher: Searcher) -> GrowthSchedule:

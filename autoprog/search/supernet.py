@@ -15,9 +15,10 @@ from autoprog.search.plan import DecisionPoint, point_candidates
 from autoprog.search.searcher import (
     Searcher,
     announce,
-    noting_curve,
     recorded_decision,
+    settle,
     situation_of,
+    tell_again,
     turn_to,
 )
 from autoprog.train.phase import Choice, Compact, GrowTo
@@ -29,6 +30,7 @@ __all__ = ["decision_point"]
 
 def decision_point(searcher: Searcher, point: DecisionPoint) -> Iterator[Event]:
     """Train a supernet over the candidates, estimate them, decide, and go on with the winner."""
+    yield from settle(searcher)
     search, first = searcher.search, point.index == 0
     grid = point_candidates(search.rule, search.space, searcher.current, first)
     top = max(subnet.depth for subnet in grid)
@@ -40,6 +42,8 @@ def decision_point(searcher: Searcher, point: DecisionPoint) -> Iterator[Event]:
         estimated, decision = _decide(searcher, point, choices)
         yield estimated
         yield from announce(searcher, decision)
+    else:
+        yield from tell_again(searcher, decision)
     winner = decision.subnet
     searcher.enter = Compact(choices[winner].slots)
     # The supernet phase counts to the stage that it leads to: this is what a replay of the schedule does.
@@ -65,7 +69,7 @@ def _train_supernet(
     if top != searcher.current.depth:
         grow = searcher.search.space.decisions.grow
         searcher.enter = GrowTo(searcher.current, largest, grow)
-    if trainer.step <= point.start_step and recorded_decision(searcher, point.index) is None:
+    if searcher.next_is_new:
         yield SupernetStarted(
             step=trainer.step,
             decision=point.index,
@@ -89,7 +93,7 @@ def _train_supernet(
             starts_stage=False,
             held_out=True,
         )
-        yield from noting_curve(trainer, phase)
+        yield from trainer.run(phase)
         if stop != point.stop_step:
             yield from _estimate_all(searcher, point, number, choices)
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
+import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -16,6 +19,18 @@ from autoprog.errors import RunError
 __all__ = ["load_newest", "publish", "stage_as"]
 
 SCHEMA = 1
+_UNREADABLE = (  # what torch.load raises for damaged and foreign files
+    OSError,
+    RuntimeError,
+    EOFError,
+    UnpicklingError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    struct.error,
+)
 
 
 def stage_as(folder: Path, state: dict[str, Any]) -> Path:
@@ -31,19 +46,27 @@ def stage_as(folder: Path, state: dict[str, Any]) -> Path:
             file.flush()
             os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
-        raise RunError(f"{folder}: the checkpoint cannot be written: {error}") from None
+        with suppress(OSError):
+            temporary.unlink()
+        raise _unwritable(folder, error) from None
     return temporary
 
 
 def publish(folder: Path, temporary: Path, keep_as: str | None = None) -> None:
-    """Make a written checkpoint the last one, the last one the previous, and keep a copy by name."""
+    """Make a written checkpoint the last one, the last one the previous, and keep a copy by name.
+
+    Raises:
+        RunError: If the folder cannot be written.
+    """
     last = folder / "last.pt"
-    if last.exists():
-        last.replace(folder / "previous.pt")
-    temporary.replace(last)
-    if keep_as is not None:
-        _link(last, folder / f"{keep_as}.pt")
+    try:
+        if last.exists():
+            last.replace(folder / "previous.pt")
+        temporary.replace(last)
+        if keep_as is not None:
+            _link(last, folder / f"{keep_as}.pt")
+    except OSError as error:
+        raise _unwritable(folder, error) from None
 
 
 def load_newest(folder: Path, device: torch.device) -> tuple[dict[str, Any] | None, list[str]]:
@@ -51,19 +74,32 @@ def load_newest(folder: Path, device: torch.device) -> tuple[dict[str, Any] | No
     complaints: list[str] = []
     for path in _candidates(folder):
         try:
-            state = torch.load(path, map_location=device, weights_only=True)
-        except (OSError, RuntimeError, EOFError, UnpicklingError, ValueError) as error:
+            return _load(path, device), complaints
+        except _UNREADABLE as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            complaints.append(f"{path.name} cannot be read ({reason[:80]}); trying an older one")
-            continue
-        if isinstance(state, dict) and state.get("schema") == SCHEMA:
-            return state, complaints
-        complaints.append(f"{path.name} is no checkpoint of this version; trying an older one")
+            complaints.append(f"{path.name} cannot be read ({reason[:80]})")
+    if complaints:
+        complaints.append("no checkpoint can be read: the run starts from the beginning")
     return None, complaints
+
+
+def _load(path: Path, device: torch.device) -> dict[str, Any]:
+    # Ours are zip files; anything else would go to the reader of torch's older format, a bare pickle.
+    if not zipfile.is_zipfile(path):
+        raise ValueError("damaged, or not a checkpoint")
+    state = torch.load(path, map_location=device, weights_only=True)
+    if not isinstance(state, dict) or state.get("schema") != SCHEMA:
+        raise ValueError("not a checkpoint of this version")
+    return state
 
 
 def _candidates(folder: Path) -> Iterator[Path]:
     return (folder / name for name in ("last.pt", "previous.pt") if (folder / name).exists())
+
+
+def _unwritable(folder: Path, error: Exception) -> RunError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return RunError(f"{folder}: the checkpoint cannot be written: {reason}")
 
 
 def _link(source: Path, target: Path) -> None:

@@ -6,8 +6,10 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from autoprog.errors import RunError
 from autoprog.events import Event, RunFinished, RunStarted
 from autoprog.runs import Result, RunFolder
 from autoprog.schedule import GrowthSchedule
@@ -120,11 +122,15 @@ def train_schedule(trainer: Trainer, schedule: GrowthSchedule) -> Iterator[Event
         DivergedError: If a loss is not finite.
         InterruptedRunError: If a stop was requested.
     """
-    yield from start(trainer)
     epochs = trainer.total_steps / trainer.steps_per_epoch
-    for phase in phases_of(schedule.resolve(trainer.steps_per_epoch, epochs)):
-        yield from trainer.run(phase)
-    yield from finish(trainer, schedule)
+    phases = phases_of(schedule.resolve(trainer.steps_per_epoch, epochs))
+    try:
+        yield from start(trainer)
+        for phase in phases:
+            yield from trainer.run(phase)
+        yield from finish(trainer, schedule)
+    finally:
+        trainer.feed.close()
 
 
 def start(trainer: Trainer) -> Iterator[Event]:
@@ -156,7 +162,11 @@ def finish(trainer: Trainer, schedule: GrowthSchedule) -> Iterator[Event]:
 
 
 def _export(trainer: Trainer) -> None:
-    """Write online and averaged weights under plain timm keys, with how to build the model beside them."""
+    """Write online and averaged weights under plain timm keys, with how to build the model beside them.
+
+    Raises:
+        RunError: If they cannot be written.
+    """
     settings = trainer.settings
     metadata = {
         "timm": settings.model.timm,
@@ -170,8 +180,11 @@ def _export(trainer: Trainer) -> None:
     for name, network in networks.items():
         path = trainer.folder.checkpoints / f"{name}.safetensors"
         temporary = path.with_name(f".{path.name}")
-        save_file(plain_state_dict(network), temporary, metadata=metadata)
-        temporary.replace(path)
+        try:
+            save_file(plain_state_dict(network), temporary, metadata=metadata)
+            temporary.replace(path)
+        except (OSError, SafetensorError) as error:
+            raise RunError(f"{path}: the weights cannot be written: {error}") from None
 
 
 def _result(trainer: Trainer, schedule: GrowthSchedule) -> Result:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from autoprog.errors import RunError
@@ -30,7 +30,7 @@ def export_weights(source: Path, output: Path) -> str:
         else:
             torch.save(weights, temporary)
         temporary.replace(output)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise RunError(f"{output}: the weights cannot be exported: {error}") from None
     kwargs = json.loads(metadata["kwargs"]) | {"num_classes": int(metadata["num_classes"])}
     arguments = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())

@@ -19,7 +19,7 @@ from autoprog.train.phase import Choice, step_seed
 from supernet.config import Slots
 from supernet.elastic import ElasticViT
 
-__all__ = ["LossRing", "Stepper"]
+__all__ = ["LossRing", "Stepper", "check_weights"]
 
 
 @dataclass
@@ -111,8 +111,22 @@ class LossRing:
         for offset, value in enumerate(values):
             if not np.isfinite(value):
                 step = next_step - len(values) + offset
-                raise DivergedError(
-                    f"the loss is {value} at step {step} (stage {stage}, epoch {epoch:.2f}); "
-                    "the last checkpoint is from before; lower --lr or set --clip-grad"
-                )
+                what = f"the loss is {value} at step {step}"
+                raise _diverged(what, stage, epoch * step / next_step)
         return float(np.mean(values))
+
+
+def check_weights(model: nn.Module, next_step: int, epoch: float, stage: int) -> None:
+    """Look at the weights after step ``next_step - 1``, whose loss is from before its update.
+
+    Raises:
+        DivergedError: If a weight is not finite.
+    """
+    peaks = torch.stack([weight.detach().abs().amax() for weight in model.parameters()])
+    if not torch.isfinite(peaks).all():
+        raise _diverged(f"a weight is not finite after step {next_step - 1}", stage, epoch)
+
+
+def _diverged(what: str, stage: int, epoch: float) -> DivergedError:
+    cure = "checkpoints are from before; lower --lr or set --clip-grad"
+    return DivergedError(f"{what} (stage {stage}, epoch {epoch:.2f}); {cure}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 import torch
 
 from autoprog.errors import ConfigError
@@ -9,7 +11,7 @@ from autoprog.recipe import Recipe
 from autoprog.train.data import TransformSettings
 from supernet.config import ModelSpec
 from supernet.elastic import ElasticViT, create_elastic, describe
-from supernet.zoo import lookup
+from supernet.zoo import ZOO, lookup
 
 __all__ = ["build_model", "find_model", "transform_settings"]
 
@@ -25,6 +27,10 @@ def find_model(name: str, img_size: int | None = None) -> ModelSpec:
         spec = describe(name) if spec is None else spec
         return spec if img_size is None else spec.with_img_size(img_size)
     except ValueError as error:
+        near = [] if spec is not None else difflib.get_close_matches(name, ZOO, n=1)
+        if near:
+            law = "must be a short name or a timm model"
+            raise ConfigError("--model", "", law, name, f"did you mean {near[0]!r}?") from None
         raise ConfigError("--model", "", str(error).removeprefix(f"{name}: ")) from None
 
 

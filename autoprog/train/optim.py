@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from timm.data import Mixup
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
-from timm.optim import create_optimizer_v2, get_optimizer_class
+from timm.optim import create_optimizer_v2, list_optimizers
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
@@ -17,7 +17,13 @@ from autoprog.errors import ConfigError, suggest
 from autoprog.recipe import Recipe
 from supernet.elastic import ElasticViT
 
-__all__ = ["create_loss", "create_mixup", "create_optimizer", "create_scheduler"]
+__all__ = [
+    "check_optimizer",
+    "create_loss",
+    "create_mixup",
+    "create_optimizer",
+    "create_scheduler",
+]
 
 
 def create_optimizer(
@@ -29,30 +35,41 @@ def create_optimizer(
     no gradient, so it leaves them alone. AdamW is fused where the device can: on CPU that halves its cost.
 
     Raises:
-        ConfigError: If timm knows no such optimizer.
+        ConfigError: If timm knows no such optimizer, or it does not work here.
     """
-    extra: dict[str, Any] = {"fused": True} if _can_fuse(recipe.opt, device) else {}
+    return _create_optimizer(model.vit, recipe, device)
+
+
+def check_optimizer(recipe: Recipe, device: torch.device, shape: str, total_steps: int) -> None:
+    """Try the optimizer and the learning rate of a run without its network.
+
+    Raises:
+        ConfigError: As :func:`create_optimizer` and :func:`create_scheduler` do.
+    """
+    optimizer = _create_optimizer(nn.Linear(1, 1).to(device), recipe, device)
+    create_scheduler(optimizer, recipe, shape, total_steps)
+
+
+def _create_optimizer(
+    network: nn.Module, recipe: Recipe, device: torch.device
+) -> torch.optim.Optimizer:
+    name = recipe.opt
+    extra: dict[str, Any] = {"fused": True} if _can_fuse(name, device) else {}
+    if name.lower() not in list_optimizers():
+        raise ConfigError("--opt", "", "unknown optimizer", name, suggest(name, _COMMON))
     try:
-        return create_optimizer_v2(
-            model.vit,
-            opt=recipe.opt,
-            lr=recipe.peak_lr,
-            weight_decay=recipe.weight_decay,
-            **extra,
+        optimizer = create_optimizer_v2(
+            network, opt=name, lr=recipe.peak_lr, weight_decay=recipe.weight_decay, **extra
         )
-    except (ValueError, AssertionError):
-        if _is_known(recipe.opt):
-            raise
-        known = ["adamw", "adam", "sgd", "lamb", "lion", "nadamw", "adopt", "muon", "adafactor"]
-        law = "unknown optimizer"
-        raise ConfigError("--opt", "", law, recipe.opt, suggest(recipe.opt, known)) from None
+    except (AssertionError, ImportError) as error:  # those of CUDA libraries that are not there
+        law = f"must be an optimizer that works on this machine ({error})"
+        raise ConfigError("--opt", "", law, name) from None
+    if getattr(optimizer, "is_second_order", False):
+        raise ConfigError("--opt", "", "must do without second derivatives", name)
+    return optimizer
 
 
-def _is_known(name: str) -> bool:
-    try:
-        return get_optimizer_class(name) is not None
-    except (ValueError, AssertionError):
-        return False
+_COMMON = ("adamw", "adam", "sgd", "lamb", "lion", "nadamw", "adopt", "muon", "adafactor")
 
 
 def _can_fuse(name: str, device: torch.device) -> bool:
@@ -62,15 +79,24 @@ def _can_fuse(name: str, device: torch.device) -> bool:
 def create_scheduler(
     optimizer: torch.optim.Optimizer, recipe: Recipe, shape: str, total_steps: int
 ) -> Scheduler:
-    """Return timm's schedule, a pure function of the step: growth and resume need no state of it."""
+    """Return timm's schedule, a pure function of the step: growth and resume need no state of it.
+
+    Raises:
+        ConfigError: If the warm-up and the decay of `wsd` do not fit into the run together.
+    """
+    warmup_steps = math.ceil(recipe.warmup_share * total_steps)
+    decay_steps = math.ceil(recipe.decay_share * total_steps)
+    if shape == "wsd" and warmup_steps + decay_steps > total_steps:
+        law = f"must leave {warmup_steps} of {total_steps} steps to the warm-up"
+        raise ConfigError("--decay-share", "", law, recipe.decay_share, "lower --warmup-share")
     scheduler, _ = create_scheduler_v2(
         optimizer,
         sched=shape,
         num_epochs=total_steps,
-        warmup_epochs=math.ceil(recipe.warmup_share * total_steps),
+        warmup_epochs=warmup_steps,
         warmup_lr=min(recipe.warmup_lr, recipe.peak_lr),
         min_lr=min(recipe.min_lr, recipe.peak_lr),
-        decay_epochs=math.ceil(recipe.decay_share * total_steps),
+        decay_epochs=decay_steps,
         step_on_epochs=False,
         updates_per_epoch=1,
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from autoprog.errors import AutoprogError
+from autoprog.errors import AutoprogError, RunError
 from autoprog.events import (
     CheckpointSaved,
     Evaluated,
@@ -21,18 +21,18 @@ from autoprog.events import (
     StageStarted,
     Warned,
 )
-from autoprog.recipe import Recipe, with_randaug_magnitude
+from autoprog.recipe import Recipe
 from autoprog.runs import RunFolder
 from autoprog.settings import RunSettings
 from autoprog.train.checkpoint import load_newest, publish, stage_as
-from autoprog.train.data import Cell
 from autoprog.train.device import Compute
 from autoprog.train.evaluate import evaluate
 from autoprog.train.feed import Feed
 from autoprog.train.growth import apply_growth
-from autoprog.train.loop import LossRing, Stepper
-from autoprog.train.optim import create_loss, create_mixup
+from autoprog.train.loop import LossRing, Stepper, check_weights
 from autoprog.train.phase import Choice, Compact, GrowTo, Phase, choice_of, plain_choice
+from autoprog.train.regularise import cell_of, regularise
+from autoprog.train.state import restore, snapshot
 from autoprog.train.timing import Ledger, StepTimer
 from supernet.config import SubnetConfig
 from supernet.cost import macs
@@ -60,8 +60,9 @@ class StopRequest:
 class Trainer:
     """The state of a run and the ways to move it on.
 
-    ``step`` counts finished optimizer steps, ``phase`` is the index of the phase entered last. ``notes`` is
-    kept with checkpoints for whoever drives the trainer; plain containers only.
+    ``step`` counts finished optimizer steps, ``phase`` is the index of the phase entered last,
+    ``evaluated_step`` the step of the last evaluation. ``notes`` is kept with checkpoints for whoever drives
+    the trainer; plain containers only.
     """
 
     settings: RunSettings
@@ -74,6 +75,7 @@ class Trainer:
     clock: Callable[[], float] = time.perf_counter
     step: int = 0
     phase: int = -1
+    evaluated_step: int = 0
     notes: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -84,9 +86,7 @@ class Trainer:
         self._ring = LossRing()
         self._timer = StepTimer(self.compute.device, self.clock)
         self._saved_at = self.clock()
-        self._marked_at = 0
-        self._marked_wait = 0.0
-        self._marked_train = 0.0
+        self._mark_seconds()
 
     @property
     def compute(self) -> Compute:
@@ -107,7 +107,7 @@ class Trainer:
         """Carry out a phase, or what is left of it after a resume.
 
         Raises:
-            DivergedError: If a loss is not finite.
+            DivergedError: If a loss or a weight is not finite.
             InterruptedRunError: If a stop was requested; a checkpoint has been written.
         """
         if self.phase > phase.index:
@@ -116,23 +116,36 @@ class Trainer:
         if self.step < phase.stop_step:
             yield from self._train(phase)
             yield from self._progress(phase)
-            if phase.ends_stage:
-                yield from self._evaluate(phase)
-                yield from self.save(keep_as=f"stage-{phase.stage}-{phase.index}")
+        # A stop after the last step of a stage leaves the evaluation to the resume.
+        if phase.ends_stage and self.evaluated_step < phase.stop_step:
+            yield from self._evaluate(phase)
+            yield from self.save(keep_as=f"stage-{phase.stage}-{phase.index}")
 
     def save(self, keep_as: str | None = None) -> Iterator[Event]:
         """Write a checkpoint; the event goes out before the file appears, so a log never lacks its mark."""
         with self.ledger.charge("checkpoint"):
-            temporary = stage_as(self.folder.checkpoints, self._state())
+            temporary = stage_as(self.folder.checkpoints, snapshot(self))
         yield CheckpointSaved(step=self.step, path="checkpoints/last.pt")
         publish(self.folder.checkpoints, temporary, keep_as)
         self._saved_at = self.clock()
 
     def resume(self) -> list[Event]:
-        """Go on from the newest readable checkpoint, if there is one; return what there is to warn of."""
+        """Go on from the newest readable checkpoint, if there is one; return what there is to warn of.
+
+        Raises:
+            RunError: If the checkpoint is of another network or optimizer.
+        """
         state, complaints = load_newest(self.folder.checkpoints, self.compute.device)
         if state is not None:
-            self._load(state)
+            try:
+                restore(self, state)
+            except (KeyError, RuntimeError, ValueError) as error:
+                reason = str(error).splitlines()[0]
+                raise RunError(
+                    f"{self.folder.checkpoints}: the checkpoint does not fit this run ({reason});"
+                    " was it copied from another one?"
+                ) from None
+            self._mark_seconds()
         return [Warned(step=self.step, message=text) for text in complaints]
 
     def total_macs(self) -> float:
@@ -158,8 +171,8 @@ class Trainer:
             self.phase = phase.index
             if phase.enter is not None or phase.kind == "plain":
                 self.phase_seconds.clear()
-        self._set_regularisation(phase)
-        if phase.starts_stage and phase.kind == "plain":
+        regularise(self.stepper, phase, self.recipe, self.feed.num_classes)
+        if phase.starts_stage and phase.kind == "plain" and self.step < phase.stop_step:
             yield StageStarted(
                 step=self.step,
                 stage=phase.stage,
@@ -172,35 +185,15 @@ class Trainer:
         with self.ledger.charge("lost"):
             return apply_growth(self.stepper, self.feed.probe(), change, self.step, self.clock)
 
-    def _set_regularisation(self, phase: Phase) -> None:
-        values, recipe = phase.curriculum, self.recipe
-        drop_path = _given(values.drop_path, recipe.drop_path)
-        self.stepper.model.set_drop_path(drop_path, phase.depth)
-        mixup = create_mixup(
-            _given(values.mixup, recipe.mixup),
-            _given(values.cutmix, recipe.cutmix),
-            recipe.smoothing,
-            self.feed.num_classes,
-        )
-        self.stepper.mixup = mixup
-        self.stepper.loss = create_loss(recipe.smoothing, mixed=mixup is not None)
-
-    def _cell(self, phase: Phase, choice: Choice) -> Cell:
-        values, recipe = phase.curriculum, self.recipe
-        magnitude = None if values.randaug is None else _given(values.randaug, 0.0)
-        return Cell(
-            img_size=choice.subnet.img_size,
-            aa=with_randaug_magnitude(recipe.aa, magnitude),
-            reprob=_given(values.reprob, recipe.reprob),
-        )
-
     def _train(self, phase: Phase) -> Iterator[Event]:
         model, seed, start = self.stepper.model.train(), self.settings.seed, self.step
         assert model.training
         batches = self.feed.batches(
             first_step=start,
             steps=phase.stop_step - start,
-            cell_at=lambda k: self._cell(phase, choice_of(phase, seed, start + k)),
+            cell_at=lambda k: cell_of(
+                phase.curriculum, self.recipe, choice_of(phase, seed, start + k).subnet.img_size
+            ),
             held_out=phase.held_out,
         )
         for step in range(start, phase.stop_step):
@@ -228,15 +221,16 @@ class Trainer:
         """Read the losses since the last time; this is the only place that waits for the device."""
         with self.ledger.charge("train"):
             loss = self._ring.read(self.step, self.epoch, phase.stage)
-        if loss is None:
-            return
+            if loss is None:
+                return
+            check_weights(self.stepper.model, self.step, self.epoch, phase.stage)
         timed = self._timer.drain()
         for subnet, seconds in timed:
             self.phase_seconds[subnet].append(seconds)
         mean_seconds = sum(seconds for _, seconds in timed) / len(timed)
         wait, train = self.ledger.seconds["data_wait"], self.ledger.seconds["train"]
         waited, trained = wait - self._marked_wait, train - self._marked_train
-        self._marked_wait, self._marked_train = wait, train
+        self._mark_seconds()
         yield Progressed(
             step=self.step,
             epoch=self.epoch,
@@ -251,18 +245,19 @@ class Trainer:
 
     def _pause(self, phase: Phase) -> Iterator[Event]:
         """Save or stop, where the losses have just been found finite."""
-        due = self.clock() - self._saved_at >= 60 * self.settings.checkpoint_minutes
         if self.stop.signal_name is not None:
             yield from self.save()
             yield Interrupted(step=self.step, signal=self.stop.signal_name)
             raise InterruptedRunError(self.stop.signal_name, str(self.folder.path))
-        if due and self.step < phase.stop_step:
-            yield from self.save()
+        if phase.ends_stage and self.step == phase.stop_step:
+            return  # evaluated and saved there anyway
         every = self.settings.eval_every_epochs
-        if every is not None and self.step < phase.stop_step:
+        if every is not None:
             interval = max(1, round(every * self.steps_per_epoch))
-            if self.step - self._marked_at >= interval:
+            if self.step - self.evaluated_step >= interval:
                 yield from self._evaluate(phase)
+        if self.clock() - self._saved_at >= 60 * self.settings.checkpoint_minutes:
+            yield from self.save()
 
     def _evaluate(self, phase: Phase) -> Iterator[Event]:
         """Evaluate the online and the averaged network at the full image size."""
@@ -274,7 +269,7 @@ class Trainer:
             (loss, top1), (loss_ema, top1_ema) = evaluate(
                 models, self.feed.validation(), choice, self.compute
             )
-        self._marked_at = self.step
+        self.evaluated_step = self.step
         self.last_evaluation = Evaluated(
             step=self.step,
             epoch=self.epoch,
@@ -288,53 +283,7 @@ class Trainer:
         )
         yield self.last_evaluation
 
-    def _state(self) -> dict[str, Any]:
-        stepper = self.stepper
-        evaluation = self.last_evaluation
-        return {
-            "step": self.step,
-            "phase": self.phase,
-            "model": stepper.model.vit.state_dict(),
-            "emas": [ema.module.vit.state_dict() for ema in stepper.emas],
-            "optimizer": stepper.optimizer.state_dict(),
-            "scaler": stepper.scaler.state_dict(),
-            "seconds": dict(self.ledger.seconds),
-            "steps_by_subnet": [
-                [list(net.depth), net.img_size, steps]
-                for net, steps in self.steps_by_subnet.items()
-            ],
-            "phase_seconds": [
-                [list(net.depth), net.img_size, seconds]
-                for net, seconds in self.phase_seconds.items()
-            ],
-            "last_evaluation": evaluation.model_dump(mode="json") if evaluation else None,
-            "marked_at": self._marked_at,
-            "notes": self.notes,
-        }
-
-    def _load(self, state: dict[str, Any]) -> None:
-        stepper = self.stepper
-        self.step, self.phase, self.notes = state["step"], state["phase"], state["notes"]
-        stepper.model.vit.load_state_dict(state["model"], strict=True)
-        for ema, weights in zip(stepper.emas, state["emas"], strict=True):
-            ema.module.vit.load_state_dict(weights, strict=True)
-        stepper.optimizer.load_state_dict(state["optimizer"])
-        stepper.scaler.load_state_dict(state["scaler"])
-        self.ledger.seconds.update(state["seconds"])
-        for depth, img_size, steps in state["steps_by_subnet"]:
-            self.steps_by_subnet[SubnetConfig(depth, img_size)] = steps
-        for depth, img_size, seconds in state["phase_seconds"]:
-            self.phase_seconds[SubnetConfig(depth, img_size)] = list(seconds)
-        if state["last_evaluation"] is not None:
-            self.last_evaluation = Evaluated(**state["last_evaluation"])
-        self._marked_at = state["marked_at"]
+    def _mark_seconds(self) -> None:
+        """Begin a new stretch of the share of time spent waiting for data."""
         self._marked_wait = self.ledger.seconds["data_wait"]
         self._marked_train = self.ledger.seconds["train"]
-
-
-def _given(value: object, default: float) -> float:
-    """Return a curriculum's constant value, or the recipe's where it has none."""
-    if value is None:
-        return default
-    assert isinstance(value, int | float), "a step table holds constants"
-    return float(value)

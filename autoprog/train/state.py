@@ -1,0 +1,64 @@
+"""The whole state of a trainer as plain containers and tensors, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from autoprog.events import Evaluated
+from supernet.config import SubnetConfig
+
+if TYPE_CHECKING:
+    from autoprog.train.trainer import Trainer
+
+__all__ = ["restore", "snapshot"]
+
+
+def snapshot(trainer: Trainer) -> dict[str, Any]:
+    """Return what a checkpoint holds; its tensors are the trainer's own."""
+    stepper, evaluation = trainer.stepper, trainer.last_evaluation
+    return {
+        "step": trainer.step,
+        "phase": trainer.phase,
+        "model": stepper.model.vit.state_dict(),
+        "emas": [ema.module.vit.state_dict() for ema in stepper.emas],
+        "optimizer": stepper.optimizer.state_dict(),
+        "scaler": stepper.scaler.state_dict(),
+        "seconds": dict(trainer.ledger.seconds),
+        "steps_by_subnet": _rows(trainer.steps_by_subnet),
+        "phase_seconds": _rows(trainer.phase_seconds),
+        "last_evaluation": evaluation.model_dump(mode="json") if evaluation else None,
+        "marked_at": trainer.evaluated_step,
+        "notes": trainer.notes,
+    }
+
+
+def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
+    """Put a trainer into the state that :func:`snapshot` returned.
+
+    Raises:
+        KeyError: If something is missing.
+        RuntimeError: If the weights are of another network.
+        ValueError: If the optimizer or the number of averages is another.
+    """
+    stepper = trainer.stepper
+    stepper.model.vit.load_state_dict(state["model"], strict=True)
+    for ema, weights in zip(stepper.emas, state["emas"], strict=True):
+        ema.module.vit.load_state_dict(weights, strict=True)
+    stepper.optimizer.load_state_dict(state["optimizer"])
+    if state["scaler"]:  # empty where the precision needed none; a resume may choose another one
+        stepper.scaler.load_state_dict(state["scaler"])
+    trainer.step, trainer.phase, trainer.notes = state["step"], state["phase"], state["notes"]
+    trainer.ledger.seconds.update(state["seconds"])
+    for depth, img_size, steps in state["steps_by_subnet"]:
+        trainer.steps_by_subnet[SubnetConfig(depth, img_size)] = steps
+    for depth, img_size, seconds in state["phase_seconds"]:
+        trainer.phase_seconds[SubnetConfig(depth, img_size)] = list(seconds)
+    if state["last_evaluation"] is not None:
+        trainer.last_evaluation = Evaluated(**state["last_evaluation"])
+    trainer.evaluated_step = state["marked_at"]
+
+
+def _rows(by_subnet: Mapping[SubnetConfig, Any]) -> list[list[Any]]:
+    """Return a mapping in containers that are read back without unpickling classes."""
+    return [[list(net.depth), net.img_size, value] for net, value in by_subnet.items()]

@@ -1,0 +1,696 @@
+"""The command line: its frozen surface, its exit codes, and one line for whatever is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+from rich.console import Console
+
+from autoprog.cli import COMMANDS, build_parser, main
+from autoprog.events import Event, Warned
+from autoprog.runs import RunFolder, load_run
+from supernet.config import ModelSpec
+from supernet.zoo import ZOO
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = (
+    "--data --dataset --data-dir --train-split --val-split --input-key --target-key --num-classes"
+)
+RECIPE = (
+    "--recipe --epochs --batch-size --grad-accum-steps --opt --lr --lr-base --lr-base-size"
+    " --weight-decay --clip-grad --sched --warmup-share --warmup-lr --min-lr --decay-share --smoothing"
+    " --mixup --cutmix --aa --reprob --remode --drop-path --scale --ratio --hflip --vflip --color-jitter"
+    " --interpolation --crop-pct --ema-epochs"
+)
+RUN = (
+    "--seed --runs-dir --resume --device --amp --threads --workers --checkpoint-minutes"
+    " --log-every-steps --eval-every-epochs -q --quiet"
+)
+COMMON = f"-h --help --debug {DATA} {RECIPE} {RUN}"
+FLAGS = {
+    "search": f"{COMMON} --model --img-size --space --rule --sampler --costs --num-stages"
+    " --supernet-epochs --max-candidates --min-full-share --grow-op --grow-map --grow-source --grow-state",
+    "train": f"{COMMON} --schedule --model --img-size",
+    "show": "-h --help --debug --model --epochs --recipe --plain --json --svg --html",
+    "export": "-h --help --debug --output --weights",
+}
+SMALL = ("--model", "vit-mu", "--device", "cpu", "--threads", "1", "--workers", "0")
+LINEAR = ("train", "--schedule", "linear", *SMALL)
+SEARCH = ("search", *SMALL)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command came to."""
+
+    code: int
+    out: str
+    err: str
+
+
+Autoprog = Callable[..., Done]
+
+
+@pytest.fixture
+def autoprog(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Autoprog:
+    """Return the program, run in this process in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: object) -> Done:
+        try:
+            code = main([str(word) for word in words])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return Done(code, *capsys.readouterr())
+
+    return run
+
+
+def options(command: str) -> set[str]:
+    actions = build_parser(command)._actions
+    (commands,) = (one for one in actions if isinstance(one, argparse._SubParsersAction))
+    return {flag for action in commands.choices[command]._actions for flag in action.option_strings}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_flags_are_those_on_the_list(command: str) -> None:
+    """A flag is a promise: a change here belongs into the CHANGELOG."""
+    assert options(command) == set(FLAGS[command].split())
+
+
+def test_the_commands_are_those_on_the_list() -> None:
+    assert set(COMMANDS) == set(FLAGS)
+
+
+@pytest.mark.parametrize("command", ["", *FLAGS])
+def test_help_is_printed_and_ends_with_0(autoprog: Autoprog, command: str) -> None:
+    done = autoprog(*command.split(), "--help")
+    assert (done.code, done.err) == (0, "")
+    assert "autoprog" in done.out
+    for flag in FLAGS[command].split() if command else FLAGS:
+        assert flag in done.out
+
+
+def test_the_version_is_printed(autoprog: Autoprog) -> None:
+    done = autoprog("--version")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("autoprog ")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = (
+        "import sys; from autoprog.cli import build_parser; build_parser(None).format_help();"
+        "print(*sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    roots = {name.partition(".")[0] for name in done.stdout.split()}
+    heavy = {"torch", "torchvision", "timm", "numpy", "optuna", "pydantic", "yaml", "sklearn"}
+    assert roots & heavy == set()
+
+
+def cpu_seconds(*words: str) -> float:
+    """Return user and system seconds of a child, the least of five."""
+    found = []
+    for _ in range(5):
+        child = subprocess.Popen([sys.executable, *words], cwd=ROOT, stdout=subprocess.DEVNULL)
+        _, status, used = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        assert child.returncode == 0
+        found.append(used.ru_utime + used.ru_stime)
+    return min(found)
+
+
+def test_help_is_there_at_once() -> None:
+    """Measured on an idle core: 0.1 s, of which Python itself takes 0.02 s."""
+    assert cpu_seconds("-m", "autoprog", "--help") < 0.3 + 2 * cpu_seconds("-c", "pass")
+
+
+# What is refused: (words, what the one line on stderr says after "autoprog: ").
+REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
+    "a model with a slip": (
+        ("train", "--schedule", "linear", "--model", "vit-mi"),
+        "--model: must be a short name or a timm model, but got 'vit-mi'; did you mean 'vit-mu'?",
+    ),
+    "a timm model with a slip": (
+        ("train", "--schedule", "linear", "--model", "deit_smal_patch16_224"),
+        "--model: model must be a short name or a timm model, but got 'deit_smal_patch16_224';"
+        " did you mean deit_small_patch16_224, …",
+    ),
+    "a model of another kind": (
+        ("train", "--schedule", "linear", "--model", "resnet18"),
+        "--model: must be a plain timm VisionTransformer, but is a ResNet",
+    ),
+    "no model for a preset": (
+        ("train", "--schedule", "linear"),
+        "--model: must be given; add --model deit-s, or any timm VisionTransformer",
+    ),
+    "no schedule": (
+        ("train", *SMALL),
+        "--schedule: must be given; give a YAML file, or a preset with --model",
+    ),
+    "no model for a search": (
+        ("search",),
+        "--model: must be given; add --model deit-s, or any timm VisionTransformer",
+    ),
+    "an unknown recipe": (
+        (*LINEAR, "--recipe", "digts"),
+        "--recipe: unknown recipe, but got 'digts'; did you mean 'digits'?",
+    ),
+    "an unknown optimizer": (
+        (*LINEAR, "--opt", "adamww"),
+        "--opt: unknown optimizer, but got 'adamww'; did you mean 'adamw'?",
+    ),
+    "an image size off the stride": (
+        (*LINEAR, "--img-size", 18),
+        "--img-size: img_size must be a multiple of the stride 4, but got 18; nearest are 16 and 20",
+    ),
+    "an image size below zero": (
+        (*SEARCH, "--img-size", -4),
+        "--img-size: img_size must be a whole number >= 1, but got -4",
+    ),
+    "a preset with a slip": (
+        ("train", "--schedule", "lineer", *SMALL),
+        "--schedule: must be an existing YAML file or a preset, but got 'lineer';"
+        " presets: constant, linear",
+    ),
+    "a schedule file that is not there": (
+        ("train", "--schedule", "best.yaml"),
+        "best.yaml: must be a readable file: No such file or directory",
+    ),
+    "epochs below zero": (
+        (*LINEAR, "--epochs", -1),
+        "flags: epochs: must be greater than 0, but got '-1'",
+    ),
+    "a run too short for its stages": (
+        (*LINEAR, "--epochs", 0.1),
+        "schedule: stages[0].length: must last at least one step at 22 steps an epoch, but got 0.025;"
+        " train longer or drop the stage",
+    ),
+    "a data folder that is not there": (
+        (*LINEAR, "--data", "images"),
+        "--data: must be an existing folder, but got 'images';"
+        " give a folder with train and val in it, as class folders or as .tar files",
+    ),
+    "flags of a data set without one": (
+        (*LINEAR, "--num-classes", 3),
+        "--num-classes: must be given together with --dataset",
+    ),
+    "an unknown device": (
+        (*LINEAR, "--device", "gpu"),
+        "--device: must be auto, cpu, mps, cuda or cuda:N, but got 'gpu'",
+    ),
+    "a device that is not there": (
+        (*LINEAR, "--device", "meta"),
+        "--device: must be there on this machine, but got 'meta'; take --device auto",
+    ),
+    "a run folder that is not there": (
+        ("train", "--resume", "some/run"),
+        "some/run: must be a run folder with a run.yaml in it",
+    ),
+    "supernets that do not fit": (
+        (*SEARCH, "--epochs", 8, "--supernet-epochs", 5),
+        "--space: decisions.supernet_epochs: must fit between two decisions, which are …",
+    ),
+    "costs that are not there": (
+        (*SEARCH, "--costs", "costs.json"),
+        "costs.json: must be a readable JSON file of step seconds",
+    ),
+    "an unknown space": (
+        (*SEARCH, "--space", "vit_mu"),
+        "--space: unknown space, but got 'vit_mu'; did you mean 'vit-mu'?",
+    ),
+    "an odd batch with mixup": (
+        (*LINEAR, "--batch-size", 33, "--mixup", 0.8),
+        "--batch-size: must be even for mixup and cutmix, but got 33; or set --mixup 0 --cutmix 0",
+    ),
+    "a warm-up that leaves no room to decay": (
+        (*LINEAR, "--sched", "wsd", "--warmup-share", 0.9),
+        "--decay-share: must leave 317 of 352 steps to the warm-up, but got 0.2; lower --warmup-share",
+    ),
+    "workers below zero": ((*LINEAR, "--workers", -1), "--workers: must be at least 0, but got -1"),
+    "a seed below zero": ((*SEARCH, "--seed", -1), "--seed: must be at least 0, but got -1"),
+    "no threads": ((*LINEAR, "--threads", 0), "flags: threads: must be greater than 0, but got 0"),
+    "an unknown augmentation": (
+        (*LINEAR, "--aa", "bogus"),
+        "--aa: must be an augmentation string that timm knows, but got 'bogus'; for example …",
+    ),
+    "an augmentation off its scale": (
+        (*LINEAR, "--aa", "rand-m12"),
+        "flags: aa: must have a magnitude of at most 10, but got 'rand-m12'",
+    ),
+    "a crop from large to small": (
+        (*LINEAR, "--scale", 1, 0.5),
+        "flags: scale: must be two rising numbers above 0, but got (1.0, 0.5)",
+    ),
+    "an export of no run": (
+        ("export", "run", "--output", "x.pth"),
+        "run: must be a run folder with a run.yaml in it",
+    ),
+}
+
+
+def assert_refused(done: Done, line: str) -> None:
+    expected = f"autoprog: {line}\n"
+    if line.endswith("…"):
+        assert done.err.startswith(expected[:-2])
+        assert done.err.count("\n") == 1
+    else:
+        assert done.err == expected
+    assert (done.code, done.out) == (2, "")
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(("words", "line"), REFUSED.values(), ids=REFUSED)
+def test_what_is_wrong_is_told_in_one_line_and_nothing_is_written(
+    autoprog: Autoprog, words: tuple[object, ...], line: str
+) -> None:
+    assert_refused(autoprog(*words), line)
+
+
+USAGE = {
+    "an unknown command": (("trian",), "argument COMMAND: invalid choice: 'trian'"),
+    "no command": ((), "the following arguments are required: COMMAND"),
+    "an unknown flag": ((*LINEAR, "--epoch", "3"), "unrecognized arguments: --epoch 3"),
+    "a choice that is none": ((*LINEAR, "--sched", "linear"), "argument --sched: invalid choice"),
+    "workers that are no number": (
+        (*LINEAR, "--workers", "two"),
+        "argument --workers: must be a whole number or auto, but got 'two'",
+    ),
+    "nowhere to export to": (("export", "run"), "the following arguments are required: --output"),
+}
+
+
+@pytest.mark.parametrize(("words", "part"), USAGE.values(), ids=USAGE)
+def test_wrong_usage_is_one_line_too(
+    autoprog: Autoprog, words: tuple[object, ...], part: str
+) -> None:
+    done = autoprog(*words)
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert part in done.err
+    assert "--help)" in done.err
+    assert not Path("runs").exists()
+
+
+def schedule_of(spec: ModelSpec, **last: Any) -> dict[str, Any]:
+    full = {"model": spec.name, "timm": spec.timm, "depth": spec.depth[0], "stride": 4}
+    full |= {"img_size": 16, "embed_dim": 24, "num_heads": 2, "overrides": dict(spec.overrides)}
+    stages = [
+        {"length": 1, "depth": 2, "img_size": 8},
+        {"length": 1, "depth": 4, "img_size": 16, **last},
+    ]
+    return {"schema": 1, "full": full, "stages": stages}
+
+
+FILES: dict[str, tuple[dict[str, Any], tuple[str, ...], str]] = {
+    "a schedule that ends too shallow": (
+        schedule_of(ZOO["vit-mu"], depth=3),
+        ("train", "--schedule"),
+        "stages[1].depth: must end at the full depth 4, but got 3; make the last stage the full model",
+    ),
+    "a schedule that ends too small": (
+        schedule_of(ZOO["vit-mu"], img_size=12),
+        ("train", "--schedule"),
+        "stages[1].img_size: must end at the full size 16, but got 12;"
+        " make the last stage the full model",
+    ),
+    "a schedule with a slip": (
+        schedule_of(ZOO["vit-mu"], lenght=3),
+        ("train", "--schedule"),
+        "stages[1].lenght: unknown key, but got 'lenght'; did you mean 'length'?",
+    ),
+    "a schedule for another model": (
+        {
+            **schedule_of(ZOO["vit-mu"]),
+            "full": {**schedule_of(ZOO["vit-mu"])["full"], "num_heads": 3},
+        },
+        ("train", "--schedule"),
+        "full.num_heads: must be 2, as vit-mu has, but got 3",
+    ),
+    "a schedule off the stride": (
+        schedule_of(ZOO["vit-mu"], img_size=14),
+        ("train", "--schedule"),
+        "stages[1].img_size: must be a multiple of the stride 4, but got 14; nearest are 12 and 16",
+    ),
+    "a space with a slip": (
+        {"schema": 1, "decisions": {"num_stage": 3}},
+        (*SEARCH, "--space"),
+        "decisions.num_stage: unknown key, but got 'num_stage'; did you mean 'num_stages'?",
+    ),
+    "a space that does not end at the full model": (
+        {"schema": 1, "axes": {"depth": {"values": [2, 3]}}},
+        (*SEARCH, "--space"),
+        "axes.depth: must end at the full value 4, but got [2, 3]",
+    ),
+    "a recipe with a slip": (
+        {"base": "digits", "epoch": 3},
+        (*LINEAR, "--recipe"),
+        "epoch: unknown key, but got 'epoch'; did you mean 'epochs'?",
+    ),
+    "a recipe on an unknown base": (
+        {"base": "digit"},
+        (*LINEAR, "--recipe"),
+        "base: unknown recipe, but got 'digit'; did you mean 'digits'?",
+    ),
+    "a recipe off its bounds": (
+        {"mixup": -1},
+        (*LINEAR, "--recipe"),
+        "mixup: must be greater than or equal to 0, but got -1",
+    ),
+}
+
+
+@pytest.mark.parametrize(("body", "words", "line"), FILES.values(), ids=FILES)
+def test_a_file_that_breaks_a_law_is_named_with_its_key(
+    autoprog: Autoprog, body: dict[str, Any], words: tuple[str, ...], line: str
+) -> None:
+    Path("mine.yaml").write_text(yaml.safe_dump(body), encoding="utf-8")
+    assert_refused(autoprog(*words, "mine.yaml"), f"mine.yaml: {line}")
+
+
+def test_a_recipe_that_is_a_list_is_refused(autoprog: Autoprog) -> None:
+    Path("mine.yaml").write_text("[1, 2]", encoding="utf-8")
+    line = "mine.yaml: must be a mapping of keys to values, but got [1, 2]"
+    assert_refused(autoprog(*LINEAR, "--recipe", "mine.yaml"), line)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("{", "must be a readable JSON file of step seconds"),
+        ('{"d2 r8 b64": -1}', "d2 r8 b64: must be seconds above 0, but got -1"),
+        ('{"d2 r8 b64": "fast"}', "d2 r8 b64: must be seconds above 0, but got 'fast'"),
+    ],
+)
+def test_costs_that_are_none_are_refused(autoprog: Autoprog, text: str, line: str) -> None:
+    Path("costs.json").write_text(text, encoding="utf-8")
+    assert_refused(autoprog(*SEARCH, "--costs", "costs.json"), f"costs.json: {line}")
+
+
+@pytest.mark.parametrize(
+    ("folders", "line"),
+    [
+        (
+            (),
+            "must hold a train part (train/ or train.tar, training/ or training.tar), but got 'images';",
+        ),
+        (("train/a",), "must hold a val part (val/ or val.tar, "),
+        (("train", "val"), "must hold images (.png, .jpg, .jpeg), but got 'images/train';"),
+        (
+            ("train/a", "train/b", "val/a", "val/c"),
+            "train and val must have the same classes:"
+            " 'b' is only in train and 'c' is only in val; add or remove that class",
+        ),
+        (("train/a", "val/a"), "train: must have at least 2 classes, but got ['a'];"),
+    ],
+)
+def test_data_that_cannot_serve_is_refused(
+    autoprog: Autoprog, folders: tuple[str, ...], line: str
+) -> None:
+    Path("images").mkdir()
+    for folder in folders:
+        Path("images", folder).mkdir(parents=True)
+        if "/" in folder:
+            Image.new("RGB", (16, 16)).save(Path("images", folder, "1.png"))
+    assert_refused(autoprog(*LINEAR, "--data", "images"), f"--data: {line}…")
+
+
+def test_a_folder_that_cannot_be_made_ends_with_1_in_one_line(autoprog: Autoprog) -> None:
+    Path("file").write_text("", encoding="utf-8")
+    done = autoprog(*LINEAR, "--runs-dir", "file/runs")
+    assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
+    assert "the run folder cannot be made: Not a directory" in done.err
+
+
+def test_debug_shows_the_error_as_it_is(autoprog: Autoprog) -> None:
+    with pytest.raises(ValueError, match="unknown recipe"):
+        autoprog(*LINEAR, "--recipe", "digts", "--debug")
+
+
+def the_run(number: int = -1) -> Path:
+    return sorted(Path("runs").iterdir())[number]
+
+
+def test_search_train_show_and_export_make_a_chain(autoprog: Autoprog) -> None:
+    brief = ("--epochs", 3, "--num-stages", 2, "--supernet-epochs", 0.5, "--max-candidates", 3)
+    done = autoprog(*SEARCH, *brief, "--space", "vit-mu", "--amp", "none")
+    assert (done.code, done.err) == (0, "")
+    found = the_run()
+    assert f"autoprog train --schedule {found}/best.yaml" in done.out
+    done = autoprog(
+        *("train", "--schedule", found / "best.yaml", "--amp", "none", "--runs-dir", "again", "-q")
+    )
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("finished: top-1 ")
+    assert done.out.count("\n") == 1
+    (again,) = Path("again").iterdir()
+    assert load_run(again).schedule == load_run(found).best
+    assert autoprog("export", again, "--output", "vit-mu.pth").code == 0
+    shown = autoprog("show", again, "--json")
+    assert (shown.code, shown.err) == (0, "")
+    assert json.loads(shown.out)
+    line = f"autoprog: --resume: must be an unfinished run, but got '{again}'; see autoprog show {again}\n"
+    assert autoprog("train", "--resume", again).err == line
+    assert autoprog("search", "--resume", again).err == (
+        f"autoprog: --resume: must be a search run, but got '{again}';"
+        f" use autoprog train --resume {again}\n"
+    )
+
+
+BRIEF = (*LINEAR, "--amp", "none", "--epochs", 1, "--log-every-steps", 5)
+
+
+@pytest.fixture
+def stopped_early(autoprog: Autoprog, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a run that SIGTERM stopped after a few steps."""
+    append = RunFolder.append
+
+    def append_and_stop(self: RunFolder, event: Event) -> None:
+        append(self, event)
+        if event.kind == "progressed":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "append", append_and_stop)
+        done = autoprog(*BRIEF)
+    assert done.code == 143
+    assert done.err == (
+        f"autoprog: stopped by SIGTERM after a checkpoint; go on with --resume {the_run()}\n"
+    )
+    return the_run()
+
+
+def test_resume_goes_on_with_a_run_to_its_end(autoprog: Autoprog, stopped_early: Path) -> None:
+    done = autoprog("train", "--resume", stopped_early, "--checkpoint-minutes", 1, "--workers", 0)
+    assert (done.code, done.err) == (0, "")
+    assert load_run(stopped_early).result is not None
+    assert list(Path("runs").iterdir()) == [stopped_early]
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (
+            ("--epochs", 2),
+            "--epochs: must not be given with --resume RUN; leave it out, or start a new run",
+        ),
+        (
+            ("--seed", 1),
+            "--seed: must not be given with --resume RUN; leave it out, or start a new run",
+        ),
+        (
+            ("--schedule", "constant"),
+            "--schedule: must be 'linear', as the run has, or be left out, but got 'constant'",
+        ),
+        (("--threads", 0), "flags: threads: must be greater than 0, but got 0"),
+        (("--workers", -2), "--workers: must be at least 0, but got -2"),
+        (("--device", "gpu"), "--device: must be auto, cpu, mps, cuda or cuda:N, but got 'gpu'"),
+    ],
+)
+def test_resume_refuses_what_a_run_cannot_change(
+    autoprog: Autoprog, stopped_early: Path, flags: tuple[object, ...], line: str
+) -> None:
+    before = {path: path.read_bytes() for path in stopped_early.rglob("*") if path.is_file()}
+    done = autoprog("train", "--resume", stopped_early, *flags)
+    assert (done.code, done.out, done.err) == (2, "", f"autoprog: {line}\n")
+    assert {p: p.read_bytes() for p in stopped_early.rglob("*") if p.is_file()} == before
+
+
+def test_a_run_that_somebody_writes_is_refused(autoprog: Autoprog, stopped_early: Path) -> None:
+    writer = RunFolder.reopen(stopped_early)
+    done = autoprog("train", "--resume", stopped_early)
+    writer.close()
+    assert (done.code, done.out) == (1, "")
+    assert done.err == (
+        f"autoprog: {stopped_early}: another process is writing this run; wait for it or stop it\n"
+    )
+
+
+def test_a_run_that_never_got_its_schedule_is_refused(
+    autoprog: Autoprog, stopped_early: Path
+) -> None:
+    (stopped_early / "schedule.yaml").unlink()
+    done = autoprog("train", "--resume", stopped_early)
+    assert done.code == 2
+    assert done.err == (
+        f"autoprog: --resume: must be a run with a schedule.yaml, but got '{stopped_early}';"
+        " it was stopped before its start: start a new run\n"
+    )
+
+
+def test_resume_auto_finds_the_unfinished_run_of_the_same_command_line(
+    autoprog: Autoprog, stopped_early: Path
+) -> None:
+    Path("runs/2999-of-another-time").mkdir()
+    Path("runs/2999-of-another-time/run.yaml").write_text("schema: 99", encoding="utf-8")
+    other = autoprog(*BRIEF, "--seed", 1, "--resume", "auto", "-q")
+    assert other.code == 0
+    assert len(list(Path("runs").iterdir())) == 3
+    assert load_run(stopped_early).result is None
+    done = autoprog(*BRIEF, "--resume", "auto", "-q", "--checkpoint-minutes", 5)
+    assert done.code == 0
+    assert load_run(stopped_early).result is not None
+    assert len(list(Path("runs").iterdir())) == 3
+
+
+def test_resume_auto_does_not_go_on_with_another_schedule_of_that_name(
+    autoprog: Autoprog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = Path("mine.yaml")
+    words = (
+        "train",
+        "--schedule",
+        mine,
+        "--device",
+        "cpu",
+        "--threads",
+        1,
+        "-q",
+        "--resume",
+        "auto",
+    )
+    mine.write_text(yaml.safe_dump(schedule_of(ZOO["vit-mu"])), encoding="utf-8")
+    with monkeypatch.context() as patch:
+        patch.setattr("autoprog.commands.launch.make_display", interrupt)
+        assert autoprog(*words).code == 130
+    assert load_run(the_run()).result is None
+    mine.write_text(
+        yaml.safe_dump(schedule_of(ZOO["vit-mu"], grow={"op": "zero"})), encoding="utf-8"
+    )
+    assert autoprog(*words).code == 0
+    assert len(list(Path("runs").iterdir())) == 2
+
+
+def interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_an_interrupt_before_the_training_is_one_line(
+    autoprog: Autoprog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autoprog.commands.launch.make_display", interrupt)
+    done = autoprog(*BRIEF, "-q")
+    assert (done.code, done.err) == (130, "autoprog: stopped by SIGINT\n")
+
+
+def test_a_run_outlives_the_reader_of_its_output(tmp_path: Path, manifest: Any) -> None:
+    from autoprog.commands.launch import RunConsole, carry_out
+
+    reading, writing = os.pipe()
+    os.close(reading)
+    folder = RunFolder.create(tmp_path, manifest)
+    told = [Warned(step=step, message="nobody reads this") for step in range(3)]
+    with open(writing, "w", encoding="utf-8") as nobody:
+        carry_out(iter(told), folder, RunConsole(file=nobody), quiet=False, schedule=None)
+    assert list(load_run(folder.path).events()) == told
+
+
+def test_a_full_disk_ends_a_run_in_one_line(tmp_path: Path, manifest: Any) -> None:
+    from autoprog.commands.launch import carry_out
+    from autoprog.errors import RunError
+
+    def events() -> Iterator[Event]:
+        yield Warned(step=0, message="all is well")
+        raise OSError(28, "No space left on device")
+
+    folder = RunFolder.create(tmp_path, manifest)
+    with pytest.raises(RunError, match="No space left on device"):
+        carry_out(events(), folder, Console(file=io.StringIO()), quiet=True, schedule=None)
+    RunFolder.reopen(folder.path).close()  # the lock was given back
+
+
+def start(folder: Path, *words: object) -> subprocess.Popen[str]:
+    """Start the real program in `folder`."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "autoprog", *map(str, words)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_progress(child: subprocess.Popen[str], folder: Path, attempt: int) -> None:
+    """Wait until the log holds a row about steps of an attempt."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and child.poll() is None:
+        for log in folder.glob("*/events.jsonl"):
+            rows = [
+                json.loads(line)
+                for line in log.read_text("utf-8").splitlines(keepends=True)
+                if line.endswith("\n")
+            ]
+            if any(row["kind"] == "progressed" and row["attempt"] == attempt for row in rows):
+                return
+        time.sleep(0.02)
+    raise AssertionError(f"no progress; the program said {child.communicate()}")
+
+
+def test_signals_stop_the_real_program_after_a_checkpoint_and_resume_finishes(
+    autoprog: Autoprog, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    longer = ("--epochs", 3, "--batch-size", 16, "--log-every-steps", 1, "--amp", "none")
+    child = start(tmp_path, *LINEAR, *longer)
+    wait_for_progress(child, runs, attempt=0)
+    child.send_signal(signal.SIGTERM)
+    out, err = child.communicate(timeout=60)
+    path = the_run()
+    line = "autoprog: stopped by {} after a checkpoint; go on with --resume {}\n"
+    assert (child.returncode, err) == (143, line.format("SIGTERM", path))
+    assert "interrupted by SIGTERM" in out
+
+    child = start(tmp_path, "train", "--resume", path)
+    wait_for_progress(child, runs, attempt=1)
+    refused = autoprog("train", "--resume", path)
+    assert (refused.code, refused.err.count("\n")) == (1, 1)
+    assert "another process is writing this run" in refused.err
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=60)
+    assert (child.returncode, err) == (130, line.format("SIGINT", path))
+    assert (path / "checkpoints" / "last.pt").exists()
+    assert (path / "checkpoints" / "previous.pt").exists()
+
+    assert autoprog(*LINEAR, *longer, "--resume", "auto", "-q").code == 0
+    run = load_run(path)
+    assert run.result is not None
+    steps = [event.step for event in run.events() if event.kind == "progressed"]
+    assert steps == list(range(1, 89 * 3 + 1))

@@ -1,0 +1,235 @@
+"""Checkpoints: whole or not there, read without running what is in them."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from autoprog.errors import RunError
+from autoprog.train.checkpoint import load_newest, publish, stage_as
+from autoprog.train.engine import train_schedule
+
+CPU = torch.device("cpu")
+
+
+def write(folder: Path, step: int, keep_as: str | None = None) -> None:
+    publish(folder, stage_as(folder, {"step": step, "weights": torch.full((3,), step)}), keep_as)
+
+
+def steps(folder: Path) -> dict[str, int]:
+    return {
+        path.name: torch.load(path, weights_only=True)["step"] for path in sorted(folder.iterdir())
+    }
+
+
+def test_the_last_two_and_those_with_a_name_are_kept(tmp_path: Path) -> None:
+    assert load_newest(tmp_path, CPU) == (None, [])
+    for step in (1, 2, 3, 4):
+        write(tmp_path, step, keep_as="stage-0-0" if step == 2 else None)
+    assert steps(tmp_path) == {"last.pt": 4, "previous.pt": 3, "stage-0-0.pt": 2}
+    state, complaints = load_newest(tmp_path, CPU)
+    assert state is not None
+    assert (state["step"], complaints) == (4, [])
+
+
+def test_a_copy_by_name_is_replaced_when_its_stage_is_replayed(tmp_path: Path) -> None:
+    write(tmp_path, 1, keep_as="stage-0-0")
+    write(tmp_path, 2, keep_as="stage-0-0")
+    assert steps(tmp_path) == {"last.pt": 2, "previous.pt": 1, "stage-0-0.pt": 2}
+
+
+def test_a_file_system_without_links_gets_copies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    write(tmp_path, 1, keep_as="stage-0-0")
+    assert steps(tmp_path) == {"last.pt": 1, "stage-0-0.pt": 1}
+
+
+def test_a_write_that_dies_leaves_the_published_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(_: int) -> None:
+        raise SystemExit
+
+    write(tmp_path, 1)
+    write(tmp_path, 2)
+    monkeypatch.setattr(os, "fsync", die)
+    with pytest.raises(SystemExit):
+        stage_as(tmp_path, {"step": 3})
+    state, complaints = load_newest(tmp_path, CPU)
+    assert state is not None
+    assert (state["step"], complaints) == (2, [])
+
+
+def test_a_death_between_the_two_renames_leaves_the_previous_one(tmp_path: Path) -> None:
+    write(tmp_path, 1)
+    (tmp_path / "last.pt").rename(tmp_path / "previous.pt")
+    stage_as(tmp_path, {"step": 2})
+    state, complaints = load_newest(tmp_path, CPU)
+    assert state is not None
+    assert (state["step"], complaints) == (1, [])
+
+
+class Evil:
+    """Unpickling it makes a file."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return Path.touch, (self.mark,)
+
+
+def foreign(kind: str, path: Path, mark: Path) -> None:
+    whole = path.read_bytes()
+    match kind:
+        case "empty":
+            path.write_bytes(b"")
+        case "text":
+            path.write_text("epoch: 3\n" * 100, encoding="utf-8")
+        case "pickle":
+            path.write_bytes(pickle.dumps(Evil(mark)))
+        case "old format":
+            torch.save(Evil(mark), path, _use_new_zipfile_serialization=False)
+        case "zip with a pickle":
+            torch.save({"schema": 1, "step": 9, "model": Evil(mark)}, path)
+        case "another version":
+            torch.save({"schema": 2, "step": 9}, path)
+        case "bare weights":
+            torch.save([torch.zeros(3)], path)
+        case "flipped bits":
+            path.write_bytes(
+                bytes(byte ^ 0x55 if i % 97 == 0 else byte for i, byte in enumerate(whole))
+            )
+        case _:
+            path.write_bytes(whole[: int(len(whole) * float(kind))])
+
+
+KINDS = (
+    *("0.1", "0.5", "0.9", "0.999"),
+    *("empty", "text", "pickle", "old format", "zip with a pickle", "another version"),
+    *("bare weights", "flipped bits"),
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_cannot_be_read_is_passed_over_and_never_executed(tmp_path: Path, kind: str) -> None:
+    folder, mark = tmp_path / "checkpoints", tmp_path / "mark"
+    folder.mkdir()
+    write(folder, 1)
+    write(folder, 2)
+    foreign(kind, folder / "last.pt", mark)
+    state, complaints = load_newest(folder, CPU)
+    assert state is not None
+    assert state["step"] == 1
+    assert len(complaints) == 1
+    assert complaints[0].startswith("last.pt cannot be read (")
+    assert "\n" not in complaints[0]
+    assert not mark.exists()
+
+
+def test_the_evil_file_is_evil(tmp_path: Path) -> None:
+    pickle.loads(pickle.dumps(Evil(tmp_path / "mark")))
+    assert (tmp_path / "mark").exists()
+
+
+def test_a_start_from_nothing_readable_is_told(tmp_path: Path) -> None:
+    for name in ("last.pt", "previous.pt"):
+        (tmp_path / name).write_bytes(b"nothing")
+    state, complaints = load_newest(tmp_path, CPU)
+    assert state is None
+    assert complaints == [
+        "last.pt cannot be read (damaged, or not a checkpoint)",
+        "previous.pt cannot be read (damaged, or not a checkpoint)",
+        "no checkpoint can be read: the run starts from the beginning",
+    ]
+
+
+def test_a_run_falls_back_with_a_warning_and_ends_in_the_same_bits(
+    bench: Any, straight: Callable[..., Any]
+) -> None:
+    settings, schedule = bench.settings(bench.rich), bench.ramped()
+    trainer = bench.trainer(settings, schedule)
+    bench.signal_during(trainer, 30)
+    stopped = bench.carry_out(trainer, schedule)
+    assert stopped.state["step"] == 31
+    last = stopped.path / "checkpoints" / "last.pt"
+    last.write_bytes(last.read_bytes()[:-1000])
+    finished = bench.resume(stopped.path, schedule, settings)
+    (warning,) = finished.of("warned")
+    assert warning.step == 24
+    assert warning.message == "last.pt cannot be read (damaged, or not a checkpoint)"
+    assert bench.differences(finished.exact, straight(settings, schedule).exact) == []
+
+
+def no_folder(folder: Path) -> None:
+    folder.rmdir()
+    folder.write_text("a file", encoding="utf-8")
+
+
+def full_disk(folder: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    (folder / ".next.pt").symlink_to("/dev/full")
+
+
+def no_renaming(folder: Path) -> None:
+    (folder / "last.pt").mkdir()
+    (folder / "previous.pt").write_text("a file where a folder would go", encoding="utf-8")
+
+
+@pytest.mark.parametrize("damage", [no_folder, full_disk, no_renaming])
+def test_a_folder_that_cannot_be_written_stops_the_run_in_one_line(
+    bench: Any, damage: Callable[[Path], None]
+) -> None:
+    schedule = bench.ramped()
+    trainer = bench.trainer(bench.settings(), schedule)
+    events = train_schedule(trainer, schedule)
+    next(events)
+    damage(trainer.folder.checkpoints)
+    with pytest.raises(RunError) as error:
+        list(events)
+    trainer.folder.close()
+    start = f"{trainer.folder.checkpoints}: the checkpoint cannot be written: "
+    assert str(error.value).startswith(start)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_stops_the_run_in_one_line(bench: Any) -> None:
+    schedule = bench.ramped()
+    trainer = bench.trainer(bench.settings(), schedule)
+    trainer.folder.checkpoints.chmod(0o500)
+    with pytest.raises(RunError, match=r"the checkpoint cannot be written: .*Permission denied"):
+        list(train_schedule(trainer, schedule))
+    trainer.folder.close()
+
+
+def test_a_full_disk_leaves_the_published_checkpoints(tmp_path: Path) -> None:
+    write(tmp_path, 1)
+    write(tmp_path, 2)
+    full_disk(tmp_path)
+    with pytest.raises(RunError, match="cannot be written"):
+        stage_as(tmp_path, {"step": 3, "weights": torch.zeros(10_000)})
+    assert steps(tmp_path) == {"last.pt": 2, "previous.pt": 1}
+
+
+def test_final_weights_that_cannot_be_written_are_one_line(bench: Any) -> None:
+    schedule = bench.ramped()
+    trainer = bench.trainer(bench.settings(), schedule)
+    (trainer.folder.checkpoints / "final.safetensors").mkdir()
+    with pytest.raises(RunError) as error:
+        list(train_schedule(trainer, schedule))
+    trainer.folder.close()
+    assert "final.safetensors: the weights cannot be written: " in str(error.value)
+    assert not (trainer.folder.path / "result.json").exists()

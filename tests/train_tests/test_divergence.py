@@ -1,0 +1,117 @@
+"""A loss or a weight that is not finite stops the run and spoils no checkpoint."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from autoprog.errors import DivergedError
+from autoprog.train.engine import train_schedule
+from autoprog.train.loop import LossRing, check_weights
+
+
+def spoil(trainer: Any, step: int, how: str) -> None:
+    """Make the loss, or a weight after its update, not a number at `step`, counted from 0."""
+    take = trainer.stepper.step
+
+    def spoilt(images: Tensor, targets: Tensor, choice: Any, slots: Any, now: int) -> Tensor:
+        loss = take(images, targets, choice, slots, now)
+        if now != step:
+            return loss
+        if how == "weight":
+            with torch.no_grad():
+                trainer.stepper.model.vit.blocks[1].mlp.fc1.weight[3, 5] = float("inf")
+            return loss
+        return loss * float(how)
+
+    trainer.stepper.step = spoilt
+
+
+def diverged(trainer: Any, schedule: Any) -> str:
+    with pytest.raises(DivergedError) as error:
+        list(map(trainer.folder.append, train_schedule(trainer, schedule)))
+    trainer.folder.close()
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("how", "step", "message"),
+    [
+        ("nan", 0, "the loss is nan at step 0 (stage 0, epoch 0.00)"),
+        ("nan", 17, "the loss is nan at step 17 (stage 1, epoch 1.70)"),
+        ("inf", 39, "the loss is inf at step 39 (stage 2, epoch 3.90)"),
+        ("weight", 11, "a weight is not finite after step 11 (stage 0, epoch 1.20)"),
+        ("weight", 17, "the loss is nan at step 18 (stage 1, epoch 1.80)"),
+    ],
+)
+def test_a_run_that_diverges_names_stage_epoch_and_step(
+    bench: Any, how: str, step: int, message: str
+) -> None:
+    schedule = bench.ramped()
+    trainer = bench.trainer(bench.settings(), schedule)
+    spoil(trainer, step, how)
+    cure = "checkpoints are from before; lower --lr or set --clip-grad"
+    assert diverged(trainer, schedule) == f"{message}; {cure}"
+
+
+@pytest.mark.parametrize(("how", "step"), [("nan", 15), ("weight", 15), ("weight", 23)])
+def test_the_last_checkpoint_is_from_before_and_good(
+    bench: Any, straight: Callable[..., Any], how: str, step: int
+) -> None:
+    """A checkpoint is due at 12, 16, 20 and 24: right after the spoilt step, too."""
+    schedule = bench.ramped()
+    settings = bench.settings()
+    trainer = bench.trainer(bench.settings(checkpoint_minutes=0), schedule)
+    spoil(trainer, step, how)
+    diverged(trainer, schedule)
+    stopped = bench.outcome(trainer.folder.path)
+    assert stopped.state["step"] == step // 4 * 4
+    assert all(value.isfinite().all() for value in stopped.state["model"].values())
+    finished = bench.resume(stopped.path, schedule, settings)
+    assert bench.differences(finished.exact, straight(settings, schedule).exact) == []
+
+
+def test_an_absurd_learning_rate_diverges(bench: Any) -> None:
+    schedule = bench.ramped()
+    settings = bench.settings({**bench.plain, "lr": 1e30, "opt": "sgd"})
+    message = diverged(bench.trainer(settings, schedule), schedule)
+    assert re.match(r"the loss is nan at step \d \(stage 0, epoch 0\.\d\d\); ", message)
+
+
+def test_the_ring_returns_the_mean_since_the_last_reading() -> None:
+    ring = LossRing()
+    assert ring.read(next_step=0, epoch=0.0, stage=0) is None
+    for value in (1.0, 2.0, 6.0):
+        ring.add(torch.tensor(value))
+    assert ring.read(next_step=3, epoch=0.3, stage=0) == 3.0
+    assert ring.read(next_step=3, epoch=0.3, stage=0) is None
+    ring.add(torch.tensor(5.0))
+    assert ring.read(next_step=4, epoch=0.4, stage=0) == 5.0
+
+
+@pytest.mark.parametrize("position", range(4))
+def test_the_ring_names_the_first_step_that_is_not_finite(position: int) -> None:
+    ring = LossRing()
+    for index in range(4):
+        ring.add(torch.tensor(float("nan") if index >= position else 1.0))
+    step = 96 + position
+    where = f"the loss is nan at step {step} (stage 2, epoch {step / 10:.2f})"
+    with pytest.raises(DivergedError, match=re.escape(where)):
+        ring.read(next_step=100, epoch=10.0, stage=2)
+
+
+def test_large_weights_are_finite_and_one_bad_one_among_many_is_found() -> None:
+    network = nn.Sequential(nn.Linear(50, 50), nn.Linear(50, 50))
+    with torch.no_grad():
+        network[0].weight.fill_(3e38)
+    check_weights(network, next_step=8, epoch=1.0, stage=0)
+    for bad in (float("nan"), float("inf"), float("-inf")):
+        with torch.no_grad():
+            network[1].bias[49] = bad
+        with pytest.raises(DivergedError, match="not finite after step 7"):
+            check_weights(network, next_step=8, epoch=1.0, stage=0)

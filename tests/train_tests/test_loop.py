@@ -1,0 +1,129 @@
+"""One step: accumulation equals the whole batch, and randomness is a function of seed and step."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from autoprog.train.growth import apply_growth
+from autoprog.train.optim import create_loss, create_mixup
+from autoprog.train.phase import GrowTo, plain_choice
+from supernet.config import SubnetConfig
+from supernet.zoo import ZOO
+
+FULL = plain_choice(ZOO["vit-mu"].full)
+
+
+def batch(size: int = 16) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(size, 3, 16, 16, generator=generator)
+    return images, torch.arange(size) % 10
+
+
+def trainer_of(bench: Any, **recipe: Any) -> Any:
+    trainer = bench.trainer(bench.settings({**bench.plain, **recipe}), bench.ramped())
+    trainer.folder.close()
+    return trainer
+
+
+def trained(bench: Any, steps: int, size: int = 16, **recipe: Any) -> tuple[list[float], Any]:
+    """Return the losses of some steps on one batch, and the weights after them."""
+    stepper = trainer_of(bench, **recipe).stepper
+    stepper.model.train()
+    losses = [stepper.step(*batch(size), FULL, FULL.slots, step).item() for step in range(steps)]
+    return losses, {name: p.detach() for name, p in stepper.model.named_parameters()}
+
+
+@pytest.mark.parametrize("micro_batches", [2, 3, 5, 16, 40])
+def test_accumulation_equals_the_whole_batch(bench: Any, micro_batches: int) -> None:
+    """With plain SGD, since AdamW's first steps blow rounding errors up to the size of the rate."""
+    recipe = {"opt": "sgd", "lr": 0.05, "smoothing": 0.1, "clip_grad": 1.0}
+    losses, weights = trained(bench, 4, **recipe)
+    parted_losses, parted = trained(bench, 4, **recipe, grad_accum_steps=micro_batches)
+    assert parted_losses == pytest.approx(losses, rel=1e-5)
+    for name, weight in weights.items():
+        assert torch.allclose(parted[name], weight, rtol=1e-4, atol=1e-6), name
+
+
+def test_the_loss_of_a_step_falls_when_a_batch_is_repeated(bench: Any) -> None:
+    losses, _ = trained(bench, 30, lr=3e-3, warmup_share=0.0)
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_a_step_depends_on_seed_and_number_but_not_on_the_generators(bench: Any) -> None:
+    recipe = {"mixup": 0.8, "cutmix": 1.0, "drop_path": 0.4}
+    found = []
+    for seed, step in ((1, 7), (2, 7), (1, 8)):
+        stepper = trainer_of(bench, **recipe).stepper
+        stepper.model.train().set_drop_path(0.4, 4)
+        stepper.mixup = create_mixup(0.8, 1.0, 0.1, 10)
+        stepper.loss = create_loss(0.1, mixed=True)
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        found.append(stepper.step(*batch(), FULL, FULL.slots, step).item())
+    assert found[0] == found[1]
+    assert found[0] != found[2]
+
+
+def test_the_clipped_gradient_is_the_largest_that_is_used(bench: Any) -> None:
+    """Plain SGD without decay moves by rate times gradient, so the norm of the move is known."""
+    recipe = {
+        "opt": "sgd",
+        "lr": 0.1,
+        "warmup_share": 0.0,
+        "weight_decay": 0.0,
+        "sched": "constant",
+    }
+    stepper = trainer_of(bench, **recipe, clip_grad=0.01).stepper
+    for group in stepper.optimizer.param_groups:
+        group.update(momentum=0.0, nesterov=False)
+    before = [p.detach().clone() for p in stepper.model.parameters()]
+    stepper.step(*batch(), FULL, FULL.slots, 0)
+    moves = [(p - q).norm() for p, q in zip(stepper.model.parameters(), before, strict=True)]
+    assert torch.stack(moves).norm().item() == pytest.approx(0.1 * 0.01, rel=1e-3)
+
+
+def test_growth_that_starts_at_zero_changes_no_loss(bench: Any) -> None:
+    grow = bench.ramped(grow={"op": "zero"}).stages[-1].grow
+    trainer = trainer_of(bench)
+    before, after = SubnetConfig(2, 16), SubnetConfig(4, 16)
+    event = apply_growth(
+        trainer.stepper,
+        trainer.feed.probe(),
+        GrowTo(before, after, grow),
+        5,
+        iter(range(9)).__next__,
+    )
+    assert (event.delta_loss, event.delta_logits) == (0.0, 0.0)
+    assert (event.step, event.lost_seconds) == (5, 1)
+    assert event.origins == (
+        "0 <- 0 (kept)",
+        "1 <- 0 (zero)",
+        "2 <- 1 (kept)",
+        "3 <- 1 (zero)",
+    )
+
+
+def test_growth_by_copying_tells_what_it_did_to_the_probe(bench: Any) -> None:
+    grow = bench.ramped(grow={"op": "copy"}).stages[-1].grow
+    trainer = trainer_of(bench)
+    model, probe = trainer.stepper.model, trainer.feed.probe()
+    before, after = SubnetConfig(2, 8), SubnetConfig(4, 16)
+    with torch.no_grad():
+        old = model.eval()(probe[0], before)
+    model.train()
+    event = apply_growth(trainer.stepper, probe, GrowTo(before, after, grow), 5, lambda: 0.0)
+    assert model.training
+    with torch.no_grad():
+        new = model.eval()(probe[0], after)
+    loss = torch.nn.functional.cross_entropy
+    assert event.delta_loss == pytest.approx(
+        (loss(new, probe[1]) - loss(old, probe[1])).item(), abs=1e-6
+    )
+    assert event.delta_logits == pytest.approx(((new - old).norm() / old.norm()).item(), rel=1e-5)

@@ -1,0 +1,149 @@
+"""Learning rates against timm's formulas, losses and mixing, and what is refused."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from timm.data import Mixup
+from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from torch import nn
+
+from autoprog.errors import ConfigError
+from autoprog.recipe import Recipe
+from autoprog.train.model import build_model
+from autoprog.train.optim import (
+    check_optimizer,
+    create_loss,
+    create_mixup,
+    create_optimizer,
+    create_scheduler,
+)
+from supernet.zoo import ZOO
+
+CPU = torch.device("cpu")
+TOTAL = 200
+PEAK, FIRST, LAST = 1e-3, 1e-6, 1e-5
+
+
+def rates(shape: str, **changes: Any) -> list[float]:
+    """Return the learning rate at each step of a run, and at the step after it."""
+    values = {"lr": PEAK, "warmup_lr": FIRST, "min_lr": LAST, "warmup_share": 0.1, **changes}
+    recipe = Recipe(**values)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=recipe.peak_lr)
+    scheduler = create_scheduler(optimizer, recipe, shape, TOTAL)
+    found = []
+    for step in range(TOTAL + 1):
+        scheduler.step_update(step)
+        found.append(optimizer.param_groups[0]["lr"])
+    return found
+
+
+@pytest.mark.parametrize("shape", ["cosine", "wsd", "constant"])
+def test_the_rate_warms_up_in_a_line_over_its_share(shape: str) -> None:
+    found = rates(shape)
+    assert found[0] == FIRST
+    for step in range(20):
+        assert found[step] == pytest.approx(FIRST + step * (PEAK - FIRST) / 20, rel=1e-12)
+    assert found[20] > found[19]
+
+
+def test_cosine_counts_from_the_first_step_and_ends_at_the_least_rate() -> None:
+    found = rates("cosine")
+    for step in (20, 57, 100, 150, 199):
+        wave = 0.5 * (1 + math.cos(math.pi * step / TOTAL))
+        assert found[step] == pytest.approx(LAST + (PEAK - LAST) * wave, rel=1e-12)
+    assert found[TOTAL] == LAST
+    assert found[TOTAL - 1] == pytest.approx(LAST, rel=0.01)
+    assert rates("cosine", warmup_share=0.0)[0] == PEAK
+
+
+def test_wsd_stays_at_the_peak_and_decays_in_its_share() -> None:
+    found = rates("wsd", decay_share=0.25)
+    assert set(found[20:151]) == {PEAK}
+    for step in (151, 160, 175, 199):
+        decay = 1 - math.sqrt((step - 150) / 50)
+        assert found[step] == pytest.approx(LAST + (PEAK - LAST) * decay, rel=1e-9)
+    assert found[TOTAL] == pytest.approx(LAST)
+
+
+def test_a_constant_rate_stays() -> None:
+    assert set(rates("constant")[20:]) == {PEAK}
+
+
+def test_the_ends_never_lie_above_the_peak() -> None:
+    found = rates("cosine", lr=1e-7)
+    assert max(found) <= 1e-7
+
+
+def test_the_rate_is_a_function_of_the_step_alone() -> None:
+    recipe = Recipe(lr=PEAK, warmup_share=0.1)
+    whole = rates("cosine", min_lr=recipe.min_lr)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=PEAK)
+    scheduler = create_scheduler(optimizer, recipe, "cosine", TOTAL)
+    for step in (150, 3, 77):
+        scheduler.step_update(step)
+        assert optimizer.param_groups[0]["lr"] == whole[step]
+
+
+def test_warm_up_and_decay_that_do_not_fit_are_refused() -> None:
+    recipe = Recipe(warmup_share=0.5, decay_share=0.6)
+    with pytest.raises(ConfigError) as refusal:
+        check_optimizer(recipe, CPU, "wsd", 10)
+    assert str(refusal.value) == (
+        "--decay-share: must leave 5 of 10 steps to the warm-up, but got 0.6; lower --warmup-share"
+    )
+    check_optimizer(recipe, CPU, "cosine", 10)
+    check_optimizer(Recipe(warmup_share=0.4, decay_share=0.6), CPU, "wsd", 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "law"),
+    [
+        ("adamww", "--opt: unknown optimizer, but got 'adamww'; did you mean 'adamw'?"),
+        ("adahessian", "--opt: must do without second derivatives, but got 'adahessian'"),
+    ],
+)
+def test_an_optimizer_that_cannot_serve_is_refused(name: str, law: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        check_optimizer(Recipe(opt=name), CPU, "cosine", 10)
+    assert str(refusal.value) == law
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there it may work")
+@pytest.mark.parametrize("name", ["bnbadam", "fusedadam"])
+def test_an_optimizer_that_needs_cuda_is_refused_without_it(name: str) -> None:
+    with pytest.raises(ConfigError, match="must be an optimizer that works on this machine"):
+        check_optimizer(Recipe(opt=name), CPU, "cosine", 10)
+
+
+def test_biases_and_norms_do_not_decay_and_no_parameter_is_left_out() -> None:
+    model = build_model(ZOO["vit-mu"], 10, seed=0)
+    optimizer = create_optimizer(model, Recipe(weight_decay=0.3), CPU)
+    decays = {p: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert set(decays) == set(model.vit.parameters())
+    free = {name for name, p in model.vit.named_parameters() if decays[p] == 0}
+    assert free == {
+        name
+        for name, p in model.vit.named_parameters()
+        if p.ndim == 1 or name in ("pos_embed", "cls_token")
+    }
+    assert {decays[p] for p in model.vit.parameters()} == {0.0, 0.3}
+
+
+def test_mixing_is_off_at_zero_and_set_up_from_the_recipe() -> None:
+    assert create_mixup(0.0, 0.0, 0.1, 10) is None
+    mixup = create_mixup(0.2, 0.0, 0.1, 10)
+    assert isinstance(mixup, Mixup)
+    assert (mixup.mixup_alpha, mixup.cutmix_alpha, mixup.label_smoothing) == (0.2, 0.0, 0.1)
+    assert mixup.num_classes == 10
+
+
+def test_mixed_targets_carry_their_smoothing_so_the_loss_adds_none() -> None:
+    assert isinstance(create_loss(0.1, mixed=True), SoftTargetCrossEntropy)
+    smooth = create_loss(0.1, mixed=False)
+    assert isinstance(smooth, LabelSmoothingCrossEntropy)
+    assert smooth.smoothing == 0.1
+    assert isinstance(create_loss(0.0, mixed=False), nn.CrossEntropyLoss)
