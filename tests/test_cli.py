@@ -466,11 +466,16 @@ def test_search_train_show_and_export_make_a_chain(autoprog: Autoprog) -> None:
     shown = autoprog("show", again, "--json")
     assert (shown.code, shown.err) == (0, "")
     assert json.loads(shown.out)
-    line = f"autoprog: --resume: must be an unfinished run, but got '{again}'; see autoprog show {again}\n"
-    assert autoprog("train", "--resume", again).err == line
+    assert autoprog("train", "--resume", again).err == (
+        f"autoprog: --resume: must be an unfinished run, but got '{again}'; see autoprog show {again}\n"
+    )
     assert autoprog("search", "--resume", again).err == (
         f"autoprog: --resume: must be a search run, but got '{again}';"
         f" use autoprog train --resume {again}\n"
+    )
+    (found / "result.json").unlink()
+    assert autoprog("search", "--resume", found, "--costs", found / "costs.json").err == (
+        "autoprog: --costs: must not be given with --resume RUN; leave it out, or start a new run\n"
     )
 
 

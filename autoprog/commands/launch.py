@@ -35,6 +35,7 @@ __all__ = ["Configure", "RunConsole", "carry_out", "open_run", "stop_on_signals"
 Configure = Callable[[argparse.Namespace], Configured]
 
 _VERSIONED = ("autoprog", "torch", "timm", "optuna", "numpy")
+_FLAG_NAMES = {"costs_from": "costs"}
 _KEPT_ON_RESUME = {"command", "debug", "resume", "runs_dir", "quiet", "schedule"}
 
 
@@ -147,7 +148,7 @@ def _recorded(args: argparse.Namespace, path: Path) -> Configured:
         raise ConfigError("--schedule", "", law, args.schedule)
     given = {name for name in vars(args) if name not in _KEPT_ON_RESUME}
     if wrong := sorted(given - NOT_FOR_RESUME):
-        flag = "--" + wrong[0].replace("_", "-")
+        flag = "--" + _FLAG_NAMES.get(wrong[0], wrong[0]).replace("_", "-")
         cure = "leave it out, or start a new run"
         raise ConfigError(flag, "", "must not be given with --resume RUN", cure=cure)
     values = {**settings.model_dump(), **{name: getattr(args, name) for name in given}}

@@ -42,6 +42,8 @@ class Controller:
     """One study a decision, in the run folder's journal."""
 
     def __init__(self, journal: Path, run_id: str, seed: int, sampler: str) -> None:
+        # What a killed process left, for which Optuna would wait 30 s: the run folder has a lock of its own.
+        journal.with_name(f"{journal.name}.lock").unlink(missing_ok=True)
         self._storage = open_journal(journal)
         self._run_id, self._seed, self._sampler = run_id, seed, sampler
 

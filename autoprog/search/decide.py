@@ -12,8 +12,8 @@ from autoprog.search.rollout import (
     LossLaw,
     Option,
     Tail,
-    fit_law,
     forecast,
+    learning_exponent,
     progress_of_full,
 )
 from autoprog.search.rules import autoprog_scores, runner_up, winner_of
@@ -152,7 +152,8 @@ def _by_rollout(
         Option(relative_cost(spec, estimate.subnet), estimate.losses[-1], step_seconds)
         for estimate, step_seconds in zip(estimates, seconds, strict=True)
     ]
-    law = fit_law(situation.curve, options)
+    steps, losses = [s for s, _ in situation.curve], [loss for _, loss in situation.curve]
+    law = LossLaw(learning_exponent(steps, losses))
     stay = _index_of(situation.current, estimates)
     full = Option(1.0, options[_index_of(spec.full, estimates)].loss, full_seconds)
     done = sum(law.progress(cost) * steps for cost, steps in situation.progress_so_far)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from autoprog.errors import ConfigError
 from autoprog.settings import Rule
@@ -53,10 +53,11 @@ def make_plan(
 
     ``autoprog`` decides at the start of every piece but the last, which is full (CVPR 2022). ``rollout``
     trains the first piece at the smallest subnet, since losses near the start of warm-up tell nothing, then
-    decides at the start of each later piece, and is full from ``min_full_share`` before the end.
+    decides at the start of each later piece, and is full from ``min_full_share`` before the end. A decision
+    for which there is no time before the full model is due is left out.
 
     Raises:
-        ConfigError: If the supernet phases do not fit between the decisions.
+        ConfigError: If the supernet phases do not fit between the decisions, or none is left.
     """
     pieces = _piece_starts(decisions.num_stages, steps_per_epoch, total_steps)
     share = decisions.min_full_share
@@ -67,13 +68,16 @@ def make_plan(
     points: list[DecisionPoint] = []
     for piece in numbers:
         start, stop = pieces[piece], pieces[piece] + supernet_steps
-        limit = min(full_step, pieces[piece + 1] if piece + 1 < len(pieces) else total_steps)
-        if start >= full_step:
+        following = pieces[piece + 1] if piece + 1 < len(pieces) else total_steps
+        if stop > following:
+            _refuse(decisions, following - start, steps_per_epoch)
+        if stop > full_step:
             break
-        if stop > limit:
-            _refuse(decisions, stop - start, limit - start, steps_per_epoch)
         steps = _estimate_steps(rule, start, stop, steps_per_epoch)
         points.append(DecisionPoint(len(points), piece, start, stop, steps))
+    if not points:
+        _refuse_share(share, pieces[numbers[0]], full_step, total_steps)
+        _refuse(decisions, full_step - pieces[numbers[0]], steps_per_epoch)
     return SearchPlan(tuple(points), full_step, total_steps, pieces)
 
 
@@ -120,7 +124,7 @@ def _estimate_steps(rule: Rule, start: int, stop: int, steps_per_epoch: int) -> 
     return (stop,)
 
 
-def _refuse(decisions: Decisions, needed: int, there: int, steps_per_epoch: int) -> None:
+def _refuse(decisions: Decisions, there: int, steps_per_epoch: int) -> NoReturn:
     raise ConfigError(
         "--space",
         "decisions.supernet_epochs",
@@ -128,6 +132,13 @@ def _refuse(decisions: Decisions, needed: int, there: int, steps_per_epoch: int)
         decisions.supernet_epochs,
         "train longer, lower it, or decide less often (num_stages)",
     )
+
+
+def _refuse_share(share: float, first: int, full_step: int, total_steps: int) -> None:
+    """Refuse a share that makes the model full before the first decision begins."""
+    if full_step <= first:
+        law = f"must be below {1 - first / total_steps:.3g}, to leave time for a decision"
+        raise ConfigError("--space", "decisions.min_full_share", law, share)
 
 
 def _first_middle_last(values: Sequence[Value]) -> list[Value]:

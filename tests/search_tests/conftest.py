@@ -274,7 +274,7 @@ class Observed:
 
 
 SCRIPTS: dict[Rule, dict[int, SubnetConfig]] = {
-    "rollout": {0: SubnetConfig(2, 12), 1: SubnetConfig(3, 16)},
+    "rollout": {0: SubnetConfig(3, 12), 1: SubnetConfig(3, 16)},
     "autoprog": {0: SubnetConfig(1, 8), 1: SubnetConfig(3, 12), 2: SubnetConfig(4, 12)},
 }
 

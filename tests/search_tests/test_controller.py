@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 import warnings
 from collections.abc import Callable
 from itertools import product
@@ -93,6 +94,8 @@ def test_nothing_outside_a_grid_with_holes_is_proposed(journal: Path) -> None:
         proposals.tell(subnet, 1.0)
     assert set(seen) <= set(holes)
     assert len(set(seen)) == len(seen) == 12
+    states = {trial.state for trial in trials(journal)}
+    assert states == {TrialState.COMPLETE, TrialState.FAIL}
 
 
 def test_proposals_depend_on_the_scores_that_were_told(journal: Path, tmp_path: Path) -> None:
@@ -197,6 +200,14 @@ def test_a_half_written_last_line_is_cut(journal: Path) -> None:
 def test_a_journal_of_half_a_line_is_emptied(journal: Path) -> None:
     journal.write_bytes(b'{"op_code"')
     assert search(journal, deep_is_good, most=4)[:2] == list(ANCHORS)
+
+
+def test_a_lock_that_a_killed_process_left_is_not_waited_for(journal: Path) -> None:
+    search(journal, deep_is_good, most=4)
+    journal.with_name("search.journal.lock").touch()
+    begin = time.monotonic()
+    assert len(search(journal, deep_is_good, most=4)) == 4
+    assert time.monotonic() - begin < 10
 
 
 def test_a_run_that_goes_on_keeps_earlier_studies(journal: Path) -> None:

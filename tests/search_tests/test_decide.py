@@ -143,7 +143,8 @@ def test_the_rollout_grows_though_staying_has_the_lowest_loss_now() -> None:
 
 
 def test_the_rollout_stays_where_growth_buys_nothing() -> None:
-    decision = take("rollout", estimates(lambda subnet: 2.0), situation(learning=0.5))
+    found = estimates(lambda subnet: 2.0, (STAY, FULL))
+    decision = take("rollout", found, situation(learning=0.5))
     assert decision.chosen.subnet == STAY
     assert "full from step 8500" in decision.reason
 

@@ -103,9 +103,25 @@ def test_a_supernet_phase_that_does_not_fit_is_refused() -> None:
     )
 
 
-def test_the_last_supernet_phase_must_end_before_the_full_model_is_due() -> None:
+def test_a_decision_without_time_before_the_full_model_is_due_is_left_out() -> None:
+    found = plan("rollout", 10, num_stages=4)
+    assert epochs_of(found) == [(2, 4), (5, 7)]
+    assert found.full_step == 800
+
+
+def test_a_plan_without_any_decision_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"which are 1 epochs apart, but got 2\.0"):
-        plan("rollout", 10, num_stages=4)
+        plan("rollout", 4, num_stages=2, min_full_share=0.25)
+
+
+@pytest.mark.parametrize("share", [0.75, 0.9])
+def test_a_share_of_the_full_model_that_leaves_no_decision_is_refused(share: float) -> None:
+    with pytest.raises(ConfigError) as refused:
+        plan("rollout", 100, min_full_share=share)
+    assert str(refused.value) == (
+        "--space: decisions.min_full_share: must be below 0.75, to leave time for a decision,"
+        f" but got {share}"
+    )
 
 
 def test_a_run_too_short_to_decide_in_is_refused() -> None:

@@ -182,13 +182,14 @@ def test_held_out_images_are_trained_on_only_after_the_last_estimate(observed: A
     targets = trainer.feed._train.targets
     _, held = stratified_holdout(targets, trainer.settings.seed, cap=2500)
     last = phases_of_decisions(observed)[-1][1]
-    seen: dict[bool, set[int]] = {False: set(), True: set()}
-    for step, indices in observed.samples.items():
-        seen[step >= last].update(indices)
-    assert sorted(observed.samples) == list(range(TOTAL))
-    assert seen[False].isdisjoint(held)
-    assert seen[True] >= set(held)
+
+    def trained_on(steps: range) -> set[int]:
+        return {index for step in steps for index in observed.samples[step]}
+
     assert len(held) == 6
+    assert trained_on(range(last)).isdisjoint(held)
+    assert trained_on(range(last, last + EPOCH)) >= set(held)
+    assert trained_on(range(TOTAL)) == set(range(len(targets)))
 
 
 def test_costs_are_on_disk_before_a_decision_uses_them(observed: Any) -> None:
@@ -215,9 +216,8 @@ def test_estimates_are_told_as_they_are_used(observed: Any) -> None:
             assert losses == {c.subnet: c.loss for c in decision.candidates}
 
 
+@pytest.mark.parametrize("observed", ["autoprog"], indirect=True)
 def test_autoprog_scores_the_mean_of_all_time_points(observed: Any) -> None:
-    if rule_of(observed) != "autoprog":
-        pytest.skip("the rollout has one time point")
     for decision in decisions_of(observed)[:-1]:
         points = [
             dict(e.losses) for e in observed.attempt.of(Estimated) if e.decision == decision.index
@@ -335,10 +335,15 @@ def test_costs_are_measured_where_none_are_given(lab: Any) -> None:
     assert all(0 < seconds < 10 for seconds in run.costs.values())
 
 
-def test_of_many_candidates_only_some_are_estimated(lab: Any) -> None:
-    settings = lab.settings(space=lab.space(max_candidates=4), costs=lab.costs())
+@pytest.mark.parametrize("rule", ["rollout", "autoprog"])
+def test_of_many_candidates_only_some_are_estimated(lab: Any, rule: str) -> None:
+    settings = lab.settings(rule, space=lab.space(max_candidates=4), costs=lab.costs())
     attempt = lab.search(settings, crash_when=first_decision)
     subnets = [candidate.subnet for candidate in attempt.run.decisions[0].candidates]
     assert len(set(subnets)) == len(subnets) == 4
     assert (subnets[0], subnets[-1]) == (SubnetConfig(1, 8), FULL)
-    assert {subnet for subnet, _ in attempt.of(Estimated)[-1].losses} == set(subnets)
+    events = attempt.of(Estimated)
+    assert {subnet for subnet, _ in events[-1].losses} == set(subnets)
+    for candidate in attempt.run.decisions[0].candidates:
+        losses = [dict(event.losses)[candidate.subnet] for event in events]
+        assert candidate.loss == pytest.approx(sum(losses) / len(losses))

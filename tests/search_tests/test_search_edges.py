@@ -163,11 +163,25 @@ def test_a_full_winner_ends_the_search_but_not_the_ramp_of_regularisation(lab: A
     assert_trained_as_written(attempt)
 
 
-@both_rules
-def test_each_stage_has_the_regularisation_of_its_piece(lab: Any, rule: Rule) -> None:
+@pytest.mark.parametrize(
+    ("rule", "in_supernets"), [("rollout", [0.1, 0.2]), ("autoprog", [0.3, 0.3, 0.3])]
+)
+def test_each_stage_has_the_regularisation_of_its_piece(
+    lab: Any, rule: Rule, in_supernets: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """AutoProg's supernets train under the full regularisation, the roll-out's under their piece's."""
+    seen: dict[int, float] = {}
+    regularise = trainer_module.regularise
+
+    def noting(stepper: Any, phase: Any, *rest: Any) -> None:
+        if phase.kind == "supernet":
+            seen[phase.start_step // EPOCH] = phase.curriculum.reprob
+        regularise(stepper, phase, *rest)
+
+    monkeypatch.setattr(trainer_module, "regularise", noting)
     lab.script = {0: SubnetConfig(1, 8), 1: SubnetConfig(2, 8), 2: SubnetConfig(3, 8)}
     attempt = search(lab, rule, lab.space(), recipe=STRONG)
+    assert list(seen.values()) == in_supernets
     assert [stage.curriculum.reprob for stage in attempt.best.stages] == [0.0, 0.1, 0.2, 0.3]
     assert_trained_as_written(attempt)
 

@@ -9,6 +9,7 @@ import pytest
 
 from autoprog.events import (
     Decided,
+    Estimated,
     Event,
     Grown,
     Interrupted,
@@ -17,6 +18,7 @@ from autoprog.events import (
     StageStarted,
 )
 from autoprog.runs import load_run
+from autoprog.search.searcher import situation_of
 from supernet.config import SubnetConfig
 
 When = Callable[[Event], bool]
@@ -49,6 +51,7 @@ CRASHES: dict[str, dict[str, When]] = {
     "rollout": {
         "before the first checkpoint": at(Progressed, 3),
         "inside a supernet phase": at(Progressed, 21),
+        "between the estimates and the decision": at(Estimated, 24),
         "after the second decision was recorded": decided(1),
         "after the full model was decided on": decided(2),
     },
@@ -135,10 +138,13 @@ def test_a_search_stopped_again_and_again_ends_like_a_straight_one(
     observed: Any, again: Any
 ) -> None:
     """Two stops lie in one stretch of the training curve, which the decisions are fitted on."""
-    for step in (1, 10, 11, 20, 33, 47):
+    for step in (1, 10, 11, 13, 20, 33, 47):
         assert again.search(again.repeated, stop_at=step).trainer.step == step
     resumed = again.search(again.repeated)
     assert_same_end(observed.attempt, resumed.path, resumed)
+    one, two = (situation_of(a.searcher, 0).curve for a in (observed.attempt, resumed))
+    assert one == two
+    assert [step for step, _ in two] == [9, 12, 15, 16]
 
 
 @by("rollout")

@@ -101,7 +101,7 @@ def signal_during(trainer: Trainer, step: int, name: str = "SIGTERM") -> None:
             trainer.stop.signal_name = name
         return take(images, targets, choice, slots, now)
 
-    trainer.stepper.step = interrupted  # type: ignore[method-assign]
+    trainer.stepper.step = interrupted  # type: ignore[method-assign, assignment]
 
 
 def differences(one: Any, two: Any, where: str = "") -> list[str]:

@@ -106,12 +106,13 @@ def test_the_ring_names_the_first_step_that_is_not_finite(position: int) -> None
 
 
 def test_large_weights_are_finite_and_one_bad_one_among_many_is_found() -> None:
-    network = nn.Sequential(nn.Linear(50, 50), nn.Linear(50, 50))
+    first, last = nn.Linear(50, 50), nn.Linear(50, 50)
+    network = nn.Sequential(first, last)
     with torch.no_grad():
-        network[0].weight.fill_(3e38)
+        first.weight.fill_(3e38)
     check_weights(network, next_step=8, epoch=1.0, stage=0)
     for bad in (float("nan"), float("inf"), float("-inf")):
         with torch.no_grad():
-            network[1].bias[49] = bad
+            last.bias[49] = bad
         with pytest.raises(DivergedError, match="not finite after step 7"):
             check_weights(network, next_step=8, epoch=1.0, stage=0)

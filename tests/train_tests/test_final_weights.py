@@ -63,8 +63,8 @@ def test_plain_timm_loads_the_final_weights_strictly(
 
 def test_online_and_averaged_weights_differ(trained: tuple[Any, Any], images: Tensor) -> None:
     _, trainer = trained
-    both = [elastic_logits(trainer, weights, images) for weights in ("final", "final_ema")]
-    assert not torch.allclose(*both, atol=1e-4)
+    online, averaged = (elastic_logits(trainer, name, images) for name in ("final", "final_ema"))
+    assert not torch.allclose(online, averaged, atol=1e-4)
 
 
 def test_the_result_is_the_accuracy_of_the_final_weights(trained: tuple[Any, Any]) -> None:

@@ -42,7 +42,7 @@ def trained(bench: Any, steps: int, size: int = 16, **recipe: Any) -> tuple[list
 @pytest.mark.parametrize("micro_batches", [2, 3, 5, 16, 40])
 def test_accumulation_equals_the_whole_batch(bench: Any, micro_batches: int) -> None:
     """With plain SGD, since AdamW's first steps blow rounding errors up to the size of the rate."""
-    recipe = {"opt": "sgd", "lr": 0.05, "smoothing": 0.1, "clip_grad": 1.0}
+    recipe: dict[str, Any] = {"opt": "sgd", "lr": 0.05, "smoothing": 0.1, "clip_grad": 1.0}
     losses, weights = trained(bench, 4, **recipe)
     parted_losses, parted = trained(bench, 4, **recipe, grad_accum_steps=micro_batches)
     assert parted_losses == pytest.approx(losses, rel=1e-5)

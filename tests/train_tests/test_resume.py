@@ -39,18 +39,19 @@ GROWTHS = {
 
 def told(events: list[Event]) -> list[tuple[Any, ...]]:
     """Return what a reader learns of the training itself; a stage may be announced anew by a resume."""
-    facts: dict[tuple[Any, ...], None] = {}
+    facts: list[tuple[Any, ...]] = []
     for event in events:
         match event.kind:
             case "stage_started":
-                facts.setdefault(("stage", event.stage, event.subnet, event.stop_step))
+                stage = ("stage", event.stage, event.subnet, event.stop_step)
+                facts += [] if stage in facts else [stage]
             case "progressed":
-                facts.setdefault(("progress", event.step, event.epoch, event.loss, event.lr))
+                facts.append(("progress", event.step, event.epoch, event.loss, event.lr))
             case "grown":
-                facts.setdefault(("growth", event.step, event.origins, event.delta_loss))
+                facts.append(("growth", event.step, event.origins, event.delta_loss))
             case "evaluated":
-                facts.setdefault(("evaluation", event.step, event.top1, event.loss_ema))
-    return list(facts)
+                facts.append(("evaluation", event.step, event.top1, event.loss_ema))
+    return facts
 
 
 def assert_same(bench: Any, stopped: Any, whole: Any) -> None:
@@ -125,6 +126,8 @@ def test_a_killed_run_equals_the_straight_one(
 
     killed = bench.carry_out(bench.trainer(often, schedule), schedule, until=is_the_moment)
     assert not (killed.path / "result.json").exists()
+    if kind == "checkpoint_saved":
+        assert killed.state.get("step", 0) < seen[-1].step
     finished, whole = bench.resume(killed.path, schedule, settings), straight(settings, schedule)
     assert_same(bench, finished, whole)
     assert told(finished.events) == told(whole.events)

@@ -57,7 +57,7 @@ def spy_on(trainer: Trainer) -> Seen:
         seen.cells.update({first_step + k: cell_at(k) for k in range(steps)})
         return batches(first_step, steps, cell_at, held_out)
 
-    stepper.step = step  # type: ignore[method-assign]
+    stepper.step = step  # type: ignore[method-assign, assignment]
     trainer.feed.batches = feed  # type: ignore[method-assign]
     return seen
 

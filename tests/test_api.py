@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import autoprog
+from autoprog.errors import ConfigError
+
+
+def test_importing_the_package_imports_nothing_else() -> None:
+    code = "import sys, autoprog; assert not {'torch', 'pydantic', 'rich'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_public_name_is_there() -> None:
+    for name in autoprog.__all__:
+        assert getattr(autoprog, name).__name__ == name
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'serch'"):
+        autoprog.serch  # noqa: B018
+
+
+def test_an_unknown_argument_is_refused_with_a_suggestion(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refused:
+        autoprog.run_training("constant", model="vit-mu", epoch=1, runs_dir=tmp_path / "runs")
+    assert "run_train: epoch: unknown argument; did you mean 'epochs'?" in str(refused.value)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_example_of_the_readme_runs(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (repository / "README.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
+    run = names["run"]
+    assert isinstance(run, autoprog.Run)
+    assert run.result is not None
+    searched = next(path for path in (tmp_path / "runs").iterdir() if "search" in path.name)
+    best = autoprog.load_run(searched).best
+    assert best is not None
+    assert run.schedule == best
