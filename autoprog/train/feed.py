@@ -102,7 +102,7 @@ class MapFeed:
 
     @cached_property
     def _held_out_batches(self) -> list[Batch]:
-        return self._cache(self._held)
+        return self._cache(self._held, _even_batch_size(len(self._held)))
 
     def probe(self) -> Batch:
         """Return the first images of the training set."""
@@ -111,14 +111,19 @@ class MapFeed:
     @cached_property
     def _probe(self) -> Batch:
         spread = np.linspace(0, len(self._train) - 1, min(PROBE_IMAGES, len(self._train)))
-        return self._cache(spread.astype(np.int64))[0]
+        return self._cache(spread.astype(np.int64), PROBE_IMAGES)[0]
 
     def close(self) -> None:
         """End the workers."""
         self._loader.close()
 
-    def _cache(self, indices: np.ndarray) -> list[Batch]:
-        return cache_batches(self._train, self._transform, self._full_px, PROBE_IMAGES, 0, indices)
+    def _cache(self, indices: np.ndarray, batch_size: int) -> list[Batch]:
+        return cache_batches(self._train, self._transform, self._full_px, batch_size, 0, indices)
+
+
+def _even_batch_size(num_images: int) -> int:
+    """Return the size of at least 8 batches of nearly equal weight, of at most 64 images each."""
+    return max(1, -(-num_images // max(8, -(-num_images // PROBE_IMAGES))))
 
 
 class StreamFeed:

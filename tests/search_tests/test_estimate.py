@@ -75,7 +75,7 @@ def test_a_loss_is_the_cross_entropy_of_each_held_out_batch_under_the_fast_avera
             functional.cross_entropy(network(images, SMALL, ((0, 3),)), targets).item()
             for images, targets in trainer.feed.held_out_batches()
         ]
-    assert len(expected) == 3
+    assert len(expected) == 6
     assert estimate_losses(trainer, IN_SUPERNET) == expected
 
 
@@ -99,7 +99,7 @@ def test_batches_are_moved_to_the_device(trainer: Trainer, monkeypatch: pytest.M
 
     monkeypatch.setattr(estimate, "batch_losses", devices)
     trainer.stepper.compute = replace(trainer.compute, device=torch.device("meta"))
-    assert estimate_losses(trainer, IN_SUPERNET) == ["meta"] * 6
+    assert estimate_losses(trainer, IN_SUPERNET) == ["meta"] * 12
 
 
 def test_the_held_out_batches_are_the_held_out_slice_at_the_full_size(trainer: Trainer) -> None:

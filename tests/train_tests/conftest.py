@@ -15,7 +15,7 @@ from torch import Tensor
 from autoprog.events import Event
 from autoprog.recipe import RECIPES, Recipe
 from autoprog.runs import RunFolder, load_run
-from autoprog.schedule import FullModel, GrowthSchedule, Stage
+from autoprog.schedule import FullModel, GrowthSchedule, LearningRate, Stage
 from autoprog.settings import DataSettings, RunManifest, RunSettings
 from autoprog.train.data import OpenedData, open_digits
 from autoprog.train.data.digits import DigitsSource
@@ -40,7 +40,7 @@ RICH: dict[str, Any] = {
 }
 
 
-def ramped(**last: Any) -> GrowthSchedule:
+def ramped(lr: str = "cosine", **last: Any) -> GrowthSchedule:
     """Depth grows at steps 12 and 24; within the second stage the size climbs 8, 12, 16 at 16 and 20."""
     ramp = {"ramp": "linear", "from": 8, "to": 16, "every_epochs": 0.4}
     stages = (
@@ -51,6 +51,7 @@ def ramped(**last: Any) -> GrowthSchedule:
     return GrowthSchedule(
         full=FullModel.of(ZOO["vit-mu"]),
         length_unit="steps",
+        lr=LearningRate.model_validate({"shape": lr}),
         stages=tuple(Stage.model_validate(stage) for stage in stages),
     )
 
