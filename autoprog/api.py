@@ -53,7 +53,11 @@ def _carry_out(
         if name not in known:
             raise ConfigError(f"run_{command}", name, "unknown argument", cure=suggest(name, known))
         words += _words(name, value)
-    return load_run(execute(parser.parse_args(words)))
+    try:
+        args = parser.parse_args(words)
+    except SystemExit:  # argparse has said on standard error which value is at fault
+        raise ConfigError(f"run_{command}", "", "must get values that the flags take") from None
+    return load_run(execute(args))
 
 
 def _known_flags(parser: argparse.ArgumentParser, command: str) -> set[str]:

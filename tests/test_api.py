@@ -33,6 +33,11 @@ def test_an_unknown_argument_is_refused_with_a_suggestion(tmp_path: Path) -> Non
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_value_that_a_flag_does_not_take_is_refused() -> None:
+    with pytest.raises(ConfigError, match="run_train: must get values that the flags take"):
+        autoprog.run_training("linear", model="vit-mu", sched="bogus")
+
+
 def test_the_example_of_the_readme_runs(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
