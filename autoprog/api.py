@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from autoprog.cli import build_parser
+from autoprog.cli import build_parser, flags_of
 from autoprog.commands import search, train
 from autoprog.errors import ConfigError, suggest
 from autoprog.runs import Run, load_run
@@ -48,7 +48,7 @@ def _carry_out(
 ) -> Run:
     parser = build_parser(command)
     words = [command]
-    known = _known_flags(parser, command)
+    known = {flag[2:].replace("-", "_") for flag in flags_of(parser, command)}
     for name, value in flags.items():
         if name not in known:
             raise ConfigError(f"run_{command}", name, "unknown argument", cure=suggest(name, known))
@@ -58,12 +58,6 @@ def _carry_out(
     except SystemExit:  # argparse has said on standard error which value is at fault
         raise ConfigError(f"run_{command}", "", "must get values that the flags take") from None
     return load_run(execute(args))
-
-
-def _known_flags(parser: argparse.ArgumentParser, command: str) -> set[str]:
-    (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    options = [option for a in commands.choices[command]._actions for option in a.option_strings]
-    return {option[2:].replace("-", "_") for option in options if option.startswith("--")}
 
 
 def _words(name: str, value: Any) -> list[str]:

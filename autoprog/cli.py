@@ -14,9 +14,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 from rich_argparse import RawDescriptionRichHelpFormatter
 
-from autoprog.errors import AutoprogError
+from autoprog.errors import AutoprogError, suggest
 
-__all__ = ["COMMANDS", "build_parser", "main"]
+__all__ = ["COMMANDS", "build_parser", "flags_of", "main"]
 
 COMMANDS = {
     "search": "find a growth schedule and train along it",
@@ -36,12 +36,16 @@ _EXAMPLES = """examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; return its exit code."""
-    # Read by GNU OpenMP when torch loads: how long a thread spins before it sleeps where it waits for others.
-    # By default it spins so long that any other busy process stalls training. Measured, seconds a step of a
-    # small ViT with 2 threads on 2 cores: alone 0.16 by default, 0.16 so; beside two busy processes 0.64, 0.35.
+    # Read by GNU OpenMP when torch loads: how long a thread that waits for others spins before it sleeps. By
+    # default so long that any other busy process stalls training. Measured, seconds a step of a small ViT with
+    # 2 threads on 2 cores: alone 0.16 by default and 0.16 so; beside two busy processes 0.64 and 0.35.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     given = list(sys.argv[1:] if arguments is None else arguments)
-    args = build_parser(_first_word(given)).parse_args(given)
+    parser = build_parser(_first_word(given))
+    args, unknown = parser.parse_known_args(given)
+    if unknown:
+        near = suggest(unknown[0], flags_of(parser, args.command), list_all=False)
+        parser.error(f"unknown argument {unknown[0]}" + (f"; {near}" if near else ""))
     try:
         return _command(args.command).run(args)
     except AutoprogError as error:
@@ -81,6 +85,13 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
         if name == command:
             _command(name).add_flags(sub)
     return parser
+
+
+def flags_of(parser: argparse.ArgumentParser, command: str) -> set[str]:
+    """Return the long flags of a command, such as ``--batch-size``."""
+    (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    options = (option for a in commands.choices[command]._actions for option in a.option_strings)
+    return {option for option in options if option.startswith("--")}
 
 
 class _Parser(argparse.ArgumentParser):

@@ -46,8 +46,10 @@ class DivergedError(RunError):
     """A loss that is not finite, with the place where it was seen."""
 
 
-def suggest(word: str, known: Iterable[str]) -> str:
-    """Return "did you mean …?" for the nearest known word, else the list of all of them."""
+def suggest(word: str, known: Iterable[str], list_all: bool = True) -> str:
+    """Return "did you mean …?" for the nearest known word, else all of them, or nothing."""
     names = sorted(known)
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return f"known: {', '.join(names)}" if list_all else ""

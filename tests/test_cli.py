@@ -288,7 +288,10 @@ def test_what_is_wrong_is_told_in_one_line_and_nothing_is_written(
 USAGE = {
     "an unknown command": (("trian",), "argument COMMAND: invalid choice: 'trian'"),
     "no command": ((), "the following arguments are required: COMMAND"),
-    "an unknown flag": ((*LINEAR, "--epoch", "3"), "unrecognized arguments: --epoch 3"),
+    "an unknown flag": (
+        (*LINEAR, "--epoch", "3"),
+        "unknown argument --epoch; did you mean '--epochs'?",
+    ),
     "a choice that is none": ((*LINEAR, "--sched", "linear"), "argument --sched: invalid choice"),
     "workers that are no number": (
         (*LINEAR, "--workers", "two"),
