@@ -36,9 +36,9 @@ _EXAMPLES = """examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; return its exit code."""
-    # Read by GNU OpenMP when torch loads: how long a thread that waits spins before it sleeps. By
-    # default so long that any other busy process stalls training. Measured, seconds a step of a small ViT with
-    # 2 threads on 2 cores: alone 0.16 by default and 0.16 so; beside two busy processes 0.64 and 0.35.
+    # Read by GNU OpenMP when torch loads: how long a waiting thread spins before it sleeps. By default so
+    # long that any other busy process stalls training. Measured, seconds a step of a small ViT with 2 threads
+    # on 2 cores: alone 0.16 by default and 0.16 so; beside two busy processes 0.64 and 0.35.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser = build_parser(_first_word(given))
