@@ -48,6 +48,8 @@ class RunStarted(_Event):
     device: str
     amp: str
     seed: int
+    time_budget_seconds: float | None = None
+    world_size: int = 1
 
 
 class StageStarted(_Event):
@@ -71,7 +73,10 @@ class SupernetStarted(_Event):
 
 
 class Progressed(_Event):
-    """The state of training over the last few steps. Throughput leaves out waiting for data."""
+    """The state of training over the last few steps. Throughput leaves out waiting for data.
+
+    ``budget_share`` is the share of the time budget that is used, where there is one.
+    """
 
     kind: Literal["progressed"] = "progressed"
     epoch: float
@@ -82,6 +87,7 @@ class Progressed(_Event):
     images_per_second: float
     data_wait_share: float
     train_seconds: float
+    budget_share: float | None = None
 
 
 class Evaluated(_Event):

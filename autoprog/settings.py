@@ -62,6 +62,11 @@ class RunSettings(FileModel):
     checkpoint_minutes: float = Field(default=10.0, ge=0)
     log_every_steps: int = Field(default=20, gt=0)
     eval_every_epochs: float | None = Field(default=None, gt=0)
+    time_budget_seconds: float | None = Field(default=None, gt=0)
+    on_divergence: Literal["stop", "rollback"] = "stop"
+    compile: bool = False
+    cache: str | None = None
+    max_bad_images: int = Field(default=10, ge=0)
 
 
 class RunManifest(FileModel):

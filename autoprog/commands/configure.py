@@ -241,8 +241,24 @@ _OF_DATASET = (
 
 
 def _run_values(args: argparse.Namespace) -> dict[str, Any]:
-    names = ("seed", "device", "amp", "threads", "workers", "checkpoint_minutes")
-    return _given(args, *names, "log_every_steps", "eval_every_epochs")
+    return _given(args, *_OF_RUN)
+
+
+_OF_RUN = (
+    "seed",
+    "device",
+    "amp",
+    "threads",
+    "workers",
+    "checkpoint_minutes",
+    "log_every_steps",
+    "eval_every_epochs",
+    "time_budget_seconds",
+    "on_divergence",
+    "compile",
+    "cache",
+    "max_bad_images",
+)
 
 
 def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:

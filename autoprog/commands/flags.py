@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
 from autoprog.recipe import RECIPES, Recipe
 
-__all__ = ["NOT_FOR_RESUME", "add_data_flags", "add_recipe_flags", "add_run_flags", "given_recipe"]
+__all__ = [
+    "NOT_FOR_RESUME",
+    "add_data_flags",
+    "add_recipe_flags",
+    "add_run_flags",
+    "duration_seconds",
+    "given_recipe",
+]
 
 Group = argparse._ArgumentGroup
 
-NOT_FOR_RESUME = {"device", "amp", "workers", "threads", "checkpoint_minutes", "log_every_steps"}
+NOT_FOR_RESUME = {
+    "device",
+    "amp",
+    "workers",
+    "threads",
+    "checkpoint_minutes",
+    "log_every_steps",
+    "compile",
+    "max_bad_images",
+    "on_divergence",
+}
 """Settings that say how a run is carried out here, which a resume may change."""
 
 
@@ -65,7 +83,40 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         metavar="E",
         help="evaluate within stages as well, every so many epochs (only at stage ends)",
     )
+    _add_care_flags(group)
     group.add_argument("-q", "--quiet", action="store_true", help="only warnings and the result")
+
+
+def _add_care_flags(group: Group) -> None:
+    """Add what makes a run faster here, and what it does when something goes wrong."""
+    _add(
+        group,
+        "--compile",
+        action="store_true",
+        help="compile each block with torch.compile; costs a minute at the start",
+    )
+    _add(
+        group,
+        "--cache",
+        nargs="?",
+        const="auto",
+        metavar="DIR",
+        help="keep decoded images in DIR (the user's cache folder) and augment them by batch",
+    )
+    _add(
+        group,
+        "--max-bad-images",
+        type=int,
+        metavar="N",
+        help="unreadable training images to skip before the run stops (10)",
+    )
+    _add(
+        group,
+        "--on-divergence",
+        choices=["stop", "rollback"],
+        help="when a loss is not finite: stop, or go back to the last checkpoint at half the learning"
+        " rate, up to 3 times (stop)",
+    )
 
 
 def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
@@ -114,6 +165,18 @@ def _metavar(name: str) -> str:
 
 def _add(group: Group, flag: str, **options: Any) -> None:
     group.add_argument(flag, default=argparse.SUPPRESS, **options)
+
+
+def duration_seconds(text: str) -> float:
+    """Return the seconds that a text such as ``90m``, ``24h``, ``1h30m`` or ``45s`` means."""
+    match = re.fullmatch(r"(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s)?", text)
+    try:
+        assert match is not None
+        hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    except (AssertionError, ValueError):
+        law = f"must be a duration such as 90m, 24h or 1h30m, but got {text!r}"
+        raise argparse.ArgumentTypeError(law) from None
+    return 3600 * hours + 60 * minutes + seconds
 
 
 def _int_or_auto(text: str) -> int | str:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
@@ -20,19 +21,33 @@ from rich.console import Console
 from autoprog.commands.configure import Configured
 from autoprog.commands.flags import NOT_FOR_RESUME
 from autoprog.commands.preflight import check_run
-from autoprog.errors import ConfigError, RunError
-from autoprog.events import Event
+from autoprog.errors import ConfigError, DivergedError, RunError
+from autoprog.events import Event, Warned
 from autoprog.files import parse
+from autoprog.follower import FollowedFolder
 from autoprog.runs import RunFolder, load_run, new_run_id
 from autoprog.schedule import GrowthSchedule
 from autoprog.settings import RunManifest, RunSettings
+from autoprog.train.engine import Job
 from autoprog.train.feed import open_data
-from autoprog.train.trainer import StopRequest
+from autoprog.train.ranks import Ranks, is_lost_rank, was_restarted
+from autoprog.train.stop import StopRequest
 from autoprog.ui.display import make_display
 
-__all__ = ["Configure", "RunConsole", "carry_out", "open_run", "stop_on_signals"]
+__all__ = [
+    "Begin",
+    "Configure",
+    "Launch",
+    "RunConsole",
+    "carry_out",
+    "open_run",
+    "stop_on_signals",
+]
+
+MOST_ROLLBACKS = 3
 
 Configure = Callable[[argparse.Namespace], Configured]
+Begin = Callable[[RunFolder, Job], Iterator[Event]]
 
 _VERSIONED = ("autoprog", "torch", "timm", "optuna", "numpy")
 _FLAG_NAMES = {"costs_from": "costs"}
@@ -48,10 +63,30 @@ class RunConsole(Console):
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 
-def open_run(args: argparse.Namespace, configure: Configure) -> tuple[Configured, RunFolder]:
+@dataclass(frozen=True)
+class Launch:
+    """How a run is carried out: by which processes, and how it is shown."""
+
+    ranks: Ranks
+    console: Console
+    quiet: bool
+    schedule: GrowthSchedule | None = None
+
+    @classmethod
+    def on_terminal(
+        cls, ranks: Ranks, quiet: bool, schedule: GrowthSchedule | None = None
+    ) -> Launch:
+        """Return a launch that is shown on standard output, by rank 0."""
+        return cls(ranks, RunConsole(highlight=False, quiet=not ranks.is_main), quiet, schedule)
+
+
+def open_run(
+    args: argparse.Namespace, configure: Configure, ranks: Ranks
+) -> tuple[Configured, RunFolder]:
     """Return what to run and its folder: a new one, or the one that ``--resume`` names.
 
-    Nothing is written before everything given has been checked.
+    Nothing is written before everything given has been checked, and then by rank 0 alone. A job that
+    torchrun has restarted goes on with its run as by ``--resume auto``.
 
     Raises:
         ConfigError: If anything given is unknown, breaks a law, or does not go with ``--resume``.
@@ -59,35 +94,70 @@ def open_run(args: argparse.Namespace, configure: Configure) -> tuple[Configured
     """
     if args.resume in (None, "auto"):
         configured = configure(args)
-        found = None if args.resume is None else _unfinished(Path(args.runs_dir), configured)
+        look_for_it = args.resume == "auto" or was_restarted()
+        found = _unfinished(Path(args.runs_dir), configured, ranks) if look_for_it else None
     else:
         found = Path(args.resume)
         configured = _recorded(args, found)
-    check_run(configured, is_new=found is None)
-    return configured, _create(args, configured) if found is None else RunFolder.reopen(found)
+    check_run(configured, is_new=found is None, ranks=ranks)
+    if ranks.is_main:
+        folder = _create(args, configured) if found is None else RunFolder.reopen(found)
+        ranks.share(str(folder.path))
+        return configured, folder
+    path = Path(ranks.share(""))
+    return configured, FollowedFolder(path, load_run(path).manifest)
 
 
-def carry_out(
-    events: Iterator[Event],
-    folder: RunFolder,
-    console: Console,
-    quiet: bool,
-    schedule: GrowthSchedule | None,
-) -> None:
-    """Write and show all events of a run.
+def carry_out(begin: Begin, launch: Launch, folder: RunFolder) -> None:
+    """Write and show all events of a run; where it diverges, go back and on if the settings say so.
+
+    Args:
+        begin: Returns the events of a run from wherever its folder stands.
+        launch: How they are shown, and by which processes they come about.
+        folder: Where they are written.
 
     Raises:
         RunError: If the run fails, or a file cannot be written.
     """
+    may_roll_back = folder.manifest.settings.on_divergence == "rollback"
+    for rollbacks in range(MOST_ROLLBACKS + 1):
+        try:
+            with stop_on_signals() as stop:
+                _carry_out(begin, launch, folder, Job(stop, launch.ranks, rollbacks))
+            return
+        except DivergedError:
+            if not may_roll_back or rollbacks == MOST_ROLLBACKS:
+                raise
+        if launch.ranks.is_main:
+            folder = RunFolder.reopen(folder.path)
+
+
+def _carry_out(begin: Begin, launch: Launch, folder: RunFolder, job: Job) -> None:
     try:
-        with make_display(console, quiet, schedule=schedule) as display:
+        events = begin(folder, job)
+        if not launch.ranks.is_main:
+            _follow(events, launch.ranks)
+            return
+        with make_display(launch.console, launch.quiet, schedule=launch.schedule) as display:
             for event in events:
                 folder.append(event)
                 display.show(event)
     except OSError as error:
         raise RunError(f"{folder.path}: {error}") from error
+    except RuntimeError as error:
+        if launch.ranks.alone or not is_lost_rank(error):
+            raise
+        cure = f"go on with --resume {folder.path}"
+        raise RunError(f"{folder.path}: another process of this run is gone; {cure}") from error
     finally:
         folder.close()
+
+
+def _follow(events: Iterator[Event], ranks: Ranks) -> None:
+    """Carry out a run whose events rank 0 writes and shows; only warnings are this rank's own."""
+    for event in events:
+        if isinstance(event, Warned):
+            print(f"rank {ranks.rank}: {event.message}", file=sys.stderr)
 
 
 @contextmanager
@@ -156,10 +226,14 @@ def _recorded(args: argparse.Namespace, path: Path) -> Configured:
     return Configured(settings, open_data(settings.data), run.schedule)
 
 
-def _unfinished(runs_dir: Path, configured: Configured) -> Path | None:
-    """Return the newest unfinished run with these settings and this schedule."""
-    folders = sorted((path.parent for path in runs_dir.glob("*/run.yaml")), reverse=True)
-    return next((folder for folder in folders if _is_unfinished(folder, configured)), None)
+def _unfinished(runs_dir: Path, configured: Configured, ranks: Ranks) -> Path | None:
+    """Return the newest unfinished run with these settings and this schedule, as rank 0 finds it."""
+    found = None
+    if ranks.is_main:
+        folders = sorted((path.parent for path in runs_dir.glob("*/run.yaml")), reverse=True)
+        found = next((folder for folder in folders if _is_unfinished(folder, configured)), None)
+    name = ranks.share(str(found or ""))
+    return Path(name) if name else None
 
 
 def _is_unfinished(folder: Path, configured: Configured) -> bool:

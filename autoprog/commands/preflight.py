@@ -17,12 +17,13 @@ from autoprog.train.device import resolve_compute
 from autoprog.train.engine import RunLength, run_length
 from autoprog.train.optim import check_optimizer
 from autoprog.train.phase import phases_of
+from autoprog.train.ranks import ONE_PROCESS, Ranks
 from autoprog.train.regularise import cell_of
 
 __all__ = ["check_run"]
 
 
-def check_run(configured: Configured, is_new: bool) -> None:
+def check_run(configured: Configured, is_new: bool, ranks: Ranks = ONE_PROCESS) -> None:
     """Check what needs more than one value, the images, torch or timm to be judged.
 
     Raises:
@@ -31,7 +32,8 @@ def check_run(configured: Configured, is_new: bool) -> None:
     settings, schedule = configured.settings, configured.schedule
     recipe = settings.recipe
     _check_numbers(settings)
-    compute = resolve_compute(settings.device, settings.amp, settings.threads)
+    _check_share(settings, ranks)
+    compute = resolve_compute(settings.device, settings.amp, settings.threads, ranks)
     length = run_length(len(configured.opened.train), recipe.batch_size, recipe.epochs)
     shape = recipe.sched if schedule is None else schedule.lr.shape
     check_optimizer(recipe, compute.device, shape, length.total_steps)
@@ -46,6 +48,13 @@ def _check_numbers(settings: RunSettings) -> None:
     for flag, value in (("--seed", settings.seed), ("--workers", settings.workers)):
         if isinstance(value, int) and value < 0:
             raise ConfigError(flag, "", "must be at least 0", value)
+
+
+def _check_share(settings: RunSettings, ranks: Ranks) -> None:
+    size, parts = settings.recipe.batch_size, ranks.world_size * settings.recipe.grad_accum_steps
+    if size % parts and not ranks.alone:
+        law = f"must be a multiple of {parts} ({ranks.world_size} processes x --grad-accum-steps)"
+        raise ConfigError("--batch-size", "", law, size)
 
 
 def _curricula(schedule: GrowthSchedule | None, length: RunLength) -> Iterator[Curriculum]:

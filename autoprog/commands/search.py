@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autoprog.commands.flags import add_data_flags, add_recipe_flags, add_run_flags
+
+if TYPE_CHECKING:
+    from autoprog.events import Event
+    from autoprog.runs import RunFolder
 
 __all__ = ["add_flags", "execute", "run"]
 
@@ -66,17 +71,23 @@ def run(args: argparse.Namespace) -> int:
 def execute(args: argparse.Namespace) -> Path:
     """Search and train; return the run folder."""
     from autoprog.commands.configure import configure_search
-    from autoprog.commands.launch import RunConsole, carry_out, open_run, stop_on_signals
+    from autoprog.commands.launch import Launch, carry_out, open_run
     from autoprog.commands.report import announce_search, farewell
     from autoprog.search.engine import build_searcher, search_schedule
+    from autoprog.train.engine import Job
+    from autoprog.train.ranks import joined_ranks
 
-    console = RunConsole(highlight=False)
-    configured, folder = open_run(args, configure_search)
-    with stop_on_signals() as stop:
-        searcher = build_searcher(configured.settings, folder, configured.opened, stop)
+    with joined_ranks() as ranks:
+        configured, folder = open_run(args, configure_search, ranks)
+        launch = Launch.on_terminal(ranks, args.quiet)
+
+        def begin(folder: RunFolder, job: Job) -> Iterator[Event]:
+            searcher = build_searcher(configured.settings, folder, configured.opened, job)
+            if not args.quiet and not job.rollbacks:
+                announce_search(launch.console, configured, folder, searcher.plan)
+            return search_schedule(searcher)
+
+        carry_out(begin, launch, folder)
         if not args.quiet:
-            announce_search(console, configured, folder, searcher.plan)
-        carry_out(search_schedule(searcher), folder, console, args.quiet, schedule=None)
-    if not args.quiet:
-        farewell(console, folder.path, configured.settings)
+            farewell(launch.console, folder.path, configured.settings)
     return folder.path

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from autoprog.commands.flags import add_data_flags, add_recipe_flags, add_run_flags
+from autoprog.commands.flags import (
+    add_data_flags,
+    add_recipe_flags,
+    add_run_flags,
+    duration_seconds,
+)
 from autoprog.errors import ConfigError
+
+if TYPE_CHECKING:
+    from autoprog.events import Event
+    from autoprog.runs import RunFolder
 
 __all__ = ["add_flags", "execute", "run"]
 
@@ -33,6 +44,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--img-size", type=int, default=nothing, metavar="PX", help="full size, if not the model's"
     )
+    group.add_argument(
+        "--time-budget",
+        dest="time_budget_seconds",
+        type=duration_seconds,
+        default=nothing,
+        metavar="TIME",
+        help="train for 90m, 24h …: stages and learning rate follow the time used, not the epochs",
+    )
     add_data_flags(parser)
     add_recipe_flags(parser)
     add_run_flags(parser)
@@ -50,19 +69,25 @@ def execute(args: argparse.Namespace) -> Path:
         cure = "give a YAML file, or a preset with --model"
         raise ConfigError("--schedule", "", "must be given", cure=cure)
     from autoprog.commands.configure import configure_train
-    from autoprog.commands.launch import RunConsole, carry_out, open_run, stop_on_signals
+    from autoprog.commands.launch import Launch, carry_out, open_run
     from autoprog.commands.report import announce_train, farewell
-    from autoprog.train.engine import start_training, train_schedule
+    from autoprog.train.engine import Job, start_training, train_schedule
+    from autoprog.train.ranks import joined_ranks
 
-    console = RunConsole(highlight=False)
-    configured, folder = open_run(args, configure_train)
-    schedule = configured.schedule
-    assert schedule is not None, "a training run has a schedule"
-    with stop_on_signals() as stop:
-        trainer = start_training(configured.settings, folder, configured.opened, schedule, stop)
+    with joined_ranks() as ranks:
+        configured, folder = open_run(args, configure_train, ranks)
+        settings, schedule = configured.settings, configured.schedule
+        assert schedule is not None, "a training run has a schedule"
+        launch = Launch.on_terminal(ranks, args.quiet, schedule)
+
+        def begin(folder: RunFolder, job: Job) -> Iterator[Event]:
+            return train_schedule(
+                start_training(settings, folder, configured.opened, schedule, job), schedule
+            )
+
         if not args.quiet:
-            announce_train(console, configured, folder)
-        carry_out(train_schedule(trainer, schedule), folder, console, args.quiet, schedule)
-    if not args.quiet:
-        farewell(console, folder.path, configured.settings)
+            announce_train(launch.console, configured, folder)
+        carry_out(begin, launch, folder)
+        if not args.quiet:
+            farewell(launch.console, folder.path, settings)
     return folder.path

@@ -19,9 +19,9 @@ from autoprog.search.profile import Costs
 from autoprog.settings import RunSettings, SearchSettings
 from autoprog.train.data import OpenedData
 from autoprog.train.device import resolve_compute
-from autoprog.train.engine import build_trainer, run_length
+from autoprog.train.engine import Job, build_trainer, run_length
 from autoprog.train.phase import Compact, GrowTo, Phase, plain_choice
-from autoprog.train.trainer import StopRequest, Trainer
+from autoprog.train.trainer import Trainer
 from supernet.config import SubnetConfig
 from supernet.cost import relative_cost
 
@@ -51,13 +51,16 @@ class Piece:
 
 @dataclass
 class Searcher:
-    """What a search holds beside the trainer: the plan, the costs, the controller, the decisions so far."""
+    """What a search holds beside the trainer: the plan, the costs, the controller, the decisions so far.
+
+    Only rank 0 has a controller.
+    """
 
     trainer: Trainer
     search: SearchSettings
     plan: SearchPlan
     costs: Costs
-    controller: Controller
+    controller: Controller | None
     recorded: tuple[Decision, ...]
     lr: LearningRate
     num_phases: int = 0
@@ -116,7 +119,7 @@ class Searcher:
 
 
 def build_searcher(
-    settings: RunSettings, folder: RunFolder, opened: OpenedData, stop: StopRequest
+    settings: RunSettings, folder: RunFolder, opened: OpenedData, job: Job
 ) -> Searcher:
     """Return a search, new or with the decisions and costs that its folder records.
 
@@ -129,22 +132,24 @@ def build_searcher(
     plan = make_plan(
         search.rule, search.space.decisions, length.steps_per_epoch, length.total_steps
     )
-    compute = resolve_compute(settings.device, settings.amp, settings.threads)
+    compute = resolve_compute(settings.device, settings.amp, settings.threads, job.ranks)
     recorded = load_run(folder.path)
     costs = _known_costs(search, recorded, recipe.batch_size)
     if costs.seconds and not recorded.costs:
         folder.write_costs(costs.seconds)  # so that a resume does not depend on another file
     return Searcher(
-        trainer=build_trainer(settings, folder, opened, compute, length, recipe.sched, stop),
+        trainer=build_trainer(settings, folder, opened, compute, length, recipe.sched, job),
         search=search,
         plan=plan,
         costs=costs,
-        controller=Controller(
-            folder.journal, folder.manifest.run_id, settings.seed, search.sampler
-        ),
+        controller=_controller(settings, search, folder) if job.ranks.is_main else None,
         recorded=recorded.decisions,
         lr=recipe.learning_rate,
     )
+
+
+def _controller(settings: RunSettings, search: SearchSettings, folder: RunFolder) -> Controller:
+    return Controller(folder.journal, folder.manifest.run_id, settings.seed, search.sampler)
 
 
 def _known_costs(search: SearchSettings, recorded: Run, batch_size: int) -> Costs:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Generator, Iterator
 from statistics import fmean
 
 from autoprog.decisions import Decision
 from autoprog.events import Estimated, Event, SupernetStarted
+from autoprog.files import parse
 from autoprog.presets import ramped_curriculum
 from autoprog.search.controller import Proposals
 from autoprog.search.decide import decide
@@ -39,9 +41,7 @@ def decision_point(searcher: Searcher, point: DecisionPoint) -> Iterator[Event]:
     yield from _train_supernet(searcher, point, choices, top)
     decision = recorded_decision(searcher, point.index)
     if decision is None:
-        estimated, decision = _decide(searcher, point, choices)
-        yield estimated
-        yield from announce(searcher, decision)
+        decision = yield from _decide_for_all(searcher, point, choices)
     else:
         yield from tell_again(searcher, decision)
     winner = decision.subnet
@@ -108,6 +108,8 @@ def _estimate_all(
     done = _noted_losses(searcher, point)
     if recorded_decision(searcher, point.index) is not None or len(done) > number:
         return
+    if not searcher.trainer.ranks.is_main:
+        return
     begin = searcher.trainer.clock()
     done.append([_losses(searcher, choice) for choice in choices.values()])
     yield _estimated(searcher, point, number, dict(zip(choices, done[number], strict=True)), begin)
@@ -141,6 +143,19 @@ def _estimated(
     )
 
 
+def _decide_for_all(
+    searcher: Searcher, point: DecisionPoint, choices: dict[SubnetConfig, Choice]
+) -> Generator[Event, None, Decision]:
+    """Let rank 0 estimate, decide and write it down; the other ranks are told."""
+    ranks, text = searcher.trainer.ranks, ""
+    if ranks.is_main:
+        estimated, decision = _decide(searcher, point, choices)
+        yield estimated
+        yield from announce(searcher, decision)
+        text = decision.model_dump_json()
+    return parse(Decision, json.loads(ranks.share(text)), "decision of rank 0")
+
+
 def _decide(
     searcher: Searcher, point: DecisionPoint, choices: dict[SubnetConfig, Choice]
 ) -> tuple[Estimated, Decision]:
@@ -151,6 +166,7 @@ def _decide(
     search, begin = searcher.search, searcher.trainer.clock()
     anchors = _anchors(searcher, choices)
     most = search.space.decisions.max_candidates
+    assert searcher.controller is not None, "rank 0 has the controller"
     proposals = searcher.controller.propose(point.index, tuple(choices), anchors, most)
     losses: dict[SubnetConfig, list[float]] = {}
     waiting: list[SubnetConfig] = []

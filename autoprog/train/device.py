@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 
 from autoprog.errors import ConfigError
+from autoprog.train.ranks import ONE_PROCESS, Ranks
 
-__all__ = ["Compute", "resolve_compute"]
+__all__ = ["Compute", "resolve_compute", "usable_cores"]
 
 _PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -47,25 +48,38 @@ class Compute:
         return peak if sys.platform == "darwin" else peak * 1024
 
 
-def resolve_compute(device: str, amp: str, threads: int | None) -> Compute:
+def resolve_compute(
+    device: str, amp: str, threads: int | None, ranks: Ranks = ONE_PROCESS
+) -> Compute:
     """Return what ``--device``, ``--amp`` and ``--threads`` mean on this machine.
 
-    ``amp`` auto is bfloat16 on CUDA from compute capability 8.0 and on CPUs with AMX, float16 on older
-    CUDA, and off elsewhere: without AMX, bfloat16 costs a CPU more in conversions than it saves.
+    Several ranks on one machine take a GPU each, or share its cores. ``amp`` auto is bfloat16 on CUDA
+    from compute capability 8.0 and on CPUs with AMX, float16 on older CUDA, and off elsewhere: without AMX,
+    bfloat16 costs a CPU more in conversions than it saves.
 
     Raises:
         ConfigError: If the device is unknown or not there.
     """
+    chosen = _resolve_device(device, ranks)
+    if threads is None and not ranks.alone and chosen.type == "cpu":
+        threads = max(1, usable_cores() // ranks.local_world_size)  # torchrun gives each rank one
     if threads is not None:
         torch.set_num_threads(threads)
-    chosen = _resolve_device(device)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
     return Compute(chosen, _default_amp(chosen) if amp == "auto" else amp)
 
 
-def _resolve_device(name: str) -> torch.device:
+def usable_cores() -> int:
+    """Return the number of cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _resolve_device(name: str, ranks: Ranks) -> torch.device:
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda", ranks.local_rank)
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
@@ -80,6 +94,9 @@ def _resolve_device(name: str) -> torch.device:
     if not there.get(device.type, False):
         cure = "take --device auto"
         raise ConfigError("--device", "", "must be there on this machine", name, cure)
+    if device.index is not None and not ranks.alone:
+        law = f"must leave the number to the {ranks.world_size} processes of this run"
+        raise ConfigError("--device", "", law, name, f"take --device {device.type}")
     return device
 
 

@@ -42,8 +42,13 @@ class ElasticEma(ModelEmaV3):
             model, decay=decay_of(time_constant_steps), use_warmup=True, dtype=torch.float32
         )
         self.module.requires_grad_(False)
+        self._time_constant_steps = time_constant_steps
         self._slots: Slots | None = None
         self._pairs: tuple[list[Tensor], list[Tensor]] = ([], [])
+
+    def limit(self, total_steps: float) -> None:
+        """Let a tenth of the run clip the time constant, where its length is not known beforehand."""
+        self.decay = decay_of(min(self._time_constant_steps, total_steps / 10))
 
     @torch.no_grad()
     def update_active(self, model: ElasticViT, step: int, slots: Slots) -> None:

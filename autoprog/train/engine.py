@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -21,11 +21,16 @@ from autoprog.train.feed import open_feed
 from autoprog.train.loop import Stepper
 from autoprog.train.model import build_model, transform_settings
 from autoprog.train.optim import create_optimizer, create_scheduler
+from autoprog.train.pace import BudgetPace, Pace, StepPace
 from autoprog.train.phase import phases_of
-from autoprog.train.trainer import StopRequest, Trainer
+from autoprog.train.ranks import ONE_PROCESS, Ranks
+from autoprog.train.stop import StopRequest
+from autoprog.train.trainer import Trainer
+from supernet.cost import macs
 from supernet.export import plain_state_dict
 
 __all__ = [
+    "Job",
     "RunLength",
     "build_trainer",
     "finish",
@@ -35,6 +40,15 @@ __all__ = [
     "steps_per_epoch_of",
     "train_schedule",
 ]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What carries out a run: the processes, how to stop them, and how often it was just rolled back."""
+
+    stop: StopRequest = field(default_factory=StopRequest)
+    ranks: Ranks = ONE_PROCESS
+    rollbacks: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,7 +77,7 @@ def build_trainer(
     compute: Compute,
     length: RunLength,
     lr_shape: str,
-    stop: StopRequest,
+    job: Job,
 ) -> Trainer:
     """Return a trainer at step 0: network, optimizer, averages and data, all drawn from the seed."""
     recipe = settings.recipe
@@ -88,8 +102,14 @@ def build_trainer(
         seed=settings.seed,
         micro_batches=recipe.grad_accum_steps,
         clip_grad=recipe.clip_grad,
+        ranks=job.ranks,
+        pace=_pace(settings, length),
     )
-    feed = open_feed(opened, transform, settings, pin_memory=compute.device.type == "cuda")
+    if settings.compile:
+        model.compile_blocks()  # after the averages were copied from it: those stay eager
+    pin_memory, ranks = compute.device.type == "cuda", job.ranks
+    places = (ranks.rank, ranks.world_size, ranks.local_world_size)
+    feed = open_feed(opened, transform, settings, pin_memory, *places)
     return Trainer(
         settings=settings,
         folder=folder,
@@ -97,8 +117,15 @@ def build_trainer(
         stepper=stepper,
         total_steps=length.total_steps,
         steps_per_epoch=length.steps_per_epoch,
-        stop=stop,
+        stop=job.stop,
+        rollbacks=job.rollbacks,
     )
+
+
+def _pace(settings: RunSettings, length: RunLength) -> Pace:
+    if settings.time_budget_seconds is None:
+        return StepPace()
+    return BudgetPace(settings.time_budget_seconds, length.total_steps)
 
 
 def start_training(
@@ -106,13 +133,13 @@ def start_training(
     folder: RunFolder,
     opened: OpenedData,
     schedule: GrowthSchedule,
-    stop: StopRequest,
+    job: Job,
 ) -> Trainer:
     """Return the trainer of a schedule, on the device that the settings name."""
-    compute = resolve_compute(settings.device, settings.amp, settings.threads)
+    compute = resolve_compute(settings.device, settings.amp, settings.threads, job.ranks)
     recipe = settings.recipe
     length = run_length(len(opened.train), recipe.batch_size, recipe.epochs)
-    return build_trainer(settings, folder, opened, compute, length, schedule.lr.shape, stop)
+    return build_trainer(settings, folder, opened, compute, length, schedule.lr.shape, job)
 
 
 def train_schedule(trainer: Trainer, schedule: GrowthSchedule) -> Iterator[Event]:
@@ -126,6 +153,7 @@ def train_schedule(trainer: Trainer, schedule: GrowthSchedule) -> Iterator[Event
     phases = phases_of(schedule.resolve(trainer.steps_per_epoch, epochs))
     try:
         yield from start(trainer)
+        yield from trainer.measure_reserve()
         for phase in phases:
             yield from trainer.run(phase)
         yield from finish(trainer, schedule)
@@ -148,13 +176,16 @@ def start(trainer: Trainer) -> Iterator[Event]:
         device=str(trainer.compute.device),
         amp=trainer.compute.amp,
         seed=settings.seed,
+        time_budget_seconds=settings.time_budget_seconds,
+        world_size=trainer.ranks.world_size,
     )
     yield from warnings
 
 
 def finish(trainer: Trainer, schedule: GrowthSchedule) -> Iterator[Event]:
     """Write the final weights and, last of all, the result that makes the run complete."""
-    _export(trainer)
+    if trainer.ranks.is_main:
+        _export(trainer)
     result = _result(trainer, schedule)
     yield RunFinished(step=trainer.step, result=result.model_dump(mode="json", by_alias=True))
     trainer.folder.write_result(result)
@@ -209,11 +240,20 @@ def _result(trainer: Trainer, schedule: GrowthSchedule) -> Result:
         data_wait_seconds=ledger.seconds["data_wait"],
         eval_seconds=ledger.seconds["evaluate"],
         image_epochs=images / trainer.feed.num_images,
-        macs=trainer.total_macs(),
+        macs=_total_macs(trainer),
         peak_memory_bytes=trainer.compute.peak_memory_bytes(),
         seed=settings.seed,
         device=str(trainer.compute.device),
         amp=trainer.compute.amp,
         versions=manifest.versions,
         schedule=schedule.model_dump(mode="json", by_alias=True, exclude_defaults=True),
+    )
+
+
+def _total_macs(trainer: Trainer) -> float:
+    """Return the multiply-accumulates of training: three forward passes' worth for each image."""
+    spec, classes = trainer.stepper.model.spec, trainer.feed.num_classes
+    steps = trainer.steps_by_subnet.items()
+    return float(sum(3 * macs(spec, net, classes) * n for net, n in steps)) * (
+        trainer.recipe.batch_size
     )

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from autoprog.train.device import Compute
 from autoprog.train.phase import Choice
+from autoprog.train.ranks import ONE_PROCESS, Ranks
 from supernet.elastic import ElasticViT
 
 __all__ = ["batch_losses", "evaluate"]
@@ -21,10 +22,12 @@ def evaluate(
     batches: Iterable[tuple[Tensor, Tensor]],
     choice: Choice,
     compute: Compute,
+    ranks: Ranks = ONE_PROCESS,
 ) -> list[tuple[float, float]]:
     """Return (mean cross-entropy, top-1 in per cent) of each model over images and targets, in eval mode.
 
-    Each batch is read once for all models; the modes of the models are restored.
+    Each batch is read once for all models; the modes of the models are restored. Each rank brings its share
+    of the batches and gets the result over all of them.
     """
     totals = torch.zeros(len(models), 2, dtype=torch.float64)
     count = 0
@@ -40,6 +43,7 @@ def evaluate(
             totals[index] += torch.stack([loss, correct]).double().cpu()
     for model, training in zip(models, modes, strict=True):
         model.train(training)
+    totals, count = ranks.total(totals), int(ranks.total(torch.tensor(count)))
     if count == 0:
         return [(float("nan"), float("nan"))] * len(models)
     return [(loss / count, 100.0 * correct / count) for loss, correct in totals.tolist()]

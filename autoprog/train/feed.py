@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 
+from autoprog.errors import RunError
 from autoprog.settings import DataSettings, RunSettings
 from autoprog.train.data import (
+    BadImages,
     Batch,
+    CacheSettings,
     Cell,
     DataSource,
     ImageSource,
@@ -22,10 +26,12 @@ from autoprog.train.data import (
     TransformSettings,
     cache_batches,
     eval_batches,
+    open_cached,
     open_source,
     resolve_workers,
     stratified_holdout,
 )
+from autoprog.train.data.progress import Progress, progress_on_stderr
 
 __all__ = ["Feed", "MapFeed", "StreamFeed", "open_data", "open_feed"]
 
@@ -47,20 +53,42 @@ class Feed(Protocol):
         """
 
     def validation(self) -> Iterator[Batch]:
-        """Return the validation set at the full image size."""
+        """Return this rank's share of the validation set, at the full image size; may be empty.
+
+        The shares of all ranks are the whole set, each image once.
+        """
 
     def held_out_batches(self) -> list[Batch]:
-        """Return the held-out slice at the full image size, the same objects at each call."""
+        """Return the whole held-out slice at the full image size, the same objects at each call."""
 
     def probe(self) -> Batch:
-        """Return some training images without augmentation, at the full image size."""
+        """Return some training images without augmentation, at the full image size.
+
+        They are the same on all ranks.
+        """
+
+    def complaints(self) -> list[str]:
+        """Return a line for each unreadable image that is new since the last call."""
 
     def close(self) -> None:
         """End the workers."""
 
 
+@dataclass(frozen=True)
+class _Place:
+    """The place of this process among those that train together."""
+
+    rank: int
+    world_size: int
+    local_world_size: int
+
+
 class MapFeed:
-    """Images that can be read in any order: exact whatever the workers and wherever a run resumes."""
+    """Images that can be read in any order: exact whatever the workers and wherever a run resumes.
+
+    Unreadable training images are skipped, up to ``max_bad_images`` distinct ones that this rank
+    meets, also in the held-out slice and the probe. One in the validation set stops the run.
+    """
 
     def __init__(
         self,
@@ -70,16 +98,25 @@ class MapFeed:
         transform: TransformSettings,
         settings: RunSettings,
         pin_memory: bool,
+        place: _Place,
     ) -> None:
         self.num_classes, self.num_images = len(opened.class_names), len(train)
         self._train, self._val, self._transform = train, val, transform
+        self._place, self._bad_images = place, BadImages(settings.max_bad_images)
         self._batch_size, self._full_px = settings.recipe.batch_size, settings.model.img_size
-        self._workers = resolve_workers(settings.workers, train)
+        self._workers = resolve_workers(settings.workers, train, place.local_world_size)
         self._all = np.arange(len(train))
         cap = settings.search.space.decisions.estimate_images if settings.search else 0
         self._kept, self._held = stratified_holdout(train.targets, settings.seed, cap=cap)
         self._loader = TrainLoader(
-            train, transform, settings.seed, self._workers, pin_memory=pin_memory
+            train,
+            transform,
+            settings.seed,
+            self._workers,
+            place.rank,
+            place.world_size,
+            pin_memory,
+            self._bad_images,
         )
 
     def batches(
@@ -91,9 +128,10 @@ class MapFeed:
         return self._loader.batches(indices, first_sample, self._batch_size, steps, cell_at)
 
     def validation(self) -> Iterator[Batch]:
-        """Return the validation set at the full image size."""
+        """Return every so many-th image of the validation set; see :class:`Feed`."""
+        share = np.arange(self._place.rank, len(self._val), self._place.world_size)
         return eval_batches(
-            self._val, self._transform, self._full_px, self._batch_size, self._workers
+            self._val, self._transform, self._full_px, self._batch_size, self._workers, share
         )
 
     def held_out_batches(self) -> list[Batch]:
@@ -113,12 +151,25 @@ class MapFeed:
         spread = np.linspace(0, len(self._train) - 1, min(PROBE_IMAGES, len(self._train)))
         return self._cache(spread.astype(np.int64), PROBE_IMAGES)[0]
 
+    def complaints(self) -> list[str]:
+        """Return new messages about unreadable images; see :class:`Feed`."""
+        return self._bad_images.complaints()
+
     def close(self) -> None:
         """End the workers."""
         self._loader.close()
 
     def _cache(self, indices: np.ndarray, batch_size: int) -> list[Batch]:
-        return cache_batches(self._train, self._transform, self._full_px, batch_size, 0, indices)
+        if len(indices) == 0:
+            return []
+        batches = cache_batches(
+            self._train, self._transform, self._full_px, batch_size, 0, indices, self._bad_images
+        )
+        if not batches:
+            raise RunError(
+                f"{self._train.name(int(indices[-1]))}: no image of its slice is readable"
+            )
+        return batches
 
 
 def _even_batch_size(num_images: int) -> int:
@@ -127,7 +178,14 @@ def _even_batch_size(num_images: int) -> int:
 
 
 class StreamFeed:
-    """Images that come in the reader's order: a resume starts at the beginning of its epoch."""
+    """Images that come in the reader's order: a resume starts at the beginning of its epoch.
+
+    Ranks: in training timm's reader gives each rank its part of the shards. All that is evaluated
+    is read whole by every rank, since the readers repeat or drop images to make the ranks' numbers
+    equal; of the validation set a rank then passes on its share, each image once over all ranks.
+
+    Unreadable images are the reader's business: wds logs and skips them, tfds and hfids stop.
+    """
 
     def __init__(
         self,
@@ -137,13 +195,22 @@ class StreamFeed:
         transform: TransformSettings,
         settings: RunSettings,
         pin_memory: bool,
+        place: _Place,
     ) -> None:
         self.num_classes, self.num_images = len(opened.class_names), len(train)
         self._batch_size, self._full_px = settings.recipe.batch_size, settings.model.img_size
         self._cap = settings.search.space.decisions.estimate_images if settings.search else 0
-        workers = resolve_workers(settings.workers, train)
+        workers = resolve_workers(settings.workers, train, place.local_world_size)
         self._loader, self._val_loader = (
-            StreamLoader(source, transform, settings.seed, workers, pin_memory=pin_memory)
+            StreamLoader(
+                source,
+                transform,
+                settings.seed,
+                workers,
+                place.world_size,
+                pin_memory,
+                place.rank,
+            )
             for source in (train, val)
         )
 
@@ -157,8 +224,8 @@ class StreamFeed:
         return self._loader.batches(first_pass, self._batch_size, steps, cell, part)
 
     def validation(self) -> Iterator[Batch]:
-        """Return the validation set at the full image size."""
-        return self._val_loader.eval_batches(self._full_px, self._batch_size)
+        """Return this rank's share of the validation set; see :class:`Feed`."""
+        return self._val_loader.eval_batches(self._full_px, self._batch_size, divided=True)
 
     def held_out_batches(self) -> list[Batch]:
         """Return the held-out slice at the full image size."""
@@ -178,6 +245,10 @@ class StreamFeed:
     def _probe(self) -> Batch:
         return next(self._loader.eval_batches(self._full_px, PROBE_IMAGES, limit=PROBE_IMAGES))
 
+    def complaints(self) -> list[str]:
+        """Return nothing: readers tell nobody what they skip."""
+        return []
+
     def close(self) -> None:
         """Do nothing: workers end with each pass."""
 
@@ -192,12 +263,42 @@ def open_data(data: DataSettings) -> OpenedData:
 
 
 def open_feed(
-    opened: OpenedData, transform: TransformSettings, settings: RunSettings, pin_memory: bool
+    opened: OpenedData,
+    transform: TransformSettings,
+    settings: RunSettings,
+    pin_memory: bool,
+    rank: int = 0,
+    world_size: int = 1,
+    local_world_size: int = 1,
+    progress: Progress = progress_on_stderr,
 ) -> Feed:
-    """Return the feed of a run over opened data."""
+    """Return the feed of a run over opened data; with ``cache``, from decoded images.
+
+    Where the cache is missing or out of date one process of a machine builds it, while the others
+    wait. Streams are never cached, nor are validation images where one is too large to be kept whole.
+
+    Args:
+        opened: Both parts.
+        transform: What stays fixed over the run.
+        settings: Of the run.
+        pin_memory: Put batches into page-locked memory, for CUDA.
+        rank: Of this process.
+        world_size: Processes that train together.
+        local_world_size: Those of them on this machine, which share its cores.
+        progress: Is shown how far the building of the cache is.
+
+    Raises:
+        RunError: The cache cannot be built.
+    """
     train, val = opened.train, opened.val
+    place = _Place(rank, world_size, local_world_size)
     if isinstance(train, StreamSource):
         assert isinstance(val, StreamSource)
-        return StreamFeed(opened, train, val, transform, settings, pin_memory)
+        return StreamFeed(opened, train, val, transform, settings, pin_memory, place)
     assert not isinstance(val, StreamSource)
-    return MapFeed(opened, train, val, transform, settings, pin_memory)
+    if settings.cache is not None:
+        full_px, limit = settings.model.img_size, settings.max_bad_images
+        cache = CacheSettings(settings.cache, full_px, settings.workers, limit, progress)
+        train = open_cached(train, "training", cache)
+        val = open_cached(val, "validation", cache, exact=True)
+    return MapFeed(opened, train, val, transform, settings, pin_memory, place)

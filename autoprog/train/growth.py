@@ -15,7 +15,7 @@ from autoprog.train.phase import Choice, GrowTo, plain_choice
 from supernet.elastic import ElasticViT
 from supernet.grow import SlotOrigin, grow
 
-__all__ = ["apply_growth"]
+__all__ = ["apply_growth", "fingerprint"]
 
 
 def apply_growth(
@@ -27,12 +27,17 @@ def apply_growth(
 ) -> Grown:
     """Grow the network, its averages and the optimizer state; return the event that tells of it.
 
+    All ranks grow alike, each by itself; that they still agree is checked.
+
     Args:
         stepper: What is grown, in place.
         probe: Images (B, 3, H, W) and targets (B) that the change is measured on.
         change: From where to where, and how.
         step: The step at which it happens.
         clock: For the seconds that training stands still.
+
+    Raises:
+        RunError: If the ranks differ afterwards.
     """
     start = clock()
     before = _probe(stepper.model, probe, plain_choice(change.before), stepper.compute)
@@ -44,6 +49,7 @@ def apply_growth(
         change.after.depth,
         change.grow.rule(),
     )
+    stepper.ranks.check_equal(fingerprint(stepper), "weights, averages or moments after a growth")
     after = _probe(stepper.model, probe, plain_choice(change.after), stepper.compute)
     return Grown(
         step=step,
@@ -58,6 +64,23 @@ def apply_growth(
         delta_logits=((after[1] - before[1]).norm() / before[1].norm()).item(),
         lost_seconds=clock() - start,
     )
+
+
+@torch.no_grad()
+def fingerprint(stepper: Stepper) -> Tensor:
+    """Return the sum of the bits, as whole numbers, of each weight, average and moment: int64, on the CPU."""
+    moments = (stepper.optimizer.state.get(p, {}) for p in stepper.model.parameters())
+    tensors = [
+        *stepper.model.parameters(),
+        *(tensor for ema in stepper.emas for tensor in ema.module.parameters()),
+        *(v for state in moments for _, v in sorted(state.items()) if torch.is_tensor(v)),
+    ]
+    return torch.stack([_bits(tensor).sum(dtype=torch.int64).cpu() for tensor in tensors])
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    sizes = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return tensor.detach().contiguous().view(sizes[tensor.element_size()])
 
 
 @torch.no_grad()

@@ -12,10 +12,12 @@ from timm.scheduler.scheduler import Scheduler
 from timm.utils import dispatch_clip_grad
 from torch import Tensor, nn
 
-from autoprog.errors import DivergedError
+from autoprog.errors import DivergedError, RunError
 from autoprog.train.device import Compute
 from autoprog.train.ema import ElasticEma
-from autoprog.train.phase import Choice, step_seed
+from autoprog.train.pace import Pace, StepPace
+from autoprog.train.phase import Choice, Phase, step_seed
+from autoprog.train.ranks import ONE_PROCESS, Ranks
 from supernet.config import Slots
 from supernet.elastic import ElasticViT
 
@@ -24,7 +26,11 @@ __all__ = ["LossRing", "Stepper", "check_weights"]
 
 @dataclass
 class Stepper:
-    """What a step needs. ``mixup`` and ``loss`` are exchanged where a stage changes them."""
+    """What a step needs. ``mixup`` and ``loss`` are exchanged where a stage changes them.
+
+    ``network`` is the model as the ranks train it together. ``micro_batches`` doubles when a batch does not
+    fit into the device's memory; ``lr_scale`` halves when a run is rolled back.
+    """
 
     model: ElasticViT
     emas: tuple[ElasticEma, ...]
@@ -35,43 +41,86 @@ class Stepper:
     seed: int
     micro_batches: int
     clip_grad: float | None
+    ranks: Ranks = ONE_PROCESS
+    pace: Pace = field(default_factory=StepPace)
     loss: nn.Module = field(default_factory=nn.CrossEntropyLoss)
     mixup: Mixup | None = None
+    lr_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        self.network: nn.Module = self.model
+
+    def enter(self, phase: Phase) -> None:
+        """Get ready for the steps of a phase: ranks wait only for gradients that its subnets have."""
+        self.network = self.model  # lets go of the wrapper of the phase before
+        self.network = self.ranks.wrap(self.model, phase.slots, some_idle=len(phase.choices) > 1)
 
     def step(
         self, images: Tensor, targets: Tensor, choice: Choice, slots: Slots, step: int
     ) -> Tensor:
         """Train `choice` on images (B, 3, H, W) and targets (B); return the loss, still on the device.
 
-        All randomness of the step (mixup, drop-path) is a function of (seed, step). ``slots`` are those
-        that the averages follow; ``step`` counts from 0.
+        All randomness of the step (mixup, drop-path) is a function of (seed, step, rank). ``slots`` are
+        those that the averages follow; ``step`` counts from 0.
+
+        Raises:
+            RunError: If not even one image at a time fits into the device's memory.
         """
         self._reseed(step)
-        self.scheduler.step_update(step)
+        self._set_lr(step)
         images = images.to(self.compute.device, non_blocking=True)
         targets = targets.to(self.compute.device, non_blocking=True)
         if self.mixup is not None:
             images, targets = self.mixup(images, targets)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._backward(images, targets, choice)
+        loss = self._backward_that_fits(images, targets, choice, step)
         self._update()
         for ema in self.emas:
             ema.update_active(self.model, step + 1, slots)
         return loss
 
+    def _backward_that_fits(
+        self, images: Tensor, targets: Tensor, choice: Choice, step: int
+    ) -> Tensor:
+        """Halve the micro-batches for as long as the device runs out of memory."""
+        while True:
+            try:
+                return self._backward(images, targets, choice)
+            except torch.OutOfMemoryError:
+                self._halve_micro_batches(len(images))
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.compute.device.type == "cuda":
+                torch.cuda.empty_cache()
+            torch.manual_seed(step_seed(self.seed, "step", step, self.ranks.rank))
+
+    def _halve_micro_batches(self, batch_size: int) -> None:
+        if not self.ranks.alone:  # the others wait for a gradient that this rank cannot give
+            cure = f"set --grad-accum-steps {2 * self.micro_batches}"
+            raise RunError(f"out of memory on rank {self.ranks.rank}; {cure}") from None
+        if self.micro_batches >= batch_size:
+            raise RunError("out of memory with one image at a time; lower --img-size") from None
+        self.micro_batches = min(2 * self.micro_batches, batch_size)
+
     def _backward(self, images: Tensor, targets: Tensor, choice: Choice) -> Tensor:
         """Accumulate the gradient over micro-batches; return the mean loss of the batch."""
         total = images.new_zeros((), dtype=torch.float32)
-        parts = zip(
-            images.chunk(self.micro_batches), targets.chunk(self.micro_batches), strict=True
+        parts = list(
+            zip(images.chunk(self.micro_batches), targets.chunk(self.micro_batches), strict=True)
         )
-        for part, part_targets in parts:
-            with self.compute.autocast():
-                logits = self.model(part, choice.subnet, choice.slots)
-                loss = self.loss(logits.float(), part_targets) * (len(part) / len(images))
-            self.scaler.scale(loss).backward()
+        for number, (part, part_targets) in enumerate(parts, 1):
+            with self.ranks.without_averaging(self.network, is_last=number == len(parts)):
+                with self.compute.autocast():
+                    logits = self.network(part, choice.subnet, choice.slots)
+                    loss = self.loss(logits.float(), part_targets) * (len(part) / len(images))
+                self.scaler.scale(loss).backward()
             total += loss.detach()
         return total
+
+    def _set_lr(self, step: int) -> None:
+        self.scheduler.step_update(self.pace.position(step))
+        if self.lr_scale != 1.0:
+            for group in self.optimizer.param_groups:
+                group["lr"] *= self.lr_scale
 
     def _update(self) -> None:
         if self.clip_grad is not None:
@@ -81,7 +130,7 @@ class Stepper:
         self.scaler.update()
 
     def _reseed(self, step: int) -> None:
-        seed = step_seed(self.seed, "step", step)
+        seed = step_seed(self.seed, "step", step, self.ranks.rank)
         torch.manual_seed(seed)
         if self.mixup is not None:
             random.seed(seed)
@@ -91,7 +140,8 @@ class Stepper:
 class LossRing:
     """Losses that stay on the device until they are read together."""
 
-    def __init__(self) -> None:
+    def __init__(self, ranks: Ranks = ONE_PROCESS) -> None:
+        self._ranks = ranks
         self._losses: list[Tensor] = []
 
     def add(self, loss: Tensor) -> None:
@@ -99,14 +149,15 @@ class LossRing:
         self._losses.append(loss)
 
     def read(self, next_step: int, epoch: float, stage: int) -> float | None:
-        """Return the mean since the last call, None if there is nothing.
+        """Return the mean since the last call, over all ranks; None if there is nothing.
 
         Raises:
-            DivergedError: If a loss is not finite, with its exact step.
+            DivergedError: On all ranks, if a loss of one is not finite, with its exact step.
         """
         if not self._losses:
             return None
-        values = torch.stack(self._losses).tolist()
+        local = torch.stack(self._losses).cpu()
+        values = (self._ranks.total(local) / self._ranks.world_size).tolist()
         self._losses = []
         for offset, value in enumerate(values):
             if not np.isfinite(value):

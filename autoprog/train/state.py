@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from autoprog.errors import RunError
 from autoprog.events import Evaluated
+from autoprog.train.checkpoint import load_newest
 from supernet.config import SubnetConfig
 
 if TYPE_CHECKING:
     from autoprog.train.trainer import Trainer
 
-__all__ = ["restore", "snapshot"]
+__all__ = ["restore", "restore_newest", "snapshot"]
 
 
 def snapshot(trainer: Trainer) -> dict[str, Any]:
@@ -30,7 +34,31 @@ def snapshot(trainer: Trainer) -> dict[str, Any]:
         "last_evaluation": evaluation.model_dump(mode="json") if evaluation else None,
         "marked_at": trainer.evaluated_step,
         "notes": trainer.notes,
+        "micro_batches": stepper.micro_batches,
+        "lr_scale": stepper.lr_scale,
     }
+
+
+def restore_newest(trainer: Trainer) -> list[str]:
+    """Restore the newest readable checkpoint, if there is one; return a word on each passed over.
+
+    Raises:
+        RunError: If it is of another network or optimizer, or the ranks read different ones.
+    """
+    folder = trainer.folder.checkpoints
+    state, complaints = load_newest(folder, trainer.compute.device)
+    if state is not None:
+        try:
+            restore(trainer, state)
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise RunError(
+                f"{folder}: the checkpoint does not fit this run ({reason});"
+                " was it copied from another one?"
+            ) from None
+    what = "the checkpoints they read; the run folder must be on a shared file system"
+    trainer.ranks.check_equal(torch.tensor([trainer.step, trainer.phase]), what)
+    return complaints
 
 
 def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
@@ -57,6 +85,7 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
     if state["last_evaluation"] is not None:
         trainer.last_evaluation = Evaluated(**state["last_evaluation"])
     trainer.evaluated_step = state["marked_at"]
+    stepper.micro_batches, stepper.lr_scale = state["micro_batches"], state["lr_scale"]
 
 
 def _rows(by_subnet: Mapping[SubnetConfig, Any]) -> list[list[Any]]:

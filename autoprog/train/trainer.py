@@ -10,50 +10,39 @@ from typing import Any
 
 from torch import Tensor
 
-from autoprog.errors import AutoprogError, RunError
 from autoprog.events import (
     CheckpointSaved,
     Evaluated,
     Event,
-    Grown,
     Interrupted,
     Progressed,
-    StageStarted,
     Warned,
 )
 from autoprog.recipe import Recipe
 from autoprog.runs import RunFolder
 from autoprog.settings import RunSettings
-from autoprog.train.checkpoint import load_newest, publish, stage_as
+from autoprog.train.checkpoint import publish, stage_as
 from autoprog.train.device import Compute
+from autoprog.train.entry import enter
 from autoprog.train.evaluate import evaluate
 from autoprog.train.feed import Feed
-from autoprog.train.growth import apply_growth
-from autoprog.train.loop import LossRing, Stepper, check_weights
-from autoprog.train.phase import Choice, Compact, GrowTo, Phase, choice_of, plain_choice
-from autoprog.train.regularise import cell_of, regularise
-from autoprog.train.state import restore, snapshot
-from autoprog.train.timing import Ledger, StepTimer
+from autoprog.train.loop import Stepper, check_weights
+from autoprog.train.meter import Meter
+from autoprog.train.pace import Pace
+from autoprog.train.phase import Choice, Phase, choice_of, plain_choice
+from autoprog.train.ranks import Ranks
+from autoprog.train.regularise import cell_of
+from autoprog.train.state import restore_newest, snapshot
+from autoprog.train.stop import InterruptedRunError, StopRequest
+from autoprog.train.timing import Ledger
 from supernet.config import SubnetConfig
-from supernet.cost import macs
-from supernet.grow import compact
 
 __all__ = ["InterruptedRunError", "StopRequest", "Trainer"]
 
+_BUDGET_LOOK_STEPS = 20
+"""How often a run under a time budget looks at the clock at least."""
 
-class InterruptedRunError(AutoprogError):
-    """A run that stopped on a signal, after a checkpoint."""
-
-    def __init__(self, signal_name: str, run: str) -> None:
-        self.exit_code = {"SIGINT": 130, "SIGTERM": 143}.get(signal_name, 1)
-        super().__init__(f"stopped by {signal_name} after a checkpoint; go on with --resume {run}")
-
-
-@dataclass
-class StopRequest:
-    """A wish to stop, set by a signal handler and granted after the step under way."""
-
-    signal_name: str | None = None
+_UNBOUNDED_STEPS = 2**31
 
 
 @dataclass
@@ -72,6 +61,7 @@ class Trainer:
     total_steps: int
     steps_per_epoch: int
     stop: StopRequest = field(default_factory=StopRequest)
+    rollbacks: int = 0
     clock: Callable[[], float] = time.perf_counter
     step: int = 0
     phase: int = -1
@@ -83,10 +73,20 @@ class Trainer:
         self.steps_by_subnet: Counter[SubnetConfig] = Counter()
         self.phase_seconds: dict[SubnetConfig, list[float]] = defaultdict(list)
         self.last_evaluation: Evaluated | None = None
-        self._ring = LossRing()
-        self._timer = StepTimer(self.compute.device, self.clock)
+        self.save_seconds = 0.0
+        self._meter = Meter(self.compute.device, self.ledger, self.ranks, self.clock)
         self._saved_at = self.clock()
-        self._mark_seconds()
+        self._micro_batches = self.stepper.micro_batches
+
+    @property
+    def ranks(self) -> Ranks:
+        """Return the processes that train together."""
+        return self.stepper.ranks
+
+    @property
+    def pace(self) -> Pace:
+        """Return how far the run is."""
+        return self.stepper.pace
 
     @property
     def compute(self) -> Compute:
@@ -112,104 +112,89 @@ class Trainer:
         """
         if self.phase > phase.index:
             return
-        yield from self._enter(phase)
-        if self.step < phase.stop_step:
+        yield from enter(self, phase)
+        if not self.is_over(phase):
             yield from self._train(phase)
             yield from self._progress(phase)
         # A stop after the last step of a stage leaves the evaluation to the resume.
-        if phase.ends_stage and self.evaluated_step < phase.stop_step:
-            yield from self._evaluate(phase)
+        if phase.ends_stage and self.evaluated_step < self.step:
+            yield from self.evaluate(phase.depth)
             yield from self.save(keep_as=f"stage-{phase.stage}-{phase.index}")
+            self._reserve()
 
     def save(self, keep_as: str | None = None) -> Iterator[Event]:
         """Write a checkpoint; the event goes out before the file appears, so a log never lacks its mark."""
-        with self.ledger.charge("checkpoint"):
-            temporary = stage_as(self.folder.checkpoints, snapshot(self))
-        yield CheckpointSaved(step=self.step, path="checkpoints/last.pt")
-        publish(self.folder.checkpoints, temporary, keep_as)
+        start = self.clock()
+        if self.ranks.is_main:
+            with self.ledger.charge("checkpoint"):
+                temporary = stage_as(self.folder.checkpoints, snapshot(self))
+            yield CheckpointSaved(step=self.step, path="checkpoints/last.pt")
+            publish(self.folder.checkpoints, temporary, keep_as)
         self._saved_at = self.clock()
+        self.save_seconds = self._saved_at - start
 
-    def resume(self) -> list[Event]:
-        """Go on from the newest readable checkpoint, if there is one; return what there is to warn of.
+    def resume(self) -> list[Warned]:
+        """Go on from the newest readable checkpoint, if there is one; see :func:`restore_newest`.
 
-        Raises:
-            RunError: If the checkpoint is of another network or optimizer.
+        Each rollback just before halves the learning rate.
         """
-        state, complaints = load_newest(self.folder.checkpoints, self.compute.device)
-        if state is not None:
-            try:
-                restore(self, state)
-            except (KeyError, RuntimeError, ValueError) as error:
-                reason = str(error).splitlines()[0]
-                raise RunError(
-                    f"{self.folder.checkpoints}: the checkpoint does not fit this run ({reason});"
-                    " was it copied from another one?"
-                ) from None
-            self._mark_seconds()
+        complaints = restore_newest(self)
+        if self.rollbacks:
+            self.stepper.lr_scale *= 0.5**self.rollbacks
+            scale = f"learning rate x {self.stepper.lr_scale:g} from now on"
+            complaints.append(f"the run diverged: rolled back to step {self.step}, {scale}")
+        self._meter.restart()
         return [Warned(step=self.step, message=text) for text in complaints]
 
-    def total_macs(self) -> float:
-        """Return the multiply-accumulates of training: three forward passes' worth for each image."""
-        spec, classes = self.stepper.model.spec, self.feed.num_classes
-        images = self.recipe.batch_size
-        return float(
-            sum(
-                3 * macs(spec, net, classes) * n * images for net, n in self.steps_by_subnet.items()
-            )
-        )
+    def measure_reserve(self) -> Iterator[Event]:
+        """Find out how much of a time budget the last evaluation and checkpoint will take.
 
-    def _enter(self, phase: Phase) -> Iterator[Event]:
-        """Prepare the network for a phase; what changes weights happens only once."""
-        if self.phase < phase.index:
-            if isinstance(phase.enter, GrowTo):
-                yield self._grow(phase.enter)
-            elif isinstance(phase.enter, Compact):
-                with self.ledger.charge("lost"):
-                    stepper = self.stepper
-                    averages = [ema.module for ema in stepper.emas]
-                    compact(stepper.model, averages, stepper.optimizer, phase.enter.slots)
-            self.phase = phase.index
-            if phase.enter is not None or phase.kind == "plain":
-                self.phase_seconds.clear()
-        regularise(self.stepper, phase, self.recipe, self.feed.num_classes)
-        if phase.starts_stage and phase.kind == "plain" and self.step < phase.stop_step:
-            yield StageStarted(
-                step=self.step,
-                stage=phase.stage,
-                subnet=phase.choices[0].subnet,
-                stop_step=phase.stop_step,
-                curriculum=phase.curriculum,
-            )
+        Raises:
+            RunError: If they take more than half of it.
+        """
+        if self.pace.budget_seconds is None:
+            return
+        if self.last_evaluation is None:
+            yield from self.evaluate(self.stepper.model.spec.depth)
+        yield from self.save()
+        self._reserve()
 
-    def _grow(self, change: GrowTo) -> Grown:
-        with self.ledger.charge("lost"):
-            return apply_growth(self.stepper, self.feed.probe(), change, self.step, self.clock)
+    def is_over(self, phase: Phase) -> bool:
+        """Tell whether the run has passed the end of a phase."""
+        return self.pace.position(self.step) >= phase.stop_step
 
     def _train(self, phase: Phase) -> Iterator[Event]:
         model, seed, start = self.stepper.model.train(), self.settings.seed, self.step
         assert model.training
         batches = self.feed.batches(
             first_step=start,
-            steps=phase.stop_step - start,
+            steps=phase.stop_step - start if self.pace.budget_seconds is None else _UNBOUNDED_STEPS,
             cell_at=lambda k: cell_of(
                 phase.curriculum, self.recipe, choice_of(phase, seed, start + k).subnet.img_size
             ),
             held_out=phase.held_out,
         )
-        for step in range(start, phase.stop_step):
+        while not self.is_over(phase):
             with self.ledger.charge("data_wait"):
                 images, targets = next(batches)
-            self._take_step(phase, images, targets, choice_of(phase, seed, step))
-            if self.step % self.settings.log_every_steps == 0 or self.stop.signal_name:
+            self._take_step(phase, images, targets, choice_of(phase, seed, self.step))
+            if self._is_time_to_look():
                 yield from self._progress(phase)
                 yield from self._pause(phase)
 
+    def _is_time_to_look(self) -> bool:
+        every = self.settings.log_every_steps
+        if self.pace.budget_seconds is not None:
+            every = min(every, _BUDGET_LOOK_STEPS)
+        if self.step % every == 0:
+            return True
+        return self.ranks.alone and self.stop.signal_name is not None
+
     def _take_step(self, phase: Phase, images: Tensor, targets: Tensor, choice: Choice) -> None:
         before = self.clock()
-        start = self._timer.now()
+        start = self._meter.now()
         loss = self.stepper.step(images, targets, choice, phase.slots, self.step)
-        self._ring.add(loss)
-        self._timer.add(choice.subnet, start)
+        self._meter.add(loss, choice.subnet, start)
         spent = self.clock() - before
         self.ledger.seconds["train"] += spent
         if phase.kind == "supernet":
@@ -219,55 +204,81 @@ class Trainer:
 
     def _progress(self, phase: Phase) -> Iterator[Event]:
         """Read the losses since the last time; this is the only place that waits for the device."""
+        reading = self._meter.read(self.step, self.epoch, phase.stage)
+        if reading is None:
+            return
         with self.ledger.charge("train"):
-            loss = self._ring.read(self.step, self.epoch, phase.stage)
-            if loss is None:
-                return
             check_weights(self.stepper.model, self.step, self.epoch, phase.stage)
-        timed = self._timer.drain()
-        for subnet, seconds in timed:
+        for subnet, seconds in reading.timed:
             self.phase_seconds[subnet].append(seconds)
-        mean_seconds = sum(seconds for _, seconds in timed) / len(timed)
-        wait, train = self.ledger.seconds["data_wait"], self.ledger.seconds["train"]
-        waited, trained = wait - self._marked_wait, train - self._marked_train
-        self._mark_seconds()
+        steps = len(reading.timed)
+        self.look((reading.waited_seconds + reading.trained_seconds) / steps)
+        share = self.pace.position(self.step) / self.total_steps
         yield Progressed(
             step=self.step,
             epoch=self.epoch,
-            loss=loss,
+            loss=reading.loss,
             lr=self.stepper.optimizer.param_groups[0]["lr"],
-            subnet=timed[-1][0],
-            step_seconds=mean_seconds,
-            images_per_second=self.recipe.batch_size / mean_seconds,
-            data_wait_share=waited / max(waited + trained, 1e-9),
-            train_seconds=train,
+            subnet=reading.timed[-1][0],
+            step_seconds=reading.step_seconds,
+            images_per_second=self.recipe.batch_size / reading.step_seconds,
+            data_wait_share=reading.wait_share,
+            train_seconds=self.ledger.seconds["train"],
+            budget_share=None if self.pace.budget_seconds is None else share,
         )
+        yield from self._complaints()
+
+    def _complaints(self) -> Iterator[Warned]:
+        """Tell what went wrong without stopping the run."""
+        for text in self.feed.complaints():
+            yield Warned(step=self.step, message=text)
+        if self.stepper.micro_batches != self._micro_batches:
+            self._micro_batches = self.stepper.micro_batches
+            text = f"out of memory: batches are taken in {self._micro_batches} parts from now on"
+            yield Warned(step=self.step, message=text)
+
+    def look(self, step_seconds: float) -> None:
+        """Look at the clock where the run goes by it; all ranks go by that of rank 0."""
+        if self.pace.budget_seconds is None:
+            return
+        seen = self.ranks.share(f"{self.ledger.wall_seconds()} {step_seconds}")
+        used, of_a_step = map(float, seen.split())
+        self.pace.look(self.step, used, of_a_step)
+        for ema in self.stepper.emas:
+            ema.limit(self.pace.projected_step(self.step, self.total_steps))
+
+    def _reserve(self) -> None:
+        """Keep time for an evaluation and the writing of the last checkpoint and the final weights."""
+        if self.pace.budget_seconds is not None and self.last_evaluation is not None:
+            seconds = 1.2 * self.last_evaluation.seconds + 3.0 * self.save_seconds
+            self.pace.reserve(float(self.ranks.share(str(seconds))))
 
     def _pause(self, phase: Phase) -> Iterator[Event]:
         """Save or stop, where the losses have just been found finite."""
-        if self.stop.signal_name is not None:
+        signal_name = self.stop.agreed(self.ranks)
+        if signal_name is not None:
             yield from self.save()
-            yield Interrupted(step=self.step, signal=self.stop.signal_name)
-            raise InterruptedRunError(self.stop.signal_name, str(self.folder.path))
-        if phase.ends_stage and self.step == phase.stop_step:
+            yield Interrupted(step=self.step, signal=signal_name)
+            raise InterruptedRunError(signal_name, str(self.folder.path))
+        if phase.ends_stage and self.is_over(phase):
             return  # evaluated and saved there anyway
         every = self.settings.eval_every_epochs
         if every is not None:
             interval = max(1, round(every * self.steps_per_epoch))
             if self.step - self.evaluated_step >= interval:
-                yield from self._evaluate(phase)
+                yield from self.evaluate(phase.depth)
         if self.clock() - self._saved_at >= 60 * self.settings.checkpoint_minutes:
             yield from self.save()
 
-    def _evaluate(self, phase: Phase) -> Iterator[Event]:
+    def evaluate(self, depth: tuple[int, ...]) -> Iterator[Event]:
         """Evaluate the online and the averaged network at the full image size."""
         full = self.stepper.model.spec.img_size
-        choice = plain_choice(SubnetConfig(phase.depth, full))
+        choice = plain_choice(SubnetConfig(depth, full))
         start = self.clock()
         with self.ledger.charge("evaluate"):
             models = (self.stepper.model, self.stepper.emas[-1].module)
             (loss, top1), (loss_ema, top1_ema) = evaluate(
-                models, self.feed.validation(), choice, self.compute
+                models, self.feed.validation(), choice, self.compute, self.ranks
             )
         self.evaluated_step = self.step
         self.last_evaluation = Evaluated(
@@ -282,8 +293,3 @@ class Trainer:
             train_seconds=self.ledger.seconds["train"],
         )
         yield self.last_evaluation
-
-    def _mark_seconds(self) -> None:
-        """Begin a new stretch of the share of time spent waiting for data."""
-        self._marked_wait = self.ledger.seconds["data_wait"]
-        self._marked_train = self.ledger.seconds["train"]

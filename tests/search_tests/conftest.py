@@ -27,9 +27,10 @@ from autoprog.settings import DataSettings, Rule, RunManifest, RunSettings, Sear
 from autoprog.space import SearchSpace, SpaceFile
 from autoprog.train.data import OpenedData, open_digits
 from autoprog.train.data.digits import DigitsSource
-from autoprog.train.engine import start_training, train_schedule
+from autoprog.train.engine import Job, start_training, train_schedule
 from autoprog.train.phase import Choice
-from autoprog.train.trainer import InterruptedRunError, StopRequest, Trainer
+from autoprog.train.stop import InterruptedRunError, StopRequest
+from autoprog.train.trainer import Trainer
 from supernet.config import ModelSpec, Slots, SubnetConfig
 from supernet.cost import relative_cost
 from supernet.zoo import ZOO
@@ -174,7 +175,7 @@ class Lab:
 
     def prepare(self, settings: RunSettings, name: str = "run") -> Searcher:
         """Build a search without carrying it out."""
-        return build_searcher(settings, self.open(settings, name), self.opened, StopRequest())
+        return build_searcher(settings, self.open(settings, name), self.opened, Job())
 
     def search(
         self,
@@ -186,7 +187,7 @@ class Lab:
         """Carry out a search, or go on with it, until a signal at a step or a crash at an event."""
         folder = self.open(settings, name)
         stop = StopRequest() if stop_at is None else StopAt(stop_at)
-        searcher = build_searcher(settings, folder, self.opened, stop)
+        searcher = build_searcher(settings, folder, self.opened, Job(stop))
         stop.trainer = searcher.trainer  # type: ignore[attr-defined]
         events = search_schedule(searcher)
         return _carry_out(events, folder, searcher, searcher.trainer, crash_when)
@@ -195,7 +196,7 @@ class Lab:
         self, settings: RunSettings, schedule: GrowthSchedule, name: str = "train"
     ) -> Attempt:
         folder = self.open(settings, name)
-        trainer = start_training(settings, folder, self.opened, schedule, StopRequest())
+        trainer = start_training(settings, folder, self.opened, schedule, Job())
         return _carry_out(train_schedule(trainer, schedule), folder, None, trainer, None)
 
 
@@ -281,7 +282,7 @@ SCRIPTS: dict[Rule, dict[int, SubnetConfig]] = {
 
 def _observe(lab: Lab, rule: Rule, patch: pytest.MonkeyPatch) -> Observed:
     from autoprog.search import supernet
-    from autoprog.train import trainer as trainer_module
+    from autoprog.train import entry as entry_module
     from autoprog.train.data import loader
     from autoprog.train.loop import Stepper
 
@@ -291,7 +292,7 @@ def _observe(lab: Lab, rule: Rule, patch: pytest.MonkeyPatch) -> Observed:
     plan_batches, step_of = loader.plan_batches, Stepper.step
     estimate_losses, compact, decide = (
         supernet.estimate_losses,
-        trainer_module.compact,
+        entry_module.compact,
         supernet.decide,
     )
 
@@ -335,7 +336,7 @@ def _observe(lab: Lab, rule: Rule, patch: pytest.MonkeyPatch) -> Observed:
     patch.setattr(loader, "plan_batches", planned)
     patch.setattr(Stepper, "step", stepped)
     patch.setattr(supernet, "estimate_losses", estimated)
-    patch.setattr(trainer_module, "compact", compacted)
+    patch.setattr(entry_module, "compact", compacted)
     patch.setattr(supernet, "decide", decided)
     seen.attempt = lab.search(settings)
     return seen

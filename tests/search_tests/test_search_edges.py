@@ -6,7 +6,7 @@ import pytest
 
 from autoprog.events import Decided, Estimated, Evaluated, Grown, StageStarted, SupernetStarted
 from autoprog.settings import Rule
-from autoprog.train import trainer as trainer_module
+from autoprog.train import entry as entry_module
 from supernet.config import Slots, SubnetConfig
 from supernet.depthmap import skip_lists
 
@@ -19,13 +19,13 @@ both_rules = pytest.mark.parametrize("rule", ["rollout", "autoprog"])
 def compacted(monkeypatch: pytest.MonkeyPatch) -> list[Slots]:
     """The slots of each compaction that is carried out."""
     found: list[Slots] = []
-    compact = trainer_module.compact
+    compact = entry_module.compact
 
     def noting(model: Any, averages: Any, optimizer: Any, slots: Slots) -> None:
         found.append(slots)
         compact(model, averages, optimizer, slots)
 
-    monkeypatch.setattr(trainer_module, "compact", noting)
+    monkeypatch.setattr(entry_module, "compact", noting)
     return found
 
 
@@ -171,14 +171,14 @@ def test_each_stage_has_the_regularisation_of_its_piece(
 ) -> None:
     """AutoProg's supernets train under the full regularisation, the roll-out's under their piece's."""
     seen: dict[int, float] = {}
-    regularise = trainer_module.regularise
+    regularise = entry_module.regularise
 
     def noting(stepper: Any, phase: Any, *rest: Any) -> None:
         if phase.kind == "supernet":
             seen[phase.start_step // EPOCH] = phase.curriculum.reprob
         regularise(stepper, phase, *rest)
 
-    monkeypatch.setattr(trainer_module, "regularise", noting)
+    monkeypatch.setattr(entry_module, "regularise", noting)
     lab.script = {0: SubnetConfig(1, 8), 1: SubnetConfig(2, 8), 2: SubnetConfig(3, 8)}
     attempt = search(lab, rule, lab.space(), recipe=STRONG)
     assert list(seen.values()) == in_supernets

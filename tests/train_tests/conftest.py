@@ -19,8 +19,9 @@ from autoprog.schedule import FullModel, GrowthSchedule, LearningRate, Stage
 from autoprog.settings import DataSettings, RunManifest, RunSettings
 from autoprog.train.data import OpenedData, open_digits
 from autoprog.train.data.digits import DigitsSource
-from autoprog.train.engine import start_training, train_schedule
-from autoprog.train.trainer import InterruptedRunError, StopRequest, Trainer
+from autoprog.train.engine import Job, start_training, train_schedule
+from autoprog.train.stop import InterruptedRunError
+from autoprog.train.trainer import Trainer
 from supernet.zoo import ZOO
 
 torch.set_num_threads(1)
@@ -159,7 +160,7 @@ class Bench:
         self, settings: RunSettings, schedule: GrowthSchedule, folder: RunFolder | None = None
     ) -> Trainer:
         where = self.folder(settings) if folder is None else folder
-        return start_training(settings, where, self.opened, schedule, StopRequest())
+        return start_training(settings, where, self.opened, schedule, Job())
 
     def carry_out(
         self,

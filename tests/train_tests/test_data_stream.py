@@ -171,3 +171,36 @@ def write_shard(path: Path, numbers: range) -> None:
                 info = tarfile.TarInfo(name)
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 5])
+def test_ranks_share_an_evaluation_so_that_each_image_counts_once(world_size: int) -> None:
+    shares = []
+    for rank in range(world_size):
+        workers = rank % 3  # machines may differ in their cores
+        loader = StreamLoader(fake_source(), SETTINGS, 0, workers, world_size, rank=rank)
+        batches = loader.eval_batches(8, 16, divided=True)
+        shares.append({image.numpy().tobytes() for images, _ in batches for image in images})
+    whole = StreamLoader(fake_source(), SETTINGS, 0, 0).eval_batches(8, 16)
+    assert sum(len(share) for share in shares) == NUM_IMAGES
+    assert set().union(*shares) == {
+        image.numpy().tobytes() for images, _ in whole for image in images
+    }
+
+
+def test_a_reader_that_divides_the_data_gives_all_of_it_to_an_evaluation() -> None:
+    source = fake_source()
+    opened = source.open
+    readers = []
+
+    def open_divided(**asked: Any) -> FakeStream:
+        dataset = opened(**asked)
+        dataset.reader.dist_rank, dataset.reader.dist_num_replicas = 1, 2
+        readers.append(dataset.reader)
+        return dataset  # type: ignore[no-any-return]
+
+    source.open = open_divided  # type: ignore[method-assign, assignment]
+    loader = StreamLoader(source, SETTINGS, 0, 0, world_size=2, rank=1)
+    list(loader.eval_batches(8, 16))
+    next(loader.batches(0, 16, 1, Cell(8)))
+    assert [(r.dist_rank, r.dist_num_replicas) for r in readers] == [(0, 1), (1, 2)]

@@ -14,7 +14,7 @@ from autoprog.events import CheckpointSaved, Event
 from autoprog.train.checkpoint import publish, stage_as
 from autoprog.train.engine import train_schedule
 from autoprog.train.state import snapshot
-from autoprog.train.trainer import InterruptedRunError
+from autoprog.train.stop import InterruptedRunError
 
 # Last step of the run: 40. Growth at 12 and 24, image sizes change at 16 and 20, epochs end at 10, 20, 30.
 STOPS = {

@@ -89,7 +89,7 @@ def ticking(trainer: Any, clock: Clock, step_seconds: Callable[[int], float]) ->
             clock.now += 0.25
             yield batch
 
-    trainer.clock = trainer.ledger._clock = trainer._timer._clock = clock
+    trainer.clock = trainer.ledger._clock = trainer._meter._timer._clock = clock
     trainer._saved_at = clock()
     trainer.stepper.step, trainer.feed.batches = step, slow
 

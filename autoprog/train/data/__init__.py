@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from autoprog.train.data.cache import CachedSource
+from autoprog.train.data.bad_images import BadImages
+from autoprog.train.data.cache import CachedSource, CacheSettings, open_cached
 from autoprog.train.data.digits import open_digits
 from autoprog.train.data.evaluation import cache_batches, eval_batches
 from autoprog.train.data.holdout import stratified_holdout
@@ -20,7 +21,9 @@ from autoprog.train.data.transforms import (
 
 __all__ = [
     "AnySource",
+    "BadImages",
     "Batch",
+    "CacheSettings",
     "CachedSource",
     "Cell",
     "DataSource",
@@ -35,6 +38,7 @@ __all__ = [
     "cache_batches",
     "eval_batches",
     "eval_transform",
+    "open_cached",
     "open_digits",
     "open_source",
     "resolve_workers",

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from autoprog.errors import RunError
+from autoprog.train.data.bad_images import BadImages, Delivery, Unreadable, read_or_note
 from autoprog.train.data.images import ImageSource
-from autoprog.train.data.loader import Batch, Failure, as_is, start_worker, unwrap
+from autoprog.train.data.loader import Batch, as_is, start_worker
 from autoprog.train.data.transforms import TransformSettings, eval_transform
 
 __all__ = ["cache_batches", "eval_batches"]
@@ -24,6 +24,7 @@ def eval_batches(
     batch_size: int,
     workers: int,
     indices: np.ndarray | None = None,
+    bad_images: BadImages | None = None,
 ) -> Iterator[Batch]:
     """Yield (images float32 B x 3 x H x W, targets int64 B) in order; the last may be smaller.
 
@@ -36,12 +37,15 @@ def eval_batches(
         batch_size: Of this process; divide ``indices`` among ranks beforehand.
         workers: Number of worker processes, started anew for each call.
         indices: Which images; all of them by default.
+        bad_images: Counts unreadable images, which are left out; by default the first one stops
+            the run, since without it a figure would be about other images.
 
     Raises:
-        RunError: An image cannot be read.
+        RunError: An image cannot be read, or too many cannot.
     """
+    counted = BadImages(0) if bad_images is None else bad_images
     chosen = np.arange(len(source)) if indices is None else indices
-    loader: DataLoader[Batch | Failure] = DataLoader(
+    loader: DataLoader[Delivery] = DataLoader(
         _EvalDataset(source, settings, img_size),
         batch_sampler=[
             chosen[start : start + batch_size].tolist()
@@ -52,8 +56,10 @@ def eval_batches(
         worker_init_fn=start_worker,
         generator=torch.Generator(),
     )
-    for batch in loader:
-        yield unwrap(batch)
+    for images, targets, unreadable in loader:
+        counted.add(unreadable)
+        if len(targets):
+            yield images, targets
 
 
 def cache_batches(
@@ -63,23 +69,28 @@ def cache_batches(
     batch_size: int,
     workers: int,
     indices: np.ndarray | None = None,
+    bad_images: BadImages | None = None,
 ) -> list[tuple[Tensor, Tensor]]:
     """Return :func:`eval_batches` as a list, such as the held-out slice that candidates share.
 
     It takes 12 bytes a pixel of ``img_size`` squared and image: 10,000 images of 224 px are 6 GB.
     """
-    return list(eval_batches(source, settings, img_size, batch_size, workers, indices))
+    return list(eval_batches(source, settings, img_size, batch_size, workers, indices, bad_images))
 
 
-class _EvalDataset(Dataset[Batch | Failure]):
+class _EvalDataset(Dataset[Delivery]):
     def __init__(self, source: ImageSource, settings: TransformSettings, img_size: int) -> None:
         self._source, self._settings, self._img_size = source, settings, img_size
 
-    def __getitems__(self, indices: list[int]) -> Batch | Failure:
+    def __getitems__(self, indices: list[int]) -> Delivery:
         transform = eval_transform(self._img_size, self._settings)
-        try:
-            pairs = [self._source.load(index) for index in indices]
-        except RunError as error:
-            return Failure(error)
+        unreadable: list[Unreadable] = []
+        pairs = [
+            pair
+            for pair in read_or_note(self._source.load, indices, unreadable)
+            if pair is not None
+        ]
+        if not pairs:
+            return torch.empty(0), torch.empty(0, dtype=torch.int64), unreadable
         images = torch.stack([transform(image) for image, _ in pairs])
-        return images, torch.tensor([target for _, target in pairs])
+        return images, torch.tensor([target for _, target in pairs]), unreadable

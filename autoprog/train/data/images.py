@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import struct
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from timm.data.readers.reader_image_folder import find_images_and_targets
 from timm.utils.misc import natural_key
 
 from autoprog.errors import RunError
+from autoprog.train.data.decode import IMAGE_ERRORS, decode_at_most, decode_rgb, shrink
 
 __all__ = [
     "FolderSource",
@@ -24,20 +24,9 @@ __all__ = [
     "ReaderSource",
     "TarSource",
     "TorchSource",
-    "decode_rgb",
+    "load_at_most",
     "scan_tar",
 ]
-
-# What Pillow raises on broken files, beside OSError: a broken PNG is a SyntaxError, a truncated
-# chunk a struct.error, and an image of absurd size a DecompressionBombError.
-IMAGE_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    struct.error,
-    Image.DecompressionBombError,
-)
 
 
 @runtime_checkable
@@ -48,7 +37,7 @@ class ImageSource(Protocol):
     """Class numbers, int64, one an image."""
     class_names: tuple[str, ...]
     in_memory: bool
-    """Whether :meth:`load` neither reads nor decodes."""
+    """Whether an image costs less to load and augment than to pass between processes."""
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -64,17 +53,39 @@ class ImageSource(Protocol):
         """Return where the image comes from, for messages."""
 
 
-def decode_rgb(data: bytes) -> Image.Image:
-    """Decode an image file to RGB."""
-    image = Image.open(io.BytesIO(data))
-    image.load()
-    # convert("RGB") copies even an RGB image.
-    return image if image.mode == "RGB" else image.convert("RGB")
+@runtime_checkable
+class _Encoded(Protocol):
+    def encoded(self, index: int) -> bytes:
+        """Return the bytes of the image file."""
+
+
+def load_at_most(
+    source: ImageSource, index: int, short_px: int
+) -> tuple[Image.Image, tuple[int, int]]:
+    """Return an RGB image whose shorter side has at most ``short_px``, and its (width, height) before.
+
+    Raises:
+        RunError: The image cannot be read.
+    """
+    if not isinstance(source, _Encoded):
+        image = source.load(index)[0]
+        return shrink(image, short_px), image.size
+    try:
+        return decode_at_most(source.encoded(index), short_px)
+    except IMAGE_ERRORS as error:
+        raise _unreadable(source, index, error) from error
 
 
 def _unreadable(source: ImageSource, index: int, error: BaseException) -> RunError:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     return RunError(f"{source.name(index)}: image {index} cannot be read: {reason}")
+
+
+def _decoded(source: FolderSource | TarSource | ReaderSource, index: int) -> Image.Image:
+    try:
+        return decode_rgb(source.encoded(index))
+    except IMAGE_ERRORS as error:
+        raise _unreadable(source, index, error) from error
 
 
 def _pack(names: Sequence[str]) -> np.ndarray:
@@ -93,7 +104,7 @@ class FolderSource:
 
     def __init__(self, folder: Path) -> None:
         samples, classes = find_images_and_targets(str(folder))
-        self._folder = str(folder)
+        self.folder = str(folder)
         self._paths = _pack([os.path.relpath(path, folder) for path, _ in samples])
         self.targets = np.array([target for _, target in samples], dtype=np.int64)
         self.class_names: tuple[str, ...] = tuple(classes)
@@ -103,15 +114,19 @@ class FolderSource:
 
     def name(self, index: int) -> str:
         """Return the path of the file."""
-        return os.path.join(self._folder, os.fsdecode(self._paths[index]))
+        return os.path.join(self.folder, os.fsdecode(self._paths[index]))
+
+    def file_paths(self) -> list[str]:
+        """Return the paths of all files."""
+        return [self.name(index) for index in range(len(self))]
+
+    def encoded(self, index: int) -> bytes:
+        """Return the bytes of the file."""
+        return Path(self.name(index)).read_bytes()
 
     def load(self, index: int) -> tuple[Image.Image, int]:
         """Read and decode the file."""
-        try:
-            image = decode_rgb(Path(self.name(index)).read_bytes())
-        except IMAGE_ERRORS as error:
-            raise _unreadable(self, index, error) from error
-        return image, int(self.targets[index])
+        return _decoded(self, index), int(self.targets[index])
 
 
 def scan_tar(
@@ -172,7 +187,7 @@ class TarSource:
         self.class_names: tuple[str, ...] = tuple(sorted(set(labels), key=natural_key))
         numbers = {name: number for number, name in enumerate(self.class_names)}
         self.targets = np.array([numbers[label] for label in labels], dtype=np.int64)
-        self._path = str(path)
+        self.path = str(path)
         self._names = _pack([name for name, _, _ in members])
         self._spans = np.array([span for _, *span in members], dtype=np.int64).reshape(-1, 2)
         self._file: io.FileIO | None = None
@@ -185,19 +200,23 @@ class TarSource:
 
     def name(self, index: int) -> str:
         """Return the path of the tar and, after a colon, the path inside it."""
-        return f"{self._path}:{os.fsdecode(self._names[index])}"
+        return f"{self.path}:{os.fsdecode(self._names[index])}"
+
+    def file_paths(self) -> list[str]:
+        """Return the path of the tar."""
+        return [self.path]
+
+    def encoded(self, index: int) -> bytes:
+        """Return the bytes of the member."""
+        return self._read(*self._spans[index].tolist())
 
     def load(self, index: int) -> tuple[Image.Image, int]:
         """Read and decode the member."""
-        try:
-            image = decode_rgb(self._read(*self._spans[index].tolist()))
-        except IMAGE_ERRORS as error:
-            raise _unreadable(self, index, error) from error
-        return image, int(self.targets[index])
+        return _decoded(self, index), int(self.targets[index])
 
     def _read(self, offset_bytes: int, size_bytes: int) -> bytes:
         if self._file is None:
-            self._file = open(self._path, "rb", buffering=0)  # noqa: SIM115  (kept open)
+            self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115  (kept open)
         if hasattr(os, "pread"):
             return os.pread(self._file.fileno(), size_bytes, offset_bytes)
         self._file.seek(offset_bytes)  # Windows has no fork, so the position is nobody else's
@@ -216,7 +235,7 @@ class ReaderSource:
     in_memory = False
 
     def __init__(self, reader: Any, origin: str, class_names: Sequence[str]) -> None:
-        self._reader, self._origin = reader, origin
+        self.reader, self.origin = reader, origin
         self.class_names: tuple[str, ...] = tuple(class_names)
         self.targets = np.fromiter(reader.iter_targets(), dtype=np.int64, count=len(reader))
 
@@ -225,17 +244,17 @@ class ReaderSource:
 
     def name(self, index: int) -> str:
         """Return the name of the dataset."""
-        return self._origin
+        return self.origin
+
+    def encoded(self, index: int) -> bytes:
+        """Return the bytes of the sample's file."""
+        file, _ = self.reader[index]
+        with file:
+            return bytes(file.read())
 
     def load(self, index: int) -> tuple[Image.Image, int]:
         """Read and decode the sample."""
-        try:
-            file, target = self._reader[index]
-            with file:
-                image = decode_rgb(file.read())
-        except IMAGE_ERRORS as error:
-            raise _unreadable(self, index, error) from error
-        return image, int(target)
+        return _decoded(self, index), int(self.targets[index])
 
 
 class TorchSource:
@@ -249,7 +268,7 @@ class TorchSource:
     in_memory = False
 
     def __init__(self, dataset: Any, origin: str) -> None:
-        self._dataset, self._origin = dataset, origin
+        self.dataset, self.origin = dataset, origin
         self.class_names: tuple[str, ...] = tuple(str(name) for name in dataset.classes)
         self.targets = np.asarray(dataset.targets, dtype=np.int64)
 
@@ -258,13 +277,13 @@ class TorchSource:
 
     def name(self, index: int) -> str:
         """Return the file where the dataset knows it, else the name of the dataset."""
-        files = getattr(self._dataset, "imgs", None)
-        return str(files[index][0]) if files else self._origin
+        files = getattr(self.dataset, "imgs", None)
+        return str(files[index][0]) if files else self.origin
 
     def load(self, index: int) -> tuple[Image.Image, int]:
         """Read the sample and convert it to RGB."""
         try:
-            image, target = self._dataset[index]
+            image, target = self.dataset[index]
         except IMAGE_ERRORS as error:
             raise _unreadable(self, index, error) from error
         return image if image.mode == "RGB" else image.convert("RGB"), int(target)

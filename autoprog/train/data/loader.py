@@ -14,11 +14,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from autoprog.errors import RunError
+from autoprog.train.data.bad_images import BadImages, Delivery, Unreadable, read_or_note, stand_ins
 from autoprog.train.data.images import ImageSource
 from autoprog.train.data.sampler import Sample, SampleStream, plan_batches, seed_sample
 from autoprog.train.data.transforms import Cell, TransformSettings, train_transform
 
-__all__ = ["Batch", "Failure", "TrainLoader", "as_is", "resolve_workers", "start_worker", "unwrap"]
+__all__ = ["Batch", "TrainLoader", "as_is", "resolve_workers", "start_worker"]
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
 """(images float32 B x 3 x H x W, targets int64 B)."""
@@ -51,17 +52,6 @@ def resolve_workers(
     return max(1, min(cores // local_world_size, _MOST_WORKERS))
 
 
-class Failure(str):
-    """What went wrong in a worker: an exception would come back wrapped in a traceback."""
-
-
-def unwrap(batch: Batch | Failure) -> Batch:
-    """Return the batch, or raise what went wrong in the worker as RunError."""
-    if isinstance(batch, Failure):
-        raise RunError(str(batch))
-    return batch
-
-
 def as_is(batch: Any) -> Any:
     """Return what the dataset made: whole batches need no collating."""
     return batch
@@ -84,18 +74,25 @@ def _ignore_once(signal_number: int, _: FrameType | None) -> None:
     signal.signal(signal_number, signal.SIG_DFL)
 
 
-class _TrainDataset(Dataset[Batch | Failure]):
+class _TrainDataset(Dataset[Delivery]):
     """Augment whole batches: a batch of samples in, its tensors out."""
 
     def __init__(self, source: ImageSource, settings: TransformSettings, seed: int) -> None:
         self._source, self._settings, self._seed = source, settings, seed
 
-    def __getitems__(self, samples: list[Sample]) -> Batch | Failure:
-        try:
-            pairs = [self._load(*sample) for sample in samples]
-        except RunError as error:
-            return Failure(error)
-        return torch.stack([image for image, _ in pairs]), torch.tensor([t for _, t in pairs])
+    def __getitems__(self, samples: list[Sample]) -> Delivery:
+        found: list[Unreadable] = []
+        pairs = read_or_note(lambda place: self._load(*samples[place]), range(len(samples)), found)
+        unreadable = [Unreadable(samples[place][0], reason) for place, reason in found]
+        kept = [
+            pair
+            for place in stand_ins(np.array([pair is not None for pair in pairs]))
+            if (pair := pairs[place]) is not None
+        ]
+        if not kept:
+            return torch.empty(0), torch.empty(0, dtype=torch.int64), unreadable
+        targets = torch.tensor([target for _, target in kept])
+        return torch.stack([image for image, _ in kept]), targets, unreadable
 
     def _load(self, index: int, cell: Cell, draw: int) -> tuple[Tensor, int]:
         image, target = self._source.load(index)
@@ -121,6 +118,9 @@ class TrainLoader:
     and batch size. With workers the generators of this process are left untouched. With 0 workers
     they are reseeded for each image and not restored, so seed them after fetching a batch.
 
+    In the place of an image that cannot be read comes, once more, the next one of this process's
+    share of the batch that can.
+
     Args:
         source: The images.
         settings: What stays fixed over the run.
@@ -129,6 +129,7 @@ class TrainLoader:
         rank: Of this process.
         world_size: Number of processes that share each batch.
         pin_memory: Put batches into page-locked memory, for CUDA.
+        bad_images: Counts unreadable images; by default the first one stops the run.
     """
 
     def __init__(
@@ -140,13 +141,15 @@ class TrainLoader:
         rank: int = 0,
         world_size: int = 1,
         pin_memory: bool = False,
+        bad_images: BadImages | None = None,
     ) -> None:
         self._settings, self._seed = settings, seed
+        self._bad_images = BadImages(0) if bad_images is None else bad_images
         self._rank, self._world_size = rank, world_size
         self._plan = _BatchPlan()
         self._call = 0
-        self._fetched: Iterator[Batch | Failure] = iter(())
-        self._loader: DataLoader[Batch | Failure] | None = DataLoader(
+        self._fetched: Iterator[Delivery] = iter(())
+        self._loader: DataLoader[Delivery] | None = DataLoader(
             _TrainDataset(source, settings, seed),
             batch_sampler=self._plan,
             num_workers=workers,
@@ -179,7 +182,8 @@ class TrainLoader:
 
         Raises:
             ConfigError: timm refuses an augmentation string; with workers it may come early.
-            RunError: An image cannot be read; raised when its batch is fetched.
+            RunError: Too many images cannot be read, or none of a batch can; raised when the
+                batch is fetched.
         """
         assert self._loader is not None, "closed"
         stream = SampleStream(indices, self._seed)
@@ -214,4 +218,8 @@ class TrainLoader:
     def _deliver(self, steps: int, call: int) -> Iterator[Batch]:
         for _ in range(steps):
             assert call == self._call, "these batches were given up for a later call"
-            yield unwrap(next(self._fetched))
+            images, targets, unreadable = next(self._fetched)
+            self._bad_images.add(unreadable)
+            if len(targets) == 0:
+                raise RunError(f"{unreadable[-1].reason}; nor can any other of its batch")
+            yield images, targets

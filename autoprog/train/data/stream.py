@@ -110,8 +110,9 @@ class StreamLoader:
         settings: What stays fixed over the run.
         seed: At least 0.
         workers: Number of worker processes; at most the number of shards.
-        world_size: Number of processes; the reader itself finds out its rank.
+        world_size: Number of processes.
         pin_memory: Put batches into page-locked memory, for CUDA.
+        rank: Of this process. In training the reader finds out by itself.
     """
 
     def __init__(
@@ -122,9 +123,11 @@ class StreamLoader:
         workers: int,
         world_size: int = 1,
         pin_memory: bool = False,
+        rank: int = 0,
     ) -> None:
         self._source, self._settings, self._seed = source, settings, seed
         self._workers, self._world_size, self._pin_memory = workers, world_size, pin_memory
+        self._rank = rank
 
     def batches(
         self, first_pass: int, batch_size: int, steps: int, cell: Cell, part: Part = "training"
@@ -148,19 +151,32 @@ class StreamLoader:
         yield from islice(chain.from_iterable(passes), steps)
 
     def eval_batches(
-        self, img_size: int, batch_size: int, part: Part = "all", limit: int | None = None
+        self,
+        img_size: int,
+        batch_size: int,
+        part: Part = "all",
+        limit: int | None = None,
+        divided: bool = False,
     ) -> Iterator[Batch]:
         """Yield batches with the evaluation transform, in the reader's order.
+
+        Every rank reads all the data. timm's readers would divide it, but not exactly: tfds
+        repeats an image where the ranks' numbers differ, wds cuts or repeats whole shards and
+        waits forever where a rank gets none.
 
         Args:
             img_size: Side of the images, in pixels.
             batch_size: Of this process; the last batch of each worker may be smaller.
             part: ``held_out`` reads all the data and passes on one image in twenty.
             limit: The most images, rounded up to a whole batch.
+            divided: Pass on this rank's share alone: a hash of its pixels gives each image to
+                one rank, so shares differ in size by chance; the others are only decoded.
         """
         dataset = self._source.open(is_training=False, batch_size=batch_size, seed=self._seed)
+        _read_undivided(dataset)
         dataset.set_loader_cfg(num_workers=self._workers)
-        stream = _Stream(dataset, part, _Evaluate(img_size, self._settings))
+        share = (self._rank, self._world_size) if divided else (0, 1)
+        stream = _Stream(dataset, part, _Evaluate(img_size, self._settings), share)
         batches = self._loader(stream, batch_size, self._seed, drop_last=False)
         yield from islice(batches, None if limit is None else -(-limit // batch_size))
 
@@ -218,16 +234,28 @@ class _Stream(IterableDataset[tuple[Tensor, int]]):
     """The images of one part, transformed."""
 
     def __init__(
-        self, dataset: Any, part: Part, transform: Callable[[Image.Image, int], Tensor]
+        self,
+        dataset: Any,
+        part: Part,
+        transform: Callable[[Image.Image, int], Tensor],
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         self._dataset, self._part, self._transform = dataset, part, transform
+        self._rank, self._world_size = share
 
     def __iter__(self) -> Iterator[tuple[Tensor, int]]:
         for image, target in self._dataset:
             hashed = pixel_hash(image)
             is_held = hashed % HELD_ONE_IN == 0
-            if self._part == "all" or is_held == (self._part == "held_out"):
+            is_mine = hashed % self._world_size == self._rank
+            if is_mine and (self._part == "all" or is_held == (self._part == "held_out")):
                 yield self._transform(image, hashed), int(target)
+
+
+def _read_undivided(dataset: Any) -> None:
+    """Let a reader give all its images to this process, as if there were no other."""
+    if hasattr(dataset.reader, "dist_num_replicas"):
+        dataset.reader.dist_rank, dataset.reader.dist_num_replicas = 0, 1
 
 
 def _from(number: int) -> Iterator[int]:

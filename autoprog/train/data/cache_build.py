@@ -1,0 +1,209 @@
+"""Building the file of decoded images: once for all processes, in parallel, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from autoprog.errors import RunError
+from autoprog.train.data.bad_images import BadImages, Unreadable, read_or_note
+from autoprog.train.data.image_file import ImageTable, ImageWriter, read_table
+from autoprog.train.data.images import ImageSource, load_at_most
+from autoprog.train.data.loader import as_is, start_worker
+from autoprog.train.data.progress import Progress
+
+__all__ = ["CacheBuild"]
+
+_GIB = 2**30
+_SAMPLED_IMAGES = 200
+_CHUNK_BYTES = 2**22
+_Chunk = tuple[Tensor, list[tuple[int, int]], list[Unreadable], bool]
+
+
+@dataclass(frozen=True)
+class CacheBuild:
+    """How a file is made.
+
+    Args:
+        source: The images.
+        part: What they are called in messages.
+        short_px: Larger images are made smaller until their shorter side has so many pixels.
+        whole_only: Write no images at all as soon as one would have to be made smaller.
+        workers: Number of worker processes.
+        max_bad_images: More unreadable images stop the build.
+        progress: Is shown how far it is.
+    """
+
+    source: ImageSource
+    part: str
+    short_px: int
+    whole_only: bool
+    workers: int
+    max_bad_images: int
+    progress: Progress
+
+    def open(self, path: Path, digest: str) -> ImageTable:
+        """Return the images of a file, which is built first unless it is there and up to date.
+
+        While one process builds a file, all others that want it wait, and then find it.
+
+        Raises:
+            RunError: The folder cannot be written, the disk is too small, or too many images are bad.
+        """
+        table = read_table(path, digest)
+        if table is not None:
+            return table
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _stoppable(), _locked(path.with_name(f"{path.name}.lock")):
+                table = read_table(path, digest)
+                if table is None:
+                    self._build(path, digest)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise RunError(f"{path}: the cache cannot be written: {reason}") from error
+        table = table or read_table(path, digest)
+        if table is None:
+            raise RunError(f"{path}: the cache cannot be read back; is its disk in order?")
+        return table
+
+    def _build(self, path: Path, digest: str) -> None:
+        total = len(self.source)
+        reason = "they have changed" if path.exists() else "the first time"
+        text = f"cache: decoding {total:,} {self.part} images into {path} ({reason})"
+        with ExitStack() as stack:
+            writer = stack.enter_context(ImageWriter(path))  # drops what a killed build left
+            mean_bytes, too_large = self._sample()
+            if not too_large:
+                self._check_room(path.parent, mean_bytes)
+                advance = stack.enter_context(self.progress(text, total))
+                unreadable, too_large = self._fill(writer, mean_bytes, advance)
+            if too_large:
+                writer.clear()
+            writer.finish(digest, {} if too_large else unreadable, too_large)
+
+    def _fill(
+        self, writer: ImageWriter, mean_bytes: float, advance: Callable[[int], None]
+    ) -> tuple[dict[int, str], bool]:
+        """Write all images; return the unreadable ones, and whether one was too large for a whole copy."""
+        bad_images = BadImages(self.max_bad_images)
+        unreadable: dict[int, str] = {}
+        done = 0
+        for pixels, sizes, found, some_shrunk in self._chunks(mean_bytes):
+            if some_shrunk and self.whole_only:
+                return {}, True
+            bad_images.add(found)
+            unreadable |= dict(found)
+            writer.add(pixels.numpy(), sizes)
+            done += len(sizes)
+            advance(done)
+        return unreadable, False
+
+    def _sample(self) -> tuple[float, bool]:
+        """Return the mean bytes of some images, and whether one is too large for a whole copy."""
+        spread = np.linspace(0, len(self.source) - 1, min(_SAMPLED_IMAGES, len(self.source)))
+        read = _Reader(self.source, self.short_px)
+        chunks = [read([index]) for index in spread.astype(int).tolist()]
+        mean_bytes = float(np.mean([len(pixels) for pixels, *_ in chunks]))
+        return mean_bytes, self.whole_only and any(some_shrunk for *_, some_shrunk in chunks)
+
+    def _check_room(self, folder: Path, mean_bytes: float) -> None:
+        needed, free = mean_bytes * len(self.source), shutil.disk_usage(folder).free
+        if needed > free:
+            figures = (
+                f"needs {needed / _GIB:.1f} GiB in {folder}, which has {free / _GIB:.1f} GiB free"
+            )
+            cure = "make room, name another folder with --cache DIR, or do without"
+            raise RunError(f"the cache of the {self.part} images {figures}; {cure}")
+
+    def _chunks(self, mean_bytes: float) -> Iterator[_Chunk]:
+        size = int(np.clip(_CHUNK_BYTES / max(1.0, mean_bytes), 1, 256))
+        numbers = range(len(self.source))
+        return iter(
+            DataLoader(
+                _Chunks(_Reader(self.source, self.short_px)),
+                batch_sampler=[list(numbers[k : k + size]) for k in numbers[::size]],
+                num_workers=self.workers,
+                collate_fn=as_is,
+                worker_init_fn=start_worker,
+                generator=torch.Generator(),
+            )
+        )
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads images: their pixels one after another, (width, height) of each, bad ones, any shrunk."""
+
+    source: ImageSource
+    short_px: int
+
+    def __call__(self, indices: list[int]) -> _Chunk:
+        found: list[Unreadable] = []
+        images = read_or_note(self._read, indices, found)
+        sizes = [(0, 0) if image is None else image[0].shape[1::-1] for image in images]
+        read = [image for image in images if image is not None]
+        flat = np.concatenate([np.empty(0, np.uint8), *(pixels.reshape(-1) for pixels, _ in read)])
+        return torch.from_numpy(flat), sizes, found, any(is_shrunk for _, is_shrunk in read)
+
+    def _read(self, index: int) -> tuple[np.ndarray, bool]:
+        image, size = load_at_most(self.source, index, self.short_px)
+        return np.asarray(image), image.size != size
+
+
+class _Chunks(Dataset[_Chunk]):
+    def __init__(self, read: _Reader) -> None:
+        self._read = read
+
+    def __getitems__(self, indices: list[int]) -> _Chunk:
+        return self._read(indices)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock that ends with this process, however it ends."""
+    with path.open("w") as file:
+        if os.name == "posix":
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Let the signals that stop a job do so at once: a run takes note of them only between steps."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers: dict[signal.Signals, Callable[[int, FrameType | None], NoReturn]] = {
+        signal.SIGINT: _interrupt,
+        signal.SIGTERM: _terminate,
+    }
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+def _interrupt(number: int, _: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _terminate(number: int, _: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)

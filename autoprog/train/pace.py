@@ -1,0 +1,102 @@
+"""How far a run is: by its steps, or by the share of a time budget that it has used.
+
+A position is counted in steps of the run as configured (nominal steps). Stages and learning rate go by
+positions, so a schedule means the same under a budget, stretched over the time there is.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from autoprog.errors import RunError
+
+__all__ = ["BudgetPace", "Pace", "StepPace"]
+
+
+class Pace(Protocol):
+    """Where step n of a run stands."""
+
+    budget_seconds: float | None
+    """The time budget; None for a run that goes by its steps."""
+
+    def position(self, step: int) -> float:
+        """Return the position before step `step`, counted from 0; it never falls."""
+
+    def projected_step(self, step: int, position: float) -> int:
+        """Return the step at which `position` will be reached, as seen from `step`."""
+
+    def look(self, step: int, used_seconds: float, step_seconds: float) -> None:
+        """Note the time used before `step` and the seconds of the steps just made."""
+
+    def reserve(self, seconds: float) -> None:
+        """Keep time for what comes after the last step."""
+
+
+class StepPace:
+    """A run that is as long as its steps."""
+
+    budget_seconds: float | None = None
+
+    def position(self, step: int) -> float:
+        """Return the step itself."""
+        return step
+
+    def projected_step(self, step: int, position: float) -> int:
+        """Return the position itself."""
+        return int(position)
+
+    def look(self, step: int, used_seconds: float, step_seconds: float) -> None:
+        """Do nothing."""
+
+    def reserve(self, seconds: float) -> None:
+        """Do nothing."""
+
+
+class BudgetPace:
+    """A run that is as long as its time budget.
+
+    Between two looks at the clock, steps count what those before the look took. So the position is a pure
+    function of what was seen, on which ranks agree that share their looks.
+
+    Args:
+        budget_seconds: For everything from the first step to the last evaluation.
+        total_steps: Nominal steps; the position at the end.
+    """
+
+    def __init__(self, budget_seconds: float, total_steps: int) -> None:
+        self.budget_seconds: float | None = budget_seconds
+        self._budget, self._total_steps = budget_seconds, total_steps
+        self._reserved_seconds = 0.0
+        self._step, self._used_seconds, self._step_seconds = 0, 0.0, 0.0
+        self._floor = 0.0
+
+    def position(self, step: int) -> float:
+        """Return the share of the budget used before `step`, times the nominal steps."""
+        used = self._used_seconds + (step - self._step) * self._step_seconds
+        share = used / (self._budget - self._reserved_seconds)
+        return max(self._floor, min(1.0, share) * self._total_steps)
+
+    def projected_step(self, step: int, position: float) -> int:
+        """Return when `position` comes if steps take as long as the last ones; `step` if it has."""
+        left = max(0.0, position - self.position(step)) / self._total_steps
+        seconds = left * (self._budget - self._reserved_seconds)
+        return step + round(seconds / self._step_seconds) if self._step_seconds else step
+
+    def look(self, step: int, used_seconds: float, step_seconds: float) -> None:
+        """Note the time used before `step` and the seconds of the steps just made; 0 if unknown."""
+        self._floor = self.position(step)
+        self._step, self._used_seconds = step, used_seconds
+        self._step_seconds = step_seconds or self._step_seconds
+
+    def reserve(self, seconds: float) -> None:
+        """Keep time for the last evaluation and its checkpoint.
+
+        Raises:
+            RunError: If that is more than half of the budget.
+        """
+        if seconds > self._budget / 2:
+            raise RunError(
+                f"--time-budget: {self._budget:.0f} s are too short, evaluating and saving the final"
+                f" network alone takes {seconds:.0f} s; give at least {4 * seconds:.0f} s"
+            )
+        self._reserved_seconds = seconds

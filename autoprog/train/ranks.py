@@ -1,0 +1,146 @@
+"""The processes of one run: which of them decides and writes, and the little they tell each other.
+
+torchrun starts them; NCCL carries gradients between GPUs, gloo everything else. Outside torchrun there is
+one process, and all of this does nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from autoprog.errors import RunError
+from supernet.config import Slots
+from supernet.elastic import ElasticViT
+
+__all__ = ["ONE_PROCESS", "Ranks", "is_lost_rank", "joined_ranks", "was_restarted"]
+
+_PATIENCE = timedelta(minutes=30)
+"""How long ranks wait for each other: rank 0 decides and estimates alone meanwhile."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The place of this process among those of its run.
+
+    All methods but properties are collective: every rank must call them, in the same order.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    local_world_size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Tell whether this process decides and writes."""
+        return self.rank == 0
+
+    @property
+    def alone(self) -> bool:
+        """Tell whether there is no other process."""
+        return self.world_size == 1
+
+    def share(self, text: str) -> str:
+        """Return rank 0's text; that of the others is ignored."""
+        if self.alone:
+            return text
+        data = bytearray(text.encode())
+        size = torch.tensor([len(data)])
+        dist.broadcast(size, 0)
+        buffer = torch.zeros(int(size) + 1, dtype=torch.uint8)
+        if self.is_main and data:
+            buffer[:-1] = torch.frombuffer(data, dtype=torch.uint8)
+        dist.broadcast(buffer, 0)
+        return bytes(buffer[:-1].tolist()).decode()
+
+    def total(self, values: Tensor) -> Tensor:
+        """Return the sum over ranks of a tensor on the CPU."""
+        if self.alone:
+            return values
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    def most(self, value: int) -> int:
+        """Return the greatest value of all ranks."""
+        if self.alone:
+            return value
+        most = torch.tensor([value])
+        dist.all_reduce(most, dist.ReduceOp.MAX)
+        return int(most)
+
+    def check_equal(self, fingerprint: Tensor, what: str) -> None:
+        """Compare int64 fingerprints on the CPU.
+
+        Raises:
+            RunError: On all ranks, if those of two ranks differ.
+        """
+        if self.alone:
+            return
+        low, high = fingerprint.clone(), fingerprint.clone()
+        dist.all_reduce(low, dist.ReduceOp.MIN)
+        dist.all_reduce(high, dist.ReduceOp.MAX)
+        if not torch.equal(low, high):
+            raise RunError(f"the {self.world_size} processes of this run differ in {what}")
+
+    def wrap(self, model: ElasticViT, slots: Slots, *, some_idle: bool) -> nn.Module:
+        """Return what a training step runs: `model`, its gradients averaged over ranks.
+
+        Parameters outside `slots` are frozen, since a reducer waits for all that need a gradient; with
+        `some_idle` not every step uses all of `slots`. An earlier wrapper must have been dropped.
+        """
+        if self.alone:
+            return model
+        model.requires_grad_(True)
+        for parameter in model.idle_parameters(slots):
+            parameter.requires_grad_(False)
+        return DistributedDataParallel(
+            model, find_unused_parameters=some_idle, broadcast_buffers=False
+        )
+
+    def without_averaging(self, network: nn.Module, is_last: bool) -> AbstractContextManager[None]:
+        """Return the context of a micro-batch: only the last one of a step averages gradients."""
+        if isinstance(network, DistributedDataParallel) and not is_last:
+            return network.no_sync()
+        return nullcontext()
+
+
+ONE_PROCESS = Ranks()
+
+
+@contextmanager
+def joined_ranks() -> Iterator[Ranks]:
+    """Join the other processes that torchrun started, if it did."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield ONE_PROCESS
+        return
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, timeout=_PATIENCE)
+    try:
+        yield Ranks(
+            rank=dist.get_rank(),
+            world_size=dist.get_world_size(),
+            local_rank=int(os.environ["LOCAL_RANK"]),
+            local_world_size=int(os.environ["LOCAL_WORLD_SIZE"]),
+        )
+    finally:
+        dist.destroy_process_group()
+
+
+def was_restarted() -> bool:
+    """Tell whether torchrun started this job anew after one of its processes had died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def is_lost_rank(error: RuntimeError) -> bool:
+    """Tell whether torch reports that another process of the job is gone."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
