@@ -7,6 +7,7 @@ one process, and all of this does nothing.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -103,9 +104,11 @@ class Ranks:
         model.requires_grad_(True)
         for parameter in model.idle_parameters(slots):
             parameter.requires_grad_(False)
-        return DistributedDataParallel(
-            model, find_unused_parameters=some_idle, broadcast_buffers=False
-        )
+        with warnings.catch_warnings():  # torch 2.15 renames the last argument, older ones need it
+            warnings.simplefilter("ignore", FutureWarning)
+            return DistributedDataParallel(
+                model, find_unused_parameters=some_idle, broadcast_buffers=False
+            )
 
     def without_averaging(self, network: nn.Module, is_last: bool) -> AbstractContextManager[None]:
         """Return the context of a micro-batch: only the last one of a step averages gradients."""
