@@ -31,6 +31,7 @@ from autoprog.settings import RunManifest, RunSettings
 from autoprog.train.engine import Job
 from autoprog.train.feed import open_data
 from autoprog.train.ranks import Ranks, is_lost_rank, was_restarted
+from autoprog.train.rollback import MOST_ROLLBACKS, Rollbacks
 from autoprog.train.stop import StopRequest
 from autoprog.ui.display import make_display
 
@@ -43,8 +44,6 @@ __all__ = [
     "open_run",
     "stop_on_signals",
 ]
-
-MOST_ROLLBACKS = 3
 
 Configure = Callable[[argparse.Namespace], Configured]
 Begin = Callable[[RunFolder, Job], Iterator[Event]]
@@ -70,14 +69,15 @@ class Launch:
     ranks: Ranks
     console: Console
     quiet: bool
+    rolls_back: bool = False
     schedule: GrowthSchedule | None = None
 
     @classmethod
-    def on_terminal(
-        cls, ranks: Ranks, quiet: bool, schedule: GrowthSchedule | None = None
-    ) -> Launch:
+    def on_terminal(cls, ranks: Ranks, quiet: bool, configured: Configured) -> Launch:
         """Return a launch that is shown on standard output, by rank 0."""
-        return cls(ranks, RunConsole(highlight=False, quiet=not ranks.is_main), quiet, schedule)
+        console = RunConsole(highlight=False, quiet=not ranks.is_main)
+        rolls_back = configured.settings.on_divergence == "rollback"
+        return cls(ranks, console, quiet, rolls_back, configured.schedule)
 
 
 def open_run(
@@ -119,15 +119,16 @@ def carry_out(begin: Begin, launch: Launch, folder: RunFolder) -> None:
     Raises:
         RunError: If the run fails, or a file cannot be written.
     """
-    may_roll_back = folder.manifest.settings.on_divergence == "rollback"
-    for rollbacks in range(MOST_ROLLBACKS + 1):
+    rollbacks = Rollbacks()
+    for number in range(MOST_ROLLBACKS + 1):
         try:
             with stop_on_signals() as stop:
                 _carry_out(begin, launch, folder, Job(stop, launch.ranks, rollbacks))
             return
         except DivergedError:
-            if not may_roll_back or rollbacks == MOST_ROLLBACKS:
+            if not launch.rolls_back or number == MOST_ROLLBACKS:
                 raise
+        rollbacks.count += 1
         if launch.ranks.is_main:
             folder = RunFolder.reopen(folder.path)
 

@@ -81,11 +81,13 @@ def farewell(console: Console, folder: Path, settings: RunSettings) -> None:
 
 def _say_common(console: Console, configured: Configured, folder: RunFolder) -> None:
     settings, recipe = configured.settings, configured.settings.recipe
+    budget = settings.time_budget_seconds
+    length = f"{recipe.epochs:g} epochs" if budget is None else f"{budget:g} s"
     _say(console, "data", configured.opened.description)
     _say(
         console,
         "recipe",
-        f"{settings.recipe_name}: {recipe.epochs:g} epochs, batch {recipe.batch_size}, {recipe.opt},"
+        f"{settings.recipe_name}: {length}, batch {recipe.batch_size}, {recipe.opt},"
         f" lr {recipe.peak_lr:.3g} {recipe.sched}",
     )
     _say(console, "folder", str(folder.path))

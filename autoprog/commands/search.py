@@ -79,11 +79,11 @@ def execute(args: argparse.Namespace) -> Path:
 
     with joined_ranks() as ranks:
         configured, folder = open_run(args, configure_search, ranks)
-        launch = Launch.on_terminal(ranks, args.quiet)
+        launch = Launch.on_terminal(ranks, args.quiet, configured)
 
         def begin(folder: RunFolder, job: Job) -> Iterator[Event]:
             searcher = build_searcher(configured.settings, folder, configured.opened, job)
-            if not args.quiet and not job.rollbacks:
+            if not args.quiet and not job.rollbacks.count:
                 announce_search(launch.console, configured, folder, searcher.plan)
             return search_schedule(searcher)
 

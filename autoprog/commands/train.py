@@ -78,7 +78,7 @@ def execute(args: argparse.Namespace) -> Path:
         configured, folder = open_run(args, configure_train, ranks)
         settings, schedule = configured.settings, configured.schedule
         assert schedule is not None, "a training run has a schedule"
-        launch = Launch.on_terminal(ranks, args.quiet, schedule)
+        launch = Launch.on_terminal(ranks, args.quiet, configured)
 
         def begin(folder: RunFolder, job: Job) -> Iterator[Event]:
             return train_schedule(

@@ -24,6 +24,7 @@ from autoprog.train.optim import create_optimizer, create_scheduler
 from autoprog.train.pace import BudgetPace, Pace, StepPace
 from autoprog.train.phase import phases_of
 from autoprog.train.ranks import ONE_PROCESS, Ranks
+from autoprog.train.rollback import Rollbacks
 from autoprog.train.stop import StopRequest
 from autoprog.train.trainer import Trainer
 from supernet.cost import macs
@@ -44,11 +45,11 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Job:
-    """What carries out a run: the processes, how to stop them, and how often it was just rolled back."""
+    """What carries out a run: the processes, how to stop them, and how often it was rolled back."""
 
     stop: StopRequest = field(default_factory=StopRequest)
     ranks: Ranks = ONE_PROCESS
-    rollbacks: int = 0
+    rollbacks: Rollbacks = field(default_factory=Rollbacks)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,22 @@ def evaluate(
     Each batch is read once for all models; the modes of the models are restored. Each rank brings its share
     of the batches and gets the result over all of them.
     """
+    # Eager, as averages are: a compiled network would need one more graph for this.
+    with torch.compiler.set_stance("force_eager"):
+        totals, count = _totals(models, batches, choice, compute)
+    totals, count = ranks.total(totals), int(ranks.total(torch.tensor(count)))
+    if count == 0:
+        return [(float("nan"), float("nan"))] * len(models)
+    return [(loss / count, 100.0 * correct / count) for loss, correct in totals.tolist()]
+
+
+def _totals(
+    models: tuple[ElasticViT, ...],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    choice: Choice,
+    compute: Compute,
+) -> tuple[Tensor, int]:
+    """Return the sums of (loss, correct) of each model, float64 (models, 2), and the number of images."""
     totals = torch.zeros(len(models), 2, dtype=torch.float64)
     count = 0
     modes = [model.training for model in models]
@@ -43,10 +59,7 @@ def evaluate(
             totals[index] += torch.stack([loss, correct]).double().cpu()
     for model, training in zip(models, modes, strict=True):
         model.train(training)
-    totals, count = ranks.total(totals), int(ranks.total(torch.tensor(count)))
-    if count == 0:
-        return [(float("nan"), float("nan"))] * len(models)
-    return [(loss / count, 100.0 * correct / count) for loss, correct in totals.tolist()]
+    return totals, count
 
 
 @torch.no_grad()

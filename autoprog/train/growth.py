@@ -90,7 +90,7 @@ def _probe(
     """Return the loss and the logits (B, classes) of one subnet in eval mode."""
     training = model.training
     images, targets = (part.to(compute.device) for part in probe)
-    with compute.autocast():
+    with compute.autocast(), torch.compiler.set_stance("force_eager"):
         logits = model.eval()(images, choice.subnet, choice.slots).float()
     model.train(training)
     return functional.cross_entropy(logits, targets), logits

@@ -35,7 +35,7 @@ def snapshot(trainer: Trainer) -> dict[str, Any]:
         "marked_at": trainer.evaluated_step,
         "notes": trainer.notes,
         "micro_batches": stepper.micro_batches,
-        "lr_scale": stepper.lr_scale,
+        "rollbacks": trainer.rollbacks.count,
     }
 
 
@@ -45,7 +45,7 @@ def restore_newest(trainer: Trainer) -> list[str]:
     Raises:
         RunError: If it is of another network or optimizer, or the ranks read different ones.
     """
-    folder = trainer.folder.checkpoints
+    folder, rollbacks = trainer.folder.checkpoints, trainer.rollbacks
     state, complaints = load_newest(folder, trainer.compute.device)
     if state is not None:
         try:
@@ -56,6 +56,9 @@ def restore_newest(trainer: Trainer) -> list[str]:
                 f"{folder}: the checkpoint does not fit this run ({reason});"
                 " was it copied from another one?"
             ) from None
+    if rollbacks.count > (state["rollbacks"] if state else 0):
+        scale = f"learning rate x {rollbacks.lr_scale:g} from now on"
+        complaints.append(f"the run diverged: rolled back to step {trainer.step}, {scale}")
     what = "the checkpoints they read; the run folder must be on a shared file system"
     trainer.ranks.check_equal(torch.tensor([trainer.step, trainer.phase]), what)
     return complaints
@@ -85,7 +88,8 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
     if state["last_evaluation"] is not None:
         trainer.last_evaluation = Evaluated(**state["last_evaluation"])
     trainer.evaluated_step = state["marked_at"]
-    stepper.micro_batches, stepper.lr_scale = state["micro_batches"], state["lr_scale"]
+    stepper.micro_batches = state["micro_batches"]
+    trainer.rollbacks.count = max(trainer.rollbacks.count, state["rollbacks"])
 
 
 def _rows(by_subnet: Mapping[SubnetConfig, Any]) -> list[list[Any]]:

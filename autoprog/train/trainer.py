@@ -32,6 +32,7 @@ from autoprog.train.pace import Pace
 from autoprog.train.phase import Choice, Phase, choice_of, plain_choice
 from autoprog.train.ranks import Ranks
 from autoprog.train.regularise import cell_of
+from autoprog.train.rollback import Rollbacks
 from autoprog.train.state import restore_newest, snapshot
 from autoprog.train.stop import InterruptedRunError, StopRequest
 from autoprog.train.timing import Ledger
@@ -61,7 +62,7 @@ class Trainer:
     total_steps: int
     steps_per_epoch: int
     stop: StopRequest = field(default_factory=StopRequest)
-    rollbacks: int = 0
+    rollbacks: Rollbacks = field(default_factory=Rollbacks)
     clock: Callable[[], float] = time.perf_counter
     step: int = 0
     phase: int = -1
@@ -134,15 +135,10 @@ class Trainer:
         self.save_seconds = self._saved_at - start
 
     def resume(self) -> list[Warned]:
-        """Go on from the newest readable checkpoint, if there is one; see :func:`restore_newest`.
-
-        Each rollback just before halves the learning rate.
-        """
+        """Go on from the newest readable checkpoint, if there is one; see :func:`restore_newest`."""
         complaints = restore_newest(self)
-        if self.rollbacks:
-            self.stepper.lr_scale *= 0.5**self.rollbacks
-            scale = f"learning rate x {self.stepper.lr_scale:g} from now on"
-            complaints.append(f"the run diverged: rolled back to step {self.step}, {scale}")
+        self.stepper.lr_scale = self.rollbacks.lr_scale
+        self._micro_batches = self.stepper.micro_batches
         self._meter.restart()
         return [Warned(step=self.step, message=text) for text in complaints]
 

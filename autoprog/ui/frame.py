@@ -10,7 +10,15 @@ from rich.text import Text
 from autoprog.ui.fitted import Fitted
 from autoprog.ui.palette import DIM, GREEN, SKY, STATUS
 from autoprog.ui.state import RunState
-from autoprog.ui.units import count, duration, loss_text, number, per_cent, speed_text, subnet_text
+from autoprog.ui.units import (
+    duration,
+    loss_text,
+    number,
+    per_cent,
+    speed_text,
+    steps_text,
+    subnet_text,
+)
 
 __all__ = ["frame"]
 
@@ -36,8 +44,8 @@ def _header(state: RunState) -> Text:
 
 def _bar(state: RunState, width: int) -> RenderableType:
     bar = ProgressBar(
-        total=max(1, state.total_steps),
-        completed=state.step,
+        total=1.0,
+        completed=state.share_done,
         complete_style=SKY,
         finished_style=GREEN,
     )
@@ -45,7 +53,9 @@ def _bar(state: RunState, width: int) -> RenderableType:
     grid.add_column(ratio=1)
     cells: list[RenderableType] = [bar, Text(per_cent(state.share_done), "bold")]
     if width >= WIDE:
-        cells.append(Text(f"step {count(state.step)}/{count(state.total_steps)}"))
+        cells.append(
+            Text(f"step {steps_text(state.step, state.total_steps, state.time_budget_seconds)}")
+        )
     cells.append(Text(f"{duration(state.train_seconds)} trained", DIM))
     cells.append(Text(f"{duration(state.eta_seconds)} left"))
     for _ in cells[1:]:

@@ -8,7 +8,7 @@ from rich.text import Text
 from autoprog.settings import DataSettings
 from autoprog.ui.palette import DIM, STATUS, WARNING
 from autoprog.ui.subject import Subject
-from autoprog.ui.units import amount, count, duration, number, per_cent, subnet_text
+from autoprog.ui.units import amount, duration, number, per_cent, steps_text, subnet_text
 from supernet.cost import macs, parameters
 
 __all__ = ["data_text", "header_facts", "header_view"]
@@ -61,10 +61,12 @@ def _run_facts(subject: Subject) -> list[tuple[str, str]]:
         ("recipe", settings.recipe_name),
         ("seed", str(settings.seed)),
     ]
+    if settings.time_budget_seconds is not None:
+        facts.append(("time budget", duration(settings.time_budget_seconds)))
     if state.total_steps:
         facts += [
             ("device", f"{state.device} {state.amp}"),
-            ("step", f"{count(state.step)}/{count(state.total_steps)}"),
+            ("step", steps_text(state.step, state.total_steps, state.time_budget_seconds)),
             ("done", per_cent(state.share_done)),
             ("trained", duration(state.train_seconds)),
         ]

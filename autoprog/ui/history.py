@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 from autoprog.curves import Curriculum
 from supernet.config import SubnetConfig
 
-__all__ = ["Piece", "Point", "extended", "thinned", "with_point"]
+__all__ = ["Piece", "Point", "extended", "stretched", "thinned", "with_point"]
 
 MAX_POINTS = 512
 
@@ -52,6 +52,11 @@ def extended(pieces: tuple[Piece, ...], new: Piece) -> tuple[Piece, ...]:
     ):
         new = replace(new, start_step=cut.pop().start_step)
     return (*cut, new)
+
+
+def stretched(pieces: tuple[Piece, ...], stop_step: int) -> tuple[Piece, ...]:
+    """Return `pieces` with the last one ending at `stop_step`."""
+    return (*pieces[:-1], *(replace(piece, stop_step=stop_step) for piece in pieces[-1:]))
 
 
 def with_point(

@@ -45,7 +45,7 @@ def progress_line(state: RunState) -> str:
     """Return where training stands."""
     wait = state.data_wait_share
     parts = [
-        f"step {state.step}/{state.total_steps} ({per_cent(state.share_done)})",
+        f"step {state.step}/{_total_text(state)} ({per_cent(state.share_done)})",
         f"epoch {number(state.epoch)}",
         str(state.subnet),
         f"loss {loss_text(state.loss)}",
@@ -84,17 +84,27 @@ def _told(event: Event, state: RunState) -> list[str]:
             return []
 
 
+def _total_text(state: RunState) -> str:
+    return f"{'' if state.time_budget_seconds is None else '~'}{state.total_steps}"
+
+
 def _run_text(event: RunStarted) -> str:
     verb = "goes on" if event.step else "starts"
+    budget = event.time_budget_seconds
+    length = f"{count(event.total_steps)} steps" if budget is None else duration(budget)
+    ranks = f" x {event.world_size}" if event.world_size > 1 else ""
     return (
         f"{event.run_kind} {event.run_id} {verb} at step {event.step}: {event.model},"
-        f" {count(event.num_images)} images, {count(event.total_steps)} steps,"
-        f" {event.device} {event.amp}, seed {event.seed}"
+        f" {count(event.num_images)} images, {length},"
+        f" {event.device}{ranks} {event.amp}, seed {event.seed}"
     )
 
 
 def _stage_text(event: StageStarted, state: RunState) -> str:
     total = "" if state.num_stages is None else f"/{state.num_stages}"
+    span = f"step {event.step} to {event.stop_step}"
+    if state.time_budget_seconds is not None:
+        span = f"from step {event.step}"
     curriculum = [
         f"{CURRICULUM_NAMES[name]} {number(value)}"
         for name, value in event.curriculum
@@ -102,7 +112,7 @@ def _stage_text(event: StageStarted, state: RunState) -> str:
     ]
     return ", ".join(
         [
-            f"stage {event.stage + 1}{total}: step {event.step} to {event.stop_step}",
+            f"stage {event.stage + 1}{total}: {span}",
             subnet_text(event.subnet),
             *curriculum,
         ]

@@ -24,7 +24,7 @@ from autoprog.events import (
 )
 from autoprog.schedule import GrowthSchedule
 from autoprog.steptable import StepTable
-from autoprog.ui.history import Piece, Point, extended, thinned, with_point
+from autoprog.ui.history import Piece, Point, extended, stretched, thinned, with_point
 from supernet.config import ModelSpec, SubnetConfig
 from supernet.cost import relative_cost
 from supernet.zoo import lookup
@@ -64,6 +64,8 @@ class RunState:
     images_per_second: float | None = None
     data_wait_share: float | None = None
     train_seconds: float = 0.0
+    time_budget_seconds: float | None = None
+    budget_share: float | None = None
     step_seconds: Mapping[SubnetConfig, float] = field(default_factory=dict)
     points: tuple[Point, ...] = ()
     point_spacing_steps: int = 0
@@ -77,23 +79,28 @@ class RunState:
 
     @property
     def share_done(self) -> float:
-        """Return the share of the steps that are done."""
+        """Return the share of the steps that are done, or of the time budget where there is one."""
+        if self.time_budget_seconds is not None:
+            return self.budget_share or 0.0
         return min(1.0, self.step / self.total_steps) if self.total_steps else 0.0
 
     @property
     def num_stages(self) -> int | None:
         """Return the number of stages where a schedule tells it."""
-        return None if self.table is None else self.table.segments[-1].stage + 1
+        return None if self.schedule is None else len(self.schedule.stages)
 
     @property
     def eta_seconds(self) -> float | None:
         """Return the seconds of training that remain, waiting for data included; None before any speed.
 
         Remaining stages cost what was measured for their subnet; where nothing was, the speed now is scaled
-        by multiply-accumulates. Without a step table all remaining steps run at the speed now.
+        by multiply-accumulates. Without a step table all remaining steps run at the speed now. Under a time
+        budget it is what is left of it.
         """
         if self.phase == "complete":
             return 0.0
+        if self.time_budget_seconds is not None:
+            return (1.0 - self.share_done) * self.time_budget_seconds
         if self.subnet is None or self.subnet not in self.step_seconds:
             return None
         busy = 1.0 - min(self.data_wait_share or 0.0, 0.99)
@@ -149,6 +156,7 @@ def _started(state: RunState, event: RunStarted) -> RunState:
         num_images=event.num_images,
         total_steps=event.total_steps,
         steps_per_epoch=event.steps_per_epoch,
+        time_budget_seconds=event.time_budget_seconds,
         step=event.step,
         epoch=event.step / max(1, event.steps_per_epoch),
         pieces=tuple(piece for piece in state.pieces if piece.start_step < event.step),
@@ -164,6 +172,8 @@ def _known_spec(state: RunState, model: str) -> ModelSpec | None:
 def _resolve(schedule: GrowthSchedule | None, event: RunStarted) -> StepTable | None:
     if schedule is None or event.steps_per_epoch < 1:
         return None
+    if event.time_budget_seconds is not None:
+        return None  # nobody knows yet how many steps there will be
     try:
         return schedule.resolve(event.steps_per_epoch, event.total_steps / event.steps_per_epoch)
     except ConfigError:
@@ -171,6 +181,8 @@ def _resolve(schedule: GrowthSchedule | None, event: RunStarted) -> StepTable | 
 
 
 def _stage_started(state: RunState, event: StageStarted) -> RunState:
+    if state.time_budget_seconds is not None:
+        state = replace(state, pieces=stretched(state.pieces, event.step))
     piece = Piece(event.step, event.stop_step, event.stage, event.subnet, event.curriculum)
     return replace(
         state,
@@ -202,6 +214,8 @@ def _progressed(state: RunState, event: Progressed) -> RunState:
         event.train_seconds,
     )
     points, spacing = with_point(state.points, state.point_spacing_steps, point)
+    if event.budget_share:
+        state = _reprojected(state, round(event.step / event.budget_share), event.step)
     return replace(
         state,
         step=event.step,
@@ -212,10 +226,18 @@ def _progressed(state: RunState, event: Progressed) -> RunState:
         images_per_second=event.images_per_second,
         data_wait_share=event.data_wait_share,
         train_seconds=event.train_seconds,
+        budget_share=event.budget_share,
         step_seconds={**state.step_seconds, event.subnet: seconds},
         points=points,
         point_spacing_steps=spacing,
     )
+
+
+def _reprojected(state: RunState, total_steps: int, step: int) -> RunState:
+    """Return the state with another guess of how many steps a time budget allows."""
+    last = state.pieces[-1].stop_step if state.pieces else 0
+    pieces = stretched(state.pieces, max(step, min(last, total_steps)))
+    return replace(state, total_steps=max(step, total_steps), pieces=pieces)
 
 
 def _evaluated(state: RunState, event: Evaluated) -> RunState:
@@ -251,6 +273,9 @@ def _interrupted(state: RunState, event: Interrupted) -> RunState:
 
 
 def _finished(state: RunState, event: RunFinished) -> RunState:
+    if state.time_budget_seconds is not None:
+        state = replace(state, budget_share=1.0)
+        state = _reprojected(state, event.step, event.step)
     return replace(state, step=event.step, phase="complete", result=event.result)
 
 

@@ -18,6 +18,7 @@ __all__ = [
     "per_cent",
     "signed",
     "speed_text",
+    "steps_text",
     "subnet_text",
 ]
 
@@ -113,3 +114,9 @@ def ascii_text(text: str) -> str:
     """Return text that any terminal and any screen reader takes."""
     spelled = "".join(_ASCII.get(letter, letter) for letter in text)
     return spelled.encode("ascii", "replace").decode("ascii").strip()
+
+
+def steps_text(step: int, total_steps: int, time_budget_seconds: float | None) -> str:
+    """Return where a run stands; under a time budget the total is a guess."""
+    about = "" if time_budget_seconds is None or step >= total_steps else "≈"
+    return f"{count(step)}/{about}{count(total_steps)}"

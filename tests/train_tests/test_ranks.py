@@ -33,7 +33,10 @@ def job(*words: object, ranks: int = 2, restarts: int = 0) -> list[str]:
 
 
 def carry_out(*words: object, **places: int) -> subprocess.CompletedProcess[str]:
-    found = {**os.environ, "PYTHONPATH": str(ROOT)}  # a script does not see the folder it is run from
+    found = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+    }  # a script does not see the folder it is run from
     command = job(*words, **places)
     return subprocess.run(command, capture_output=True, text=True, timeout=240, env=found)
 

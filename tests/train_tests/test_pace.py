@@ -1,0 +1,179 @@
+"""Time budgets: positions follow the time used, and a run under one ends when it is used up."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from autoprog.errors import RunError
+from autoprog.train.ema import ElasticEma, decay_of
+from autoprog.train.pace import BudgetPace, StepPace
+from supernet.elastic import create_elastic
+from supernet.zoo import ZOO
+
+
+def test_without_a_budget_the_position_is_the_step() -> None:
+    pace = StepPace()
+    pace.look(3, 100.0, 5.0)
+    pace.reserve(1e9)
+    assert pace.position(7) == 7
+    assert pace.projected_step(7, 40.0) == 40
+
+
+def test_positions_follow_the_share_of_the_budget() -> None:
+    pace = BudgetPace(100.0, 1000)
+    assert pace.position(0) == 0.0
+    pace.look(10, 20.0, 0.5)
+    assert pace.position(10) == pytest.approx(200.0)
+    assert pace.position(14) == pytest.approx(220.0)  # four steps of half a second
+    pace.reserve(20.0)
+    pace.look(20, 40.0, 0.25)
+    assert pace.position(20) == pytest.approx(500.0)
+    assert pace.position(1000) == 1000.0
+
+
+def test_a_position_never_falls() -> None:
+    pace = BudgetPace(100.0, 1000)
+    pace.look(10, 10.0, 1.0)
+    guessed = pace.position(30)
+    pace.look(30, 12.0, 0.1)  # much faster than foreseen
+    assert pace.position(30) == guessed == pytest.approx(300.0)
+    assert pace.position(31) == guessed
+
+
+def test_steps_of_unknown_length_do_not_forget_the_last_ones() -> None:
+    pace = BudgetPace(100.0, 1000)
+    pace.look(10, 10.0, 1.0)
+    pace.look(12, 12.0, 0.0)
+    assert pace.position(13) == pytest.approx(130.0)
+
+
+def test_the_end_is_projected_from_the_speed_now() -> None:
+    pace = BudgetPace(100.0, 1000)
+    assert pace.projected_step(0, 1000.0) == 0  # nothing is known yet
+    pace.look(10, 20.0, 0.5)
+    assert pace.projected_step(10, 1000.0) == 170
+    assert pace.projected_step(10, 100.0) == 10
+
+
+def test_a_budget_that_the_last_evaluation_would_eat_is_refused() -> None:
+    pace = BudgetPace(60.0, 1000)
+    with pytest.raises(RunError, match=r"--time-budget: 60 s are too short.*at least 124 s"):
+        pace.reserve(31.0)
+
+
+def test_an_average_does_not_reach_back_over_more_than_a_tenth_of_the_run() -> None:
+    ema = ElasticEma(create_elastic(ZOO["vit-mu"], 10), 50.0)
+    ema.limit(100.0)
+    assert ema.decay == decay_of(10.0)
+    ema.limit(1e6)
+    assert ema.decay == decay_of(50.0)
+
+
+class Ticking:
+    """A clock that only steps and evaluations move, so that a budget run is exact to the step."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+STEP_SECONDS = 0.5
+
+
+def budgeted(bench: Any, budget: float, lr: str, **settings: Any) -> tuple[Any, Any, Ticking]:
+    schedule = bench.ramped(lr)
+    changes = {"time_budget_seconds": budget, **settings}
+    trainer = bench.trainer(bench.settings(**changes), schedule)
+    return trainer, schedule, tick(trainer)
+
+
+def tick(trainer: Any) -> Ticking:
+    clock, take = Ticking(), trainer.stepper.step
+
+    def step(*arguments: Any) -> torch.Tensor:
+        clock.now += STEP_SECONDS
+        return take(*arguments)
+
+    trainer.clock = trainer.ledger._clock = trainer._meter._timer._clock = clock
+    trainer._saved_at, trainer.stepper.step = 0.0, step
+    return clock
+
+
+@pytest.mark.parametrize("lr", ["cosine", "wsd"])
+def test_a_run_takes_its_time_and_no_more(bench: Any, lr: str) -> None:
+    trainer, schedule, _ = budgeted(bench, 100.0, lr)
+    outcome = bench.carry_out(trainer, schedule)
+    assert 200 <= trainer.step <= 220  # 100 s of half a second each
+    assert outcome.result.wall_seconds == pytest.approx(100.0, abs=20 * STEP_SECONDS)
+    rates = [event.lr for event in outcome.of("progressed")]
+    recipe = trainer.recipe
+    assert max(rates) == pytest.approx(recipe.peak_lr, rel=0.05)
+    assert rates[-1] == pytest.approx(recipe.min_lr, rel=0.2)
+    shares = [event.budget_share for event in outcome.of("progressed")]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+
+
+def test_the_learning_rate_is_that_of_the_share_used(bench: Any) -> None:
+    trainer, schedule, _ = budgeted(bench, 200.0, "cosine", log_every_steps=20)
+    outcome = bench.carry_out(trainer, schedule)
+    peak, low = trainer.recipe.peak_lr, min(trainer.recipe.min_lr, trainer.recipe.peak_lr)
+    for event in outcome.of("progressed"):
+        share = (event.step - 1) * STEP_SECONDS / 200.0
+        if 0.2 < share < 0.99:
+            expected = low + 0.5 * (peak - low) * (1 + math.cos(math.pi * share))
+            assert event.lr == pytest.approx(expected, rel=1e-3)
+
+
+def test_stages_get_their_share_of_the_time(bench: Any) -> None:
+    trainer, schedule, _ = budgeted(bench, 200.0, "cosine")
+    outcome = bench.carry_out(trainer, schedule)
+    starts = [event.step * STEP_SECONDS / 200.0 for event in outcome.of("stage_started")]
+    assert starts[0] == 0.0
+    assert starts[1] == pytest.approx(12 / 40, abs=0.02)
+    assert starts[-1] == pytest.approx(24 / 40, abs=0.02)
+    assert outcome.of("stage_started")[-1].subnet == ZOO["vit-mu"].full
+
+
+def test_a_stopped_run_goes_on_with_what_is_left_of_the_time(bench: Any) -> None:
+    trainer, schedule, _ = budgeted(bench, 100.0, "cosine")
+    bench.signal_during(trainer, 90)
+    stopped = bench.carry_out(trainer, schedule)
+    assert stopped.state["seconds"]["train"] == pytest.approx(91 * STEP_SECONDS)
+    again = bench.reopened(stopped.path, schedule, trainer.settings)
+    tick(again)
+    finished = bench.carry_out(again, schedule)
+    assert 200 <= again.step <= 220
+    assert finished.result.wall_seconds == pytest.approx(100.0, abs=20 * STEP_SECONDS)
+
+
+def test_time_is_kept_for_the_last_evaluation(bench: Any) -> None:
+    trainer, schedule, clock = budgeted(bench, 100.0, "cosine")
+    validation = trainer.feed.validation
+
+    def slow() -> Any:
+        clock.now += 10.0
+        yield from validation()
+
+    trainer.feed.validation = slow
+    outcome = bench.carry_out(trainer, schedule)
+    evaluations = outcome.of("evaluated")
+    assert [event.seconds for event in evaluations] == [10.0] * 4  # before the start and 3 stages
+    assert 88.0 <= outcome.result.wall_seconds <= 100.0 + 20 * STEP_SECONDS
+    last_step_seconds = outcome.result.wall_seconds - 10.0
+    assert last_step_seconds == pytest.approx(88.0, abs=20 * STEP_SECONDS)
+
+
+def test_a_real_clock_is_kept_to(bench: Any, tmp_path: Path) -> None:
+    schedule = bench.ramped()
+    trainer = bench.trainer(bench.settings(time_budget_seconds=4.0), schedule)
+    outcome = bench.carry_out(trainer, schedule)
+    assert 2.5 < outcome.result.wall_seconds < 5.0
+    assert outcome.result.top1 >= 0.0
