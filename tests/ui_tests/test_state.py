@@ -8,7 +8,15 @@ from itertools import pairwise
 import pytest
 
 from autoprog.curves import Curriculum
-from autoprog.events import Event, Interrupted, Progressed, RunStarted, StageStarted, Warned
+from autoprog.events import (
+    Event,
+    Interrupted,
+    Progressed,
+    RunFinished,
+    RunStarted,
+    StageStarted,
+    Warned,
+)
 from autoprog.presets import preset
 from autoprog.recipe import RECIPES
 from autoprog.ui.history import MAX_POINTS
@@ -164,3 +172,37 @@ def test_a_plan_that_does_not_fit_the_run_is_left_aside() -> None:
     state = fold([started(total_steps=2)], RunState(schedule=SCHEDULE))
     assert state.table is None
     assert replace(state, phase="complete").eta_seconds == 0.0
+
+
+def under_a_budget(*more: Event) -> RunState:
+    """Return the state of a run of 200 s that was configured for 4,000 steps."""
+    begin = [started(time_budget_seconds=200.0), stage_from(0, 0)]
+    return fold([*begin, *more], RunState(schedule=SCHEDULE))
+
+
+def stage_from(step: int, stage: int, stop_step: int = 0) -> StageStarted:
+    subnet = SCHEDULE.resolve(100, 40).segments[0].subnet if stage == 0 else SPEC.full
+    return StageStarted(
+        step=step, stage=stage, subnet=subnet, stop_step=stop_step, curriculum=Curriculum()
+    )
+
+
+def test_under_a_time_budget_share_and_eta_are_those_of_the_time() -> None:
+    state = under_a_budget(progressed(300, budget_share=0.25))
+    assert state.share_done == 0.25
+    assert state.eta_seconds == pytest.approx(150.0)
+    assert state.total_steps == 1200  # at the speed so far
+    assert state.num_stages == len(SCHEDULE.stages)
+
+
+def test_under_a_time_budget_stages_end_where_the_next_begin() -> None:
+    state = under_a_budget(
+        progressed(300, budget_share=0.25),
+        stage_from(320, 1, stop_step=900),
+        progressed(700, budget_share=0.9),
+    )
+    spans = [(piece.start_step, piece.stop_step) for piece in state.pieces]
+    assert spans == [(0, 320), (320, 778)]
+    done = reduce(state, RunFinished(step=800, result={}))
+    spans = [(piece.start_step, piece.stop_step) for piece in done.pieces]
+    assert (done.total_steps, done.share_done, spans[-1]) == (800, 1.0, (320, 800))
