@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoprog.train.growth import apply_growth
 from autoprog.train.optim import create_loss, create_mixup
@@ -127,3 +128,36 @@ def test_growth_by_copying_tells_what_it_did_to_the_probe(bench: Any) -> None:
         (loss(new, probe[1]) - loss(old, probe[1])).item(), abs=1e-6
     )
     assert event.delta_logits == pytest.approx(((new - old).norm() / old.norm()).item(), rel=1e-5)
+
+
+class Waits(TorchDispatchMode):
+    """Lists the operations that read a value off the device, for which the host would have to wait."""
+
+    READS = ("_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select", "_to_copy")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, arguments: Any = (), named: Any = None
+    ) -> Any:
+        name = function.overloadpacket.__name__
+        to_cpu = name != "_to_copy" or "device" in (named or {})
+        if name in self.READS and to_cpu:
+            self.seen.append(name)
+        return function(*arguments, **(named or {}))
+
+
+@pytest.mark.parametrize("opt", ["adamw", "sgd"])
+def test_a_step_never_waits_for_the_device(bench: Any, opt: str) -> None:
+    recipe = {"mixup": 0.8, "cutmix": 1.0, "drop_path": 0.4, "smoothing": 0.1, "clip_grad": 1.0}
+    stepper = trainer_of(bench, opt=opt, **recipe, grad_accum_steps=2).stepper
+    stepper.model.train()
+    stepper.step(*batch(), FULL, FULL.slots, 0)  # the optimizer makes its state in the first step
+    with Waits() as waits:
+        stepper.step(*batch(), FULL, FULL.slots, 1)
+    assert waits.seen == []
+    with Waits() as waits:
+        stepper.step(*batch(), FULL, FULL.slots, 2).item()
+    assert waits.seen == ["_local_scalar_dense"]  # so it would be seen
