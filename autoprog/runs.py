@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -111,14 +112,17 @@ class RunFolder:
 
         Raises:
             ConfigError: If it is no run folder.
-            RunError: If another process is writing it.
+            RunError: If it cannot be written, or another process is writing it.
         """
         manifest = _read_manifest(path)
-        lock = _take_lock(path)
-        for name in ("events.jsonl", "decisions.jsonl"):
-            _cut_torn_tail(path / name)
-        attempts = [row["attempt"] for row in _rows(path / "events.jsonl")]
-        return cls(path, manifest, attempt=max(attempts, default=-1) + 1, lock=lock)
+        try:
+            lock = _take_lock(path)
+            for name in ("events.jsonl", "decisions.jsonl"):
+                _cut_torn_tail(path / name)
+            attempts = [row["attempt"] for row in _rows(path / "events.jsonl")]
+            return cls(path, manifest, attempt=max(attempts, default=-1) + 1, lock=lock)
+        except OSError as error:
+            raise RunError(f"{path}: the run folder cannot be written: {error.strerror}") from None
 
     @property
     def checkpoints(self) -> Path:
@@ -158,7 +162,8 @@ class RunFolder:
 
     def close(self) -> None:
         """Release the lock."""
-        self._events.close()
+        with suppress(OSError):  # a disk that had no room for the last event, which has been told
+            self._events.close()
         self._lock.close()
 
 
@@ -283,12 +288,11 @@ def _schedule_if_there(path: Path) -> GrowthSchedule | None:
 def _take_lock(path: Path) -> IO[str]:
     lock = (path / "run.lock").open("a", encoding="utf-8")
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, not inherited by workers
     except OSError:
         lock.close()
-        raise RunError(
-            f"{path}: another process is writing this run; wait for it or stop it"
-        ) from None
+        why = "another process is writing this run; wait for it or stop it"
+        raise RunError(f"{path}: {why}") from None
     return lock
 
 

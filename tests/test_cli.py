@@ -38,15 +38,18 @@ RECIPE = (
 )
 RUN = (
     "--seed --runs-dir --resume --device --amp --threads --workers --checkpoint-minutes"
-    " --log-every-steps --eval-every-epochs -q --quiet"
+    " --log-every-steps --eval-every-epochs --compile --cache --max-bad-images --on-divergence -q --quiet"
 )
 COMMON = f"-h --help --debug {DATA} {RECIPE} {RUN}"
 FLAGS = {
     "search": f"{COMMON} --model --img-size --space --rule --sampler --costs --num-stages"
     " --supernet-epochs --max-candidates --min-full-share --grow-op --grow-map --grow-source --grow-state",
-    "train": f"{COMMON} --schedule --model --img-size",
+    "train": f"{COMMON} --schedule --model --img-size --time-budget",
     "show": "-h --help --debug --model --epochs --recipe --plain --json --svg --html",
     "export": "-h --help --debug --output --weights",
+    "bench": f"{COMMON} --schedule --model --img-size --time-budget --blocks --block-steps"
+    " --timm-script --json",
+    "stress": "-h --help --debug --kills --signal --stress-seed --keep --json",
 }
 SMALL = ("--model", "vit-mu", "--device", "cpu", "--threads", "1", "--workers", "0")
 LINEAR = ("train", "--schedule", "linear", *SMALL)
@@ -619,28 +622,32 @@ def test_an_interrupt_before_the_training_is_one_line(
 
 
 def test_a_run_outlives_the_reader_of_its_output(tmp_path: Path, manifest: Any) -> None:
-    from autoprog.commands.launch import RunConsole, carry_out
+    from autoprog.commands.launch import Launch, RunConsole, carry_out
+    from autoprog.train.ranks import ONE_PROCESS
 
     reading, writing = os.pipe()
     os.close(reading)
     folder = RunFolder.create(tmp_path, manifest)
     told = [Warned(step=step, message="nobody reads this") for step in range(3)]
     with open(writing, "w", encoding="utf-8") as nobody:
-        carry_out(iter(told), folder, RunConsole(file=nobody), quiet=False, schedule=None)
+        launch = Launch(ONE_PROCESS, RunConsole(file=nobody), quiet=False)
+        carry_out(lambda folder, job: iter(told), launch, folder)
     assert list(load_run(folder.path).events()) == told
 
 
 def test_a_full_disk_ends_a_run_in_one_line(tmp_path: Path, manifest: Any) -> None:
-    from autoprog.commands.launch import carry_out
+    from autoprog.commands.launch import Launch, carry_out
     from autoprog.errors import RunError
+    from autoprog.train.ranks import ONE_PROCESS
 
     def events() -> Iterator[Event]:
         yield Warned(step=0, message="all is well")
         raise OSError(28, "No space left on device")
 
     folder = RunFolder.create(tmp_path, manifest)
+    launch = Launch(ONE_PROCESS, Console(file=io.StringIO()), quiet=True)
     with pytest.raises(RunError, match="No space left on device"):
-        carry_out(events(), folder, Console(file=io.StringIO()), quiet=True, schedule=None)
+        carry_out(lambda folder, job: events(), launch, folder)
     RunFolder.reopen(folder.path).close()  # the lock was given back
 
 

@@ -190,8 +190,12 @@ def _create(args: argparse.Namespace, configured: Configured) -> RunFolder:
         settings=settings,
     )
     folder = RunFolder.create(Path(args.runs_dir), manifest)
-    if configured.schedule is not None:
-        folder.write_schedule(configured.schedule)
+    try:
+        if configured.schedule is not None:
+            folder.write_schedule(configured.schedule)
+    except OSError as error:
+        folder.close()
+        raise RunError(f"{folder.path}: {error}") from None
     return folder
 
 

@@ -104,7 +104,10 @@ class MapFeed:
         self._train, self._val, self._transform = train, val, transform
         self._place, self._bad_images = place, BadImages(settings.max_bad_images)
         self._batch_size, self._full_px = settings.recipe.batch_size, settings.model.img_size
-        self._workers = resolve_workers(settings.workers, train, place.local_world_size)
+        self._workers, self._val_workers = (
+            resolve_workers(settings.workers, source, place.local_world_size, pin_memory)
+            for source in (train, val)
+        )
         self._all = np.arange(len(train))
         cap = settings.search.space.decisions.estimate_images if settings.search else 0
         self._kept, self._held = stratified_holdout(train.targets, settings.seed, cap=cap)
@@ -131,7 +134,7 @@ class MapFeed:
         """Return every so many-th image of the validation set; see :class:`Feed`."""
         share = np.arange(self._place.rank, len(self._val), self._place.world_size)
         return eval_batches(
-            self._val, self._transform, self._full_px, self._batch_size, self._workers, share
+            self._val, self._transform, self._full_px, self._batch_size, self._val_workers, share
         )
 
     def held_out_batches(self) -> list[Batch]:
@@ -201,24 +204,15 @@ class StreamFeed:
         self._batch_size, self._full_px = settings.recipe.batch_size, settings.model.img_size
         self._cap = settings.search.space.decisions.estimate_images if settings.search else 0
         workers = resolve_workers(settings.workers, train, place.local_world_size)
-        self._loader, self._val_loader = (
-            StreamLoader(
-                source,
-                transform,
-                settings.seed,
-                workers,
-                place.world_size,
-                pin_memory,
-                place.rank,
-            )
-            for source in (train, val)
-        )
+        fixed = transform, settings.seed, workers, place.world_size, pin_memory, place.rank
+        self._loader, self._val_loader = (StreamLoader(source, *fixed) for source in (train, val))
 
     def batches(
         self, first_step: int, steps: int, cell_at: Callable[[int], Cell], held_out: bool
     ) -> Iterator[Batch]:
         """Return training batches at the largest size asked for; the network resizes them as it needs."""
-        cell = max((cell_at(k) for k in range(steps)), key=lambda cell: cell.img_size)
+        ahead = range(min(steps, 1000))  # nobody knows how many steps a time budget allows
+        cell = max((cell_at(k) for k in ahead), key=lambda cell: cell.img_size)
         first_pass = first_step * self._batch_size // max(1, self.num_images)
         part: Part = "training" if held_out else "all"
         return self._loader.batches(first_pass, self._batch_size, steps, cell, part)

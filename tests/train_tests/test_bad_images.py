@@ -213,7 +213,7 @@ def test_the_held_out_slice_leaves_unreadable_images_out(tree: Path) -> None:
 
 def test_a_limit_of_none_stops_at_the_first(torn: Path) -> None:
     feed = feed_of(torn, max_bad_images=0)
-    with pytest.raises(RunError, match="image 4 cannot be read: .*--max-bad-images is 0"):
+    with pytest.raises(RunError, match=r"image 4 cannot be read: .*--max-bad-images is 0"):
         feed.probe()
 
 

@@ -1,4 +1,4 @@
-"""Compiled blocks: a whole schedule of sizes, depths and drop-path rates needs two training graphs at most."""
+"""Compiled blocks: a schedule of many sizes, depths and drop-path rates needs two training graphs at most."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         found.append(graph)
         return aot_module_simplified(graph, inputs, fw_compiler=lambda traced, _: traced.forward)
 
-    monkeypatch.setattr(ElasticViT, "compile_blocks", lambda self: compile_blocks(self, True, listing))
+    monkeypatch.setattr(
+        ElasticViT, "compile_blocks", lambda self: compile_blocks(self, True, listing)
+    )
     return found
 
 

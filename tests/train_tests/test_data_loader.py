@@ -229,6 +229,7 @@ def test_auto_workers_are_none_in_memory_and_at_most_the_cores(
     folder = FolderSource(tmp_path)
     assert resolve_workers("auto", digits[0]) == 0
     assert resolve_workers(3, digits[0]) == 3
+    assert resolve_workers("auto", digits[0], has_accelerator=True) > 0
     for cores, local_world_size, expected in [(2, 1, 2), (64, 1, 8), (8, 4, 2), (2, 4, 1)]:
         monkeypatch.setattr(
             os, "sched_getaffinity", lambda pid, n=cores: set(range(n)), raising=False

@@ -11,7 +11,7 @@ from PIL import Image
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 
 from autoprog.errors import RunError
-from autoprog.train.data import CachedSource, DataSource, eval_batches, open_source
+from autoprog.train.data import DataSource, eval_batches, open_source
 from autoprog.train.data.images import FolderSource, TarSource
 from autoprog.train.data.transforms import TransformSettings
 
@@ -197,18 +197,6 @@ def test_hugging_face_data_set_in_a_local_folder_opens(
     assert (np.bincount(train.targets).tolist(), len(val)) == ([4, 11, 3], 4)
     image, target = train.load(0)
     assert (image.mode, image.size, target) == ("RGB", (10, 12), int(train.targets[0]))
-
-
-def test_a_cached_source_gives_the_same_images(tree: Path) -> None:
-    Image.new("RGB", (30, 7), "red").save(tree / "train" / "dog" / "0.png")
-    source = FolderSource(tree / "train")
-    cached = CachedSource(source)
-    assert (cached.in_memory, cached.class_names) == (True, source.class_names)
-    for index in range(len(source)):
-        assert cached.name(index) == source.name(index)
-        (image, target), (expected, expected_target) = cached.load(index), source.load(index)
-        assert (image.size, target) == (expected.size, expected_target)
-        assert image.tobytes() == expected.tobytes()
 
 
 def test_cifar10_tars_open() -> None:

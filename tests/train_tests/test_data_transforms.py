@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from timm.data import create_transform
+from timm.data import auto_augment, create_transform
 
 from autoprog.errors import ConfigError
 from autoprog.train.data import Cell, TransformSettings, eval_transform, train_transform
+from autoprog.train.data.lookups import LOOKUPS
 from autoprog.train.data.sampler import seed_sample
 
 SETTINGS = TransformSettings()
@@ -59,6 +60,32 @@ def test_posterize_of_the_strongest_magnitude_is_black() -> None:
     assert operations["PosterizeIncreasing"].aug_fn(Image.new("RGB", (8, 8), "white"), 1).getpixel(
         (0, 0)
     ) == (128, 128, 128)
+
+
+def extreme_pictures() -> list[Image.Image]:
+    rng = np.random.RandomState(0)
+    noise = [rng.randint(low, high, (9, 16, 3)) for low, high in [(0, 256), (90, 130), (200, 256)]]
+    flat = [np.full((8, 8, 3), value) for value in (0, 7, 255)]
+    few = [rng.choice([0, 3, 250], (16, 16, 3)), rng.randint(0, 2, (40, 40, 3)) * 255]
+    skewed = [(rng.rand(32, 32, 3) ** 8 * 256).astype(int), rng.randint(0, 256, (64, 64, 3)) // 3]
+    mixed = [noise[0] * [1, 0, 0] + [0, 9, 0]]  # flat in two channels
+    return [Image.fromarray(p.astype(np.uint8)) for p in noise + flat + few + skewed + mixed]
+
+
+@pytest.mark.parametrize("name", ["auto_contrast", "invert"])
+def test_tables_give_what_pillow_gives(name: str) -> None:
+    timms = getattr(auto_augment, name)
+    for image in extreme_pictures():
+        assert LOOKUPS[timms](image, fillcolor=0).tobytes() == timms(image).tobytes()
+
+
+@pytest.mark.parametrize("name", ["solarize", "solarize_add", "posterize"])
+def test_tables_by_a_level_give_what_pillow_gives(name: str) -> None:
+    timms = getattr(auto_augment, name)
+    for image in extreme_pictures()[:3]:
+        for level in range(1, 9) if name == "posterize" else [*range(0, 257, 8), 1, 129]:
+            ours = LOOKUPS[timms](image, level, resample=3)
+            assert ours.tobytes() == timms(image, level).tobytes()
 
 
 def test_reprob_erases_and_zero_does_not() -> None:

@@ -8,7 +8,7 @@ from autoprog.train.data.digits import open_digits
 from autoprog.train.data.evaluation import cache_batches, eval_batches
 from autoprog.train.data.holdout import stratified_holdout
 from autoprog.train.data.images import ImageSource
-from autoprog.train.data.loader import Batch, TrainLoader, resolve_workers
+from autoprog.train.data.loader import Batch, TrainLoader
 from autoprog.train.data.sampler import SampleStream
 from autoprog.train.data.sources import AnySource, DataSource, OpenedData, open_source
 from autoprog.train.data.stream import Part, StreamLoader, StreamSource
@@ -18,6 +18,7 @@ from autoprog.train.data.transforms import (
     eval_transform,
     train_transform,
 )
+from autoprog.train.data.workers import resolve_workers
 
 __all__ = [
     "AnySource",

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from autoprog.errors import RunError
 
-__all__ = ["BadImages", "Delivery", "Unreadable", "read_or_note", "stand_ins"]
+__all__ = ["NO_IMAGES", "BadImages", "Delivery", "Unreadable", "read_or_note", "stand_ins"]
 
 T = TypeVar("T")
 
@@ -25,6 +26,9 @@ class Unreadable(NamedTuple):
 
 Delivery: TypeAlias = tuple[Tensor, Tensor, Sequence[Unreadable]]
 """What a worker makes of a batch: images, targets, and which images it could not read."""
+
+NO_IMAGES = torch.empty(0), torch.empty(0, dtype=torch.int64)
+"""Images and targets of a batch of which none can be read."""
 
 
 class BadImages:

@@ -22,8 +22,8 @@ from autoprog.errors import RunError
 from autoprog.train.data.bad_images import BadImages, Unreadable, read_or_note
 from autoprog.train.data.image_file import ImageTable, ImageWriter, read_table
 from autoprog.train.data.images import ImageSource, load_at_most
-from autoprog.train.data.loader import as_is, start_worker
 from autoprog.train.data.progress import Progress
+from autoprog.train.data.workers import as_is, start_worker
 
 __all__ = ["CacheBuild"]
 
@@ -82,7 +82,7 @@ class CacheBuild:
 
     def _build(self, path: Path, digest: str) -> None:
         total = len(self.source)
-        reason = "they have changed" if path.exists() else "the first time"
+        reason = "the file is out of date or damaged" if path.exists() else "the first time"
         text = f"cache: decoding {total:,} {self.part} images into {path} ({reason})"
         with ExitStack() as stack:
             writer = stack.enter_context(ImageWriter(path))  # drops what a killed build left
@@ -154,14 +154,14 @@ class _Reader:
     def __call__(self, indices: list[int]) -> _Chunk:
         found: list[Unreadable] = []
         images = read_or_note(self._read, indices, found)
-        sizes = [(0, 0) if image is None else image[0].shape[1::-1] for image in images]
         read = [image for image in images if image is not None]
-        flat = np.concatenate([np.empty(0, np.uint8), *(pixels.reshape(-1) for pixels, _ in read)])
-        return torch.from_numpy(flat), sizes, found, any(is_shrunk for _, is_shrunk in read)
+        pixels = np.frombuffer(bytearray().join(data for data, _, _ in read), np.uint8)
+        sizes = [(0, 0) if image is None else image[1] for image in images]
+        return torch.from_numpy(pixels), sizes, found, any(is_shrunk for *_, is_shrunk in read)
 
-    def _read(self, index: int) -> tuple[np.ndarray, bool]:
+    def _read(self, index: int) -> tuple[bytes, tuple[int, int], bool]:
         image, size = load_at_most(self.source, index, self.short_px)
-        return np.asarray(image), image.size != size
+        return image.tobytes(), image.size, image.size != size
 
 
 class _Chunks(Dataset[_Chunk]):

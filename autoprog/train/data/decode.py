@@ -34,9 +34,11 @@ def decode_at_most(data: bytes, short_px: int) -> tuple[Image.Image, tuple[int, 
     """
     image = Image.open(io.BytesIO(data))
     size = image.size
-    if min(size) > short_px:
-        image.draft(None, _fitting(size, short_px))
-    return shrink(_to_rgb(image), short_px), size
+    if min(size) <= short_px:
+        return _to_rgb(image), size
+    fitting = _fitting(size, short_px)
+    image.draft(None, fitting)
+    return _to_rgb(image).resize(fitting, Image.Resampling.BICUBIC), size
 
 
 def shrink(image: Image.Image, short_px: int) -> Image.Image:

@@ -9,10 +9,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from autoprog.train.data.bad_images import BadImages, Delivery, Unreadable, read_or_note
+from autoprog.train.data.bad_images import (
+    NO_IMAGES,
+    BadImages,
+    Delivery,
+    Unreadable,
+    read_or_note,
+)
+from autoprog.train.data.cache import CachedSource
 from autoprog.train.data.images import ImageSource
-from autoprog.train.data.loader import Batch, as_is, start_worker
-from autoprog.train.data.transforms import TransformSettings, eval_transform
+from autoprog.train.data.loader import Batch
+from autoprog.train.data.transforms import TransformSettings, eval_transform, normalize_
+from autoprog.train.data.workers import as_is, start_worker
 
 __all__ = ["cache_batches", "eval_batches"]
 
@@ -83,14 +91,31 @@ class _EvalDataset(Dataset[Delivery]):
         self._source, self._settings, self._img_size = source, settings, img_size
 
     def __getitems__(self, indices: list[int]) -> Delivery:
-        transform = eval_transform(self._img_size, self._settings)
+        source, px = self._source, self._img_size
+        if (
+            isinstance(source, CachedSource)
+            and source.are_thumbnails
+            and source.one_size == (px, px)
+        ):
+            return self._as_they_are(source, indices)
+        transform = eval_transform(px, self._settings)
         unreadable: list[Unreadable] = []
         pairs = [
-            pair
-            for pair in read_or_note(self._source.load, indices, unreadable)
-            if pair is not None
+            pair for pair in read_or_note(source.load, indices, unreadable) if pair is not None
         ]
         if not pairs:
-            return torch.empty(0), torch.empty(0, dtype=torch.int64), unreadable
+            return *NO_IMAGES, unreadable
         images = torch.stack([transform(image) for image, _ in pairs])
         return images, torch.tensor([target for _, target in pairs]), unreadable
+
+    def _as_they_are(self, source: CachedSource, indices: list[int]) -> Delivery:
+        """Return thumbnails that have the size already: the same as one by one, only faster."""
+        unreadable = source.unreadable_of(indices)
+        bad = {index for index, _ in unreadable}
+        kept = np.array([index for index in indices if index not in bad], dtype=np.int64)
+        if len(kept) == 0:
+            return *NO_IMAGES, unreadable
+        pixels = torch.from_numpy(source.gather(kept)[0])
+        images = pixels.permute(0, 3, 1, 2).to(torch.float32).contiguous()
+        normalize_(images, self._settings.mean, self._settings.std)
+        return images, torch.from_numpy(source.targets[kept]), unreadable

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable, Iterator
-from types import FrameType
-from typing import Any, Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -14,64 +11,25 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from autoprog.errors import RunError
-from autoprog.train.data.bad_images import BadImages, Delivery, Unreadable, read_or_note, stand_ins
+from autoprog.train.data.bad_images import (
+    NO_IMAGES,
+    BadImages,
+    Delivery,
+    Unreadable,
+    read_or_note,
+    stand_ins,
+)
+from autoprog.train.data.batchwise import BatchAugment, can_augment_by_batch
+from autoprog.train.data.cache import CachedSource
 from autoprog.train.data.images import ImageSource
 from autoprog.train.data.sampler import Sample, SampleStream, plan_batches, seed_sample
 from autoprog.train.data.transforms import Cell, TransformSettings, train_transform
+from autoprog.train.data.workers import as_is, start_worker
 
-__all__ = ["Batch", "TrainLoader", "as_is", "resolve_workers", "start_worker"]
+__all__ = ["Batch", "TrainLoader"]
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
 """(images float32 B x 3 x H x W, targets int64 B)."""
-
-_MOST_WORKERS = 8
-
-
-def resolve_workers(
-    workers: int | Literal["auto"], source: object, local_world_size: int = 1
-) -> int:
-    """Return the number of loader workers of each process.
-
-    ``auto`` means none for images held in memory, which cost less to augment than to pass between
-    processes, and else one for each core this process may use, up to 8. All cores, even when
-    there are two: with an accelerator the main process mostly waits for it, so a core kept free
-    would starve it; without one the operating system shares the cores, and what the workers do
-    would otherwise be done by the main process, in turn with the training.
-
-    Args:
-        workers: The setting.
-        source: The training images.
-        local_world_size: Training processes on this machine, which share its cores.
-    """
-    if workers != "auto":
-        return workers
-    if getattr(source, "in_memory", False):
-        return 0
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return max(1, min(cores // local_world_size, _MOST_WORKERS))
-
-
-def as_is(batch: Any) -> Any:
-    """Return what the dataset made: whole batches need no collating."""
-    return batch
-
-
-def start_worker(_: int) -> None:
-    """Set a new worker process up.
-
-    One thread each, since there are as many workers as cores. The main process alone answers to
-    signals, which often reach the whole group: it still takes a checkpoint, and the death of a
-    worker would break into that. So interrupts are ignored, and of two requests to terminate the
-    first, so that a worker can still be ended by its parent.
-    """
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _ignore_once)
-
-
-def _ignore_once(signal_number: int, _: FrameType | None) -> None:
-    signal.signal(signal_number, signal.SIG_DFL)
 
 
 class _TrainDataset(Dataset[Delivery]):
@@ -90,7 +48,7 @@ class _TrainDataset(Dataset[Delivery]):
             if (pair := pairs[place]) is not None
         ]
         if not kept:
-            return torch.empty(0), torch.empty(0, dtype=torch.int64), unreadable
+            return *NO_IMAGES, unreadable
         targets = torch.tensor([target for _, target in kept])
         return torch.stack([image for image, _ in kept]), targets, unreadable
 
@@ -98,6 +56,30 @@ class _TrainDataset(Dataset[Delivery]):
         image, target = self._source.load(index)
         seed_sample(self._seed, draw, index)
         return train_transform(cell, self._settings)(image), target
+
+
+class _ThumbnailDataset(Dataset[Delivery]):
+    """The same for decoded thumbnails, which are augmented together."""
+
+    def __init__(self, source: CachedSource, settings: TransformSettings, seed: int) -> None:
+        self._source, self._augment = source, BatchAugment(source, settings, seed)
+
+    def __getitems__(self, samples: list[Sample]) -> Delivery:
+        unreadable = self._source.unreadable_of(index for index, _, _ in samples)
+        bad = {index for index, _ in unreadable}
+        places = stand_ins(np.array([index not in bad for index, _, _ in samples]))
+        if len(places) == 0:
+            return *NO_IMAGES, unreadable
+        indices = np.array([index for index, _, _ in samples], dtype=np.int64)[places]
+        passes = np.array([draw for _, _, draw in samples], dtype=np.int64)[places]
+        images = self._augment(indices, passes, samples[0][1])  # one cell a batch
+        return images, torch.from_numpy(self._source.targets[indices]), unreadable
+
+
+def _dataset(source: ImageSource, settings: TransformSettings, seed: int) -> Dataset[Delivery]:
+    if isinstance(source, CachedSource) and can_augment_by_batch(source, settings):
+        return _ThumbnailDataset(source, settings, seed)
+    return _TrainDataset(source, settings, seed)
 
 
 class _BatchPlan:
@@ -150,7 +132,7 @@ class TrainLoader:
         self._call = 0
         self._fetched: Iterator[Delivery] = iter(())
         self._loader: DataLoader[Delivery] | None = DataLoader(
-            _TrainDataset(source, settings, seed),
+            _dataset(source, settings, seed),
             batch_sampler=self._plan,
             num_workers=workers,
             collate_fn=as_is,

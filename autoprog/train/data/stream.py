@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from autoprog.errors import ConfigError
-from autoprog.train.data.loader import Batch, start_worker
+from autoprog.train.data.loader import Batch
 from autoprog.train.data.sampler import seed_sample
 from autoprog.train.data.transforms import (
     Cell,
@@ -36,6 +36,7 @@ from autoprog.train.data.transforms import (
     eval_transform,
     train_transform,
 )
+from autoprog.train.data.workers import start_worker
 
 __all__ = ["HELD_ONE_IN", "Part", "StreamLoader", "StreamSource", "pixel_hash"]
 

@@ -13,10 +13,12 @@ from PIL import Image
 from timm.data import auto_augment, create_transform
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.data.random_erasing import RandomErasing
+from timm.data.transforms import RandomResizedCropAndInterpolation
 from torch import Tensor
-from torchvision.transforms import Compose
+from torchvision.transforms import Compose, RandomHorizontalFlip, RandomVerticalFlip
 
 from autoprog.errors import ConfigError
+from autoprog.train.data.lookups import LOOKUPS
 
 __all__ = [
     "THUMBNAIL_PX",
@@ -24,6 +26,8 @@ __all__ = [
     "Transform",
     "TransformSettings",
     "eval_transform",
+    "normalize_",
+    "policy_steps",
     "train_transform",
 ]
 
@@ -80,9 +84,6 @@ def train_transform(cell: Cell, settings: TransformSettings) -> Transform:
         ConfigError: timm refuses ``cell.aa``.
     """
     steps = _timm_train_steps(cell, settings)
-    for operation in _augment_operations(steps):
-        if operation.aug_fn is auto_augment.posterize:
-            operation.aug_fn = _posterize
     steps.append(_Normalize(settings.mean, settings.std))
     if cell.reprob > 0.0:
         erasing = RandomErasing(
@@ -90,6 +91,16 @@ def train_transform(cell: Cell, settings: TransformSettings) -> Transform:
         )
         steps.append(erasing)
     return Compose(steps)
+
+
+def policy_steps(cell: Cell, settings: TransformSettings) -> list[Any]:
+    """Return what timm does to the cropped and flipped PIL image.
+
+    Raises:
+        ConfigError: timm refuses ``cell.aa``.
+    """
+    before = (RandomResizedCropAndInterpolation, RandomHorizontalFlip, RandomVerticalFlip)
+    return [step for step in _timm_train_steps(cell, settings) if not isinstance(step, before)]
 
 
 @lru_cache(maxsize=64)
@@ -120,7 +131,10 @@ def _timm_train_steps(cell: Cell, settings: TransformSettings) -> list[Any]:
         law = "must be an augmentation string that timm knows"
         cure = "for example 'rand-m9-mstd0.5-inc1', 'augmix-m3-w3' or 'v0'"
         raise ConfigError("--aa", "", law, cell.aa, cure) from error
-    return list(chain.transforms[:-1])
+    steps = list(chain.transforms[:-1])
+    for operation in _augment_operations(steps):
+        operation.aug_fn = LOOKUPS.get(operation.aug_fn, operation.aug_fn)
+    return steps
 
 
 def _augment_operations(steps: list[Any]) -> Iterator[auto_augment.AugmentOp]:
@@ -131,13 +145,6 @@ def _augment_operations(steps: list[Any]) -> Iterator[auto_augment.AugmentOp]:
             yield from step.ops
 
 
-def _posterize(image: Image.Image, bits_to_keep: int, **_: Any) -> Image.Image:
-    """Posterize as timm does, also to 0 bits, which timm asks for and Pillow 13 refuses."""
-    if bits_to_keep <= 0:
-        return Image.new(image.mode, image.size)
-    return auto_augment.posterize(image, bits_to_keep)
-
-
 class _Normalize:
     """Turn an RGB image into (pixels / 255 - mean) / std, in two passes over the pixels.
 
@@ -145,13 +152,24 @@ class _Normalize:
     """
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        self._mean = torch.tensor(mean, dtype=torch.float32).mul_(255.0).view(-1, 1, 1)
-        self._scale = (1.0 / (torch.tensor(std, dtype=torch.float32) * 255.0)).view(-1, 1, 1)
+        self._mean, self._scale = _mean_and_scale(mean, std)
 
     def __call__(self, image: Image.Image) -> Tensor:
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # HW3 -> 3HW
         planes = torch.empty(pixels.shape)  # without it the result would keep the strides of HW3
         return torch.sub(pixels, self._mean, out=planes).mul_(self._scale)
+
+
+def normalize_(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    """Turn pixels of 0 to 255 into (pixels / 255 - mean) / std, in place; float32 B x 3 x H x W."""
+    mean_255, scale = _mean_and_scale(mean, std)
+    images.sub_(mean_255).mul_(scale)
+
+
+@lru_cache(maxsize=8)
+def _mean_and_scale(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+    mean_255 = torch.tensor(mean, dtype=torch.float32).mul_(255.0).view(-1, 1, 1)
+    return mean_255, (1.0 / (torch.tensor(std, dtype=torch.float32) * 255.0)).view(-1, 1, 1)
 
 
 class _EvalResize:

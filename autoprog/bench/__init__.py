@@ -1,0 +1,1 @@
+"""Measurements of autoprog itself: how fast it is, and what it stands."""

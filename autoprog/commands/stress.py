@@ -1,0 +1,156 @@
+"""``autoprog stress``: kill a run of one's own again and again, and see whether its end stays the same."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from types import FrameType
+
+from autoprog.errors import ConfigError, RunError
+
+__all__ = ["add_flags", "run"]
+
+_REFUSED = {
+    "-h": "see autoprog train --help",
+    "--help": "see autoprog train --help",
+    "--debug": "it goes before the --",
+    "--runs-dir": "runs go into a folder of their own, see --keep",
+    "--resume": "every run here is a new one",
+    "--checkpoint-minutes": "a checkpoint is written as often as can be",
+    "-q": "nothing of the runs is shown anyway",
+    "--quiet": "nothing of the runs is shown anyway",
+    "--time-budget": "a run by the clock never comes to the same end twice",
+}
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add how often and by what to kill, and the command that it is about."""
+    parser.usage = "%(prog)s [FLAGS] -- train|search [ITS FLAGS]"
+    parser.epilog = (
+        "The command is carried out once without interruption and then again with N kills at random\n"
+        "points, each followed by --resume. Both ends must be equal to the last bit.\n"
+        "Exit code 0: they are; 1: they are not, or an attempt failed.\n\n"
+        "examples:\n"
+        "  autoprog stress -- train --schedule linear --model vit-mu --epochs 4 --workers 2\n"
+        "  autoprog stress --kills 50 --signal mixed -- search --model vit-mu --epochs 8\n"
+        "  autoprog stress --kills 5 --keep /tmp/stress -- train --schedule best.yaml --data DIR\n"
+    )
+    parser.add_argument("--kills", type=_count, default=20, metavar="N", help="how often (20)")
+    parser.add_argument(
+        "--signal",
+        choices=["KILL", "TERM", "INT", "mixed"],
+        default="KILL",
+        help="by what; after TERM and INT the exit code and the checkpoint are checked too (KILL)",
+    )
+    parser.add_argument(
+        "--stress-seed", type=int, default=0, metavar="S", help="seed of the moments (0)"
+    )
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", help="put all files into DIR and leave them there"
+    )
+    parser.add_argument("--json", action="store_true", dest="as_json", help="one JSON object")
+    parser.add_argument(
+        "words",
+        nargs=argparse.REMAINDER,
+        metavar="-- COMMAND",
+        help="train or search, with its flags",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out the command: 0 if all ends are equal, 1 if not."""
+    words = _checked(args.words)
+    from rich.console import Console
+
+    from autoprog.bench.stress import Plan, stress
+    from autoprog.bench.stress_view import StressView
+
+    console = Console(highlight=False, stderr=args.as_json)
+    with _ending_on_sigterm(), _work_folder(args.keep) as work:
+        plan = Plan(words, args.kills, args.signal, args.stress_seed, work)
+        with StressView(console, plan) as view, closing(stress(plan)) as reports:
+            for report in reports:
+                view.show(report)
+        view.conclude()
+        summary = view.summary
+        if args.as_json:
+            print(json.dumps(summary.as_json(view.wall_seconds), indent=1))
+        if not summary.equal:
+            raise RunError("a run with kills came to another end")
+    return 0
+
+
+def _checked(words: Sequence[str]) -> tuple[str, ...]:
+    """Return the command after refusing what a run under test cannot have.
+
+    Raises:
+        ConfigError: If it is no search or training run, or has a flag that is set here.
+    """
+    given = tuple(words[1:] if words[:1] == ["--"] else words)
+    if given[:1] not in (("train",), ("search",)):
+        cure = "such as autoprog stress -- train --schedule linear --model vit-mu --epochs 4"
+        got = given[0] if given else ConfigError.NO_VALUE
+        raise ConfigError("stress", "", "must be given train or search after --", got, cure)
+    for word in given:
+        flag = word.partition("=")[0]
+        if flag in _REFUSED:
+            raise ConfigError(f"stress: {flag}", "", "must be left out", cure=_REFUSED[flag])
+    return given
+
+
+@contextmanager
+def _work_folder(keep: Path | None) -> Iterator[Path]:
+    """Yield the folder for all runs; one of ours goes away in the end, unless something was wrong.
+
+    Raises:
+        ConfigError: If the given folder cannot serve.
+        RunError: What was wrong, with where the files are.
+    """
+    work = Path(tempfile.mkdtemp(prefix="autoprog-stress-")) if keep is None else _made(keep)
+    keeps = keep is not None
+    try:
+        yield work
+    except RunError as error:
+        keeps = True
+        raise RunError(f"{error}; all files are in {work}") from None
+    finally:
+        if not keeps:
+            shutil.rmtree(work)
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise ConfigError("--keep", "", "must be a new or an empty folder", str(folder))
+    except OSError as error:
+        law = f"must be a folder that can be made: {error.strerror}"
+        raise ConfigError("--keep", "", law, str(folder)) from None
+    return folder
+
+
+@contextmanager
+def _ending_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the program as an error does, so that the run under test ends with it."""
+
+    def end(number: int, _: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, but got {text!r}")
+    return int(text)
