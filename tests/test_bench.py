@@ -144,9 +144,11 @@ def test_arms_take_turns_and_the_first_round_does_not_count() -> None:
 
         return block
 
-    seconds = take_turns({name: arm(name) for name in "abc"}, rounds=4, steps=10)
+    told: list[int] = []
+    seconds = take_turns({name: arm(name) for name in "abc"}, 4, 10, told.append)
     assert "".join(order) == "abc" + "abc" + "bca" + "cab" + "abc"
     assert seconds["b"] == [50.0, 70.0, 120.0, 140.0]
+    assert told == [0, 1, 2, 3, 4]
 
 
 # Arms
@@ -582,6 +584,20 @@ def test_compiled_blocks_race_against_compiled_blocks() -> None:
         loop = bare_loop(trainer, phases[0], some_batches())
     blocks: Any = loop.model
     assert all(block._compiled_call_impl is not None for block in blocks.blocks)
+
+
+@pytest.mark.parametrize(("flags", "shown"), [((), True), (("--quiet",), False)])
+def test_a_terminal_sees_the_round_under_way(
+    flags: tuple[str, ...],
+    shown: bool,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    few = ("--schedule", "constant", "--batch-size", "8", "--blocks", "2", "--block-steps", "1")
+    code, _, err = bench(capsys, *few, *flags)
+    assert code == 0
+    assert ("depth 4, 16 px: round 2 of 2" in err) is shown
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -82,6 +83,7 @@ def measure_runner(
     schedule: GrowthSchedule,
     rounds: int,
     block_steps: int,
+    tell: Callable[[SubnetConfig, int], None] = lambda subnet, number: None,
 ) -> RunnerSpeed:
     """Race the runner against hand-written loops in each cell of a schedule.
 
@@ -91,13 +93,18 @@ def measure_runner(
         schedule: Its schedule.
         rounds: Blocks of each arm.
         block_steps: Timed steps of a block.
+        tell: Hears the subnet and the number of each round before it begins; 0 is the warm-up.
     """
     settings = _undisturbed(settings)
     with scratch_folder(settings) as folder:
         trainer = start_training(settings, folder, opened, schedule, Job())
         try:
             phases = distinct_phases(schedule, trainer)
-            cells = [_measure(trainer, opened, phase, rounds, block_steps) for phase in phases]
+            cells = []
+            for phase in phases:
+                arms, subnet = _arms(trainer, opened, phase), phase.choices[0].subnet
+                seconds = take_turns(arms, rounds, block_steps, partial(tell, subnet))
+                cells.append(compare(subnet, seconds, block_steps * settings.recipe.batch_size))
         finally:
             trainer.feed.close()
     return RunnerSpeed(
@@ -150,14 +157,6 @@ def distinct_phases(schedule: GrowthSchedule, trainer: Trainer) -> list[Phase]:
         alone = replace(phase, enter=None, starts_stage=False, ends_stage=False)
         of_subnet.setdefault(phase.choices[0].subnet, alone)
     return list(of_subnet.values())
-
-
-def _measure(
-    trainer: Trainer, opened: OpenedData, phase: Phase, rounds: int, block_steps: int
-) -> CellSpeed:
-    seconds = take_turns(_arms(trainer, opened, phase), rounds, block_steps)
-    subnet = phase.choices[0].subnet
-    return compare(subnet, seconds, block_steps * trainer.recipe.batch_size)
 
 
 def compare(subnet: SubnetConfig, seconds: dict[str, list[float]], block_images: int) -> CellSpeed:

@@ -62,17 +62,22 @@ def share_lost(seconds: Sequence[float], reference_seconds: Sequence[float]) -> 
     return speed_ratio(seconds, reference_seconds).mirrored()
 
 
-def take_turns(arms: Mapping[str, Arm], rounds: int, steps: int) -> dict[str, list[float]]:
+def take_turns(
+    arms: Mapping[str, Arm], rounds: int, steps: int, tell: Callable[[int], None] = lambda _: None
+) -> dict[str, list[float]]:
     """Return the seconds of a block of `steps` by each arm in each round.
 
     Blocks of one round are neighbours in time, so what slows the machine slows them alike. Each round
     starts with another arm. A first round, in which caches fill and graphs compile, is not counted.
+    ``tell`` hears the number of each round before it begins; 0 is that first one.
     """
+    tell(0)
     for arm in arms.values():
         arm(steps)
     names = list(arms)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds):
+        tell(number + 1)
         first = number % len(names)
         for name in names[first:] + names[:first]:
             seconds[name].append(arms[name](steps))

@@ -90,7 +90,7 @@ def measure_script(
     Raises:
         RunError: If a program ends before its timed steps are done.
     """
-    compute = resolve_compute(settings.device, settings.amp, settings.threads)
+    compute = resolve_compute(settings)
     arguments = timm_arguments(settings, opened, compute, block_steps)
     timed_steps = WINDOW_BLOCKS * block_steps
     seconds: dict[str, list[float]] = {"timm": [], "autoprog": []}

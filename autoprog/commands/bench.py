@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from autoprog.commands import train
 from autoprog.errors import ConfigError
+from supernet.config import SubnetConfig
 
 __all__ = ["add_flags", "run"]
 
@@ -59,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     script = args.timm_script
     if script is not None:
         check_script(script, settings, opened, args.block_steps)
-    speed = measure_runner(settings, opened, schedule, args.blocks, args.block_steps)
+    speed = measure_runner(settings, opened, schedule, args.blocks, args.block_steps, _tell(args))
     of_script = script and measure_script(script, settings, opened, args.blocks, args.block_steps)
     console = Console(highlight=False)
     if args.as_json:
@@ -67,6 +70,18 @@ def run(args: argparse.Namespace) -> int:
     else:
         print_report(console, speed, of_script)
     return 0
+
+
+def _tell(args: argparse.Namespace) -> Callable[[SubnetConfig, int], None]:
+    """Return what shows the round under way, where somebody looks."""
+
+    def tell(subnet: SubnetConfig, number: int) -> None:
+        if sys.stderr.isatty() and not args.quiet:
+            depth = "+".join(map(str, subnet.depth))
+            line = f"depth {depth}, {subnet.img_size} px: round {number} of {args.blocks}"
+            print(f"\r\x1b[2K{line}", end="\r", file=sys.stderr, flush=True)
+
+    return tell
 
 
 def _check_flags(args: argparse.Namespace) -> None:

@@ -33,7 +33,7 @@ def check_run(configured: Configured, is_new: bool, ranks: Ranks = ONE_PROCESS) 
     recipe = settings.recipe
     _check_numbers(settings)
     _check_share(settings, ranks)
-    compute = resolve_compute(settings.device, settings.amp, settings.threads, ranks)
+    compute = resolve_compute(settings, ranks)
     length = run_length(len(configured.opened.train), recipe.batch_size, recipe.epochs)
     shape = recipe.sched if schedule is None else schedule.lr.shape
     check_optimizer(recipe, compute.device, shape, length.total_steps)

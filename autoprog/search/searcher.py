@@ -132,7 +132,7 @@ def build_searcher(
     plan = make_plan(
         search.rule, search.space.decisions, length.steps_per_epoch, length.total_steps
     )
-    compute = resolve_compute(settings.device, settings.amp, settings.threads, job.ranks)
+    compute = resolve_compute(settings, job.ranks)
     recorded = load_run(folder.path)
     costs = _known_costs(search, recorded, recipe.batch_size)
     if costs.seconds and not recorded.costs:

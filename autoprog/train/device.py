@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import ctypes
 import resource
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -11,9 +11,20 @@ from dataclasses import dataclass
 import torch
 
 from autoprog.errors import ConfigError
+from autoprog.schedule import FullModel
+from autoprog.settings import RunSettings
+from autoprog.train.cores import usable_cores
 from autoprog.train.ranks import ONE_PROCESS, Ranks
 
-__all__ = ["Compute", "resolve_compute", "usable_cores"]
+__all__ = ["Compute", "resolve_compute"]
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's malloc.h
+
+_BF16_WIDTH = 192
+"""From this width on bfloat16 pays on CPUs that have it.
+
+Measured with avx512_bf16, speed against float32: 1.00 at width 96, 1.20 at 192, 1.39 at 384.
+"""
 
 _PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -35,6 +46,14 @@ class Compute:
         """Return a gradient scaler, which does nothing except for float16."""
         return torch.amp.GradScaler(self.device.type, enabled=self.amp == "float16")
 
+    def seed(self, seed: int) -> None:
+        """Seed the generators that a step draws from; torch.manual_seed asks every backend, for 0.15 ms."""
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)  # of the current device, which resolve_compute has set
+        elif self.device.type == "mps":
+            torch.mps.manual_seed(seed)
+
     def synchronize(self) -> None:
         """Wait until the device has done all its work."""
         if self.device.type == "cuda":
@@ -48,32 +67,41 @@ class Compute:
         return peak if sys.platform == "darwin" else peak * 1024
 
 
-def resolve_compute(
-    device: str, amp: str, threads: int | None, ranks: Ranks = ONE_PROCESS
-) -> Compute:
-    """Return what ``--device``, ``--amp`` and ``--threads`` mean on this machine.
+def resolve_compute(settings: RunSettings, ranks: Ranks = ONE_PROCESS) -> Compute:
+    """Return what ``--device``, ``--amp`` and ``--threads`` mean on this machine, and set it up.
 
     Several ranks on one machine take a GPU each, or share its cores. ``amp`` auto is bfloat16 on CUDA
-    from compute capability 8.0 and on CPUs with AMX, float16 on older CUDA, and off elsewhere: without AMX,
-    bfloat16 costs a CPU more in conversions than it saves.
+    from compute capability 8.0, float16 on older CUDA, bfloat16 on CPUs that compute in it for networks that
+    gain by it, and off elsewhere.
 
     Raises:
         ConfigError: If the device is unknown or not there.
     """
-    chosen = _resolve_device(device, ranks)
+    chosen, threads, amp = _resolve_device(settings.device, ranks), settings.threads, settings.amp
     if threads is None and not ranks.alone and chosen.type == "cpu":
         threads = max(1, usable_cores() // ranks.local_world_size)  # torchrun gives each rank one
     if threads is not None:
         torch.set_num_threads(threads)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    return Compute(chosen, _default_amp(chosen) if amp == "auto" else amp)
+    elif chosen.type == "cpu":
+        _keep_freed_memory()
+    return Compute(chosen, _default_amp(chosen, settings.model) if amp == "auto" else amp)
 
 
-def usable_cores() -> int:
-    """Return the number of cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+def _keep_freed_memory() -> None:
+    """Let glibc keep the memory that a step frees, instead of fetching it anew page by page.
+
+    Measured on 2 cores for a ViT of width 96 at batch 128: steps are 1.11 to 1.26 times as fast, page faults
+    a step fall from 18,000 and more to below 800, and the peak of memory rises by 1 %.
+    """
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):  # another C library
+        return
+    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(_M_TOP_PAD, 64 << 20)
+    mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # glibc takes no more
 
 
 def _resolve_device(name: str, ranks: Ranks) -> torch.device:
@@ -100,9 +128,13 @@ def _resolve_device(name: str, ranks: Ranks) -> torch.device:
     return device
 
 
-def _default_amp(device: torch.device) -> str:
+def _default_amp(device: torch.device, model: FullModel) -> str:
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float16"
-    if device.type == "cpu" and torch.cpu._is_amx_tile_supported():
+    if device.type == "cpu" and model.embed_dim >= _BF16_WIDTH and _cpu_has_bfloat16():
         return "bfloat16"
     return "none"
+
+
+def _cpu_has_bfloat16() -> bool:
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()

@@ -137,7 +137,7 @@ def start_training(
     job: Job,
 ) -> Trainer:
     """Return the trainer of a schedule, on the device that the settings name."""
-    compute = resolve_compute(settings.device, settings.amp, settings.threads, job.ranks)
+    compute = resolve_compute(settings, job.ranks)
     recipe = settings.recipe
     length = run_length(len(opened.train), recipe.batch_size, recipe.epochs)
     return build_trainer(settings, folder, opened, compute, length, schedule.lr.shape, job)

@@ -49,6 +49,9 @@ class Stepper:
 
     def __post_init__(self) -> None:
         self.network: nn.Module = self.model
+        self._parameters = list(
+            self.model.parameters()
+        )  # growth exchanges values, never parameters
 
     def enter(self, phase: Phase) -> None:
         """Get ready for the steps of a phase: ranks wait only for gradients that its subnets have."""
@@ -91,7 +94,7 @@ class Stepper:
             self.optimizer.zero_grad(set_to_none=True)
             if self.compute.device.type == "cuda":
                 torch.cuda.empty_cache()
-            torch.manual_seed(step_seed(self.seed, "step", step, self.ranks.rank))
+            self.compute.seed(step_seed(self.seed, "step", step, self.ranks.rank))
 
     def _halve_micro_batches(self, batch_size: int) -> None:
         if not self.ranks.alone:  # the others wait for a gradient that this rank cannot give
@@ -125,13 +128,13 @@ class Stepper:
     def _update(self) -> None:
         if self.clip_grad is not None:
             self.scaler.unscale_(self.optimizer)
-            dispatch_clip_grad(self.model.parameters(), self.clip_grad)
+            dispatch_clip_grad(self._parameters, self.clip_grad)
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
     def _reseed(self, step: int) -> None:
         seed = step_seed(self.seed, "step", step, self.ranks.rank)
-        torch.manual_seed(seed)
+        self.compute.seed(seed)
         if self.mixup is not None:
             random.seed(seed)
             np.random.seed(seed & 0xFFFFFFFF)

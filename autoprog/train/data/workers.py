@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from types import FrameType
 from typing import Any, Literal
 
 import torch
+
+from autoprog.train.cores import usable_cores
 
 __all__ = ["as_is", "resolve_workers", "start_worker"]
 
@@ -24,10 +25,10 @@ def resolve_workers(
 
     ``auto`` means none for images held in memory, which cost about as much to augment as to pass
     between processes, unless an accelerator would wait for them meanwhile; and else one for each
-    core this process may use, up to 8. All cores, even when
-    there are two: with an accelerator the main process mostly waits for it, so a core kept free
-    would starve it; without one the operating system shares the cores, and what the workers do
-    would otherwise be done by the main process, in turn with the training.
+    core this process may use, up to 8. All cores, even when there are two: with an accelerator the
+    main process mostly waits for it, so a core kept free would starve it; without one the operating
+    system shares the cores, and what the workers do would otherwise be done by the main process,
+    in turn with the training.
 
     Args:
         workers: The setting.
@@ -39,9 +40,7 @@ def resolve_workers(
         return workers
     if getattr(source, "in_memory", False) and not has_accelerator:
         return 0
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return max(1, min(cores // local_world_size, _MOST_WORKERS))
+    return max(1, min(usable_cores() // local_world_size, _MOST_WORKERS))
 
 
 def as_is(batch: Any) -> Any:

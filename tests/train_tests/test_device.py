@@ -1,0 +1,96 @@
+"""Where a run computes, in which precision, and with which threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from autoprog.errors import ConfigError
+from autoprog.schedule import FullModel
+from autoprog.train import device
+from autoprog.train.device import Compute, resolve_compute
+from autoprog.train.ranks import Ranks
+from supernet.zoo import ZOO
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def settings(bench: Any, model: str = "vit-mu", **changes: Any) -> Any:
+    made = bench.settings(**changes)
+    return made.model_copy(update={"model": FullModel.of(ZOO[model])})
+
+
+@pytest.mark.parametrize(
+    ("has_it", "model", "precision"),
+    [
+        (True, "vit-xs", "none"),
+        (True, "deit-ti", "bfloat16"),
+        (True, "deit-s", "bfloat16"),
+        (False, "deit-s", "none"),
+    ],
+)
+def test_a_cpu_takes_bfloat16_where_it_has_it_and_the_network_is_wide(
+    bench: Any, monkeypatch: pytest.MonkeyPatch, has_it: bool, model: str, precision: str
+) -> None:
+    monkeypatch.setattr(device, "_cpu_has_bfloat16", lambda: has_it)
+    assert resolve_compute(settings(bench, model, amp="auto")).amp == precision
+    assert resolve_compute(settings(bench, model, amp="none")).amp == "none"
+
+
+def test_ranks_on_one_machine_share_its_cores(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "usable_cores", lambda: 16)
+    resolve_compute(settings(bench), Ranks(1, 4, local_rank=1, local_world_size=4))
+    assert torch.get_num_threads() == 4
+    resolve_compute(settings(bench, threads=3), Ranks(1, 4, local_rank=1, local_world_size=4))
+    assert torch.get_num_threads() == 3
+
+
+def test_one_process_keeps_the_threads_that_torch_chose(bench: Any) -> None:
+    before = torch.get_num_threads()
+    resolve_compute(settings(bench))
+    assert torch.get_num_threads() == before
+
+
+def test_ranks_choose_their_device_themselves(bench: Any) -> None:
+    law = r"--device: must leave the number to the 2 processes.*take --device cpu"
+    with pytest.raises(ConfigError, match=law):
+        resolve_compute(settings(bench, device="cpu:0"), Ranks(0, 2, local_world_size=2))
+
+
+def test_a_seed_is_that_of_torch() -> None:
+    compute = Compute(torch.device("cpu"), "none")
+    compute.seed(2**62 + 7)
+    drawn = torch.rand(5)
+    torch.manual_seed(2**62 + 7)
+    assert torch.equal(drawn, torch.rand(5))
+
+
+def test_another_c_library_is_left_alone(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> Any:
+        raise OSError(name)
+
+    monkeypatch.setattr(device.ctypes, "CDLL", missing)
+    assert resolve_compute(settings(bench)).device.type == "cpu"
+
+
+def test_freed_memory_is_kept(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, int]] = []
+
+    class Library:
+        def __init__(self, name: str) -> None:
+            assert name == "libc.so.6"
+
+        def mallopt(self, option: int, value: int) -> None:
+            told.append((option, value))
+
+    monkeypatch.setattr(device.ctypes, "CDLL", Library)
+    resolve_compute(settings(bench))
+    assert told == [(-1, 2**31 - 1), (-2, 64 << 20), (-3, 32 << 20)]
