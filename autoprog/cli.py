@@ -24,7 +24,7 @@ COMMANDS = {
     "show": "draw a run, a schedule file or a preset",
     "export": "write a run's final weights as a plain timm state dict",
     "bench": "measure how fast the runner is on this machine",
-    "stress": "kill a run at random points and prove that it ends in the same bits",
+    "stress": "kill a run at random points and compare how it ends",
 }
 
 _EXAMPLES = """examples:
@@ -33,6 +33,8 @@ _EXAMPLES = """examples:
   autoprog train --schedule runs/…/best.yaml        repeat what was found
   autoprog train --schedule linear --model deit-s   AutoProg's hand-made ramp
   autoprog show runs/…                              what was decided, and why
+  autoprog bench runner --schedule linear --model deit-s --data DIR    how fast the runner is here
+  autoprog stress -- train --schedule linear --model vit-mu            kill it 20 times, compare the bits
 """
 
 
