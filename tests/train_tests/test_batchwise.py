@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 from collections.abc import Callable
@@ -63,6 +64,10 @@ def noise(width: int, height: int, seed: int) -> Image.Image:
     if seed % 2:
         pixels = np.where(pixels > 127, 255, 0).astype(np.uint8)
     return Image.fromarray(pixels)
+
+
+def planes(image: Image.Image) -> np.ndarray:
+    return np.asarray(image).transpose(2, 0, 1)
 
 
 def cached(sizes: list[tuple[int, int]]) -> CachedSource:
@@ -296,16 +301,19 @@ def test_randaugment_applies_as_many_operations_and_the_same_ones_as_timm(
     from timm.data.auto_augment import AugmentOp
 
     names: list[str] = []
+    apply = AugmentOp.__call__
 
     def note(self: AugmentOp, image: Image.Image) -> Image.Image:
         if self.prob < 1.0 and random.random() > self.prob:
             return image
         names.append(self.name)
-        return image.copy()
+        certain = copy.copy(self)
+        certain.prob = 1.0
+        return apply(certain, image)
 
     monkeypatch.setattr(AugmentOp, "__call__", note)
     cell = Cell(4, "rand-m9-mstd0.5-inc1-n3")
-    draws, pixels = many_draws(4000), np.zeros((4000, 4, 4, 3), np.uint8)
+    draws, pixels = many_draws(4000), np.zeros((4000, 3, 4, 4), np.uint8)
     apply_policy(pixels, cell, SETTINGS, draws, (0, np.zeros(1), np.zeros(1)), 60)
     ours, names = names, []
     (policy,) = policy_steps(cell, SETTINGS)
@@ -321,7 +329,7 @@ def test_randaugment_applies_as_many_operations_and_the_same_ones_as_timm(
 
 def test_randaugment_is_timms_operations_on_pixels() -> None:
     cell = Cell(16, "rand-m9-n1-inc1")
-    pixels = np.stack([np.asarray(noise(16, 16, seed)) for seed in range(200)])
+    pixels = np.stack([planes(noise(16, 16, seed)) for seed in range(200)])
     draws = many_draws(200)
     ours = apply_policy(pixels, cell, SETTINGS, draws, (0, np.zeros(1), np.zeros(1)), 60)
     changed = (ours != pixels).any(axis=(1, 2, 3))
@@ -332,13 +340,13 @@ def test_randaugment_is_timms_operations_on_pixels() -> None:
         for operation in policy.ops:
             operation.prob = 1.0
             random.seed(int(draws.keys[row]))
-            results.append(np.asarray(operation(noise(16, 16, int(row)))))
+            results.append(planes(operation(noise(16, 16, int(row)))))
         assert any(np.array_equal(result, ours[row]) for result in results)
 
 
 @pytest.mark.parametrize("aa", ["augmix-m3-w3", "v0", "3a", "rand-m9-tweights"])
 def test_other_policies_are_timms_on_the_crop_with_the_samples_own_seeds(aa: str) -> None:
-    pixels = np.stack([np.asarray(noise(16, 16, seed)) for seed in range(6)])
+    pixels = np.stack([planes(noise(16, 16, seed)) for seed in range(6)])
     passes, indices = np.array([0, 0, 1, 1, 2, 2]), np.array([5, 6, 5, 6, 5, 6])
     draws = Draws.of(9, passes, indices)
     cell = Cell(16, aa)
@@ -348,7 +356,7 @@ def test_other_policies_are_timms_on_the_crop_with_the_samples_own_seeds(aa: str
         seed_sample(9, int(passes[row]), int(indices[row]))
         for step in policy_steps(cell, SETTINGS):
             image = step(image)
-        assert np.array_equal(np.asarray(image), ours[row])
+        assert np.array_equal(planes(image), ours[row])
 
 
 CELLS = [

@@ -74,9 +74,9 @@ class BatchAugment:
         images = self._crop(indices, draws, cell.img_size)
         if cell.aa is not None:
             samples = (self.seed, passes, indices)
-            pixels = images.permute(0, 2, 3, 1).to(torch.uint8).contiguous().numpy()
+            pixels = images.to(torch.uint8).numpy()
             changed = apply_policy(pixels, cell, fixed, draws, samples, _POLICY_SLOT)
-            images = torch.from_numpy(changed).permute(0, 3, 1, 2).to(torch.float32).contiguous()
+            images.copy_(torch.from_numpy(changed))
         elif any(strengths := self._jitter_strengths()):
             jitter_(images, draw_jitter(draws, strengths, _JITTER_SLOT))
         normalize_(images, fixed.mean, fixed.std)

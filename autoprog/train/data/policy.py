@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from PIL import Image
 from timm.data.auto_augment import RandAugment
 
 from autoprog.train.data.draws import Draws
+from autoprog.train.data.randaugment import BatchRandAugment, Change, paste_changed
 from autoprog.train.data.sampler import seed_sample
 from autoprog.train.data.transforms import Cell, TransformSettings, policy_steps
 
@@ -27,15 +28,16 @@ def apply_policy(
     samples: tuple[int, np.ndarray, np.ndarray],
     first_slot: int,
 ) -> np.ndarray:
-    """Return the images after the policy, uint8 B x P x P x 3.
+    """Return the images after the policy, uint8 B x 3 x P x P.
 
-    Pillow works on them one by one, as timm has it do. RandAugment without weights takes its choice of
-    operations from the draws, so that images without any, a quarter by default, cost nothing; what an
-    operation itself draws comes from the global generator of ``random``, seeded for each image. Other
-    policies get all three global generators seeded.
+    RandAugment without weights takes its choice of operations from the draws, so that images without
+    any, a quarter by default, cost nothing; what an operation itself draws comes from the global
+    generator of ``random``, seeded for each image. If all its operations are known they are done
+    together, else Pillow works on the images one by one, as timm has it do. So it does for other
+    policies, which get all three global generators seeded.
 
     Args:
-        pixels: uint8 B x P x P x 3.
+        pixels: uint8 B x 3 x P x P.
         cell: Names the policy.
         settings: What stays fixed over the run.
         draws: Of the B samples.
@@ -43,39 +45,45 @@ def apply_policy(
         first_slot: All slots of the draws from here on may be taken.
     """
     steps = _steps(cell, settings)
-    if len(steps) == 1 and isinstance(steps[0], RandAugment) and steps[0].choice_weights is None:
-        return _changed(pixels, _RandAugment(steps[0], draws, first_slot))
-    return _changed(pixels, _Seeded(steps, *samples))
+    if not isinstance(steps, _RandAugment):
+        return paste_changed(pixels, _seeded_changes(steps, *samples))
+    chosen = steps.choose(draws, first_slot)
+    if steps.by_batch is not None:
+        return steps.by_batch(pixels, chosen, draws.keys)
+    return paste_changed(pixels, steps.changes(chosen, draws.keys))
 
 
 @lru_cache(maxsize=64)
-def _steps(cell: Cell, settings: TransformSettings) -> list[Any]:
-    return policy_steps(cell, settings)
+def _steps(cell: Cell, settings: TransformSettings) -> _RandAugment | list[Any]:
+    steps = policy_steps(cell, settings)
+    if len(steps) == 1 and isinstance(steps[0], RandAugment) and steps[0].choice_weights is None:
+        return _RandAugment(steps[0])
+    return steps
 
 
 class _RandAugment:
-    """timm's RandAugment with its choices drawn for the whole batch."""
+    """timm's RandAugment, told what to apply.
 
-    def __init__(self, policy: RandAugment, draws: Draws, first_slot: int) -> None:
-        layers = policy.num_layers
-        chances = draws.uniform(range(first_slot, first_slot + 2 * layers))
-        numbers = (chances[:, :layers] * len(policy.ops)).astype(np.int64)
-        rates = np.array([operation.prob for operation in policy.ops])
-        self._chosen = np.where(chances[:, layers:] <= rates[numbers], numbers, -1).tolist()
+    ``by_batch`` does so if all operations can be done by batch, else it is None.
+    """
+
+    def __init__(self, policy: RandAugment) -> None:
+        self.by_batch = BatchRandAugment(policy) if BatchRandAugment.knows(policy) else None
+        self._layers = policy.num_layers
+        self._rates = np.array([operation.prob for operation in policy.ops])
         self._operations = [_certain(operation) for operation in policy.ops]
-        self._seeds = draws.keys.tolist()
 
-    def __call__(self, image: Image.Image, row: int) -> Image.Image:
-        chosen = [number for number in self._chosen[row] if number >= 0]
-        if chosen:
-            random.seed(self._seeds[row])
-        for number in chosen:
-            image = self._operations[number](image)
-        return image
+    def choose(self, draws: Draws, first_slot: int) -> np.ndarray:
+        """Return numbers of operations, -1 for none, int64 B x layers."""
+        chances = draws.uniform(range(first_slot, first_slot + 2 * self._layers))
+        numbers = (chances[:, : self._layers] * len(self._rates)).astype(np.int64)
+        return np.where(chances[:, self._layers :] <= self._rates[numbers], numbers, -1)
 
-    def changes(self, row: int) -> bool:
-        """Tell whether an image gets any operation."""
-        return any(number >= 0 for number in self._chosen[row])
+    def changes(self, chosen: np.ndarray, keys: np.ndarray) -> Iterator[tuple[int, Change]]:
+        """Yield the rows of images with any operation, and what applies those."""
+        for row in np.flatnonzero((chosen >= 0).any(axis=1)).tolist():
+            operations = [self._operations[k] for k in chosen[row].tolist() if k >= 0]
+            yield row, partial(_in_turn, operations, partial(random.seed, int(keys[row])))
 
 
 def _certain(operation: Any) -> Any:
@@ -85,36 +93,17 @@ def _certain(operation: Any) -> Any:
     return certain
 
 
-class _Seeded:
-    """timm's steps one after another, for each image with its own seeds."""
-
-    def __init__(
-        self, steps: Sequence[Any], seed: int, passes: np.ndarray, indices: np.ndarray
-    ) -> None:
-        self._steps, self._seed = steps, seed
-        self._samples = list(zip(passes.tolist(), indices.tolist(), strict=True))
-
-    def __call__(self, image: Image.Image, row: int) -> Image.Image:
-        seed_sample(self._seed, *self._samples[row])
-        for step in self._steps:
-            image = step(image)
-        return image
-
-    def changes(self, row: int) -> bool:
-        """Tell whether an image may be changed."""
-        return True
+def _seeded_changes(
+    steps: Sequence[Any], seed: int, passes: np.ndarray, indices: np.ndarray
+) -> Iterator[tuple[int, Change]]:
+    """Yield each row and timm's steps one after another, for each image with its own seeds."""
+    samples = zip(passes.tolist(), indices.tolist(), strict=True)
+    for row, sample in enumerate(samples):
+        yield row, partial(_in_turn, steps, partial(seed_sample, seed, *sample))
 
 
-def _changed(pixels: np.ndarray, change: _RandAugment | _Seeded) -> np.ndarray:
-    """Apply ``change`` to each image that it changes.
-
-    All images are one tall image: cutting out and pasting take half the time of conversions.
-    """
-    batch, side = pixels.shape[:2]
-    tall = Image.frombuffer("RGB", (side, batch * side), pixels, "raw", "RGB", 0, 1)
-    result = tall.copy()
-    for row in range(batch):
-        if change.changes(row):
-            box = (0, row * side, side, (row + 1) * side)
-            result.paste(change(tall.crop(box), row), box)
-    return np.array(result).reshape(pixels.shape)  # a copy, which may be written to
+def _in_turn(steps: Sequence[Change], seed: Callable[[], None], image: Image.Image) -> Image.Image:
+    seed()
+    for step in steps:
+        image = step(image)
+    return image
