@@ -31,7 +31,7 @@ from autoprog.train.data import (
     resolve_workers,
     stratified_holdout,
 )
-from autoprog.train.data.progress import Progress, progress_on_stderr
+from autoprog.train.data.cache.progress import Progress, progress_on_stderr
 
 __all__ = ["Feed", "MapFeed", "StreamFeed", "open_data", "open_feed"]
 

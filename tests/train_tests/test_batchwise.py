@@ -19,14 +19,14 @@ from torchvision.transforms import ColorJitter
 from torchvision.transforms import functional as tvf
 
 from autoprog.train.data import CachedSource, Cell, TrainLoader, TransformSettings, open_digits
-from autoprog.train.data.batchwise import BatchAugment, can_augment_by_batch
-from autoprog.train.data.crops import Crops, draw_crops
-from autoprog.train.data.draws import Draws
-from autoprog.train.data.erase import draw_erasures, erase_
-from autoprog.train.data.image_file import in_memory
-from autoprog.train.data.jitter import Jitter, draw_jitter, jitter_
-from autoprog.train.data.policy import apply_policy
-from autoprog.train.data.resample import FILTERS, crop_and_resize, weight_table
+from autoprog.train.data.batchwise.augment import BatchAugment, can_augment_by_batch
+from autoprog.train.data.batchwise.crops import Crops, draw_crops
+from autoprog.train.data.batchwise.draws import Draws
+from autoprog.train.data.batchwise.erase import draw_erasures, erase_
+from autoprog.train.data.batchwise.jitter import Jitter, draw_jitter, jitter_
+from autoprog.train.data.batchwise.policy import apply_policy
+from autoprog.train.data.batchwise.resample import FILTERS, crop_and_resize, weight_table
+from autoprog.train.data.cache.image_file import in_memory
 from autoprog.train.data.sampler import seed_sample
 from autoprog.train.data.transforms import policy_steps
 

@@ -40,8 +40,8 @@ from autoprog.train.data import (
     open_cached,
     open_source,
 )
+from autoprog.train.data.cache.progress import progress_on_stderr
 from autoprog.train.data.images import FolderSource, TarSource
-from autoprog.train.data.progress import progress_on_stderr
 from autoprog.train.data.transforms import eval_transform
 from autoprog.train.feed import Feed, open_feed
 from supernet.zoo import ZOO
@@ -361,7 +361,7 @@ def test_a_disk_that_fills_up_meanwhile_leaves_nothing(
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("autoprog.train.data.image_file.os.fsync", full)
+    monkeypatch.setattr("autoprog.train.data.cache.image_file.os.fsync", full)
     with pytest.raises(RunError, match="the cache cannot be written: No space left on device"):
         cached()
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
@@ -398,7 +398,7 @@ def test_large_images_are_made_smaller_at_the_same_aspect(tree: Path, cached: An
 def test_an_exact_cache_of_a_too_large_image_gives_the_source_itself(
     tree: Path, tmp_path: Path, cached: Any, where: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("autoprog.train.data.cache_build._SAMPLED_IMAGES", 2)
+    monkeypatch.setattr("autoprog.train.data.cache.build._SAMPLED_IMAGES", 2)
     source = FolderSource(tree / "train")
     Image.new("RGB", (33, 34)).save(source.name(where))
     source = FolderSource(tree / "train")

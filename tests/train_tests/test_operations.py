@@ -15,10 +15,10 @@ from PIL import Image
 from timm.data import auto_augment
 
 from autoprog.train.data import Cell, TransformSettings
-from autoprog.train.data.draws import Draws
-from autoprog.train.data.operations import OPERATIONS
-from autoprog.train.data.policy import apply_policy
-from autoprog.train.data.slides import slide
+from autoprog.train.data.batchwise.draws import Draws
+from autoprog.train.data.batchwise.operations import OPERATIONS
+from autoprog.train.data.batchwise.policy import apply_policy
+from autoprog.train.data.batchwise.slides import slide
 from autoprog.train.data.transforms import policy_steps
 
 FUSES = platform.machine().lower() not in ("x86_64", "amd64")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autoprog.train.data.bad_images import BadImages
-from autoprog.train.data.cache import CachedSource, CacheSettings, open_cached
+from autoprog.train.data.cache.source import CachedSource, CacheSettings, open_cached
 from autoprog.train.data.digits import open_digits
 from autoprog.train.data.evaluation import cache_batches, eval_batches
 from autoprog.train.data.holdout import stratified_holdout

@@ -16,7 +16,7 @@ from autoprog.train.data.bad_images import (
     Unreadable,
     read_or_note,
 )
-from autoprog.train.data.cache import CachedSource
+from autoprog.train.data.cache.source import CachedSource
 from autoprog.train.data.images import ImageSource
 from autoprog.train.data.loader import Batch
 from autoprog.train.data.transforms import TransformSettings, eval_transform, normalize_

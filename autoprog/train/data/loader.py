@@ -19,8 +19,8 @@ from autoprog.train.data.bad_images import (
     read_or_note,
     stand_ins,
 )
-from autoprog.train.data.batchwise import BatchAugment, can_augment_by_batch
-from autoprog.train.data.cache import CachedSource
+from autoprog.train.data.batchwise.augment import BatchAugment, can_augment_by_batch
+from autoprog.train.data.cache.source import CachedSource
 from autoprog.train.data.images import ImageSource
 from autoprog.train.data.sampler import Sample, SampleStream, plan_batches, seed_sample
 from autoprog.train.data.transforms import Cell, TransformSettings, train_transform

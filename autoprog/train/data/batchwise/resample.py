@@ -23,7 +23,7 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
-from autoprog.train.data.crops import Crops
+from autoprog.train.data.batchwise.crops import Crops
 
 __all__ = ["FILTERS", "crop_and_resize", "weight_table"]
 

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 from timm.data.auto_augment import RandAugment
 
-from autoprog.train.data.draws import Draws
-from autoprog.train.data.randaugment import BatchRandAugment, Change, paste_changed
+from autoprog.train.data.batchwise.draws import Draws
+from autoprog.train.data.batchwise.randaugment import BatchRandAugment, Change, paste_changed
 from autoprog.train.data.sampler import seed_sample
 from autoprog.train.data.transforms import Cell, TransformSettings, policy_steps
 

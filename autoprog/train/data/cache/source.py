@@ -13,11 +13,11 @@ from PIL import Image
 
 from autoprog.errors import RunError
 from autoprog.train.data.bad_images import Unreadable
-from autoprog.train.data.cache_build import CacheBuild
-from autoprog.train.data.fingerprint import content_digest, origin_of
-from autoprog.train.data.image_file import ImageTable, in_memory
+from autoprog.train.data.cache.build import CacheBuild
+from autoprog.train.data.cache.fingerprint import content_digest, origin_of
+from autoprog.train.data.cache.image_file import ImageTable, in_memory
+from autoprog.train.data.cache.progress import Progress, progress_on_stderr
 from autoprog.train.data.images import ImageSource
-from autoprog.train.data.progress import Progress, progress_on_stderr
 from autoprog.train.data.workers import resolve_workers
 
 __all__ = ["MOST_BATCHWISE_PX", "CacheSettings", "CachedSource", "open_cached"]

@@ -20,9 +20,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from autoprog.errors import RunError
 from autoprog.train.data.bad_images import BadImages, Unreadable, read_or_note
-from autoprog.train.data.image_file import ImageTable, ImageWriter, read_table
+from autoprog.train.data.cache.image_file import ImageTable, ImageWriter, read_table
+from autoprog.train.data.cache.progress import Progress
 from autoprog.train.data.images import ImageSource, load_at_most
-from autoprog.train.data.progress import Progress
 from autoprog.train.data.workers import as_is, start_worker
 
 __all__ = ["CacheBuild"]

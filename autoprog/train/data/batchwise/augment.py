@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autoprog.train.data.cache import CachedSource
-from autoprog.train.data.crops import CROP_SLOTS, draw_crops
-from autoprog.train.data.draws import Draws
-from autoprog.train.data.erase import draw_erasures, erase_
-from autoprog.train.data.jitter import draw_jitter, jitter_
-from autoprog.train.data.policy import apply_policy
-from autoprog.train.data.resample import FILTERS, crop_and_resize
+from autoprog.train.data.batchwise.crops import CROP_SLOTS, draw_crops
+from autoprog.train.data.batchwise.draws import Draws
+from autoprog.train.data.batchwise.erase import draw_erasures, erase_
+from autoprog.train.data.batchwise.jitter import draw_jitter, jitter_
+from autoprog.train.data.batchwise.policy import apply_policy
+from autoprog.train.data.batchwise.resample import FILTERS, crop_and_resize
+from autoprog.train.data.cache.source import CachedSource
 from autoprog.train.data.transforms import Cell, TransformSettings, normalize_
 
 __all__ = ["BatchAugment", "can_augment_by_batch"]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autoprog.train.data.draws import Draws
+from autoprog.train.data.batchwise.draws import Draws
 
 __all__ = ["Jitter", "draw_jitter", "jitter_"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autoprog.train.data.draws import Draws
+from autoprog.train.data.batchwise.draws import Draws
 
 __all__ = ["Crops", "draw_crops"]
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autoprog.train.data.draws import Draws
+from autoprog.train.data.batchwise.draws import Draws
 
 __all__ = ["draw_erasures", "erase_"]
 

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 from timm.data.auto_augment import RandAugment
 
-from autoprog.train.data.operations import OPERATIONS, Operation
-from autoprog.train.data.slides import slide
+from autoprog.train.data.batchwise.operations import OPERATIONS, Operation
+from autoprog.train.data.batchwise.slides import slide
 
 __all__ = ["BatchRandAugment", "Change", "paste_changed"]
 
