@@ -57,8 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AutoprogError as error:
         if args.debug:
             raise
-        if os.environ.get("RANK", "0") == "0":  # the processes of torchrun fail alike
-            print(f"autoprog: {error}", file=sys.stderr)
+        rank = os.environ.get("RANK", "0")
+        if rank == "0" or not error.on_all_ranks:
+            name = "autoprog" if rank == "0" else f"autoprog: rank {rank}"
+            print(f"{name}: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("autoprog: stopped by SIGINT", file=sys.stderr)

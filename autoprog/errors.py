@@ -13,6 +13,8 @@ class AutoprogError(Exception):
     """Root of all errors that are shown without a traceback."""
 
     exit_code = 1
+    on_all_ranks = True
+    """Whether the processes of a run meet it alike, so that one of them tells it."""
 
 
 class ConfigError(AutoprogError, ValueError):
@@ -41,9 +43,13 @@ class ConfigError(AutoprogError, ValueError):
 class RunError(AutoprogError):
     """A run that failed for a reason outside the configuration (disk, data, device)."""
 
+    on_all_ranks = False
+
 
 class DivergedError(RunError):
     """A loss that is not finite, with the place where it was seen."""
+
+    on_all_ranks = True
 
 
 def suggest(word: str, known: Iterable[str], list_all: bool = True) -> str:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import os
-import platform
 import signal
-import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,11 +14,13 @@ from datetime import datetime
 from pathlib import Path
 from types import FrameType
 
+import torch
 from rich.console import Console
 
 from autoprog.commands.configure import Configured
 from autoprog.commands.flags import NOT_FOR_RESUME
 from autoprog.commands.preflight import check_run
+from autoprog.commands.provenance import git_state, versions
 from autoprog.errors import ConfigError, DivergedError, RunError
 from autoprog.events import Event, Warned
 from autoprog.files import parse
@@ -48,8 +48,7 @@ __all__ = [
 Configure = Callable[[argparse.Namespace], Configured]
 Begin = Callable[[RunFolder, Job], Iterator[Event]]
 
-_VERSIONED = ("autoprog", "torch", "timm", "optuna", "numpy")
-_FLAG_NAMES = {"costs_from": "costs"}
+_FLAG_NAMES = {"costs_from": "costs", "time_budget_seconds": "time-budget"}
 _KEPT_ON_RESUME = {"command", "debug", "resume", "runs_dir", "quiet", "schedule"}
 
 
@@ -120,17 +119,18 @@ def carry_out(begin: Begin, launch: Launch, folder: RunFolder) -> None:
         RunError: If the run fails, or a file cannot be written.
     """
     rollbacks = Rollbacks()
-    for number in range(MOST_ROLLBACKS + 1):
-        try:
-            with stop_on_signals() as stop:
-                _carry_out(begin, launch, folder, Job(stop, launch.ranks, rollbacks))
-            return
-        except DivergedError:
-            if not launch.rolls_back or number == MOST_ROLLBACKS:
-                raise
-        rollbacks.count += 1
-        if launch.ranks.is_main:
-            folder = RunFolder.reopen(folder.path)
+    with stop_on_signals() as stop:  # one for all attempts: a signal between two is not lost
+        job = Job(stop, launch.ranks, rollbacks)
+        for number in range(MOST_ROLLBACKS + 1):
+            try:
+                _carry_out(begin, launch, folder, job)
+                return
+            except DivergedError:
+                if not launch.rolls_back or number == MOST_ROLLBACKS:
+                    raise
+            rollbacks.count += 1
+            if launch.ranks.is_main:
+                folder = RunFolder.reopen(folder.path)
 
 
 def _carry_out(begin: Begin, launch: Launch, folder: RunFolder, job: Job) -> None:
@@ -146,12 +146,24 @@ def _carry_out(begin: Begin, launch: Launch, folder: RunFolder, job: Job) -> Non
     except OSError as error:
         raise RunError(f"{folder.path}: {error}") from error
     except RuntimeError as error:
-        if launch.ranks.alone or not is_lost_rank(error):
+        what = _known_failure(error, launch.ranks)
+        if what is None:
             raise
-        cure = f"go on with --resume {folder.path}"
-        raise RunError(f"{folder.path}: another process of this run is gone; {cure}") from error
+        raise RunError(f"{folder.path}: {what}; go on with --resume {folder.path}") from error
     finally:
         folder.close()
+
+
+def _known_failure(error: RuntimeError, ranks: Ranks) -> str | None:
+    """Return what a RuntimeError of torch means, where it is not a mistake of ours."""
+    if "DataLoader worker" in str(error):
+        return "a loader worker died (memory, or /dev/shm too small?); lower --workers"
+    if isinstance(error, torch.OutOfMemoryError):
+        return "out of memory outside a step; lower --batch-size"
+    if not ranks.alone and is_lost_rank(error):
+        reason = (str(error).splitlines() or [""])[0]
+        return f"another process of this run is gone ({reason[:80]})"
+    return None
 
 
 def _follow(events: Iterator[Event], ranks: Ranks) -> None:
@@ -163,11 +175,18 @@ def _follow(events: Iterator[Event], ranks: Ranks) -> None:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Turn SIGINT and SIGTERM into a request to stop after a checkpoint; a second one ends at once."""
+    """Turn SIGINT and SIGTERM into a request to stop after a checkpoint; a second one ends at once.
+
+    Not so under torchrun: it passes on a signal that its processes often got already, and ends those that
+    take too long. Outside the main thread, as in a notebook's worker, signals are left alone.
+    """
     request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
 
     def note(number: int, _: FrameType | None) -> None:
-        if request.signal_name is not None:
+        if request.signal_name is not None and "TORCHELASTIC_RUN_ID" not in os.environ:
             sys.exit(128 + number)
         request.signal_name = signal.Signals(number).name
 
@@ -185,8 +204,8 @@ def _create(args: argparse.Namespace, configured: Configured) -> RunFolder:
         run_id=_free_id(Path(args.runs_dir), new_run_id(settings.kind, settings.model.model, now)),
         created=now.astimezone().isoformat(timespec="seconds"),
         argv=tuple(sys.argv),
-        versions=_versions(),
-        git=_git_state(),
+        versions=versions(),
+        git=git_state(),
         settings=settings,
     )
     folder = RunFolder.create(Path(args.runs_dir), manifest)
@@ -254,29 +273,3 @@ def _is_unfinished(folder: Path, configured: Configured) -> bool:
 
 def _same_run(one: RunSettings, other: RunSettings) -> bool:
     return one.model_dump(exclude=NOT_FOR_RESUME) == other.model_dump(exclude=NOT_FOR_RESUME)
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for name in _VERSIONED:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
-
-
-def _git_state() -> dict[str, str | bool]:
-    """Return the commit of the working directory and whether it has changes; empty outside git."""
-    try:
-        commit = _git("rev-parse", "HEAD")
-        return {"commit": commit, "dirty": bool(_git("status", "--porcelain", "-uno"))}
-    except (OSError, subprocess.SubprocessError):
-        return {}
-
-
-def _git(*arguments: str) -> str:
-    done = subprocess.run(
-        ["git", *arguments], capture_output=True, text=True, check=True, timeout=10
-    )
-    return done.stdout.strip()

@@ -38,7 +38,7 @@ def check_run(configured: Configured, is_new: bool, ranks: Ranks = ONE_PROCESS) 
     shape = recipe.sched if schedule is None else schedule.lr.shape
     check_optimizer(recipe, compute.device, shape, length.total_steps)
     curricula = [Curriculum(), *_curricula(schedule, length)]
-    _check_mixing(settings, curricula)
+    _check_mixing(settings, curricula, ranks)
     for curriculum in curricula:
         train_transform(cell_of(curriculum, recipe, settings.model.img_size), TransformSettings())
     _check_search(settings, length, is_new)
@@ -64,12 +64,14 @@ def _curricula(schedule: GrowthSchedule | None, length: RunLength) -> Iterator[C
             yield phase.curriculum
 
 
-def _check_mixing(settings: RunSettings, curricula: list[Curriculum]) -> None:
+def _check_mixing(settings: RunSettings, curricula: list[Curriculum], ranks: Ranks) -> None:
     """Refuse odd batches where images are mixed: timm mixes each image with its mirror in the batch."""
     recipe = settings.recipe
     rates = [rate for one in (recipe.strength, *curricula) for rate in (one.mixup, one.cutmix)]
-    if recipe.batch_size % 2 and any(value > 0 for rate in rates for value in curve_ends(rate)):
-        law, cure = "must be even for mixup and cutmix", "or set --mixup 0 --cutmix 0"
+    share = recipe.batch_size // ranks.world_size
+    if share % 2 and any(value > 0 for rate in rates for value in curve_ends(rate)):
+        where = "" if ranks.alone else " in each process"
+        law, cure = f"must be even{where} for mixup and cutmix", "or set --mixup 0 --cutmix 0"
         raise ConfigError("--batch-size", "", law, recipe.batch_size, cure)
 
 

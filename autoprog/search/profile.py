@@ -100,9 +100,10 @@ def measure_seconds(stepper: Stepper, choice: Choice, trainer: Trainer, repeats:
 
 
 def _resident_batch(trainer: Trainer, img_size: int) -> Batch:
-    """Return a whole batch on the device: the probe images, repeated and resized."""
+    """Return a batch of this process on the device: the probe images, repeated and resized."""
     images, targets = trainer.feed.probe()
-    size, device = trainer.recipe.batch_size, trainer.compute.device
+    size = trainer.recipe.batch_size // trainer.ranks.world_size  # the share of this process
+    device = trainer.compute.device
     copies = -(-size // len(images))
     images = images.repeat(copies, 1, 1, 1)[:size].to(device)
     images = torch.nn.functional.interpolate(images, size=(img_size, img_size))

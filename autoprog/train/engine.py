@@ -190,7 +190,6 @@ def finish(trainer: Trainer, schedule: GrowthSchedule) -> Iterator[Event]:
     result = _result(trainer, schedule)
     yield RunFinished(step=trainer.step, result=result.model_dump(mode="json", by_alias=True))
     trainer.folder.write_result(result)
-    trainer.feed.close()
 
 
 def _export(trainer: Trainer) -> None:

@@ -56,7 +56,7 @@ def _totals(
                 logits = model.eval()(images, choice.subnet, choice.slots).float()
             loss = functional.cross_entropy(logits, targets, reduction="sum")
             correct = (logits.argmax(1) == targets).sum()
-            totals[index] += torch.stack([loss, correct]).double().cpu()
+            totals[index] += torch.stack([loss, correct]).cpu().double()  # MPS has no doubles
     for model, training in zip(models, modes, strict=True):
         model.train(training)
     return totals, count

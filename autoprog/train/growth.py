@@ -49,7 +49,9 @@ def apply_growth(
         change.after.depth,
         change.grow.rule(),
     )
-    stepper.ranks.check_equal(fingerprint(stepper), "weights, averages or moments after a growth")
+    if not stepper.ranks.alone:
+        what = "weights, averages or moments after a growth"
+        stepper.ranks.check_equal(fingerprint(stepper), what)
     after = _probe(stepper.model, probe, plain_choice(change.after), stepper.compute)
     return Grown(
         step=step,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import median
 
 import torch
 from torch import Tensor
@@ -28,6 +29,11 @@ class Reading:
     def step_seconds(self) -> float:
         """Return the mean seconds of a step, without waiting for data."""
         return sum(seconds for _, seconds in self.timed) / len(self.timed)
+
+    @property
+    def typical_seconds(self) -> float:
+        """Return the median seconds of a step, so without a compilation, and the mean wait for data."""
+        return median(s for _, s in self.timed) + self.waited_seconds / len(self.timed)
 
     @property
     def wait_share(self) -> float:

@@ -13,11 +13,18 @@ from autoprog.errors import RunError
 __all__ = ["BudgetPace", "Pace", "StepPace"]
 
 
+_SETTLING_LOOKS = 6
+
+
 class Pace(Protocol):
     """Where step n of a run stands."""
 
     budget_seconds: float | None
     """The time budget; None for a run that goes by its steps."""
+
+    @property
+    def is_settling(self) -> bool:
+        """Tell whether a step's seconds are not known well enough yet to foresee 20 of them."""
 
     def position(self, step: int) -> float:
         """Return the position before step `step`, counted from 0; it never falls."""
@@ -28,7 +35,7 @@ class Pace(Protocol):
     def look(self, step: int, used_seconds: float, step_seconds: float) -> None:
         """Note the time used before `step` and the seconds of the steps just made."""
 
-    def reserve(self, seconds: float) -> None:
+    def reserve(self, seconds: float, is_start: bool = False) -> None:
         """Keep time for what comes after the last step."""
 
 
@@ -36,6 +43,11 @@ class StepPace:
     """A run that is as long as its steps."""
 
     budget_seconds: float | None = None
+
+    @property
+    def is_settling(self) -> bool:
+        """Return False: nothing is foreseen."""
+        return False
 
     def position(self, step: int) -> float:
         """Return the step itself."""
@@ -48,7 +60,7 @@ class StepPace:
     def look(self, step: int, used_seconds: float, step_seconds: float) -> None:
         """Do nothing."""
 
-    def reserve(self, seconds: float) -> None:
+    def reserve(self, seconds: float, is_start: bool = False) -> None:
         """Do nothing."""
 
 
@@ -68,11 +80,17 @@ class BudgetPace:
         self._budget, self._total_steps = budget_seconds, total_steps
         self._reserved_seconds = 0.0
         self._step, self._used_seconds, self._step_seconds = 0, 0.0, 0.0
-        self._floor = 0.0
+        self._floor, self._looks = 0.0, 0
+
+    @property
+    def is_settling(self) -> bool:
+        """Tell whether the last steps may have been slow ones, as the first steps are."""
+        return self._looks < _SETTLING_LOOKS
 
     def position(self, step: int) -> float:
         """Return the share of the budget used before `step`, times the nominal steps."""
-        used = self._used_seconds + (step - self._step) * self._step_seconds
+        foreseen = 0 if self.is_settling else step - self._step
+        used = self._used_seconds + foreseen * self._step_seconds
         share = used / (self._budget - self._reserved_seconds)
         return max(self._floor, min(1.0, share) * self._total_steps)
 
@@ -85,18 +103,20 @@ class BudgetPace:
     def look(self, step: int, used_seconds: float, step_seconds: float) -> None:
         """Note the time used before `step` and the seconds of the steps just made; 0 if unknown."""
         self._floor = self.position(step)
+        self._looks += 1
         self._step, self._used_seconds = step, used_seconds
         self._step_seconds = step_seconds or self._step_seconds
 
-    def reserve(self, seconds: float) -> None:
-        """Keep time for the last evaluation and its checkpoint.
+    def reserve(self, seconds: float, is_start: bool = False) -> None:
+        """Keep time for the last evaluation and its checkpoint, at most half of the budget.
 
         Raises:
-            RunError: If that is more than half of the budget.
+            RunError: At the start, if that is not enough.
         """
-        if seconds > self._budget / 2:
+        if is_start and seconds > self._budget / 2:
             raise RunError(
                 f"--time-budget: {self._budget:.0f} s are too short, evaluating and saving the final"
                 f" network alone takes {seconds:.0f} s; give at least {4 * seconds:.0f} s"
             )
-        self._reserved_seconds = seconds
+        self._floor = self.position(self._step)
+        self._reserved_seconds = min(seconds, self._budget / 2)

@@ -32,7 +32,7 @@ _PATIENCE = timedelta(minutes=30)
 class Ranks:
     """The place of this process among those of its run.
 
-    All methods but properties are collective: every rank must call them, in the same order.
+    What tells or compares something is collective: every rank must call it, in the same order.
     """
 
     rank: int = 0

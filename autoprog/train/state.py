@@ -88,7 +88,7 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
     if state["last_evaluation"] is not None:
         trainer.last_evaluation = Evaluated(**state["last_evaluation"])
     trainer.evaluated_step = state["marked_at"]
-    stepper.micro_batches = state["micro_batches"]
+    stepper.micro_batches = max(stepper.micro_batches, state["micro_batches"])
     trainer.rollbacks.count = max(trainer.rollbacks.count, state["rollbacks"])
 
 

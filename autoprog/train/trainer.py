@@ -118,7 +118,7 @@ class Trainer:
             yield from self._train(phase)
             yield from self._progress(phase)
         # A stop after the last step of a stage leaves the evaluation to the resume.
-        if phase.ends_stage and self.evaluated_step < self.step:
+        if phase.ends_stage and self._needs_evaluation(phase):
             yield from self.evaluate(phase.depth)
             yield from self.save(keep_as=f"stage-{phase.stage}-{phase.index}")
             self._reserve()
@@ -155,6 +155,11 @@ class Trainer:
         yield from self.save()
         self._reserve()
 
+    def _needs_evaluation(self, phase: Phase) -> bool:
+        """Tell whether steps or a growth came after the last evaluation; a budget may leave no steps."""
+        last = self.last_evaluation
+        return self.evaluated_step < self.step or last is None or last.subnet.depth != phase.depth
+
     def is_over(self, phase: Phase) -> bool:
         """Tell whether the run has passed the end of a phase."""
         return self.pace.position(self.step) >= phase.stop_step
@@ -181,7 +186,7 @@ class Trainer:
     def _is_time_to_look(self) -> bool:
         every = self.settings.log_every_steps
         if self.pace.budget_seconds is not None:
-            every = min(every, _BUDGET_LOOK_STEPS)
+            every = 1 if self.pace.is_settling else min(every, _BUDGET_LOOK_STEPS)
         if self.step % every == 0:
             return True
         return self.ranks.alone and self.stop.signal_name is not None
@@ -207,8 +212,7 @@ class Trainer:
             check_weights(self.stepper.model, self.step, self.epoch, phase.stage)
         for subnet, seconds in reading.timed:
             self.phase_seconds[subnet].append(seconds)
-        steps = len(reading.timed)
-        self.look((reading.waited_seconds + reading.trained_seconds) / steps)
+        self.look(reading.typical_seconds)
         share = self.pace.position(self.step) / self.total_steps
         yield Progressed(
             step=self.step,
@@ -240,14 +244,17 @@ class Trainer:
         seen = self.ranks.share(f"{self.ledger.wall_seconds()} {step_seconds}")
         used, of_a_step = map(float, seen.split())
         self.pace.look(self.step, used, of_a_step)
-        for ema in self.stepper.emas:
-            ema.limit(self.pace.projected_step(self.step, self.total_steps))
+        if of_a_step:
+            for ema in self.stepper.emas:
+                ema.limit(self.pace.projected_step(self.step, self.total_steps))
 
     def _reserve(self) -> None:
         """Keep time for an evaluation and the writing of the last checkpoint and the final weights."""
         if self.pace.budget_seconds is not None and self.last_evaluation is not None:
-            seconds = 1.2 * self.last_evaluation.seconds + 3.0 * self.save_seconds
-            self.pace.reserve(float(self.ranks.share(str(seconds))))
+            last, full = self.last_evaluation, self.stepper.model.spec.full
+            as_deep = full.total_depth / last.subnet.total_depth
+            seconds = 1.2 * last.seconds * as_deep + 3.0 * self.save_seconds
+            self.pace.reserve(float(self.ranks.share(str(seconds))), is_start=self.step == 0)
 
     def _pause(self, phase: Phase) -> Iterator[Event]:
         """Save or stop, where the losses have just been found finite."""
@@ -263,6 +270,7 @@ class Trainer:
             interval = max(1, round(every * self.steps_per_epoch))
             if self.step - self.evaluated_step >= interval:
                 yield from self.evaluate(phase.depth)
+                self.look(0.0)
         if self.clock() - self._saved_at >= 60 * self.settings.checkpoint_minutes:
             yield from self.save()
 

@@ -24,6 +24,13 @@ def test_without_a_budget_the_position_is_the_step() -> None:
     assert pace.projected_step(7, 40.0) == 40
 
 
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a pace trust the first step that it sees."""
+    monkeypatch.setattr("autoprog.train.pace._SETTLING_LOOKS", 1)
+
+
+@pytest.mark.usefixtures("settled")
 def test_positions_follow_the_share_of_the_budget() -> None:
     pace = BudgetPace(100.0, 1000)
     assert pace.position(0) == 0.0
@@ -36,6 +43,7 @@ def test_positions_follow_the_share_of_the_budget() -> None:
     assert pace.position(1000) == 1000.0
 
 
+@pytest.mark.usefixtures("settled")
 def test_a_position_never_falls() -> None:
     pace = BudgetPace(100.0, 1000)
     pace.look(10, 10.0, 1.0)
@@ -45,6 +53,7 @@ def test_a_position_never_falls() -> None:
     assert pace.position(31) == guessed
 
 
+@pytest.mark.usefixtures("settled")
 def test_steps_of_unknown_length_do_not_forget_the_last_ones() -> None:
     pace = BudgetPace(100.0, 1000)
     pace.look(10, 10.0, 1.0)
@@ -63,7 +72,27 @@ def test_the_end_is_projected_from_the_speed_now() -> None:
 def test_a_budget_that_the_last_evaluation_would_eat_is_refused() -> None:
     pace = BudgetPace(60.0, 1000)
     with pytest.raises(RunError, match=r"--time-budget: 60 s are too short.*at least 124 s"):
-        pace.reserve(31.0)
+        pace.reserve(31.0, is_start=True)
+
+
+def test_a_slow_evaluation_later_does_not_end_the_run() -> None:
+    pace = BudgetPace(60.0, 1000)
+    pace.look(10, 20.0, 1.0)
+    before = pace.position(10)
+    pace.reserve(50.0)
+    assert pace.position(10) == pytest.approx(1000 * 20 / 30)
+    pace.reserve(1.0)
+    assert pace.position(10) >= before  # it does not fall when less is kept back
+    assert pace.position(10) == pytest.approx(1000 * 20 / 30)
+
+
+def test_the_first_steps_foresee_nothing() -> None:
+    pace = BudgetPace(600.0, 1000)
+    assert pace.is_settling
+    for step, seconds in enumerate([60.0, 0.05, 0.05, 0.05, 0.05, 0.05], 1):
+        pace.look(step, 60.0 + 0.05 * step, seconds)
+    assert not pace.is_settling
+    assert pace.position(26) == pytest.approx(1000 * (60.3 + 20 * 0.05) / 600)
 
 
 def test_an_average_does_not_reach_back_over_more_than_a_tenth_of_the_run() -> None:
