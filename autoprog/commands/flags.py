@@ -15,6 +15,7 @@ __all__ = [
     "add_data_flags",
     "add_recipe_flags",
     "add_run_flags",
+    "changeable",
     "duration_seconds",
     "given_recipe",
 ]
@@ -32,7 +33,12 @@ NOT_FOR_RESUME = {
     "max_bad_images",
     "on_divergence",
 }
-"""Settings that say how a run is carried out here, which a resume may change."""
+"""Settings that say how a run is carried out here."""
+
+
+def changeable(kind: str) -> set[str]:
+    """Return the settings that a resume may change: a search looks at the losses that it logs."""
+    return NOT_FOR_RESUME - {"log_every_steps"} if kind == "search" else NOT_FOR_RESUME
 
 
 def add_data_flags(parser: argparse.ArgumentParser) -> None:

@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 
 from autoprog.commands.configure import Configured
-from autoprog.commands.flags import NOT_FOR_RESUME
+from autoprog.commands.flags import changeable
 from autoprog.commands.preflight import check_run
 from autoprog.commands.provenance import git_state, versions
 from autoprog.errors import ConfigError, DivergedError, RunError
@@ -241,7 +241,7 @@ def _recorded(args: argparse.Namespace, path: Path) -> Configured:
         law = f"must be {settings.schedule_from!r}, as the run has, or be left out"
         raise ConfigError("--schedule", "", law, args.schedule)
     given = {name for name in vars(args) if name not in _KEPT_ON_RESUME}
-    if wrong := sorted(given - NOT_FOR_RESUME):
+    if wrong := sorted(given - changeable(settings.kind)):
         flag = "--" + _FLAG_NAMES.get(wrong[0], wrong[0]).replace("_", "-")
         cure = "leave it out, or start a new run"
         raise ConfigError(flag, "", "must not be given with --resume RUN", cure=cure)
@@ -272,4 +272,5 @@ def _is_unfinished(folder: Path, configured: Configured) -> bool:
 
 
 def _same_run(one: RunSettings, other: RunSettings) -> bool:
-    return one.model_dump(exclude=NOT_FOR_RESUME) == other.model_dump(exclude=NOT_FOR_RESUME)
+    free = changeable(one.kind)
+    return one.model_dump(exclude=free) == other.model_dump(exclude=free)

@@ -40,9 +40,8 @@ from supernet.config import SubnetConfig
 
 __all__ = ["InterruptedRunError", "StopRequest", "Trainer"]
 
-_BUDGET_LOOK_STEPS = 20
-"""How often a run under a time budget looks at the clock at least."""
-
+_BUDGET_LOOK_STEPS = 20  # how often a run under a time budget looks at the clock at least
+_STOP_STEPS = 5  # how often ranks ask for a signal: torchrun kills them half a minute after it
 _UNBOUNDED_STEPS = 2**31
 
 
@@ -153,7 +152,7 @@ class Trainer:
         if self.last_evaluation is None:
             yield from self.evaluate(self.stepper.model.spec.depth)
         yield from self.save()
-        self._reserve()
+        self._reserve(is_start=True)
 
     def _needs_evaluation(self, phase: Phase) -> bool:
         """Tell whether steps or a growth came after the last evaluation; a budget may leave no steps."""
@@ -189,7 +188,9 @@ class Trainer:
             every = 1 if self.pace.is_settling else min(every, _BUDGET_LOOK_STEPS)
         if self.step % every == 0:
             return True
-        return self.ranks.alone and self.stop.signal_name is not None
+        if self.ranks.alone:
+            return self.stop.signal_name is not None
+        return self.step % _STOP_STEPS == 0 and self.stop.agreed(self.ranks) is not None
 
     def _take_step(self, phase: Phase, images: Tensor, targets: Tensor, choice: Choice) -> None:
         before = self.clock()
@@ -248,13 +249,13 @@ class Trainer:
             for ema in self.stepper.emas:
                 ema.limit(self.pace.projected_step(self.step, self.total_steps))
 
-    def _reserve(self) -> None:
+    def _reserve(self, is_start: bool = False) -> None:
         """Keep time for an evaluation and the writing of the last checkpoint and the final weights."""
         if self.pace.budget_seconds is not None and self.last_evaluation is not None:
             last, full = self.last_evaluation, self.stepper.model.spec.full
             as_deep = full.total_depth / last.subnet.total_depth
             seconds = 1.2 * last.seconds * as_deep + 3.0 * self.save_seconds
-            self.pace.reserve(float(self.ranks.share(str(seconds))), is_start=self.step == 0)
+            self.pace.reserve(float(self.ranks.share(str(seconds))), is_start)
 
     def _pause(self, phase: Phase) -> Iterator[Event]:
         """Save or stop, where the losses have just been found finite."""

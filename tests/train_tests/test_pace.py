@@ -206,3 +206,18 @@ def test_a_real_clock_is_kept_to(bench: Any, tmp_path: Path) -> None:
     outcome = bench.carry_out(trainer, schedule)
     assert 2.5 < outcome.result.wall_seconds < 5.0
     assert outcome.result.top1 >= 0.0
+
+
+def test_what_is_reported_is_the_network_that_is_handed_over(bench: Any) -> None:
+    """Also where slow evaluations leave no time for a step of the last stage."""
+    trainer, schedule, clock = budgeted(bench, 40.0, "cosine")
+    validation = trainer.feed.validation
+
+    def slow() -> Any:
+        clock.now += 12.0
+        yield from validation()
+
+    trainer.feed.validation = slow
+    outcome = bench.carry_out(trainer, schedule)
+    assert outcome.of("grown")[-1].after == ZOO["vit-mu"].full
+    assert outcome.of("evaluated")[-1].subnet == ZOO["vit-mu"].full

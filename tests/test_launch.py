@@ -1,0 +1,79 @@
+"""What carries out a run: what a resume may change, and what failures of torch are called."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from autoprog.api import run_training
+from autoprog.commands.flags import changeable
+from autoprog.commands.launch import _known_failure, stop_on_signals
+from autoprog.commands.preflight import _check_mixing
+from autoprog.curves import Curriculum
+from autoprog.errors import ConfigError, DivergedError, RunError
+from autoprog.settings import RunManifest
+from autoprog.train.ranks import ONE_PROCESS, Ranks
+
+TWO = Ranks(rank=0, world_size=2, local_world_size=2)
+
+
+def test_a_search_goes_by_the_losses_that_it_logs() -> None:
+    assert changeable("train") - changeable("search") == {"log_every_steps"}
+    assert "workers" in changeable("search")
+
+
+def test_failures_outside_our_code_are_told_in_a_line() -> None:
+    worker = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+    assert "a loader worker died" in str(_known_failure(worker, ONE_PROCESS))
+    memory = torch.OutOfMemoryError("CUDA out of memory")
+    assert "lower --batch-size" in str(_known_failure(memory, ONE_PROCESS))
+    lost = RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer\nmore")
+    assert "is gone ([gloo/transport" in str(_known_failure(lost, TWO))
+    assert _known_failure(lost, ONE_PROCESS) is None
+    assert _known_failure(RuntimeError("a mistake of ours"), TWO) is None
+
+
+def test_each_rank_tells_what_only_it_met() -> None:
+    assert not RunError("a full disk").on_all_ranks
+    assert DivergedError("nan").on_all_ranks
+    assert ConfigError("--lr", "", "must be above 0").on_all_ranks
+
+
+def test_shares_must_be_even_to_be_mixed(manifest: RunManifest) -> None:
+    recipe = manifest.settings.recipe.model_copy(update={"batch_size": 66})
+    settings = manifest.settings.model_copy(update={"recipe": recipe})
+    _check_mixing(settings, [Curriculum(mixup=0.8)], ONE_PROCESS)
+    with pytest.raises(ConfigError, match="must be even in each process for mixup and cutmix"):
+        _check_mixing(settings, [Curriculum(mixup=0.8)], TWO)
+
+
+def test_a_run_may_be_started_from_any_thread(tmp_path: Path) -> None:
+    done: list[object] = []
+
+    def work() -> None:
+        flags = {"model": "vit-mu", "epochs": 1, "workers": 0, "threads": 1, "quiet": True}
+        done.append(run_training("constant", runs_dir=str(tmp_path), **flags).result)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert done
+    assert done[0] is not None
+
+
+def test_torchrun_may_send_a_signal_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a job")
+    with stop_on_signals() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.signal_name == "SIGTERM"
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID")
+    with stop_on_signals() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(SystemExit):
+            os.kill(os.getpid(), signal.SIGTERM)
