@@ -288,7 +288,7 @@ def _schedule_if_there(path: Path) -> GrowthSchedule | None:
 def _take_lock(path: Path) -> IO[str]:
     lock = (path / "run.lock").open("a", encoding="utf-8")
     try:
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, not inherited by workers
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         lock.close()
         why = "another process is writing this run; wait for it or stop it"

@@ -6,6 +6,7 @@ one process, and all of this does nothing.
 
 from __future__ import annotations
 
+import gc
 import os
 import warnings
 from collections.abc import Iterator
@@ -128,14 +129,17 @@ def joined_ranks() -> Iterator[Ranks]:
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=_PATIENCE)
+    ranks = Ranks(
+        rank=dist.get_rank(),
+        world_size=dist.get_world_size(),
+        local_rank=int(os.environ["LOCAL_RANK"]),
+        local_world_size=int(os.environ["LOCAL_WORLD_SIZE"]),
+    )
     try:
-        yield Ranks(
-            rank=dist.get_rank(),
-            world_size=dist.get_world_size(),
-            local_rank=int(os.environ["LOCAL_RANK"]),
-            local_world_size=int(os.environ["LOCAL_WORLD_SIZE"]),
-        )
+        yield ranks
+        ranks.most(0)  # nobody leaves before rank 0 has written the result
     finally:
+        gc.collect()  # what averages gradients must be gone before the group is
         dist.destroy_process_group()
 
 
