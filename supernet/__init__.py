@@ -6,7 +6,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from supernet.config import GrowthRule, ModelSpec, Slots, SubnetConfig, first_slots
+    from supernet.config import (
+        ALL_TOKENS,
+        GrowthRule,
+        ModelSpec,
+        Slots,
+        SubnetConfig,
+        TokenRule,
+        first_slots,
+    )
     from supernet.cost import macs, parameters, relative_cost
     from supernet.depthmap import skip_lists
     from supernet.elastic import ElasticViT, create_elastic, describe
@@ -15,12 +23,14 @@ if TYPE_CHECKING:
     from supernet.zoo import lookup
 
 __all__ = [
+    "ALL_TOKENS",
     "ElasticViT",
     "GrowthRule",
     "ModelSpec",
     "SlotOrigin",
     "Slots",
     "SubnetConfig",
+    "TokenRule",
     "compact",
     "create_elastic",
     "describe",
@@ -36,12 +46,14 @@ __all__ = [
 
 # `supernet.grow` is a module, so the function of that name is had from there alone.
 _HOME = {
+    "ALL_TOKENS": "config",
     "ElasticViT": "elastic",
     "GrowthRule": "config",
     "ModelSpec": "config",
     "SlotOrigin": "grow",
     "Slots": "config",
     "SubnetConfig": "config",
+    "TokenRule": "config",
     "compact": "grow",
     "create_elastic": "elastic",
     "describe": "elastic",

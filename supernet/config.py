@@ -8,7 +8,18 @@ from typing import Any
 
 from supernet.depthmap import MAPS
 
-__all__ = ["GrowthRule", "ModelSpec", "Slots", "SubnetConfig", "first_slots"]
+__all__ = [
+    "ALL_TOKENS",
+    "TOKEN_SCORES",
+    "GrowthRule",
+    "ModelSpec",
+    "Slots",
+    "SubnetConfig",
+    "TokenRule",
+    "first_slots",
+]
+
+TOKEN_SCORES = ("magnitude", "l2_magnitude", "random", "class_attention")
 
 Slots = tuple[tuple[int, ...], ...]
 """Which block slots of each stage a forward runs, in order."""
@@ -41,17 +52,61 @@ def as_depth(depth: int | Sequence[int]) -> tuple[int, ...]:
     return blocks
 
 
+@dataclass(frozen=True, slots=True)
+class TokenRule:
+    """Which patch tokens go on through a network; class and register tokens always do.
+
+    Args:
+        keep_rate: Share that each of ``at_blocks`` keeps, in (0, 1].
+        by: What is kept: the tokens of largest ``magnitude`` (L1) or ``l2_magnitude``, ``random`` ones
+            (all three PSS, arXiv 2208.09520), or those that the class token attends to most
+            (``class_attention``; SuperViT, arXiv 2205.11397).
+        at_blocks: Numbers of the running blocks, rising from 0: before them tokens are dropped, by class
+            attention inside them, after attention.
+    """
+
+    keep_rate: float = 1.0
+    by: str = "magnitude"
+    at_blocks: tuple[int, ...] = (0,)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.keep_rate <= 1:
+            raise ValueError(f"keep_rate must lie in (0, 1], but got {self.keep_rate!r}")
+        check_choice("by", self.by, TOKEN_SCORES)
+        blocks = tuple(self.at_blocks)
+        if not blocks or list(blocks) != sorted(set(blocks)) or blocks[0] < 0:
+            raise ValueError(f"at_blocks must be rising numbers from 0, but got {self.at_blocks!r}")
+        if self.keep_rate == 1:  # whatever the rest says, it keeps all: one value for one meaning
+            blocks = (0,)
+            object.__setattr__(self, "by", "magnitude")
+        object.__setattr__(self, "keep_rate", float(self.keep_rate))
+        object.__setattr__(self, "at_blocks", blocks)
+
+    def __str__(self) -> str:
+        """Return a text such as ``k0.6``, ``k0.5 class_attention@3,6,9``; ``k1`` keeps all."""
+        places = ",".join(map(str, self.at_blocks))
+        how = "" if (self.by, self.at_blocks) == ("magnitude", (0,)) else f" {self.by}@{places}"
+        return f"k{self.keep_rate:g}{how}"
+
+
+ALL_TOKENS = TokenRule()
+
+
 @dataclass(frozen=True, slots=True, init=False)
 class SubnetConfig:
-    """One point of the growth space: blocks per stage (a plain ViT has one) and image size in px."""
+    """One point of the growth space: blocks per stage (a plain ViT has one), image size in px, tokens."""
 
     depth: tuple[int, ...]
     img_size: int
+    tokens: TokenRule = ALL_TOKENS
 
-    def __init__(self, depth: int | Sequence[int], img_size: int) -> None:
+    def __init__(
+        self, depth: int | Sequence[int], img_size: int, tokens: TokenRule = ALL_TOKENS
+    ) -> None:
         check_count("img_size", img_size)
         object.__setattr__(self, "depth", as_depth(depth))
         object.__setattr__(self, "img_size", img_size)
+        object.__setattr__(self, "tokens", tokens)
 
     @property
     def total_depth(self) -> int:
@@ -65,10 +120,12 @@ class SubnetConfig:
         shallower = all(
             mine <= theirs for mine, theirs in zip(self.depth, other.depth, strict=True)
         )
-        return shallower and self.img_size <= other.img_size
+        fewer = self.tokens.keep_rate <= other.tokens.keep_rate
+        return shallower and self.img_size <= other.img_size and fewer
 
     def __str__(self) -> str:
-        return f"d{'+'.join(map(str, self.depth))} r{self.img_size}"
+        tokens = "" if self.tokens == ALL_TOKENS else f" {self.tokens}"
+        return f"d{'+'.join(map(str, self.depth))} r{self.img_size}{tokens}"
 
 
 @dataclass(frozen=True, slots=True)
