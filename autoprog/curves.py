@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 from pydantic import ConfigDict, Field, model_validator
@@ -10,7 +11,19 @@ from pydantic import ConfigDict, Field, model_validator
 from autoprog.errors import ConfigError
 from autoprog.files import FileModel
 
-__all__ = ["Curriculum", "Curve", "Ramp", "curve_ends", "curve_value"]
+__all__ = [
+    "Curriculum",
+    "Curve",
+    "KeepCurve",
+    "Plateau",
+    "Ramp",
+    "curve_ends",
+    "curve_value",
+    "plateaus",
+]
+
+Plateau = tuple[int, float]
+"""A step, counted from the start of its stage, and the value from there on."""
 
 
 class Ramp(FileModel):
@@ -40,8 +53,98 @@ class Ramp(FileModel):
             return self.start + (self.to - self.start) * share
         return self.start * (self.to / self.start) ** share
 
+    def plateaus(self, stage_steps: int, steps_per_epoch: float) -> list[Plateau]:
+        """Return the plateaus over a stage of `stage_steps`; the last one may be cut short."""
+        steps = max(1, round(min(self.every_epochs * steps_per_epoch, stage_steps)))
+        count = math.ceil(stage_steps / steps)
+        return [
+            (number * steps, self.at(number / (count - 1) if count > 1 else 1.0))
+            for number in range(count)
+        ]
+
+
+class KeepCurve(FileModel):
+    """A keep-rate that changes from step to step, as in Patch Sampling Schedule (arXiv 2208.09520).
+
+    The share of tokens that is *dropped* runs from the first to the second value of ``drop``: over the
+    whole stage (``linear``, ``cosine``), or to the second and back in each period (``cyclic``). It is cut to
+    [0, 1] and then rounded to the nearest ``quantum``, so that there are few token counts. The end of -0.1
+    that the paper uses makes the plateau of keep-rate 1 as long as the others.
+    """
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    curve: Literal["linear", "cosine", "cyclic"]
+    drop: tuple[float, float] = (0.8, -0.1)
+    period_epochs: float = Field(default=1.0, gt=0)
+    quantum: float = Field(default=0.2, ge=0.01, le=1)
+
+    @model_validator(mode="after")
+    def _keeps_some(self) -> KeepCurve:
+        if min(self.ends()) <= 0 or max(map(abs, self.drop)) > 1:
+            law = "must lie in [-1, 1] and leave some tokens when rounded to the quantum"
+            raise ConfigError("", "drop", law, list(self.drop))
+        return self
+
+    def ends(self) -> list[float]:
+        """Return the keep-rates at both ends."""
+        return [_keep_rate(drop, self.quantum) for drop in self.drop]
+
+    def plateaus(self, stage_steps: int, steps_per_epoch: float) -> list[Plateau]:
+        """Return the plateaus over a stage of `stage_steps`."""
+        if self.curve != "cyclic":
+            return list(_level_changes(lambda step: self._over(step / stage_steps), 0, stage_steps))
+        period = max(1, round(self.period_epochs * steps_per_epoch))
+        turn = period // 2 + 1  # the way there is monotone, and so is the way back
+        wave = [
+            *_level_changes(lambda step: self._in_period(step, period), 0, turn),
+            *_level_changes(lambda step: self._in_period(step, period), turn, period),
+        ]
+        starts = range(0, stage_steps, period)
+        levels = ((start + step, rate) for start in starts for step, rate in wave)
+        return [level for level in levels if level[0] < stage_steps]
+
+    def _over(self, share: float) -> float:
+        first, last = self.drop
+        if self.curve == "linear":
+            return _keep_rate(first * (1 - share) + last * share, self.quantum)
+        drop = last + (first - last) * (1 + math.cos(math.pi * share)) / 2
+        return _keep_rate(drop, self.quantum)
+
+    def _in_period(self, step: int, period: int) -> float:
+        half = period / 2
+        share = (step if step <= half else period - step) / half
+        first, last = self.drop
+        return _keep_rate(first * (1 - share) + last * share, self.quantum)
+
+
+def _keep_rate(drop: float, quantum: float) -> float:
+    """Return 1 - drop, with drop cut to [0, 1] and rounded to the quantum (halves to even, as released)."""
+    levels = 1 / quantum
+    return round(1 - round(levels * min(max(drop, 0.0), 1.0)) / levels, 6)
+
+
+def _level_changes(value_at: Callable[[int], float], start: int, stop: int) -> Iterator[Plateau]:
+    """Yield where a monotone step function takes each of its values, found by bisection."""
+    while start < stop:
+        value, low, high = value_at(start), start, stop
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if value_at(middle) == value else (low, middle)
+        yield start, value
+        start = high
+
 
 Curve = float | Ramp
+
+
+def plateaus(
+    curve: float | Ramp | KeepCurve, stage_steps: int, steps_per_epoch: float
+) -> list[Plateau]:
+    """Return the plateaus of any curve over a stage of `stage_steps`; a constant has one."""
+    if isinstance(curve, Ramp | KeepCurve):
+        return curve.plateaus(stage_steps, steps_per_epoch)
+    return [(0, float(curve))]
 
 
 def curve_value(curve: Curve, share: float) -> float:
@@ -49,10 +152,12 @@ def curve_value(curve: Curve, share: float) -> float:
     return curve.at(share) if isinstance(curve, Ramp) else float(curve)
 
 
-def curve_ends(curve: float | Ramp | None) -> list[float]:
-    """Return the first and last value of a curve; none for a curve that is not given."""
+def curve_ends(curve: float | Ramp | KeepCurve | None) -> list[float]:
+    """Return the first and last value of a curve, the extremes of one that comes and goes; none for None."""
     if curve is None:
         return []
+    if isinstance(curve, KeepCurve):
+        return curve.ends()
     return [curve.start, curve.to] if isinstance(curve, Ramp) else [float(curve)]
 
 

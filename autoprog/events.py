@@ -36,7 +36,10 @@ class _Event(FileModel):
 
 
 class RunStarted(_Event):
-    """A run begins or, with ``step`` above 0, goes on."""
+    """A run begins or, with ``step`` above 0, goes on.
+
+    ``epochs`` is the length that the schedule was resolved for.
+    """
 
     kind: Literal["run_started"] = "run_started"
     run_id: str
@@ -44,6 +47,7 @@ class RunStarted(_Event):
     model: str
     total_steps: int
     steps_per_epoch: int
+    epochs: float
     num_images: int
     device: str
     amp: str

@@ -5,15 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from autoprog.curves import Curriculum
 from autoprog.errors import ConfigError, suggest
-from autoprog.schedule import (
-    Curriculum,
-    FullModel,
-    GrowthSchedule,
-    LearningRate,
-    Stage,
-    depth_value,
-)
+from autoprog.schedule import GrowthSchedule
+from autoprog.stage import FullModel, LearningRate, Stage, depth_value
 from supernet.config import ModelSpec
 
 __all__ = [

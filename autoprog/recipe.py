@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, field_validator
 from autoprog.curves import Curriculum
 from autoprog.errors import ConfigError, suggest
 from autoprog.files import FileModel, parse
-from autoprog.schedule import LearningRate
+from autoprog.stage import LearningRate
 
 __all__ = ["RECIPES", "Recipe", "default_recipe_name", "resolve_recipe", "with_randaug_magnitude"]
 

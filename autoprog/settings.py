@@ -8,8 +8,8 @@ from pydantic import Field
 
 from autoprog.files import FileModel
 from autoprog.recipe import Recipe
-from autoprog.schedule import FullModel
 from autoprog.space import SearchSpace
+from autoprog.stage import FullModel
 
 __all__ = ["DataSettings", "Rule", "RunManifest", "RunSettings", "SearchSettings"]
 

@@ -12,7 +12,8 @@ from pydantic import Field, model_validator
 
 from autoprog.errors import ConfigError, suggest
 from autoprog.files import FileModel, parse, parse_yaml, read_yaml
-from autoprog.schedule import Grow, nearest_multiples
+from autoprog.laws import nearest_multiples
+from autoprog.stage import Grow
 from supernet.config import ModelSpec, SubnetConfig
 
 __all__ = ["Axis", "Decisions", "SearchSpace", "SpaceFile", "find_space", "shipped_spaces"]

@@ -3,18 +3,55 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import accumulate
+from typing import TYPE_CHECKING, Literal
 
-from autoprog.curves import Curriculum, Ramp, curve_value
+from autoprog.curves import Curriculum, Plateau, plateaus
 from autoprog.errors import ConfigError
+from autoprog.laws import SHARES
+from autoprog.stage import FullModel, Grow, Sandwich, SandwichSizes, Stage, Unfrozen
 from supernet.config import SubnetConfig, as_depth
+from supernet.cost import relative_cost
 
 if TYPE_CHECKING:
-    from autoprog.schedule import FullModel, Grow, GrowthSchedule, Stage
+    from autoprog.schedule import GrowthSchedule
 
-__all__ = ["Segment", "StepTable", "resolve_steps"]
+__all__ = ["Segment", "StepTable", "Training", "resolve_steps"]
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How a step trains, beside its subnet: parts of a stage that hold for all of it.
+
+    Attributes:
+        shrink_by: How images come to the subnet's size: ``resize`` or ``fourier``.
+        batch_scale: Images a step, as a multiple of the recipe's batch size.
+        lr_scale: Learning rate, as a multiple of the run's.
+        unfrozen: Which blocks train; None for all.
+        sandwich: The smaller subnets of a sandwich step; None for a plain step.
+    """
+
+    shrink_by: Literal["resize", "fourier"] = "resize"
+    batch_scale: float = 1.0
+    lr_scale: float = 1.0
+    unfrozen: Unfrozen | None = None
+    sandwich: SandwichSizes | None = None
+
+    @classmethod
+    def of(cls, stage: Stage) -> Training:
+        """Return how a stage trains."""
+        scale = stage.lr_scale
+        return cls(
+            shrink_by=stage.shrink_by,
+            batch_scale=stage.batch_scale,
+            lr_scale=math.sqrt(stage.batch_scale) if scale is None else scale,
+            unfrozen=None if stage.trainable == "all" else stage.trainable,
+            sandwich=stage.step.sandwich if isinstance(stage.step, Sandwich) else None,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +64,7 @@ class Segment:
     subnet: SubnetConfig
     curriculum: Curriculum
     grow: Grow
+    training: Training = field(default_factory=Training)
 
     @property
     def steps(self) -> int:
@@ -36,22 +74,32 @@ class Segment:
 
 @dataclass(frozen=True)
 class StepTable:
-    """A schedule in steps: consecutive segments from step 0 to the end."""
+    """A schedule in steps: consecutive segments from step 0 to the end.
+
+    ``weights`` says how far a step of each segment moves the clock of the learning rate, in any unit; None
+    where all steps move it alike.
+    """
 
     segments: tuple[Segment, ...]
     steps_per_epoch: int
+    weights: tuple[float, ...] | None = None
 
     @property
     def total_steps(self) -> int:
         """Return the number of optimizer steps of the run."""
         return self.segments[-1].stop_step
 
+    @property
+    def image_epochs(self) -> float:
+        """Return how often the run sees each training image."""
+        steps = sum(segment.steps * segment.training.batch_scale for segment in self.segments)
+        return steps / self.steps_per_epoch
+
     def at(self, step: int) -> Segment:
         """Return the segment that holds `step`."""
-        for segment in self.segments:
-            if segment.start_step <= step < segment.stop_step:
-                return segment
-        raise IndexError(f"step must lie in [0, {self.total_steps}), but got {step}")
+        if not 0 <= step < self.total_steps:
+            raise IndexError(f"step must lie in [0, {self.total_steps}), but got {step}")
+        return self.segments[self._segment_number(step)]
 
     def stage_starts(self) -> Iterator[Segment]:
         """Yield the first segment of each stage."""
@@ -60,6 +108,28 @@ class StepTable:
             if segment.stage != stage:
                 stage = segment.stage
                 yield segment
+
+    def clock(self, step: int) -> float:
+        """Return where the learning rate stands before `step`, from 0 to ``total_steps``."""
+        if self.weights is None or step >= self.total_steps:
+            return step
+        number = self._segment_number(step)
+        since = (step - self.segments[number].start_step) * self.weights[number]
+        return (self._passed[number] + since) / self._passed[-1] * self.total_steps
+
+    def _segment_number(self, step: int) -> int:
+        return bisect_right(self._starts, step) - 1
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return [segment.start_step for segment in self.segments]
+
+    @cached_property
+    def _passed(self) -> list[float]:
+        """Return the clock at the start of each segment, and at the end."""
+        assert self.weights is not None
+        moved = (s.steps * weight for s, weight in zip(self.segments, self.weights, strict=True))
+        return list(accumulate(moved, initial=0.0))
 
 
 def resolve_steps(
@@ -79,85 +149,103 @@ def resolve_steps(
                 "train longer or drop the stage",
             )
         segments.extend(_segments(schedule.full, stage, index, start, stop, steps_per_epoch))
-    return StepTable(tuple(segments), steps_per_epoch)
+    return StepTable(tuple(segments), steps_per_epoch, _clock_weights(schedule, segments))
+
+
+def _clock_weights(
+    schedule: GrowthSchedule, segments: Sequence[Segment]
+) -> tuple[float, ...] | None:
+    """Return how far a step of each segment moves the learning rate: by its images or its compute."""
+    if schedule.lr.clock == "compute":
+        spec = schedule.full.spec()
+        return tuple(s.training.batch_scale * relative_cost(spec, s.subnet) for s in segments)
+    scales = tuple(segment.training.batch_scale for segment in segments)
+    return scales if len(set(scales)) > 1 else None
 
 
 def _stage_bounds(
     schedule: GrowthSchedule, steps_per_epoch: int, epochs: float | None
 ) -> list[int]:
-    """Return the first step of each stage and the total: floor(k · E / K) for K equal stages."""
-    unit = {"epochs": float(steps_per_epoch), "steps": 1.0, "share": math.nan}[schedule.length_unit]
+    """Return the first step of each stage and the total: floor(k · E / K) for K equal stages.
+
+    Lengths are counted in steps of the recipe's batch size first; a stage of larger batches then has fewer.
+    """
+    in_shares = schedule.length_unit in SHARES
+    unit = 1.0 if schedule.length_unit == "steps" else float(steps_per_epoch)
     lengths = [stage.length for stage in schedule.stages]
     fixed = sum(length for length in lengths if not isinstance(length, str))
     open_end = lengths[-1] == "rest"
-    if epochs is None and (open_end or schedule.length_unit == "share"):
+    if epochs is None and (open_end or in_shares):
         raise ConfigError("--epochs", "", "must be given for a schedule in shares or with 'rest'")
     total_steps = fixed * unit if epochs is None else epochs * steps_per_epoch
-    as_written = total_steps if schedule.length_unit == "share" else unit
+    as_written = total_steps if in_shares else unit
     scale = as_written if open_end else total_steps / fixed
-    bounds, position = [0], 0.0
-    for length in lengths[:-1]:
-        assert not isinstance(length, str)
-        position += length * scale
-        bounds.append(math.floor(position + 1e-6))
-    return [*bounds, math.floor(total_steps + 1e-6)]
+    ends = list(accumulate(float(length) * scale for length in lengths[:-1]))
+    spans = [stop - start for start, stop in zip([0.0, *ends], [*ends, total_steps], strict=True)]
+    factors = [
+        _steps_a_unit(schedule, stage, span, steps_per_epoch)
+        for stage, span in zip(schedule.stages, spans, strict=True)
+    ]
+    positions = accumulate(span * factor for span, factor in zip(spans, factors, strict=True))
+    return [0, *(math.floor(position + 1e-6) for position in positions)]
+
+
+def _steps_a_unit(
+    schedule: GrowthSchedule, stage: Stage, nominal_steps: float, steps_per_epoch: int
+) -> float:
+    """Return the optimizer steps that stand for one nominal step of a stage's length."""
+    if schedule.length_unit == "steps":
+        return 1.0
+    if schedule.length_unit != "compute_share":
+        return 1.0 / stage.batch_scale
+    spec, steps = schedule.full.spec(), nominal_steps / stage.batch_scale
+    for _ in range(3):  # plateaus are counted in epochs, so their shares move with the length
+        table = _segments(schedule.full, stage, 0, 0, max(1, round(steps)), steps_per_epoch)
+        costs = [segment.steps * relative_cost(spec, segment.subnet) for segment in table]
+        steps = nominal_steps / stage.batch_scale * max(1, round(steps)) / sum(costs)
+    return steps / nominal_steps
 
 
 def _segments(
     full: FullModel, stage: Stage, index: int, start: int, stop: int, steps_per_epoch: int
 ) -> Iterator[Segment]:
     """Yield the plateaus of one stage; neighbours that came out equal are merged."""
-    curves = [stage.img_size, *(curve for _, curve in stage.curriculum)]
-    ramps = {
-        curve: _Plateaus.of(curve, stop - start, steps_per_epoch)
-        for curve in curves
-        if isinstance(curve, Ramp)
+    steps, training = stop - start, Training.of(stage)
+    own_epoch = max(1.0, steps_per_epoch / stage.batch_scale)
+    sizes = plateaus(stage.img_size, steps, own_epoch)
+    rates = plateaus(stage.tokens.keep_rate, steps, own_epoch)
+    curricula = {
+        name: plateaus(curve, steps, own_epoch)
+        for name, curve in stage.curriculum
+        if curve is not None
     }
-    firsts = sorted({0}.union(*(plateaus.firsts() for plateaus in ramps.values())))
+    firsts = sorted(
+        {first for levels in (sizes, rates, *curricula.values()) for first, _ in levels}
+    )
     pending: Segment | None = None
-    for first, last in zip(firsts, [*firsts[1:], stop - start], strict=True):
-        shares = {ramp: plateaus.share(first) for ramp, plateaus in ramps.items()}
-        subnet = SubnetConfig(as_depth(stage.depth), _size(stage.img_size, shares, full.stride))
-        curriculum = _curriculum(stage.curriculum, shares)
+    for first, last in zip(firsts, [*firsts[1:], steps], strict=True):
+        subnet = SubnetConfig(
+            as_depth(stage.depth),
+            _on_grid(_level(sizes, first), full.stride),
+            stage.tokens.rule(_level(rates, first)),
+        )
+        curriculum = Curriculum(**{name: _level(own, first) for name, own in curricula.items()})
         if pending and (pending.subnet, pending.curriculum) == (subnet, curriculum):
             pending = replace(pending, stop_step=start + last)
             continue
         if pending:
             yield pending
-        pending = Segment(start + first, start + last, index, subnet, curriculum, stage.grow)
+        pending = Segment(
+            start + first, start + last, index, subnet, curriculum, stage.grow, training
+        )
     assert pending is not None
     yield pending
 
 
-@dataclass(frozen=True, slots=True)
-class _Plateaus:
-    """The plateaus of one ramp in steps from the start of its stage; the last may be cut short."""
-
-    steps: int
-    count: int
-
-    @classmethod
-    def of(cls, ramp: Ramp, stage_steps: int, steps_per_epoch: int) -> _Plateaus:
-        steps = max(1, round(min(ramp.every_epochs * steps_per_epoch, stage_steps)))
-        return cls(steps, math.ceil(stage_steps / steps))
-
-    def firsts(self) -> range:
-        return range(0, self.steps * self.count, self.steps)
-
-    def share(self, step: int) -> float:
-        return step // self.steps / (self.count - 1) if self.count > 1 else 1.0
+def _level(levels: Sequence[Plateau], step: int) -> float:
+    """Return the value of the plateau that holds `step`."""
+    return levels[bisect_right(levels, (step, math.inf)) - 1][1]
 
 
-def _curriculum(curriculum: Curriculum, shares: dict[Ramp, float]) -> Curriculum:
-    values = {
-        name: curve_value(curve, shares.get(curve, 1.0))
-        for name, curve in curriculum
-        if curve is not None
-    }
-    return Curriculum(**values)
-
-
-def _size(curve: int | Ramp, shares: dict[Ramp, float], stride: int) -> int:
-    if isinstance(curve, int):
-        return curve
-    return max(stride, round(curve.at(shares[curve]) / stride) * stride)
+def _on_grid(size: float, stride: int) -> int:
+    return max(stride, round(size / stride) * stride)

@@ -9,8 +9,8 @@ import pytest
 
 from autoprog.presets import constant
 from autoprog.recipe import RECIPES
-from autoprog.schedule import FullModel
 from autoprog.settings import DataSettings, RunManifest, RunSettings
+from autoprog.stage import FullModel
 from supernet.config import ModelSpec
 from supernet.zoo import ZOO
 

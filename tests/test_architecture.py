@@ -18,6 +18,8 @@ CORE = (
     "errors",
     "space",
     "schedule",
+    "stage",
+    "laws",
     "presets",
     "recipe",
     "events",

@@ -172,7 +172,9 @@ class SlowFeed:
     seconds: float
     closed: int = 0
 
-    def batches(self, first_step: int, steps: int, cell_at: Any, held_out: bool) -> Iterator[Batch]:
+    def batches(
+        self, first_sample: int, batch_size: int, steps: int, cell_at: Any, held_out: bool
+    ) -> Iterator[Batch]:
         assert cell_at(0).img_size == 16
         for batch in some_batches(1) * steps:
             self.clock.now += self.seconds

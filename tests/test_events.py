@@ -81,6 +81,7 @@ EVENTS: list[Event] = [
         model="deit-s",
         total_steps=1000,
         steps_per_epoch=100,
+        epochs=10.0,
         num_images=6400,
         device="cpu",
         amp="none",

@@ -14,7 +14,8 @@ from autoprog.presets import (
     ramped_curriculum,
 )
 from autoprog.recipe import RECIPES
-from autoprog.schedule import GrowthSchedule, LearningRate
+from autoprog.schedule import GrowthSchedule
+from autoprog.stage import LearningRate
 from supernet.config import ModelSpec
 from supernet.zoo import ZOO
 

@@ -12,7 +12,7 @@ from autoprog.recipe import (
     resolve_recipe,
     with_randaug_magnitude,
 )
-from autoprog.schedule import LearningRate
+from autoprog.stage import LearningRate
 
 
 def test_later_layers_win_and_untouched_keys_stay() -> None:

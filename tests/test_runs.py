@@ -45,6 +45,7 @@ def started(step: int) -> RunStarted:
         model="vit-mu",
         total_steps=100,
         steps_per_epoch=10,
+        epochs=10.0,
         num_images=640,
         device="cpu",
         amp="none",

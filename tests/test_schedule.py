@@ -11,18 +11,11 @@ from pydantic import ValidationError
 from autoprog.curves import Curriculum, Ramp
 from autoprog.errors import ConfigError
 from autoprog.files import parse, parse_yaml
+from autoprog.laws import nearest_multiples
 from autoprog.presets import PRESETS, preset
 from autoprog.recipe import RECIPES
-from autoprog.schedule import (
-    FoundBy,
-    FullModel,
-    Grow,
-    GrowthSchedule,
-    LearningRate,
-    Stage,
-    load_schedule,
-    nearest_multiples,
-)
+from autoprog.schedule import FoundBy, GrowthSchedule, load_schedule
+from autoprog.stage import FullModel, Grow, LearningRate, Stage
 from autoprog.steptable import StepTable
 from supernet.config import GrowthRule, ModelSpec, SubnetConfig
 from supernet.zoo import ZOO
@@ -81,8 +74,8 @@ BROKEN = {
     "stages: 5": "stages: must be a list, but got 5",
     "stages: [5]": "stages[0]: must be a mapping of keys to values, but got 5",
     "5: 6": "[5]: keys must be words, but got 5",
-    f"length_unit: hours\nstages: [{LAST}]": "length_unit: must be 'epochs', 'steps' or 'share', "
-    "but got 'hours'",
+    f"length_unit: hours\nstages: [{LAST}]": "length_unit: must be 'epochs', 'steps', 'share', "
+    "'time_share' or 'compute_share', but got 'hours'",
     "stages: [{length: 0, depth: 12, img_size: 224}]": "stages[0].length: must be above 0 or "
     "'rest', but got 0.0",
     "stages: [{length: .inf, depth: 12, img_size: 224}]": "stages[0].length: must be above 0 or "

@@ -132,7 +132,12 @@ class ResidentFeed:
         self._batches = batches
 
     def batches(
-        self, first_step: int, steps: int, cell_at: Callable[[int], Cell], held_out: bool
+        self,
+        first_sample: int,
+        batch_size: int,
+        steps: int,
+        cell_at: Callable[[int], Cell],
+        held_out: bool,
     ) -> Iterator[Batch]:
         """Return `steps` batches; see :class:`autoprog.train.feed.Feed`."""
         return (self._batches[k % len(self._batches)] for k in range(steps))
@@ -151,9 +156,14 @@ class _WatchedFeed:
         return getattr(self._rest, name)
 
     def batches(
-        self, first_step: int, steps: int, cell_at: Callable[[int], Cell], held_out: bool
+        self,
+        first_sample: int,
+        batch_size: int,
+        steps: int,
+        cell_at: Callable[[int], Cell],
+        held_out: bool,
     ) -> Iterator[Batch]:
-        batches = self._feed.batches(first_step, steps, cell_at, held_out)
+        batches = self._feed.batches(first_sample, batch_size, steps, cell_at, held_out)
         for number in range(steps):
             if number == self._lead_in:
                 self._note()

@@ -19,7 +19,7 @@ from autoprog.runs import RunFolder
 from autoprog.schedule import GrowthSchedule
 from autoprog.settings import RunManifest, RunSettings
 from autoprog.train.data import Batch, OpenedData, resolve_workers
-from autoprog.train.engine import Job, start_training
+from autoprog.train.engine import Job, start_training, step_table
 from autoprog.train.feed import Feed, open_feed
 from autoprog.train.model import transform_settings
 from autoprog.train.phase import Phase, phases_of
@@ -150,8 +150,8 @@ def scratch_folder(settings: RunSettings) -> Iterator[RunFolder]:
 
 def distinct_phases(schedule: GrowthSchedule, trainer: Trainer) -> list[Phase]:
     """Return the phases with the first and the last subnet and with those that stages begin with."""
-    epochs = trainer.total_steps / trainer.steps_per_epoch
-    phases = list(phases_of(schedule.resolve(trainer.steps_per_epoch, epochs)))
+    table = step_table(trainer.recipe, schedule, trainer.feed.num_images)
+    phases = list(phases_of(table))
     of_subnet: dict[SubnetConfig, Phase] = {}
     for phase in [phase for phase in phases if phase.starts_stage] + phases[-1:]:
         alone = replace(phase, enter=None, starts_stage=False, ends_stage=False)
@@ -200,7 +200,9 @@ def _loaded(trainer: Trainer, opened: OpenedData, phase: Phase, settings: RunSet
 
 def _resident_batches(trainer: Trainer, phase: Phase) -> Sequence[Batch]:
     """Return augmented batches of a phase on the device."""
-    cell = cell_of(phase.curriculum, trainer.recipe, phase.choices[0].subnet.img_size)
-    batches = trainer.feed.batches(0, RESIDENT_BATCHES, lambda _: cell, held_out=False)
+    px = trainer.stepper.model.spec.img_size
+    cell = cell_of(phase, trainer.recipe, px, trainer.settings.seed, phase.start_step)
+    size = trainer.recipe.batch_size
+    batches = trainer.feed.batches(0, size, RESIDENT_BATCHES, lambda _: cell, held_out=False)
     device = trainer.compute.device
     return [(images.to(device), targets.to(device)) for images, targets in batches]

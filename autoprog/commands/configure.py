@@ -13,9 +13,10 @@ from autoprog.errors import ConfigError, suggest
 from autoprog.files import FileModel, parse, read_yaml
 from autoprog.presets import PRESETS, preset
 from autoprog.recipe import RECIPES, Recipe, default_recipe_name, resolve_recipe
-from autoprog.schedule import FullModel, GrowthSchedule, load_schedule
+from autoprog.schedule import GrowthSchedule, load_schedule
 from autoprog.settings import DataSettings, RunSettings
 from autoprog.space import SpaceFile, find_space
+from autoprog.stage import FullModel
 from autoprog.train.data import OpenedData
 from autoprog.train.engine import steps_per_epoch_of
 from autoprog.train.feed import open_data

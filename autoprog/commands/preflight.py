@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from autoprog.commands.configure import Configured
@@ -12,13 +11,13 @@ from autoprog.schedule import GrowthSchedule
 from autoprog.search.plan import make_plan
 from autoprog.search.profile import Costs
 from autoprog.settings import RunSettings
+from autoprog.steptable import StepTable
 from autoprog.train.data import TransformSettings, train_transform
 from autoprog.train.device import resolve_compute
-from autoprog.train.engine import RunLength, run_length
+from autoprog.train.engine import RunLength, run_length, step_table
 from autoprog.train.optim import check_optimizer
-from autoprog.train.phase import phases_of
 from autoprog.train.ranks import ONE_PROCESS, Ranks
-from autoprog.train.regularise import cell_of
+from autoprog.train.regularise import augmented_cell
 
 __all__ = ["check_run"]
 
@@ -34,13 +33,18 @@ def check_run(configured: Configured, is_new: bool, ranks: Ranks = ONE_PROCESS) 
     _check_numbers(settings)
     _check_share(settings, ranks)
     compute = resolve_compute(settings, ranks)
-    length = run_length(len(configured.opened.train), recipe.batch_size, recipe.epochs)
+    num_images = len(configured.opened.train)
+    length = run_length(num_images, recipe.batch_size, recipe.epochs)
     shape = recipe.sched if schedule is None else schedule.lr.shape
     check_optimizer(recipe, compute.device, shape, length.total_steps)
-    curricula = [Curriculum(), *_curricula(schedule, length)]
+    curricula = [Curriculum()]
+    if schedule is not None:
+        _check_clock(settings, schedule)
+        curricula += _distinct_curricula(step_table(recipe, schedule, num_images))
     _check_mixing(settings, curricula, ranks)
     for curriculum in curricula:
-        train_transform(cell_of(curriculum, recipe, settings.model.img_size), TransformSettings())
+        cell = augmented_cell(curriculum, recipe, settings.model.img_size)
+        train_transform(cell, TransformSettings())
     _check_search(settings, length, is_new)
 
 
@@ -57,11 +61,15 @@ def _check_share(settings: RunSettings, ranks: Ranks) -> None:
         raise ConfigError("--batch-size", "", law, size)
 
 
-def _curricula(schedule: GrowthSchedule | None, length: RunLength) -> Iterator[Curriculum]:
-    if schedule is not None:
-        epochs = length.total_steps / length.steps_per_epoch
-        for phase in phases_of(schedule.resolve(length.steps_per_epoch, epochs)):
-            yield phase.curriculum
+def _check_clock(settings: RunSettings, schedule: GrowthSchedule) -> None:
+    if schedule.length_unit == "time_share" and settings.time_budget_seconds is None:
+        law, cure = "must come with --time-budget", "shares of time need to know the time"
+        raise ConfigError("--schedule", "length_unit", law, "time_share", cure)
+
+
+def _distinct_curricula(table: StepTable) -> list[Curriculum]:
+    texts = {segment.curriculum.model_dump_json(): segment.curriculum for segment in table.segments}
+    return list(texts.values())
 
 
 def _check_mixing(settings: RunSettings, curricula: list[Curriculum], ranks: Ranks) -> None:

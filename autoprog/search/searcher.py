@@ -11,12 +11,13 @@ from autoprog.decisions import Decision
 from autoprog.events import Decided, Event, Progressed
 from autoprog.presets import ramped_curriculum
 from autoprog.runs import Run, RunFolder, load_run
-from autoprog.schedule import FoundBy, FullModel, GrowthSchedule, LearningRate, Stage, depth_value
+from autoprog.schedule import FoundBy, GrowthSchedule
 from autoprog.search.controller import Controller
 from autoprog.search.decide import Situation
 from autoprog.search.plan import SearchPlan, make_plan
 from autoprog.search.profile import Costs
 from autoprog.settings import RunSettings, SearchSettings
+from autoprog.stage import FullModel, LearningRate, Stage, depth_value
 from autoprog.train.data import OpenedData
 from autoprog.train.device import resolve_compute
 from autoprog.train.engine import Job, build_trainer, run_length

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 
 from autoprog.errors import ConfigError
-from autoprog.schedule import FullModel
 from autoprog.settings import RunSettings
+from autoprog.stage import FullModel
 from autoprog.train.cores import usable_cores
 from autoprog.train.ranks import ONE_PROCESS, Ranks
 

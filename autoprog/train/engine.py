@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from safetensors import SafetensorError
@@ -11,9 +11,11 @@ from safetensors.torch import save_file
 
 from autoprog.errors import RunError
 from autoprog.events import Event, RunFinished, RunStarted
+from autoprog.recipe import Recipe
 from autoprog.runs import Result, RunFolder
 from autoprog.schedule import GrowthSchedule
 from autoprog.settings import RunSettings
+from autoprog.steptable import StepTable
 from autoprog.train.data import OpenedData
 from autoprog.train.device import Compute, resolve_compute
 from autoprog.train.ema import ElasticEma, time_constants_steps
@@ -27,7 +29,6 @@ from autoprog.train.ranks import ONE_PROCESS, Ranks
 from autoprog.train.rollback import Rollbacks
 from autoprog.train.stop import StopRequest
 from autoprog.train.trainer import Trainer
-from supernet.cost import macs
 from supernet.export import plain_state_dict
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "run_length",
     "start",
     "start_training",
+    "step_table",
     "steps_per_epoch_of",
     "train_schedule",
 ]
@@ -79,8 +81,12 @@ def build_trainer(
     length: RunLength,
     lr_shape: str,
     job: Job,
+    clock: Callable[[int], float] = float,
 ) -> Trainer:
-    """Return a trainer at step 0: network, optimizer, averages and data, all drawn from the seed."""
+    """Return a trainer at step 0: network, optimizer, averages and data, all drawn from the seed.
+
+    ``clock`` is that of the learning rate, where it is not the step.
+    """
     recipe = settings.recipe
     model = build_model(settings.model.spec(), len(opened.class_names), settings.seed)
     model.to(compute.device)
@@ -104,7 +110,7 @@ def build_trainer(
         micro_batches=recipe.grad_accum_steps,
         clip_grad=recipe.clip_grad,
         ranks=job.ranks,
-        pace=_pace(settings, length),
+        pace=_pace(settings, length, clock),
     )
     if settings.compile:
         model.compile_blocks()  # after the averages were copied from it: those stay eager
@@ -123,9 +129,9 @@ def build_trainer(
     )
 
 
-def _pace(settings: RunSettings, length: RunLength) -> Pace:
+def _pace(settings: RunSettings, length: RunLength, clock: Callable[[int], float]) -> Pace:
     if settings.time_budget_seconds is None:
-        return StepPace()
+        return StepPace(clock)
     return BudgetPace(settings.time_budget_seconds, length.total_steps)
 
 
@@ -138,9 +144,26 @@ def start_training(
 ) -> Trainer:
     """Return the trainer of a schedule, on the device that the settings name."""
     compute = resolve_compute(settings, job.ranks)
-    recipe = settings.recipe
-    length = run_length(len(opened.train), recipe.batch_size, recipe.epochs)
-    return build_trainer(settings, folder, opened, compute, length, schedule.lr.shape, job)
+    table = step_table(settings.recipe, schedule, len(opened.train))
+    length = RunLength(table.steps_per_epoch, table.total_steps)
+    shape = schedule.lr.shape
+    return build_trainer(settings, folder, opened, compute, length, shape, job, table.clock)
+
+
+def step_table(recipe: Recipe, schedule: GrowthSchedule, num_images: int) -> StepTable:
+    """Return a schedule in steps of a run over `num_images`; it has at least two steps.
+
+    Raises:
+        ConfigError: If a stage is shorter than a step.
+    """
+    steps_per_epoch = steps_per_epoch_of(num_images, recipe.batch_size)
+    return schedule.resolve(steps_per_epoch, nominal_epochs(recipe, num_images))
+
+
+def nominal_epochs(recipe: Recipe, num_images: int) -> float:
+    """Return the epochs that a schedule is resolved for: as many whole steps as the recipe's fill."""
+    length = run_length(num_images, recipe.batch_size, recipe.epochs)
+    return length.total_steps / length.steps_per_epoch
 
 
 def train_schedule(trainer: Trainer, schedule: GrowthSchedule) -> Iterator[Event]:
@@ -150,8 +173,7 @@ def train_schedule(trainer: Trainer, schedule: GrowthSchedule) -> Iterator[Event
         DivergedError: If a loss is not finite.
         InterruptedRunError: If a stop was requested.
     """
-    epochs = trainer.total_steps / trainer.steps_per_epoch
-    phases = phases_of(schedule.resolve(trainer.steps_per_epoch, epochs))
+    phases = phases_of(step_table(trainer.recipe, schedule, trainer.feed.num_images))
     try:
         yield from start(trainer)
         yield from trainer.measure_reserve()
@@ -173,6 +195,7 @@ def start(trainer: Trainer) -> Iterator[Event]:
         model=settings.model.model,
         total_steps=trainer.total_steps,
         steps_per_epoch=trainer.steps_per_epoch,
+        epochs=nominal_epochs(trainer.recipe, trainer.feed.num_images),
         num_images=trainer.feed.num_images,
         device=str(trainer.compute.device),
         amp=trainer.compute.amp,
@@ -222,7 +245,6 @@ def _result(trainer: Trainer, schedule: GrowthSchedule) -> Result:
     evaluation, ledger = trainer.last_evaluation, trainer.ledger
     assert evaluation is not None, "a run ends with an evaluation"
     settings, manifest = trainer.settings, trainer.folder.manifest
-    images = trainer.step * settings.recipe.batch_size
     return Result(
         run_id=manifest.run_id,
         kind=settings.kind,
@@ -239,21 +261,12 @@ def _result(trainer: Trainer, schedule: GrowthSchedule) -> Result:
         lost_seconds=ledger.seconds["lost"],
         data_wait_seconds=ledger.seconds["data_wait"],
         eval_seconds=ledger.seconds["evaluate"],
-        image_epochs=images / trainer.feed.num_images,
-        macs=_total_macs(trainer),
+        image_epochs=trainer.samples / trainer.feed.num_images,
+        macs=float(trainer.macs),
         peak_memory_bytes=trainer.compute.peak_memory_bytes(),
         seed=settings.seed,
         device=str(trainer.compute.device),
         amp=trainer.compute.amp,
         versions=manifest.versions,
         schedule=schedule.model_dump(mode="json", by_alias=True, exclude_defaults=True),
-    )
-
-
-def _total_macs(trainer: Trainer) -> float:
-    """Return the multiply-accumulates of training: three forward passes' worth for each image."""
-    spec, classes = trainer.stepper.model.spec, trainer.feed.num_classes
-    steps = trainer.steps_by_subnet.items()
-    return float(sum(3 * macs(spec, net, classes) * n for net, n in steps)) * (
-        trainer.recipe.batch_size
     )

@@ -45,11 +45,17 @@ class Feed(Protocol):
     num_images: int
 
     def batches(
-        self, first_step: int, steps: int, cell_at: Callable[[int], Cell], held_out: bool
+        self,
+        first_sample: int,
+        batch_size: int,
+        steps: int,
+        cell_at: Callable[[int], Cell],
+        held_out: bool,
     ) -> Iterator[Batch]:
-        """Return training batches from `first_step` on, the k-th in ``cell_at(k)``.
+        """Return `steps` training batches of `batch_size` over all ranks, the k-th in ``cell_at(k)``.
 
-        With `held_out`, the slice that serves the search is kept out of them.
+        They begin at `first_sample` of the run. With `held_out`, the slice that serves the search is
+        kept out of them.
         """
 
     def validation(self) -> Iterator[Batch]:
@@ -123,12 +129,16 @@ class MapFeed:
         )
 
     def batches(
-        self, first_step: int, steps: int, cell_at: Callable[[int], Cell], held_out: bool
+        self,
+        first_sample: int,
+        batch_size: int,
+        steps: int,
+        cell_at: Callable[[int], Cell],
+        held_out: bool,
     ) -> Iterator[Batch]:
         """Return training batches; see :class:`Feed`."""
         indices = self._kept if held_out else self._all
-        first_sample = first_step * self._batch_size
-        return self._loader.batches(indices, first_sample, self._batch_size, steps, cell_at)
+        return self._loader.batches(indices, first_sample, batch_size, steps, cell_at)
 
     def validation(self) -> Iterator[Batch]:
         """Return every so many-th image of the validation set; see :class:`Feed`."""
@@ -208,14 +218,19 @@ class StreamFeed:
         self._loader, self._val_loader = (StreamLoader(source, *fixed) for source in (train, val))
 
     def batches(
-        self, first_step: int, steps: int, cell_at: Callable[[int], Cell], held_out: bool
+        self,
+        first_sample: int,
+        batch_size: int,
+        steps: int,
+        cell_at: Callable[[int], Cell],
+        held_out: bool,
     ) -> Iterator[Batch]:
         """Return training batches at the largest size asked for; the network resizes them as it needs."""
         ahead = range(min(steps, 1000))  # nobody knows how many steps a time budget allows
         cell = max((cell_at(k) for k in ahead), key=lambda cell: cell.img_size)
-        first_pass = first_step * self._batch_size // max(1, self.num_images)
+        first_pass = first_sample // max(1, self.num_images)
         part: Part = "training" if held_out else "all"
-        return self._loader.batches(first_pass, self._batch_size, steps, cell, part)
+        return self._loader.batches(first_pass, batch_size, steps, cell, part)
 
     def validation(self) -> Iterator[Batch]:
         """Return this rank's share of the validation set; see :class:`Feed`."""

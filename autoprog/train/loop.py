@@ -13,8 +13,11 @@ from timm.utils import dispatch_clip_grad
 from torch import Tensor, nn
 
 from autoprog.errors import DivergedError, RunError
+from autoprog.steptable import Training
+from autoprog.train.crop import fourier_crop
 from autoprog.train.device import Compute
 from autoprog.train.ema import ElasticEma
+from autoprog.train.freeze import set_trainable
 from autoprog.train.pace import Pace, StepPace
 from autoprog.train.phase import Choice, Phase, step_seed
 from autoprog.train.ranks import ONE_PROCESS, Ranks
@@ -29,7 +32,8 @@ class Stepper:
     """What a step needs. ``mixup`` and ``loss`` are exchanged where a stage changes them.
 
     ``network`` is the model as the ranks train it together. ``micro_batches`` doubles when a batch does not
-    fit into the device's memory; ``lr_scale`` halves when a run is rolled back.
+    fit into the device's memory; ``lr_scale`` halves when a run is rolled back. ``training`` is how the steps
+    of the phase train.
     """
 
     model: ElasticViT
@@ -49,14 +53,17 @@ class Stepper:
 
     def __post_init__(self) -> None:
         self.network: nn.Module = self.model
+        self.training = Training()
         self._parameters = list(
             self.model.parameters()
         )  # growth exchanges values, never parameters
 
     def enter(self, phase: Phase) -> None:
         """Get ready for the steps of a phase: ranks wait only for gradients that its subnets have."""
+        self.training = phase.training
         self.network = self.model  # lets go of the wrapper of the phase before
-        self.network = self.ranks.wrap(self.model, phase.slots, some_idle=len(phase.choices) > 1)
+        set_trainable(self.model, phase.slots, phase.training.unfrozen)
+        self.network = self.ranks.wrap(self.model, some_idle=phase.kind == "supernet")
 
     def step(
         self, images: Tensor, targets: Tensor, choice: Choice, slots: Slots, step: int
@@ -73,6 +80,8 @@ class Stepper:
         self._set_lr(step)
         images = images.to(self.compute.device, non_blocking=True)
         targets = targets.to(self.compute.device, non_blocking=True)
+        if self.training.shrink_by == "fourier":
+            images = fourier_crop(images, choice.subnet.img_size)
         if self.mixup is not None:
             images, targets = self.mixup(images, targets)
         self.optimizer.zero_grad(set_to_none=True)
@@ -120,10 +129,11 @@ class Stepper:
         return total
 
     def _set_lr(self, step: int) -> None:
-        self.scheduler.step_update(self.pace.position(step))
-        if self.lr_scale != 1.0:
+        self.scheduler.step_update(self.pace.lr_position(step))
+        scale = self.lr_scale * self.training.lr_scale
+        if scale != 1.0:
             for group in self.optimizer.param_groups:
-                group["lr"] *= self.lr_scale
+                group["lr"] *= scale
 
     def _update(self) -> None:
         if self.clip_grad is not None:

@@ -6,6 +6,7 @@ positions, so a schedule means the same under a budget, stretched over the time 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from autoprog.errors import RunError
@@ -29,6 +30,9 @@ class Pace(Protocol):
     def position(self, step: int) -> float:
         """Return the position before step `step`, counted from 0; it never falls."""
 
+    def lr_position(self, step: int) -> float:
+        """Return where the learning rate stands before `step`, from 0 to the nominal steps."""
+
     def projected_step(self, step: int, position: float) -> int:
         """Return the step at which `position` will be reached, as seen from `step`."""
 
@@ -40,9 +44,16 @@ class Pace(Protocol):
 
 
 class StepPace:
-    """A run that is as long as its steps."""
+    """A run that is as long as its steps.
+
+    Args:
+        clock: The clock of the learning rate, as :meth:`autoprog.steptable.StepTable.clock`.
+    """
 
     budget_seconds: float | None = None
+
+    def __init__(self, clock: Callable[[int], float] = float) -> None:
+        self._clock = clock
 
     @property
     def is_settling(self) -> bool:
@@ -52,6 +63,10 @@ class StepPace:
     def position(self, step: int) -> float:
         """Return the step itself."""
         return step
+
+    def lr_position(self, step: int) -> float:
+        """Return what the clock says."""
+        return self._clock(step)
 
     def projected_step(self, step: int, position: float) -> int:
         """Return the position itself."""
@@ -93,6 +108,10 @@ class BudgetPace:
         used = self._used_seconds + foreseen * self._step_seconds
         share = used / (self._budget - self._reserved_seconds)
         return max(self._floor, min(1.0, share) * self._total_steps)
+
+    def lr_position(self, step: int) -> float:
+        """Return the position: under a budget the learning rate goes by the time used."""
+        return self.position(step)
 
     def projected_step(self, step: int, position: float) -> int:
         """Return when `position` comes if steps take as long as the last ones; `step` if it has."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Literal
 
 from autoprog.curves import Curriculum
-from autoprog.schedule import Grow
-from autoprog.steptable import StepTable
+from autoprog.stage import Grow
+from autoprog.steptable import Segment, StepTable, Training
 from supernet.config import Slots, SubnetConfig, first_slots
 
 __all__ = ["Choice", "Compact", "GrowTo", "Phase", "choice_of", "phases_of", "step_seed"]
@@ -46,11 +48,14 @@ class Phase:
 
     Attributes:
         index: Number of the phase in its run; a resume goes by it.
-        kind: ``plain`` trains one subnet, ``supernet`` one of several a step.
+        kind: ``plain`` trains one subnet a step, ``supernet`` one of several, drawn for each step.
+        choices: What is trained. In a plain phase all have one depth and size; ``starts`` says which when.
         depth: Slots in use, which averages and drop-path cover.
         enter: What is done to the network first.
         ends_stage: Whether to evaluate and to keep a checkpoint at the end.
         held_out: Whether the held-out slice is kept out of training.
+        starts: The position from which each choice of a plain phase is in force.
+        training: How steps train, beside the subnet.
     """
 
     index: int
@@ -65,6 +70,8 @@ class Phase:
     starts_stage: bool = True
     ends_stage: bool = True
     held_out: bool = False
+    starts: tuple[float, ...] = (0,)
+    training: Training = field(default_factory=Training)
 
     @property
     def slots(self) -> Slots:
@@ -77,18 +84,22 @@ def plain_choice(subnet: SubnetConfig) -> Choice:
     return Choice(subnet, first_slots(subnet.depth))
 
 
-def choice_of(phase: Phase, seed: int, step: int) -> Choice:
-    """Return what `step` trains: each run of n steps is a permutation of the n choices.
+def choice_of(phase: Phase, seed: int, step: int, position: float | None = None) -> Choice:
+    """Return what `step` trains, at `position` of the run (the step itself unless it goes by a clock).
 
-    So sampling is uniform and no candidate is trained less than another (AutoProg draws independently). It is
-    a hash of (seed, step), on which all ranks and resumes agree.
+    In a supernet phase each run of n steps is a permutation of the n choices, so sampling is uniform and no
+    candidate is trained less than another (AutoProg draws independently). It is a hash of (seed, step), on
+    which all ranks and resumes agree.
     """
     count = len(phase.choices)
     if count == 1:
         return phase.choices[0]
-    cycle, position = divmod(step, count)
+    if phase.kind == "plain":
+        place = step if position is None else position
+        return phase.choices[max(0, bisect_right(phase.starts, place) - 1)]
+    cycle, number = divmod(step, count)
     order = sorted(range(count), key=lambda i: step_seed(seed, f"subnet-{i}", cycle))
-    return phase.choices[order[position]]
+    return phase.choices[order[number]]
 
 
 def step_seed(seed: int, purpose: str, step: int, rank: int = 0) -> int:
@@ -98,23 +109,44 @@ def step_seed(seed: int, purpose: str, step: int, rank: int = 0) -> int:
 
 
 def phases_of(table: StepTable) -> Iterator[Phase]:
-    """Yield the phases of a schedule: one a segment, growing where a stage is larger than the last."""
+    """Yield the phases of a schedule, growing where a stage is deeper than the one before.
+
+    A phase is one segment, or several that differ in their tokens alone: keep-rates may change with each
+    step, and neither loader nor network need to get ready for that.
+    """
+    groups = [list(group) for _, group in groupby(table.segments, _but_for_tokens)]
     before: SubnetConfig | None = None
-    segments = table.segments
-    for index, segment in enumerate(segments):
-        grows = before is not None and before.depth != segment.subnet.depth
-        following = segments[index + 1] if index + 1 < len(segments) else None
+    for index, group in enumerate(groups):
+        subnet, stage = group[0].subnet, group[0].stage
         yield Phase(
             index=index,
             kind="plain",
-            stage=segment.stage,
-            start_step=segment.start_step,
-            stop_step=segment.stop_step,
-            choices=(plain_choice(segment.subnet),),
-            depth=segment.subnet.depth,
-            curriculum=segment.curriculum,
-            enter=GrowTo(before, segment.subnet, segment.grow) if grows and before else None,
-            starts_stage=index == 0 or segments[index - 1].stage != segment.stage,
-            ends_stage=following is None or following.stage != segment.stage,
+            stage=stage,
+            start_step=group[0].start_step,
+            stop_step=group[-1].stop_step,
+            choices=tuple(plain_choice(segment.subnet) for segment in group),
+            starts=tuple(segment.start_step for segment in group),
+            depth=subnet.depth,
+            curriculum=group[0].curriculum,
+            enter=_growth(before, group[0]) if before else None,
+            starts_stage=index == 0 or groups[index - 1][0].stage != stage,
+            ends_stage=index + 1 == len(groups) or groups[index + 1][0].stage != stage,
+            training=group[0].training,
         )
-        before = segment.subnet
+        before = group[-1].subnet
+
+
+def _but_for_tokens(segment: Segment) -> Segment:
+    """Return what two segments of one phase have in common."""
+    subnet = SubnetConfig(segment.subnet.depth, segment.subnet.img_size)
+    return replace(segment, subnet=subnet, start_step=0, stop_step=0)
+
+
+def _growth(before: SubnetConfig, segment: Segment) -> GrowTo | None:
+    """Return the growth that a segment begins with; a schedule that is not monotone may leave blocks idle."""
+    depth = tuple(map(max, before.depth, segment.subnet.depth))
+    if depth == before.depth:
+        return None
+    return GrowTo(
+        before, SubnetConfig(depth, segment.subnet.img_size, segment.subnet.tokens), segment.grow
+    )

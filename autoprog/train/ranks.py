@@ -20,7 +20,6 @@ from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from autoprog.errors import RunError
-from supernet.config import Slots
 from supernet.elastic import ElasticViT
 
 __all__ = ["ONE_PROCESS", "Ranks", "is_lost_rank", "joined_ranks", "was_restarted"]
@@ -94,17 +93,14 @@ class Ranks:
         if not torch.equal(low, high):
             raise RunError(f"the {self.world_size} processes of this run differ in {what}")
 
-    def wrap(self, model: ElasticViT, slots: Slots, *, some_idle: bool) -> nn.Module:
+    def wrap(self, model: ElasticViT, *, some_idle: bool) -> nn.Module:
         """Return what a training step runs: `model`, its gradients averaged over ranks.
 
-        Parameters outside `slots` are frozen, since a reducer waits for all that need a gradient; with
-        `some_idle` not every step uses all of `slots`. An earlier wrapper must have been dropped.
+        The reducer waits for all parameters that need a gradient; with `some_idle` not every step gives
+        one to all of them. An earlier wrapper must have been dropped.
         """
         if self.alone:
             return model
-        model.requires_grad_(True)
-        for parameter in model.idle_parameters(slots):
-            parameter.requires_grad_(False)
         with warnings.catch_warnings():  # torch 2.15 renames the last argument, older ones need it
             warnings.simplefilter("ignore", FutureWarning)
             return DistributedDataParallel(

@@ -7,12 +7,24 @@ from autoprog.recipe import Recipe, with_randaug_magnitude
 from autoprog.train.data import Cell
 from autoprog.train.loop import Stepper
 from autoprog.train.optim import create_loss, create_mixup
-from autoprog.train.phase import Phase
+from autoprog.train.phase import Phase, choice_of
 
-__all__ = ["cell_of", "regularise"]
+__all__ = ["batch_size_of", "cell_of", "regularise"]
 
 
-def cell_of(curriculum: Curriculum, recipe: Recipe, img_size: int) -> Cell:
+def batch_size_of(phase: Phase, recipe: Recipe) -> int:
+    """Return the images a step of a phase takes, over all processes."""
+    return max(1, round(recipe.batch_size * phase.training.batch_scale))
+
+
+def cell_of(phase: Phase, recipe: Recipe, full_px: int, seed: int, step: int) -> Cell:
+    """Return how the images of a step are made: at its subnet's size, or full where the step shrinks them."""
+    subnet = choice_of(phase, seed, step).subnet
+    whole = phase.training.shrink_by == "fourier"
+    return augmented_cell(phase.curriculum, recipe, full_px if whole else subnet.img_size)
+
+
+def augmented_cell(curriculum: Curriculum, recipe: Recipe, img_size: int) -> Cell:
     """Return how images of `img_size` px are augmented; the recipe fills what the curriculum leaves."""
     magnitude = None if curriculum.randaug is None else _given(curriculum.randaug, 0.0)
     return Cell(

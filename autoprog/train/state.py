@@ -10,7 +10,7 @@ import torch
 from autoprog.errors import RunError
 from autoprog.events import Evaluated
 from autoprog.train.checkpoint import load_newest
-from supernet.config import SubnetConfig
+from supernet.config import SubnetConfig, TokenRule
 
 if TYPE_CHECKING:
     from autoprog.train.trainer import Trainer
@@ -23,6 +23,8 @@ def snapshot(trainer: Trainer) -> dict[str, Any]:
     stepper, evaluation = trainer.stepper, trainer.last_evaluation
     return {
         "step": trainer.step,
+        "samples": trainer.samples,
+        "macs": trainer.macs,
         "phase": trainer.phase,
         "model": stepper.model.vit.state_dict(),
         "emas": [ema.module.vit.state_dict() for ema in stepper.emas],
@@ -80,11 +82,12 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
     if state["scaler"]:  # empty where the precision needed none; a resume may choose another one
         stepper.scaler.load_state_dict(state["scaler"])
     trainer.step, trainer.phase, trainer.notes = state["step"], state["phase"], state["notes"]
+    trainer.samples, trainer.macs = state["samples"], state["macs"]
     trainer.ledger.seconds.update(state["seconds"])
-    for depth, img_size, steps in state["steps_by_subnet"]:
-        trainer.steps_by_subnet[SubnetConfig(depth, img_size)] = steps
-    for depth, img_size, seconds in state["phase_seconds"]:
-        trainer.phase_seconds[SubnetConfig(depth, img_size)] = list(seconds)
+    for *subnet, steps in state["steps_by_subnet"]:
+        trainer.steps_by_subnet[_subnet(*subnet)] = steps
+    for *subnet, seconds in state["phase_seconds"]:
+        trainer.phase_seconds[_subnet(*subnet)] = list(seconds)
     if state["last_evaluation"] is not None:
         trainer.last_evaluation = Evaluated(**state["last_evaluation"])
     trainer.evaluated_step = state["marked_at"]
@@ -94,4 +97,16 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
 
 def _rows(by_subnet: Mapping[SubnetConfig, Any]) -> list[list[Any]]:
     """Return a mapping in containers that are read back without unpickling classes."""
-    return [[list(net.depth), net.img_size, value] for net, value in by_subnet.items()]
+    return [
+        [
+            list(net.depth),
+            net.img_size,
+            [net.tokens.keep_rate, net.tokens.by, net.tokens.at_blocks],
+            value,
+        ]
+        for net, value in by_subnet.items()
+    ]
+
+
+def _subnet(depth: list[int], img_size: int, tokens: list[Any]) -> SubnetConfig:
+    return SubnetConfig(depth, img_size, TokenRule(*tokens))

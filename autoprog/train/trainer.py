@@ -23,6 +23,7 @@ from autoprog.runs import RunFolder
 from autoprog.settings import RunSettings
 from autoprog.train.checkpoint import publish, stage_as
 from autoprog.train.device import Compute
+from autoprog.train.effort import image_macs
 from autoprog.train.entry import enter
 from autoprog.train.evaluate import evaluate
 from autoprog.train.feed import Feed
@@ -31,7 +32,7 @@ from autoprog.train.meter import Meter
 from autoprog.train.pace import Pace
 from autoprog.train.phase import Choice, Phase, choice_of, plain_choice
 from autoprog.train.ranks import Ranks
-from autoprog.train.regularise import cell_of
+from autoprog.train.regularise import batch_size_of, cell_of
 from autoprog.train.rollback import Rollbacks
 from autoprog.train.state import restore_newest, snapshot
 from autoprog.train.stop import InterruptedRunError, StopRequest
@@ -49,7 +50,8 @@ _UNBOUNDED_STEPS = 2**31
 class Trainer:
     """The state of a run and the ways to move it on.
 
-    ``step`` counts finished optimizer steps, ``phase`` is the index of the phase entered last,
+    ``step`` counts finished optimizer steps, ``samples`` the images they took, ``macs`` the
+    multiply-accumulates, ``phase`` is the index of the phase entered last,
     ``evaluated_step`` the step of the last evaluation. ``notes`` is kept with checkpoints for whoever drives
     the trainer; plain containers only.
     """
@@ -64,6 +66,8 @@ class Trainer:
     rollbacks: Rollbacks = field(default_factory=Rollbacks)
     clock: Callable[[], float] = time.perf_counter
     step: int = 0
+    samples: int = 0
+    macs: int = 0
     phase: int = -1
     evaluated_step: int = 0
     notes: dict[str, Any] = field(default_factory=dict)
@@ -100,8 +104,8 @@ class Trainer:
 
     @property
     def epoch(self) -> float:
-        """Return how many epochs have been trained."""
-        return self.step / self.steps_per_epoch
+        """Return how many epochs have been trained: passes over as many images as fill whole batches."""
+        return self.samples / (self.steps_per_epoch * self.recipe.batch_size)
 
     def run(self, phase: Phase) -> Iterator[Event]:
         """Carry out a phase, or what is left of it after a resume.
@@ -167,17 +171,17 @@ class Trainer:
         model, seed, start = self.stepper.model.train(), self.settings.seed, self.step
         assert model.training
         batches = self.feed.batches(
-            first_step=start,
+            first_sample=self.samples,
+            batch_size=batch_size_of(phase, self.recipe),
             steps=phase.stop_step - start if self.pace.budget_seconds is None else _UNBOUNDED_STEPS,
-            cell_at=lambda k: cell_of(
-                phase.curriculum, self.recipe, choice_of(phase, seed, start + k).subnet.img_size
-            ),
+            cell_at=lambda k: cell_of(phase, self.recipe, self._full_px, seed, start + k),
             held_out=phase.held_out,
         )
         while not self.is_over(phase):
             with self.ledger.charge("data_wait"):
                 images, targets = next(batches)
-            self._take_step(phase, images, targets, choice_of(phase, seed, self.step))
+            position = self.pace.position(self.step)
+            self._take_step(phase, images, targets, choice_of(phase, seed, self.step, position))
             if self._is_time_to_look():
                 yield from self._progress(phase)
                 yield from self._pause(phase)
@@ -202,7 +206,17 @@ class Trainer:
         if phase.kind == "supernet":
             self.ledger.seconds["supernet"] += spent
         self.steps_by_subnet[choice.subnet] += 1
+        self.samples += batch_size_of(phase, self.recipe)
+        self.macs += self._step_macs(phase, choice)
         self.step += 1
+
+    @property
+    def _full_px(self) -> int:
+        return self.stepper.model.spec.img_size
+
+    def _step_macs(self, phase: Phase, choice: Choice) -> int:
+        spec, classes = self.stepper.model.spec, self.feed.num_classes
+        return batch_size_of(phase, self.recipe) * image_macs(spec, phase, choice.subnet, classes)
 
     def _progress(self, phase: Phase) -> Iterator[Event]:
         """Read the losses since the last time; this is the only place that waits for the device."""
@@ -222,7 +236,7 @@ class Trainer:
             lr=self.stepper.optimizer.param_groups[0]["lr"],
             subnet=reading.timed[-1][0],
             step_seconds=reading.step_seconds,
-            images_per_second=self.recipe.batch_size / reading.step_seconds,
+            images_per_second=batch_size_of(phase, self.recipe) / reading.step_seconds,
             data_wait_share=reading.wait_share,
             train_seconds=self.ledger.seconds["train"],
             budget_share=None if self.pace.budget_seconds is None else share,
@@ -277,8 +291,7 @@ class Trainer:
 
     def evaluate(self, depth: tuple[int, ...]) -> Iterator[Event]:
         """Evaluate the online and the averaged network at the full image size."""
-        full = self.stepper.model.spec.img_size
-        choice = plain_choice(SubnetConfig(depth, full))
+        choice = plain_choice(SubnetConfig(depth, self._full_px))
         start = self.clock()
         with self.ledger.charge("evaluate"):
             models = (self.stepper.model, self.stepper.emas[-1].module)

@@ -175,7 +175,7 @@ def _resolve(schedule: GrowthSchedule | None, event: RunStarted) -> StepTable | 
     if event.time_budget_seconds is not None:
         return None  # nobody knows yet how many steps there will be
     try:
-        return schedule.resolve(event.steps_per_epoch, event.total_steps / event.steps_per_epoch)
+        return schedule.resolve(event.steps_per_epoch, event.epochs)
     except ConfigError:
         return None  # a display must not stop a run; it falls back to what the events tell
 

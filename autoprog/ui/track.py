@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from autoprog.curves import Curriculum, curve_value
-from autoprog.schedule import Grow
+from autoprog.stage import Grow
 from autoprog.steptable import Segment, StepTable
 from autoprog.ui.history import Piece
 from autoprog.ui.state import RunState

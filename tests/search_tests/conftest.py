@@ -19,12 +19,13 @@ from autoprog.decisions import Decision
 from autoprog.events import Event
 from autoprog.recipe import Recipe, resolve_recipe
 from autoprog.runs import Run, RunFolder, load_run
-from autoprog.schedule import FullModel, GrowthSchedule
+from autoprog.schedule import GrowthSchedule
 from autoprog.search.engine import build_searcher, search_schedule
 from autoprog.search.profile import cell_name
 from autoprog.search.searcher import Searcher
 from autoprog.settings import DataSettings, Rule, RunManifest, RunSettings, SearchSettings
 from autoprog.space import SearchSpace, SpaceFile
+from autoprog.stage import FullModel
 from autoprog.train.data import OpenedData, open_digits
 from autoprog.train.data.digits import DigitsSource
 from autoprog.train.engine import Job, start_training, train_schedule

@@ -15,8 +15,9 @@ from torch import Tensor
 from autoprog.events import Event
 from autoprog.recipe import RECIPES, Recipe
 from autoprog.runs import RunFolder, load_run
-from autoprog.schedule import FullModel, GrowthSchedule, LearningRate, Stage
+from autoprog.schedule import GrowthSchedule
 from autoprog.settings import DataSettings, RunManifest, RunSettings
+from autoprog.stage import FullModel, LearningRate, Stage
 from autoprog.train.data import OpenedData, open_digits
 from autoprog.train.data.digits import DigitsSource
 from autoprog.train.engine import Job, start_training, train_schedule

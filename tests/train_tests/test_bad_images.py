@@ -13,9 +13,9 @@ from PIL import Image
 
 from autoprog.errors import RunError
 from autoprog.recipe import RECIPES, Recipe
-from autoprog.schedule import FullModel
 from autoprog.settings import DataSettings, RunSettings, SearchSettings
 from autoprog.space import SpaceFile
+from autoprog.stage import FullModel
 from autoprog.train.data import (
     BadImages,
     Batch,
@@ -191,7 +191,7 @@ def test_a_feed_counts_all_that_it_reads_of_the_training_set(torn: Path) -> None
     assert [line.rpartition("; ")[2] for line in said] == [
         f"skipped ({count} of at most 3)" for count in (1, 2, 3)
     ]
-    list(feed.batches(0, 10, lambda k: RICH, held_out=False))
+    list(feed.batches(0, 8, 10, lambda k: RICH, held_out=False))
     assert feed.complaints() == []
     feed.close()
 
@@ -243,9 +243,9 @@ def test_ranks_share_the_validation_set_and_nothing_else(tree: Path, world_size:
 
 
 def test_ranks_share_the_batches(tree: Path) -> None:
-    whole = list(feed_of(tree).batches(2, 5, lambda k: RICH, held_out=True))
+    whole = list(feed_of(tree).batches(16, 8, 5, lambda k: RICH, held_out=True))
     feeds = [feed_of(tree, (rank, 2)) for rank in range(2)]
-    shares = [list(feed.batches(2, 5, lambda k: RICH, held_out=True)) for feed in feeds]
+    shares = [list(feed.batches(16, 8, 5, lambda k: RICH, held_out=True)) for feed in feeds]
     for (images, targets), one, two in zip(whole, *shares, strict=True):
         assert images.equal(torch.cat([one[0], two[0]]))
         assert targets.equal(torch.cat([one[1], two[1]]))

@@ -25,8 +25,8 @@ from PIL import Image
 
 from autoprog.errors import RunError
 from autoprog.recipe import RECIPES
-from autoprog.schedule import FullModel
 from autoprog.settings import DataSettings, RunSettings
+from autoprog.stage import FullModel
 from autoprog.train.data import (
     BadImages,
     CachedSource,
@@ -572,16 +572,16 @@ def test_a_feed_reads_both_parts_from_the_cache(tree: Path, tmp_path: Path) -> N
     assert feed.probe()[0].equal(plain.probe()[0])
     assert next(feed.validation())[0].equal(next(plain.validation())[0])
     assert len(watch.texts) == 2
-    batches = list(feed.batches(0, 3, lambda k: Cell(8), held_out=False))
+    batches = list(feed.batches(0, 64, 3, lambda k: Cell(8), held_out=False))
     again = feed_of(tree, watch, cache=str(tmp_path / "cache"))
-    resumed = list(again.batches(1, 2, lambda k: Cell(8), held_out=False))
+    resumed = list(again.batches(64, 64, 2, lambda k: Cell(8), held_out=False))
     assert all(a[0].equal(b[0]) for a, b in zip(batches[1:], resumed, strict=True))
     assert len(watch.texts) == 2
 
 
 def test_the_digits_are_cached_in_memory_without_a_file(tmp_path: Path) -> None:
     feed = feed_of(None, Watch(), cache=str(tmp_path / "cache"))
-    images, _ = next(feed.batches(0, 1, lambda k: Cell(16), held_out=False))
+    images, _ = next(feed.batches(0, 64, 1, lambda k: Cell(16), held_out=False))
     assert images.shape[1:] == (3, 16, 16)
     assert not (tmp_path / "cache").exists()
 

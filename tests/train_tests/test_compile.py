@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch._functorch.aot_autograd import aot_module_simplified
 
-from autoprog.schedule import FullModel, GrowthSchedule, Stage
+from autoprog.schedule import GrowthSchedule
+from autoprog.stage import FullModel, Stage
 from supernet.elastic import ElasticViT
 from supernet.zoo import ZOO
 

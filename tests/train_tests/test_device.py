@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from autoprog.errors import ConfigError
-from autoprog.schedule import FullModel
+from autoprog.stage import FullModel
 from autoprog.train import device
 from autoprog.train.device import Compute, resolve_compute
 from autoprog.train.ranks import Ranks

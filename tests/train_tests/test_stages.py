@@ -52,10 +52,16 @@ def spy_on(trainer: Trainer) -> Seen:
         seen.learning_rates.append(stepper.optimizer.param_groups[0]["lr"])
         return loss
 
-    def feed(first_step: int, steps: int, cell_at: Callable[[int], Cell], held_out: bool) -> Any:
+    def feed(
+        first_sample: int,
+        batch_size: int,
+        steps: int,
+        cell_at: Callable[[int], Cell],
+        held_out: bool,
+    ) -> Any:
         assert not held_out
-        seen.cells.update({first_step + k: cell_at(k) for k in range(steps)})
-        return batches(first_step, steps, cell_at, held_out)
+        seen.cells.update({trainer.step + k: cell_at(k) for k in range(steps)})
+        return batches(first_sample, batch_size, steps, cell_at, held_out)
 
     stepper.step = step  # type: ignore[method-assign, assignment]
     trainer.feed.batches = feed  # type: ignore[method-assign]
@@ -190,7 +196,7 @@ def test_the_result_counts_what_was_trained(carried_out: tuple[Any, Seen]) -> No
     assert result.eval_seconds > 0
     assert result.supernet_seconds == result.search_seconds == 0
     assert outcome.events[-1].result == result.model_dump(mode="json", by_alias=True)
-    steps = {(tuple(d), r): n for d, r, n in outcome.state["steps_by_subnet"]}
+    steps = {(tuple(d), r): n for d, r, _, n in outcome.state["steps_by_subnet"]}
     assert steps == {((2,), 8): 10, ((3,), 12): 20, ((4,), 16): 10}
 
 

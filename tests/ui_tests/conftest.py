@@ -27,8 +27,8 @@ from autoprog.events import (
 )
 from autoprog.recipe import RECIPES
 from autoprog.runs import Result, RunFolder
-from autoprog.schedule import FullModel
 from autoprog.settings import DataSettings, RunManifest, RunSettings
+from autoprog.stage import FullModel
 from supernet.config import SubnetConfig
 from supernet.zoo import ZOO
 
@@ -99,6 +99,7 @@ def _whole_run() -> Iterator[Event]:
         model="deit-s",
         total_steps=TOTAL_STEPS,
         steps_per_epoch=STEPS_PER_EPOCH,
+        epochs=TOTAL_STEPS / STEPS_PER_EPOCH,
         num_images=12_800,
         device="cuda",
         amp="bfloat16",

@@ -38,6 +38,7 @@ def started(**changes: object) -> RunStarted:
         "model": "deit-s",
         "total_steps": 4000,
         "steps_per_epoch": 100,
+        "epochs": 40.0,
         "num_images": 12_800,
         "device": "cpu",
         "amp": "none",

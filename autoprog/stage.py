@@ -1,0 +1,235 @@
+"""One stage of a schedule and what it is made of: the values that a user writes, checked one by one."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from autoprog.curves import Curriculum, KeepCurve, Ramp, curve_ends
+from autoprog.errors import ConfigError
+from autoprog.files import FileModel
+from supernet.config import GrowthRule, ModelSpec, TokenRule, as_depth
+
+__all__ = [
+    "Depth",
+    "FullModel",
+    "Grow",
+    "LearningRate",
+    "Sandwich",
+    "SandwichSizes",
+    "Stage",
+    "Tokens",
+    "Unfrozen",
+    "depth_value",
+    "shown_depth",
+]
+
+Depth = int | tuple[int, ...]
+
+
+class FullModel(FileModel):
+    """What the schedule ends at, in enough detail to check the file and count its cost without torch."""
+
+    model: str
+    timm: str
+    depth: Depth
+    img_size: int = Field(gt=0)
+    stride: int = Field(gt=0)
+    embed_dim: int = Field(gt=0)
+    num_heads: int = Field(gt=0)
+    mlp_ratio: float = Field(default=4.0, gt=0)
+    num_prefix_tokens: int = Field(default=1, ge=0)
+    in_chans: int = Field(default=3, gt=0)
+    overrides: dict[str, int | float | str | bool] = Field(default_factory=dict)
+
+    @field_validator("depth")
+    @classmethod
+    def _whole_blocks(cls, depth: Depth) -> Depth:
+        return _checked_depth(depth)
+
+    @model_validator(mode="after")
+    def _is_a_model(self) -> FullModel:
+        self.spec()
+        return self
+
+    @classmethod
+    def of(cls, spec: ModelSpec) -> FullModel:
+        """Return the file's form of a model."""
+        return cls(
+            model=spec.name,
+            timm=spec.timm,
+            depth=depth_value(spec.depth),
+            img_size=spec.img_size,
+            stride=spec.patch_size,
+            embed_dim=spec.embed_dim,
+            num_heads=spec.num_heads,
+            mlp_ratio=spec.mlp_ratio,
+            num_prefix_tokens=spec.num_prefix_tokens,
+            in_chans=spec.in_chans,
+            overrides=dict(spec.overrides),
+        )
+
+    def spec(self) -> ModelSpec:
+        """Return the model that this stands for."""
+        return ModelSpec(
+            name=self.model,
+            timm=self.timm,
+            depth=as_depth(self.depth),
+            embed_dim=self.embed_dim,
+            num_heads=self.num_heads,
+            mlp_ratio=self.mlp_ratio,
+            patch_size=self.stride,
+            img_size=self.img_size,
+            num_prefix_tokens=self.num_prefix_tokens,
+            in_chans=self.in_chans,
+            overrides=tuple(self.overrides.items()),
+        )
+
+
+class LearningRate(FileModel):
+    """The shape of the learning rate; it belongs to the schedule because growth needs rate left to learn.
+
+    ``clock`` is what the shape runs over: images seen (``epochs``) or multiply-accumulates spent
+    (``compute``). Under a time budget it is always the time used.
+    """
+
+    shape: Literal["cosine", "wsd", "constant"] = "cosine"
+    clock: Literal["epochs", "compute"] = "epochs"
+
+
+class Grow(FileModel):
+    """How the blocks that a stage adds are filled; see :class:`supernet.config.GrowthRule`."""
+
+    op: Literal["mogrow", "copy", "zero"] = "mogrow"
+    map: Literal["interpolate", "stack"] = "interpolate"
+    source: Literal["online", "ema"] = "online"
+    state: Literal["carry", "fresh", "reset"] = "carry"
+
+    @model_validator(mode="after")
+    def _legal_rule(self) -> Grow:
+        if self.source == "ema" and self.op != "mogrow":
+            raise ConfigError("", "source", "must be 'online' unless op is 'mogrow'", self.source)
+        return self
+
+    def rule(self) -> GrowthRule:
+        """Return the growth rule of the supernet."""
+        return GrowthRule(op=self.op, map=self.map, source=self.source, state=self.state)
+
+
+class Tokens(FileModel):
+    """Which patch tokens a stage trains on; see :class:`supernet.config.TokenRule`."""
+
+    keep_rate: float | KeepCurve = 1.0
+    by: Literal["magnitude", "l2_magnitude", "random", "class_attention"] = "magnitude"
+    at_blocks: tuple[int, ...] = (0,)
+
+    @model_validator(mode="after")
+    def _legal_rule(self) -> Tokens:
+        for rate in curve_ends(self.keep_rate):
+            self.rule(rate)
+        return self
+
+    def rule(self, keep_rate: float) -> TokenRule:
+        """Return the token rule at one keep-rate."""
+        return TokenRule(keep_rate, self.by, self.at_blocks)
+
+
+class Unfrozen(FileModel):
+    """Blocks whose number modulo ``every`` is below ``level`` train, and all that is outside blocks.
+
+    AutoProg-Zero's axis for fine-tuning (arXiv 2410.00350): the level grows from stage to stage.
+    """
+
+    every: int = Field(default=4, ge=1)
+    level: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _within_the_group(self) -> Unfrozen:
+        if self.level > self.every:
+            raise ConfigError("", "level", f"must be at most every, {self.every}", self.level)
+        return self
+
+    def trains(self, block: int) -> bool:
+        """Tell whether block number `block` trains."""
+        return block % self.every < self.level
+
+    @property
+    def share(self) -> float:
+        """Return the share of blocks that train."""
+        return self.level / self.every
+
+
+class SandwichSizes(FileModel):
+    """The smaller image sizes and keep-rates that a sandwich step draws from, rising."""
+
+    sizes: tuple[int, ...] = Field(min_length=1)
+    keep_rates: tuple[float, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _rising(self) -> SandwichSizes:
+        for key, values in (("sizes", self.sizes), ("keep_rates", self.keep_rates)):
+            if list(values) != sorted(set(values)) or values[0] <= 0:
+                raise ConfigError("", key, "must be rising and above 0", list(values))
+        if self.keep_rates[-1] >= 1:
+            law, cure = "must be below 1", "keep-rate 1 is always trained"
+            raise ConfigError("", "keep_rates", law, self.keep_rates[-1], cure)
+        return self
+
+
+class Sandwich(FileModel):
+    """A step that trains four subnets to one set of weights (SuperViT, arXiv 2205.11397)."""
+
+    sandwich: SandwichSizes
+
+
+class Stage(FileModel):
+    """One piece of training at one depth. ``length`` counts in the file's ``length_unit``.
+
+    ``shrink_by`` is how images come to the stage's size: resized in the loader, or the low frequencies of
+    full-size ones cut out on the device (EfficientTrain++). A stage trains on ``batch_scale`` times as
+    many images a step as the recipe says, at ``lr_scale`` times the learning rate; without a value that is
+    the square root of ``batch_scale``, the rule for adaptive optimizers.
+    """
+
+    length: float | Literal["rest"]
+    depth: Depth
+    img_size: int | Ramp
+    tokens: Tokens = Tokens()
+    grow: Grow = Grow()
+    curriculum: Curriculum = Curriculum()
+    shrink_by: Literal["resize", "fourier"] = "resize"
+    batch_scale: float = Field(default=1.0, gt=0, le=64)
+    lr_scale: float | None = Field(default=None, gt=0, le=64)
+    trainable: Literal["all"] | Unfrozen = "all"
+    step: Literal["plain"] | Sandwich = "plain"
+
+    @field_validator("length")
+    @classmethod
+    def _positive(cls, length: float | str) -> float | str:
+        if not isinstance(length, str) and not (length > 0 and math.isfinite(length)):
+            raise ConfigError("", "", "must be above 0 or 'rest'", length)
+        return length
+
+    @field_validator("depth")
+    @classmethod
+    def _whole_blocks(cls, depth: Depth) -> Depth:
+        return _checked_depth(depth)
+
+
+def _checked_depth(depth: Depth) -> Depth:
+    blocks = [depth] if isinstance(depth, int) else list(depth)
+    if not blocks or min(blocks) < 1:
+        raise ConfigError("", "", "must be at least 1 block", shown_depth(tuple(blocks)))
+    return depth
+
+
+def shown_depth(depth: tuple[int, ...]) -> int | list[int]:
+    """Return a depth as files write it."""
+    return depth[0] if len(depth) == 1 else list(depth)
+
+
+def depth_value(depth: tuple[int, ...]) -> Depth:
+    """Return the file's form of a depth: a number for a model of one stage."""
+    return depth[0] if len(depth) == 1 else depth
