@@ -171,6 +171,7 @@ class SlowFeed:
     clock: Clock
     seconds: float
     closed: int = 0
+    workers: int = 3
 
     def batches(
         self, first_sample: int, batch_size: int, steps: int, cell_at: Any, held_out: bool
@@ -206,7 +207,7 @@ def test_data_cost_is_the_share_of_the_resident_speed_that_a_slow_feed_takes(
     slow = SlowFeed(clock, 1.0)
     race = {
         RESIDENT: RunnerArm(trainer, phase, lambda: ResidentFeed(some_batches()), clock=clock),
-        LOADED: RunnerArm(trainer, phase, lambda: slow, workers=3, clock=clock),  # type: ignore[arg-type]
+        LOADED: RunnerArm(trainer, phase, lambda: slow, clock=clock),  # type: ignore[arg-type]
     }
     seconds = take_turns(race, rounds=2, steps=5)
     assert seconds == {RESIDENT: [15.0, 15.0], LOADED: [20.0, 20.0]}

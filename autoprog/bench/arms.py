@@ -128,6 +128,8 @@ def bare_loop(
 class ResidentFeed:
     """Batches that lie on the device already, again and again."""
 
+    workers = 0
+
     def __init__(self, batches: Sequence[Batch]) -> None:
         self._batches = batches
 
@@ -175,19 +177,18 @@ class RunnerArm:
     """The runner itself: the trainer carries out a phase of some steps, events and all.
 
     ``open_feed`` opens the batches anew for each block and they are closed after it, so that no worker
-    of this arm takes time from the others. ``workers`` are theirs: the lead-in waits for all of them.
+    of this arm takes time from the others; the lead-in waits for all of them.
     """
 
     trainer: Trainer
     phase: Phase
     open_feed: Callable[[], ResidentFeed | Feed]
-    workers: int = 0
     clock: Callable[[], float] = time.perf_counter
 
     def __call__(self, steps: int) -> float:
         """Train for some steps; return their seconds, with the progress events that fall to them."""
-        trainer, lead_in = self.trainer, LEAD_IN_STEPS + self.workers
-        own, feed, started = trainer.feed, self.open_feed(), 0.0
+        trainer, own, feed, started = self.trainer, self.trainer.feed, self.open_feed(), 0.0
+        lead_in = LEAD_IN_STEPS + feed.workers
 
         def note() -> None:
             nonlocal started

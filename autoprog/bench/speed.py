@@ -18,7 +18,7 @@ from autoprog.bench.statistics import Arm, Estimate, share_lost, speed_ratio, ta
 from autoprog.runs import RunFolder
 from autoprog.schedule import GrowthSchedule
 from autoprog.settings import RunManifest, RunSettings
-from autoprog.train.data import Batch, OpenedData, resolve_workers
+from autoprog.train.data import Batch, OpenedData
 from autoprog.train.engine import Job, start_training, step_table
 from autoprog.train.feed import Feed, open_feed
 from autoprog.train.model import transform_settings
@@ -112,7 +112,7 @@ def measure_runner(
         device=str(trainer.compute.device),
         amp=trainer.compute.amp,
         threads=torch.get_num_threads(),
-        workers=resolve_workers(settings.workers, opened.train),
+        workers=trainer.feed.workers,
         batch_size=settings.recipe.batch_size,
         rounds=rounds,
         block_steps=block_steps,
@@ -195,7 +195,7 @@ def _loaded(trainer: Trainer, opened: OpenedData, phase: Phase, settings: RunSet
     def opens() -> Feed:
         return open_feed(opened, transform, settings, pin_memory=pin_memory)
 
-    return RunnerArm(trainer, phase, opens, resolve_workers(settings.workers, opened.train))
+    return RunnerArm(trainer, phase, opens)
 
 
 def _resident_batches(trainer: Trainer, phase: Phase) -> Sequence[Batch]:

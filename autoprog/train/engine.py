@@ -16,6 +16,7 @@ from autoprog.runs import Result, RunFolder
 from autoprog.schedule import GrowthSchedule
 from autoprog.settings import RunSettings
 from autoprog.steptable import StepTable
+from autoprog.train.budget import measure_reserve
 from autoprog.train.data import OpenedData
 from autoprog.train.device import Compute, resolve_compute
 from autoprog.train.ema import ElasticEma, time_constants_steps
@@ -176,7 +177,7 @@ def train_schedule(trainer: Trainer, schedule: GrowthSchedule) -> Iterator[Event
     phases = phases_of(step_table(trainer.recipe, schedule, trainer.feed.num_images))
     try:
         yield from start(trainer)
-        yield from trainer.measure_reserve()
+        yield from measure_reserve(trainer)
         for phase in phases:
             yield from trainer.run(phase)
         yield from finish(trainer, schedule)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from autoprog.events import Event, Grown, StageStarted
+from autoprog.train.budget import look
 from autoprog.train.growth import apply_growth
 from autoprog.train.phase import Compact, GrowTo, Phase
 from autoprog.train.regularise import regularise
@@ -26,7 +27,7 @@ def enter(trainer: Trainer, phase: Phase) -> Iterator[Event]:
     if trainer.is_over(phase):
         return
     trainer.stepper.enter(phase)
-    trainer.look(0.0)
+    look(trainer)
     if phase.starts_stage and phase.kind == "plain":
         yield StageStarted(
             step=trainer.step,

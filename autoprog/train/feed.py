@@ -3,46 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Protocol
 
-import numpy as np
-
-from autoprog.errors import RunError
 from autoprog.settings import DataSettings, RunSettings
 from autoprog.train.data import (
-    BadImages,
     Batch,
     CacheSettings,
     Cell,
     DataSource,
-    ImageSource,
     OpenedData,
-    Part,
-    StreamLoader,
     StreamSource,
-    TrainLoader,
     TransformSettings,
-    cache_batches,
-    eval_batches,
     open_cached,
     open_source,
-    resolve_workers,
-    stratified_holdout,
 )
 from autoprog.train.data.cache.progress import Progress, progress_on_stderr
+from autoprog.train.map_feed import MapFeed, Place
+from autoprog.train.stream_feed import StreamFeed
 
 __all__ = ["Feed", "MapFeed", "StreamFeed", "open_data", "open_feed"]
 
-PROBE_IMAGES = 64
-
 
 class Feed(Protocol):
-    """The images of a run. Batches are (B, 3, H, W) float32 and (B,) int64, on the CPU."""
+    """The images of a run. Batches are (B, 3, H, W) float32 and (B,) int64, on the CPU.
+
+    ``workers`` is the number of loader processes of each rank.
+    """
 
     num_classes: int
     num_images: int
+    workers: int
 
     def batches(
         self,
@@ -78,188 +68,6 @@ class Feed(Protocol):
 
     def close(self) -> None:
         """End the workers."""
-
-
-@dataclass(frozen=True)
-class _Place:
-    """The place of this process among those that train together."""
-
-    rank: int
-    world_size: int
-    local_world_size: int
-
-
-class MapFeed:
-    """Images that can be read in any order: exact whatever the workers and wherever a run resumes.
-
-    Unreadable training images are skipped, up to ``max_bad_images`` distinct ones that this rank
-    meets, also in the held-out slice and the probe. One in the validation set stops the run.
-    """
-
-    def __init__(
-        self,
-        opened: OpenedData,
-        train: ImageSource,
-        val: ImageSource,
-        transform: TransformSettings,
-        settings: RunSettings,
-        pin_memory: bool,
-        place: _Place,
-    ) -> None:
-        self.num_classes, self.num_images = len(opened.class_names), len(train)
-        self._train, self._val, self._transform = train, val, transform
-        self._place, self._bad_images = place, BadImages(settings.max_bad_images)
-        self._batch_size, self._full_px = settings.recipe.batch_size, settings.model.img_size
-        self._workers, self._val_workers = (
-            resolve_workers(settings.workers, source, place.local_world_size, pin_memory)
-            for source in (train, val)
-        )
-        self._all = np.arange(len(train))
-        cap = settings.search.space.decisions.estimate_images if settings.search else 0
-        self._kept, self._held = stratified_holdout(train.targets, settings.seed, cap=cap)
-        self._loader = TrainLoader(
-            train,
-            transform,
-            settings.seed,
-            self._workers,
-            place.rank,
-            place.world_size,
-            pin_memory,
-            self._bad_images,
-        )
-
-    def batches(
-        self,
-        first_sample: int,
-        batch_size: int,
-        steps: int,
-        cell_at: Callable[[int], Cell],
-        held_out: bool,
-    ) -> Iterator[Batch]:
-        """Return training batches; see :class:`Feed`."""
-        indices = self._kept if held_out else self._all
-        return self._loader.batches(indices, first_sample, batch_size, steps, cell_at)
-
-    def validation(self) -> Iterator[Batch]:
-        """Return every so many-th image of the validation set; see :class:`Feed`."""
-        share = np.arange(self._place.rank, len(self._val), self._place.world_size)
-        return eval_batches(
-            self._val, self._transform, self._full_px, self._batch_size, self._val_workers, share
-        )
-
-    def held_out_batches(self) -> list[Batch]:
-        """Return the held-out slice at the full image size."""
-        return self._held_out_batches
-
-    @cached_property
-    def _held_out_batches(self) -> list[Batch]:
-        return self._cache(self._held, _even_batch_size(len(self._held)))
-
-    def probe(self) -> Batch:
-        """Return the first images of the training set."""
-        return self._probe
-
-    @cached_property
-    def _probe(self) -> Batch:
-        spread = np.linspace(0, len(self._train) - 1, min(PROBE_IMAGES, len(self._train)))
-        return self._cache(spread.astype(np.int64), PROBE_IMAGES)[0]
-
-    def complaints(self) -> list[str]:
-        """Return new messages about unreadable images; see :class:`Feed`."""
-        return self._bad_images.complaints()
-
-    def close(self) -> None:
-        """End the workers."""
-        self._loader.close()
-
-    def _cache(self, indices: np.ndarray, batch_size: int) -> list[Batch]:
-        if len(indices) == 0:
-            return []
-        batches = cache_batches(
-            self._train, self._transform, self._full_px, batch_size, 0, indices, self._bad_images
-        )
-        if not batches:
-            raise RunError(
-                f"{self._train.name(int(indices[-1]))}: no image of its slice is readable"
-            )
-        return batches
-
-
-def _even_batch_size(num_images: int) -> int:
-    """Return the size of at least 8 batches of nearly equal weight, of at most 64 images each."""
-    return max(1, -(-num_images // max(8, -(-num_images // PROBE_IMAGES))))
-
-
-class StreamFeed:
-    """Images that come in the reader's order: a resume starts at the beginning of its epoch.
-
-    Ranks: in training timm's reader gives each rank its part of the shards. All that is evaluated
-    is read whole by every rank, since the readers repeat or drop images to make the ranks' numbers
-    equal; of the validation set a rank then passes on its share, each image once over all ranks.
-
-    Unreadable images are the reader's business: wds logs and skips them, tfds and hfids stop.
-    """
-
-    def __init__(
-        self,
-        opened: OpenedData,
-        train: StreamSource,
-        val: StreamSource,
-        transform: TransformSettings,
-        settings: RunSettings,
-        pin_memory: bool,
-        place: _Place,
-    ) -> None:
-        self.num_classes, self.num_images = len(opened.class_names), len(train)
-        self._batch_size, self._full_px = settings.recipe.batch_size, settings.model.img_size
-        self._cap = settings.search.space.decisions.estimate_images if settings.search else 0
-        workers = resolve_workers(settings.workers, train, place.local_world_size)
-        fixed = transform, settings.seed, workers, place.world_size, pin_memory, place.rank
-        self._loader, self._val_loader = (StreamLoader(source, *fixed) for source in (train, val))
-
-    def batches(
-        self,
-        first_sample: int,
-        batch_size: int,
-        steps: int,
-        cell_at: Callable[[int], Cell],
-        held_out: bool,
-    ) -> Iterator[Batch]:
-        """Return training batches at the largest size asked for; the network resizes them as it needs."""
-        ahead = range(min(steps, 1000))  # nobody knows how many steps a time budget allows
-        cell = max((cell_at(k) for k in ahead), key=lambda cell: cell.img_size)
-        first_pass = first_sample // max(1, self.num_images)
-        part: Part = "training" if held_out else "all"
-        return self._loader.batches(first_pass, batch_size, steps, cell, part)
-
-    def validation(self) -> Iterator[Batch]:
-        """Return this rank's share of the validation set; see :class:`Feed`."""
-        return self._val_loader.eval_batches(self._full_px, self._batch_size, divided=True)
-
-    def held_out_batches(self) -> list[Batch]:
-        """Return the held-out slice at the full image size."""
-        return self._held_out_batches
-
-    @cached_property
-    def _held_out_batches(self) -> list[Batch]:
-        return list(
-            self._loader.eval_batches(self._full_px, PROBE_IMAGES, "held_out", limit=self._cap)
-        )
-
-    def probe(self) -> Batch:
-        """Return the first images of the training set."""
-        return self._probe
-
-    @cached_property
-    def _probe(self) -> Batch:
-        return next(self._loader.eval_batches(self._full_px, PROBE_IMAGES, limit=PROBE_IMAGES))
-
-    def complaints(self) -> list[str]:
-        """Return nothing: readers tell nobody what they skip."""
-        return []
-
-    def close(self) -> None:
-        """Do nothing: workers end with each pass."""
 
 
 def open_data(data: DataSettings) -> OpenedData:
@@ -300,7 +108,7 @@ def open_feed(
         RunError: The cache cannot be built.
     """
     train, val = opened.train, opened.val
-    place = _Place(rank, world_size, local_world_size)
+    place = Place(rank, world_size, local_world_size)
     if isinstance(train, StreamSource):
         assert isinstance(val, StreamSource)
         return StreamFeed(opened, train, val, transform, settings, pin_memory, place)

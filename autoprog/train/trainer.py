@@ -21,6 +21,7 @@ from autoprog.events import (
 from autoprog.recipe import Recipe
 from autoprog.runs import RunFolder
 from autoprog.settings import RunSettings
+from autoprog.train.budget import look, reserve
 from autoprog.train.checkpoint import publish, stage_as
 from autoprog.train.device import Compute
 from autoprog.train.effort import image_macs
@@ -124,7 +125,7 @@ class Trainer:
         if phase.ends_stage and self._needs_evaluation(phase):
             yield from self.evaluate(phase.depth)
             yield from self.save(keep_as=f"stage-{phase.stage}-{phase.index}")
-            self._reserve()
+            reserve(self)
 
     def save(self, keep_as: str | None = None) -> Iterator[Event]:
         """Write a checkpoint; the event goes out before the file appears, so a log never lacks its mark."""
@@ -144,19 +145,6 @@ class Trainer:
         self._micro_batches = self.stepper.micro_batches
         self._meter.restart()
         return [Warned(step=self.step, message=text) for text in complaints]
-
-    def measure_reserve(self) -> Iterator[Event]:
-        """Find out how much of a time budget the last evaluation and checkpoint will take.
-
-        Raises:
-            RunError: If they take more than half of it.
-        """
-        if self.pace.budget_seconds is None:
-            return
-        if self.last_evaluation is None:
-            yield from self.evaluate(self.stepper.model.spec.depth)
-        yield from self.save()
-        self._reserve(is_start=True)
 
     def _needs_evaluation(self, phase: Phase) -> bool:
         """Tell whether steps or a growth came after the last evaluation; a budget may leave no steps."""
@@ -227,7 +215,7 @@ class Trainer:
             check_weights(self.stepper.model, self.step, self.epoch, phase.stage)
         for subnet, seconds in reading.timed:
             self.phase_seconds[subnet].append(seconds)
-        self.look(reading.typical_seconds)
+        look(self, reading.typical_seconds)
         share = self.pace.position(self.step) / self.total_steps
         yield Progressed(
             step=self.step,
@@ -252,25 +240,6 @@ class Trainer:
             text = f"out of memory: batches are taken in {self._micro_batches} parts from now on"
             yield Warned(step=self.step, message=text)
 
-    def look(self, step_seconds: float) -> None:
-        """Look at the clock where the run goes by it; all ranks go by that of rank 0."""
-        if self.pace.budget_seconds is None:
-            return
-        seen = self.ranks.share(f"{self.ledger.wall_seconds()} {step_seconds}")
-        used, of_a_step = map(float, seen.split())
-        self.pace.look(self.step, used, of_a_step)
-        if of_a_step:
-            for ema in self.stepper.emas:
-                ema.limit(self.pace.projected_step(self.step, self.total_steps))
-
-    def _reserve(self, is_start: bool = False) -> None:
-        """Keep time for an evaluation and the writing of the last checkpoint and the final weights."""
-        if self.pace.budget_seconds is not None and self.last_evaluation is not None:
-            last, full = self.last_evaluation, self.stepper.model.spec.full
-            as_deep = full.total_depth / last.subnet.total_depth
-            seconds = 1.2 * last.seconds * as_deep + 3.0 * self.save_seconds
-            self.pace.reserve(float(self.ranks.share(str(seconds))), is_start)
-
     def _pause(self, phase: Phase) -> Iterator[Event]:
         """Save or stop, where the losses have just been found finite."""
         signal_name = self.stop.agreed(self.ranks)
@@ -285,7 +254,7 @@ class Trainer:
             interval = max(1, round(every * self.steps_per_epoch))
             if self.step - self.evaluated_step >= interval:
                 yield from self.evaluate(phase.depth)
-                self.look(0.0)
+                look(self)
         if self.clock() - self._saved_at >= 60 * self.settings.checkpoint_minutes:
             yield from self.save()
 

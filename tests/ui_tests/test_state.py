@@ -170,7 +170,7 @@ def test_a_decision_that_is_told_again_counts_once(events: list[Event]) -> None:
 
 
 def test_a_plan_that_does_not_fit_the_run_is_left_aside() -> None:
-    state = fold([started(total_steps=2)], RunState(schedule=SCHEDULE))
+    state = fold([started(epochs=0.02, total_steps=2)], RunState(schedule=SCHEDULE))
     assert state.table is None
     assert replace(state, phase="complete").eta_seconds == 0.0
 
