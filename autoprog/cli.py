@@ -22,6 +22,7 @@ COMMANDS = {
     "search": "find a growth schedule and train along it",
     "train": "train along a schedule: a file or a preset",
     "show": "draw a run, a schedule file or a preset",
+    "schedules": "list the schedules that have a name",
     "export": "write a run's final weights as a plain timm state dict",
     "bench": "measure how fast the runner is on this machine",
     "stress": "kill a run at random points and compare how it ends",
@@ -32,6 +33,7 @@ _EXAMPLES = """examples:
   autoprog search --model deit-s --data DIR         on your images: DIR/train and DIR/val, or .tar files
   autoprog train --schedule runs/…/best.yaml        repeat what was found
   autoprog train --schedule linear --model deit-s   AutoProg's hand-made ramp
+  autoprog schedules                                what other schedules there are
   autoprog show runs/…                              what was decided, and why
   autoprog bench runner --schedule linear --model deit-s --data DIR    how fast the runner is here
   autoprog stress -- train --schedule linear --model vit-mu            kill it 20 times, compare the bits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -21,6 +22,7 @@ __all__ = [
     "SandwichSizes",
     "Stage",
     "Tokens",
+    "Training",
     "Unfrozen",
     "depth_value",
     "shown_depth",
@@ -216,6 +218,40 @@ class Stage(FileModel):
     @classmethod
     def _whole_blocks(cls, depth: Depth) -> Depth:
         return _checked_depth(depth)
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How a step trains, beside its subnet: parts of a stage that hold for all of it.
+
+    Attributes:
+        shrink_by: How images come to the subnet's size: ``resize`` or ``fourier``.
+        batch_scale: Images a step, as a multiple of the recipe's batch size.
+        lr_scale: Learning rate, as a multiple of the run's.
+        unfrozen: Which blocks train; None for all.
+        sandwich: The smaller subnets of a sandwich step; None for a plain step.
+        tokens: How a sandwich step drops tokens; a plain step's subnet says it all.
+    """
+
+    shrink_by: Literal["resize", "fourier"] = "resize"
+    batch_scale: float = 1.0
+    lr_scale: float = 1.0
+    unfrozen: Unfrozen | None = None
+    sandwich: SandwichSizes | None = None
+    tokens: Tokens = field(default_factory=Tokens)
+
+    @classmethod
+    def of(cls, stage: Stage) -> Training:
+        """Return how a stage trains."""
+        scale = stage.lr_scale
+        return cls(
+            shrink_by=stage.shrink_by,
+            batch_scale=stage.batch_scale,
+            lr_scale=math.sqrt(stage.batch_scale) if scale is None else scale,
+            unfrozen=None if stage.trainable == "all" else stage.trainable,
+            sandwich=stage.step.sandwich if isinstance(stage.step, Sandwich) else None,
+            tokens=stage.tokens,
+        )
 
 
 def _checked_depth(depth: Depth) -> Depth:

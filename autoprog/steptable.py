@@ -8,50 +8,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from autoprog.curves import Curriculum, Plateau, plateaus
+from autoprog.effort import relative_step_cost
 from autoprog.errors import ConfigError
 from autoprog.laws import SHARES
-from autoprog.stage import FullModel, Grow, Sandwich, SandwichSizes, Stage, Unfrozen
+from autoprog.stage import FullModel, Grow, Stage, Training
 from supernet.config import SubnetConfig, as_depth
-from supernet.cost import relative_cost
 
 if TYPE_CHECKING:
     from autoprog.schedule import GrowthSchedule
 
-__all__ = ["Segment", "StepTable", "Training", "resolve_steps"]
-
-
-@dataclass(frozen=True, slots=True)
-class Training:
-    """How a step trains, beside its subnet: parts of a stage that hold for all of it.
-
-    Attributes:
-        shrink_by: How images come to the subnet's size: ``resize`` or ``fourier``.
-        batch_scale: Images a step, as a multiple of the recipe's batch size.
-        lr_scale: Learning rate, as a multiple of the run's.
-        unfrozen: Which blocks train; None for all.
-        sandwich: The smaller subnets of a sandwich step; None for a plain step.
-    """
-
-    shrink_by: Literal["resize", "fourier"] = "resize"
-    batch_scale: float = 1.0
-    lr_scale: float = 1.0
-    unfrozen: Unfrozen | None = None
-    sandwich: SandwichSizes | None = None
-
-    @classmethod
-    def of(cls, stage: Stage) -> Training:
-        """Return how a stage trains."""
-        scale = stage.lr_scale
-        return cls(
-            shrink_by=stage.shrink_by,
-            batch_scale=stage.batch_scale,
-            lr_scale=math.sqrt(stage.batch_scale) if scale is None else scale,
-            unfrozen=None if stage.trainable == "all" else stage.trainable,
-            sandwich=stage.step.sandwich if isinstance(stage.step, Sandwich) else None,
-        )
+__all__ = ["Segment", "StepTable", "resolve_steps"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +127,7 @@ def _clock_weights(
     """Return how far a step of each segment moves the learning rate: by its images or its compute."""
     if schedule.lr.clock == "compute":
         spec = schedule.full.spec()
-        return tuple(s.training.batch_scale * relative_cost(spec, s.subnet) for s in segments)
+        return tuple(relative_step_cost(spec, s.subnet, s.training) for s in segments)
     scales = tuple(segment.training.batch_scale for segment in segments)
     return scales if len(set(scales)) > 1 else None
 
@@ -200,9 +169,9 @@ def _steps_a_unit(
         return 1.0 / stage.batch_scale
     spec, steps = schedule.full.spec(), nominal_steps / stage.batch_scale
     for _ in range(3):  # plateaus are counted in epochs, so their shares move with the length
-        table = _segments(schedule.full, stage, 0, 0, max(1, round(steps)), steps_per_epoch)
-        costs = [segment.steps * relative_cost(spec, segment.subnet) for segment in table]
-        steps = nominal_steps / stage.batch_scale * max(1, round(steps)) / sum(costs)
+        table = list(_segments(schedule.full, stage, 0, 0, max(1, round(steps)), steps_per_epoch))
+        cost = sum(s.steps * relative_step_cost(spec, s.subnet, s.training) for s in table)
+        steps = nominal_steps * table[-1].stop_step / cost
     return steps / nominal_steps
 
 

@@ -19,6 +19,8 @@ CORE = (
     "space",
     "schedule",
     "stage",
+    "effort",
+    "ramps",
     "laws",
     "presets",
     "recipe",

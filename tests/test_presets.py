@@ -1,18 +1,21 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
-from autoprog.curves import Curriculum, Ramp
+from autoprog.curves import Curriculum, KeepCurve, Ramp
+from autoprog.effort import relative_step_cost
 from autoprog.errors import ConfigError
+from autoprog.files import parse, parse_yaml
 from autoprog.presets import (
     PRESETS,
     constant,
     linear,
-    linear_ramp,
-    make_divisible,
     preset,
-    ramped_curriculum,
+    summary_of,
 )
+from autoprog.ramps import linear_ramp, make_divisible, ramped_curriculum
 from autoprog.recipe import RECIPES
 from autoprog.schedule import GrowthSchedule
 from autoprog.stage import LearningRate
@@ -156,9 +159,19 @@ def test_every_preset_resolves_for_every_model(
     name: str, model: str, recipe: str, epochs: float
 ) -> None:
     schedule = preset(name, ZOO[model], epochs, RECIPES[recipe].strength)
-    table = schedule.resolve(steps_per_epoch=12, epochs=epochs)
-    assert table.total_steps == int(epochs * 12)
+    table = schedule.resolve(steps_per_epoch=120, epochs=epochs)
     assert table.segments[-1].subnet == ZOO[model].full
+    assert from_text(schedule.to_yaml()) == schedule
+    if schedule.length_unit != "compute_share":
+        assert table.total_steps == int(epochs * 120)
+        return
+    costs = [relative_step_cost(ZOO[model], s.subnet, s.training) for s in table.segments]
+    spent = sum(s.steps * cost for s, cost in zip(table.segments, costs, strict=True))
+    assert spent == pytest.approx(epochs * 120, abs=len(costs))
+
+
+def from_text(text: str) -> GrowthSchedule:
+    return parse(GrowthSchedule, parse_yaml(text, "s.yaml"), "s.yaml")
 
 
 def test_an_unknown_preset_is_refused_with_the_nearest_name(deit_s: ModelSpec) -> None:
@@ -167,3 +180,110 @@ def test_an_unknown_preset_is_refused_with_the_nearest_name(deit_s: ModelSpec) -
     assert str(caught.value) == (
         "--schedule: unknown preset or missing file, but got 'linaer'; did you mean 'linear'?"
     )
+
+
+def sizes_of(name: str, epochs: float, model: str = "deit-s") -> list[tuple[float, int]]:
+    table = preset(name, ZOO[model], epochs, FULL_STRENGTH).resolve(1000, epochs)
+    return [(s.start_step / 1000, s.subnet.img_size) for s in table.segments]
+
+
+def test_the_size_curriculum_is_the_published_one() -> None:
+    expected = [(0, 32), (5, 64), (10, 96), (15, 128), (20, 160), (25, 192), (30, 224)]
+    assert sizes_of("size-curriculum", 300) == expected
+
+
+def test_its_exponential_form_has_the_published_dates() -> None:
+    dates = [start for start, _ in sizes_of("size-curriculum:exponential", 300)]
+    assert dates == [0, 2, 4, 8, 12, 20, 36]
+
+
+def test_a_short_run_reaches_full_size_at_60_per_cent() -> None:
+    assert sizes_of("size-curriculum", 10)[-1] == (6, 224)
+
+
+def test_patch_sampling_has_the_published_boundaries() -> None:
+    table = preset("patch-sampling", ZOO["deit-s"], 300, FULL_STRENGTH).resolve(2502, 300)
+    firsts = [(s.start_step, s.subnet.tokens.keep_rate) for s in table.segments[:10]]
+    assert firsts == [
+        (0, 0.2),
+        (140, 0.4),
+        (418, 0.6),
+        (696, 0.8),
+        (973, 1.0),
+        (1530, 0.8),
+        (1807, 0.6),
+        (2085, 0.4),
+        (2363, 0.2),
+        (2642, 0.4),
+    ]
+    rates = sum(s.steps * s.subnet.tokens.keep_rate for s in table.segments) / table.total_steps
+    assert rates == pytest.approx(0.656, abs=5e-4)
+    assert table.segments[-1].start_step == 290 * 2502
+
+
+@pytest.mark.parametrize(
+    ("curve", "mean"), [("cyclic", 0.644), ("linear", 0.644), ("cosine", 0.634)]
+)
+def test_the_mean_keep_rates_are_the_published_ones(curve: str, mean: float) -> None:
+    levels = [*KeepCurve(curve=curve).plateaus(25_020, 2502), (25_020, 0.0)]
+    total = sum(rate * (stop - start) for (start, rate), (stop, _) in pairwise(levels))
+    assert total / 25_020 == pytest.approx(mean, abs=1e-3)
+
+
+def test_efficienttrain_has_the_released_sizes_and_magnitudes() -> None:
+    schedule = preset("efficienttrain", ZOO["deit-s"], 200, FULL_STRENGTH)
+    sizes = [stage.img_size for stage in schedule.stages]
+    assert sizes == [96] * 2 + [160] * 4 + [192] * 2 + [224] * 2
+    magnitudes = [stage.curriculum.randaug for stage in schedule.stages]
+    assert magnitudes == [pytest.approx(k) for k in range(10)]
+    image_epochs = schedule.resolve(1000, 200).image_epochs
+    # Released: epochs = budget (224 / r)^2, so 469; attention and prefix tokens make small sizes cheaper still.
+    assert 469 < image_epochs < 520
+
+
+def test_efficienttrains_learning_rate_goes_by_compute() -> None:
+    table = preset("efficienttrain", ZOO["deit-s"], 200, FULL_STRENGTH).resolve(100, 200)
+    starts = [segment.start_step for segment in table.stage_starts()]
+    clocks = [table.clock(step) / table.total_steps for step in starts]
+    assert clocks == [pytest.approx(k / 10, abs=2e-3) for k in range(10)]
+    assert table.clock(table.total_steps) == table.total_steps
+
+
+def test_progressive_resizing_is_composers_default() -> None:
+    found = sizes_of("progressive-resizing", 100)
+    assert found[0] == (0, 112)
+    assert found[-1][0] <= 80
+    assert found[-1][1] == 224
+    assert dict(found).get(50, 112) == 112
+
+
+def test_a_late_jump_comes_before_the_rate_decays() -> None:
+    schedule = preset("late-jump", ZOO["deit-s"], 100, FULL_STRENGTH)
+    assert schedule.lr.shape == "wsd"
+    assert grid(schedule) == [(6, 224), (12, 224)]
+    assert schedule.stages[0].length == 70
+
+
+def test_unfreezing_trains_interleaved_blocks() -> None:
+    schedule = preset("unfreezing", ZOO["deit-s"], 100, FULL_STRENGTH)
+    found = [stage.trainable for stage in schedule.stages]
+    trained = [
+        12 if own == "all" else sum(own.trains(block) for block in range(12)) for own in found
+    ]
+    assert trained == [3, 6, 9, 12]
+    first = found[0]
+    assert not isinstance(first, str)
+    assert [block for block in range(28) if first.trains(block)] == [0, 4, 8, 12, 16, 20, 24]
+
+
+def test_supervit_has_the_published_sizes_rates_and_places() -> None:
+    stage = preset("supervit", ZOO["deit-s"], 300, FULL_STRENGTH).stages[0]
+    assert not isinstance(stage.step, str)
+    assert stage.step.sandwich.sizes == (128, 160, 192)
+    assert stage.step.sandwich.keep_rates == (0.5, 0.7)
+    assert (stage.tokens.by, stage.tokens.at_blocks) == ("class_attention", (3, 6, 9))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_says_what_it_is(name: str) -> None:
+    assert len(summary_of(name)) > 20

@@ -75,9 +75,8 @@ def configure_train(args: argparse.Namespace) -> Configured:
     opened = open_data(data)
     recipe_name, recipe = _recipe(args, len(opened.train), data, ("", {}))
     if found is None:
-        schedule = preset(name, spec, recipe.epochs, recipe.strength, recipe.learning_rate)
-    else:
-        schedule, recipe = _fit_together(args, found, recipe, len(opened.train))
+        found = preset(name, spec, recipe.epochs, recipe.strength, recipe.learning_rate)
+    schedule, recipe = _fit_together(args, found, recipe, len(opened.train))
     settings = _settings(args, "train", spec, data, recipe_name, recipe, schedule_from=name)
     return Configured(settings, opened, schedule)
 

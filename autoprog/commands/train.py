@@ -33,7 +33,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("schedule")
     nothing = argparse.SUPPRESS
     group.add_argument(
-        "--schedule", default=nothing, metavar="FILE|PRESET", help="a YAML file, constant or linear"
+        "--schedule",
+        default=nothing,
+        metavar="FILE|PRESET",
+        help="a YAML file or a name (see autoprog schedules)",
     )
     group.add_argument(
         "--model",

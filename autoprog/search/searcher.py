@@ -9,7 +9,7 @@ from pathlib import Path
 from autoprog.curves import Curriculum
 from autoprog.decisions import Decision
 from autoprog.events import Decided, Event, Progressed
-from autoprog.presets import ramped_curriculum
+from autoprog.ramps import ramped_curriculum
 from autoprog.runs import Run, RunFolder, load_run
 from autoprog.schedule import FoundBy, GrowthSchedule
 from autoprog.search.controller import Controller

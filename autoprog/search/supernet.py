@@ -9,7 +9,7 @@ from statistics import fmean
 from autoprog.decisions import Decision
 from autoprog.events import Estimated, Event, SupernetStarted
 from autoprog.files import parse
-from autoprog.presets import ramped_curriculum
+from autoprog.ramps import ramped_curriculum
 from autoprog.search.controller import Proposals
 from autoprog.search.decide import decide
 from autoprog.search.estimate import estimate_losses, summarise

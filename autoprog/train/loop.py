@@ -13,7 +13,7 @@ from timm.utils import dispatch_clip_grad
 from torch import Tensor, nn
 
 from autoprog.errors import DivergedError, RunError
-from autoprog.steptable import Training
+from autoprog.stage import Training
 from autoprog.train.crop import fourier_crop
 from autoprog.train.device import Compute
 from autoprog.train.ema import ElasticEma

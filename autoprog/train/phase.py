@@ -11,8 +11,8 @@ from itertools import groupby
 from typing import Literal
 
 from autoprog.curves import Curriculum
-from autoprog.stage import Grow
-from autoprog.steptable import Segment, StepTable, Training
+from autoprog.stage import Grow, Training
+from autoprog.steptable import Segment, StepTable
 from supernet.config import Slots, SubnetConfig, first_slots
 
 __all__ = ["Choice", "Compact", "GrowTo", "Phase", "choice_of", "phases_of", "step_seed"]

@@ -17,6 +17,7 @@ from datetime import timedelta
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from autoprog.errors import RunError
@@ -123,8 +124,7 @@ def joined_ranks() -> Iterator[Ranks]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ONE_PROCESS
         return
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, timeout=_PATIENCE)
+    _join_group()
     ranks = Ranks(
         rank=dist.get_rank(),
         world_size=dist.get_world_size(),
@@ -137,6 +137,25 @@ def joined_ranks() -> Iterator[Ranks]:
     finally:
         gc.collect()  # what averages gradients must be gone before the group is
         dist.destroy_process_group()
+
+
+def _join_group() -> None:
+    """Join the process group of this attempt.
+
+    torchrun's store outlives a restart (torch 2.14), and with it the addresses of the processes that died: a
+    rank that reads one before its successor has written its own fails with "connection refused". So each
+    attempt has keys of its own.
+    """
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    store, rank, world_size = next(rendezvous("env://", timeout=_PATIENCE))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    dist.init_process_group(
+        backend,
+        store=dist.PrefixStore(f"attempt-{attempt}", store),
+        rank=rank,
+        world_size=world_size,
+        timeout=_PATIENCE,
+    )
 
 
 def was_restarted() -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from autoprog.effort import image_macs
 from autoprog.events import (
     CheckpointSaved,
     Evaluated,
@@ -24,7 +25,6 @@ from autoprog.settings import RunSettings
 from autoprog.train.budget import look, reserve
 from autoprog.train.checkpoint import publish, stage_as
 from autoprog.train.device import Compute
-from autoprog.train.effort import image_macs
 from autoprog.train.entry import enter
 from autoprog.train.evaluate import evaluate
 from autoprog.train.feed import Feed
@@ -204,7 +204,8 @@ class Trainer:
 
     def _step_macs(self, phase: Phase, choice: Choice) -> int:
         spec, classes = self.stepper.model.spec, self.feed.num_classes
-        return batch_size_of(phase, self.recipe) * image_macs(spec, phase, choice.subnet, classes)
+        images = batch_size_of(phase, self.recipe)
+        return images * image_macs(spec, choice.subnet, phase.training, classes)
 
     def _progress(self, phase: Phase) -> Iterator[Event]:
         """Read the losses since the last time; this is the only place that waits for the device."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import Any
 
+from autoprog.effort import relative_step_cost
 from autoprog.events import encode
+from autoprog.stage import Training
 from autoprog.steptable import Segment
 from autoprog.ui.subject import Subject
 from autoprog.ui.track import (
@@ -16,7 +19,6 @@ from autoprog.ui.track import (
     measured_speed_up,
 )
 from autoprog.ui.views import result_of
-from supernet.cost import relative_cost
 
 __all__ = ["document"]
 
@@ -75,8 +77,21 @@ def _segment_values(track: Track, segment: Segment) -> dict[str, Any]:
         "stop_epoch": segment.stop_step / track.steps_per_epoch,
         "depth": list(segment.subnet.depth),
         "img_size": segment.subnet.img_size,
+        "tokens": asdict(segment.subnet.tokens),
+        "training": _training_values(segment.training),
         "curriculum": {name: value for name, value in values.items() if value is not None},
-        "relative_cost": relative_cost(track.spec, segment.subnet),
+        "relative_cost": relative_step_cost(track.spec, segment.subnet, segment.training),
+    }
+
+
+def _training_values(training: Training) -> dict[str, Any]:
+    unfrozen, sandwich = training.unfrozen, training.sandwich
+    return {
+        "shrink_by": training.shrink_by,
+        "batch_scale": training.batch_scale,
+        "lr_scale": training.lr_scale,
+        "trainable": "all" if unfrozen is None else unfrozen.model_dump(mode="json"),
+        "sandwich": None if sandwich is None else sandwich.model_dump(mode="json"),
     }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from autoprog.curves import Curriculum
 from autoprog.decisions import Decision
 from autoprog.errors import ConfigError, suggest
+from autoprog.laws import SHARES
 from autoprog.presets import PRESETS, preset
 from autoprog.recipe import Recipe, resolve_recipe
 from autoprog.runs import Run, load_run
@@ -86,7 +87,7 @@ def _preset_subject(
     length = recipe.epochs if epochs is None else epochs
     schedule = preset(name, spec, length, recipe.strength, recipe.learning_rate)
     notes = () if model else (f"for {DEFAULT_MODEL}; --model NAME takes another",)
-    return _plan(name, "preset", schedule, None, recipe.strength, notes)
+    return _plan(name, "preset", schedule, length, recipe.strength, notes)
 
 
 def _file_subject(path: Path, epochs: float | None, recipe_name: str | None) -> Subject:
@@ -101,7 +102,7 @@ def _file_subject(path: Path, epochs: float | None, recipe_name: str | None) -> 
 
 
 def _needs_epochs(schedule: GrowthSchedule) -> bool:
-    return schedule.length_unit == "share" or schedule.stages[-1].length == "rest"
+    return schedule.length_unit in SHARES or schedule.stages[-1].length == "rest"
 
 
 def _plan(

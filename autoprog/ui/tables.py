@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +13,7 @@ from rich.text import Text
 from autoprog.ui.palette import DIM, WINNER
 from autoprog.ui.units import ascii_text
 
-__all__ = ["Column", "fit_columns", "plain_table", "rich_table", "table_width"]
+__all__ = ["Column", "fit_columns", "list_table", "plain_table", "rich_table", "table_width"]
 
 GAP = 2
 
@@ -74,3 +74,13 @@ def plain_table(columns: Sequence[Column]) -> list[str]:
         ).rstrip()
         for row in rows
     ]
+
+
+def list_table(texts: Mapping[str, str]) -> Table:
+    """Return names and what they mean; long meanings wrap."""
+    table = Table.grid(padding=(0, GAP, 0, 0))
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column()
+    for name, text in texts.items():
+        table.add_row(name, text)
+    return table

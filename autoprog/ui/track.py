@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from autoprog.curves import Curriculum, curve_value
-from autoprog.stage import Grow
+from autoprog.effort import relative_step_cost
+from autoprog.stage import Grow, Training
 from autoprog.steptable import Segment, StepTable
 from autoprog.ui.history import Piece
 from autoprog.ui.state import RunState
 from autoprog.ui.units import depth_text, number, per_cent
-from supernet.config import ModelSpec, SubnetConfig
-from supernet.cost import relative_cost
+from supernet.config import ALL_TOKENS, ModelSpec, SubnetConfig
 
 __all__ = [
     "CURRICULUM_NAMES",
@@ -110,7 +110,7 @@ def _done_then_planned(state: RunState) -> tuple[Segment, ...]:
         done = []  # the log begins in the middle, so the plan alone is whole
     if table is None or table.total_steps != state.total_steps:
         return tuple(done)
-    if not done:
+    if not done or not any(piece.supernet for piece in state.pieces):
         return table.segments
     end = min(done[-1].stop_step, state.total_steps)
     rest = [
@@ -128,17 +128,58 @@ def _segment(piece: Piece) -> Segment:
 
 
 def lanes(track: Track) -> tuple[Lane, ...]:
-    """Return the lanes: depth, image size, each regularisation that varies, and the cost of a step."""
+    """Return the lanes: depth, image size, whatever else varies, and the cost of a step."""
     subnets = [segment.subnet for segment in track.segments]
     varying = [_curriculum_lane(track, name) for name in CURRICULUM_NAMES if _varies(track, name)]
-    full = track.spec.full
-    costs = [relative_cost(track.spec, subnet) for subnet in subnets]
+    full, costs = track.spec.full, [_cost(track, segment) for segment in track.segments]
     return (
         _lane("depth", subnets, lambda s: s.total_depth, depth_text, full.total_depth),
         _lane("image px", subnets, lambda s: s.img_size, lambda s: str(s.img_size), full.img_size),
+        *_token_lane(subnets),
+        *_training_lanes(track),
         *varying,
-        Lane("step cost", tuple(costs), tuple(map(per_cent, costs)), 1.0),
+        Lane("step cost", tuple(costs), tuple(map(per_cent, costs)), max(1.0, *costs)),
     )
+
+
+def _token_lane(subnets: list[SubnetConfig]) -> Iterator[Lane]:
+    if any(subnet.tokens != ALL_TOKENS for subnet in subnets):
+        yield _lane("keep-rate", subnets, lambda s: s.tokens.keep_rate, _keep_text, 1.0)
+
+
+def _keep_text(subnet: SubnetConfig) -> str:
+    return number(subnet.tokens.keep_rate, 3)
+
+
+def _training_lanes(track: Track) -> Iterator[Lane]:
+    """Yield a lane for each way in which steps differ from plain ones."""
+    trainings = [segment.training for segment in track.segments]
+    for name, value, text in _TRAINING_LANES:
+        values = [value(training) for training in trainings]
+        if any(one != value(Training()) for one in values):
+            yield Lane(name, tuple(values), tuple(map(text, trainings)), max(values))
+
+
+_TRAINING_LANES: tuple[tuple[str, Callable[[Training], float], Callable[[Training], str]], ...] = (
+    ("batch", lambda t: t.batch_scale, lambda t: f"x{t.batch_scale:g}"),
+    ("rate", lambda t: t.lr_scale, lambda t: f"x{number(t.lr_scale, 3)}"),
+    ("trained", lambda t: t.unfrozen.share if t.unfrozen else 1.0, lambda t: _trained_text(t)),
+    ("subnets", lambda t: 4.0 if t.sandwich else 1.0, lambda t: "4" if t.sandwich else "1"),
+    ("fourier", lambda t: float(t.shrink_by == "fourier"), lambda t: _crop_text(t)),
+)
+
+
+def _trained_text(training: Training) -> str:
+    own = training.unfrozen
+    return "all" if own is None else f"{own.level}/{own.every}"
+
+
+def _crop_text(training: Training) -> str:
+    return "crop" if training.shrink_by == "fourier" else "-"
+
+
+def _cost(track: Track, segment: Segment) -> float:
+    return relative_step_cost(track.spec, segment.subnet, segment.training)
 
 
 def constants(track: Track) -> dict[str, str]:
@@ -153,11 +194,12 @@ def constants(track: Track) -> dict[str, str]:
 
 
 def mean_relative_cost(track: Track) -> float:
-    """Return the mean cost of a step as a share of the full model's, by multiply-accumulates."""
-    costs = [
-        segment.steps * relative_cost(track.spec, segment.subnet) for segment in track.segments
-    ]
-    return sum(costs) / track.known_steps
+    """Return the mean cost of a step as a share of a plain full one's, by multiply-accumulates.
+
+    A step of a larger batch counts as so many.
+    """
+    nominal = sum(s.steps * s.training.batch_scale for s in track.segments)
+    return sum(s.steps * _cost(track, s) for s in track.segments) / nominal
 
 
 def measured_speed_up(track: Track, step_seconds: Mapping[str, float]) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from supernet.config import SubnetConfig
+from supernet.config import ALL_TOKENS, SubnetConfig
 
 __all__ = [
     "amount",
@@ -107,7 +107,8 @@ def depth_text(subnet: SubnetConfig) -> str:
 
 def subnet_text(subnet: SubnetConfig) -> str:
     """Return a subnet in words: ``depth 8, 160 px``."""
-    return f"depth {depth_text(subnet)}, {subnet.img_size} px"
+    tokens = "" if subnet.tokens == ALL_TOKENS else f", {subnet.tokens}"
+    return f"depth {depth_text(subnet)}, {subnet.img_size} px{tokens}"
 
 
 def ascii_text(text: str) -> str:

@@ -179,7 +179,7 @@ def test_a_schedule_in_shares_is_drawn_for_a_length_that_is_told(
 def test_an_unknown_target_names_the_presets(printed: Callable[..., str]) -> None:
     with pytest.raises(ConfigError, match="did you mean 'linear'"):
         printed("linaer")
-    with pytest.raises(ConfigError, match="constant, linear"):
+    with pytest.raises(ConfigError, match="constant, efficienttrain"):
         printed("runs/nothing")
 
 

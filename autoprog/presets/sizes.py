@@ -1,0 +1,113 @@
+"""Presets that change the image size."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Literal
+
+from autoprog.curves import Curriculum, Ramp, curve_value
+from autoprog.presets.parts import full_stage, schedule_of
+from autoprog.ramps import linspace, size_on_grid
+from autoprog.schedule import GrowthSchedule
+from autoprog.stage import LearningRate, Stage, depth_value
+from supernet.config import ModelSpec
+
+__all__ = ["efficienttrain", "progressive_resizing", "size_curriculum", "size_curriculum_of_time"]
+
+
+def size_curriculum(
+    spec: ModelSpec,
+    epochs: float,
+    strength: Curriculum,
+    lr: LearningRate = LearningRate(),
+    steps: Literal["linear", "exponential"] = "linear",
+) -> GrowthSchedule:
+    """Image sizes that rise by two patches from 2 x 2 on (ViT from scratch in 24 h, arXiv 2211.05187).
+
+    Every 5 epochs as published, or at epochs 2, 4, 8, 12, 20, 36, 52, … (exponential); in runs too short for
+    that the same dates over the first 60 % of the run.
+    """
+    sizes = _rising_sizes(spec)
+    dates = _size_dates(len(sizes), steps)
+    scale = min(1.0, 0.6 * epochs / dates[-1]) if dates[-1] else 1.0
+    ends = [*(date * scale for date in dates[1:]), epochs]
+    stages = [
+        Stage(length=stop - start, depth=depth_value(spec.depth), img_size=size)
+        for size, (start, stop) in zip(sizes, pairwise([0.0, *ends]), strict=True)
+    ]
+    return schedule_of(spec, lr, stages)
+
+
+def size_curriculum_of_time(
+    spec: ModelSpec, epochs: float, strength: Curriculum, lr: LearningRate = LearningRate()
+) -> GrowthSchedule:
+    """The same sizes by the clock of --time-budget: equal shares of 80 % of it, then full size.
+
+    The published run of a day reaches its full size shortly before the day is over.
+    """
+    *smaller, full = _rising_sizes(spec)
+    shares = [0.8 / len(smaller)] * len(smaller) + [0.2] if smaller else [1.0]
+    stages = [
+        Stage(length=share, depth=depth_value(spec.depth), img_size=size)
+        for share, size in zip(shares, [*smaller, full], strict=True)
+    ]
+    return schedule_of(spec, lr, stages, length_unit="time_share")
+
+
+def efficienttrain(
+    spec: ModelSpec,
+    epochs: float,
+    strength: Curriculum,
+    lr: LearningRate = LearningRate(),
+    shrink_by: Literal["resize", "fourier"] = "resize",
+) -> GrowthSchedule:
+    """EfficientTrain++: tenths of equal compute at rising sizes and RandAugment (arXiv 2405.08768).
+
+    Sizes are 96, 96, 160 four times, 192, 192, 224, 224 px for 224; magnitudes rise from 0 to the recipe's.
+    Images are resized, as released, or cut out of the low frequencies (fourier), as in the paper.
+    """
+    shares = [6 / 14] * 2 + [10 / 14] * 4 + [12 / 14] * 2 + [1.0] * 2
+    top = strength.randaug
+    magnitudes = None if top is None else linspace(0.0, curve_value(top, 1.0), 10)
+    stages = [
+        Stage(
+            length=0.1,
+            depth=depth_value(spec.depth),
+            img_size=size_on_grid(spec, share),
+            shrink_by="resize" if share == 1.0 else shrink_by,
+            curriculum=Curriculum(randaug=None if magnitudes is None else magnitudes[tenth]),
+        )
+        for tenth, share in enumerate(shares)
+    ]
+    clock = LearningRate(shape=lr.shape, clock="compute")
+    return schedule_of(spec, clock, stages, length_unit="compute_share")
+
+
+def progressive_resizing(
+    spec: ModelSpec, epochs: float, strength: Curriculum, lr: LearningRate = LearningRate()
+) -> GrowthSchedule:
+    """Composer's Progressive Resizing: half size for half the run, a ramp, full size for a fifth of it."""
+    half, rising = size_on_grid(spec, 0.5), 0.3 * epochs
+    rungs = (spec.img_size - half) // spec.patch_size + 1
+    ramp = Ramp(ramp="linear", start=half, to=spec.img_size, every_epochs=rising / rungs)
+    depth = depth_value(spec.depth)
+    stages = [
+        Stage(length=0.5 * epochs, depth=depth, img_size=half),
+        Stage(length=rising, depth=depth, img_size=ramp),
+        full_stage(spec, 0.2 * epochs),
+    ]
+    return schedule_of(spec, lr, stages)
+
+
+def _rising_sizes(spec: ModelSpec) -> list[int]:
+    step = 2 * spec.patch_size
+    return [*range(step, spec.img_size, step), spec.img_size]
+
+
+def _size_dates(count: int, steps: str) -> list[float]:
+    """Return the epochs at which each of `count` sizes begins, as published for runs that are long enough."""
+    if steps == "linear":
+        return [5.0 * rung for rung in range(count)]
+    gaps = [2.0, 2.0, 4.0, 4.0, 8.0, 16.0]
+    gaps += [16.0] * (count - len(gaps))
+    return [sum(gaps[:rung]) for rung in range(count)]
