@@ -237,7 +237,7 @@ def test_efficienttrain_has_the_released_sizes_and_magnitudes() -> None:
     magnitudes = [stage.curriculum.randaug for stage in schedule.stages]
     assert magnitudes == [pytest.approx(k) for k in range(10)]
     image_epochs = schedule.resolve(1000, 200).image_epochs
-    # Released: epochs = budget (224 / r)^2, so 469; attention and prefix tokens make small sizes cheaper still.
+    # Released: epochs = budget (224 / r)^2, so 469; attention makes small sizes cheaper still.
     assert 469 < image_epochs < 520
 
 

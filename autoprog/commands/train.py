@@ -36,7 +36,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--schedule",
         default=nothing,
         metavar="FILE|PRESET",
-        help="a YAML file or a name (see autoprog schedules)",
+        help="a YAML file, or a name that autoprog schedules lists",
     )
     group.add_argument(
         "--model",
