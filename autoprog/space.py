@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib import resources
-from itertools import product
+from itertools import product, starmap
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,9 +14,18 @@ from autoprog.errors import ConfigError, suggest
 from autoprog.files import FileModel, parse, parse_yaml, read_yaml
 from autoprog.laws import nearest_multiples
 from autoprog.stage import Grow
-from supernet.config import ModelSpec, SubnetConfig
+from supernet.config import ALL_TOKENS, ModelSpec, SubnetConfig, TokenRule
 
-__all__ = ["Axis", "Decisions", "SearchSpace", "SpaceFile", "find_space", "shipped_spaces"]
+__all__ = [
+    "Axes",
+    "Axis",
+    "Decisions",
+    "SearchSpace",
+    "SpaceFile",
+    "by_size",
+    "find_space",
+    "shipped_spaces",
+]
 
 
 class Axis(FileModel):
@@ -46,26 +55,93 @@ class Axis(FileModel):
         )
 
 
+class KeepAxis(FileModel):
+    """Keep-rates of tokens, rising to 1, and how tokens are dropped (see :class:`autoprog.stage.Tokens`)."""
+
+    values: tuple[float, ...] = (1.0,)
+    by: Literal["magnitude", "l2_magnitude", "random", "class_attention"] = "magnitude"
+    at_blocks: tuple[int, ...] = (0,)
+
+    @model_validator(mode="after")
+    def _rising_to_all(self) -> KeepAxis:
+        if list(self.values) != sorted(set(self.values)) or self.values[0] <= 0:
+            raise ConfigError("", "values", "must be rising and above 0", list(self.values))
+        if self.values[-1] != 1:
+            raise ConfigError("", "values", "must end at 1", list(self.values))
+        return self
+
+    @property
+    def rules(self) -> tuple[TokenRule, ...]:
+        """Return the token rule of each value."""
+        return tuple(TokenRule(rate, self.by, self.at_blocks) for rate in self.values)
+
+
+class ScaleAxis(FileModel):
+    """Multiples of the recipe's value in the order in which a run goes through them; the last is 1."""
+
+    values: tuple[float, ...] = (1.0,)
+
+    @model_validator(mode="after")
+    def _ends_at_one(self) -> ScaleAxis:
+        if not self.values or min(self.values) < 0 or len(set(self.values)) < len(self.values):
+            raise ConfigError("", "values", "must differ and be at least 0", list(self.values))
+        if self.values[-1] != 1:
+            raise ConfigError("", "values", "must end at 1", list(self.values))
+        return self
+
+
 class Axes(FileModel):
-    """The growth axes."""
+    """The axes: those that grow over a run, and choices that hold for all of it.
+
+    ``depth``, ``img_size`` and ``keep_rate`` make subnets, which a supernet can estimate. ``randaug``,
+    ``drop_path`` and ``batch_scale`` are multiples of the recipe's values. ``map`` and ``grow`` say where and
+    how blocks are inserted, ``lr`` is the shape of the learning rate. Only real trainings (``--trials``)
+    can tell what those are worth, so no other search changes them.
+    """
 
     depth: Axis = Axis(shares=(0.5, 2 / 3, 5 / 6, 1.0))
     img_size: Axis = Axis(shares=(0.5, 2 / 3, 5 / 6, 1.0))
+    keep_rate: KeepAxis = KeepAxis()
+    randaug: ScaleAxis = ScaleAxis()
+    drop_path: ScaleAxis = ScaleAxis()
+    batch_scale: ScaleAxis = ScaleAxis()
+    map: tuple[Literal["interpolate", "stack"], ...] = Field(default=("interpolate",), min_length=1)
+    grow: tuple[Literal["mogrow", "copy", "zero"], ...] = Field(default=("mogrow",), min_length=1)
+    lr: tuple[Literal["cosine", "wsd", "constant"], ...] = ()
+
+    @model_validator(mode="after")
+    def _batches_of_something(self) -> Axes:
+        if min(self.batch_scale.values) == 0:
+            law = "must be above 0"
+            raise ConfigError("", "batch_scale.values", law, list(self.batch_scale.values))
+        return self
 
 
 class Decisions(FileModel):
     """When the search decides and what it may spend on it.
 
-    ``num_stages`` is K of AutoProg: the run is cut into K equal pieces, with a decision at each cut.
-    ``min_full_share`` is the least share of the steps that the full model trains for, ``estimate_images``
-    the most images of the held-out slice, which is otherwise 5 % of the training images.
+    Attributes:
+        num_stages: K of AutoProg: its rule decides at the start of each of K equal pieces but the last.
+        supernet_epochs: Length of a supernet phase of that rule.
+        num_points: Decision points of the other rules, evenly spread up to the last growth.
+        supernet_share: Share of the steps that their supernet phases take, all together.
+        search_share: The most that estimates may cost, as a share of a run of the full model.
+        max_candidates: The most subnets that are estimated at a decision.
+        min_full_share: The least share of the steps that the full model trains for.
+        estimate_images: The most images of the held-out slice, which is otherwise 5 % of the images.
+        tail_trials: Schedules that a decision compares.
+        grow: How blocks are added.
     """
 
     num_stages: int = Field(default=4, ge=2)
     supernet_epochs: float = Field(default=2.0, gt=0)
+    num_points: int = Field(default=8, ge=1)
+    supernet_share: float = Field(default=0.1, gt=0, lt=1)
+    search_share: float = Field(default=0.03, gt=0, lt=1)
     max_candidates: int = Field(default=9, ge=2)
     min_full_share: float = Field(default=0.15, gt=0, lt=1)
     estimate_images: int = Field(default=2500, ge=2)
+    tail_trials: int = Field(default=400, ge=1)
     grow: Grow = Grow()
 
 
@@ -89,27 +165,41 @@ class SpaceFile(FileModel):
         depths = tuple(_depth_grid(self.axes.depth, spec, where))
         _check_axis(where, "axes.depth", [depth[0] for depth in depths], spec.depth[0], 1)
         _check_axis(where, "axes.img_size", list(sizes), spec.img_size, spec.patch_size)
-        return SearchSpace(spec=spec, depths=depths, sizes=sizes, decisions=self.decisions)
+        return SearchSpace(
+            spec=spec,
+            depths=depths,
+            sizes=sizes,
+            keep_rates=self.axes.keep_rate.rules,
+            axes=self.axes,
+            decisions=self.decisions,
+        )
 
 
 class SearchSpace(FileModel):
-    """The growth space of one model: a grid of depths and image sizes, both rising to the full model."""
+    """The growth space of one model: depths, image sizes and keep-rates that rise to the full model."""
 
     spec: ModelSpec
     depths: tuple[tuple[int, ...], ...]
     sizes: tuple[int, ...]
+    keep_rates: tuple[TokenRule, ...] = (ALL_TOKENS,)
+    axes: Axes = Axes()
     decisions: Decisions
 
     @property
     def smallest(self) -> SubnetConfig:
         """Return the point that training starts from."""
-        return SubnetConfig(self.depths[0], self.sizes[0])
+        return SubnetConfig(self.depths[0], self.sizes[0], self.keep_rates[0])
 
     def above(self, current: SubnetConfig) -> tuple[SubnetConfig, ...]:
         """Return all points that `current` can stay at or grow to, smallest first."""
-        points = (SubnetConfig(d, r) for d, r in product(self.depths, self.sizes))
+        points = starmap(SubnetConfig, product(self.depths, self.sizes, self.keep_rates))
         reachable = {point for point in points if current.within(point)} | {current}
-        return tuple(sorted(reachable, key=lambda point: (point.total_depth, point.img_size)))
+        return tuple(sorted(reachable, key=by_size))
+
+
+def by_size(subnet: SubnetConfig) -> tuple[int, int, float]:
+    """Return the order of subnets: by depth, then image size, then keep-rate."""
+    return subnet.total_depth, subnet.img_size, subnet.tokens.keep_rate
 
 
 def _depth_grid(axis: Axis, spec: ModelSpec, where: str) -> Iterator[tuple[int, ...]]:

@@ -20,6 +20,7 @@ CORE = (
     "schedule",
     "stage",
     "effort",
+    "encoding",
     "ramps",
     "laws",
     "presets",
