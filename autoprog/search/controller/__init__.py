@@ -8,6 +8,8 @@ opens it (:meth:`SharedStudy.open`) and works on it (:func:`run_worker`).
 
 from __future__ import annotations
 
+import logging
+
 import optuna
 from optuna.distributions import (
     BaseDistribution,
@@ -74,3 +76,5 @@ __all__ = [
 ]
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+# Says once in every process that the fit of gp would be faster with greenlet.
+logging.getLogger("optuna._gp.batched_lbfgsb").setLevel(logging.ERROR)

@@ -104,7 +104,9 @@ class SteadySampler(BaseSampler):
         self._index = (-1, -1)  # the number may be of another study
         sampler = self._create(0)
         if isinstance(sampler, BaseGASampler):
-            sampler.get_trial_generation(study, trial)
+            generation = sampler.get_trial_generation(study, trial)
+            # The first look at the parents of a generation has them in another order than all later ones.
+            sampler.get_parent_population(study, generation)
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
