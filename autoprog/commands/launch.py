@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from types import FrameType
 
 import torch
 from rich.console import Console
@@ -32,7 +28,7 @@ from autoprog.train.engine import Job
 from autoprog.train.feed import open_data
 from autoprog.train.ranks import Ranks, is_lost_rank, was_restarted
 from autoprog.train.rollback import MOST_ROLLBACKS, Rollbacks
-from autoprog.train.stop import StopRequest
+from autoprog.train.stop import stop_on_signals
 from autoprog.ui.display import make_display
 
 __all__ = [
@@ -171,31 +167,6 @@ def _follow(events: Iterator[Event], ranks: Ranks) -> None:
     for event in events:
         if isinstance(event, Warned):
             print(f"rank {ranks.rank}: {event.message}", file=sys.stderr)
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
-    """Turn SIGINT and SIGTERM into a request to stop after a checkpoint; a second one ends at once.
-
-    Not so under torchrun: it passes on a signal that its processes often got already, and ends those that
-    take too long. Outside the main thread, as in a notebook's worker, signals are left alone.
-    """
-    request = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
-        yield request
-        return
-
-    def note(number: int, _: FrameType | None) -> None:
-        if request.signal_name is not None and "TORCHELASTIC_RUN_ID" not in os.environ:
-            sys.exit(128 + number)
-        request.signal_name = signal.Signals(number).name
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield request
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _create(args: argparse.Namespace, configured: Configured) -> RunFolder:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
+from typing import TYPE_CHECKING
 
 from autoprog.errors import AutoprogError
-from autoprog.train.ranks import Ranks
 
-__all__ = ["InterruptedRunError", "StopRequest"]
+if TYPE_CHECKING:
+    from autoprog.train.ranks import Ranks
+
+__all__ = ["InterruptedRunError", "StopRequest", "stop_on_signals"]
 
 
 class InterruptedRunError(AutoprogError):
@@ -30,3 +39,28 @@ class StopRequest:
         name = self.signal_name
         code = ranks.most(signal.Signals[name].value if name else 0)
         return signal.Signals(code).name if code else None
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Turn SIGINT and SIGTERM into a request to stop after a checkpoint; a second one ends at once.
+
+    Not so under torchrun: it passes on a signal that its processes often got already, and ends those that
+    take too long. Outside the main thread, as in a notebook's worker, signals are left alone.
+    """
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+
+    def note(number: int, _: FrameType | None) -> None:
+        if request.signal_name is not None and "TORCHELASTIC_RUN_ID" not in os.environ:
+            sys.exit(128 + number)
+        request.signal_name = signal.Signals(number).name
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

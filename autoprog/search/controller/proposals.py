@@ -1,49 +1,29 @@
-"""The controller: Optuna proposes candidates and keeps the record; the caller keeps the loop."""
+"""Proposals for a decision: Optuna names candidates and keeps the record; the caller keeps the loop."""
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import optuna
 from optuna.distributions import BaseDistribution, IntDistribution
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import Trial, TrialState
 
+from autoprog.search.controller.history import decision_study_name
+from autoprog.search.controller.storage import open_journal
 from autoprog.train.phase import step_seed
 from supernet.config import SubnetConfig
 
-__all__ = ["Controller", "Proposals", "open_journal"]
-
-optuna.logging.set_verbosity(optuna.logging.WARNING)
+__all__ = ["Controller", "Proposals"]
 
 _TRIES_PER_CANDIDATE = 20
-
-
-def open_journal(path: Path) -> JournalStorage:
-    """Open Optuna's journal file, after cutting a half-written last line, which no version can read past."""
-    lock = JournalFileOpenLock(str(path))
-    if path.exists():
-        lock.acquire()
-        try:
-            data = path.read_bytes()
-            end = data.rfind(b"\n") + 1
-            if end != len(data):
-                os.truncate(path, end)
-        finally:
-            lock.release()
-    return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
 
 
 class Controller:
     """One study a decision, in the run folder's journal."""
 
     def __init__(self, journal: Path, run_id: str, seed: int, sampler: str) -> None:
-        # What a killed process left, for which Optuna would wait 30 s: the run folder has a lock of its own.
-        journal.with_name(f"{journal.name}.lock").unlink(missing_ok=True)
         self._storage = open_journal(journal)
         self._run_id, self._seed, self._sampler = run_id, seed, sampler
 
@@ -62,7 +42,7 @@ class Controller:
             anchors: Those that must be looked at, such as staying and the full model.
             most: The most candidates; a grid that is no larger is looked at as a whole.
         """
-        name = f"{self._run_id}/decision-{decision}"
+        name = decision_study_name(self._run_id, decision)
         if name in optuna.get_all_study_names(self._storage):
             optuna.delete_study(study_name=name, storage=self._storage)
         study = optuna.create_study(

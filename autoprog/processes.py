@@ -1,0 +1,88 @@
+"""Processes by a name that outlives them, so that another process can tell whether they are gone."""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+__all__ = ["ProcessName", "is_gone", "is_here", "this_process"]
+
+
+@dataclass(frozen=True)
+class ProcessName:
+    """What names one process among all that ever ran.
+
+    ``boot_id`` is of the boot of the machine and, since containers share it, of the process table.
+    ``started`` is in clock ticks after the boot; a number is given again to a later process. Where the
+    system does not tell them, both are empty, and a number that is in use counts as alive.
+    """
+
+    host: str
+    boot_id: str
+    pid: int
+    started: int
+
+
+def this_process() -> ProcessName:
+    """Return the name of the calling process."""
+    return _name_of(os.getpid())
+
+
+def is_here(process: ProcessName) -> bool:
+    """Tell whether a process would be seen from here: of this boot and process table."""
+    here = this_process()
+    if here.boot_id:
+        return process.boot_id == here.boot_id
+    return (process.host, process.boot_id) == (here.host, "")
+
+
+def is_gone(process: ProcessName) -> bool:
+    """Tell whether a process certainly runs no more; of one that would not be seen, nothing is certain."""
+    if not is_here(process):
+        return False  # not even after a reboot here: two machines may have one host name
+    started = _started(process.pid)
+    if started is not None:
+        return started != process.started
+    return not _is_in_use(process.pid)
+
+
+@lru_cache(maxsize=4)
+def _name_of(pid: int) -> ProcessName:
+    """Return the name of a process of this machine; by number, since a fork has another one."""
+    return ProcessName(socket.gethostname(), _boot_id(), pid, _started(pid) or 0)
+
+
+@lru_cache(maxsize=1)
+def _boot_id() -> str:
+    boot, table = "", ""
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        table = os.readlink("/proc/self/ns/pid")
+    return f"{boot} {table}".strip()
+
+
+def _started(pid: int) -> int | None:
+    """Return when a process began, in ticks after the boot; None if it is gone or nobody tells."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return None
+    state, *fields = stat[stat.rindex(b")") + 2 :].split()
+    return None if state in (b"Z", b"X") else int(fields[18])
+
+
+def _is_in_use(pid: int) -> bool:
+    """Tell whether a number belongs to a process, on systems whose table is not a file."""
+    if Path("/proc/self/stat").exists():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
