@@ -8,7 +8,10 @@ from autoprog.errors import ConfigError
 from autoprog.files import FileModel
 from supernet.config import SubnetConfig
 
-__all__ = ["Candidate", "Decision", "Estimate"]
+__all__ = ["Candidate", "Decision", "DecisionInputs", "Estimate", "FrontPoint", "Tail"]
+
+Tail = tuple[tuple[int, SubnetConfig], ...]
+"""A way on to the end of a run: from which step on which subnet trains; the last is the full model."""
 
 
 class Estimate(FileModel):
@@ -29,8 +32,52 @@ class Estimate(FileModel):
         return sum(self.losses) / len(self.losses)
 
 
+class DecisionInputs(FileModel):
+    """All that a decision is taken from: recorded before it is taken, so that it can be taken again.
+
+    Attributes:
+        index: Number of the decision.
+        step: Finished steps.
+        steps_per_epoch: Steps in an epoch.
+        total_steps: Steps of the whole run.
+        full_step: From here on only the full model trains.
+        current: The subnet trained so far.
+        incumbent: The tail chosen at the decision before; empty at the first.
+        num_points: Decision points to come.
+        steps_so_far: Steps by subnet.
+        curve: (step, training loss) of the first subnet.
+        candidates: The subnets that were estimated.
+        losses: Held-out losses by time point, candidate and batch.
+        step_seconds: Of all subnets that a tail may pass through, by their text, such as ``d6 r128``.
+        seconds_left: Of a wall-clock budget; None without one.
+    """
+
+    index: int
+    step: int
+    steps_per_epoch: int
+    total_steps: int
+    full_step: int
+    current: SubnetConfig
+    incumbent: Tail = ()
+    num_points: int = 0
+    steps_so_far: tuple[tuple[SubnetConfig, int], ...] = ()
+    curve: tuple[tuple[float, float], ...] = ()
+    candidates: tuple[SubnetConfig, ...] = Field(min_length=1)
+    losses: tuple[tuple[tuple[float, ...], ...], ...] = Field(min_length=1)
+    step_seconds: dict[str, float]
+    seconds_left: float | None = None
+
+    @property
+    def epoch(self) -> float:
+        """Return the epoch of the decision."""
+        return self.step / self.steps_per_epoch
+
+
 class Candidate(FileModel):
-    """One way to go on, with everything its score was made of. Lower scores are better."""
+    """One way to go on, with everything its score was made of. Lower scores are better.
+
+    ``tail`` is the best way on that begins with this subnet; what is predicted is predicted for it.
+    """
 
     subnet: SubnetConfig
     label: str
@@ -41,12 +88,22 @@ class Candidate(FileModel):
     predicted_loss: float
     remaining_seconds: float
     score: float
+    tail: Tail = ()
+
+
+class FrontPoint(FileModel):
+    """A way on than which none is predicted to be both better and cheaper."""
+
+    predicted_loss: float
+    remaining_seconds: float
+    tail: Tail
 
 
 class Decision(FileModel):
     """One decision: taken at ``step`` after a supernet phase, executed from there on.
 
-    Where only one way to go on was left, there are no candidates and ``forced`` names it.
+    Where only one way to go on was left, there are no candidates and ``forced`` names it. ``tail`` is what
+    the run would do from here on if it never decided again, ``front`` the other ways worth a look.
     """
 
     index: int
@@ -59,6 +116,8 @@ class Decision(FileModel):
     forced: SubnetConfig | None = None
     alpha: float = 0.0
     reason: str
+    tail: Tail = ()
+    front: tuple[FrontPoint, ...] = ()
 
     @model_validator(mode="after")
     def _names_a_winner(self) -> Decision:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from autoprog.decisions import Decision
+from autoprog.decisions import Decision, DecisionInputs
 from autoprog.events import Event
 from autoprog.runs import Result, RunFolder
 from autoprog.schedule import GrowthSchedule
@@ -24,6 +24,9 @@ class FollowedFolder(RunFolder):
         """Do nothing."""
 
     def record_decision(self, decision: Decision) -> None:
+        """Do nothing."""
+
+    def record_inputs(self, inputs: DecisionInputs) -> None:
         """Do nothing."""
 
     def write_costs(self, costs: Mapping[str, float]) -> None:

@@ -18,7 +18,7 @@ from typing import IO, Any, Literal
 
 from pydantic import Field
 
-from autoprog.decisions import Decision
+from autoprog.decisions import Decision, DecisionInputs
 from autoprog.errors import ConfigError, RunError
 from autoprog.events import Event, decode, encode
 from autoprog.files import FileModel, dump_yaml, parse, read_yaml, write_atomically
@@ -117,7 +117,7 @@ class RunFolder:
         manifest = _read_manifest(path)
         try:
             lock = _take_lock(path)
-            for name in ("events.jsonl", "decisions.jsonl"):
+            for name in ("events.jsonl", "decisions.jsonl", "inputs.jsonl"):
                 _cut_torn_tail(path / name)
             attempts = [row["attempt"] for row in _rows(path / "events.jsonl")]
             return cls(path, manifest, attempt=max(attempts, default=-1) + 1, lock=lock)
@@ -144,6 +144,13 @@ class RunFolder:
         """Append a decision and wait until it is on disk."""
         with (self.path / "decisions.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(decision.model_dump(mode="json")) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def record_inputs(self, inputs: DecisionInputs) -> None:
+        """Append what a decision is taken from and wait until it is on disk."""
+        with (self.path / "inputs.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(inputs.model_dump(mode="json")) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -185,6 +192,11 @@ class Run:
         suffix = f" b{self.manifest.settings.recipe.batch_size}"
         cells = self.costs.items()
         return {name.removesuffix(suffix): s for name, s in cells if name.endswith(suffix)}
+
+    def inputs(self) -> tuple[DecisionInputs, ...]:
+        """Return what the decisions were taken from; the last one may have been taken by nobody yet."""
+        rows = _rows(self.path / "inputs.jsonl")
+        return tuple(parse(DecisionInputs, row, "inputs.jsonl") for row in rows)
 
     def events(self) -> Iterator[Event]:
         """Yield what happened, without what a later attempt replayed."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from autoprog.errors import ConfigError
 from autoprog.files import FileModel
 from autoprog.recipe import Recipe
 from autoprog.space import SearchSpace
@@ -13,7 +14,7 @@ from autoprog.stage import FullModel
 
 __all__ = ["DataSettings", "Rule", "RunManifest", "RunSettings", "SearchSettings"]
 
-Rule = Literal["rollout", "autoprog"]
+Rule = Literal["rollout", "autoprog", "pareto", "budget"]
 
 
 class DataSettings(FileModel):
@@ -40,8 +41,16 @@ class SearchSettings(FileModel):
     space: SearchSpace
     space_from: str
     rule: Rule = "rollout"
-    sampler: Literal["tpe", "random"] = "tpe"
+    sampler: Literal["nsga2", "tpe", "random"] = "nsga2"
+    budget_seconds: float | None = Field(default=None, gt=0)
     costs_from: str | None = None
+
+    @model_validator(mode="after")
+    def _budget_goes_with_its_rule(self) -> SearchSettings:
+        if (self.rule == "budget") != (self.budget_seconds is not None):
+            law = "must be given for --rule budget, and for no other"
+            raise ConfigError("", "budget", law, cure="such as --budget 90m")
+        return self
 
 
 class RunSettings(FileModel):

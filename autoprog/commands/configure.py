@@ -57,7 +57,7 @@ def configure_search(args: argparse.Namespace) -> Configured:
     space = _with_decision_flags(args, file).space(spec, where)
     opened = open_data(data)
     name, recipe = _recipe(args, len(opened.train), data, (where, file.recipe))
-    search = {"space": space, "space_from": where, **_given(args, "rule", "sampler", "costs_from")}
+    search = {"space": space, "space_from": where, **_given(args, *_OF_SEARCH)}
     settings = _settings(args, "search", spec, data, name, recipe, search=search)
     return Configured(settings, opened, schedule=None)
 
@@ -171,7 +171,16 @@ def _recipe(
 
 
 def _with_decision_flags(args: argparse.Namespace, file: SpaceFile) -> SpaceFile:
-    names = ("num_stages", "supernet_epochs", "max_candidates", "min_full_share")
+    names = (
+        "num_stages",
+        "supernet_epochs",
+        "num_points",
+        "supernet_share",
+        "search_share",
+        "tail_trials",
+        "max_candidates",
+        "min_full_share",
+    )
     given = _given(args, *names)
     grow = {
         key: getattr(args, f"grow_{key}")
@@ -229,6 +238,8 @@ def _data_settings(args: argparse.Namespace) -> DataSettings:
         values["dir"] = args.data
     return parse(DataSettings, values, "flags")
 
+
+_OF_SEARCH = ("rule", "sampler", "costs_from", "budget_seconds")
 
 _OF_DATASET = (
     "data_dir",

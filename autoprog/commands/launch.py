@@ -44,7 +44,11 @@ __all__ = [
 Configure = Callable[[argparse.Namespace], Configured]
 Begin = Callable[[RunFolder, Job], Iterator[Event]]
 
-_FLAG_NAMES = {"costs_from": "costs", "time_budget_seconds": "time-budget"}
+_FLAG_NAMES = {
+    "costs_from": "costs",
+    "time_budget_seconds": "time-budget",
+    "budget_seconds": "budget",
+}
 _KEPT_ON_RESUME = {"command", "debug", "resume", "runs_dir", "quiet", "schedule"}
 
 

@@ -87,7 +87,6 @@ def _check_search(settings: RunSettings, length: RunLength, is_new: bool) -> Non
     search = settings.search
     if search is None:
         return
-    decisions = search.space.decisions
-    make_plan(search.rule, decisions, length.steps_per_epoch, length.total_steps)
+    make_plan(search.rule, search.space, length.steps_per_epoch, length.total_steps)
     if search.costs_from is not None and is_new:
         Costs.read(Path(search.costs_from), settings.recipe.batch_size)

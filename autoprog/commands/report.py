@@ -23,7 +23,7 @@ def announce_search(
     assert search is not None
     space = search.space
     epoch = plan.total_steps / settings.recipe.epochs
-    dates = ", ".join(f"{point.start_step / epoch:g}" for point in plan.points)
+    dates = ", ".join(f"{point.start_step / epoch:.3g}" for point in plan.points)
     most = min(
         space.decisions.max_candidates,
         len(point_candidates(search.rule, space, space.smallest, first=True)),
@@ -34,17 +34,19 @@ def announce_search(
         f"{settings.model.model} at {settings.model.img_size} px, seed {settings.seed}",
     )
     _say_common(console, configured, folder)
+    kept = " ".join(f"{rule.keep_rate:g}" for rule in space.keep_rates)
+    rates = f" · keep-rate {kept}" if len(space.keep_rates) > 1 else ""
     depths = " ".join("+".join(map(str, depth)) for depth in space.depths)
     _say(
         console,
         "space",
-        f"depth {depths} · size {' '.join(map(str, space.sizes))} px ({search.space_from})",
+        f"depth {depths} · size {' '.join(map(str, space.sizes))} px{rates} ({search.space_from})",
     )
     _say(
         console,
         "plan",
         f"rule {search.rule}: {len(plan.points)} decisions at epochs {dates}, at most {most} candidates"
-        f" each, supernet {space.decisions.supernet_epochs:g} epochs; full model from epoch"
+        f" each, supernet {plan.supernet_steps / epoch:.3g} epochs; full model from epoch"
         f" {plan.full_step / epoch:.4g} at the latest",
     )
 

@@ -7,7 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoprog.commands.flags import add_data_flags, add_recipe_flags, add_run_flags
+from autoprog.commands.flags import (
+    add_data_flags,
+    add_recipe_flags,
+    add_run_flags,
+    duration_seconds,
+)
 
 if TYPE_CHECKING:
     from autoprog.events import Event
@@ -41,12 +46,37 @@ def _add_scope_flags(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_decision_flags(group: argparse._ArgumentGroup) -> None:
-    _add(group, "--rule", choices=["rollout", "autoprog"], help="how to choose (rollout)")
-    _add(group, "--sampler", choices=["tpe", "random"], help="Optuna sampler (tpe)")
+    rules = "how to choose: again and again, as published, or once for good (rollout)"
+    _add(group, "--rule", choices=["rollout", "autoprog", "pareto", "budget"], help=rules)
+    budget = "wall-clock that --rule budget may take, such as 90m"
+    _add(
+        group,
+        "--budget",
+        dest="budget_seconds",
+        type=duration_seconds,
+        metavar="TIME",
+        help=budget,
+    )
+    samplers = "Optuna sampler of schedules (nsga2)"
+    _add(group, "--sampler", choices=["nsga2", "tpe", "random"], help=samplers)
+    _add(
+        group,
+        "--tail-trials",
+        type=int,
+        metavar="N",
+        help="schedules Optuna proposes at a decision (200)",
+    )
+    _add(group, "--num-points", type=int, metavar="N", help="decision points at the most (8)")
+    share = "share of the steps that supernets may take (0.1)"
+    _add(group, "--supernet-share", type=float, metavar="S", help=share)
+    share = "most that estimates may cost, as a share of a full run (0.03)"
+    _add(group, "--search-share", type=float, metavar="S", help=share)
     costs = "costs.json of an earlier run, instead of measuring"
     _add(group, "--costs", dest="costs_from", metavar="FILE", help=costs)
-    _add(group, "--num-stages", type=int, metavar="K", help="pieces between decisions (4)")
-    _add(group, "--supernet-epochs", type=float, metavar="E", help="supernet phase (space)")
+    pieces = "pieces of the run: of regularisation, and of --rule autoprog (4)"
+    _add(group, "--num-stages", type=int, metavar="K", help=pieces)
+    phase = "supernet phase of --rule autoprog (space)"
+    _add(group, "--supernet-epochs", type=float, metavar="E", help=phase)
     _add(group, "--max-candidates", type=int, metavar="N", help="a decision looks at (space)")
     _add(group, "--min-full-share", type=float, metavar="S", help="steps at full size (0.15)")
 

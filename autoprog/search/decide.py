@@ -1,194 +1,262 @@
-"""From estimates and costs to a decision: the only place where the rules meet."""
+"""From recorded inputs to a decision: a pure function, the only place where the rules meet."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from autoprog.decisions import Candidate, Decision, Estimate
-from autoprog.search.rollout import (
-    Forecast,
-    LossLaw,
-    Option,
-    Tail,
-    forecast,
-    learning_exponent,
-    progress_of_full,
-)
+from autoprog.decisions import Candidate, Decision, DecisionInputs, Estimate, FrontPoint, Tail
+from autoprog.search.estimate import summarise
+from autoprog.search.fill import filled_losses
+from autoprog.search.rollout import LossLaw, Option, learning_exponent, progress_of_full
 from autoprog.search.rules import autoprog_scores, runner_up, winner_of
+from autoprog.search.tails import (
+    Forecast,
+    Outlook,
+    TailSearch,
+    front_of,
+    knee_of,
+    published_arrivals,
+)
 from autoprog.settings import Rule
-from supernet.config import ModelSpec, SubnetConfig
+from autoprog.space import SearchSpace
+from autoprog.train.phase import step_seed
+from supernet.config import SubnetConfig
 from supernet.cost import relative_cost
 
-__all__ = ["Situation", "decide", "forced_decision"]
+__all__ = ["ONCE", "Chooser", "decide", "forced_decision"]
+
+ONCE: tuple[Rule, ...] = ("pareto", "budget")
+"""Rules that decide once, on the whole rest of the run."""
+
+DATE_CELLS = 20
+_ONCE_TRIALS = 5  # a decision for the whole run is worth more thought
+MOST_FRONT_POINTS = 24
 
 
 @dataclass(frozen=True)
-class Situation:
-    """Where a run stands when it decides.
+class Chooser:
+    """How decisions are taken: the rule, the space, and the search for tails."""
 
-    Attributes:
-        index: Number of the decision.
-        step: Finished steps.
-        steps_per_epoch: Steps in an epoch.
-        total_steps: Steps of the whole run.
-        current: The subnet trained so far.
-        switch_steps: Later steps at which the run can become full.
-        progress_so_far: Steps so far, each by the relative cost of its subnet: (cost, steps) pairs.
-        curve: (step, training loss) of the first subnet.
-    """
-
-    index: int
-    step: int
-    steps_per_epoch: int
-    total_steps: int
-    current: SubnetConfig
-    switch_steps: tuple[int, ...]
-    progress_so_far: tuple[tuple[float, int], ...]
-    curve: tuple[tuple[float, float], ...]
+    rule: Rule
+    space: SearchSpace
+    sampler: str
+    seed: int
 
 
 class _Scored(NamedTuple):
-    losses: list[float]
-    remaining_seconds: list[float]
-    scores: list[float]
+    forecasts: list[Forecast]
     alpha: float
     winner: int
     reason: str
+    front: list[Forecast]
 
 
-def decide(
-    rule: Rule,
-    spec: ModelSpec,
-    situation: Situation,
-    estimates: Sequence[Estimate],
-    seconds_of: Callable[[SubnetConfig], float],
-) -> Decision:
-    """Return the decision: a pure function of the estimates, the recorded costs and the situation.
-
-    Args:
-        rule: ``rollout`` or ``autoprog``.
-        spec: The full model.
-        situation: Where the run stands.
-        estimates: One a candidate.
-        seconds_of: Recorded step seconds of a subnet; must know the candidates and the full model.
-    """
-    seconds = [seconds_of(estimate.subnet) for estimate in estimates]
-    if rule == "autoprog":
-        scored = _by_autoprog(situation, estimates, seconds)
+def decide(chooser: Chooser, inputs: DecisionInputs) -> Decision:
+    """Return the decision: the same inputs give the same decision, on any machine."""
+    estimates = estimates_of(inputs)
+    if chooser.rule == "autoprog":
+        scored = _by_autoprog(chooser, inputs, estimates)
     else:
-        scored = _by_rollout(spec, situation, estimates, seconds, seconds_of(spec.full))
-    candidates = tuple(
+        scored = _by_tails(chooser, inputs, estimates)
+    return Decision(
+        index=inputs.index,
+        step=inputs.step,
+        epoch=inputs.epoch,
+        rule=chooser.rule,
+        current=inputs.current,
+        candidates=_candidates(chooser, inputs, estimates, scored),
+        winner=scored.winner,
+        alpha=scored.alpha,
+        reason=scored.reason,
+        tail=scored.forecasts[scored.winner].tail,
+        front=tuple(_front_point(one) for one in _thinned(scored.front)),
+    )
+
+
+def forced_decision(
+    rule: Rule,
+    current: SubnetConfig,
+    subnet: SubnetConfig,
+    inputs: tuple[int, int, float],
+    why: str,
+) -> Decision:
+    """Return the decision for the only way to go on; ``inputs`` are its index, step and epoch."""
+    index, step, epoch = inputs
+    return Decision(
+        index=index, step=step, epoch=epoch, rule=rule, current=current, forced=subnet, reason=why
+    )
+
+
+def estimates_of(inputs: DecisionInputs) -> list[Estimate]:
+    """Return the estimates that the recorded losses come to; differences are against staying."""
+    subnets = inputs.candidates
+    baseline = subnets.index(inputs.current) if inputs.current in subnets else 0
+    return summarise(subnets, inputs.losses, baseline)
+
+
+def _candidates(
+    chooser: Chooser, inputs: DecisionInputs, estimates: Sequence[Estimate], scored: _Scored
+) -> tuple[Candidate, ...]:
+    published = chooser.rule == "autoprog"
+    return tuple(
         Candidate(
             subnet=estimate.subnet,
-            label=_label(estimate.subnet, situation.current, spec.full),
-            loss=estimate.loss if rule == "autoprog" else estimate.losses[-1],
+            label=_label(estimate.subnet, inputs.current, chooser.space.spec.full),
+            loss=estimate.loss if published else estimate.losses[-1],
             difference=estimate.difference,
             difference_se=estimate.difference_se,
-            step_seconds=seconds[index],
-            predicted_loss=scored.losses[index],
-            remaining_seconds=scored.remaining_seconds[index],
-            score=scored.scores[index],
+            step_seconds=inputs.step_seconds[str(estimate.subnet)],
+            predicted_loss=forecast.loss,
+            remaining_seconds=forecast.seconds,
+            score=forecast.score,
+            tail=forecast.tail,
         )
-        for index, estimate in enumerate(estimates)
-    )
-    return _decision(rule, situation, candidates, scored.winner, scored.alpha, scored.reason)
-
-
-def forced_decision(rule: Rule, spec: ModelSpec, situation: Situation, why: str) -> Decision:
-    """Return the decision for the full model where it is the only candidate."""
-    return Decision(
-        index=situation.index,
-        step=situation.step,
-        epoch=situation.step / situation.steps_per_epoch,
-        rule=rule,
-        current=situation.current,
-        forced=spec.full,
-        reason=why,
-    )
-
-
-def _decision(
-    rule: Rule,
-    situation: Situation,
-    candidates: tuple[Candidate, ...],
-    winner: int,
-    alpha: float,
-    reason: str,
-) -> Decision:
-    return Decision(
-        index=situation.index,
-        step=situation.step,
-        epoch=situation.step / situation.steps_per_epoch,
-        rule=rule,
-        current=situation.current,
-        candidates=candidates,
-        winner=winner,
-        alpha=alpha,
-        reason=reason,
+        for estimate, forecast in zip(estimates, scored.forecasts, strict=True)
     )
 
 
 def _by_autoprog(
-    situation: Situation, estimates: Sequence[Estimate], seconds: list[float]
+    chooser: Chooser, inputs: DecisionInputs, estimates: Sequence[Estimate]
 ) -> _Scored:
     losses = [estimate.loss for estimate in estimates]
+    seconds = [inputs.step_seconds[str(estimate.subnet)] for estimate in estimates]
     scores, alpha = autoprog_scores(losses, seconds)
     winner = winner_of(scores, seconds)
-    left = situation.total_steps - situation.step
-    reason = f"lowest loss · seconds^{alpha:.3g}{_against(estimates, scores, winner)}"
-    return _Scored(losses, [left * s for s in seconds], scores, alpha, winner, reason)
-
-
-def _by_rollout(
-    spec: ModelSpec,
-    situation: Situation,
-    estimates: Sequence[Estimate],
-    seconds: list[float],
-    full_seconds: float,
-) -> _Scored:
-    options = [
-        Option(relative_cost(spec, estimate.subnet), estimate.losses[-1], step_seconds)
-        for estimate, step_seconds in zip(estimates, seconds, strict=True)
+    left = inputs.total_steps - inputs.step
+    forecasts = [
+        Forecast(((inputs.step, estimate.subnet),), loss, left * time, score)
+        for estimate, loss, time, score in zip(estimates, losses, seconds, scores, strict=True)
     ]
-    steps, losses = [s for s, _ in situation.curve], [loss for _, loss in situation.curve]
-    law = LossLaw(learning_exponent(steps, losses))
-    stay = _index_of(situation.current, estimates)
-    full = Option(1.0, options[_index_of(spec.full, estimates)].loss, full_seconds)
-    done = sum(law.progress(cost) * steps for cost, steps in situation.progress_so_far)
-    progress = progress_of_full(law, options[stay], full, done)
-    tail = Tail(situation.step, situation.switch_steps, situation.total_steps)
-    ways = [forecast(law, option, full, progress, tail) for option in options]
-    scores = [way.score for way in ways]
-    winner, reason = _settle(law, estimates, ways, seconds, stay)
-    return _Scored(
-        [way.loss for way in ways],
-        [way.seconds for way in ways],
-        scores,
-        law.alpha,
-        winner,
-        f"{reason}{_against(estimates, scores, winner)}",
+    reason = f"lowest loss · seconds^{alpha:.3g}{_against(estimates, scores, winner)}"
+    return _Scored(forecasts, alpha, winner, reason, [])
+
+
+def _by_tails(chooser: Chooser, inputs: DecisionInputs, estimates: Sequence[Estimate]) -> _Scored:
+    outlook = outlook_of(chooser.space, inputs, estimates)
+    everything = _all_tails(chooser, inputs, outlook, [e.subnet for e in estimates])
+    best = [_best_from(estimate.subnet, everything) for estimate in estimates]
+    front = front_of(everything)
+    if chooser.rule == "rollout":
+        winner, reason = _settle(outlook.law, inputs, estimates, best)
+    else:
+        chosen, why = _from_front(chooser.rule, inputs, front)
+        winner = next(i for i, e in enumerate(estimates) if e.subnet == _first(chosen))
+        best[winner] = chosen
+        reason = f"{why}; full from step {chosen.tail[-1][0]}"
+    scores = [forecast.score for forecast in best]
+    alpha = outlook.law.alpha
+    if chooser.rule == "rollout":
+        reason += _against(estimates, scores, winner)
+    return _Scored(best, alpha, winner, reason, front)
+
+
+def outlook_of(
+    space: SearchSpace, inputs: DecisionInputs, estimates: Sequence[Estimate]
+) -> Outlook:
+    """Return what forecasts are made from, with losses filled in for subnets that were not estimated."""
+    spec = space.spec
+    losses = filled_losses(
+        {estimate.subnet: estimate.losses[-1] for estimate in estimates},
+        space.above(inputs.current),
     )
+    options = {
+        subnet: Option(relative_cost(spec, subnet), loss, inputs.step_seconds[str(subnet)])
+        for subnet, loss in losses.items()
+    }
+    law = LossLaw(learning_exponent(*_columns(inputs.curve)))
+    done = sum(
+        law.progress(relative_cost(spec, subnet)) * steps for subnet, steps in inputs.steps_so_far
+    )
+    progress = progress_of_full(law, options[inputs.current], options[spec.full], done)
+    return Outlook(law, options, spec.full, progress, inputs.total_steps)
+
+
+def _columns(curve: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [step for step, _ in curve], [loss for _, loss in curve]
+
+
+def _all_tails(
+    chooser: Chooser, inputs: DecisionInputs, outlook: Outlook, firsts: Sequence[SubnetConfig]
+) -> list[Forecast]:
+    """Return the forecasts of all tails with one jump, and of those that the sampler proposes."""
+    cells = DATE_CELLS if chooser.rule in ONCE else max(1, inputs.num_points + 1)
+    search = TailSearch(
+        space=chooser.space,
+        current=inputs.current,
+        step=inputs.step,
+        full_step=max(inputs.step, inputs.full_step),
+        total_steps=inputs.total_steps,
+        cells=cells,
+    )
+    if not search.leaves_time:
+        return [outlook.forecast(((inputs.step, chooser.space.spec.full),))]
+    known = published_arrivals(search)
+    if inputs.incumbent:
+        known.insert(0, search.arrivals_of(_from_now(inputs)))
+    seed = step_seed(chooser.seed, "tails", inputs.index)
+    trials = chooser.space.decisions.tail_trials * (_ONCE_TRIALS if chooser.rule in ONCE else 1)
+    searched = search.searched(outlook, known, trials, chooser.sampler, seed)
+    return [*map(outlook.forecast, search.enumerated(firsts)), *searched]
+
+
+def _from_now(inputs: DecisionInputs) -> Tail:
+    """Return what is left of the plan that the decision before has made."""
+    later = tuple((step, subnet) for step, subnet in inputs.incumbent if step > inputs.step)
+    return ((inputs.step, _planned(inputs)), *later)
+
+
+def _planned(inputs: DecisionInputs) -> SubnetConfig:
+    """Return the subnet that the plan so far has for now; at the first decision that is staying."""
+    begun = [subnet for step, subnet in inputs.incumbent if step <= inputs.step]
+    return begun[-1] if begun else inputs.current
+
+
+def _best_from(subnet: SubnetConfig, forecasts: Sequence[Forecast]) -> Forecast:
+    own = [forecast for forecast in forecasts if _first(forecast) == subnet]
+    return min(own or forecasts, key=lambda f: (f.score, len(f.tail)))
+
+
+def _first(forecast: Forecast) -> SubnetConfig:
+    return forecast.tail[0][1]
 
 
 def _settle(
     law: LossLaw,
+    inputs: DecisionInputs,
     estimates: Sequence[Estimate],
     ways: Sequence[Forecast],
-    seconds: list[float],
-    stay: int,
 ) -> tuple[int, str]:
-    """Return the winner and why; a lead below the noise of its estimate is a tie, and ties stay."""
+    """Return the winner and why; a lead below the noise of its estimate is a tie: the plan so far wins."""
     scores = [way.score for way in ways]
-    best = winner_of(scores, seconds)
+    best = winner_of(scores, [way.seconds for way in ways])
     noise = law.learning * estimates[best].difference_se / estimates[best].losses[-1]
-    if best != stay and scores[stay] <= scores[best] * (1 + noise):
-        return stay, f"a tie with {estimates[best].subnet} within ±{noise:.1%}, and ties stay"
-    return (
-        best,
-        f"lowest end loss · seconds^{law.alpha:.3g}, full from step {ways[best].full_from_step}",
-    )
+    planned = _planned(inputs)
+    incumbent = next((i for i, e in enumerate(estimates) if e.subnet == planned), best)
+    if best != incumbent and scores[incumbent] <= scores[best] * (1 + noise):
+        name = "staying" if planned == inputs.current else f"the plan so far, {planned}"
+        return (
+            incumbent,
+            f"a tie with {estimates[best].subnet} within ±{noise:.1%}, which {name} wins",
+        )
+    full_from = ways[best].tail[-1][0]
+    return best, f"lowest end loss · seconds^{law.alpha:.3g}, full from step {full_from}"
+
+
+def _from_front(
+    rule: Rule, inputs: DecisionInputs, front: Sequence[Forecast]
+) -> tuple[Forecast, str]:
+    """Return the point that a rule takes from the front, and why."""
+    if rule == "pareto":
+        return knee_of(front), f"the knee of a front of {len(front)}"
+    left = inputs.seconds_left
+    assert left is not None, "the rule budget comes with a budget"
+    affordable = [one for one in front if one.seconds <= left]
+    if not affordable:
+        return front[0], f"the cheapest: none fits the {left:.0f} s that are left"
+    best = min(affordable, key=lambda one: one.loss)
+    return best, f"the lowest end loss within the {left:.0f} s that are left"
 
 
 def _against(estimates: Sequence[Estimate], scores: Sequence[float], winner: int) -> str:
@@ -199,11 +267,20 @@ def _against(estimates: Sequence[Estimate], scores: Sequence[float], winner: int
     return f"; {margin:+.2%} against the runner-up {estimates[second].subnet}"
 
 
-def _index_of(subnet: SubnetConfig, estimates: Sequence[Estimate]) -> int:
-    return next(index for index, estimate in enumerate(estimates) if estimate.subnet == subnet)
-
-
 def _label(subnet: SubnetConfig, current: SubnetConfig, full: SubnetConfig) -> str:
     if subnet == current:
         return "stay"
     return "full" if subnet == full else "grow"
+
+
+def _front_point(one: Forecast) -> FrontPoint:
+    return FrontPoint(predicted_loss=one.loss, remaining_seconds=one.seconds, tail=one.tail)
+
+
+def _thinned(front: Sequence[Forecast]) -> Sequence[Forecast]:
+    """Return at most so many points of a front, both ends among them."""
+    if len(front) <= MOST_FRONT_POINTS:
+        return front
+    last = len(front) - 1
+    places = {round(k * last / (MOST_FRONT_POINTS - 1)) for k in range(MOST_FRONT_POINTS)}
+    return [front[place] for place in sorted(places)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from autoprog.events import Event
-from autoprog.search.decide import forced_decision
+from autoprog.search.decide import ONCE, forced_decision
 from autoprog.search.searcher import (
     Piece,
     Searcher,
@@ -15,7 +15,6 @@ from autoprog.search.searcher import (
     noting_curve,
     recorded_decision,
     settle,
-    situation_of,
     tell_again,
     turn_to,
 )
@@ -55,10 +54,20 @@ def _train(searcher: Searcher) -> Iterator[Event]:
         if searcher.current != searcher.full:
             yield from _train_until(searcher, point.start_step)
             yield from decision_point(searcher, point)
+    if searcher.search.rule in ONCE:
+        yield from _follow_tail(searcher)
     if searcher.current != searcher.full:
         yield from _train_until(searcher, searcher.plan.full_step)
         yield from _become_full(searcher)
     yield from _train_to_the_end(searcher)
+
+
+def _follow_tail(searcher: Searcher) -> Iterator[Event]:
+    """Carry out what was decided for the rest of the run."""
+    for step, subnet in searcher.tail[1:]:
+        yield from _train_until(searcher, step)
+        yield from settle(searcher)
+        _grow_to(searcher, subnet)
 
 
 def _train_until(searcher: Searcher, stop: int) -> Iterator[Event]:
@@ -86,9 +95,9 @@ def _become_full(searcher: Searcher) -> Iterator[Event]:
     decision = recorded_decision(searcher, index)
     if decision is None:
         why = "the full model is due for the rest of the run"
-        decision = forced_decision(
-            searcher.search.rule, searcher.search.space.spec, situation_of(searcher, index), why
-        )
+        place = (index, searcher.trainer.step, searcher.trainer.epoch)
+        rule, current = searcher.search.rule, searcher.current
+        decision = forced_decision(rule, current, searcher.full, place, why)
         yield from announce(searcher, decision)
     else:
         yield from tell_again(searcher, decision)

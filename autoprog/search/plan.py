@@ -41,44 +41,106 @@ class SearchPlan:
     total_steps: int
     piece_starts: tuple[int, ...]
 
+    @property
+    def supernet_steps(self) -> int:
+        """Return the length of a supernet phase."""
+        first = self.points[0]
+        return first.stop_step - first.start_step
+
     def piece_at(self, step: int) -> int:
         """Return which piece `step` lies in."""
         return sum(start <= step for start in self.piece_starts) - 1
 
 
-def make_plan(
-    rule: Rule, decisions: Decisions, steps_per_epoch: int, total_steps: int
-) -> SearchPlan:
+def make_plan(rule: Rule, space: SearchSpace, steps_per_epoch: int, total_steps: int) -> SearchPlan:
     """Return when to decide.
 
     ``autoprog`` decides at the start of every piece but the last, which is full (CVPR 2022). ``rollout``
-    trains the first piece at the smallest subnet, since losses near the start of warm-up tell nothing, then
-    decides at the start of each later piece, and is full from ``min_full_share`` before the end. A decision
-    for which there is no time before the full model is due is left out.
+    decides at ``num_points`` points, evenly spread up to ``min_full_share`` before the end, from where on
+    the model is full; at fewer points in runs so short that a supernet phase would hardly train each of its
+    subnets. ``pareto`` and ``budget`` decide at the first of them, for good. Up to there the smallest
+    subnet trains, since losses near the start of warm-up tell nothing.
 
     Raises:
         ConfigError: If the supernet phases do not fit between the decisions, or none is left.
     """
+    decisions = space.decisions
     pieces = _piece_starts(decisions.num_stages, steps_per_epoch, total_steps)
-    share = decisions.min_full_share
-    latest = _whole_epoch(total_steps * (1 - share), steps_per_epoch, total_steps)
-    full_step = min(pieces[-1], latest) if rule == "autoprog" else latest
-    numbers = range(len(pieces) - 1) if rule == "autoprog" else range(1, len(pieces))
+    latest = _whole_epoch(
+        total_steps * (1 - decisions.min_full_share), steps_per_epoch, total_steps
+    )
+    if rule == "autoprog":
+        full_step = min(pieces[-1], latest)
+        points = _published_points(decisions, pieces, full_step, steps_per_epoch, total_steps)
+    else:
+        full_step = latest
+        points = _even_points(rule, space, pieces, full_step, total_steps)
+    return SearchPlan(tuple(points), full_step, total_steps, pieces)
+
+
+def _published_points(
+    decisions: Decisions,
+    pieces: Sequence[int],
+    full_step: int,
+    steps_per_epoch: int,
+    total_steps: int,
+) -> list[DecisionPoint]:
+    """Return a decision at the start of each piece but the last, as far as there is time for it."""
     supernet_steps = max(1, round(decisions.supernet_epochs * steps_per_epoch))
     points: list[DecisionPoint] = []
-    for piece in numbers:
-        start, stop = pieces[piece], pieces[piece] + supernet_steps
-        following = pieces[piece + 1] if piece + 1 < len(pieces) else total_steps
-        if stop > following:
-            _refuse(decisions, following - start, steps_per_epoch)
+    for piece, start in enumerate(pieces[:-1]):
+        stop = start + supernet_steps
+        if stop > pieces[piece + 1]:
+            _refuse(decisions, pieces[piece + 1] - start, steps_per_epoch)
         if stop > full_step:
             break
-        steps = _estimate_steps(rule, start, stop, steps_per_epoch)
+        steps = _quarters(start, stop, steps_per_epoch)
         points.append(DecisionPoint(len(points), piece, start, stop, steps))
     if not points:
-        _refuse_share(share, pieces[numbers[0]], full_step, total_steps)
-        _refuse(decisions, full_step - pieces[numbers[0]], steps_per_epoch)
-    return SearchPlan(tuple(points), full_step, total_steps, pieces)
+        _refuse_share(decisions.min_full_share, pieces[0], full_step, total_steps)
+        _refuse(decisions, full_step - pieces[0], steps_per_epoch)
+    return points
+
+
+def _even_points(
+    rule: Rule, space: SearchSpace, pieces: Sequence[int], full_step: int, total_steps: int
+) -> list[DecisionPoint]:
+    """Return evenly spread decisions whose supernet phases train each subnet a few times."""
+    decisions = space.decisions
+    least = _LEAST_VISITS * len(space.above(space.smallest))
+    in_supernets = decisions.supernet_share * total_steps
+    count = max(1, min(decisions.num_points, int(in_supernets / least)))
+    supernet_steps = max(least, round(in_supernets / count))
+    if rule != "rollout":
+        supernet_steps = max(least, round(in_supernets / _SHARE_OF_ONE))
+    first = full_step // (count + 1)
+    if first + supernet_steps > full_step:
+        law = f"must leave {supernet_steps} steps for a supernet phase before the full model"
+        cure = "train longer, or make the space smaller"
+        raise ConfigError(
+            "--space", "decisions.min_full_share", law, decisions.min_full_share, cure
+        )
+    starts = [number * full_step // (count + 1) for number in range(1, count + 1)]
+    if rule != "rollout":
+        starts = starts[:1]
+    return [
+        DecisionPoint(
+            index=index,
+            piece=sum(begin <= start for begin in pieces) - 1,
+            start_step=start,
+            stop_step=start + supernet_steps,
+            estimate_steps=(start + supernet_steps,),
+        )
+        for index, start in enumerate(starts)
+        if start + supernet_steps <= full_step
+    ]
+
+
+_LEAST_VISITS = 2
+"""Steps that a supernet phase gives each subnet at the least."""
+
+_SHARE_OF_ONE = 3
+"""What one decision for the whole run takes of the steps that supernets may take: one so many-th."""
 
 
 def point_candidates(
@@ -86,11 +148,12 @@ def point_candidates(
 ) -> tuple[SubnetConfig, ...]:
     """Return the subnets that a decision chooses between, smallest first.
 
-    ``rollout``: everything from staying to the full model. ``autoprog``: at the first decision the first,
+    ``autoprog``: at the first decision the first,
     middle and last value of each axis; later this size or the next, and up to three depths *above* the
-    current one, so that depth grows until it is full (as released).
+    current one, so that depth grows until it is full (as released). Other rules: everything from staying to
+    the full model.
     """
-    if rule == "rollout":
+    if rule != "autoprog":
         return space.above(current)
     if first:
         depths, sizes = _first_middle_last(space.depths), _first_middle_last(space.sizes)
@@ -115,13 +178,10 @@ def _whole_epoch(step: float, steps_per_epoch: int, total_steps: int) -> int:
     return math.floor(step + 1e-9)
 
 
-def _estimate_steps(rule: Rule, start: int, stop: int, steps_per_epoch: int) -> tuple[int, ...]:
-    """Return when to estimate: from quarter to quarter of the last epoch (AutoProg), or at the end."""
-    if rule == "autoprog":
-        begin = max(start, stop - steps_per_epoch)
-        quarters = [begin + round(q * (stop - begin) / 4) for q in range(5)]
-        return tuple(sorted(set(quarters)))
-    return (stop,)
+def _quarters(start: int, stop: int, steps_per_epoch: int) -> tuple[int, ...]:
+    """Return when AutoProg estimates: from quarter to quarter of the last epoch of the supernet."""
+    begin = max(start, stop - steps_per_epoch)
+    return tuple(sorted({begin + round(q * (stop - begin) / 4) for q in range(5)}))
 
 
 def _refuse(decisions: Decisions, there: int, steps_per_epoch: int) -> NoReturn:

@@ -16,7 +16,8 @@ from autoprog.train.loop import Stepper
 from autoprog.train.phase import Choice
 from autoprog.train.timing import typical_seconds
 from autoprog.train.trainer import Trainer
-from supernet.config import SubnetConfig
+from supernet.config import ModelSpec, SubnetConfig
+from supernet.cost import relative_cost
 
 __all__ = ["Costs", "cell_name", "measure_seconds"]
 
@@ -59,6 +60,20 @@ class Costs:
         """Return the recorded seconds of a step of `subnet`, which must be there."""
         return self.seconds[cell_name(subnet, self._batch_size)]
 
+    def all_seconds(self, spec: ModelSpec, subnets: Sequence[SubnetConfig]) -> dict[str, float]:
+        """Return the seconds of all `subnets` by their text: those on record, or a line through them.
+
+        The line is seconds over relative cost, by least squares; at least one subnet must be on record.
+        """
+        known = {s: own for s in subnets if (own := self.get(s)) is not None}
+        costs = [relative_cost(spec, subnet) for subnet in known]
+        slope, offset = line_through(costs, list(known.values()))
+
+        def guess(subnet: SubnetConfig) -> float:
+            return max(min(known.values()), offset + slope * relative_cost(spec, subnet))
+
+        return {str(subnet): known.get(subnet) or guess(subnet) for subnet in subnets}
+
     def complete(self, trainer: Trainer, choices: Sequence[Choice]) -> bool:
         """Add what is missing for `choices`; tell whether anything was added."""
         missing = [choice for choice in choices if self.get(choice.subnet) is None]
@@ -67,6 +82,18 @@ class Costs:
             seconds = own if own is not None else measure_seconds(trainer.stepper, choice, trainer)
             self.seconds[cell_name(choice.subnet, self._batch_size)] = seconds
         return bool(missing)
+
+
+def line_through(xs: Sequence[float], ys: Sequence[float]) -> tuple[float, float]:
+    """Return slope and offset of the least-squares line, neither below 0; proportional for one point."""
+    mean_x, mean_y = sum(xs) / len(xs), sum(ys) / len(ys)
+    spread = sum((x - mean_x) ** 2 for x in xs)
+    if spread == 0:
+        return mean_y / mean_x, 0.0
+    slope = sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True)) / spread
+    slope = max(slope, 0.0)
+    offset = mean_y - slope * mean_x
+    return (slope, offset) if offset >= 0 else (mean_y / mean_x, 0.0)
 
 
 def _is_duration(value: object) -> bool:

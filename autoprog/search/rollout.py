@@ -1,4 +1,4 @@
-"""The roll-out: what each way to go on would come to at the end of the run.
+"""The roll-out: what a way to go on would come to at the end of the run.
 
 Everything is counted in *progress*: steps of the full model that would have taught as much. Three laws, each
 with numbers that are measured or guarded:
@@ -9,10 +9,10 @@ with numbers that are measured or guarded:
   a subnet is worth from now on. Where it leads the full model, the share loss(subnet) / loss(full) is kept:
   a low loss at a small image size is worth little where the full size shows next to nothing of it. Where it
   falls behind, the progress that the curve gives to its loss: it has not the capacity to follow.
-- *Capacity.* A step at relative cost c teaches c^γ as much as a full one. γ = 0.2 is a prior, not measured:
-  a step at half the cost is worth 87 % of a full one, at an eighth 66 %.
+- *Capacity.* A step at relative cost c teaches c^γ as much as a full one; γ is a prior
+  (:data:`CAPACITY_EXPONENT`).
 
-A candidate is priced by the seconds that its best tail still takes: score = loss at the end · seconds^α with
+A way is priced by the seconds that it still takes: score = loss at the end · seconds^α with
 α = TIME_WEIGHT · b. At weight 1 a shorter run would count as much as a better one; whoever chose the number
 of epochs has said that loss counts more.
 """
@@ -25,13 +25,16 @@ from dataclasses import dataclass
 from autoprog.search.rules import power_law_slope
 
 __all__ = [
-    "Forecast",
+    "CAPACITY_EXPONENT",
+    "TIME_WEIGHT",
+    "Leg",
     "LossLaw",
     "Option",
-    "Tail",
-    "forecast",
+    "end_loss",
     "learning_exponent",
+    "legs_seconds",
     "progress_of_full",
+    "score_of",
     "transfer",
 ]
 
@@ -50,6 +53,14 @@ class Option:
 
 
 @dataclass(frozen=True)
+class Leg:
+    """Some steps of one subnet."""
+
+    option: Option
+    steps: int
+
+
+@dataclass(frozen=True)
 class LossLaw:
     """The learning exponent b and the capacity exponent γ."""
 
@@ -64,25 +75,6 @@ class LossLaw:
     def progress(self, relative_cost: float) -> float:
         """Return how many full steps one step is worth, if all of it transfers."""
         return relative_cost**self.capacity
-
-
-@dataclass(frozen=True)
-class Tail:
-    """What is left of the run: the steps at which it may jump to the full model, and where it ends."""
-
-    step: int
-    switch_steps: tuple[int, ...]
-    total_steps: int
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """The best tail of one candidate: when it becomes full, and what it comes to."""
-
-    full_from_step: int
-    loss: float
-    seconds: float
-    score: float
 
 
 def learning_exponent(steps: Sequence[float], losses: Sequence[float]) -> float:
@@ -104,28 +96,29 @@ def progress_of_full(law: LossLaw, current: Option, full: Option, progress_so_fa
     return max(1.0, progress_so_far * shown)
 
 
-def forecast(law: LossLaw, option: Option, full: Option, progress: float, tail: Tail) -> Forecast:
-    """Return the best way on through `option`: stay there until some switch step, then be full.
+def end_loss(law: LossLaw, legs: Sequence[Leg], full: Option, progress: float) -> float:
+    """Return the full model's loss after `legs`.
 
     Args:
         law: The fitted numbers.
-        option: The subnet to go on with.
-        full: The full model.
+        legs: The way on; what is trained and for how long.
+        full: The full model as it is now.
         progress: Of the full model so far, from :func:`progress_of_full`.
-        tail: What is left of the run.
     """
-    is_full = option.relative_cost >= full.relative_cost
-    switches = (tail.step,) if is_full else tail.switch_steps
-    ways = [_way(law, option, full, progress, tail, switch) for switch in switches]
-    return min(ways, key=lambda way: way.score)
+    gained = sum(leg.steps * _worth(law, leg.option, full) for leg in legs)
+    return full.loss * (1.0 + gained / progress) ** -law.learning
 
 
-def _way(
-    law: LossLaw, option: Option, full: Option, progress: float, tail: Tail, switch: int
-) -> Forecast:
-    small_steps, full_steps = switch - tail.step, tail.total_steps - switch
-    worth = law.progress(option.relative_cost) * transfer(law, option, full)
-    gained = small_steps * worth + full_steps
-    loss = full.loss * (1.0 + gained / progress) ** -law.learning
-    seconds = small_steps * option.step_seconds + full_steps * full.step_seconds
-    return Forecast(switch, loss, seconds, loss * max(seconds, 1e-9) ** law.alpha)
+def legs_seconds(legs: Sequence[Leg]) -> float:
+    """Return the seconds that `legs` take."""
+    return sum(leg.steps * leg.option.step_seconds for leg in legs)
+
+
+def score_of(law: LossLaw, loss: float, seconds: float) -> float:
+    """Return the price of a way on, lower being better."""
+    return loss * max(seconds, 1e-9) ** law.alpha
+
+
+def _worth(law: LossLaw, option: Option, full: Option) -> float:
+    """Return how many full steps a step of `option` is worth to the full model."""
+    return law.progress(option.relative_cost) * transfer(law, option, full)

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from autoprog.curves import Curriculum
-from autoprog.decisions import Decision
+from autoprog.decisions import Decision, DecisionInputs, Tail
 from autoprog.events import Decided, Event, Progressed
 from autoprog.ramps import ramped_curriculum
 from autoprog.runs import Run, RunFolder, load_run
 from autoprog.schedule import FoundBy, GrowthSchedule
 from autoprog.search.controller import Controller
-from autoprog.search.decide import Situation
+from autoprog.search.decide import Chooser
 from autoprog.search.plan import SearchPlan, make_plan
 from autoprog.search.profile import Costs
 from autoprog.settings import RunSettings, SearchSettings
@@ -24,7 +24,6 @@ from autoprog.train.engine import Job, build_trainer, run_length
 from autoprog.train.phase import Compact, GrowTo, Phase, plain_choice
 from autoprog.train.trainer import Trainer
 from supernet.config import SubnetConfig
-from supernet.cost import relative_cost
 
 __all__ = [
     "Piece",
@@ -32,10 +31,11 @@ __all__ = [
     "announce",
     "build_searcher",
     "found_schedule",
+    "inputs_of",
     "noting_curve",
     "recorded_decision",
+    "recorded_inputs",
     "settle",
-    "situation_of",
     "tell_again",
     "turn_to",
 ]
@@ -63,11 +63,13 @@ class Searcher:
     costs: Costs
     controller: Controller | None
     recorded: tuple[Decision, ...]
+    recorded_inputs: tuple[DecisionInputs, ...]
     lr: LearningRate
     num_phases: int = 0
     position: int = 0
     announced_pieces: int = 0
     pieces: list[Piece] = field(default_factory=list)
+    tail: Tail = ()
     enter: GrowTo | Compact | None = None
 
     @property
@@ -85,6 +87,12 @@ class Searcher:
         """Tell whether candidates will still be estimated, on images that training must not have seen."""
         to_come = any(point.stop_step > self.position for point in self.plan.points)
         return to_come and self.current != self.full
+
+    @property
+    def chooser(self) -> Chooser:
+        """Return how decisions are taken."""
+        search, seed = self.search, self.trainer.settings.seed
+        return Chooser(search.rule, search.space, search.sampler, seed)
 
     @property
     def next_is_new(self) -> bool:
@@ -130,27 +138,36 @@ def build_searcher(
     search, recipe = settings.search, settings.recipe
     assert search is not None, "a search has search settings"
     length = run_length(len(opened.train), recipe.batch_size, recipe.epochs)
-    plan = make_plan(
-        search.rule, search.space.decisions, length.steps_per_epoch, length.total_steps
-    )
+    plan = make_plan(search.rule, search.space, length.steps_per_epoch, length.total_steps)
     compute = resolve_compute(settings, job.ranks)
     recorded = load_run(folder.path)
     costs = _known_costs(search, recorded, recipe.batch_size)
     if costs.seconds and not recorded.costs:
         folder.write_costs(costs.seconds)  # so that a resume does not depend on another file
     return Searcher(
-        trainer=build_trainer(settings, folder, opened, compute, length, recipe.sched, job),
+        trainer=build_trainer(
+            settings,
+            folder,
+            opened,
+            compute,
+            length,
+            recipe.sched,
+            job,
+            supernet_steps=plan.supernet_steps,
+        ),
         search=search,
         plan=plan,
         costs=costs,
         controller=_controller(settings, search, folder) if job.ranks.is_main else None,
         recorded=recorded.decisions,
+        recorded_inputs=recorded.inputs(),
         lr=recipe.learning_rate,
     )
 
 
 def _controller(settings: RunSettings, search: SearchSettings, folder: RunFolder) -> Controller:
-    return Controller(folder.journal, folder.manifest.run_id, settings.seed, search.sampler)
+    sampler = "random" if search.sampler == "random" else "tpe"  # candidates are too few for nsga2
+    return Controller(folder.journal, folder.manifest.run_id, settings.seed, sampler)
 
 
 def _known_costs(search: SearchSettings, recorded: Run, batch_size: int) -> Costs:
@@ -171,22 +188,31 @@ def turn_to(searcher: Searcher, subnet: SubnetConfig, step: int) -> None:
     searcher.pieces.append(Piece(step, subnet, searcher.curriculum(step)))
 
 
-def situation_of(searcher: Searcher, index: int) -> Situation:
-    """Return where the run stands at decision `index`."""
-    trainer, plan, spec = searcher.trainer, searcher.plan, searcher.search.space.spec
-    later = [point.start_step for point in plan.points if point.start_step > trainer.step]
-    return Situation(
+def inputs_of(
+    searcher: Searcher,
+    index: int,
+    losses: Sequence[Sequence[Sequence[float]]],
+    candidates: Sequence[SubnetConfig],
+) -> DecisionInputs:
+    """Return all that decision `index` is taken from, with the losses by time point, candidate and batch."""
+    trainer, plan, space = searcher.trainer, searcher.plan, searcher.search.space
+    budget = searcher.search.budget_seconds
+    subnets = (*candidates, *space.above(searcher.current))
+    return DecisionInputs(
         index=index,
         step=trainer.step,
         steps_per_epoch=trainer.steps_per_epoch,
         total_steps=trainer.total_steps,
+        full_step=plan.full_step,
         current=searcher.current,
-        switch_steps=tuple(dict.fromkeys([*later, plan.full_step])),
-        progress_so_far=tuple(
-            (relative_cost(spec, subnet), steps)
-            for subnet, steps in trainer.steps_by_subnet.items()
-        ),
+        incumbent=searcher.tail,
+        num_points=sum(point.start_step > trainer.step for point in plan.points),
+        steps_so_far=tuple(trainer.steps_by_subnet.items()),
         curve=_after_warmup(trainer),
+        candidates=tuple(candidates),
+        losses=tuple(tuple(tuple(batches) for batches in point) for point in losses),
+        step_seconds=searcher.costs.all_seconds(space.spec, subnets),
+        seconds_left=None if budget is None else max(0.0, budget - trainer.ledger.wall_seconds()),
     )
 
 
@@ -206,6 +232,11 @@ def tell_again(searcher: Searcher, decision: Decision) -> Iterator[Event]:
     """Tell of a recorded decision that is executed once more, since the log drops what is replayed."""
     if searcher.next_is_new:
         yield Decided(step=searcher.trainer.step, decision=decision)
+
+
+def recorded_inputs(searcher: Searcher, index: int) -> DecisionInputs | None:
+    """Return what decision `index` is to be taken from, if an earlier attempt got as far as that."""
+    return next((one for one in searcher.recorded_inputs if one.index == index), None)
 
 
 def announce(searcher: Searcher, decision: Decision) -> Iterator[Event]:

@@ -6,20 +6,20 @@ import json
 from collections.abc import Generator, Iterator
 from statistics import fmean
 
-from autoprog.decisions import Decision
+from autoprog.decisions import Decision, DecisionInputs
 from autoprog.events import Estimated, Event, SupernetStarted
 from autoprog.files import parse
 from autoprog.ramps import ramped_curriculum
-from autoprog.search.controller import Proposals
 from autoprog.search.decide import decide
-from autoprog.search.estimate import estimate_losses, summarise
+from autoprog.search.estimate import estimate_losses
 from autoprog.search.plan import DecisionPoint, point_candidates
 from autoprog.search.searcher import (
     Searcher,
     announce,
+    inputs_of,
     recorded_decision,
+    recorded_inputs,
     settle,
-    situation_of,
     tell_again,
     turn_to,
 )
@@ -44,10 +44,9 @@ def decision_point(searcher: Searcher, point: DecisionPoint) -> Iterator[Event]:
         decision = yield from _decide_for_all(searcher, point, choices)
     else:
         yield from tell_again(searcher, decision)
-    winner = decision.subnet
-    searcher.enter = Compact(choices[winner].slots)
+    searcher.enter, searcher.tail = Compact(choices[decision.subnet].slots), decision.tail
     # The supernet phase counts to the stage that it leads to: this is what a replay of the schedule does.
-    turn_to(searcher, winner, started)
+    turn_to(searcher, decision.subnet, started)
 
 
 def _choice(searcher: Searcher, subnet: SubnetConfig, top: tuple[int, ...]) -> Choice:
@@ -159,32 +158,41 @@ def _decide_for_all(
 def _decide(
     searcher: Searcher, point: DecisionPoint, choices: dict[SubnetConfig, Choice]
 ) -> tuple[Estimated, Decision]:
-    """Let the controller propose candidates, estimate each, and decide.
+    """Estimate the candidates that the controller proposes, write down what came out, and decide."""
+    begin = searcher.trainer.clock()
+    losses = _estimated_losses(searcher, point, choices)
+    estimated = _estimated(searcher, point, len(point.estimate_steps) - 1, losses, begin)
+    inputs = recorded_inputs(searcher, point.index)
+    if inputs is None:
+        inputs = _inputs(searcher, point, losses)
+        searcher.trainer.folder.record_inputs(inputs)
+    with searcher.trainer.ledger.charge("search"):
+        return estimated, decide(searcher.chooser, inputs)
 
-    Proposals adapt to the scores so far once the anchors are known; the decision scores all of them together.
-    """
-    search, begin = searcher.search, searcher.trainer.clock()
+
+def _estimated_losses(
+    searcher: Searcher, point: DecisionPoint, choices: dict[SubnetConfig, Choice]
+) -> dict[SubnetConfig, list[float]]:
+    """Return the batch losses of the candidates; proposals adapt to the losses so far."""
     anchors = _anchors(searcher, choices)
-    most = search.space.decisions.max_candidates
+    most = searcher.search.space.decisions.max_candidates
     assert searcher.controller is not None, "rank 0 has the controller"
     proposals = searcher.controller.propose(point.index, tuple(choices), anchors, most)
     losses: dict[SubnetConfig, list[float]] = {}
-    waiting: list[SubnetConfig] = []
     for subnet in proposals:
         losses[subnet] = _losses(searcher, choices[subnet])
         _complete_costs(searcher, choices[subnet])
-        waiting.append(subnet)
-        if losses.keys() >= set(anchors):
-            waiting = _tell(searcher, point, proposals, losses, waiting)
-    estimated = _estimated(searcher, point, len(point.estimate_steps) - 1, losses, begin)
-    return estimated, _decision_on(searcher, point, losses)
+        loss, seconds = fmean(losses[subnet]), searcher.costs.seconds_of(subnet)
+        proposals.tell(subnet, loss, loss=loss, step_seconds=seconds)
+    return losses
 
 
 def _anchors(searcher: Searcher, choices: dict[SubnetConfig, Choice]) -> tuple[SubnetConfig, ...]:
     """Return what is always looked at: staying (or the smallest step up) and the largest candidate."""
     ordered = tuple(choices)
     stay = searcher.current if searcher.current in choices else ordered[0]
-    return tuple(dict.fromkeys((stay, ordered[-1])))
+    planned = [subnet for _, subnet in searcher.tail if subnet in choices]
+    return tuple(dict.fromkeys((stay, ordered[-1], *planned)))
 
 
 def _complete_costs(searcher: Searcher, choice: Choice) -> None:
@@ -195,26 +203,10 @@ def _complete_costs(searcher: Searcher, choice: Choice) -> None:
         searcher.trainer.folder.write_costs(searcher.costs.seconds)
 
 
-def _tell(
-    searcher: Searcher,
-    point: DecisionPoint,
-    proposals: Proposals,
-    losses: dict[SubnetConfig, list[float]],
-    waiting: list[SubnetConfig],
-) -> list[SubnetConfig]:
-    """Tell the controller the scores of the candidates that wait for one; return the empty list."""
-    candidates = {c.subnet: c for c in _decision_on(searcher, point, losses).candidates}
-    for subnet in waiting:
-        found = candidates[subnet]
-        facts = {"loss": found.loss, "step_seconds": found.step_seconds}
-        proposals.tell(subnet, found.score, **facts)
-    return []
-
-
-def _decision_on(
+def _inputs(
     searcher: Searcher, point: DecisionPoint, losses: dict[SubnetConfig, list[float]]
-) -> Decision:
-    """Return the decision between the candidates estimated so far, in the order of the grid."""
+) -> DecisionInputs:
+    """Return what the decision is taken from: the candidates estimated, in the order of the grid."""
     search = searcher.search
     grid = point_candidates(search.rule, search.space, searcher.current, point.index == 0)
     subnets = [subnet for subnet in grid if subnet in losses]
@@ -223,7 +215,4 @@ def _decision_on(
         for row in _noted_losses(searcher, point)
     ]
     last = [losses[subnet] for subnet in subnets]
-    baseline = subnets.index(searcher.current) if searcher.current in subnets else 0
-    estimates = summarise(subnets, [*earlier, last], baseline)
-    situation = situation_of(searcher, point.index)
-    return decide(search.rule, search.space.spec, situation, estimates, searcher.costs.seconds_of)
+    return inputs_of(searcher, point.index, [*earlier, last], subnets)

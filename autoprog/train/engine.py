@@ -83,20 +83,18 @@ def build_trainer(
     lr_shape: str,
     job: Job,
     clock: Callable[[int], float] = float,
+    supernet_steps: int | None = None,
 ) -> Trainer:
     """Return a trainer at step 0: network, optimizer, averages and data, all drawn from the seed.
 
-    ``clock`` is that of the learning rate, where it is not the step.
+    ``clock`` is that of the learning rate, where it is not the step; ``supernet_steps`` the length of a
+    supernet phase, in a run that has some.
     """
     recipe = settings.recipe
     model = build_model(settings.model.spec(), len(opened.class_names), settings.seed)
     model.to(compute.device)
     transform = transform_settings(model, recipe)
     optimizer = create_optimizer(model, recipe, compute.device)
-    decisions = settings.search.space.decisions if settings.search else None
-    supernet_steps = (
-        round(decisions.supernet_epochs * length.steps_per_epoch) if decisions else None
-    )
     constants = time_constants_steps(
         recipe.ema_epochs, supernet_steps, length.steps_per_epoch, length.total_steps
     )

@@ -24,7 +24,7 @@ from autoprog.train.data import (
     stratified_holdout,
 )
 
-__all__ = ["PROBE_IMAGES", "MapFeed", "Place"]
+__all__ = ["PROBE_IMAGES", "MapFeed", "Place", "most_held_out"]
 
 PROBE_IMAGES = 64
 
@@ -64,7 +64,7 @@ class MapFeed:
             for source in (train, val)
         )
         self._all = np.arange(len(train))
-        cap = settings.search.space.decisions.estimate_images if settings.search else 0
+        cap = most_held_out(settings, len(train))
         self._kept, self._held = stratified_holdout(train.targets, settings.seed, cap=cap)
         self._loader = TrainLoader(
             train,
@@ -137,3 +137,11 @@ class MapFeed:
 def _even_batch_size(num_images: int) -> int:
     """Return the size of at least 8 batches of nearly equal weight, of at most 64 images each."""
     return max(1, -(-num_images // max(8, -(-num_images // PROBE_IMAGES))))
+
+
+def most_held_out(settings: RunSettings, num_images: int) -> int:
+    """Return how many training images may be held out for the estimates of a search; 0 without one."""
+    if settings.search is None:
+        return 0
+    run_images = settings.recipe.epochs * num_images
+    return settings.search.space.decisions.images_to_estimate(run_images)

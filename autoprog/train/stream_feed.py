@@ -16,7 +16,7 @@ from autoprog.train.data import (
     TransformSettings,
     resolve_workers,
 )
-from autoprog.train.map_feed import PROBE_IMAGES, Place
+from autoprog.train.map_feed import PROBE_IMAGES, Place, most_held_out
 
 __all__ = ["StreamFeed"]
 
@@ -43,7 +43,7 @@ class StreamFeed:
     ) -> None:
         self.num_classes, self.num_images = len(opened.class_names), len(train)
         self._batch_size, self._full_px = settings.recipe.batch_size, settings.model.img_size
-        self._cap = settings.search.space.decisions.estimate_images if settings.search else 0
+        self._cap = most_held_out(settings, len(train))
         workers = resolve_workers(settings.workers, train, place.local_world_size)
         self.workers = workers
         fixed = transform, settings.seed, workers, place.world_size, pin_memory, place.rank
