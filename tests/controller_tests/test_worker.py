@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -195,6 +196,41 @@ def test_facts_and_constraints_are_kept_with_the_trial(bench: Any) -> None:
     assert trial.user_attrs["checkpoint"] == "somewhere"
     assert trial.constraints == {"wall_left": 2.0}
     assert on.study.best_trial.number == 2
+
+
+def test_a_storage_that_is_gone_is_told_in_one_line(bench: Any) -> None:
+    on = bench.open()
+
+    def evaluate(params: Mapping[str, Any], trial: OpenTrial) -> float:
+        (bench.folder / "search.journal").unlink()
+        return 0.0
+
+    with pytest.raises(RunError, match="worker 0: the storage does not answer"):
+        bench.work(on, 3, evaluate)
+    (seen,) = read_workers(bench.folder)
+    assert seen.status.state == "failed"
+
+
+def test_run_folders_may_share_a_journal(bench: Any) -> None:
+    journal = bench.folder / "search.journal"
+    folders = [bench.folder / name for name in ("one", "other")]
+    plan, sampler = bench.plan(), create_sampler("random", 0, bench.SPACE)
+    for folder in folders:
+        folder.mkdir()
+    one, other = (SharedStudy.open(folder, plan, sampler, journal) for folder in folders)
+    with one.lock:
+        one.study.ask(bench.SPACE)  # the lease is still to come
+        asking = threading.Thread(target=other.reap)
+        asking.start()
+        asking.join(0.2)
+        assert bench.states(one) == ["RUNNING"]
+    asking.join()
+    assert bench.states(one) == ["FAIL", "WAITING"]
+
+
+def test_a_run_folder_that_is_not_there_is_told(bench: Any) -> None:
+    with pytest.raises(RunError, match="must be a folder"):
+        SharedStudy.open(bench.folder / "no", bench.plan(), create_sampler("random", 0, {}))
 
 
 def test_a_study_of_another_kind_is_not_joined(bench: Any) -> None:
