@@ -12,6 +12,7 @@ from autoprog.errors import ConfigError, RunError
 from autoprog.search.controller import (
     OpenTrial,
     Plan,
+    PrunedTrial,
     ReleasedTrial,
     SharedStudy,
     StopRule,
@@ -132,6 +133,17 @@ def test_a_worker_gives_up_when_trials_fail_in_a_row(bench: Any) -> None:
     (seen,) = read_workers(bench.folder)
     assert (seen.status.state, seen.is_alive) == ("failed", False)
     assert "no disk" in seen.status.message
+
+
+def test_errors_are_in_a_row_only_without_results_between(bench: Any) -> None:
+    def evaluate(params: Mapping[str, Any], trial: OpenTrial) -> float:
+        if trial.number % 3 == 2:
+            raise PrunedTrial
+        if trial.number < 8:
+            raise RunError("no disk")
+        return 0.0
+
+    assert bench.work(bench.open(), 5, evaluate).num_failed == 6
 
 
 def test_a_mistake_in_the_code_fails_its_trial_and_is_shown(bench: Any) -> None:

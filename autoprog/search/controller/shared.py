@@ -155,8 +155,7 @@ class SharedStudy:
         with self.lock:
             self.reaper.reap()
             while self._has_room(most):
-                if not self._waiting():
-                    self._enqueue_first()
+                self._enqueue_first()
                 trial = self.study.ask(dict(self.plan.space))
                 if not is_doubled_now(self.study, trial):
                     lease = Lease(this_process(), worker, self.clock() + self.terms.seconds)
@@ -215,7 +214,7 @@ class SharedStudy:
         return bool(self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
     def _enqueue_first(self) -> None:
-        """Enqueue the next trial to begin with.
+        """Enqueue the next trial to begin with, unless another one waits.
 
         One at a time: a repeated trial is then taken before them, as if nothing had happened.
         """
