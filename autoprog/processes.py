@@ -44,16 +44,18 @@ def is_gone(process: ProcessName) -> bool:
     """Tell whether a process certainly runs no more; of one that would not be seen, nothing is certain."""
     if not is_here(process):
         return False  # not even after a reboot here: two machines may have one host name
-    started = _started(process.pid)
-    if started is not None:
-        return started != process.started
-    return not _is_in_use(process.pid)
+    found = _state_and_start(process.pid)
+    if found is None:
+        return not _is_in_use(process.pid)
+    state, started = found
+    return state in ("Z", "X") or started != process.started  # a zombie only waits for its parent
 
 
 @lru_cache(maxsize=4)
 def _name_of(pid: int) -> ProcessName:
     """Return the name of a process of this machine; by number, since a fork has another one."""
-    return ProcessName(socket.gethostname(), _boot_id(), pid, _started(pid) or 0)
+    _, started = _state_and_start(pid) or ("", 0)
+    return ProcessName(socket.gethostname(), _boot_id(), pid, started)
 
 
 @lru_cache(maxsize=1)
@@ -65,20 +67,18 @@ def _boot_id() -> str:
     return f"{boot} {table}".strip()
 
 
-def _started(pid: int) -> int | None:
-    """Return when a process began, in ticks after the boot; None if it is gone or nobody tells."""
+def _state_and_start(pid: int) -> tuple[str, int] | None:
+    """Return the state of a process and its start in ticks after the boot; None if nobody tells."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except OSError:
         return None
-    state, *fields = stat[stat.rindex(b")") + 2 :].split()
-    return None if state in (b"Z", b"X") else int(fields[18])
+    state, *fields = stat[stat.rindex(")") + 2 :].split()
+    return state, int(fields[18])
 
 
 def _is_in_use(pid: int) -> bool:
-    """Tell whether a number belongs to a process, on systems whose table is not a file."""
-    if Path("/proc/self/stat").exists():
-        return False
+    """Tell whether a number belongs to a process, also where the table hides those of other users."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from optuna.storages.journal import JournalFileOpenLock, JournalFileSymlinkLock
 
-from autoprog import locks
+from autoprog import locks, processes
 from autoprog.locks import FileLock
 from autoprog.processes import ProcessName, is_gone, is_here, this_process
 
@@ -68,6 +68,14 @@ def started_of(pid: int) -> int:
 def test_a_later_process_with_the_same_number_is_another_one() -> None:
     here = this_process()
     assert is_gone(ProcessName(here.host, here.boot_id, here.pid, here.started - 1))
+
+
+def test_a_process_that_the_table_hides_is_not_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    here, dead = this_process(), dead_process()
+    monkeypatch.setattr(processes, "_state_and_start", lambda pid: None)
+    assert not is_gone(here)
+    assert not is_gone(ProcessName(here.host, here.boot_id, 1, 1))
+    assert is_gone(dead)
 
 
 def test_nothing_is_known_of_a_process_elsewhere() -> None:

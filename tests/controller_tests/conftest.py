@@ -95,12 +95,12 @@ class Bench:
         evaluate = evaluate or (self.one_metric if single else self.two_metrics)
         return run_worker(on, evaluate, rule, file, poll_seconds=0.01, **fields)
 
-    def die(self, on: SharedStudy, trials: int, evaluate: Evaluate) -> None:
+    def die(self, on: SharedStudy, trials: int, evaluate: Evaluate, **fields: Any) -> None:
         """Work as a process that is found dead afterwards."""
         with self.patch.context() as patch:
             patch.setattr(shared, "this_process", lambda: self.dead)
             with suppress(Killed):
-                self.work(on, trials, evaluate)
+                self.work(on, trials, evaluate, **fields)
 
     @staticmethod
     def trials(on: SharedStudy) -> list[FrozenTrial]:

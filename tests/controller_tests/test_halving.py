@@ -93,7 +93,8 @@ def test_what_a_lost_trial_reported_is_not_counted_twice(bench: Any) -> None:
             raise bench.Killed
         return 0.0
 
-    bench.die(on, 2, evaluate)
+    bench.die(on, 2, evaluate, halving=RUNGS)
+    assert bench.trials(on)[0].user_attrs["rung_0"] == 1.0
     seen = []
 
     def last(params: Mapping[str, Any], trial: OpenTrial) -> float:

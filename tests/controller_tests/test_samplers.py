@@ -72,7 +72,6 @@ def best(name: str, seed: int, num_trials: int, num_metrics: int) -> float:
         ("tpe", 50, 2, 3),
         ("nsga2", 80, 1, 3),
         ("nsga2", 80, 2, 3),
-        ("gp", 16, 1, 1),
         pytest.param("gp", 25, 1, 5, marks=pytest.mark.slow),
         pytest.param("gp", 25, 2, 5, marks=pytest.mark.slow),
     ],

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +12,7 @@ from autoprog.errors import ConfigError, RunError
 from autoprog.search.controller import (
     OpenTrial,
     Plan,
+    PrunedTrial,
     ReleasedTrial,
     SharedStudy,
     StopRule,
@@ -133,6 +135,17 @@ def test_a_worker_gives_up_when_trials_fail_in_a_row(bench: Any) -> None:
     assert "no disk" in seen.status.message
 
 
+def test_errors_are_in_a_row_only_without_results_between(bench: Any) -> None:
+    def evaluate(params: Mapping[str, Any], trial: OpenTrial) -> float:
+        if trial.number % 3 == 2:
+            raise PrunedTrial
+        if trial.number < 8:
+            raise RunError("no disk")
+        return 0.0
+
+    assert bench.work(bench.open(), 5, evaluate).num_failed == 6
+
+
 def test_a_mistake_in_the_code_fails_its_trial_and_is_shown(bench: Any) -> None:
     def evaluate(params: Mapping[str, Any], trial: OpenTrial) -> float:
         return float(params["y"])
@@ -195,6 +208,41 @@ def test_facts_and_constraints_are_kept_with_the_trial(bench: Any) -> None:
     assert trial.user_attrs["checkpoint"] == "somewhere"
     assert trial.constraints == {"wall_left": 2.0}
     assert on.study.best_trial.number == 2
+
+
+def test_a_storage_that_is_gone_is_told_in_one_line(bench: Any) -> None:
+    on = bench.open()
+
+    def evaluate(params: Mapping[str, Any], trial: OpenTrial) -> float:
+        (bench.folder / "search.journal").unlink()
+        return 0.0
+
+    with pytest.raises(RunError, match="worker 0: the storage does not answer"):
+        bench.work(on, 3, evaluate)
+    (seen,) = read_workers(bench.folder)
+    assert seen.status.state == "failed"
+
+
+def test_run_folders_may_share_a_journal(bench: Any) -> None:
+    journal = bench.folder / "search.journal"
+    folders = [bench.folder / name for name in ("one", "other")]
+    plan, sampler = bench.plan(), create_sampler("random", 0, bench.SPACE)
+    for folder in folders:
+        folder.mkdir()
+    one, other = (SharedStudy.open(folder, plan, sampler, journal) for folder in folders)
+    with one.lock:
+        one.study.ask(bench.SPACE)  # the lease is still to come
+        asking = threading.Thread(target=other.reap)
+        asking.start()
+        asking.join(0.2)
+        assert bench.states(one) == ["RUNNING"]
+    asking.join()
+    assert bench.states(one) == ["FAIL", "WAITING"]
+
+
+def test_a_run_folder_that_is_not_there_is_told(bench: Any) -> None:
+    with pytest.raises(RunError, match="must be a folder"):
+        SharedStudy.open(bench.folder / "no", bench.plan(), create_sampler("random", 0, {}))
 
 
 def test_a_study_of_another_kind_is_not_joined(bench: Any) -> None:

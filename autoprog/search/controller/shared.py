@@ -13,11 +13,11 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.samplers import BaseSampler
-from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
-from autoprog.errors import ConfigError
+from autoprog.errors import ConfigError, RunError
 from autoprog.locks import FileLock
 from autoprog.processes import this_process
 from autoprog.search.controller.attributes import ERROR, FINISHED, LEASE, RELEASED
@@ -105,23 +105,30 @@ class SharedStudy:
         """Open a study, or make it.
 
         Args:
-            folder: The run folder, which all workers share: of its lock and, for leases, its clock.
+            folder: The run folder, which all workers share.
             plan: What the study is about.
             sampler: How to choose parameters.
-            where: The journal or database; the folder's own journal if left out.
+            where: The journal or database; the folder's own journal if left out. For a database, workers
+                that do not share the folder have a grace period instead of its lock.
             terms: Of leases.
 
         Raises:
             ConfigError: If the storage or the study in it does not fit.
-            RunError: If the journal cannot be read.
+            RunError: If there is no such folder, or the journal cannot be read.
         """
-        terms = terms or LeaseTerms()
+        where, terms = folder / JOURNAL if where is None else where, terms or LeaseTerms()
+        if isinstance(
+            where, Path
+        ):  # beside the journal, whose workers may have different run folders
+            folder = where.parent
+        else:
+            terms = replace(terms, grace_seconds=max(terms.grace_seconds, terms.seconds))
+        if not folder.is_dir():
+            raise RunError(f"{folder}: must be a folder")
         lock = FileLock(folder / "study.lock", patience_seconds=terms.seconds)
         with lock:
-            storage = open_storage(folder / JOURNAL if where is None else where)
+            storage = open_storage(where)
             study = create_study(storage, plan.name, plan.metrics, sampler)
-        if not isinstance(storage, JournalStorage):  # which workers of other folders may share
-            terms = replace(terms, grace_seconds=max(terms.grace_seconds, terms.seconds))
         return cls(study, storage, plan, lock, folder_clock(folder), terms)
 
     @property
@@ -148,8 +155,7 @@ class SharedStudy:
         with self.lock:
             self.reaper.reap()
             while self._has_room(most):
-                if not self._waiting():
-                    self._enqueue_first()
+                self._enqueue_first()
                 trial = self.study.ask(dict(self.plan.space))
                 if not is_doubled_now(self.study, trial):
                     lease = Lease(this_process(), worker, self.clock() + self.terms.seconds)
@@ -208,7 +214,7 @@ class SharedStudy:
         return bool(self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
     def _enqueue_first(self) -> None:
-        """Enqueue the next trial to begin with.
+        """Enqueue the next trial to begin with, unless another one waits.
 
         One at a time: a repeated trial is then taken before them, as if nothing had happened.
         """

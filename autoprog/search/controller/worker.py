@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal
 
+from optuna.exceptions import StorageInternalError
 from optuna.trial import Trial
+from sqlalchemy.exc import SQLAlchemyError
 
 from autoprog.errors import AutoprogError, RunError
 from autoprog.search.controller.halving import Halving
@@ -86,11 +88,15 @@ def run_worker(
         poll_seconds: How often to look whether others, with the last trials under way, leave some to do.
 
     Raises:
-        RunError: If trials fail in a row.
+        RunError: If trials fail in a row, or the storage does not answer.
     """
-    return _Worker(shared, evaluate, rule, file, stop or StopRequest(), halving, catch).run(
-        poll_seconds
-    )
+    worker = _Worker(shared, evaluate, rule, file, stop or StopRequest(), halving, catch)
+    try:
+        return worker.run(poll_seconds)
+    except (OSError, StorageInternalError, SQLAlchemyError) as error:
+        file.say("failed", "the storage does not answer")
+        reason = str(error).splitlines()[0]
+        raise RunError(f"worker {file.number}: the storage does not answer: {reason}") from error
 
 
 @dataclass
