@@ -25,6 +25,7 @@ __all__ = [
     "RunStarted",
     "StageStarted",
     "SupernetStarted",
+    "TrialTold",
     "Warned",
     "decode",
     "encode",
@@ -118,6 +119,17 @@ class Estimated(_Event):
     seconds: float
 
 
+class TrialTold(_Event):
+    """A trial of a search by trials has ended: with values, or early because others did better."""
+
+    kind: Literal["trial_told"] = "trial_told"
+    number: int
+    pruned: bool = False
+    loss: float | None = None
+    seconds: float | None = None
+    stages: tuple[tuple[float, SubnetConfig], ...] = ()
+
+
 class Decided(_Event):
     """The search took a decision."""
 
@@ -180,6 +192,7 @@ Event = (
     | Progressed
     | Evaluated
     | Estimated
+    | TrialTold
     | Decided
     | Grown
     | CheckpointSaved

@@ -29,6 +29,7 @@ class FoundBy(FileModel):
     rule: str
     seed: int
     costs: str = "costs.json"
+    trial: int | None = None
 
 
 class GrowthSchedule(FileModel):

@@ -18,7 +18,11 @@ Rule = Literal["rollout", "autoprog", "pareto", "budget"]
 
 
 class DataSettings(FileModel):
-    """Where images come from; with neither ``dir`` nor ``dataset`` the embedded digits."""
+    """Where images come from; with neither ``dir`` nor ``dataset`` the embedded digits.
+
+    ``share`` of the training images is used; with ``on_held_out`` a slice of them takes the place of the
+    validation images.
+    """
 
     dir: str | None = None
     dataset: str | None = None
@@ -28,6 +32,8 @@ class DataSettings(FileModel):
     input_key: str | None = None
     target_key: str | None = None
     num_classes: int | None = Field(default=None, gt=0)
+    share: float = Field(default=1.0, gt=0, le=1)
+    on_held_out: bool = False
 
     @property
     def embedded(self) -> bool:
@@ -41,8 +47,11 @@ class SearchSettings(FileModel):
     space: SearchSpace
     space_from: str
     rule: Rule = "rollout"
-    sampler: Literal["nsga2", "tpe", "random"] = "nsga2"
+    sampler: Literal["nsga2", "tpe", "random", "gp"] = "nsga2"
     budget_seconds: float | None = Field(default=None, gt=0)
+    trials: int | None = Field(default=None, gt=0)
+    proxy: float = Field(default=1.0, gt=0, le=1)
+    storage: str | None = None
     costs_from: str | None = None
 
     @model_validator(mode="after")
@@ -50,6 +59,9 @@ class SearchSettings(FileModel):
         if (self.rule == "budget") != (self.budget_seconds is not None):
             law = "must be given for --rule budget, and for no other"
             raise ConfigError("", "budget", law, cure="such as --budget 90m")
+        if self.trials is not None and self.rule not in ("pareto", "budget"):
+            law, cure = "must be pareto or budget with --trials", "leave it out, or take pareto"
+            raise ConfigError("", "rule", law, self.rule, cure)
         return self
 
 

@@ -55,9 +55,19 @@ def configure_search(args: argparse.Namespace) -> Configured:
     file, where = find_space(_space_name(args, data, spec), spec.name)
     spec = spec if (size := _image_size(args, data, spec, file)) is None else _resized(spec, size)
     space = _with_decision_flags(args, file).space(spec, where)
+    proxy = getattr(args, "proxy", 1.0)
+    whole = hasattr(args, "trials")  # then only the trials take a share of the data
+    if not 0 < proxy <= 1:
+        raise ConfigError("--proxy", "", "must lie in (0, 1]", proxy)
+    if not whole:
+        data = data.model_copy(update={"share": proxy})
     opened = open_data(data)
     name, recipe = _recipe(args, len(opened.train), data, (where, file.recipe))
+    if not whole:
+        recipe = recipe.model_copy(update={"epochs": recipe.epochs * proxy})
     search = {"space": space, "space_from": where, **_given(args, *_OF_SEARCH)}
+    if whole:
+        search.setdefault("rule", "budget" if "budget_seconds" in search else "pareto")
     settings = _settings(args, "search", spec, data, name, recipe, search=search)
     return Configured(settings, opened, schedule=None)
 
@@ -239,7 +249,15 @@ def _data_settings(args: argparse.Namespace) -> DataSettings:
     return parse(DataSettings, values, "flags")
 
 
-_OF_SEARCH = ("rule", "sampler", "costs_from", "budget_seconds")
+_OF_SEARCH = (
+    "rule",
+    "sampler",
+    "costs_from",
+    "budget_seconds",
+    "trials",
+    "proxy",
+    "storage",
+)
 
 _OF_DATASET = (
     "data_dir",

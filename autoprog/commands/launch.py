@@ -49,7 +49,16 @@ _FLAG_NAMES = {
     "time_budget_seconds": "time-budget",
     "budget_seconds": "budget",
 }
-_KEPT_ON_RESUME = {"command", "debug", "resume", "runs_dir", "quiet", "schedule"}
+_KEPT_ON_RESUME = {
+    "command",
+    "debug",
+    "resume",
+    "runs_dir",
+    "quiet",
+    "schedule",
+    "jobs",
+    "join",
+}
 
 
 class RunConsole(Console):

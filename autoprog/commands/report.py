@@ -9,25 +9,19 @@ from rich.console import Console
 from autoprog.commands.configure import Configured
 from autoprog.runs import RunFolder
 from autoprog.search.plan import SearchPlan, point_candidates
-from autoprog.settings import RunSettings
+from autoprog.settings import RunSettings, SearchSettings
 
 __all__ = ["announce_search", "announce_train", "farewell"]
 
 
 def announce_search(
-    console: Console, configured: Configured, folder: RunFolder, plan: SearchPlan
+    console: Console, configured: Configured, folder: RunFolder, plan: SearchPlan | None
 ) -> None:
-    """Print the plan of a search: what it may choose from, and when it decides."""
+    """Print the plan of a search: what it may choose from, and when it decides or what it tries."""
     settings = configured.settings
     search = settings.search
     assert search is not None
     space = search.space
-    epoch = plan.total_steps / settings.recipe.epochs
-    dates = ", ".join(f"{point.start_step / epoch:.3g}" for point in plan.points)
-    most = min(
-        space.decisions.max_candidates,
-        len(point_candidates(search.rule, space, space.smallest, first=True)),
-    )
     _say(
         console,
         "search",
@@ -42,12 +36,28 @@ def announce_search(
         "space",
         f"depth {depths} · size {' '.join(map(str, space.sizes))} px{rates} ({search.space_from})",
     )
-    _say(
-        console,
-        "plan",
-        f"rule {search.rule}: {len(plan.points)} decisions at epochs {dates}, at most {most} candidates"
-        f" each, supernet {plan.supernet_steps / epoch:.3g} epochs; full model from epoch"
-        f" {plan.full_step / epoch:.4g} at the latest",
+    _say(console, "plan", _trials_text(search) if plan is None else _plan_text(settings, plan))
+
+
+def _plan_text(settings: RunSettings, plan: SearchPlan) -> str:
+    """Return when a search decides, and between how many."""
+    search = settings.search
+    assert search is not None
+    epoch, space = plan.total_steps / settings.recipe.epochs, search.space
+    dates = ", ".join(f"{point.start_step / epoch:.3g}" for point in plan.points)
+    first = point_candidates(search.rule, space, space.smallest, first=True)
+    most = min(space.decisions.max_candidates, len(first))
+    return (
+        f"rule {search.rule}: decisions at epochs {dates}, at most {most} candidates each, supernet"
+        f" {plan.supernet_steps / epoch:.3g} epochs; full model from epoch"
+        f" {plan.full_step / epoch:.4g} at the latest"
+    )
+
+
+def _trials_text(search: SearchSettings) -> str:
+    return (
+        f"{search.trials} trials by {search.sampler}, each on {search.proxy:.0%} of the images and epochs;"
+        f" rule {search.rule} chooses"
     )
 
 

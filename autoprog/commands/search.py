@@ -13,10 +13,14 @@ from autoprog.commands.flags import (
     add_run_flags,
     duration_seconds,
 )
+from autoprog.errors import ConfigError
 
 if TYPE_CHECKING:
+    from autoprog.commands.configure import Configured
+    from autoprog.commands.launch import Begin, Launch
     from autoprog.events import Event
     from autoprog.runs import RunFolder
+    from autoprog.train.engine import Job
 
 __all__ = ["add_flags", "execute", "run"]
 
@@ -33,6 +37,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     _add_scope_flags(group)
     _add_decision_flags(group)
     _add_growth_flags(group)
+    _add_trial_flags(parser.add_argument_group("trials"))
     add_data_flags(parser)
     add_recipe_flags(parser)
     add_run_flags(parser)
@@ -58,7 +63,7 @@ def _add_decision_flags(group: argparse._ArgumentGroup) -> None:
         help=budget,
     )
     samplers = "Optuna sampler of schedules (nsga2)"
-    _add(group, "--sampler", choices=["nsga2", "tpe", "random"], help=samplers)
+    _add(group, "--sampler", choices=["nsga2", "tpe", "random", "gp"], help=samplers)
     _add(
         group,
         "--tail-trials",
@@ -81,6 +86,22 @@ def _add_decision_flags(group: argparse._ArgumentGroup) -> None:
     _add(group, "--min-full-share", type=float, metavar="S", help="steps at full size (0.15)")
 
 
+def _add_trial_flags(group: argparse._ArgumentGroup) -> None:
+    trials = "really train N schedules on a share of the data, then the best of them at full length"
+    _add(group, "--trials", type=int, metavar="N", help=trials)
+    proxy = "share of the images and of the epochs that trials take, or a whole search (1)"
+    _add(group, "--proxy", type=float, metavar="S", help=proxy)
+    group.add_argument(
+        "-j", "--jobs", type=int, default=1, metavar="N", help="workers that carry out trials (1)"
+    )
+    join = "work on the trials of a run that another process has begun"
+    group.add_argument("--join", metavar="RUN", help=join)
+    storage = (
+        "Optuna storage URL for trials, such as sqlite:///trials.db (a journal in the run folder)"
+    )
+    _add(group, "--storage", metavar="URL", help=storage)
+
+
 def _add_growth_flags(group: argparse._ArgumentGroup) -> None:
     _add(group, "--grow-op", choices=["mogrow", "copy", "zero"], help="new blocks (mogrow)")
     _add(group, "--grow-map", choices=["interpolate", "stack"], help="where (interpolate)")
@@ -94,7 +115,10 @@ def _add(group: argparse._ArgumentGroup, flag: str, **options: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
-    execute(args)
+    if args.join is not None:
+        _join(Path(args.join))
+    else:
+        execute(args)
     return 0
 
 
@@ -103,21 +127,69 @@ def execute(args: argparse.Namespace) -> Path:
     from autoprog.commands.configure import configure_search
     from autoprog.commands.launch import Launch, carry_out, open_run
     from autoprog.commands.report import announce_search, farewell
-    from autoprog.search.engine import build_searcher, search_schedule
-    from autoprog.train.engine import Job
     from autoprog.train.ranks import joined_ranks
 
+    if args.jobs < 1:
+        raise ConfigError("-j", "", "must be at least 1", args.jobs)
     with joined_ranks() as ranks:
         configured, folder = open_run(args, configure_search, ranks)
+        settings = configured.settings
+        assert settings.search is not None, "a search has search settings"
         launch = Launch.on_terminal(ranks, args.quiet, configured)
-
-        def begin(folder: RunFolder, job: Job) -> Iterator[Event]:
-            searcher = build_searcher(configured.settings, folder, configured.opened, job)
-            if not args.quiet and not job.rollbacks.count:
-                announce_search(launch.console, configured, folder, searcher.plan)
-            return search_schedule(searcher)
-
+        by_trials = settings.search.trials is not None
+        if by_trials and not ranks.alone:
+            raise ConfigError("--trials", "", "must be started without torchrun; see -j and --join")
+        if by_trials and not args.quiet:
+            announce_search(launch.console, configured, folder, None)
+        begin = _trials(args, configured) if by_trials else _decisions(args, configured, launch)
         carry_out(begin, launch, folder)
         if not args.quiet:
-            farewell(launch.console, folder.path, configured.settings)
+            farewell(launch.console, folder.path, settings)
     return folder.path
+
+
+def _decisions(args: argparse.Namespace, configured: Configured, launch: Launch) -> Begin:
+    """Return a search that decides while it trains."""
+    from autoprog.commands.report import announce_search
+    from autoprog.search.engine import build_searcher, search_schedule
+
+    def begin(folder: RunFolder, job: Job) -> Iterator[Event]:
+        searcher = build_searcher(configured.settings, folder, configured.opened, job)
+        if not args.quiet and not job.rollbacks.count:
+            announce_search(launch.console, configured, folder, searcher.plan)
+        return search_schedule(searcher)
+
+    return begin
+
+
+def _trials(args: argparse.Namespace, configured: Configured) -> Begin:
+    """Return a search that trains many schedules briefly, and the best of them at full length."""
+    from autoprog.search.trials import search_by_trials
+
+    def begin(folder: RunFolder, job: Job) -> Iterator[Event]:
+        return search_by_trials(configured.settings, folder, configured.opened, args.jobs, job)
+
+    return begin
+
+
+def _join(path: Path) -> None:
+    """Work on the trials of a run.
+
+    Raises:
+        ConfigError: If it is not a search by trials, or is complete.
+        InterruptedRunError: If a stop was requested.
+    """
+    from autoprog.runs import load_run
+    from autoprog.search.trials import join
+    from autoprog.train.stop import InterruptedRunError, stop_on_signals
+
+    found = load_run(path)
+    settings = found.manifest.settings
+    if settings.search is None or settings.search.trials is None:
+        raise ConfigError("--join", "", "must be a search with --trials", str(path))
+    if found.result is not None:
+        raise ConfigError("--join", "", "must be an unfinished run", str(path))
+    with stop_on_signals() as stop:
+        join(settings, path, stop)
+        if stop.signal_name is not None:
+            raise InterruptedRunError(stop.signal_name, str(path))

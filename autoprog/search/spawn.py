@@ -23,6 +23,7 @@ __all__ = [
     "WorkerEnded",
     "WorkerReport",
     "WorkerStarted",
+    "WorkersWork",
     "share_of_machine",
     "spawn_workers",
     "visible_gpus",
@@ -79,7 +80,12 @@ class WorkerEnded:
     exit_code: int
 
 
-WorkerReport = WorkerStarted | WorkerDied | WorkerEnded
+@dataclass(frozen=True)
+class WorkersWork:
+    """Nothing has changed since the last report; comes at each look."""
+
+
+WorkerReport = WorkerStarted | WorkerDied | WorkerEnded | WorkersWork
 
 
 def spawn_workers(
@@ -187,7 +193,9 @@ def _watch(
                 worker.restarts += 1
                 yield worker.start()
                 open_.append(worker)
-        time.sleep(poll_seconds if open_ else 0)
+        if open_:
+            yield WorkersWork()
+            time.sleep(poll_seconds)
 
 
 def _what_became_of(worker: _Worker, may_restart: bool) -> WorkerDied | WorkerEnded:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from autoprog.decisions import Tail
 from autoprog.encoding import AxisRange, Encoding, Timeline
@@ -17,6 +17,21 @@ from supernet.config import SubnetConfig
 __all__ = ["Forecast", "Outlook", "TailSearch", "front_of", "knee_of", "published_arrivals"]
 
 AXES = ("depth", "img_size", "keep_rate")
+
+
+class HasPrice(Protocol):
+    """Something with a loss that takes seconds."""
+
+    @property
+    def loss(self) -> float:
+        """Return the loss."""
+
+    @property
+    def seconds(self) -> float:
+        """Return the seconds."""
+
+
+Priced = TypeVar("Priced", bound=HasPrice)
 
 
 @dataclass(frozen=True)
@@ -203,16 +218,16 @@ def _evenly(start: float, stop: float, count: int) -> list[float]:
     return [start + (stop - start) * (number + 1) / count for number in range(count)]
 
 
-def front_of(forecasts: Sequence[Forecast]) -> list[Forecast]:
-    """Return the forecasts that none beats in both loss and seconds, cheapest first, each tail once."""
-    front: list[Forecast] = []
-    for one in sorted(forecasts, key=lambda f: (f.seconds, f.loss, len(f.tail))):
+def front_of(forecasts: Sequence[Priced]) -> list[Priced]:
+    """Return what nothing beats in both loss and seconds, cheapest first."""
+    front: list[Priced] = []
+    for one in sorted(forecasts, key=lambda f: (f.seconds, f.loss)):
         if not front or one.loss < front[-1].loss:
             front.append(one)
     return front
 
 
-def knee_of(front: Sequence[Forecast]) -> Forecast:
+def knee_of(front: Sequence[Priced]) -> Priced:
     """Return the point of a front furthest below the line between its ends, both axes logarithmic."""
     first, last = front[0], front[-1]
     if len(front) < 3:
@@ -220,7 +235,7 @@ def knee_of(front: Sequence[Forecast]) -> Forecast:
     width = math.log(last.seconds / first.seconds)
     height = math.log(first.loss / last.loss)
 
-    def gain(one: Forecast) -> float:
+    def gain(one: Priced) -> float:
         spent = math.log(one.seconds / first.seconds) / width
         won = math.log(first.loss / one.loss) / height
         return won - spent

@@ -11,11 +11,15 @@ from autoprog.train.data import (
     CacheSettings,
     Cell,
     DataSource,
+    ImageSource,
     OpenedData,
+    SlicedSource,
     StreamSource,
     TransformSettings,
     open_cached,
     open_source,
+    sliced,
+    whole_of,
 )
 from autoprog.train.data.cache.progress import Progress, progress_on_stderr
 from autoprog.train.map_feed import MapFeed, Place
@@ -76,7 +80,11 @@ def open_data(data: DataSettings) -> OpenedData:
     Raises:
         ConfigError: If it is missing, empty or inconsistent.
     """
-    return open_source(DataSource(**data.model_dump()))
+    named = data.model_dump(exclude={"share", "on_held_out"})
+    opened = open_source(DataSource(**named))
+    if data.share == 1 and not data.on_held_out:
+        return opened
+    return sliced(opened, data.share, data.on_held_out)
 
 
 def open_feed(
@@ -116,6 +124,17 @@ def open_feed(
     if settings.cache is not None:
         full_px, limit = settings.model.img_size, settings.max_bad_images
         cache = CacheSettings(settings.cache, full_px, settings.workers, limit, progress)
-        train = open_cached(train, "training", cache)
-        val = open_cached(val, "validation", cache, exact=True)
+        train, val = _cached(train, val, cache)
     return MapFeed(opened, train, val, transform, settings, pin_memory, place)
+
+
+def _cached(
+    train: ImageSource, val: ImageSource, cache: CacheSettings
+) -> tuple[ImageSource, ImageSource]:
+    """Return both parts from decoded images; slices are slices of what is decoded as a whole."""
+    whole, indices = whole_of(train)
+    decoded = open_cached(whole, "training", cache)
+    cut = SlicedSource(decoded, indices) if whole is not train else decoded
+    if isinstance(val, SlicedSource):
+        return cut, SlicedSource(decoded, val.indices)
+    return cut, open_cached(val, "validation", cache, exact=True)

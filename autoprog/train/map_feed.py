@@ -22,6 +22,7 @@ from autoprog.train.data import (
     eval_batches,
     resolve_workers,
     stratified_holdout,
+    whole_of,
 )
 
 __all__ = ["PROBE_IMAGES", "MapFeed", "Place", "most_held_out"]
@@ -56,16 +57,19 @@ class MapFeed:
         place: Place,
     ) -> None:
         self.num_classes, self.num_images = len(opened.class_names), len(train)
-        self._train, self._val, self._transform = train, val, transform
+        train, self._all = whole_of(train)
+        self._val, self._evaluated = whole_of(val)
+        self._train, self._transform = train, transform
         self._place, self._bad_images = place, BadImages(settings.max_bad_images)
         self._batch_size, self._full_px = settings.recipe.batch_size, settings.model.img_size
         self.workers, self._val_workers = (
             resolve_workers(settings.workers, source, place.local_world_size, pin_memory)
-            for source in (train, val)
+            for source in (train, self._val)
         )
-        self._all = np.arange(len(train))
-        cap = most_held_out(settings, len(train))
-        self._kept, self._held = stratified_holdout(train.targets, settings.seed, cap=cap)
+        cap = most_held_out(settings, self.num_images)
+        targets = train.targets[self._all]
+        kept, held = stratified_holdout(targets, settings.seed, cap=cap)
+        self._kept, self._held = self._all[kept], self._all[held]
         self._loader = TrainLoader(
             train,
             transform,
@@ -91,7 +95,7 @@ class MapFeed:
 
     def validation(self) -> Iterator[Batch]:
         """Return every so many-th image of the validation set; see :class:`Feed`."""
-        share = np.arange(self._place.rank, len(self._val), self._place.world_size)
+        share = self._evaluated[self._place.rank :: self._place.world_size]
         return eval_batches(
             self._val, self._transform, self._full_px, self._batch_size, self._val_workers, share
         )
@@ -110,8 +114,8 @@ class MapFeed:
 
     @cached_property
     def _probe(self) -> Batch:
-        spread = np.linspace(0, len(self._train) - 1, min(PROBE_IMAGES, len(self._train)))
-        return self._cache(spread.astype(np.int64), PROBE_IMAGES)[0]
+        spread = np.linspace(0, self.num_images - 1, min(PROBE_IMAGES, self.num_images))
+        return self._cache(self._all[spread.astype(np.int64)], PROBE_IMAGES)[0]
 
     def complaints(self) -> list[str]:
         """Return new messages about unreadable images; see :class:`Feed`."""

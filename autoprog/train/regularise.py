@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from autoprog.curves import Curriculum
 from autoprog.recipe import Recipe, with_randaug_magnitude
+from autoprog.stage import Training
 from autoprog.train.data import Cell
 from autoprog.train.loop import Stepper
 from autoprog.train.optim import create_loss, create_mixup
 from autoprog.train.phase import Phase, choice_of
 
-__all__ = ["batch_size_of", "cell_of", "regularise"]
+__all__ = ["batch_size_of", "cell_of", "regularise", "scaled_batch_size"]
 
 
 def batch_size_of(phase: Phase, recipe: Recipe) -> int:
     """Return the images a step of a phase takes, over all processes."""
-    return max(1, round(recipe.batch_size * phase.training.batch_scale))
+    return scaled_batch_size(recipe, phase.training)
+
+
+def scaled_batch_size(recipe: Recipe, training: Training) -> int:
+    """Return the images a step takes that trains so, over all processes."""
+    return max(1, round(recipe.batch_size * training.batch_scale))
 
 
 def cell_of(phase: Phase, recipe: Recipe, full_px: int, seed: int, step: int) -> Cell:

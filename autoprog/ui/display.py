@@ -20,6 +20,7 @@ from autoprog.events import (
     Interrupted,
     Progressed,
     RunFinished,
+    TrialTold,
     Warned,
 )
 from autoprog.schedule import GrowthSchedule
@@ -31,6 +32,7 @@ from autoprog.ui.lines import event_lines, progress_line
 from autoprog.ui.palette import DIM, GREEN, MARK_GROWTH, SKY, WARNING
 from autoprog.ui.result import result_view
 from autoprog.ui.state import RunState, reduce
+from autoprog.ui.trials import trial_text
 from autoprog.ui.units import number
 
 __all__ = ["Display", "make_display"]
@@ -173,6 +175,8 @@ def _note(event: Event) -> RenderableType | None:
             return _marked(MARK_GROWTH, SKY, f"step {event.step:,}", growth_text(event))
         case Evaluated():
             return _marked("✔", GREEN, f"epoch {number(event.epoch)}", evaluation_text(event))
+        case TrialTold():
+            return Text(trial_text(event))
         case Warned():
             return Text(f"! {event.message}", WARNING)
         case Interrupted():

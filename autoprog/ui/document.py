@@ -40,6 +40,7 @@ def document(subject: Subject) -> dict[str, Any]:
         "train_seconds": state.train_seconds,
         "eta_seconds": state.eta_seconds,
         "decisions": [decision.model_dump(mode="json") for decision in subject.decisions],
+        "trials": [encode(event) for event in state.trials],
         "evaluations": [encode(event) for event in state.evaluations],
         "growths": [encode(event) for event in state.growths],
         "warnings": list(state.warnings),

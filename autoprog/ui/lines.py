@@ -13,6 +13,7 @@ from autoprog.events import (
     RunStarted,
     StageStarted,
     SupernetStarted,
+    TrialTold,
     Warned,
 )
 from autoprog.ui.curves import evaluation_text
@@ -21,6 +22,7 @@ from autoprog.ui.growth import growth_text
 from autoprog.ui.result import result_rows
 from autoprog.ui.state import RunState
 from autoprog.ui.track import CURRICULUM_NAMES
+from autoprog.ui.trials import trial_text
 from autoprog.ui.units import (
     ascii_text,
     count,
@@ -73,6 +75,8 @@ def _told(event: Event, state: RunState) -> list[str]:
             return [f"step {event.step}, {growth_text(event)}"]
         case Decided():
             return _decision_lines(event.decision)
+        case TrialTold():
+            return [trial_text(event)]
         case Warned():
             return [f"warning: {event.message}"]
         case Interrupted():

@@ -18,6 +18,7 @@ from autoprog.ui.result import result_rows
 from autoprog.ui.subject import Subject
 from autoprog.ui.tables import Column, plain_table
 from autoprog.ui.track import Track, constants, lanes, mean_relative_cost, measured_speed_up
+from autoprog.ui.trials import trial_columns
 from autoprog.ui.units import ascii_text, number, per_cent
 from autoprog.ui.views import result_of
 
@@ -58,6 +59,8 @@ def _lines(subject: Subject) -> Iterator[str]:
         yield from _schedule(subject, subject.track)
     for decision in subject.decisions:
         yield from _decision(decision)
+    if subject.state.trials:
+        yield from ("", "Trials", *plain_table(trial_columns(subject.state.trials)))
     if subject.state.growths:
         yield from ("", "Growth", *plain_table(growth_columns(subject.state.growths)))
     if subject.state.evaluations:

@@ -20,6 +20,7 @@ from autoprog.events import (
     RunStarted,
     StageStarted,
     SupernetStarted,
+    TrialTold,
     Warned,
 )
 from autoprog.schedule import GrowthSchedule
@@ -72,6 +73,7 @@ class RunState:
     pieces: tuple[Piece, ...] = ()
     evaluations: tuple[Evaluated, ...] = ()
     decisions: tuple[Decision, ...] = ()
+    trials: tuple[TrialTold, ...] = ()
     growths: tuple[Grown, ...] = ()
     warnings: tuple[str, ...] = ()
     num_warnings: int = 0
@@ -255,6 +257,11 @@ def _decided(state: RunState, event: Decided) -> RunState:
     return replace(state, step=event.step, decisions=(*others, event.decision))
 
 
+def _trial_told(state: RunState, event: TrialTold) -> RunState:
+    others = tuple(old for old in state.trials if old.number != event.number)
+    return replace(state, trials=(*others, event))
+
+
 def _grown(state: RunState, event: Grown) -> RunState:
     return replace(state, step=event.step, growths=(*state.growths, event))
 
@@ -286,6 +293,7 @@ _FOLDS: dict[type[Any], Callable[[RunState, Any], RunState]] = {
     Progressed: _progressed,
     Evaluated: _evaluated,
     Decided: _decided,
+    TrialTold: _trial_told,
     Grown: _grown,
     Warned: _warned,
     Interrupted: _interrupted,

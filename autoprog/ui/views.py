@@ -15,6 +15,7 @@ from autoprog.ui.result import result_view
 from autoprog.ui.subject import Subject
 from autoprog.ui.timeline import timeline
 from autoprog.ui.track import measured_speed_up
+from autoprog.ui.trials import trials_view
 
 __all__ = ["result_of", "timeline_of", "views"]
 
@@ -29,6 +30,8 @@ def views(subject: Subject) -> Iterator[RenderableType]:
     if curves is not None:
         yield curves
     yield from map(decision_view, subject.decisions)
+    if subject.state.trials:
+        yield trials_view(subject.state.trials)
     if subject.state.growths:
         yield growth_view(subject.state.growths)
     result = result_of(subject)

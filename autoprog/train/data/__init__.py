@@ -10,6 +10,7 @@ from autoprog.train.data.holdout import stratified_holdout
 from autoprog.train.data.images import ImageSource
 from autoprog.train.data.loader import Batch, TrainLoader
 from autoprog.train.data.sampler import SampleStream
+from autoprog.train.data.slices import SlicedSource, sliced, whole_of
 from autoprog.train.data.sources import AnySource, DataSource, OpenedData, open_source
 from autoprog.train.data.stream import Part, StreamLoader, StreamSource
 from autoprog.train.data.transforms import (
@@ -32,6 +33,7 @@ __all__ = [
     "OpenedData",
     "Part",
     "SampleStream",
+    "SlicedSource",
     "StreamLoader",
     "StreamSource",
     "TrainLoader",
@@ -43,6 +45,8 @@ __all__ = [
     "open_digits",
     "open_source",
     "resolve_workers",
+    "sliced",
     "stratified_holdout",
     "train_transform",
+    "whole_of",
 ]
