@@ -21,7 +21,7 @@ from autoprog.train.freeze import set_trainable
 from autoprog.train.pace import Pace, StepPace
 from autoprog.train.phase import Choice, Phase, step_seed
 from autoprog.train.ranks import ONE_PROCESS, Ranks
-from supernet.config import Slots
+from supernet.config import Slots, SubnetConfig
 from supernet.elastic import ElasticViT
 
 __all__ = ["LossRing", "Stepper", "check_weights"]
@@ -32,7 +32,8 @@ class Stepper:
     """What a step needs. ``mixup`` and ``loss`` are exchanged where a stage changes them.
 
     ``network`` is the model as the ranks train it together. ``micro_batches`` doubles when a batch does not
-    fit into the device's memory; ``lr_scale`` halves when a run is rolled back. ``training`` is how the steps
+    fit into the device's memory; ``lr_scale`` halves when a run is rolled back. ``training`` and ``subnet`` are how and
+    what the steps
     of the phase train.
     """
 
@@ -54,13 +55,14 @@ class Stepper:
     def __post_init__(self) -> None:
         self.network: nn.Module = self.model
         self.training = Training()
+        self.subnet: SubnetConfig | None = None
         self._parameters = list(
             self.model.parameters()
         )  # growth exchanges values, never parameters
 
     def enter(self, phase: Phase) -> None:
         """Get ready for the steps of a phase: ranks wait only for gradients that its subnets have."""
-        self.training = phase.training
+        self.training, self.subnet = phase.training, phase.choices[-1].subnet
         self.network = self.model  # lets go of the wrapper of the phase before
         set_trainable(self.model, phase.slots, phase.training.unfrozen)
         self.network = self.ranks.wrap(self.model, some_idle=phase.kind == "supernet")
