@@ -15,6 +15,7 @@ from autoprog.events import Evaluated
 from autoprog.runs import RunFolder
 from autoprog.schedule import GrowthSchedule
 from autoprog.search.controller import Halving, OpenTrial, PrunedTrial, ReleasedTrial
+from autoprog.search.rollout import LossLaw, score_of
 from autoprog.search.schedules import ScheduleSpace
 from autoprog.settings import RunManifest, RunSettings
 from autoprog.train.data import OpenedData
@@ -28,6 +29,9 @@ __all__ = ["METRICS", "RUNGS", "TrialRunner", "schedule_space", "trial_settings"
 METRICS = ("loss", "seconds")
 RUNGS = Halving(first_step=40, reduction=2)
 """Where trials are compared, in per cent of their own cost: at 40 and at 80 the better half goes on."""
+
+_RUNG_WINDOW = 12
+"""Trials are compared where they have just passed a rung, since later they know more."""
 
 _EVALUATIONS = 10
 _HOPELESS = 1e3
@@ -86,8 +90,8 @@ class TrialRunner:
             total = _total_macs(trainer, schedule)
             for event in train_schedule(trainer, schedule):
                 folder.append(event)
-                if isinstance(event, Evaluated) and event.subnet == trainer.stepper.model.spec.full:
-                    trial.report(round(100 * trainer.macs / total), event.loss_ema)
+                if isinstance(event, Evaluated):
+                    _report(trial, trainer, event, total)
         except InterruptedRunError:
             raise ReleasedTrial from None
         except DivergedError:
@@ -134,6 +138,19 @@ class _TrialStop(StopRequest):
     def signal_name(self) -> str | None:  # type: ignore[override]
         """Return a signal as soon as the worker is to stop."""
         return "SIGTERM" if self._trial.stop_requested else None
+
+
+def _report(trial: OpenTrial, trainer: Trainer, event: Evaluated, total_macs: int) -> None:
+    """Let others judge a trial that is full and at a rung, by its loss and by what it will have cost."""
+    share = round(100 * trainer.macs / total_macs)
+    rung = RUNGS.rung_of(share)
+    if trainer.stepper.subnet != trainer.stepper.model.spec.full or rung is None:
+        return
+    if share - RUNGS.first_step * RUNGS.reduction**rung <= _RUNG_WINDOW:
+        trial.report(share, score_of(LossLaw(_LEARNING), event.loss_ema, total_macs))
+
+
+_LEARNING = 0.2
 
 
 def _total_macs(trainer: Trainer, schedule: GrowthSchedule) -> int:

@@ -32,9 +32,8 @@ class Stepper:
     """What a step needs. ``mixup`` and ``loss`` are exchanged where a stage changes them.
 
     ``network`` is the model as the ranks train it together. ``micro_batches`` doubles when a batch does not
-    fit into the device's memory; ``lr_scale`` halves when a run is rolled back. ``training`` and ``subnet`` are how and
-    what the steps
-    of the phase train.
+    fit into the device's memory; ``lr_scale`` halves when a run is rolled back. ``training`` is how the steps
+    of the phase train, ``subnet`` what they end with.
     """
 
     model: ElasticViT
