@@ -9,8 +9,8 @@ with numbers that are measured or guarded:
   a subnet is worth from now on. Where it leads the full model, the share loss(subnet) / loss(full) is kept:
   a low loss at a small image size is worth little where the full size shows next to nothing of it. Where it
   falls behind, the progress that the curve gives to its loss: it has not the capacity to follow.
-- *Capacity.* A step at relative cost c teaches c^γ as much as a full one; γ is a prior
-  (:data:`CAPACITY_EXPONENT`).
+- *Capacity.* A step at relative cost c teaches c^γ as much as a full one; γ = 0.15 is a prior: a step at half
+  the cost is worth 90 % of a full one, at an eighth 73 %. Trainings on CIFAR-10 gave 0 to 0.25.
 
 A way is priced by the seconds that it still takes: score = loss at the end · seconds^α with
 α = TIME_WEIGHT · b. At weight 1 a shorter run would count as much as a better one; whoever chose the number
@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 TIME_WEIGHT = 0.25
-CAPACITY_EXPONENT = 0.2
+CAPACITY_EXPONENT = 0.15
 _LEARNING_RANGE, _LEARNING_DEFAULT = (0.1, 0.5), 0.2
 
 
