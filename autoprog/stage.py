@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from autoprog.curves import Curriculum, KeepCurve, Ramp, curve_ends
 from autoprog.errors import ConfigError
 from autoprog.files import FileModel
-from supernet.config import GrowthRule, ModelSpec, TokenRule, as_depth
+from supernet.config import GrowthRule, ModelSpec, Outlook, TokenRule, as_depth
 
 __all__ = [
     "Depth",
@@ -45,6 +45,7 @@ class FullModel(FileModel):
     num_prefix_tokens: int = Field(default=1, ge=0)
     in_chans: int = Field(default=3, gt=0)
     overrides: dict[str, int | float | str | bool] = Field(default_factory=dict)
+    outlook: Outlook | None = None
 
     @field_validator("depth")
     @classmethod
@@ -71,6 +72,7 @@ class FullModel(FileModel):
             num_prefix_tokens=spec.num_prefix_tokens,
             in_chans=spec.in_chans,
             overrides=dict(spec.overrides),
+            outlook=spec.outlook,
         )
 
     def spec(self) -> ModelSpec:
@@ -87,6 +89,7 @@ class FullModel(FileModel):
             num_prefix_tokens=self.num_prefix_tokens,
             in_chans=self.in_chans,
             overrides=tuple(self.overrides.items()),
+            outlook=self.outlook,
         )
 
 

@@ -28,7 +28,7 @@ full: {model: deit-s, timm: deit_small_patch16_224, depth: 12, img_size: 224, st
 TWO_STAGES = """\
 schema: 1
 full: {model: volo, timm: volo_d1_224, depth: [4, 14], img_size: 224, stride: 16,
-       embed_dim: 384, num_heads: 12, mlp_ratio: 3.0}
+       embed_dim: 384, num_heads: 12, mlp_ratio: 3.0, outlook: {embed_dim: 192, num_heads: 6}}
 """
 LAST = "{length: 1, depth: 12, img_size: 224}"
 
