@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -31,6 +31,15 @@ __all__ = [
 Depth = int | tuple[int, ...]
 
 
+class OutlookPart(FileModel):
+    """What a VOLO has beside its transformers; see :class:`supernet.config.Outlook`."""
+
+    embed_dim: int = Field(gt=0)
+    num_heads: int = Field(gt=0)
+    stem_dim: int = Field(default=64, gt=0)
+    class_blocks: int = Field(default=2, gt=0)
+
+
 class FullModel(FileModel):
     """What the schedule ends at, in enough detail to check the file and count its cost without torch."""
 
@@ -45,7 +54,7 @@ class FullModel(FileModel):
     num_prefix_tokens: int = Field(default=1, ge=0)
     in_chans: int = Field(default=3, gt=0)
     overrides: dict[str, int | float | str | bool] = Field(default_factory=dict)
-    outlook: Outlook | None = None
+    outlook: OutlookPart | None = None
 
     @field_validator("depth")
     @classmethod
@@ -72,7 +81,7 @@ class FullModel(FileModel):
             num_prefix_tokens=spec.num_prefix_tokens,
             in_chans=spec.in_chans,
             overrides=dict(spec.overrides),
-            outlook=spec.outlook,
+            outlook=None if spec.outlook is None else OutlookPart(**asdict(spec.outlook)),
         )
 
     def spec(self) -> ModelSpec:
@@ -89,7 +98,7 @@ class FullModel(FileModel):
             num_prefix_tokens=self.num_prefix_tokens,
             in_chans=self.in_chans,
             overrides=tuple(self.overrides.items()),
-            outlook=self.outlook,
+            outlook=None if self.outlook is None else Outlook(**self.outlook.model_dump()),
         )
 
 

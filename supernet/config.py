@@ -175,8 +175,8 @@ class Outlook:
 
     def __post_init__(self) -> None:
         for key in ("embed_dim", "num_heads", "stem_dim", "class_blocks"):
-            check_count(key, getattr(self, key))
-        check_heads("embed_dim", self.embed_dim, self.num_heads)
+            check_count(f"outlook.{key}", getattr(self, key))
+        check_heads("outlook.embed_dim", self.embed_dim, self.num_heads)
 
 
 @dataclass(frozen=True, slots=True)

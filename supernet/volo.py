@@ -53,10 +53,12 @@ class ElasticVOLO(ElasticViT):
         )
         assert subnet.tokens == ALL_TOKENS, f"a VOLO keeps all tokens, but got {subnet}"
         vit = self.vit
-        x = vit.patch_embed(resize(images, subnet.img_size)).permute(0, 2, 3, 1)  # (B, 2H, 2W, D')
+        x = vit.patch_embed(resize(images, subnet.img_size))  # (B, D', 2H, 2W)
+        # Contiguous, since compiled blocks would need one more graph for the first one's layout.
+        x = x.permute(0, 2, 3, 1).contiguous()
         for outlooker in self._blocks(running, stage=0):
             x = self._run_block(outlooker, x)
-        x = vit.network[1](x)  # (B, H, W, D)
+        x = vit.network[1](x).contiguous()  # (B, H, W, D)
         x = vit.pos_drop(x + self.resampled_positions(subnet.img_size))
         for transformer in self._blocks(running, stage=1):
             x = self._run_block(transformer, x)
