@@ -19,7 +19,7 @@ def run_search(model: str, **flags: Any) -> Run:
     """Find a growth schedule for `model` and train along it, as ``autoprog search`` does; return the run.
 
     Args:
-        model: A short name such as ``deit-s`` or any timm VisionTransformer.
+        model: A short name such as ``deit-s`` or any timm VisionTransformer or VOLO.
         **flags: Flags of ``autoprog search`` with underscores, such as ``data="DIR"`` or ``epochs=100``.
 
     Raises:

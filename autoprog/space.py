@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from importlib import resources
-from itertools import product, starmap
+from itertools import pairwise, product, starmap
 from pathlib import Path
 from typing import Any, Literal
 
@@ -93,7 +93,8 @@ class ScaleAxis(FileModel):
 class Axes(FileModel):
     """The axes: those that grow over a run, and choices that hold for all of it.
 
-    ``depth``, ``img_size`` and ``keep_rate`` make subnets, which a supernet can estimate. ``randaug``,
+    ``depth``, ``img_size`` and ``keep_rate`` make subnets, which a supernet can estimate. ``depth`` counts
+    the blocks of all stages of a model; those of a VOLO are split as AutoProg does. ``randaug``,
     ``drop_path`` and ``batch_scale`` are multiples of the recipe's values. ``map`` and ``grow`` say where and
     how blocks are inserted, ``lr`` is the shape of the learning rate. Only real trainings (``--trials``)
     can tell what those are worth, so no other search changes them.
@@ -175,8 +176,10 @@ class SpaceFile(FileModel):
             ConfigError: If an axis does not end at the full value or leaves the grid of the stride.
         """
         sizes = self.axes.img_size.grid(spec.img_size, spec.patch_size)
-        depths = tuple(_depth_grid(self.axes.depth, spec, where))
-        _check_axis(where, "axes.depth", [depth[0] for depth in depths], spec.depth[0], 1)
+        blocks = self.axes.depth.grid(spec.full.total_depth, 1)
+        _check_axis(where, "axes.depth", list(blocks), spec.full.total_depth, 1)
+        depths = tuple(dict.fromkeys(map(spec.split, blocks)))
+        _check_depths(where, depths)
         _check_axis(where, "axes.img_size", list(sizes), spec.img_size, spec.patch_size)
         return SearchSpace(
             spec=spec,
@@ -215,18 +218,13 @@ def by_size(subnet: SubnetConfig) -> tuple[int, int, float]:
     return subnet.total_depth, subnet.img_size, subnet.tokens.keep_rate
 
 
-def _depth_grid(axis: Axis, spec: ModelSpec, where: str) -> Iterator[tuple[int, ...]]:
-    """Yield depths as one entry a stage; several stages grow in step, by shares only."""
-    if len(spec.depth) == 1:
-        yield from ((blocks,) for blocks in axis.grid(spec.depth[0], 1))
-        return
-    if axis.shares is None:
-        raise ConfigError(
-            where, "axes.depth", "must be given as shares for a model of several stages"
-        )
-    yield from dict.fromkeys(
-        tuple(max(1, round(share * blocks)) for blocks in spec.depth) for share in axis.shares
-    )
+def _check_depths(where: str, depths: Sequence[tuple[int, ...]]) -> None:
+    """Refuse depths that rise as a whole while a stage of the model falls, as 9 and 10 blocks of VOLO-D1."""
+    for low, high in pairwise(depths):
+        if any(a > b for a, b in zip(low, high, strict=True)):
+            law = f"must not fall in a stage of the model, but {sum(low)} blocks are {list(low)}"
+            cure = f"{sum(high)} are {list(high)}; leave out one of the two"
+            raise ConfigError(where, "axes.depth", f"{law} and {cure}")
 
 
 def _check_axis(where: str, key: str, values: list[int], full: int, step: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from autoprog.curves import Curriculum, KeepCurve, Ramp, curve_ends
 from autoprog.errors import ConfigError
 from autoprog.files import FileModel
-from supernet.config import GrowthRule, ModelSpec, TokenRule, as_depth
+from supernet.config import GrowthRule, ModelSpec, Outlook, TokenRule, as_depth
 
 __all__ = [
     "Depth",
@@ -31,6 +31,15 @@ __all__ = [
 Depth = int | tuple[int, ...]
 
 
+class OutlookPart(FileModel):
+    """What a VOLO has beside its transformers; see :class:`supernet.config.Outlook`."""
+
+    embed_dim: int = Field(gt=0)
+    num_heads: int = Field(gt=0)
+    stem_dim: int = Field(default=64, gt=0)
+    class_blocks: int = Field(default=2, gt=0)
+
+
 class FullModel(FileModel):
     """What the schedule ends at, in enough detail to check the file and count its cost without torch."""
 
@@ -45,6 +54,7 @@ class FullModel(FileModel):
     num_prefix_tokens: int = Field(default=1, ge=0)
     in_chans: int = Field(default=3, gt=0)
     overrides: dict[str, int | float | str | bool] = Field(default_factory=dict)
+    outlook: OutlookPart | None = None
 
     @field_validator("depth")
     @classmethod
@@ -71,6 +81,7 @@ class FullModel(FileModel):
             num_prefix_tokens=spec.num_prefix_tokens,
             in_chans=spec.in_chans,
             overrides=dict(spec.overrides),
+            outlook=None if spec.outlook is None else OutlookPart(**asdict(spec.outlook)),
         )
 
     def spec(self) -> ModelSpec:
@@ -87,6 +98,7 @@ class FullModel(FileModel):
             num_prefix_tokens=self.num_prefix_tokens,
             in_chans=self.in_chans,
             overrides=tuple(self.overrides.items()),
+            outlook=None if self.outlook is None else Outlook(**self.outlook.model_dump()),
         )
 
 

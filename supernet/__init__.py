@@ -10,6 +10,7 @@ if TYPE_CHECKING:
         ALL_TOKENS,
         GrowthRule,
         ModelSpec,
+        Outlook,
         Slots,
         SubnetConfig,
         TokenRule,
@@ -17,16 +18,21 @@ if TYPE_CHECKING:
     )
     from supernet.cost import macs, parameters, relative_cost
     from supernet.depthmap import skip_lists
-    from supernet.elastic import ElasticViT, create_elastic, describe
+    from supernet.elastic import ElasticPlainViT, create_elastic, describe
     from supernet.export import export_subnet, plain_state_dict
     from supernet.grow import SlotOrigin, compact
+    from supernet.network import ElasticViT
+    from supernet.volo import ElasticVOLO
     from supernet.zoo import lookup
 
 __all__ = [
     "ALL_TOKENS",
+    "ElasticPlainViT",
+    "ElasticVOLO",
     "ElasticViT",
     "GrowthRule",
     "ModelSpec",
+    "Outlook",
     "SlotOrigin",
     "Slots",
     "SubnetConfig",
@@ -47,9 +53,12 @@ __all__ = [
 # `supernet.grow` is a module, so the function of that name is had from there alone.
 _HOME = {
     "ALL_TOKENS": "config",
-    "ElasticViT": "elastic",
+    "ElasticPlainViT": "elastic",
+    "ElasticVOLO": "volo",
+    "ElasticViT": "network",
     "GrowthRule": "config",
     "ModelSpec": "config",
+    "Outlook": "config",
     "SlotOrigin": "grow",
     "Slots": "config",
     "SubnetConfig": "config",

@@ -6,13 +6,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from supernet.depthmap import MAPS
+from supernet.depthmap import MAPS, split_blocks
 
 __all__ = [
     "ALL_TOKENS",
     "TOKEN_SCORES",
     "GrowthRule",
     "ModelSpec",
+    "Outlook",
     "Slots",
     "SubnetConfig",
     "TokenRule",
@@ -157,23 +158,47 @@ class GrowthRule:
 
 
 @dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a VOLO has beside its transformers: a stem, outlookers on twice their grid, class attention.
+
+    Args:
+        embed_dim: Width of the outlookers.
+        num_heads: Their heads; they divide the width.
+        stem_dim: Channels of the three convolutions before the patch embedding.
+        class_blocks: Class-attention blocks after the transformers.
+    """
+
+    embed_dim: int
+    num_heads: int
+    stem_dim: int = 64
+    class_blocks: int = 2
+
+    def __post_init__(self) -> None:
+        for key in ("embed_dim", "num_heads", "stem_dim", "class_blocks"):
+            check_count(f"outlook.{key}", getattr(self, key))
+        check_heads("outlook.embed_dim", self.embed_dim, self.num_heads)
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """What a model name means: its timm name, its full size, and what its cost depends on.
 
     Args:
         name: The name that the user gave.
         timm: The name of the timm model.
-        depth: Blocks of each stage of the full model; an int counts as one stage.
+        depth: Blocks of each growing stage of the full model; an int counts as one stage. A VOLO has two,
+            outlookers and transformers.
         embed_dim: Width of the tokens.
         num_heads: Attention heads; they divide the width.
         mlp_ratio: Hidden width over token width of the plain feed-forward that has as many weights.
-        patch_size: Stride of the patch embedding in px.
+        patch_size: Stride in px: of the patch embedding, in a VOLO that of the transformers' grid.
         img_size: Full image size in px, a multiple of the stride.
         num_prefix_tokens: Class and register tokens.
         in_chans: Image channels.
         overrides: Arguments of ``timm.create_model`` beyond ``img_size``; kept sorted by name.
         extra_parameters: Parameters per block and outside blocks beyond those of a plain ViT (layer
             scale, registers, other norms), so that counts are exact for any described model.
+        outlook: The other parts of a VOLO; None for a plain ViT.
     """
 
     name: str
@@ -188,6 +213,7 @@ class ModelSpec:
     in_chans: int = 3
     overrides: tuple[tuple[str, Any], ...] = ()
     extra_parameters: tuple[int, int] = (0, 0)
+    outlook: Outlook | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "depth", as_depth(self.depth))
@@ -198,16 +224,25 @@ class ModelSpec:
             raise ValueError(f"num_prefix_tokens must be >= 0, but got {self.num_prefix_tokens}")
         if self.mlp_ratio <= 0:
             raise ValueError(f"mlp_ratio must be > 0, but got {self.mlp_ratio}")
-        if self.embed_dim % self.num_heads:
-            raise ValueError(
-                f"embed_dim must be a multiple of {self.num_heads}, but got {self.embed_dim}"
-            )
+        check_heads("embed_dim", self.embed_dim, self.num_heads)
+        stages = 1 if self.outlook is None else 2
+        if len(self.depth) != stages:
+            law = "depth must be two numbers, outlookers and transformers, with outlook, else one"
+            raise ValueError(f"{law}, but got {list(self.depth)}")
         check_multiple(self.img_size, self.patch_size)
 
     @property
     def full(self) -> SubnetConfig:
         """Name the subnet that is the whole model."""
         return SubnetConfig(self.depth, self.img_size)
+
+    def split(self, blocks: int) -> tuple[int, ...]:
+        """Return the depth that has ``blocks`` blocks in all, by stage, as AutoProg grows them.
+
+        That of the full number of blocks is the full depth. A stage keeps at least one block, and its
+        part may fall where the whole rises by one: 9 are (2, 7), but 10 are (4, 6).
+        """
+        return (blocks,) if self.outlook is None else split_blocks(blocks, *self.depth)
 
     def with_img_size(self, img_size: int) -> ModelSpec:
         """Return the same model for another full image size in px, a multiple of the stride."""
@@ -222,6 +257,12 @@ def _hashable(overrides: Iterable[tuple[str, Any]]) -> tuple[tuple[str, Any], ..
     """Sort the overrides by name and freeze the lists that YAML and JSON give."""
     frozen = ((key, tuple(value) if isinstance(value, list) else value) for key, value in overrides)
     return tuple(sorted(frozen))
+
+
+def check_heads(key: str, width: int, num_heads: int) -> None:
+    """Refuse a width that the heads do not divide."""
+    if width % num_heads:
+        raise ValueError(f"{key} must be a multiple of {num_heads}, but got {width}")
 
 
 def check_multiple(img_size: int, patch_size: int) -> None:

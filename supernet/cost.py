@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from supernet.config import ModelSpec, SubnetConfig, as_depth
+from supernet.volocost import volo_macs, volo_parameters
 
 __all__ = ["macs", "parameters", "relative_cost"]
 
 
 def macs(spec: ModelSpec, subnet: SubnetConfig, num_classes: int = 1000) -> int:
     """Count the multiply-accumulates of one image's forward pass, without norms and activations."""
+    if spec.outlook is not None:
+        return volo_macs(spec, spec.outlook, subnet, num_classes)
     patches = (subnet.img_size // spec.patch_size) ** 2
     stem = patches * spec.patch_size**2 * spec.in_chans * spec.embed_dim
     tokens = patches + spec.num_prefix_tokens
@@ -24,6 +27,8 @@ def relative_cost(spec: ModelSpec, subnet: SubnetConfig) -> float:
 
 def parameters(spec: ModelSpec, depth: int | Sequence[int], num_classes: int = 1000) -> int:
     """Count the parameters of a plain model of ``depth`` at the full image size."""
+    if spec.outlook is not None:
+        return volo_parameters(spec, spec.outlook, depth, num_classes)
     width = spec.embed_dim
     patches = (spec.img_size // spec.patch_size) ** 2
     stem = (spec.patch_size**2 * spec.in_chans + 1) * width

@@ -1,14 +1,24 @@
-"""Which source each block of a deeper network has, and which of them a candidate runs."""
+"""Which source each block of a deeper network has, which blocks a candidate runs, how stages share them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from supernet.config import Slots
 
-__all__ = ["MAPS", "interpolate", "new_slots", "skip_list", "skip_lists", "stack"]
+__all__ = [
+    "MAPS",
+    "interpolate",
+    "make_divisible",
+    "new_slots",
+    "skip_list",
+    "skip_lists",
+    "split_blocks",
+    "stack",
+]
 
 
 def interpolate(base: int, target: int) -> tuple[int, ...]:
@@ -63,6 +73,23 @@ def skip_lists(
 ) -> Slots:
     """Return the skip-list of each stage; stages are mapped independently."""
     return tuple(skip_list(*numbers, map=map) for numbers in zip(base, top, depth, strict=True))
+
+
+def split_blocks(blocks: int, outlookers: int, transformers: int) -> tuple[int, int]:
+    """Return how many of ``blocks`` of a VOLO are outlookers and how many are transformers.
+
+    Outlookers are 0.23 of them on the grid of 2, as in AutoProg, bounded by what the full model has. Up to
+    two blocks are one of each.
+    """
+    least, most = max(1, blocks - transformers), max(1, min(outlookers, blocks - 1))
+    first = min(max(make_divisible(0.23 * blocks, 2), least), most)
+    return first, max(1, blocks - first)
+
+
+def make_divisible(value: float, divisor: int) -> int:
+    """Round to the grid of ``divisor``, never below 0.9 of ``value``, at least one ``divisor``."""
+    rounded = max(divisor, math.floor((value + divisor / 2) / divisor + 1e-9) * divisor)
+    return rounded + divisor if rounded < 0.9 * value else rounded
 
 
 def _check_growth(base: int, target: int) -> None:

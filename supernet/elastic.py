@@ -1,52 +1,45 @@
-"""The elastic ViT: one full-size timm model of which every forward runs the subnet it is given.
+"""The elastic plain ViT; and elastic networks by name, whatever their family.
 
-Legend: B images, C channels, H W px, N tokens, D width, L block slots.
+Legend: B images, C channels, H W px, N tokens, D width.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import timm
 import torch
-from timm.layers import Attention, PatchEmbed, calculate_drop_path_rates
+from timm.layers import Attention, PatchEmbed, resample_abs_pos_embed
 from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.volo import VOLO
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
-from supernet.config import ModelSpec, Slots, SubnetConfig, as_depth, first_slots
+from supernet.config import ModelSpec, Slots, SubnetConfig, first_slots
 from supernet.cost import parameters
 from supernet.drop import DropPath
+from supernet.network import ElasticViT, resize
+from supernet.volo import ElasticVOLO, check_volo, describe_volo
 
-__all__ = ["DropPath", "ElasticViT", "create_elastic", "describe"]
+__all__ = ["DropPath", "ElasticPlainViT", "ElasticViT", "create_elastic", "describe"]
 
 _OWN_ARGUMENTS = ("dynamic_img_size", "num_classes", "pretrained", "drop_path_rate")
 
 
-class ElasticViT(nn.Module):
-    """A full-size timm ``VisionTransformer`` that runs any subnet, with no state between calls.
-
-    ``vit.state_dict()`` loads strictly into plain
-    ``timm.create_model(spec.timm, num_classes=…, **spec.create_kwargs())``.
-    """
+class ElasticPlainViT(ElasticViT):
+    """An elastic timm ``VisionTransformer`` with standard blocks: one growing stage."""
 
     def __init__(self, spec: ModelSpec, vit: VisionTransformer) -> None:
-        super().__init__()
+        super().__init__(spec, vit)
         assert vit.dynamic_img_size, "the timm model must be built with dynamic_img_size=True"
-        assert spec.depth == (len(vit.blocks),), f"{spec.name} says depth {spec.depth}"
-        self.spec = spec
-        self.vit = vit
         for block in vit.blocks:
             block.drop_path1, block.drop_path2 = DropPath(), DropPath()
 
-    @property
-    def stages(self) -> tuple[nn.Sequential, ...]:
-        """The block slots, stage by stage; a plain ViT has one stage."""
-        return (self.vit.blocks,)
+    @staticmethod
+    def block_lists(vit: VisionTransformer) -> tuple[tuple[nn.Sequential, ...], ...]:
+        """Return the one list of blocks."""
+        return ((vit.blocks,),)
 
     def forward(self, images: Tensor, subnet: SubnetConfig, slots: Slots | None = None) -> Tensor:
         """Return the logits of ``subnet`` for images (B, C, H, W), resized where they differ in size.
@@ -58,70 +51,44 @@ class ElasticViT(nn.Module):
             f"{subnet} does not run the slots {running}"
         )
         vit = self.vit
-        x = vit._pos_embed(vit.patch_embed(_resize(images, subnet.img_size)))  # (B, N, D)
+        x = vit._pos_embed(vit.patch_embed(resize(images, subnet.img_size)))  # (B, N, D)
         x = vit.norm_pre(vit.patch_drop(x))
         for block in self._blocks(running):
             x = self._run_block(block, x)
         return vit.forward_head(vit.norm(x))
 
-    def set_drop_path(self, rate: float, depth: int | Sequence[int]) -> None:
-        """Let drop-path rise from 0 to ``rate`` over the first ``depth`` slots; the others get 0."""
-        active = as_depth(depth)
-        rates = iter(calculate_drop_path_rates(rate, sum(active)))
-        for stage, blocks in zip(self.stages, active, strict=True):
-            for slot, block in enumerate(stage):
-                drop_prob = next(rates) if slot < blocks else 0.0
-                for module in block.modules():
-                    if isinstance(module, DropPath):
-                        module.set_rate(drop_prob)
-
-    def active_parameters(self, slots: Slots) -> Iterator[nn.Parameter]:
-        """Yield what a forward over ``slots`` uses, in the order of ``parameters()``."""
-        idle = {id(parameter) for parameter in self.idle_parameters(slots)}
-        return (parameter for parameter in self.parameters() if id(parameter) not in idle)
-
-    def idle_parameters(self, slots: Slots) -> Iterator[nn.Parameter]:
-        """Yield the parameters of the slots that a forward over ``slots`` leaves out."""
-        for stage, running in zip(self.stages, slots, strict=True):
-            for slot, block in enumerate(stage):
-                if slot not in running:
-                    yield from block.parameters()
-
-    def compile_blocks(self, dynamic: bool = True, backend: Any = "inductor") -> None:
-        """Compile each block in place; a deep copy of the model (an EMA) is eager again.
-
-        All blocks share one code object, so depth, image size and drop-path ramps reuse the same
-        graphs. Stem and head stay eager, since position resampling specialises on every size.
-        """
-        for stage in self.stages:
-            for block in stage:
-                block.compile(dynamic=dynamic, backend=backend)
-
-    def _blocks(self, slots: Slots) -> Iterator[nn.Module]:
-        for stage, running in zip(self.stages, slots, strict=True):
-            yield from (stage[slot] for slot in running)
-
-    def _run_block(self, block: nn.Module, x: Tensor) -> Tensor:
-        if self.vit.grad_checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, x, use_reentrant=False)
-        return block(x)
+    def resampled_positions(self, img_size: int) -> Tensor | None:
+        """Return the position table (1, N, D) for another size, exactly as the forward resamples it."""
+        vit, side = self.vit, img_size // self.spec.patch_size
+        if vit.pos_embed is None:
+            return None
+        return resample_abs_pos_embed(
+            vit.pos_embed,
+            new_size=[side, side],
+            old_size=list(vit.patch_embed.grid_size),
+            num_prefix_tokens=0 if vit.no_embed_class else vit.num_prefix_tokens,
+        )
 
 
 def create_elastic(spec: ModelSpec, num_classes: int, pretrained: bool = False) -> ElasticViT:
     """Build the full model of ``spec``, with weights from torch's global generator (seed it before)."""
+    own = {"dynamic_img_size": True} if spec.outlook is None else {}
     vit = timm.create_model(
         spec.timm,
         pretrained=pretrained,
         num_classes=num_classes,
-        dynamic_img_size=True,
+        **own,
         **spec.create_kwargs(),
     )
+    if type(vit) is VOLO:
+        check_volo(spec.timm, vit)
+        return ElasticVOLO(spec, vit)
     _check_supported(spec.timm, vit)
-    return ElasticViT(spec, vit)
+    return ElasticPlainViT(spec, vit)
 
 
 def describe(timm_name: str, **overrides: Any) -> ModelSpec:
-    """Describe any plain timm ``VisionTransformer`` by its timm name, without drawing weights.
+    """Describe any plain timm ``VisionTransformer`` or ``VOLO`` by its timm name, without drawing weights.
 
     ``overrides`` are further arguments of ``timm.create_model`` (``img_size``, ``depth``, …).
     Raises ValueError for unknown names, other architectures, and shapes that are not square.
@@ -133,16 +100,10 @@ def describe(timm_name: str, **overrides: Any) -> ModelSpec:
                 f"{timm_name}: {key} must be left to supernet, but got {overrides[key]!r}"
             )
     vit = _build_on_meta(timm_name, **overrides)
+    if type(vit) is VOLO:
+        return describe_volo(timm_name, vit, overrides)
     _check_supported(timm_name, vit)
     return _with_exact_parameters(_read_spec(timm_name, vit, overrides), vit)
-
-
-def _resize(images: Tensor, img_size: int) -> Tensor:
-    """Resize images (B, C, H, W) to (B, C, img_size, img_size) unless they have that size."""
-    if images.shape[-2:] == (img_size, img_size):
-        return images
-    size = (img_size, img_size)
-    return functional.interpolate(images, size=size, mode="bilinear", antialias=True)
 
 
 def _check_known(timm_name: str) -> None:
@@ -166,7 +127,7 @@ def _build_on_meta(timm_name: str, **kwargs: Any) -> Any:
 def _check_supported(timm_name: str, vit: Any) -> None:
     """Refuse models whose forward, growth or export would not be that of the plain ViT."""
     if type(vit) is not VisionTransformer:
-        law = "must be a plain timm VisionTransformer"
+        law = "must be a plain timm VisionTransformer or VOLO"
         raise ValueError(f"{timm_name}: {law}, but is a {type(vit).__name__}")
     if type(vit.patch_embed) is not PatchEmbed:
         law = "must embed patches by one convolution and support dynamic_img_size"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from supernet.config import ModelSpec
+from supernet.config import ModelSpec, Outlook
 
 __all__ = ["ZOO", "lookup"]
 
@@ -27,14 +27,28 @@ def _small_vit(name: str, img_size: int, embed_dim: int, depth: int, num_heads: 
     )
 
 
+def _volo(
+    name: str,
+    timm: str,
+    img_size: int,
+    depth: tuple[int, int],
+    wide: tuple[int, int],
+    outlook: Outlook,
+) -> ModelSpec:
+    embed_dim, num_heads = wide
+    return ModelSpec(name, timm, depth, embed_dim, num_heads, 3.0, 16, img_size, outlook=outlook)
+
+
 ZOO: dict[str, ModelSpec] = {
     spec.name: spec
     for spec in (
         _deit("ti", "tiny", 192, 3),
         _deit("s", "small", 384, 6),
         _deit("b", "base", 768, 12),
+        _volo("volo-d1", "volo_d1_224", 224, (4, 14), (384, 12), Outlook(192, 6)),
         _small_vit("vit-xs", img_size=32, embed_dim=96, depth=6, num_heads=3),
         _small_vit("vit-mu", img_size=16, embed_dim=24, depth=4, num_heads=2),
+        _volo("volo-mu", "volo_mu", 32, (2, 4), (24, 2), Outlook(16, 2, stem_dim=8)),
     )
 }
 

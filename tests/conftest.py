@@ -34,8 +34,8 @@ def vit_mu() -> ModelSpec:
 
 @pytest.fixture
 def two_stages() -> ModelSpec:
-    """A model in two stages with the depths of VOLO-D1."""
-    return ModelSpec("two-stages", "two_stages", (4, 14), 384, 12, 3.0, 16, 224)
+    """A model in two stages."""
+    return ZOO["volo-d1"]
 
 
 @pytest.fixture

@@ -23,7 +23,6 @@ from autoprog.bench.arms import (
     ResidentFeed,
     RunnerArm,
     bare_loop,
-    plain_vit,
 )
 from autoprog.bench.report import as_json, print_report
 from autoprog.bench.speed import (
@@ -54,7 +53,7 @@ from autoprog.train.engine import Job, start_training
 from autoprog.train.phase import Phase
 from autoprog.train.regularise import regularise
 from autoprog.train.trainer import Trainer
-from supernet.config import ModelSpec, SubnetConfig
+from supernet.config import SubnetConfig
 
 HERE = ("--device", "cpu", "--threads", "1", "--workers", "0", "--model", "vit-mu")
 FULL = SubnetConfig((4,), 16)
@@ -340,12 +339,6 @@ def test_a_bare_loop_accumulates_over_micro_batches() -> None:
         BareLoop(model, optimizer, loss, None, recipe, compute, ())._update(*some_batches(1)[0])
         gradients.append(model[1].weight.grad.clone())
     torch.testing.assert_close(gradients[0], gradients[1])
-
-
-def test_a_plain_vit_has_the_depth_and_the_size_of_its_subnet(vit_mu: ModelSpec) -> None:
-    vit: Any = plain_vit(vit_mu, SubnetConfig((2,), 8), num_classes=10)
-    assert (len(vit.blocks), vit.patch_embed.img_size, vit.num_classes) == (2, (8, 8), 10)
-    assert vit(torch.zeros(1, 3, 8, 8)).shape == (1, 10)
 
 
 def test_the_cells_of_a_schedule_are_its_distinct_subnets_from_small_to_full() -> None:

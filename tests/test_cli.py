@@ -159,11 +159,11 @@ REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
     ),
     "a model of another kind": (
         ("train", "--schedule", "linear", "--model", "resnet18"),
-        "--model: must be a plain timm VisionTransformer, but is a ResNet",
+        "--model: must be a plain timm VisionTransformer or VOLO, but is a ResNet",
     ),
     "no model for a preset": (
         ("train", "--schedule", "linear"),
-        "--model: must be given; add --model deit-s, or any timm VisionTransformer",
+        "--model: must be given; add --model deit-s, or any timm VisionTransformer or VOLO",
     ),
     "no schedule": (
         ("train", *SMALL),
@@ -171,7 +171,7 @@ REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
     ),
     "no model for a search": (
         ("search",),
-        "--model: must be given; add --model deit-s, or any timm VisionTransformer",
+        "--model: must be given; add --model deit-s, or any timm VisionTransformer or VOLO",
     ),
     "an unknown recipe": (
         (*LINEAR, "--recipe", "digts"),

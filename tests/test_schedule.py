@@ -28,7 +28,7 @@ full: {model: deit-s, timm: deit_small_patch16_224, depth: 12, img_size: 224, st
 TWO_STAGES = """\
 schema: 1
 full: {model: volo, timm: volo_d1_224, depth: [4, 14], img_size: 224, stride: 16,
-       embed_dim: 384, num_heads: 12, mlp_ratio: 3.0}
+       embed_dim: 384, num_heads: 12, mlp_ratio: 3.0, outlook: {embed_dim: 192, num_heads: 6}}
 """
 LAST = "{length: 1, depth: 12, img_size: 224}"
 
@@ -154,8 +154,15 @@ def starts(table: StepTable) -> list[int]:
     return [segment.start_step for segment in table.stage_starts()]
 
 
-@pytest.mark.parametrize("name", PRESETS)
-@pytest.mark.parametrize("model", ZOO)
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        (name, model)
+        for name in PRESETS
+        for model, spec in ZOO.items()
+        if spec.outlook is None or not name.startswith(("patch-sampling", "supervit"))
+    ],
+)
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_saved_preset_loads_as_it_was(name: str, model: str, recipe: str, tmp_path: Path) -> None:
     made = preset(name, ZOO[model], 100, RECIPES[recipe].strength, LearningRate(shape="wsd"))

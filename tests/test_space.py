@@ -75,14 +75,21 @@ def test_the_space_of_deit_is_the_published_grid() -> None:
     assert found.sizes == (128, 160, 192, 224)
 
 
-def test_stages_of_a_model_grow_in_step(two_stages: ModelSpec) -> None:
-    found = space(
-        "{depth: {shares: [0.25, 0.5, 0.75, 1.0]}, img_size: {values: [224]}}", two_stages
-    )
-    assert found.depths == ((1, 4), (2, 7), (3, 10), (4, 14))
+@pytest.mark.parametrize("depth", ["{shares: [0.25, 0.5, 0.75, 1.0]}", "{values: [4, 9, 14, 18]}"])
+def test_the_depth_of_a_model_in_two_stages_counts_all_blocks(
+    depth: str, two_stages: ModelSpec
+) -> None:
+    found = space(f"{{depth: {depth}, img_size: {{values: [224]}}}}", two_stages)
+    assert found.depths == ((2, 2), (2, 7), (4, 10), (4, 14))
     assert found.above(SubnetConfig((2, 7), 224)) == tuple(
-        SubnetConfig(depth, 224) for depth in ((2, 7), (3, 10), (4, 14))
+        SubnetConfig(depth, 224) for depth in ((2, 7), (4, 10), (4, 14))
     )
+
+
+def test_the_space_of_volo_is_the_published_grid() -> None:
+    found = shipped("volo-d1")
+    assert found.depths == ((2, 7), (4, 8), (4, 11), (4, 14))
+    assert found.sizes == (128, 160, 192, 224)
 
 
 def test_shares_that_round_to_one_depth_count_once(two_stages: ModelSpec) -> None:
@@ -143,11 +150,20 @@ def test_a_wrong_axis_is_told_in_one_line(axes: str, message: str, deit_s: Model
     assert str(caught.value) == f"a.yaml: {message}"
 
 
-def test_values_of_depth_do_not_fit_a_model_of_two_stages(two_stages: ModelSpec) -> None:
+def test_no_stage_of_a_model_may_fall_where_the_whole_rises(two_stages: ModelSpec) -> None:
     with pytest.raises(ConfigError) as caught:
-        space("{depth: {values: [9, 18]}}", two_stages)
+        space("{depth: {values: [9, 10, 18]}}", two_stages)
     assert str(caught.value) == (
-        "a.yaml: axes.depth: must be given as shares for a model of several stages"
+        "a.yaml: axes.depth: must not fall in a stage of the model, but 9 blocks are [2, 7] and"
+        " 10 are [4, 6]; leave out one of the two"
+    )
+
+
+def test_the_depths_of_a_model_in_two_stages_end_at_all_blocks(two_stages: ModelSpec) -> None:
+    with pytest.raises(ConfigError) as caught:
+        space("{depth: {values: [9, 14]}}", two_stages)
+    assert str(caught.value) == (
+        "a.yaml: axes.depth: must end at the full value 18, but got [9, 14]"
     )
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-import timm
 import torch
 from timm.data import Mixup
 from timm.optim import create_optimizer_v2
@@ -20,9 +19,9 @@ from autoprog.train.device import Compute
 from autoprog.train.feed import Feed
 from autoprog.train.phase import Phase
 from autoprog.train.trainer import Trainer
-from supernet.config import ModelSpec, SubnetConfig
+from supernet.export import plain_network
 
-__all__ = ["BareLoop", "ResidentFeed", "RunnerArm", "bare_loop", "plain_vit"]
+__all__ = ["BareLoop", "ResidentFeed", "RunnerArm", "bare_loop"]
 
 LEAD_IN_STEPS = 2
 """Steps before the clock starts in each block: the block before left the caches to others."""
@@ -80,17 +79,6 @@ class BareLoop:
         self._scaler.update()
 
 
-def plain_vit(spec: ModelSpec, subnet: SubnetConfig, num_classes: int, **kwargs: Any) -> nn.Module:
-    """Return timm's own network of a subnet's depth and image size."""
-    own = {"depth": sum(subnet.depth), "img_size": subnet.img_size}
-    return cast(
-        nn.Module,
-        timm.create_model(
-            spec.timm, num_classes=num_classes, **{**spec.create_kwargs(), **own, **kwargs}
-        ),
-    )
-
-
 def bare_loop(
     trainer: Trainer, phase: Phase, batches: Sequence[Batch], with_ema: bool = False
 ) -> BareLoop:
@@ -100,11 +88,11 @@ def bare_loop(
     runner's. The runner must be in the phase already.
     """
     recipe, stepper, rate = trainer.recipe, trainer.stepper, phase.curriculum.drop_path
-    model = plain_vit(
+    model = plain_network(
         stepper.model.spec,
         phase.choices[0].subnet,
         trainer.feed.num_classes,
-        drop_path_rate=recipe.drop_path if rate is None else rate,
+        drop_path_rate=recipe.drop_path if rate is None else cast(float, rate),
     ).to(trainer.compute.device)
     fused = {"fused": True} if stepper.optimizer.defaults.get("fused") else {}
     optimizer = create_optimizer_v2(

@@ -132,7 +132,16 @@ def _checked_against_timm(full: FullModel, where: str) -> ModelSpec:
     """Return a file's model after comparing it with what timm builds under that name."""
     spec = full.spec()
     built = _resized(find_model(full.model), full.img_size)
-    for key in ("timm", "depth", "patch_size", "embed_dim", "num_heads", "num_prefix_tokens"):
+    compared = (
+        "timm",
+        "depth",
+        "patch_size",
+        "embed_dim",
+        "num_heads",
+        "num_prefix_tokens",
+        "outlook",
+    )
+    for key in compared:
         if getattr(spec, key) != getattr(built, key):
             law = f"must be {getattr(built, key)!r}, as {full.model} has"
             name = {"patch_size": "stride"}.get(key, key)
@@ -233,7 +242,7 @@ def _resized(spec: ModelSpec, img_size: int) -> ModelSpec:
 
 def _required_model(args: argparse.Namespace) -> str:
     if not hasattr(args, "model"):
-        cure = "add --model deit-s, or any timm VisionTransformer"
+        cure = "add --model deit-s, or any timm VisionTransformer or VOLO"
         raise ConfigError("--model", "", "must be given", cure=cure)
     return str(args.model)
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from autoprog.errors import ConfigError
 from autoprog.train.data import Batch
@@ -103,27 +104,30 @@ def _is_duration(value: object) -> bool:
 
 
 def measure_seconds(stepper: Stepper, choice: Choice, trainer: Trainer, repeats: int = 5) -> float:
-    """Return the median seconds of forward and backward on a resident batch; weights stay as they are.
+    """Return the median seconds of forward and backward on a resident batch; the network stays as it is.
 
     The batch is taken in the parts that training takes it in. The update is left out, so this is a little low
     for small subnets; it only fills gaps.
     """
     images, targets = _resident_batch(trainer, choice.subnet.img_size)
-    seconds = []
-    for _ in range(repeats + 1):
-        stepper.compute.synchronize()
-        start = time.perf_counter()
-        for part, part_targets in zip(
-            images.chunk(stepper.micro_batches), targets.chunk(stepper.micro_batches), strict=True
-        ):
-            with stepper.compute.autocast():
-                logits = stepper.model(part, choice.subnet, choice.slots)
-                loss = torch.nn.functional.cross_entropy(logits.float(), part_targets)
-            loss.backward()
-        stepper.compute.synchronize()
-        seconds.append(time.perf_counter() - start)
+    with stepper.model.kept_statistics():
+        seconds = [_seconds(stepper, choice, images, targets) for _ in range(repeats + 1)]
     stepper.optimizer.zero_grad(set_to_none=True)
     return sorted(seconds[1:])[repeats // 2]
+
+
+def _seconds(stepper: Stepper, choice: Choice, images: Tensor, targets: Tensor) -> float:
+    stepper.compute.synchronize()
+    start = time.perf_counter()
+    for part, part_targets in zip(
+        images.chunk(stepper.micro_batches), targets.chunk(stepper.micro_batches), strict=True
+    ):
+        with stepper.compute.autocast():
+            logits = stepper.model(part, choice.subnet, choice.slots)
+            loss = torch.nn.functional.cross_entropy(logits.float(), part_targets)
+        loss.backward()
+    stepper.compute.synchronize()
+    return time.perf_counter() - start
 
 
 def _resident_batch(trainer: Trainer, img_size: int) -> Batch:

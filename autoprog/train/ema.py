@@ -45,6 +45,7 @@ class ElasticEma(ModelEmaV3):
         self._time_constant_steps = time_constant_steps
         self._slots: Slots | None = None
         self._pairs: tuple[list[Tensor], list[Tensor]] = ([], [])
+        self._counts: tuple[list[Tensor], list[Tensor]] = ([], [])
 
     def limit(self, total_steps: float) -> None:
         """Let a tenth of the run clip the time constant, where its length is not known beforehand."""
@@ -52,14 +53,25 @@ class ElasticEma(ModelEmaV3):
 
     @torch.no_grad()
     def update_active(self, model: ElasticViT, step: int, slots: Slots) -> None:
-        """Move the average towards `model` after optimizer step `step`, counted from 1."""
+        """Move the average towards `model` after optimizer step `step`, counted from 1.
+
+        Running statistics are averaged as weights are, since they belong to them; counts are copied.
+        """
         if slots != self._slots:
             self._slots = slots
-            self._pairs = (_tensors(self.module, slots), _tensors(model, slots))
+            self._pairs = (_averaged(self.module, slots), _averaged(model, slots))
+            self._counts = (_counts(self.module), _counts(model))
         averaged, online = self._pairs
         self._foreach_lerp_(averaged, online, weight=1.0 - self.get_decay(step + 1))
+        for copied, counted in zip(*self._counts, strict=True):
+            copied.copy_(counted)
 
 
-def _tensors(model: ElasticViT, slots: Slots) -> list[Tensor]:
-    """Return what is averaged: active parameters; a plain ViT has no buffers to carry."""
-    return [parameter.data for parameter in model.active_parameters(slots)]
+def _averaged(model: ElasticViT, slots: Slots) -> list[Tensor]:
+    """Return active parameters and running statistics; these lie outside blocks."""
+    statistics = [tensor for tensor in model.statistics() if tensor.is_floating_point()]
+    return [*(parameter.data for parameter in model.active_parameters(slots)), *statistics]
+
+
+def _counts(model: ElasticViT) -> list[Tensor]:
+    return [tensor for tensor in model.statistics() if not tensor.is_floating_point()]

@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from timm.models import model_entrypoint
 
+import supernet.elastic  # registers the models of ours with timm
 from autoprog.errors import RunError
 
 __all__ = ["export_weights"]
@@ -35,4 +37,10 @@ def export_weights(source: Path, output: Path) -> str:
     kwargs = json.loads(metadata["kwargs"]) | {"num_classes": int(metadata["num_classes"])}
     arguments = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
     build = f"timm.create_model({metadata['timm']!r}, {arguments}, checkpoint_path={str(output)!r})"
-    return f"{output}\nload with: {build}"
+    return f"{output}\nload with: {_needed_import(metadata['timm'])}{build}"
+
+
+def _needed_import(timm_name: str) -> str:
+    """Return the statement without which timm does not know a model, or nothing for timm's own ones."""
+    module = model_entrypoint(timm_name).__module__
+    return f"import {module}; " if module.startswith(f"{supernet.__name__}.") else ""

@@ -70,11 +70,14 @@ def apply_growth(
 
 @torch.no_grad()
 def fingerprint(stepper: Stepper) -> Tensor:
-    """Return the sum of the bits, as whole numbers, of each weight, average and moment: int64, on the CPU."""
+    """Return the sum of the bits, as whole numbers, of each tensor of the run: int64, on the CPU.
+
+    These are weights and running statistics, online and averaged, and moments.
+    """
     moments = (stepper.optimizer.state.get(p, {}) for p in stepper.model.parameters())
     tensors = [
-        *stepper.model.parameters(),
-        *(tensor for ema in stepper.emas for tensor in ema.module.parameters()),
+        *stepper.model.vit.state_dict().values(),
+        *(tensor for ema in stepper.emas for tensor in ema.module.vit.state_dict().values()),
         *(v for state in moments for _, v in sorted(state.items()) if torch.is_tensor(v)),
     ]
     return torch.stack([_bits(tensor).sum(dtype=torch.int64).cpu() for tensor in tensors])

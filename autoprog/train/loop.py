@@ -55,9 +55,9 @@ class Stepper:
         self.network: nn.Module = self.model
         self.training = Training()
         self.subnet: SubnetConfig | None = None
-        self._parameters = list(
-            self.model.parameters()
-        )  # growth exchanges values, never parameters
+        # Growth exchanges values, never parameters and buffers.
+        self._parameters = list(self.model.parameters())
+        self._statistics = [s for s in self.model.statistics() if s.is_floating_point()]
 
     def enter(self, phase: Phase) -> None:
         """Get ready for the steps of a phase: ranks wait only for gradients that its subnets have."""
@@ -88,6 +88,7 @@ class Stepper:
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._backward_that_fits(images, targets, choice, step)
         self._update()
+        self.ranks.average(self._statistics)  # each rank normalises by its own images
         for ema in self.emas:
             ema.update_active(self.model, step + 1, slots)
         return loss

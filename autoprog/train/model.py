@@ -17,7 +17,7 @@ __all__ = ["build_model", "find_model", "transform_settings"]
 
 
 def find_model(name: str, img_size: int | None = None) -> ModelSpec:
-    """Return the model that `name` means: one of ours, or any timm VisionTransformer.
+    """Return the model that `name` means: one of ours, or any timm VisionTransformer or VOLO.
 
     Raises:
         ConfigError: If there is none, it is of another kind, or the stride does not divide `img_size`.

@@ -72,6 +72,17 @@ class Ranks:
         dist.all_reduce(total)
         return total
 
+    def average(self, statistics: list[Tensor]) -> None:
+        """Give float32 tensors on the device their mean over ranks; nothing waits for the device."""
+        if self.alone or not statistics:
+            return
+        means = torch.cat([tensor.flatten() for tensor in statistics])
+        dist.all_reduce(means)
+        means /= self.world_size
+        parts = means.split([tensor.numel() for tensor in statistics])
+        for tensor, part in zip(statistics, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
+
     def most(self, value: int) -> int:
         """Return the greatest value of all ranks."""
         if self.alone:
@@ -98,7 +109,8 @@ class Ranks:
         """Return what a training step runs: `model`, its gradients averaged over ranks.
 
         The reducer waits for all parameters that need a gradient; with `some_idle` not every step gives
-        one to all of them. An earlier wrapper must have been dropped.
+        one to all of them. An earlier wrapper must have been dropped. Running statistics are left to
+        :meth:`average`.
         """
         if self.alone:
             return model

@@ -211,7 +211,7 @@ def test_compiled_blocks_compute_what_eager_blocks_do(family: Any) -> None:
             {},
             "'deit_smal_patch16_224'; did you mean deit_small_patch16_224",
         ),
-        ("resnet18", {}, "must be a plain timm VisionTransformer, but is a ResNet"),
+        ("resnet18", {}, "must be a plain timm VisionTransformer or VOLO, but is a ResNet"),
         ("deit_tiny_distilled_patch16_224", {}, "but is a VisionTransformerDistilled"),
         ("vit_tiny_r_s16_p8_224", {}, "support dynamic_img_size, but has HybridEmbed"),
         ("vit_pwee_patch16_reg1_gap_256", {}, "standard blocks and attention, but has Parallel"),

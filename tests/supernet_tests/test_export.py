@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from supernet.config import ModelSpec, SubnetConfig
 from supernet.elastic import ElasticViT, describe
-from supernet.export import export_subnet, plain_state_dict
+from supernet.export import export_subnet, plain_network, plain_state_dict
 from supernet.zoo import ZOO
 
 Build = Callable[[ModelSpec, int], ElasticViT]
@@ -72,6 +72,21 @@ def test_registers_and_bare_position_tables_are_exported(
     images = torch.randn(2, 3, img_size, img_size)
     with torch.no_grad():
         torch.testing.assert_close(exported(images), model(images, SubnetConfig(2, img_size)))
+
+
+@pytest.mark.parametrize("depth", [1, 3, 4])
+def test_a_plain_network_is_what_timm_builds_at_that_depth(depth: int) -> None:
+    spec = ZOO["vit-mu"]
+    vit = plain_network(spec, SubnetConfig(depth, 8), num_classes=7, drop_path_rate=0.3)
+    kwargs = {**spec.create_kwargs(), "depth": depth, "img_size": 8, "drop_path_rate": 0.3}
+    theirs = timm.create_model(spec.timm, num_classes=7, **kwargs)
+    vit.load_state_dict(theirs.state_dict(), strict=True)
+    rates = [
+        [getattr(block.drop_path1, "drop_prob", 0.0) for block in network.blocks]
+        for network in (vit, theirs)
+    ]
+    assert rates[0] == pytest.approx(rates[1])
+    assert vit(torch.zeros(1, 3, 8, 8)).shape == (1, 7)
 
 
 def test_an_export_trains_on_its_own_and_draws_no_random_number(family: Any) -> None:

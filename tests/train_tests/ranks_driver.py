@@ -76,11 +76,14 @@ def try_words(ranks: Ranks) -> dict[str, Any]:
     except RunError as error:
         refused = str(error)
     ranks.check_equal(torch.tensor([7, 8]), "what is equal")
+    statistics = [torch.tensor([1.0, ranks.rank]), torch.full((2, 1), 3.0 * ranks.rank)]
+    ranks.average(statistics)
     return {
         "shared": [ranks.share(f"héllo {ranks.rank}"), ranks.share("")],
         "total": ranks.total(torch.tensor([1.5, ranks.rank])).tolist(),
         "most": ranks.most(ranks.rank * 15),
         "refused": refused,
+        "averaged": [tensor.tolist() for tensor in statistics],
     }
 
 

@@ -90,6 +90,7 @@ def test_ranks_tell_each_other_what_they_need(tmp_path: Path) -> None:
         "total": [3.0, 1.0],
         "most": 15,
         "refused": "the 2 processes of this run differ in a test",
+        "averaged": [[1.0, 0.5], [[1.5], [1.5]]],
     }
 
 
@@ -98,6 +99,15 @@ def test_after_every_growth_the_ranks_are_equal_to_the_bit(together: Path) -> No
     grown = [e for e in only_run(together / "runs").events() if isinstance(e, Grown)]
     assert [int(line.split()[0]) for line in first.splitlines()] == [e.step for e in grown]
     assert len(grown) == 2
+    assert first == second
+
+
+def test_running_statistics_are_equal_on_all_ranks_to_the_bit(tmp_path: Path) -> None:
+    words = [word.replace("vit-mu", "volo-mu") for word in LINEAR]
+    done = carry_out(DRIVER, "grow", tmp_path, *words, "--runs-dir", tmp_path / "runs")
+    assert done.returncode == 0, done.stderr
+    first, second = ((tmp_path / f"rank-{rank}.txt").read_text() for rank in (0, 1))
+    assert len(first.splitlines()) >= 2
     assert first == second
 
 
