@@ -244,7 +244,8 @@ def find_space(name_or_path: str | None, model: str) -> tuple[SpaceFile, str]:
     """
     shipped = shipped_spaces()
     if name_or_path is None:
-        name = model if model in shipped else "default"
+        own = (model, model.removesuffix("-local"))
+        name = next((name for name in own if name in shipped), "default")
     elif name_or_path in shipped:
         name = name_or_path
     elif Path(name_or_path).suffix in (".yaml", ".yml"):

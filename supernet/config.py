@@ -209,6 +209,11 @@ class ModelSpec:
         """Name the subnet that is the whole model."""
         return SubnetConfig(self.depth, self.img_size)
 
+    @property
+    def is_local(self) -> bool:
+        """Tell whether the feed-forward is that of :mod:`supernet.locality`, which the timm name says."""
+        return self.timm.startswith("local_")
+
     def with_img_size(self, img_size: int) -> ModelSpec:
         """Return the same model for another full image size in px, a multiple of the stride."""
         return replace(self, img_size=img_size)

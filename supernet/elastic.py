@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import timm
@@ -21,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from supernet.config import ModelSpec, Slots, SubnetConfig, as_depth, first_slots
 from supernet.cost import parameters
 from supernet.drop import DropPath
+from supernet.locality import LocalBlock
 
 __all__ = ["DropPath", "ElasticViT", "create_elastic", "describe"]
 
@@ -102,9 +104,12 @@ class ElasticViT(nn.Module):
             yield from (stage[slot] for slot in running)
 
     def _run_block(self, block: nn.Module, x: Tensor) -> Tensor:
+        run: Any = block
+        if isinstance(block, LocalBlock):
+            run = partial(run, grid=block.grid(x.shape[1]))
         if self.vit.grad_checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, x, use_reentrant=False)
-        return block(x)
+            return checkpoint(run, x, use_reentrant=False)
+        return run(x)
 
 
 def create_elastic(spec: ModelSpec, num_classes: int, pretrained: bool = False) -> ElasticViT:
@@ -172,7 +177,7 @@ def _check_supported(timm_name: str, vit: Any) -> None:
         law = "must embed patches by one convolution and support dynamic_img_size"
         raise ValueError(f"{timm_name}: {law}, but has {type(vit.patch_embed).__name__}")
     for block in vit.blocks:
-        if type(block) is not Block or type(block.attn) is not Attention:
+        if type(block) not in (Block, LocalBlock) or type(block.attn) is not Attention:
             kind = type(getattr(block, "attn", block)).__name__
             law = "must have standard blocks and attention"
             raise ValueError(f"{timm_name}: {law}, but has {type(block).__name__} with {kind}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from supernet.config import ModelSpec
 
 __all__ = ["ZOO", "lookup"]
@@ -27,16 +29,20 @@ def _small_vit(name: str, img_size: int, embed_dim: int, depth: int, num_heads: 
     )
 
 
-ZOO: dict[str, ModelSpec] = {
-    spec.name: spec
-    for spec in (
-        _deit("ti", "tiny", 192, 3),
-        _deit("s", "small", 384, 6),
-        _deit("b", "base", 768, 12),
-        _small_vit("vit-xs", img_size=32, embed_dim=96, depth=6, num_heads=3),
-        _small_vit("vit-mu", img_size=16, embed_dim=24, depth=4, num_heads=2),
-    )
-}
+def _local(spec: ModelSpec) -> ModelSpec:
+    """Return the variant with the feed-forward of :mod:`supernet.locality`, which registers it."""
+    return replace(spec, name=f"{spec.name}-local", timm=f"local_{spec.timm}")
+
+
+_PLAIN = (
+    _deit("ti", "tiny", 192, 3),
+    _deit("s", "small", 384, 6),
+    _deit("b", "base", 768, 12),
+    _small_vit("vit-xs", img_size=32, embed_dim=96, depth=6, num_heads=3),
+    _small_vit("vit-mu", img_size=16, embed_dim=24, depth=4, num_heads=2),
+)
+
+ZOO: dict[str, ModelSpec] = {spec.name: spec for spec in (*_PLAIN, *map(_local, _PLAIN))}
 
 
 def lookup(name: str) -> ModelSpec | None:

@@ -35,4 +35,5 @@ def export_weights(source: Path, output: Path) -> str:
     kwargs = json.loads(metadata["kwargs"]) | {"num_classes": int(metadata["num_classes"])}
     arguments = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
     build = f"timm.create_model({metadata['timm']!r}, {arguments}, checkpoint_path={str(output)!r})"
-    return f"{output}\nload with: {build}"
+    before = "import supernet.locality; " if metadata["timm"].startswith("local_") else ""
+    return f"{output}\nload with: {before}{build}"
