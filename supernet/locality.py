@@ -102,11 +102,12 @@ class LocalBlock(Block):
         dim: int,
         *args: Any,
         mlp_layer: Any = None,
+        act_layer: Any = nn.Hardswish,
         channel_attention: str | None = None,
         **kwargs: Any,
     ) -> None:
         own = partial(LocalMlp, channel_attention=channel_attention)
-        super().__init__(dim, *args, mlp_layer=own, **kwargs)
+        super().__init__(dim, *args, mlp_layer=own, act_layer=act_layer, **kwargs)
         self.num_prefix_tokens = 1
         self.unit: Grid = (1, 1)
 
