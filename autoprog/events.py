@@ -79,6 +79,8 @@ class SupernetStarted(_Event):
 class Progressed(_Event):
     """The state of training over the last few steps. Throughput leaves out waiting for data.
 
+    ``lr`` is the highest of all layers.
+
     ``budget_share`` is the share of the time budget that is used, where there is one.
     """
 

@@ -190,6 +190,20 @@ class SearchSpace(FileModel):
         """Return the point that training starts from."""
         return SubnetConfig(self.depths[0], self.sizes[0], self.keep_rates[0])
 
+    def at_full_depth(self) -> SearchSpace:
+        """Return the part of the space that given weights leave: growth would overwrite blocks of theirs.
+
+        Raises:
+            ConfigError: If nothing is left to choose.
+        """
+        if len(self.sizes) == 1:
+            law, cure = (
+                "must have several with weights of full depth",
+                "or train --schedule constant",
+            )
+            raise ConfigError("--space", "axes.img_size", law, list(self.sizes), cure)
+        return self.model_copy(update={"depths": (self.spec.depth,)})
+
     def above(self, current: SubnetConfig) -> tuple[SubnetConfig, ...]:
         """Return all points that `current` can stay at or grow to, smallest first."""
         points = starmap(SubnetConfig, product(self.depths, self.sizes, self.keep_rates))

@@ -57,6 +57,8 @@ def configure_search(args: argparse.Namespace) -> Configured:
     space = _with_decision_flags(args, file).space(spec, where)
     opened = open_data(data)
     name, recipe = _recipe(args, len(opened.train), data, (where, file.recipe))
+    if _given(args, "pretrained", "initial_checkpoint"):
+        space = space.at_full_depth()
     search = {"space": space, "space_from": where, **_given(args, "rule", "sampler", "costs_from")}
     settings = _settings(args, "search", spec, data, name, recipe, search=search)
     return Configured(settings, opened, schedule=None)
@@ -258,6 +260,8 @@ _OF_RUN = (
     "compile",
     "cache",
     "max_bad_images",
+    "pretrained",
+    "initial_checkpoint",
 )
 
 

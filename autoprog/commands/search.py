@@ -7,7 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoprog.commands.flags import add_data_flags, add_recipe_flags, add_run_flags
+from autoprog.commands.flags import (
+    add_data_flags,
+    add_initial_flags,
+    add_recipe_flags,
+    add_run_flags,
+)
 
 if TYPE_CHECKING:
     from autoprog.events import Event
@@ -29,6 +34,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     _add_decision_flags(group)
     _add_growth_flags(group)
     add_data_flags(parser)
+    add_initial_flags(parser)
     add_recipe_flags(parser)
     add_run_flags(parser)
 
