@@ -33,8 +33,8 @@ DATA = (
 RECIPE = (
     "--recipe --epochs --batch-size --grad-accum-steps --opt --lr --lr-base --lr-base-size"
     " --weight-decay --layer-decay --clip-grad --sched --warmup-share --warmup-lr --min-lr --decay-share"
-    " --smoothing --mixup --cutmix --aa --reprob --remode --drop-path --scale --ratio --hflip --vflip --color-jitter"
-    " --interpolation --crop-pct --ema-epochs"
+    " --smoothing --mixup --cutmix --aa --reprob --remode --drop-path --scale --ratio --hflip --vflip"
+    " --color-jitter --interpolation --crop-pct --ema-epochs"
 )
 RUN = (
     "--seed --runs-dir --resume --device --amp --threads --workers --checkpoint-minutes"
