@@ -38,7 +38,8 @@ class _Event(FileModel):
 class RunStarted(_Event):
     """A run begins or, with ``step`` above 0, goes on.
 
-    ``epochs`` is the length that the schedule was resolved for.
+    ``epochs`` is the length that the schedule was resolved for, ``hardware`` the processor or the GPU that
+    each process has.
     """
 
     kind: Literal["run_started"] = "run_started"
@@ -54,6 +55,7 @@ class RunStarted(_Event):
     seed: int
     time_budget_seconds: float | None = None
     world_size: int = 1
+    hardware: str = ""
 
 
 class StageStarted(_Event):
@@ -97,7 +99,10 @@ class Progressed(_Event):
 
 
 class Evaluated(_Event):
-    """Accuracy on the validation set at full size; top-1 in per cent."""
+    """Accuracy on the validation set at full size; top-1 in per cent.
+
+    ``wall_seconds`` is everything from the first step on, this evaluation included.
+    """
 
     kind: Literal["evaluated"] = "evaluated"
     epoch: float
@@ -108,6 +113,7 @@ class Evaluated(_Event):
     top1_ema: float
     seconds: float
     train_seconds: float
+    wall_seconds: float
 
 
 class Estimated(_Event):

@@ -279,5 +279,6 @@ class Trainer:
             top1_ema=top1_ema,
             seconds=self.clock() - start,
             train_seconds=self.ledger.seconds["train"],
+            wall_seconds=self.ledger.wall_seconds(),
         )
         yield self.last_evaluation
