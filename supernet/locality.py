@@ -82,9 +82,10 @@ class LocalMlp(nn.Module):
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """Return what is added to patch tokens x (B, N, D), the rows of a grid (H, W) one after another."""
-        x = self.act(self.fc1(x))  # (B, N, E)
-        x = x.unflatten(1, grid).permute(0, 3, 1, 2)  # (B, E, H, W), channels last in memory
-        x = self.act(self.conv(x))
+        # Channels last in memory, so nothing is copied: on CPU 2 to 6 times as fast as channels first.
+        # The convolution gets no mere view, since inductor cannot lay out one that it keeps for backward.
+        x = self.fc1(x).unflatten(1, grid).permute(0, 3, 1, 2)  # (B, E, H, W)
+        x = self.act(self.conv(self.act(x)))
         if self.gate is not None:
             x = self.gate(x)
         x = x.permute(0, 2, 3, 1).flatten(1, 2)  # (B, N, E)

@@ -295,3 +295,19 @@ def test_compiled_blocks_compute_what_eager_ones_do(build: Build) -> None:
         torch._dynamo.reset()
         model.compile_blocks(backend="eager")
         assert torch.equal(model(images, SubnetConfig(3, 16)), eager)
+
+
+@pytest.mark.slow
+def test_inductor_compiles_forward_and_backward() -> None:
+    """Half a minute; inductor cannot lay out a view that the convolution would keep for backward."""
+    torch.manual_seed(0)
+    eager = LocalMlp(8, 32)
+    compiled = torch.compile(copy.deepcopy(eager), dynamic=True)
+    for side in (2, 3):
+        x = torch.randn(2, side**2, 8)
+        found = []
+        for mlp in (eager, compiled):
+            mlp.zero_grad()
+            mlp(x, (side, side)).square().sum().backward()
+            found.append([parameter.grad.clone() for parameter in mlp.parameters()])
+        torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
