@@ -165,6 +165,10 @@ class SpaceFile(FileModel):
         depths = tuple(_depth_grid(self.axes.depth, spec, where))
         _check_axis(where, "axes.depth", [depth[0] for depth in depths], spec.depth[0], 1)
         _check_axis(where, "axes.img_size", list(sizes), spec.img_size, spec.patch_size)
+        if spec.needs_grid and len(self.axes.keep_rate.values) > 1:
+            law, rates = "must be [1.0]", list(self.axes.keep_rate.values)
+            cure = f"{spec.name} needs the whole grid"
+            raise ConfigError(where, "axes.keep_rate.values", law, rates, cure)
         return SearchSpace(
             spec=spec,
             depths=depths,
@@ -196,11 +200,8 @@ class SearchSpace(FileModel):
         Raises:
             ConfigError: If nothing is left to choose.
         """
-        if len(self.sizes) == 1:
-            law, cure = (
-                "must have several with weights of full depth",
-                "or train --schedule constant",
-            )
+        if len(self.sizes) == len(self.keep_rates) == 1:
+            law, cure = "must have several with given weights", "or train --schedule constant"
             raise ConfigError("--space", "axes.img_size", law, list(self.sizes), cure)
         return self.model_copy(update={"depths": (self.spec.depth,)})
 

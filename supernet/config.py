@@ -214,6 +214,11 @@ class ModelSpec:
         """Tell whether the feed-forward is that of :mod:`supernet.locality`, which the timm name says."""
         return self.timm.startswith("local_")
 
+    @property
+    def needs_grid(self) -> bool:
+        """Tell whether the network mixes neighbours on the grid of patches, so that none may be dropped."""
+        return self.is_local or len(self.depth) > 1
+
     def with_img_size(self, img_size: int) -> ModelSpec:
         """Return the same model for another full image size in px, a multiple of the stride."""
         return replace(self, img_size=img_size)

@@ -80,6 +80,18 @@ def test_given_weights_must_leave_something_to_search(vit_mu: ModelSpec) -> None
     only_depth = space("{img_size: {values: [16]}}", vit_mu)
     with pytest.raises(ConfigError, match=r"axes.img_size: must have several .* but got \[16\]"):
         only_depth.at_full_depth()
+    tokens = space("{img_size: {values: [16]}, keep_rate: {values: [0.5, 1]}}", vit_mu)
+    assert len(tokens.at_full_depth().above(tokens.at_full_depth().smallest)) == 2
+
+
+def test_a_model_that_needs_its_grid_keeps_all_tokens(two_stages: ModelSpec) -> None:
+    for spec in (ZOO["vit-mu-local"], two_stages):
+        with pytest.raises(ConfigError) as refusal:
+            space("{keep_rate: {values: [0.5, 1]}}", spec)
+        assert str(refusal.value) == (
+            "a.yaml: axes.keep_rate.values: must be [1.0], but got [0.5, 1.0];"
+            f" {spec.name} needs the whole grid"
+        )
 
 
 def test_the_space_of_deit_is_the_published_grid() -> None:
