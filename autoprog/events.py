@@ -39,7 +39,8 @@ class _Event(FileModel):
 class RunStarted(_Event):
     """A run begins or, with ``step`` above 0, goes on.
 
-    ``epochs`` is the length that the schedule was resolved for.
+    ``epochs`` is the length that the schedule was resolved for, ``hardware`` the processor or the GPU that
+    each process has.
     """
 
     kind: Literal["run_started"] = "run_started"
@@ -55,6 +56,7 @@ class RunStarted(_Event):
     seed: int
     time_budget_seconds: float | None = None
     world_size: int = 1
+    hardware: str = ""
 
 
 class StageStarted(_Event):
@@ -80,6 +82,8 @@ class SupernetStarted(_Event):
 class Progressed(_Event):
     """The state of training over the last few steps. Throughput leaves out waiting for data.
 
+    ``lr`` is the highest of all layers.
+
     ``budget_share`` is the share of the time budget that is used, where there is one.
     """
 
@@ -96,7 +100,10 @@ class Progressed(_Event):
 
 
 class Evaluated(_Event):
-    """Accuracy on the validation set at full size; top-1 in per cent."""
+    """Accuracy on the validation set at full size; top-1 in per cent.
+
+    ``wall_seconds`` is everything from the first step on, this evaluation included.
+    """
 
     kind: Literal["evaluated"] = "evaluated"
     epoch: float
@@ -107,6 +114,7 @@ class Evaluated(_Event):
     top1_ema: float
     seconds: float
     train_seconds: float
+    wall_seconds: float
 
 
 class Estimated(_Event):

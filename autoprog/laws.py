@@ -90,7 +90,7 @@ def _check_tokens(full: FullModel, stage: Stage, key: str) -> None:
     if last >= blocks:
         law = f"must be below the depth {blocks}"
         raise ConfigError("", f"{key}.tokens.at_blocks", law, last)
-    if len(as_depth(full.depth)) > 1:
+    if full.spec().needs_grid:
         law = f"must keep all tokens: {full.model} needs the whole grid"
         raise ConfigError("", f"{key}.tokens.keep_rate", law)
 

@@ -41,6 +41,9 @@ class Recipe(FileModel):
         default=512, gt=0, description="batch size that --lr-base is meant for"
     )
     weight_decay: float = Field(default=0.05, ge=0, description="weight decay")
+    layer_decay: float | None = Field(
+        default=None, gt=0, le=1, description="learning rate of a block over that of the next"
+    )
     clip_grad: float | None = Field(default=None, gt=0, description="largest gradient norm")
     sched: Literal["cosine", "wsd", "constant"] = Field(
         default="cosine", description="shape of the rate"

@@ -88,6 +88,20 @@ class RunSettings(FileModel):
     compile: bool = False
     cache: str | None = None
     max_bad_images: int = Field(default=10, ge=0)
+    pretrained: bool = False
+    initial_checkpoint: str | None = None
+
+    @model_validator(mode="after")
+    def _one_start(self) -> RunSettings:
+        if self.pretrained and self.initial_checkpoint is not None:
+            law = "must not be given together with --pretrained"
+            raise ConfigError("", "initial_checkpoint", law, self.initial_checkpoint)
+        return self
+
+    @property
+    def has_initial_weights(self) -> bool:
+        """Tell whether a run starts from given weights, which are of full depth."""
+        return self.pretrained or self.initial_checkpoint is not None
 
 
 class RunManifest(FileModel):

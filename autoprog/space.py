@@ -181,6 +181,10 @@ class SpaceFile(FileModel):
         depths = tuple(dict.fromkeys(map(spec.split, blocks)))
         _check_depths(where, depths)
         _check_axis(where, "axes.img_size", list(sizes), spec.img_size, spec.patch_size)
+        if spec.needs_grid and len(self.axes.keep_rate.values) > 1:
+            law, rates = "must be [1.0]", list(self.axes.keep_rate.values)
+            cure = f"{spec.name} needs the whole grid"
+            raise ConfigError(where, "axes.keep_rate.values", law, rates, cure)
         return SearchSpace(
             spec=spec,
             depths=depths,
@@ -205,6 +209,17 @@ class SearchSpace(FileModel):
     def smallest(self) -> SubnetConfig:
         """Return the point that training starts from."""
         return SubnetConfig(self.depths[0], self.sizes[0], self.keep_rates[0])
+
+    def at_full_depth(self) -> SearchSpace:
+        """Return the part of the space that given weights leave: growth would overwrite blocks of theirs.
+
+        Raises:
+            ConfigError: If nothing is left to choose.
+        """
+        if len(self.sizes) == len(self.keep_rates) == 1:
+            law, cure = "must have several with given weights", "or train --schedule constant"
+            raise ConfigError("--space", "axes.img_size", law, list(self.sizes), cure)
+        return self.model_copy(update={"depths": (self.spec.depth,)})
 
     def above(self, current: SubnetConfig) -> tuple[SubnetConfig, ...]:
         """Return all points that `current` can stay at or grow to, smallest first."""
@@ -255,7 +270,8 @@ def find_space(name_or_path: str | None, model: str) -> tuple[SpaceFile, str]:
     """
     shipped = shipped_spaces()
     if name_or_path is None:
-        name = model if model in shipped else "default"
+        own = (model, model.removesuffix("-local"))
+        name = next((name for name in own if name in shipped), "default")
     elif name_or_path in shipped:
         name = name_or_path
     elif Path(name_or_path).suffix in (".yaml", ".yml"):

@@ -244,6 +244,16 @@ class ModelSpec:
         """
         return (blocks,) if self.outlook is None else split_blocks(blocks, *self.depth)
 
+    @property
+    def is_local(self) -> bool:
+        """Tell whether the feed-forward is that of :mod:`supernet.locality`, which the timm name says."""
+        return self.timm.startswith("local_")
+
+    @property
+    def needs_grid(self) -> bool:
+        """Tell whether the network mixes neighbours on the grid of patches, so that none may be dropped."""
+        return self.is_local or len(self.depth) > 1
+
     def with_img_size(self, img_size: int) -> ModelSpec:
         """Return the same model for another full image size in px, a multiple of the stride."""
         return replace(self, img_size=img_size)

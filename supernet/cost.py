@@ -43,12 +43,21 @@ def parameters(spec: ModelSpec, depth: int | Sequence[int], num_classes: int = 1
 
 def _block_macs(spec: ModelSpec, tokens: int) -> int:
     width = spec.embed_dim
-    weights = 4 * width**2 + round(2 * spec.mlp_ratio * width**2)
-    return tokens * weights + 2 * tokens**2 * width
+    attention = 4 * tokens * width**2 + 2 * tokens**2 * width
+    weights = round(2 * spec.mlp_ratio * width**2)
+    if spec.is_local:  # prefix tokens bypass the feed-forward
+        return attention + (tokens - spec.num_prefix_tokens) * (weights + _convolution(spec))
+    return attention + tokens * weights
 
 
 def _block_parameters(spec: ModelSpec) -> int:
     width, hidden = spec.embed_dim, round(spec.mlp_ratio * spec.embed_dim)
     attention = 4 * width**2 + 4 * width
-    feed_forward = round(2 * spec.mlp_ratio * width**2) + hidden + width
+    biases_or_convolution = _convolution(spec) if spec.is_local else hidden + width
+    feed_forward = round(2 * spec.mlp_ratio * width**2) + biases_or_convolution
     return attention + feed_forward + 4 * width
+
+
+def _convolution(spec: ModelSpec) -> int:
+    """Count the weights of a depth-wise 3x3 convolution of the hidden tokens."""
+    return 9 * round(spec.mlp_ratio * spec.embed_dim)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import timm
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from supernet.config import ModelSpec, Slots, SubnetConfig, first_slots
 from supernet.cost import parameters
 from supernet.drop import DropPath
+from supernet.locality import LocalBlock
 from supernet.network import ElasticViT, resize
 from supernet.volo import ElasticVOLO, check_volo, describe_volo
 
@@ -68,6 +70,12 @@ class ElasticPlainViT(ElasticViT):
             old_size=list(vit.patch_embed.grid_size),
             num_prefix_tokens=0 if vit.no_embed_class else vit.num_prefix_tokens,
         )
+
+    def _run_block(self, block: nn.Module, x: Tensor) -> Tensor:
+        if isinstance(block, LocalBlock):
+            run: Any = block
+            return self._checkpointed(partial(run, grid=block.grid(x.shape[1])), x)
+        return super()._run_block(block, x)
 
 
 def create_elastic(spec: ModelSpec, num_classes: int, pretrained: bool = False) -> ElasticViT:
@@ -133,7 +141,7 @@ def _check_supported(timm_name: str, vit: Any) -> None:
         law = "must embed patches by one convolution and support dynamic_img_size"
         raise ValueError(f"{timm_name}: {law}, but has {type(vit.patch_embed).__name__}")
     for block in vit.blocks:
-        if type(block) is not Block or type(block.attn) is not Attention:
+        if type(block) not in (Block, LocalBlock) or type(block.attn) is not Attention:
             kind = type(getattr(block, "attn", block)).__name__
             law = "must have standard blocks and attention"
             raise ValueError(f"{timm_name}: {law}, but has {type(block).__name__} with {kind}")

@@ -6,7 +6,7 @@ Legend: B images, C channels, H W px, N tokens, D width, L block slots.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
@@ -113,9 +113,12 @@ class ElasticViT(nn.Module, ABC):
         return (self.stages[stage][slot] for slot in slots[stage])
 
     def _run_block(self, block: nn.Module, x: Tensor) -> Tensor:
+        return self._checkpointed(block, x)
+
+    def _checkpointed(self, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         if self.vit.grad_checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, x, use_reentrant=False)
-        return block(x)
+            return checkpoint(run, x, use_reentrant=False)
+        return run(x)
 
 
 def resize(images: Tensor, img_size: int) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from supernet.config import ModelSpec, Outlook
 
 __all__ = ["ZOO", "lookup"]
@@ -39,18 +41,24 @@ def _volo(
     return ModelSpec(name, timm, depth, embed_dim, num_heads, 3.0, 16, img_size, outlook=outlook)
 
 
-ZOO: dict[str, ModelSpec] = {
-    spec.name: spec
-    for spec in (
-        _deit("ti", "tiny", 192, 3),
-        _deit("s", "small", 384, 6),
-        _deit("b", "base", 768, 12),
-        _volo("volo-d1", "volo_d1_224", 224, (4, 14), (384, 12), Outlook(192, 6)),
-        _small_vit("vit-xs", img_size=32, embed_dim=96, depth=6, num_heads=3),
-        _small_vit("vit-mu", img_size=16, embed_dim=24, depth=4, num_heads=2),
-        _volo("volo-mu", "volo_mu", 32, (2, 4), (24, 2), Outlook(16, 2, stem_dim=8)),
-    )
-}
+def _local(spec: ModelSpec) -> ModelSpec:
+    """Return the variant with the feed-forward of :mod:`supernet.locality`, which registers it."""
+    return replace(spec, name=f"{spec.name}-local", timm=f"local_{spec.timm}")
+
+
+_PLAIN = (
+    _deit("ti", "tiny", 192, 3),
+    _deit("s", "small", 384, 6),
+    _deit("b", "base", 768, 12),
+    _small_vit("vit-xs", img_size=32, embed_dim=96, depth=6, num_heads=3),
+    _small_vit("vit-mu", img_size=16, embed_dim=24, depth=4, num_heads=2),
+)
+_VOLO = (
+    _volo("volo-d1", "volo_d1_224", 224, (4, 14), (384, 12), Outlook(192, 6)),
+    _volo("volo-mu", "volo_mu", 32, (2, 4), (24, 2), Outlook(16, 2, stem_dim=8)),
+)
+
+ZOO: dict[str, ModelSpec] = {spec.name: spec for spec in (*_PLAIN, *_VOLO, *map(_local, _PLAIN))}
 
 
 def lookup(name: str) -> ModelSpec | None:

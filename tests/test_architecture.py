@@ -35,6 +35,7 @@ CORE = (
     "processes",
     "locks",
     "workers",
+    "record",
 )
 TORCH_FREE_SUPERNET = ("supernet.config", "supernet.zoo", "supernet.cost", "supernet.depthmap")
 HEAVY = ("torch", "torchvision", "timm", "optuna", "rich", "textual", "sklearn", "scipy")

@@ -32,15 +32,15 @@ DATA = (
 )
 RECIPE = (
     "--recipe --epochs --batch-size --grad-accum-steps --opt --lr --lr-base --lr-base-size"
-    " --weight-decay --clip-grad --sched --warmup-share --warmup-lr --min-lr --decay-share --smoothing"
-    " --mixup --cutmix --aa --reprob --remode --drop-path --scale --ratio --hflip --vflip --color-jitter"
-    " --interpolation --crop-pct --ema-epochs"
+    " --weight-decay --layer-decay --clip-grad --sched --warmup-share --warmup-lr --min-lr --decay-share"
+    " --smoothing --mixup --cutmix --aa --reprob --remode --drop-path --scale --ratio --hflip --vflip"
+    " --color-jitter --interpolation --crop-pct --ema-epochs"
 )
 RUN = (
     "--seed --runs-dir --resume --device --amp --threads --workers --checkpoint-minutes"
     " --log-every-steps --eval-every-epochs --compile --cache --max-bad-images --on-divergence -q --quiet"
 )
-COMMON = f"-h --help --debug {DATA} {RECIPE} {RUN}"
+COMMON = f"-h --help --debug {DATA} --pretrained --initial-checkpoint {RECIPE} {RUN}"
 FLAGS = {
     "search": f"{COMMON} --model --img-size --space --rule --sampler --costs --num-stages"
     " --supernet-epochs --max-candidates --min-full-share --grow-op --grow-map --grow-source --grow-state",
@@ -262,6 +262,27 @@ REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
     "a crop from large to small": (
         (*LINEAR, "--scale", 1, 0.5),
         "flags: scale: must be two rising numbers above 0, but got (1.0, 0.5)",
+    ),
+    "two sources of weights": (
+        (*LINEAR, "--pretrained", "--initial-checkpoint", "x.pth"),
+        "flags: initial_checkpoint: must not be given together with --pretrained, but got 'x.pth'",
+    ),
+    "weights that are not there": (
+        ("train", "--schedule", "constant", *SMALL, "--initial-checkpoint", "x.pth"),
+        "--initial-checkpoint: must be a weights file or a finished run, but got 'x.pth'",
+    ),
+    "weights that timm does not have": (
+        (*SEARCH, "--pretrained"),
+        "--pretrained: timm must have weights of the model, but got 'vit-mu'; take deit-s, …",
+    ),
+    "growth over given weights": (
+        (*LINEAR, "--initial-checkpoint", "x.pth"),
+        "--schedule: stages[0].depth: must be 4, as given weights have, but got 2;"
+        " take --schedule constant",
+    ),
+    "a layer decay above one": (
+        (*LINEAR, "--layer-decay", 1.5),
+        "flags: layer_decay: must be less than or equal to 1, but got '1.5'",
     ),
     "an export of no run": (
         ("export", "run", "--output", "x.pth"),

@@ -103,6 +103,7 @@ EVENTS: list[Event] = [
         train_seconds=2.0,
     ),
     Evaluated(
+        wall_seconds=30.0,
         step=100,
         epoch=1.0,
         subnet=LARGE,

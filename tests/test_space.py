@@ -44,7 +44,7 @@ def test_a_shipped_space_of_a_model_is_named_after_it(name: str) -> None:
 @pytest.mark.parametrize("model", ZOO)
 def test_every_model_has_a_space_without_naming_one(model: str) -> None:
     file, where = find_space(None, model)
-    assert where == f"search_spaces/{model}.yaml"
+    assert where == f"search_spaces/{model.removesuffix('-local')}.yaml"
     assert file.space(ZOO[model], where).spec == ZOO[model]
 
 
@@ -67,6 +67,31 @@ def test_the_default_space_is_shares_of_any_model(
     file, where = find_space("default", model)
     found = file.space(ZOO[model], where)
     assert (found.depths, found.sizes) == (depths, sizes)
+
+
+def test_given_weights_leave_the_sizes() -> None:
+    found = shipped("deit-s").at_full_depth()
+    assert found.depths == ((12,),)
+    assert found.smallest == SubnetConfig(12, 128)
+    assert [point.img_size for point in found.above(found.smallest)] == [128, 160, 192, 224]
+
+
+def test_given_weights_must_leave_something_to_search(vit_mu: ModelSpec) -> None:
+    only_depth = space("{img_size: {values: [16]}}", vit_mu)
+    with pytest.raises(ConfigError, match=r"axes.img_size: must have several .* but got \[16\]"):
+        only_depth.at_full_depth()
+    tokens = space("{img_size: {values: [16]}, keep_rate: {values: [0.5, 1]}}", vit_mu)
+    assert len(tokens.at_full_depth().above(tokens.at_full_depth().smallest)) == 2
+
+
+def test_a_model_that_needs_its_grid_keeps_all_tokens(two_stages: ModelSpec) -> None:
+    for spec in (ZOO["vit-mu-local"], two_stages):
+        with pytest.raises(ConfigError) as refusal:
+            space("{keep_rate: {values: [0.5, 1]}}", spec)
+        assert str(refusal.value) == (
+            "a.yaml: axes.keep_rate.values: must be [1.0], but got [0.5, 1.0];"
+            f" {spec.name} needs the whole grid"
+        )
 
 
 def test_the_space_of_deit_is_the_published_grid() -> None:
@@ -139,7 +164,8 @@ def test_shares_that_round_to_one_depth_count_once(two_stages: ModelSpec) -> Non
         ),
         (
             "{heads: {values: [6]}}",
-            "axes.heads: unknown key, but got 'heads'; known: batch_scale, depth, drop_path, grow, img_size, keep_rate, lr, map, randaug",
+            "axes.heads: unknown key, but got 'heads'; known: batch_scale, depth, drop_path, grow, "
+            "img_size, keep_rate, lr, map, randaug",
         ),
         ("{depth: [6, 12]}", "axes.depth: must be a mapping of keys to values, but got [6, 12]"),
     ],

@@ -63,6 +63,8 @@ def configure_search(args: argparse.Namespace) -> Configured:
         data = data.model_copy(update={"share": proxy})
     opened = open_data(data)
     name, recipe = _recipe(args, len(opened.train), data, (where, file.recipe))
+    if _given(args, "pretrained", "initial_checkpoint"):
+        space = space.at_full_depth()
     if not whole:
         recipe = recipe.model_copy(update={"epochs": recipe.epochs * proxy})
     search = {"space": space, "space_from": where, **_given(args, *_OF_SEARCH)}
@@ -296,6 +298,8 @@ _OF_RUN = (
     "compile",
     "cache",
     "max_bad_images",
+    "pretrained",
+    "initial_checkpoint",
 )
 
 

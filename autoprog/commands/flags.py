@@ -13,6 +13,7 @@ from autoprog.recipe import RECIPES, Recipe
 __all__ = [
     "NOT_FOR_RESUME",
     "add_data_flags",
+    "add_initial_flags",
     "add_recipe_flags",
     "add_run_flags",
     "changeable",
@@ -54,6 +55,20 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     _add(group, "--input-key", metavar="KEY", help="field of the image in --dataset")
     _add(group, "--target-key", metavar="KEY", help="field of the target in --dataset")
     _add(group, "--num-classes", type=int, metavar="N", help="classes, where --dataset names none")
+
+
+def add_initial_flags(parser: argparse.ArgumentParser) -> None:
+    """Add where the first weights come from."""
+    group = parser.add_argument_group(
+        "fine-tuning", "full depth from the start; see --layer-decay too"
+    )
+    _add(group, "--pretrained", action="store_true", help="start from timm's weights of the model")
+    _add(
+        group,
+        "--initial-checkpoint",
+        metavar="FILE|RUN",
+        help="start from a .safetensors or .pth file, or from a finished run",
+    )
 
 
 def add_run_flags(parser: argparse.ArgumentParser) -> None:

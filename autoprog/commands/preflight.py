@@ -11,13 +11,16 @@ from autoprog.schedule import GrowthSchedule
 from autoprog.search.plan import make_plan
 from autoprog.search.profile import Costs
 from autoprog.settings import RunSettings
+from autoprog.stage import shown_depth
 from autoprog.steptable import StepTable
 from autoprog.train.data import TransformSettings, train_transform
 from autoprog.train.device import resolve_compute
 from autoprog.train.engine import RunLength, run_length, step_table
+from autoprog.train.initial import find_initial
 from autoprog.train.optim import check_optimizer
 from autoprog.train.ranks import ONE_PROCESS, Ranks
 from autoprog.train.regularise import augmented_cell
+from supernet.config import as_depth
 
 __all__ = ["check_run"]
 
@@ -46,6 +49,19 @@ def check_run(configured: Configured, is_new: bool, ranks: Ranks = ONE_PROCESS) 
         cell = augmented_cell(curriculum, recipe, settings.model.img_size)
         train_transform(cell, TransformSettings())
     _check_search(settings, length, is_new)
+    if settings.has_initial_weights and is_new:
+        _check_full_depth(schedule)
+        find_initial(settings, len(configured.opened.class_names))
+
+
+def _check_full_depth(schedule: GrowthSchedule | None) -> None:
+    """Refuse growth from given weights, which would overwrite blocks of theirs."""
+    for index, stage in enumerate(() if schedule is None else schedule.stages):
+        assert schedule is not None
+        if as_depth(stage.depth) != as_depth(schedule.full.depth):
+            full = shown_depth(as_depth(schedule.full.depth))
+            law, cure = f"must be {full}, as given weights have", "take --schedule constant"
+            raise ConfigError("--schedule", f"stages[{index}].depth", law, stage.depth, cure)
 
 
 def _check_numbers(settings: RunSettings) -> None:

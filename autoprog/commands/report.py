@@ -102,6 +102,9 @@ def _say_common(console: Console, configured: Configured, folder: RunFolder) -> 
         f"{settings.recipe_name}: {length}, batch {recipe.batch_size}, {recipe.opt},"
         f" lr {recipe.peak_lr:.3g} {recipe.sched}",
     )
+    if settings.has_initial_weights:
+        start = f"pretrained {settings.model.timm}" if settings.pretrained else ""
+        _say(console, "weights", start or str(settings.initial_checkpoint))
     _say(console, "folder", str(folder.path))
 
 

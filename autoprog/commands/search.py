@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from autoprog.commands.flags import (
     add_data_flags,
+    add_initial_flags,
     add_recipe_flags,
     add_run_flags,
     duration_seconds,
@@ -39,6 +40,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     _add_growth_flags(group)
     _add_trial_flags(parser.add_argument_group("trials"))
     add_data_flags(parser)
+    add_initial_flags(parser)
     add_recipe_flags(parser)
     add_run_flags(parser)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from autoprog.commands.flags import (
     add_data_flags,
+    add_initial_flags,
     add_recipe_flags,
     add_run_flags,
     duration_seconds,
@@ -56,6 +57,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="train for 90m, 24h …: stages and learning rate follow the time used, not the epochs",
     )
     add_data_flags(parser)
+    add_initial_flags(parser)
     add_recipe_flags(parser)
     add_run_flags(parser)
 

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
+from pathlib import Path
 
-__all__ = ["usable_cores"]
+__all__ = ["processor_name", "usable_cores"]
 
 
 def usable_cores() -> int:
     """Return the number of cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Return the model of the processor as Linux tells it, elsewhere what Python knows."""
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found.group(1) if found else platform.processor() or platform.machine()

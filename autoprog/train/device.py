@@ -13,7 +13,7 @@ import torch
 from autoprog.errors import ConfigError
 from autoprog.settings import RunSettings
 from autoprog.stage import FullModel
-from autoprog.train.cores import usable_cores
+from autoprog.train.cores import processor_name, usable_cores
 from autoprog.train.ranks import ONE_PROCESS, Ranks
 
 __all__ = ["Compute", "resolve_compute"]
@@ -53,6 +53,12 @@ class Compute:
             torch.cuda.manual_seed(seed)  # of the current device, which resolve_compute has set
         elif self.device.type == "mps":
             torch.mps.manual_seed(seed)
+
+    def hardware(self) -> str:
+        """Name what computes: the GPU, or the processor and the cores that this process may use."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return f"{processor_name()}, {usable_cores()} cores"
 
     def synchronize(self) -> None:
         """Wait until the device has done all its work."""

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from autoprog.errors import RunError
 from autoprog.events import Event, RunFinished, RunStarted
 from autoprog.recipe import Recipe
-from autoprog.runs import Result, RunFolder
+from autoprog.record import budget_record, write_record
+from autoprog.runs import Result, RunFolder, load_run
 from autoprog.schedule import GrowthSchedule
 from autoprog.settings import RunSettings
 from autoprog.steptable import StepTable
@@ -201,6 +202,7 @@ def start(trainer: Trainer) -> Iterator[Event]:
         seed=settings.seed,
         time_budget_seconds=settings.time_budget_seconds,
         world_size=trainer.ranks.world_size,
+        hardware=trainer.compute.hardware(),
     )
     yield from warnings
 
@@ -211,7 +213,16 @@ def finish(trainer: Trainer, schedule: GrowthSchedule) -> Iterator[Event]:
         _export(trainer)
     result = _result(trainer, schedule)
     yield RunFinished(step=trainer.step, result=result.model_dump(mode="json", by_alias=True))
+    if trainer.ranks.is_main and trainer.pace.budget_seconds is not None:
+        _record_budget(trainer.folder)
     trainer.folder.write_result(result)
+
+
+def _record_budget(folder: RunFolder) -> None:
+    """Write down what the events of all attempts tell of a run under a time budget."""
+    record = budget_record(load_run(folder.path).events())
+    assert record is not None, "the run has a budget"
+    write_record(folder.path, record)
 
 
 def _export(trainer: Trainer) -> None:

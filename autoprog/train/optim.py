@@ -46,7 +46,8 @@ def check_optimizer(recipe: Recipe, device: torch.device, shape: str, total_step
     Raises:
         ConfigError: As :func:`create_optimizer` and :func:`create_scheduler` do.
     """
-    optimizer = _create_optimizer(nn.Linear(1, 1).to(device), recipe, device)
+    flat = recipe.model_copy(update={"layer_decay": None})
+    optimizer = _create_optimizer(nn.Linear(1, 1).to(device), flat, device)
     create_scheduler(optimizer, recipe, shape, total_steps)
 
 
@@ -59,7 +60,12 @@ def _create_optimizer(
         raise ConfigError("--opt", "", "unknown optimizer", name, suggest(name, _COMMON))
     try:
         optimizer = create_optimizer_v2(
-            network, opt=name, lr=recipe.peak_lr, weight_decay=recipe.weight_decay, **extra
+            network,
+            opt=name,
+            lr=recipe.peak_lr,
+            weight_decay=recipe.weight_decay,
+            layer_decay=recipe.layer_decay,
+            **extra,
         )
     except (AssertionError, ImportError) as error:  # those of CUDA libraries that are not there
         law = f"must be an optimizer that works on this machine ({error})"

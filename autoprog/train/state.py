@@ -10,6 +10,7 @@ import torch
 from autoprog.errors import RunError
 from autoprog.events import Evaluated
 from autoprog.train.checkpoint import load_newest
+from autoprog.train.initial import load_initial
 from supernet.config import SubnetConfig, TokenRule
 
 if TYPE_CHECKING:
@@ -42,14 +43,19 @@ def snapshot(trainer: Trainer) -> dict[str, Any]:
 
 
 def restore_newest(trainer: Trainer) -> list[str]:
-    """Restore the newest readable checkpoint, if there is one; return a word on each passed over.
+    """Restore the newest readable checkpoint; without one, load the weights that the run starts from.
+
+    Returns a word on each checkpoint passed over, and on what initial weights did not fit as they were.
 
     Raises:
+        ConfigError: If there are no initial weights any more, or other ones.
         RunError: If it is of another network or optimizer, or the ranks read different ones.
     """
     folder, rollbacks = trainer.folder.checkpoints, trainer.rollbacks
     state, complaints = load_newest(folder, trainer.compute.device)
-    if state is not None:
+    if state is None:
+        complaints += _begin(trainer)
+    else:
         try:
             restore(trainer, state)
         except (KeyError, RuntimeError, ValueError) as error:
@@ -64,6 +70,14 @@ def restore_newest(trainer: Trainer) -> list[str]:
     what = "the checkpoints they read; the run folder must be on a shared file system"
     trainer.ranks.check_equal(torch.tensor([trainer.step, trainer.phase]), what)
     return complaints
+
+
+def _begin(trainer: Trainer) -> list[str]:
+    """Load initial weights, if the settings name any."""
+    stepper = trainer.stepper
+    networks = (stepper.model, *(ema.module for ema in stepper.emas))
+    notes = load_initial(networks, trainer.settings, trainer.feed.num_classes)
+    return [f"initial weights: {note}" for note in notes]
 
 
 def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:

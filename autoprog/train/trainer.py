@@ -139,7 +139,7 @@ class Trainer:
         self.save_seconds = self._saved_at - start
 
     def resume(self) -> list[Warned]:
-        """Go on from the newest readable checkpoint, if there is one; see :func:`restore_newest`."""
+        """Go on from the newest readable checkpoint, or begin; see :func:`restore_newest`."""
         complaints = restore_newest(self)
         self.stepper.lr_scale = self.rollbacks.lr_scale
         self._micro_batches = self.stepper.micro_batches
@@ -222,7 +222,7 @@ class Trainer:
             step=self.step,
             epoch=self.epoch,
             loss=reading.loss,
-            lr=self.stepper.optimizer.param_groups[0]["lr"],
+            lr=max(group["lr"] for group in self.stepper.optimizer.param_groups),
             subnet=reading.timed[-1][0],
             step_seconds=reading.step_seconds,
             images_per_second=batch_size_of(phase, self.recipe) / reading.step_seconds,
@@ -279,5 +279,6 @@ class Trainer:
             top1_ema=top1_ema,
             seconds=self.clock() - start,
             train_seconds=self.ledger.seconds["train"],
+            wall_seconds=self.ledger.wall_seconds(),
         )
         yield self.last_evaluation

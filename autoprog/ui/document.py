@@ -10,6 +10,7 @@ from autoprog.effort import relative_step_cost
 from autoprog.events import encode
 from autoprog.stage import Training
 from autoprog.steptable import Segment
+from autoprog.ui.budget import budget_of
 from autoprog.ui.subject import Subject
 from autoprog.ui.track import (
     CURRICULUM_NAMES,
@@ -25,7 +26,7 @@ __all__ = ["document"]
 
 def document(subject: Subject) -> dict[str, Any]:
     """Return all that is known of a subject as values that JSON can hold; no number is rounded."""
-    schedule, state = subject.schedule, subject.state
+    schedule, state, budget = subject.schedule, subject.state, budget_of(subject)
     body = {
         "name": subject.name,
         "kind": subject.kind,
@@ -45,6 +46,7 @@ def document(subject: Subject) -> dict[str, Any]:
         "growths": [encode(event) for event in state.growths],
         "warnings": list(state.warnings),
         "costs": {} if subject.run is None else dict(subject.run.costs),
+        "budget": None if budget is None else budget.model_dump(mode="json", by_alias=True),
         "result": result_of(subject),
     }
     return {key: _finite(value) for key, value in body.items()}

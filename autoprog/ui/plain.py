@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from autoprog.decisions import Decision
+from autoprog.ui.budget import budget_columns, budget_of, budget_text
 from autoprog.ui.curves import evaluation_columns
 from autoprog.ui.decision import (
     decision_columns,
@@ -65,6 +66,10 @@ def _lines(subject: Subject) -> Iterator[str]:
         yield from ("", "Growth", *plain_table(growth_columns(subject.state.growths)))
     if subject.state.evaluations:
         yield from ("", "Evaluations", *plain_table(evaluation_columns(subject.state.evaluations)))
+    budget = budget_of(subject)
+    if budget is not None:
+        yield from ("", "Time budget", ascii_text(budget_text(budget)))
+        yield from plain_table(budget_columns(budget))
     result = result_of(subject)
     if result is not None:
         yield from ("", "Result", *(f"{name}: {text}" for name, text in result_rows(result)))

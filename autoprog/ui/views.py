@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import RenderableType
 
+from autoprog.ui.budget import budget_of, budget_view
 from autoprog.ui.curves import curves_view
 from autoprog.ui.decision import decision_view
 from autoprog.ui.growth import growth_view
@@ -21,7 +22,7 @@ __all__ = ["result_of", "timeline_of", "views"]
 
 
 def views(subject: Subject) -> Iterator[RenderableType]:
-    """Yield the header, the schedule, and what a run has of curves, decisions, growth and result."""
+    """Yield the header, the schedule, and what a run has of curves, decisions, growth, budget and result."""
     yield header_view(subject)
     picture = timeline_of(subject)
     if picture is not None:
@@ -34,6 +35,9 @@ def views(subject: Subject) -> Iterator[RenderableType]:
         yield trials_view(subject.state.trials)
     if subject.state.growths:
         yield growth_view(subject.state.growths)
+    budget = budget_of(subject)
+    if budget is not None:
+        yield budget_view(budget)
     result = result_of(subject)
     if result is not None:
         yield result_view(result)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from torch import Tensor
+from torch._functorch.aot_autograd import aot_module_simplified
 
 from autoprog.events import Event
 from autoprog.recipe import RECIPES, Recipe
@@ -23,6 +24,7 @@ from autoprog.train.data.digits import DigitsSource
 from autoprog.train.engine import Job, start_training, train_schedule
 from autoprog.train.stop import InterruptedRunError
 from autoprog.train.trainer import Trainer
+from supernet.elastic import ElasticViT
 from supernet.zoo import ZOO
 
 torch.set_num_threads(1)
@@ -233,3 +235,19 @@ def straight(
 def module_bench(tmp_path_factory: pytest.TempPathFactory, some_digits: OpenedData) -> Bench:
     """Return a bench for a run that several tests look at."""
     return Bench(tmp_path_factory.mktemp("shared"), some_digits)
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Compile blocks by a backend that traces forward and backward as usual and lists the graphs."""
+    torch._dynamo.reset()
+    compile_blocks, found = ElasticViT.compile_blocks, []
+
+    def listing(graph: Any, inputs: Any) -> Callable[..., Any]:
+        found.append(graph)
+        return aot_module_simplified(graph, inputs, fw_compiler=lambda traced, _: traced.forward)
+
+    monkeypatch.setattr(
+        ElasticViT, "compile_blocks", lambda self: compile_blocks(self, True, listing)
+    )
+    return found

@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch._functorch.aot_autograd import aot_module_simplified
 
 from autoprog.schedule import GrowthSchedule
 from autoprog.stage import FullModel, Stage
-from supernet.elastic import ElasticViT
 from supernet.zoo import ZOO
 
 SPEC = ZOO["vit-mu"].with_img_size(20)
-
-
-@pytest.fixture
-def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Compile blocks by a backend that traces forward and backward as usual and lists the graphs."""
-    torch._dynamo.reset()
-    compile_blocks, found = ElasticViT.compile_blocks, []
-
-    def listing(graph: Any, inputs: Any) -> Callable[..., Any]:
-        found.append(graph)
-        return aot_module_simplified(graph, inputs, fw_compiler=lambda traced, _: traced.forward)
-
-    monkeypatch.setattr(
-        ElasticViT, "compile_blocks", lambda self: compile_blocks(self, True, listing)
-    )
-    return found
 
 
 def four_stages() -> GrowthSchedule:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from autoprog.errors import ConfigError
 from autoprog.stage import FullModel
 from autoprog.train import device
+from autoprog.train.cores import processor_name
 from autoprog.train.device import Compute, resolve_compute
 from autoprog.train.ranks import Ranks
 from supernet.zoo import ZOO
@@ -94,3 +96,14 @@ def test_freed_memory_is_kept(bench: Any, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(device.ctypes, "CDLL", Library)
     resolve_compute(settings(bench))
     assert told == [(-1, 2**31 - 1), (-2, 64 << 20), (-3, 32 << 20)]
+
+
+def test_the_hardware_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: A Chip 9000\nflags\t: x\n")
+    assert processor_name(tmp_path / "cpuinfo") == "A Chip 9000"
+    assert processor_name(tmp_path / "nowhere")  # what Python knows
+    monkeypatch.setattr(device, "processor_name", lambda: "A Chip 9000")
+    monkeypatch.setattr(device, "usable_cores", lambda: 3)
+    assert Compute(torch.device("cpu"), "none").hardware() == "A Chip 9000, 3 cores"
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "A GPU")
+    assert Compute(torch.device("cuda", 0), "none").hardware() == "A GPU"

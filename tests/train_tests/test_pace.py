@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from autoprog.errors import RunError
+from autoprog.record import budget_record
+from autoprog.train.cores import usable_cores
 from autoprog.train.ema import ElasticEma, decay_of
 from autoprog.train.pace import BudgetPace, StepPace
 from supernet.elastic import create_elastic
@@ -114,6 +116,7 @@ class Ticking:
 
 
 STEP_SECONDS = 0.5
+BATCH_SIZE = 16
 
 
 def budgeted(bench: Any, budget: float, lr: str, **settings: Any) -> tuple[Any, Any, Ticking]:
@@ -221,3 +224,33 @@ def test_what_is_reported_is_the_network_that_is_handed_over(bench: Any) -> None
     outcome = bench.carry_out(trainer, schedule)
     assert outcome.of("grown")[-1].after == ZOO["vit-mu"].full
     assert outcome.of("evaluated")[-1].subnet == ZOO["vit-mu"].full
+
+
+def test_the_record_is_written_at_the_end_and_tells_of_all_attempts(bench: Any) -> None:
+    trainer, schedule, _ = budgeted(bench, 100.0, "cosine", eval_every_epochs=3.0)
+    bench.signal_during(trainer, 90)
+    stopped = bench.carry_out(trainer, schedule)
+    assert not (stopped.path / "budget.json").exists()
+    again = bench.reopened(stopped.path, schedule, trainer.settings)
+    tick(again)
+    finished = bench.carry_out(again, schedule)
+    record = budget_record(finished.events)
+    assert record is not None
+    assert (finished.path / "budget.json").read_text() == record.to_json()
+    assert (finished.path / "budget.csv").read_text() == record.to_csv()
+    assert record.hardware == (trainer.compute.hardware(),)
+    assert record.hardware[0].endswith(f"{usable_cores()} cores")
+    assert {speed.img_size for speed in record.speeds} == {8, 12, 16}
+    assert sum(speed.steps for speed in record.speeds) == again.step
+    rates = [speed.images_per_second for speed in record.speeds]
+    assert rates == pytest.approx([BATCH_SIZE / STEP_SECONDS] * len(rates))
+    assert len(record.scores) == len(finished.of("evaluated")) > 4
+    hours = [score.hours for score in record.scores]
+    assert hours == sorted(hours)
+    assert hours[-1] * 3600 == pytest.approx(finished.result.wall_seconds, abs=1.0)
+    assert record.scores[-1].top1 == finished.result.top1
+
+
+def test_a_run_without_a_budget_leaves_no_record(bench: Any) -> None:
+    outcome = bench.run(bench.settings(), bench.ramped())
+    assert not list(outcome.path.glob("budget.*"))

@@ -168,6 +168,7 @@ def _evaluated(step: int, subnet: SubnetConfig, seconds: float) -> Evaluated:
         top1_ema=77 * (1 - math.exp(-step / 1300)),
         seconds=8.5,
         train_seconds=seconds,
+        wall_seconds=1.25 * seconds,
     )
 
 

@@ -1,0 +1,173 @@
+"""The weights that a run starts from where it does not draw them: timm's, a file's or another run's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from timm.layers import resample_abs_pos_embed_nhwc
+from timm.models import is_model_pretrained, load_state_dict
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from torch import Tensor
+
+from autoprog.errors import ConfigError, RunError
+from autoprog.settings import RunSettings
+from autoprog.train.checkpoint import UNREADABLE
+from supernet.config import ModelSpec
+from supernet.elastic import ElasticViT, create_elastic
+
+__all__ = ["InitialWeights", "find_initial", "load_initial"]
+
+_FINAL = Path("checkpoints") / "final_ema.safetensors"
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    """Weights under the network's own keys, all but a head that starts afresh.
+
+    ``notes`` tells in words what was not taken over as it was.
+    """
+
+    state: dict[str, Tensor]
+    notes: tuple[str, ...]
+
+
+def find_initial(settings: RunSettings, num_classes: int) -> InitialWeights | None:
+    """Read the weights that the settings name; None where a run draws its own.
+
+    The head starts afresh where the number of classes differs, and the position table is resampled where
+    the image size does.
+
+    Raises:
+        ConfigError: If there are no such weights, or they are those of another network.
+        RunError: If timm cannot get its weights.
+    """
+    spec, source = settings.model.spec(), settings.initial_checkpoint
+    if settings.pretrained:
+        return _fitted(_weights_of_timm(spec), spec, num_classes, "--pretrained")
+    if source is None:
+        return None
+    return _fitted(_weights_of_file(source), spec, num_classes, "--initial-checkpoint", source)
+
+
+def load_initial(
+    networks: tuple[ElasticViT, ...], settings: RunSettings, num_classes: int
+) -> tuple[str, ...]:
+    """Put initial weights, if there are any, into the online network and its averages; return the notes.
+
+    Raises:
+        ConfigError: As :func:`find_initial` does.
+        RunError: So too.
+    """
+    found = find_initial(settings, num_classes)
+    if found is None:
+        return ()
+    online, *averages = networks
+    online.vit.load_state_dict(found.state, strict=False)  # a fresh head is not in it
+    for average in averages:
+        average.vit.load_state_dict(online.vit.state_dict())
+    return found.notes
+
+
+def _weights_of_timm(spec: ModelSpec) -> dict[str, Tensor]:
+    if spec.overrides or not is_model_pretrained(spec.timm):
+        law, cure = "timm must have weights of the model", "or give --initial-checkpoint"
+        raise ConfigError("--pretrained", "", law, spec.name, f"take deit-s, {cure}")
+    try:
+        with torch.random.fork_rng(devices=[]):  # what it draws first is of no use
+            weights: dict[str, Tensor] = timm.create_model(spec.timm, pretrained=True).state_dict()
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise RunError(f"--pretrained: {spec.timm} cannot be loaded: {reason}") from None
+    return weights
+
+
+def _weights_of_file(source: str) -> dict[str, Any]:
+    """Read a weights file without unpickling; averaged weights go before others in it."""
+    path = Path(source)
+    if path.is_dir():
+        path = path / _FINAL
+    if not path.is_file():
+        law = "must be a weights file or a finished run"
+        raise ConfigError("--initial-checkpoint", "", law, source)
+    try:
+        return dict(load_state_dict(str(path), use_ema=True, weights_only=True))
+    except (*UNREADABLE, SafetensorError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        law = f"must be a readable weights file ({reason[:100]})"
+        raise ConfigError("--initial-checkpoint", "", law, source) from None
+
+
+def _fitted(
+    weights: Mapping[str, Any],
+    spec: ModelSpec,
+    num_classes: int,
+    flag: str,
+    source: object = ConfigError.NO_VALUE,
+) -> InitialWeights:
+    """Bring weights into the shape of the network, or say where they do not fit."""
+    with torch.device("meta"):
+        vit = create_elastic(spec, num_classes).vit
+    own, notes = vit.state_dict(), []
+    try:
+        state = _in_timm_format(weights, vit)
+    except UNREADABLE:
+        state = {}
+    for head in _heads(vit):
+        if not _same_shape(state, own, f"{head}.weight"):
+            notes.append(f"{head} starts afresh")
+            own = {key: value for key, value in own.items() if not key.startswith(f"{head}.")}
+            state = {key: value for key, value in state.items() if not key.startswith(f"{head}.")}
+    _refuse_misfit(state, own, spec.name, flag, source)
+    notes += [
+        f"{key} is resampled from {_shape(weights[key])} to {_shape(state[key])}"
+        for key in state
+        if key in weights and weights[key].shape != state[key].shape
+    ]
+    return InitialWeights(state, tuple(notes))
+
+
+def _in_timm_format(weights: Mapping[str, Any], vit: Any) -> dict[str, Tensor]:
+    """Return weights as timm names them now, with the position table of the network's size."""
+    if isinstance(vit, VisionTransformer):
+        return dict(checkpoint_filter_fn(dict(weights), vit))
+    state, positions = dict(weights), weights.get("pos_embed")
+    if isinstance(positions, Tensor) and positions.ndim == 4:  # a VOLO's (1, H, W, D)
+        state["pos_embed"] = resample_abs_pos_embed_nhwc(positions, vit.pos_embed.shape[1:3])
+    return state
+
+
+def _heads(vit: Any) -> tuple[str, ...]:
+    heads = vit.pretrained_cfg["classifier"]
+    return (heads,) if isinstance(heads, str) else tuple(heads)
+
+
+def _refuse_misfit(
+    state: Mapping[str, Any], own: Mapping[str, Tensor], name: str, flag: str, source: object
+) -> None:
+    foreign = [key for key in state if key not in own]
+    missing = [key for key in own if key not in state]
+    other = [key for key in own if key in state and not _same_shape(state, own, key)]
+    what = [
+        f"{len(keys)} {kind}, such as {keys[0]}"
+        for kind, keys in (("missing", missing), ("too many", foreign), ("of another shape", other))
+        if keys
+    ]
+    if what:
+        law = f"must hold the weights of {name} ({'; '.join(what)})"
+        raise ConfigError(flag, "", law, source)
+
+
+def _same_shape(state: Mapping[str, Any], own: Mapping[str, Tensor], key: str) -> bool:
+    if key not in own:
+        return key not in state
+    return isinstance(state.get(key), Tensor) and state[key].shape == own[key].shape
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape))
