@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +21,13 @@ from autoprog.decisions import Decision, DecisionInputs
 from autoprog.errors import ConfigError, RunError
 from autoprog.events import Event, decode, encode
 from autoprog.files import FileModel, dump_yaml, parse, read_yaml, write_atomically
+from autoprog.logs import (
+    append_durably,
+    cut_torn_tail,
+    effective_rows,
+    read_json,
+    rows_of,
+)
 from autoprog.schedule import GrowthSchedule, load_schedule
 from autoprog.settings import RunManifest
 
@@ -118,8 +124,8 @@ class RunFolder:
         try:
             lock = _take_lock(path)
             for name in ("events.jsonl", "decisions.jsonl", "inputs.jsonl"):
-                _cut_torn_tail(path / name)
-            attempts = [row["attempt"] for row in _rows(path / "events.jsonl")]
+                cut_torn_tail(path / name)
+            attempts = [row["attempt"] for row in rows_of(path / "events.jsonl")]
             return cls(path, manifest, attempt=max(attempts, default=-1) + 1, lock=lock)
         except OSError as error:
             raise RunError(f"{path}: the run folder cannot be written: {error.strerror}") from None
@@ -142,17 +148,11 @@ class RunFolder:
 
     def record_decision(self, decision: Decision) -> None:
         """Append a decision and wait until it is on disk."""
-        with (self.path / "decisions.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(decision.model_dump(mode="json")) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_durably(self.path / "decisions.jsonl", decision.model_dump(mode="json"))
 
     def record_inputs(self, inputs: DecisionInputs) -> None:
         """Append what a decision is taken from and wait until it is on disk."""
-        with (self.path / "inputs.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(inputs.model_dump(mode="json")) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_durably(self.path / "inputs.jsonl", inputs.model_dump(mode="json"))
 
     def write_costs(self, costs: Mapping[str, float]) -> None:
         """Write the measured step seconds by cell."""
@@ -195,12 +195,12 @@ class Run:
 
     def inputs(self) -> tuple[DecisionInputs, ...]:
         """Return what the decisions were taken from; the last one may have been taken by nobody yet."""
-        rows = _rows(self.path / "inputs.jsonl")
+        rows = rows_of(self.path / "inputs.jsonl")
         return tuple(parse(DecisionInputs, row, "inputs.jsonl") for row in rows)
 
     def events(self) -> Iterator[Event]:
         """Yield what happened, without what a later attempt replayed."""
-        for row in effective_rows(_rows(self.path / "events.jsonl")):
+        for row in effective_rows(rows_of(self.path / "events.jsonl")):
             yield decode(
                 {key: value for key, value in row.items() if key not in ("attempt", "time")}
             )
@@ -222,69 +222,11 @@ def load_run(path: str | Path) -> Run:
         schedule=_schedule_if_there(folder / "schedule.yaml"),
         best=_schedule_if_there(folder / "best.yaml"),
         decisions=tuple(
-            parse(Decision, row, "decisions.jsonl") for row in _rows(folder / "decisions.jsonl")
+            parse(Decision, row, "decisions.jsonl") for row in rows_of(folder / "decisions.jsonl")
         ),
-        costs=_read_json(costs) if costs.exists() else {},
-        result=parse(Result, _read_json(result), str(result)) if result.exists() else None,
+        costs=read_json(costs) if costs.exists() else {},
+        result=parse(Result, read_json(result), str(result)) if result.exists() else None,
     )
-
-
-def effective_rows(rows: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows that hold after all attempts.
-
-    An attempt that starts at step s goes on from the checkpoint of step s: rows that came after the
-    ``checkpoint_saved`` row of that step are replayed and dropped; from step 0, all are. A crash may
-    have lost that row; then the rows of later steps go.
-    """
-    kept: list[dict[str, Any]] = []
-    for row in rows:
-        if row["kind"] == "run_started" and row["attempt"] > 0:
-            del kept[_replay_start(kept, row["step"]) :]
-        kept.append(row)
-    return kept
-
-
-def _replay_start(kept: list[dict[str, Any]], step: int) -> int:
-    for index in range(len(kept) - 1, -1, -1):
-        if kept[index]["kind"] == "checkpoint_saved" and kept[index]["step"] == step:
-            return index + 1
-    if step == 0:
-        return 0
-    later = (index for index, row in enumerate(kept) if row["step"] > step)
-    return next(later, len(kept))
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the JSON rows of a log; a half-written last line is left out."""
-    if not path.exists():
-        return
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith("\n"):
-                return
-            yield _json_object(line, str(path), f"line {number}")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return _json_object(path.read_text(encoding="utf-8", errors="replace"), str(path), "")
-
-
-def _json_object(text: str, where: str, key: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
-        value = None
-    if not isinstance(value, dict):
-        raise ConfigError(where, key, "must be a JSON object")
-    return value
-
-
-def _cut_torn_tail(path: Path) -> None:
-    if path.exists():
-        data = path.read_bytes()
-        end = data.rfind(b"\n") + 1
-        if end != len(data):
-            os.truncate(path, end)
 
 
 def _read_manifest(path: Path) -> RunManifest:

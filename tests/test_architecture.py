@@ -20,6 +20,7 @@ CORE = (
     "schedule",
     "stage",
     "effort",
+    "logs",
     "encoding",
     "ramps",
     "laws",

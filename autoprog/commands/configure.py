@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from autoprog.commands.flags import given_recipe
-from autoprog.errors import ConfigError, suggest
-from autoprog.files import FileModel, parse, read_yaml
+from autoprog.commands.recipe_layers import is_file, recipe_of
+from autoprog.errors import ConfigError
+from autoprog.files import parse
 from autoprog.presets import PRESETS, preset
-from autoprog.recipe import RECIPES, Recipe, default_recipe_name, resolve_recipe
+from autoprog.recipe import Recipe
 from autoprog.schedule import GrowthSchedule, load_schedule
 from autoprog.settings import DataSettings, RunSettings
 from autoprog.space import SpaceFile, find_space
@@ -38,12 +36,6 @@ class Configured:
     schedule: GrowthSchedule | None
 
 
-class RecipeFile(FileModel):
-    """A recipe file: any of the recipe's keys, and which named recipe they are laid over."""
-
-    base: str | None = None
-
-
 def configure_search(args: argparse.Namespace) -> Configured:
     """Return the settings of a search.
 
@@ -62,7 +54,7 @@ def configure_search(args: argparse.Namespace) -> Configured:
     if not whole:
         data = data.model_copy(update={"share": proxy})
     opened = open_data(data)
-    name, recipe = _recipe(args, len(opened.train), data, (where, file.recipe))
+    name, recipe = recipe_of(args, len(opened.train), data, (where, file.recipe))
     if _given(args, "pretrained", "initial_checkpoint"):
         space = space.at_full_depth()
     if not whole:
@@ -82,10 +74,10 @@ def configure_train(args: argparse.Namespace) -> Configured:
     """
     data = _data_settings(args)
     name = args.schedule
-    found = None if name in PRESETS else load_schedule(name) if _is_file(name) else None
+    found = None if name in PRESETS else load_schedule(name) if is_file(name) else None
     spec = _model_of_schedule(args, data, found, name)
     opened = open_data(data)
-    recipe_name, recipe = _recipe(args, len(opened.train), data, ("", {}))
+    recipe_name, recipe = recipe_of(args, len(opened.train), data, ("", {}))
     if found is None:
         found = preset(name, spec, recipe.epochs, recipe.strength, recipe.learning_rate)
     schedule, recipe = _fit_together(args, found, recipe, len(opened.train))
@@ -167,28 +159,6 @@ def _fit_together(
 def _with_shape(schedule: GrowthSchedule, shape: str) -> dict[str, Any]:
     body = schedule.model_dump(by_alias=True)
     return {**body, "lr": {**body["lr"], "shape": shape}}
-
-
-def _recipe(
-    args: argparse.Namespace,
-    num_images: int,
-    data: DataSettings,
-    space: tuple[str, Mapping[str, Any]],
-) -> tuple[str, Recipe]:
-    """Return the recipe and the name it is based on: defaults < space < recipe file < flags."""
-    name, layers = getattr(args, "recipe", None), [space]
-    if name is not None and _is_file(name):
-        body = read_yaml(Path(name)) or {}
-        if not isinstance(body, Mapping):
-            raise ConfigError(name, "", "must be a mapping of keys to values", body)
-        base = parse(RecipeFile, {k: v for k, v in body.items() if k == "base"}, name).base
-        if base is not None and base not in RECIPES:
-            raise ConfigError(name, "base", "unknown recipe", base, suggest(base, RECIPES))
-        layers.append((name, {k: v for k, v in body.items() if k != "base"}))
-        name = base
-    name = name or default_recipe_name(num_images, data.embedded)
-    layers.append(("flags", given_recipe(args)))
-    return name, resolve_recipe(name, *layers)
 
 
 def _with_decision_flags(args: argparse.Namespace, file: SpaceFile) -> SpaceFile:
@@ -305,7 +275,3 @@ _OF_RUN = (
 
 def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names if hasattr(args, name)}
-
-
-def _is_file(name: str) -> bool:
-    return Path(name).suffix in (".yaml", ".yml") or Path(name).is_file()

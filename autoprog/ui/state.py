@@ -258,8 +258,7 @@ def _decided(state: RunState, event: Decided) -> RunState:
 
 
 def _trial_told(state: RunState, event: TrialTold) -> RunState:
-    others = tuple(old for old in state.trials if old.number != event.number)
-    return replace(state, trials=(*others, event))
+    return replace(state, trials=(*(t for t in state.trials if t.number != event.number), event))
 
 
 def _grown(state: RunState, event: Grown) -> RunState:
