@@ -24,6 +24,7 @@ from autoprog.events import (
     RunStarted,
     StageStarted,
     SupernetStarted,
+    TrialTold,
     Warned,
     decode,
     encode,
@@ -115,6 +116,8 @@ EVENTS: list[Event] = [
         train_seconds=10.0,
     ),
     Estimated(step=300, decision=0, point=1, losses=((SMALL, 1.5), (LARGE, 1.25)), seconds=4.0),
+    TrialTold(step=0, number=3, loss=1.5, seconds=20.0, stages=((0.0, SMALL), (0.5, LARGE))),
+    TrialTold(step=0, number=4, pruned=True),
     Decided(step=250, decision=decision()),
     Decided(step=250, decision=forced_decision()),
     Grown(
