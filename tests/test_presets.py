@@ -22,6 +22,12 @@ from autoprog.stage import LearningRate
 from supernet.config import ModelSpec
 from supernet.zoo import ZOO
 
+POSSIBLE_PRESETS = [
+    (name, model)
+    for name in PRESETS
+    for model, spec in ZOO.items()
+    if not (spec.needs_grid and name.startswith(("patch-sampling", "supervit")))
+]
 FULL_STRENGTH = Curriculum(randaug=9, drop_path=0.1, reprob=0.25, mixup=0.8, cutmix=1.0)
 
 
@@ -151,8 +157,7 @@ def test_the_baseline_is_the_full_model_with_the_recipes_own_strength() -> None:
     assert schedule.lr.shape == "wsd"
 
 
-@pytest.mark.parametrize("name", PRESETS)
-@pytest.mark.parametrize("model", ZOO)
+@pytest.mark.parametrize(("name", "model"), POSSIBLE_PRESETS)
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("epochs", [0.5, 3, 100, 299.5])
 def test_every_preset_resolves_for_every_model(
@@ -168,6 +173,18 @@ def test_every_preset_resolves_for_every_model(
     costs = [relative_step_cost(ZOO[model], s.subnet, s.training) for s in table.segments]
     spent = sum(s.steps * cost for s, cost in zip(table.segments, costs, strict=True))
     assert spent == pytest.approx(epochs * 120, abs=len(costs))
+
+
+@pytest.mark.parametrize("name", ["patch-sampling", "supervit"])
+@pytest.mark.parametrize("model", [model for model, spec in ZOO.items() if spec.needs_grid])
+def test_presets_of_tokens_are_refused_for_models_that_need_the_whole_grid(
+    name: str, model: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        preset(name, ZOO[model], 100, FULL_STRENGTH)
+    assert str(caught.value) == (
+        f"--schedule: stages[0].tokens.keep_rate: must keep all tokens: {model} needs the whole grid"
+    )
 
 
 def from_text(text: str) -> GrowthSchedule:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from autoprog.files import parse
 from autoprog.schedule import GrowthSchedule
 from autoprog.stage import FullModel, Grow, LearningRate, Stage, depth_value
 from supernet.config import ModelSpec
@@ -17,6 +18,10 @@ def full_stage(spec: ModelSpec, length: float, grow: Grow = Grow()) -> Stage:
 def schedule_of(
     spec: ModelSpec, lr: LearningRate, stages: list[Stage], **more: object
 ) -> GrowthSchedule:
-    """Return the schedule of these stages; `more` are further keys of the file."""
+    """Return the schedule of these stages; `more` are further keys of the file.
+
+    Raises:
+        ConfigError: If the model cannot be trained that way.
+    """
     values = {"full": FullModel.of(spec), "lr": lr, "stages": tuple(stages), **more}
-    return GrowthSchedule.model_validate(values)
+    return parse(GrowthSchedule, values, "--schedule")
