@@ -4,7 +4,8 @@ Irandoust et al., arXiv 2211.05187: a depth-wise 3x3 convolution between the two
 for patch tokens only. Importing this module registers with timm, for every plain ViT or DeiT ``NAME`` of its,
 ``local_NAME`` with this feed-forward (h-swish), ``local_gelu_NAME`` with GELU instead, and ``local_se_NAME``
 and ``local_eca_NAME``, which gate the channels behind the convolution. Attention and initial weights are
-timm's, where the published code has attention without biases and Xavier weights.
+timm's, where the published code has attention without biases and Xavier weights. Its option of batch norm is
+left out: it was of no use there, and blocks would have running statistics to average and to grow.
 
 Legend: B images, N patch tokens on a grid of H x W, P prefix tokens, D token width, E hidden width.
 """
@@ -45,7 +46,7 @@ class LocalMlp(nn.Module):
         hidden_features: E.
         act_layer: Makes the activation behind the first layer and behind the convolution.
         drop: Dropout rate of the result.
-        channel_attention: ``se`` (squeeze-and-excitation of D / 4 as in LocalViT), ``eca``, or none.
+        channel_attention: ``se`` (squeeze-and-excitation by D / 4 as in LocalViT), ``eca``, or none.
         device: Where the weights are made.
         dtype: Their type.
         unused: What timm says of every feed-forward, and this one has not: ``bias``, ``norm_layer``.

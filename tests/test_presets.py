@@ -175,11 +175,14 @@ def test_every_preset_resolves_for_every_model(
 
 
 @pytest.mark.parametrize("name", ["patch-sampling", "supervit"])
-def test_presets_of_tokens_are_refused_for_models_that_need_the_whole_grid(name: str) -> None:
+@pytest.mark.parametrize("model", [model for model, spec in ZOO.items() if spec.needs_grid])
+def test_presets_of_tokens_are_refused_for_models_that_need_the_whole_grid(
+    name: str, model: str
+) -> None:
     with pytest.raises(ConfigError) as caught:
-        preset(name, ZOO["volo-d1"], 100, FULL_STRENGTH)
+        preset(name, ZOO[model], 100, FULL_STRENGTH)
     assert str(caught.value) == (
-        "--schedule: stages[0].tokens.keep_rate: must keep all tokens: volo-d1 needs the whole grid"
+        f"--schedule: stages[0].tokens.keep_rate: must keep all tokens: {model} needs the whole grid"
     )
 
 

@@ -212,15 +212,17 @@ def test_what_locality_cannot_be_is_refused(
 
 
 @pytest.mark.parametrize("img_size", [16, 24])
-def test_an_export_is_rebuilt_by_timm_after_the_import(
-    build: Build, tmp_path: Path, img_size: int
-) -> None:
+def test_a_subnet_is_exported_as_a_timm_network(build: Build, img_size: int) -> None:
     model, subnet = build(SPEC, 5), SubnetConfig(3, img_size)
     exported = export_subnet(model, subnet)
     assert type(exported) is VisionTransformer
     images = torch.randn(2, 3, img_size, img_size)
     with torch.no_grad():
         torch.testing.assert_close(exported(images), model(images, subnet))
+
+
+def test_weights_are_loaded_by_timm_after_the_import(build: Build, tmp_path: Path) -> None:
+    model = build(SPEC, 5)
     torch.save(plain_state_dict(model), tmp_path / "weights.pth")
     program = (
         "import json, timm, torch, supernet.locality\n"
