@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from autoprog.decisions import Decision, DecisionInputs
 from autoprog.errors import ConfigError, RunError
 from autoprog.events import Event, decode, encode
 from autoprog.files import FileModel, dump_yaml, parse, read_yaml, write_atomically
+from autoprog.jsonlines import append_row, cut_torn_tail, read_object, read_rows
 from autoprog.schedule import GrowthSchedule, load_schedule
 from autoprog.settings import RunManifest
 
@@ -118,8 +118,8 @@ class RunFolder:
         try:
             lock = _take_lock(path)
             for name in ("events.jsonl", "decisions.jsonl", "inputs.jsonl"):
-                _cut_torn_tail(path / name)
-            attempts = [row["attempt"] for row in _rows(path / "events.jsonl")]
+                cut_torn_tail(path / name)
+            attempts = [row["attempt"] for row in read_rows(path / "events.jsonl")]
             return cls(path, manifest, attempt=max(attempts, default=-1) + 1, lock=lock)
         except OSError as error:
             raise RunError(f"{path}: the run folder cannot be written: {error.strerror}") from None
@@ -142,17 +142,11 @@ class RunFolder:
 
     def record_decision(self, decision: Decision) -> None:
         """Append a decision and wait until it is on disk."""
-        with (self.path / "decisions.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(decision.model_dump(mode="json")) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_row(self.path / "decisions.jsonl", decision.model_dump(mode="json"))
 
     def record_inputs(self, inputs: DecisionInputs) -> None:
         """Append what a decision is taken from and wait until it is on disk."""
-        with (self.path / "inputs.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(inputs.model_dump(mode="json")) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_row(self.path / "inputs.jsonl", inputs.model_dump(mode="json"))
 
     def write_costs(self, costs: Mapping[str, float]) -> None:
         """Write the measured step seconds by cell."""
@@ -195,12 +189,12 @@ class Run:
 
     def inputs(self) -> tuple[DecisionInputs, ...]:
         """Return what the decisions were taken from; the last one may have been taken by nobody yet."""
-        rows = _rows(self.path / "inputs.jsonl")
+        rows = read_rows(self.path / "inputs.jsonl")
         return tuple(parse(DecisionInputs, row, "inputs.jsonl") for row in rows)
 
     def events(self) -> Iterator[Event]:
         """Yield what happened, without what a later attempt replayed."""
-        for row in effective_rows(_rows(self.path / "events.jsonl")):
+        for row in effective_rows(read_rows(self.path / "events.jsonl")):
             yield decode(
                 {key: value for key, value in row.items() if key not in ("attempt", "time")}
             )
@@ -222,10 +216,10 @@ def load_run(path: str | Path) -> Run:
         schedule=_schedule_if_there(folder / "schedule.yaml"),
         best=_schedule_if_there(folder / "best.yaml"),
         decisions=tuple(
-            parse(Decision, row, "decisions.jsonl") for row in _rows(folder / "decisions.jsonl")
+            parse(Decision, row, "decisions.jsonl") for row in read_rows(folder / "decisions.jsonl")
         ),
-        costs=_read_json(costs) if costs.exists() else {},
-        result=parse(Result, _read_json(result), str(result)) if result.exists() else None,
+        costs=read_object(costs) if costs.exists() else {},
+        result=parse(Result, read_object(result), str(result)) if result.exists() else None,
     )
 
 
@@ -252,39 +246,6 @@ def _replay_start(kept: list[dict[str, Any]], step: int) -> int:
         return 0
     later = (index for index, row in enumerate(kept) if row["step"] > step)
     return next(later, len(kept))
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the JSON rows of a log; a half-written last line is left out."""
-    if not path.exists():
-        return
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith("\n"):
-                return
-            yield _json_object(line, str(path), f"line {number}")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return _json_object(path.read_text(encoding="utf-8", errors="replace"), str(path), "")
-
-
-def _json_object(text: str, where: str, key: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
-        value = None
-    if not isinstance(value, dict):
-        raise ConfigError(where, key, "must be a JSON object")
-    return value
-
-
-def _cut_torn_tail(path: Path) -> None:
-    if path.exists():
-        data = path.read_bytes()
-        end = data.rfind(b"\n") + 1
-        if end != len(data):
-            os.truncate(path, end)
 
 
 def _read_manifest(path: Path) -> RunManifest:

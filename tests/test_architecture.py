@@ -33,6 +33,7 @@ CORE = (
     "settings",
     "decisions",
     "processes",
+    "jsonlines",
     "locks",
     "workers",
 )
