@@ -132,7 +132,8 @@ def test_shares_that_round_to_one_depth_count_once(two_stages: ModelSpec) -> Non
         ),
         (
             "{heads: {values: [6]}}",
-            "axes.heads: unknown key, but got 'heads'; known: batch_scale, depth, drop_path, grow, img_size, keep_rate, lr, map, randaug",
+            "axes.heads: unknown key, but got 'heads'; known: batch_scale, depth, drop_path, grow,"
+            " img_size, keep_rate, lr, map, randaug",
         ),
         ("{depth: [6, 12]}", "axes.depth: must be a mapping of keys to values, but got [6, 12]"),
     ],

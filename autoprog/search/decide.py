@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from autoprog.decisions import Candidate, Decision, DecisionInputs, Estimate, FrontPoint, Tail
-from autoprog.search.estimate import summarise
+from autoprog.search.estimate import paired_difference, summarise
 from autoprog.search.fill import filled_losses
 from autoprog.search.rollout import LossLaw, Option, learning_exponent, progress_of_full
 from autoprog.search.rules import autoprog_scores, runner_up, winner_of
@@ -126,11 +126,18 @@ def _by_autoprog(
     winner = winner_of(scores, seconds)
     left = inputs.total_steps - inputs.step
     forecasts = [
-        Forecast(((inputs.step, estimate.subnet),), loss, left * time, score)
+        Forecast(_until_full(chooser, inputs, estimate.subnet), loss, left * time, score)
         for estimate, loss, time, score in zip(estimates, losses, seconds, scores, strict=True)
     ]
     reason = f"lowest loss · seconds^{alpha:.3g}{_against(estimates, scores, winner)}"
     return _Scored(forecasts, alpha, winner, reason, [])
+
+
+def _until_full(chooser: Chooser, inputs: DecisionInputs, subnet: SubnetConfig) -> Tail:
+    """Return the tail that stays at a subnet for as long as it may."""
+    full = chooser.space.spec.full
+    stay = (inputs.step, subnet)
+    return (stay,) if subnet == full else (stay, (max(inputs.step, inputs.full_step), full))
 
 
 def _by_tails(chooser: Chooser, inputs: DecisionInputs, estimates: Sequence[Estimate]) -> _Scored:
@@ -180,7 +187,10 @@ def _columns(curve: Sequence[tuple[float, float]]) -> tuple[list[float], list[fl
 def _all_tails(
     chooser: Chooser, inputs: DecisionInputs, outlook: Outlook, firsts: Sequence[SubnetConfig]
 ) -> list[Forecast]:
-    """Return the forecasts of all tails with one jump, and of those that the sampler proposes."""
+    """Return the forecasts of all tails with one jump, and of those that the sampler proposes.
+
+    Only tails that begin with one of `firsts`, which were estimated, can be chosen.
+    """
     cells = DATE_CELLS if chooser.rule in ONCE else max(1, inputs.num_points + 1)
     search = TailSearch(
         space=chooser.space,
@@ -191,14 +201,16 @@ def _all_tails(
         cells=cells,
     )
     if not search.leaves_time:
-        return [outlook.forecast(((inputs.step, chooser.space.spec.full),))]
+        left = [subnet for subnet in firsts if subnet == chooser.space.spec.full] or firsts
+        return [outlook.forecast(_until_full(chooser, inputs, subnet)) for subnet in left]
     known = published_arrivals(search)
     if inputs.incumbent:
         known.insert(0, search.arrivals_of(_from_now(inputs)))
     seed = step_seed(chooser.seed, "tails", inputs.index)
     trials = chooser.space.decisions.tail_trials * (_ONCE_TRIALS if chooser.rule in ONCE else 1)
     searched = search.searched(outlook, known, trials, chooser.sampler, seed)
-    return [*map(outlook.forecast, search.enumerated(firsts)), *searched]
+    possible = [forecast for forecast in searched if _first(forecast) in firsts]
+    return [*map(outlook.forecast, search.enumerated(firsts)), *possible]
 
 
 def _from_now(inputs: DecisionInputs) -> Tail:
@@ -228,12 +240,17 @@ def _settle(
     estimates: Sequence[Estimate],
     ways: Sequence[Forecast],
 ) -> tuple[int, str]:
-    """Return the winner and why; a lead below the noise of its estimate is a tie: the plan so far wins."""
+    """Return the winner and why; a lead below the noise of the estimates is a tie: the plan so far wins.
+
+    The noise is that of the paired difference of the two estimates, as the end loss follows them.
+    """
     scores = [way.score for way in ways]
-    best = winner_of(scores, [way.seconds for way in ways])
-    noise = law.learning * estimates[best].difference_se / estimates[best].losses[-1]
+    own = [i for i, e in enumerate(estimates) if _first(ways[i]) == e.subnet]
+    best = own[winner_of([scores[i] for i in own], [ways[i].seconds for i in own])]
     planned = _planned(inputs)
-    incumbent = next((i for i, e in enumerate(estimates) if e.subnet == planned), best)
+    incumbent = next((i for i in own if estimates[i].subnet == planned), best)
+    _, error = paired_difference(inputs.losses[-1][best], inputs.losses[-1][incumbent])
+    noise = law.learning * error / estimates[best].losses[-1]
     if best != incumbent and scores[incumbent] <= scores[best] * (1 + noise):
         name = "staying" if planned == inputs.current else f"the plan so far, {planned}"
         return (
