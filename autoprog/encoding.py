@@ -40,7 +40,7 @@ class Encoding:
         axes: What may grow.
         start_share: Where the part begins, as a share of the run.
         full_share: Where all axes have arrived at the latest.
-        cells: The number of grid cells between the two.
+        cells: The number of grid cells between the two; with none, everything arrives at the start.
     """
 
     axes: tuple[AxisRange, ...]
@@ -87,7 +87,8 @@ class Encoding:
         return [min(self.cells, date) for date in accumulate(increments)]
 
     def _share(self, cell: int) -> float:
-        return self.start_share + (self.full_share - self.start_share) * cell / self.cells
+        part = cell / max(1, self.cells)
+        return self.start_share * (1 - part) + self.full_share * part  # exact at both ends
 
     def _cell(self, share: float) -> int:
         span = self.full_share - self.start_share

@@ -21,13 +21,7 @@ from autoprog.decisions import Decision, DecisionInputs
 from autoprog.errors import ConfigError, RunError
 from autoprog.events import Event, decode, encode
 from autoprog.files import FileModel, dump_yaml, parse, read_yaml, write_atomically
-from autoprog.logs import (
-    append_durably,
-    cut_torn_tail,
-    effective_rows,
-    read_json,
-    rows_of,
-)
+from autoprog.jsonlines import append_row, cut_torn_tail, read_object, read_rows
 from autoprog.schedule import GrowthSchedule, load_schedule
 from autoprog.settings import RunManifest
 
@@ -125,7 +119,7 @@ class RunFolder:
             lock = _take_lock(path)
             for name in ("events.jsonl", "decisions.jsonl", "inputs.jsonl"):
                 cut_torn_tail(path / name)
-            attempts = [row["attempt"] for row in rows_of(path / "events.jsonl")]
+            attempts = [row["attempt"] for row in read_rows(path / "events.jsonl")]
             return cls(path, manifest, attempt=max(attempts, default=-1) + 1, lock=lock)
         except OSError as error:
             raise RunError(f"{path}: the run folder cannot be written: {error.strerror}") from None
@@ -148,11 +142,11 @@ class RunFolder:
 
     def record_decision(self, decision: Decision) -> None:
         """Append a decision and wait until it is on disk."""
-        append_durably(self.path / "decisions.jsonl", decision.model_dump(mode="json"))
+        append_row(self.path / "decisions.jsonl", decision.model_dump(mode="json"))
 
     def record_inputs(self, inputs: DecisionInputs) -> None:
         """Append what a decision is taken from and wait until it is on disk."""
-        append_durably(self.path / "inputs.jsonl", inputs.model_dump(mode="json"))
+        append_row(self.path / "inputs.jsonl", inputs.model_dump(mode="json"))
 
     def write_costs(self, costs: Mapping[str, float]) -> None:
         """Write the measured step seconds by cell."""
@@ -195,12 +189,12 @@ class Run:
 
     def inputs(self) -> tuple[DecisionInputs, ...]:
         """Return what the decisions were taken from; the last one may have been taken by nobody yet."""
-        rows = rows_of(self.path / "inputs.jsonl")
+        rows = read_rows(self.path / "inputs.jsonl")
         return tuple(parse(DecisionInputs, row, "inputs.jsonl") for row in rows)
 
     def events(self) -> Iterator[Event]:
         """Yield what happened, without what a later attempt replayed."""
-        for row in effective_rows(rows_of(self.path / "events.jsonl")):
+        for row in effective_rows(read_rows(self.path / "events.jsonl")):
             yield decode(
                 {key: value for key, value in row.items() if key not in ("attempt", "time")}
             )
@@ -222,11 +216,36 @@ def load_run(path: str | Path) -> Run:
         schedule=_schedule_if_there(folder / "schedule.yaml"),
         best=_schedule_if_there(folder / "best.yaml"),
         decisions=tuple(
-            parse(Decision, row, "decisions.jsonl") for row in rows_of(folder / "decisions.jsonl")
+            parse(Decision, row, "decisions.jsonl") for row in read_rows(folder / "decisions.jsonl")
         ),
-        costs=read_json(costs) if costs.exists() else {},
-        result=parse(Result, read_json(result), str(result)) if result.exists() else None,
+        costs=read_object(costs) if costs.exists() else {},
+        result=parse(Result, read_object(result), str(result)) if result.exists() else None,
     )
+
+
+def effective_rows(rows: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows that hold after all attempts.
+
+    An attempt that starts at step s goes on from the checkpoint of step s: rows that came after the
+    ``checkpoint_saved`` row of that step are replayed and dropped; from step 0, all are. A crash may
+    have lost that row; then the rows of later steps go.
+    """
+    kept: list[dict[str, Any]] = []
+    for row in rows:
+        if row["kind"] == "run_started" and row["attempt"] > 0:
+            del kept[_replay_start(kept, row["step"]) :]
+        kept.append(row)
+    return kept
+
+
+def _replay_start(kept: list[dict[str, Any]], step: int) -> int:
+    for index in range(len(kept) - 1, -1, -1):
+        if kept[index]["kind"] == "checkpoint_saved" and kept[index]["step"] == step:
+            return index + 1
+    if step == 0:
+        return 0
+    later = (index for index, row in enumerate(kept) if row["step"] > step)
+    return next(later, len(kept))
 
 
 def _read_manifest(path: Path) -> RunManifest:

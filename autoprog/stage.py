@@ -145,6 +145,11 @@ class Tokens(FileModel):
             self.rule(rate)
         return self
 
+    @classmethod
+    def of(cls, rule: TokenRule) -> Tokens:
+        """Return the file's form of a token rule."""
+        return cls(keep_rate=rule.keep_rate, by=rule.by, at_blocks=rule.at_blocks)
+
     def rule(self, keep_rate: float) -> TokenRule:
         """Return the token rule at one keep-rate."""
         return TokenRule(keep_rate, self.by, self.at_blocks)

@@ -10,15 +10,9 @@ from autoprog.decisions import Candidate, Decision, DecisionInputs, Estimate, Fr
 from autoprog.search.estimate import summarise
 from autoprog.search.fill import filled_losses
 from autoprog.search.rollout import LossLaw, Option, learning_exponent, progress_of_full
-from autoprog.search.rules import autoprog_scores, runner_up, winner_of
-from autoprog.search.tails import (
-    Forecast,
-    Outlook,
-    TailSearch,
-    front_of,
-    knee_of,
-    published_arrivals,
-)
+from autoprog.search.rules import autoprog_scores, winner_of
+from autoprog.search.tails import Forecast, Outlook, TailSearch, front_of, published_arrivals
+from autoprog.search.winner import against, first_of, from_front, planned_now, settle
 from autoprog.settings import Rule
 from autoprog.space import SearchSpace
 from autoprog.train.phase import step_seed
@@ -56,10 +50,9 @@ class _Scored(NamedTuple):
 def decide(chooser: Chooser, inputs: DecisionInputs) -> Decision:
     """Return the decision: the same inputs give the same decision, on any machine."""
     estimates = estimates_of(inputs)
-    if chooser.rule == "autoprog":
-        scored = _by_autoprog(chooser, inputs, estimates)
-    else:
-        scored = _by_tails(chooser, inputs, estimates)
+    by_rule = _by_autoprog if chooser.rule == "autoprog" else _by_tails
+    scored = by_rule(chooser, inputs, estimates)
+    chosen = scored.forecasts[scored.winner]
     return Decision(
         index=inputs.index,
         step=inputs.step,
@@ -70,8 +63,8 @@ def decide(chooser: Chooser, inputs: DecisionInputs) -> Decision:
         winner=scored.winner,
         alpha=scored.alpha,
         reason=scored.reason,
-        tail=scored.forecasts[scored.winner].tail,
-        front=tuple(_front_point(one) for one in _thinned(scored.front)),
+        tail=chosen.tail,
+        front=tuple(_front_point(one) for one in _thinned(scored.front, chosen)),
     )
 
 
@@ -126,11 +119,18 @@ def _by_autoprog(
     winner = winner_of(scores, seconds)
     left = inputs.total_steps - inputs.step
     forecasts = [
-        Forecast(((inputs.step, estimate.subnet),), loss, left * time, score)
+        Forecast(_until_full(chooser, inputs, estimate.subnet), loss, left * time, score)
         for estimate, loss, time, score in zip(estimates, losses, seconds, scores, strict=True)
     ]
-    reason = f"lowest loss · seconds^{alpha:.3g}{_against(estimates, scores, winner)}"
+    reason = f"lowest loss · seconds^{alpha:.3g}{against(estimates, scores, winner)}"
     return _Scored(forecasts, alpha, winner, reason, [])
+
+
+def _until_full(chooser: Chooser, inputs: DecisionInputs, subnet: SubnetConfig) -> Tail:
+    """Return the tail that stays at a subnet for as long as it may."""
+    full = chooser.space.spec.full
+    stay = (inputs.step, subnet)
+    return (stay,) if subnet == full else (stay, (max(inputs.step, inputs.full_step), full))
 
 
 def _by_tails(chooser: Chooser, inputs: DecisionInputs, estimates: Sequence[Estimate]) -> _Scored:
@@ -139,16 +139,16 @@ def _by_tails(chooser: Chooser, inputs: DecisionInputs, estimates: Sequence[Esti
     best = [_best_from(estimate.subnet, everything) for estimate in estimates]
     front = front_of(everything)
     if chooser.rule == "rollout":
-        winner, reason = _settle(outlook.law, inputs, estimates, best)
+        winner, reason = settle(outlook.law, inputs, estimates, best)
     else:
-        chosen, why = _from_front(chooser.rule, inputs, front)
-        winner = next(i for i, e in enumerate(estimates) if e.subnet == _first(chosen))
+        chosen, why = from_front(chooser.rule, inputs, front)
+        winner = next(i for i, e in enumerate(estimates) if e.subnet == first_of(chosen))
         best[winner] = chosen
         reason = f"{why}; full from step {chosen.tail[-1][0]}"
     scores = [forecast.score for forecast in best]
     alpha = outlook.law.alpha
     if chooser.rule == "rollout":
-        reason += _against(estimates, scores, winner)
+        reason += against(estimates, scores, winner)
     return _Scored(best, alpha, winner, reason, front)
 
 
@@ -180,7 +180,10 @@ def _columns(curve: Sequence[tuple[float, float]]) -> tuple[list[float], list[fl
 def _all_tails(
     chooser: Chooser, inputs: DecisionInputs, outlook: Outlook, firsts: Sequence[SubnetConfig]
 ) -> list[Forecast]:
-    """Return the forecasts of all tails with one jump, and of those that the sampler proposes."""
+    """Return the forecasts of all tails with one jump, and of those that the sampler proposes.
+
+    Only tails that begin with one of `firsts`, which were estimated, can be chosen.
+    """
     cells = DATE_CELLS if chooser.rule in ONCE else max(1, inputs.num_points + 1)
     search = TailSearch(
         space=chooser.space,
@@ -191,80 +194,27 @@ def _all_tails(
         cells=cells,
     )
     if not search.leaves_time:
-        return [outlook.forecast(((inputs.step, chooser.space.spec.full),))]
+        left = [subnet for subnet in firsts if subnet == chooser.space.spec.full] or firsts
+        return [outlook.forecast(_until_full(chooser, inputs, subnet)) for subnet in left]
     known = published_arrivals(search)
     if inputs.incumbent:
         known.insert(0, search.arrivals_of(_from_now(inputs)))
     seed = step_seed(chooser.seed, "tails", inputs.index)
     trials = chooser.space.decisions.tail_trials * (_ONCE_TRIALS if chooser.rule in ONCE else 1)
     searched = search.searched(outlook, known, trials, chooser.sampler, seed)
-    return [*map(outlook.forecast, search.enumerated(firsts)), *searched]
+    possible = [forecast for forecast in searched if first_of(forecast) in firsts]
+    return [*map(outlook.forecast, search.enumerated(firsts)), *possible]
 
 
 def _from_now(inputs: DecisionInputs) -> Tail:
     """Return what is left of the plan that the decision before has made."""
     later = tuple((step, subnet) for step, subnet in inputs.incumbent if step > inputs.step)
-    return ((inputs.step, _planned(inputs)), *later)
-
-
-def _planned(inputs: DecisionInputs) -> SubnetConfig:
-    """Return the subnet that the plan so far has for now; at the first decision that is staying."""
-    begun = [subnet for step, subnet in inputs.incumbent if step <= inputs.step]
-    return begun[-1] if begun else inputs.current
+    return ((inputs.step, planned_now(inputs)), *later)
 
 
 def _best_from(subnet: SubnetConfig, forecasts: Sequence[Forecast]) -> Forecast:
-    own = [forecast for forecast in forecasts if _first(forecast) == subnet]
+    own = [forecast for forecast in forecasts if first_of(forecast) == subnet]
     return min(own or forecasts, key=lambda f: (f.score, len(f.tail)))
-
-
-def _first(forecast: Forecast) -> SubnetConfig:
-    return forecast.tail[0][1]
-
-
-def _settle(
-    law: LossLaw,
-    inputs: DecisionInputs,
-    estimates: Sequence[Estimate],
-    ways: Sequence[Forecast],
-) -> tuple[int, str]:
-    """Return the winner and why; a lead below the noise of its estimate is a tie: the plan so far wins."""
-    scores = [way.score for way in ways]
-    best = winner_of(scores, [way.seconds for way in ways])
-    noise = law.learning * estimates[best].difference_se / estimates[best].losses[-1]
-    planned = _planned(inputs)
-    incumbent = next((i for i, e in enumerate(estimates) if e.subnet == planned), best)
-    if best != incumbent and scores[incumbent] <= scores[best] * (1 + noise):
-        name = "staying" if planned == inputs.current else f"the plan so far, {planned}"
-        return (
-            incumbent,
-            f"a tie with {estimates[best].subnet} within ±{noise:.1%}, which {name} wins",
-        )
-    full_from = ways[best].tail[-1][0]
-    return best, f"lowest end loss · seconds^{law.alpha:.3g}, full from step {full_from}"
-
-
-def _from_front(
-    rule: Rule, inputs: DecisionInputs, front: Sequence[Forecast]
-) -> tuple[Forecast, str]:
-    """Return the point that a rule takes from the front, and why."""
-    if rule == "pareto":
-        return knee_of(front), f"the knee of a front of {len(front)}"
-    left = inputs.seconds_left
-    assert left is not None, "the rule budget comes with a budget"
-    affordable = [one for one in front if one.seconds <= left]
-    if not affordable:
-        return front[0], f"the cheapest: none fits the {left:.0f} s that are left"
-    best = min(affordable, key=lambda one: one.loss)
-    return best, f"the lowest end loss within the {left:.0f} s that are left"
-
-
-def _against(estimates: Sequence[Estimate], scores: Sequence[float], winner: int) -> str:
-    second = runner_up(scores, winner)
-    if second is None:
-        return "; no other candidate"
-    margin = scores[second] / scores[winner] - 1
-    return f"; {margin:+.2%} against the runner-up {estimates[second].subnet}"
 
 
 def _label(subnet: SubnetConfig, current: SubnetConfig, full: SubnetConfig) -> str:
@@ -277,10 +227,10 @@ def _front_point(one: Forecast) -> FrontPoint:
     return FrontPoint(predicted_loss=one.loss, remaining_seconds=one.seconds, tail=one.tail)
 
 
-def _thinned(front: Sequence[Forecast]) -> Sequence[Forecast]:
-    """Return at most so many points of a front, both ends among them."""
+def _thinned(front: Sequence[Forecast], chosen: Forecast) -> Sequence[Forecast]:
+    """Return some points of a front, evenly picked: both ends, and the chosen one if it is there."""
     if len(front) <= MOST_FRONT_POINTS:
         return front
     last = len(front) - 1
     places = {round(k * last / (MOST_FRONT_POINTS - 1)) for k in range(MOST_FRONT_POINTS)}
-    return [front[place] for place in sorted(places)]
+    return [one for place, one in enumerate(front) if place in places or one == chosen]

@@ -105,16 +105,21 @@ def _published_points(
 def _even_points(
     rule: Rule, space: SearchSpace, pieces: Sequence[int], full_step: int, total_steps: int
 ) -> list[DecisionPoint]:
-    """Return evenly spread decisions whose supernet phases train each subnet a few times."""
+    """Return evenly spread decisions whose supernet phases train each subnet a few times.
+
+    A phase ends before the next begins, whatever its share of the steps.
+    """
     decisions = space.decisions
     least = _LEAST_VISITS * len(space.above(space.smallest))
     in_supernets = decisions.supernet_share * total_steps
-    count = max(1, min(decisions.num_points, int(in_supernets / least)))
-    supernet_steps = max(least, round(in_supernets / count))
-    if rule != "rollout":
-        supernet_steps = max(least, round(in_supernets / _SHARE_OF_ONE))
-    first = full_step // (count + 1)
-    if first + supernet_steps > full_step:
+    most = min(int(in_supernets / least), full_step // least - 1)
+    count = max(1, min(decisions.num_points, most))
+    apart = full_step // (count + 1)
+    if rule == "rollout":
+        supernet_steps = max(least, min(round(in_supernets / count), apart))
+    else:
+        supernet_steps = max(least, min(round(in_supernets / _SHARE_OF_ONE), full_step - apart))
+    if apart + supernet_steps > full_step:
         law = f"must leave {supernet_steps} steps for a supernet phase before the full model"
         cure = "train longer, or make the space smaller"
         raise ConfigError(
@@ -132,7 +137,6 @@ def _even_points(
             estimate_steps=(start + supernet_steps,),
         )
         for index, start in enumerate(starts)
-        if start + supernet_steps <= full_step
     ]
 
 

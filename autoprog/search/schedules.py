@@ -99,12 +99,11 @@ class ScheduleSpace:
     def _stage(self, numbers: tuple[int, ...], length: float, choices: Mapping[str, Any]) -> Stage:
         space, axes = self.space, self.space.axes
         depth, size, rate, randaug, drop_path, batch = numbers
-        rule = space.keep_rates[rate]
         return Stage(
             length=length,
             depth=depth_value(space.depths[depth]),
             img_size=space.sizes[size],
-            tokens=Tokens(keep_rate=rule.keep_rate, by=rule.by, at_blocks=rule.at_blocks),
+            tokens=Tokens.of(space.keep_rates[rate]),
             grow=Grow(
                 op=choices["grow"],
                 map=choices["map"],

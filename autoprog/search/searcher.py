@@ -17,7 +17,7 @@ from autoprog.search.decide import Chooser
 from autoprog.search.plan import SearchPlan, make_plan
 from autoprog.search.profile import Costs
 from autoprog.settings import RunSettings, SearchSettings
-from autoprog.stage import FullModel, LearningRate, Stage, depth_value
+from autoprog.stage import FullModel, LearningRate, Stage, Tokens, depth_value
 from autoprog.train.data import OpenedData
 from autoprog.train.device import resolve_compute
 from autoprog.train.engine import Job, build_trainer, run_length
@@ -274,6 +274,7 @@ def found_schedule(searcher: Searcher) -> GrowthSchedule:
             length=(stop - piece.step) / trainer.steps_per_epoch,
             depth=depth_value(piece.subnet.depth),
             img_size=piece.subnet.img_size,
+            tokens=Tokens.of(piece.subnet.tokens),
             grow=search.space.decisions.grow,
             curriculum=piece.curriculum,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from statistics import fmean
 
 from autoprog.decisions import Decision, DecisionInputs
@@ -129,7 +129,7 @@ def _estimated(
     searcher: Searcher,
     point: DecisionPoint,
     number: int,
-    losses: dict[SubnetConfig, list[float]],
+    losses: Mapping[SubnetConfig, Sequence[float]],
     begin: float,
 ) -> Estimated:
     trainer = searcher.trainer
@@ -158,14 +158,17 @@ def _decide_for_all(
 def _decide(
     searcher: Searcher, point: DecisionPoint, choices: dict[SubnetConfig, Choice]
 ) -> tuple[Estimated, Decision]:
-    """Estimate the candidates that the controller proposes, write down what came out, and decide."""
+    """Estimate the candidates that the controller proposes, write down what came out, and decide.
+
+    What an earlier attempt wrote down is not estimated again.
+    """
     begin = searcher.trainer.clock()
-    losses = _estimated_losses(searcher, point, choices)
-    estimated = _estimated(searcher, point, len(point.estimate_steps) - 1, losses, begin)
     inputs = recorded_inputs(searcher, point.index)
     if inputs is None:
-        inputs = _inputs(searcher, point, losses)
+        inputs = _inputs(searcher, point, _estimated_losses(searcher, point, choices))
         searcher.trainer.folder.record_inputs(inputs)
+    losses = dict(zip(inputs.candidates, inputs.losses[-1], strict=True))
+    estimated = _estimated(searcher, point, len(point.estimate_steps) - 1, losses, begin)
     with searcher.trainer.ledger.charge("search"):
         return estimated, decide(searcher.chooser, inputs)
 

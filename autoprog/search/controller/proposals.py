@@ -73,11 +73,14 @@ class Proposals:
         self._study, self._most = study, min(most, len(grid))
         self._depths = sorted({subnet.depth for subnet in grid})
         self._sizes = sorted({subnet.img_size for subnet in grid})
+        self._rates = sorted({subnet.tokens for subnet in grid}, key=lambda rule: rule.keep_rate)
         self._grid = set(grid)
         self._distributions: dict[str, BaseDistribution] = {
             "depth_up": IntDistribution(0, len(self._depths) - 1),
             "img_size_up": IntDistribution(0, len(self._sizes) - 1),
         }
+        if len(self._rates) > 1:
+            self._distributions["keep_rate_up"] = IntDistribution(0, len(self._rates) - 1)
         self._open: dict[SubnetConfig, Trial] = {}
         self._told: dict[SubnetConfig, float] = {}
         for subnet in anchors:
@@ -109,12 +112,17 @@ class Proposals:
         self._told[subnet] = score
 
     def _increments(self, subnet: SubnetConfig) -> dict[str, int]:
-        return {
+        steps = {
             "depth_up": self._depths.index(subnet.depth),
             "img_size_up": self._sizes.index(subnet.img_size),
+            "keep_rate_up": self._rates.index(subnet.tokens),
         }
+        return {axis: steps[axis] for axis in self._distributions}
 
     def _subnet(self, trial: Trial) -> SubnetConfig:
+        steps = trial.params
         return SubnetConfig(
-            self._depths[trial.params["depth_up"]], self._sizes[trial.params["img_size_up"]]
+            self._depths[steps["depth_up"]],
+            self._sizes[steps["img_size_up"]],
+            self._rates[steps.get("keep_rate_up", 0)],
         )
