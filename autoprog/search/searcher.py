@@ -269,9 +269,11 @@ def found_schedule(searcher: Searcher) -> GrowthSchedule:
     pieces = _merged(searcher.pieces)
     trainer, search = searcher.trainer, searcher.search
     stops = [piece.step for piece in pieces[1:]] + [trainer.total_steps]
+    by_proxy = search.proxy < 1  # meant for runs of another length
+    unit = trainer.total_steps if by_proxy else trainer.steps_per_epoch
     stages = tuple(
         Stage(
-            length=(stop - piece.step) / trainer.steps_per_epoch,
+            length=(stop - piece.step) / unit,
             depth=depth_value(piece.subnet.depth),
             img_size=piece.subnet.img_size,
             tokens=Tokens.of(piece.subnet.tokens),
@@ -284,7 +286,13 @@ def found_schedule(searcher: Searcher) -> GrowthSchedule:
         run=trainer.folder.manifest.run_id, rule=search.rule, seed=trainer.settings.seed
     )
     full = FullModel.of(search.space.spec)
-    return GrowthSchedule(full=full, lr=searcher.lr, stages=stages, found_by=found_by)
+    return GrowthSchedule(
+        full=full,
+        length_unit="share" if by_proxy else "epochs",
+        lr=searcher.lr,
+        stages=stages,
+        found_by=found_by,
+    )
 
 
 def _merged(pieces: Sequence[Piece]) -> list[Piece]:
