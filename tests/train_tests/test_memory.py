@@ -17,9 +17,9 @@ FITS = 5
 @pytest.fixture
 def small_device(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Let training steps run out of memory with more than `FITS` images; list the parts that fit."""
-    from supernet.elastic import ElasticViT
+    from supernet.elastic import ElasticPlainViT
 
-    forward, parts = ElasticViT.forward, []
+    forward, parts = ElasticPlainViT.forward, []
 
     def limited(self: Any, images: Tensor, *rest: Any) -> Tensor:
         if self.training and len(images) > FITS:
@@ -28,7 +28,7 @@ def small_device(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             parts.append(len(images))
         return forward(self, images, *rest)
 
-    monkeypatch.setattr(ElasticViT, "forward", limited)
+    monkeypatch.setattr(ElasticPlainViT, "forward", limited)
     return parts
 
 
