@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from autoprog.curves import Curriculum
 from supernet.config import ModelSpec
+from supernet.depthmap import make_divisible
 
 __all__ = [
     "linear_ramp",
     "linspace",
-    "make_divisible",
     "ramped_curriculum",
     "size_divisor",
     "size_on_grid",
@@ -37,12 +37,6 @@ def size_divisor(spec: ModelSpec) -> int:
 def linear_ramp(start: float, count: int, top: int, divisor: int) -> list[int]:
     """Return `count` values from `start`·top to top on the grid of `divisor`."""
     return [make_divisible(share * top, divisor) for share in linspace(start, 1.0, count)]
-
-
-def make_divisible(value: float, divisor: int) -> int:
-    """Round to the grid of `divisor`, never below 0.9 of `value`, at least one `divisor`."""
-    rounded = max(divisor, math.floor((value + divisor / 2) / divisor + 1e-9) * divisor)
-    return rounded + divisor if rounded < 0.9 * value else rounded
 
 
 def ramped_curriculum(strength: Curriculum, index: int, count: int) -> Curriculum:

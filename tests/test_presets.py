@@ -15,11 +15,12 @@ from autoprog.presets import (
     preset,
     summary_of,
 )
-from autoprog.ramps import linear_ramp, make_divisible, ramped_curriculum
+from autoprog.ramps import linear_ramp, ramped_curriculum
 from autoprog.recipe import RECIPES
 from autoprog.schedule import GrowthSchedule
 from autoprog.stage import LearningRate
 from supernet.config import ModelSpec
+from supernet.depthmap import make_divisible
 from supernet.zoo import ZOO
 
 POSSIBLE_PRESETS = [
@@ -81,7 +82,7 @@ def test_the_linear_preset_of_deit_is_the_published_one(model: str) -> None:
     assert [stage.length for stage in schedule.stages] == [25, 25, 25, 25]
 
 
-def test_the_linear_preset_grows_each_stage_of_a_model_by_itself(two_stages: ModelSpec) -> None:
+def test_the_linear_preset_splits_blocks_among_stages_as_published(two_stages: ModelSpec) -> None:
     assert grid(linear(two_stages, 100, FULL_STRENGTH)) == [
         ((2, 7), 128),
         ((3, 9), 160),

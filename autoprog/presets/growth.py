@@ -30,12 +30,12 @@ def linear(
     """AutoProg's hand-made ramp of depth, size and regularisation over equal stages (CVPR 2022, "Prog")."""
     divisor = size_divisor(spec)
     sizes = linear_ramp(start, num_stages, spec.img_size, divisor)
-    depths = [linear_ramp(start, num_stages, blocks, 1) for blocks in spec.depth]
+    depths = [spec.split(n) for n in linear_ramp(start, num_stages, sum(spec.depth), 1)]
     lengths = stage_lengths(epochs, num_stages)
     stages = [
         Stage(
             length=lengths[index],
-            depth=depth_value(tuple(depth[index] for depth in depths)),
+            depth=depth_value(depths[index]),
             img_size=min(sizes[index], spec.img_size),
             curriculum=ramped_curriculum(strength, index, num_stages),
         )
@@ -51,7 +51,7 @@ def late_jump(
 
     The learning rate is held and decays at the end (WSD); the jump comes at 70 % of the run.
     """
-    depth = depth_value(tuple(max(1, blocks // 2) for blocks in spec.depth))
+    depth = depth_value(spec.split(max(1, sum(spec.depth) // 2)))
     stages = [
         Stage(length=0.7 * epochs, depth=depth, img_size=spec.img_size),
         full_stage(spec, 0.3 * epochs, Grow(op="copy")),
