@@ -85,8 +85,8 @@ def test_the_linear_preset_of_deit_is_the_published_one(model: str) -> None:
 def test_the_linear_preset_splits_blocks_among_stages_as_published(two_stages: ModelSpec) -> None:
     assert grid(linear(two_stages, 100, FULL_STRENGTH)) == [
         ((2, 7), 128),
-        ((3, 9), 160),
-        ((3, 12), 192),
+        ((4, 8), 160),
+        ((4, 11), 192),
         ((4, 14), 224),
     ]
 

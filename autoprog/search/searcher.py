@@ -14,6 +14,7 @@ from autoprog.runs import Run, RunFolder, load_run
 from autoprog.schedule import FoundBy, GrowthSchedule
 from autoprog.search.controller import Controller
 from autoprog.search.decide import Chooser
+from autoprog.search.pieces import Piece, merged
 from autoprog.search.plan import SearchPlan, make_plan
 from autoprog.search.profile import Costs
 from autoprog.settings import RunSettings, SearchSettings
@@ -39,15 +40,6 @@ __all__ = [
     "tell_again",
     "turn_to",
 ]
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A stretch of the schedule as decided: from ``step`` on, at ``subnet``."""
-
-    step: int
-    subnet: SubnetConfig
-    curriculum: Curriculum
 
 
 @dataclass
@@ -110,7 +102,7 @@ class Searcher:
         phase = Phase(
             index=self.num_phases,
             kind="plain",
-            stage=len(_merged(self.pieces)) - 1,
+            stage=len(merged(self.pieces)) - 1,
             start_step=self.position,
             stop_step=stop,
             choices=(plain_choice(self.current),),
@@ -266,7 +258,7 @@ def _note(trainer: Trainer, phase: Phase, event: Progressed) -> None:
 
 def found_schedule(searcher: Searcher) -> GrowthSchedule:
     """Return what was decided as a schedule; stretches in which nothing changes are one stage."""
-    pieces = _merged(searcher.pieces)
+    pieces = merged(searcher.pieces)
     trainer, search = searcher.trainer, searcher.search
     stops = [piece.step for piece in pieces[1:]] + [trainer.total_steps]
     by_proxy = search.proxy < 1  # meant for runs of another length
@@ -293,14 +285,3 @@ def found_schedule(searcher: Searcher) -> GrowthSchedule:
         stages=stages,
         found_by=found_by,
     )
-
-
-def _merged(pieces: Sequence[Piece]) -> list[Piece]:
-    kept: list[Piece] = []
-    for piece in pieces:
-        same = kept and (kept[-1].subnet, kept[-1].curriculum) == (piece.subnet, piece.curriculum)
-        if kept and kept[-1].step == piece.step:
-            kept[-1] = piece
-        elif not same:
-            kept.append(piece)
-    return kept
