@@ -20,7 +20,7 @@ from supernet.config import SubnetConfig, as_depth
 if TYPE_CHECKING:
     from autoprog.schedule import GrowthSchedule
 
-__all__ = ["Segment", "StepTable", "resolve_steps"]
+__all__ = ["Segment", "StepTable", "but_for_tokens", "resolve_steps"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +99,12 @@ class StepTable:
         assert self.weights is not None
         moved = (s.steps * weight for s, weight in zip(self.segments, self.weights, strict=True))
         return list(accumulate(moved, initial=0.0))
+
+
+def but_for_tokens(segment: Segment) -> Segment:
+    """Return what two segments of one phase have in common."""
+    subnet = SubnetConfig(segment.subnet.depth, segment.subnet.img_size)
+    return replace(segment, subnet=subnet, start_step=0, stop_step=0)
 
 
 def resolve_steps(

@@ -6,13 +6,13 @@ import hashlib
 import struct
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Literal
 
 from autoprog.curves import Curriculum
 from autoprog.stage import Grow, Training
-from autoprog.steptable import Segment, StepTable
+from autoprog.steptable import Segment, StepTable, but_for_tokens
 from supernet.config import Slots, SubnetConfig, first_slots
 
 __all__ = ["Choice", "Compact", "GrowTo", "Phase", "choice_of", "phases_of", "step_seed"]
@@ -114,7 +114,7 @@ def phases_of(table: StepTable) -> Iterator[Phase]:
     A phase is one segment, or several that differ in their tokens alone: keep-rates may change with each
     step, and neither loader nor network need to get ready for that.
     """
-    groups = [list(group) for _, group in groupby(table.segments, _but_for_tokens)]
+    groups = [list(group) for _, group in groupby(table.segments, but_for_tokens)]
     before: SubnetConfig | None = None
     for index, group in enumerate(groups):
         subnet, stage = group[0].subnet, group[0].stage
@@ -134,12 +134,6 @@ def phases_of(table: StepTable) -> Iterator[Phase]:
             training=group[0].training,
         )
         before = group[-1].subnet
-
-
-def _but_for_tokens(segment: Segment) -> Segment:
-    """Return what two segments of one phase have in common."""
-    subnet = SubnetConfig(segment.subnet.depth, segment.subnet.img_size)
-    return replace(segment, subnet=subnet, start_step=0, stop_step=0)
 
 
 def _growth(before: SubnetConfig, segment: Segment) -> GrowTo | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 from autoprog.decisions import Decision
+from autoprog.steptable import but_for_tokens
 from autoprog.ui.budget import budget_columns, budget_of, budget_text
 from autoprog.ui.curves import evaluation_columns
 from autoprog.ui.decision import (
@@ -18,7 +20,7 @@ from autoprog.ui.header import header_facts
 from autoprog.ui.result import result_rows
 from autoprog.ui.subject import Subject
 from autoprog.ui.tables import Column, plain_table
-from autoprog.ui.track import Track, constants, lanes, mean_relative_cost, measured_speed_up
+from autoprog.ui.track import Lane, Track, constants, lanes, mean_relative_cost, measured_speed_up
 from autoprog.ui.trials import trial_columns
 from autoprog.ui.units import ascii_text, number, per_cent
 from autoprog.ui.views import result_of
@@ -32,17 +34,45 @@ def plain_text(subject: Subject) -> str:
 
 
 def stage_columns(track: Track) -> list[Column]:
-    """Return the table of stages: from, to, and the value of every lane."""
-    segments = track.segments
-    supernet = [any(a <= s.start_step < b for a, b in track.supernet_spans) for s in segments]
+    """Return the table of stages: from, to, and the value of every lane.
+
+    Where the keep-rate changes in more than a few steps, one row says between what.
+    """
+    groups = _rows(track)
+    firsts, lasts = (
+        [track.segments[own[0]] for own in groups],
+        [track.segments[own[-1]] for own in groups],
+    )
+    supernet = [any(a <= s.start_step < b for a, b in track.supernet_spans) for s in firsts]
     phases = tuple("supernet" if phase else "training" for phase in supernet)
     return [
-        Column("stage", tuple(str(segment.stage + 1) for segment in segments)),
-        Column(f"from {track.unit}", tuple(_place(track, s.start_step) for s in segments)),
-        Column(f"to {track.unit}", tuple(_place(track, s.stop_step) for s in segments)),
-        *(Column(lane.name, lane.texts) for lane in lanes(track)),
+        Column("stage", tuple(str(segment.stage + 1) for segment in firsts)),
+        Column(f"from {track.unit}", tuple(_place(track, s.start_step) for s in firsts)),
+        Column(f"to {track.unit}", tuple(_place(track, s.stop_step) for s in lasts)),
+        *(Column(lane.name, tuple(_range(lane, own) for own in groups)) for lane in lanes(track)),
         *([Column("phase", phases, "left")] if any(supernet) else []),
     ]
+
+
+def _rows(track: Track) -> list[list[int]]:
+    """Return the numbers of the segments that a row stands for."""
+    rows: list[list[int]] = []
+    for _, group in groupby(
+        range(len(track.segments)), lambda k: but_for_tokens(track.segments[k])
+    ):
+        numbers = list(group)
+        rows += [numbers] if len(numbers) > _MOST_RATES else [[number] for number in numbers]
+    return rows
+
+
+def _range(lane: Lane, numbers: Sequence[int]) -> str:
+    low = min(numbers, key=lambda number: lane.values[number])
+    high = max(numbers, key=lambda number: lane.values[number])
+    same = lane.texts[low] == lane.texts[high]
+    return lane.texts[low] if same else f"{lane.texts[low]} to {lane.texts[high]}"
+
+
+_MOST_RATES = 8
 
 
 def _lines(subject: Subject) -> Iterator[str]:
