@@ -212,3 +212,9 @@ def test_showing_imports_nothing_heavy() -> None:
 def test_state_is_had_without_rich() -> None:
     code = "import sys, autoprog.ui.state, autoprog.ui.track; sys.exit('rich' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_cyclic_keep_rate_takes_one_row(printed: Callable[..., str]) -> None:
+    text = printed("patch-sampling", model="deit-s", epochs=30, plain=True)
+    (row,) = [line for line in text.splitlines() if line.strip().startswith("1  ")]
+    assert "0.2 to 1" in row
