@@ -170,6 +170,7 @@ class ModelSpec:
         patch_size: Stride of the patch embedding in px.
         img_size: Full image size in px, a multiple of the stride.
         num_prefix_tokens: Class and register tokens.
+        class_token: Whether the first prefix token is a class token; false without prefix tokens.
         in_chans: Image channels.
         overrides: Arguments of ``timm.create_model`` beyond ``img_size``; kept sorted by name.
         extra_parameters: Parameters per block and outside blocks beyond those of a plain ViT (layer
@@ -188,6 +189,7 @@ class ModelSpec:
     in_chans: int = 3
     overrides: tuple[tuple[str, Any], ...] = ()
     extra_parameters: tuple[int, int] = (0, 0)
+    class_token: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "depth", as_depth(self.depth))
@@ -196,6 +198,8 @@ class ModelSpec:
             check_count(key, getattr(self, key))
         if self.num_prefix_tokens < 0:
             raise ValueError(f"num_prefix_tokens must be >= 0, but got {self.num_prefix_tokens}")
+        if self.num_prefix_tokens == 0:
+            object.__setattr__(self, "class_token", False)
         if self.mlp_ratio <= 0:
             raise ValueError(f"mlp_ratio must be > 0, but got {self.mlp_ratio}")
         if self.embed_dim % self.num_heads:

@@ -1,6 +1,6 @@
 """The elastic ViT: one full-size timm model of which every forward runs the subnet it is given.
 
-Legend: B images, C channels, H W px, N tokens, D width, L block slots.
+Legend: B images, C channels, H W px, N tokens, K tokens kept, D width, L block slots.
 """
 
 from __future__ import annotations
@@ -21,10 +21,18 @@ from torch.utils.checkpoint import checkpoint
 from supernet.config import ModelSpec, Slots, SubnetConfig, as_depth, first_slots
 from supernet.cost import parameters
 from supernet.drop import DropPath
+from supernet.tokencount import BlockTokens, block_tokens, check_tokens
+from supernet.tokens import PruningBlock, run_blocks
 
 __all__ = ["DropPath", "ElasticViT", "create_elastic", "describe"]
 
-_OWN_ARGUMENTS = ("dynamic_img_size", "num_classes", "pretrained", "drop_path_rate")
+_OWN_ARGUMENTS = (
+    "dynamic_img_size",
+    "num_classes",
+    "pretrained",
+    "drop_path_rate",
+    "patch_drop_rate",
+)
 
 
 class ElasticViT(nn.Module):
@@ -42,6 +50,7 @@ class ElasticViT(nn.Module):
         self.vit = vit
         for block in vit.blocks:
             block.drop_path1, block.drop_path2 = DropPath(), DropPath()
+        self.pruning_block = PruningBlock()
 
     @property
     def stages(self) -> tuple[nn.Sequential, ...]:
@@ -52,16 +61,17 @@ class ElasticViT(nn.Module):
         """Return the logits of ``subnet`` for images (B, C, H, W), resized where they differ in size.
 
         ``slots`` says which block slots run, in order; the first ones of each stage when left out.
+        Raises ValueError where ``subnet`` keeps tokens by the attention of a class token that is not there.
         """
         running = first_slots(subnet.depth) if slots is None else slots
         assert tuple(map(len, running)) == subnet.depth, (
             f"{subnet} does not run the slots {running}"
         )
-        vit = self.vit
+        vit, rule = self.vit, subnet.tokens
+        check_tokens(rule, has_class_token=vit.cls_token is not None)
         x = vit._pos_embed(vit.patch_embed(_resize(images, subnet.img_size)))  # (B, N, D)
-        x = vit.norm_pre(vit.patch_drop(x))
-        for block in self._blocks(running):
-            x = self._run_block(block, x)
+        counts = block_tokens(x.shape[1], vit.num_prefix_tokens, subnet.total_depth, rule)
+        x = run_blocks(vit, self._blocks(running), x, counts, rule.by, self._run_block)
         return vit.forward_head(vit.norm(x))
 
     def set_drop_path(self, rate: float, depth: int | Sequence[int]) -> None:
@@ -91,20 +101,27 @@ class ElasticViT(nn.Module):
         """Compile each block in place; a deep copy of the model (an EMA) is eager again.
 
         All blocks share one code object, so depth, image size and drop-path ramps reuse the same
-        graphs. Stem and head stay eager, since position resampling specialises on every size.
+        graphs, and so does dropping tokens before a block; dropping them inside takes one more graph.
+        Stem and head stay eager, since position resampling specialises on every size.
         """
         for stage in self.stages:
             for block in stage:
                 block.compile(dynamic=dynamic, backend=backend)
+        self.pruning_block.compile(dynamic=dynamic, backend=backend)
 
     def _blocks(self, slots: Slots) -> Iterator[nn.Module]:
         for stage, running in zip(self.stages, slots, strict=True):
             yield from (stage[slot] for slot in running)
 
-    def _run_block(self, block: nn.Module, x: Tensor) -> Tensor:
+    def _run_block(self, block: nn.Module, x: Tensor, count: BlockTokens) -> Tensor:
+        """Return the tokens (B, K, D) of a block for ``x`` (B, N, D)."""
+        run: nn.Module = block
+        arguments: tuple[Any, ...] = (x,)
+        if count.mlp < count.attention:
+            run, arguments = self.pruning_block, (block, x, count.mlp, self.vit.num_prefix_tokens)
         if self.vit.grad_checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, x, use_reentrant=False)
-        return block(x)
+            return checkpoint(run, *arguments, use_reentrant=False)
+        return run(*arguments)
 
 
 def create_elastic(spec: ModelSpec, num_classes: int, pretrained: bool = False) -> ElasticViT:
@@ -197,6 +214,7 @@ def _read_spec(timm_name: str, vit: VisionTransformer, overrides: dict[str, Any]
         num_prefix_tokens=vit.num_prefix_tokens,
         in_chans=vit.in_chans,
         overrides=tuple((key, value) for key, value in overrides.items() if key != "img_size"),
+        class_token=vit.cls_token is not None,
     )
 
 

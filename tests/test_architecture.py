@@ -36,7 +36,13 @@ CORE = (
     "locks",
     "workers",
 )
-TORCH_FREE_SUPERNET = ("supernet.config", "supernet.zoo", "supernet.cost", "supernet.depthmap")
+TORCH_FREE_SUPERNET = (
+    "supernet.config",
+    "supernet.zoo",
+    "supernet.cost",
+    "supernet.depthmap",
+    "supernet.tokencount",
+)
 HEAVY = ("torch", "torchvision", "timm", "optuna", "rich", "textual", "sklearn", "scipy")
 THE_ONE_IMPORTER = {
     "yaml": "autoprog.files",
