@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from supernet.cost import macs, parameters, relative_cost
     from supernet.depthmap import skip_lists
     from supernet.elastic import ElasticViT, create_elastic, describe
-    from supernet.export import export_subnet, plain_state_dict
+    from supernet.export import StaticViT, export_subnet, plain_state_dict, static_model
     from supernet.grow import SlotOrigin, compact
+    from supernet.tokencount import block_tokens, check_tokens
     from supernet.zoo import lookup
 
 __all__ = [
@@ -29,8 +30,11 @@ __all__ = [
     "ModelSpec",
     "SlotOrigin",
     "Slots",
+    "StaticViT",
     "SubnetConfig",
     "TokenRule",
+    "block_tokens",
+    "check_tokens",
     "compact",
     "create_elastic",
     "describe",
@@ -42,6 +46,7 @@ __all__ = [
     "plain_state_dict",
     "relative_cost",
     "skip_lists",
+    "static_model",
 ]
 
 # `supernet.grow` is a module, so the function of that name is had from there alone.
@@ -52,8 +57,11 @@ _HOME = {
     "ModelSpec": "config",
     "SlotOrigin": "grow",
     "Slots": "config",
+    "StaticViT": "export",
     "SubnetConfig": "config",
     "TokenRule": "config",
+    "block_tokens": "tokencount",
+    "check_tokens": "tokencount",
     "compact": "grow",
     "create_elastic": "elastic",
     "describe": "elastic",
@@ -65,6 +73,7 @@ _HOME = {
     "plain_state_dict": "export",
     "relative_cost": "cost",
     "skip_lists": "depthmap",
+    "static_model": "export",
 }
 
 

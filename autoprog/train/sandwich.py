@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from autoprog.stage import SandwichSizes, Tokens
+from autoprog.stage import SandwichSizes, Tokens, Training
 from autoprog.train.phase import Choice, step_seed
 from supernet.config import ALL_TOKENS, SubnetConfig
 
-__all__ = ["Pass", "accumulate", "imitation_loss", "sandwich_passes"]
+__all__ = ["Pass", "accumulate", "imitation_loss", "passes_of", "sandwich_passes"]
 
 T = TypeVar("T")
 
@@ -29,11 +29,18 @@ class Pass:
 
     Attributes:
         choice: The subnet that it trains.
-        taught: Whether it learns from the logits of the last pass that learned from labels, instead of labels.
+        taught: Whether it learns, instead of from labels, from the last pass that did learn from them.
     """
 
     choice: Choice
     taught: bool = False
+
+
+def passes_of(training: Training, choice: Choice, seed: int, step: int) -> tuple[Pass, ...]:
+    """Return what a step trains: `choice` alone, or the four subnets of a sandwich around it."""
+    if training.sandwich is None:
+        return (Pass(choice),)
+    return sandwich_passes(training.sandwich, training.tokens, choice, seed, step)
 
 
 def sandwich_passes(
