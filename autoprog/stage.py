@@ -45,6 +45,7 @@ class FullModel(FileModel):
     num_prefix_tokens: int = Field(default=1, ge=0)
     in_chans: int = Field(default=3, gt=0)
     overrides: dict[str, int | float | str | bool] = Field(default_factory=dict)
+    class_token: bool = True
 
     @field_validator("depth")
     @classmethod
@@ -71,6 +72,7 @@ class FullModel(FileModel):
             num_prefix_tokens=spec.num_prefix_tokens,
             in_chans=spec.in_chans,
             overrides=dict(spec.overrides),
+            class_token=spec.class_token,
         )
 
     def spec(self) -> ModelSpec:
@@ -87,6 +89,7 @@ class FullModel(FileModel):
             num_prefix_tokens=self.num_prefix_tokens,
             in_chans=self.in_chans,
             overrides=tuple(self.overrides.items()),
+            class_token=self.class_token,
         )
 
 
