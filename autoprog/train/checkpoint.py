@@ -16,10 +16,10 @@ import torch
 
 from autoprog.errors import RunError
 
-__all__ = ["load_newest", "publish", "stage_as"]
+__all__ = ["UNREADABLE", "load_newest", "publish", "stage_as"]
 
 SCHEMA = 1
-_UNREADABLE = (  # what torch.load raises for damaged and foreign files
+UNREADABLE = (  # what torch.load raises for damaged and foreign files
     OSError,
     RuntimeError,
     EOFError,
@@ -75,7 +75,7 @@ def load_newest(folder: Path, device: torch.device) -> tuple[dict[str, Any] | No
     for path in _candidates(folder):
         try:
             return _load(path, device), complaints
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             complaints.append(f"{path.name} cannot be read ({reason[:80]})")
     if complaints:
