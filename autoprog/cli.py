@@ -23,6 +23,7 @@ COMMANDS = {
     "train": "train along a schedule: a file or a preset",
     "show": "draw a run, a schedule file or a preset",
     "schedules": "list the schedules that have a name",
+    "evaluate": "accuracy, speed and compute of weights over image sizes and keep-rates",
     "export": "write a run's final weights as a plain timm state dict",
     "bench": "measure how fast the runner is on this machine",
     "stress": "kill a run at random points and compare how it ends",
@@ -35,6 +36,7 @@ _EXAMPLES = """examples:
   autoprog train --schedule linear --model deit-s   AutoProg's hand-made ramp
   autoprog schedules                                what other schedules there are
   autoprog show runs/…                              what was decided, and why
+  autoprog evaluate runs/… --grid                   accuracy over image sizes and keep-rates
   autoprog bench runner --schedule linear --model deit-s --data DIR    how fast the runner is here
   autoprog stress -- train --schedule linear --model vit-mu            kill it 20 times, compare the bits
 """

@@ -80,7 +80,7 @@ def _check_stage(full: FullModel, stage: Stage, key: str) -> None:
             raise ConfigError("", f"{key}.img_size", f"must be at most {full.img_size}", int(size))
     _check_tokens(full, stage, key)
     if isinstance(stage.step, Sandwich):
-        _check_sandwich(full, stage.step.sandwich, key)
+        _check_sandwich(full, stage.step.sandwich, int(min(ends)), key)
 
 
 def _check_tokens(full: FullModel, stage: Stage, key: str) -> None:
@@ -90,15 +90,18 @@ def _check_tokens(full: FullModel, stage: Stage, key: str) -> None:
     if last >= blocks:
         law = f"must be below the depth {blocks}"
         raise ConfigError("", f"{key}.tokens.at_blocks", law, last)
+    if stage.tokens.by == "class_attention" and not full.spec().class_token:
+        law = f"must be magnitude, l2_magnitude or random: {full.model} has no class token"
+        raise ConfigError("", f"{key}.tokens.by", law, stage.tokens.by)
     if full.spec().needs_grid:
         law = f"must keep all tokens: {full.model} needs the whole grid"
         raise ConfigError("", f"{key}.tokens.keep_rate", law)
 
 
-def _check_sandwich(full: FullModel, sizes: SandwichSizes, key: str) -> None:
+def _check_sandwich(full: FullModel, sizes: SandwichSizes, stage_px: int, key: str) -> None:
     for size in sizes.sizes:
-        if size % full.stride or size >= full.img_size:
-            law = f"must be multiples of the stride {full.stride} below {full.img_size}"
+        if size % full.stride or size >= stage_px:
+            law = f"must be multiples of the stride {full.stride} below {stage_px}"
             raise ConfigError("", f"{key}.step.sandwich.sizes", law, size)
 
 

@@ -55,6 +55,7 @@ class FullModel(FileModel):
     in_chans: int = Field(default=3, gt=0)
     overrides: dict[str, int | float | str | bool] = Field(default_factory=dict)
     outlook: OutlookPart | None = None
+    class_token: bool = True
 
     @field_validator("depth")
     @classmethod
@@ -82,6 +83,7 @@ class FullModel(FileModel):
             in_chans=spec.in_chans,
             overrides=dict(spec.overrides),
             outlook=None if spec.outlook is None else OutlookPart(**asdict(spec.outlook)),
+            class_token=spec.class_token,
         )
 
     def spec(self) -> ModelSpec:
@@ -99,6 +101,7 @@ class FullModel(FileModel):
             in_chans=self.in_chans,
             overrides=tuple(self.overrides.items()),
             outlook=None if self.outlook is None else Outlook(**self.outlook.model_dump()),
+            class_token=self.class_token,
         )
 
 

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from supernet.cost import macs, parameters, relative_cost
     from supernet.depthmap import skip_lists
     from supernet.elastic import ElasticPlainViT, create_elastic, describe
-    from supernet.export import export_subnet, plain_state_dict
+    from supernet.export import StaticViT, export_subnet, plain_state_dict, static_model
     from supernet.grow import SlotOrigin, compact
     from supernet.network import ElasticViT
+    from supernet.tokencount import block_tokens, check_tokens
     from supernet.volo import ElasticVOLO
     from supernet.zoo import lookup
 
@@ -35,8 +36,11 @@ __all__ = [
     "Outlook",
     "SlotOrigin",
     "Slots",
+    "StaticViT",
     "SubnetConfig",
     "TokenRule",
+    "block_tokens",
+    "check_tokens",
     "compact",
     "create_elastic",
     "describe",
@@ -48,6 +52,7 @@ __all__ = [
     "plain_state_dict",
     "relative_cost",
     "skip_lists",
+    "static_model",
 ]
 
 # `supernet.grow` is a module, so the function of that name is had from there alone.
@@ -61,8 +66,11 @@ _HOME = {
     "Outlook": "config",
     "SlotOrigin": "grow",
     "Slots": "config",
+    "StaticViT": "export",
     "SubnetConfig": "config",
     "TokenRule": "config",
+    "block_tokens": "tokencount",
+    "check_tokens": "tokencount",
     "compact": "grow",
     "create_elastic": "elastic",
     "describe": "elastic",
@@ -74,6 +82,7 @@ _HOME = {
     "plain_state_dict": "export",
     "relative_cost": "cost",
     "skip_lists": "depthmap",
+    "static_model": "export",
 }
 
 

@@ -194,6 +194,7 @@ class ModelSpec:
         patch_size: Stride in px: of the patch embedding, in a VOLO that of the transformers' grid.
         img_size: Full image size in px, a multiple of the stride.
         num_prefix_tokens: Class and register tokens.
+        class_token: Whether the first prefix token is a class token; false without prefix tokens.
         in_chans: Image channels.
         overrides: Arguments of ``timm.create_model`` beyond ``img_size``; kept sorted by name.
         extra_parameters: Parameters per block and outside blocks beyond those of a plain ViT (layer
@@ -214,6 +215,7 @@ class ModelSpec:
     overrides: tuple[tuple[str, Any], ...] = ()
     extra_parameters: tuple[int, int] = (0, 0)
     outlook: Outlook | None = None
+    class_token: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "depth", as_depth(self.depth))
@@ -222,6 +224,8 @@ class ModelSpec:
             check_count(key, getattr(self, key))
         if self.num_prefix_tokens < 0:
             raise ValueError(f"num_prefix_tokens must be >= 0, but got {self.num_prefix_tokens}")
+        if self.num_prefix_tokens == 0:
+            object.__setattr__(self, "class_token", False)
         if self.mlp_ratio <= 0:
             raise ValueError(f"mlp_ratio must be > 0, but got {self.mlp_ratio}")
         check_heads("embed_dim", self.embed_dim, self.num_heads)

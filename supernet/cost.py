@@ -5,19 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from supernet.config import ModelSpec, SubnetConfig, as_depth
+from supernet.tokencount import BlockTokens, block_tokens, check_tokens
 from supernet.volocost import volo_macs, volo_parameters
 
 __all__ = ["macs", "parameters", "relative_cost"]
 
 
 def macs(spec: ModelSpec, subnet: SubnetConfig, num_classes: int = 1000) -> int:
-    """Count the multiply-accumulates of one image's forward pass, without norms and activations."""
+    """Count the multiply-accumulates of one image's forward pass, without norms and activations.
+
+    Raises ValueError where ``subnet`` keeps tokens by the attention of a class token that is not there.
+    """
     if spec.outlook is not None:
         return volo_macs(spec, spec.outlook, subnet, num_classes)
+    check_tokens(subnet.tokens, spec.class_token)
     patches = (subnet.img_size // spec.patch_size) ** 2
     stem = patches * spec.patch_size**2 * spec.in_chans * spec.embed_dim
-    tokens = patches + spec.num_prefix_tokens
-    return stem + subnet.total_depth * _block_macs(spec, tokens) + spec.embed_dim * num_classes
+    tokens, prefix = patches + spec.num_prefix_tokens, spec.num_prefix_tokens
+    counts = block_tokens(tokens, prefix, subnet.total_depth, subnet.tokens)
+    blocks = sum(_block_macs(spec, count) for count in counts)
+    return stem + blocks + spec.embed_dim * num_classes
 
 
 def relative_cost(spec: ModelSpec, subnet: SubnetConfig) -> float:
@@ -41,13 +48,15 @@ def parameters(spec: ModelSpec, depth: int | Sequence[int], num_classes: int = 1
     return stem + tokens + blocks + norm_and_head + outside
 
 
-def _block_macs(spec: ModelSpec, tokens: int) -> int:
-    width = spec.embed_dim
-    attention = 4 * tokens * width**2 + 2 * tokens**2 * width
+def _block_macs(spec: ModelSpec, count: BlockTokens) -> int:
+    """Count one block; where tokens are dropped inside, their scores are one more row of attention."""
+    width, tokens = spec.embed_dim, count.attention
+    scores = tokens * width if count.mlp < tokens else 0
+    attention = 4 * tokens * width**2 + 2 * tokens**2 * width + scores
     weights = round(2 * spec.mlp_ratio * width**2)
     if spec.is_local:  # prefix tokens bypass the feed-forward
         return attention + (tokens - spec.num_prefix_tokens) * (weights + _convolution(spec))
-    return attention + tokens * weights
+    return attention + count.mlp * weights
 
 
 def _block_parameters(spec: ModelSpec) -> int:

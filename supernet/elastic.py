@@ -1,6 +1,6 @@
 """The elastic plain ViT; and elastic networks by name, whatever their family.
 
-Legend: B images, C channels, H W px, N tokens, D width.
+Legend: B images, C channels, H W px, N tokens, K tokens kept, D width.
 """
 
 from __future__ import annotations
@@ -22,11 +22,19 @@ from supernet.cost import parameters
 from supernet.drop import DropPath
 from supernet.locality import LocalBlock
 from supernet.network import ElasticViT, resize
+from supernet.tokencount import BlockTokens, block_tokens, check_tokens
+from supernet.tokens import PruningBlock, run_blocks
 from supernet.volo import ElasticVOLO, check_volo, describe_volo
 
 __all__ = ["DropPath", "ElasticPlainViT", "ElasticViT", "create_elastic", "describe"]
 
-_OWN_ARGUMENTS = ("dynamic_img_size", "num_classes", "pretrained", "drop_path_rate")
+_OWN_ARGUMENTS = (
+    "dynamic_img_size",
+    "num_classes",
+    "pretrained",
+    "drop_path_rate",
+    "patch_drop_rate",
+)
 
 
 class ElasticPlainViT(ElasticViT):
@@ -37,6 +45,7 @@ class ElasticPlainViT(ElasticViT):
         assert vit.dynamic_img_size, "the timm model must be built with dynamic_img_size=True"
         for block in vit.blocks:
             block.drop_path1, block.drop_path2 = DropPath(), DropPath()
+        self.pruning_block = PruningBlock()
 
     @staticmethod
     def block_lists(vit: VisionTransformer) -> tuple[tuple[nn.Sequential, ...], ...]:
@@ -47,16 +56,17 @@ class ElasticPlainViT(ElasticViT):
         """Return the logits of ``subnet`` for images (B, C, H, W), resized where they differ in size.
 
         ``slots`` says which block slots run, in order; the first ones of each stage when left out.
+        Raises ValueError where ``subnet`` keeps tokens by the attention of a class token that is not there.
         """
         running = first_slots(subnet.depth) if slots is None else slots
         assert tuple(map(len, running)) == subnet.depth, (
             f"{subnet} does not run the slots {running}"
         )
-        vit = self.vit
+        vit, rule = self.vit, subnet.tokens
+        check_tokens(rule, has_class_token=vit.cls_token is not None)
         x = vit._pos_embed(vit.patch_embed(resize(images, subnet.img_size)))  # (B, N, D)
-        x = vit.norm_pre(vit.patch_drop(x))
-        for block in self._blocks(running):
-            x = self._run_block(block, x)
+        counts = block_tokens(x.shape[1], vit.num_prefix_tokens, subnet.total_depth, rule)
+        x = run_blocks(vit, self._blocks(running), x, counts, rule.by, self._run_block)
         return vit.forward_head(vit.norm(x))
 
     def resampled_positions(self, img_size: int) -> Tensor | None:
@@ -71,11 +81,20 @@ class ElasticPlainViT(ElasticViT):
             num_prefix_tokens=0 if vit.no_embed_class else vit.num_prefix_tokens,
         )
 
-    def _run_block(self, block: nn.Module, x: Tensor) -> Tensor:
+    def compile_blocks(self, dynamic: bool = True, backend: Any = "inductor") -> None:
+        """Compile each block; dropping tokens before one takes no more graphs, inside one more."""
+        super().compile_blocks(dynamic, backend)
+        self.pruning_block.compile(dynamic=dynamic, backend=backend)
+
+    def _run_block(self, block: nn.Module, x: Tensor, count: BlockTokens) -> Tensor:
+        """Return the tokens (B, K, D) of a block for ``x`` (B, N, D)."""
+        run: Any = block
         if isinstance(block, LocalBlock):
-            run: Any = block
-            return self._checkpointed(partial(run, grid=block.grid(x.shape[1])), x)
-        return super()._run_block(block, x)
+            return self.checkpointed(partial(run, grid=block.grid(x.shape[1])), x)
+        if count.mlp < count.attention:
+            prefix = self.vit.num_prefix_tokens
+            return self.checkpointed(self.pruning_block, block, x, count.mlp, prefix)
+        return self.checkpointed(run, x)
 
 
 def create_elastic(spec: ModelSpec, num_classes: int, pretrained: bool = False) -> ElasticViT:
@@ -166,6 +185,7 @@ def _read_spec(timm_name: str, vit: VisionTransformer, overrides: dict[str, Any]
         num_prefix_tokens=vit.num_prefix_tokens,
         in_chans=vit.in_chans,
         overrides=tuple((key, value) for key, value in overrides.items() if key != "img_size"),
+        class_token=vit.cls_token is not None,
     )
 
 

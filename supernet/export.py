@@ -1,4 +1,4 @@
-"""Hand a subnet back as what it is: a plain timm model."""
+"""Hand a subnet back as what it is: a plain timm model, or a static one where it drops tokens."""
 
 from __future__ import annotations
 
@@ -12,11 +12,19 @@ from timm.models.vision_transformer import VisionTransformer
 from timm.models.volo import VOLO
 from torch import Tensor, nn
 
-from supernet.config import ModelSpec, Slots, SubnetConfig, first_slots
+from supernet.config import ALL_TOKENS, ModelSpec, Slots, SubnetConfig, TokenRule, first_slots
 from supernet.elastic import ElasticPlainViT, ElasticViT
+from supernet.tokencount import BlockTokens, block_tokens, check_tokens
+from supernet.tokens import PruningBlock, run_blocks
 from supernet.volo import ElasticVOLO
 
-__all__ = ["export_subnet", "plain_network", "plain_state_dict"]
+__all__ = [
+    "StaticViT",
+    "export_subnet",
+    "plain_network",
+    "plain_state_dict",
+    "static_model",
+]
 
 
 def plain_state_dict(model: ElasticViT) -> dict[str, Tensor]:
@@ -31,7 +39,11 @@ def export_subnet(
     """Build the plain timm model that ``subnet`` is, on the CPU and in eval mode.
 
     Its logits are those of ``model(images, subnet, slots)``; the position table is resampled here.
+    Raises ValueError for a subnet that drops tokens, which weights alone cannot say.
     """
+    if subnet.tokens != ALL_TOKENS:
+        law = "a plain timm model must keep all tokens"
+        raise ValueError(f"{law}, but got {subnet}; use static_model")
     running = first_slots(subnet.depth) if slots is None else slots
     assert tuple(map(len, running)) == subnet.depth, f"{subnet} does not run the slots {running}"
     state = _renumber(model, plain_state_dict(model), running)
@@ -42,6 +54,46 @@ def export_subnet(
         vit = plain_network(model.spec, subnet, model.vit.num_classes)
     vit.load_state_dict(state, strict=True, assign=True)
     return vit.eval()
+
+
+class StaticViT(nn.Module):
+    """A plain timm model of one image size that drops tokens by one rule: no shape depends on data.
+
+    ``torch.export`` and ``torch.jit.trace`` capture it. Class attention is computed as in training,
+    so its logits are those of the elastic model.
+    """
+
+    def __init__(self, vit: VisionTransformer, rule: TokenRule) -> None:
+        super().__init__()
+        check_tokens(rule, has_class_token=vit.cls_token is not None)
+        prefix = vit.num_prefix_tokens
+        tokens = vit.patch_embed.num_patches + prefix
+        self.vit, self.rule = vit, rule
+        self.counts = block_tokens(tokens, prefix, len(vit.blocks), rule)
+        self.pruning_block = PruningBlock()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits (B, classes) of images (B, C, H, W) of the model's own size."""
+        vit = self.vit
+        x = vit._pos_embed(vit.patch_embed(images))  # (B, N, D)
+        x = run_blocks(vit, vit.blocks, x, self.counts, self.rule.by, self._run_block)
+        return vit.forward_head(vit.norm(x))
+
+    def _run_block(self, block: nn.Module, x: Tensor, count: BlockTokens) -> Tensor:
+        if count.mlp == count.attention:
+            return block(x)
+        return self.pruning_block(block, x, count.mlp, self.vit.num_prefix_tokens)
+
+
+def static_model(model: ElasticViT, subnet: SubnetConfig, slots: Slots | None = None) -> StaticViT:
+    """Build the module of one cell, image size and keep-rate, on the CPU and in eval mode.
+
+    Its logits are those of ``model(images, subnet, slots)``.
+    """
+    vit = export_subnet(model, SubnetConfig(subnet.depth, subnet.img_size), slots)
+    if not isinstance(vit, VisionTransformer):
+        raise ValueError(f"a static model must be a plain ViT, but got {model.spec.name}")
+    return StaticViT(vit, subnet.tokens).eval()
 
 
 def plain_network(

@@ -112,13 +112,11 @@ class ElasticViT(nn.Module, ABC):
     def _blocks(self, slots: Slots, stage: int = 0) -> Iterator[nn.Module]:
         return (self.stages[stage][slot] for slot in slots[stage])
 
-    def _run_block(self, block: nn.Module, x: Tensor) -> Tensor:
-        return self._checkpointed(block, x)
-
-    def _checkpointed(self, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    def checkpointed(self, run: Callable[..., Tensor], *arguments: Any) -> Tensor:
+        """Return what ``run`` returns, recomputed in the backward pass where the model is set up so."""
         if self.vit.grad_checkpointing and torch.is_grad_enabled():
-            return checkpoint(run, x, use_reentrant=False)
-        return run(x)
+            return checkpoint(run, *arguments, use_reentrant=False)
+        return run(*arguments)
 
 
 def resize(images: Tensor, img_size: int) -> Tensor:

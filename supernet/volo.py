@@ -57,11 +57,11 @@ class ElasticVOLO(ElasticViT):
         # Contiguous, since compiled blocks would need one more graph for the first one's layout.
         x = x.permute(0, 2, 3, 1).contiguous()
         for outlooker in self._blocks(running, stage=0):
-            x = self._run_block(outlooker, x)
+            x = self.checkpointed(outlooker, x)
         x = vit.network[1](x).contiguous()  # (B, H, W, D)
         x = vit.pos_drop(x + self.resampled_positions(subnet.img_size))
         for transformer in self._blocks(running, stage=1):
-            x = self._run_block(transformer, x)
+            x = self.checkpointed(transformer, x)
         x = vit.forward_cls(x.flatten(1, 2))  # (B, 1 + N, D)
         return vit.forward_head(vit.norm(x))
 

@@ -38,7 +38,13 @@ CORE = (
     "workers",
     "record",
 )
-TORCH_FREE_SUPERNET = ("supernet.config", "supernet.zoo", "supernet.cost", "supernet.depthmap")
+TORCH_FREE_SUPERNET = (
+    "supernet.config",
+    "supernet.zoo",
+    "supernet.cost",
+    "supernet.depthmap",
+    "supernet.tokencount",
+)
 HEAVY = ("torch", "torchvision", "timm", "optuna", "rich", "textual", "sklearn", "scipy")
 THE_ONE_IMPORTER = {
     "yaml": "autoprog.files",

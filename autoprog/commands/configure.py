@@ -21,7 +21,7 @@ from autoprog.train.feed import open_data
 from autoprog.train.model import find_model
 from supernet.config import ModelSpec
 
-__all__ = ["Configured", "configure_search", "configure_train"]
+__all__ = ["Configured", "configure_search", "configure_train", "data_settings", "recipe_of"]
 
 EMBEDDED_PATCHES = 4
 """Side of the embedded digits in patches, for models made for larger images."""
@@ -42,7 +42,7 @@ def configure_search(args: argparse.Namespace) -> Configured:
     Raises:
         ConfigError: If anything given is unknown or breaks a law.
     """
-    data = _data_settings(args)
+    data = data_settings(args)
     spec = find_model(_required_model(args))
     file, where = find_space(_space_name(args, data, spec), spec.name)
     spec = spec if (size := _image_size(args, data, spec, file)) is None else _resized(spec, size)
@@ -72,7 +72,7 @@ def configure_train(args: argparse.Namespace) -> Configured:
     Raises:
         ConfigError: If anything given is unknown or breaks a law.
     """
-    data = _data_settings(args)
+    data = data_settings(args)
     name = args.schedule
     found = None if name in PRESETS else load_schedule(name) if is_file(name) else None
     spec = _model_of_schedule(args, data, found, name)
@@ -219,7 +219,8 @@ def _required_model(args: argparse.Namespace) -> str:
     return str(args.model)
 
 
-def _data_settings(args: argparse.Namespace) -> DataSettings:
+def data_settings(args: argparse.Namespace) -> DataSettings:
+    """Return where the flags say that images come from; the embedded digits without any."""
     values = _given(args, *_OF_DATASET)
     if values and not hasattr(args, "dataset"):
         flag = "--" + next(iter(values)).replace("_", "-")

@@ -1,13 +1,20 @@
-"""``autoprog export``: a run's final weights for plain timm."""
+"""``autoprog export``: a run's final weights for plain timm, or one of its cells as a program."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from autoprog.errors import ConfigError
 
+if TYPE_CHECKING:
+    from autoprog.runs import Run
+    from supernet.config import SubnetConfig
+
 __all__ = ["add_flags", "run"]
+
+_ENDINGS = {"weights": (".pth", ".pt", ".safetensors"), "torch-export": (".pt2",)}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -16,30 +23,77 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "examples:\n"
         "  autoprog export runs/… --output deit-s.pth\n"
         "  autoprog export runs/… --weights online --output deit-s.safetensors\n"
+        "  autoprog export runs/… --format torch-export --keep-rate .7 --output deit-s.pt2\n"
     )
     parser.add_argument("run", metavar="RUN", help="a finished run folder")
     parser.add_argument(
-        "--output", type=Path, required=True, metavar="FILE", help=".pth, .pt or .safetensors"
+        "--output", type=Path, required=True, metavar="FILE", help=".pth, .pt, .safetensors or .pt2"
     )
     parser.add_argument(
         "--weights", choices=["ema", "online"], default="ema", help="averaged or last weights (ema)"
+    )
+    parser.add_argument(
+        "--format",
+        choices=list(_ENDINGS),
+        default="weights",
+        help="a state dict for plain timm, or a program of one image size and keep-rate (weights)",
+    )
+    group = parser.add_argument_group("cell of a program")
+    group.add_argument("--img-size", type=int, metavar="PX", help="image size (full)")
+    group.add_argument("--keep-rate", type=float, metavar="K", help="share of tokens to keep (1)")
+    group.add_argument(
+        "--by",
+        choices=["magnitude", "l2_magnitude", "random", "class_attention"],
+        help="which tokens stay (as the run trained, or magnitude)",
+    )
+    group.add_argument(
+        "--at-blocks", type=int, nargs="+", metavar="B", help="running blocks at which others go"
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
-    if args.output.suffix not in (".pth", ".pt", ".safetensors"):
-        law = "must end in .pth, .pt or .safetensors"
-        raise ConfigError("--output", "", law, str(args.output))
-    from autoprog.runs import load_run
+    _check_flags(args)
+    from autoprog.commands.evaluation import finished_run
 
-    finished = load_run(args.run)
-    if finished.result is None:
-        law, cure = "must be a finished run", "go on with --resume first"
-        raise ConfigError("RUN", "", law, str(args.run), cure)
-    from autoprog.train.export import export_weights
-
+    finished = finished_run(Path(args.run))
     name = "final_ema" if args.weights == "ema" else "final"
     source = finished.path / "checkpoints" / f"{name}.safetensors"
-    print(export_weights(source, args.output))
+    if args.format == "weights":
+        from autoprog.train.export import export_weights
+
+        print(export_weights(source, args.output))
+        return 0
+    from autoprog.train.program import export_program
+    from autoprog.train.weights import read_weights
+
+    settings, file = finished.manifest.settings, read_weights(source, averaged=True)
+    print(export_program(settings, file, _cell(args, finished), args.output))
     return 0
+
+
+def _check_flags(args: argparse.Namespace) -> None:
+    endings = _ENDINGS[args.format]
+    if args.output.suffix not in endings:
+        known = " or ".join([", ".join(endings[:-1]), endings[-1]] if endings[1:] else endings)
+        raise ConfigError("--output", "", f"must end in {known}", str(args.output))
+    for flag in ("img_size", "keep_rate", "by", "at_blocks"):
+        if args.format == "weights" and getattr(args, flag) is not None:
+            law = "must go with --format torch-export: a state dict is that of the whole network"
+            raise ConfigError("--" + flag.replace("_", "-"), "", law)
+
+
+def _cell(args: argparse.Namespace, finished: Run) -> SubnetConfig:
+    """Return the cell that the flags name, which drops tokens as the run did."""
+    from autoprog.commands.cells import check_rate, check_size, elastic_of, tokens_of
+    from supernet.config import SubnetConfig
+
+    spec = finished.manifest.settings.model.spec()
+    img_size = spec.img_size if args.img_size is None else args.img_size
+    keep_rate = 1.0 if args.keep_rate is None else args.keep_rate
+    check_size(img_size, spec, "--img-size")
+    tokens = tokens_of(
+        args.by, args.at_blocks, spec, elastic_of(finished.best or finished.schedule)
+    )
+    check_rate(keep_rate, tokens, spec, "--keep-rate")
+    return SubnetConfig(spec.depth, img_size, tokens.rule(keep_rate))

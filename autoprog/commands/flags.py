@@ -13,6 +13,7 @@ from autoprog.recipe import RECIPES, Recipe
 __all__ = [
     "NOT_FOR_RESUME",
     "add_data_flags",
+    "add_device_flags",
     "add_initial_flags",
     "add_recipe_flags",
     "add_run_flags",
@@ -83,10 +84,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         metavar="RUN",
         help="go on with a run folder; 'auto' finds the unfinished run of this command line",
     )
-    _add(group, "--device", metavar="NAME", help="auto, cpu, mps, cuda or cuda:N (auto)")
-    _add(group, "--amp", choices=["auto", "none", "bfloat16", "float16"], help="precision (auto)")
-    _add(group, "--threads", type=int, metavar="N", help="CPU threads of the training process")
-    _add(group, "--workers", type=_int_or_auto, metavar="N", help="loader processes (auto)")
+    add_device_flags(group)
     _add(
         group,
         "--checkpoint-minutes",
@@ -106,6 +104,14 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     )
     _add_care_flags(group)
     group.add_argument("-q", "--quiet", action="store_true", help="only warnings and the result")
+
+
+def add_device_flags(group: Group) -> None:
+    """Add on what to compute."""
+    _add(group, "--device", metavar="NAME", help="auto, cpu, mps, cuda or cuda:N (auto)")
+    _add(group, "--amp", choices=["auto", "none", "bfloat16", "float16"], help="precision (auto)")
+    _add(group, "--threads", type=int, metavar="N", help="CPU threads of the training process")
+    _add(group, "--workers", type=_int_or_auto, metavar="N", help="loader processes (auto)")
 
 
 def _add_care_flags(group: Group) -> None:

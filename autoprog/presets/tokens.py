@@ -11,7 +11,7 @@ from autoprog.schedule import GrowthSchedule
 from autoprog.stage import LearningRate, Sandwich, SandwichSizes, Stage, Tokens, depth_value
 from supernet.config import ModelSpec
 
-__all__ = ["patch_sampling", "supervit"]
+__all__ = ["patch_sampling", "pruning_places", "supervit"]
 
 
 def patch_sampling(
@@ -46,13 +46,17 @@ def supervit(
     Costs more than plain training, and stays elastic: see ``autoprog evaluate --grid``.
     """
     sizes = sorted({size_on_grid(spec, side / 14) for side in (8, 10, 12)} - {spec.img_size})
-    blocks = sum(spec.depth)
-    places = sorted({max(0, quarter * blocks // 4) for quarter in (1, 2, 3)})
     stage = Stage(
         length=epochs,
         depth=depth_value(spec.depth),
         img_size=spec.img_size,
-        tokens=Tokens(by="class_attention", at_blocks=tuple(places)),
+        tokens=Tokens(by="class_attention", at_blocks=pruning_places(spec)),
         step=Sandwich(sandwich=SandwichSizes(sizes=tuple(sizes), keep_rates=(0.5, 0.7))),
     )
     return schedule_of(spec, lr, [stage], end="free")
+
+
+def pruning_places(spec: ModelSpec) -> tuple[int, ...]:
+    """Return the blocks in which SuperViT drops tokens: a quarter, half and three quarters of the way."""
+    blocks = sum(spec.depth)
+    return tuple(sorted({quarter * blocks // 4 for quarter in (1, 2, 3)}))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -13,52 +13,74 @@ from autoprog.train.phase import Choice
 from autoprog.train.ranks import ONE_PROCESS, Ranks
 from supernet.elastic import ElasticViT
 
-__all__ = ["batch_losses", "evaluate"]
+__all__ = ["batch_losses", "evaluate", "evaluate_choices"]
 
 
-@torch.no_grad()
+Scores = tuple[float, float]
+"""Mean cross-entropy, and top-1 in per cent."""
+
+
 def evaluate(
     models: tuple[ElasticViT, ...],
     batches: Iterable[tuple[Tensor, Tensor]],
     choice: Choice,
     compute: Compute,
     ranks: Ranks = ONE_PROCESS,
-) -> list[tuple[float, float]]:
-    """Return (mean cross-entropy, top-1 in per cent) of each model over images and targets, in eval mode.
+) -> list[Scores]:
+    """Return the scores of each model over images and targets, in eval mode.
 
     Each batch is read once for all models; the modes of the models are restored. Each rank brings its share
     of the batches and gets the result over all of them.
     """
+    return _scores([(model, choice) for model in models], batches, compute, ranks)
+
+
+def evaluate_choices(
+    model: ElasticViT,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    choices: Sequence[Choice],
+    compute: Compute,
+) -> list[Scores]:
+    """Return the scores of each subnet of one model; each batch is read once for all of them."""
+    return _scores([(model, choice) for choice in choices], batches, compute, ONE_PROCESS)
+
+
+@torch.no_grad()
+def _scores(
+    networks: Sequence[tuple[ElasticViT, Choice]],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    compute: Compute,
+    ranks: Ranks,
+) -> list[Scores]:
+    modes = [model.training for model, _ in networks]
     # Eager, as averages are: a compiled network would need one more graph for this.
     with torch.compiler.set_stance("force_eager"):
-        totals, count = _totals(models, batches, choice, compute)
+        totals, count = _totals(networks, batches, compute)
+    for (model, _), training in zip(networks, modes, strict=True):
+        model.train(training)
     totals, count = ranks.total(totals), int(ranks.total(torch.tensor(count)))
     if count == 0:
-        return [(float("nan"), float("nan"))] * len(models)
+        return [(float("nan"), float("nan"))] * len(networks)
     return [(loss / count, 100.0 * correct / count) for loss, correct in totals.tolist()]
 
 
 def _totals(
-    models: tuple[ElasticViT, ...],
+    networks: Sequence[tuple[ElasticViT, Choice]],
     batches: Iterable[tuple[Tensor, Tensor]],
-    choice: Choice,
     compute: Compute,
 ) -> tuple[Tensor, int]:
-    """Return the sums of (loss, correct) of each model, float64 (models, 2), and the number of images."""
-    totals = torch.zeros(len(models), 2, dtype=torch.float64)
+    """Return the sums of (loss, correct) of each network, float64 (networks, 2), and the number of images."""
+    totals = torch.zeros(len(networks), 2, dtype=torch.float64)
     count = 0
-    modes = [model.training for model in models]
     for images, targets in batches:
         images, targets = images.to(compute.device), targets.to(compute.device)
         count += len(targets)
-        for index, model in enumerate(models):
+        for index, (model, choice) in enumerate(networks):
             with compute.autocast():
                 logits = model.eval()(images, choice.subnet, choice.slots).float()
             loss = functional.cross_entropy(logits, targets, reduction="sum")
             correct = (logits.argmax(1) == targets).sum()
             totals[index] += torch.stack([loss, correct]).cpu().double()  # MPS has no doubles
-    for model, training in zip(models, modes, strict=True):
-        model.train(training)
     return totals, count
 
 

@@ -21,6 +21,7 @@ from autoprog.train.freeze import set_trainable
 from autoprog.train.pace import Pace, StepPace
 from autoprog.train.phase import Choice, Phase, step_seed
 from autoprog.train.ranks import ONE_PROCESS, Ranks
+from autoprog.train.sandwich import accumulate, passes_of
 from supernet.config import Slots, SubnetConfig
 from supernet.elastic import ElasticViT
 
@@ -99,7 +100,7 @@ class Stepper:
         """Halve the micro-batches for as long as the device runs out of memory."""
         while True:
             try:
-                return self._backward(images, targets, choice)
+                return self._backward(images, targets, choice, step)
             except torch.OutOfMemoryError:
                 self._halve_micro_batches(len(images))
             self.optimizer.zero_grad(set_to_none=True)
@@ -115,20 +116,23 @@ class Stepper:
             raise RunError("out of memory with one image at a time; lower --img-size") from None
         self.micro_batches = min(2 * self.micro_batches, batch_size)
 
-    def _backward(self, images: Tensor, targets: Tensor, choice: Choice) -> Tensor:
-        """Accumulate the gradient over micro-batches; return the mean loss of the batch."""
-        total = images.new_zeros((), dtype=torch.float32)
-        parts = list(
-            zip(images.chunk(self.micro_batches), targets.chunk(self.micro_batches), strict=True)
+    def _backward(self, images: Tensor, targets: Tensor, choice: Choice, step: int) -> Tensor:
+        """Accumulate the gradient over micro-batches and passes; return the loss of the batch."""
+        parts = zip(
+            images.chunk(self.micro_batches), targets.chunk(self.micro_batches), strict=True
         )
-        for number, (part, part_targets) in enumerate(parts, 1):
-            with self.ranks.without_averaging(self.network, is_last=number == len(parts)):
-                with self.compute.autocast():
-                    logits = self.network(part, choice.subnet, choice.slots)
-                    loss = self.loss(logits.float(), part_targets) * (len(part) / len(images))
-                self.scaler.scale(loss).backward()
-            total += loss.detach()
-        return total
+        return accumulate(
+            passes_of(self.training, choice, self.seed, step),
+            list(parts),
+            forward=self._forward,
+            loss=self.loss,
+            scale=self.scaler.scale,
+            surround=lambda is_last: self.ranks.without_averaging(self.network, is_last),
+        ).sum()
+
+    def _forward(self, images: Tensor, choice: Choice) -> Tensor:
+        with self.compute.autocast():
+            return self.network(images, choice.subnet, choice.slots).float()
 
     def _set_lr(self, step: int) -> None:
         self.scheduler.step_update(self.pace.lr_position(step))

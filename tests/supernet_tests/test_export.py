@@ -8,9 +8,9 @@ import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from supernet.config import ModelSpec, SubnetConfig
+from supernet.config import ModelSpec, SubnetConfig, TokenRule
 from supernet.elastic import ElasticViT, describe
-from supernet.export import export_subnet, plain_network, plain_state_dict
+from supernet.export import export_subnet, plain_network, plain_state_dict, static_model
 from supernet.zoo import ZOO
 
 Build = Callable[[ModelSpec, int], ElasticViT]
@@ -98,3 +98,63 @@ def test_an_export_trains_on_its_own_and_draws_no_random_number(family: Any) -> 
     torch.optim.SGD(exported.parameters(), lr=1.0).step()
     assert torch.equal(family.model.vit.head.weight, weight)
     assert not torch.equal(exported.head.weight, weight)
+
+
+CELLS = {
+    "PSS": SubnetConfig(8, 16, TokenRule(0.4)),
+    "PSS in the middle of fewer blocks": SubnetConfig(3, 12, TokenRule(0.5, "l2_magnitude", (1,))),
+    "SuperViT": SubnetConfig(8, 16, TokenRule(0.5, "class_attention", (2, 4, 6))),
+    "SuperViT at a smaller size": SubnetConfig(8, 8, TokenRule(0.7, "class_attention", (2, 4))),
+    "all tokens": SubnetConfig(5, 16),
+}
+
+
+@pytest.mark.parametrize("subnet", CELLS.values(), ids=CELLS)
+def test_a_static_model_has_the_logits_of_its_cell(family: Any, subnet: SubnetConfig) -> None:
+    images = torch.randn(4, 3, subnet.img_size, subnet.img_size)
+    static = static_model(family.model, subnet)
+    with torch.no_grad():
+        torch.testing.assert_close(static(images), family.model(images, subnet))
+    assert not static.training
+    assert {key.partition(".")[0] for key in static.state_dict()} == {"vit"}
+
+
+def test_a_static_model_runs_the_slots_it_is_given(family: Any) -> None:
+    subnet, slots = SubnetConfig(3, 16, TokenRule(0.5)), ((0, 4, 7),)
+    static = static_model(family.model, subnet, slots)
+    with torch.no_grad():
+        assert torch.equal(static(family.images), family.model(family.images, subnet, slots))
+
+
+@pytest.mark.parametrize("name", ["PSS", "SuperViT at a smaller size"])
+def test_torch_exports_a_static_model_for_any_batch(family: Any, name: str) -> None:
+    subnet = CELLS[name]
+    static = static_model(family.model, subnet)
+    px = subnet.img_size
+    batch = {0: torch.export.Dim("batch", min=1)}
+    program = torch.export.export(static, (torch.randn(2, 3, px, px),), dynamic_shapes=(batch,))
+    for size in (1, 2, 5):
+        images = torch.randn(size, 3, px, px)
+        with torch.no_grad():
+            torch.testing.assert_close(program.module()(images), family.model(images, subnet))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
+def test_a_static_model_can_be_traced(family: Any) -> None:
+    subnet = CELLS["SuperViT"]
+    static = static_model(family.model, subnet)
+    with torch.no_grad():
+        traced = torch.jit.trace(static, torch.randn(2, 3, 16, 16))
+        torch.testing.assert_close(traced(family.images), family.model(family.images, subnet))
+
+
+def test_weights_alone_cannot_say_which_tokens_stay(family: Any) -> None:
+    with pytest.raises(ValueError, match=r"must keep all tokens, but got d4 r16 k0\.5; use s"):
+        export_subnet(family.model, SubnetConfig(4, 16, TokenRule(0.5)))
+
+
+def test_a_static_model_without_a_class_token_refuses_its_attention(build: Build) -> None:
+    spec = describe("vit_base_patch16_siglip_224", depth=2, embed_dim=48, num_heads=4, img_size=64)
+    rule = TokenRule(0.5, "class_attention")
+    with pytest.raises(ValueError, match="without a class token"):
+        static_model(build(spec, 5), SubnetConfig(2, 64, rule))

@@ -1,0 +1,150 @@
+"""One set of weights over a grid of image sizes and keep-rates: accuracy and speed of each cell."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from autoprog.bench.statistics import Arm, take_turns
+from autoprog.errors import RunError
+from autoprog.grid import EvaluatedCell, EvaluationGrid
+from autoprog.settings import RunSettings
+from autoprog.train.data import Batch, OpenedData
+from autoprog.train.device import Compute, resolve_compute
+from autoprog.train.evaluate import evaluate_choices
+from autoprog.train.feed import open_feed
+from autoprog.train.model import build_model, transform_settings
+from autoprog.train.phase import Choice, plain_choice
+from autoprog.train.weights import WeightsFile, load_weights
+from supernet.config import SubnetConfig
+from supernet.cost import macs
+from supernet.elastic import ElasticViT
+
+__all__ = ["evaluate_grid"]
+
+_BLOCK_SECONDS = 0.1
+"""What a timed block of the slowest cell takes at least."""
+
+Tell = Callable[[str, int, int], None]
+"""Hears what is under way, how much of it is done and how much there is to do."""
+
+
+def evaluate_grid(
+    settings: RunSettings,
+    opened: OpenedData,
+    file: WeightsFile,
+    subnets: Sequence[SubnetConfig],
+    rounds: int,
+    tell: Tell = lambda what, done, total: None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> EvaluationGrid:
+    """Evaluate weights in each subnet, on the validation images of a run with these settings.
+
+    Images are prepared at the full size, as a run's own evaluation does, and the network resizes them.
+    Accuracy comes first, each batch read once for all subnets; then speed, on one batch that stays on the
+    device: in each of `rounds` all subnets take turns, after a first one that is not counted.
+
+    Args:
+        settings: Model, data, recipe, device and precision; ``recipe.batch_size`` is that of the evaluation.
+        opened: The data.
+        file: The weights.
+        subnets: What to evaluate.
+        rounds: Timed rounds; 0 measures no speed.
+        tell: Hears of progress.
+        clock: Seconds, for the speed.
+
+    Raises:
+        ConfigError: If the weights are of another network, or the device is not there.
+        RunError: If there are no validation images, or one cannot be read.
+    """
+    compute = resolve_compute(settings)
+    spec, num_classes = settings.model.spec(), len(opened.class_names)
+    model = build_model(spec, num_classes, settings.seed)
+    load_weights(model, file)
+    model.to(compute.device).eval()
+    feed = open_feed(opened, transform_settings(model, settings.recipe), settings, pin_memory=False)
+    choices = [plain_choice(subnet) for subnet in subnets]
+    num_images, batch_size = len(opened.val), settings.recipe.batch_size
+    seen: list[Batch] = []
+    compute.seed(settings.seed)  # for tokens kept at random
+    try:
+        batches = _watched(feed.validation(), math.ceil(num_images / batch_size), seen, tell)
+        scores = evaluate_choices(model, batches, choices, compute)
+    finally:
+        feed.close()
+    if not seen:
+        raise RunError("there are no validation images to evaluate on")
+    images = seen[0][0].to(compute.device)
+    timed = {
+        str(number): _arm(model, images, choice, compute, clock)
+        for number, choice in enumerate(choices)
+    }
+    speeds = _speeds(timed, rounds, len(images), tell) if rounds else [None] * len(choices)
+    return EvaluationGrid(
+        model=spec.name,
+        weights=str(file.path),
+        device=str(compute.device),
+        amp=compute.amp,
+        batch_size=len(images),
+        num_images=num_images,
+        cells=tuple(
+            EvaluatedCell(
+                subnet=subnet,
+                top1=top1,
+                loss=loss,
+                macs=macs(spec, subnet, num_classes),
+                images_per_second=speed,
+            )
+            for subnet, (loss, top1), speed in zip(subnets, scores, speeds, strict=True)
+        ),
+    )
+
+
+def _watched(
+    batches: Iterator[Batch], total: int, first: list[Batch], tell: Tell
+) -> Iterator[Batch]:
+    """Pass batches on, keep the first one, and tell how many are done."""
+    for number, batch in enumerate(batches):
+        tell("accuracy", number, total)
+        if not first:
+            first.append(batch)
+        yield batch
+    tell("accuracy", total, total)
+
+
+def _arm(
+    model: ElasticViT,
+    images: Tensor,
+    choice: Choice,
+    compute: Compute,
+    clock: Callable[[], float],
+) -> Arm:
+    """Return what takes some forward passes of one subnet, and their seconds."""
+
+    @torch.no_grad()
+    def block(forwards: int) -> float:
+        compute.synchronize()
+        start = clock()
+        for _ in range(forwards):
+            with compute.autocast():
+                model(images, choice.subnet, choice.slots)
+        compute.synchronize()
+        return clock() - start
+
+    return block
+
+
+def _speeds(arms: dict[str, Arm], rounds: int, batch_size: int, tell: Tell) -> list[float | None]:
+    """Return the median images a second of each arm; blocks last long enough to be timed."""
+    for arm in arms.values():
+        arm(1)
+    slowest = max(arm(1) for arm in arms.values())
+    forwards = max(1, math.ceil(_BLOCK_SECONDS / slowest))
+    seconds = take_turns(arms, rounds, forwards, lambda number: tell("speed", number, rounds + 1))
+    tell("speed", rounds + 1, rounds + 1)
+    return [forwards * batch_size / median(own) for own in seconds.values()]

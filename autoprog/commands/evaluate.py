@@ -1,0 +1,119 @@
+"""``autoprog evaluate``: accuracy, speed and compute of weights over image sizes and keep-rates."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from autoprog.commands.flags import add_data_flags, add_device_flags
+
+__all__ = ["add_flags", "run"]
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what to evaluate, in which cells, on which images."""
+    parser.epilog = (
+        "examples:\n"
+        "  autoprog evaluate runs/…\n"
+        "  autoprog evaluate runs/… --keep-rates 1 .8 .6 .4 .2\n"
+        "  autoprog evaluate runs/… --grid --json\n"
+        "  autoprog evaluate deit-s.pth --model deit-s --data DIR --img-sizes 160 192 224\n"
+    )
+    parser.add_argument(
+        "target", metavar="RUN|FILE", help="a finished run folder, or weights: .safetensors, .pth"
+    )
+    _add_cell_flags(parser)
+    group = parser.add_argument_group("weights of a file", "a run says all of this itself")
+    nothing = argparse.SUPPRESS
+    group.add_argument(
+        "--model", default=nothing, metavar="NAME", help="deit-s, vit-xs, a timm ViT …"
+    )
+    group.add_argument(
+        "--img-size", type=int, default=nothing, metavar="PX", help="full size, if not the model's"
+    )
+    group.add_argument(
+        "--recipe",
+        default=nothing,
+        metavar="NAME|FILE",
+        help="says how validation images are prepared; by default chosen by the number of images",
+    )
+    add_data_flags(parser)
+    group = parser.add_argument_group("evaluation")
+    group.add_argument(
+        "--batch-size", type=int, default=nothing, metavar="N", help="images a batch (up to 256)"
+    )
+    group.add_argument(
+        "--crop-pct", type=float, default=nothing, metavar="N", help="centre crop (the recipe's)"
+    )
+    group.add_argument(
+        "--interpolation",
+        choices=["bilinear", "bicubic"],
+        default=nothing,
+        help="resize filter (the recipe's)",
+    )
+    group.add_argument(
+        "--rounds", type=_rounds, default=5, metavar="N", help="timed rounds, 0 for no speed (5)"
+    )
+    add_device_flags(group)
+    group.add_argument("--json", action="store_true", dest="as_json", help="one JSON object")
+
+
+def _add_cell_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "cells",
+        "by default the full size on all tokens; without --grid one axis at a time is reduced",
+    )
+    group.add_argument(
+        "--weights", choices=["ema", "online"], default="ema", help="averaged or last weights (ema)"
+    )
+    group.add_argument("--img-sizes", type=int, nargs="+", metavar="PX", help="image sizes")
+    group.add_argument(
+        "--keep-rates", type=float, nargs="+", metavar="K", help="shares of tokens to keep"
+    )
+    group.add_argument(
+        "--grid",
+        action="store_true",
+        help="fill in the sizes or keep-rates that are not given: those that the run trained",
+    )
+    group.add_argument(
+        "--by",
+        choices=["magnitude", "l2_magnitude", "random", "class_attention"],
+        help="which tokens stay (as the run trained, or magnitude)",
+    )
+    group.add_argument(
+        "--at-blocks",
+        type=int,
+        nargs="+",
+        metavar="B",
+        help="running blocks at which the others go",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out the command."""
+    from rich.console import Console
+
+    from autoprog.bench.grid import evaluate_grid
+    from autoprog.commands.evaluation import configure_evaluation
+    from autoprog.ui.grid import grid_document, grid_text, grid_view
+    from autoprog.ui.progress import PartsBar
+
+    found = configure_evaluation(args)
+    with PartsBar(Console(stderr=True)) as bar:
+        grid = evaluate_grid(
+            found.settings, found.opened, found.file, found.subnets, args.rounds, bar.tell
+        )
+    console = Console(highlight=False)
+    if args.as_json:
+        console.out(json.dumps(grid_document(grid), indent=1, allow_nan=False), highlight=False)
+    elif console.is_terminal and not console.is_dumb_terminal:
+        console.print(grid_view(grid))
+    else:
+        console.out(grid_text(grid), end="", highlight=False)
+    return 0
+
+
+def _rounds(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0, but got {text!r}")
+    return int(text)
