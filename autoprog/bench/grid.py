@@ -63,46 +63,57 @@ def evaluate_grid(
         RunError: If there are no validation images, or one cannot be read.
     """
     compute = resolve_compute(settings)
-    spec, num_classes = settings.model.spec(), len(opened.class_names)
-    model = build_model(spec, num_classes, settings.seed)
+    model = build_model(settings.model.spec(), len(opened.class_names), settings.seed)
     load_weights(model, file)
     model.to(compute.device).eval()
-    feed = open_feed(opened, transform_settings(model, settings.recipe), settings, pin_memory=False)
     choices = [plain_choice(subnet) for subnet in subnets]
-    num_images, batch_size = len(opened.val), settings.recipe.batch_size
-    seen: list[Batch] = []
-    compute.seed(settings.seed)  # for tokens kept at random
-    try:
-        batches = _watched(feed.validation(), math.ceil(num_images / batch_size), seen, tell)
-        scores = evaluate_choices(model, batches, choices, compute)
-    finally:
-        feed.close()
-    if not seen:
-        raise RunError("there are no validation images to evaluate on")
-    images = seen[0][0].to(compute.device)
+    scores, images = _scores(model, settings, opened, choices, compute, tell)
     timed = {
         str(number): _arm(model, images, choice, compute, clock)
         for number, choice in enumerate(choices)
     }
     speeds = _speeds(timed, rounds, len(images), tell) if rounds else [None] * len(choices)
     return EvaluationGrid(
-        model=spec.name,
+        model=model.spec.name,
         weights=str(file.path),
         device=str(compute.device),
         amp=compute.amp,
         batch_size=len(images),
-        num_images=num_images,
+        num_images=len(opened.val),
         cells=tuple(
             EvaluatedCell(
                 subnet=subnet,
                 top1=top1,
                 loss=loss,
-                macs=macs(spec, subnet, num_classes),
+                macs=macs(model.spec, subnet, len(opened.class_names)),
                 images_per_second=speed,
             )
             for subnet, (loss, top1), speed in zip(subnets, scores, speeds, strict=True)
         ),
     )
+
+
+def _scores(
+    model: ElasticViT,
+    settings: RunSettings,
+    opened: OpenedData,
+    choices: list[Choice],
+    compute: Compute,
+    tell: Tell,
+) -> tuple[list[tuple[float, float]], Tensor]:
+    """Return (loss, top-1) of each choice on the validation images, and the first batch of them."""
+    feed = open_feed(opened, transform_settings(model, settings.recipe), settings, pin_memory=False)
+    num_batches = math.ceil(len(opened.val) / settings.recipe.batch_size)
+    seen: list[Batch] = []
+    compute.seed(settings.seed)  # for tokens kept at random
+    try:
+        batches = _watched(feed.validation(), num_batches, seen, tell)
+        scores = evaluate_choices(model, batches, choices, compute)
+    finally:
+        feed.close()
+    if not seen:
+        raise RunError("there are no validation images to evaluate on")
+    return scores, seen[0][0].to(compute.device)
 
 
 def _watched(

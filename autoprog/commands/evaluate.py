@@ -38,6 +38,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="says how validation images are prepared; by default chosen by the number of images",
     )
     add_data_flags(parser)
+    _add_evaluation_flags(parser)
+
+
+def _add_evaluation_flags(parser: argparse.ArgumentParser) -> None:
+    nothing = argparse.SUPPRESS
     group = parser.add_argument_group("evaluation")
     group.add_argument(
         "--batch-size", type=int, default=nothing, metavar="N", help="images a batch (up to 256)"
