@@ -36,7 +36,7 @@ def filled_losses(
         value = math.exp(mean + float((np.array(_features(subnet)) - centre) @ weights))
         return min(max(value, low), high)
 
-    return {subnet: known.get(subnet) or guess(subnet) for subnet in wanted}
+    return {subnet: known[subnet] if subnet in known else guess(subnet) for subnet in wanted}
 
 
 def _features(subnet: SubnetConfig) -> list[float]:

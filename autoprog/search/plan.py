@@ -57,9 +57,9 @@ def make_plan(rule: Rule, space: SearchSpace, steps_per_epoch: int, total_steps:
 
     ``autoprog`` decides at the start of every piece but the last, which is full (CVPR 2022). ``rollout``
     decides at ``num_points`` points, evenly spread up to ``min_full_share`` before the end, from where on
-    the model is full; at fewer points in runs so short that a supernet phase would hardly train each of its
-    subnets. ``pareto`` and ``budget`` decide at the first of them, for good. Up to there the smallest
-    subnet trains, since losses near the start of warm-up tell nothing.
+    the model is full; at fewer points in runs so short that a supernet phase would train each of its
+    subnets less than twice. ``pareto`` and ``budget`` decide at the first of them, for good. Up to there
+    the smallest subnet trains, since losses near the start of warm-up tell nothing.
 
     Raises:
         ConfigError: If the supernet phases do not fit between the decisions, or none is left.
@@ -71,7 +71,7 @@ def make_plan(rule: Rule, space: SearchSpace, steps_per_epoch: int, total_steps:
     )
     if rule == "autoprog":
         full_step = min(pieces[-1], latest)
-        points = _published_points(decisions, pieces, full_step, steps_per_epoch, total_steps)
+        points = _published_points(decisions, pieces, full_step, steps_per_epoch)
     else:
         full_step = latest
         points = _even_points(rule, space, pieces, full_step, total_steps)
@@ -79,11 +79,7 @@ def make_plan(rule: Rule, space: SearchSpace, steps_per_epoch: int, total_steps:
 
 
 def _published_points(
-    decisions: Decisions,
-    pieces: Sequence[int],
-    full_step: int,
-    steps_per_epoch: int,
-    total_steps: int,
+    decisions: Decisions, pieces: Sequence[int], full_step: int, steps_per_epoch: int
 ) -> list[DecisionPoint]:
     """Return a decision at the start of each piece but the last, as far as there is time for it."""
     supernet_steps = max(1, round(decisions.supernet_epochs * steps_per_epoch))
@@ -97,8 +93,7 @@ def _published_points(
         steps = _quarters(start, stop, steps_per_epoch)
         points.append(DecisionPoint(len(points), piece, start, stop, steps))
     if not points:
-        _refuse_share(decisions.min_full_share, pieces[0], full_step, total_steps)
-        _refuse(decisions, full_step - pieces[0], steps_per_epoch)
+        _refuse_share(decisions, supernet_steps)
     return points
 
 
@@ -120,11 +115,7 @@ def _even_points(
     else:
         supernet_steps = max(least, min(round(in_supernets / _SHARE_OF_ONE), full_step - apart))
     if apart + supernet_steps > full_step:
-        law = f"must leave {supernet_steps} steps for a supernet phase before the full model"
-        cure = "train longer, or make the space smaller"
-        raise ConfigError(
-            "--space", "decisions.min_full_share", law, decisions.min_full_share, cure
-        )
+        _refuse_share(decisions, supernet_steps)
     starts = [number * full_step // (count + 1) for number in range(1, count + 1)]
     if rule != "rollout":
         starts = starts[:1]
@@ -198,11 +189,11 @@ def _refuse(decisions: Decisions, there: int, steps_per_epoch: int) -> NoReturn:
     )
 
 
-def _refuse_share(share: float, first: int, full_step: int, total_steps: int) -> None:
-    """Refuse a share that makes the model full before the first decision begins."""
-    if full_step <= first:
-        law = f"must be below {1 - first / total_steps:.3g}, to leave time for a decision"
-        raise ConfigError("--space", "decisions.min_full_share", law, share)
+def _refuse_share(decisions: Decisions, supernet_steps: int) -> NoReturn:
+    """Refuse a share of the full model that leaves no time for the first decision."""
+    law = f"must leave {supernet_steps} steps for a supernet phase before the full model"
+    cure = "lower it, train longer, or make the space smaller"
+    raise ConfigError("--space", "decisions.min_full_share", law, decisions.min_full_share, cure)
 
 
 def _first_middle_last(values: Sequence[Value]) -> list[Value]:

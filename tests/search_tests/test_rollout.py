@@ -1,38 +1,65 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 
 from autoprog.search.rollout import (
-    Forecast,
+    Leg,
     LossLaw,
     Option,
-    Tail,
-    forecast,
+    end_loss,
     learning_exponent,
+    legs_seconds,
     progress_of_full,
+    score_of,
     transfer,
 )
+from autoprog.search.tails import Forecast, Outlook
+from supernet.config import SubnetConfig
 
 # The current subnet costs a quarter of the full model; the full model already has its loss.
 LAW = LossLaw(learning=0.2, capacity=0.5)
 CURRENT = Option(relative_cost=0.25, loss=2.0, step_seconds=0.25)
 HALF = Option(relative_cost=0.5, loss=2.0, step_seconds=0.5)
 FULL = Option(relative_cost=1.0, loss=2.0, step_seconds=1.0)
-TAIL = Tail(step=1000, switch_steps=(2000, 5000, 8500), total_steps=10000)
-SHORT = Tail(step=1000, switch_steps=(1100,), total_steps=1200)
+SUBNET, FULL_SUBNET = SubnetConfig(6, 112), SubnetConfig(12, 224)
+
+
+@dataclass(frozen=True)
+class Dates:
+    """Where a run stands, when it may become full, and when it ends."""
+
+    step: int
+    switch_steps: tuple[int, ...]
+    total_steps: int
+
+
+DATES = Dates(step=1000, switch_steps=(2000, 5000, 8500), total_steps=10000)
+SHORT = Dates(step=1000, switch_steps=(1100,), total_steps=1200)
 
 
 def ahead(
     option: Option,
     full: Option = FULL,
     law: LossLaw = LAW,
-    tail: Tail = TAIL,
+    dates: Dates = DATES,
     progress: float = 500.0,
 ) -> Forecast:
-    return forecast(law, option, full, progress, tail)
+    """Return the best way that begins with `option` and becomes full at one of the dates."""
+    options = {SUBNET: option, FULL_SUBNET: full}
+    outlook = Outlook(law, options, FULL_SUBNET, progress, dates.total_steps)
+    if option == full:
+        return outlook.forecast(((dates.step, FULL_SUBNET),))
+    ways = [((dates.step, SUBNET), (switch, FULL_SUBNET)) for switch in dates.switch_steps]
+    return min(map(outlook.forecast, ways), key=lambda way: way.score)
+
+
+def full_from(way: Forecast) -> int:
+    step, subnet = way.tail[-1]
+    assert subnet == FULL_SUBNET
+    return step
 
 
 def with_shock(option: Option, shock: float) -> Option:
@@ -44,10 +71,10 @@ def curve(exponent: float) -> tuple[list[float], list[float]]:
     return steps, [5.0 * step**-exponent for step in steps]
 
 
-def gain_of_growing(full: Option, law: LossLaw = LAW, tail: Tail = TAIL) -> float:
-    """Score of staying over the score of growing now, after `tail.step` steps at the current subnet."""
-    progress = progress_of_full(law, CURRENT, full, tail.step * law.progress(0.25))
-    stay, grow = (ahead(option, full, law, tail, progress) for option in (CURRENT, full))
+def gain_of_growing(full: Option, law: LossLaw = LAW, dates: Dates = DATES) -> float:
+    """Score of staying over the score of growing now, after `dates.step` steps at the current subnet."""
+    progress = progress_of_full(law, CURRENT, full, dates.step * law.progress(0.25))
+    stay, grow = (ahead(option, full, law, dates, progress) for option in (CURRENT, full))
     return stay.score / grow.score
 
 
@@ -100,9 +127,9 @@ def test_the_full_model_has_learnt_what_its_loss_shows() -> None:
 
 
 def test_the_forecast_of_the_full_model_is_the_formula() -> None:
-    found = ahead(FULL, tail=SHORT)
+    found = ahead(FULL, dates=SHORT)
     loss = 2.0 * (1 + 200 / 500) ** -0.2
-    assert found.full_from_step == 1000
+    assert full_from(found) == 1000
     assert found.seconds == pytest.approx(200.0)
     assert found.loss == pytest.approx(loss)
     assert found.score == pytest.approx(loss * 200.0**0.05)
@@ -110,9 +137,9 @@ def test_the_forecast_of_the_full_model_is_the_formula() -> None:
 
 def test_the_forecast_of_staying_counts_what_small_steps_are_worth() -> None:
     full = replace(FULL, loss=4.0)
-    found = ahead(CURRENT, full, tail=SHORT)
+    found = ahead(CURRENT, full, dates=SHORT)
     loss = 4.0 * (1 + (100 * 0.5 * 0.5 + 100) / 500) ** -0.2
-    assert found.full_from_step == 1100
+    assert full_from(found) == 1100
     assert found.seconds == pytest.approx(100 * 0.25 + 100)
     assert found.loss == pytest.approx(loss)
     assert found.score == pytest.approx(loss * 125.0**0.05)
@@ -120,7 +147,8 @@ def test_the_forecast_of_staying_counts_what_small_steps_are_worth() -> None:
 
 def test_the_best_switch_step_is_chosen() -> None:
     ways = [
-        ahead(CURRENT, tail=replace(TAIL, switch_steps=(switch,))) for switch in TAIL.switch_steps
+        ahead(CURRENT, dates=replace(DATES, switch_steps=(switch,)))
+        for switch in DATES.switch_steps
     ]
     best = min(ways, key=lambda way: way.score)
     assert len({way.score for way in ways}) == 3
@@ -128,7 +156,7 @@ def test_the_best_switch_step_is_chosen() -> None:
 
 
 def test_the_full_model_is_full_from_now_on() -> None:
-    assert ahead(FULL).full_from_step == TAIL.step
+    assert full_from(ahead(FULL)) == DATES.step
 
 
 def test_growing_wins_at_the_end_though_it_is_worse_now() -> None:
@@ -143,7 +171,7 @@ def test_staying_wins_where_a_small_step_teaches_nearly_as_much() -> None:
     stay = ahead(CURRENT, law=law)
     assert ahead(FULL, law=law).loss < stay.loss
     assert ahead(FULL, law=law).score > stay.score
-    assert stay.full_from_step == TAIL.switch_steps[-1]
+    assert full_from(stay) == DATES.switch_steps[-1]
 
 
 @pytest.mark.parametrize(("full_seconds", "grows"), [(0.3, True), (100.0, False)])
@@ -154,13 +182,13 @@ def test_where_seconds_dominate_the_run_stays_small_as_long_as_it_may(
     full = replace(FULL, step_seconds=full_seconds)
     full_now, stay = ahead(full, full, law), ahead(CURRENT, full, law)
     assert (full_now.score < stay.score) is grows
-    assert stay.full_from_step == (2000 if grows else 8500)
+    assert full_from(stay) == (2000 if grows else 8500)
 
 
 def test_where_larger_learns_much_faster_the_run_is_full_as_soon_as_it_may() -> None:
     law = LossLaw(learning=0.2, capacity=1.5)
     stay = ahead(CURRENT, law=law)
-    assert stay.full_from_step == TAIL.switch_steps[0]
+    assert full_from(stay) == DATES.switch_steps[0]
     assert ahead(FULL, law=law).score < stay.score
 
 
@@ -171,7 +199,7 @@ def test_a_late_run_becomes_full_once_larger_candidates_are_better(
     """Early on the losses do not differ between candidates; later the larger ones lead."""
     law = LossLaw(learning=0.3, capacity=0.17)
     full = with_shock(FULL, -lead)
-    assert (gain_of_growing(full, law, Tail(step, (8500,), 10000)) > 1) is grows
+    assert (gain_of_growing(full, law, Dates(step, (8500,), 10000)) > 1) is grows
 
 
 def test_the_less_of_its_learning_the_full_model_shows_the_sooner_it_grows() -> None:
@@ -196,7 +224,7 @@ def test_cheaper_steps_make_a_candidate_better() -> None:
 
 def test_of_equal_losses_and_seconds_the_larger_candidate_learns_more() -> None:
     costs = (0.25, 0.5, 0.75)
-    losses = [ahead(replace(HALF, relative_cost=cost), tail=SHORT).loss for cost in costs]
+    losses = [ahead(replace(HALF, relative_cost=cost), dates=SHORT).loss for cost in costs]
     assert losses == sorted(set(losses), reverse=True)
 
 
@@ -209,6 +237,48 @@ def test_progress_that_lies_behind_makes_the_rest_matter_less() -> None:
 
 
 def test_a_run_that_has_learnt_nothing_yet_has_a_forecast() -> None:
-    begin = Tail(step=0, switch_steps=(10,), total_steps=20)
+    begin = Dates(step=0, switch_steps=(10,), total_steps=20)
     progress = progress_of_full(LAW, CURRENT, FULL, 0.0)
-    assert ahead(FULL, tail=begin, progress=progress).loss == pytest.approx(2.0 * 21**-0.2)
+    assert ahead(FULL, dates=begin, progress=progress).loss == pytest.approx(2.0 * 21**-0.2)
+
+
+def test_a_way_without_steps_leaves_the_loss_where_it_is() -> None:
+    assert end_loss(LAW, [], FULL, 500.0) == FULL.loss
+    assert end_loss(LAW, [Leg(CURRENT, 0)], FULL, 500.0) == FULL.loss
+    assert legs_seconds([]) == legs_seconds([Leg(CURRENT, 0)]) == 0.0
+    assert math.isfinite(score_of(LAW, FULL.loss, 0.0))
+
+
+def test_a_leg_is_the_sum_of_its_parts() -> None:
+    whole, parts = [Leg(CURRENT, 700), Leg(HALF, 300)], [Leg(CURRENT, 400), Leg(CURRENT, 300)]
+    parts = [*parts, Leg(HALF, 300)]
+    assert end_loss(LAW, whole, FULL, 500.0) == pytest.approx(end_loss(LAW, parts, FULL, 500.0))
+    assert legs_seconds(whole) == pytest.approx(legs_seconds(parts)) == 700 * 0.25 + 300 * 0.5
+
+
+@pytest.mark.parametrize("option", [CURRENT, HALF, FULL])
+def test_every_step_lowers_the_loss_and_takes_its_seconds(option: Option) -> None:
+    ways = [[Leg(option, steps)] for steps in (1, 10, 100, 1000)]
+    losses = [end_loss(LAW, way, FULL, 500.0) for way in ways]
+    assert losses == sorted(set(losses), reverse=True)
+    assert [legs_seconds(way) for way in ways] == [
+        steps * option.step_seconds for steps in (1, 10, 100, 1000)
+    ]
+
+
+def test_the_score_is_the_loss_with_its_seconds_priced() -> None:
+    assert score_of(LAW, 2.0, 100.0) == pytest.approx(2.0 * 100.0**0.05)
+    assert score_of(LAW, 2.0, 100.0) < score_of(LAW, 2.0, 101.0)
+    assert score_of(LAW, 2.0, 100.0) < score_of(LAW, 2.01, 100.0)
+
+
+def test_the_forecast_of_a_way_of_three_legs_is_that_of_its_legs() -> None:
+    half = SubnetConfig(9, 160)
+    options = {SUBNET: CURRENT, half: HALF, FULL_SUBNET: FULL}
+    outlook = Outlook(LAW, options, FULL_SUBNET, 500.0, 10_000)
+    tail = ((1000, SUBNET), (3000, half), (8000, FULL_SUBNET))
+    found = outlook.forecast(tail)
+    legs = [Leg(CURRENT, 2000), Leg(HALF, 5000), Leg(FULL, 2000)]
+    assert (found.tail, found.seconds) == (tail, legs_seconds(legs))
+    assert found.loss == end_loss(LAW, legs, FULL, 500.0)
+    assert found.score == score_of(LAW, found.loss, found.seconds)
