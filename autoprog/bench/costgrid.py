@@ -18,7 +18,6 @@ from autoprog.stage import Training
 from autoprog.train.data import OpenedData
 from autoprog.train.device import resolve_compute
 from autoprog.train.engine import Job, build_trainer, run_length
-from supernet.config import ModelSpec
 
 __all__ = ["CostGrid", "CostRow", "cost_rows", "measure_costs"]
 
@@ -87,19 +86,26 @@ def measure_costs(
     return CostGrid(
         model=settings.model.model,
         table=table,
-        rows=tuple(cost_rows(model, cells, recipe.batch_size)),
+        rows=tuple(cost_rows(model, cells, recipe.batch_size, len(opened.class_names))),
         left_out_errors=model.left_out_errors(),
         seconds=seconds,
     )
 
 
-def cost_rows(model: CostModel, cells: Sequence[CostCell], batch_size: int) -> list[CostRow]:
+def cost_rows(
+    model: CostModel, cells: Sequence[CostCell], batch_size: int, num_classes: int
+) -> list[CostRow]:
     """Return a row for each cell; data must have been measured."""
     full = full_cell(model.spec, batch_size)
-    return [_row(model, cell, full) for cell in cells]
+
+    def work(cell: CostCell) -> int:
+        training = Training(unfrozen=cell.unfrozen)
+        return cell.batch_size * image_macs(model.spec, cell.subnet, training, num_classes)
+
+    return [_row(model, cell, full, work(cell) / work(full)) for cell in cells]
 
 
-def _row(model: CostModel, cell: CostCell, full: CostCell) -> CostRow:
+def _row(model: CostModel, cell: CostCell, full: CostCell, macs_ratio: float) -> CostRow:
     step, data, cost = model.step(cell), model.data(cell), model.table.cells.get(cell.name)
     assert data is not None, "a grid has data"
     return CostRow(
@@ -111,10 +117,6 @@ def _row(model: CostModel, cell: CostCell, full: CostCell) -> CostRow:
         wall_seconds=model.wall(cell).seconds,
         is_estimated=step.is_estimated,
         step_ratio=step.seconds / model.step(full).seconds,
-        macs_ratio=_macs(model.spec, cell) / _macs(model.spec, full),
+        macs_ratio=macs_ratio,
         is_data_bound=data.seconds > step.seconds,
     )
-
-
-def _macs(spec: ModelSpec, cell: CostCell) -> int:
-    return cell.batch_size * image_macs(spec, cell.subnet, Training(unfrozen=cell.unfrozen))

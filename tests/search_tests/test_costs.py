@@ -10,6 +10,7 @@ import torch
 from autoprog.costs.table import CellCost, CostTable
 from autoprog.errors import ConfigError
 from autoprog.runs import load_run
+from autoprog.search.engine import search_schedule
 from autoprog.search.profile import Costs, cell_name, complete_costs, record
 from autoprog.train.phase import Choice, plain_choice
 from autoprog.train.timing import typical_seconds
@@ -225,3 +226,35 @@ def test_a_run_that_goes_on_keeps_its_own_costs(lab: Any) -> None:
     lab.costs(**{"d2 r8 b16": 7.0})
     assert lab.prepare(settings).costs.seconds == before
     assert before["d2 r8 b16"] != 7.0
+
+
+def begun(searcher: Any) -> None:
+    """Carry a search out until its first stage has started, which nothing is measured after."""
+    events = search_schedule(searcher)
+    next(event for event in events if event.kind == "stage_started")
+    events.close()  # type: ignore[attr-defined]
+
+
+def test_a_search_measures_a_grid_before_its_first_step_and_never_again(
+    lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searcher = lab.prepare(lab.settings())
+    begun(searcher)
+    folder = searcher.trainer.folder
+    recorded = load_run(folder.path).cost_table
+    assert {"d1 r8 b16", "d4 r16 b16"} <= set(recorded.cells)
+    assert {cost.source for cost in recorded.cells.values()} == {"grid"}
+    assert recorded.conditions["device"] == "cpu"
+    assert searcher.trainer.ledger.seconds["search"] > 0
+    folder.close()
+    monkeypatch.setattr(record, "measure_grid", None)  # what is called fails
+    again = lab.prepare(lab.settings())
+    begun(again)
+    assert again.costs.table == recorded
+
+
+def test_a_search_that_is_given_all_costs_measures_none(
+    lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record, "measure_grid", None)
+    begun(lab.prepare(lab.settings(costs=lab.costs())))

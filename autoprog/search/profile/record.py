@@ -58,6 +58,11 @@ class Costs:
         """Return the recorded seconds of a step by the name of its cell."""
         return self.table.seconds
 
+    @property
+    def has_grid(self) -> bool:
+        """Tell whether a grid has been measured, even if the time did not suffice for all cells."""
+        return any(cost.source == "grid" for cost in self.table.cells.values())
+
     def get(self, subnet: SubnetConfig) -> float | None:
         """Return the recorded seconds of a plain step at the run's batch size, or None."""
         found = self.table.cells.get(self._cell(subnet).name)
