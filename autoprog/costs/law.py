@@ -84,13 +84,14 @@ def left_out_errors(rows: Sequence[Terms], seconds: Sequence[float]) -> list[flo
 
 
 def _attention_macs(spec: ModelSpec, subnet: SubnetConfig) -> int:
-    """Return the multiply-accumulates between tokens for one image, forward and backward.
+    """Return the multiply-accumulates between all tokens for one image, forward and backward.
 
-    Blocks that drop tokens do so before anything else, which is exact but for class attention.
+    Only the last stage has such attention; an outlooker's window costs as much at every place. Blocks are
+    taken to drop tokens before anything else, which is exact but for class attention.
     """
     patches = (subnet.img_size // spec.patch_size) ** 2
     total = 0
-    for block in range(subnet.total_depth):
+    for block in range(subnet.depth[-1]):
         if block in subnet.tokens.at_blocks:
             patches = max(1, round(patches * subnet.tokens.keep_rate))
         total += 2 * (patches + spec.num_prefix_tokens) ** 2 * spec.embed_dim

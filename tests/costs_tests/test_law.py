@@ -45,6 +45,16 @@ def test_frozen_blocks_and_dropped_tokens_and_cut_images_show_in_the_terms() -> 
     assert cut[5] == 2 * 224**2
 
 
+def test_of_a_volo_only_transformers_attend_to_all_tokens() -> None:
+    """volo-d1: 14 transformers of width 384 on 196 cells; its outlookers' windows count as linear layers."""
+    volo = ZOO["volo-d1"]
+    linear, _, attention, blocks, _, _ = step_terms(volo, CostCell(volo.full, 1))
+    tokens = 196 + volo.num_prefix_tokens
+    assert attention == 3 * 14 * 2 * tokens**2 * 384
+    assert linear > 5 * attention
+    assert blocks == 18
+
+
 def test_a_planted_law_is_found_again_within_two_per_cent() -> None:
     """A third of the grid, with noise of 1 %, tells the rest of it."""
     noise = random.Random(0)
