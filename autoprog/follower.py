@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from autoprog.costs.table import CostTable
 from autoprog.decisions import Decision, DecisionInputs
 from autoprog.events import Event
 from autoprog.runs import Result, RunFolder
@@ -29,7 +30,7 @@ class FollowedFolder(RunFolder):
     def record_inputs(self, inputs: DecisionInputs) -> None:
         """Do nothing."""
 
-    def write_costs(self, costs: Mapping[str, float]) -> None:
+    def write_costs(self, costs: CostTable | Mapping[str, float]) -> None:
         """Do nothing."""
 
     def write_schedule(self, schedule: GrowthSchedule, name: str = "schedule.yaml") -> None:

@@ -17,6 +17,7 @@ from typing import IO, Any, Literal
 
 from pydantic import Field
 
+from autoprog.costs.table import CostTable, table_of
 from autoprog.decisions import Decision, DecisionInputs
 from autoprog.errors import ConfigError, RunError
 from autoprog.events import Event, decode, encode
@@ -148,9 +149,10 @@ class RunFolder:
         """Append what a decision is taken from and wait until it is on disk."""
         append_row(self.path / "inputs.jsonl", inputs.model_dump(mode="json"))
 
-    def write_costs(self, costs: Mapping[str, float]) -> None:
-        """Write the measured step seconds by cell."""
-        write_atomically(self.path / "costs.json", json.dumps(dict(costs), indent=1) + "\n")
+    def write_costs(self, costs: CostTable | Mapping[str, float]) -> None:
+        """Write the measured costs by cell and wait until they are on disk."""
+        body = costs.body() if isinstance(costs, CostTable) else dict(costs)
+        write_atomically(self.path / "costs.json", json.dumps(body, indent=1) + "\n")
 
     def write_schedule(self, schedule: GrowthSchedule, name: str = "schedule.yaml") -> None:
         """Write a schedule into the folder."""
@@ -177,15 +179,18 @@ class Run:
     schedule: GrowthSchedule | None
     best: GrowthSchedule | None
     decisions: tuple[Decision, ...]
-    costs: dict[str, float]
+    cost_table: CostTable
     result: Result | None
+
+    @property
+    def costs(self) -> dict[str, float]:
+        """Return the measured step seconds by cell."""
+        return self.cost_table.seconds
 
     @property
     def step_seconds(self) -> dict[str, float]:
         """Return the measured step seconds by subnet, such as ``d6 r128``, at the run's batch size."""
-        suffix = f" b{self.manifest.settings.recipe.batch_size}"
-        cells = self.costs.items()
-        return {name.removesuffix(suffix): s for name, s in cells if name.endswith(suffix)}
+        return self.cost_table.of_batch(self.manifest.settings.recipe.batch_size)
 
     def inputs(self) -> tuple[DecisionInputs, ...]:
         """Return what the decisions were taken from; the last one may have been taken by nobody yet."""
@@ -218,7 +223,7 @@ def load_run(path: str | Path) -> Run:
         decisions=tuple(
             parse(Decision, row, "decisions.jsonl") for row in read_rows(folder / "decisions.jsonl")
         ),
-        costs=read_object(costs) if costs.exists() else {},
+        cost_table=table_of(read_object(costs), str(costs)) if costs.exists() else CostTable(),
         result=parse(Result, read_object(result), str(result)) if result.exists() else None,
     )
 

@@ -53,6 +53,7 @@ class SearchSettings(FileModel):
     proxy: float = Field(default=1.0, gt=0, le=1)
     storage: str | None = None
     costs_from: str | None = None
+    profile_seconds: float = Field(default=20.0, ge=0, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _budget_goes_with_its_rule(self) -> SearchSettings:

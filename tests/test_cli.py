@@ -42,13 +42,13 @@ RUN = (
 )
 COMMON = f"-h --help --debug {DATA} --pretrained --initial-checkpoint {RECIPE} {RUN}"
 FLAGS = {
-    "search": f"{COMMON} --model --img-size --space --rule --sampler --costs --num-stages"
+    "search": f"{COMMON} --model --img-size --space --rule --sampler --costs --profile-seconds --num-stages"
     " --supernet-epochs --max-candidates --min-full-share --grow-op --grow-map --grow-source --grow-state",
     "train": f"{COMMON} --schedule --model --img-size --time-budget",
     "show": "-h --help --debug --model --epochs --recipe --plain --json --svg --html",
     "export": "-h --help --debug --output --weights",
     "bench": f"{COMMON} --schedule --model --img-size --time-budget --blocks --block-steps"
-    " --timm-script --json",
+    " --timm-script --space --profile-seconds --json",
     "stress": "-h --help --debug --kills --signal --stress-seed --keep --json",
 }
 SMALL = ("--model", "vit-mu", "--device", "cpu", "--threads", "1", "--workers", "0")

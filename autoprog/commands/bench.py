@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,22 +14,29 @@ from supernet.config import SubnetConfig
 
 __all__ = ["add_flags", "run"]
 
+DEFAULT_PROFILE_SECONDS = 60.0
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add what is measured, how often, and all flags of a training run."""
     parser.add_argument(
         "subject",
-        choices=["runner"],
+        choices=["runner", "costs"],
         metavar="SUBJECT",
-        help="runner: its speed against a hand-written loop, and what loading the data costs",
+        help="runner: its speed against a hand-written loop, and what loading the data costs;"
+        " costs: what each subnet of a search space costs here",
     )
     train.add_flags(parser)
     parser.epilog = (
         "examples:\n"
         "  autoprog bench runner --schedule constant --model vit-xs --data DIR\n"
         "  autoprog bench runner --schedule linear --model deit-s --data DIR --json\n"
+        "  autoprog bench costs --model deit-s --data DIR\n"
     )
-    group = parser.add_argument_group("measurement")
+    _add_measurement_flags(parser.add_argument_group("measurement"))
+
+
+def _add_measurement_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--blocks", type=_count, default=12, metavar="N", help="blocks of each arm, in turns (12)"
     )
@@ -41,12 +49,29 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="race timm's own train.py as well, as a program on the same --data",
     )
+    group.add_argument(
+        "--space",
+        default=argparse.SUPPRESS,
+        metavar="NAME|FILE",
+        help="costs: search space (the model's own)",
+    )
+    group.add_argument(
+        "--profile-seconds",
+        type=_seconds,
+        default=argparse.SUPPRESS,
+        metavar="S",
+        help="costs: most time to measure in (60)",
+    )
     group.add_argument("--json", action="store_true", dest="as_json", help="one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
     _check_flags(args)
+    return _bench_costs(args) if args.subject == "costs" else _bench_runner(args)
+
+
+def _bench_runner(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from autoprog.bench.report import as_json, print_report
@@ -72,6 +97,31 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _bench_costs(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from autoprog.bench.costgrid import measure_costs
+    from autoprog.bench.costreport import costs_as_json, print_costs
+    from autoprog.commands.configure import configure_search
+    from autoprog.commands.preflight import check_run
+    from autoprog.costs.cells import space_cells
+    from autoprog.search.profile import Limits
+
+    configured = configure_search(args)
+    check_run(configured, is_new=True)
+    settings, search = configured.settings, configured.settings.search
+    assert search is not None, "a space is that of a search"
+    cells = space_cells(search.space, settings.recipe.batch_size)
+    limits = Limits(getattr(args, "profile_seconds", DEFAULT_PROFILE_SECONDS))
+    grid = measure_costs(settings, configured.opened, cells, limits)
+    console = Console(highlight=False)
+    if args.as_json:
+        console.out(costs_as_json(grid), highlight=False)
+    else:
+        print_costs(console, grid)
+    return 0
+
+
 def _tell(args: argparse.Namespace) -> Callable[[SubnetConfig, int], None]:
     """Return what shows the round under way, where somebody looks."""
 
@@ -85,15 +135,34 @@ def _tell(args: argparse.Namespace) -> Callable[[SubnetConfig, int], None]:
 
 
 def _check_flags(args: argparse.Namespace) -> None:
-    if not hasattr(args, "schedule"):
+    if args.subject == "runner" and not hasattr(args, "schedule"):
         cure = "give a YAML file, or a preset with --model"
         raise ConfigError("--schedule", "", "must be given", cure=cure)
-    for flag, given in (
-        ("--resume", args.resume is not None),
-        ("--time-budget", hasattr(args, "time_budget_seconds")),
+    no_run, others = "a bench is no run", f"it is not for {args.subject}"
+    for flag, given, why in (
+        ("--resume", args.resume is not None, no_run),
+        ("--time-budget", hasattr(args, "time_budget_seconds"), no_run),
+        ("--schedule", args.subject == "costs" and hasattr(args, "schedule"), others),
+        ("--timm-script", args.subject == "costs" and args.timm_script is not None, others),
+        ("--space", args.subject == "runner" and hasattr(args, "space"), others),
+        (
+            "--profile-seconds",
+            args.subject == "runner" and hasattr(args, "profile_seconds"),
+            others,
+        ),
     ):
         if given:
-            raise ConfigError(flag, "", "must be left out: a bench is no run")
+            raise ConfigError(flag, "", f"must be left out: {why}")
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"must be seconds from 0, but got {text!r}")
+    return seconds
 
 
 def _count(text: str) -> int:

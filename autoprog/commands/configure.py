@@ -235,6 +235,7 @@ _OF_SEARCH = (
     "rule",
     "sampler",
     "costs_from",
+    "profile_seconds",
     "budget_seconds",
     "trials",
     "proxy",

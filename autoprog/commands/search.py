@@ -80,6 +80,8 @@ def _add_decision_flags(group: argparse._ArgumentGroup) -> None:
     _add(group, "--search-share", type=float, metavar="S", help=share)
     costs = "costs.json of an earlier run, instead of measuring"
     _add(group, "--costs", dest="costs_from", metavar="FILE", help=costs)
+    profile = "most time to measure step seconds, besides 1 %% of the run (20)"
+    _add(group, "--profile-seconds", type=float, metavar="S", help=profile)
     pieces = "pieces of the run: of regularisation, and of --rule autoprog (4)"
     _add(group, "--num-stages", type=int, metavar="K", help=pieces)
     phase = "supernet phase of --rule autoprog (space)"

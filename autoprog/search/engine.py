@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from autoprog.events import Event
 from autoprog.search.decide import ONCE, forced_decision
+from autoprog.search.profile import complete_costs
 from autoprog.search.searcher import (
     Piece,
     Searcher,
@@ -20,7 +21,7 @@ from autoprog.search.searcher import (
 )
 from autoprog.search.supernet import decision_point
 from autoprog.train.engine import finish, start
-from autoprog.train.phase import GrowTo
+from autoprog.train.phase import GrowTo, plain_choice
 from supernet.config import SubnetConfig
 
 __all__ = ["build_searcher", "search_schedule"]
@@ -37,6 +38,7 @@ def search_schedule(searcher: Searcher) -> Iterator[Event]:
     """
     try:
         yield from start(searcher.trainer)
+        _measure_costs(searcher)
         yield from _train(searcher)
         schedule = found_schedule(searcher)
         searcher.trainer.folder.write_schedule(schedule, "best.yaml")
@@ -44,6 +46,18 @@ def search_schedule(searcher: Searcher) -> Iterator[Event]:
         yield from finish(searcher.trainer, schedule)
     finally:
         searcher.trainer.feed.close()
+
+
+def _measure_costs(searcher: Searcher) -> None:
+    """Measure what the subnets of the space cost, once in a run; what is on record stays."""
+    trainer, costs, space = searcher.trainer, searcher.costs, searcher.search.space
+    if costs.has_grid:
+        return
+    choices = [plain_choice(subnet) for subnet in space.above(space.smallest)]
+    with trainer.ledger.charge("search"):
+        added = complete_costs(trainer, costs, choices, together=True)
+    if added:
+        trainer.folder.write_costs(costs.table)
 
 
 def _train(searcher: Searcher) -> Iterator[Event]:

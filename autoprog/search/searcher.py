@@ -135,7 +135,7 @@ def build_searcher(
     recorded = load_run(folder.path)
     costs = _known_costs(search, recorded, recipe.batch_size)
     if costs.seconds and not recorded.costs:
-        folder.write_costs(costs.seconds)  # so that a resume does not depend on another file
+        folder.write_costs(costs.table)  # so that a resume does not depend on another file
     return Searcher(
         trainer=build_trainer(
             settings,
@@ -165,7 +165,7 @@ def _controller(settings: RunSettings, search: SearchSettings, folder: RunFolder
 def _known_costs(search: SearchSettings, recorded: Run, batch_size: int) -> Costs:
     """Return the costs on record: this run's own, or those of the file that it was given."""
     if recorded.costs or search.costs_from is None:
-        return Costs(dict(recorded.costs), batch_size)
+        return Costs(recorded.cost_table, batch_size)
     return Costs.read(Path(search.costs_from), batch_size)
 
 

@@ -203,7 +203,7 @@ def _complete_costs(searcher: Searcher, choice: Choice) -> None:
     with searcher.trainer.ledger.charge("search"):
         added = searcher.costs.complete(searcher.trainer, (choice,))
     if added:
-        searcher.trainer.folder.write_costs(searcher.costs.seconds)
+        searcher.trainer.folder.write_costs(searcher.costs.table)
 
 
 def _inputs(

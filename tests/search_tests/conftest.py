@@ -330,7 +330,7 @@ def _observe(lab: Lab, rule: Rule, patch: pytest.MonkeyPatch) -> Observed:
             return float(seconds_of(subnet))
 
         decision = decide(rule, spec, where, found, noted)
-        on_disk = json.loads((lab.folder / "run" / "costs.json").read_text())
+        on_disk = load_run(lab.folder / "run").costs
         seen.costs_at_decisions.append((asked, on_disk))
         return decision
 

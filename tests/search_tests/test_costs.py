@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -8,12 +7,16 @@ from typing import Any
 import pytest
 import torch
 
+from autoprog.costs.table import CellCost, CostTable
 from autoprog.errors import ConfigError
-from autoprog.search.profile import Costs, cell_name, measure_seconds
+from autoprog.runs import load_run
+from autoprog.search.engine import search_schedule
+from autoprog.search.profile import Costs, cell_name, complete_costs, record
 from autoprog.train.phase import Choice, plain_choice
 from autoprog.train.timing import typical_seconds
 from autoprog.train.trainer import Trainer
 from supernet.config import SubnetConfig
+from supernet.zoo import ZOO
 
 SMALL, MIDDLE, FULL = SubnetConfig(2, 8), SubnetConfig(3, 12), SubnetConfig(4, 16)
 BATCH = 16
@@ -53,6 +56,14 @@ def test_costs_are_those_of_their_batch_size(tmp_path: Path) -> None:
         ('{"d2 r8 b16": true}', "d2 r8 b16: must be seconds above 0, but got True"),
         ('{"d2 r8 b16": NaN}', "d2 r8 b16: must be seconds above 0, but got nan"),
         ('{"d2 r8 b16": Infinity}', "d2 r8 b16: must be seconds above 0, but got inf"),
+        (
+            '{"d2r8 b16": 0.1}',
+            "must be the name of a cell, such as 'd6 r128 b1024', but got 'd2r8 b16'",
+        ),
+        (
+            '{"schema": 1, "cells": {"d2 r8 b16": {"seconds": -1}}}',
+            "cells.d2 r8 b16.seconds: must be greater than 0, but got -1",
+        ),
         ("[0.1, 0.2]", "must be seconds above 0, but got [0.1, 0.2]"),
         ('{"d2 r8 b16": 0.1', "must be a readable JSON file of step seconds"),
         ("", "must be a readable JSON file of step seconds"),
@@ -108,32 +119,103 @@ def test_what_is_on_record_is_never_measured_again(trainer: Trainer) -> None:
     assert costs.seconds_of(SMALL) == 0.5
 
 
-def test_measuring_changes_no_weight_and_leaves_no_gradient(trainer: Trainer) -> None:
-    stepper = trainer.stepper
-    before = copy.deepcopy(stepper.model.state_dict())
-    assert measure_seconds(stepper, plain_choice(FULL), trainer, repeats=1) > 0
-    assert all(t.equal(before[name]) for name, t in stepper.model.state_dict().items())
-    assert all(parameter.grad is None for parameter in stepper.model.parameters())
-    assert stepper.optimizer.state == {}
-
-
 @pytest.mark.parametrize(("accumulated", "parts"), [(1, [16]), (4, [4, 4, 4, 4])])
 def test_measuring_takes_a_batch_in_the_parts_that_training_takes_it_in(
     lab: Any, accumulated: int, parts: list[int]
 ) -> None:
+    """The first two are those of the full model, the reference; a step untimed, and one timed."""
     settings = lab.settings(recipe={"grad_accum_steps": accumulated})
     trainer = lab.prepare(settings).trainer
     seen: list[torch.Size] = []
     trainer.stepper.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
-    measure_seconds(trainer.stepper, plain_choice(MIDDLE), trainer, repeats=1)
-    assert seen == [torch.Size((part, 3, 12, 12)) for part in parts] * 2
+    complete_costs(trainer, Costs({}, BATCH), [plain_choice(MIDDLE)])
+    middle = [shape for shape in seen if shape[-1] == 12]
+    assert middle == [torch.Size((part, 3, 12, 12)) for part in parts] * 2
+    assert set(seen) == {torch.Size((parts[0], 3, px, px)) for px in (12, 16)}
+
+
+def test_all_missing_cells_are_measured_in_one_go_with_their_data(trainer: Trainer) -> None:
+    search = trainer.settings.search
+    assert search is not None
+    quick = search.model_copy(update={"profile_seconds": 2.0})
+    trainer.settings = trainer.settings.model_copy(update={"search": quick})
+    trainer.total_steps = 10**9  # of which a hundredth is time enough
+    costs = Costs({}, BATCH)
+    assert complete_costs(trainer, costs, [plain_choice(s) for s in (SMALL, MIDDLE, FULL)])
+    assert set(costs.seconds) == {"d2 r8 b16", "d3 r12 b16", "d4 r16 b16"}
+    assert {cost.source for cost in costs.table.cells.values()} == {"grid"}
+    assert all((cost.data_seconds or 0) > 0 for cost in costs.table.cells.values())
+    assert costs.table.conditions["workers"] == 0
+    assert 0 < costs.spent_seconds < 10
+
+
+def test_own_steps_and_the_grid_stand_side_by_side(trainer: Trainer) -> None:
+    trainer.phase_seconds[SMALL] = [50.0, 2.0, 1.0, 3.0]
+    costs = Costs({}, BATCH)
+    complete_costs(trainer, costs, [plain_choice(SMALL), plain_choice(MIDDLE)])
+    own, grid = costs.table.cells["d2 r8 b16"], costs.table.cells["d3 r12 b16"]
+    assert (own.source, own.rounds, own.interval, own.data_seconds) == ("own", 3, (1.0, 3.0), None)
+    assert grid.source == "grid"
+
+
+def test_what_a_later_measurement_says_of_the_full_cell_changes_nothing(trainer: Trainer) -> None:
+    costs = Costs({"d4 r16 b16": 0.5}, BATCH)
+    complete_costs(trainer, costs, [plain_choice(MIDDLE)])
+    assert costs.get(FULL) == 0.5
+    assert costs.table.cells["d4 r16 b16"].source == "file"
+    assert 0.05 < costs.seconds_of(MIDDLE) < 1.0, "on the scale of the full cell on record"
+
+
+def test_no_more_is_measured_when_the_time_is_spent(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[float] = []
+    measure = record.measure_grid
+
+    def watched(trainer: Trainer, cells: Any, given: Any, **more: Any) -> Any:
+        limits.append(given.seconds)
+        return measure(trainer, cells, given, **more)
+
+    monkeypatch.setattr(record, "measure_grid", watched)
+    costs = Costs({}, BATCH)
+    complete_costs(trainer, costs, [plain_choice(SMALL)])
+    complete_costs(trainer, costs, [plain_choice(MIDDLE)])
+    assert limits[0] == 20.0
+    assert 0 < limits[1] < 20.0
+    costs.spent_seconds = 1e9
+    complete_costs(trainer, costs, [plain_choice(SubnetConfig(1, 8))])
+    assert limits[-1] == 0.0
+    assert costs.get(SubnetConfig(1, 8)) is not None
+
+
+def test_seconds_of_all_subnets_come_with_their_data_and_with_estimates() -> None:
+    cells = {
+        "d2 r8 b16": CellCost(seconds=0.1, data_seconds=0.01),
+        "d4 r8 b16": CellCost(seconds=0.2, data_seconds=0.01),
+        "d4 r16 b16": CellCost(seconds=0.8, data_seconds=0.04),
+    }
+    costs = Costs(CostTable(cells=cells), BATCH)
+    found = costs.all_seconds(ZOO["vit-mu"], [SMALL, SubnetConfig(3, 8), FULL])
+    assert found["d2 r8"] == pytest.approx(0.11)
+    assert found["d4 r16"] == pytest.approx(0.84)
+    assert found["d3 r8"] == pytest.approx(0.16, rel=0.1)
+
+
+def test_a_round_trip_over_the_disk_changes_nothing(trainer: Trainer) -> None:
+    costs = Costs({}, BATCH)
+    complete_costs(trainer, costs, [plain_choice(SMALL)])
+    trainer.folder.write_costs(costs.table)
+    assert load_run(trainer.folder.path).cost_table == costs.table
+    read = Costs.read(trainer.folder.path / "costs.json", BATCH)
+    assert read.table == costs.table.as_given()
 
 
 def test_given_costs_are_on_record_in_the_run_folder_from_the_start(lab: Any) -> None:
     given = lab.costs()
     searcher = lab.prepare(lab.settings(costs=given))
-    recorded = json.loads((searcher.trainer.folder.path / "costs.json").read_text())
-    assert recorded == json.loads(given.read_text())
+    recorded = load_run(searcher.trainer.folder.path)
+    assert recorded.costs == json.loads(given.read_text())
+    assert {cost.source for cost in recorded.cost_table.cells.values()} == {"file"}
 
 
 def test_a_run_that_goes_on_keeps_its_own_costs(lab: Any) -> None:
@@ -144,3 +226,35 @@ def test_a_run_that_goes_on_keeps_its_own_costs(lab: Any) -> None:
     lab.costs(**{"d2 r8 b16": 7.0})
     assert lab.prepare(settings).costs.seconds == before
     assert before["d2 r8 b16"] != 7.0
+
+
+def begun(searcher: Any) -> None:
+    """Carry a search out until its first stage has started, which nothing is measured after."""
+    events = search_schedule(searcher)
+    next(event for event in events if event.kind == "stage_started")
+    events.close()  # type: ignore[attr-defined]
+
+
+def test_a_search_measures_a_grid_before_its_first_step_and_never_again(
+    lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searcher = lab.prepare(lab.settings())
+    begun(searcher)
+    folder = searcher.trainer.folder
+    recorded = load_run(folder.path).cost_table
+    assert {"d1 r8 b16", "d4 r16 b16"} <= set(recorded.cells)
+    assert {cost.source for cost in recorded.cells.values()} == {"grid"}
+    assert recorded.conditions["device"] == "cpu"
+    assert searcher.trainer.ledger.seconds["search"] > 0
+    folder.close()
+    monkeypatch.setattr(record, "measure_grid", None)  # what is called fails
+    again = lab.prepare(lab.settings())
+    begun(again)
+    assert again.costs.table == recorded
+
+
+def test_a_search_that_is_given_all_costs_measures_none(
+    lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record, "measure_grid", None)
+    begun(lab.prepare(lab.settings(costs=lab.costs())))

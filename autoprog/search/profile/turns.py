@@ -1,0 +1,138 @@
+"""Timing things in turns: what slows the machine for a while slows all of them alike."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import ceil
+from statistics import median
+
+from autoprog.intervals import Estimate, estimate
+
+__all__ = ["Arm", "Limits", "Turns", "take_turns", "turn_seconds"]
+
+Arm = Callable[[int], float]
+"""Does its work once untimed, then so many times; returns the seconds of one time."""
+
+Share = Callable[[str], str]
+"""Returns rank 0's text on all ranks that measure together."""
+
+BLOCK_SECONDS = 0.1
+"""What a block lasts at least: a machine is not preempted for much less."""
+
+MOST_IN_A_BLOCK = 20
+SLOW_SHARE = 0.2
+"""An arm whose block takes this share of the limit is not taken again."""
+
+FEWEST_ROUNDS = 6
+"""Below that an interval of 95 % does not exist; see :mod:`autoprog.intervals`."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When measuring ends.
+
+    Attributes:
+        seconds: The time cap; the first round may exceed it.
+        tolerance: Half the width of the interval of a ratio, relative to it, that is good enough.
+        most_rounds: So many rounds are enough of whatever is so noisy.
+    """
+
+    seconds: float
+    tolerance: float = 0.02
+    most_rounds: int = 60
+
+
+@dataclass
+class Turns:
+    """What has been seen so far: the seconds of each arm that took part, round by round."""
+
+    reference: str
+    rounds: list[dict[str, float]] = field(default_factory=list)
+
+    def ratios(self, name: str) -> list[float]:
+        """Return the seconds of an arm in units of the reference's in the same round."""
+        return [one[name] / one[self.reference] for one in self.rounds if name in one]
+
+    def estimate(self, name: str) -> Estimate:
+        """Return the seconds of an arm: the median ratio times the reference's median.
+
+        The interval is that of the ratio; the reference's own is that of its seconds.
+        """
+        own = [one[self.reference] for one in self.rounds]
+        if name == self.reference:
+            return estimate(own)
+        unit, ratio = median(own), estimate(self.ratios(name))
+        return Estimate(ratio.median * unit, ratio.low * unit, ratio.high * unit, ratio.confidence)
+
+    def is_settled(self, name: str, limits: Limits) -> bool:
+        """Tell whether the ratio of an arm to the reference is known well enough."""
+        ratios = self.ratios(name)
+        if len(ratios) < FEWEST_ROUNDS:
+            return False
+        found = estimate(ratios)
+        return found.high - found.low <= 2 * limits.tolerance * found.median
+
+
+def take_turns(
+    arms: Mapping[str, Arm],
+    reference: str,
+    limits: Limits,
+    clock: Callable[[], float],
+    share: Share = str,
+) -> Turns:
+    """Time arms in rounds until each ratio to the reference is known, or the time is up.
+
+    In the first turn of each arm, which counts only if there is no time for another, caches fill and graphs
+    compile. Each round starts with another arm; those that are settled sit out, but for the reference.
+    """
+    start = clock()
+    first = json.loads(share(json.dumps({name: arm(1) for name, arm in arms.items()})))
+    blocks = {name: _block(seconds) for name, seconds in first.items()}
+    took = {name: turn_seconds(seconds) for name, seconds in first.items()}
+    turns = Turns(reference)
+    while True:
+        left = limits.seconds - (clock() - start)
+        names = json.loads(share(json.dumps(_due(turns, took, limits, left))))
+        if not names:
+            break
+        shift = len(turns.rounds) % len(names)
+        seen = {}
+        for name in names[shift:] + names[:shift]:
+            begin = clock()
+            seen[name] = arms[name](blocks[name])
+            took[name] = clock() - begin
+        turns.rounds.append(seen)
+    if not turns.rounds:
+        turns.rounds.append(first)
+    return turns
+
+
+def turn_seconds(seconds: float) -> float:
+    """Return what a turn of an arm takes, from the seconds of one time."""
+    return seconds * (1 + _block(seconds))
+
+
+def _block(seconds: float) -> int:
+    return max(1, min(MOST_IN_A_BLOCK, ceil(BLOCK_SECONDS / max(seconds, 1e-9))))
+
+
+def _due(
+    turns: Turns, took: Mapping[str, float], limits: Limits, left_seconds: float
+) -> Sequence[str]:
+    """Return the arms of the next round; none if all are settled, or it does not fit into the time left."""
+    if len(turns.rounds) >= limits.most_rounds:
+        return []
+    others = [
+        name
+        for name in took
+        if name != turns.reference
+        and not turns.is_settled(name, limits)
+        and not (turns.ratios(name) and took[name] > SLOW_SHARE * limits.seconds)
+    ]
+    alone = len(took) == 1 and len(turns.rounds) < FEWEST_ROUNDS
+    if not others and not alone:
+        return []
+    names = [turns.reference, *others]
+    return names if sum(took[name] for name in names) <= left_seconds else []

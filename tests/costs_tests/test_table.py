@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from autoprog.costs.table import CellCost, CostTable, table_of, together_seconds
+from autoprog.errors import ConfigError
+
+MEASURED = CellCost(seconds=0.5, interval=(0.48, 0.53), data_seconds=0.02, rounds=9, source="grid")
+
+
+def test_a_table_is_the_same_after_a_round_trip() -> None:
+    table = CostTable(
+        overlap=0.75,
+        overlap_is_measured=True,
+        conditions={"device": "cpu", "threads": 1},
+        cells={"d2 r8 b16": MEASURED, "d4 r16 b16": CellCost(seconds=1.25, source="own")},
+    )
+    body = json.loads(json.dumps(table.body()))
+    assert body["schema"] == 1
+    assert body["cells"]["d4 r16 b16"] == {"seconds": 1.25, "rounds": 0, "source": "own"}
+    assert table_of(body, "costs.json") == table
+
+
+def test_a_file_that_is_just_seconds_is_read_as_given() -> None:
+    table = table_of({"d2 r8 b16": 0.5, "d4 r16 b16": 1}, "costs.json")
+    assert table.seconds == {"d2 r8 b16": 0.5, "d4 r16 b16": 1.0}
+    assert {cost.source for cost in table.cells.values()} == {"file"}
+    assert {cost.data_seconds for cost in table.cells.values()} == {None}
+
+
+@pytest.mark.parametrize(
+    ("cost", "complaint"),
+    [
+        ({"seconds": 0}, "cells.d2 r8 b16.seconds: must be greater than 0, but got 0"),
+        (
+            {"seconds": float("inf")},
+            "cells.d2 r8 b16.seconds: must be a finite number, but got inf",
+        ),
+        ({"seconds": True}, "cells.d2 r8 b16.seconds: must be a number, but got True"),
+        ({"seconds": "1"}, "cells.d2 r8 b16.seconds: must be a number, but got '1'"),
+        ({}, "cells.d2 r8 b16.seconds: must be given; add this key"),
+        (
+            {"seconds": 1.0, "data_seconds": -1.0},
+            "cells.d2 r8 b16.data_seconds: must be greater than or equal to 0, but got -1.0",
+        ),
+        (
+            {"seconds": 1.0, "interval": [1.1, 1.2]},
+            "cells.d2 r8 b16.interval: must hold seconds, 1, but got [1.1, 1.2]",
+        ),
+        (
+            {"seconds": 1.0, "second": 1.0},
+            "cells.d2 r8 b16.second: unknown key, but got 'second'; did you mean 'seconds'?",
+        ),
+    ],
+)
+def test_what_is_no_cost_is_refused(cost: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        table_of({"schema": 1, "cells": {"d2 r8 b16": cost}}, "costs.json")
+    assert str(refused.value) == f"costs.json: {complaint}"
+
+
+def test_a_later_schema_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"costs.json: schema: "):
+        table_of({"schema": 2, "cells": {}}, "costs.json")
+
+
+def test_what_is_there_stays() -> None:
+    table = CostTable(cells={"d2 r8 b16": MEASURED})
+    more = table.with_cells({"d2 r8 b16": CellCost(seconds=9.0), "d4 r16 b16": MEASURED})
+    assert more.seconds == {"d2 r8 b16": 0.5, "d4 r16 b16": 0.5}
+    assert more.cells["d2 r8 b16"] == MEASURED
+
+
+def test_what_another_run_measured_is_given_to_this_one() -> None:
+    given = CostTable(cells={"d2 r8 b16": MEASURED}).as_given()
+    assert given.cells["d2 r8 b16"] == MEASURED.model_copy(update={"source": "file"})
+
+
+@pytest.mark.parametrize(
+    ("step", "data", "overlap", "together"),
+    [
+        (3.0, 1.0, 0.0, 4.0),
+        (3.0, 1.0, 1.0, 3.0),
+        (1.0, 3.0, 1.0, 3.0),
+        (3.0, 1.0, 0.5, 3.5),
+        (3.0, 0.0, 0.0, 3.0),
+    ],
+)
+def test_workers_hide_the_shorter_of_step_and_data(
+    step: float, data: float, overlap: float, together: float
+) -> None:
+    assert together_seconds(step, data, overlap) == together

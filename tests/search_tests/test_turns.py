@@ -1,0 +1,151 @@
+"""Timing in turns, by a clock that moves only when an arm works."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from autoprog.search.profile.turns import Limits, Turns, take_turns, turn_seconds
+
+
+@dataclass
+class Machine:
+    """A clock, and arms that move it: what a step takes, times how slow the machine is just then."""
+
+    seconds: dict[str, float]
+    slowness: Callable[[float], float] = lambda now: 1.0
+    now: float = 0.0
+    taken: list[tuple[str, int]] = field(default_factory=list)
+
+    def clock(self) -> float:
+        return self.now
+
+    def arm(self, name: str) -> Callable[[int], float]:
+        def work(times: int) -> float:
+            self.taken.append((name, times))
+            spent = 0.0
+            for number in range(1 + times):
+                step = self.seconds[name] * self.slowness(self.now)
+                self.now += step
+                spent += step if number else 0.0
+            return spent / times
+
+        return work
+
+    def turns(self, limits: Limits) -> Turns:
+        arms = {name: self.arm(name) for name in self.seconds}
+        return take_turns(arms, "full", limits, self.clock)
+
+
+def test_on_a_quiet_machine_six_rounds_are_enough() -> None:
+    machine = Machine({"full": 1.0, "half": 0.5})
+    turns = machine.turns(Limits(1000.0))
+    assert len(turns.rounds) == 6
+    assert turns.estimate("half").median == 0.5
+    assert turns.estimate("half").confidence >= 0.95
+
+
+def test_a_slow_spell_slows_all_alike() -> None:
+    """The machine is four times slower for most of the time: the ratio does not know."""
+    machine = Machine(
+        {"full": 1.0, "half": 0.5, "tenth": 0.1}, lambda now: 4.0 if now > 10 else 1.0
+    )
+    turns = machine.turns(Limits(1000.0))
+    assert turns.estimate("full").median == pytest.approx(4.0)
+    assert turns.estimate("half").median == pytest.approx(2.0, rel=0.01)
+    assert turns.estimate("tenth").median == pytest.approx(0.4, rel=0.01)
+
+
+def test_each_round_starts_with_another_arm() -> None:
+    machine = Machine({"full": 1.0, "half": 0.5, "third": 0.3})
+    machine.turns(Limits(1000.0))
+    names = [name for name, _ in machine.taken]
+    assert names[:3] == ["full", "half", "third"], "the first turn, in which caches fill"
+    assert [names[k] for k in (3, 6, 9, 12)] == ["full", "half", "third", "full"]
+
+
+def test_short_steps_are_taken_in_blocks() -> None:
+    machine = Machine({"full": 0.04, "small": 0.001})
+    machine.turns(Limits(1000.0))
+    assert ("full", 3) in machine.taken
+    assert ("small", 20) in machine.taken
+    assert turn_seconds(0.04) == pytest.approx(4 * 0.04)
+
+
+def test_noisy_arms_go_on_while_settled_ones_sit_out() -> None:
+    machine = Machine({"full": 1.0, "noisy": 0.5, "quiet": 0.25})
+    noise = iter([0.5, 0.7, 0.3, 0.6, 0.4, 0.55, 0.45, *[0.5] * 40])
+    work = machine.arm("noisy")
+
+    def noisy(times: int) -> float:
+        work(times)
+        return next(noise)
+
+    arms = {"full": machine.arm("full"), "noisy": noisy, "quiet": machine.arm("quiet")}
+    turns = take_turns(arms, "full", Limits(1000.0), machine.clock)
+    assert len(turns.ratios("quiet")) == 6
+    assert 6 < len(turns.ratios("noisy")) == len(turns.ratios("full")) < 60
+    found = turns.estimate("noisy")
+    assert found.high - found.low <= 2 * 0.02 * found.median
+
+
+def test_whatever_never_settles_ends_by_the_number_of_rounds() -> None:
+    machine = Machine({"full": 1.0, "wild": 0.5})
+    states = iter(range(1000))
+
+    def wild(times: int) -> float:
+        return 0.1 + (next(states) % 7)
+
+    arms = {"full": machine.arm("full"), "wild": wild}
+    turns = take_turns(arms, "full", Limits(1e9, most_rounds=25), machine.clock)
+    assert len(turns.rounds) == 25
+
+
+def test_the_time_is_kept() -> None:
+    """A turn of both takes 3 s: after the first one, three rounds fit into 14 s."""
+    machine = Machine({"full": 1.0, "half": 0.5})
+    turns = machine.turns(Limits(14.0))
+    assert len(turns.rounds) == 3
+    assert machine.now == 12.0
+    assert turns.estimate("half").confidence < 0.95
+
+
+def test_without_time_for_a_round_the_first_turn_counts() -> None:
+    machine = Machine({"full": 1.0, "half": 0.5})
+    turns = machine.turns(Limits(0.0))
+    assert machine.taken == [("full", 1), ("half", 1)]
+    assert turns.estimate("half").median == 0.5
+    assert turns.estimate("full").median == 1.0
+
+
+def test_an_arm_that_takes_a_fifth_of_the_time_is_taken_once() -> None:
+    machine = Machine({"full": 0.2, "half": 0.1, "shuffled stream": 10.0})
+    turns = machine.turns(Limits(60.0))
+    assert len(turns.ratios("shuffled stream")) == 1
+    assert len(turns.ratios("half")) == 6
+
+
+def test_the_reference_alone_is_taken_six_times() -> None:
+    assert len(Machine({"full": 1.0}).turns(Limits(1000.0)).rounds) == 6
+
+
+def test_ranks_take_the_turns_that_rank_0_says() -> None:
+    """This rank sees other times, and yet it takes part in each block that rank 0 takes part in."""
+    told: list[str] = []
+    main = Machine({"full": 1.0, "half": 0.5})
+    arms = {name: main.arm(name) for name in main.seconds}
+
+    def tell(text: str) -> str:
+        told.append(text)
+        return text
+
+    take_turns(arms, "full", Limits(14.0), main.clock, tell)
+    heard = iter(told)
+    other = Machine({"full": 0.3, "half": 30.0})
+    arms = {name: other.arm(name) for name in other.seconds}
+    take_turns(arms, "full", Limits(1.0), other.clock, lambda _: next(heard))
+    assert other.taken == main.taken
+    assert json.loads(told[-1]) == []
