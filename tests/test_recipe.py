@@ -94,7 +94,7 @@ def test_the_magnitude_of_a_policy_is_read(policy: str | None, magnitude: float 
     ("policy", "magnitude", "expected"),
     [
         ("rand-m9-mstd0.5-inc1", 4, "rand-m4-mstd0.5-inc1"),
-        ("rand-m9-mstd0.5-inc1", 4.5, "rand-m4.5-mstd0.5-inc1"),
+        ("rand-m9-mstd0.5-inc1", 4.5, "rand-m4-mstd0.5-inc1"),
         ("rand-m9-mstd0.5-inc1", 9, "rand-m9-mstd0.5-inc1"),
         ("rand-mstd0.5-inc1", 4, "rand-m4-mstd0.5-inc1"),
         ("rand-n3-m7.5", 1, "rand-m1-n3"),
