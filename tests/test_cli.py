@@ -43,11 +43,17 @@ RUN = (
 COMMON = f"-h --help --debug {DATA} --pretrained --initial-checkpoint {RECIPE} {RUN}"
 FLAGS = {
     "search": f"{COMMON} --model --img-size --space --rule --sampler --costs --profile-seconds --num-stages"
-    " --supernet-epochs --max-candidates --min-full-share --grow-op --grow-map --grow-source --grow-state",
-    "train": f"{COMMON} --schedule --model --img-size --time-budget",
+    " --supernet-epochs --max-candidates --min-full-share --grow-op --grow-map --grow-source --grow-state"
+    " --budget --tail-trials --num-points --supernet-share --search-share --trials --proxy -j --jobs --join"
+    " --storage",
+    "train": f"{COMMON} --schedule --elastic --model --img-size --time-budget",
     "show": "-h --help --debug --model --epochs --recipe --plain --json --svg --html",
-    "export": "-h --help --debug --output --weights",
-    "bench": f"{COMMON} --schedule --model --img-size --time-budget --blocks --block-steps"
+    "export": "-h --help --debug --output --weights --format --img-size --keep-rate --by --at-blocks",
+    "evaluate": f"-h --help --debug {DATA} --model --img-size --recipe --weights --img-sizes --keep-rates"
+    " --grid --by --at-blocks --batch-size --crop-pct --interpolation --rounds --device --amp --threads"
+    " --workers --json",
+    "schedules": "-h --help --debug --json",
+    "bench": f"{COMMON} --schedule --elastic --model --img-size --time-budget --blocks --block-steps"
     " --timm-script --space --profile-seconds --json",
     "stress": "-h --help --debug --kills --signal --stress-seed --keep --json",
 }
@@ -192,7 +198,7 @@ REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
     "a preset with a slip": (
         ("train", "--schedule", "lineer", *SMALL),
         "--schedule: must be an existing YAML file or a preset, but got 'lineer';"
-        " presets: constant, linear",
+        " did you mean 'linear'?",
     ),
     "a schedule file that is not there": (
         ("train", "--schedule", "best.yaml"),
@@ -229,7 +235,7 @@ REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
         "some/run: must be a run folder with a run.yaml in it",
     ),
     "supernets that do not fit": (
-        (*SEARCH, "--epochs", 8, "--supernet-epochs", 5),
+        (*SEARCH, "--rule", "autoprog", "--epochs", 8, "--supernet-epochs", 5),
         "--space: decisions.supernet_epochs: must fit between two decisions, which are …",
     ),
     "costs that are not there": (

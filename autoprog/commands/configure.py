@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autoprog.commands.recipe_layers import is_file, recipe_of
-from autoprog.errors import ConfigError
+from autoprog.errors import ConfigError, suggest
 from autoprog.files import parse
 from autoprog.presets import PRESETS, preset
 from autoprog.recipe import Recipe
@@ -106,9 +106,9 @@ def _model_of_schedule(
     """Return the model that a schedule is for; a file names it, a preset needs --model."""
     if found is None:
         if name not in PRESETS:
-            known = ", ".join(PRESETS)
             law = "must be an existing YAML file or a preset"
-            raise ConfigError("--schedule", "", law, name, f"presets: {known}")
+            cure = suggest(name, PRESETS, list_all=False) or "see autoprog schedules"
+            raise ConfigError("--schedule", "", law, name, cure)
         spec = find_model(_required_model(args))
         size = _image_size(args, data, spec, None)
         return spec if size is None else _resized(spec, size)

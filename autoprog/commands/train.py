@@ -29,6 +29,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "examples:\n"
         "  autoprog train --schedule runs/…/best.yaml --data DIR\n"
         "  autoprog train --schedule constant --model deit-s --data DIR --epochs 100\n"
+        "  autoprog train --elastic --model deit-s --data DIR\n"
         "  autoprog train --resume runs/…\n"
     )
     group = parser.add_argument_group("schedule")
@@ -38,6 +39,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default=nothing,
         metavar="FILE|PRESET",
         help="a YAML file, or a name that autoprog schedules lists",
+    )
+    group.add_argument(
+        "--elastic",
+        dest="schedule",
+        action="store_const",
+        const="supervit",
+        default=nothing,
+        help="stay usable at many sizes and keep-rates: the schedule supervit (see autoprog evaluate)",
     )
     group.add_argument(
         "--model",
