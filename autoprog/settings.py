@@ -67,7 +67,10 @@ class SearchSettings(FileModel):
 
 
 class RunSettings(FileModel):
-    """Everything that decides what a run computes, and how it is carried out here."""
+    """Everything that decides what a run computes, and how it is carried out here.
+
+    ``table_sizes`` are the image sizes that have position tables of their own.
+    """
 
     kind: Literal["search", "train"]
     model: FullModel
@@ -76,6 +79,7 @@ class RunSettings(FileModel):
     recipe: Recipe
     schedule_from: str | None = None
     search: SearchSettings | None = None
+    table_sizes: tuple[int, ...] = ()
     seed: int = 0
     device: str = "auto"
     amp: Literal["auto", "none", "bfloat16", "float16"] = "auto"

@@ -6,6 +6,7 @@ Legend: B images, C channels, H W px, N tokens, K tokens kept, D width.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -22,6 +23,7 @@ from supernet.cost import parameters
 from supernet.drop import DropPath
 from supernet.locality import LocalBlock
 from supernet.network import ElasticViT, resize
+from supernet.positions import add_tables, position, table_of
 from supernet.tokencount import BlockTokens, block_tokens, check_tokens
 from supernet.tokens import PruningBlock, run_blocks
 from supernet.volo import ElasticVOLO, check_volo, describe_volo
@@ -64,7 +66,9 @@ class ElasticPlainViT(ElasticViT):
         )
         vit, rule = self.vit, subnet.tokens
         check_tokens(rule, has_class_token=vit.cls_token is not None)
-        x = vit._pos_embed(vit.patch_embed(resize(images, subnet.img_size)))  # (B, N, D)
+        patches = vit.patch_embed(resize(images, subnet.img_size))  # (B, H, W, D)
+        table = table_of(vit, subnet.img_size)
+        x = vit._pos_embed(patches) if table is None else position(vit, patches, table)  # (B, N, D)
         counts = block_tokens(x.shape[1], vit.num_prefix_tokens, subnet.total_depth, rule)
         x = run_blocks(vit, self._blocks(running), x, counts, rule.by, self._run_block)
         return vit.forward_head(vit.norm(x))
@@ -72,8 +76,9 @@ class ElasticPlainViT(ElasticViT):
     def resampled_positions(self, img_size: int) -> Tensor | None:
         """Return the position table (1, N, D) for another size, exactly as the forward resamples it."""
         vit, side = self.vit, img_size // self.spec.patch_size
-        if vit.pos_embed is None:
-            return None
+        own = table_of(vit, img_size)
+        if own is not None or vit.pos_embed is None:
+            return own
         return resample_abs_pos_embed(
             vit.pos_embed,
             new_size=[side, side],
@@ -97,8 +102,16 @@ class ElasticPlainViT(ElasticViT):
         return self.checkpointed(run, x)
 
 
-def create_elastic(spec: ModelSpec, num_classes: int, pretrained: bool = False) -> ElasticViT:
-    """Build the full model of ``spec``, with weights from torch's global generator (seed it before)."""
+def create_elastic(
+    spec: ModelSpec,
+    num_classes: int,
+    pretrained: bool = False,
+    table_sizes: Sequence[int] = (),
+) -> ElasticViT:
+    """Build the full model of ``spec``, with weights from torch's global generator (seed it before).
+
+    Image sizes in ``table_sizes`` get position tables of their own (:mod:`supernet.positions`).
+    """
     own = {"dynamic_img_size": True} if spec.outlook is None else {}
     vit = timm.create_model(
         spec.timm,
@@ -111,6 +124,8 @@ def create_elastic(spec: ModelSpec, num_classes: int, pretrained: bool = False) 
         check_volo(spec.timm, vit)
         return ElasticVOLO(spec, vit)
     _check_supported(spec.timm, vit)
+    if table_sizes:
+        add_tables(vit, table_sizes)
     return ElasticPlainViT(spec, vit)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from supernet.config import ALL_TOKENS, ModelSpec, Slots, SubnetConfig, TokenRule, first_slots
 from supernet.elastic import ElasticPlainViT, ElasticViT
+from supernet.positions import TABLES
 from supernet.tokencount import BlockTokens, block_tokens, check_tokens
 from supernet.tokens import PruningBlock, run_blocks
 from supernet.volo import ElasticVOLO
@@ -24,13 +25,22 @@ __all__ = [
     "plain_network",
     "plain_state_dict",
     "static_model",
+    "table_state_dict",
 ]
 
 
 def plain_state_dict(model: ElasticViT) -> dict[str, Tensor]:
     """Snapshot the full-size weights under plain timm keys, as contiguous CPU tensors of their own."""
     state = model.vit.state_dict()
-    return {key: tensor.to("cpu", copy=True).contiguous() for key, tensor in state.items()}
+    plain = {key: tensor for key, tensor in state.items() if not key.startswith(f"{TABLES}.")}
+    return {key: tensor.to("cpu", copy=True).contiguous() for key, tensor in plain.items()}
+
+
+def table_state_dict(model: ElasticViT) -> dict[str, Tensor]:
+    """Snapshot the position tables of single sizes, which plain timm has no keys for; empty without any."""
+    state = model.vit.state_dict()
+    tables = {key: tensor for key, tensor in state.items() if key.startswith(f"{TABLES}.")}
+    return {key: tensor.to("cpu", copy=True).contiguous() for key, tensor in tables.items()}
 
 
 def export_subnet(

@@ -46,15 +46,15 @@ FLAGS = {
     " --supernet-epochs --max-candidates --min-full-share --grow-op --grow-map --grow-source --grow-state"
     " --budget --tail-trials --num-points --supernet-share --search-share --trials --proxy -j --jobs --join"
     " --storage",
-    "train": f"{COMMON} --schedule --elastic --model --img-size --time-budget",
+    "train": f"{COMMON} --schedule --elastic --pos-embed --model --img-size --time-budget",
     "show": "-h --help --debug --model --epochs --recipe --plain --json --svg --html",
     "export": "-h --help --debug --output --weights --format --img-size --keep-rate --by --at-blocks",
     "evaluate": f"-h --help --debug {DATA} --model --img-size --recipe --weights --img-sizes --keep-rates"
     " --grid --by --at-blocks --batch-size --crop-pct --interpolation --rounds --device --amp --threads"
     " --workers --json",
     "schedules": "-h --help --debug --json",
-    "bench": f"{COMMON} --schedule --elastic --model --img-size --time-budget --blocks --block-steps"
-    " --timm-script --space --profile-seconds --json",
+    "bench": f"{COMMON} --schedule --elastic --pos-embed --model --img-size --time-budget --blocks"
+    " --block-steps --timm-script --space --profile-seconds --json",
     "stress": "-h --help --debug --kills --signal --stress-seed --keep --json",
 }
 SMALL = ("--model", "vit-mu", "--device", "cpu", "--threads", "1", "--workers", "0")

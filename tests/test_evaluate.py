@@ -135,6 +135,38 @@ def test_a_state_dict_is_that_of_the_whole_network(
     assert "--keep-rate: must go with --format torch-export" in capsys.readouterr().err
 
 
+def test_each_size_may_have_positions_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("train", "--elastic", "--pos-embed", "per-size", "--model", "vit-mu", "--epochs", "1")
+    assert main([*words, "-q", *HERE, "--runs-dir", str(tmp_path)]) == 0
+    (run,) = tmp_path.iterdir()
+    plain = build_model(ZOO["vit-mu"], 10, 0)
+    plain.vit.load_state_dict(load_file(run / "checkpoints/final_ema.safetensors"), strict=True)
+    tables = load_file(run / "checkpoints/final_ema_tables.safetensors")
+    assert {key: tuple(table.shape) for key, table in tables.items()} == {
+        "pos_embed_list.8": (1, 5, 24),
+        "pos_embed_list.12": (1, 10, 24),
+    }
+    capsys.readouterr()
+    grid = evaluated(capsys, run, "--img-sizes", 16, 12, "--rounds", 0)
+    losses = [cell["loss"] for cell in grid["cells"]]
+    (run / "checkpoints/final_ema_tables.safetensors").write_bytes(
+        (run / "checkpoints/final_tables.safetensors").read_bytes()
+    )
+    others = [
+        c["loss"] for c in evaluated(capsys, run, "--img-sizes", 16, 12, "--rounds", 0)["cells"]
+    ]
+    assert others[0] == losses[0]
+    assert others[1] != losses[1]
+
+
+def test_positions_by_size_are_for_sandwich_steps(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("train", "--schedule", "constant", "--pos-embed", "per-size", "--model", "vit-mu")
+    assert main([*words, *HERE]) == 2
+    assert "--pos-embed: must be resampled" in capsys.readouterr().err
+
+
 def test_cells_are_every_size_under_every_rule_once() -> None:
     cells = cells_of(FULL, [8, 16, 8], [*RATES, RATES[0]])
     assert [(c.img_size, c.tokens.keep_rate) for c in cells] == [

@@ -63,7 +63,8 @@ def evaluate_grid(
         RunError: If there are no validation images, or one cannot be read.
     """
     compute = resolve_compute(settings)
-    model = build_model(settings.model.spec(), len(opened.class_names), settings.seed)
+    spec, tables = settings.model.spec(), settings.table_sizes
+    model = build_model(spec, len(opened.class_names), settings.seed, tables)
     load_weights(model, file)
     model.to(compute.device).eval()
     choices = [plain_choice(subnet) for subnet in subnets]

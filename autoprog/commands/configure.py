@@ -14,7 +14,7 @@ from autoprog.recipe import Recipe
 from autoprog.schedule import GrowthSchedule, load_schedule
 from autoprog.settings import DataSettings, RunSettings
 from autoprog.space import SpaceFile, find_space
-from autoprog.stage import FullModel
+from autoprog.stage import FullModel, Sandwich
 from autoprog.train.data import OpenedData
 from autoprog.train.engine import steps_per_epoch_of
 from autoprog.train.feed import open_data
@@ -81,8 +81,22 @@ def configure_train(args: argparse.Namespace) -> Configured:
     if found is None:
         found = preset(name, spec, recipe.epochs, recipe.strength, recipe.learning_rate)
     schedule, recipe = _fit_together(args, found, recipe, len(opened.train))
-    settings = _settings(args, "train", spec, data, recipe_name, recipe, schedule_from=name)
+    more = {"schedule_from": name, "table_sizes": _table_sizes(args, schedule)}
+    settings = _settings(args, "train", spec, data, recipe_name, recipe, **more)
     return Configured(settings, opened, schedule)
+
+
+def _table_sizes(args: argparse.Namespace, schedule: GrowthSchedule) -> tuple[int, ...]:
+    """Return the image sizes that get position tables of their own."""
+    kind = getattr(args, "pos_embed", "resampled")
+    if kind == "resampled":
+        return ()
+    steps = [stage.step for stage in schedule.stages]
+    sizes = {size for s in steps if isinstance(s, Sandwich) for size in s.sandwich.sizes}
+    if not sizes:
+        law, cure = "must be resampled for a schedule without sandwich steps", "see --elastic"
+        raise ConfigError("--pos-embed", "", law, kind, cure)
+    return tuple(sorted(sizes))
 
 
 def _settings(

@@ -19,7 +19,7 @@ from autoprog.stage import FullModel
 from autoprog.train.data import OpenedData
 from autoprog.train.feed import open_data
 from autoprog.train.model import find_model
-from autoprog.train.weights import WeightsFile, read_weights
+from autoprog.train.weights import WeightsFile, read_weights, with_tables
 from supernet.config import ModelSpec, SubnetConfig
 
 __all__ = ["Evaluation", "configure_evaluation", "finished_run"]
@@ -50,7 +50,7 @@ def configure_evaluation(args: argparse.Namespace) -> Evaluation:
         run = finished_run(target)
         settings, opened = _of_run(args, run)
         name = "final_ema" if averaged else "final"
-        file = read_weights(target / "checkpoints" / f"{name}.safetensors", averaged)
+        file = with_tables(read_weights(target / "checkpoints" / f"{name}.safetensors", averaged))
         elastic = elastic_of(run.best or run.schedule)
     else:
         file = read_weights(target, averaged)

@@ -65,9 +65,9 @@ def run(args: argparse.Namespace) -> int:
         print(export_weights(source, args.output))
         return 0
     from autoprog.train.program import export_program
-    from autoprog.train.weights import read_weights
+    from autoprog.train.weights import read_weights, with_tables
 
-    settings, file = finished.manifest.settings, read_weights(source, averaged=True)
+    settings, file = finished.manifest.settings, with_tables(read_weights(source, averaged=True))
     print(export_program(settings, file, _cell(args, finished), args.output))
     return 0
 

@@ -58,6 +58,7 @@ _KEPT_ON_RESUME = {
     "schedule",
     "jobs",
     "join",
+    "pos_embed",
 }
 
 

@@ -32,6 +32,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "  autoprog train --elastic --model deit-s --data DIR\n"
         "  autoprog train --resume runs/…\n"
     )
+    _add_schedule_flags(parser)
+    add_data_flags(parser)
+    add_initial_flags(parser)
+    add_recipe_flags(parser)
+    add_run_flags(parser)
+
+
+def _add_schedule_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("schedule")
     nothing = argparse.SUPPRESS
     group.add_argument(
@@ -47,6 +55,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         const="supervit",
         default=nothing,
         help="stay usable at many sizes and keep-rates: the schedule supervit (see autoprog evaluate)",
+    )
+    group.add_argument(
+        "--pos-embed",
+        choices=["resampled", "per-size"],
+        default="resampled",
+        help="positions of smaller images in --elastic: the full table resampled, or a table for"
+        " each size (resampled)",
     )
     group.add_argument(
         "--model",
@@ -65,10 +80,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="train for 90m, 24h …: stages and learning rate follow the time used, not the epochs",
     )
-    add_data_flags(parser)
-    add_initial_flags(parser)
-    add_recipe_flags(parser)
-    add_run_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -31,7 +31,7 @@ from autoprog.train.ranks import ONE_PROCESS, Ranks
 from autoprog.train.rollback import Rollbacks
 from autoprog.train.stop import StopRequest
 from autoprog.train.trainer import Trainer
-from supernet.export import plain_state_dict
+from supernet.export import plain_state_dict, table_state_dict
 
 __all__ = [
     "Job",
@@ -92,7 +92,8 @@ def build_trainer(
     supernet phase, in a run that has some.
     """
     recipe = settings.recipe
-    model = build_model(settings.model.spec(), len(opened.class_names), settings.seed)
+    spec, tables = settings.model.spec(), settings.table_sizes
+    model = build_model(spec, len(opened.class_names), settings.seed, tables)
     model.to(compute.device)
     transform = transform_settings(model, recipe)
     optimizer = create_optimizer(model, recipe, compute.device)
@@ -241,11 +242,14 @@ def _export(trainer: Trainer) -> None:
         "final": trainer.stepper.model,
         "final_ema": trainer.stepper.emas[-1].module,
     }
-    for name, network in networks.items():
+    files = {name: plain_state_dict(network) for name, network in networks.items()}
+    if settings.table_sizes:
+        files |= {f"{name}_tables": table_state_dict(network) for name, network in networks.items()}
+    for name, weights in files.items():
         path = trainer.folder.checkpoints / f"{name}.safetensors"
         temporary = path.with_name(f".{path.name}")
         try:
-            save_file(plain_state_dict(network), temporary, metadata=metadata)
+            save_file(weights, temporary, metadata=metadata)
             temporary.replace(path)
         except (OSError, SafetensorError) as error:
             raise RunError(f"{path}: the weights cannot be written: {error}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 
 import torch
 
@@ -34,11 +35,16 @@ def find_model(name: str, img_size: int | None = None) -> ModelSpec:
         raise ConfigError("--model", "", str(error).removeprefix(f"{name}: ")) from None
 
 
-def build_model(spec: ModelSpec, num_classes: int, seed: int) -> ElasticViT:
-    """Return the elastic network with weights drawn from `seed`."""
+def build_model(
+    spec: ModelSpec, num_classes: int, seed: int, table_sizes: Sequence[int] = ()
+) -> ElasticViT:
+    """Return the elastic network with weights drawn from `seed`.
+
+    Image sizes in `table_sizes` have position tables of their own.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return create_elastic(spec, num_classes)
+        return create_elastic(spec, num_classes, table_sizes=table_sizes)
 
 
 def transform_settings(model: ElasticViT, recipe: Recipe) -> TransformSettings:

@@ -26,7 +26,8 @@ def export_program(
         RunError: If the file cannot be written.
     """
     num_classes = len(file.state["head.weight"]) if "head.weight" in file.state else 0
-    model = build_model(settings.model.spec(), num_classes, settings.seed)
+    spec, tables = settings.model.spec(), settings.table_sizes
+    model = build_model(spec, num_classes, settings.seed, tables)
     load_weights(model, file)
     transform, side = transform_settings(model, settings.recipe), subnet.img_size
     images = torch.zeros(2, model.spec.in_chans, side, side)

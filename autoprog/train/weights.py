@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from autoprog.train.checkpoint import UNREADABLE
 from supernet.config import ModelSpec
 from supernet.elastic import ElasticViT, describe
 
-__all__ = ["WeightsFile", "load_weights", "read_weights"]
+__all__ = ["WeightsFile", "load_weights", "read_weights", "with_tables"]
 
 _AVERAGED, _ONLINE = ("state_dict_ema", "model_ema"), ("state_dict", "model")
 
@@ -53,6 +53,14 @@ def read_weights(path: Path, averaged: bool) -> WeightsFile:
         law = f"must be a readable weights file ({reason[:100]})"
         raise ConfigError(str(path), "", law) from None
     return WeightsFile(path, _tensors(found, averaged, str(path)), spec=None)
+
+
+def with_tables(file: WeightsFile) -> WeightsFile:
+    """Return the weights of a run's file together with the position tables beside it, if there are."""
+    beside = file.path.with_name(f"{file.path.stem}_tables.safetensors")
+    if not beside.is_file():
+        return file
+    return replace(file, state={**file.state, **read_weights(beside, averaged=True).state})
 
 
 def load_weights(model: ElasticViT, file: WeightsFile) -> None:
