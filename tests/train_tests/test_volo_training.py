@@ -12,11 +12,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from autoprog.cli import main
+from autoprog.costs.cells import CostCell
 from autoprog.presets import linear
 from autoprog.runs import load_run
 from autoprog.schedule import GrowthSchedule
 from autoprog.search.estimate import estimate_losses
-from autoprog.search.profile import measure_seconds
+from autoprog.search.profile import Limits, measure_grid
 from autoprog.settings import RunSettings
 from autoprog.stage import FullModel, Stage
 from autoprog.train.ema import ElasticEma
@@ -103,7 +104,8 @@ def test_evaluations_and_estimates_leave_statistics_alone(bench: Any) -> None:
     before = fingerprint(trainer.stepper)
     list(trainer.evaluate(SPEC.depth))
     trainer.stepper.model.train()
-    measure_seconds(trainer.stepper, FULL, trainer, repeats=1)
+    table = measure_grid(trainer, [CostCell(SubnetConfig((1, 2), 16), 16)], Limits(0.0))
+    assert set(table.cells) == {"d1+2 r16 b16", "d2+4 r32 b16"}
     assert torch.equal(fingerprint(trainer.stepper), before)
     assert trainer.stepper.model.training
 
