@@ -105,7 +105,7 @@ def _even_points(
     A phase ends before the next begins, whatever its share of the steps.
     """
     decisions = space.decisions
-    least = _LEAST_VISITS * len(space.above(space.smallest))
+    least = math.ceil(decisions.min_visits * len(space.above(space.smallest)))
     in_supernets = decisions.supernet_share * total_steps
     most = min(int(in_supernets / least), full_step // least - 1)
     count = max(1, min(decisions.num_points, most))
@@ -130,9 +130,6 @@ def _even_points(
         for index, start in enumerate(starts)
     ]
 
-
-_LEAST_VISITS = 2
-"""Steps that a supernet phase gives each subnet at the least."""
 
 _SHARE_OF_ONE = 3
 """What one decision for the whole run takes of the steps that supernets may take: one so many-th."""

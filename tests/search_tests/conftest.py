@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from autoprog.decisions import Decision
+from autoprog.decisions import Decision, DecisionInputs
 from autoprog.events import Event
 from autoprog.recipe import Recipe, resolve_recipe
 from autoprog.runs import Run, RunFolder, load_run
@@ -117,7 +117,12 @@ class Lab:
                 "decisions": {
                     "num_stages": 4,
                     "supernet_epochs": 1,
+                    "num_points": 2,
+                    "supernet_share": 0.25,
+                    "min_visits": 0.5,
+                    "search_share": 0.9,
                     "max_candidates": 12,
+                    "tail_trials": 20,
                     **decisions,
                 },
             }
@@ -233,7 +238,9 @@ def _scripted(lab: Lab, decide: Callable[..., Decision]) -> Callable[..., Decisi
         subnets = [candidate.subnet for candidate in decision.candidates]
         if wanted is None or wanted not in subnets:
             return decision
-        return decision.model_copy(update={"winner": subnets.index(wanted)})
+        winner = subnets.index(wanted)
+        tail = decision.candidates[winner].tail
+        return decision.model_copy(update={"winner": winner, "tail": tail})
 
     return scripted
 
@@ -322,16 +329,10 @@ def _observe(lab: Lab, rule: Rule, patch: pytest.MonkeyPatch) -> Observed:
         seen.compacted.append((seen.trained[-1][0] + 1, slots))
         seen.logits_around_compaction.extend(zip(before, after, strict=True))
 
-    def decided(rule: Rule, spec: ModelSpec, where: Any, found: Any, seconds_of: Any) -> Decision:
-        asked: set[str] = set()
-
-        def noted(subnet: SubnetConfig) -> float:
-            asked.add(cell_name(subnet, BATCH))
-            return float(seconds_of(subnet))
-
-        decision = decide(rule, spec, where, found, noted)
-        on_disk = load_run(lab.folder / "run").costs
-        seen.costs_at_decisions.append((asked, on_disk))
+    def decided(chooser: Any, inputs: DecisionInputs) -> Decision:
+        decision = decide(chooser, inputs)
+        asked = {cell_name(subnet, BATCH) for subnet in inputs.candidates}
+        seen.costs_at_decisions.append((asked, load_run(lab.folder / "run").costs))
         return decision
 
     patch.setattr(loader, "plan_batches", planned)

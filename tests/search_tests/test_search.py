@@ -235,8 +235,9 @@ def test_the_journal_holds_each_decision_and_no_trial_is_left_running(observed: 
     for name, decision in zip(names, decisions_of(observed), strict=False):
         trials = optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
         assert {trial.state for trial in trials} == {TrialState.COMPLETE}
-        scores = [trial.value for trial in trials if trial.value is not None]
-        assert sorted(scores) == sorted(candidate.score for candidate in decision.candidates)
+        told = [trial.value for trial in trials if trial.value is not None]
+        last = [e for e in observed.attempt.of(Estimated) if e.decision == decision.index][-1]
+        assert sorted(told) == sorted(loss for _, loss in last.losses)
 
 
 def test_the_last_decision_is_forced_and_names_the_full_model(observed: Any) -> None:
@@ -331,8 +332,9 @@ def test_costs_are_measured_where_none_are_given(lab: Any) -> None:
     run = lab.search(lab.settings(), crash_when=first_decision).run
     candidates = run.decisions[0].candidates
     assert {c.subnet for c in candidates} == set(lab.space().above(SubnetConfig(1, 8)))
-    assert {f"{c.subnet} b16": c.step_seconds for c in candidates} == run.costs
-    assert all(0 < seconds < 10 for seconds in run.costs.values())
+    assert {f"{c.subnet} b16" for c in candidates} == set(run.costs)
+    for candidate in candidates:  # without workers, making a batch comes on top of a step
+        assert run.costs[f"{candidate.subnet} b16"] < candidate.step_seconds < 10
 
 
 @pytest.mark.parametrize("rule", ["rollout", "autoprog"])
