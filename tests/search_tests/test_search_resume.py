@@ -18,7 +18,6 @@ from autoprog.events import (
     StageStarted,
 )
 from autoprog.runs import load_run
-from autoprog.search.searcher import situation_of
 from supernet.config import SubnetConfig
 
 When = Callable[[Event], bool]
@@ -142,7 +141,7 @@ def test_a_search_stopped_again_and_again_ends_like_a_straight_one(
         assert again.search(again.repeated, stop_at=step).trainer.step == step
     resumed = again.search(again.repeated)
     assert_same_end(observed.attempt, resumed.path, resumed)
-    one, two = (situation_of(a.searcher, 0).curve for a in (observed.attempt, resumed))
+    one, two = (a.run.inputs()[0].curve for a in (observed.attempt, resumed))
     assert one == two
     assert [step for step, _ in two] == [9, 12, 15, 16]
 
@@ -167,7 +166,7 @@ def test_a_recorded_decision_is_not_taken_again(
     estimate_losses = supernet.estimate_losses
 
     def noting(*arguments: Any) -> Any:
-        taken.append(arguments[2].index)
+        taken.append(arguments[1].index)
         return decide(*arguments)
 
     def estimating(trainer: Any, choice: Any) -> list[float]:
@@ -192,7 +191,10 @@ def test_the_winner_on_record_is_executed_whatever_the_scores_say(
     path = crashed.path / "decisions.jsonl"
     row = json.loads(path.read_text())
     subnets = [candidate["subnet"] for candidate in row["candidates"]]
-    row["winner"] = subnets.index({"depth": [3], "img_size": 8})
+    row["winner"] = next(
+        number for number, s in enumerate(subnets) if (s["depth"], s["img_size"]) == ([3], 8)
+    )
+    row["tail"] = row["candidates"][row["winner"]]["tail"]
     path.write_text(json.dumps(row) + "\n")
     tampered = SubnetConfig(3, 8)
     resumed = again.search(again.repeated)
