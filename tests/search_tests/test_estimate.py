@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from autoprog.search import estimate
 from autoprog.search.estimate import estimate_losses, paired_difference, summarise
-from autoprog.train import feed
+from autoprog.train import map_feed
 from autoprog.train.data import stratified_holdout
 from autoprog.train.phase import Choice, plain_choice
 from autoprog.train.trainer import Trainer
@@ -24,7 +24,7 @@ IN_SUPERNET = Choice(SMALL, ((0, 3),))
 @pytest.fixture
 def trainer(lab: Any, monkeypatch: pytest.MonkeyPatch) -> Trainer:
     """A trainer whose averages differ from its network, with three batches held out."""
-    monkeypatch.setattr(feed, "PROBE_IMAGES", 2)
+    monkeypatch.setattr(map_feed, "PROBE_IMAGES", 2)
     made: Trainer = lab.prepare(lab.settings()).trainer
     generator = torch.Generator().manual_seed(1)
     for ema in made.stepper.emas:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from autoprog.search.rollout import (
+    CAPACITY_EXPONENT,
     Leg,
     LossLaw,
     Option,
@@ -97,7 +98,7 @@ def test_without_a_curve_the_learning_exponent_is_the_default() -> None:
 
 
 def test_a_small_step_is_worth_its_cost_to_the_capacity_exponent() -> None:
-    assert LossLaw(learning=0.2).progress(0.5) == pytest.approx(0.5**0.2)
+    assert LossLaw(learning=0.2).progress(0.5) == pytest.approx(0.5**CAPACITY_EXPONENT)
     assert LAW.progress(1.0) == 1.0
     assert LAW.progress(0.25) == pytest.approx(0.5)
     assert LAW.progress(0.25) < LAW.progress(0.5) < LAW.progress(1.0)

@@ -248,6 +248,6 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return aot_module_simplified(graph, inputs, fw_compiler=lambda traced, _: traced.forward)
 
     monkeypatch.setattr(
-        ElasticViT, "compile_blocks", lambda self: compile_blocks(self, True, listing)
+        ElasticViT, "compile_blocks", lambda self, *_: compile_blocks(self, True, listing)
     )
     return found
