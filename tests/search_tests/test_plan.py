@@ -1,24 +1,27 @@
 from __future__ import annotations
 
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 
 from autoprog.errors import ConfigError
 from autoprog.search.plan import DecisionPoint, SearchPlan, make_plan, point_candidates
 from autoprog.settings import Rule
-from autoprog.space import Decisions, SearchSpace, SpaceFile
-from supernet.config import ModelSpec, SubnetConfig
+from autoprog.space import SearchSpace, SpaceFile
+from supernet.config import ModelSpec, SubnetConfig, TokenRule
 from supernet.zoo import ZOO
 
 EPOCH = 100
 DEIT_S = SpaceFile().space(ZOO["deit-s"], "default")
-RULES: tuple[Rule, ...] = ("rollout", "autoprog")
+RULES: tuple[Rule, ...] = ("rollout", "autoprog", "pareto", "budget")
+AGAIN: tuple[Rule, ...] = ("rollout", "autoprog")
+ONCE: tuple[Rule, ...] = ("pareto", "budget")
+EVEN: tuple[Rule, ...] = ("rollout", "pareto", "budget")
 
 
 def plan(rule: Rule, epochs: float, steps_per_epoch: int = EPOCH, **values: object) -> SearchPlan:
-    decisions = Decisions.model_validate(values)
-    return make_plan(rule, decisions, steps_per_epoch, int(epochs * steps_per_epoch))
+    space = SpaceFile.model_validate({"decisions": values}).space(ZOO["deit-s"], "test")
+    return make_plan(rule, space, steps_per_epoch, int(epochs * steps_per_epoch))
 
 
 def epochs_of(found: SearchPlan) -> list[tuple[float, float]]:
@@ -34,15 +37,48 @@ def test_a_hundred_epochs_by_autoprog() -> None:
 
 
 def test_a_hundred_epochs_by_rollout() -> None:
+    """The steps up to the full model in nine even parts; supernets take a tenth of the run."""
     found = plan("rollout", 100)
-    assert epochs_of(found) == [(25, 27), (50, 52), (75, 77)]
-    assert (found.full_step, found.total_steps) == (8500, 10_000)
-    assert [point.piece for point in found.points] == [1, 2, 3]
+    starts = [944, 1888, 2833, 3777, 4722, 5666, 6611, 7555]
+    assert [point.start_step for point in found.points] == starts
+    assert [point.stop_step for point in found.points] == [start + 125 for start in starts]
+    assert (found.full_step, found.total_steps, found.supernet_steps) == (8500, 10_000, 125)
+    assert [point.piece for point in found.points] == [0, 0, 1, 1, 1, 2, 2, 3]
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", ONCE)
+def test_a_decision_for_good_comes_first_and_takes_a_third_of_what_supernets_may(
+    rule: Rule,
+) -> None:
+    (point,) = plan(rule, 100).points
+    assert point == DecisionPoint(0, 0, 944, 944 + 333, estimate_steps=(944 + 333,))
+
+
+@pytest.mark.parametrize("rule", AGAIN)
 def test_decisions_are_numbered_in_order(rule: Rule) -> None:
-    assert [point.index for point in plan(rule, 100).points] == [0, 1, 2]
+    points = plan(rule, 100).points
+    assert [point.index for point in points] == list(range(len(points)))
+    assert len(points) == (3 if rule == "autoprog" else 8)
+
+
+def test_decisions_of_the_rollout_are_as_many_as_is_asked_for() -> None:
+    assert [len(plan("rollout", 100, num_points=n).points) for n in (1, 2, 5)] == [1, 2, 5]
+
+
+def test_short_runs_decide_less_often_so_that_each_subnet_is_trained_twice() -> None:
+    """Sixteen subnets twice take 32 steps, of which a tenth of the run holds 3, 1 and less than one."""
+    found = [plan("rollout", epochs) for epochs in (10, 5, 3)]
+    assert [len(one.points) for one in found] == [3, 1, 1]
+    assert [one.supernet_steps for one in found] == [33, 50, 32]
+
+
+def test_phases_end_before_the_next_decision_whatever_their_share() -> None:
+    found = plan("rollout", 100, supernet_share=0.99)
+    assert found.supernet_steps == 8500 // 9
+    ends = [step for point in found.points for step in (point.start_step, point.stop_step)]
+    assert ends == sorted(ends)
+    (point,) = plan("pareto", 100, supernet_share=0.99, min_full_share=0.8).points
+    assert point.stop_step == 2000
 
 
 def test_autoprog_estimates_at_the_quarters_of_the_last_supernet_epoch() -> None:
@@ -61,12 +97,10 @@ def test_a_supernet_phase_of_few_steps_has_fewer_time_points() -> None:
     assert first == DecisionPoint(0, 0, 0, 2, estimate_steps=(0, 1, 2))
 
 
-def test_the_rollout_estimates_once_at_the_end() -> None:
-    assert [point.estimate_steps for point in plan("rollout", 100).points] == [
-        (2700,),
-        (5200,),
-        (7700,),
-    ]
+@pytest.mark.parametrize("rule", EVEN)
+def test_other_rules_estimate_once_at_the_end(rule: Rule) -> None:
+    for point in plan(rule, 100).points:
+        assert point.estimate_steps == (point.stop_step,)
 
 
 def test_pieces_start_at_whole_epochs() -> None:
@@ -76,16 +110,20 @@ def test_pieces_start_at_whole_epochs() -> None:
 
 def test_runs_below_eight_epochs_are_cut_at_steps() -> None:
     assert plan("autoprog", 6, num_stages=4, supernet_epochs=0.5).piece_starts == (0, 150, 300, 450)
-    assert plan("rollout", 6, num_stages=4, supernet_epochs=0.5).full_step == 510
+    assert plan("rollout", 6).full_step == 510
 
 
 def test_a_larger_share_of_the_full_model_leaves_out_late_decisions() -> None:
     by_autoprog = plan("autoprog", 100, min_full_share=0.5)
     assert epochs_of(by_autoprog) == [(0, 2), (25, 27)]
     assert by_autoprog.full_step == 5000
-    by_rollout = plan("rollout", 100, min_full_share=0.6)
-    assert epochs_of(by_rollout) == [(25, 27)]
-    assert by_rollout.full_step == 4000
+
+
+def test_a_larger_share_of_the_full_model_brings_the_decisions_of_the_rollout_closer() -> None:
+    found = plan("rollout", 100, min_full_share=0.6)
+    assert found.full_step == 4000
+    assert [point.start_step for point in found.points] == [n * 4000 // 9 for n in range(1, 9)]
+    assert found.points[-1].stop_step <= 4000
 
 
 def test_a_supernet_phase_may_fill_the_time_between_decisions() -> None:
@@ -103,30 +141,23 @@ def test_a_supernet_phase_that_does_not_fit_is_refused() -> None:
     )
 
 
-def test_a_decision_without_time_before_the_full_model_is_due_is_left_out() -> None:
-    found = plan("rollout", 10, num_stages=4)
-    assert epochs_of(found) == [(2, 4), (5, 7)]
-    assert found.full_step == 800
-
-
-def test_a_plan_without_any_decision_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"which are 1 epochs apart, but got 2\.0"):
-        plan("rollout", 4, num_stages=2, min_full_share=0.25)
-
-
-@pytest.mark.parametrize("share", [0.75, 0.9])
-def test_a_share_of_the_full_model_that_leaves_no_decision_is_refused(share: float) -> None:
+@pytest.mark.parametrize("rule", RULES)
+def test_a_share_of_the_full_model_that_leaves_no_decision_is_refused(rule: Rule) -> None:
+    steps, share = (200, 0.99) if rule == "autoprog" else (32, 0.995)
     with pytest.raises(ConfigError) as refused:
-        plan("rollout", 100, min_full_share=share)
+        plan(rule, 100, min_full_share=share)
     assert str(refused.value) == (
-        "--space: decisions.min_full_share: must be below 0.75, to leave time for a decision,"
-        f" but got {share}"
+        f"--space: decisions.min_full_share: must leave {steps} steps for a supernet phase before the"
+        f" full model, but got {share}; lower it, train longer, or make the space smaller"
     )
 
 
 def test_a_run_too_short_to_decide_in_is_refused() -> None:
     with pytest.raises(ConfigError, match="must fit between two decisions"):
         plan("autoprog", 0.02)
+    for rule in EVEN:
+        with pytest.raises(ConfigError, match="must leave 32 steps for a supernet phase"):
+            plan(rule, 0.3)
 
 
 def test_the_piece_of_a_step_is_the_last_that_has_started() -> None:
@@ -136,11 +167,11 @@ def test_the_piece_of_a_step_is_the_last_that_has_started() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_every_plan_keeps_its_laws(rule: Rule) -> None:
-    made = 0
-    for epochs, steps_per_epoch, stages, share, supernet in product(
-        (3, 8, 21.5, 100), (1, 7, 50), (2, 3, 5), (0.05, 0.15, 0.4), (0.3, 1, 2)
+def made_plans(rule: Rule) -> list[tuple[SearchPlan, float]]:
+    """Return plans of all kinds of runs, each with the share of the steps that supernets may take."""
+    plans = []
+    for epochs, steps_per_epoch, stages, share, supernet, points in product(
+        (3, 8, 21.5, 100), (1, 7, 50), (2, 5), (0.05, 0.15, 0.4, 0.9), (0.05, 0.3, 0.9), (1, 8)
     ):
         try:
             found = plan(
@@ -150,34 +181,73 @@ def test_every_plan_keeps_its_laws(rule: Rule) -> None:
                 num_stages=stages,
                 min_full_share=share,
                 supernet_epochs=supernet,
+                supernet_share=supernet,
+                num_points=points,
             )
         except ConfigError:
             continue
-        made += 1
+        assert len(found.points) <= max(points, stages - 1)
+        assert found.total_steps - found.full_step >= share * found.total_steps - 1e-6
+        plans.append((found, supernet))
+    assert len(plans) > 100
+    return plans
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_plan_keeps_its_laws(rule: Rule) -> None:
+    for found, _ in made_plans(rule):
         ends = [step for point in found.points for step in (point.start_step, point.stop_step)]
         assert [*ends, found.full_step] == sorted([*ends, found.full_step])
-        assert found.total_steps - found.full_step >= share * found.total_steps - 1e-6
         for point in found.points:
             steps = point.estimate_steps
             assert list(steps) == sorted(set(steps))
             assert point.start_step <= steps[0]
             assert steps[-1] == point.stop_step > point.start_step
-    assert made > 100
+            assert found.piece_at(point.start_step) == point.piece
 
 
-def test_staying_and_the_full_model_are_always_candidates_of_the_rollout() -> None:
+@pytest.mark.parametrize("rule", EVEN)
+def test_every_even_plan_spreads_its_decisions_and_trains_each_subnet_twice(rule: Rule) -> None:
+    for found, share in made_plans(rule):
+        starts = [point.start_step for point in found.points]
+        gaps = [b - a for a, b in pairwise([0, *starts, found.full_step])]
+        if rule == "rollout":
+            assert max(gaps) - min(gaps) <= 1
+        else:
+            assert len(starts) == 1
+        lengths = {point.stop_step - point.start_step for point in found.points}
+        assert lengths == {found.supernet_steps}
+        assert found.supernet_steps >= 32
+        rounding = len(starts)
+        assert found.supernet_steps == 32 or (
+            found.supernet_steps * len(starts) <= share * found.total_steps + rounding
+        )
+
+
+@pytest.mark.parametrize("rule", EVEN)
+def test_staying_and_the_full_model_are_always_candidates(rule: Rule) -> None:
     for current in DEIT_S.above(DEIT_S.smallest):
-        grid = point_candidates("rollout", DEIT_S, current, first=False)
+        grid = point_candidates(rule, DEIT_S, current, first=False)
         assert (grid[0], grid[-1]) == (current, DEIT_S.spec.full)
         assert all(current.within(subnet) for subnet in grid)
 
 
-def test_the_rollout_may_grow_to_anything_from_the_start() -> None:
-    grid = point_candidates("rollout", DEIT_S, DEIT_S.smallest, first=True)
+@pytest.mark.parametrize("rule", EVEN)
+def test_a_run_may_grow_to_anything_from_the_start(rule: Rule) -> None:
+    grid = point_candidates(rule, DEIT_S, DEIT_S.smallest, first=True)
     assert set(grid) == {
         SubnetConfig(depth, size)
         for depth, size in product((6, 8, 10, 12), (112, 144, 192, 224))
     }  # fmt: skip
+
+
+def test_keep_rates_are_an_axis_of_the_candidates() -> None:
+    axes = {"keep_rate": {"values": [0.5, 1.0], "by": "random"}}
+    space = SpaceFile.model_validate({"axes": axes}).space(ZOO["deit-s"], "test")
+    grid = point_candidates("rollout", space, space.smallest, first=True)
+    assert len(grid) == 32
+    assert grid[0] == SubnetConfig(6, 112, TokenRule(0.5, "random"))
+    assert grid[-1] == space.spec.full
 
 
 def test_autoprog_first_decides_between_the_first_middle_and_last_of_each_axis() -> None:
