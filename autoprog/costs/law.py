@@ -12,6 +12,7 @@ from autoprog.costs.cells import CostCell
 from autoprog.effort import image_macs
 from autoprog.stage import Training
 from supernet.config import ModelSpec, SubnetConfig
+from supernet.tokencount import block_tokens
 
 __all__ = ["SecondsLaw", "data_terms", "fit_law", "left_out_errors", "step_terms"]
 
@@ -86,13 +87,8 @@ def left_out_errors(rows: Sequence[Terms], seconds: Sequence[float]) -> list[flo
 def _attention_macs(spec: ModelSpec, subnet: SubnetConfig) -> int:
     """Return the multiply-accumulates between all tokens for one image, forward and backward.
 
-    Only the last stage has such attention; an outlooker's window costs as much at every place. Blocks are
-    taken to drop tokens before anything else, which is exact but for class attention.
+    Only the last stage has such attention; an outlooker's window costs as much at every place.
     """
-    patches = (subnet.img_size // spec.patch_size) ** 2
-    total = 0
-    for block in range(subnet.depth[-1]):
-        if block in subnet.tokens.at_blocks:
-            patches = max(1, round(patches * subnet.tokens.keep_rate))
-        total += 2 * (patches + spec.num_prefix_tokens) ** 2 * spec.embed_dim
-    return 3 * total
+    tokens = (subnet.img_size // spec.patch_size) ** 2 + spec.num_prefix_tokens
+    counts = block_tokens(tokens, spec.num_prefix_tokens, subnet.depth[-1], subnet.tokens)
+    return 3 * sum(2 * count.attention**2 * spec.embed_dim for count in counts)

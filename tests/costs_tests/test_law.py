@@ -40,7 +40,7 @@ def test_frozen_blocks_and_dropped_tokens_and_cut_images_show_in_the_terms() -> 
     fewer = step_terms(DEIT, CostCell(SubnetConfig(12, 160, TokenRule(0.5)), 2))
     cut = step_terms(DEIT, CostCell(SubnetConfig(12, 160), 2, "fourier"))
     assert 0.73 < frozen[0] / plain[0] < 0.75, "nine of twelve blocks lack a third of their work"
-    assert fewer[2] == 2 * 3 * 12 * 2 * 51**2 * 384, "50 of 100 patches and the class token"
+    assert fewer[2] == 2 * 3 * 12 * 2 * 50**2 * 384, "50 of 101 tokens"
     assert cut[:5] == plain[:5]
     assert cut[5] == 2 * 224**2
 

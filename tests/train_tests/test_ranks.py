@@ -178,6 +178,7 @@ def test_in_a_search_rank_0_decides_and_writes(tmp_path: Path) -> None:
     assert [d["index"] for d in decided] == [d.index for d in run.decisions]
     assert len(run.decisions) >= 1
     assert run.best is not None
+    assert run.cost_table.conditions["processes"] == 2, "both measured together"
     journal = (run.path / "search.journal").read_text().splitlines()
     workers = {json.loads(line)["worker_id"] for line in journal}
     assert len(workers) == 1

@@ -17,8 +17,6 @@ from supernet.drop import DropPath
 
 __all__ = ["untouched"]
 
-_SETTINGS = ("training", "network", "mixup", "loss", "micro_batches", "ranks")
-
 
 @contextmanager
 def untouched(stepper: Stepper) -> Iterator[None]:
@@ -34,7 +32,7 @@ def untouched(stepper: Stepper) -> Iterator[None]:
     trainable = [parameter.requires_grad for parameter in stepper.model.parameters()]
     rates = [(module, module.drop_prob) for module in _drop_paths(stepper)]
     training = stepper.model.training
-    settings = {name: getattr(stepper, name) for name in _SETTINGS}
+    settings = dict(vars(stepper))
     generators = _generators(stepper.compute.device)
     try:
         yield
@@ -50,8 +48,7 @@ def untouched(stepper: Stepper) -> Iterator[None]:
             parameter.requires_grad_(flag)
         for module, rate in rates:
             module.drop_prob = rate
-        for name, value in settings.items():
-            setattr(stepper, name, value)
+        vars(stepper).update(settings)
         stepper.model.train(training)
         _put_back_generators(stepper.compute.device, generators)
 
