@@ -1,77 +1,114 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from dataclasses import replace
+import json
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from statistics import fmean
+from typing import Any
 
 import pytest
 
-from autoprog.decisions import Decision, Estimate
-from autoprog.search.decide import Situation, decide, forced_decision
+from autoprog.decisions import Candidate, Decision, DecisionInputs, Tail
+from autoprog.files import parse
+from autoprog.search.decide import MOST_FRONT_POINTS, Chooser, decide, forced_decision
 from autoprog.settings import Rule
+from autoprog.space import SearchSpace, SpaceFile
 from supernet.config import ModelSpec, SubnetConfig
 from supernet.cost import relative_cost
 from supernet.zoo import ZOO
 
 SPEC = ZOO["deit-s"]
+SPACE = SpaceFile.model_validate(
+    {
+        "axes": {"depth": {"values": [6, 9, 12]}, "img_size": {"values": [112, 160, 224]}},
+        "decisions": {"tail_trials": 20},
+    }
+).space(SPEC, "test")
 STAY, MIDDLE, FULL = SubnetConfig(6, 112), SubnetConfig(9, 160), SPEC.full
 SIZES = (STAY, SubnetConfig(6, 160), MIDDLE, SubnetConfig(12, 160), FULL)
-COSTS = {subnet: relative_cost(SPEC, subnet) for subnet in SIZES}
-RULES: tuple[Rule, ...] = ("rollout", "autoprog")
-both_rules = pytest.mark.parametrize("rule", RULES)
+COSTS = {subnet: relative_cost(SPEC, subnet) for subnet in SPACE.above(SPACE.smallest)}
+STEP, FULL_STEP, TOTAL = 2700, 8500, 10_000
+RULES: tuple[Rule, ...] = ("rollout", "autoprog", "pareto", "budget")
+all_rules = pytest.mark.parametrize("rule", RULES)
+again_rules = pytest.mark.parametrize("rule", ["rollout", "autoprog"])
+
+Losses = Callable[[SubnetConfig], float]
 
 
-def situation(learning: float = 0.3, current: SubnetConfig = STAY) -> Situation:
-    """A quarter of the run is over, at `current`; the training loss has fallen as steps^-learning."""
-    return Situation(
-        index=1,
-        step=2700,
-        steps_per_epoch=100,
-        total_steps=10_000,
-        current=current,
-        switch_steps=(5000, 7500, 8500),
-        progress_so_far=((COSTS[current], 2700),),
-        curve=tuple((float(step), 6.0 * step**-learning) for step in range(100, 2700, 100)),
-    )
-
-
-def estimates(
-    losses: Callable[[SubnetConfig], float],
-    sizes: tuple[SubnetConfig, ...] = SIZES,
-    noise: float = 0.0,
-) -> list[Estimate]:
-    return [
-        Estimate(
-            subnet=subnet,
-            losses=(losses(subnet),),
-            difference=losses(subnet) - losses(sizes[0]),
-            difference_se=noise,
-        )
-        for subnet in sizes
-    ]
-
-
-def trend(exponent: float) -> Callable[[SubnetConfig], float]:
+def trend(exponent: float) -> Losses:
     return lambda subnet: 2.0 * COSTS[subnet] ** -exponent
 
 
-def take(rule: Rule, found: list[Estimate], where: Situation | None = None) -> Decision:
-    return decide(rule, SPEC, where or situation(), found, COSTS.__getitem__)
+def inputs(
+    losses: Losses,
+    sizes: Sequence[SubnetConfig] = SIZES,
+    noise: float = 0.0,
+    learning: float = 0.3,
+    current: SubnetConfig = STAY,
+    **fields: Any,
+) -> DecisionInputs:
+    """A quarter of the run is over, at `current`; the training loss has fallen as steps^-learning.
+
+    Two batches each, of which `noise` is the standard error of all differences against the first of `sizes`.
+    """
+    batches = [
+        (losses(subnet) + error, losses(subnet) - error)
+        for subnet, error in zip(sizes, [0.0, *[noise] * (len(sizes) - 1)], strict=True)
+    ]
+    values: dict[str, Any] = {
+        "index": 1,
+        "step": STEP,
+        "steps_per_epoch": 100,
+        "total_steps": TOTAL,
+        "full_step": FULL_STEP,
+        "current": current,
+        "num_points": 3,
+        "steps_so_far": ((current, STEP),),
+        "curve": tuple((float(step), 6.0 * step**-learning) for step in range(100, STEP, 100)),
+        "candidates": tuple(sizes),
+        "losses": (tuple(batches),),
+        "step_seconds": {str(subnet): cost for subnet, cost in COSTS.items()},
+        "seconds_left": 3000.0,
+    }
+    return DecisionInputs.model_validate({**values, **fields})
 
 
-@both_rules
+def chooser(rule: Rule, seed: int = 0, space: SearchSpace = SPACE) -> Chooser:
+    return Chooser(rule, space, "nsga2", seed)
+
+
+def take(rule: Rule, found: DecisionInputs) -> Decision:
+    return decide(chooser(rule), found)
+
+
+def of(decision: Decision, subnet: SubnetConfig) -> Candidate:
+    return next(one for one in decision.candidates if one.subnet == subnet)
+
+
+@all_rules
 def test_a_decision_is_a_pure_function(rule: Rule) -> None:
-    found, where = estimates(trend(0.1), noise=0.01), situation()
-    before = copy.deepcopy((found, where))
-    assert take(rule, found, where) == take(rule, *copy.deepcopy(before)) == take(rule, found)
-    assert (found, where) == before
+    found = inputs(trend(0.1), noise=0.01)
+    before = copy.deepcopy(found)
+    assert take(rule, found) == take(rule, before) == take(rule, found)
+    assert found == before
 
 
-@both_rules
+@all_rules
+def test_inputs_that_were_written_down_give_the_same_decision(rule: Rule) -> None:
+    found = inputs(trend(0.1), noise=0.01, incumbent=((2000, STAY), (5000, MIDDLE), (8000, FULL)))
+    row = json.loads(json.dumps(found.model_dump(mode="json")))
+    read = parse(DecisionInputs, row, "test")
+    assert read == found
+    decision = take(rule, read)
+    assert decision == take(rule, found)
+    assert parse(Decision, json.loads(decision.model_dump_json()), "test") == decision
+
+
+@all_rules
 def test_a_decision_says_where_and_between_what_it_was_taken(rule: Rule) -> None:
-    decision = take(rule, estimates(trend(0.1)))
-    assert (decision.index, decision.step, decision.epoch) == (1, 2700, 27.0)
+    decision = take(rule, inputs(trend(0.1)))
+    assert (decision.index, decision.step, decision.epoch) == (1, STEP, 27.0)
     assert (decision.rule, decision.current) == (rule, STAY)
     assert [candidate.subnet for candidate in decision.candidates] == list(SIZES)
     labels = [candidate.label for candidate in decision.candidates]
@@ -80,9 +117,22 @@ def test_a_decision_says_where_and_between_what_it_was_taken(rule: Rule) -> None
     assert seconds == [COSTS[subnet] for subnet in SIZES]
 
 
-@both_rules
+@all_rules
+def test_each_candidate_has_a_way_on_from_itself_to_the_full_model(rule: Rule) -> None:
+    decision = take(rule, inputs(trend(0.1)))
+    for candidate in decision.candidates:
+        assert candidate.tail[0] == (STEP, candidate.subnet)
+        steps, subnets = zip(*candidate.tail, strict=True)
+        assert list(steps) == sorted(set(steps))
+        assert steps[-1] <= FULL_STEP
+        assert all(a.within(b) and a != b for a, b in pairwise(subnets))
+        assert subnets[-1] == FULL
+    assert decision.tail == decision.chosen.tail
+
+
+@again_rules
 def test_the_lowest_score_wins_and_the_reason_names_the_runner_up(rule: Rule) -> None:
-    decision = take(rule, estimates(trend(0.1)))
+    decision = take(rule, inputs(trend(0.1)))
     ranked = sorted(decision.candidates, key=lambda candidate: candidate.score)
     assert decision.chosen == ranked[0]
     margin = ranked[1].score / ranked[0].score - 1
@@ -95,109 +145,221 @@ def test_autoprog_picks_the_candidate_below_the_power_law(planted: SubnetConfig)
     def losses(subnet: SubnetConfig) -> float:
         return trend(0.05)(subnet) * (0.99 if subnet == planted else 1.0)
 
-    decision = take("autoprog", estimates(losses))
+    decision = take("autoprog", inputs(losses))
     assert decision.chosen.subnet == planted
     assert decision.alpha == pytest.approx(0.05, abs=0.01)
 
 
 def test_autoprog_scores_the_mean_over_the_time_points() -> None:
     rising, falling = (1.0, 2.0, 2.4), (3.0, 2.0, 1.0)
-    found = [
-        Estimate(subnet=STAY, losses=rising),
-        Estimate(subnet=FULL, losses=falling, difference=-1.4, difference_se=0.1),
-    ]
+    points = tuple(((a,), (b,)) for a, b in zip(rising, falling, strict=True))
+    found = inputs(trend(0.1), (STAY, FULL)).model_copy(update={"losses": points})
     decision = take("autoprog", found)
     assert [candidate.loss for candidate in decision.candidates] == [fmean(rising), fmean(falling)]
     assert [candidate.score for candidate in decision.candidates] == [fmean(rising), 2.0]
     assert decision.chosen.subnet == STAY
-    assert decision.candidates[1].difference == -1.4
+    assert decision.candidates[1].difference == pytest.approx(-1.4)
 
 
 def test_autoprog_charges_what_remains_at_each_size() -> None:
-    for candidate in take("autoprog", estimates(trend(0.1))).candidates:
+    for candidate in take("autoprog", inputs(trend(0.1))).candidates:
         assert candidate.remaining_seconds == pytest.approx(7300 * COSTS[candidate.subnet])
         assert candidate.predicted_loss == candidate.loss
 
 
+def test_autoprog_would_go_on_to_where_the_full_model_is_due() -> None:
+    decision = take("autoprog", inputs(trend(0.1)))
+    assert of(decision, MIDDLE).tail == ((STEP, MIDDLE), (FULL_STEP, FULL))
+    assert of(decision, FULL).tail == ((STEP, FULL),)
+    assert decision.front == ()
+
+
 def test_autoprog_gives_exact_ties_to_the_cheaper() -> None:
-    found = [Estimate(subnet=subnet, losses=(2.0,)) for subnet in (FULL, MIDDLE)]
-    assert take("autoprog", found).chosen.subnet == MIDDLE
+    assert take("autoprog", inputs(lambda _: 2.0, (FULL, MIDDLE))).chosen.subnet == MIDDLE
 
 
-def test_the_rollout_goes_by_the_last_time_point() -> None:
-    early = [Estimate(subnet=subnet, losses=(9.0, trend(0.1)(subnet))) for subnet in SIZES]
-    decision = take("rollout", early)
-    assert [candidate.loss for candidate in decision.candidates] == [
-        trend(0.1)(subnet) for subnet in SIZES
-    ]
-    scores = [candidate.score for candidate in take("rollout", estimates(trend(0.1))).candidates]
-    assert [candidate.score for candidate in decision.candidates] == scores
+def test_autoprog_compares_with_the_first_where_staying_is_no_candidate() -> None:
+    decision = take("autoprog", inputs(trend(0.1), (MIDDLE, FULL)))
+    assert decision.candidates[0].difference == 0.0
+    assert decision.candidates[1].difference < 0.0
+
+
+@pytest.mark.parametrize("rule", ["rollout", "pareto", "budget"])
+def test_other_rules_go_by_the_last_time_point(rule: Rule) -> None:
+    found = inputs(trend(0.1))
+    early = tuple((9.0, 9.0) for _ in SIZES)
+    later = found.model_copy(update={"losses": (early, *found.losses)})
+    decision = take(rule, later)
+    losses = [trend(0.1)(subnet) for subnet in SIZES]
+    assert [candidate.loss for candidate in decision.candidates] == losses
+    assert decision == take(rule, found)
 
 
 def test_the_rollout_grows_though_staying_has_the_lowest_loss_now() -> None:
-    decision = take("rollout", estimates(trend(-0.02)), situation(learning=0.1))
+    decision = take("rollout", inputs(trend(-0.1), learning=0.1))
     stay = decision.candidates[0]
     assert stay.loss == min(candidate.loss for candidate in decision.candidates)
-    assert stay.predicted_loss == max(candidate.predicted_loss for candidate in decision.candidates)
+    assert stay.predicted_loss > decision.chosen.predicted_loss
     assert decision.chosen.label != "stay"
 
 
 def test_the_rollout_stays_where_growth_buys_nothing() -> None:
-    found = estimates(lambda subnet: 2.0, (STAY, FULL))
-    decision = take("rollout", found, situation(learning=0.5))
+    decision = take("rollout", inputs(lambda _: 2.0, (STAY, FULL), learning=0.5))
     assert decision.chosen.subnet == STAY
-    assert "full from step 8500" in decision.reason
+    assert f"full from step {FULL_STEP}" in decision.reason
+    assert decision.tail == ((STEP, STAY), (FULL_STEP, FULL))
 
 
 def test_the_rollout_grows_where_larger_candidates_lead_clearly() -> None:
-    decision = take("rollout", estimates(trend(0.3)), situation(learning=0.3))
+    decision = take("rollout", inputs(trend(0.3)))
     assert decision.chosen.subnet == FULL
-    assert "full from step 2700" in decision.reason
+    assert f"full from step {STEP}" in decision.reason
+    assert decision.tail == ((STEP, FULL),)
 
 
 def test_the_rollout_says_how_long_each_way_takes() -> None:
-    decision = take("rollout", estimates(lambda subnet: 2.0), situation(learning=0.5))
+    decision = take("rollout", inputs(lambda _: 2.0, learning=0.5))
     stay, full = decision.candidates[0], decision.candidates[-1]
     assert stay.remaining_seconds == pytest.approx(5800 * COSTS[STAY] + 1500)
     assert full.remaining_seconds == pytest.approx(7300)
 
 
-def test_a_lead_below_the_noise_is_a_tie_and_ties_stay() -> None:
+def test_a_lead_below_the_noise_is_a_tie_which_staying_wins_without_a_plan() -> None:
     """The end loss follows the estimate by its learning exponent, and so does its noise."""
-    clear = take("rollout", estimates(trend(0.1)), situation(learning=0.3))
+    clear = take("rollout", inputs(trend(0.1)))
     assert clear.chosen.subnet == FULL
     lead = clear.candidates[0].score / clear.chosen.score - 1
     share = lead / 2, lead * 1.01
     noise = [amount * clear.chosen.loss / 0.3 for amount in share]
-    sure, unsure = (take("rollout", estimates(trend(0.1), noise=amount)) for amount in noise)
+    sure, unsure = (take("rollout", inputs(trend(0.1), noise=amount)) for amount in noise)
     assert sure.chosen.subnet == FULL
     assert unsure.chosen.subnet == STAY
-    assert unsure.reason.startswith(f"a tie with d12 r224 within ±{share[1]:.1%}, and ties stay")
+    tie = f"a tie with d12 r224 within ±{share[1]:.1%}, which staying wins"
+    assert unsure.reason.startswith(tie)
     assert f"{-lead / (1 + lead):+.2%} against the runner-up d12 r224" in unsure.reason
-    assert [c.score for c in unsure.candidates] == [c.score for c in clear.candidates]
+    scores = [candidate.score for candidate in clear.candidates]
+    assert [candidate.score for candidate in unsure.candidates] == pytest.approx(scores)
+
+
+PLAN: Tail = ((1000, STAY), (STEP - 100, MIDDLE), (6000, FULL))
+
+
+def test_a_tie_goes_to_the_plan_of_the_decision_before() -> None:
+    """By the plan the run should have grown by now; staying wins by less than the noise."""
+    found = inputs(lambda _: 2.0, learning=0.5)
+    assert take("rollout", found).chosen.subnet == STAY
+    planned = take("rollout", inputs(lambda _: 2.0, noise=1.0, learning=0.5, incumbent=PLAN))
+    assert planned.chosen.subnet == MIDDLE
+    assert "which the plan so far, d9 r160 wins" in planned.reason
+    assert planned.tail[0] == (STEP, MIDDLE)
+
+
+def test_a_clear_lead_beats_the_plan() -> None:
+    decision = take("rollout", inputs(lambda _: 2.0, noise=0.0, learning=0.5, incumbent=PLAN))
+    assert decision.chosen.subnet == STAY
+    assert decision.reason.startswith("lowest end loss")
+
+
+def test_only_what_the_two_estimates_do_not_share_counts_as_noise() -> None:
+    """All but staying err alike, so the lead over the plan is sure, whatever that over staying is."""
+    found = inputs(trend(0.3), noise=1.0, incumbent=PLAN)
+    assert take("rollout", found).chosen.subnet == FULL
+    without = inputs(trend(0.3), noise=1.0)
+    assert take("rollout", without).chosen.subnet == STAY
+
+
+def test_a_plan_that_was_not_estimated_is_no_incumbent() -> None:
+    found = inputs(lambda _: 2.0, (STAY, FULL), noise=1.0, learning=0.5, incumbent=PLAN)
+    assert take("rollout", found).reason.startswith("lowest end loss")
+
+
+def test_the_rest_of_the_plan_is_among_the_ways_on() -> None:
+    """A grid of one date cannot hold the plan's two, but for the plan itself at its nearest dates."""
+    plan: Tail = ((STEP, STAY), (FULL_STEP - 3000, MIDDLE), (FULL_STEP, FULL))
+    space = SPACE.model_copy(
+        update={"decisions": SPACE.decisions.model_copy(update={"tail_trials": 1})}
+    )
+    found = inputs(trend(0.05), (STAY,), num_points=28, incumbent=plan)
+    with_plan = decide(chooser("rollout", space=space), found)
+    other = inputs(trend(0.05), (STAY,), num_points=28)
+    without = decide(chooser("rollout", space=space), other)
+    tails = [[point.tail for point in one.front] for one in (with_plan, without)]
+    assert plan in tails[0]
+    assert plan not in tails[1]
 
 
 def test_where_the_current_subnet_is_nearly_full_only_two_candidates_are_left() -> None:
     near = SubnetConfig(12, 160)
-    decision = take("rollout", estimates(trend(0.1), (near, FULL)), situation(current=near))
+    decision = take("rollout", inputs(trend(0.1), (near, FULL), current=near))
     assert [candidate.label for candidate in decision.candidates] == ["stay", "full"]
 
 
+@pytest.mark.parametrize("rule", ["rollout", "pareto", "budget"])
+@pytest.mark.parametrize("full_step", [STEP, STEP - 5])
+def test_where_the_full_model_is_due_it_is_chosen(rule: Rule, full_step: int) -> None:
+    decision = take(rule, inputs(lambda _: 2.0, learning=0.5, noise=1.0, full_step=full_step))
+    assert decision.chosen.subnet == FULL
+    assert decision.tail == ((STEP, FULL),)
+
+
+@pytest.mark.parametrize("rule", ["pareto", "budget"])
+def test_only_what_was_estimated_can_be_chosen(rule: Rule) -> None:
+    """Most of the tails that are proposed begin with one of the seven other subnets."""
+    estimated = (STAY, FULL)
+    for seed in range(3):
+        found = inputs(trend(0.1), estimated, seconds_left=4000.0)
+        decision = decide(chooser(rule, seed), found)
+        assert decision.subnet in estimated
+        assert {point.tail[0][1] for point in decision.front} <= set(estimated)
+
+
+def test_the_whole_rest_is_decided_on_a_grid_that_is_finer_than_the_decisions_to_come() -> None:
+    """A rule that decides again may grow between decisions only where one is; others at 20 dates."""
+    found = inputs(trend(0.1), num_points=1)
+    half = STEP + (FULL_STEP - STEP) // 2
+    again = {step for one in take("rollout", found).front for step, _ in one.tail}
+    assert again <= {STEP, half, FULL_STEP}
+    once = {step for one in take("pareto", found).front for step, _ in one.tail}
+    assert once <= {STEP + (FULL_STEP - STEP) * cell // 20 for cell in range(21)}
+    assert len(once) > 5
+
+
+def test_a_wide_front_is_thinned_and_keeps_its_ends_and_the_chosen_point() -> None:
+    decision = take("pareto", inputs(trend(0.1)))
+    front = decision.front
+    assert 10 < len(front) <= MOST_FRONT_POINTS + 1
+    assert [p.remaining_seconds for p in front] == sorted(p.remaining_seconds for p in front)
+    losses = [point.predicted_loss for point in front]
+    assert losses == sorted(set(losses), reverse=True)
+    assert decision.tail in [point.tail for point in front]
+    assert front[0].tail == ((STEP, STAY), (FULL_STEP, FULL))
+    assert front[-1].tail == ((STEP, FULL),)
+
+
 def test_a_single_candidate_has_no_runner_up() -> None:
-    decision = take("autoprog", [Estimate(subnet=FULL, losses=(2.0,))])
+    decision = take("autoprog", inputs(lambda _: 2.0, (FULL,)))
     assert decision.reason == "lowest loss · seconds^0; no other candidate"
 
 
 def test_a_forced_decision_names_the_full_model_without_candidates() -> None:
-    decision = forced_decision("rollout", SPEC, replace(situation(), index=3), "it is due")
+    decision = forced_decision("rollout", STAY, FULL, (3, STEP, 27.0), "it is due")
     assert (decision.candidates, decision.forced, decision.subnet) == ((), FULL, FULL)
-    assert (decision.index, decision.step, decision.epoch) == (3, 2700, 27.0)
+    assert (decision.index, decision.step, decision.epoch) == (3, STEP, 27.0)
     assert (decision.rule, decision.current, decision.reason) == ("rollout", STAY, "it is due")
 
 
-def test_a_model_of_two_stages_is_decided_on_alike(two_stages: ModelSpec) -> None:
+@all_rules
+def test_a_model_of_two_stages_is_decided_on_alike(two_stages: ModelSpec, rule: Rule) -> None:
     small, full = SubnetConfig((2, 7), 112), two_stages.full
-    where = replace(situation(), current=small, progress_so_far=((0.1, 2700),))
-    found = [Estimate(subnet=small, losses=(2.0,)), Estimate(subnet=full, losses=(1.0,))]
-    decision = decide("rollout", two_stages, where, found, {small: 0.1, full: 1.0}.__getitem__)
+    axes = {"depth": {"shares": [0.5, 1.0]}, "img_size": {"values": [112, 224]}}
+    space = SpaceFile.model_validate({"axes": axes}).space(two_stages, "test")
+    assert space.smallest == small
+    found = inputs(
+        lambda subnet: 2.0 if subnet == small else 1.0,
+        (small, full),
+        current=small,
+        step_seconds={str(s): relative_cost(two_stages, s) for s in space.above(small)},
+    )
+    decision = decide(chooser(rule, space=space), found)
     assert [candidate.label for candidate in decision.candidates] == ["stay", "full"]
+    assert decision.tail[-1][1] == full
