@@ -24,6 +24,7 @@ __all__ = [
     "RunFinished",
     "RunStarted",
     "StageStarted",
+    "SubnetTrained",
     "SupernetStarted",
     "TrialTold",
     "Warned",
@@ -138,6 +139,22 @@ class TrialTold(_Event):
     stages: tuple[tuple[float, SubnetConfig], ...] = ()
 
 
+class SubnetTrained(_Event):
+    """A subnet was trained by itself, to check the estimates of a decision.
+
+    ``number`` counts the trainings from 0, ``total`` is all of them. ``loss`` is that of the held-out
+    slice, None if it is not finite.
+    """
+
+    kind: Literal["subnet_trained"] = "subnet_trained"
+    decision: int
+    number: int
+    total: int
+    subnet: SubnetConfig
+    loss: float | None
+    seconds: float
+
+
 class Decided(_Event):
     """The search took a decision."""
 
@@ -201,6 +218,7 @@ Event = (
     | Evaluated
     | Estimated
     | TrialTold
+    | SubnetTrained
     | Decided
     | Grown
     | CheckpointSaved

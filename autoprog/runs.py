@@ -118,7 +118,7 @@ class RunFolder:
         manifest = _read_manifest(path)
         try:
             lock = _take_lock(path)
-            for name in ("events.jsonl", "decisions.jsonl", "inputs.jsonl"):
+            for name in ("events.jsonl", "decisions.jsonl", "inputs.jsonl", "fidelity.jsonl"):
                 cut_torn_tail(path / name)
             attempts = [row["attempt"] for row in read_rows(path / "events.jsonl")]
             return cls(path, manifest, attempt=max(attempts, default=-1) + 1, lock=lock)

@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from autoprog.fidelity import FidelitySummary
 from autoprog.files import FileModel, dump_yaml, parse, read_yaml
 from autoprog.laws import SHARES, check_schedule
 from autoprog.stage import FullModel, LearningRate, Stage
@@ -23,13 +24,14 @@ LengthUnit = Literal["epochs", "steps", "share", "time_share", "compute_share"]
 
 
 class FoundBy(FileModel):
-    """Where a schedule comes from."""
+    """Where a schedule comes from; ``fidelity`` says how far its estimates could be trusted, if known."""
 
     run: str
     rule: str
     seed: int
     costs: str = "costs.json"
     trial: int | None = None
+    fidelity: FidelitySummary | None = None
 
 
 class GrowthSchedule(FileModel):

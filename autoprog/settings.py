@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from autoprog.errors import ConfigError
+from autoprog.fidelity import FidelitySettings
 from autoprog.files import FileModel
 from autoprog.recipe import Recipe
 from autoprog.space import SearchSpace
@@ -54,6 +55,7 @@ class SearchSettings(FileModel):
     storage: str | None = None
     costs_from: str | None = None
     profile_seconds: float = Field(default=20.0, ge=0, allow_inf_nan=False)
+    fidelity: FidelitySettings | None = None
 
     @model_validator(mode="after")
     def _budget_goes_with_its_rule(self) -> SearchSettings:

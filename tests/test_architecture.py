@@ -37,6 +37,7 @@ CORE = (
     "costs.cells",
     "costs.table",
     "costs.choose",
+    "fidelity",
     "processes",
     "jsonlines",
     "locks",

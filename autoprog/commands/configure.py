@@ -6,6 +6,7 @@ import argparse
 from dataclasses import dataclass
 from typing import Any
 
+from autoprog.commands.fidelity_flags import given_fidelity
 from autoprog.commands.recipe_layers import is_file, recipe_of
 from autoprog.errors import ConfigError, suggest
 from autoprog.files import parse
@@ -62,6 +63,7 @@ def configure_search(args: argparse.Namespace) -> Configured:
     search = {"space": space, "space_from": where, **_given(args, *_OF_SEARCH)}
     if whole:
         search.setdefault("rule", "budget" if "budget_seconds" in search else "pareto")
+    search["fidelity"] = given_fidelity(args)
     settings = _settings(args, "search", spec, data, name, recipe, search=search)
     return Configured(settings, opened, schedule=None)
 

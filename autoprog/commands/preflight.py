@@ -8,6 +8,7 @@ from autoprog.commands.configure import Configured
 from autoprog.curves import Curriculum, curve_ends
 from autoprog.errors import ConfigError
 from autoprog.schedule import GrowthSchedule
+from autoprog.search.fidelity import check_fidelity
 from autoprog.search.plan import make_plan
 from autoprog.search.profile import Costs
 from autoprog.settings import RunSettings
@@ -108,6 +109,7 @@ def _check_search(settings: RunSettings, length: RunLength, is_new: bool) -> Non
     search = settings.search
     if search is None:
         return
-    make_plan(search.rule, search.space, length.steps_per_epoch, length.total_steps)
+    plan = make_plan(search.rule, search.space, length.steps_per_epoch, length.total_steps)
+    check_fidelity(search.fidelity, plan)
     if search.costs_from is not None and is_new:
         Costs.read(Path(search.costs_from), settings.recipe.batch_size)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autoprog.commands.fidelity_flags import add_fidelity_flags
 from autoprog.commands.flags import (
     add_data_flags,
     add_initial_flags,
@@ -37,6 +38,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("search")
     _add_scope_flags(group)
     _add_decision_flags(group)
+    add_fidelity_flags(group)
     _add_growth_flags(group)
     _add_trial_flags(parser.add_argument_group("trials"))
     add_data_flags(parser)

@@ -11,13 +11,19 @@ from autoprog.train.evaluate import batch_losses
 from autoprog.train.phase import Choice
 from autoprog.train.trainer import Trainer
 from supernet.config import SubnetConfig
+from supernet.elastic import ElasticViT
 
-__all__ = ["estimate_losses", "paired_difference", "summarise"]
+__all__ = ["estimate_losses", "held_out_losses", "paired_difference", "summarise"]
 
 
 def estimate_losses(trainer: Trainer, choice: Choice) -> list[float]:
     """Return a subnet's loss on every held-out batch: the same batches for all, EMA weights, eval mode."""
-    network, device = trainer.stepper.emas[0].module, trainer.compute.device
+    return held_out_losses(trainer, trainer.stepper.emas[0].module, choice)
+
+
+def held_out_losses(trainer: Trainer, network: ElasticViT, choice: Choice) -> list[float]:
+    """Return the loss of a subnet of any network on every held-out batch, in eval mode."""
+    device = trainer.compute.device
     batches = trainer.feed.held_out_batches()
     moved = ((images.to(device), targets.to(device)) for images, targets in batches)
     return batch_losses(network, moved, choice, trainer.compute)

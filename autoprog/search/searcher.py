@@ -9,6 +9,7 @@ from pathlib import Path
 from autoprog.curves import Curriculum
 from autoprog.decisions import Decision, DecisionInputs, Tail
 from autoprog.events import Decided, Event, Progressed
+from autoprog.fidelity import read_fidelity
 from autoprog.ramps import ramped_curriculum
 from autoprog.runs import Run, RunFolder, load_run
 from autoprog.schedule import FoundBy, GrowthSchedule
@@ -274,8 +275,12 @@ def found_schedule(searcher: Searcher) -> GrowthSchedule:
         )
         for piece, stop in zip(pieces, stops, strict=True)
     )
+    fidelity = read_fidelity(trainer.folder.path)
     found_by = FoundBy(
-        run=trainer.folder.manifest.run_id, rule=search.rule, seed=trainer.settings.seed
+        run=trainer.folder.manifest.run_id,
+        rule=search.rule,
+        seed=trainer.settings.seed,
+        fidelity=None if fidelity is None else fidelity.summary,
     )
     full = FullModel.of(search.space.spec)
     return GrowthSchedule(

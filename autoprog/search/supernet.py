@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from functools import partial
 from statistics import fmean
 
+from autoprog.curves import Curriculum
 from autoprog.decisions import Decision, DecisionInputs
 from autoprog.events import Estimated, Event, SupernetStarted
 from autoprog.files import parse
 from autoprog.ramps import ramped_curriculum
 from autoprog.search.decide import decide
 from autoprog.search.estimate import estimate_losses
+from autoprog.search.fidelity import is_due, keep_start, measure_fidelity
 from autoprog.search.plan import DecisionPoint, point_candidates
 from autoprog.search.searcher import (
     Searcher,
@@ -38,7 +41,14 @@ def decision_point(searcher: Searcher, point: DecisionPoint) -> Iterator[Event]:
     top = max(subnet.depth for subnet in grid)
     choices = {subnet: _choice(searcher, subnet, top) for subnet in grid}
     started = searcher.position
+    check = is_due(searcher, point)
+    if check:
+        keep_start(searcher)
     yield from _train_supernet(searcher, point, choices, top)
+    if check:
+        estimate = partial(_estimate, searcher, point, choices)
+        curriculum = _curriculum(searcher, point)
+        yield from measure_fidelity(searcher, point, tuple(choices), curriculum, estimate)
     decision = recorded_decision(searcher, point.index)
     if decision is None:
         decision = yield from _decide_for_all(searcher, point, choices)
@@ -76,11 +86,7 @@ def _train_supernet(
             candidates=tuple(choices),
             stop_step=point.stop_step,
         )
-    published = searcher.search.rule == "autoprog"
-    strength = trainer.recipe.strength
-    curriculum = (
-        ramped_curriculum(strength, 0, 1) if published else searcher.curriculum(point.start_step)
-    )
+    curriculum = _curriculum(searcher, point)
     for number, stop in enumerate(point.estimate_steps):
         phase = searcher.next_phase(
             stop,
@@ -95,6 +101,13 @@ def _train_supernet(
         yield from trainer.run(phase)
         if stop != point.stop_step:
             yield from _estimate_all(searcher, point, number, choices)
+
+
+def _curriculum(searcher: Searcher, point: DecisionPoint) -> Curriculum:
+    """Return the regularisation of a supernet phase: as published the final one, else that of its piece."""
+    if searcher.search.rule == "autoprog":
+        return ramped_curriculum(searcher.trainer.recipe.strength, 0, 1)
+    return searcher.curriculum(point.start_step)
 
 
 def _estimate_all(
@@ -118,6 +131,19 @@ def _noted_losses(searcher: Searcher, point: DecisionPoint) -> list[list[list[fl
     """Return the batch losses by time point and candidate that are kept with checkpoints."""
     notes = searcher.trainer.notes.setdefault("estimates", {})
     return notes.setdefault(str(point.index), [])
+
+
+def _estimate(
+    searcher: Searcher,
+    point: DecisionPoint,
+    choices: dict[SubnetConfig, Choice],
+    subnet: SubnetConfig,
+) -> float:
+    """Return the one-shot loss that the rule goes by: over all time points (AutoProg), or at the last."""
+    number = list(choices).index(subnet)
+    earlier = [fmean(row[number]) for row in _noted_losses(searcher, point)]
+    last = fmean(_losses(searcher, choices[subnet]))
+    return fmean([*earlier, last]) if searcher.search.rule == "autoprog" else last
 
 
 def _losses(searcher: Searcher, choice: Choice) -> list[float]:

@@ -245,9 +245,7 @@ class Trainer:
         """Save or stop, where the losses have just been found finite."""
         signal_name = self.stop.agreed(self.ranks)
         if signal_name is not None:
-            yield from self.save()
-            yield Interrupted(step=self.step, signal=signal_name)
-            raise InterruptedRunError(signal_name, str(self.folder.path))
+            yield from self.halt(signal_name)
         if phase.ends_stage and self.is_over(phase):
             return  # evaluated and saved there anyway
         every = self.settings.eval_every_epochs
@@ -258,6 +256,16 @@ class Trainer:
                 look(self)
         if self.clock() - self._saved_at >= 60 * self.settings.checkpoint_minutes:
             yield from self.save()
+
+    def halt(self, signal_name: str) -> Iterator[Event]:
+        """Write a checkpoint and stop.
+
+        Raises:
+            InterruptedRunError: Always.
+        """
+        yield from self.save()
+        yield Interrupted(step=self.step, signal=signal_name)
+        raise InterruptedRunError(signal_name, str(self.folder.path))
 
     def evaluate(self, depth: tuple[int, ...]) -> Iterator[Event]:
         """Evaluate the online and the averaged network at the full image size."""

@@ -1,0 +1,174 @@
+"""How far estimates can be trusted: what ``fidelity.jsonl`` and ``fidelity.json`` hold."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from autoprog.files import FileModel, parse, write_atomically
+from autoprog.jsonlines import append_row, read_object, read_rows
+from supernet.config import SubnetConfig
+
+__all__ = [
+    "Agreement",
+    "Fidelity",
+    "FidelitySettings",
+    "FidelitySummary",
+    "Judged",
+    "RealTraining",
+    "append_training",
+    "read_fidelity",
+    "read_trainings",
+    "write_fidelity",
+]
+
+Start = Literal["start", "scratch"]
+
+_TRAININGS, _REPORT = "fidelity.jsonl", "fidelity.json"
+
+
+class FidelitySettings(FileModel):
+    """How the estimates of a decision are checked against real trainings.
+
+    Attributes:
+        candidates: The most subnets that are trained.
+        at: Number of the decision.
+        epochs: Length of each training; None is that of the supernet phase.
+        seeds: Trainings of each subnet.
+        begin: From the network that the supernet was grown from, or from new weights.
+    """
+
+    candidates: int = Field(ge=4)
+    at: int = Field(default=0, ge=0)
+    epochs: float | None = Field(default=None, gt=0)
+    seeds: int = Field(default=2, ge=1)
+    begin: Start = "start"
+
+
+class RealTraining(FileModel):
+    """One subnet trained on its own: a line of ``fidelity.jsonl``.
+
+    ``seed`` counts the trainings of a subnet from 0. ``loss`` is that of the held-out slice, at the
+    subnet's own size; None if it is not finite.
+    """
+
+    subnet: SubnetConfig
+    seed: int
+    loss: float | None
+    seconds: float
+
+
+class Judged(FileModel):
+    """A subnet with its estimate and the losses of its real trainings, one a seed.
+
+    ``relative_cost`` are its multiply-accumulates as a share of those of the full model.
+    """
+
+    subnet: SubnetConfig
+    relative_cost: float
+    estimate: float
+    losses: tuple[float | None, ...]
+
+    @property
+    def loss(self) -> float | None:
+        """Return the mean over seeds; None if one of them is not finite."""
+        known = [loss for loss in self.losses if loss is not None]
+        return sum(known) / len(known) if len(known) == len(self.losses) else None
+
+
+class Agreement(FileModel):
+    """How the order of subnets by estimate agrees with that by real training, over some of their pairs.
+
+    All are Kendall's tau-b in -1..1, or None where too few pairs are in any order.
+
+    Attributes:
+        pairs: Pairs that are compared.
+        tau: Of the estimates.
+        low: Lower end of the bootstrap 95 % interval of ``tau``, over subnets.
+        high: Upper end.
+        null_tau: Of the predictor that needs no supernet: more multiply-accumulates, lower loss.
+        seeds_tau: Of one real training against another; what can be expected at best.
+    """
+
+    pairs: int
+    tau: float | None
+    low: float | None
+    high: float | None
+    null_tau: float | None
+    seeds_tau: float | None
+
+
+class Fidelity(FileModel):
+    """``fidelity.json``: estimates against real trainings at one decision.
+
+    ``epochs`` is the length of each training, ``seconds`` what all of them took. ``overall`` compares all
+    pairs of subnets, ``equal_cost`` those whose costs differ by no more than ``cost_ratio``.
+    """
+
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    decision: int
+    step: int
+    begin: Start
+    epochs: float
+    seeds: int
+    subnets: tuple[Judged, ...]
+    overall: Agreement
+    equal_cost: Agreement
+    cost_ratio: float
+    seconds: float
+
+    @property
+    def summary(self) -> FidelitySummary:
+        """Return what a schedule says of it."""
+        whole = self.overall
+        return FidelitySummary(
+            tau=whole.tau,
+            low=whole.low,
+            high=whole.high,
+            n=len(self.subnets),
+            null_tau=whole.null_tau,
+        )
+
+
+class FidelitySummary(FileModel):
+    """Kendall's tau of the estimates on ``n`` subnets with its 95 % interval, and that of cost alone."""
+
+    tau: float | None
+    low: float | None
+    high: float | None
+    n: int
+    null_tau: float | None
+
+
+def append_training(run: Path, training: RealTraining) -> None:
+    """Append a finished training to the run folder and wait until it is on disk."""
+    append_row(run / _TRAININGS, training.model_dump(mode="json"))
+
+
+def read_trainings(run: Path) -> list[RealTraining]:
+    """Return the finished trainings; a half-written last line is left out.
+
+    Raises:
+        ConfigError: If a line is not one of them.
+    """
+    path = run / _TRAININGS
+    return [parse(RealTraining, row, str(path)) for row in read_rows(path)]
+
+
+def write_fidelity(run: Path, fidelity: Fidelity) -> None:
+    """Write the report into the run folder."""
+    body = fidelity.model_dump(mode="json", by_alias=True)
+    write_atomically(run / _REPORT, json.dumps(body, indent=1) + "\n")
+
+
+def read_fidelity(run: Path) -> Fidelity | None:
+    """Return the report of a run, if there is one.
+
+    Raises:
+        ConfigError: If it is not one of this version of autoprog.
+    """
+    path = run / _REPORT
+    return parse(Fidelity, read_object(path), str(path)) if path.exists() else None

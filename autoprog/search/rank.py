@@ -1,0 +1,162 @@
+"""Rank correlation: do two numbers of each subnet put the subnets into the same order?
+
+Legend: n subnets. Signs (n, n) hold -1, 0 or 1 for each ordered pair; masks (n, n) say which pairs count.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+
+from autoprog.fidelity import Agreement, Judged
+
+__all__ = [
+    "COST_RATIO",
+    "agreement",
+    "bootstrap_interval",
+    "equal_cost",
+    "kendall_tau",
+    "spread_over_cost",
+]
+
+COST_RATIO = 1.15
+"""Subnets whose multiply-accumulates differ by no more than this factor count as equally expensive."""
+
+_DRAWS = 2000
+
+
+def kendall_tau(
+    x: Sequence[float], y: Sequence[float], among: np.ndarray | None = None
+) -> float | None:
+    """Return Kendall's tau-b of two lists of numbers, in -1..1.
+
+    It is the mean of sign(x_i - x_j) · sign(y_i - y_j) over pairs, over the geometric mean of the shares
+    of pairs that are not tied in x and in y (Kendall 1945).
+
+    Args:
+        x: One number a subnet; infinite ones are equal to each other.
+        y: The other number.
+        among: Mask of the pairs to compare; None compares all.
+
+    Returns:
+        The correlation, None where all pairs are tied in x or in y.
+    """
+    return _tau(_signs(x), _signs(y), _everything(len(x)) if among is None else among)
+
+
+def bootstrap_interval(
+    x: Sequence[float], y: Sequence[float], among: np.ndarray | None = None, seed: int = 0
+) -> tuple[float, float] | None:
+    """Return the 95 % percentile interval of :func:`kendall_tau` over resampled subnets.
+
+    Draws in which nothing can be ordered are left out; two draws of one subnet are no pair. With few
+    subnets such an interval is rather too short than too long.
+
+    Args:
+        x: One number a subnet.
+        y: The other number.
+        among: Mask of the pairs to compare; None compares all.
+        seed: Of the draws.
+
+    Returns:
+        Lower and upper end, None where less than half of the draws can be ordered.
+    """
+    signs_x, signs_y = _signs(x), _signs(y)
+    mask = _everything(len(x)) if among is None else among
+    generator = np.random.default_rng(seed)
+    found = []
+    for _ in range(_DRAWS):
+        drawn = generator.integers(0, len(x), len(x))
+        pairs = np.ix_(drawn, drawn)
+        tau = _tau(signs_x[pairs], signs_y[pairs], mask[pairs])
+        if tau is not None:
+            found.append(tau)
+    if 2 * len(found) < _DRAWS:
+        return None
+    low, high = np.percentile(found, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def equal_cost(costs: Sequence[float], ratio: float = COST_RATIO) -> np.ndarray:
+    """Return the mask of the pairs whose costs differ by a factor of at most `ratio`."""
+    logs = np.log(np.asarray(costs, dtype=float))
+    near = np.abs(logs[:, None] - logs[None, :]) <= math.log(ratio) + 1e-9
+    return near & _everything(len(costs))
+
+
+def agreement(subnets: Sequence[Judged], among: np.ndarray | None = None) -> Agreement:
+    """Return how estimates, cost alone and one more real training agree with the real trainings."""
+    estimates = [subnet.estimate for subnet in subnets]
+    cheapness = [-subnet.relative_cost for subnet in subnets]
+    real = [_or_worst(subnet.loss) for subnet in subnets]
+    mask = _everything(len(subnets)) if among is None else among
+    interval = bootstrap_interval(estimates, real, mask) or (None, None)
+    return Agreement(
+        pairs=int(mask.sum()) // 2,
+        tau=kendall_tau(estimates, real, mask),
+        low=interval[0],
+        high=interval[1],
+        null_tau=kendall_tau(cheapness, real, mask),
+        seeds_tau=_tau_of_seeds(subnets, mask),
+    )
+
+
+def spread_over_cost(costs: Sequence[float], count: int) -> list[int]:
+    """Return which `count` subnets to look at, by rising cost: the ends, and near pairs in between.
+
+    What lies between the ends is cut into strata of equal numbers, and each gives the two neighbours whose
+    costs differ least: so that estimates are judged over the whole range, but also where cost tells
+    nothing. An odd one is the subnet furthest from all others.
+    """
+    order = sorted(range(len(costs)), key=lambda index: (costs[index], index))
+    if count >= len(order):
+        return order
+    if count < 2:
+        return order[:count]
+    inner, num_pairs = order[1:-1], (count - 2) // 2
+    chosen = {order[0], order[-1]}
+    for number in range(num_pairs):
+        stratum = inner[number * len(inner) // num_pairs : (number + 1) * len(inner) // num_pairs]
+        start = min(
+            range(len(stratum) - 1), key=lambda i: costs[stratum[i + 1]] / costs[stratum[i]]
+        )
+        chosen.update(stratum[start : start + 2])
+    if len(chosen) < count:
+        chosen.add(max((i for i in order if i not in chosen), key=lambda i: _gap(costs, i, chosen)))
+    return [index for index in order if index in chosen]
+
+
+def _gap(costs: Sequence[float], index: int, chosen: set[int]) -> float:
+    """Return how far a cost is from the nearest chosen one, on a logarithmic scale."""
+    return min(abs(math.log(costs[index] / costs[other])) for other in chosen)
+
+
+def _tau_of_seeds(subnets: Sequence[Judged], mask: np.ndarray) -> float | None:
+    """Return the mean correlation of two real trainings of each subnet; None with one seed."""
+    columns = list(zip(*(subnet.losses for subnet in subnets), strict=True))
+    worst = [[_or_worst(loss) for loss in column] for column in columns]
+    taus = [kendall_tau(a, b, mask) for a, b in combinations(worst, 2)]
+    known = [tau for tau in taus if tau is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _or_worst(loss: float | None) -> float:
+    return math.inf if loss is None else loss
+
+
+def _signs(values: Sequence[float]) -> np.ndarray:
+    numbers = np.asarray(values, dtype=float)
+    return np.greater.outer(numbers, numbers).astype(int) - np.less.outer(numbers, numbers)
+
+
+def _everything(count: int) -> np.ndarray:
+    return ~np.eye(count, dtype=bool)
+
+
+def _tau(signs_x: np.ndarray, signs_y: np.ndarray, mask: np.ndarray) -> float | None:
+    x, y = signs_x[mask], signs_y[mask]
+    untied = math.sqrt(int((x * x).sum()) * int((y * y).sum()))
+    return float((x * y).sum()) / untied if untied else None
