@@ -1,0 +1,453 @@
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import pytest
+
+from autoprog.decisions import DecisionInputs, Tail
+from autoprog.search.decide import Chooser, decide
+from autoprog.search.rollout import LossLaw, Option
+from autoprog.search.tails import (
+    Forecast,
+    Outlook,
+    TailSearch,
+    front_of,
+    knee_of,
+    published_arrivals,
+)
+from autoprog.space import SpaceFile
+from supernet.config import SubnetConfig, TokenRule
+from supernet.cost import relative_cost
+from supernet.zoo import ZOO
+
+SPEC = ZOO["vit-mu"]
+SPACE = SpaceFile.model_validate(
+    {"axes": {"depth": {"values": [1, 2, 3, 4]}, "img_size": {"values": [8, 12, 16]}}}
+).space(SPEC, "test")
+SMALL, FULL = SPACE.smallest, SPEC.full
+SAMPLERS = ("nsga2", "tpe", "random")
+STEP, FULL_STEP, TOTAL = 1000, 9000, 10_000
+SEARCH = TailSearch(SPACE, SMALL, STEP, FULL_STEP, TOTAL, cells=20)
+
+
+def net(depth: int, size: int) -> SubnetConfig:
+    return SubnetConfig(depth, size)
+
+
+def outlook(learning: float = 0.3, progress: float = 500.0) -> Outlook:
+    """Every subnet has the loss of the full model and takes the seconds of its cost."""
+    options = {
+        subnet: Option(relative_cost(SPEC, subnet), 2.0, relative_cost(SPEC, subnet))
+        for subnet in SPACE.above(SMALL)
+    }
+    return Outlook(LossLaw(learning), options, FULL, progress, TOTAL)
+
+
+def decoded(search: TailSearch, arrivals: dict[str, list[float]]) -> Tail:
+    return search.tail_of(search.encoding.decode(search.encoding.encode(arrivals)))
+
+
+def drawn(search: TailSearch, draw: random.Random) -> Tail:
+    bounds = search.encoding.bounds()
+    vector = {key: draw.randint(low, high) for key, (low, high) in bounds.items()}
+    return search.tail_of(search.encoding.decode(vector))
+
+
+def is_way_on(search: TailSearch, tail: Tail) -> bool:
+    steps, subnets = zip(*tail, strict=True)
+    return (
+        steps[0] == search.step
+        and search.current.within(subnets[0])
+        and all(a < b for a, b in pairwise(steps))
+        and all(a.within(b) and a != b for a, b in pairwise(subnets))
+        and subnets[-1] == FULL
+        and steps[-1] <= max(search.step, search.full_step)
+    )
+
+
+# --- What is enumerated
+
+
+def test_tails_of_one_jump_are_enumerated_at_each_date_for_each_first_subnet() -> None:
+    firsts = (SMALL, net(2, 12), FULL)
+    tails = list(SEARCH.enumerated(firsts))
+    dates = [STEP + 400 * cell for cell in range(1, 21)]
+    expected = [((STEP, first), (date, FULL)) for first in firsts[:2] for date in dates]
+    assert tails == [*expected, ((STEP, FULL),)]
+    assert dates[-1] == FULL_STEP
+
+
+def test_no_date_lies_where_the_run_stands() -> None:
+    """Three steps have twenty dates, most of which are the same step."""
+    short = replace(SEARCH, full_step=STEP + 3)
+    assert {tail[1][0] for tail in short.enumerated([SMALL])} == {STEP + 1, STEP + 2, STEP + 3}
+
+
+def test_without_time_only_the_full_model_is_enumerated() -> None:
+    late = replace(SEARCH, full_step=STEP)
+    assert not late.leaves_time
+    assert list(late.enumerated([SMALL, FULL])) == [((STEP, FULL),)]
+    assert late.searched(outlook(), [], 10, "random", 0) == []
+
+
+# --- Timelines and tails
+
+
+def test_a_timeline_becomes_steps_and_subnets() -> None:
+    timeline = ((0.1, (0, 0, 0)), (0.35, (2, 0, 0)), (0.9, (3, 2, 0)))
+    assert SEARCH.tail_of(timeline) == ((1000, SMALL), (3500, net(3, 8)), (9000, FULL))
+
+
+def test_stretches_without_a_step_are_left_out() -> None:
+    timeline = (
+        (0.1, (0, 0, 0)),
+        (0.10001, (1, 0, 0)),
+        (0.5, (1, 1, 0)),
+        (0.50004, (2, 2, 0)),
+        (0.9, (3, 2, 0)),
+    )
+    assert SEARCH.tail_of(timeline) == ((1000, net(2, 8)), (5000, net(3, 16)), (9000, FULL))
+
+
+def test_stretches_in_which_nothing_changes_are_one() -> None:
+    timeline = ((0.1, (0, 0, 0)), (0.2, (0, 0, 0)), (0.3, (3, 2, 0)), (0.4, (3, 2, 0)))
+    assert SEARCH.tail_of(timeline) == ((1000, SMALL), (3000, FULL))
+
+
+@pytest.mark.parametrize("cells", [1, 3, 20, 97])
+@pytest.mark.parametrize("current", [SMALL, net(2, 12), net(4, 8), FULL], ids=str)
+def test_whatever_is_proposed_is_a_way_on(current: SubnetConfig, cells: int) -> None:
+    draw = random.Random(f"{current} {cells}")
+    search = replace(SEARCH, current=current, cells=cells, step=draw.randrange(FULL_STEP))
+    assert all(is_way_on(search, drawn(search, draw)) for _ in range(200))
+
+
+@pytest.mark.parametrize("current", [SMALL, net(2, 12), net(4, 8)], ids=str)
+def test_arrivals_of_a_tail_lead_back_to_it(current: SubnetConfig) -> None:
+    search, draw = replace(SEARCH, current=current), random.Random(0)
+    for _ in range(200):
+        tail = drawn(search, draw)
+        assert decoded(search, search.arrivals_of(tail)) == tail
+
+
+def test_arrivals_are_shares_of_the_run_one_for_each_value_that_is_left() -> None:
+    tail = ((1000, net(1, 12)), (4000, net(3, 12)), (7000, FULL))
+    assert SEARCH.arrivals_of(tail) == {
+        "depth": [0.4, 0.4, 0.7],
+        "img_size": [0.1, 0.7],
+        "keep_rate": [],
+    }
+    late = replace(SEARCH, current=net(3, 12), step=4000)
+    assert late.arrivals_of(tail[1:]) == {"depth": [0.7], "img_size": [0.7], "keep_rate": []}
+
+
+def test_a_tail_off_the_grid_goes_to_its_nearest_dates() -> None:
+    tail = ((1000, SMALL), (4150, net(3, 12)), (8850, FULL))
+    near = decoded(SEARCH, SEARCH.arrivals_of(tail))
+    assert near == ((1000, SMALL), (4200, net(3, 12)), (9000, FULL))
+
+
+def test_keep_rates_are_an_axis_of_tails() -> None:
+    axes = {
+        "depth": {"values": [2, 4]},
+        "img_size": {"values": [16]},
+        "keep_rate": {"values": [0.5, 0.7, 1.0]},
+    }
+    space = SpaceFile.model_validate({"axes": axes}).space(SPEC, "test")
+    search = replace(SEARCH, space=space, current=space.smallest)
+    assert set(search.encoding.bounds()) == {"depth.1", "keep_rate.1", "keep_rate.2"}
+    arrivals = {"depth": [0.5], "img_size": [], "keep_rate": [0.1, 0.9]}
+    assert decoded(search, arrivals) == (
+        (1000, SubnetConfig(2, 16, TokenRule(0.7))),
+        (5000, SubnetConfig(4, 16, TokenRule(0.7))),
+        (9000, FULL),
+    )
+
+
+# --- Published schedules
+
+
+def test_published_schedules_are_what_they_are_said_to_be() -> None:
+    """Depths come in at thirds of the rest, sizes at halves of it: dates of a grid of 24 cells."""
+    search = replace(SEARCH, cells=24)
+    found = [decoded(search, arrivals) for arrivals in published_arrivals(search)]
+    at_once, even, late, small_images, growing_images, deep_late, deep_first, large_first = found
+    third, half = (FULL_STEP - STEP) / 3, (FULL_STEP - STEP) / 2
+    assert at_once == ((STEP, FULL),)
+    assert even == (
+        (STEP, SMALL),
+        (round(STEP + third), net(2, 8)),
+        (round(STEP + half), net(2, 12)),
+        (round(STEP + 2 * third), net(3, 12)),
+        (FULL_STEP, FULL),
+    )
+    assert late == ((STEP, SMALL), (FULL_STEP, FULL))
+    assert small_images == ((STEP, net(4, 8)), (FULL_STEP, FULL))
+    assert growing_images == ((STEP, net(4, 8)), (5000, net(4, 12)), (FULL_STEP, FULL))
+    assert deep_late == ((STEP, net(1, 16)), (FULL_STEP, FULL))
+    assert deep_first == (
+        (STEP, SMALL),
+        (round(STEP + half / 3), net(2, 8)),
+        (round(STEP + 2 * half / 3), net(3, 8)),
+        (5000, net(4, 12)),
+        (FULL_STEP, FULL),
+    )
+    assert large_first == (
+        (STEP, SMALL),
+        (3000, net(1, 12)),
+        (round(STEP + third), net(2, 12)),
+        (5000, net(2, 16)),
+        (round(STEP + 2 * third), net(3, 16)),
+        (FULL_STEP, FULL),
+    )
+
+
+@pytest.mark.parametrize("current", [net(2, 12), net(4, 8), net(1, 16), FULL], ids=str)
+def test_published_schedules_are_cut_to_what_lies_ahead(current: SubnetConfig) -> None:
+    search = replace(SEARCH, current=current)
+    for arrivals in published_arrivals(search):
+        tail = decoded(search, arrivals)
+        assert is_way_on(search, tail)
+        assert tail[0][1] in (current, FULL, net(4, current.img_size), net(*current.depth, 16))
+
+
+# --- Fronts
+
+
+def at(seconds: float, loss: float) -> Forecast:
+    return Forecast(((0, FULL),), loss, seconds, 0.0)
+
+
+def beats(one: Forecast, other: Forecast) -> bool:
+    no_worse = one.loss <= other.loss and one.seconds <= other.seconds
+    return no_worse and (one.loss, one.seconds) != (other.loss, other.seconds)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_front_holds_what_nothing_beats_and_nothing_else(seed: int) -> None:
+    draw = random.Random(seed)
+    cloud = [at(draw.randint(1, 12), draw.randint(1, 12)) for _ in range(40)]
+    front = front_of(cloud)
+    unbeaten = {(o.seconds, o.loss) for o in cloud if not any(beats(other, o) for other in cloud)}
+    assert {(one.seconds, one.loss) for one in front} == unbeaten
+    assert len(front) == len(unbeaten)
+    assert [one.seconds for one in front] == sorted(one.seconds for one in front)
+    assert front[0].seconds == min(one.seconds for one in cloud)
+    assert front[-1].loss == min(one.loss for one in cloud)
+
+
+def test_a_front_of_forecasts_runs_from_the_cheapest_to_the_best() -> None:
+    firsts = SPACE.above(SMALL)
+    forecasts = [outlook().forecast(tail) for tail in SEARCH.enumerated(firsts)]
+    front = front_of(forecasts)
+    assert front[0].tail == ((STEP, SMALL), (FULL_STEP, FULL))
+    assert front[-1].tail == ((STEP, FULL),)
+
+
+BENT = [at(1.0, 8.0), at(2.0, 3.0), at(4.0, 2.5), at(8.0, 2.3), at(16.0, 2.0)]
+
+
+def test_the_knee_is_where_the_front_bends() -> None:
+    assert knee_of(BENT) == BENT[1]
+
+
+def test_the_knee_does_not_depend_on_units() -> None:
+    scaled = [at(60 * one.seconds, one.loss / 7) for one in BENT]
+    assert knee_of(scaled) == scaled[1]
+
+
+@pytest.mark.parametrize("place", range(1, 6))
+def test_a_planted_knee_is_found(place: int) -> None:
+    """Losses fall as seconds^-1 up to the knee and as seconds^-0.1 from there on."""
+    seconds = [2.0**k for k in range(7)]
+    bend = seconds[place]
+    front = [at(s, 100 / min(s, bend) / max(1.0, s / bend) ** 0.1) for s in seconds]
+    assert knee_of(front) == front[place]
+
+
+@pytest.mark.parametrize("front", [BENT[:1], BENT[:2]])
+def test_a_front_that_cannot_bend_is_taken_at_its_best(front: list[Forecast]) -> None:
+    assert knee_of(front) == front[-1]
+
+
+# --- What is searched
+
+
+def best_score(forecasts: Sequence[Forecast]) -> float:
+    return min(forecast.score for forecast in forecasts)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_what_is_known_to_be_good_is_looked_at_first(sampler: str) -> None:
+    known = published_arrivals(SEARCH)
+    found = SEARCH.searched(outlook(), known, 12, sampler, 0)
+    assert len(found) == 12
+    tails = [forecast.tail for forecast in found]
+    assert tails[: len(known)] == [decoded(SEARCH, arrivals) for arrivals in known]
+    for forecast in found:
+        assert is_way_on(SEARCH, forecast.tail)
+        assert forecast == outlook().forecast(forecast.tail)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_same_seed_proposes_the_same_tails_and_another_one_others(sampler: str) -> None:
+    first, second, other = (SEARCH.searched(outlook(), [], 70, sampler, s) for s in (3, 3, 4))
+    assert first == second
+    assert first != other
+
+
+def test_more_that_is_known_than_there_are_trials_is_cut() -> None:
+    assert len(SEARCH.searched(outlook(), published_arrivals(SEARCH), 3, "random", 0)) == 3
+
+
+def test_where_nothing_is_left_to_grow_nothing_is_searched() -> None:
+    grown = replace(SEARCH, current=FULL)
+    assert grown.searched(outlook(), [], 10, "nsga2", 0) == []
+
+
+PLANTED: Tail = ((STEP, SMALL), (4200, net(3, 12)), (7800, FULL))
+
+
+@dataclass(frozen=True)
+class PlantedOutlook(Outlook):
+    """Forecasts how far a tail is from the planted one, in steps, values of axes and losses alike."""
+
+    def forecast(self, tail: Tail) -> Forecast:
+        steps = range(STEP, FULL_STEP, 100)
+        miss = sum(_distance(_on(tail, step), _on(PLANTED, step)) for step in steps) / len(steps)
+        return Forecast(tail, 1.0 + miss, 1.0 + miss, miss)
+
+
+def _on(tail: Tail, step: int) -> SubnetConfig:
+    return [subnet for start, subnet in tail if start <= step][-1]
+
+
+def _distance(one: SubnetConfig, other: SubnetConfig) -> float:
+    return abs(one.total_depth - other.total_depth) + abs(one.img_size - other.img_size) / 4
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_planted_tail_of_two_growths_is_found_better_than_by_single_jumps(
+    sampler: str, seed: int
+) -> None:
+    planted = PlantedOutlook(LossLaw(0.3), {}, FULL, 1.0, TOTAL)
+    assert planted.forecast(PLANTED).score == 0.0
+    jumps = [planted.forecast(tail) for tail in SEARCH.enumerated(SPACE.above(SMALL))]
+    found = SEARCH.searched(planted, [], 300, sampler, seed)
+    best = min(found, key=lambda forecast: forecast.score)
+    assert best.score < 0.75 * best_score(jumps)
+    assert len(best.tail) >= 3
+
+
+@pytest.mark.parametrize("sampler", ["nsga2", "tpe"])
+def test_samplers_that_learn_come_closer_than_drawing_at_random(sampler: str) -> None:
+    planted = PlantedOutlook(LossLaw(0.3), {}, FULL, 1.0, TOTAL)
+
+    def mean_of_the_last(name: str) -> float:
+        last = SEARCH.searched(planted, [], 300, name, 0)[-50:]
+        return sum(forecast.score for forecast in last) / len(last)
+
+    assert mean_of_the_last(sampler) < 0.6 * mean_of_the_last("random")
+
+
+def test_growths_in_several_steps_widen_the_front() -> None:
+    """Between two subnets that may each stay to the end lie tails that pass from one to the other."""
+    firsts = SPACE.above(SMALL)
+    jumps = front_of([outlook().forecast(tail) for tail in SEARCH.enumerated(firsts)])
+    found = SEARCH.searched(outlook(), published_arrivals(SEARCH), 300, "nsga2", 0)
+    better = [one for one in found if any(beats(one, jump) for jump in jumps)]
+    assert any(len(one.tail) > 2 for one in better)
+
+
+# --- Rules that take a point of the front
+
+
+def inputs(**fields: object) -> DecisionInputs:
+    firsts = SPACE.above(SMALL)
+    values = {
+        "index": 0,
+        "step": STEP,
+        "steps_per_epoch": 100,
+        "total_steps": TOTAL,
+        "full_step": FULL_STEP,
+        "current": SMALL,
+        "steps_so_far": ((SMALL, STEP),),
+        "curve": tuple((float(step), 6.0 * step**-0.3) for step in range(100, STEP, 50)),
+        "candidates": firsts,
+        "losses": (tuple((2.0,) for _ in firsts),),
+        "step_seconds": {str(subnet): relative_cost(SPEC, subnet) for subnet in firsts},
+    }
+    return DecisionInputs.model_validate({**values, **fields})
+
+
+def chooser(rule: str, sampler: str = "nsga2") -> Chooser:
+    decisions = SPACE.decisions.model_copy(update={"tail_trials": 40})
+    space = SPACE.model_copy(update={"decisions": decisions})
+    return Chooser(rule, space, sampler, 0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_rule_pareto_takes_the_knee(sampler: str) -> None:
+    decision = decide(chooser("pareto", sampler), inputs())
+    front = [at(p.remaining_seconds, p.predicted_loss) for p in decision.front]
+    knee = decision.front[front.index(knee_of(front))]
+    assert decision.tail == decision.chosen.tail == knee.tail
+    assert decision.chosen.predicted_loss == knee.predicted_loss
+    assert decision.chosen.remaining_seconds == knee.remaining_seconds
+    full_from = decision.tail[-1][0]
+    assert decision.reason.startswith("the knee of a front of ")
+    assert decision.reason.endswith(f"; full from step {full_from}")
+
+
+@pytest.mark.parametrize("seconds", [1800.0, 2500.0, 4000.0, 6000.0, 8900.0])
+def test_the_rule_budget_takes_the_best_that_fits(seconds: float) -> None:
+    decision = decide(chooser("budget"), inputs(seconds_left=seconds))
+    chosen = decision.chosen
+    affordable = [p for p in decision.front if p.remaining_seconds <= seconds]
+    assert 0 < len(affordable) < len(decision.front)
+    assert chosen.remaining_seconds <= seconds
+    assert chosen.predicted_loss == min(p.predicted_loss for p in affordable)
+    assert decision.reason.startswith(f"the lowest end loss within the {seconds:.0f} s")
+
+
+def test_more_money_buys_a_lower_loss() -> None:
+    budgets = (1800.0, 2500.0, 4000.0, 6000.0, 9100.0)
+    found = [decide(chooser("budget"), inputs(seconds_left=seconds)) for seconds in budgets]
+    losses = [decision.chosen.predicted_loss for decision in found]
+    assert losses == sorted(set(losses), reverse=True)
+    assert found[-1].tail == ((STEP, FULL),)
+
+
+def test_the_rule_budget_says_so_where_nothing_fits() -> None:
+    decision = decide(chooser("budget"), inputs(seconds_left=1.0))
+    cheapest = decision.front[0]
+    assert decision.tail == cheapest.tail == ((STEP, SMALL), (FULL_STEP, FULL))
+    assert decision.reason.startswith("the cheapest: none fits the 1 s that are left")
+
+
+def test_the_rule_budget_grows_in_several_steps_where_that_buys_more() -> None:
+    """More than to stay small to the end costs, less than to be of the next size to the end."""
+    option = {subnet: relative_cost(SPEC, subnet) for subnet in SPACE.above(SMALL)}
+    rest = TOTAL - FULL_STEP
+    small, middle = ((FULL_STEP - STEP) * option[s] + rest for s in (SMALL, net(4, 8)))
+    budget = (small + middle) / 2
+    decision = decide(chooser("budget"), inputs(seconds_left=budget))
+    jumps = [p for p in decision.front if len(p.tail) == 2 and p.remaining_seconds <= budget]
+    assert len(decision.tail) >= 3
+    assert all(decision.chosen.predicted_loss < jump.predicted_loss for jump in jumps)
+
+
+def test_a_budget_is_no_number_that_a_decision_can_do_without() -> None:
+    with pytest.raises(AssertionError, match="comes with a budget"):
+        decide(chooser("budget"), inputs(seconds_left=None))
+
+
+def test_scores_of_tails_are_finite_to_the_last_step() -> None:
+    last = replace(SEARCH, step=TOTAL - 2, full_step=TOTAL - 1)
+    forecasts = [outlook().forecast(tail) for tail in last.enumerated([SMALL, FULL])]
+    assert all(math.isfinite(forecast.score) for forecast in forecasts)
