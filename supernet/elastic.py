@@ -18,7 +18,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from timm.models.volo import VOLO
 from torch import Tensor, nn
 
-from supernet.config import ModelSpec, Slots, SubnetConfig, first_slots
+from supernet.config import ALL_TOKENS, ModelSpec, Slots, SubnetConfig, first_slots
 from supernet.cost import parameters
 from supernet.drop import DropPath
 from supernet.locality import LocalBlock
@@ -58,7 +58,8 @@ class ElasticPlainViT(ElasticViT):
         """Return the logits of ``subnet`` for images (B, C, H, W), resized where they differ in size.
 
         ``slots`` says which block slots run, in order; the first ones of each stage when left out.
-        Raises ValueError where ``subnet`` keeps tokens by the attention of a class token that is not there.
+        Raises ValueError where ``subnet`` keeps tokens by the attention of a class token that is not there,
+        or drops tokens of a network that needs their grid.
         """
         running = first_slots(subnet.depth) if slots is None else slots
         assert tuple(map(len, running)) == subnet.depth, (
@@ -66,6 +67,8 @@ class ElasticPlainViT(ElasticViT):
         )
         vit, rule = self.vit, subnet.tokens
         check_tokens(rule, has_class_token=vit.cls_token is not None)
+        if self.spec.needs_grid and rule != ALL_TOKENS:
+            raise ValueError(f"{self.spec.name} must keep all tokens, but got {subnet}")
         patches = vit.patch_embed(resize(images, subnet.img_size))  # (B, H, W, D)
         table = table_of(vit, subnet.img_size)
         x = vit._pos_embed(patches) if table is None else position(vit, patches, table)  # (B, N, D)

@@ -5,14 +5,14 @@ Legend: B images, H x W patches, N tokens, D width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-__all__ = ["TABLES", "add_tables", "position", "table_of"]
+__all__ = ["TABLES", "add_tables", "position", "resample_tables", "table_of"]
 
 TABLES = "pos_embed_list"
 """The attribute of a timm model that holds the tables by image size; plain timm has none."""
@@ -28,6 +28,14 @@ def add_tables(vit: VisionTransformer, img_sizes: Sequence[int]) -> None:
     setattr(vit, TABLES, nn.ParameterDict(tables))
     names = {*vit.no_weight_decay(), *(f"{TABLES}.{size}" for size in tables)}
     vit.no_weight_decay = lambda: names
+
+
+def resample_tables(vit: VisionTransformer, img_sizes: Iterable[int]) -> None:
+    """Set the tables of these sizes in px to the full one resampled, where that has come to new values."""
+    for size in img_sizes:
+        table = table_of(vit, size)
+        assert table is not None, f"{size} px has no table of its own"
+        table.data.copy_(_resampled(vit, size))
 
 
 def table_of(vit: VisionTransformer, img_size: int) -> Tensor | None:

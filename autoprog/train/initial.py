@@ -20,6 +20,7 @@ from autoprog.settings import RunSettings
 from autoprog.train.checkpoint import UNREADABLE
 from supernet.config import ModelSpec
 from supernet.elastic import ElasticViT, create_elastic
+from supernet.positions import TABLES, resample_tables
 
 __all__ = ["InitialWeights", "find_initial", "load_initial"]
 
@@ -40,8 +41,8 @@ class InitialWeights:
 def find_initial(settings: RunSettings, num_classes: int) -> InitialWeights | None:
     """Read the weights that the settings name; None where a run draws its own.
 
-    The head starts afresh where the number of classes differs, and the position table is resampled where
-    the image size does.
+    The head starts afresh where the number of classes differs, the position table is resampled where the
+    image size does, and so are tables of further sizes that the weights do not have.
 
     Raises:
         ConfigError: If there are no such weights, or they are those of another network.
@@ -49,10 +50,18 @@ def find_initial(settings: RunSettings, num_classes: int) -> InitialWeights | No
     """
     spec, source = settings.model.spec(), settings.initial_checkpoint
     if settings.pretrained:
-        return _fitted(_weights_of_timm(spec), spec, num_classes, "--pretrained")
-    if source is None:
+        weights, flag, value = _weights_of_timm(spec), "--pretrained", ConfigError.NO_VALUE
+    elif source is not None:
+        weights, flag, value = _weights_of_file(source), "--initial-checkpoint", source
+    else:
         return None
-    return _fitted(_weights_of_file(source), spec, num_classes, "--initial-checkpoint", source)
+    with torch.device("meta"):
+        vit = create_elastic(spec, num_classes, table_sizes=settings.table_sizes).vit
+    try:
+        return _fitted(weights, vit)
+    except _MisfitError as misfit:
+        law = f"must hold the weights of {spec.name} ({misfit})"
+        raise ConfigError(flag, "", law, value) from None
 
 
 def load_initial(
@@ -68,7 +77,9 @@ def load_initial(
     if found is None:
         return ()
     online, *averages = networks
-    online.vit.load_state_dict(found.state, strict=False)  # a fresh head is not in it
+    online.vit.load_state_dict(found.state, strict=False)  # without a fresh head and fresh tables
+    tables = {size: f"{TABLES}.{size}" for size in settings.table_sizes}
+    resample_tables(online.vit, (size for size, key in tables.items() if key not in found.state))
     for average in averages:
         average.vit.load_state_dict(online.vit.state_dict())
     return found.notes
@@ -103,33 +114,45 @@ def _weights_of_file(source: str) -> dict[str, Any]:
         raise ConfigError("--initial-checkpoint", "", law, source) from None
 
 
-def _fitted(
-    weights: Mapping[str, Any],
-    spec: ModelSpec,
-    num_classes: int,
-    flag: str,
-    source: object = ConfigError.NO_VALUE,
-) -> InitialWeights:
-    """Bring weights into the shape of the network, or say where they do not fit."""
-    with torch.device("meta"):
-        vit = create_elastic(spec, num_classes).vit
-    own, notes = vit.state_dict(), []
+class _MisfitError(ValueError):
+    """Says in what weights differ from those of a network."""
+
+
+def _fitted(weights: Mapping[str, Any], vit: Any) -> InitialWeights:
+    """Bring weights into the shape of a network; raises :class:`_MisfitError` where they are another's."""
+    own = dict(vit.state_dict())
     try:
         state = _in_timm_format(weights, vit)
     except UNREADABLE:
         state = {}
-    for head in _heads(vit):
-        if not _same_shape(state, own, f"{head}.weight"):
-            notes.append(f"{head} starts afresh")
-            own = {key: value for key, value in own.items() if not key.startswith(f"{head}.")}
-            state = {key: value for key, value in state.items() if not key.startswith(f"{head}.")}
-    _refuse_misfit(state, own, spec.name, flag, source)
+    notes = [
+        f"{head} starts afresh"
+        for head in ("head", "aux_head")
+        if _set_aside(state, own, head, as_a_whole=True)
+    ]
+    if _set_aside(state, own, TABLES, as_a_whole=False) & weights.keys():
+        notes.append(f"{TABLES} does not fit and is left out")
+    _refuse_misfit(state, own)
     notes += [
         f"{key} is resampled from {_shape(weights[key])} to {_shape(state[key])}"
         for key in state
         if key in weights and weights[key].shape != state[key].shape
     ]
     return InitialWeights(state, tuple(notes))
+
+
+def _set_aside(
+    state: dict[str, Any], own: dict[str, Tensor], part: str, *, as_a_whole: bool
+) -> set[str]:
+    """Drop what one of them lacks or has in another shape, or then all of the part; return its keys."""
+    keys = {key for key in (*own, *state) if key.startswith(f"{part}.")}
+    dropped = {key for key in keys if not _same_shape(state, own, key)}
+    if dropped and as_a_whole:
+        dropped = keys
+    for key in dropped:
+        own.pop(key, None)
+        state.pop(key, None)
+    return dropped
 
 
 def _in_timm_format(weights: Mapping[str, Any], vit: Any) -> dict[str, Tensor]:
@@ -142,14 +165,7 @@ def _in_timm_format(weights: Mapping[str, Any], vit: Any) -> dict[str, Tensor]:
     return state
 
 
-def _heads(vit: Any) -> tuple[str, ...]:
-    heads = vit.pretrained_cfg["classifier"]
-    return (heads,) if isinstance(heads, str) else tuple(heads)
-
-
-def _refuse_misfit(
-    state: Mapping[str, Any], own: Mapping[str, Tensor], name: str, flag: str, source: object
-) -> None:
+def _refuse_misfit(state: Mapping[str, Any], own: Mapping[str, Tensor]) -> None:
     foreign = [key for key in state if key not in own]
     missing = [key for key in own if key not in state]
     other = [key for key in own if key in state and not _same_shape(state, own, key)]
@@ -159,14 +175,15 @@ def _refuse_misfit(
         if keys
     ]
     if what:
-        law = f"must hold the weights of {name} ({'; '.join(what)})"
-        raise ConfigError(flag, "", law, source)
+        raise _MisfitError("; ".join(what))
 
 
 def _same_shape(state: Mapping[str, Any], own: Mapping[str, Tensor], key: str) -> bool:
-    if key not in own:
-        return key not in state
-    return isinstance(state.get(key), Tensor) and state[key].shape == own[key].shape
+    """Tell whether both have a tensor of that name and shape."""
+    if key not in own or not isinstance(state.get(key), Tensor):
+        return False
+    same: bool = state[key].shape == own[key].shape
+    return same
 
 
 def _shape(tensor: Tensor) -> str:

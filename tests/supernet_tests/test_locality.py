@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import supernet
-from supernet.config import GrowthRule, ModelSpec, SubnetConfig
+from supernet.config import GrowthRule, ModelSpec, SubnetConfig, TokenRule
 from supernet.cost import macs, parameters
 from supernet.depthmap import skip_lists
 from supernet.elastic import ElasticViT, create_elastic, describe
@@ -102,6 +102,16 @@ def test_layer_scale_and_drop_path_act_on_what_is_added() -> None:
     block.train()
     block.drop_path1.drop_prob, block.drop_path2.drop_prob = 0.0, 1.0 - 1e-9
     torch.testing.assert_close(block(x), attended)
+
+
+@pytest.mark.parametrize("by", ["magnitude", "class_attention"])
+def test_an_elastic_network_keeps_all_tokens(by: str) -> None:
+    """Also where those that are left, 4 of 16, would fill a grid."""
+    rule = TokenRule(5 / 17, by, at_blocks=(1,))
+    with pytest.raises(
+        ValueError, match=r"vit-mu-local must keep all tokens, but got d4 r16 k0\.29"
+    ):
+        create_elastic(SPEC, 5)(torch.randn(1, 3, 16, 16), SubnetConfig(4, 16, rule))
 
 
 @pytest.mark.parametrize("num_patches", [0, 3, 8])

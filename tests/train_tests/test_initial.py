@@ -127,6 +127,42 @@ def test_positions_for_another_size_are_resampled_and_it_says_so(
     assert torch.equal(trainer.stepper.model.vit.pos_embed, expected)
 
 
+def test_tables_of_further_sizes_are_resampled_from_the_new_one(bench: Any, tmp_path: Path) -> None:
+    weights = weights_of()
+    settings = settings_of(bench, write(tmp_path / "x.pth", weights), table_sizes=(8,))
+    trainer = bench.trainer(settings, two_sizes())
+    assert len(list(start(trainer))) == 1
+    expected = resample_abs_pos_embed(weights["pos_embed"], [2, 2], num_prefix_tokens=1)
+    for network in (trainer.stepper.model, trainer.stepper.emas[-1].module):
+        assert torch.equal(network.vit.pos_embed_list["8"], expected)
+
+
+def test_tables_of_an_elastic_run_are_taken_over_or_left_out(bench: Any, tmp_path: Path) -> None:
+    table = {"pos_embed_list.8": torch.ones(1, 5, 24)}
+    path = write(tmp_path / "x.pth", {**weights_of(), **table})
+    trainer = bench.trainer(settings_of(bench, path, table_sizes=(8, 12)), two_sizes())
+    assert len(list(start(trainer))) == 1
+    assert torch.equal(trainer.stepper.model.vit.pos_embed_list["8"], table["pos_embed_list.8"])
+    found = find_initial(settings_of(bench, path), 10)
+    assert found is not None
+    assert found.notes == ("pos_embed_list does not fit and is left out",)
+
+
+@pytest.mark.parametrize("num_classes", [10, 3])
+def test_a_volo_is_fine_tuned_at_another_size(bench: Any, tmp_path: Path, num_classes: int) -> None:
+    spec = ZOO["volo-mu"]
+    weights = weights_of(spec, num_classes)
+    settings = settings_of(bench, write(tmp_path / "x.pth", weights))
+    larger = FullModel.of(spec.with_img_size(48))
+    found = find_initial(settings.model_copy(update={"model": larger}), 10)
+    assert found is not None
+    heads = () if num_classes == 10 else ("head starts afresh", "aux_head starts afresh")
+    resampled = "pos_embed is resampled from 1x2x2x24 to 1x3x3x24"
+    assert found.notes == (*heads, resampled)
+    fresh = {key for key in weights if num_classes == 3 and key.startswith(("head.", "aux_head."))}
+    assert found.state.keys() == weights.keys() - fresh
+
+
 MISFITS = {
     "a deeper network": (
         ModelSpec(
@@ -247,7 +283,7 @@ def test_pretrained_weights_come_from_timm_and_are_made_to_fit(
     settings = settings.model_copy(update={"model": FullModel.of(spec.with_img_size(64))})
     plain = timm.create_model("deit_tiny_patch16_224", num_classes=1000)
     skeleton = build_model(spec.with_img_size(64), 10, seed=0)
-    monkeypatch.setattr("autoprog.train.initial.create_elastic", lambda *_: skeleton)
+    monkeypatch.setattr("autoprog.train.initial.create_elastic", lambda *_, **__: skeleton)
     asked = from_timm(plain)
     before = torch.get_rng_state()
     found = find_initial(settings, 10)
