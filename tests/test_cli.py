@@ -45,7 +45,7 @@ FLAGS = {
     "search": f"{COMMON} --model --img-size --space --rule --sampler --costs --profile-seconds --num-stages"
     " --supernet-epochs --max-candidates --min-full-share --grow-op --grow-map --grow-source --grow-state"
     " --budget --tail-trials --num-points --supernet-share --search-share --trials --proxy -j --jobs --join"
-    " --storage",
+    " --storage --fidelity --fidelity-seeds --fidelity-epochs --fidelity-at --fidelity-from",
     "train": f"{COMMON} --schedule --elastic --pos-embed --model --img-size --time-budget",
     "show": "-h --help --debug --model --epochs --recipe --plain --json --svg --html",
     "export": "-h --help --debug --output --weights --format --img-size --keep-rate --by --at-blocks",

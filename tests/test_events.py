@@ -23,6 +23,7 @@ from autoprog.events import (
     RunFinished,
     RunStarted,
     StageStarted,
+    SubnetTrained,
     SupernetStarted,
     TrialTold,
     Warned,
@@ -118,6 +119,7 @@ EVENTS: list[Event] = [
     Estimated(step=300, decision=0, point=1, losses=((SMALL, 1.5), (LARGE, 1.25)), seconds=4.0),
     TrialTold(step=0, number=3, loss=1.5, seconds=20.0, stages=((0.0, SMALL), (0.5, LARGE))),
     TrialTold(step=0, number=4, pruned=True),
+    SubnetTrained(step=250, decision=0, number=3, total=24, subnet=SMALL, loss=1.5, seconds=9.0),
     Decided(step=250, decision=decision()),
     Decided(step=250, decision=forced_decision()),
     Grown(

@@ -24,6 +24,7 @@ from autoprog.search.spawn import (
     WorkerDied,
     WorkerEnded,
     WorkerStarted,
+    WorkersWork,
     share_of_machine,
     spawn_workers,
     visible_gpus,
@@ -205,7 +206,7 @@ def test_the_first_signal_is_passed_on(bench: Any, program: ModuleType) -> None:
         if len(reports) == 2:
             wait_for(lambda: running(bench))
             stop.signal_name = "SIGINT"
-    assert {type(report) for report in reports} == {WorkerStarted, WorkerEnded}
+    assert {type(report) for report in reports} == {WorkerStarted, WorkersWork, WorkerEnded}
     states = bench.states(program.open_shared(bench.folder, {}))
     assert set(states) == {"COMPLETE"}
     assert len(states) < 99
