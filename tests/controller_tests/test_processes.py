@@ -44,6 +44,11 @@ def running(bench: Any) -> bool:
     return (bench.folder / "begun").exists()
 
 
+def all_listen(bench: Any, count: int) -> bool:
+    """Tell whether so many workers have come as far as to answer signals."""
+    return len(list((bench.folder / "workers").glob("worker-*.json"))) >= count
+
+
 def check_whole(bench: Any, on: SharedStudy, total: int) -> None:
     """Check that a study is at its end: so many results, one for each chain of trials."""
     states = bench.states(on)
@@ -204,7 +209,7 @@ def test_the_first_signal_is_passed_on(bench: Any, program: ModuleType) -> None:
     for report in spawn_workers(Crew(bench.folder, 2, words), stop, poll_seconds=0.05):
         reports.append(report)
         if len(reports) == 2:
-            wait_for(lambda: running(bench))
+            wait_for(lambda: running(bench) and all_listen(bench, 2))
             stop.signal_name = "SIGINT"
     assert {type(report) for report in reports} == {WorkerStarted, WorkersWork, WorkerEnded}
     states = bench.states(program.open_shared(bench.folder, {}))
