@@ -75,7 +75,8 @@ class CostTable(FileModel):
 
     def with_cells(self, more: Mapping[str, CellCost]) -> CostTable:
         """Return the table with cells added; those that are there stay as they are."""
-        return self.model_copy(update={"cells": {**more, **self.cells}})
+        new = {name: cost for name, cost in more.items() if name not in self.cells}
+        return self.model_copy(update={"cells": {**self.cells, **new}})
 
     def as_given(self) -> CostTable:
         """Return the table as one that another run was given."""

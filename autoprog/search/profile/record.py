@@ -87,8 +87,9 @@ class Costs:
 
     def add(self, found: CostTable) -> None:
         """Add what has been measured; what is there stays."""
-        table = self.table if self.table.conditions else found.model_copy(update={"cells": {}})
-        self.table = table.with_cells({**found.cells, **self.table.cells})
+        first = self.table if self.table.conditions else found  # which says where it was measured
+        cells = self.table.with_cells(found.cells).cells
+        self.table = first.model_copy(update={"cells": cells})
 
     def complete(self, trainer: Trainer, choices: Sequence[Choice]) -> bool:
         """Add what is missing; see :func:`complete_costs`."""
