@@ -12,7 +12,7 @@ from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-__all__ = ["TABLES", "add_tables", "position", "table_of"]
+__all__ = ["TABLES", "add_tables", "has_tables", "position", "table_of"]
 
 TABLES = "pos_embed_list"
 """The attribute of a timm model that holds the tables by image size; plain timm has none."""
@@ -28,6 +28,11 @@ def add_tables(vit: VisionTransformer, img_sizes: Sequence[int]) -> None:
     setattr(vit, TABLES, nn.ParameterDict(tables))
     names = {*vit.no_weight_decay(), *(f"{TABLES}.{size}" for size in tables)}
     vit.no_weight_decay = lambda: names
+
+
+def has_tables(vit: nn.Module) -> bool:
+    """Tell whether some sizes have tables of their own, which other sizes leave without a gradient."""
+    return hasattr(vit, TABLES)
 
 
 def table_of(vit: VisionTransformer, img_size: int) -> Tensor | None:
