@@ -12,7 +12,7 @@ from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-__all__ = ["TABLES", "add_tables", "position", "resample_tables", "table_of"]
+__all__ = ["TABLES", "add_tables", "has_tables", "position", "resample_tables", "table_of"]
 
 TABLES = "pos_embed_list"
 """The attribute of a timm model that holds the tables by image size; plain timm has none."""
@@ -36,6 +36,11 @@ def resample_tables(vit: VisionTransformer, img_sizes: Iterable[int]) -> None:
         table = table_of(vit, size)
         assert table is not None, f"{size} px has no table of its own"
         table.data.copy_(_resampled(vit, size))
+
+
+def has_tables(vit: nn.Module) -> bool:
+    """Tell whether some sizes have tables of their own, which other sizes leave without a gradient."""
+    return hasattr(vit, TABLES)
 
 
 def table_of(vit: VisionTransformer, img_size: int) -> Tensor | None:

@@ -11,16 +11,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from autoprog.cli import main
-from autoprog.grid import EvaluatedCell, EvaluationGrid, cells_of, front
 from autoprog.runs import load_run
-from autoprog.train.model import build_model
-from autoprog.ui.grid import grid_document, grid_text
+from autoprog.train.feed import open_data, open_feed
+from autoprog.train.model import build_model, transform_settings
 from supernet.config import SubnetConfig, TokenRule
+from supernet.elastic import ElasticViT
 from supernet.zoo import ZOO
 
 HERE = ("--device", "cpu", "--threads", "1", "--workers", "0")
-FULL = SubnetConfig(4, 16)
-RATES = [TokenRule(rate, "class_attention", (1, 2, 3)) for rate in (0.5, 0.7, 1.0)]
+HALF = TokenRule(0.5, "class_attention", (1, 2, 3))
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +35,12 @@ def evaluated(capsys: pytest.CaptureFixture[str], *words: object) -> dict[str, A
     assert main(["evaluate", *map(str, words), "--json", *HERE]) == 0
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
     return found
+
+
+def network(run: Path) -> ElasticViT:
+    model = build_model(ZOO["vit-mu"], 10, 0).eval()
+    model.vit.load_state_dict(load_file(run / "checkpoints" / "final_ema.safetensors"))
+    return model
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
@@ -55,6 +60,60 @@ def test_an_elastic_run_has_a_grid_of_what_it_trained(
     assert macs[-1] == min(macs)
     assert all(cell["images_per_second"] > 0 for cell in grid["cells"])
     assert any(cell["on_front"] for cell in grid["cells"])
+
+
+def test_every_cell_is_the_forward_of_its_subnet_on_full_images(
+    elastic_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = evaluated(capsys, elastic_run, "--grid", "--rounds", 0)
+    settings, model = load_run(elastic_run).manifest.settings, network(elastic_run)
+    feed = open_feed(
+        open_data(settings.data), transform_settings(model, settings.recipe), settings, False
+    )
+    images, targets = (torch.cat(parts) for parts in zip(*feed.validation(), strict=True))
+    assert images.shape == (grid["num_images"], 3, 16, 16)
+    for cell in grid["cells"]:
+        rule = TokenRule(cell["keep_rate"], cell["by"], cell["at_blocks"])
+        with torch.no_grad():
+            logits = model(images, SubnetConfig(4, cell["img_size"], rule))
+        top1 = 100 * (logits.argmax(1) == targets).double().mean().item()
+        assert cell["top1"] == pytest.approx(top1, abs=0.3)  # one image of 360
+        loss = torch.nn.functional.cross_entropy(logits, targets).item()
+        assert cell["loss"] == pytest.approx(loss, rel=1e-4)
+
+
+def test_random_tokens_are_drawn_alike_each_time(
+    elastic_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--by", "random", "--keep-rates", 0.5, "--rounds", 0)
+    first, second = (evaluated(capsys, elastic_run, *words) for _ in range(2))
+    assert first == second
+    assert first["cells"][0]["at_blocks"] == [0]
+
+
+def test_given_sizes_and_rates_are_the_cells(
+    elastic_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--img-sizes", 8, 16, "--keep-rates", 0.5, 1, "--rounds", 0)
+    grid = evaluated(capsys, elastic_run, *words)
+    cells = [(cell["img_size"], cell["keep_rate"]) for cell in grid["cells"]]
+    assert cells == [(16, 1.0), (16, 0.5), (8, 1.0), (8, 0.5)]
+    assert grid["cells"][1]["at_blocks"] == [1, 2, 3]
+
+
+def test_without_a_terminal_it_is_aligned_text(
+    elastic_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--keep-rates", "1", ".5", "--rounds", "2", "--batch-size", "16")
+    assert main(["evaluate", str(elastic_run), *words, *HERE]) == 0
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    head, _, names, full, pruned, *_ = shown.out.splitlines()
+    assert "360 validation images, batches of 16 on cpu" in head
+    assert names.split() == ["px", "keep-rate", "MACs", "top-1", "%", "loss", "images/s", "front"]
+    assert full.split()[:2] == ["16", "1"]
+    assert pruned.split()[:2] == ["16", "0.5"]
+    assert float(pruned.split()[6].replace(",", "")) > 0
 
 
 def test_the_full_cell_is_what_the_run_itself_found(
@@ -88,6 +147,12 @@ def test_weights_of_a_file_need_a_model_and_give_the_same(
     [
         (("--keep-rates", 0), "--keep-rates: must lie in (0, 1], but got 0.0"),
         (("--img-sizes", 10), "--img-sizes: must be a multiple of the stride 4, but got 10"),
+        (
+            ("--keep-rates", 0.5, "--at-blocks", 2, 1),
+            "--at-blocks: must be rising numbers from 0, but got [2, 1]",
+        ),
+        (("--model", "vit-xs"), "--model: must be left out: the run says it, but got 'vit-xs'"),
+        (("--batch-size", 0), "batch_size: must be greater than 0, but got 0"),
         (("--img-sizes", 32), "--img-sizes: must be at most the full size 16, but got 32"),
         (
             ("--keep-rates", 0.5, "--at-blocks", 4),
@@ -118,11 +183,12 @@ def test_a_cell_is_exported_as_a_program(
     words = ("--format", "torch-export", "--img-size", "12", "--keep-rate", "0.5")
     assert main(["export", str(elastic_run), *words, "--output", str(output)]) == 0
     assert "torch.export.load" in capsys.readouterr().out
-    model = build_model(ZOO["vit-mu"], 10, 0).eval()
-    model.vit.load_state_dict(load_file(elastic_run / "checkpoints" / "final_ema.safetensors"))
-    images = torch.randn(3, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    model, images = (
+        network(elastic_run),
+        torch.randn(3, 3, 12, 12, generator=torch.Generator().manual_seed(0)),
+    )
     with torch.no_grad():
-        elastic = model(images, SubnetConfig(4, 12, RATES[0]))
+        elastic = model(images, SubnetConfig(4, 12, HALF))
         program = torch.export.load(output).module()(images)
     assert torch.allclose(program, elastic, atol=1e-5)
 
@@ -133,6 +199,37 @@ def test_a_state_dict_is_that_of_the_whole_network(
     words = ("export", str(elastic_run), "--keep-rate", "0.5", "--output", str(tmp_path / "w.pth"))
     assert main(list(words)) == 2
     assert "--keep-rate: must go with --format torch-export" in capsys.readouterr().err
+
+
+EXPORT_REFUSED = {
+    "an ending": (["w.pth", "--format", "torch-export"], "--output: must end in .pt2"),
+    "a size of a state dict": (["w.pth", "--img-size", "8"], "--img-size: must go with --format"),
+    "a rate": (
+        ["w.pt2", "--format", "torch-export", "--keep-rate", "2"],
+        "--keep-rate: must lie in (0, 1], but got 2.0",
+    ),
+    "a size": (
+        ["w.pt2", "--format", "torch-export", "--img-size", "32"],
+        "--img-size: must be at most the full size 16, but got 32",
+    ),
+}
+
+
+@pytest.mark.parametrize(("words", "message"), EXPORT_REFUSED.values(), ids=EXPORT_REFUSED)
+def test_a_cell_that_cannot_be_exported_is_refused_in_one_line(
+    elastic_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", str(elastic_run), "--output", *words]) == 2
+    shown = capsys.readouterr()
+    assert message in shown.err
+    assert shown.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_each_size_may_have_positions_of_its_own(
@@ -165,33 +262,3 @@ def test_positions_by_size_are_for_sandwich_steps(capsys: pytest.CaptureFixture[
     words = ("train", "--schedule", "constant", "--pos-embed", "per-size", "--model", "vit-mu")
     assert main([*words, *HERE]) == 2
     assert "--pos-embed: must be resampled" in capsys.readouterr().err
-
-
-def test_cells_are_every_size_under_every_rule_once() -> None:
-    cells = cells_of(FULL, [8, 16, 8], [*RATES, RATES[0]])
-    assert [(c.img_size, c.tokens.keep_rate) for c in cells] == [
-        (size, rate) for size in (16, 8) for rate in (1.0, 0.7, 0.5)
-    ]
-
-
-def cell(top1: float, macs: int) -> EvaluatedCell:
-    return EvaluatedCell(FULL, top1, 1.0, macs)
-
-
-def test_the_front_is_what_nothing_beats() -> None:
-    cells = [cell(50, 100), cell(40, 50), cell(45, 120), cell(40, 60), cell(50, 100)]
-    assert front(cells) == (True, True, False, False, True)
-
-
-def test_a_grid_is_told_in_ascii_and_in_json() -> None:
-    cells = (
-        cell(50.0, 100),
-        EvaluatedCell(SubnetConfig(4, 8, RATES[0]), 40.0, float("nan"), 50, 9.0),
-    )
-    grid = EvaluationGrid("vit-mu", "w.pth", "cpu", "none", 8, 360, cells)
-    text = grid_text(grid)
-    assert text.isascii()
-    assert "tokens kept by class attention at block 1, 2, 3" in text
-    document = grid_document(grid)
-    assert document["cells"][1]["loss"] is None
-    json.dumps(document, allow_nan=False)

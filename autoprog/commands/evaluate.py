@@ -66,7 +66,7 @@ def _add_evaluation_flags(parser: argparse.ArgumentParser) -> None:
 def _add_cell_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "cells",
-        "by default the full size on all tokens; without --grid one axis at a time is reduced",
+        "every size at every keep-rate; by default the full size on all tokens",
     )
     group.add_argument(
         "--weights", choices=["ema", "online"], default="ema", help="averaged or last weights (ema)"

@@ -35,11 +35,6 @@ def check_run(configured: Configured, is_new: bool, ranks: Ranks = ONE_PROCESS) 
     settings, schedule = configured.settings, configured.schedule
     recipe = settings.recipe
     _check_numbers(settings)
-    if settings.table_sizes and not ranks.alone:
-        law = (
-            "must be resampled with several processes: a step leaves gradients of tables unaveraged"
-        )
-        raise ConfigError("--pos-embed", "", law, "per-size")
     _check_share(settings, ranks)
     compute = resolve_compute(settings, ranks)
     num_images = len(configured.opened.train)

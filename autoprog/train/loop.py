@@ -24,6 +24,7 @@ from autoprog.train.ranks import ONE_PROCESS, Ranks
 from autoprog.train.sandwich import accumulate, passes_of
 from supernet.config import Slots, SubnetConfig
 from supernet.elastic import ElasticViT
+from supernet.positions import has_tables
 
 __all__ = ["LossRing", "Stepper", "check_weights"]
 
@@ -65,7 +66,8 @@ class Stepper:
         self.training, self.subnet = phase.training, phase.choices[-1].subnet
         self.network = self.model  # lets go of the wrapper of the phase before
         set_trainable(self.model, phase.slots, phase.training.unfrozen)
-        self.network = self.ranks.wrap(self.model, some_idle=phase.kind == "supernet")
+        some_idle = phase.kind == "supernet" or has_tables(self.model.vit)
+        self.network = self.ranks.wrap(self.model, some_idle=some_idle)
 
     def step(
         self, images: Tensor, targets: Tensor, choice: Choice, slots: Slots, step: int

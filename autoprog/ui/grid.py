@@ -27,8 +27,8 @@ def grid_view(grid: EvaluationGrid) -> RenderableType:
 
 def grid_text(grid: EvaluationGrid) -> str:
     """Return the same as aligned lines of ASCII."""
-    lines = [_head(grid), "", *plain_table(grid_columns(grid)), *_foot(grid)]
-    return "\n".join(map(ascii_text, lines)) + "\n"
+    lines = [ascii_text(_head(grid)), "", *plain_table(grid_columns(grid)), *_foot(grid)]
+    return "\n".join(lines) + "\n"
 
 
 def grid_document(grid: EvaluationGrid) -> dict[str, Any]:

@@ -122,6 +122,28 @@ def test_the_loss_curve_is_that_of_one_process(together: Path, alone: Run) -> No
     assert run.result.macs == alone.result.macs
 
 
+def test_sandwich_steps_with_tables_by_size_are_those_of_one_process(tmp_path: Path) -> None:
+    """A table that only one of the four passes uses is averaged over ranks like everything else."""
+    words = ("train", "--elastic", "--pos-embed", "per-size", *LINEAR[3:], "--epochs", 1)
+    found = []
+    for name in ("two", "one"):
+        here = (*words, "--log-every-steps", 2, "--runs-dir", tmp_path / name)
+        if name == "two":
+            done = carry_out("-m", "autoprog", *here)
+            assert done.returncode == 0, done.stderr
+        else:
+            command = [sys.executable, "-m", "autoprog", *map(str, here), "--threads", "1", "-q"]
+            subprocess.run(command, check=True)
+        run = only_run(tmp_path / name)
+        tables = load_file(run.path / "checkpoints" / "final_tables.safetensors")
+        found.append((losses(run), tables))
+    (two, tables_of_two), (one, tables_of_one) = found
+    assert two == pytest.approx(one, rel=1e-4)
+    assert len(two) > 5
+    for key, table in tables_of_one.items():
+        torch.testing.assert_close(tables_of_two[key], table, rtol=0, atol=1e-4)
+
+
 def test_a_lost_rank_costs_a_restart_and_nothing_else(together: Path, tmp_path: Path) -> None:
     words = (*LINEAR, "--runs-dir", tmp_path / "runs", "--checkpoint-minutes", 0)
     done = carry_out(DRIVER, "kill", tmp_path, *words, restarts=1)
