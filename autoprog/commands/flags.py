@@ -19,6 +19,7 @@ __all__ = [
     "add_run_flags",
     "changeable",
     "duration_seconds",
+    "flag_of",
     "given_recipe",
 ]
 
@@ -188,6 +189,19 @@ def _shown(default: object) -> str:
 
 def _metavar(name: str) -> str:
     return {"aa": "POLICY", "opt": "NAME"}.get(name, "N")
+
+
+def flag_of(name: str) -> str:
+    """Return the flag that gives a value its name, such as ``--time-budget``."""
+    return "--" + _FLAG_NAMES.get(name, name).replace("_", "-")
+
+
+_FLAG_NAMES = {
+    "costs_from": "costs",
+    "time_budget_seconds": "time-budget",
+    "budget_seconds": "budget",
+    "as_json": "json",
+}
 
 
 def _add(group: Group, flag: str, **options: Any) -> None:

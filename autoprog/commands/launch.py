@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 
 from autoprog.commands.configure import Configured
-from autoprog.commands.flags import changeable
+from autoprog.commands.flags import changeable, flag_of
 from autoprog.commands.preflight import check_run
 from autoprog.commands.provenance import git_state, versions
 from autoprog.errors import ConfigError, DivergedError, RunError
@@ -44,11 +44,6 @@ __all__ = [
 Configure = Callable[[argparse.Namespace], Configured]
 Begin = Callable[[RunFolder, Job], Iterator[Event]]
 
-_FLAG_NAMES = {
-    "costs_from": "costs",
-    "time_budget_seconds": "time-budget",
-    "budget_seconds": "budget",
-}
 _KEPT_ON_RESUME = {
     "command",
     "debug",
@@ -227,9 +222,8 @@ def _recorded(args: argparse.Namespace, path: Path) -> Configured:
         raise ConfigError("--schedule", "", law, args.schedule)
     given = {name for name in vars(args) if name not in _KEPT_ON_RESUME}
     if wrong := sorted(given - changeable(settings.kind)):
-        flag = "--" + _FLAG_NAMES.get(wrong[0], wrong[0]).replace("_", "-")
         cure = "leave it out, or start a new run"
-        raise ConfigError(flag, "", "must not be given with --resume RUN", cure=cure)
+        raise ConfigError(flag_of(wrong[0]), "", "must not be given with --resume RUN", cure=cure)
     values = {**settings.model_dump(), **{name: getattr(args, name) for name in given}}
     settings = parse(RunSettings, values, "flags")
     return Configured(settings, open_data(settings.data), run.schedule)

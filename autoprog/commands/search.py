@@ -34,6 +34,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "  autoprog search --model deit-s\n"
         "  autoprog search --model deit-s --data DIR --epochs 100 --rule autoprog\n"
         "  autoprog search --model vit_small_patch32_224 --data DIR --space my-space.yaml\n"
+        "  autoprog search --replay runs/… --rule pareto\n"
     )
     group = parser.add_argument_group("search")
     _add_scope_flags(group)
@@ -41,6 +42,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_fidelity_flags(group)
     _add_growth_flags(group)
     _add_trial_flags(parser.add_argument_group("trials"))
+    _add_replay_flags(parser.add_argument_group("replay"))
     add_data_flags(parser)
     add_initial_flags(parser)
     add_recipe_flags(parser)
@@ -108,6 +110,16 @@ def _add_trial_flags(group: argparse._ArgumentGroup) -> None:
     _add(group, "--storage", metavar="URL", help=storage)
 
 
+def _add_replay_flags(group: argparse._ArgumentGroup) -> None:
+    replay = (
+        "take the decisions of a run again from what it wrote down, also by another --rule, --sampler or"
+        " --seed, and say which differ; trains and writes nothing"
+    )
+    _add(group, "--replay", metavar="RUN", help=replay)
+    as_json = "print the replay as one JSON object"
+    _add(group, "--json", action="store_true", dest="as_json", help=as_json)
+
+
 def _add_growth_flags(group: argparse._ArgumentGroup) -> None:
     _add(group, "--grow-op", choices=["mogrow", "copy", "zero"], help="new blocks (mogrow)")
     _add(group, "--grow-map", choices=["interpolate", "stack"], help="where (interpolate)")
@@ -121,6 +133,10 @@ def _add(group: argparse._ArgumentGroup, flag: str, **options: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
+    if hasattr(args, "replay"):
+        from autoprog.commands.replay import replay_run
+
+        return replay_run(args)
     if args.join is not None:
         _join(Path(args.join))
     else:
@@ -135,6 +151,10 @@ def execute(args: argparse.Namespace) -> Path:
     from autoprog.commands.report import announce_search, farewell
     from autoprog.train.ranks import joined_ranks
 
+    if hasattr(args, "replay"):
+        raise ConfigError("--replay", "", "must be given to the command autoprog search")
+    if hasattr(args, "as_json"):
+        raise ConfigError("--json", "", "must be given together with --replay RUN")
     if args.jobs < 1:
         raise ConfigError("-j", "", "must be at least 1", args.jobs)
     with joined_ranks() as ranks:

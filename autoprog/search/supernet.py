@@ -26,6 +26,7 @@ from autoprog.search.searcher import (
     tell_again,
     turn_to,
 )
+from autoprog.space import by_size
 from autoprog.train.phase import Choice, Compact, GrowTo
 from supernet.config import Slots, SubnetConfig
 from supernet.depthmap import skip_lists
@@ -74,7 +75,7 @@ def _train_supernet(
 ) -> Iterator[Event]:
     """Train one sampled candidate a step, stopping at each time point to estimate all of them."""
     trainer = searcher.trainer
-    largest = max(choices, key=lambda subnet: (subnet.total_depth, subnet.img_size))
+    largest = max(choices, key=by_size)
     if top != searcher.current.depth:
         grow = searcher.search.space.decisions.grow
         searcher.enter = GrowTo(searcher.current, largest, grow)

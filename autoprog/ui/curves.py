@@ -12,7 +12,7 @@ from rich.text import Text
 from autoprog.events import Evaluated
 from autoprog.ui.fitted import Fitted, panel
 from autoprog.ui.palette import GREEN, ORANGE, SKY
-from autoprog.ui.plot import Series, chart
+from autoprog.ui.plot import Series, Span, chart
 from autoprog.ui.state import RunState
 from autoprog.ui.tables import Column
 from autoprog.ui.units import duration, loss_text, number
@@ -90,4 +90,4 @@ def _plot(
     legend = Text(no_wrap=True, overflow="ellipsis")
     for one in series:
         legend.append(("━ " if one.line else "⠂ ") + one.name + "   ", f"bold {one.style}")
-    return Group(legend, chart(series, marks, right, width, PLOT_ROWS))
+    return Group(legend, chart(series, marks, Span.epochs(right), width, PLOT_ROWS))

@@ -11,6 +11,7 @@ from autoprog.ui.fitted import Fitted, panel
 from autoprog.ui.palette import DIM, MARK_WINNER, SHADES, WINNER
 from autoprog.ui.tables import Column, rich_table, table_width
 from autoprog.ui.units import count, depth_text, duration, number, signed, subnet_text
+from autoprog.ui.ways import front_view, then_text
 
 __all__ = [
     "decision_columns",
@@ -27,7 +28,7 @@ MAP_GAP = 4
 
 
 def decision_view(decision: Decision) -> RenderableType:
-    """Return a decision as heading, table of candidates, reason and, where two axes vary, a map."""
+    """Return a decision as heading, candidates, a map where two axes vary, the way on, reason and front."""
     title = f"Decision {decision.index} · epoch {number(decision.epoch)}"
     return panel(Fitted(lambda width: _body(decision, width)), title)
 
@@ -83,8 +84,12 @@ def runner_up_text(decision: Decision) -> str:
 
 
 def heat_map(decision: Decision) -> Text | None:
-    """Return scores over depth and image size, darker being better; None unless both axes vary."""
-    scores = {(row.subnet.depth, row.subnet.img_size): row.score for row in decision.candidates}
+    """Return scores over depth and image size, darker being better; None unless both axes vary.
+
+    Of candidates that differ in their keep-rates alone, the best is shown.
+    """
+    best_last = reversed(ranked(decision))
+    scores = {(row.subnet.depth, row.subnet.img_size): row.score for row in best_last}
     depths = sorted({depth for depth, _ in scores})
     sizes = sorted({size for _, size in scores})
     if len(depths) < 2 or len(sizes) < 2:
@@ -103,8 +108,10 @@ def _body(decision: Decision, width: int) -> RenderableType:
     numbers = [Text(""), *_numbers(decision, width)] if decision.candidates else []
     parts = [heading, *numbers, Text("")]
     parts.append(Text(f"{MARK_WINNER} {decision_summary(decision)}", WINNER))
-    parts += [Text(line) for line in (decision.reason, runner_up_text(decision)) if line]
-    return Group(*parts)
+    lines = (then_text(decision), decision.reason, runner_up_text(decision))
+    parts += [Text(line) for line in lines if line]
+    front = front_view(decision, width)
+    return Group(*parts, *([] if front is None else [Text(""), front]))
 
 
 def _numbers(decision: Decision, width: int) -> list[RenderableType]:

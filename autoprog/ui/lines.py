@@ -34,6 +34,7 @@ from autoprog.ui.units import (
     speed_text,
     subnet_text,
 )
+from autoprog.ui.ways import then_text
 
 __all__ = ["event_lines", "progress_line"]
 
@@ -126,6 +127,7 @@ def _stage_text(event: StageStarted, state: RunState) -> str:
 def _decision_lines(decision: Decision) -> list[str]:
     head = f"decision {decision.index}"
     chosen = f"{head} at step {decision.step} by {decision.rule}: {decision_summary(decision)}"
+    chosen += f", {then_text(decision)}" if then_text(decision) else ""
     rows = [
         f"{head} candidate {_candidate_text(decision, candidate)}" for candidate in ranked(decision)
     ]

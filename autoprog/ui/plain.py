@@ -24,6 +24,7 @@ from autoprog.ui.track import Lane, Track, constants, lanes, mean_relative_cost,
 from autoprog.ui.trials import trial_columns
 from autoprog.ui.units import ascii_text, number, per_cent
 from autoprog.ui.views import result_of
+from autoprog.ui.ways import front_columns, then_text
 
 __all__ = ["plain_text", "stage_columns"]
 
@@ -127,10 +128,14 @@ def _decision(decision: Decision) -> Iterator[str]:
     yield ascii_text(decision_heading(decision))
     yield from plain_table(decision_columns(decision))
     yield f"decided: {decision_summary(decision)}"
+    if then_text(decision):
+        yield ascii_text(then_text(decision))
     if decision.reason:
         yield f"reason: {ascii_text(decision.reason)}"
     if runner_up_text(decision):
         yield runner_up_text(decision)
+    if decision.front:
+        yield from ("ways on that none beats:", *plain_table(front_columns(decision)))
 
 
 def _place(track: Track, step: int) -> str:

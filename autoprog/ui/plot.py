@@ -11,7 +11,7 @@ from rich.text import Text
 from autoprog.ui.palette import DIM, MARK_GROWTH
 from autoprog.ui.units import number
 
-__all__ = ["Series", "chart"]
+__all__ = ["Series", "Span", "chart"]
 
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 LABEL_WIDTH = 8
@@ -27,22 +27,41 @@ class Series:
     line: bool = True
 
 
+@dataclass(frozen=True)
+class Span:
+    """What a chart is drawn over: two numbers, the second above the first, and how they are written."""
+
+    left: float
+    right: float
+    left_text: str
+    right_text: str
+
+    @classmethod
+    def epochs(cls, right: float) -> Span:
+        """Return the span of the epochs from 0 to `right`."""
+        return cls(0.0, right, "0", f"epoch {number(right)}")
+
+    def share(self, x: float) -> float:
+        """Return where `x` lies, from 0 at the left to 1 at the right."""
+        return (x - self.left) / ((self.right - self.left) or 1.0)
+
+
 def chart(
-    series: Sequence[Series], marks: Sequence[float], right: float, width: int, height: int
+    series: Sequence[Series], marks: Sequence[float], span: Span, width: int, height: int
 ) -> Text:
-    """Return the chart of some curves over the epochs from 0 to `right`.
+    """Return the chart of some curves.
 
     Args:
         series: Curves with finite values; later ones are drawn over earlier ones.
-        marks: Epochs at which the network grew.
-        right: Epoch at the right end, above 0 and not below any of the others.
+        marks: What is marked on the axis, such as the epochs at which the network grew.
+        span: What the chart is drawn over; nothing lies outside.
         width: Columns, axis labels included.
         height: Rows of the plot itself.
     """
     columns = max(10, width - LABEL_WIDTH - 1)
     values = [y for one in series for _, y in one.points]
     low, high = min(values), max(values)
-    cells = _cells(series, (right, low, high), columns, height)
+    cells = _cells(series, span, (low, high), columns, height)
     text = Text(no_wrap=True, overflow="crop")
     for row in range(height):
         value = {0: number(high, 3), height - 1: number(low, 3)}.get(row, "")
@@ -51,22 +70,22 @@ def chart(
             bits, style = cells.get((row, column), (0, ""))
             text.append(chr(0x2800 + bits) if bits else " ", style)
         text.append("\n")
-    text.append(" " * LABEL_WIDTH + "└" + _ruler(marks, right, columns) + "\n", DIM)
-    end = f"epoch {number(right)}"
-    text.append(" " * (LABEL_WIDTH + 1) + "0" + end.rjust(columns - 1), DIM)
+    text.append(" " * LABEL_WIDTH + "└" + _ruler(marks, span, columns) + "\n", DIM)
+    room = columns - len(span.left_text)
+    text.append(" " * (LABEL_WIDTH + 1) + span.left_text + span.right_text.rjust(room), DIM)
     return text
 
 
 def _cells(
-    series: Sequence[Series], bounds: tuple[float, float, float], columns: int, height: int
+    series: Sequence[Series], span: Span, bounds: tuple[float, float], columns: int, height: int
 ) -> dict[tuple[int, int], tuple[int, str]]:
     """Return the dots and the style of each (row, column) that has any."""
-    right, low, high = bounds
+    low, high = bounds
     cells: dict[tuple[int, int], tuple[int, str]] = {}
     for one in series:
         dots = [
             (
-                round(x / right * (2 * columns - 1)),
+                round(span.share(x) * (2 * columns - 1)),
                 round((high - y) / ((high - low) or 1.0) * (4 * height - 1)),
             )
             for x, y in one.points
@@ -77,10 +96,10 @@ def _cells(
     return cells
 
 
-def _ruler(marks: Sequence[float], right: float, columns: int) -> str:
+def _ruler(marks: Sequence[float], span: Span, columns: int) -> str:
     ruler = ["─"] * columns
     for mark in marks:
-        ruler[round(mark / right * (columns - 1))] = MARK_GROWTH
+        ruler[round(span.share(mark) * (columns - 1))] = MARK_GROWTH
     return "".join(ruler)
 
 

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from autoprog.decisions import Decision, DecisionInputs
-from autoprog.events import Event
+from autoprog.decisions import Decision, DecisionInputs, Tail
+from autoprog.events import Decided, Event
 from autoprog.recipe import Recipe, resolve_recipe
 from autoprog.runs import Run, RunFolder, load_run
 from autoprog.schedule import GrowthSchedule
@@ -103,16 +103,22 @@ class Lab:
     folder: Path
     opened: OpenedData
     script: dict[int, SubnetConfig] = field(default_factory=dict)
+    tail: Tail = ()
     repeated: RunSettings | None = None
 
     def space(
-        self, depths: list[int] | None = None, sizes: list[int] | None = None, **decisions: Any
+        self,
+        depths: list[int] | None = None,
+        sizes: list[int] | None = None,
+        rates: list[float] | None = None,
+        **decisions: Any,
     ) -> SearchSpace:
         file = SpaceFile.model_validate(
             {
                 "axes": {
                     "depth": {"values": depths or DEPTHS},
                     "img_size": {"values": sizes or SIZES},
+                    "keep_rate": {"values": rates or [1.0]},
                 },
                 "decisions": {
                     "num_stages": 4,
@@ -135,6 +141,7 @@ class Lab:
         space: SearchSpace | None = None,
         costs: Path | None = None,
         recipe: dict[str, Any] | None = None,
+        budget_seconds: float | None = None,
         **values: Any,
     ) -> RunSettings:
         layer = {"epochs": EPOCHS, "batch_size": BATCH, **(recipe or {})}
@@ -143,6 +150,7 @@ class Lab:
             space=space or self.space(),
             space_from="test",
             rule=rule,
+            budget_seconds=budget_seconds,
             costs_from=None if costs is None else str(costs),
         )
         return self._settings(kind="search", recipe=chosen, search=search, **values)
@@ -230,16 +238,16 @@ def _carry_out(
 
 
 def _scripted(lab: Lab, decide: Callable[..., Decision]) -> Callable[..., Decision]:
-    """Let the script choose the winner; everything else of a decision stays as it is."""
+    """Let the script choose the winner and the tail; everything else of a decision stays as it is."""
 
     def scripted(*args: Any, **fields: Any) -> Decision:
         decision = decide(*args, **fields)
-        wanted = lab.script.get(decision.index)
+        wanted = lab.tail[0][1] if lab.tail else lab.script.get(decision.index)
         subnets = [candidate.subnet for candidate in decision.candidates]
         if wanted is None or wanted not in subnets:
             return decision
         winner = subnets.index(wanted)
-        tail = decision.candidates[winner].tail
+        tail = lab.tail or decision.candidates[winner].tail
         return decision.model_copy(update={"winner": winner, "tail": tail})
 
     return scripted
@@ -265,6 +273,27 @@ def lab(tmp_path: Path, small_digits: OpenedData, monkeypatch: pytest.MonkeyPatc
     made = Lab(tmp_path, small_digits)
     monkeypatch.setattr(supernet, "decide", _scripted(made, supernet.decide))
     return made
+
+
+@pytest.fixture(scope="session")
+def begun(
+    tmp_path_factory: pytest.TempPathFactory, small_digits: OpenedData
+) -> Callable[[Rule], Run]:
+    """Runs by each rule up to their second decision, or their only one; nothing is scripted."""
+
+    @cache
+    def begin(rule: Rule) -> Run:
+        made = Lab(tmp_path_factory.mktemp("begun"), small_digits)
+        budget = 1e3 if rule == "budget" else None
+        given = made.settings(rule, costs=made.costs(), budget_seconds=budget)
+        last = 0 if budget or rule == "pareto" else 1
+        return made.search(given, crash_when=lambda event: _decided(event, last)).run
+
+    return begin
+
+
+def _decided(event: Event, index: int) -> bool:
+    return isinstance(event, Decided) and event.decision.index == index
 
 
 @dataclass

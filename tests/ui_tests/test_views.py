@@ -9,7 +9,7 @@ from rich.console import Console
 from autoprog.events import Event
 from autoprog.ui.curves import accuracy_series, curves_view
 from autoprog.ui.growth import growth_view
-from autoprog.ui.plot import Series, chart
+from autoprog.ui.plot import Series, Span, chart
 from autoprog.ui.result import result_rows
 from autoprog.ui.state import fold
 from autoprog.ui.units import amount, ascii_text, duration, mebibytes, per_cent
@@ -40,7 +40,7 @@ def test_large_numbers_have_prefixes() -> None:
 
 def test_a_rising_line_goes_from_the_lower_left_to_the_upper_right() -> None:
     line = Series("top-1", ((0.0, 0.0), (10.0, 50.0)), "red")
-    rows = chart([line], marks=[5.0], right=10.0, width=29, height=4).plain.splitlines()
+    rows = chart([line], [5.0], Span.epochs(10.0), width=29, height=4).plain.splitlines()
     assert rows[0].startswith("     50 ┤")
     assert rows[0][-1] != " "
     assert rows[3].startswith("      0 ┤")
@@ -51,7 +51,7 @@ def test_a_rising_line_goes_from_the_lower_left_to_the_upper_right() -> None:
 
 def test_points_that_are_no_line_stand_alone() -> None:
     dots = Series("online", ((0.0, 0.0), (10.0, 1.0)), "red", line=False)
-    text = chart([dots], marks=[], right=10.0, width=40, height=4).plain
+    text = chart([dots], [], Span.epochs(10.0), width=40, height=4).plain
     assert sum(0x2800 < ord(letter) < 0x2900 for letter in text) == 2
 
 

@@ -1,0 +1,121 @@
+"""``autoprog search --replay``: every decision of a run taken again, and whether it comes out the same."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoprog.commands.flags import flag_of
+from autoprog.decisions import Decision
+from autoprog.errors import ConfigError
+from autoprog.runs import load_run
+
+if TYPE_CHECKING:
+    from autoprog.search.decide import Chooser
+    from autoprog.search.replay import Replayed
+    from autoprog.ui.tables import Column
+
+__all__ = ["replay_columns", "replay_document", "replay_run"]
+
+_TAKEN = {"command", "debug", "replay", "rule", "sampler", "seed", "as_json"}
+_DEFAULTS: dict[str, object] = {
+    "runs_dir": "runs",
+    "resume": None,
+    "quiet": False,
+    "jobs": 1,
+    "join": None,
+}
+
+
+def replay_run(args: argparse.Namespace) -> int:
+    """Print what the decisions of a run come to; write nothing.
+
+    Returns:
+        1 if a decision differs though rule, sampler and seed are those of the run, else 0.
+
+    Raises:
+        ConfigError: If the run has nothing to replay, or other flags are given.
+    """
+    from autoprog.search.replay import chooser_of, replay
+    from autoprog.ui.tables import plain_table
+
+    _check_alone(args)
+    run = load_run(Path(args.replay))
+    given = (getattr(args, name, None) for name in ("rule", "sampler", "seed"))
+    recorded, chooser = chooser_of(run), chooser_of(run, *given)
+    found = replay(run, chooser)
+    if getattr(args, "as_json", False):
+        print(json.dumps(replay_document(run.path.name, chooser, recorded, found), indent=1))
+    else:
+        print("\n".join(plain_table(replay_columns(found))))
+    differs = any(one.differences for one in found)
+    return int(differs and chooser == recorded)
+
+
+def replay_columns(found: Sequence[Replayed]) -> list[Column]:
+    """Return the table: when, what was decided, what the inputs come to, and how the two differ."""
+    from autoprog.ui.tables import Column
+    from autoprog.ui.units import number
+
+    return [
+        Column("decision", tuple(str(one.known.index) for one in found)),
+        Column("epoch", tuple(number(one.known.epoch) for one in found)),
+        Column("recorded", tuple(_way_text(one.recorded) for one in found), "left"),
+        Column("again", tuple(_way_text(one.again) for one in found), "left"),
+        Column("outcome", tuple(_outcome(one) for one in found), "left"),
+    ]
+
+
+def replay_document(
+    name: str, chooser: Chooser, recorded: Chooser, found: Sequence[Replayed]
+) -> dict[str, Any]:
+    """Return the same as values that JSON can hold, with all decisions in full."""
+    return {
+        "run": name,
+        "rule": chooser.rule,
+        "sampler": chooser.sampler,
+        "seed": chooser.seed,
+        "as_recorded": chooser == recorded,
+        "same": not any(one.differences for one in found),
+        "decisions": [
+            {
+                "index": one.known.index,
+                "outcome": _outcome(one),
+                "differences": list(one.differences),
+                "recorded": _values(one.recorded),
+                "again": _values(one.again),
+            }
+            for one in found
+        ],
+    }
+
+
+def _outcome(one: Replayed) -> str:
+    if one.again is None:
+        return "forced"
+    if one.recorded is None:
+        return "not taken yet"
+    return f"differs: {', '.join(one.differences)}" if one.differences else "same"
+
+
+def _way_text(decision: Decision | None) -> str:
+    from autoprog.ui.ways import way_text
+
+    return "-" if decision is None else way_text(decision)
+
+
+def _values(decision: Decision | None) -> dict[str, Any] | None:
+    return None if decision is None else decision.model_dump(mode="json")
+
+
+def _check_alone(args: argparse.Namespace) -> None:
+    """Refuse flags that a replay has no use for."""
+    given = {name for name in vars(args) if name not in _TAKEN}
+    wrong = sorted(n for n in given if n not in _DEFAULTS or getattr(args, n) != _DEFAULTS[n])
+    if wrong:
+        law = "must not be given with --replay RUN"
+        cure = "only --rule, --sampler, --seed and --json go with it"
+        raise ConfigError(flag_of(wrong[0]), "", law, cure=cure)
