@@ -90,6 +90,8 @@ class Agreement(FileModel):
         low: Lower end of the bootstrap 95 % interval of ``tau``, over subnets.
         high: Upper end.
         null_tau: Of the predictor that needs no supernet: more multiply-accumulates, lower loss.
+        gain_low: Lower end of the bootstrap 95 % interval of ``tau`` - ``null_tau``, on the same draws.
+        gain_high: Upper end.
         seeds_tau: Of one real training against another; what can be expected at best.
     """
 
@@ -98,6 +100,8 @@ class Agreement(FileModel):
     low: float | None
     high: float | None
     null_tau: float | None
+    gain_low: float | None
+    gain_high: float | None
     seeds_tau: float | None
 
 

@@ -45,7 +45,7 @@ FLAGS = {
     "search": f"{COMMON} --model --img-size --space --rule --sampler --costs --profile-seconds --num-stages"
     " --supernet-epochs --max-candidates --min-full-share --grow-op --grow-map --grow-source --grow-state"
     " --budget --tail-trials --num-points --supernet-share --search-share --trials --proxy -j --jobs --join"
-    " --storage --fidelity --fidelity-seeds --fidelity-epochs --fidelity-at --fidelity-from",
+    " --storage --fidelity --fidelity-at --fidelity-epochs --fidelity-seeds --fidelity-from --replay --json",
     "train": f"{COMMON} --schedule --elastic --pos-embed --model --img-size --time-budget",
     "show": "-h --help --debug --model --epochs --recipe --plain --json --svg --html",
     "export": "-h --help --debug --output --weights --format --img-size --keep-rate --by --at-blocks",
@@ -203,6 +203,30 @@ REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
     "a schedule file that is not there": (
         ("train", "--schedule", "best.yaml"),
         "best.yaml: must be a readable file: No such file or directory",
+    ),
+    "too few subnets to order": (
+        (*SEARCH, "--fidelity", 3),
+        "--fidelity: candidates: must be greater than or equal to 4, but got 3",
+    ),
+    "trainings of no length": (
+        (*SEARCH, "--fidelity", 4, "--fidelity-epochs", 0),
+        "--fidelity: epochs: must be greater than 0, but got 0.0",
+    ),
+    "no trainings": (
+        (*SEARCH, "--fidelity", 4, "--fidelity-seeds", 0),
+        "--fidelity: seeds: must be greater than or equal to 1, but got 0",
+    ),
+    "details of trainings that are not wanted": (
+        (*SEARCH, "--fidelity-from", "scratch"),
+        "--fidelity-from: must be given together with --fidelity",
+    ),
+    "estimates of a search that makes none": (
+        (*SEARCH, "--trials", 2, "--fidelity", 4),
+        "--fidelity: must be left out with --trials, which estimate nothing",
+    ),
+    "a decision that is not taken": (
+        (*SEARCH, "--rule", "autoprog", "--epochs", 12, "--fidelity", 4, "--fidelity-at", 3),
+        "--fidelity-at: must be below 3, the number of decisions, which count from 0, but got 3",
     ),
     "epochs below zero": (
         (*LINEAR, "--epochs", -1),

@@ -7,9 +7,11 @@ from pathlib import Path
 from rich.console import Console
 
 from autoprog.commands.configure import Configured
+from autoprog.fidelity import Fidelity, read_fidelity
 from autoprog.runs import RunFolder
 from autoprog.search.plan import SearchPlan, point_candidates
 from autoprog.settings import RunSettings, SearchSettings
+from autoprog.ui.fidelity import fidelity_lines
 
 __all__ = ["announce_search", "announce_train", "farewell"]
 
@@ -75,6 +77,8 @@ def announce_train(console: Console, configured: Configured, folder: RunFolder) 
 
 def farewell(console: Console, folder: Path, settings: RunSettings) -> None:
     """Print where everything lies and what to do next."""
+    if settings.search is not None and settings.search.fidelity is not None:
+        _say_fidelity(console, read_fidelity(folder))
     if settings.kind == "search":
         _say(console, "found", f"{folder / 'best.yaml'}")
         _say(
@@ -89,6 +93,14 @@ def farewell(console: Console, folder: Path, settings: RunSettings) -> None:
         schedule = "" if settings.kind == "search" else f" --schedule {settings.schedule_from}"
         command = f"autoprog {settings.kind}{schedule} --model {model} --data DIR"
         _say(console, "real thing", command)
+
+
+def _say_fidelity(console: Console, fidelity: Fidelity | None) -> None:
+    if fidelity is None:
+        _say(console, "fidelity", "not measured: the decision was not taken, or its start is lost")
+        return
+    for line in fidelity_lines(fidelity):
+        _say(console, "fidelity", line)
 
 
 def _say_common(console: Console, configured: Configured, folder: RunFolder) -> None:

@@ -15,6 +15,7 @@ from autoprog.search.estimate import held_out_losses
 from autoprog.stage import Grow
 from autoprog.train.data import Batch
 from autoprog.train.ema import ElasticEma
+from autoprog.train.initial import load_initial
 from autoprog.train.loop import Stepper
 from autoprog.train.model import build_model
 from autoprog.train.optim import create_optimizer, create_scheduler
@@ -38,8 +39,9 @@ class BriefTrainings:
 
     From the run's network as it was at ``step`` the learning rate follows that of the run and is annealed
     linearly to 0 over the training besides: unannealed losses are mostly noise of the last steps, which
-    hides what subnets differ in. From new weights it takes the recipe's whole shape, warm-up included, in
-    ``steps`` steps. Images are drawn in passes that the run never makes, and the held-out slice stays out.
+    hides what subnets differ in. From new weights, or those that the run was given, it takes the recipe's
+    whole shape, warm-up included, in ``steps`` steps. Images are drawn in passes that the run never makes,
+    and the held-out slice stays out.
 
     Attributes:
         trainer: The run, which is left as it is.
@@ -125,6 +127,8 @@ class BriefTrainings:
         trainer, recipe = self.trainer, self.trainer.recipe
         own_seed = step_seed(trainer.settings.seed, "real training", seed)
         model = self._network(own_seed)
+        if self.start is None:
+            load_initial((model,), trainer.settings, trainer.feed.num_classes)
         optimizer = create_optimizer(model, recipe, trainer.compute.device)
         length = self.steps if self.start is None else trainer.total_steps
         scheduler = create_scheduler(optimizer, recipe, recipe.sched, length)

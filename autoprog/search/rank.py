@@ -6,7 +6,7 @@ Legend: n subnets. Signs (n, n) hold -1, 0 or 1 for each ordered pair; masks (n,
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -48,32 +48,24 @@ def kendall_tau(
 
 
 def bootstrap_interval(
-    x: Sequence[float], y: Sequence[float], among: np.ndarray | None = None, seed: int = 0
+    count: int, statistic: Callable[[np.ndarray], float | None], seed: int = 0
 ) -> tuple[float, float] | None:
-    """Return the 95 % percentile interval of :func:`kendall_tau` over resampled subnets.
+    """Return the 95 % percentile interval of a statistic of `count` subnets over resampled ones.
 
-    Draws in which nothing can be ordered are left out; two draws of one subnet are no pair. With few
-    subnets such an interval is rather too short than too long.
+    Draws for which it is not defined are left out. With few subnets such an interval is rather too short
+    than too long.
 
     Args:
-        x: One number a subnet.
-        y: The other number.
-        among: Mask of the pairs to compare; None compares all.
+        count: Number of subnets.
+        statistic: Is given the indices (count) of the subnets drawn, some of them more than once.
         seed: Of the draws.
 
     Returns:
-        Lower and upper end, None where less than half of the draws can be ordered.
+        Lower and upper end, None where the statistic is defined for less than half of the draws.
     """
-    signs_x, signs_y = _signs(x), _signs(y)
-    mask = _everything(len(x)) if among is None else among
     generator = np.random.default_rng(seed)
-    found = []
-    for _ in range(_DRAWS):
-        drawn = generator.integers(0, len(x), len(x))
-        pairs = np.ix_(drawn, drawn)
-        tau = _tau(signs_x[pairs], signs_y[pairs], mask[pairs])
-        if tau is not None:
-            found.append(tau)
+    values = (statistic(generator.integers(0, count, count)) for _ in range(_DRAWS))
+    found = [value for value in values if value is not None]
     if 2 * len(found) < _DRAWS:
         return None
     low, high = np.percentile(found, (2.5, 97.5))
@@ -88,18 +80,36 @@ def equal_cost(costs: Sequence[float], ratio: float = COST_RATIO) -> np.ndarray:
 
 
 def agreement(subnets: Sequence[Judged], among: np.ndarray | None = None) -> Agreement:
-    """Return how estimates, cost alone and one more real training agree with the real trainings."""
-    estimates = [subnet.estimate for subnet in subnets]
-    cheapness = [-subnet.relative_cost for subnet in subnets]
-    real = [_or_worst(subnet.loss) for subnet in subnets]
+    """Return how estimates, cost alone and one more real training agree with the real trainings.
+
+    Args:
+        subnets: The subnets, at least one.
+        among: Mask of the pairs to compare; None compares all.
+    """
     mask = _everything(len(subnets)) if among is None else among
-    interval = bootstrap_interval(estimates, real, mask) or (None, None)
+    estimates = _signs([subnet.estimate for subnet in subnets])
+    cheapness = _signs([-subnet.relative_cost for subnet in subnets])
+    real = _signs([_or_worst(subnet.loss) for subnet in subnets])
+
+    def of(signs: np.ndarray, drawn: np.ndarray) -> float | None:
+        pairs = np.ix_(drawn, drawn)  # a subnet drawn twice is no pair with itself
+        return _tau(signs[pairs], real[pairs], mask[pairs])
+
+    def gain(drawn: np.ndarray) -> float | None:
+        tau, null = of(estimates, drawn), of(cheapness, drawn)
+        return None if tau is None or null is None else tau - null
+
+    count, nowhere = len(subnets), (None, None)
+    low, high = bootstrap_interval(count, lambda drawn: of(estimates, drawn)) or nowhere
+    gain_low, gain_high = bootstrap_interval(count, gain) or nowhere
     return Agreement(
         pairs=int(mask.sum()) // 2,
-        tau=kendall_tau(estimates, real, mask),
-        low=interval[0],
-        high=interval[1],
-        null_tau=kendall_tau(cheapness, real, mask),
+        tau=_tau(estimates, real, mask),
+        low=low,
+        high=high,
+        null_tau=_tau(cheapness, real, mask),
+        gain_low=gain_low,
+        gain_high=gain_high,
         seeds_tau=_tau_of_seeds(subnets, mask),
     )
 

@@ -20,12 +20,14 @@ from autoprog.events import (
     Interrupted,
     Progressed,
     RunFinished,
+    SubnetTrained,
     TrialTold,
     Warned,
 )
 from autoprog.schedule import GrowthSchedule
 from autoprog.ui.curves import evaluation_text
 from autoprog.ui.decision import decision_view
+from autoprog.ui.fidelity import training_text
 from autoprog.ui.frame import frame
 from autoprog.ui.growth import growth_text
 from autoprog.ui.lines import event_lines, progress_line
@@ -175,6 +177,8 @@ def _note(event: Event) -> RenderableType | None:
             return _marked(MARK_GROWTH, SKY, f"step {event.step:,}", growth_text(event))
         case Evaluated():
             return _marked("✔", GREEN, f"epoch {number(event.epoch)}", evaluation_text(event))
+        case SubnetTrained():
+            return _marked("✔", GREEN, f"decision {event.decision}", training_text(event))
         case TrialTold():
             return Text(trial_text(event))
         case Warned():

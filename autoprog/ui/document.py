@@ -42,6 +42,9 @@ def document(subject: Subject) -> dict[str, Any]:
         "eta_seconds": state.eta_seconds,
         "decisions": [decision.model_dump(mode="json") for decision in subject.decisions],
         "trials": [encode(event) for event in state.trials],
+        "fidelity": None
+        if subject.fidelity is None
+        else subject.fidelity.model_dump(mode="json", by_alias=True),
         "evaluations": [encode(event) for event in state.evaluations],
         "growths": [encode(event) for event in state.growths],
         "warnings": list(state.warnings),

@@ -12,12 +12,14 @@ from autoprog.events import (
     RunFinished,
     RunStarted,
     StageStarted,
+    SubnetTrained,
     SupernetStarted,
     TrialTold,
     Warned,
 )
 from autoprog.ui.curves import evaluation_text
 from autoprog.ui.decision import decision_summary, ranked
+from autoprog.ui.fidelity import training_text
 from autoprog.ui.growth import growth_text
 from autoprog.ui.result import result_rows
 from autoprog.ui.state import RunState
@@ -76,6 +78,8 @@ def _told(event: Event, state: RunState) -> list[str]:
             return [f"step {event.step}, {growth_text(event)}"]
         case Decided():
             return _decision_lines(event.decision)
+        case SubnetTrained():
+            return [f"decision {event.decision}, {training_text(event)}"]
         case TrialTold():
             return [trial_text(event)]
         case Warned():

@@ -15,6 +15,7 @@ from autoprog.ui.decision import (
     decision_summary,
     runner_up_text,
 )
+from autoprog.ui.fidelity import fidelity_columns, fidelity_lines
 from autoprog.ui.growth import growth_columns
 from autoprog.ui.header import header_facts
 from autoprog.ui.result import result_rows
@@ -91,6 +92,9 @@ def _lines(subject: Subject) -> Iterator[str]:
         yield from _schedule(subject, subject.track)
     for decision in subject.decisions:
         yield from _decision(decision)
+    if subject.fidelity is not None:
+        yield from ("", "Fidelity", *plain_table(fidelity_columns(subject.fidelity)))
+        yield from map(ascii_text, fidelity_lines(subject.fidelity))
     if subject.state.trials:
         yield from ("", "Trials", *plain_table(trial_columns(subject.state.trials)))
     if subject.state.growths:

@@ -8,6 +8,7 @@ from pathlib import Path
 from autoprog.curves import Curriculum
 from autoprog.decisions import Decision
 from autoprog.errors import ConfigError, suggest
+from autoprog.fidelity import Fidelity, read_fidelity
 from autoprog.laws import SHARES
 from autoprog.presets import PRESETS, preset
 from autoprog.recipe import Recipe, resolve_recipe
@@ -43,6 +44,7 @@ class Subject:
     state: RunState = field(default_factory=RunState)
     status: str = ""
     notes: tuple[str, ...] = ()
+    fidelity: Fidelity | None = None
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
@@ -153,6 +155,7 @@ def _run_subject(path: Path, now: float) -> Subject:
         run=run,
         state=state,
         status=_status(run, state, now),
+        fidelity=read_fidelity(path),
     )
 
 

@@ -10,6 +10,7 @@ from rich.console import RenderableType
 from autoprog.ui.budget import budget_of, budget_view
 from autoprog.ui.curves import curves_view
 from autoprog.ui.decision import decision_view
+from autoprog.ui.fidelity import fidelity_view
 from autoprog.ui.growth import growth_view
 from autoprog.ui.header import header_view
 from autoprog.ui.result import result_view
@@ -22,7 +23,7 @@ __all__ = ["result_of", "timeline_of", "views"]
 
 
 def views(subject: Subject) -> Iterator[RenderableType]:
-    """Yield the header, the schedule, and what a run has of curves, decisions, growth, budget and result."""
+    """Yield the header, the schedule, and what a run has of curves, decisions, and what follows."""
     yield header_view(subject)
     picture = timeline_of(subject)
     if picture is not None:
@@ -31,6 +32,8 @@ def views(subject: Subject) -> Iterator[RenderableType]:
     if curves is not None:
         yield curves
     yield from map(decision_view, subject.decisions)
+    if subject.fidelity is not None:
+        yield fidelity_view(subject.fidelity)
     if subject.state.trials:
         yield trials_view(subject.state.trials)
     if subject.state.growths:

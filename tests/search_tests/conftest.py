@@ -197,10 +197,11 @@ class Lab:
         name: str = "run",
         stop_at: int | None = None,
         crash_when: When | None = None,
+        stop: StopRequest | None = None,
     ) -> Attempt:
-        """Carry out a search, or go on with it, until a signal at a step or a crash at an event."""
+        """Carry out a search, or go on with it, until a signal (at a step) or a crash at an event."""
         folder = self.open(settings, name)
-        stop = StopRequest() if stop_at is None else StopAt(stop_at)
+        stop = stop or (StopRequest() if stop_at is None else StopAt(stop_at))
         searcher = build_searcher(settings, folder, self.opened, Job(stop))
         stop.trainer = searcher.trainer  # type: ignore[attr-defined]
         events = search_schedule(searcher)
@@ -264,6 +265,14 @@ def small_digits() -> OpenedData:
     torch.set_num_threads(1)
     train, val = open_digits()
     return OpenedData(part(train, NUM_IMAGES), part(val, 64), train.class_names, "digits")
+
+
+@pytest.fixture(scope="session")
+def new_lab(
+    tmp_path_factory: pytest.TempPathFactory, small_digits: OpenedData
+) -> Callable[[], Lab]:
+    """Makes labs for runs that several tests look at."""
+    return lambda: Lab(tmp_path_factory.mktemp("lab"), small_digits)
 
 
 @pytest.fixture
