@@ -51,7 +51,7 @@ def front_view(decision: Decision, width: int) -> RenderableType | None:
         return None
     chosen = [point for point in front if _is_chosen(decision, point)]
     legend = Text(no_wrap=True, overflow="ellipsis")
-    legend.append(f"⠂ end loss over time left, {len(front)} ways that none beats", f"bold {SKY}")
+    legend.append(f"⠂ end loss over time left, front of {len(front)}", f"bold {SKY}")
     legend.append(f"   {MARK_GROWTH} chosen" if chosen else "", DIM)
     points = tuple((point.remaining_seconds, point.predicted_loss) for point in front)
     first, last = points[0][0], points[-1][0]
