@@ -121,7 +121,7 @@ def test_the_front_is_drawn_with_the_chosen_way_on_its_axis(
     lines = drawn(with_front(decision, rule), width, fixed_console, shown)
     assert {len(line) for line in lines} == {width}
     text = "\n".join(lines)
-    assert "end loss over time left, front of 12" in text
+    assert "end loss over time left, on the front" in text
     for part in TEXT.split():
         assert part in text
     axis = next(line for line in lines if "└" in line)
@@ -132,8 +132,19 @@ def test_the_front_is_drawn_with_the_chosen_way_on_its_axis(
     assert below.strip("│ ").split() == ["16:40", "1:11:40"]
     dots = sum(0x2800 < ord(letter) < 0x2900 for letter in text)
     assert dots >= 10
-    has_table = "end loss" in text.split("▲ chosen")[1]
+    has_table = "way on" in text.split("▲ chosen")[1]
     assert has_table == (rule != "rollout")  # whose scores decide, not the front
+
+
+def test_ways_that_are_too_long_for_the_table_are_cut(
+    decision: Decision, fixed_console: Callable[..., Console], shown: Callable[[Console], str]
+) -> None:
+    wide, narrow = (
+        "\n".join(drawn(with_front(decision), width, fixed_console, shown)) for width in (100, 60)
+    )
+    assert "d8 r160, d8 r224 from epoch 22.5, d12 r224 from epoch 34 " in wide
+    assert "…" not in wide.split("▲ chosen")[1]
+    assert "d8 r160, d8 r224 from epoch 22.5,…" in narrow.split("▲ chosen")[1]
 
 
 def test_a_front_falls_from_the_upper_left_to_the_lower_right(
