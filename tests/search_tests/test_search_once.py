@@ -13,6 +13,7 @@ from autoprog.events import Decided, Event, Grown, StageStarted, SupernetStarted
 from autoprog.runs import load_run
 from autoprog.search.searcher import Searcher
 from autoprog.settings import Rule
+from autoprog.train import entry
 from autoprog.train.phase import Phase
 from autoprog.train.timing import Ledger
 from supernet.config import SubnetConfig
@@ -120,6 +121,24 @@ def test_a_tail_that_is_full_at_once_needs_no_growth(lab: Any) -> None:
     attempt = lab.search(settings(lab, "pareto"))
     assert_carried_out(attempt, lab.tail)
     assert [event.step for event in attempt.of(Grown)] == [START]
+
+
+def test_a_growth_that_follows_at_once_grows_what_was_decided_for(
+    lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The supernet's winner is extracted first, though it trains for no step."""
+    extracted = []
+    compact = entry.compact
+
+    def noting(model: Any, averages: Any, optimizer: Any, slots: Any) -> None:
+        extracted.append(len(slots[0]))
+        compact(model, averages, optimizer, slots)
+
+    monkeypatch.setattr(entry, "compact", noting)
+    lab.tail = ((STOP, SubnetConfig(3, 16)), (STOP, FULL))
+    attempt = lab.search(settings(lab, "pareto"), crash_when=at(Grown, STOP))
+    assert extracted == [3]
+    assert attempt.of(Grown)[-1].before == SubnetConfig(3, 16)
 
 
 def test_a_tight_budget_makes_the_cheapest_run_and_a_wide_one_the_best(lab: Any) -> None:
