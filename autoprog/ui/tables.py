@@ -13,7 +13,7 @@ from rich.text import Text
 from autoprog.ui.palette import DIM, WINNER
 from autoprog.ui.units import ascii_text
 
-__all__ = ["Column", "fit_columns", "list_table", "plain_table", "rich_table", "table_width"]
+__all__ = ["GAP", "Column", "fit_columns", "list_table", "plain_table", "rich_table", "table_width"]
 
 GAP = 2
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from autoprog.decisions import Decision, FrontPoint, Tail
 from autoprog.ui.palette import DIM, MARK_GROWTH, MARK_WINNER, SKY
 from autoprog.ui.plot import Series, Span, chart
-from autoprog.ui.tables import Column, rich_table
+from autoprog.ui.tables import GAP, Column, rich_table, table_width
 from autoprog.ui.units import duration, number
 
 __all__ = ["front_columns", "front_view", "then_text", "way_text"]
@@ -51,7 +53,7 @@ def front_view(decision: Decision, width: int) -> RenderableType | None:
         return None
     chosen = [point for point in front if _is_chosen(decision, point)]
     legend = Text(no_wrap=True, overflow="ellipsis")
-    legend.append(f"⠂ end loss over time left, {len(front)} ways that none beats", f"bold {SKY}")
+    legend.append("⠂ end loss over time left, on the front", f"bold {SKY}")
     legend.append(f"   {MARK_GROWTH} chosen" if chosen else "", DIM)
     points = tuple((point.remaining_seconds, point.predicted_loss) for point in front)
     first, last = points[0][0], points[-1][0]
@@ -64,9 +66,17 @@ def front_view(decision: Decision, width: int) -> RenderableType | None:
     )
     if decision.rule == "rollout":
         return Group(legend, picture)
-    columns = front_columns(decision, MOST_ROWS)
+    columns = _fitted(front_columns(decision, MOST_ROWS), width)
     row = next((i for i, mark in enumerate(columns[0].cells) if mark == MARK_WINNER), None)
     return Group(legend, picture, Text(""), rich_table(columns, width, row))
+
+
+def _fitted(columns: list[Column], width: int) -> list[Column]:
+    """Return the columns with the last one cut to what is left of `width`."""
+    *others, way = columns
+    room = width - table_width(others) - GAP
+    cells = (cell if len(cell) <= room else f"{cell[: room - 1]}…" for cell in way.cells)
+    return [*others, replace(way, cells=tuple(cells))]
 
 
 def _picked(decision: Decision, most: int) -> list[FrontPoint]:

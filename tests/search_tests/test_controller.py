@@ -12,7 +12,7 @@ import pytest
 from optuna.trial import TrialState
 
 from autoprog.search.controller import Controller, open_journal
-from supernet.config import SubnetConfig
+from supernet.config import SubnetConfig, TokenRule
 
 FEW = tuple(SubnetConfig(depth, size) for depth, size in product((6, 9, 12), (160, 224)))
 MANY = tuple(
@@ -83,6 +83,31 @@ def test_of_many_the_anchors_come_first_and_no_more_than_allowed(
     assert tuple(seen[:2]) == ANCHORS
     assert len(set(seen)) == len(seen) == most
     assert set(seen) <= set(MANY)
+
+
+RATES = tuple(TokenRule(rate) for rate in (0.5, 0.7, 1.0))
+PRUNED = tuple(SubnetConfig(*point) for point in product((6, 9, 12), (160, 224), RATES))
+
+
+@pytest.mark.parametrize("most", [5, 12, len(PRUNED)])
+def test_keep_rates_are_proposed_as_well(journal: Path, most: int) -> None:
+    proposals = controller(journal).propose(0, PRUNED, (PRUNED[0], PRUNED[-1]), most)
+    seen = []
+    for subnet in proposals:
+        seen.append(subnet)
+        proposals.tell(subnet, deep_is_good(subnet))
+    assert {PRUNED[0], PRUNED[-1]} <= set(seen) <= set(PRUNED)
+    assert len(set(seen)) == len(seen) == most
+    asked = {name for trial in trials(journal) for name in trial.params}
+    assert asked == {"depth_up", "img_size_up", "keep_rate_up"}
+
+
+def test_an_axis_of_one_keep_rate_is_not_asked_for(journal: Path) -> None:
+    list(controller(journal).propose(0, FEW, FEW, most=9))
+    assert {name for trial in trials(journal) for name in trial.params} == {
+        "depth_up",
+        "img_size_up",
+    }
 
 
 def test_nothing_outside_a_grid_with_holes_is_proposed(journal: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from autoprog.events import Decided, Estimated, Evaluated, Grown, StageStarted, SupernetStarted
 from autoprog.settings import Rule
 from autoprog.train import entry as entry_module
-from supernet.config import Slots, SubnetConfig
+from supernet.config import Slots, SubnetConfig, TokenRule
 from supernet.depthmap import skip_lists
 
 FULL = SubnetConfig(4, 16)
@@ -202,4 +202,25 @@ def test_other_ways_to_grow_are_carried_out(lab: Any, compacted: list[Slots]) ->
     assert {(e.op, e.map, e.state) for e in attempt.of(Grown)} == {("zero", "stack", "fresh")}
     assert compacted[-1] == skip_lists((2,), (4,), (3,), "stack")
     assert {stage.grow.map for stage in attempt.best.stages} == {"stack"}
+    assert_trained_as_written(attempt)
+
+
+def test_keep_rates_grow_like_any_axis(lab: Any) -> None:
+    half, most = TokenRule(0.5), TokenRule(0.75)
+    script = {0: SubnetConfig(2, 16, half), 1: SubnetConfig(4, 16, most)}
+    lab.script = script
+    space = lab.space(depths=[2, 4], sizes=[16], rates=[0.5, 0.75, 1.0])
+    attempt = search(lab, "rollout", space)
+    first, second = attempt.of(SupernetStarted)
+    assert set(first.candidates) == set(space.above(space.smallest))
+    assert len(first.candidates) == 6
+    decisions = attempt.run.decisions
+    assert [decision.subnet for decision in decisions] == [*script.values(), FULL]
+    assert {candidate.subnet for candidate in decisions[0].candidates} == set(first.candidates)
+    assert all(script[0].within(subnet) for subnet in second.candidates)
+    tokens = [(s.depth, s.tokens.keep_rate) for s in attempt.best.stages]
+    assert tokens == [(2, 0.5), (4, 0.75), (4, 1.0)]
+    trained = attempt.trainer.steps_by_subnet
+    assert trained[script[0]] >= 16
+    assert trained[SubnetConfig(4, 16, half)] > 0
     assert_trained_as_written(attempt)

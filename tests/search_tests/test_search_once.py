@@ -11,7 +11,10 @@ import pytest
 from autoprog.decisions import Tail
 from autoprog.events import Decided, Event, Grown, StageStarted, SupernetStarted
 from autoprog.runs import load_run
+from autoprog.search.searcher import Searcher
 from autoprog.settings import Rule
+from autoprog.train import entry
+from autoprog.train.phase import Phase
 from autoprog.train.timing import Ledger
 from supernet.config import SubnetConfig
 
@@ -84,7 +87,6 @@ def test_a_run_decides_once_and_carries_out_its_tail(lab: Any, rule: Rule) -> No
 def test_every_growth_of_a_tail_is_carried_out_where_it_says(lab: Any) -> None:
     lab.tail = PLANTED
     attempt = lab.search(settings(lab, "pareto"))
-    assert not attempt.searcher.will_estimate
     assert [decision.tail for decision in attempt.run.decisions] == [PLANTED]
     assert_carried_out(attempt, PLANTED)
     grown = [(event.step, event.before, event.after) for event in attempt.of(Grown)]
@@ -97,6 +99,23 @@ def test_every_growth_of_a_tail_is_carried_out_where_it_says(lab: Any) -> None:
     assert grown[0][0] == START
 
 
+def test_held_out_images_are_trained_on_as_soon_as_all_is_decided(
+    lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held_out: dict[int, bool] = {}
+    next_phase = Searcher.next_phase
+
+    def noting(self: Searcher, stop: int, **fields: object) -> Phase:
+        phase = next_phase(self, stop, **fields)
+        held_out[phase.start_step] = phase.held_out
+        return phase
+
+    monkeypatch.setattr(Searcher, "next_phase", noting)
+    lab.tail = ((STOP, SMALL), (27, FULL))
+    lab.search(settings(lab, "pareto"), crash_when=at(Grown, 27))
+    assert held_out == {0: True, START: True, STOP: False, 27: False}
+
+
 def test_a_tail_that_is_full_at_once_needs_no_growth(lab: Any) -> None:
     lab.tail = ((STOP, FULL),)
     attempt = lab.search(settings(lab, "pareto"))
@@ -104,11 +123,28 @@ def test_a_tail_that_is_full_at_once_needs_no_growth(lab: Any) -> None:
     assert [event.step for event in attempt.of(Grown)] == [START]
 
 
+def test_a_growth_that_follows_at_once_grows_what_was_decided_for(
+    lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The supernet's winner is extracted first, though it trains for no step."""
+    extracted = []
+    compact = entry.compact
+
+    def noting(model: Any, averages: Any, optimizer: Any, slots: Any) -> None:
+        extracted.append(len(slots[0]))
+        compact(model, averages, optimizer, slots)
+
+    monkeypatch.setattr(entry, "compact", noting)
+    lab.tail = ((STOP, SubnetConfig(3, 16)), (STOP, FULL))
+    attempt = lab.search(settings(lab, "pareto"), crash_when=at(Grown, STOP))
+    assert extracted == [3]
+    assert attempt.of(Grown)[-1].before == SubnetConfig(3, 16)
+
+
 def test_a_tight_budget_makes_the_cheapest_run_and_a_wide_one_the_best(lab: Any) -> None:
     tight = lab.search(settings(lab, "budget", budget=0.01), name="tight")
     wide = lab.search(settings(lab, "budget", budget=1e6), name="wide", crash_when=decided)
     (poor,), (rich,) = tight.run.decisions, wide.run.decisions
-    assert wide.searcher.will_estimate
     assert "none fits the 0 s" in poor.reason
     assert poor.tail == ((STOP, SMALL), (FULL_STEP, FULL))
     assert_carried_out(tight, poor.tail)

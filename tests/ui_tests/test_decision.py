@@ -8,6 +8,7 @@ from rich.console import Console
 from autoprog.decisions import Decision
 from autoprog.ui.decision import decision_columns, decision_view, heat_map, ranked, runner_up_text
 from autoprog.ui.tables import Column, fit_columns, plain_table
+from supernet.config import SubnetConfig, TokenRule
 
 
 def drawn(
@@ -77,6 +78,33 @@ def test_the_map_shades_the_best_darkest(decision: Decision) -> None:
     assert lines[0].split() == ["score", "128", "px", "160", "px", "192", "px"]
     assert "▶0.8000 ██" in lines[2]
     assert "0.8296 ░░" in lines[1]
+
+
+def test_of_candidates_that_differ_in_their_keep_rates_the_map_shows_the_best(
+    decision: Decision,
+) -> None:
+    pruned = tuple(
+        candidate.model_copy(
+            update={
+                "subnet": SubnetConfig(
+                    candidate.subnet.depth, candidate.subnet.img_size, TokenRule(0.5)
+                ),
+                "score": candidate.score + delta,
+            }
+        )
+        for candidate, delta in zip(decision.candidates, [-0.01, *[0.5] * 8], strict=True)
+    )
+    both = decision.model_copy(update={"candidates": (*pruned, *decision.candidates)})
+    whole, best = heat_map(decision), heat_map(both.model_copy(update={"winner": 9 + 4}))
+    assert whole is not None
+    assert best is not None
+    changed = [
+        (old, new)
+        for old, new in zip(whole.plain.split(), best.plain.split(), strict=True)
+        if old != new and old.startswith("0.")
+    ]
+    score = decision.candidates[0].score
+    assert changed == [(f"{score:.4f}", f"{score - 0.01:.4f}")]
 
 
 def test_there_is_no_map_of_one_axis(decision: Decision) -> None:
