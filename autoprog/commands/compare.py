@@ -1,0 +1,118 @@
+"""``autoprog compare``: finished runs side by side; imports no torch."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autoprog.errors import ConfigError
+
+if TYPE_CHECKING:
+    from autoprog.proof.compare import Comparison
+    from autoprog.proof.finished import Finished
+
+__all__ = ["add_flags", "run"]
+
+MIN_WIDTH, MAX_WIDTH = 60, 200
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add which runs to compare, and in which forms."""
+    parser.epilog = (
+        "Runs that differ in their seed alone make one row. The first run's row is the reference.\n\n"
+        "examples:\n"
+        "  autoprog compare runs/*constant* runs/*linear*\n"
+        "  autoprog compare runs/… runs/… --x macs --html compare.html\n"
+        "  autoprog compare runs/* --markdown >> README.md\n"
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a finished run")
+    parser.add_argument(
+        "--x",
+        choices=("seconds", "images", "macs"),
+        default="seconds",
+        help="what the curves on the terminal are drawn over (seconds)",
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", dest="as_json", help="one JSON object")
+    form.add_argument("--markdown", action="store_true", help="a Markdown table")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a web page as well")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out the command."""
+    from autoprog.proof.compare import compare
+
+    runs, left_out = _read(args.runs)
+    for path, reason in left_out:
+        print(f"autoprog: left out: {path}: {reason}", file=sys.stderr)
+    if not runs:
+        cure = "give folders that hold a result.json"
+        raise ConfigError("RUN", "", "must name at least one finished run", cure=cure)
+    if left_out and left_out[0][0] == args.runs[0]:
+        print(f"autoprog: so the reference is {runs[0].path}", file=sys.stderr)
+    comparison = compare(runs)
+    if args.html is not None:
+        _write_page(args.html, comparison)
+    _print(args, comparison, left_out)
+    return 0
+
+
+def _read(paths: Sequence[str]) -> tuple[list[Finished], list[tuple[str, str]]]:
+    """Return the finished runs, each once, and (path, reason) of what is none.
+
+    Raises:
+        ConfigError: If a path does not exist, which is a slip and no unfinished run.
+    """
+    from autoprog.proof.finished import read_finished
+
+    runs, left_out = [], []
+    once: dict[Path, str] = {}
+    for path in paths:
+        once.setdefault(Path(path).resolve(), path)
+    for path in once.values():
+        if not Path(path).exists():
+            raise ConfigError(path, "", "must be a run folder: there is nothing of this name")
+        try:
+            runs.append(read_finished(path))
+        except ConfigError as error:
+            left_out.append((path, ": ".join(part for part in (error.key, error.law) if part)))
+    return runs, left_out
+
+
+def _write_page(path: Path, comparison: Comparison) -> None:
+    from autoprog.ui.compare_html import compare_page
+
+    try:
+        path.write_text(compare_page(comparison), encoding="utf-8")
+    except OSError as error:
+        law = f"must be a file that can be written: {error.strerror}"
+        raise ConfigError("--html", str(path), law) from None
+
+
+def _print(
+    args: argparse.Namespace, comparison: Comparison, left_out: Sequence[tuple[str, str]]
+) -> None:
+    from rich.console import Console
+
+    from autoprog.ui.compare import (
+        compare_document,
+        compare_markdown,
+        compare_plain,
+        compare_views,
+    )
+
+    console = Console()
+    if args.as_json:
+        print(json.dumps(compare_document(comparison, left_out), indent=1, allow_nan=False))
+    elif args.markdown:
+        print(compare_markdown(comparison))
+    elif console.is_dumb_terminal or not console.encoding.startswith("utf"):
+        print(compare_plain(comparison))
+    else:
+        width = max(MIN_WIDTH, min(console.width, MAX_WIDTH))
+        for view in compare_views(comparison, args.x):
+            console.print(view, width=width, crop=False)

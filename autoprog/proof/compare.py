@@ -1,0 +1,219 @@
+"""Runs side by side: grouped by what they were configured to do, averaged over seeds, paired by seed.
+
+Everything that a run spent is charged: its seconds are all of its wall time, so training, supernets, waiting
+for data, search, growth, evaluation and checkpoints. Seeds are the unit: repeats of a seed count once.
+"""
+
+from __future__ import annotations
+
+import json
+import string
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+from autoprog.intervals import Estimate, estimate
+from autoprog.proof.finished import Finished
+from autoprog.runs import Result
+
+__all__ = [
+    "PARTS",
+    "Comparison",
+    "Difference",
+    "Group",
+    "Spread",
+    "charged_parts",
+    "compare",
+    "flat",
+    "spread",
+]
+
+PARTS = ("train", "data_wait", "search", "lost", "eval")
+"""What wall time is made of by ``result.json``; the rest of it is checkpoints."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The mean over seeds and the sample standard deviation, None of one seed."""
+
+    mean: float
+    sd: float | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Top-1 EMA minus that of the reference, in points.
+
+    Attributes:
+        mean: The mean of the paired differences; without pairs, the difference of the means.
+        seeds: The seeds that both have, which make the pairs.
+        paired: The median of the paired differences with its sign-test interval; None below two pairs.
+    """
+
+    mean: float
+    seeds: tuple[int, ...]
+    paired: Estimate | None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that share a configuration; ratios are to the reference, which is the first group.
+
+    ``difference`` is None for the reference. ``differs_in`` names where the configuration leaves that of
+    the reference, with both values: (key, value, value of the reference).
+    ``parts_seconds`` are means over runs, and the peak of memory is that of the largest run.
+    """
+
+    label: str
+    name: str
+    runs: tuple[Finished, ...]
+    seeds: tuple[int, ...]
+    top1_ema: Spread
+    top1: Spread
+    seconds: Spread
+    image_epochs: Spread
+    macs: Spread
+    parts_seconds: Mapping[str, float]
+    peak_memory_bytes: int
+    seconds_ratio: float | None
+    macs_ratio: float | None
+    difference: Difference | None
+    differs_in: tuple[tuple[str, Any, Any], ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Groups in the order in which their first runs were given, and what a reader must know of them."""
+
+    groups: tuple[Group, ...]
+    notes: tuple[str, ...]
+
+
+def compare(runs: Sequence[Finished]) -> Comparison:
+    """Return the comparison of at least one run; the group of the first one is the reference."""
+    by_configuration: dict[str, list[Finished]] = {}
+    for run in runs:
+        key = json.dumps(run.configuration, sort_keys=True)
+        by_configuration.setdefault(key, []).append(run)
+    members = list(by_configuration.values())
+    groups = tuple(_group(label(i), own, members[0]) for i, own in enumerate(members))
+    return Comparison(groups, tuple(_notes(runs, groups)))
+
+
+def label(index: int) -> str:
+    """Return A, B … Z, A1, B1 …, one for each group."""
+    round_, letter = divmod(index, 26)
+    return string.ascii_uppercase[letter] + (str(round_) if round_ else "")
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Return the mean and the sample standard deviation (n - 1) of at least one value."""
+    return Spread(fmean(values), stdev(values) if len(values) > 1 else None)
+
+
+def charged_parts(result: Result) -> dict[str, float]:
+    """Return the seconds of a run by purpose; they add up to its wall time."""
+    parts = {name: float(getattr(result, f"{name}_seconds")) for name in PARTS}
+    return {**parts, "checkpoints": max(0.0, result.wall_seconds - sum(parts.values()))}
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested mappings as one with dotted keys; a schedule stays one value."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and key != "schedule":
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value
+    return found
+
+
+def _group(name: str, runs: list[Finished], reference: list[Finished]) -> Group:
+    def over_seeds(value: Callable[[Result], float], of: list[Finished] = runs) -> list[float]:
+        return list(_by_seed(of, value).values())
+
+    seconds = spread(over_seeds(_seconds))
+    macs = spread(over_seeds(_macs))
+    parts = [charged_parts(run.result) for run in runs]
+    return Group(
+        label=name,
+        name=runs[0].name,
+        runs=tuple(runs),
+        seeds=tuple(sorted(_by_seed(runs, _seconds))),
+        top1_ema=spread(over_seeds(_top1_ema)),
+        top1=spread(over_seeds(lambda result: result.top1)),
+        seconds=seconds,
+        image_epochs=spread(over_seeds(lambda result: result.image_epochs)),
+        macs=macs,
+        parts_seconds={part: fmean(one[part] for one in parts) for part in parts[0]},
+        peak_memory_bytes=max(run.result.peak_memory_bytes for run in runs),
+        seconds_ratio=_ratio(seconds.mean, fmean(over_seeds(_seconds, reference))),
+        macs_ratio=_ratio(macs.mean, fmean(over_seeds(_macs, reference))),
+        difference=None if runs is reference else _difference(runs, reference),
+        differs_in=tuple(_differences(runs[0], reference[0])),
+    )
+
+
+def _seconds(result: Result) -> float:
+    return result.wall_seconds
+
+
+def _macs(result: Result) -> float:
+    return result.macs
+
+
+def _top1_ema(result: Result) -> float:
+    return result.top1_ema
+
+
+def _by_seed(runs: Sequence[Finished], value: Callable[[Result], float]) -> dict[int, float]:
+    """Return one value a seed: the mean of its repeats."""
+    found: dict[int, list[float]] = {}
+    for run in runs:
+        found.setdefault(run.result.seed, []).append(value(run.result))
+    return {seed: fmean(values) for seed, values in found.items()}
+
+
+def _ratio(value: float, reference: float) -> float | None:
+    return value / reference if reference else None
+
+
+def _difference(runs: Sequence[Finished], reference: Sequence[Finished]) -> Difference:
+    own, other = _by_seed(runs, _top1_ema), _by_seed(reference, _top1_ema)
+    seeds = tuple(sorted(own.keys() & other.keys()))
+    if not seeds:
+        return Difference(fmean(own.values()) - fmean(other.values()), (), None)
+    pairs = [own[seed] - other[seed] for seed in seeds]
+    return Difference(fmean(pairs), seeds, estimate(pairs) if len(pairs) > 1 else None)
+
+
+def _differences(run: Finished, reference: Finished) -> list[tuple[str, Any, Any]]:
+    """Return where two configurations differ; of two models the names are enough."""
+    own, other = flat(run.configuration), flat(reference.configuration)
+    keys = dict.fromkeys([*own, *other])
+    found = [(k, own.get(k), other.get(k)) for k in keys if own.get(k) != other.get(k)]
+    models_differ = any(key == "model.model" for key, _, _ in found)
+    return [
+        one
+        for one in found
+        if not (models_differ and one[0].startswith("model.") and one[0] != "model.model")
+    ]
+
+
+def _notes(runs: Sequence[Finished], groups: Sequence[Group]) -> list[str]:
+    """Return what makes seconds or accuracies hard to compare."""
+    notes = []
+    for name in runs[0].conditions:
+        values = sorted({run.conditions[name] for run in runs})
+        if len(values) > 1:
+            notes.append(
+                f"runs differ in {name} ({', '.join(values)}): seconds may not be comparable"
+            )
+    for group in groups:
+        repeats = len(group.runs) - len(group.seeds)
+        if repeats:
+            notes.append(f"{group.label}: seeds given more than once count once, as their mean")
+        if group.difference is not None and not group.difference.seeds:
+            notes.append(f"{group.label}: no seed in common with the reference, so not paired")
+    return notes
