@@ -32,6 +32,9 @@ __all__ = [
 PARTS = ("train", "data_wait", "search", "lost", "eval")
 """What wall time is made of by ``result.json``; the rest of it is checkpoints."""
 
+_FOLLOWS = (("model.model", "model."), ("kind", "search."), ("kind", "schedule"))
+"""Where the first differs, keys that begin with the second are bound to."""
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -189,16 +192,13 @@ def _difference(runs: Sequence[Finished], reference: Sequence[Finished]) -> Diff
 
 
 def _differences(run: Finished, reference: Finished) -> list[tuple[str, Any, Any]]:
-    """Return where two configurations differ; of two models the names are enough."""
+    """Return where two configurations differ, without what follows from another difference."""
     own, other = flat(run.configuration), flat(reference.configuration)
     keys = dict.fromkeys([*own, *other])
-    found = [(k, own.get(k), other.get(k)) for k in keys if own.get(k) != other.get(k)]
-    models_differ = any(key == "model.model" for key, _, _ in found)
-    return [
-        one
-        for one in found
-        if not (models_differ and one[0].startswith("model.") and one[0] != "model.model")
-    ]
+    found = {k: (own.get(k), other.get(k)) for k in keys if own.get(k) != other.get(k)}
+    follow = tuple(prefix for cause, prefix in _FOLLOWS if cause in found)
+    causes = {cause for cause, _ in _FOLLOWS}
+    return [(k, *v) for k, v in found.items() if k in causes or not k.startswith(follow)]
 
 
 def _notes(runs: Sequence[Finished], groups: Sequence[Group]) -> list[str]:

@@ -20,9 +20,9 @@ from autoprog.ui.units import amount, duration, mebibytes, number, signed
 
 __all__ = [
     "AXES",
-    "PAIRED",
     "CHARGED",
     "COLOURS",
+    "PAIRED",
     "Axis",
     "compare_document",
     "compare_markdown",

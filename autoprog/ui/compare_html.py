@@ -9,9 +9,9 @@ from autoprog.files import dump_yaml
 from autoprog.proof.compare import Comparison, Group
 from autoprog.ui.compare import (
     AXES,
-    PAIRED,
     CHARGED,
     COLOURS,
+    PAIRED,
     comparison_columns,
     value_text,
 )

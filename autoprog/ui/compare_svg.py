@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from math import floor, log10
 
-from autoprog.proof.compare import Comparison
+from autoprog.proof.compare import Comparison, Group
 from autoprog.proof.finished import Finished
 from autoprog.ui.compare import AXES, COLOURS, Axis, x_of, x_text
 from autoprog.ui.units import number
@@ -38,15 +38,20 @@ def curves_svg(comparison: Comparison, axis: Axis) -> str:
     margin = 0.06 * ((max(values) - min(values)) or 1.0)
     frame = _Frame(right, min(values) - margin, max(values) + margin)
     lines = [
-        _curve(run, axis, frame, index, group.label if number_ == 0 else "")
+        _curve(run, axis, frame, index, group.label if run is _longest(group, axis) else "")
         for index, group in enumerate(comparison.groups)
-        for number_, run in enumerate(group.runs)
+        for run in group.runs
     ]
     name = escape(f"top-1 EMA in per cent over {AXES[axis]}")
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{name}">'
         f"{_grid(frame, axis)}{''.join(lines)}</svg>"
     )
+
+
+def _longest(group: Group, axis: Axis) -> Finished:
+    """Return the run that reaches farthest, whose end has room for a label."""
+    return max(group.runs, key=lambda run: max((x_of(p, axis) for p in run.curve), default=0.0))
 
 
 class _Frame:
