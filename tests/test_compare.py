@@ -353,6 +353,17 @@ def test_the_table_on_a_terminal(command: Any, folders: list[Path]) -> None:
     assert "4 T MACs" in done.out
 
 
+def test_a_terminal_that_draws_nothing_gets_ascii(
+    command: Any, folders: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, as far as rich can tell
+    out = command(*folders).out
+    assert out.isascii()
+    assert "B  linear    2  51.00 +- 0.71" in out
+    assert "B differs from A in schedule" in out
+
+
 def test_the_json_holds_every_number_unrounded(command: Any, folders: list[Path]) -> None:
     body = json.loads(command(*folders, "--json").out)
     assert set(body) == {"schema", "reference", "groups", "notes", "left_out"}
