@@ -1,0 +1,1 @@
+"""The proof: runs compared, speed-ups verified."""
