@@ -17,11 +17,20 @@ from autoprog.ui.units import ascii_text, duration, signed
 __all__ = ["VerifyView", "markdown_lines", "verdict_lines"]
 
 _RATIOS = {
-    "wall": "wall-clock, all charged",
-    "wall_amortised": "wall-clock, search amortised",
-    "image_epochs": "image-epochs",
-    "macs": "training MACs",
-    "peak_memory": "peak memory",
+    "wall": ("wall", "wall-clock with everything charged"),
+    "wall_amortised": ("amortised", "wall-clock without the search for the schedule"),
+    "image_epochs": ("data", "image-epochs"),
+    "macs": ("compute", "training MACs"),
+    "peak_memory": ("memory", "peak memory"),
+}
+_CHARGES = {
+    "wall": "mean run",
+    "train": "training",
+    "supernet": "of it supernets",
+    "search": "search",
+    "lost": "growth",
+    "data_wait": "waiting for data",
+    "evaluate": "evaluation",
 }
 
 
@@ -113,15 +122,13 @@ def verdict_lines(verification: Verification) -> list[tuple[str, str]]:
     if verdict is None:
         return []
     lines = [("verdict", _margin_text(verdict))]
-    lines += [
-        (key.replace("_", " ")[:10], _ratio_text(verdict, key)) for key in _shown(verification)
-    ]
+    lines += [(_RATIOS[key][0], _ratio_text(verdict, key)) for key in _shown(verification)]
     for arm, seconds in verdict["charged_seconds"].items():
-        parts = ", ".join(f"{key.replace('_', ' ')} {duration(s)}" for key, s in seconds.items())
-        lines.append((arm, f"mean run: {parts}"))
+        parts = (f"{name} {duration(seconds[key])}" for key, name in _CHARGES.items())
+        lines.append((arm, ", ".join(parts)))
     reached = verdict["time_to_baseline_accuracy"]
-    text = f"reached in {duration(reached['seconds'])}" if reached["reached"] else "not reached"
-    lines.append(("to equal", f"mean accuracy of the baseline: {text}, all charged"))
+    text = f"in {duration(reached['seconds'])}, all charged" if reached["reached"] else "no"
+    lines.append(("reached", f"the baseline's mean accuracy, by the candidate's: {text}"))
     if len(verification.looks) > 1:
         looks = ", ".join(map(str, verification.looks))
         lines.append(("looks", f"seeds were added ({looks}): each bound holds for one look alone"))
@@ -192,4 +199,4 @@ def _ratio_text(verdict: dict[str, Any], key: str) -> str:
     value = verdict["ratios"][key]
     span = "" if value["low"] is None else f" (95 % {value['low']:.3f} to {value['high']:.3f})"
     faster = f", a speed-up of {1 / value['mean']:.2f}×" if key.startswith("wall") else ""
-    return f"{_RATIOS[key]}: {value['mean']:.3f}{span} of the baseline{faster}"
+    return f"{_RATIOS[key][1]}: {value['mean']:.3f}{span} of the baseline{faster}"
