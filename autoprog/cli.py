@@ -27,6 +27,7 @@ COMMANDS = {
     "evaluate": "accuracy, speed and compute of weights over image sizes and keep-rates",
     "export": "write a run's final weights as a plain timm state dict",
     "bench": "measure how fast the runner is on this machine",
+    "verify": "compare a search or a schedule with the baseline, paired by seed, and judge",
     "stress": "kill a run at random points and compare how it ends",
 }
 
@@ -40,6 +41,7 @@ _EXAMPLES = """examples:
   autoprog compare runs/… runs/…                    accuracy, time and compute side by side
   autoprog evaluate runs/… --grid                   accuracy over image sizes and keep-rates
   autoprog bench runner --schedule linear --model deit-s --data DIR    how fast the runner is here
+  autoprog verify --search --model deit-s --data DIR --seeds 5         is the speed-up real
   autoprog stress -- train --schedule linear --model vit-mu            kill it 20 times, compare the bits
 """
 

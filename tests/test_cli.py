@@ -56,6 +56,8 @@ FLAGS = {
     "schedules": "-h --help --debug --json",
     "bench": f"{COMMON} --schedule --elastic --pos-embed --model --img-size --time-budget --blocks"
     " --block-steps --timm-script --space --profile-seconds --json",
+    "verify": f"{COMMON} --search --schedule --seeds --margin --candidate-epochs --search-seconds"
+    " --side-by-side --model --img-size --json --markdown",
     "stress": "-h --help --debug --kills --signal --stress-seed --keep --json",
 }
 SMALL = ("--model", "vit-mu", "--device", "cpu", "--threads", "1", "--workers", "0")

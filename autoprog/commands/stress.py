@@ -15,7 +15,7 @@ from types import FrameType
 
 from autoprog.errors import ConfigError, RunError
 
-__all__ = ["add_flags", "run"]
+__all__ = ["add_flags", "ending_on_sigterm", "run"]
 
 _REFUSED = {
     "-h": "see autoprog train --help",
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     from autoprog.bench.stress_view import StressView
 
     console = Console(highlight=False, stderr=args.as_json)
-    with _ending_on_sigterm(), _work_folder(args.keep) as work:
+    with ending_on_sigterm(), _work_folder(args.keep) as work:
         plan = Plan(words, args.kills, args.signal, args.stress_seed, work)
         with StressView(console, plan) as view, closing(stress(plan)) as reports:
             for report in reports:
@@ -137,7 +137,7 @@ def _made(folder: Path) -> Path:
 
 
 @contextmanager
-def _ending_on_sigterm() -> Iterator[None]:
+def ending_on_sigterm() -> Iterator[None]:
     """Let SIGTERM end the program as an error does, so that the run under test ends with it."""
 
     def end(number: int, _: FrameType | None) -> None:

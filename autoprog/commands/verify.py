@@ -1,0 +1,171 @@
+"""``autoprog verify``: a search or a schedule against the baseline, paired by seed, with a verdict."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from contextlib import closing
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autoprog.commands.flags import (
+    add_data_flags,
+    add_initial_flags,
+    add_recipe_flags,
+    add_run_flags,
+)
+from autoprog.errors import ConfigError
+
+if TYPE_CHECKING:
+    from autoprog.proof.pairs import Verification
+
+__all__ = ["add_flags", "add_shared_flags", "run"]
+
+_DEFAULT_MARGIN, _DEFAULT_SEEDS = 1.0, 5
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what is verified, how surely, and the flags of both arms."""
+    parser.usage = "%(prog)s --search|--schedule FILE [FLAGS] [-- FLAGS OF THE SEARCH ALONE]"
+    parser.epilog = (
+        "For each seed a baseline (train --schedule constant) and a candidate are run, one after the\n"
+        "other, the first of them in turn. The same command line goes on with what was stopped.\n"
+        "Exit code 0: complete, whatever the verdict; 1: a run failed.\n\n"
+        "examples:\n"
+        "  autoprog verify --search --model deit-s --data DIR --epochs 100 --seeds 5\n"
+        "  autoprog verify --schedule runs/…/best.yaml --data DIR --margin 0.3 --seeds 10\n"
+        "  autoprog verify --search --model vit-xs --data DIR --side-by-side -- --rule pareto\n"
+        "  autoprog verify --resume runs/…-verify-deit-s --seeds 8\n"
+    )
+    _add_proof_flags(parser.add_argument_group("verification"))
+    add_shared_flags(parser)
+    parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+
+
+def _add_proof_flags(group: argparse._ArgumentGroup) -> None:
+    nothing = argparse.SUPPRESS
+    group.add_argument(
+        "--search", action="store_true", default=nothing, help="each candidate is a whole search"
+    )
+    file = "each candidate trains along a YAML file or a preset"
+    group.add_argument("--schedule", default=nothing, metavar="FILE|PRESET", help=file)
+    seeds = f"pairs of runs; seeds count up from --seed ({_DEFAULT_SEEDS})"
+    group.add_argument("--seeds", type=int, default=nothing, metavar="N", help=seeds)
+    margin = f"points of top-1 (EMA) it may lose; fixed before the first run ({_DEFAULT_MARGIN})"
+    group.add_argument("--margin", type=float, default=nothing, metavar="PT", help=margin)
+    epochs = "length of the candidate, if not that of the baseline"
+    group.add_argument("--candidate-epochs", default=nothing, metavar="N", help=epochs)
+    seconds = "what finding --schedule took (read beside a best.yaml; else 0)"
+    group.add_argument("--search-seconds", type=float, default=nothing, metavar="S", help=seconds)
+    both = "run both arms of a pair at once, one thread each"
+    group.add_argument("--side-by-side", action="store_true", default=nothing, help=both)
+    group.add_argument("--json", action="store_true", dest="as_json", help="one JSON object")
+    group.add_argument("--markdown", action="store_true", help="the result as a Markdown table")
+
+
+def add_shared_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that go to both arms."""
+    group = parser.add_argument_group("model")
+    nothing = argparse.SUPPRESS
+    models = "deit-s, vit-xs, a timm ViT …; a schedule file names its own"
+    group.add_argument("--model", default=nothing, metavar="NAME", help=models)
+    size = "full size, if not the model's"
+    group.add_argument("--img-size", type=int, default=nothing, metavar="PX", help=size)
+    add_data_flags(parser)
+    add_initial_flags(parser)
+    add_recipe_flags(parser)
+    add_run_flags(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out the command."""
+    if args.as_json and args.markdown:
+        raise ConfigError("--markdown", "", "must not be given together with --json")
+    folder, verification = _opened(args)
+    from rich.console import Console
+
+    from autoprog.commands.stress import ending_on_sigterm
+    from autoprog.proof.verify import verify
+    from autoprog.ui.verify import VerifyView, markdown_lines
+
+    aside = args.as_json or args.markdown
+    console = Console(highlight=False, stderr=aside, quiet=args.quiet and aside)
+    view = VerifyView(console, str(folder), verification, live=not args.quiet)
+    with ending_on_sigterm():
+        with view, closing(verify(folder, verification)) as reports:
+            for report in reports:
+                view.show(report)
+        if args.as_json:
+            body = view.verification.model_dump(mode="json", by_alias=True)
+            print(json.dumps(body, indent=1))
+        elif args.markdown:
+            print("\n".join(markdown_lines(view.verification)))
+        else:
+            view.conclude()
+    return 0
+
+
+def _opened(args: argparse.Namespace) -> tuple[Path, Verification]:
+    """Return what to verify and its folder: a new one, or the one that is there already.
+
+    Raises:
+        ConfigError: If anything given is unknown, breaks a law, or does not go with what is there.
+    """
+    from autoprog.commands.verify_plan import given_plan, same_verification
+    from autoprog.proof.pairs import Verification
+    from autoprog.proof.verify import load
+
+    if args.resume not in (None, "auto"):
+        _only_with_resume(args)
+        folder = Path(args.resume)
+        return folder, _gone_on_with(args, folder, load(folder))
+    seeds = getattr(args, "seeds", _DEFAULT_SEEDS)
+    plan, differing = given_plan(args, getattr(args, "margin", _DEFAULT_MARGIN), seeds)
+    runs_dir, now = Path(args.runs_dir), datetime.now()
+    found = same_verification(runs_dir, plan)
+    if found is not None:
+        return found, _gone_on_with(args, found, load(found))
+    name = f"{now:%Y-%m-%d-%H%M%S}-verify-{plan.model.replace('/', '-')}"
+    return runs_dir / name, Verification(
+        verify_id=name,
+        created=now.astimezone().isoformat(timespec="seconds"),
+        plan=plan,
+        looks=(plan.seeds,),
+        differing=differing,
+    )
+
+
+def _gone_on_with(args: argparse.Namespace, folder: Path, found: Verification) -> Verification:
+    """Return a verification with the number of seeds asked for now.
+
+    Raises:
+        ConfigError: If the margin is another one, or seeds are to be taken away.
+    """
+    plan, given = found.plan, getattr(args, "margin", None)
+    automatic = args.resume in (None, "auto")
+    margin = _DEFAULT_MARGIN if given is None and automatic else given
+    if margin is not None and margin != plan.margin:
+        law = f"must be {plan.margin:g}, as was fixed before the first run of {folder}"
+        cure = "another margin needs new runs: give another --runs-dir or --seed"
+        raise ConfigError("--margin", "", law, margin, cure)
+    seeds = getattr(args, "seeds", _DEFAULT_SEEDS if automatic else plan.seeds)
+    if seeds < plan.seeds:
+        law = f"must be at least {plan.seeds}, as was fixed before the first run of {folder}"
+        raise ConfigError("--seeds", "", law, seeds)
+    if seeds == plan.seeds:
+        return found
+    new = {"plan": plan.model_copy(update={"seeds": seeds}), "looks": (*found.looks, seeds)}
+    return found.model_copy(update=new)
+
+
+def _only_with_resume(args: argparse.Namespace) -> None:
+    from autoprog.commands.flags import flag_of
+
+    free = {"command", "debug", "resume", "runs_dir", "quiet", "seeds", "margin", "as_json"}
+    for name in sorted(set(vars(args)) - free - {"markdown", "words"}):
+        cure = "leave it out, or start a new verification"
+        raise ConfigError(flag_of(name), "", "must not be given with --resume FOLDER", cure=cure)
+    if args.words:
+        law = "must not be followed by flags with --resume FOLDER"
+        raise ConfigError("verify", "", law, " ".join(args.words))

@@ -1,0 +1,202 @@
+"""What ``autoprog verify`` shows: a row a pair as they come, then the verdict with everything charged."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from autoprog.proof.pairs import Arm, ArmEnded, ArmStarted, PairEnded, Report, Verification
+from autoprog.ui.tables import Column, plain_table, rich_table
+from autoprog.ui.units import ascii_text, duration, signed
+
+__all__ = ["VerifyView", "markdown_lines", "verdict_lines"]
+
+_RATIOS = {
+    "wall": ("wall", "wall-clock with everything charged"),
+    "wall_amortised": ("amortised", "wall-clock without the search for the schedule"),
+    "image_epochs": ("data", "image-epochs"),
+    "macs": ("compute", "training MACs"),
+    "peak_memory": ("memory", "peak memory"),
+}
+_CHARGES = {
+    "wall": "mean run",
+    "train": "training",
+    "supernet": "of it supernets",
+    "search": "search",
+    "lost": "growth",
+    "data_wait": "waiting for data",
+    "evaluate": "evaluation",
+}
+
+
+class VerifyView:
+    """Shows reports as they come: a live table on a terminal, else lines; a context manager."""
+
+    def __init__(
+        self, console: Console, folder: str, verification: Verification, live: bool = True
+    ) -> None:
+        self.verification = verification
+        self._console, self._folder, self._shows = console, folder, live
+        self._running: dict[tuple[int, Arm], float] = {}
+        self._live = Live(console=console, get_renderable=self._picture, auto_refresh=True)
+
+    def __enter__(self) -> VerifyView:
+        """Say what will be done and begin to show."""
+        if self._shows:
+            self._announce()
+            if self._console.is_terminal:
+                self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Leave the table as it is."""
+        self._running.clear()
+        self._live.stop()
+
+    def show(self, report: Report) -> None:
+        """Take in what has happened and show it."""
+        plain = self._shows and not self._console.is_terminal
+        match report:
+            case ArmStarted(seed, arm, resumed):
+                self._running[seed, arm] = time.monotonic()
+                if plain:
+                    self._say(f"seed {seed}", f"{arm}: {'goes on' if resumed else 'started'}")
+            case ArmEnded(seed, arm, result, reused):
+                self._running.pop((seed, arm), None)
+                if plain:
+                    how = " (reused)" if reused else ""
+                    seconds = duration(result.wall_seconds)
+                    text = f"{arm}: {result.top1_ema:.2f}% in {seconds}{how}"
+                    self._say(f"seed {seed}", text)
+            case PairEnded(verification):
+                self.verification = verification
+                if plain and verification.verdict is not None:
+                    self._say("so far", _margin_text(verification.verdict))
+
+    def conclude(self) -> None:
+        """Print the verdict."""
+        if not (self._shows and self._console.is_terminal):
+            for line in plain_table(_columns(self.verification)):
+                self._console.print(Text(line), soft_wrap=True)
+        for name, text in verdict_lines(self.verification):
+            self._say(name, text)
+
+    def _announce(self) -> None:
+        plan = self.verification.plan
+        what = "search" if plan.searches else "schedule"
+        how = "side by side" if plan.side_by_side else "one after the other, in turn first"
+        done = f", {len(self.verification.pairs)} done" if self.verification.pairs else ""
+        self._say(
+            "verify", f"{what} against constant, {plan.model}, {plan.seeds} pairs{done}; {how}"
+        )
+        self._say("margin", f"{plan.margin:g} points of top-1 (EMA), fixed now; {self._folder}")
+        for key, (baseline, candidate) in self.verification.differing.items():
+            self._say("differs", f"{key}: baseline {baseline}, candidate {candidate}")
+
+    def _picture(self) -> RenderableType:
+        now = time.monotonic()
+        running = [
+            Text(f"seed {seed} {arm} runs for {duration(now - since)}")
+            for (seed, arm), since in self._running.items()
+        ]
+        return Group(rich_table(_columns(self.verification), self._console.width), *running)
+
+    def _say(self, name: str, text: str) -> None:
+        shown = text if self._console.is_terminal else ascii_text(text)
+        self._console.print(Text.assemble((f"{name:<10}", "bold"), " ", shown), soft_wrap=True)
+
+
+def verdict_lines(verification: Verification) -> list[tuple[str, str]]:
+    """Return names and texts of everything that follows; empty before the first pair."""
+    verdict = verification.verdict
+    if verdict is None:
+        return []
+    lines = [("verdict", _margin_text(verdict))]
+    lines += [(_RATIOS[key][0], _ratio_text(verdict, key)) for key in _shown(verification)]
+    for arm, seconds in verdict["charged_seconds"].items():
+        parts = (f"{name} {duration(seconds[key])}" for key, name in _CHARGES.items())
+        lines.append((arm, ", ".join(parts)))
+    reached = verdict["time_to_baseline_accuracy"]
+    text = f"in {duration(reached['seconds'])}, all charged" if reached["reached"] else "no"
+    lines.append(("reached", f"the baseline's mean accuracy, by the candidate's: {text}"))
+    if len(verification.looks) > 1:
+        looks = ", ".join(map(str, verification.looks))
+        lines.append(("looks", f"seeds were added ({looks}): each bound holds for one look alone"))
+    return lines
+
+
+def markdown_lines(verification: Verification) -> list[str]:
+    """Return the pairs as a Markdown table, and what follows as a list."""
+    columns = _columns(verification)
+    rows = zip(*(column.cells for column in columns), strict=True)
+    head = [column.header for column in columns]
+    table = [head, ["---:"] * len(columns), *rows]
+    lines = ["| " + " | ".join(cells) + " |" for cells in table]
+    plan = verification.plan
+    told = [
+        ("margin", f"{plan.margin:g} points, fixed before the first run"),
+        *(
+            (f"differs: {key}", f"{one} → {two}")
+            for key, (one, two) in verification.differing.items()
+        ),
+        *verdict_lines(verification),
+    ]
+    return [*lines, "", *(f"- **{name}**: {text}" for name, text in told)]
+
+
+def _columns(verification: Verification) -> list[Column]:
+    """Return a row a pair; seconds have everything charged."""
+    pairs, extra = verification.pairs, verification.plan.search_seconds
+    walls = [(p.baseline.wall_seconds, p.candidate.wall_seconds + extra) for p in pairs]
+
+    def column(header: str, cells: list[str], rank: int = 0) -> Column:
+        return Column(header, tuple(cells), rank=rank)
+
+    return [
+        column("seed", [str(pair.seed) for pair in pairs]),
+        column("first", [pair.order[0] for pair in pairs], rank=3),
+        column("baseline %", [f"{pair.baseline.top1_ema:.2f}" for pair in pairs]),
+        column("candidate %", [f"{pair.candidate.top1_ema:.2f}" for pair in pairs]),
+        column("difference", [signed(pair.difference, 2) for pair in pairs]),
+        column("baseline s", [f"{one:.1f}" for one, _ in walls], rank=2),
+        column("candidate s", [f"{two:.1f}" for _, two in walls], rank=1),
+        column("ratio", [f"{two / one:.3f}" for one, two in walls]),
+    ]
+
+
+def _margin_text(verdict: dict[str, Any]) -> str:
+    """Return the verdict on accuracy in one line."""
+    if verdict["sd"] is None:
+        return f"undecided: {signed(verdict['mean'], 2)} points of one pair; bounds need two"
+    text = (
+        f"{verdict['outcome']}: {signed(verdict['mean'], 2)} points (sd {verdict['sd']:.2f}),"
+        f" one-sided 95 % bounds {signed(verdict['lower'], 2)} and {signed(verdict['upper'], 2)},"
+        f" margin {verdict['margin']:g}"
+    )
+    if verdict["outcome"] != "undecided":
+        return text
+    more = verdict["more_seeds"]
+    cure = "no number of seeds" if more is None else f"{more} more seed{'s' * (more != 1)}"
+    return f"{text}; {cure} would decide at this mean and sd"
+
+
+def _shown(verification: Verification) -> list[str]:
+    amortised = verification.plan.search_seconds > 0
+    return [key for key in _RATIOS if amortised or key != "wall_amortised"]
+
+
+def _ratio_text(verdict: dict[str, Any], key: str) -> str:
+    value = verdict["ratios"][key]
+    span = "" if value["low"] is None else f" (95 % {value['low']:.3f} to {value['high']:.3f})"
+    faster = f", a speed-up of {1 / value['mean']:.2f}×" if key.startswith("wall") else ""
+    return f"{_RATIOS[key][1]}: {value['mean']:.3f}{span} of the baseline{faster}"
