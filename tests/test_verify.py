@@ -438,9 +438,14 @@ def test_seeds_may_be_added_and_not_taken_away(
     assert "seeds were added (1, 2)" in out
     (folder,) = folders(tmp_path)
     assert load(folder).looks == (1, 2)
+    assert command("--resume", str(folder))[0] == 0
+    assert len(fake.started) == 4
+    assert command("--resume", str(folder), "--seeds", "6")[0] == 0
+    assert command(*SEARCH)[0] == 0  # without --seeds: no fewer than there are
+    assert (load(folder).looks, len(fake.started)) == ((1, 2, 6), 12)
     code, _, err = command("--resume", str(folder), "--seeds", "1")
     assert (code, err.count("\n")) == (2, 1)
-    assert "--seeds: must be at least 2" in err
+    assert "--seeds: must be at least 6" in err
 
 
 def test_another_configuration_is_another_verification(

@@ -149,7 +149,8 @@ def _gone_on_with(args: argparse.Namespace, folder: Path, found: Verification) -
         law = f"must be {plan.margin:g}, as was fixed before the first run of {folder}"
         cure = "another margin needs new runs: give another --runs-dir or --seed"
         raise ConfigError("--margin", "", law, margin, cure)
-    seeds = getattr(args, "seeds", _DEFAULT_SEEDS if automatic else plan.seeds)
+    fewest = max(plan.seeds, _DEFAULT_SEEDS) if automatic else plan.seeds
+    seeds = getattr(args, "seeds", fewest)
     if seeds < plan.seeds:
         law = f"must be at least {plan.seeds}, as was fixed before the first run of {folder}"
         raise ConfigError("--seeds", "", law, seeds)
