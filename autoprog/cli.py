@@ -23,6 +23,8 @@ COMMANDS = {
     "train": "train along a schedule: a file or a preset",
     "show": "draw a run, a schedule file or a preset",
     "schedules": "list the schedules that have a name",
+    "models": "list the models that have a short name, or those of timm that can grow",
+    "spaces": "list the search spaces that ship with autoprog",
     "evaluate": "accuracy, speed and compute of weights over image sizes and keep-rates",
     "export": "write a run's final weights as a plain timm state dict",
     "bench": "measure how fast the runner is on this machine",

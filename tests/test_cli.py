@@ -53,6 +53,8 @@ FLAGS = {
     " --grid --by --at-blocks --batch-size --crop-pct --interpolation --rounds --device --amp --threads"
     " --workers --json",
     "schedules": "-h --help --debug --json",
+    "models": "-h --help --debug --filter --json",
+    "spaces": "-h --help --debug --json",
     "bench": f"{COMMON} --schedule --elastic --pos-embed --model --img-size --time-budget --blocks"
     " --block-steps --timm-script --space --profile-seconds --json",
     "stress": "-h --help --debug --kills --signal --stress-seed --keep --json",
