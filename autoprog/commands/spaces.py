@@ -18,9 +18,7 @@ __all__ = ["add_flags", "run"]
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the form of the list."""
     parser.epilog = (
-        "examples:\n"
-        "  autoprog spaces\n"
-        "  autoprog search --space deit-s --model deit-s --data DIR\n"
+        "examples:\n  autoprog spaces\n  autoprog search --space deit-s --model deit-s --data DIR\n"
     )
     parser.add_argument("--json", action="store_true", dest="as_json", help="one JSON object")
 
