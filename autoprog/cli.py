@@ -27,6 +27,7 @@ COMMANDS = {
     "spaces": "list the search spaces that ship with autoprog",
     "evaluate": "accuracy, speed and compute of weights over image sizes and keep-rates",
     "export": "write a run's final weights as a plain timm state dict",
+    "init": "write a commented starter file of a search space or a recipe",
     "doctor": "check what would be slow or wrong on this machine",
     "bench": "measure how fast the runner is on this machine",
     "stress": "kill a run at random points and compare how it ends",

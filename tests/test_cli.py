@@ -55,6 +55,7 @@ FLAGS = {
     "schedules": "-h --help --debug --json",
     "models": "-h --help --debug --filter --json",
     "spaces": "-h --help --debug --json",
+    "init": "-h --help --debug --model --output --force",
     "doctor": "-h --help --debug --data --runs-dir --json",
     "bench": f"{COMMON} --schedule --elastic --pos-embed --model --img-size --time-budget --blocks"
     " --block-steps --timm-script --space --profile-seconds --json",

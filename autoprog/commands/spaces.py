@@ -19,6 +19,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the form of the list."""
     parser.epilog = (
         "examples:\n  autoprog spaces\n  autoprog search --space deit-s --model deit-s --data DIR\n"
+        "  autoprog init space --model deit-s --output my-space.yaml    # one of your own\n"
     )
     parser.add_argument("--json", action="store_true", dest="as_json", help="one JSON object")
 
