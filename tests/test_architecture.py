@@ -31,6 +31,7 @@ CORE = (
     "curves",
     "steptable",
     "settings",
+    "starters",
     "decisions",
     "intervals",
     "costs",

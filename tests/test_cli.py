@@ -54,6 +54,10 @@ FLAGS = {
     " --grid --by --at-blocks --batch-size --crop-pct --interpolation --rounds --device --amp --threads"
     " --workers --json",
     "schedules": "-h --help --debug --json",
+    "models": "-h --help --debug --filter --json",
+    "spaces": "-h --help --debug --json",
+    "init": "-h --help --debug --model --output --force",
+    "doctor": "-h --help --debug --data --runs-dir --json",
     "bench": f"{COMMON} --schedule --elastic --pos-embed --model --img-size --time-budget --blocks"
     " --block-steps --timm-script --space --profile-seconds --json",
     "verify": f"{COMMON} --search --schedule --seeds --margin --candidate-epochs --search-seconds"

@@ -14,7 +14,14 @@ if TYPE_CHECKING:
 
 __all__ = ["add_flags", "run"]
 
-_ENDINGS = {"weights": (".pth", ".pt", ".safetensors"), "torch-export": (".pt2",)}
+_ENDINGS = {
+    "weights": (".pth", ".pt", ".safetensors"),
+    "hf": (),
+    "torch-export": (".pt2",),
+    "onnx": (".onnx",),
+}
+"""How an output must end; ``hf`` is a folder of any name."""
+_PROGRAMS = ("torch-export", "onnx")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -23,11 +30,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "examples:\n"
         "  autoprog export runs/… --output deit-s.pth\n"
         "  autoprog export runs/… --weights online --output deit-s.safetensors\n"
+        "  autoprog export runs/… --format hf --output deit-s\n"
         "  autoprog export runs/… --format torch-export --keep-rate .7 --output deit-s.pt2\n"
+        "  autoprog export runs/… --format onnx --img-size 192 --output deit-s.onnx\n"
     )
     parser.add_argument("run", metavar="RUN", help="a finished run folder")
     parser.add_argument(
-        "--output", type=Path, required=True, metavar="FILE", help=".pth, .pt, .safetensors or .pt2"
+        "--output",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help=".pth, .pt, .safetensors, .pt2, .onnx, or a new folder for hf",
     )
     parser.add_argument(
         "--weights", choices=["ema", "online"], default="ema", help="averaged or last weights (ema)"
@@ -36,7 +49,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=list(_ENDINGS),
         default="weights",
-        help="a state dict for plain timm, or a program of one image size and keep-rate (weights)",
+        help="a state dict for plain timm, its folder for the Hugging Face hub, or a program of one"
+        " image size and keep-rate (weights)",
     )
     group = parser.add_argument_group("cell of a program")
     group.add_argument("--img-size", type=int, metavar="PX", help="image size (full)")
@@ -64,22 +78,37 @@ def run(args: argparse.Namespace) -> int:
 
         print(export_weights(source, args.output))
         return 0
-    from autoprog.train.program import export_program
+    if args.format == "hf":
+        from autoprog.train.export import export_folder
+
+        settings = finished.manifest.settings
+        if settings.model.spec().is_local:
+            law = f"must be weights: {settings.model.model} is built by supernet.locality"
+            raise ConfigError("--format", "", law, "hf")
+        print(export_folder(source, settings.recipe, args.output))
+        return 0
+    from autoprog.train.program import export_onnx, export_program
     from autoprog.train.weights import read_weights, with_tables
 
     settings, file = finished.manifest.settings, with_tables(read_weights(source, averaged=True))
-    print(export_program(settings, file, _cell(args, finished), args.output))
+    export = export_onnx if args.format == "onnx" else export_program
+    print(export(settings, file, _cell(args, finished), args.output))
     return 0
 
 
 def _check_flags(args: argparse.Namespace) -> None:
     endings = _ENDINGS[args.format]
-    if args.output.suffix not in endings:
+    if args.format == "hf" and args.output.exists():
+        law, cure = "must be a new folder", "take another name, or remove it"
+        raise ConfigError("--output", "", law, str(args.output), cure)
+    if endings and args.output.suffix not in endings:
         known = " or ".join([", ".join(endings[:-1]), endings[-1]] if endings[1:] else endings)
         raise ConfigError("--output", "", f"must end in {known}", str(args.output))
     for flag in ("img_size", "keep_rate", "by", "at_blocks"):
-        if args.format == "weights" and getattr(args, flag) is not None:
-            law = "must go with --format torch-export: a state dict is that of the whole network"
+        if args.format not in _PROGRAMS and getattr(args, flag) is not None:
+            law = (
+                "must go with --format torch-export or onnx: weights are those of the whole network"
+            )
             raise ConfigError("--" + flag.replace("_", "-"), "", law)
 
 

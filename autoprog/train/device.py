@@ -16,7 +16,7 @@ from autoprog.stage import FullModel
 from autoprog.train.cores import processor_name, usable_cores
 from autoprog.train.ranks import ONE_PROCESS, Ranks
 
-__all__ = ["Compute", "resolve_compute"]
+__all__ = ["Compute", "cpu_has_bfloat16", "resolve_compute"]
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's malloc.h
 
@@ -137,10 +137,11 @@ def _resolve_device(name: str, ranks: Ranks) -> torch.device:
 def _default_amp(device: torch.device, model: FullModel) -> str:
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float16"
-    if device.type == "cpu" and model.embed_dim >= _BF16_WIDTH and _cpu_has_bfloat16():
+    if device.type == "cpu" and model.embed_dim >= _BF16_WIDTH and cpu_has_bfloat16():
         return "bfloat16"
     return "none"
 
 
-def _cpu_has_bfloat16() -> bool:
+def cpu_has_bfloat16() -> bool:
+    """Tell whether the processor computes in bfloat16."""
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()

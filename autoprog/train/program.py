@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from autoprog.errors import RunError
+from autoprog.errors import ConfigError, RunError
 from autoprog.settings import RunSettings
+from autoprog.train.data import TransformSettings
 from autoprog.train.model import build_model, transform_settings
 from autoprog.train.weights import WeightsFile, load_weights
 from supernet.config import SubnetConfig
-from supernet.export import static_model
+from supernet.export import StaticViT, static_model
 
-__all__ = ["export_program"]
+__all__ = ["export_onnx", "export_program"]
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """A network of one cell, images (2, C, H, W) that it takes, and how images are normalised."""
+
+    network: StaticViT
+    images: torch.Tensor
+    transform: TransformSettings
 
 
 def export_program(
@@ -25,27 +38,84 @@ def export_program(
         ConfigError: If the weights are of another network.
         RunError: If the file cannot be written.
     """
-    num_classes = len(file.state["head.weight"]) if "head.weight" in file.state else 0
-    spec, tables = settings.model.spec(), settings.table_sizes
-    model = build_model(spec, num_classes, settings.seed, tables)
-    load_weights(model, file)
-    transform, side = transform_settings(model, settings.recipe), subnet.img_size
-    images = torch.zeros(2, model.spec.in_chans, side, side)
+    cell = _cell(settings, file, subnet)
     batch = {0: torch.export.Dim("batch", min=1)}
     with torch.no_grad():
-        static = static_model(model, subnet)
-        program = torch.export.export(static, (images,), dynamic_shapes=(batch,))
+        program = torch.export.export(cell.network, (cell.images,), dynamic_shapes=(batch,))
     temporary = output.with_name(f".{output.name}")
     try:
         torch.export.save(program, temporary)
         temporary.replace(output)
     except (OSError, RuntimeError) as error:
         raise RunError(f"{output}: the program cannot be written: {error}") from None
+    return _usage(cell, subnet, output, f"torch.export.load({str(output)!r}).module()(images)")
+
+
+def export_onnx(
+    settings: RunSettings, file: WeightsFile, subnet: SubnetConfig, output: Path
+) -> str:
+    """Write a subnet as ONNX, weights included, for batches of any size; return how to load it.
+
+    Its input is ``images``, its output ``logits``.
+
+    Raises:
+        ConfigError: If the weights are of another network, or the packages of the extra are missing.
+        RunError: If the file cannot be written.
+    """
+    if find_spec("onnx") is None or find_spec("onnxscript") is None:
+        law, cure = "must have onnx and onnxscript installed", "pip install 'autoprog[onnx]'"
+        raise ConfigError("--format", "", law, "onnx", cure)
+    cell = _cell(settings, file, subnet)
+    with torch.no_grad():
+        program = torch.onnx.export(
+            cell.network,
+            (cell.images,),
+            dynamo=True,
+            verbose=False,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+            custom_translation_table={torch.ops.aten.sort.stable: _sort},
+        )
+    assert program is not None, "the exporter of torch.export returns its program"
+    temporary = output.with_name(f".{output.name}")
+    try:
+        program.save(temporary, external_data=False)
+        temporary.replace(output)
+    except OSError as error:
+        raise RunError(f"{output}: the program cannot be written: {error}") from None
+    session = f"onnxruntime.InferenceSession({str(output)!r})"
+    return _usage(cell, subnet, output, f"{session}.run(None, {{'images': images}})")
+
+
+def _sort(scores: Any, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
+    """Translate a stable sort, which ONNX has not: its TopK puts the lower index first among equals."""
+    from onnxscript import opset18 as op
+
+    length = op.Shape(scores, start=dim, end=dim + 1)
+    return op.TopK(scores, length, axis=dim, largest=int(descending), sorted=1)
+
+
+def _cell(settings: RunSettings, file: WeightsFile, subnet: SubnetConfig) -> _Cell:
+    """Return the network of a subnet with the weights of a file."""
+    num_classes = len(file.state["head.weight"]) if "head.weight" in file.state else 0
+    spec, tables = settings.model.spec(), settings.table_sizes
+    model = build_model(spec, num_classes, settings.seed, tables)
+    load_weights(model, file)
+    images = torch.zeros(2, model.spec.in_chans, subnet.img_size, subnet.img_size)
+    transform = transform_settings(model, settings.recipe)
+    return _Cell(static_model(model, subnet), images, transform)
+
+
+def _usage(cell: _Cell, subnet: SubnetConfig, output: Path, load: str) -> str:
+    """Say what was written, how to load it, and which images it takes."""
     mean, std = (
-        " ".join(f"{value:.4g}" for value in values) for values in (transform.mean, transform.std)
+        " ".join(f"{value:.4g}" for value in values)
+        for values in (cell.transform.mean, cell.transform.std)
     )
+    _, channels, side, _ = cell.images.shape
     return (
         f"{output}: {subnet}\n"
-        f"load with: torch.export.load({str(output)!r}).module()(images)\n"
-        f"images: B x {model.spec.in_chans} x {side} x {side} in [0, 1], less {mean}, divided by {std}"
+        f"load with: {load}\n"
+        f"images: B x {channels} x {side} x {side} in [0, 1], less {mean}, divided by {std}"
     )

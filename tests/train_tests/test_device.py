@@ -42,7 +42,7 @@ def settings(bench: Any, model: str = "vit-mu", **changes: Any) -> Any:
 def test_a_cpu_takes_bfloat16_where_it_has_it_and_the_network_is_wide(
     bench: Any, monkeypatch: pytest.MonkeyPatch, has_it: bool, model: str, precision: str
 ) -> None:
-    monkeypatch.setattr(device, "_cpu_has_bfloat16", lambda: has_it)
+    monkeypatch.setattr(device, "cpu_has_bfloat16", lambda: has_it)
     assert resolve_compute(settings(bench, model, amp="auto")).amp == precision
     assert resolve_compute(settings(bench, model, amp="none")).amp == "none"
 

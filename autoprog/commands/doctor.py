@@ -1,0 +1,62 @@
+"""``autoprog doctor``: what would be slow or wrong on this machine, and what to do about it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from autoprog.bench.packages import Finding, check_packages
+
+__all__ = ["add_flags", "run"]
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what to look at, and the form of the answer."""
+    parser.epilog = (
+        "examples:\n"
+        "  autoprog doctor\n"
+        "  autoprog doctor --data DIR --runs-dir /scratch/runs\n"
+        "  autoprog doctor --json\n"
+        "\nexit codes: 0 nothing is wrong (slow is not wrong), 1 something is\n"
+    )
+    group = parser.add_argument_group("what to look at")
+    group.add_argument(
+        "--data", metavar="DIR", help="folder with train and val to load from (embedded digits)"
+    )
+    group.add_argument(
+        "--runs-dir", default="runs", metavar="DIR", help="where run folders would go (runs)"
+    )
+    parser.add_argument("--json", action="store_true", dest="as_json", help="one JSON list")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out the command."""
+    found = []
+    for finding in _findings(args):
+        found.append(finding)
+        if not args.as_json:
+            _show(finding)
+    if args.as_json:
+        print(json.dumps([asdict(finding) for finding in found], indent=1))
+    return 1 if any(finding.verdict == "wrong" for finding in found) else 0
+
+
+def _findings(args: argparse.Namespace) -> Iterator[Finding]:
+    """Yield what is found; without its packages the rest of the program cannot be asked."""
+    packages = list(check_packages())
+    yield from packages
+    if any(finding.verdict == "wrong" for finding in packages):
+        return
+    from autoprog.bench.checkup import findings
+    from autoprog.settings import DataSettings
+
+    yield from findings(Path(args.runs_dir), DataSettings(dir=args.data))
+
+
+def _show(finding: Finding) -> None:
+    """Print a line as soon as it is known; no colours, since rich may be what is missing."""
+    cure = f"; {finding.cure}" if finding.cure else ""
+    print(f"{finding.verdict:<6}{finding.subject:<11} {finding.found}{cure}", flush=True)

@@ -1,0 +1,102 @@
+"""``autoprog models``: the models that have a short name, and those of timm that a pattern matches."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+from autoprog.errors import ConfigError
+
+if TYPE_CHECKING:
+    from autoprog.ui.tables import Column
+    from supernet.config import ModelSpec
+
+__all__ = ["add_flags", "run"]
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add which models, and the form of the list."""
+    parser.epilog = (
+        "examples:\n"
+        "  autoprog models\n"
+        "  autoprog models --filter 'vit_small_*'\n"
+        "  autoprog models --filter 'volo*' --json\n"
+    )
+    parser.add_argument(
+        "--filter",
+        metavar="GLOB",
+        help="names that match, those of timm among them (the short names only)",
+    )
+    parser.add_argument("--json", action="store_true", dest="as_json", help="one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out the command."""
+    specs = _found(args.filter)
+    if args.as_json:
+        print(json.dumps({spec.name: _facts(spec) for spec in specs}, indent=1))
+        return 0
+    from rich.console import Console
+
+    from autoprog.ui.tables import rich_table
+
+    console = Console(highlight=False)
+    console.print(rich_table(_columns(specs), console.width))
+    if args.filter is None:
+        console.print("and any timm VisionTransformer or VOLO: autoprog models --filter 'vit_*'")
+    return 0
+
+
+def _found(pattern: str | None) -> list[ModelSpec]:
+    """Return the models whose short or timm name matches, short ones first; without timm for None."""
+    from supernet.zoo import ZOO
+
+    if pattern is None:
+        return list(ZOO.values())
+    from supernet.elastic import described_models
+
+    short = [
+        s for s in ZOO.values() if fnmatchcase(s.name, pattern) or fnmatchcase(s.timm, pattern)
+    ]
+    known = {spec.timm for spec in short if not spec.overrides}
+    found = [*short, *(spec for spec in described_models(pattern) if spec.timm not in known)]
+    if not found:
+        law, cure = "must match a model that can grow", "see autoprog models"
+        raise ConfigError("--filter", "", law, pattern, cure)
+    return found
+
+
+def _facts(spec: ModelSpec) -> dict[str, Any]:
+    """Return what a model is at full size: blocks of each stage, width, px, and cost with 1,000 classes."""
+    from supernet.cost import macs, parameters
+
+    return {
+        "timm": spec.timm,
+        "depth": list(spec.depth),
+        "embed_dim": spec.embed_dim,
+        "num_heads": spec.num_heads,
+        "stride_px": spec.patch_size,
+        "img_size_px": spec.img_size,
+        "parameters": parameters(spec, spec.depth),
+        "macs": macs(spec, spec.full),
+    }
+
+
+def _columns(specs: Sequence[ModelSpec]) -> list[Column]:
+    from autoprog.ui.tables import Column
+    from autoprog.ui.units import amount
+
+    facts = [_facts(spec) for spec in specs]
+    return [
+        Column("model", tuple(spec.name for spec in specs), "left"),
+        Column("timm", tuple(spec.timm for spec in specs), "left", rank=1),
+        Column("depth", tuple("+".join(map(str, spec.depth)) for spec in specs)),
+        Column("width", tuple(str(spec.embed_dim) for spec in specs), rank=2),
+        Column("stride", tuple(str(spec.patch_size) for spec in specs), rank=3),
+        Column("px", tuple(str(spec.img_size) for spec in specs)),
+        Column("parameters", tuple(amount(fact["parameters"]) for fact in facts)),
+        Column("MACs", tuple(amount(fact["macs"]) for fact in facts)),
+    ]
