@@ -341,6 +341,19 @@ def test_searches_that_found_different_schedules_are_seeds_of_one_search(make: M
     assert groups[1].differs_in == (("kind", "search", "train"),)
 
 
+def test_a_training_along_a_found_schedule_says_that_the_search_is_not_in_its_time(
+    make: Make,
+) -> None:
+    folder = make("along", settings(), result(50.0, 1.0))
+    found_by = "found_by:\n  run: the-search\n  rule: rollout\n  seed: 0\n"
+    with (folder / "schedule.yaml").open("a") as file:
+        file.write(found_by)
+    plain = read_finished(make("plain", settings(seed=1), result(50.0, 1.0, 1)))
+    comparison = compare([plain, read_finished(folder)])
+    assert len(comparison.groups) == 1  # where it is from does not change what it computes
+    assert comparison.notes == ("A: its time leaves out the search the-search before it",)
+
+
 def test_the_table_on_a_terminal(command: Any, folders: list[Path]) -> None:
     done = command(*folders, "--x", "macs")
     assert (done.code, done.err) == (0, "")

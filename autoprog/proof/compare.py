@@ -211,6 +211,8 @@ def _notes(runs: Sequence[Finished], groups: Sequence[Group]) -> list[str]:
                 f"runs differ in {name} ({', '.join(values)}): seconds may not be comparable"
             )
     for group in groups:
+        for search in sorted({run.found_by for run in group.runs if run.found_by}):
+            notes.append(f"{group.label}: its time leaves out the search {search} before it")
         repeats = len(group.runs) - len(group.seeds)
         if repeats:
             notes.append(f"{group.label}: seeds given more than once count once, as their mean")

@@ -44,6 +44,7 @@ class Finished:
         configuration: All that decides what it computes, but its seed; runs that share it repeat each other.
         conditions: What it was carried out with, which changes its seconds and not what it computes.
         curve: Its evaluations, in order.
+        found_by: The search run that found the schedule of a training; None where a person wrote it.
     """
 
     path: str
@@ -52,6 +53,7 @@ class Finished:
     configuration: Mapping[str, Any]
     conditions: Mapping[str, str]
     curve: tuple[Point, ...]
+    found_by: str | None = None
 
 
 def read_finished(path: str | Path) -> Finished:
@@ -72,6 +74,7 @@ def read_finished(path: str | Path) -> Finished:
         configuration=_configuration(run, run.result),
         conditions=_conditions(settings, run.result, starts),
         curve=curve_of(events, settings.model.spec(), run.result),
+        found_by=_search_before(run),
     )
 
 
@@ -121,6 +124,13 @@ def _configuration(run: Run, result: Result) -> dict[str, Any]:
     if run.schedule is not None:
         schedule = run.schedule.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     return values | {"schedule": {k: v for k, v in schedule.items() if k != "found_by"}}
+
+
+def _search_before(run: Run) -> str | None:
+    """Return the search whose seconds a training along its schedule does not hold."""
+    if run.manifest.settings.search is not None or run.schedule is None:
+        return None
+    return None if run.schedule.found_by is None else run.schedule.found_by.run
 
 
 def _conditions(settings: RunSettings, result: Result, starts: list[RunStarted]) -> dict[str, str]:
