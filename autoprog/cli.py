@@ -22,6 +22,7 @@ COMMANDS = {
     "search": "find a growth schedule and train along it",
     "train": "train along a schedule: a file or a preset",
     "show": "draw a run, a schedule file or a preset",
+    "inspect": "look through runs in the terminal, also while they train",
     "schedules": "list the schedules that have a name",
     "evaluate": "accuracy, speed and compute of weights over image sizes and keep-rates",
     "export": "write a run's final weights as a plain timm state dict",
@@ -36,6 +37,7 @@ _EXAMPLES = """examples:
   autoprog train --schedule linear --model deit-s   AutoProg's hand-made ramp
   autoprog schedules                                what other schedules there are
   autoprog show runs/…                              what was decided, and why
+  autoprog inspect                          move through all runs and their views by keys
   autoprog evaluate runs/… --grid                   accuracy over image sizes and keep-rates
   autoprog bench runner --schedule linear --model deit-s --data DIR    how fast the runner is here
   autoprog stress -- train --schedule linear --model vit-mu            kill it 20 times, compare the bits
