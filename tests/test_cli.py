@@ -48,6 +48,7 @@ FLAGS = {
     " --storage --fidelity --fidelity-at --fidelity-epochs --fidelity-seeds --fidelity-from --replay --json",
     "train": f"{COMMON} --schedule --elastic --pos-embed --model --img-size --time-budget",
     "show": "-h --help --debug --model --epochs --recipe --plain --json --svg --html",
+    "inspect": "-h --help --debug --runs-dir",
     "export": "-h --help --debug --output --weights --format --img-size --keep-rate --by --at-blocks",
     "evaluate": f"-h --help --debug {DATA} --model --img-size --recipe --weights --img-sizes --keep-rates"
     " --grid --by --at-blocks --batch-size --crop-pct --interpolation --rounds --device --amp --threads"

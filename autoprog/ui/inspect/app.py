@@ -18,6 +18,7 @@ from textual.widgets import Footer, Input, Static, TabbedContent, TabPane
 from textual.worker import get_current_worker
 
 from autoprog.errors import AutoprogError
+from autoprog.ui.inspect.colours import DARK, LIGHT
 from autoprog.ui.inspect.follow import Follower, RunFollower
 from autoprog.ui.inspect.guide import GuideScreen
 from autoprog.ui.inspect.listing import Listing, RunRow
@@ -26,7 +27,7 @@ from autoprog.ui.inspect.panes import PagePane, Pane, RunsPane, WhyPane
 from autoprog.ui.palette import WARNING
 from autoprog.ui.subject import Subject
 
-__all__ = ["VIEWS", "InspectApp"]
+__all__ = ["POLL_SECONDS", "VIEWS", "InspectApp"]
 
 VIEWS = ("runs", "schedule", "why", "search", "live", "growth")
 POLL_SECONDS = 1.0
@@ -59,6 +60,7 @@ class InspectApp(App[None]):
     Args:
         follower: What is open from the start; None begins with the list.
         listing: The runs to choose from.
+        poll_seconds: How often what has changed is read.
     """
 
     TITLE = "autoprog inspect"
@@ -83,11 +85,16 @@ class InspectApp(App[None]):
             self.rows = rows
             super().__init__()
 
-    def __init__(self, follower: Follower | None, listing: Listing) -> None:
+    def __init__(
+        self, follower: Follower | None, listing: Listing, poll_seconds: float = POLL_SECONDS
+    ) -> None:
         super().__init__()
+        self._poll_seconds = poll_seconds
         self._follower, self._listing = follower, listing
         self._subject: Subject | None = None
         self._busy = False
+        self.animation_level = "none"  # a jump is faster than a slide, also over a slow line
+        self.ansi_theme_dark, self.ansi_theme_light = DARK, LIGHT
 
     def compose(self) -> ComposeResult:
         """Yield the headline, the tabs and the keys."""
@@ -103,7 +110,7 @@ class InspectApp(App[None]):
         """Begin to read."""
         self.query_one("#problem").display = False
         self._focus()
-        self.set_interval(POLL_SECONDS, self._poll)
+        self.set_interval(self._poll_seconds, self._poll)
         self.call_after_refresh(self._poll)
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
@@ -172,6 +179,11 @@ class InspectApp(App[None]):
         return self.query_one("#views", TabbedContent).active
 
     @property
+    def _closes(self) -> bool:
+        """Tell whether the views are gone, while what was read last still comes in."""
+        return not self.query("#problem, RunsPane")
+
+    @property
     def _pane(self) -> Pane:
         return cast(Pane, self.query_one(f"#{self._view}-pane"))
 
@@ -196,20 +208,21 @@ class InspectApp(App[None]):
         self.call_after_refresh(self._draw)
 
     def _focus(self) -> None:
-        self._pane.mover.focus(scroll_visible=False)
+        if not self._closes:
+            self._pane.mover.focus(scroll_visible=False)
 
     def _poll(self) -> None:
-        if not self._busy:
+        if not self._busy and not self._closes:
             self._busy = True
-            self.run_worker(self._read, thread=True)
+            self.run_worker(partial(self._read, self._view == "runs"), thread=True)
 
-    def _read(self) -> None:
+    def _read(self, lists: bool) -> None:
         """Read what is new; in a thread of its own, so that the screen answers meanwhile."""
         try:
             follower = self._follower
             if follower is not None:
                 self._follow(follower)
-            if self._view == "runs":
+            if lists:
                 self.post_message(self.Listed(self._listing.rows()))
         finally:
             self._busy = False
@@ -227,7 +240,7 @@ class InspectApp(App[None]):
 
     @on(Read)
     def _take(self, event: Read) -> None:
-        if event.follower is not self._follower:
+        if event.follower is not self._follower or self._closes:
             return
         notice = self.query_one("#problem", Static)
         notice.display = bool(event.problem)
@@ -238,9 +251,12 @@ class InspectApp(App[None]):
 
     @on(Listed)
     def _list(self, event: Listed) -> None:
-        self.query_one(RunsPane).show(event.rows)
+        if not self._closes:
+            self.query_one(RunsPane).show(event.rows)
 
     def _draw(self) -> None:
+        if self._closes:
+            return
         pane = self._pane
         if isinstance(pane, RunsPane):
             pane.show(pane.rows)

@@ -9,7 +9,7 @@ from os import environ
 from pathlib import Path
 
 from autoprog.errors import ConfigError
-from autoprog.ui.inspect.app import InspectApp
+from autoprog.ui.inspect.app import POLL_SECONDS, InspectApp
 from autoprog.ui.inspect.follow import Follower, PlanFollower, RunFollower
 from autoprog.ui.inspect.listing import Listing
 from autoprog.ui.subject import find_subject
@@ -34,8 +34,10 @@ def inspect(targets: Sequence[str], runs_dir: str) -> None:
     app.run()
 
 
-def make_app(targets: Sequence[str], runs_dir: str) -> InspectApp:
-    """Return the program for these targets.
+def make_app(
+    targets: Sequence[str], runs_dir: str, poll_seconds: float = POLL_SECONDS
+) -> InspectApp:
+    """Return the program for these targets, which reads what has changed every `poll_seconds`.
 
     Raises:
         ConfigError: If a target is nothing that can be looked at.
@@ -48,9 +50,8 @@ def make_app(targets: Sequence[str], runs_dir: str) -> InspectApp:
         raise ConfigError("inspect", "", "must have one folder of runs at most", str(folders[1]))
     if not folders and len(named) < 2:
         folders = [_beside(named, runs_dir)]
-    return InspectApp(
-        followers[0] if followers else None, Listing(folders[0] if folders else None, named)
-    )
+    listing = Listing(folders[0] if folders else None, named)
+    return InspectApp(followers[0] if followers else None, listing, poll_seconds)
 
 
 def _is_runs_folder(path: Path) -> bool:

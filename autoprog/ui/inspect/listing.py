@@ -20,7 +20,7 @@ from autoprog.ui.units import duration, per_cent
 __all__ = ["Listing", "RunRow", "filtered", "run_columns"]
 
 TAIL_BYTES = 1 << 16
-_LIVELY = ("starting", "training", "supernet")  # become stale without a sign
+STALE_CHECK_SECONDS = 60.0  # a run becomes stale without a sign
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class Listing:
         self, runs_dir: Path | None, named: Sequence[Path], clock: Callable[[], float] = time.time
     ) -> None:
         self._runs_dir, self._named, self._clock = runs_dir, tuple(named), clock
-        self._known: dict[Path, tuple[Stamp, RunRow]] = {}
+        self._known: dict[Path, tuple[tuple[Stamp, float], RunRow]] = {}
 
     def rows(self) -> list[RunRow]:
-        """Return the rows, the newest run first; running ones are read again."""
+        """Return the rows, the newest run first."""
         found = sorted(self._paths(), key=lambda path: path.name, reverse=True)
         return [self._row(path) for path in found]
 
@@ -56,15 +56,17 @@ class Listing:
         return {*(file.parent for file in inside), *(p for p in self._named if p.is_dir())}
 
     def _row(self, path: Path) -> RunRow:
-        now = stamp(path, (*FILES, "events.jsonl"))
+        seconds = self._clock()
+        now = (stamp(path, (*FILES, "events.jsonl")), seconds // STALE_CHECK_SECONDS)
         known = self._known.get(path)
-        if known is None or known[0] != now or known[1].status in _LIVELY:
-            known = self._known[path] = (now, _read(path, self._clock()))
+        if known is None or known[0] != now:
+            known = self._known[path] = (now, _read(path, seconds))
         return known[1]
 
 
 def run_columns(rows: Sequence[RunRow]) -> list[Column]:
-    """Return the table of runs."""
+    """Return the table of runs; notes only where there are any."""
+    notes = tuple(row.note for row in rows)
     return [
         Column("state", tuple(f"{_mark(row.status)} {row.status}" for row in rows), "left"),
         Column("run", tuple(row.name for row in rows), "left"),
@@ -72,7 +74,7 @@ def run_columns(rows: Sequence[RunRow]) -> list[Column]:
         Column("stage", tuple(row.stage for row in rows), "left", rank=2),
         Column("done", tuple(row.done for row in rows), rank=1),
         Column("left or top-1", tuple(row.came_to for row in rows)),
-        Column("note", tuple(row.note for row in rows), "left", rank=4),
+        *([Column("note", notes, "left", rank=4)] if any(notes) else []),
     ]
 
 

@@ -32,6 +32,7 @@ Page = Callable[[Subject, int, int], RenderableType]
 FRAME_ROWS = 3
 AROUND_PLOT_ROWS = 3  # its legend, its axis and the axis labels
 LEAST_PLOT_ROWS = 4
+CURVES_TOO_ROWS = 40  # from this height on, the schedule has room for the curves below it
 
 
 def headline(subject: Subject) -> Text:
@@ -66,7 +67,9 @@ def _standing(subject: Subject) -> str:
 
 def _schedule(subject: Subject, columns: int, rows: int) -> RenderableType:
     picture, result = timeline_of(subject), result_of(subject)
+    curves = curves_view(subject.state) if rows >= CURVES_TOO_ROWS else None
     parts = [header_view(subject), picture or _note("No schedule is known yet: the run begins.")]
+    parts += [] if curves is None else [curves]
     return Group(*parts, *([] if result is None else [result_view(result)]))
 
 

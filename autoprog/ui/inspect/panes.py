@@ -18,7 +18,7 @@ from textual.widgets import DataTable, Input, Static
 from autoprog.ui.decision import decision_view
 from autoprog.ui.inspect.listing import RunRow, filtered, run_columns
 from autoprog.ui.inspect.pages import Page, decision_list_columns
-from autoprog.ui.palette import DIM
+from autoprog.ui.palette import DIM, STATUS, WARNING
 from autoprog.ui.subject import Subject
 from autoprog.ui.tables import Column, fit_columns
 
@@ -73,8 +73,10 @@ class Rows(DataTable[Text]):
         super().__init__(id=name, cursor_type="row", zebra_stripes=False)
         self._shown: list[Column] = []
 
-    def show(self, columns: Sequence[Column], keys: Sequence[str]) -> None:
-        """Draw columns; the cursor stays on the row with its key."""
+    def show(
+        self, columns: Sequence[Column], keys: Sequence[str], styles: Sequence[str] = ()
+    ) -> None:
+        """Draw columns; the cursor stays on the row with its key; a style is that of a first cell."""
         room = self.scrollable_content_region.width - CELL_PADDING * (len(columns) - 1)
         kept = fit_columns(columns, room)
         if kept == self._shown:
@@ -83,9 +85,12 @@ class Rows(DataTable[Text]):
         before = self.key_at_cursor
         self.clear(columns=True)
         for column in kept:
-            self.add_column(Text(column.header, DIM, justify=column.justify))
-        for key, *cells in zip(keys, *(column.cells for column in kept), strict=True):
-            texts = (Text(cell, justify=c.justify) for cell, c in zip(cells, kept, strict=True))
+            header = Text(column.header, DIM, justify=column.justify)
+            self.add_column(header, width=column.width)
+        for number, key in enumerate(keys):
+            texts = [Text(column.cells[number], justify=column.justify) for column in kept]
+            if styles:
+                texts[0].stylize(styles[number])
             self.add_row(*texts, key=key)
         if before in keys:
             self.move_cursor(row=list(keys).index(before))
@@ -133,7 +138,8 @@ class RunsPane(Vertical):
         """Draw the runs that pass the filter."""
         self.rows = list(rows)
         passing = filtered(rows, self.query_one(Input).value)
-        self.mover.show(run_columns(passing), [str(row.path) for row in passing])
+        styles = [STATUS.get(row.status, ("", WARNING))[1] for row in passing]
+        self.mover.show(run_columns(passing), [str(row.path) for row in passing], styles)
         note = "" if passing else "no run passes the filter" if rows else "no run in this folder"
         self.query_one("#runs-note", Static).update(Text(note, DIM))
 
