@@ -66,7 +66,7 @@ class InspectApp(App[None]):
     TITLE = "autoprog inspect"
     CSS_PATH = "app.tcss"
     BINDINGS: ClassVar[list[BindingType]] = _KEYS
-    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [
+    HORIZONTAL_BREAKPOINTS = [  # noqa: RUF012 (the base class has it so)
         (0, "-narrow"),
         (120, "-wide"),
     ]
