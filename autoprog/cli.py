@@ -23,6 +23,7 @@ COMMANDS = {
     "train": "train along a schedule: a file or a preset",
     "show": "draw a run, a schedule file or a preset",
     "compare": "set finished runs side by side: accuracy, time, compute and memory",
+    "inspect": "look through runs in the terminal, also while they train",
     "schedules": "list the schedules that have a name",
     "models": "list the models that have a short name, or those of timm that can grow",
     "spaces": "list the search spaces that ship with autoprog",
@@ -43,6 +44,7 @@ _EXAMPLES = """examples:
   autoprog schedules                                what other schedules there are
   autoprog show runs/…                              what was decided, and why
   autoprog compare runs/… runs/…                    accuracy, time and compute side by side
+  autoprog inspect                          move through all runs and their views by keys
   autoprog evaluate runs/… --grid                   accuracy over image sizes and keep-rates
   autoprog bench runner --schedule linear --model deit-s --data DIR    how fast the runner is here
   autoprog verify --search --model deit-s --data DIR --seeds 5         is the speed-up real

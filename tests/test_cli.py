@@ -49,6 +49,7 @@ FLAGS = {
     "train": f"{COMMON} --schedule --elastic --pos-embed --model --img-size --time-budget",
     "show": "-h --help --debug --model --epochs --recipe --plain --json --svg --html",
     "compare": "-h --help --debug --x --json --markdown --html",
+    "inspect": "-h --help --debug --runs-dir",
     "export": "-h --help --debug --output --weights --format --img-size --keep-rate --by --at-blocks",
     "evaluate": f"-h --help --debug {DATA} --model --img-size --recipe --weights --img-sizes --keep-rates"
     " --grid --by --at-blocks --batch-size --crop-pct --interpolation --rounds --device --amp --threads"

@@ -17,16 +17,23 @@ from autoprog.ui.state import RunState
 from autoprog.ui.tables import Column
 from autoprog.ui.units import duration, loss_text, number
 
-__all__ = ["accuracy_series", "curves_view", "evaluation_columns", "evaluation_text"]
+__all__ = [
+    "TWO_PLOTS_WIDTH",
+    "accuracy_series",
+    "curves_view",
+    "evaluation_columns",
+    "evaluation_text",
+]
 
 PLOT_ROWS = 7
 TWO_PLOTS_WIDTH = 110
 
 
-def curves_view(state: RunState) -> RenderableType | None:
+def curves_view(state: RunState, plot_rows: int = PLOT_ROWS) -> RenderableType | None:
     """Return the curves of a run, side by side where there is room; None before two points of any."""
     kinds = [kind for kind in (accuracy_series(state), loss_series(state)) if kind]
-    return panel(Fitted(lambda width: _plots(state, kinds, width)), "Curves") if kinds else None
+    plots = Fitted(lambda width: _plots(state, kinds, width, plot_rows))
+    return panel(plots, "Curves") if kinds else None
 
 
 def accuracy_series(state: RunState) -> tuple[Series, ...]:
@@ -73,21 +80,23 @@ def _points(points: list[tuple[float, float]]) -> tuple[tuple[float, float], ...
     return tuple((x, y) for x, y in points if math.isfinite(y))
 
 
-def _plots(state: RunState, kinds: list[tuple[Series, ...]], width: int) -> RenderableType:
+def _plots(
+    state: RunState, kinds: list[tuple[Series, ...]], width: int, rows: int
+) -> RenderableType:
     marks = [growth.step / max(1, state.steps_per_epoch) for growth in state.growths]
     right = max(x for kind in kinds for one in kind for x in [x for x, _ in one.points] + marks)
     if len(kinds) == 1 or width < TWO_PLOTS_WIDTH:
-        return Group(*(_plot(kind, marks, right, width) for kind in kinds))
+        return Group(*(_plot(kind, marks, right, width, rows) for kind in kinds))
     grid = Table.grid(padding=(0, 2, 0, 0))
     half = (width - 2) // 2
-    grid.add_row(*(_plot(kind, marks, right, half) for kind in kinds))
+    grid.add_row(*(_plot(kind, marks, right, half, rows) for kind in kinds))
     return grid
 
 
 def _plot(
-    series: tuple[Series, ...], marks: list[float], right: float, width: int
+    series: tuple[Series, ...], marks: list[float], right: float, width: int, rows: int
 ) -> RenderableType:
     legend = Text(no_wrap=True, overflow="ellipsis")
     for one in series:
         legend.append(("━ " if one.line else "⠂ ") + one.name + "   ", f"bold {one.style}")
-    return Group(legend, chart(series, marks, Span.epochs(right), width, PLOT_ROWS))
+    return Group(legend, chart(series, marks, Span.epochs(right), width, rows))

@@ -19,7 +19,14 @@ from autoprog.ui.track import Track, track_of_run, track_of_table
 from supernet.config import ModelSpec
 from supernet.zoo import ZOO, lookup
 
-__all__ = ["NOMINAL_STEPS_PER_EPOCH", "STALE_SECONDS", "Subject", "find_subject"]
+__all__ = [
+    "NOMINAL_STEPS_PER_EPOCH",
+    "STALE_SECONDS",
+    "Subject",
+    "find_subject",
+    "run_start",
+    "run_subject",
+]
 
 NOMINAL_STEPS_PER_EPOCH = 1000
 STALE_SECONDS = 600.0
@@ -135,12 +142,22 @@ def _nominal_track(schedule: GrowthSchedule, epochs: float | None, strength: Cur
     )
 
 
-def _run_subject(path: Path, now: float) -> Subject:
-    run = load_run(path)
+def run_start(run: Run) -> RunState:
+    """Return the state of a run before its first event."""
+    return RunState(schedule=run.best or run.schedule, spec=run.manifest.settings.model.spec())
+
+
+def run_subject(run: Run, state: RunState, fidelity: Fidelity | None, now: float) -> Subject:
+    """Return a run as its folder and its events tell it.
+
+    Args:
+        run: The folder.
+        state: The fold of its events, from :func:`run_start` on.
+        fidelity: What was found out about its estimates.
+        now: Seconds since the epoch, by which a silent run counts as stale.
+    """
     settings = run.manifest.settings
-    spec = settings.model.spec()
     schedule = run.best or run.schedule
-    state = fold(run.events(), RunState(schedule=schedule, spec=spec))
     strength = settings.recipe.strength
     track = track_of_run(state, strength)
     if track is None and schedule is not None:
@@ -148,15 +165,20 @@ def _run_subject(path: Path, now: float) -> Subject:
     return Subject(
         name=run.manifest.run_id,
         kind=settings.kind,
-        spec=spec,
+        spec=settings.model.spec(),
         schedule=schedule,
         track=track,
         strength=strength,
         run=run,
         state=state,
         status=_status(run, state, now),
-        fidelity=read_fidelity(path),
+        fidelity=fidelity,
     )
+
+
+def _run_subject(path: Path, now: float) -> Subject:
+    run = load_run(path)
+    return run_subject(run, fold(run.events(), run_start(run)), read_fidelity(path), now)
 
 
 def _status(run: Run, state: RunState, now: float) -> str:

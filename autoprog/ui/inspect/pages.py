@@ -1,0 +1,134 @@
+"""What each view shows of a subject, as pure functions to renderables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from autoprog.decisions import Decision
+from autoprog.ui.curves import TWO_PLOTS_WIDTH, accuracy_series, curves_view, loss_series
+from autoprog.ui.decision import decision_summary
+from autoprog.ui.fidelity import fidelity_view
+from autoprog.ui.fitted import Fitted, panel
+from autoprog.ui.frame import frame
+from autoprog.ui.growth import growth_view
+from autoprog.ui.header import header_view
+from autoprog.ui.palette import DIM, STATUS
+from autoprog.ui.result import result_view
+from autoprog.ui.subject import Subject
+from autoprog.ui.tables import Column
+from autoprog.ui.trials import trials_view
+from autoprog.ui.units import duration, number, per_cent
+from autoprog.ui.views import result_of, timeline_of
+from autoprog.ui.ways import front_view
+
+__all__ = ["PAGES", "Page", "decision_list_columns", "headline"]
+
+Page = Callable[[Subject, int, int], RenderableType]
+"""From a subject and the columns and rows that there are."""
+
+FRAME_ROWS = 3
+AROUND_PLOT_ROWS = 3  # its legend, its axis and the axis labels
+LEAST_PLOT_ROWS = 4
+CURVES_TOO_ROWS = 40  # from this height on, the schedule has room for the curves below it
+
+
+def headline(subject: Subject) -> Text:
+    """Return what is shown and how it stands, in one line."""
+    line = Text(no_wrap=True, overflow="ellipsis")
+    if subject.status:
+        mark, style = STATUS[subject.status]
+        line.append(f" {mark} {subject.status}", style)
+    line.append(f"  {subject.spec.name}", "bold").append(f"  {subject.kind} {subject.name}")
+    return line.append(_standing(subject), DIM)
+
+
+def decision_list_columns(decisions: Sequence[Decision]) -> list[Column]:
+    """Return the table of decisions in order, one row each."""
+    return [
+        Column("#", tuple(str(decision.index) for decision in decisions)),
+        Column("epoch", tuple(number(decision.epoch) for decision in decisions)),
+        Column("decided", tuple(map(decision_summary, decisions)), "left"),
+        Column("of", tuple(str(len(decision.candidates)) for decision in decisions), rank=1),
+    ]
+
+
+def _standing(subject: Subject) -> str:
+    state, result = subject.state, result_of(subject)
+    if result is not None:
+        return f"  top-1 EMA {result['top1_ema']:.2f} %  in {duration(result['wall_seconds'])}"
+    if not state.total_steps:
+        return ""
+    left = f"  {duration(state.eta_seconds)} left" if state.eta_seconds is not None else ""
+    return f"  {per_cent(state.share_done)} done{left}"
+
+
+def _schedule(subject: Subject, columns: int, rows: int) -> RenderableType:
+    picture, result = timeline_of(subject), result_of(subject)
+    curves = curves_view(subject.state) if rows >= CURVES_TOO_ROWS else None
+    parts = [header_view(subject), picture or _note("No schedule is known yet: the run begins.")]
+    parts += [] if curves is None else [curves]
+    return Group(*parts, *([] if result is None else [result_view(result)]))
+
+
+def _search(subject: Subject, columns: int, rows: int) -> RenderableType:
+    parts = list(_searched(subject))
+    law = "No front and no trials: the rules pareto and budget and --trials have them"
+    return Group(*parts) if parts else _note(f"{law}; what was decided is under Why.")
+
+
+def _searched(subject: Subject) -> Iterator[RenderableType]:
+    if subject.state.trials:
+        yield trials_view(subject.state.trials)
+    for decision in reversed(subject.decisions):
+        if len(decision.front) > 2:
+            yield _front(decision)
+    if subject.fidelity is not None:
+        yield fidelity_view(subject.fidelity)
+
+
+def _front(decision: Decision) -> RenderableType:
+    picture = Fitted(lambda width: front_view(decision, width) or Text(""))
+    return panel(picture, f"Front · decision {decision.index} · epoch {number(decision.epoch)}")
+
+
+def _live(subject: Subject, columns: int, rows: int) -> RenderableType:
+    state = subject.state
+    if not state.total_steps:
+        return _note("Nothing is measured yet: curves begin with the first steps of a run.")
+    curves = curves_view(state, _plot_rows(subject, columns, rows))
+    return Group(frame(state), curves or _note("A curve begins with its second point."))
+
+
+def _plot_rows(subject: Subject, columns: int, rows: int) -> int:
+    """Return the height at which the plots fill the view."""
+    plots = sum(bool(kind) for kind in (accuracy_series(subject.state), loss_series(subject.state)))
+    stacked = 1 if columns - 4 >= TWO_PLOTS_WIDTH else max(1, plots)
+    free = rows - FRAME_ROWS - 2
+    return max(LEAST_PLOT_ROWS, free // stacked - AROUND_PLOT_ROWS)
+
+
+def _growth(subject: Subject, columns: int, rows: int) -> RenderableType:
+    growths = subject.state.growths
+    if not growths:
+        return _note("The network has not grown yet.")
+    origins = [
+        panel(Text("\n".join(growth.origins)), f"Step {growth.step:,} · what each block came from")
+        for growth in growths
+        if growth.origins
+    ]
+    return Group(growth_view(growths), *origins)
+
+
+def _note(text: str) -> Text:
+    return Text(text, DIM)
+
+
+PAGES: dict[str, Page] = {
+    "schedule": _schedule,
+    "search": _search,
+    "live": _live,
+    "growth": _growth,
+}
