@@ -44,7 +44,7 @@ _EXAMPLES = """examples:
   autoprog schedules                                what other schedules there are
   autoprog show runs/…                              what was decided, and why
   autoprog compare runs/… runs/…                    accuracy, time and compute side by side
-  autoprog inspect                          move through all runs and their views by keys
+  autoprog inspect                                  move through all runs and their views by keys
   autoprog evaluate runs/… --grid                   accuracy over image sizes and keep-rates
   autoprog bench runner --schedule linear --model deit-s --data DIR    how fast the runner is here
   autoprog verify --search --model deit-s --data DIR --seeds 5         is the speed-up real
