@@ -28,7 +28,7 @@ COMMANDS = {
     "models": "list the models that have a short name, or those of timm that can grow",
     "spaces": "list the search spaces that ship with autoprog",
     "evaluate": "accuracy, speed and compute of weights over image sizes and keep-rates",
-    "export": "write a run's final weights as a plain timm state dict",
+    "export": "write a run's final weights for timm, the Hugging Face hub, torch.export or ONNX",
     "init": "write a commented starter file of a search space or a recipe",
     "doctor": "check what would be slow or wrong on this machine",
     "bench": "measure how fast the runner is on this machine",
