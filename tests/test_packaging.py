@@ -42,13 +42,18 @@ def test_nothing_else_is_shipped(setup: ConfigParser, folder: str) -> None:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_every_data_file_is_shipped(setup: ConfigParser, repository: Path, package: str) -> None:
-    patterns = setup["options.package_data"][package].split()
+    shipped = setup["options.package_data"]
     others = [
-        path.name
+        path
         for path in (repository / package).rglob("*")
         if path.is_file() and path.suffix not in (".py", ".pyc")
     ]
-    assert [name for name in others if not any(fnmatch(name, p) for p in patterns)] == []
+    homes = {path: ".".join(path.parent.relative_to(repository).parts) for path in others}
+    assert [
+        path.name
+        for path, home in homes.items()
+        if not any(fnmatch(path.name, p) for p in shipped.get(home, "").split())
+    ] == []
 
 
 def test_the_changelog_has_an_entry_for_this_version(setup: ConfigParser, repository: Path) -> None:
