@@ -31,6 +31,7 @@ __all__ = [
     "Run",
     "RunFolder",
     "effective_rows",
+    "event_of",
     "load_run",
     "new_run_id",
     "write_atomically",
@@ -200,9 +201,7 @@ class Run:
     def events(self) -> Iterator[Event]:
         """Yield what happened, without what a later attempt replayed."""
         for row in effective_rows(read_rows(self.path / "events.jsonl")):
-            yield decode(
-                {key: value for key, value in row.items() if key not in ("attempt", "time")}
-            )
+            yield event_of(row)
 
 
 def load_run(path: str | Path) -> Run:
@@ -226,6 +225,11 @@ def load_run(path: str | Path) -> Run:
         cost_table=table_of(read_object(costs), str(costs)) if costs.exists() else CostTable(),
         result=parse(Result, read_object(result), str(result)) if result.exists() else None,
     )
+
+
+def event_of(row: dict[str, Any]) -> Event:
+    """Return the event of a row of the log."""
+    return decode({key: value for key, value in row.items() if key not in ("attempt", "time")})
 
 
 def effective_rows(rows: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:

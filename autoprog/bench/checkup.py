@@ -36,6 +36,7 @@ _LEAST_FREE_BYTES = 2**30
 """About what two checkpoints of DeiT-S take: weights, moments and averages of 22 million parameters."""
 
 LOADING_SECONDS = 1.5
+_MOST_BATCHES = 10_000
 _LEAST_SPEED = {"cuda": 1000, "mps": 300, "cpu": 50}
 """Images a second below which the loader rather than the device is likely to set the pace of DeiT-S."""
 
@@ -144,9 +145,6 @@ def _loading_speed(
         return images / (time.perf_counter() - begun), feed.workers, compute.device.type
     finally:
         feed.close()
-
-
-_MOST_BATCHES = 10_000
 
 
 def _name_of(data: DataSettings) -> str:

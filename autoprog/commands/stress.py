@@ -40,7 +40,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "examples:\n"
         "  autoprog stress -- train --schedule linear --model vit-mu --epochs 4 --workers 2\n"
         "  autoprog stress --kills 50 --signal mixed -- search --model vit-mu --epochs 8\n"
-        "  autoprog stress --kills 5 --keep /tmp/stress -- train --schedule best.yaml --data DIR\n"
+        "  autoprog stress --kills 5 --keep stress -- train --schedule best.yaml --data DIR\n"
     )
     parser.add_argument("--kills", type=_count, default=20, metavar="N", help="how often (20)")
     parser.add_argument(

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from autoprog.files import FileModel
+from autoprog.proof.compare import charged_parts
 from autoprog.proof.verdict import Ratio, judge, ratio
 from autoprog.runs import Result
 
@@ -200,15 +201,14 @@ def _ratio(
 
 
 def _charges(pairs: Sequence[Pair], arm: Arm, plan: Plan) -> dict[str, float]:
-    """Return where the seconds of an arm's mean run went; ``lost`` is growth."""
+    """Return the seconds of an arm's mean run: ``wall``, its parts, and ``supernet``, which is of ``train``."""
     runs: list[Result] = [getattr(pair, arm) for pair in pairs]
     extra = plan.search_seconds if arm == "candidate" else 0.0
+    parts = [charged_parts(run) for run in runs]
+    means = {name: fmean(one[name] for one in parts) for name in parts[0]}
     return {
+        **means,
+        "search": means["search"] + extra,
         "wall": fmean(run.wall_seconds for run in runs) + extra,
-        "train": fmean(run.train_seconds for run in runs),
         "supernet": fmean(run.supernet_seconds for run in runs),
-        "search": fmean(run.search_seconds for run in runs) + extra,
-        "lost": fmean(run.lost_seconds for run in runs),
-        "data_wait": fmean(run.data_wait_seconds for run in runs),
-        "evaluate": fmean(run.eval_seconds for run in runs),
     }

@@ -30,7 +30,8 @@ _CHARGES = {
     "search": "search",
     "lost": "growth",
     "data_wait": "waiting for data",
-    "evaluate": "evaluation",
+    "eval": "evaluation",
+    "checkpoints": "checkpoints",
 }
 
 

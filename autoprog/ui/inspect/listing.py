@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoprog.errors import AutoprogError
-from autoprog.runs import load_run
+from autoprog.runs import event_of, load_run
 from autoprog.ui.inspect.follow import FILES, Stamp, stamp
-from autoprog.ui.inspect.log import event_of, parse_rows
+from autoprog.ui.inspect.log import parse_rows
 from autoprog.ui.palette import STATUS
 from autoprog.ui.state import RunState, fold
 from autoprog.ui.subject import Subject, run_start, run_subject

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from autoprog.errors import ConfigError
-from autoprog.events import Event, decode
-from autoprog.runs import effective_rows
+from autoprog.runs import effective_rows, event_of
 from autoprog.ui.state import RunState, fold
 
-__all__ = ["EventLog", "event_of", "parse_rows", "picked"]
+__all__ = ["EventLog", "parse_rows", "picked"]
 
 Row = dict[str, Any]
 
@@ -94,11 +93,6 @@ def parse_rows(lines: Iterable[bytes], where: str) -> list[Row]:
         ConfigError: If a line is no row of an event log.
     """
     return [_row(line, where) for line in lines]
-
-
-def event_of(row: Row) -> Event:
-    """Return the event of a row."""
-    return decode({key: value for key, value in row.items() if key not in ("attempt", "time")})
 
 
 def picked(lines: Iterable[bytes], spacing_bytes: int) -> Iterator[bytes]:
