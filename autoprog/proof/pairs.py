@@ -201,7 +201,7 @@ def _ratio(
 
 
 def _charges(pairs: Sequence[Pair], arm: Arm, plan: Plan) -> dict[str, float]:
-    """Return seconds of an arm's mean run: ``wall``, its parts, and ``supernet``, which is within ``train``."""
+    """Return seconds of an arm's mean run: ``wall``, its parts, and ``supernet``, a part of ``train``."""
     runs: list[Result] = [getattr(pair, arm) for pair in pairs]
     extra = plan.search_seconds if arm == "candidate" else 0.0
     parts = [charged_parts(run) for run in runs]
