@@ -29,6 +29,7 @@ COMMANDS = {
     "spaces": "list the search spaces that ship with autoprog",
     "evaluate": "accuracy, speed and compute of weights over image sizes and keep-rates",
     "export": "write a run's final weights for timm, the Hugging Face hub, torch.export or ONNX",
+    "log": "pass a run on to TensorBoard or Weights & Biases",
     "init": "write a commented starter file of a search space or a recipe",
     "doctor": "check what would be slow or wrong on this machine",
     "bench": "measure how fast the runner is on this machine",

@@ -32,6 +32,7 @@ __all__ = [
     "RunFolder",
     "effective_rows",
     "event_of",
+    "is_written_now",
     "load_run",
     "new_run_id",
     "write_atomically",
@@ -276,6 +277,18 @@ def _take_lock(path: Path) -> IO[str]:
         why = "another process is writing this run; wait for it or stop it"
         raise RunError(f"{path}: {why}") from None
     return lock
+
+
+def is_written_now(path: Path) -> bool:
+    """Tell whether a process of this machine is writing a run."""
+    try:
+        with (path / "run.lock").open(encoding="utf-8") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
 
 
 def _now() -> str:

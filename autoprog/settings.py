@@ -97,12 +97,23 @@ class RunSettings(FileModel):
     max_bad_images: int = Field(default=10, ge=0)
     pretrained: bool = False
     initial_checkpoint: str | None = None
+    log_tensorboard: bool = False
+    log_wandb: bool = False
+    wandb_project: str | None = None
+    wandb_mode: Literal["online", "offline"] | None = None
 
     @model_validator(mode="after")
     def _one_start(self) -> RunSettings:
         if self.pretrained and self.initial_checkpoint is not None:
             law = "must not be given together with --pretrained"
             raise ConfigError("", "initial_checkpoint", law, self.initial_checkpoint)
+        return self
+
+    @model_validator(mode="after")
+    def _wandb_is_on(self) -> RunSettings:
+        for key in ("wandb_project", "wandb_mode"):
+            if getattr(self, key) is not None and not self.log_wandb:
+                raise ConfigError("", key, "must be given together with --log-wandb")
         return self
 
     @property

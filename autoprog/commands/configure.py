@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autoprog.commands.fidelity_flags import given_fidelity
+from autoprog.commands.flags import LOGGER_SETTINGS
 from autoprog.commands.recipe_layers import is_file, recipe_of
 from autoprog.errors import ConfigError, suggest
 from autoprog.files import parse
@@ -288,6 +289,7 @@ _OF_RUN = (
     "max_bad_images",
     "pretrained",
     "initial_checkpoint",
+    *LOGGER_SETTINGS,
 )
 
 

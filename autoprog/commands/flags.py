@@ -11,12 +11,14 @@ from pydantic.fields import FieldInfo
 from autoprog.recipe import RECIPES, Recipe
 
 __all__ = [
+    "LOGGER_SETTINGS",
     "NOT_FOR_RESUME",
     "add_data_flags",
     "add_device_flags",
     "add_initial_flags",
     "add_recipe_flags",
     "add_run_flags",
+    "add_wandb_flags",
     "changeable",
     "duration_seconds",
     "flag_of",
@@ -25,7 +27,11 @@ __all__ = [
 
 Group = argparse._ArgumentGroup
 
+LOGGER_SETTINGS = ("log_tensorboard", "log_wandb", "wandb_project", "wandb_mode")
+"""Settings that say to whom a run is told."""
+
 NOT_FOR_RESUME = {
+    *LOGGER_SETTINGS,
     "device",
     "amp",
     "workers",
@@ -105,6 +111,24 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     )
     _add_care_flags(group)
     group.add_argument("-q", "--quiet", action="store_true", help="only warnings and the result")
+    _add_logger_flags(parser.add_argument_group("loggers", "see autoprog log too"))
+
+
+def _add_logger_flags(group: Group) -> None:
+    """Add to whom a run is told while it goes on."""
+    board = "write for TensorBoard, into the run folder (pip install 'autoprog[tensorboard]')"
+    _add(group, "--log-tensorboard", action="store_true", help=board)
+    wandb = "log to Weights & Biases (pip install 'autoprog[wandb]')"
+    _add(group, "--log-wandb", action="store_true", help=wandb)
+    add_wandb_flags(group)
+
+
+def add_wandb_flags(group: Group) -> None:
+    """Add where a run goes to in W&B, and whether at once."""
+    project = "W&B project (WANDB_PROJECT, else autoprog)"
+    _add(group, "--wandb-project", metavar="NAME", help=project)
+    mode = "send at once, or keep for wandb sync (WANDB_MODE, else online)"
+    _add(group, "--wandb-mode", choices=["online", "offline"], help=mode)
 
 
 def add_device_flags(group: Group) -> None:

@@ -21,6 +21,7 @@ from autoprog.errors import ConfigError, DivergedError, RunError
 from autoprog.events import Event, Warned
 from autoprog.files import parse
 from autoprog.follower import FollowedFolder
+from autoprog.loggers.relay import Relays
 from autoprog.runs import RunFolder, load_run, new_run_id
 from autoprog.schedule import GrowthSchedule
 from autoprog.settings import RunManifest, RunSettings
@@ -75,13 +76,19 @@ class Launch:
     quiet: bool
     rolls_back: bool = False
     schedule: GrowthSchedule | None = None
+    settings: RunSettings | None = None
 
     @classmethod
     def on_terminal(cls, ranks: Ranks, quiet: bool, configured: Configured) -> Launch:
         """Return a launch that is shown on standard output, by rank 0."""
         console = RunConsole(highlight=False, quiet=not ranks.is_main)
         rolls_back = configured.settings.on_divergence == "rollback"
-        return cls(ranks, console, quiet, rolls_back, configured.schedule)
+        return cls(ranks, console, quiet, rolls_back, configured.schedule, configured.settings)
+
+    def relays(self, folder: RunFolder) -> Relays:
+        """Return what tells a run to its loggers: those of now, whatever those of its start were."""
+        settings = self.settings or folder.manifest.settings
+        return Relays(folder.path, folder.manifest.model_copy(update={"settings": settings}))
 
 
 def open_run(
@@ -144,10 +151,7 @@ def _carry_out(begin: Begin, launch: Launch, folder: RunFolder, job: Job) -> Non
         if not launch.ranks.is_main:
             _follow(events, launch.ranks)
             return
-        with make_display(launch.console, launch.quiet, schedule=launch.schedule) as display:
-            for event in events:
-                folder.append(event)
-                display.show(event)
+        _tell(events, launch, folder)
     except OSError as error:
         raise RunError(f"{folder.path}: {error}") from error
     except RuntimeError as error:
@@ -157,6 +161,23 @@ def _carry_out(begin: Begin, launch: Launch, folder: RunFolder, job: Job) -> Non
         raise RunError(f"{folder.path}: {what}; go on with --resume {folder.path}") from error
     finally:
         folder.close()
+
+
+def _tell(events: Iterator[Event], launch: Launch, folder: RunFolder) -> None:
+    """Write the events, show them, and pass them on to loggers, which may fail by themselves."""
+    relays = launch.relays(folder)
+    try:
+        with make_display(launch.console, launch.quiet, schedule=launch.schedule) as display:
+            for event in events:
+                folder.append(event)
+                display.show(event)
+                for problem in relays.show(event):
+                    folder.append(problem)
+                    display.show(problem)
+    finally:
+        problems = relays.close()
+        for line in (*problems, *(() if launch.quiet else relays.places)):
+            launch.console.print(line, markup=False, soft_wrap=True)
 
 
 def _known_failure(error: RuntimeError, ranks: Ranks) -> str | None:

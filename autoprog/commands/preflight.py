@@ -7,6 +7,7 @@ from pathlib import Path
 from autoprog.commands.configure import Configured
 from autoprog.curves import Curriculum, curve_ends
 from autoprog.errors import ConfigError
+from autoprog.loggers.relay import check_loggers
 from autoprog.schedule import GrowthSchedule
 from autoprog.search.fidelity import check_fidelity
 from autoprog.search.plan import make_plan
@@ -36,6 +37,8 @@ def check_run(configured: Configured, is_new: bool, ranks: Ranks = ONE_PROCESS) 
     recipe = settings.recipe
     _check_numbers(settings)
     _check_share(settings, ranks)
+    if ranks.is_main:
+        check_loggers(settings)
     compute = resolve_compute(settings, ranks)
     num_images = len(configured.opened.train)
     length = run_length(num_images, recipe.batch_size, recipe.epochs)

@@ -1,0 +1,144 @@
+"""Event files, read back by TensorBoard's own reader."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from autoprog.api import run_training
+from autoprog.cli import main
+from autoprog.events import Evaluated, Progressed, Warned
+from autoprog.loggers.relay import Relay, replay
+from autoprog.runs import Run, RunFolder, load_run
+from autoprog.settings import RunManifest
+from tests.logger_tests.conftest import FIRST, LOSSES, SECOND, Write
+
+accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+FLAGS: Mapping[str, object] = {
+    "model": "vit-mu",
+    "epochs": 1,
+    "workers": 0,
+    "threads": 1,
+    "quiet": True,
+    "log_every_steps": 5,
+}
+
+
+def read(folder: Path):  # type: ignore[no-untyped-def]
+    return accumulators.EventAccumulator(str(folder / "tensorboard")).Reload()
+
+
+def series(reader, tag: str) -> list[tuple[int, float]]:  # type: ignore[no-untyped-def]
+    return [(event.step, pytest.approx(event.value)) for event in reader.Scalars(tag)]
+
+
+def test_a_run_that_went_on_has_each_point_once(
+    folder: Path, manifest: RunManifest, write: Write
+) -> None:
+    watching = None
+    for attempt, events in enumerate((FIRST, SECOND)):
+        relay = Relay("tensorboard", folder, manifest)
+        for event in events:
+            write(attempt, event)
+            assert relay.show(event) is None
+        assert relay.close() is None
+        watching = watching or read(folder)
+        if attempt == 0:
+            assert (30, 9.9) in series(watching, "train/loss")
+    assert series(read(folder), "train/loss") == LOSSES
+    assert series(read(folder), "val/top1") == [(20, 50.0), (40, 60.0)]
+    assert watching is not None
+    watching.Reload()  # a TensorBoard that was open all the time
+    assert series(watching, "train/loss") == LOSSES
+
+
+def test_a_replay_says_everything_once_again(
+    folder: Path, manifest: RunManifest, write: Write
+) -> None:
+    for event in FIRST:
+        write(0, event)
+    for _ in range(2):
+        where = replay("tensorboard", folder, manifest)
+    assert where == f"tensorboard --logdir {folder / 'tensorboard'}"
+    assert len(series(read(folder), "train/loss")) == 3
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return run_training("linear", runs_dir=tmp_path_factory.mktemp("plain"), **FLAGS)
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    runs_dir = tmp_path_factory.mktemp("logged")
+    return run_training("linear", runs_dir=runs_dir, log_tensorboard=True, **FLAGS)
+
+
+def test_a_run_writes_what_its_log_says(logged: Run) -> None:
+    reader = read(logged.path)
+    events = list(logged.events())
+    progress = [event for event in events if isinstance(event, Progressed)]
+    scores = [event for event in events if isinstance(event, Evaluated)]
+    assert series(reader, "train/loss") == [(event.step, event.loss) for event in progress]
+    assert series(reader, "train/lr") == [(event.step, event.lr) for event in progress]
+    assert series(reader, "val/top1_ema") == [(event.step, event.top1_ema) for event in scores]
+    depths = [value for _, value in series(reader, "schedule/depth")]
+    assert (depths[0], depths[-1]) == (2, 4)
+    assert len(series(reader, "growth/delta_loss")) == 2
+    assert logged.result is not None
+    assert series(reader, "result/top1") == [(progress[-1].step, logged.result.top1)]
+    assert {"settings/text_summary", "growth/events/text_summary"} <= {*reader.Tags()["tensors"]}
+
+
+def test_logging_changes_no_weight(plain: Run, logged: Run) -> None:
+    one, other = (
+        load_file(run.path / "checkpoints" / "final_ema.safetensors") for run in (plain, logged)
+    )
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_logger_that_fails_is_a_warning_and_the_run_ends_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: Run
+) -> None:
+    from autoprog.loggers.tensorboard import SummaryWriter
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no space left on device")
+
+    monkeypatch.setattr(SummaryWriter, "add_scalar", fail)
+    run = run_training("linear", runs_dir=tmp_path, log_tensorboard=True, **FLAGS)
+    assert run.result is not None
+    assert plain.result is not None
+    assert run.result.top1 == plain.result.top1
+    (warning,) = (event for event in run.events() if isinstance(event, Warned))
+    assert "tensorboard has stopped (RuntimeError: no space left on device)" in warning.message
+
+
+def test_the_command_passes_a_finished_run_on(
+    plain: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["log", str(plain.path), "--to", "tensorboard"]) == 0
+    assert capsys.readouterr().out == f"tensorboard --logdir {plain.path / 'tensorboard'}\n"
+    progress = [event for event in plain.events() if isinstance(event, Progressed)]
+    expected = [(event.step, event.loss) for event in progress]
+    assert series(read(plain.path), "train/loss") == expected
+
+
+def test_a_run_that_is_told_already_is_not_told_again(
+    tmp_path: Path, manifest: RunManifest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = manifest.settings.model_copy(update={"log_tensorboard": True})
+    folder = RunFolder.create(tmp_path, manifest.model_copy(update={"settings": settings}))
+    command = ["log", str(folder.path), "--to", "tensorboard"]
+    assert main(command) == 2
+    assert "must not be going on with --log-tensorboard" in capsys.readouterr().err
+    assert not (folder.path / "tensorboard").exists()
+    folder.append(FIRST[0])
+    folder.close()
+    assert main(command) == 0
+    assert load_run(folder.path).result is None
