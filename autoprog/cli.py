@@ -31,6 +31,7 @@ COMMANDS = {
     "export": "write a run's final weights for timm, the Hugging Face hub, torch.export or ONNX",
     "log": "pass a run on to TensorBoard or Weights & Biases",
     "init": "write a commented starter file of a search space or a recipe",
+    "completion": "print a script that completes commands, flags and names in a shell",
     "doctor": "check what would be slow or wrong on this machine",
     "bench": "measure how fast the runner is on this machine",
     "verify": "compare a search or a schedule with the baseline, paired by seed, and judge",
@@ -85,8 +86,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
-def build_parser(command: str | None) -> argparse.ArgumentParser:
-    """Return the parser; only `command` gets its flags, since filling in all of them takes longest."""
+def build_parser(command: str | None, *, all_flags: bool = False) -> argparse.ArgumentParser:
+    """Return the parser; only `command` gets its flags, since filling in all of them takes longest.
+
+    With `all_flags` every command gets them.
+    """
     parser = _Parser(
         prog="autoprog",
         description="Progressive learning for Vision Transformers: search when, where and by how much"
@@ -106,7 +110,7 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
         sub.add_argument("--debug", action="store_true", help="show tracebacks")
-        if name == command:
+        if all_flags or name == command:
             _command(name).add_flags(sub)
     return parser
 

@@ -37,6 +37,7 @@ __all__ = [
     "create_elastic",
     "describe",
     "described_models",
+    "growable_names",
 ]
 
 _OWN_ARGUMENTS = (
@@ -167,11 +168,16 @@ def described_models(pattern: str) -> list[ModelSpec]:
     keeps plain ViTs and VOLOs; :func:`describe` accepts one from elsewhere too.
     """
     found = []
-    for name in timm.list_models(pattern):
-        if model_entrypoint(name).__module__ in _HOMES:
-            with suppress(ValueError):
-                found.append(describe(name))
+    for name in growable_names(pattern):
+        with suppress(ValueError):
+            found.append(describe(name))
     return found
+
+
+def growable_names(pattern: str) -> list[str]:
+    """Return the names that :func:`described_models` tries, at once: a few of them cannot grow."""
+    names = timm.list_models(pattern)
+    return [name for name in names if model_entrypoint(name).__module__ in _HOMES]
 
 
 _HOMES = (

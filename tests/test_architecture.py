@@ -56,6 +56,9 @@ HEAVY = ("torch", "torchvision", "timm", "optuna", "rich", "textual", "sklearn",
 THE_ONE_IMPORTER = {
     "yaml": "autoprog.files",
     "optuna": "autoprog.search.controller",
+    "shtab": "autoprog.commands.completion",
+    "torch.utils.tensorboard": "autoprog.loggers.tensorboard",
+    "wandb": "autoprog.loggers.wandb",
     "textual": "autoprog.ui.inspect",
 }
 UPWARDS = {
@@ -63,6 +66,13 @@ UPWARDS = {
     "autoprog.train": ("autoprog.search", "autoprog.bench", "autoprog.ui", "autoprog.cli"),
     "autoprog.search": ("autoprog.bench", "autoprog.ui", "autoprog.cli"),
     "autoprog.ui": ("autoprog.train", "autoprog.search", "autoprog.bench", "autoprog.cli"),
+    "autoprog.loggers": (
+        "autoprog.train",
+        "autoprog.search",
+        "autoprog.bench",
+        "autoprog.ui",
+        "autoprog.cli",
+    ),
     **{
         f"autoprog.{name}": (
             "autoprog.train",

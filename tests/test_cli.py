@@ -39,6 +39,7 @@ RECIPE = (
 RUN = (
     "--seed --runs-dir --resume --device --amp --threads --workers --checkpoint-minutes"
     " --log-every-steps --eval-every-epochs --compile --cache --max-bad-images --on-divergence -q --quiet"
+    " --log-tensorboard --log-wandb --wandb-project --wandb-mode"
 )
 COMMON = f"-h --help --debug {DATA} --pretrained --initial-checkpoint {RECIPE} {RUN}"
 FLAGS = {
@@ -58,6 +59,8 @@ FLAGS = {
     "models": "-h --help --debug --filter --json",
     "spaces": "-h --help --debug --json",
     "init": "-h --help --debug --model --output --force",
+    "log": "-h --help --debug --to --wandb-project --wandb-mode",
+    "completion": "-h --help --debug",
     "doctor": "-h --help --debug --data --runs-dir --json",
     "bench": f"{COMMON} --schedule --elastic --pos-embed --model --img-size --time-budget --blocks"
     " --block-steps --timm-script --space --profile-seconds --json",

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from autoprog.commands import train
+from autoprog.commands.flags import LOGGER_SETTINGS, flag_of
 from autoprog.errors import ConfigError
 from supernet.config import SubnetConfig
 
@@ -142,6 +143,7 @@ def _check_flags(args: argparse.Namespace) -> None:
     for flag, given, why in (
         ("--resume", args.resume is not None, no_run),
         ("--time-budget", hasattr(args, "time_budget_seconds"), no_run),
+        *((flag_of(name), hasattr(args, name), no_run) for name in LOGGER_SETTINGS),
         ("--schedule", args.subject == "costs" and hasattr(args, "schedule"), others),
         ("--timm-script", args.subject == "costs" and args.timm_script is not None, others),
         ("--space", args.subject == "runner" and hasattr(args, "space"), others),
