@@ -31,6 +31,7 @@ COMMANDS = {
     "export": "write a run's final weights for timm, the Hugging Face hub, torch.export or ONNX",
     "log": "pass a run on to TensorBoard or Weights & Biases",
     "init": "write a commented starter file of a search space or a recipe",
+    "schema": "print the JSON Schema of a search space, a schedule or a recipe, for editors",
     "completion": "print a script that completes commands, flags and names in a shell",
     "doctor": "check what would be slow or wrong on this machine",
     "bench": "measure how fast the runner is on this machine",

@@ -7,12 +7,12 @@ from autoprog.recipe import RECIPES, Recipe
 from autoprog.space import Decisions, find_space
 from supernet.config import ModelSpec
 
-__all__ = ["recipe_starter", "space_starter"]
+__all__ = ["DECISIONS", "recipe_starter", "space_starter"]
 
 _LARGE_IMAGES_PX = 64
 """From this full size on a starter recipe is DeiT's; smaller images come in smaller data sets."""
 
-_DECISIONS = {
+DECISIONS = {
     "num_stages": "stages of --rule autoprog",
     "supernet_epochs": "length of a supernet phase of --rule autoprog, in epochs",
     "num_points": "decision points of the other rules",
@@ -67,7 +67,7 @@ def space_starter(spec: ModelSpec, output: str) -> str:
 
 def _decisions(decisions: Decisions) -> list[str]:
     values = decisions.model_dump(mode="json")
-    lines = [f"  {key}: {values[key]}    # {meaning}" for key, meaning in _DECISIONS.items()]
+    lines = [f"  {key}: {values[key]}    # {meaning}" for key, meaning in DECISIONS.items()]
     grow = ", ".join(f"{key}: {value}" for key, value in values["grow"].items())
     return [*lines, f"  grow: {{{grow}}}    # how blocks are added"]
 

@@ -32,6 +32,7 @@ CORE = (
     "steptable",
     "settings",
     "starters",
+    "schemas",
     "decisions",
     "intervals",
     "costs",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from autoprog.errors import ConfigError, RunError
 
-__all__ = ["add_flags", "run"]
+__all__ = ["add_flags", "check_output", "run", "write_file"]
 
 _KINDS = ("space", "recipe")
 
@@ -18,6 +19,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "examples:\n"
         "  autoprog init space --model deit-s --output my-space.yaml\n"
         "  autoprog search --model deit-s --space my-space.yaml --data DIR\n"
+        "  autoprog init space --model deit-s --output my-space.yaml --schema space.schema.json\n"
         "  autoprog init recipe --model vit-xs --output my-recipe.yaml\n"
         "  autoprog init recipe --model deit-s > my-recipe.yaml\n"
     )
@@ -27,17 +29,22 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--output", type=Path, metavar="FILE", help=".yaml or .yml (printed where left out)"
     )
+    group.add_argument(
+        "--schema",
+        type=Path,
+        metavar="FILE",
+        help="write the JSON Schema there too, .json, and the line that editors find it by",
+    )
     group.add_argument("--force", action="store_true", help="replace a file that is there")
 
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
     output: Path | None = args.output
-    if output is not None:
-        _check_output(output, args.force)
-    elif args.force:
-        raise ConfigError("--force", "", "must come with --output FILE")
-    from autoprog.files import write_atomically
+    check_output("--output", output, args.force, (".yaml", ".yml"))
+    if output is None and args.schema is not None:
+        raise ConfigError("--schema", "", "must come with --output FILE")
+    check_output("--schema", args.schema, args.force, (".json",))
     from autoprog.starters import recipe_starter, space_starter
     from autoprog.train.model import find_model
 
@@ -46,17 +53,47 @@ def run(args: argparse.Namespace) -> int:
     if output is None:
         print(text, end="")
         return 0
-    try:
-        write_atomically(output, text)
-    except OSError as error:
-        raise RunError(f"{output}: the file cannot be written: {error.strerror}") from None
+    if args.schema is not None:
+        text = _with_schema(args.kind, args.schema, output) + text
+    write_file(output, text)
     print(output)
     return 0
 
 
-def _check_output(output: Path, force: bool) -> None:
-    if output.suffix not in (".yaml", ".yml"):
-        raise ConfigError("--output", "", "must end in .yaml or .yml", str(output))
-    if output.exists() and not force:
+def _with_schema(kind: str, schema: Path, output: Path) -> str:
+    """Write the schema; return the first line of the file that goes by it."""
+    from autoprog.schemas import modeline, schema_text
+
+    write_file(schema, schema_text(kind))
+    return modeline(os.path.relpath(schema, output.parent))
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write a file that the user asked for.
+
+    Raises:
+        RunError: If it cannot be written.
+    """
+    from autoprog.files import write_atomically
+
+    try:
+        write_atomically(path, text)
+    except OSError as error:
+        raise RunError(f"{path}: the file cannot be written: {error.strerror}") from None
+
+
+def check_output(flag: str, path: Path | None, force: bool, endings: tuple[str, ...]) -> None:
+    """Refuse a file of another kind, or one that is there, unless `force` is given with a file.
+
+    Raises:
+        ConfigError: If it may not be written.
+    """
+    if path is None:
+        if force and flag == "--output":
+            raise ConfigError("--force", "", "must come with --output FILE")
+        return
+    if path.suffix not in endings:
+        raise ConfigError(flag, "", f"must end in {' or '.join(endings)}", str(path))
+    if path.exists() and not force:
         law, cure = "must be a new file", "add --force to replace it"
-        raise ConfigError("--output", "", law, str(output), cure)
+        raise ConfigError(flag, "", law, str(path), cure)
