@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,20 +35,3 @@ def test_an_unknown_argument_is_refused_with_a_suggestion(tmp_path: Path) -> Non
 def test_a_value_that_a_flag_does_not_take_is_refused() -> None:
     with pytest.raises(ConfigError, match="run_train: must get values that the flags take"):
         autoprog.run_training("linear", model="vit-mu", sched="bogus")
-
-
-def test_the_example_of_the_readme_runs(
-    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (repository / "README.md").read_text(), re.DOTALL)
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), names)
-    run = names["run"]
-    assert isinstance(run, autoprog.Run)
-    assert run.result is not None
-    searched = next(path for path in (tmp_path / "runs").iterdir() if "search" in path.name)
-    best = autoprog.load_run(searched).best
-    assert best is not None
-    assert run.schedule == best

@@ -22,7 +22,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "examples:\n"
         "  autoprog log runs/… --to tensorboard    # then tensorboard --logdir runs\n"
         "  autoprog log runs/* --to wandb --wandb-project vits\n"
-        "  autoprog train --log-tensorboard …      # or while it goes on\n"
+        "  autoprog train --schedule linear --model deit-s --log-tensorboard    # or while it goes on\n"
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run folder")
     parser.add_argument("--to", required=True, choices=["tensorboard", "wandb"], help="logger")

@@ -20,7 +20,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "  autoprog schema schedule > schedule.schema.json\n"
         "in a YAML file, the first line tells an editor with a YAML language server of it:\n"
         "  # yaml-language-server: $schema=space.schema.json\n"
-        "autoprog init space --schema space.schema.json writes both\n"
+        "which autoprog init --schema writes, too\n"
     )
     parser.add_argument("kind", choices=_KINDS, help="the kind of file")
     group = parser.add_argument_group("output")
