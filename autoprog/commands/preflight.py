@@ -37,8 +37,7 @@ def check_run(configured: Configured, is_new: bool, ranks: Ranks = ONE_PROCESS) 
     recipe = settings.recipe
     _check_numbers(settings)
     _check_share(settings, ranks)
-    if ranks.is_main:
-        check_loggers(settings)
+    check_loggers(settings)
     compute = resolve_compute(settings, ranks)
     num_images = len(configured.opened.train)
     length = run_length(num_images, recipe.batch_size, recipe.epochs)

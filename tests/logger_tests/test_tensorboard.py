@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from autoprog.api import run_training
 from autoprog.cli import main
 from autoprog.events import Evaluated, Progressed, Warned
+from autoprog.jsonlines import read_rows
 from autoprog.loggers.relay import Relay, replay
 from autoprog.runs import Run, RunFolder, load_run
 from autoprog.settings import RunManifest
@@ -142,3 +144,24 @@ def test_a_run_that_is_told_already_is_not_told_again(
     folder.close()
     assert main(command) == 0
     assert load_run(folder.path).result is None
+
+
+def test_a_run_that_goes_on_may_be_logged_from_its_start(plain: Run, tmp_path: Path) -> None:
+    path = tmp_path / plain.path.name
+    shutil.copytree(plain.path, path, ignore=shutil.ignore_patterns("result.json", "tensorboard"))
+    (path / "checkpoints" / "stage-1-1.pt").replace(path / "checkpoints" / "last.pt")
+    (path / "checkpoints" / "previous.pt").unlink(missing_ok=True)
+    run = run_training(
+        "linear", resume=path, log_tensorboard=True, quiet=True, workers=0, threads=1
+    )
+    attempts = {row["attempt"] for row in read_rows(path / "events.jsonl")}
+    assert attempts == {0, 1}, "the second attempt replays what the first did after stage 2"
+    of_log = [(e.step, e.loss) for e in run.events() if isinstance(e, Progressed)]
+    of_plain = [(e.step, e.loss) for e in plain.events() if isinstance(e, Progressed)]
+    assert series(read(path), "train/loss") == of_log == of_plain
+
+
+def test_a_bench_logs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["bench", "runner", "--schedule", "constant", "--model", "vit-mu"]
+    assert main([*command, "--log-tensorboard"]) == 2
+    assert "--log-tensorboard: must be left out: a bench is no run" in capsys.readouterr().err
