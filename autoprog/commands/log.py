@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     runs = [load_run(path) for path in args.runs]
     manifests = [_manifest(one, args) for one in runs]
     for one in runs:
-        _check_not_told(one, args.to)
+        _check_log(one, args.to)
     check_logger(args.to, manifests[0].settings, f"--to {args.to}")
     for one, manifest in zip(runs, manifests, strict=True):
         print(replay(args.to, one.path, manifest))
@@ -55,10 +55,12 @@ def _manifest(run: Run, args: argparse.Namespace) -> RunManifest:
     return run.manifest.model_copy(update={"settings": settings})
 
 
-def _check_not_told(run: Run, to: str) -> None:
-    """Refuse a run that tells the same logger itself."""
+def _check_log(run: Run, to: str) -> None:
+    """Refuse a run without a log, and one that tells the same logger itself."""
     from autoprog.runs import is_written_now
 
+    if not (run.path / "events.jsonl").is_file():
+        raise ConfigError(str(run.path), "", "must have an events.jsonl")
     if getattr(run.manifest.settings, f"log_{to}") and is_written_now(run.path):
         law = f"must not be going on with --log-{to}"
         raise ConfigError(str(run.path), "", law, cure="it is told already")

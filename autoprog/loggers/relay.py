@@ -65,13 +65,14 @@ class Relay:
         """Pass on the rest and wait for it; return what went wrong, if that has not been told."""
         problem = self._problem() if self.is_on else None
         if self.is_on:
-            problem = self.pass_all()
+            return self.pass_all()
         self._pool.shutdown()
         return problem
 
     def pass_all(self) -> str | None:
         """Pass on everything that the log has and end; return what went wrong."""
-        self._task = self._pool.submit(self._finish)
+        with self._pool:
+            self._task = self._pool.submit(self._finish)
         return self._problem()
 
     @property
@@ -142,7 +143,7 @@ def replay(name: str, folder: Path, manifest: RunManifest) -> str:
         RunError: If the logger fails.
     """
     relay = Relay(name, folder, manifest)
-    problem = relay.pass_all() or relay.close()
+    problem = relay.pass_all()
     if problem is not None:
         raise RunError(f"{folder}: {problem}")
     return relay.place

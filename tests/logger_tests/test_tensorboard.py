@@ -131,6 +131,15 @@ def test_the_command_passes_a_finished_run_on(
     assert series(read(plain.path), "train/loss") == expected
 
 
+def test_a_run_without_a_log_is_refused(
+    plain: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(plain.path / "run.yaml", tmp_path)
+    assert main(["log", str(plain.path), str(tmp_path), "--to", "tensorboard"]) == 2
+    assert f"{tmp_path}: must have an events.jsonl" in capsys.readouterr().err
+    assert not (tmp_path / "tensorboard").exists()
+
+
 def test_a_run_that_is_told_already_is_not_told_again(
     tmp_path: Path, manifest: RunManifest, capsys: pytest.CaptureFixture[str]
 ) -> None:

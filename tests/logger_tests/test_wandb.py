@@ -103,3 +103,17 @@ def test_without_a_login_a_run_does_not_start(
         check_loggers(online)
     monkeypatch.setenv("WANDB_MODE", "offline")
     check_loggers(online)
+
+
+def test_wandb_can_be_disabled_by_its_own_variable(
+    folder: Path, manifest: RunManifest, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    online = manifest.settings.model_copy(update={"log_wandb": True})
+    relay = Relay("wandb", folder, manifest.model_copy(update={"settings": online}))
+    for event in FIRST:
+        write(0, event)
+        assert relay.show(event) is None
+    assert relay.close() is None
+    assert relay.place == "nowhere, as WANDB_MODE says"
+    assert not (folder / "wandb").exists()
