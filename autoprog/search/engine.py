@@ -6,13 +6,14 @@ from collections.abc import Iterator
 
 from autoprog.events import Event
 from autoprog.search.decide import ONCE, forced_decision
+from autoprog.search.found import found_schedule
+from autoprog.search.length import cost_pace
 from autoprog.search.profile import complete_costs
 from autoprog.search.searcher import (
     Piece,
     Searcher,
     announce,
     build_searcher,
-    found_schedule,
     noting_curve,
     recorded_decision,
     settle,
@@ -39,6 +40,8 @@ def search_schedule(searcher: Searcher) -> Iterator[Event]:
     try:
         yield from start(searcher.trainer)
         _measure_costs(searcher)
+        if searcher.by_time:
+            searcher.trainer.stepper.pace = cost_pace(searcher.trainer, searcher.step_costs)
         yield from _train(searcher)
         schedule = found_schedule(searcher)
         searcher.trainer.folder.write_schedule(schedule, "best.yaml")

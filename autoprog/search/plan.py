@@ -11,6 +11,7 @@ from autoprog.errors import ConfigError
 from autoprog.settings import Rule
 from autoprog.space import Decisions, SearchSpace
 from supernet.config import SubnetConfig
+from supernet.cost import relative_cost
 
 Value = TypeVar("Value")
 
@@ -52,14 +53,19 @@ class SearchPlan:
         return sum(start <= step for start in self.piece_starts) - 1
 
 
-def make_plan(rule: Rule, space: SearchSpace, steps_per_epoch: int, total_steps: int) -> SearchPlan:
+def make_plan(
+    rule: Rule, space: SearchSpace, steps_per_epoch: int, total_steps: int, by_time: bool = False
+) -> SearchPlan:
     """Return when to decide.
 
     ``autoprog`` decides at the start of every piece but the last, which is full (CVPR 2022). ``rollout``
     decides at ``num_points`` points, evenly spread up to ``min_full_share`` before the end, from where on
     the model is full; at fewer points in runs so short that a supernet phase would train each of its
-    subnets less than twice. ``pareto`` and ``budget`` decide at the first of them, for good. Up to there
-    the smallest subnet trains, since losses near the start of warm-up tell nothing.
+    subnets for less than ``good_visits`` steps. ``pareto`` and ``budget`` decide at the first of them, for
+    good. Up to there the smallest subnet trains, since losses near the start of warm-up tell nothing.
+
+    With ``by_time`` steps are those of the full model that take as long as what is trained; before any is
+    measured, a subnet counts by its multiply-accumulates.
 
     Raises:
         ConfigError: If the supernet phases do not fit between the decisions, or none is left.
@@ -74,7 +80,8 @@ def make_plan(rule: Rule, space: SearchSpace, steps_per_epoch: int, total_steps:
         points = _published_points(decisions, pieces, full_step, steps_per_epoch)
     else:
         full_step = latest
-        points = _even_points(rule, space, pieces, full_step, total_steps)
+        visit = _visit_steps(space, by_time)
+        points = _even_points(rule, space, pieces, full_step, total_steps, visit)
     return SearchPlan(tuple(points), full_step, total_steps, pieces)
 
 
@@ -97,17 +104,30 @@ def _published_points(
     return points
 
 
+def _visit_steps(space: SearchSpace, by_time: bool) -> float:
+    """Return the length of a supernet phase that gives each subnet one step."""
+    subnets = space.above(space.smallest)
+    return sum(relative_cost(space.spec, subnet) if by_time else 1.0 for subnet in subnets)
+
+
 def _even_points(
-    rule: Rule, space: SearchSpace, pieces: Sequence[int], full_step: int, total_steps: int
+    rule: Rule,
+    space: SearchSpace,
+    pieces: Sequence[int],
+    full_step: int,
+    total_steps: int,
+    visit: float,
 ) -> list[DecisionPoint]:
     """Return evenly spread decisions whose supernet phases train each subnet a few times.
 
-    A phase ends before the next begins, whatever its share of the steps.
+    ``visit`` is the length of a phase that trains each once. A phase ends before the next begins, whatever
+    its share of the steps.
     """
     decisions = space.decisions
-    least = math.ceil(decisions.min_visits * len(space.above(space.smallest)))
     in_supernets = decisions.supernet_share * total_steps
-    most = min(int(in_supernets / least), full_step // least - 1)
+    least, good = (math.ceil(v * visit) for v in (decisions.min_visits, decisions.good_visits))
+    good = max(good, least)
+    most = min(int(in_supernets / good), full_step // good - 1)
     count = max(1, min(decisions.num_points, most))
     apart = full_step // (count + 1)
     if rule == "rollout":

@@ -22,7 +22,7 @@ def first_of(forecast: Forecast) -> SubnetConfig:
 
 def planned_now(inputs: DecisionInputs) -> SubnetConfig:
     """Return the subnet that the plan so far has for now; at the first decision that is staying."""
-    begun = [subnet for step, subnet in inputs.incumbent if step <= inputs.step]
+    begun = [subnet for step, subnet in inputs.incumbent if step <= inputs.at]
     return begun[-1] if begun else inputs.current
 
 

@@ -11,10 +11,12 @@ from autoprog.search.rollout import (
     LossLaw,
     Option,
     end_loss,
+    flattening,
     learning_exponent,
     legs_seconds,
     progress_of_full,
     score_of,
+    target_entropy,
     transfer,
 )
 from autoprog.search.tails import Forecast, Outlook
@@ -95,6 +97,49 @@ def test_without_a_curve_the_learning_exponent_is_the_default() -> None:
     assert learning_exponent([], []) == 0.2
     assert learning_exponent([20.0, 40.0], [3.0, 2.0]) == 0.2
     assert learning_exponent([1000.0, 1001.0, 1002.0], [3.0, 2.0, 1.0]) == 0.2
+
+
+def test_the_learning_exponent_is_that_above_the_floor() -> None:
+    steps, losses = curve(0.3)
+    raised = [loss + 0.5 for loss in losses]
+    assert learning_exponent(steps, raised, floor=0.5) == pytest.approx(0.3, abs=1e-12)
+    assert learning_exponent(steps, raised) < 0.25
+    assert (
+        learning_exponent(steps, raised, floor=10.0) == 0.2
+    )  # below the floor nothing can be fitted
+
+
+def test_smoothed_targets_have_the_entropy_of_their_distribution() -> None:
+    assert target_entropy(0.0, 10) == 0.0
+    probabilities = [0.91, *[0.01] * 9]
+    by_hand = -sum(p * math.log(p) for p in probabilities)
+    assert target_entropy(0.1, 10) == pytest.approx(by_hand)
+    assert target_entropy(1.0, 10) == pytest.approx(math.log(10))
+
+
+def bent(early: float, late: float) -> tuple[list[float], list[float]]:
+    """Return a curve whose exponent changes from `early` to `late` in the middle of the steps."""
+    steps = [float(step) for step in range(20, 2001, 20)]
+    losses = [
+        0.5 + (5.0 * s**-early if s <= 1000 else 5.0 * 1000**-early * (s / 1000) ** -late)
+        for s in steps
+    ]
+    return steps, losses
+
+
+def test_a_curve_that_is_a_power_law_does_not_flatten() -> None:
+    assert flattening(*bent(0.3, 0.3), 0.5, 0.25) == pytest.approx(0.0, abs=1e-9)
+    assert flattening(*bent(0.3, 0.6), 0.5, 0.25) == 0.0  # it falls faster than before
+    assert flattening([], [], 0.5, 0.25) == 0.0
+    assert flattening(*bent(0.3, 0.1), 0.5, 1.0) == 0.0
+
+
+def test_a_curve_that_flattens_lowers_the_worth_of_cheap_steps_by_as_much() -> None:
+    """Where the slope is a third of what it was, a step of that subnet teaches a third."""
+    added = flattening(*bent(0.3, 0.1), 0.5, 0.25)
+    assert 0.25**added == pytest.approx(1 / 3, rel=1e-6)
+    flat = flattening(*bent(0.3, 0.0), 0.5, 0.25)
+    assert 0.25**flat == pytest.approx(0.05)
 
 
 def test_a_small_step_is_worth_its_cost_to_the_capacity_exponent() -> None:
