@@ -148,17 +148,16 @@ def _by_tails(chooser: Chooser, inputs: DecisionInputs, estimates: Sequence[Esti
     best = [_best_from(estimate.subnet, everything) for estimate in estimates]
     front = front_of(everything)
     if chooser.rule == "rollout":
-        winner, reason = settle(outlook.law, inputs, estimates, best)
+        winner, reason = settle(outlook, inputs, estimates, best)
     else:
         chosen, why = from_front(chooser.rule, inputs, front)
         winner = next(i for i, e in enumerate(estimates) if e.subnet == first_of(chosen))
         best[winner] = chosen
         reason = f"{why}; full from step {chosen.tail[-1][0]}"
     scores = [forecast.score for forecast in best]
-    alpha = outlook.law.alpha
     if chooser.rule == "rollout":
         reason += against(estimates, scores, winner)
-    return _Scored(best, alpha, winner, reason, front)
+    return _Scored(best, outlook.alpha, winner, reason, front)
 
 
 def outlook_of(

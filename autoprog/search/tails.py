@@ -67,7 +67,13 @@ class Outlook:
         ]
         loss = end_loss(self.law, legs, self.options[self.full], self.progress)
         seconds = legs_seconds(legs)
-        return Forecast(tail, loss, seconds, score_of(self.law, loss, seconds))
+        score = loss if self.by_time else score_of(self.law, loss, seconds)
+        return Forecast(tail, loss, seconds, score)
+
+    @property
+    def alpha(self) -> float:
+        """Return the exponent that seconds are priced with: 0 where all ways on take as long."""
+        return 0.0 if self.by_time else self.law.alpha
 
     def _unit(self, subnet: SubnetConfig) -> float:
         """Return what a step of a subnet counts for in a tail."""

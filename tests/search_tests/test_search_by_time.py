@@ -56,6 +56,8 @@ def test_decisions_count_time(straight: Any) -> None:
         for candidate in decision.candidates:
             assert candidate.tail[0] == (decision.position, candidate.subnet)
             assert candidate.tail[-1][1] == FULL
+        assert decision.alpha == 0.0
+        assert all(one.score == one.predicted_loss for one in decision.candidates)
         times = [candidate.remaining_seconds for candidate in decision.candidates]
         left = 0.01 * (FULL_STEPS - decision.position)
         assert times == pytest.approx([left] * len(times))  # all ways on take as long
