@@ -52,6 +52,7 @@ class DecisionInputs(FileModel):
         seconds_left: Of a wall-clock budget; None without one.
         position: Where the run stands if its length is a time, which ``total_steps``, ``full_step``
             and tails then count too, in steps of the full model. None if these are steps.
+        chance_loss: Of guessing, where carrying over is measured from it: in a run whose length is a time.
         loss_floor: What the training loss cannot fall below: the entropy of smoothed targets.
     """
 
@@ -70,6 +71,7 @@ class DecisionInputs(FileModel):
     step_seconds: dict[str, float]
     seconds_left: float | None = None
     position: int | None = None
+    chance_loss: float | None = None
     loss_floor: float = 0.0
 
     @property

@@ -23,7 +23,7 @@ from autoprog.search.winner import against, first_of, from_front, planned_now, s
 from autoprog.settings import Rule
 from autoprog.space import SearchSpace
 from autoprog.train.phase import step_seed
-from supernet.config import SubnetConfig
+from supernet.config import ModelSpec, SubnetConfig
 from supernet.cost import relative_cost
 
 __all__ = ["ONCE", "Chooser", "decide", "forced_decision"]
@@ -173,7 +173,7 @@ def outlook_of(
         subnet: Option(relative_cost(spec, subnet), loss, inputs.step_seconds[str(subnet)])
         for subnet, loss in losses.items()
     }
-    law = _law(inputs, min(options[inputs.current].relative_cost, 1.0))
+    law = _law(inputs, spec, space.smallest)
     done = sum(
         law.progress(relative_cost(spec, subnet)) * steps for subnet, steps in inputs.steps_so_far
     )
@@ -182,16 +182,16 @@ def outlook_of(
     return Outlook(law, options, spec.full, progress, inputs.total_steps, by_time)
 
 
-def _law(inputs: DecisionInputs, relative_cost: float) -> LossLaw:
-    """Return the law of a run; where its length is a time, it matters how a curve goes on falling."""
+def _law(inputs: DecisionInputs, spec: ModelSpec, first: SubnetConfig) -> LossLaw:
+    """Return the law of a run; where its length is a time, it matters how the first one's curve goes on."""
     curve = _columns(inputs.curve)
     learning = learning_exponent(*curve, inputs.loss_floor)
     if inputs.position is None:
         return LossLaw(learning)
     capacity = CAPACITY_EXPONENT
-    if len(inputs.steps_so_far) == 1:  # the curve is that of the current subnet alone
-        capacity += flattening(*curve, inputs.loss_floor, relative_cost)
-    return LossLaw(learning, capacity)
+    if inputs.current == first:
+        capacity += flattening(*curve, inputs.loss_floor, relative_cost(spec, first))
+    return LossLaw(learning, capacity, inputs.chance_loss)
 
 
 def _columns(curve: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:

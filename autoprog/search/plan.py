@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn, TypeVar
 
 from autoprog.errors import ConfigError
@@ -23,7 +23,8 @@ class DecisionPoint:
     """A decision: the supernet trains from ``start_step`` to ``stop_step``, where the decision is taken.
 
     ``piece`` is which of the K equal pieces of the run it starts. ``estimate_steps`` are the steps at which
-    candidates are estimated, the last of them ``stop_step``.
+    candidates are estimated, the last of them ``stop_step``. Without a step in between the decision is a
+    glance: candidates are estimated as they are grown.
     """
 
     index: int
@@ -31,6 +32,11 @@ class DecisionPoint:
     start_step: int
     stop_step: int
     estimate_steps: tuple[int, ...]
+
+    @property
+    def is_glance(self) -> bool:
+        """Tell whether no supernet is trained."""
+        return self.start_step == self.stop_step
 
 
 @dataclass(frozen=True)
@@ -45,8 +51,13 @@ class SearchPlan:
     @property
     def supernet_steps(self) -> int:
         """Return the length of a supernet phase."""
-        first = self.points[0]
+        first = self.supernet_points[0]
         return first.stop_step - first.start_step
+
+    @property
+    def supernet_points(self) -> tuple[DecisionPoint, ...]:
+        """Return the decisions that a supernet is trained for."""
+        return tuple(point for point in self.points if not point.is_glance)
 
     def piece_at(self, step: int) -> int:
         """Return which piece `step` lies in."""
@@ -65,7 +76,8 @@ def make_plan(
     good. Up to there the smallest subnet trains, since losses near the start of warm-up tell nothing.
 
     With ``by_time`` steps are those of the full model that take as long as what is trained; before any is
-    measured, a subnet counts by its multiply-accumulates.
+    measured, a subnet counts by its multiply-accumulates. Much of the time then goes to the smallest subnet
+    before a supernet can be afforded, so a glance comes before: does anything of it carry over?
 
     Raises:
         ConfigError: If the supernet phases do not fit between the decisions, or none is left.
@@ -82,6 +94,7 @@ def make_plan(
         full_step = latest
         visit = _visit_steps(space, by_time)
         points = _even_points(rule, space, pieces, full_step, total_steps, visit)
+        points = _with_glance(points, full_step) if by_time else points
     return SearchPlan(tuple(points), full_step, total_steps, pieces)
 
 
@@ -151,6 +164,16 @@ def _even_points(
     ]
 
 
+def _with_glance(points: Sequence[DecisionPoint], full_step: int) -> list[DecisionPoint]:
+    """Return the points after a glance at an eighth of the time before the full model."""
+    step = min(full_step // _GLANCE_AT, points[0].start_step - 1)
+    if step < 1:
+        return list(points)
+    glance = DecisionPoint(0, 0, step, step, estimate_steps=(step,))
+    return [glance, *(replace(point, index=point.index + 1) for point in points)]
+
+
+_GLANCE_AT = 8
 _SHARE_OF_ONE = 3
 """What one decision for the whole run takes of the steps that supernets may take: one so many-th."""
 

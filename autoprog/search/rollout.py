@@ -17,9 +17,11 @@ A way is priced by the seconds that it still takes: score = loss at the end · s
 of epochs has said that loss counts more.
 
 In a run of so much *time* all ways take as long, so the loss at the end decides: what cheap steps save is
-spent on more of them. For how long these go on teaching is measured: where the subnet's own curve falls more
-slowly than its power law, by a factor f, a step is worth f times less, and one of another subnet
-f^(log c / log c of the current one): the full model is as good as new. That is a larger γ.
+spent on more of them. What of these carries over is counted from guessing: with ℓ₀ the loss of that, the
+share is log(ℓ₀ / loss(full)) / log(ℓ₀ / loss(subnet)). For how long they go on teaching is measured: where
+the subnet's own curve falls more slowly than its power law, by a factor f, a step is worth f times less, and
+one of another subnet f^(log c / log c of the current one): the full model is as good as new. That is a larger
+γ.
 """
 
 from __future__ import annotations
@@ -49,6 +51,10 @@ __all__ = [
 TIME_WEIGHT = 0.25
 CAPACITY_EXPONENT = 0.15
 _LEAST_SHARE = 0.05
+_FLATTENING_POINTS = 8
+_CARRIED_NOISE = 0.1
+"""What log losses may differ by and tell nothing: without it, two that have learnt nothing had no ratio."""
+
 _LEARNING_RANGE, _LEARNING_DEFAULT = (0.1, 0.5), 0.2
 
 
@@ -71,10 +77,11 @@ class Leg:
 
 @dataclass(frozen=True)
 class LossLaw:
-    """The learning exponent b and the capacity exponent γ."""
+    """The learning exponent b, the capacity exponent γ, and the loss of guessing, if that counts."""
 
     learning: float
     capacity: float = CAPACITY_EXPONENT
+    chance_loss: float | None = None
 
     @property
     def alpha(self) -> float:
@@ -112,6 +119,8 @@ def flattening(
     """
     middle = sum(step <= steps[-1] / 2 for step in steps) if steps else 0
     excess = [loss - floor for loss in losses]
+    if min(middle, len(steps) - middle) < _FLATTENING_POINTS:
+        return 0.0
     before = power_law_slope(steps[:middle], excess[:middle])
     later = power_law_slope(steps[middle:], excess[middle:])
     if before is None or later is None or before >= 0 or relative_cost >= 1:
@@ -132,7 +141,12 @@ def target_entropy(smoothing: float, num_classes: int) -> float:
 def transfer(law: LossLaw, option: Option, full: Option) -> float:
     """Return the share of what `option` learns that the full model keeps, at most 1."""
     ratio = option.loss / full.loss
-    return ratio if ratio <= 1.0 else ratio ** (-1.0 / law.learning)
+    if ratio > 1.0:
+        return ratio ** (-1.0 / law.learning)
+    if law.chance_loss is None:
+        return ratio
+    learnt, kept = (math.log(law.chance_loss / one.loss) for one in (option, full))
+    return (max(kept, 0.0) + _CARRIED_NOISE) / (max(learnt, 0.0) + _CARRIED_NOISE)
 
 
 def progress_of_full(law: LossLaw, current: Option, full: Option, progress_so_far: float) -> float:

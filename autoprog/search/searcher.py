@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -205,6 +206,7 @@ def inputs_of(
         index=index,
         step=trainer.step,
         position=searcher.position if searcher.by_time else None,
+        chance_loss=math.log(trainer.feed.num_classes) if searcher.by_time else None,
         loss_floor=target_entropy(trainer.recipe.smoothing, trainer.feed.num_classes),
         steps_per_epoch=trainer.steps_per_epoch,
         total_steps=trainer.total_steps,

@@ -92,7 +92,18 @@ def test_by_time_a_visit_counts_what_subnets_cost() -> None:
     short = make_plan("rollout", space, EPOCH, 300, by_time=True)
     assert short.supernet_steps == max(math.ceil(2 * cost), 30) < 32
     most = make_plan("rollout", space, EPOCH, 10_000, by_time=True)
-    assert len(most.points) == min(8, int(1000 / math.ceil(8 * cost)))
+    assert len(most.supernet_points) == min(8, int(1000 / math.ceil(8 * cost)))
+
+
+def test_by_time_a_glance_comes_before_the_first_supernet() -> None:
+    space = SpaceFile().space(ZOO["deit-s"], "test")
+    found = make_plan("rollout", space, EPOCH, 10_000, by_time=True)
+    glance, first, *_ = found.points
+    assert (glance.is_glance, first.is_glance) == (True, False)
+    assert glance.start_step == glance.stop_step == min(8500 // 8, first.start_step - 1)
+    assert [point.index for point in found.points] == list(range(len(found.points)))
+    assert found.supernet_points == found.points[1:]
+    assert not any(point.is_glance for point in plan("rollout", 100).points)
 
 
 def test_phases_end_before_the_next_decision_whatever_their_share() -> None:

@@ -131,6 +131,8 @@ def test_a_curve_that_is_a_power_law_does_not_flatten() -> None:
     assert flattening(*bent(0.3, 0.3), 0.5, 0.25) == pytest.approx(0.0, abs=1e-9)
     assert flattening(*bent(0.3, 0.6), 0.5, 0.25) == 0.0  # it falls faster than before
     assert flattening([], [], 0.5, 0.25) == 0.0
+    steps, losses = bent(0.3, 0.0)
+    assert flattening(steps[-8::7], losses[-8::7], 0.5, 0.25) == 0.0  # too few points to tell
     assert flattening(*bent(0.3, 0.1), 0.5, 1.0) == 0.0
 
 
@@ -161,6 +163,19 @@ def test_where_a_subnet_leads_the_ratio_of_the_losses_transfers() -> None:
 def test_where_a_subnet_falls_behind_its_place_on_the_curve_counts() -> None:
     """At loss ~ progress^-0.2 a loss that is twice as high belongs to a 32nd of the progress."""
     assert transfer(LAW, CURRENT, replace(FULL, loss=1.0)) == pytest.approx(1 / 32)
+
+
+def test_what_carries_over_is_counted_from_guessing() -> None:
+    """A subnet that has learnt what the full model shows nothing of is worth next to nothing."""
+    law = replace(LAW, chance_loss=4.0)
+    assert transfer(law, CURRENT, FULL) == 1.0
+    none = transfer(law, replace(CURRENT, loss=0.4), replace(FULL, loss=4.0))
+    assert none == pytest.approx(0.1 / (math.log(10) + 0.1))
+    half = transfer(law, replace(CURRENT, loss=1.0), replace(FULL, loss=2.0))
+    assert half == pytest.approx((math.log(2) + 0.1) / (math.log(4) + 0.1))
+    neither = transfer(law, replace(CURRENT, loss=4.1), replace(FULL, loss=4.2))
+    assert neither == 1.0  # nothing learnt, nothing lost
+    assert transfer(law, CURRENT, replace(FULL, loss=1.0)) == pytest.approx(1 / 32)
 
 
 def test_the_full_model_has_learnt_what_its_loss_shows() -> None:
