@@ -239,7 +239,8 @@ REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
     ),
     "a decision that is not taken": (
         (*SEARCH, "--rule", "autoprog", "--epochs", 12, "--fidelity", 4, "--fidelity-at", 3),
-        "--fidelity-at: must be below 2, the number of decisions, which count from 0, but got 3",
+        "--fidelity-at: must be below 2, the number of decisions with a supernet, which count from 0,"
+        " but got 3",
     ),
     "epochs below zero": (
         (*LINEAR, "--epochs", -1),
