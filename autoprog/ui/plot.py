@@ -15,16 +15,26 @@ __all__ = ["Series", "Span", "chart"]
 
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 LABEL_WIDTH = 8
+DOTTED = 3  # of so many dots of a dotted line one is drawn
 
 
 @dataclass(frozen=True)
 class Series:
-    """A curve. A ``line`` is joined up; otherwise its points stand alone, so shape tells them apart."""
+    """A curve. A ``line`` is joined up; otherwise its points stand alone, so shape tells them apart.
+
+    A line that is ``dotted`` has gaps: it is there to be compared with.
+    """
 
     name: str
     points: tuple[tuple[float, float], ...]
     style: str
     line: bool = True
+    dotted: bool = False
+
+    @property
+    def mark(self) -> str:
+        """Return what stands before its name in a legend."""
+        return "┄" if self.dotted else "━" if self.line else "⠂"
 
 
 @dataclass(frozen=True)
@@ -90,7 +100,7 @@ def _cells(
             )
             for x, y in one.points
         ]
-        for x, y in _joined(dots) if one.line else dots:
+        for x, y in _joined(dots)[:: DOTTED if one.dotted else 1] if one.line else dots:
             bits, _ = cells.get((y // 4, x // 2), (0, ""))
             cells[y // 4, x // 2] = (bits | _DOTS[y % 4][x % 2], one.style)
     return cells

@@ -18,11 +18,15 @@ from autoprog.ui.tables import list_table
 __all__ = ["KEYS", "GuideScreen"]
 
 KEYS = {
-    "1 … 6, Tab, h l, ← →": "Runs, Schedule, Why, Search, Live, Growth",
+    "1 … 7, Tab, h l, ← →": "Runs, Schedule, Why, Search, Live, Growth, Compare",
     "j k, ↑ ↓": "down and up: a run, a decision, a line",
     "g G, Home End": "first and last",
     "Space, Page Up Down, ^D ^U": "a page down and up; under Why in the decision",
-    "Enter": "open the run under the cursor",
+    "Enter": "under Runs: open the run under the cursor",
+    "Space, b": "under Runs: mark a run to compare; take it as baseline for Live",
+    "d": "under Schedule: beside the next marked run or named plan",
+    "e": "under Schedule: edit a copy; ← → move the end of a stage, Tab the next, s saves",
+    "x": "under Live and Compare: curves over epochs, seconds, images or MACs",
     "/": "filter the runs; Enter keeps it, Esc clears it",
     "^P": "palette: every command by name",
     "?": "this page; Esc or ? closes it",
@@ -37,6 +41,6 @@ class GuideScreen(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         """Yield the table of keys."""
-        note = Text("Looking changes nothing: no file is written, no run is stopped.", DIM)
+        note = Text("Looking changes nothing: no run is written to, none is stopped.", DIM)
         with VerticalScroll(id="guide"):
             yield Static(Group(list_table(KEYS), Text(""), note))
