@@ -131,8 +131,8 @@ def _finished(path: Path) -> Finished | str:
         return read_finished(path)
     except ConfigError as error:
         return ": ".join(part for part in (error.key, error.law) if part)
-    except OSError as error:
-        return str(error.strerror)
+    except (AutoprogError, OSError) as error:
+        return str(error)
 
 
 def _baseline_of(path: Path) -> str:

@@ -101,6 +101,7 @@ class SchedulePane(PagePane):
         """Draw a subject; a draft of another one ends."""
         if subject is None or self._subject is None or subject.name != self._subject.name:
             self.draft = None
+            self.refresh_bindings()
         super().show(subject)
 
     def action_diff(self) -> None:
