@@ -179,7 +179,7 @@ def _plot(comparison: Comparison, axis: Axis, width: int, plot_rows: int) -> Ren
         legend.append(f"━ {group.label} {group.name}   ", f"bold {style}")
         for run in group.runs:
             points = tuple((x_of(point, axis), point.top1_ema) for point in run.curve)
-            series.append(Series(group.label, points, style))
+            series.append(Series(group.label, points, style, label=group.label[:1]))
     right = max(x for one in series for x, _ in one.points)
     title = Text(f"top-1 EMA % over {AXES[axis]}, one line a run", DIM)
     span = Span(0.0, right or 1.0, "0", x_text(right, axis))

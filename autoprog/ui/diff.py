@@ -272,12 +272,11 @@ def _lane_texts(lane: Lane, track: Track, right: float, columns: int) -> tuple[s
 
 
 def _cost_lines(diff: ScheduleDiff) -> list[Text]:
-    lines = []
+    lines, models = [], {cost.model for cost in diff.costs}
     for side, cost in zip("AB", diff.costs, strict=True):
-        line = Text(f"{side} ", "bold").append(f"{cost.name}  {cost.model}", "not bold")
-        line.append(
-            f"  {number(cost.epochs)} epochs, as much as {number(cost.full_epochs)} full ones", DIM
-        )
+        model = f"  {cost.model}" if len(models) > 1 else ""
+        line = Text(f"{side} ", "bold").append(f"{cost.name}{model}", "not bold")
+        line.append(f"  {number(cost.epochs)} epochs = {number(cost.full_epochs)} full", DIM)
         if cost.seconds is not None:
             line.append(f", {duration(cost.seconds)} by measured step times", DIM)
         lines.append(line)

@@ -22,7 +22,8 @@ DOTTED = 3  # of so many dots of a dotted line one is drawn
 class Series:
     """A curve. A ``line`` is joined up; otherwise its points stand alone, so shape tells them apart.
 
-    A line that is ``dotted`` has gaps: it is there to be compared with.
+    A line that is ``dotted`` has gaps: it is there to be compared with. A ``label`` of one letter is
+    written where a curve ends.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Series:
     style: str
     line: bool = True
     dotted: bool = False
+    label: str = ""
 
     @property
     def mark(self) -> str:
@@ -72,13 +74,15 @@ def chart(
     values = [y for one in series for _, y in one.points]
     low, high = min(values), max(values)
     cells = _cells(series, span, (low, high), columns, height)
+    ends = {_end(one, span, (low, high), columns, height): one.label for one in series if one.label}
     text = Text(no_wrap=True, overflow="crop")
     for row in range(height):
         value = {0: number(high, 3), height - 1: number(low, 3)}.get(row, "")
         text.append(f"{value.rjust(LABEL_WIDTH - 1)} {'┤' if value else '│'}", DIM)
         for column in range(columns):
             bits, style = cells.get((row, column), (0, ""))
-            text.append(chr(0x2800 + bits) if bits else " ", style)
+            letter = ends.get((row, column), chr(0x2800 + bits) if bits else " ")
+            text.append(letter, style)
         text.append("\n")
     text.append(" " * LABEL_WIDTH + "└" + _ruler(marks, span, columns) + "\n", DIM)
     room = columns - len(span.left_text)
@@ -90,20 +94,35 @@ def _cells(
     series: Sequence[Series], span: Span, bounds: tuple[float, float], columns: int, height: int
 ) -> dict[tuple[int, int], tuple[int, str]]:
     """Return the dots and the style of each (row, column) that has any."""
-    low, high = bounds
     cells: dict[tuple[int, int], tuple[int, str]] = {}
     for one in series:
-        dots = [
-            (
-                round(span.share(x) * (2 * columns - 1)),
-                round((high - y) / ((high - low) or 1.0) * (4 * height - 1)),
-            )
-            for x, y in one.points
-        ]
+        dots = _dots(one, span, bounds, columns, height)
         for x, y in _joined(dots)[:: DOTTED if one.dotted else 1] if one.line else dots:
             bits, _ = cells.get((y // 4, x // 2), (0, ""))
             cells[y // 4, x // 2] = (bits | _DOTS[y % 4][x % 2], one.style)
     return cells
+
+
+def _dots(
+    one: Series, span: Span, bounds: tuple[float, float], columns: int, height: int
+) -> list[tuple[int, int]]:
+    """Return the (column, row) of each point in dots."""
+    low, high = bounds
+    return [
+        (
+            round(span.share(x) * (2 * columns - 1)),
+            round((high - y) / ((high - low) or 1.0) * (4 * height - 1)),
+        )
+        for x, y in one.points
+    ]
+
+
+def _end(
+    one: Series, span: Span, bounds: tuple[float, float], columns: int, height: int
+) -> tuple[int, int]:
+    """Return the (row, column) of the cell in which a curve ends; none where it has no points."""
+    dots = _dots(one, span, bounds, columns, height)[-1:]
+    return (dots[0][1] // 4, dots[0][0] // 2) if dots else (-1, -1)
 
 
 def _ruler(marks: Sequence[float], span: Span, columns: int) -> str:

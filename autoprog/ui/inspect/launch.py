@@ -12,7 +12,6 @@ from autoprog.errors import ConfigError
 from autoprog.ui.inspect.app import POLL_SECONDS, InspectApp
 from autoprog.ui.inspect.follow import Follower, PlanFollower, RunFollower
 from autoprog.ui.inspect.listing import Listing
-from autoprog.ui.inspect.screenshots import take_screenshots
 from autoprog.ui.inspect.search_pane import Importances
 from autoprog.ui.subject import find_subject
 
@@ -47,6 +46,8 @@ def inspect(
     poll_seconds = POLL_SECONDS if screenshots is None else SCREENSHOT_POLL_SECONDS
     app = make_app(targets, runs_dir, poll_seconds, importances)
     if screenshots is not None:
+        from autoprog.ui.inspect.screenshots import take_screenshots
+
         return take_screenshots(app, screenshots, size)
     if not (sys.stdin.isatty() and sys.stdout.isatty()) or environ.get("TERM") == "dumb":
         cure = "autoprog show prints the same views anywhere"
