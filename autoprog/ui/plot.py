@@ -72,17 +72,20 @@ def chart(
     """
     columns = max(10, width - LABEL_WIDTH - 1)
     values = [y for one in series for _, y in one.points]
-    low, high = min(values), max(values)
-    cells = _cells(series, span, (low, high), columns, height)
-    ends = {_end(one, span, (low, high), columns, height): one.label for one in series if one.label}
+    low, high = bounds = min(values), max(values)
+    cells = _cells(series, span, bounds, columns, height)
+    ends = {_end(one, span, bounds, columns, height): one for one in series if one.label}
     text = Text(no_wrap=True, overflow="crop")
     for row in range(height):
         value = {0: number(high, 3), height - 1: number(low, 3)}.get(row, "")
         text.append(f"{value.rjust(LABEL_WIDTH - 1)} {'┤' if value else '│'}", DIM)
         for column in range(columns):
             bits, style = cells.get((row, column), (0, ""))
-            letter = ends.get((row, column), chr(0x2800 + bits) if bits else " ")
-            text.append(letter, style)
+            ending = ends.get((row, column))
+            if ending is not None:
+                text.append(ending.label, ending.style)
+            else:
+                text.append(chr(0x2800 + bits) if bits else " ", style)
         text.append("\n")
     text.append(" " * LABEL_WIDTH + "└" + _ruler(marks, span, columns) + "\n", DIM)
     room = columns - len(span.left_text)

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 from textual.binding import Binding, BindingType
 
-from autoprog.ui.compare import (
-    AXES,
-    Axis,
-    comparison_curves,
-    comparison_notes,
-    comparison_table,
-)
 from autoprog.ui.inspect.library import Compared, Library, Marks
 from autoprog.ui.inspect.panes import PagePane
 from autoprog.ui.palette import DIM, WARNING
 from autoprog.ui.subject import Subject
 
+if TYPE_CHECKING:
+    from autoprog.ui.compare import Axis
+
 __all__ = ["ComparePane", "compared_view"]
 
 AROUND_PLOT_ROWS = 6  # its title, legend and axis, and the head of the table
 LEAST_PLOT_ROWS = 5
+_AXES: tuple[Axis, ...] = ("seconds", "images", "macs")
 
 
 class ComparePane(PagePane):
@@ -49,18 +46,20 @@ class ComparePane(PagePane):
 
     def action_axis(self) -> None:
         """Draw the curves over another axis."""
-        self._axis = (self._axis + 1) % len(AXES)
+        self._axis = (self._axis + 1) % len(_AXES)
         self.draw()
 
     def picture(self, subject: Subject | None, columns: int, rows: int) -> RenderableType | None:
         """Return the table, the curves below it, and what both mean."""
         if self._compared is None:
             return None
-        return compared_view(self._compared, list(AXES)[self._axis], rows)
+        return compared_view(self._compared, _AXES[self._axis], rows)
 
 
 def compared_view(compared: Compared, axis: Axis, rows: int) -> RenderableType:
     """Return the comparison, drawn for so many rows."""
+    from autoprog.ui.compare import comparison_curves, comparison_notes, comparison_table
+
     left_out = [Text(f"! left out: {name}: {why}", WARNING) for name, why in compared.left_out]
     comparison = compared.comparison
     if comparison is None:

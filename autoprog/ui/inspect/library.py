@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from autoprog.errors import AutoprogError, ConfigError
-from autoprog.proof.compare import Comparison, compare
-from autoprog.proof.finished import Finished, read_finished
 from autoprog.runs import load_run
 from autoprog.ui.curves import Ghost
 from autoprog.ui.inspect.follow import FILES, Follower, PlanFollower, RunFollower, Stamp, stamp
 from autoprog.ui.subject import Subject
+
+if TYPE_CHECKING:
+    from autoprog.proof.compare import Comparison
+    from autoprog.proof.finished import Finished
 
 __all__ = ["BASELINE_SCHEDULE", "Compared", "Library", "Marks", "subject_of"]
 
@@ -74,7 +77,9 @@ class Library:
         """Return the comparison of runs; the same one while nothing changes."""
         read = tuple(self._read(path) for path in paths)
         if read != self._compared[0]:
-            runs = [one for one in read if isinstance(one, Finished)]
+            from autoprog.proof.compare import compare
+
+            runs = [one for one in read if not isinstance(one, str)]
             reasons = zip(paths, read, strict=True)
             left_out = tuple((path.name, why) for path, why in reasons if isinstance(why, str))
             self._compared = (read, Compared(compare(runs) if runs else None, left_out))
@@ -127,6 +132,8 @@ def subject_of(library: Library, other: Path | Follower) -> Subject:
 
 
 def _finished(path: Path) -> Finished | str:
+    from autoprog.proof.finished import read_finished  # not before a view needs it
+
     try:
         return read_finished(path)
     except ConfigError as error:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 from textual.binding import Binding, BindingType
 
 from autoprog.errors import AutoprogError
-from autoprog.ui.diff import ScheduleDiff, diff_view, schedule_diff
-from autoprog.ui.draft import Draft, draft_of
 from autoprog.ui.inspect.library import Library, Marks, subject_of
 from autoprog.ui.inspect.pages import PAGES
 from autoprog.ui.inspect.panes import PagePane
-from autoprog.ui.inspect.save import SaveScreen
 from autoprog.ui.palette import DIM, WARNING
 from autoprog.ui.subject import Subject
 from autoprog.ui.timeline import timeline
+
+if TYPE_CHECKING:
+    from autoprog.ui.diff import ScheduleDiff
+    from autoprog.ui.draft import Draft
 
 __all__ = ["SchedulePane", "draft_view"]
 
@@ -78,6 +79,8 @@ class SchedulePane(PagePane):
         number = self._diffing
         if number is None or subject is None:
             return None
+        from autoprog.ui.diff import schedule_diff  # not before it is asked for
+
         others = self._library.others(subject, marks)
         if not others:
             return _Other(NO_OTHER, 0, 0)
@@ -119,6 +122,8 @@ class SchedulePane(PagePane):
         """Begin to move boundaries in a copy."""
         if self._subject is None:
             return
+        from autoprog.ui.draft import draft_of
+
         try:
             self.draft = draft_of(self._subject)
         except AutoprogError as error:
@@ -141,6 +146,8 @@ class SchedulePane(PagePane):
     def action_save(self) -> None:
         """Ask for a file and write the draft."""
         if self.draft is not None:
+            from autoprog.ui.inspect.save import SaveScreen
+
             self.app.push_screen(SaveScreen(self.draft), self._saved)
 
     def action_keep(self) -> None:
@@ -188,6 +195,8 @@ def _diff_picture(other: _Other | None) -> RenderableType:
         return Text("reading …", DIM)
     if isinstance(other.diff, str):
         return Text(other.diff, DIM)
+    from autoprog.ui.diff import diff_view
+
     place = f"{other.number + 1} of {other.count}" if other.count > 1 else "the only other one"
     note = Text(f"{place}: d shows the next, Esc leaves", DIM)
     return Group(diff_view(other.diff), note)
