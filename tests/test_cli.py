@@ -49,9 +49,9 @@ FLAGS = {
     " --proxy -j --jobs --join"
     " --storage --fidelity --fidelity-at --fidelity-epochs --fidelity-seeds --fidelity-from --replay --json",
     "train": f"{COMMON} --schedule --elastic --pos-embed --model --img-size --time-budget",
-    "show": "-h --help --debug --model --epochs --recipe --plain --json --svg --html",
+    "show": "-h --help --debug --model --epochs --recipe --diff --plain --json --svg --html",
     "compare": "-h --help --debug --x --json --markdown --html",
-    "inspect": "-h --help --debug --runs-dir",
+    "inspect": "-h --help --debug --runs-dir --screenshots --size",
     "export": "-h --help --debug --output --weights --format --img-size --keep-rate --by --at-blocks",
     "evaluate": f"-h --help --debug {DATA} --model --img-size --recipe --weights --img-sizes --keep-rates"
     " --grid --by --at-blocks --batch-size --crop-pct --interpolation --rounds --device --amp --threads"

@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autoprog.errors import ConfigError
+
+if TYPE_CHECKING:
+    from autoprog.importance import Importance
 
 __all__ = ["add_flags", "run"]
 
@@ -14,6 +22,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "  autoprog inspect                choose among the runs in runs/\n"
         "  autoprog inspect runs/…         a run, also while it writes\n"
         "  autoprog inspect linear         a preset; a schedule file goes as well\n"
+        "  autoprog inspect runs/a runs/b  two runs, marked for Compare\n"
+        "  autoprog inspect runs/… --screenshots pictures --size 160x50\n"
         "\n"
         "? shows the keys. q leaves; a run that is writing goes on.\n"
     )
@@ -26,11 +36,45 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--runs-dir", default="runs", metavar="DIR", help="runs to choose from (runs)"
     )
+    parser.add_argument(
+        "--screenshots",
+        type=Path,
+        metavar="DIR",
+        help="write a picture of every view into DIR as SVG, without a terminal",
+    )
+    parser.add_argument(
+        "--size", default="80x24", metavar="CxR", help="columns and rows of the pictures (80x24)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
     from autoprog.ui.inspect.launch import inspect
 
-    inspect(args.targets, args.runs_dir)
+    for path in inspect(
+        args.targets, args.runs_dir, _importances, args.screenshots, _size(args.size)
+    ):
+        print(path)
     return 0
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Return columns and rows.
+
+    Raises:
+        ConfigError: If the text is not of the form 80x24, or is too small to show anything.
+    """
+    columns, _, rows = text.partition("x")
+    law, cure = "must be columns x rows of at least 60x18 and at most 400x200", "such as 80x24"
+    if not (columns.isdecimal() and rows.isdecimal()):
+        raise ConfigError("--size", "", law, text, cure)
+    if not (60 <= int(columns) <= 400 and 18 <= int(rows) <= 200):
+        raise ConfigError("--size", "", law, text, cure)
+    return int(columns), int(rows)
+
+
+def _importances(journal: Path) -> Sequence[Importance]:
+    """Compute parameter importances; loads Optuna when they are asked for."""
+    from autoprog.search.controller import importances
+
+    return importances(journal)

@@ -15,11 +15,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "  autoprog show runs/…\n"
         "  autoprog show linear --model deit-s --epochs 100\n"
         "  autoprog show best.yaml --json\n"
+        "  autoprog show best.yaml --diff linear --epochs 100\n"
     )
     parser.add_argument("target", metavar="RUN|FILE|PRESET", help="run folder, YAML file or preset")
     parser.add_argument("--model", metavar="NAME", help="model of a preset (deit-s)")
     parser.add_argument("--epochs", type=float, metavar="N", help="length of a preset's run")
     parser.add_argument("--recipe", metavar="NAME", help="recipe of a preset (deit)")
+    parser.add_argument(
+        "--diff",
+        metavar="RUN|FILE|PRESET",
+        help="where another schedule differs, and what each costs, instead of the views",
+    )
     parser.add_argument("--plain", action="store_true", help="aligned text without drawing")
     parser.add_argument("--json", action="store_true", dest="as_json", help="one JSON object")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="write a picture")
@@ -39,5 +45,6 @@ def run(args: argparse.Namespace) -> int:
         as_json=args.as_json,
         svg=args.svg,
         html=args.html,
+        diff=args.diff,
     )
     return 0

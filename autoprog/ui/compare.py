@@ -29,6 +29,9 @@ __all__ = [
     "compare_plain",
     "compare_views",
     "comparison_columns",
+    "comparison_curves",
+    "comparison_notes",
+    "comparison_table",
     "difference_lines",
     "value_text",
     "x_of",
@@ -88,14 +91,34 @@ def difference_lines(comparison: Comparison) -> list[str]:
 
 def compare_views(comparison: Comparison, axis: Axis) -> Iterator[RenderableType]:
     """Yield the table, what it means, and the curves."""
-    yield Fitted(lambda width: rich_table(comparison_columns(comparison), width))
-    for line in difference_lines(comparison):
-        yield Text(line, DIM)
-    yield Text(f"{CHARGED} {PAIRED}", DIM)
-    for note in comparison.notes:
-        yield Text(f"! {note}", WARNING)
-    if any(run.curve for group in comparison.groups for run in group.runs):
-        yield Fitted(lambda width: _plot(comparison, axis, width))
+    yield comparison_table(comparison)
+    yield from comparison_notes(comparison)
+    curves = comparison_curves(comparison, axis)
+    if curves is not None:
+        yield curves
+
+
+def comparison_table(comparison: Comparison) -> RenderableType:
+    """Return the table as it fits."""
+    return Fitted(lambda width: rich_table(comparison_columns(comparison), width))
+
+
+def comparison_notes(comparison: Comparison) -> list[Text]:
+    """Return what the table means, and what makes its numbers hard to compare."""
+    return [
+        *(Text(line, DIM) for line in difference_lines(comparison)),
+        Text(f"{CHARGED} {PAIRED}", DIM),
+        *(Text(f"! {note}", WARNING) for note in comparison.notes),
+    ]
+
+
+def comparison_curves(
+    comparison: Comparison, axis: Axis, plot_rows: int = PLOT_ROWS
+) -> RenderableType | None:
+    """Return top-1 EMA over an axis; None where no run was evaluated on the way."""
+    if not any(run.curve for group in comparison.groups for run in group.runs):
+        return None
+    return Fitted(lambda width: _plot(comparison, axis, width, plot_rows))
 
 
 def compare_plain(comparison: Comparison) -> str:
@@ -149,18 +172,18 @@ def value_text(value: Any) -> str:
     return text if len(text) <= 40 else text[:37] + "…"
 
 
-def _plot(comparison: Comparison, axis: Axis, width: int) -> RenderableType:
+def _plot(comparison: Comparison, axis: Axis, width: int, plot_rows: int) -> RenderableType:
     series, legend = [], Text()
     for index, group in enumerate(comparison.groups):
         style = COLOURS[index % len(COLOURS)]
         legend.append(f"━ {group.label} {group.name}   ", f"bold {style}")
         for run in group.runs:
             points = tuple((x_of(point, axis), point.top1_ema) for point in run.curve)
-            series.append(Series(group.label, points, style))
+            series.append(Series(group.label, points, style, label=group.label[:1]))
     right = max(x for one in series for x, _ in one.points)
     title = Text(f"top-1 EMA % over {AXES[axis]}, one line a run", DIM)
     span = Span(0.0, right or 1.0, "0", x_text(right, axis))
-    return Stack(title, legend, chart(series, (), span, width, PLOT_ROWS))
+    return Stack(title, legend, chart(series, (), span, width, plot_rows))
 
 
 def _group_values(group: Group) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from autoprog.ui.track import (
     measured_speed_up,
 )
 from autoprog.ui.views import result_of
+from autoprog.workers import WorkerSeen
 
 __all__ = ["document"]
 
@@ -42,6 +43,7 @@ def document(subject: Subject) -> dict[str, Any]:
         "eta_seconds": state.eta_seconds,
         "decisions": [decision.model_dump(mode="json") for decision in subject.decisions],
         "trials": [encode(event) for event in state.trials],
+        "workers": [_worker_values(worker) for worker in subject.workers],
         "fidelity": None
         if subject.fidelity is None
         else subject.fidelity.model_dump(mode="json", by_alias=True),
@@ -71,6 +73,10 @@ def _track_values(subject: Subject) -> dict[str, Any]:
             track, {} if subject.run is None else subject.run.step_seconds
         ),
     }
+
+
+def _worker_values(worker: WorkerSeen) -> dict[str, Any]:
+    return {**worker.status.model_dump(mode="json"), "is_alive": worker.is_alive}
 
 
 def _segment_values(track: Track, segment: Segment) -> dict[str, Any]:

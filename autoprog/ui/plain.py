@@ -26,6 +26,7 @@ from autoprog.ui.trials import trial_columns
 from autoprog.ui.units import ascii_text, number, per_cent
 from autoprog.ui.views import result_of
 from autoprog.ui.ways import front_columns, then_text
+from autoprog.ui.workers import worker_columns
 
 __all__ = ["plain_text", "stage_columns"]
 
@@ -97,6 +98,8 @@ def _lines(subject: Subject) -> Iterator[str]:
         yield from map(ascii_text, fidelity_lines(subject.fidelity))
     if subject.state.trials:
         yield from ("", "Trials", *plain_table(trial_columns(subject.state.trials)))
+    if subject.workers:
+        yield from ("", "Workers", *plain_table(worker_columns(subject.workers)))
     if subject.state.growths:
         yield from ("", "Growth", *plain_table(growth_columns(subject.state.growths)))
     if subject.state.evaluations:

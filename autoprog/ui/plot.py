@@ -15,16 +15,28 @@ __all__ = ["Series", "Span", "chart"]
 
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 LABEL_WIDTH = 8
+DOTTED = 3  # of so many dots of a dotted line one is drawn
 
 
 @dataclass(frozen=True)
 class Series:
-    """A curve. A ``line`` is joined up; otherwise its points stand alone, so shape tells them apart."""
+    """A curve. A ``line`` is joined up; otherwise its points stand alone, so shape tells them apart.
+
+    A line that is ``dotted`` has gaps: it is there to be compared with. A ``label`` of one letter is
+    written where a curve ends.
+    """
 
     name: str
     points: tuple[tuple[float, float], ...]
     style: str
     line: bool = True
+    dotted: bool = False
+    label: str = ""
+
+    @property
+    def mark(self) -> str:
+        """Return what stands before its name in a legend."""
+        return "┄" if self.dotted else "━" if self.line else "⠂"
 
 
 @dataclass(frozen=True)
@@ -60,15 +72,20 @@ def chart(
     """
     columns = max(10, width - LABEL_WIDTH - 1)
     values = [y for one in series for _, y in one.points]
-    low, high = min(values), max(values)
-    cells = _cells(series, span, (low, high), columns, height)
+    low, high = bounds = min(values), max(values)
+    cells = _cells(series, span, bounds, columns, height)
+    ends = {_end(one, span, bounds, columns, height): one for one in series if one.label}
     text = Text(no_wrap=True, overflow="crop")
     for row in range(height):
         value = {0: number(high, 3), height - 1: number(low, 3)}.get(row, "")
         text.append(f"{value.rjust(LABEL_WIDTH - 1)} {'┤' if value else '│'}", DIM)
         for column in range(columns):
             bits, style = cells.get((row, column), (0, ""))
-            text.append(chr(0x2800 + bits) if bits else " ", style)
+            ending = ends.get((row, column))
+            if ending is not None:
+                text.append(ending.label, ending.style)
+            else:
+                text.append(chr(0x2800 + bits) if bits else " ", style)
         text.append("\n")
     text.append(" " * LABEL_WIDTH + "└" + _ruler(marks, span, columns) + "\n", DIM)
     room = columns - len(span.left_text)
@@ -80,20 +97,35 @@ def _cells(
     series: Sequence[Series], span: Span, bounds: tuple[float, float], columns: int, height: int
 ) -> dict[tuple[int, int], tuple[int, str]]:
     """Return the dots and the style of each (row, column) that has any."""
-    low, high = bounds
     cells: dict[tuple[int, int], tuple[int, str]] = {}
     for one in series:
-        dots = [
-            (
-                round(span.share(x) * (2 * columns - 1)),
-                round((high - y) / ((high - low) or 1.0) * (4 * height - 1)),
-            )
-            for x, y in one.points
-        ]
-        for x, y in _joined(dots) if one.line else dots:
+        dots = _dots(one, span, bounds, columns, height)
+        for x, y in _joined(dots)[:: DOTTED if one.dotted else 1] if one.line else dots:
             bits, _ = cells.get((y // 4, x // 2), (0, ""))
             cells[y // 4, x // 2] = (bits | _DOTS[y % 4][x % 2], one.style)
     return cells
+
+
+def _dots(
+    one: Series, span: Span, bounds: tuple[float, float], columns: int, height: int
+) -> list[tuple[int, int]]:
+    """Return the (column, row) of each point in dots."""
+    low, high = bounds
+    return [
+        (
+            round(span.share(x) * (2 * columns - 1)),
+            round((high - y) / ((high - low) or 1.0) * (4 * height - 1)),
+        )
+        for x, y in one.points
+    ]
+
+
+def _end(
+    one: Series, span: Span, bounds: tuple[float, float], columns: int, height: int
+) -> tuple[int, int]:
+    """Return the (row, column) of the cell in which a curve ends; none where it has no points."""
+    dots = _dots(one, span, bounds, columns, height)[-1:]
+    return (dots[0][1] // 4, dots[0][0] // 2) if dots else (-1, -1)
 
 
 def _ruler(marks: Sequence[float], span: Span, columns: int) -> str:

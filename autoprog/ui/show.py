@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from autoprog.errors import RunError
+from autoprog.ui.diff import diff_document, diff_plain, diff_view, schedule_diff
 from autoprog.ui.document import document
 from autoprog.ui.plain import plain_text
 from autoprog.ui.subject import Subject, find_subject
@@ -32,6 +35,7 @@ def show(
     as_json: bool = False,
     svg: Path | None = None,
     html: Path | None = None,
+    diff: str | None = None,
     console: Console | None = None,
     clock: Callable[[], float] = time.time,
 ) -> None:
@@ -46,6 +50,7 @@ def show(
         as_json: Print one JSON object.
         svg: File for a picture, instead of printing.
         html: File for a web page, instead of printing.
+        diff: Another run, file or preset, whose schedule is set beside that of `target` instead.
         console: Where to print; standard output if None.
         clock: Seconds since the epoch, by which a silent run counts as stale.
 
@@ -55,23 +60,55 @@ def show(
     """
     console = Console() if console is None else console
     subject = find_subject(target, model, epochs, recipe, clock())
+    forms = _forms(subject)
+    if diff is not None:
+        forms = _diff_forms(subject, find_subject(diff, model, epochs, recipe, clock()))
     if as_json:
-        console.out(json.dumps(document(subject), indent=1, allow_nan=False), highlight=False)
+        console.out(json.dumps(forms.document(), indent=1, allow_nan=False), highlight=False)
     elif svg is not None or html is not None:
-        _export(subject, svg, html)
+        _export(forms, svg, html)
     elif plain or not _draws(console):
-        console.out(plain_text(subject), end="", highlight=False)
+        console.out(forms.plain(), end="", highlight=False)
     else:
         width = max(MIN_WIDTH, min(console.width, MAX_WIDTH))
-        for view in views(subject):
+        for view in forms.views():
             console.print(view, width=width, crop=False)
+
+
+@dataclass(frozen=True)
+class _Forms:
+    """One thing in the three forms in which it is shown."""
+
+    name: str
+    document: Callable[[], dict[str, Any]]
+    plain: Callable[[], str]
+    views: Callable[[], Iterable[RenderableType]]
+
+
+def _forms(subject: Subject) -> _Forms:
+    return _Forms(
+        subject.name,
+        lambda: document(subject),
+        lambda: plain_text(subject),
+        lambda: views(subject),
+    )
+
+
+def _diff_forms(a: Subject, b: Subject) -> _Forms:
+    found = schedule_diff(a, b)
+    return _Forms(
+        f"{a.name} --diff {b.name}",
+        lambda: diff_document(found),
+        lambda: diff_plain(found),
+        lambda: [diff_view(found)],
+    )
 
 
 def _draws(console: Console) -> bool:
     return not console.is_dumb_terminal and console.encoding.startswith("utf")
 
 
-def _export(subject: Subject, svg: Path | None, html: Path | None) -> None:
+def _export(forms: _Forms, svg: Path | None, html: Path | None) -> None:
     console = Console(
         record=True,
         file=io.StringIO(),
@@ -80,10 +117,10 @@ def _export(subject: Subject, svg: Path | None, html: Path | None) -> None:
         color_system="truecolor",
         _environ={},
     )
-    for view in views(subject):
+    for view in forms.views():
         console.print(view)
     if svg is not None:
-        _write(svg, console.export_svg(title=f"autoprog show {subject.name}", clear=False))
+        _write(svg, console.export_svg(title=f"autoprog show {forms.name}", clear=False))
     if html is not None:
         _write(html, console.export_html(clear=False))
 

@@ -16,6 +16,7 @@ from autoprog.runs import Run, load_run
 from autoprog.schedule import GrowthSchedule, load_schedule
 from autoprog.ui.state import RunState, fold
 from autoprog.ui.track import Track, track_of_run, track_of_table
+from autoprog.workers import WorkerSeen, read_workers
 from supernet.config import ModelSpec
 from supernet.zoo import ZOO, lookup
 
@@ -39,6 +40,7 @@ class Subject:
     """One thing to show; parts that it does not have are None or empty.
 
     ``status`` is starting, training, supernet, interrupted, complete or stale, and empty for a mere plan.
+    ``epochs`` is the length of the run that the schedule is resolved for; None where that tells it.
     """
 
     name: str
@@ -52,6 +54,8 @@ class Subject:
     status: str = ""
     notes: tuple[str, ...] = ()
     fidelity: Fidelity | None = None
+    epochs: float | None = None
+    workers: tuple[WorkerSeen, ...] = ()
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
@@ -130,6 +134,7 @@ def _plan(
         track=_nominal_track(schedule, epochs, strength),
         strength=strength,
         notes=notes,
+        epochs=epochs,
     )
 
 
@@ -173,6 +178,8 @@ def run_subject(run: Run, state: RunState, fidelity: Fidelity | None, now: float
         state=state,
         status=_status(run, state, now),
         fidelity=fidelity,
+        epochs=settings.recipe.epochs,
+        workers=tuple(read_workers(run.path)),
     )
 
 

@@ -22,7 +22,7 @@ from autoprog.ui.palette import (
 from autoprog.ui.track import Lane, Track, constants, lanes, mean_relative_cost
 from autoprog.ui.units import number, per_cent
 
-__all__ = ["place_labels", "step_plot", "timeline"]
+__all__ = ["lane_changes", "place_labels", "step_plot", "timeline"]
 
 NAME_WIDTH = 12
 
@@ -93,11 +93,12 @@ def _lane(track: Track, lane: Lane, index: int, columns: int) -> list[Text]:
     plot.stylize(DIM, now)
     if now < columns:
         plot.stylize("bold", now, now + 1)
-    labels = Text(place_labels(_changes(lane, starts), columns), f"bold {style}")
+    labels = Text(place_labels(lane_changes(lane, starts), columns), f"bold {style}")
     return [_row(lane.name, labels), _row("", plot)]
 
 
-def _changes(lane: Lane, starts: Sequence[int]) -> list[tuple[int, str]]:
+def lane_changes(lane: Lane, starts: Sequence[int]) -> list[tuple[int, str]]:
+    """Return (column, text) where a lane begins and where its text changes."""
     texts = lane.texts
     return [
         (starts[index], text)

@@ -19,11 +19,14 @@ __all__ = [
     "CURRICULUM_NAMES",
     "Lane",
     "Track",
+    "all_lanes",
     "constants",
     "curriculum_value",
+    "full_epochs",
     "lanes",
     "mean_relative_cost",
     "measured_speed_up",
+    "step_seconds_sum",
     "track_of_run",
     "track_of_table",
 ]
@@ -129,35 +132,48 @@ def _segment(piece: Piece) -> Segment:
 
 def lanes(track: Track) -> tuple[Lane, ...]:
     """Return the lanes: depth, image size, whatever else varies, and the cost of a step."""
+    hidden = {
+        *(() if _drops_tokens(track) else ("keep-rate",)),
+        *(lane.name for lane in _training_lanes(track, plain=True)),
+        *(shown for name, shown in CURRICULUM_NAMES.items() if not _varies(track, name)),
+    }
+    return tuple(lane for lane in all_lanes(track) if lane.name not in hidden)
+
+
+def all_lanes(track: Track) -> tuple[Lane, ...]:
+    """Return a lane for every axis, also where nothing happens on it; the same axes for every track."""
     subnets = [segment.subnet for segment in track.segments]
-    varying = [_curriculum_lane(track, name) for name in CURRICULUM_NAMES if _varies(track, name)]
     full, costs = track.spec.full, [_cost(track, segment) for segment in track.segments]
     return (
         _lane("depth", subnets, lambda s: s.total_depth, depth_text, full.total_depth),
         _lane("image px", subnets, lambda s: s.img_size, lambda s: str(s.img_size), full.img_size),
-        *_token_lane(subnets),
-        *_training_lanes(track),
-        *varying,
+        _lane("keep-rate", subnets, lambda s: s.tokens.keep_rate, _keep_text, 1.0),
+        *_training_lanes(track, plain=None),
+        *(_curriculum_lane(track, name) for name in CURRICULUM_NAMES),
         Lane("step cost", tuple(costs), tuple(map(per_cent, costs)), max(1.0, *costs)),
     )
 
 
-def _token_lane(subnets: list[SubnetConfig]) -> Iterator[Lane]:
-    if any(subnet.tokens != ALL_TOKENS for subnet in subnets):
-        yield _lane("keep-rate", subnets, lambda s: s.tokens.keep_rate, _keep_text, 1.0)
+def _drops_tokens(track: Track) -> bool:
+    return any(segment.subnet.tokens != ALL_TOKENS for segment in track.segments)
 
 
 def _keep_text(subnet: SubnetConfig) -> str:
     return number(subnet.tokens.keep_rate, 3)
 
 
-def _training_lanes(track: Track) -> Iterator[Lane]:
-    """Yield a lane for each way in which steps differ from plain ones."""
+def _training_lanes(track: Track, plain: bool | None) -> Iterator[Lane]:
+    """Yield a lane for each way in which steps may differ from plain ones.
+
+    Args:
+        track: Whose steps.
+        plain: Only the lanes in which they do not, or only those in which they do; None for all.
+    """
     trainings = [segment.training for segment in track.segments]
     for name, value, text in _TRAINING_LANES:
         values = [value(training) for training in trainings]
-        if any(one != value(Training()) for one in values):
-            yield Lane(name, tuple(values), tuple(map(text, trainings)), max(values))
+        if plain is None or plain == all(one == value(Training()) for one in values):
+            yield Lane(name, tuple(values), tuple(map(text, trainings)), max(1.0, *values))
 
 
 _TRAINING_LANES: tuple[tuple[str, Callable[[Training], float], Callable[[Training], str]], ...] = (
@@ -200,6 +216,21 @@ def mean_relative_cost(track: Track) -> float:
     """
     nominal = sum(s.steps * s.training.batch_scale for s in track.segments)
     return sum(s.steps * _cost(track, s) for s in track.segments) / nominal
+
+
+def full_epochs(track: Track) -> float:
+    """Return what the known steps cost, in epochs of the full model, by multiply-accumulates."""
+    return sum(s.steps * _cost(track, s) for s in track.segments) / track.steps_per_epoch
+
+
+def step_seconds_sum(track: Track, step_seconds: Mapping[str, float]) -> float | None:
+    """Return the seconds of the known steps by the costs of plain ones; None if one is missing."""
+    plain = all(segment.training == Training() for segment in track.segments)
+    seconds = [step_seconds.get(str(segment.subnet)) for segment in track.segments]
+    if not plain or any(one is None for one in seconds):
+        return None
+    pairs = zip(track.segments, seconds, strict=True)
+    return sum(segment.steps * (one or 0.0) for segment, one in pairs)
 
 
 def measured_speed_up(track: Track, step_seconds: Mapping[str, float]) -> float | None:

@@ -29,6 +29,7 @@ HEADLINES = {
     "search": ("No front and no trials", "Why"),
     "live": ("Curves", "top-1 EMA", "training loss", "▲"),
     "growth": ("Growth", "d6 r128", "d8 r160", "Δloss"),
+    "compare": ("No complete runs to compare", "Space"),
 }
 
 Builder = Callable[[int], Path]
@@ -116,7 +117,7 @@ def test_keys_move_between_views_and_in_them(run_builder: Builder) -> None:
             (["tab"], "live"),
             (["h"], "search"),
             (["left", "shift+tab", "shift+tab"], "runs"),
-            (["shift+tab"], "growth"),
+            (["shift+tab"], "compare"),
             (["tab", "3"], "why"),
         ):
             await pilot.press(*keys)

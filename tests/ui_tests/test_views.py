@@ -55,6 +55,23 @@ def test_points_that_are_no_line_stand_alone() -> None:
     assert sum(0x2800 < ord(letter) < 0x2900 for letter in text) == 2
 
 
+def test_a_label_stands_where_its_curve_ends_and_a_dotted_line_has_gaps() -> None:
+    points = ((0.0, 0.0), (10.0, 50.0))
+    line = Series("top-1", points, "red", label="A")
+    rows = chart([line], [], Span.epochs(10.0), width=29, height=4).plain.splitlines()
+    assert rows[0][-1] == "A"
+    assert "".join(rows).count("A") == 1
+    whole, dotted = (
+        chart([Series("x", points, "red", dotted=gaps)], [], Span.epochs(10.0), 29, 4).plain
+        for gaps in (False, True)
+    )
+    dots = [
+        sum(bin(ord(x) - 0x2800).count("1") for x in text if x >= "\u2800")
+        for text in (whole, dotted)
+    ]
+    assert dots[1] == pytest.approx(dots[0] / 3, abs=1)
+
+
 def test_curves_need_two_evaluations(events_until: Callable[[int], list[Event]]) -> None:
     assert accuracy_series(fold(events_until(200))) == ()
     averaged, online = accuracy_series(fold(events_until(400)))

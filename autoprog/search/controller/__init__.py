@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autoprog.search.controller.halving import Halving, should_stop
 from autoprog.search.controller.history import studies_of_decisions
+from autoprog.search.controller.importances import importances
 from autoprog.search.controller.memory import search_in_memory, write_study
 from autoprog.search.controller.proposals import Controller, Proposals
 from autoprog.search.controller.reaper import LeaseTerms
@@ -62,6 +63,7 @@ __all__ = [
     "TrialState",
     "WorkerEnd",
     "create_sampler",
+    "importances",
     "num_points",
     "open_journal",
     "open_storage",

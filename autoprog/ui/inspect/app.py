@@ -1,17 +1,17 @@
-"""The program behind ``autoprog inspect``: tabs over what a thread reads of a run folder."""
+"""The program behind ``autoprog inspect``: tabs over what a thread reads of run folders."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import ClassVar
 
 from rich.text import Text
 from textual import on
 from textual.app import App, ComposeResult, SystemCommand
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.message import Message
 from textual.screen import Screen
 from textual.widgets import Footer, Input, Static, TabbedContent, TabPane
@@ -19,53 +19,41 @@ from textual.worker import get_current_worker
 
 from autoprog.errors import AutoprogError
 from autoprog.ui.inspect.colours import DARK, LIGHT
-from autoprog.ui.inspect.follow import Follower, RunFollower
+from autoprog.ui.inspect.compare_pane import ComparePane
+from autoprog.ui.inspect.follow import Follower, PlanFollower, RunFollower
 from autoprog.ui.inspect.guide import GuideScreen
-from autoprog.ui.inspect.listing import Listing, RunRow
+from autoprog.ui.inspect.keys import APP_KEYS, LOOKING, MOVES_IN_PAGE, MOVES_IN_TABLE, VIEWS
+from autoprog.ui.inspect.library import Library, Marks
+from autoprog.ui.inspect.listing import Listing
+from autoprog.ui.inspect.live_pane import LivePane
 from autoprog.ui.inspect.pages import PAGES, headline
-from autoprog.ui.inspect.panes import PagePane, Pane, RunsPane, WhyPane
+from autoprog.ui.inspect.panes import Looking, PagePane, Pane, ReadOn, WhyPane
+from autoprog.ui.inspect.runs_pane import RunsPane
+from autoprog.ui.inspect.schedule_pane import SchedulePane
+from autoprog.ui.inspect.search_pane import Importances, SearchPane
 from autoprog.ui.palette import WARNING
 from autoprog.ui.subject import Subject
 
 __all__ = ["POLL_SECONDS", "VIEWS", "InspectApp"]
 
-VIEWS = ("runs", "schedule", "why", "search", "live", "growth")
 POLL_SECONDS = 1.0
 REDRAW_SECONDS = 0.3  # while a long log is read
-
-_KEYS: list[BindingType] = [
-    *(
-        Binding(str(number), f"view('{view}')", view.capitalize(), show=False)
-        for number, view in enumerate(VIEWS, 1)
-    ),
-    Binding("tab,l,right", "next_view(1)", "Next view", show=False, priority=True),
-    Binding("shift+tab,h,left", "next_view(-1)", "View before", show=False, priority=True),
-    Binding("j", "move('down')", "Down", show=False),
-    Binding("k", "move('up')", "Up", show=False),
-    Binding("g,home", "move('first')", "First", show=False, priority=True),
-    Binding("G,end", "move('last')", "Last", show=False, priority=True),
-    Binding("space,pagedown,ctrl+d", "page(1)", "Page down", show=False, priority=True),
-    Binding("pageup,ctrl+u", "page(-1)", "Page up", show=False, priority=True),
-    Binding("escape", "clear_filter", "Clear the filter", show=False),
-    Binding("slash", "filter", "Filter"),
-    Binding("question_mark", "guide", "Help"),
-    Binding("q", "quit", "Quit; a run goes on"),
-]
-_OURS = {"next_view", "move", "page", "view", "filter", "guide"}
 
 
 class InspectApp(App[None]):
     """Looks at runs and plans; it never writes to a run folder.
 
     Args:
-        follower: What is open from the start; None begins with the list.
+        opened: What was named; the first is open from the start, with none the list is.
         listing: The runs to choose from.
         poll_seconds: How often what has changed is read.
+        marked: The runs that are marked from the start.
+        importances: Computes parameter importances from a journal; None leaves them out.
     """
 
     TITLE = "autoprog inspect"
     CSS_PATH = "app.tcss"
-    BINDINGS: ClassVar[list[BindingType]] = _KEYS
+    BINDINGS: ClassVar[list[BindingType]] = APP_KEYS
     HORIZONTAL_BREAKPOINTS = [  # noqa: RUF012 (the base class has it so)
         (0, "-narrow"),
         (120, "-wide"),
@@ -78,20 +66,37 @@ class InspectApp(App[None]):
             self.follower, self.subject, self.problem = follower, follower.subject, problem
             super().__init__()
 
-    class Listed(Message):
-        """The thread has read the list."""
+    class Looked(Message):
+        """The thread has read what a view shows beside the subject."""
 
-        def __init__(self, rows: list[RunRow]) -> None:
-            self.rows = rows
+        def __init__(self, pane: Looking, value: object) -> None:
+            self.pane, self.value = pane, value
             super().__init__()
 
     def __init__(
-        self, follower: Follower | None, listing: Listing, poll_seconds: float = POLL_SECONDS
+        self,
+        opened: Sequence[Follower],
+        listing: Listing,
+        poll_seconds: float = POLL_SECONDS,
+        marked: Sequence[Path] = (),
+        importances: Importances | None = None,
     ) -> None:
         super().__init__()
         self._poll_seconds = poll_seconds
-        self._follower, self._listing = follower, listing
+        self._follower = opened[0] if opened else None
+        self._plans = [plan for plan in opened if isinstance(plan, PlanFollower)]
         self._subject: Subject | None = None
+        library = Library(self._plans, listing.paths)
+        self._panes: dict[str, RunsPane | WhyPane | PagePane] = {
+            "runs": RunsPane(listing, marked),
+            "schedule": SchedulePane(library),
+            "why": WhyPane(),
+            "search": SearchPane(importances),
+            "live": LivePane(library),
+            "growth": PagePane("growth", PAGES["growth"]),
+            "compare": ComparePane(library),
+        }
+        self.num_reads = 0
         self._busy = False
         self.animation_level = "none"  # a jump is faster than a slide, also over a slow line
         self.ansi_theme_dark, self.ansi_theme_light = DARK, LIGHT
@@ -103,7 +108,7 @@ class InspectApp(App[None]):
         with TabbedContent(id="views", initial="schedule" if self._follower else "runs"):
             for number, view in enumerate(VIEWS, 1):
                 with TabPane(f"{number} {view.capitalize()}", id=view):
-                    yield _pane(view)
+                    yield self._panes[view]
         yield Footer()
 
     def on_mount(self) -> None:
@@ -119,13 +124,19 @@ class InspectApp(App[None]):
         for view in VIEWS:
             name = view.capitalize()
             yield SystemCommand(f"View {name}", f"Show {name}", partial(self.action_view, view))
+        for name, help_text, action in _PANE_COMMANDS:
+            yield SystemCommand(name, help_text, partial(self._act, *action))
+        for plan in self._plans:
+            yield SystemCommand(f"Open {plan.target}", "a plan", partial(self._show, plan))
         for row in self.query_one(RunsPane).rows:
             help_text = f"{row.status} {row.came_to}"
             yield SystemCommand(f"Open {row.name}", help_text, partial(self._open, row.path))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Leave keys to what is typed into and to what lies above the views."""
-        if action in _OURS:
+        if action == "next_view" and not self._closes and _is_editing(self._pane):
+            return False
+        if action in LOOKING:
             return len(self.screen_stack) == 1 and not isinstance(self.focused, Input)
         return True
 
@@ -140,19 +151,7 @@ class InspectApp(App[None]):
     def action_move(self, where: str) -> None:
         """Move the cursor, or a page by a line."""
         mover = self._pane.mover
-        page = {
-            "down": "scroll_down",
-            "up": "scroll_up",
-            "first": "scroll_home",
-            "last": "scroll_end",
-        }
-        table = {
-            "down": "cursor_down",
-            "up": "cursor_up",
-            "first": "scroll_top",
-            "last": "scroll_bottom",
-        }
-        names = page if isinstance(mover, PagePane) else table
+        names = MOVES_IN_PAGE if isinstance(mover, PagePane) else MOVES_IN_TABLE
         getattr(mover, f"action_{names[where]}")()
 
     def action_page(self, by: int) -> None:
@@ -181,21 +180,28 @@ class InspectApp(App[None]):
     @property
     def _closes(self) -> bool:
         """Tell whether the views are gone, while what was read last still comes in."""
-        return not self.query("#problem, RunsPane")
+        return not (self.query("#problem") and self.query("#views") and self._pane.query(Static))
 
     @property
-    def _pane(self) -> Pane:
-        return cast(Pane, self.query_one(f"#{self._view}-pane"))
+    def _pane(self) -> RunsPane | WhyPane | PagePane:
+        return self._panes[self._view]
 
     @on(RunsPane.Chosen)
     def _chosen(self, event: RunsPane.Chosen) -> None:
         self._open(event.path)
 
     def _open(self, path: Path) -> None:
-        self._follower, self._subject = RunFollower(path), None
-        self.query_one("#headline", Static).update(Text(f" reading {path} …", "bold"))
+        self._show(RunFollower(path))
+
+    def _show(self, follower: Follower) -> None:
+        self._follower, self._subject = follower, None
+        self.query_one("#headline", Static).update(Text(f" reading {follower.target} …", "bold"))
         self.action_view("schedule")
         self._poll()
+
+    def _act(self, view: str, action: str) -> None:
+        self.action_view(view)
+        self.call_after_refresh(getattr(self._panes[view], f"action_{action}"))
 
     @on(TabbedContent.TabActivated)
     def _activated(self) -> None:
@@ -211,21 +217,25 @@ class InspectApp(App[None]):
         if not self._closes:
             self._pane.mover.focus(scroll_visible=False)
 
+    @on(ReadOn)
     def _poll(self) -> None:
         if not self._busy and not self._closes:
             self._busy = True
-            self.run_worker(partial(self._read, self._view == "runs"), thread=True)
+            marks = self.query_one(RunsPane).marks
+            self.run_worker(partial(self._read, self._pane, marks), thread=True)
 
-    def _read(self, lists: bool) -> None:
+    def _read(self, pane: Pane, marks: Marks) -> None:
         """Read what is new; in a thread of its own, so that the screen answers meanwhile."""
         try:
             follower = self._follower
             if follower is not None:
                 self._follow(follower)
-            if lists:
-                self.post_message(self.Listed(self._listing.rows()))
+            if isinstance(pane, Looking):
+                subject = None if follower is None else follower.subject
+                self.post_message(self.Looked(pane, pane.look(subject, marks)))
         finally:
             self._busy = False
+            self.num_reads += 1
 
     def _follow(self, follower: Follower) -> None:
         worker, drawn = get_current_worker(), 0.0
@@ -249,24 +259,28 @@ class InspectApp(App[None]):
             self._subject = event.subject
             self._draw()
 
-    @on(Listed)
-    def _list(self, event: Listed) -> None:
+    @on(Looked)
+    def _take_look(self, event: Looked) -> None:
         if not self._closes:
-            self.query_one(RunsPane).show(event.rows)
+            event.pane.take(event.value)
 
     def _draw(self) -> None:
         if self._closes:
             return
-        pane = self._pane
-        if isinstance(pane, RunsPane):
-            pane.show(pane.rows)
         if self._subject is not None:
             self.query_one("#headline", Static).update(headline(self._subject))
-            if isinstance(pane, PagePane | WhyPane):
-                pane.show(self._subject)
+        self._pane.show(self._subject)
 
 
-def _pane(view: str) -> RunsPane | WhyPane | PagePane:
-    if view == "runs":
-        return RunsPane()
-    return WhyPane() if view == "why" else PagePane(PAGES[view], view)
+def _is_editing(pane: Pane) -> bool:
+    return isinstance(pane, SchedulePane) and pane.is_editing
+
+
+_PANE_COMMANDS = (
+    ("Mark the run", "Mark the run under the cursor for Compare", ("runs", "mark")),
+    ("Take as baseline", "Draw the run under the cursor in Live", ("runs", "baseline")),
+    ("Diff schedules", "Set the schedule beside the next other one", ("schedule", "diff")),
+    ("Edit the schedule", "Move ends of stages in a copy", ("schedule", "edit")),
+    ("Axis of Live", "Draw curves over epochs or seconds", ("live", "axis")),
+    ("Axis of Compare", "Draw curves over seconds, images or MACs", ("compare", "axis")),
+)

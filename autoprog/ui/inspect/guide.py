@@ -18,12 +18,16 @@ from autoprog.ui.tables import list_table
 __all__ = ["KEYS", "GuideScreen"]
 
 KEYS = {
-    "1 … 6, Tab, h l, ← →": "Runs, Schedule, Why, Search, Live, Growth",
+    "1 … 7, Tab, h l, ← →": "the views, from Runs to Compare",
     "j k, ↑ ↓": "down and up: a run, a decision, a line",
     "g G, Home End": "first and last",
-    "Space, Page Up Down, ^D ^U": "a page down and up; under Why in the decision",
-    "Enter": "open the run under the cursor",
-    "/": "filter the runs; Enter keeps it, Esc clears it",
+    "Space, PgUp PgDn, ^D ^U": "a page; under Why, of the decision",
+    "Enter": "Runs: open the run under the cursor",
+    "Space, b": "Runs: mark to compare; take as baseline",
+    "d": "Schedule: beside the next other one",
+    "e": "Schedule: edit a copy; its keys are shown",
+    "x": "Live, Compare: another axis of the curves",
+    "/": "filter the runs; Enter keeps, Esc clears it",
     "^P": "palette: every command by name",
     "?": "this page; Esc or ? closes it",
     "q": "quit; a run that is writing goes on",
@@ -37,6 +41,6 @@ class GuideScreen(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         """Yield the table of keys."""
-        note = Text("Looking changes nothing: no file is written, no run is stopped.", DIM)
+        note = Text("Looking changes nothing: no run is written to, none is stopped.", DIM)
         with VerticalScroll(id="guide"):
             yield Static(Group(list_table(KEYS), Text(""), note))

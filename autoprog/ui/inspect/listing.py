@@ -48,12 +48,13 @@ class Listing:
 
     def rows(self) -> list[RunRow]:
         """Return the rows, the newest run first."""
-        found = sorted(self._paths(), key=lambda path: path.name, reverse=True)
-        return [self._row(path) for path in found]
+        return [self._row(path) for path in self.paths()]
 
-    def _paths(self) -> set[Path]:
+    def paths(self) -> list[Path]:
+        """Return the folders of the runs, the newest first."""
         inside = self._runs_dir.glob("*/run.yaml") if self._runs_dir is not None else ()
-        return {*(file.parent for file in inside), *(p for p in self._named if p.is_dir())}
+        found = {*(file.parent for file in inside), *(p for p in self._named if p.is_dir())}
+        return sorted(found, key=lambda path: path.name, reverse=True)
 
     def _row(self, path: Path) -> RunRow:
         seconds = self._clock()
@@ -64,11 +65,22 @@ class Listing:
         return known[1]
 
 
-def run_columns(rows: Sequence[RunRow]) -> list[Column]:
-    """Return the table of runs; notes only where there are any."""
+def run_columns(
+    rows: Sequence[RunRow], marked: Sequence[Path] = (), baseline: Path | None = None
+) -> list[Column]:
+    """Return the table of runs; notes only where there are any.
+
+    A star is before the runs that are marked, and a b before the baseline.
+    """
     notes = tuple(row.note for row in rows)
+    flags = [f"{'*' * (r.path in marked)}{'b' * (r.path == baseline)}" for r in rows]
+    room = max(map(len, flags), default=0) + 1 if any(flags) else 0
+    states = (
+        f"{flag:<{room}}{_mark(row.status)} {row.status}"
+        for flag, row in zip(flags, rows, strict=True)
+    )
     return [
-        Column("state", tuple(f"{_mark(row.status)} {row.status}" for row in rows), "left"),
+        Column("state", tuple(states), "left"),
         Column("run", tuple(row.name for row in rows), "left"),
         Column("model", tuple(row.model for row in rows), "left", rank=3),
         Column("stage", tuple(row.stage for row in rows), "left", rank=2),

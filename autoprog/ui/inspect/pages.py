@@ -8,7 +8,14 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from autoprog.decisions import Decision
-from autoprog.ui.curves import TWO_PLOTS_WIDTH, accuracy_series, curves_view, loss_series
+from autoprog.ui.curves import (
+    TWO_PLOTS_WIDTH,
+    CurveAxis,
+    Ghost,
+    accuracy_series,
+    curves_view,
+    loss_series,
+)
 from autoprog.ui.decision import decision_summary
 from autoprog.ui.fidelity import fidelity_view
 from autoprog.ui.fitted import Fitted, panel
@@ -24,7 +31,7 @@ from autoprog.ui.units import duration, number, per_cent
 from autoprog.ui.views import result_of, timeline_of
 from autoprog.ui.ways import front_view
 
-__all__ = ["PAGES", "Page", "decision_list_columns", "headline"]
+__all__ = ["PAGES", "Page", "decision_list_columns", "headline", "live", "searched"]
 
 Page = Callable[[Subject, int, int], RenderableType]
 """From a subject and the columns and rows that there are."""
@@ -73,10 +80,11 @@ def _schedule(subject: Subject, columns: int, rows: int) -> RenderableType:
     return Group(*parts, *([] if result is None else [result_view(result)]))
 
 
-def _search(subject: Subject, columns: int, rows: int) -> RenderableType:
+def searched(subject: Subject) -> Iterator[RenderableType]:
+    """Yield the trials, the fronts and the fidelity of a search, or what there is instead."""
     parts = list(_searched(subject))
     law = "No front and no trials: the rules pareto and budget and --trials have them"
-    return Group(*parts) if parts else _note(f"{law}; what was decided is under Why.")
+    yield from parts or [_note(f"{law}; what was decided is under Why.")]
 
 
 def _searched(subject: Subject) -> Iterator[RenderableType]:
@@ -94,11 +102,18 @@ def _front(decision: Decision) -> RenderableType:
     return panel(picture, f"Front · decision {decision.index} · epoch {number(decision.epoch)}")
 
 
-def _live(subject: Subject, columns: int, rows: int) -> RenderableType:
+def live(
+    subject: Subject,
+    columns: int,
+    rows: int,
+    axis: CurveAxis = "epochs",
+    ghost: Ghost | None = None,
+) -> RenderableType:
+    """Return where a run stands and its curves, which fill the view."""
     state = subject.state
     if not state.total_steps:
         return _note("Nothing is measured yet: curves begin with the first steps of a run.")
-    curves = curves_view(state, _plot_rows(subject, columns, rows))
+    curves = curves_view(state, _plot_rows(subject, columns, rows), axis, ghost)
     return Group(frame(state), curves or _note("A curve begins with its second point."))
 
 
@@ -128,7 +143,5 @@ def _note(text: str) -> Text:
 
 PAGES: dict[str, Page] = {
     "schedule": _schedule,
-    "search": _search,
-    "live": _live,
     "growth": _growth,
 }

@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from rich.console import RenderableType
 from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
-from textual.containers import Container, Vertical, VerticalScroll
+from textual.containers import Container, VerticalScroll
 from textual.message import Message
 from textual.widget import Widget
-from textual.widgets import DataTable, Input, Static
+from textual.widgets import DataTable, Static
 
 from autoprog.ui.decision import decision_view
-from autoprog.ui.inspect.listing import RunRow, filtered, run_columns
+from autoprog.ui.inspect.library import Marks
 from autoprog.ui.inspect.pages import Page, decision_list_columns
-from autoprog.ui.palette import DIM, STATUS, WARNING
+from autoprog.ui.palette import DIM
 from autoprog.ui.subject import Subject
 from autoprog.ui.tables import Column, fit_columns
 
-__all__ = ["PagePane", "Pane", "RunsPane", "WhyPane"]
+__all__ = ["Looking", "PagePane", "Pane", "ReadOn", "Rows", "WhyPane"]
 
 CELL_PADDING = 2  # columns that a table adds to each cell
 
 
 class Pane(Protocol):
     """What the keys act upon."""
+
+    def show(self, subject: Subject | None) -> None:
+        """Draw what is open; None while it is being read."""
 
     @property
     def mover(self) -> Widget:
@@ -39,12 +41,33 @@ class Pane(Protocol):
         """Return the widget that a page up and down moves."""
 
 
-class PagePane(VerticalScroll):
-    """A view that is one page."""
+@runtime_checkable
+class Looking(Protocol):
+    """A view that shows more than the subject, which a thread has to read."""
 
-    def __init__(self, page: Page, name: str) -> None:
+    def look(self, subject: Subject | None, marks: Marks) -> object:
+        """Read; in a thread, so nothing of the view may be changed."""
+
+    def take(self, value: object) -> None:
+        """Draw what was read."""
+
+
+class ReadOn(Message):
+    """A view shows something else now, which has to be read first."""
+
+
+class PagePane(VerticalScroll):
+    """A view that is one page: that of :meth:`picture`.
+
+    Args:
+        name: Of the view.
+        page: What it shows of a subject, unless a subclass says it.
+    """
+
+    def __init__(self, name: str, page: Page | None = None) -> None:
         super().__init__(id=f"{name}-pane")
         self._page = page
+        self._subject: Subject | None = None
 
     def compose(self) -> ComposeResult:
         """Yield the place of the page."""
@@ -60,10 +83,25 @@ class PagePane(VerticalScroll):
         """Return the page itself."""
         return self
 
-    def show(self, subject: Subject) -> None:
+    def show(self, subject: Subject | None) -> None:
         """Draw a subject."""
-        width, height = self.scrollable_content_region.size
-        self.query_one(Static).update(self._page(subject, width, height))
+        self._subject = subject
+        self.draw()
+
+    def draw(self) -> None:
+        """Draw what is shown again."""
+        picture = self.picture(self._subject, *self.scrollable_content_region.size)
+        self.query_one(Static).update(Text("reading …", DIM) if picture is None else picture)
+
+    def picture(self, subject: Subject | None, columns: int, rows: int) -> RenderableType | None:
+        """Return what to show; None while it is being read."""
+        if subject is None or self._page is None:
+            return None
+        return self._page(subject, columns, rows)
+
+    def read_on(self) -> None:
+        """Have what the view shows read now."""
+        self.post_message(ReadOn())
 
 
 class Rows(DataTable[Text]):
@@ -103,72 +141,6 @@ class Rows(DataTable[Text]):
         return str(self.coordinate_to_cell_key(self.cursor_coordinate).row_key.value)
 
 
-class RunsPane(Vertical):
-    """The list of runs, with a filter."""
-
-    class Chosen(Message):
-        """A run is to be opened."""
-
-        def __init__(self, path: Path) -> None:
-            self.path = path
-            super().__init__()
-
-    def __init__(self) -> None:
-        super().__init__(id="runs-pane")
-        self.rows: list[RunRow] = []
-
-    def compose(self) -> ComposeResult:
-        """Yield the list, a line for what it has not, and the filter."""
-        yield Rows("runs-list")
-        yield Static(Text("reading …", DIM), id="runs-note")
-        yield Input(placeholder="words in name, model, state or stage; Esc clears", id="filter")
-
-    def on_mount(self) -> None:
-        """Hide the filter until it is asked for."""
-        self.query_one(Input).display = False
-
-    @property
-    def mover(self) -> Rows:
-        """Return the list."""
-        return self.query_one(Rows)
-
-    scroller = mover
-
-    def show(self, rows: Sequence[RunRow]) -> None:
-        """Draw the runs that pass the filter."""
-        self.rows = list(rows)
-        passing = filtered(rows, self.query_one(Input).value)
-        styles = [STATUS.get(row.status, ("", WARNING))[1] for row in passing]
-        self.mover.show(run_columns(passing), [str(row.path) for row in passing], styles)
-        note = "" if passing else "no run passes the filter" if rows else "no run in this folder"
-        self.query_one("#runs-note", Static).update(Text(note, DIM))
-
-    def open_filter(self) -> None:
-        """Show the filter and type into it."""
-        box = self.query_one(Input)
-        box.display = True
-        box.focus()
-
-    def clear_filter(self) -> None:
-        """Show all runs again."""
-        box = self.query_one(Input)
-        box.value, box.display = "", False
-        self.mover.focus()
-
-    @on(Input.Changed)
-    def _typed(self) -> None:
-        self.show(self.rows)
-
-    @on(Input.Submitted)
-    def _entered(self) -> None:
-        self.mover.focus()
-
-    @on(DataTable.RowSelected)
-    def _chosen(self, event: DataTable.RowSelected) -> None:
-        event.stop()
-        self.post_message(self.Chosen(Path(str(event.row_key.value))))
-
-
 class WhyPane(Container):
     """The decisions: a list, and all about the one under the cursor."""
 
@@ -192,9 +164,11 @@ class WhyPane(Container):
         """Return the decision."""
         return self.query_one("#decision")
 
-    def show(self, subject: Subject) -> None:
+    def show(self, subject: Subject | None) -> None:
         """Draw the decisions of a subject."""
         self._subject = subject
+        if subject is None:
+            return
         decisions = subject.decisions
         self.mover.display = bool(decisions)
         self.mover.show(decision_list_columns(decisions), [str(d.index) for d in decisions])

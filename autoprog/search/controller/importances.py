@@ -1,0 +1,87 @@
+"""Parameter importances of the studies of a run, read from a copy of its journal in memory."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+from optuna.storages import JournalStorage
+from optuna.storages.journal import BaseJournalBackend
+from optuna.study import Study, load_study
+from optuna.trial import FrozenTrial, TrialState
+
+from autoprog.errors import RunError
+from autoprog.importance import Importance
+
+__all__ = ["LEAST_TRIALS", "importances"]
+
+LEAST_TRIALS = 10
+"""Below so many complete trials, importances are noise."""
+
+
+def importances(journal: Path) -> list[Importance]:
+    """Return the importances of every metric of every study in a journal, by PED-ANOVA.
+
+    The journal is read and never locked or repaired: others may be writing it.
+
+    Raises:
+        RunError: If it is damaged in another place than its end.
+    """
+    try:
+        storage = JournalStorage(_Copy(journal))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{journal}: the journal is damaged ({error})") from None
+    studies = storage.get_all_studies()
+    return [
+        one
+        for study in studies
+        for one in _of(load_study(study_name=study.study_name, storage=storage))
+    ]
+
+
+class _Copy(BaseJournalBackend):
+    """The whole lines of a journal as they were when it was opened."""
+
+    def __init__(self, path: Path) -> None:
+        data = path.read_bytes()
+        lines = data[: data.rfind(b"\n") + 1].splitlines()
+        self._logs: list[dict[str, Any]] = [json.loads(line) for line in lines]
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        """Yield the operations from one on."""
+        yield from self._logs[log_number_from:]
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Refuse: a copy is only read."""
+        raise NotImplementedError
+
+
+def _of(study: Study) -> Iterator[Importance]:
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    names = study.metric_names or [f"value {index}" for index in range(len(study.directions))]
+    for index, name in enumerate(names):
+        shares, problem = _shares(study, index, len(complete))
+        yield Importance(study.study_name, name, len(complete), shares, problem)
+
+
+def _shares(study: Study, index: int, count: int) -> tuple[dict[str, float], str]:
+    if count < LEAST_TRIALS:
+        return {}, f"{count} complete trials; importances need {LEAST_TRIALS}"
+
+    def value(trial: FrozenTrial) -> float:
+        return trial.values[index]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is experimental, and low values are what is wanted
+        try:
+            found = get_param_importances(
+                study, evaluator=PedAnovaImportanceEvaluator(), target=value
+            )
+        except (ValueError, RuntimeError) as error:
+            return {}, str(error)
+    shares = dict(sorted(found.items(), key=lambda item: -item[1]))
+    return (shares, "") if shares else ({}, "no parameter is in all trials")
