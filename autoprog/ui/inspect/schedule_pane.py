@@ -116,6 +116,7 @@ class SchedulePane(PagePane):
         else:
             self._diffing += 1
         self._other = None
+        self.scroll_home(animate=False)
         self._changed()
 
     def action_edit(self) -> None:
