@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from autoprog.commands.configure import Configured, configure_search, configure_
 from autoprog.commands.flags import NOT_FOR_RESUME
 from autoprog.commands.recipe_layers import is_file
 from autoprog.commands.verify import add_shared_flags
+from autoprog.commands.verify_others import other_arms
 from autoprog.errors import ConfigError, suggest
 from autoprog.files import parse
 from autoprog.jsonlines import read_object
@@ -52,12 +54,14 @@ def given_plan(
         full = load_schedule(file).full
         args.model = getattr(args, "model", full.model)
         args.img_size = getattr(args, "img_size", full.img_size)
+    _check_processes(args)
     shared = _shared_words(args)
     baseline = ("train", "--schedule=constant", *shared)
     own = _candidate_words(args, searches)
     kind = ("search",) if searches else ("train", "--schedule", SCHEDULE_WORD if file else name)
     candidate = (*kind, *shared, *own)
     arms = _configured(baseline, ""), _configured(candidate, file or "")
+    others = other_arms(args, arms, (baseline, candidate), file)
     values = {
         "model": arms[0].settings.model.model,
         "baseline": baseline,
@@ -69,8 +73,19 @@ def given_plan(
         "seeds": seeds,
         "side_by_side": hasattr(args, "side_by_side"),
         "search_seconds": _search_seconds(args, searches, file),
+        "nproc": getattr(args, "nproc", 1),
+        "others": others.arms,
+        "equal_by": others.equal_by,
     }
     return parse(Plan, values, "flags"), _differing(args, *arms)
+
+
+def _check_processes(args: argparse.Namespace) -> None:
+    if "WORLD_SIZE" in os.environ:
+        cure = "give --nproc N, and each run is started through it"
+        raise ConfigError("verify", "", "must be started without torchrun", cure=cure)
+    if getattr(args, "nproc", 1) > 1 and hasattr(args, "side_by_side"):
+        raise ConfigError("--side-by-side", "", "must be left out with --nproc")
 
 
 def same_verification(runs_dir: Path, plan: Plan) -> Path | None:

@@ -15,7 +15,7 @@ from autoprog.proof.finished import Finished, Point
 from autoprog.ui.fitted import Fitted
 from autoprog.ui.palette import BLUE, DIM, GREEN, ORANGE, PURPLE, SKY, VERMILLION, WARNING
 from autoprog.ui.plot import Series, Span, chart
-from autoprog.ui.tables import Column, plain_table, rich_table
+from autoprog.ui.tables import Column, markdown_table, plain_table, rich_table
 from autoprog.ui.units import amount, duration, mebibytes, number, signed
 
 __all__ = [
@@ -107,11 +107,7 @@ def compare_plain(comparison: Comparison) -> str:
 
 def compare_markdown(comparison: Comparison) -> str:
     """Return the table and what it means as GitHub's Markdown."""
-    columns = comparison_columns(comparison)
-    rules = [":--" if column.justify == "left" else "--:" for column in columns]
-    rows = zip(*(column.cells for column in columns), strict=True)
-    table = [[column.header for column in columns], rules, *map(list, rows)]
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table]
+    lines = markdown_table(comparison_columns(comparison))
     notes = [*difference_lines(comparison), CHARGED, PAIRED, *comparison.notes]
     return "\n".join([*lines, "", *(f"- {note}" for note in notes)])
 
