@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from autoprog.commands import train
+from autoprog.commands.flags import flag_of
 from autoprog.errors import ConfigError
 from supernet.config import SubnetConfig
 
@@ -21,10 +22,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add what is measured, how often, and all flags of a training run."""
     parser.add_argument(
         "subject",
-        choices=["runner", "costs"],
+        choices=["runner", "costs", "presets"],
         metavar="SUBJECT",
         help="runner: its speed against a hand-written loop, and what loading the data costs;"
-        " costs: what each subnet of a search space costs here",
+        " costs: what each subnet of a search space costs here; presets: the schedules that"
+        " have a name, trained side by side",
     )
     train.add_flags(parser)
     parser.epilog = (
@@ -32,6 +34,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "  autoprog bench runner --schedule constant --model vit-xs --data DIR\n"
         "  autoprog bench runner --schedule linear --model deit-s --data DIR --json\n"
         "  autoprog bench costs --model deit-s --data DIR\n"
+        "  autoprog bench presets --model vit-xs --data DIR --equal wall-clock --seeds 3\n"
     )
     _add_measurement_flags(parser.add_argument_group("measurement"))
 
@@ -60,14 +63,31 @@ def _add_measurement_flags(group: argparse._ArgumentGroup) -> None:
         type=_seconds,
         default=argparse.SUPPRESS,
         metavar="S",
-        help="costs: most time to measure in (60)",
+        help="costs, and presets at equal wall-clock: most time to measure in (60)",
     )
+    _add_preset_flags(group)
     group.add_argument("--json", action="store_true", dest="as_json", help="one JSON object")
+
+
+def _add_preset_flags(group: argparse._ArgumentGroup) -> None:
+    nothing = argparse.SUPPRESS
+    equal = "presets: what they have in common with constant over --epochs: image-epochs, training"
+    equal += " MACs, or seconds as measured here (epochs)"
+    ways = ("epochs", "macs", "wall-clock")
+    group.add_argument("--equal", choices=ways, default=nothing, help=equal)
+    names = "presets: only these, and constant (all)"
+    group.add_argument("--presets", nargs="+", metavar="NAME", default=nothing, help=names)
+    seeds = "presets: runs of each; seeds count up from --seed (3)"
+    group.add_argument("--seeds", type=_count, metavar="N", default=nothing, help=seeds)
+    table = "presets: the result as a Markdown table"
+    group.add_argument("--markdown", action="store_true", default=nothing, help=table)
 
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
     _check_flags(args)
+    if args.subject == "presets":
+        return _bench_presets(args)
     return _bench_costs(args) if args.subject == "costs" else _bench_runner(args)
 
 
@@ -95,6 +115,14 @@ def _bench_runner(args: argparse.Namespace) -> int:
     else:
         print_report(console, speed, of_script)
     return 0
+
+
+def _bench_presets(args: argparse.Namespace) -> int:
+    from autoprog.commands.bench_presets import bench_presets
+
+    args.equal = getattr(args, "equal", "epochs")
+    args.markdown = hasattr(args, "markdown")
+    return bench_presets(args, getattr(args, "profile_seconds", DEFAULT_PROFILE_SECONDS))
 
 
 def _bench_costs(args: argparse.Namespace) -> int:
@@ -138,21 +166,25 @@ def _check_flags(args: argparse.Namespace) -> None:
     if args.subject == "runner" and not hasattr(args, "schedule"):
         cure = "give a YAML file, or a preset with --model"
         raise ConfigError("--schedule", "", "must be given", cure=cure)
-    no_run, others = "a bench is no run", f"it is not for {args.subject}"
-    for flag, given, why in (
-        ("--resume", args.resume is not None, no_run),
-        ("--time-budget", hasattr(args, "time_budget_seconds"), no_run),
-        ("--schedule", args.subject == "costs" and hasattr(args, "schedule"), others),
-        ("--timm-script", args.subject == "costs" and args.timm_script is not None, others),
-        ("--space", args.subject == "runner" and hasattr(args, "space"), others),
-        (
-            "--profile-seconds",
-            args.subject == "runner" and hasattr(args, "profile_seconds"),
-            others,
-        ),
-    ):
-        if given:
-            raise ConfigError(flag, "", f"must be left out: {why}")
+    if getattr(args, "equal", None) != "wall-clock" and args.subject == "presets":
+        _refuse(args, ("profile_seconds",), "it is for --equal wall-clock")
+    _refuse(args, ("resume", "time_budget_seconds"), "a bench is no run")
+    own = {
+        "runner": ("schedule", "timm_script"),
+        "costs": ("space", "profile_seconds"),
+        "presets": ("equal", "presets", "seeds", "markdown", "profile_seconds"),
+    }
+    of_others = dict.fromkeys(name for names in own.values() for name in names)
+    others = [name for name in of_others if name not in own[args.subject]]
+    _refuse(args, others, f"it is not for {args.subject}")
+    if args.as_json and hasattr(args, "markdown"):
+        raise ConfigError("--markdown", "", "must not be given together with --json")
+
+
+def _refuse(args: argparse.Namespace, names: Iterable[str], why: str) -> None:
+    for name in names:
+        if getattr(args, name, None) is not None:
+            raise ConfigError(flag_of(name), "", f"must be left out: {why}")
 
 
 def _seconds(text: str) -> float:

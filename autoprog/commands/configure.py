@@ -22,14 +22,7 @@ from autoprog.train.feed import open_data
 from autoprog.train.model import find_model
 from supernet.config import ModelSpec
 
-__all__ = [
-    "Configured",
-    "configure_search",
-    "configure_train",
-    "data_settings",
-    "recipe_of",
-    "space_name",
-]
+__all__ = ["Configured", "configure_search", "configure_train", "data_settings", "space_name"]
 
 EMBEDDED_PATCHES = 4
 """Side of the embedded digits in patches, for models made for larger images."""

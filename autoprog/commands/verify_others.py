@@ -13,6 +13,7 @@ from autoprog.errors import ConfigError
 from autoprog.proof.controls import (
     Control,
     Cost,
+    always,
     epochs_of_cost,
     macs_cost,
     ramps,
@@ -137,7 +138,7 @@ def _controls(
     target = cost(step_table(settings.recipe, candidate.schedule, num_images))
     found, lr = [], candidate.schedule.lr
     if "reannealed" in wanted:
-        epochs = epochs_of_cost(baseline.schedule, steps_per_epoch, cost, target)
+        epochs = epochs_of_cost(always(baseline.schedule), steps_per_epoch, cost, target)
         found.append(
             Control("reannealed", "the baseline, annealed sooner", baseline.schedule, epochs)
         )

@@ -24,10 +24,11 @@ from autoprog.proof.verify import load
 from autoprog.runs import Result
 from autoprog.schedule import load_schedule
 
-__all__ = ["given_plan", "same_verification"]
+__all__ = ["NOT_COMPARED", "given_plan", "same_verification", "shared_words"]
 
 _PER_RUN = {"help", "seed", "runs_dir", "resume", "quiet"}
-_NOT_COMPARED = NOT_FOR_RESUME | {"seed", "schedule_from"}
+NOT_COMPARED = NOT_FOR_RESUME | {"seed", "schedule_from"}
+"""Settings in which two runs may differ and be the same arm."""
 _REFUSED = {
     "--costs": "measuring is part of what a search costs",
     "--storage": "each seed must be searched anew",
@@ -55,7 +56,7 @@ def given_plan(
         args.model = getattr(args, "model", full.model)
         args.img_size = getattr(args, "img_size", full.img_size)
     _check_processes(args)
-    shared = _shared_words(args)
+    shared = shared_words(args)
     baseline = ("train", "--schedule=constant", *shared)
     own = _candidate_words(args, searches)
     kind = ("search",) if searches else ("train", "--schedule", SCHEDULE_WORD if file else name)
@@ -100,7 +101,7 @@ def same_verification(runs_dir: Path, plan: Plan) -> Path | None:
     return None
 
 
-def _shared_words(args: argparse.Namespace) -> tuple[str, ...]:
+def shared_words(args: argparse.Namespace) -> tuple[str, ...]:
     """Return the flags given for both arms, as they stand on a command line."""
     if hasattr(args, "side_by_side"):
         if getattr(args, "threads", 1) != 1:
@@ -185,7 +186,7 @@ def _differing(
 def _digest(arms: tuple[Configured, Configured]) -> str:
     bodies = [
         {
-            "settings": arm.settings.model_dump(mode="json", exclude=_NOT_COMPARED),
+            "settings": arm.settings.model_dump(mode="json", exclude=NOT_COMPARED),
             "schedule": None if arm.schedule is None else arm.schedule.model_dump(mode="json"),
         }
         for arm in arms

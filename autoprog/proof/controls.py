@@ -16,12 +16,26 @@ from autoprog.stage import FullModel, LearningRate, Stage, Tokens, depth_value
 from autoprog.steptable import StepTable
 from supernet.config import ModelSpec, SubnetConfig
 
-__all__ = ["Control", "Cost", "epochs_of_cost", "macs_cost", "ramps", "random_schedules"]
+__all__ = [
+    "Control",
+    "Cost",
+    "Make",
+    "always",
+    "epochs_of_cost",
+    "images_cost",
+    "macs_cost",
+    "ramps",
+    "random_schedules",
+]
 
 Cost = Callable[[StepTable], float]
 """What a schedule in steps costs, in any unit."""
 
+Make = Callable[[float], GrowthSchedule]
+"""Makes a schedule for a run of so many epochs."""
+
 _TRIES = 200
+_ROUNDS = 8
 
 
 @dataclass(frozen=True)
@@ -46,23 +60,32 @@ def macs_cost(spec: ModelSpec) -> Cost:
     return cost
 
 
-def epochs_of_cost(
-    schedule: GrowthSchedule, steps_per_epoch: int, cost: Cost, target: float
-) -> float:
+def images_cost(table: StepTable) -> float:
+    """Return the images that a schedule sees, in batches of the recipe's size."""
+    return table.image_epochs * table.steps_per_epoch
+
+
+def epochs_of_cost(make: Make, steps_per_epoch: int, cost: Cost, target: float) -> float:
     """Return the epochs, in whole steps, at which a schedule costs `target` or as near as steps allow.
 
     Raises:
         ConfigError: If a stage is shorter than a step then.
     """
-    steps = 1000 * len(schedule.stages)  # long enough for its stages, whatever they are
-    for _ in range(6):  # plateaus and whole steps make the cost all but proportional to the length
-        table = schedule.resolve(steps_per_epoch, steps / steps_per_epoch)
+    steps = 5000  # long enough for its stages, whatever they are
+    for _ in range(_ROUNDS):  # whole steps and plateaus make cost all but proportional to length
+        table = make(steps / steps_per_epoch).resolve(steps_per_epoch, steps / steps_per_epoch)
         nearer = max(2, round(steps * target / cost(table)))
         if nearer == steps:
             break
         steps = nearer
-    schedule.resolve(steps_per_epoch, steps / steps_per_epoch)
-    return steps / steps_per_epoch
+    epochs = steps / steps_per_epoch
+    make(epochs).resolve(steps_per_epoch, epochs)
+    return epochs
+
+
+def always(schedule: GrowthSchedule) -> Make:
+    """Return what makes this schedule, whatever the length of the run."""
+    return lambda epochs: schedule
 
 
 def ramps(
@@ -86,7 +109,7 @@ def ramps(
             count = max(2, space.decisions.num_stages)
             chosen = [points[round(at)] for at in linspace(0, len(points) - 1, count)]
             schedule = _schedule(space, lr, chosen, [1 / count] * count)
-            epochs = epochs_of_cost(schedule, steps_per_epoch, cost, target)
+            epochs = epochs_of_cost(always(schedule), steps_per_epoch, cost, target)
             found.append(Control(f"ramp-{axis}", f"linear ramp of {axis}", schedule, epochs))
     if not found:
         cure = "leave out ramp, or give another --controls-space"
@@ -115,7 +138,7 @@ def random_schedules(
         if len(found) == count:
             return found
         try:
-            epochs = epochs_of_cost(schedule, steps_per_epoch, cost, target)
+            epochs = epochs_of_cost(always(schedule), steps_per_epoch, cost, target)
         except ConfigError:
             continue
         if all(schedule != control.schedule for control in found):

@@ -28,7 +28,7 @@ def arm_columns(verification: Verification) -> list[Column]:
         Column("what it is", tuple(arm["about"] for arm in arms), "left", rank=5),
         column("image-epochs", [number(arm["image_epochs"]) for arm in arms], rank=4),
         column("top-1 EMA %", [_top1_text(arm["top1_ema"]) for arm in arms]),
-        column("Δ top-1", [_difference_text(arm) for arm in arms]),
+        column("difference", [_difference_text(arm) for arm in arms]),
         Column("to the", tuple(arm["against"] or "–" for arm in arms), "left"),
         column("bounds", [_bounds_text(arm) for arm in arms], rank=1),
         column("time", [duration(arm["seconds"]) for arm in arms], rank=2),
@@ -78,7 +78,8 @@ def _longer_line(arm: Standing) -> tuple[str, str]:
     law = f"{NEAR_CONVERGENCE_POINTS:g} points"
     word = f"below {law}: near convergence" if mean < NEAR_CONVERGENCE_POINTS else f"{law} or more"
     cure = "" if mean < NEAR_CONVERGENCE_POINTS else ": train both arms for longer"
-    text = f"the baseline {arm['about']} adds {signed(mean, 2)} points, {word}{cure}"
+    bounds = f" {_bounds_text(arm)}".rstrip(" –")
+    text = f"the baseline {arm['about']} adds {signed(mean, 2)} points{bounds}, {word}{cure}"
     return "longer", text
 
 
@@ -90,8 +91,8 @@ def _best_lines(controls: list[Standing]) -> list[tuple[str, str]]:
     lines = []
     for kind, own in kinds.items():
         best = max(own, key=lambda arm: arm["top1_ema"]["mean"])
-        of = f", the best of {len(own)} by its mean" if len(own) > 1 else ""
-        text = f"{best['arm']}{of}: {_difference_text(best)} points to the candidate"
+        of = f"{best['arm']}, the best of {len(own)} by its mean: " if len(own) > 1 else ""
+        text = f"{of}{_difference_text(best)} points to the candidate"
         lines.append((kind, f"{text} {_bounds_text(best)}".rstrip(" –")))
     return lines
 

@@ -30,6 +30,7 @@ __all__ = [
     "compare_views",
     "comparison_columns",
     "difference_lines",
+    "difference_texts",
     "value_text",
     "x_of",
     "x_text",
@@ -80,9 +81,16 @@ def difference_lines(comparison: Comparison) -> list[str]:
     """Return, for each group but the reference, where its configuration leaves that of the reference."""
     reference = comparison.groups[0].label
     return [
-        f"{group.label} differs from {reference} in "
-        + "; ".join(_difference_in_text(*one) for one in group.differs_in)
+        f"{group.label} differs from {reference} in " + "; ".join(difference_texts(group))
         for group in comparison.groups[1:]
+    ]
+
+
+def difference_texts(group: Group) -> list[str]:
+    """Return each setting in which a group leaves the reference, in a few words."""
+    return [
+        key if key == "schedule" else f"{key} ({value_text(value)}, not {value_text(reference)})"
+        for key, value, reference in group.differs_in
     ]
 
 
@@ -217,9 +225,3 @@ def _interval_text(difference: Difference | None) -> str:
         return "–"
     paired = difference.paired
     return f"[{signed(paired.low, 2)}, {signed(paired.high, 2)}] {paired.confidence:.0%}"
-
-
-def _difference_in_text(key: str, value: Any, reference: Any) -> str:
-    if key == "schedule":
-        return "schedule"
-    return f"{key} ({value_text(value)}, not {value_text(reference)})"
