@@ -31,7 +31,7 @@ COMMANDS = {
     "export": "write a run's final weights for timm, the Hugging Face hub, torch.export or ONNX",
     "init": "write a commented starter file of a search space or a recipe",
     "doctor": "check what would be slow or wrong on this machine",
-    "bench": "measure how fast the runner is on this machine",
+    "bench": "measure the runner, its costs and its schedules on this machine",
     "verify": "compare a search or a schedule with the baseline, paired by seed, and judge",
     "stress": "kill a run at random points and compare how it ends",
 }

@@ -1,4 +1,4 @@
-"""``autoprog bench``: how fast autoprog is on this machine; nothing is written."""
+"""``autoprog bench``: how fast autoprog is on this machine, and what its schedules come to."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add what is measured, how often, and all flags of a training run."""
     parser.add_argument(
         "subject",
+        nargs="?",
         choices=["runner", "costs", "presets"],
         metavar="SUBJECT",
         help="runner: its speed against a hand-written loop, and what loading the data costs;"
@@ -34,9 +35,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "  autoprog bench runner --schedule constant --model vit-xs --data DIR\n"
         "  autoprog bench runner --schedule linear --model deit-s --data DIR --json\n"
         "  autoprog bench costs --model deit-s --data DIR\n"
+        "  autoprog bench --tier smoke\n"
+        "  autoprog bench --tier cpu --data CIFAR --dry-run\n"
         "  autoprog bench presets --model vit-xs --data DIR --equal wall-clock --seeds 3\n"
     )
     _add_measurement_flags(parser.add_argument_group("measurement"))
+    _add_tier_flags(parser.add_argument_group("standing benchmark, in place of SUBJECT"))
 
 
 def _add_measurement_flags(group: argparse._ArgumentGroup) -> None:
@@ -83,8 +87,22 @@ def _add_preset_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--markdown", action="store_true", default=nothing, help=table)
 
 
+def _add_tier_flags(group: argparse._ArgumentGroup) -> None:
+    tiers = "a verification that is always the same: smoke (a minute, the embedded digits), cpu"
+    tiers += " (CIFAR-10) or gpu (ImageNet); --data and how it is carried out are free"
+    group.add_argument("--tier", choices=("smoke", "cpu", "gpu"), help=tiers)
+    dry = "say what would run, and for how long, and run nothing"
+    group.add_argument("--dry-run", action="store_true", help=dry)
+    folder = "copy settings, results and curves to DIR, no weights"
+    group.add_argument("--publish", type=Path, metavar="DIR", help=folder)
+    file = "write the tables into a Markdown file, between <!-- bench:TIER --> and <!-- /bench:TIER -->"
+    group.add_argument("--write", type=Path, metavar="FILE", help=file)
+
+
 def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
+    if args.tier is not None:
+        return _bench_tier(args)
     _check_flags(args)
     if args.subject == "presets":
         return _bench_presets(args)
@@ -115,6 +133,15 @@ def _bench_runner(args: argparse.Namespace) -> int:
     else:
         print_report(console, speed, of_script)
     return 0
+
+
+def _bench_tier(args: argparse.Namespace) -> int:
+    if args.subject is not None:
+        raise ConfigError("SUBJECT", "", "must be left out with --tier", args.subject)
+    from autoprog.commands.bench_tier import bench_tier
+
+    args.markdown = hasattr(args, "markdown")
+    return bench_tier(args)
 
 
 def _bench_presets(args: argparse.Namespace) -> int:
@@ -163,6 +190,12 @@ def _tell(args: argparse.Namespace) -> Callable[[SubnetConfig, int], None]:
 
 
 def _check_flags(args: argparse.Namespace) -> None:
+    if args.subject is None:
+        cure = "runner, costs or presets; or give --tier"
+        raise ConfigError("SUBJECT", "", "must be given", cure=cure)
+    _refuse(args, ("publish", "write"), "it is for --tier")
+    if args.dry_run:
+        raise ConfigError("--dry-run", "", "must be left out: it is for --tier")
     if args.subject == "runner" and not hasattr(args, "schedule"):
         cure = "give a YAML file, or a preset with --model"
         raise ConfigError("--schedule", "", "must be given", cure=cure)

@@ -20,7 +20,7 @@ from autoprog.errors import ConfigError
 if TYPE_CHECKING:
     from autoprog.proof.pairs import Verification
 
-__all__ = ["add_flags", "add_shared_flags", "run"]
+__all__ = ["add_flags", "add_shared_flags", "execute", "run"]
 
 _DEFAULT_MARGIN, _DEFAULT_SEEDS = 1.0, 5
 
@@ -105,6 +105,12 @@ def add_shared_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
+    execute(args)
+    return 0
+
+
+def execute(args: argparse.Namespace) -> tuple[Path, Verification]:
+    """Make the runs and print what they come to; return the folder and the verification."""
     if args.as_json and args.markdown:
         raise ConfigError("--markdown", "", "must not be given together with --json")
     folder, verification = _opened(args)
@@ -128,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
             print("\n".join(markdown_lines(view.verification)))
         else:
             view.conclude()
-    return 0
+    return folder, view.verification
 
 
 def _opened(args: argparse.Namespace) -> tuple[Path, Verification]:

@@ -24,7 +24,7 @@ from autoprog.proof.verify import load
 from autoprog.runs import Result
 from autoprog.schedule import load_schedule
 
-__all__ = ["NOT_COMPARED", "given_plan", "same_verification", "shared_words"]
+__all__ = ["NOT_COMPARED", "configured_arm", "given_plan", "same_verification", "shared_words"]
 
 _PER_RUN = {"help", "seed", "runs_dir", "resume", "quiet"}
 NOT_COMPARED = NOT_FOR_RESUME | {"seed", "schedule_from"}
@@ -61,7 +61,7 @@ def given_plan(
     own = _candidate_words(args, searches)
     kind = ("search",) if searches else ("train", "--schedule", SCHEDULE_WORD if file else name)
     candidate = (*kind, *shared, *own)
-    arms = _configured(baseline, ""), _configured(candidate, file or "")
+    arms = configured_arm(baseline, ""), configured_arm(candidate, file or "")
     others = other_arms(args, arms, (baseline, candidate), file)
     values = {
         "model": arms[0].settings.model.model,
@@ -152,7 +152,7 @@ def _candidate_words(args: argparse.Namespace, searches: bool) -> tuple[str, ...
     return (*(() if longer is None else (f"--epochs={longer}",)), *given[1:])
 
 
-def _configured(words: tuple[str, ...], schedule: str) -> Configured:
+def configured_arm(words: tuple[str, ...], schedule: str) -> Configured:
     """Return what an arm would run."""
     command = words[0]
     known = [schedule if word == SCHEDULE_WORD else word for word in words]
