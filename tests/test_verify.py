@@ -350,6 +350,14 @@ def test_two_processes_never_run_one_verification(fake: Fake, tmp_path: Path) ->
     first.close()
 
 
+def test_a_verdict_is_worked_out_anew_when_it_is_read(fake: Fake, tmp_path: Path) -> None:
+    list(verify(tmp_path, verification_of(plan_of(seeds=2))))
+    file = tmp_path / "verify.json"
+    body = json.loads(file.read_text())
+    file.write_text(json.dumps({**body, "verdict": {"of": "another version"}}))
+    assert load(tmp_path).verdict == body["verdict"]
+
+
 def test_a_folder_without_verify_json_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"verify\.json"):
         load(tmp_path)

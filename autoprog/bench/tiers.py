@@ -33,7 +33,7 @@ TIERS: Mapping[str, Tier] = {
     "smoke": Tier(
         "the embedded digits, in a minute: does everything work",
         (
-            *("--schedule=linear", "--model=vit-mu", "--epochs=4", "--seeds=2", "--margin=1.0"),
+            *("--schedule=linear", "--model=vit-mu", "--epochs=2", "--seeds=2", "--margin=1.0"),
             *("--controls", "reannealed"),
         ),
     ),

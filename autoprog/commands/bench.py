@@ -196,9 +196,6 @@ def _check_flags(args: argparse.Namespace) -> None:
     _refuse(args, ("publish", "write"), "it is for --tier")
     if args.dry_run:
         raise ConfigError("--dry-run", "", "must be left out: it is for --tier")
-    if args.subject == "runner" and not hasattr(args, "schedule"):
-        cure = "give a YAML file, or a preset with --model"
-        raise ConfigError("--schedule", "", "must be given", cure=cure)
     if getattr(args, "equal", None) != "wall-clock" and args.subject == "presets":
         _refuse(args, ("profile_seconds",), "it is for --equal wall-clock")
     _refuse(args, ("resume", "time_budget_seconds"), "a bench is no run")
@@ -210,6 +207,9 @@ def _check_flags(args: argparse.Namespace) -> None:
     of_others = dict.fromkeys(name for names in own.values() for name in names)
     others = [name for name in of_others if name not in own[args.subject]]
     _refuse(args, others, f"it is not for {args.subject}")
+    if args.subject == "runner" and not hasattr(args, "schedule"):
+        cure = "give a YAML file, or a preset with --model"
+        raise ConfigError("--schedule", "", "must be given", cure=cure)
     if args.as_json and hasattr(args, "markdown"):
         raise ConfigError("--markdown", "", "must not be given together with --json")
 

@@ -105,10 +105,11 @@ class _Forecast:
 
 
 def _forecast(args: argparse.Namespace) -> _Forecast:
-    """Return the plan, priced by a few steps of the full model here."""
+    """Return the plan, priced by a few steps of the full model here; no cache is filled for it."""
     plan, _ = given_plan(args, args.margin, args.seeds)
     baseline = configured_arm(plan.baseline, "")
-    settings, batch_size = baseline.settings, baseline.settings.recipe.batch_size
+    settings = baseline.settings.model_copy(update={"cache": None})
+    batch_size = settings.recipe.batch_size
     cell = full_cell(settings.model.spec(), batch_size)
     grid = measure_costs(settings, baseline.opened, [cell], Limits(_MEASURE_SECONDS))
     model = CostModel(settings.model.spec(), grid.table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -71,16 +72,19 @@ def epochs_of_cost(make: Make, steps_per_epoch: int, cost: Cost, target: float) 
     Raises:
         ConfigError: If a stage is shorter than a step then.
     """
-    steps = 5000  # long enough for its stages, whatever they are
-    for _ in range(_ROUNDS):  # whole steps and plateaus make cost all but proportional to length
-        table = make(steps / steps_per_epoch).resolve(steps_per_epoch, steps / steps_per_epoch)
-        nearer = max(2, round(steps * target / cost(table)))
+    steps, nearest = 5000, (math.inf, 0)  # long enough for its stages, whatever they are
+    for _ in range(
+        _ROUNDS
+    ):  # cost is all but proportional to length, but for whole steps and epochs
+        found = cost(
+            make(steps / steps_per_epoch).resolve(steps_per_epoch, steps / steps_per_epoch)
+        )
+        nearest = min(nearest, (abs(found - target), steps))
+        nearer = max(2, round(steps * target / found))
         if nearer == steps:
             break
         steps = nearer
-    epochs = steps / steps_per_epoch
-    make(epochs).resolve(steps_per_epoch, epochs)
-    return epochs
+    return nearest[1] / steps_per_epoch
 
 
 def always(schedule: GrowthSchedule) -> Make:

@@ -191,12 +191,14 @@ class PairEnded:
 Report = ArmStarted | ArmEnded | PairEnded | Waiting
 
 
-def summarise(pairs: Sequence[Pair], plan: Plan) -> dict[str, Any]:
-    """Return everything that follows from complete pairs (at least one).
+def summarise(pairs: Sequence[Pair], plan: Plan) -> dict[str, Any] | None:
+    """Return everything that follows from complete pairs; None without one.
 
     Ratios are candidate over baseline. ``wall`` has everything charged, the search of a schedule too;
     ``wall_amortised`` leaves that search out.
     """
+    if not pairs:
+        return None
     margin = judge([pair.difference for pair in pairs], plan.margin)
     charged = _ratio(pairs, lambda run: run.wall_seconds, plan.search_seconds)
     means = {arm: fmean(getattr(pair, arm).top1_ema for pair in pairs) for arm in ARMS}

@@ -9,14 +9,14 @@ from pathlib import Path
 from autoprog.errors import ConfigError, RunError
 from autoprog.files import parse, write_atomically
 from autoprog.jsonlines import read_object
-from autoprog.proof.pairs import ARMS, Pair, PairEnded, Plan, Report, Verification
+from autoprog.proof.pairs import ARMS, Pair, PairEnded, Plan, Report, Verification, summarise
 from autoprog.proof.rounds import Round, Start, alone, starter
 
 __all__ = ["load", "save", "verify"]
 
 
 def load(folder: Path) -> Verification:
-    """Read a verification.
+    """Read a verification; what follows from its pairs is worked out anew.
 
     Raises:
         ConfigError: If the folder holds none, or one that is damaged.
@@ -24,7 +24,8 @@ def load(folder: Path) -> Verification:
     path = folder / "verify.json"
     if not path.is_file():
         raise ConfigError(str(folder), "", "must be a folder with a verify.json in it")
-    return parse(Verification, read_object(path), str(path))
+    found = parse(Verification, read_object(path), str(path))
+    return found.model_copy(update={"verdict": summarise(found.pairs, found.plan)})
 
 
 def save(folder: Path, verification: Verification) -> None:
