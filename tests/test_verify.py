@@ -722,6 +722,7 @@ def test_bounds_of_lengths_hold_together_and_others_alone() -> None:
     assert told["ramp"].startswith("ramp-size, the best of 2 by its mean: +0.00 points to the")
     assert told["controls"] == "cost as much as the candidate by training MACs"
     assert told["choice"].endswith("(Bonferroni, one-sided): each at 97.50%")
+    assert told["bounds"] == "those of the other arms are one-sided, each at 95 %"
     lines = markdown_lines(verification)
     assert "| arm | what it is | image-epochs | top-1 EMA % | difference | to the |" in lines[5]
     assert lines[10].startswith("| baseline-1.5 | at 1.5 x its epochs | 2 | 92.60 ± 0.14 | +2.60")

@@ -62,11 +62,12 @@ def other_lines(verification: Verification) -> list[tuple[str, str]]:
     lengths = [arm for arm in arms if arm["role"] == "length"]
     lines = [_longer_line(arm) for arm in arms if arm["role"] == "longer"]
     if lengths:
-        text = (
-            f"the bounds of its {len(lengths) + 1} lengths hold for all of them together, 95 % in"
-        )
-        text += f" all (Bonferroni, one-sided): each at {lengths[0]['sureness']:.2%}"
+        text = f"the bounds of its {len(lengths) + 1} lengths hold together, 95 % in all"
+        text += f" (Bonferroni, one-sided): each at {lengths[0]['sureness']:.2%}"
         lines.append(("choice", text))
+    if plan.others and len(lengths) < len(plan.others):
+        of = "those of the other arms" if lengths else "those of all arms"
+        lines.append(("bounds", f"{of} are one-sided, each at 95 %"))
     if controls := [arm for arm in arms if arm["role"] == "control"]:
         lines.append(("controls", f"cost as much as the candidate by {plan.equal_by}"))
         lines += _best_lines(controls)
