@@ -55,7 +55,7 @@ class Attempt:
         nproc: int = 1,
         held_files: Sequence[int] = (),
     ) -> None:
-        self.number, self._runs, self._offset = number, runs, 0
+        self.number, self._runs, self._offset, self._nproc = number, runs, 0, nproc
         self._err = runs.with_name(f"{runs.name}-attempt-{number}.err")
         with self._err.open("wb") as err, self._err.with_suffix(".out").open("wb") as out:
             self._process = subprocess.Popen(
@@ -125,7 +125,7 @@ class Attempt:
     def last_words(self) -> str:
         """Return the last line that it wrote on stderr; its own one where torchrun says more after it."""
         lines = self._err.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        own = [line for line in lines if line.startswith("autoprog")]
+        own = [line for line in lines if line.startswith("autoprog")] if self._nproc > 1 else []
         return re.sub("^autoprog:? ", "", (own or lines)[-1]) if lines else "nothing was said"
 
     def has_traceback(self) -> bool:
