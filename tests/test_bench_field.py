@@ -284,6 +284,7 @@ def test_a_dry_run_says_what_would_run_and_for_how_long(
     assert InProcess.words == []
     code, out, _ = command(*given, "--dry-run")
     assert f"{seeds} seeds of 4 arms on 128 images, margin {margin:g}, " in out
+    assert ("loading without the cache" in out) == (tier == "cpu")
     assert not (tmp_path / "runs").exists()
 
 

@@ -155,7 +155,8 @@ def _print_forecast(args: argparse.Namespace, words: list[str], found: _Forecast
     print("\n".join(plain_table(columns)))
     how = "two arms side by side" if plan.side_by_side else "one run after the other"
     most = ", a search priced as the baseline" if plan.searches else ""
-    most += ", loading without the cache" if "--cache" in plan.baseline else ""
+    caches = any(word.startswith("--cache") for word in plan.baseline)
+    most += ", loading without the cache" if caches else ""
     print(
         f"{plan.seeds} seeds of {len(plan.arms)} arms on {found.images} images, margin"
         f" {plan.margin:g}, {how}: about {duration(found.total)} of training here{most}"
