@@ -50,6 +50,10 @@ class DecisionInputs(FileModel):
         losses: Held-out losses by time point, candidate and batch.
         step_seconds: Of all subnets that a tail may pass through, by their text, such as ``d6 r128``.
         seconds_left: Of a wall-clock budget; None without one.
+        position: Where the run stands if its length is a time, which ``total_steps``, ``full_step``
+            and tails then count too, in steps of the full model. None if these are steps.
+        chance_loss: Of guessing, where carrying over is measured from it: in a run whose length is a time.
+        loss_floor: What the training loss cannot fall below: the entropy of smoothed targets.
     """
 
     index: int
@@ -66,6 +70,14 @@ class DecisionInputs(FileModel):
     losses: tuple[tuple[tuple[float, ...], ...], ...] = Field(min_length=1)
     step_seconds: dict[str, float]
     seconds_left: float | None = None
+    position: int | None = None
+    chance_loss: float | None = None
+    loss_floor: float = 0.0
+
+    @property
+    def at(self) -> int:
+        """Return where the run stands, in what tails count."""
+        return self.step if self.position is None else self.position
 
     @property
     def epoch(self) -> float:
@@ -104,6 +116,8 @@ class Decision(FileModel):
 
     Where only one way to go on was left, there are no candidates and ``forced`` names it. ``tail`` is what
     the run would do from here on if it never decided again, ``front`` the other ways worth a look.
+    Where the length of the run is a time, ``position`` and ``length`` say where it stands and ends in
+    steps of the full model, in which tails then count.
     """
 
     index: int
@@ -118,6 +132,8 @@ class Decision(FileModel):
     reason: str
     tail: Tail = ()
     front: tuple[FrontPoint, ...] = ()
+    position: int | None = None
+    length: int | None = None
 
     @model_validator(mode="after")
     def _names_a_winner(self) -> Decision:

@@ -41,7 +41,8 @@ class RunStarted(_Event):
     """A run begins or, with ``step`` above 0, goes on.
 
     ``epochs`` is the length that the schedule was resolved for, ``hardware`` the processor or the GPU that
-    each process has.
+    each process has. ``time_share`` is the length of a search that goes by the time of its steps, relative
+    to the full model over all epochs; ``total_steps`` are then steps of the full model.
     """
 
     kind: Literal["run_started"] = "run_started"
@@ -56,6 +57,7 @@ class RunStarted(_Event):
     amp: str
     seed: int
     time_budget_seconds: float | None = None
+    time_share: float | None = None
     world_size: int = 1
     hardware: str = ""
 
@@ -85,7 +87,7 @@ class Progressed(_Event):
 
     ``lr`` is the highest of all layers.
 
-    ``budget_share`` is the share of the time budget that is used, where there is one.
+    ``budget_share`` is the share that is used of the time of a run without a fixed number of steps.
     """
 
     kind: Literal["progressed"] = "progressed"

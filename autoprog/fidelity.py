@@ -35,7 +35,7 @@ class FidelitySettings(FileModel):
 
     Attributes:
         candidates: The most subnets that are trained.
-        at: Number of the decision.
+        at: Number of the decision, of those that train a supernet.
         epochs: Length of each training; None is that of the supernet phase.
         seeds: Trainings of each subnet.
         begin: From the network that the supernet was grown from, or from new weights.

@@ -43,12 +43,18 @@ class DataSettings(FileModel):
 
 
 class SearchSettings(FileModel):
-    """What the search may choose from and by which rule it chooses."""
+    """What the search may choose from and by which rule it chooses.
+
+    ``time_share`` is the length of the run: what its steps take, by the costs measured at its start, relative
+    to the full model over all epochs; how many epochs that makes is then an outcome. None for a run that is
+    as long as its epochs.
+    """
 
     space: SearchSpace
     space_from: str
     rule: Rule = "rollout"
     sampler: Literal["nsga2", "tpe", "random", "gp"] = "nsga2"
+    time_share: float | None = Field(default=None, gt=0, le=1)
     budget_seconds: float | None = Field(default=None, gt=0)
     trials: int | None = Field(default=None, gt=0)
     proxy: float = Field(default=1.0, gt=0, le=1)
@@ -62,6 +68,9 @@ class SearchSettings(FileModel):
         if (self.rule == "budget") != (self.budget_seconds is not None):
             law = "must be given for --rule budget, and for no other"
             raise ConfigError("", "budget", law, cure="such as --budget 90m")
+        if self.time_share is not None and (self.rule != "rollout" or self.trials is not None):
+            law, cure = "must be rollout, without --trials", "or leave out --time-share"
+            raise ConfigError("", "rule", law, self.rule, cure)
         if self.trials is not None and self.rule not in ("pareto", "budget"):
             law, cure = "must be pareto or budget with --trials", "leave it out, or take pareto"
             raise ConfigError("", "rule", law, self.rule, cure)

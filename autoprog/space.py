@@ -126,8 +126,9 @@ class Decisions(FileModel):
         supernet_epochs: Length of a supernet phase of that rule.
         num_points: Decision points of the other rules, evenly spread up to the last growth.
         supernet_share: Share of the steps that their supernet phases take, all together.
-        min_visits: Steps that a supernet phase of theirs gives each subnet at the least; a run too short for
-            that decides less often.
+        min_visits: Steps that a supernet phase of theirs gives each subnet at the least.
+        good_visits: Steps after which its estimates are worth something; a run too short to give each subnet
+            so many at each decision decides less often.
         search_share: The most that estimates may cost, as a share of a run of the full model.
         max_candidates: The most subnets that are estimated at a decision.
         min_full_share: The least share of the steps that the full model trains for.
@@ -141,6 +142,7 @@ class Decisions(FileModel):
     num_points: int = Field(default=8, ge=1)
     supernet_share: float = Field(default=0.1, gt=0, lt=1)
     min_visits: float = Field(default=2.0, gt=0)
+    good_visits: float = Field(default=8.0, gt=0)
     search_share: float = Field(default=0.03, gt=0, lt=1)
     max_candidates: int = Field(default=9, ge=2)
     min_full_share: float = Field(default=0.15, gt=0, lt=1)

@@ -18,6 +18,7 @@ _DECISIONS = {
     "num_points": "decision points of the other rules",
     "supernet_share": "share of the steps that their supernet phases take, all together",
     "min_visits": "steps that a supernet phase gives each subnet at the least",
+    "good_visits": "steps after which its estimates are worth something; short runs decide less often",
     "search_share": "the most that estimates may cost, as a share of a run of the full model",
     "max_candidates": "the most subnets that are estimated at a decision",
     "min_full_share": "the least share of the steps that the full model trains for",

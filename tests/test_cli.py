@@ -44,7 +44,8 @@ COMMON = f"-h --help --debug {DATA} --pretrained --initial-checkpoint {RECIPE} {
 FLAGS = {
     "search": f"{COMMON} --model --img-size --space --rule --sampler --costs --profile-seconds --num-stages"
     " --supernet-epochs --max-candidates --min-full-share --grow-op --grow-map --grow-source --grow-state"
-    " --budget --tail-trials --num-points --supernet-share --search-share --trials --proxy -j --jobs --join"
+    " --budget --time-share --same-epochs --tail-trials --num-points --supernet-share --search-share --trials"
+    " --proxy -j --jobs --join"
     " --storage --fidelity --fidelity-at --fidelity-epochs --fidelity-seeds --fidelity-from --replay --json",
     "train": f"{COMMON} --schedule --elastic --pos-embed --model --img-size --time-budget",
     "show": "-h --help --debug --model --epochs --recipe --plain --json --svg --html",
@@ -516,7 +517,7 @@ def the_run(number: int = -1) -> Path:
 
 
 def test_search_train_show_and_export_make_a_chain(autoprog: Autoprog) -> None:
-    brief = ("--epochs", 3, "--num-stages", 2, "--supernet-epochs", 0.5, "--max-candidates", 3)
+    brief = ("--epochs", 6, "--num-stages", 2, "--supernet-epochs", 0.5, "--max-candidates", 3)
     done = autoprog(*SEARCH, *brief, "--space", "vit-mu", "--amp", "none")
     assert (done.code, done.err) == (0, "")
     found = the_run()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autoprog.commands.fidelity_flags import given_fidelity
+from autoprog.commands.length_flags import given_time_share
 from autoprog.commands.recipe_layers import is_file, recipe_of
 from autoprog.errors import ConfigError, suggest
 from autoprog.files import parse
@@ -55,7 +56,9 @@ def configure_search(args: argparse.Namespace) -> Configured:
     if not whole:
         data = data.model_copy(update={"share": proxy})
     opened = open_data(data)
-    name, recipe = recipe_of(args, len(opened.train), data, (where, file.recipe))
+    share = given_time_share(args)
+    of_space = {"sched": "wsd", **file.recipe} if share is not None else file.recipe
+    name, recipe = recipe_of(args, len(opened.train), data, (where, of_space))
     if _given(args, "pretrained", "initial_checkpoint"):
         space = space.at_full_depth()
     if not whole:
@@ -63,7 +66,7 @@ def configure_search(args: argparse.Namespace) -> Configured:
     search = {"space": space, "space_from": where, **_given(args, *_OF_SEARCH)}
     if whole:
         search.setdefault("rule", "budget" if "budget_seconds" in search else "pareto")
-    search["fidelity"] = given_fidelity(args)
+    search["fidelity"], search["time_share"] = given_fidelity(args), share
     settings = _settings(args, "search", spec, data, name, recipe, search=search)
     return Configured(settings, opened, schedule=None)
 

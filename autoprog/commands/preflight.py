@@ -9,14 +9,14 @@ from autoprog.curves import Curriculum, curve_ends
 from autoprog.errors import ConfigError
 from autoprog.schedule import GrowthSchedule
 from autoprog.search.fidelity import check_fidelity
-from autoprog.search.plan import make_plan
+from autoprog.search.length import length_and_plan
 from autoprog.search.profile import Costs
 from autoprog.settings import RunSettings
 from autoprog.stage import shown_depth
 from autoprog.steptable import StepTable
 from autoprog.train.data import TransformSettings, train_transform
 from autoprog.train.device import resolve_compute
-from autoprog.train.engine import RunLength, run_length, step_table
+from autoprog.train.engine import run_length, step_table
 from autoprog.train.initial import find_initial
 from autoprog.train.optim import check_optimizer
 from autoprog.train.ranks import ONE_PROCESS, Ranks
@@ -49,7 +49,7 @@ def check_run(configured: Configured, is_new: bool, ranks: Ranks = ONE_PROCESS) 
     for curriculum in curricula:
         cell = augmented_cell(curriculum, recipe, settings.model.img_size)
         train_transform(cell, TransformSettings())
-    _check_search(settings, length, is_new)
+    _check_search(settings, num_images, is_new)
     if settings.has_initial_weights and is_new:
         _check_full_depth(schedule)
         find_initial(settings, len(configured.opened.class_names))
@@ -100,11 +100,11 @@ def _check_mixing(settings: RunSettings, curricula: list[Curriculum], ranks: Ran
         raise ConfigError("--batch-size", "", law, recipe.batch_size, cure)
 
 
-def _check_search(settings: RunSettings, length: RunLength, is_new: bool) -> None:
+def _check_search(settings: RunSettings, num_images: int, is_new: bool) -> None:
     search = settings.search
     if search is None:
         return
-    plan = make_plan(search.rule, search.space, length.steps_per_epoch, length.total_steps)
+    _, plan = length_and_plan(search, settings.recipe, num_images)
     check_fidelity(search.fidelity, plan)
     if search.costs_from is not None and is_new:
         Costs.read(Path(search.costs_from), settings.recipe.batch_size)

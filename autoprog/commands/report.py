@@ -45,6 +45,8 @@ def _plan_text(settings: RunSettings, plan: SearchPlan) -> str:
     """Return when a search decides, and between how many."""
     search = settings.search
     assert search is not None
+    if search.time_share is not None:
+        return _time_text(search, plan)
     epoch, space = plan.total_steps / settings.recipe.epochs, search.space
     dates = ", ".join(f"{point.start_step / epoch:.3g}" for point in plan.points)
     first = point_candidates(search.rule, space, space.smallest, first=True)
@@ -53,6 +55,21 @@ def _plan_text(settings: RunSettings, plan: SearchPlan) -> str:
         f"rule {search.rule}: decisions at epochs {dates}, at most {most} candidates each, supernet"
         f" {plan.supernet_steps / epoch:.3g} epochs; full model from epoch"
         f" {plan.full_step / epoch:.4g} at the latest"
+    )
+
+
+def _time_text(search: SearchSettings, plan: SearchPlan) -> str:
+    """Return when a search decides whose length is a time."""
+    assert search.time_share is not None
+    dates = ", ".join(f"{point.start_step / plan.total_steps:.0%}" for point in plan.points)
+    most = min(
+        search.space.decisions.max_candidates, len(search.space.above(search.space.smallest))
+    )
+    return (
+        f"rule {search.rule}: {search.time_share:.0%} of the time of the full model over these epochs;"
+        f" decisions at {dates} of it, at most {most} candidates each, supernet"
+        f" {plan.supernet_steps / plan.total_steps:.1%}; full model from"
+        f" {plan.full_step / plan.total_steps:.0%} at the latest"
     )
 
 

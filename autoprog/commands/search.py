@@ -15,6 +15,7 @@ from autoprog.commands.flags import (
     add_run_flags,
     duration_seconds,
 )
+from autoprog.commands.length_flags import add_length_flags
 from autoprog.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     group = parser.add_argument_group("search")
     _add_scope_flags(group)
+    add_length_flags(group)
     _add_decision_flags(group)
     add_fidelity_flags(group)
     _add_growth_flags(group)

@@ -9,14 +9,21 @@ from typing import NamedTuple
 from autoprog.decisions import Candidate, Decision, DecisionInputs, Estimate, FrontPoint, Tail
 from autoprog.search.estimate import summarise
 from autoprog.search.fill import filled_losses
-from autoprog.search.rollout import LossLaw, Option, learning_exponent, progress_of_full
+from autoprog.search.rollout import (
+    CAPACITY_EXPONENT,
+    LossLaw,
+    Option,
+    flattening,
+    learning_exponent,
+    progress_of_full,
+)
 from autoprog.search.rules import autoprog_scores, winner_of
 from autoprog.search.tails import Forecast, Outlook, TailSearch, front_of, published_arrivals
 from autoprog.search.winner import against, first_of, from_front, planned_now, settle
 from autoprog.settings import Rule
 from autoprog.space import SearchSpace
 from autoprog.train.phase import step_seed
-from supernet.config import SubnetConfig
+from supernet.config import ModelSpec, SubnetConfig
 from supernet.cost import relative_cost
 
 __all__ = ["ONCE", "Chooser", "decide", "forced_decision"]
@@ -65,6 +72,8 @@ def decide(chooser: Chooser, inputs: DecisionInputs) -> Decision:
         reason=scored.reason,
         tail=chosen.tail,
         front=tuple(_front_point(one) for one in _thinned(scored.front, chosen)),
+        position=inputs.position,
+        length=None if inputs.position is None else inputs.total_steps,
     )
 
 
@@ -117,7 +126,7 @@ def _by_autoprog(
     seconds = [inputs.step_seconds[str(estimate.subnet)] for estimate in estimates]
     scores, alpha = autoprog_scores(losses, seconds)
     winner = winner_of(scores, seconds)
-    left = inputs.total_steps - inputs.step
+    left = inputs.total_steps - inputs.at
     forecasts = [
         Forecast(_until_full(chooser, inputs, estimate.subnet), loss, left * time, score)
         for estimate, loss, time, score in zip(estimates, losses, seconds, scores, strict=True)
@@ -129,8 +138,8 @@ def _by_autoprog(
 def _until_full(chooser: Chooser, inputs: DecisionInputs, subnet: SubnetConfig) -> Tail:
     """Return the tail that stays at a subnet for as long as it may."""
     full = chooser.space.spec.full
-    stay = (inputs.step, subnet)
-    return (stay,) if subnet == full else (stay, (max(inputs.step, inputs.full_step), full))
+    stay = (inputs.at, subnet)
+    return (stay,) if subnet == full else (stay, (max(inputs.at, inputs.full_step), full))
 
 
 def _by_tails(chooser: Chooser, inputs: DecisionInputs, estimates: Sequence[Estimate]) -> _Scored:
@@ -139,17 +148,16 @@ def _by_tails(chooser: Chooser, inputs: DecisionInputs, estimates: Sequence[Esti
     best = [_best_from(estimate.subnet, everything) for estimate in estimates]
     front = front_of(everything)
     if chooser.rule == "rollout":
-        winner, reason = settle(outlook.law, inputs, estimates, best)
+        winner, reason = settle(outlook, inputs, estimates, best)
     else:
         chosen, why = from_front(chooser.rule, inputs, front)
         winner = next(i for i, e in enumerate(estimates) if e.subnet == first_of(chosen))
         best[winner] = chosen
         reason = f"{why}; full from step {chosen.tail[-1][0]}"
     scores = [forecast.score for forecast in best]
-    alpha = outlook.law.alpha
     if chooser.rule == "rollout":
         reason += against(estimates, scores, winner)
-    return _Scored(best, alpha, winner, reason, front)
+    return _Scored(best, outlook.alpha, winner, reason, front)
 
 
 def outlook_of(
@@ -165,12 +173,25 @@ def outlook_of(
         subnet: Option(relative_cost(spec, subnet), loss, inputs.step_seconds[str(subnet)])
         for subnet, loss in losses.items()
     }
-    law = LossLaw(learning_exponent(*_columns(inputs.curve)))
+    law = _law(inputs, spec, space.smallest)
     done = sum(
         law.progress(relative_cost(spec, subnet)) * steps for subnet, steps in inputs.steps_so_far
     )
     progress = progress_of_full(law, options[inputs.current], options[spec.full], done)
-    return Outlook(law, options, spec.full, progress, inputs.total_steps)
+    by_time = inputs.position is not None
+    return Outlook(law, options, spec.full, progress, inputs.total_steps, by_time)
+
+
+def _law(inputs: DecisionInputs, spec: ModelSpec, first: SubnetConfig) -> LossLaw:
+    """Return the law of a run; where its length is a time, it matters how the first one's curve goes on."""
+    curve = _columns(inputs.curve)
+    learning = learning_exponent(*curve, inputs.loss_floor)
+    if inputs.position is None:
+        return LossLaw(learning)
+    capacity = CAPACITY_EXPONENT
+    if inputs.current == first:
+        capacity += flattening(*curve, inputs.loss_floor, relative_cost(spec, first))
+    return LossLaw(learning, capacity, inputs.chance_loss)
 
 
 def _columns(curve: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
@@ -188,8 +209,8 @@ def _all_tails(
     search = TailSearch(
         space=chooser.space,
         current=inputs.current,
-        step=inputs.step,
-        full_step=max(inputs.step, inputs.full_step),
+        step=inputs.at,
+        full_step=max(inputs.at, inputs.full_step),
         total_steps=inputs.total_steps,
         cells=cells,
     )
@@ -208,8 +229,8 @@ def _all_tails(
 
 def _from_now(inputs: DecisionInputs) -> Tail:
     """Return what is left of the plan that the decision before has made."""
-    later = tuple((step, subnet) for step, subnet in inputs.incumbent if step > inputs.step)
-    return ((inputs.step, planned_now(inputs)), *later)
+    later = tuple((step, subnet) for step, subnet in inputs.incumbent if step > inputs.at)
+    return ((inputs.at, planned_now(inputs)), *later)
 
 
 def _best_from(subnet: SubnetConfig, forecasts: Sequence[Forecast]) -> Forecast:

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 
 from autoprog.events import Event
 from autoprog.search.decide import ONCE, forced_decision
+from autoprog.search.found import found_schedule
+from autoprog.search.length import cost_pace
 from autoprog.search.profile import complete_costs
 from autoprog.search.searcher import (
     Piece,
     Searcher,
     announce,
     build_searcher,
-    found_schedule,
     noting_curve,
     recorded_decision,
     settle,
@@ -39,6 +40,8 @@ def search_schedule(searcher: Searcher) -> Iterator[Event]:
     try:
         yield from start(searcher.trainer)
         _measure_costs(searcher)
+        if searcher.by_time:
+            searcher.trainer.stepper.pace = cost_pace(searcher.trainer, searcher.step_costs)
         yield from _train(searcher)
         schedule = found_schedule(searcher)
         searcher.trainer.folder.write_schedule(schedule, "best.yaml")
@@ -66,7 +69,7 @@ def _train(searcher: Searcher) -> Iterator[Event]:
     searcher.pieces.append(Piece(0, space.smallest, searcher.curriculum(0)))
     for point in searcher.plan.points:
         if searcher.current != searcher.full:
-            yield from _train_until(searcher, point.start_step)
+            yield from _train_until(searcher, point.start_step, ends_stage=not point.is_glance)
             yield from decision_point(searcher, point)
     if searcher.search.rule in ONCE:
         yield from _follow_tail(searcher)
@@ -84,11 +87,12 @@ def _follow_tail(searcher: Searcher) -> Iterator[Event]:
         _grow_to(searcher, subnet)
 
 
-def _train_until(searcher: Searcher, stop: int) -> Iterator[Event]:
+def _train_until(searcher: Searcher, stop: int, ends_stage: bool = True) -> Iterator[Event]:
     """Train the current subnet up to `stop`."""
     if stop > searcher.position:
-        phase, trainer = searcher.next_phase(stop), searcher.trainer
-        first = len(searcher.pieces) == 1
+        trainer = searcher.trainer
+        first = set(trainer.steps_by_subnet) <= {searcher.pieces[0].subnet}
+        phase = searcher.next_phase(stop, ends_stage=ends_stage)
         yield from noting_curve(trainer, phase) if first else trainer.run(phase)
 
 

@@ -43,15 +43,16 @@ def check_fidelity(settings: FidelitySettings | None, plan: SearchPlan) -> None:
     Raises:
         ConfigError: If there is no such decision.
     """
-    if settings is not None and settings.at >= len(plan.points):
-        law = f"must be below {len(plan.points)}, the number of decisions, which count from 0"
+    if settings is not None and settings.at >= len(plan.supernet_points):
+        count = len(plan.supernet_points)
+        law = f"must be below {count}, the number of decisions with a supernet, which count from 0"
         raise ConfigError("--fidelity-at", "", law, settings.at)
 
 
 def is_due(searcher: Searcher, point: DecisionPoint) -> bool:
     """Tell whether the estimates of a decision are to be checked, and no earlier attempt did; collective."""
     settings = searcher.search.fidelity
-    if settings is None or settings.at != point.index:
+    if settings is None or searcher.plan.supernet_points[settings.at] != point:
         return False
     done = read_fidelity(searcher.trainer.folder.path) is not None
     return not searcher.trainer.ranks.share("done" if done else "")

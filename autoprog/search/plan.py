@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn, TypeVar
 
 from autoprog.errors import ConfigError
 from autoprog.settings import Rule
 from autoprog.space import Decisions, SearchSpace
 from supernet.config import SubnetConfig
+from supernet.cost import relative_cost
 
 Value = TypeVar("Value")
 
@@ -22,7 +23,8 @@ class DecisionPoint:
     """A decision: the supernet trains from ``start_step`` to ``stop_step``, where the decision is taken.
 
     ``piece`` is which of the K equal pieces of the run it starts. ``estimate_steps`` are the steps at which
-    candidates are estimated, the last of them ``stop_step``.
+    candidates are estimated, the last of them ``stop_step``. Without a step in between the decision is a
+    glance: candidates are estimated as they are grown.
     """
 
     index: int
@@ -30,6 +32,11 @@ class DecisionPoint:
     start_step: int
     stop_step: int
     estimate_steps: tuple[int, ...]
+
+    @property
+    def is_glance(self) -> bool:
+        """Tell whether no supernet is trained."""
+        return self.start_step == self.stop_step
 
 
 @dataclass(frozen=True)
@@ -44,22 +51,33 @@ class SearchPlan:
     @property
     def supernet_steps(self) -> int:
         """Return the length of a supernet phase."""
-        first = self.points[0]
+        first = self.supernet_points[0]
         return first.stop_step - first.start_step
+
+    @property
+    def supernet_points(self) -> tuple[DecisionPoint, ...]:
+        """Return the decisions that a supernet is trained for."""
+        return tuple(point for point in self.points if not point.is_glance)
 
     def piece_at(self, step: int) -> int:
         """Return which piece `step` lies in."""
         return sum(start <= step for start in self.piece_starts) - 1
 
 
-def make_plan(rule: Rule, space: SearchSpace, steps_per_epoch: int, total_steps: int) -> SearchPlan:
+def make_plan(
+    rule: Rule, space: SearchSpace, steps_per_epoch: int, total_steps: int, by_time: bool = False
+) -> SearchPlan:
     """Return when to decide.
 
     ``autoprog`` decides at the start of every piece but the last, which is full (CVPR 2022). ``rollout``
     decides at ``num_points`` points, evenly spread up to ``min_full_share`` before the end, from where on
     the model is full; at fewer points in runs so short that a supernet phase would train each of its
-    subnets less than twice. ``pareto`` and ``budget`` decide at the first of them, for good. Up to there
-    the smallest subnet trains, since losses near the start of warm-up tell nothing.
+    subnets for less than ``good_visits`` steps. ``pareto`` and ``budget`` decide at the first of them, for
+    good. Up to there the smallest subnet trains, since losses near the start of warm-up tell nothing.
+
+    With ``by_time`` steps are those of the full model that take as long as what is trained; before any is
+    measured, a subnet counts by its multiply-accumulates. Much of the time then goes to the smallest subnet
+    before a supernet can be afforded, so a glance comes before: does anything of it carry over?
 
     Raises:
         ConfigError: If the supernet phases do not fit between the decisions, or none is left.
@@ -74,7 +92,9 @@ def make_plan(rule: Rule, space: SearchSpace, steps_per_epoch: int, total_steps:
         points = _published_points(decisions, pieces, full_step, steps_per_epoch)
     else:
         full_step = latest
-        points = _even_points(rule, space, pieces, full_step, total_steps)
+        visit = _visit_steps(space, by_time)
+        points = _even_points(rule, space, pieces, full_step, total_steps, visit)
+        points = _with_glance(points, full_step) if by_time else points
     return SearchPlan(tuple(points), full_step, total_steps, pieces)
 
 
@@ -97,17 +117,30 @@ def _published_points(
     return points
 
 
+def _visit_steps(space: SearchSpace, by_time: bool) -> float:
+    """Return the length of a supernet phase that gives each subnet one step."""
+    subnets = space.above(space.smallest)
+    return sum(relative_cost(space.spec, subnet) if by_time else 1.0 for subnet in subnets)
+
+
 def _even_points(
-    rule: Rule, space: SearchSpace, pieces: Sequence[int], full_step: int, total_steps: int
+    rule: Rule,
+    space: SearchSpace,
+    pieces: Sequence[int],
+    full_step: int,
+    total_steps: int,
+    visit: float,
 ) -> list[DecisionPoint]:
     """Return evenly spread decisions whose supernet phases train each subnet a few times.
 
-    A phase ends before the next begins, whatever its share of the steps.
+    ``visit`` is the length of a phase that trains each once. A phase ends before the next begins, whatever
+    its share of the steps.
     """
     decisions = space.decisions
-    least = math.ceil(decisions.min_visits * len(space.above(space.smallest)))
     in_supernets = decisions.supernet_share * total_steps
-    most = min(int(in_supernets / least), full_step // least - 1)
+    least, good = (math.ceil(v * visit) for v in (decisions.min_visits, decisions.good_visits))
+    good = max(good, least)
+    most = min(int(in_supernets / good), full_step // good - 1)
     count = max(1, min(decisions.num_points, most))
     apart = full_step // (count + 1)
     if rule == "rollout":
@@ -131,6 +164,16 @@ def _even_points(
     ]
 
 
+def _with_glance(points: Sequence[DecisionPoint], full_step: int) -> list[DecisionPoint]:
+    """Return the points after a glance at an eighth of the time before the full model."""
+    step = min(full_step // _GLANCE_AT, points[0].start_step - 1)
+    if step < 1:
+        return list(points)
+    glance = DecisionPoint(0, 0, step, step, estimate_steps=(step,))
+    return [glance, *(replace(point, index=point.index + 1) for point in points)]
+
+
+_GLANCE_AT = 8
 _SHARE_OF_ONE = 3
 """What one decision for the whole run takes of the steps that supernets may take: one so many-th."""
 

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from autoprog.curves import Curriculum
 from autoprog.decisions import Decision, DecisionInputs, Tail
 from autoprog.events import Decided, Event, Progressed
-from autoprog.fidelity import read_fidelity
 from autoprog.ramps import ramped_curriculum
 from autoprog.runs import Run, RunFolder, load_run
-from autoprog.schedule import FoundBy, GrowthSchedule
 from autoprog.search.controller import Controller
 from autoprog.search.decide import Chooser
+from autoprog.search.length import learning_rate_of, length_and_plan, step_costs
 from autoprog.search.pieces import Piece, merged
-from autoprog.search.plan import SearchPlan, make_plan
+from autoprog.search.plan import SearchPlan
 from autoprog.search.profile import Costs
+from autoprog.search.rollout import target_entropy
 from autoprog.settings import RunSettings, SearchSettings
-from autoprog.stage import FullModel, LearningRate, Stage, Tokens, depth_value
+from autoprog.stage import LearningRate
 from autoprog.train.data import OpenedData
 from autoprog.train.device import resolve_compute
-from autoprog.train.engine import Job, build_trainer, run_length
+from autoprog.train.engine import Job, build_trainer
 from autoprog.train.phase import Compact, GrowTo, Phase, plain_choice
 from autoprog.train.trainer import Trainer
 from supernet.config import SubnetConfig
@@ -32,7 +34,6 @@ __all__ = [
     "Searcher",
     "announce",
     "build_searcher",
-    "found_schedule",
     "inputs_of",
     "noting_curve",
     "recorded_decision",
@@ -98,6 +99,16 @@ class Searcher:
         strength = self.trainer.recipe.strength
         return ramped_curriculum(strength, self.plan.piece_at(step), count)
 
+    @property
+    def by_time(self) -> bool:
+        """Tell whether the length of the run is the time that its steps are known to take."""
+        return self.search.time_share is not None
+
+    @cached_property
+    def step_costs(self) -> dict[SubnetConfig, float]:
+        """Return how far a step of each subnet moves the run; costs have been measured."""
+        return step_costs(self.search, self.costs)
+
     def next_phase(self, stop: int, **fields: object) -> Phase:
         """Return a phase from the position to `stop` at the current subnet; `fields` override."""
         phase = Phase(
@@ -130,31 +141,31 @@ def build_searcher(
     """
     search, recipe = settings.search, settings.recipe
     assert search is not None, "a search has search settings"
-    length = run_length(len(opened.train), recipe.batch_size, recipe.epochs)
-    plan = make_plan(search.rule, search.space, length.steps_per_epoch, length.total_steps)
+    length, plan = length_and_plan(search, recipe, len(opened.train))
     compute = resolve_compute(settings, job.ranks)
     recorded = load_run(folder.path)
     costs = _known_costs(search, recorded, recipe.batch_size)
     if costs.seconds and not recorded.costs:
         folder.write_costs(costs.table)  # so that a resume does not depend on another file
+    trainer = build_trainer(
+        settings,
+        folder,
+        opened,
+        compute,
+        length,
+        recipe.sched,
+        job,
+        supernet_steps=plan.supernet_steps,
+    )
     return Searcher(
-        trainer=build_trainer(
-            settings,
-            folder,
-            opened,
-            compute,
-            length,
-            recipe.sched,
-            job,
-            supernet_steps=plan.supernet_steps,
-        ),
+        trainer=trainer,
         search=search,
         plan=plan,
         costs=costs,
         controller=_controller(settings, search, folder) if job.ranks.is_main else None,
         recorded=recorded.decisions,
         recorded_inputs=recorded.inputs(),
-        lr=recipe.learning_rate,
+        lr=learning_rate_of(recipe, search),
     )
 
 
@@ -194,14 +205,17 @@ def inputs_of(
     return DecisionInputs(
         index=index,
         step=trainer.step,
+        position=searcher.position if searcher.by_time else None,
+        chance_loss=math.log(trainer.feed.num_classes) if searcher.by_time else None,
+        loss_floor=target_entropy(trainer.recipe.smoothing, trainer.feed.num_classes),
         steps_per_epoch=trainer.steps_per_epoch,
         total_steps=trainer.total_steps,
         full_step=plan.full_step,
         current=searcher.current,
         incumbent=searcher.tail,
-        num_points=sum(point.start_step > trainer.step for point in plan.points),
+        num_points=sum(point.start_step > searcher.position for point in plan.points),
         steps_so_far=tuple(trainer.steps_by_subnet.items()),
-        curve=_after_warmup(trainer),
+        curve=_after_warmup(searcher),
         candidates=tuple(candidates),
         losses=tuple(tuple(tuple(batches) for batches in point) for point in losses),
         step_seconds=searcher.costs.all_seconds(space.spec, subnets),
@@ -209,8 +223,9 @@ def inputs_of(
     )
 
 
-def _after_warmup(trainer: Trainer) -> tuple[tuple[float, float], ...]:
-    warmup = trainer.recipe.warmup_share * trainer.total_steps
+def _after_warmup(searcher: Searcher) -> tuple[tuple[float, float], ...]:
+    trainer, first = searcher.trainer, searcher.search.space.smallest
+    warmup = trainer.recipe.warmup_share * trainer.total_steps / searcher.step_costs[first]
     curve = trainer.notes.get("curve", [])
     # Rounded, since a point made of two is that of a straight run but for the last bits.
     return tuple((step, round(loss, 6)) for step, loss in curve if step > warmup)
@@ -255,38 +270,3 @@ def _note(trainer: Trainer, phase: Phase, event: Progressed) -> None:
         begin = max(phase.start_step, step - step % every)
         loss = (earlier * (step - begin) + loss * (event.step - step)) / (event.step - begin)
     curve.append([event.step, loss])
-
-
-def found_schedule(searcher: Searcher) -> GrowthSchedule:
-    """Return what was decided as a schedule; stretches in which nothing changes are one stage."""
-    pieces = merged(searcher.pieces)
-    trainer, search = searcher.trainer, searcher.search
-    stops = [piece.step for piece in pieces[1:]] + [trainer.total_steps]
-    by_proxy = search.proxy < 1  # meant for runs of another length
-    unit = trainer.total_steps if by_proxy else trainer.steps_per_epoch
-    stages = tuple(
-        Stage(
-            length=(stop - piece.step) / unit,
-            depth=depth_value(piece.subnet.depth),
-            img_size=piece.subnet.img_size,
-            tokens=Tokens.of(piece.subnet.tokens),
-            grow=search.space.decisions.grow,
-            curriculum=piece.curriculum,
-        )
-        for piece, stop in zip(pieces, stops, strict=True)
-    )
-    fidelity = read_fidelity(trainer.folder.path)
-    found_by = FoundBy(
-        run=trainer.folder.manifest.run_id,
-        rule=search.rule,
-        seed=trainer.settings.seed,
-        fidelity=None if fidelity is None else fidelity.summary,
-    )
-    full = FullModel.of(search.space.spec)
-    return GrowthSchedule(
-        full=full,
-        length_unit="share" if by_proxy else "epochs",
-        lr=searcher.lr,
-        stages=stages,
-        found_by=found_by,
-    )

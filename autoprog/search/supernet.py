@@ -211,8 +211,8 @@ def _estimated_losses(
     losses: dict[SubnetConfig, list[float]] = {}
     for subnet in proposals:
         losses[subnet] = _losses(searcher, choices[subnet])
-        _complete_costs(searcher, choices[subnet])
-        loss, seconds = fmean(losses[subnet]), searcher.costs.seconds_of(subnet)
+        seconds = _step_seconds(searcher, choices[subnet])
+        loss = fmean(losses[subnet])
         proposals.tell(subnet, loss, loss=loss, step_seconds=seconds)
     return losses
 
@@ -225,12 +225,19 @@ def _anchors(searcher: Searcher, choices: dict[SubnetConfig, Choice]) -> tuple[S
     return tuple(dict.fromkeys((stay, ordered[-1], *planned)))
 
 
-def _complete_costs(searcher: Searcher, choice: Choice) -> None:
-    """Record a candidate's step seconds before they are used."""
+def _step_seconds(searcher: Searcher, choice: Choice) -> float:
+    """Return a candidate's step seconds, recorded before they are used.
+
+    Where the run goes by costs, those of its start stand.
+    """
+    if searcher.by_time:
+        spec = searcher.search.space.spec
+        return searcher.costs.all_seconds(spec, [choice.subnet])[str(choice.subnet)]
     with searcher.trainer.ledger.charge("search"):
         added = searcher.costs.complete(searcher.trainer, (choice,))
     if added:
         searcher.trainer.folder.write_costs(searcher.costs.table)
+    return searcher.costs.seconds_of(choice.subnet)
 
 
 def _inputs(

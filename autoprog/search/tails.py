@@ -46,24 +46,40 @@ class Forecast:
 
 @dataclass(frozen=True)
 class Outlook:
-    """What forecasts are made from: the law, what each subnet is like now, and how far the run is."""
+    """What forecasts are made from: the law, what each subnet is like now, and how far the run is.
+
+    With ``by_time`` tails count time, in steps of the full model.
+    """
 
     law: LossLaw
     options: Mapping[SubnetConfig, Option]
     full: SubnetConfig
     progress: float
     total_steps: int
+    by_time: bool = False
 
     def forecast(self, tail: Tail) -> Forecast:
         """Return the forecast of a tail, from its first step on."""
         stops = [step for step, _ in tail[1:]] + [self.total_steps]
         legs = [
-            Leg(self.options[subnet], stop - step)
+            Leg(self.options[subnet], (stop - step) / self._unit(subnet))
             for (step, subnet), stop in zip(tail, stops, strict=True)
         ]
         loss = end_loss(self.law, legs, self.options[self.full], self.progress)
         seconds = legs_seconds(legs)
-        return Forecast(tail, loss, seconds, score_of(self.law, loss, seconds))
+        score = loss if self.by_time else score_of(self.law, loss, seconds)
+        return Forecast(tail, loss, seconds, score)
+
+    @property
+    def alpha(self) -> float:
+        """Return the exponent that seconds are priced with: 0 where all ways on take as long."""
+        return 0.0 if self.by_time else self.law.alpha
+
+    def _unit(self, subnet: SubnetConfig) -> float:
+        """Return what a step of a subnet counts for in a tail."""
+        if not self.by_time:
+            return 1.0
+        return min(1.0, self.options[subnet].step_seconds / self.options[self.full].step_seconds)
 
 
 @dataclass(frozen=True)

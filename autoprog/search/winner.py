@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 from autoprog.decisions import DecisionInputs, Estimate
 from autoprog.search.estimate import paired_difference
-from autoprog.search.rollout import LossLaw
 from autoprog.search.rules import runner_up, winner_of
-from autoprog.search.tails import Forecast, knee_of
+from autoprog.search.tails import Forecast, Outlook, knee_of
 from autoprog.settings import Rule
 from supernet.config import SubnetConfig
 
@@ -22,12 +21,12 @@ def first_of(forecast: Forecast) -> SubnetConfig:
 
 def planned_now(inputs: DecisionInputs) -> SubnetConfig:
     """Return the subnet that the plan so far has for now; at the first decision that is staying."""
-    begun = [subnet for step, subnet in inputs.incumbent if step <= inputs.step]
+    begun = [subnet for step, subnet in inputs.incumbent if step <= inputs.at]
     return begun[-1] if begun else inputs.current
 
 
 def settle(
-    law: LossLaw,
+    outlook: Outlook,
     inputs: DecisionInputs,
     estimates: Sequence[Estimate],
     ways: Sequence[Forecast],
@@ -42,13 +41,16 @@ def settle(
     planned = planned_now(inputs)
     incumbent = next((i for i in own if estimates[i].subnet == planned), best)
     _, error = paired_difference(inputs.losses[-1][best], inputs.losses[-1][incumbent])
-    noise = law.learning * error / estimates[best].losses[-1]
+    noise = outlook.law.learning * error / estimates[best].losses[-1]
     if best != incumbent and scores[incumbent] <= scores[best] * (1 + noise):
         name = "staying" if planned == inputs.current else f"the plan so far, {planned}"
         tied = f"a tie with {estimates[best].subnet} within ±{noise:.1%}"
         return incumbent, f"{tied}, which {name} wins"
     full_from = ways[best].tail[-1][0]
-    return best, f"lowest end loss · seconds^{law.alpha:.3g}, full from step {full_from}"
+    if outlook.by_time:
+        share = full_from / outlook.total_steps
+        return best, f"lowest end loss for the time there is, full from {share:.0%} of it"
+    return best, f"lowest end loss · seconds^{outlook.alpha:.3g}, full from step {full_from}"
 
 
 def from_front(

@@ -202,6 +202,7 @@ def start(trainer: Trainer) -> Iterator[Event]:
         amp=trainer.compute.amp,
         seed=settings.seed,
         time_budget_seconds=settings.time_budget_seconds,
+        time_share=None if settings.search is None else settings.search.time_share,
         world_size=trainer.ranks.world_size,
         hardware=trainer.compute.hardware(),
     )

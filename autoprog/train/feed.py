@@ -97,7 +97,7 @@ def open_feed(
     local_world_size: int = 1,
     progress: Progress = progress_on_stderr,
 ) -> Feed:
-    """Return the feed of a run over opened data; with ``cache``, from decoded images.
+    """Return the feed of a run over opened data; with ``cache``, or of images in memory, from decoded ones.
 
     Where the cache is missing or out of date one process of a machine builds it, while the others
     wait. Streams are never cached, nor are validation images where one is too large to be kept whole.
@@ -121,9 +121,10 @@ def open_feed(
         assert isinstance(val, StreamSource)
         return StreamFeed(opened, train, val, transform, settings, pin_memory, place)
     assert not isinstance(val, StreamSource)
-    if settings.cache is not None:
+    if settings.cache is not None or whole_of(train)[0].in_memory:
         full_px, limit = settings.model.img_size, settings.max_bad_images
-        cache = CacheSettings(settings.cache, full_px, settings.workers, limit, progress)
+        folder = settings.cache or "auto"  # nothing is written of what is in memory
+        cache = CacheSettings(folder, full_px, settings.workers, limit, progress)
         train, val = _cached(train, val, cache)
     return MapFeed(opened, train, val, transform, settings, pin_memory, place)
 

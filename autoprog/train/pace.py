@@ -1,4 +1,4 @@
-"""How far a run is: by its steps, or by the share of a time budget that it has used.
+"""How far a run is: by its steps, by their known costs, or by the share of a time budget that it has used.
 
 A position is counted in steps of the run as configured (nominal steps). Stages and learning rate go by
 positions, so a schedule means the same under a budget, stretched over the time there is.
@@ -6,12 +6,14 @@ positions, so a schedule means the same under a budget, stretched over the time 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from autoprog.errors import RunError
+from supernet.config import SubnetConfig
 
-__all__ = ["BudgetPace", "Pace", "StepPace"]
+__all__ = ["BudgetPace", "CostPace", "Pace", "StepPace"]
 
 
 _SETTLING_LOOKS = 6
@@ -21,7 +23,10 @@ class Pace(Protocol):
     """Where step n of a run stands."""
 
     budget_seconds: float | None
-    """The time budget; None for a run that goes by its steps."""
+    """The time budget; None for a run without one."""
+
+    counts_steps: bool
+    """Whether a position is a number of steps, so that these are known beforehand."""
 
     @property
     def is_settling(self) -> bool:
@@ -51,6 +56,7 @@ class StepPace:
     """
 
     budget_seconds: float | None = None
+    counts_steps = True
 
     def __init__(self, clock: Callable[[int], float] = float) -> None:
         self._clock = clock
@@ -79,6 +85,53 @@ class StepPace:
         """Do nothing."""
 
 
+class CostPace:
+    """A run that is as long as what its steps are known to take, relative to a step of the full model.
+
+    Costs are a recorded input and steps are counted, so a position does not depend on the clock: a resume
+    finds the same one. It is counted in full steps that would take as long.
+
+    Args:
+        steps: Of each subnet so far; the trainer goes on counting.
+        costs: Of a step of each subnet, relative to the full model.
+        subnet: Returns the subnet that the phase entered last trains.
+        total_steps: The position at the end.
+    """
+
+    budget_seconds: float | None = None
+    counts_steps = False
+    is_settling = False
+
+    def __init__(
+        self,
+        steps: Mapping[SubnetConfig, int],
+        costs: Mapping[SubnetConfig, float],
+        subnet: Callable[[], SubnetConfig],
+        total_steps: int,
+    ) -> None:
+        self._steps, self._costs, self._subnet = steps, costs, subnet
+        self._total_steps = total_steps
+
+    def position(self, step: int) -> float:
+        """Return what the steps made so far took; exact whatever their order."""
+        return math.fsum(count * self._costs[subnet] for subnet, count in self._steps.items())
+
+    def lr_position(self, step: int) -> float:
+        """Return the position: the learning rate goes by time."""
+        return min(self.position(step), float(self._total_steps))
+
+    def projected_step(self, step: int, position: float) -> int:
+        """Return when `position` comes by steps of the phase that is entered."""
+        left = max(0.0, position - self.position(step))
+        return step + math.ceil(left / self._costs[self._subnet()])
+
+    def look(self, step: int, used_seconds: float, step_seconds: float) -> None:
+        """Do nothing: the clock has no say."""
+
+    def reserve(self, seconds: float, is_start: bool = False) -> None:
+        """Do nothing: what comes after the last step is not counted."""
+
+
 class BudgetPace:
     """A run that is as long as its time budget.
 
@@ -89,6 +142,8 @@ class BudgetPace:
         budget_seconds: For everything from the first step to the last evaluation.
         total_steps: Nominal steps; the position at the end.
     """
+
+    counts_steps = False
 
     def __init__(self, budget_seconds: float, total_steps: int) -> None:
         self.budget_seconds: float | None = budget_seconds

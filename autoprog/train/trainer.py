@@ -161,7 +161,7 @@ class Trainer:
         batches = self.feed.batches(
             first_sample=self.samples,
             batch_size=batch_size_of(phase, self.recipe),
-            steps=phase.stop_step - start if self.pace.budget_seconds is None else _UNBOUNDED_STEPS,
+            steps=phase.stop_step - start if self.pace.counts_steps else _UNBOUNDED_STEPS,
             cell_at=lambda k: cell_of(phase, self.recipe, self._full_px, seed, start + k),
             held_out=phase.held_out,
         )
@@ -228,7 +228,7 @@ class Trainer:
             images_per_second=batch_size_of(phase, self.recipe) / reading.step_seconds,
             data_wait_share=reading.wait_share,
             train_seconds=self.ledger.seconds["train"],
-            budget_share=None if self.pace.budget_seconds is None else share,
+            budget_share=None if self.pace.counts_steps else share,
         )
         yield from self._complaints()
 

@@ -53,9 +53,7 @@ def _bar(state: RunState, width: int) -> RenderableType:
     grid.add_column(ratio=1)
     cells: list[RenderableType] = [bar, Text(per_cent(state.share_done), "bold")]
     if width >= WIDE:
-        cells.append(
-            Text(f"step {steps_text(state.step, state.total_steps, state.time_budget_seconds)}")
-        )
+        cells.append(Text(f"step {steps_text(state.step, state.total_steps, state.is_open_ended)}"))
     cells.append(Text(f"{duration(state.train_seconds)} trained", DIM))
     cells.append(Text(f"{duration(state.eta_seconds)} left"))
     for _ in cells[1:]:

@@ -66,7 +66,7 @@ def _run_facts(subject: Subject) -> list[tuple[str, str]]:
     if state.total_steps:
         facts += [
             ("device", f"{state.device} {state.amp}"),
-            ("step", steps_text(state.step, state.total_steps, state.time_budget_seconds)),
+            ("step", steps_text(state.step, state.total_steps, state.is_open_ended)),
             ("done", per_cent(state.share_done)),
             ("trained", duration(state.train_seconds)),
         ]

@@ -94,13 +94,15 @@ def _told(event: Event, state: RunState) -> list[str]:
 
 
 def _total_text(state: RunState) -> str:
-    return f"{'' if state.time_budget_seconds is None else '~'}{state.total_steps}"
+    return f"{'~' if state.is_open_ended else ''}{state.total_steps}"
 
 
 def _run_text(event: RunStarted) -> str:
     verb = "goes on" if event.step else "starts"
     budget = event.time_budget_seconds
     length = f"{count(event.total_steps)} steps" if budget is None else duration(budget)
+    if event.time_share is not None:
+        length = f"the time of {count(event.total_steps)} full steps"
     ranks = f" x {event.world_size}" if event.world_size > 1 else ""
     return (
         f"{event.run_kind} {event.run_id} {verb} at step {event.step}: {event.model},"
@@ -112,7 +114,7 @@ def _run_text(event: RunStarted) -> str:
 def _stage_text(event: StageStarted, state: RunState) -> str:
     total = "" if state.num_stages is None else f"/{state.num_stages}"
     span = f"step {event.step} to {event.stop_step}"
-    if state.time_budget_seconds is not None:
+    if state.is_open_ended:
         span = f"from step {event.step}"
     curriculum = [
         f"{CURRICULUM_NAMES[name]} {number(value)}"

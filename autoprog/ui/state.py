@@ -25,9 +25,9 @@ from autoprog.events import (
 )
 from autoprog.schedule import GrowthSchedule
 from autoprog.steptable import StepTable
+from autoprog.ui.eta import remaining_seconds
 from autoprog.ui.history import Piece, Point, extended, stretched, thinned, with_point
 from supernet.config import ModelSpec, SubnetConfig
-from supernet.cost import relative_cost
 from supernet.zoo import lookup
 
 __all__ = ["RunState", "fold", "reduce"]
@@ -66,6 +66,7 @@ class RunState:
     data_wait_share: float | None = None
     train_seconds: float = 0.0
     time_budget_seconds: float | None = None
+    time_share: float | None = None
     budget_share: float | None = None
     step_seconds: Mapping[SubnetConfig, float] = field(default_factory=dict)
     points: tuple[Point, ...] = ()
@@ -80,9 +81,14 @@ class RunState:
     result: Mapping[str, Any] | None = None
 
     @property
+    def is_open_ended(self) -> bool:
+        """Tell whether the number of steps is a guess: time bounds the run."""
+        return self.time_budget_seconds is not None or self.time_share is not None
+
+    @property
     def share_done(self) -> float:
-        """Return the share of the steps that are done, or of the time budget where there is one."""
-        if self.time_budget_seconds is not None:
+        """Return the share of the steps that are done, or of the time that bounds the run."""
+        if self.is_open_ended:
             return self.budget_share or 0.0
         return min(1.0, self.step / self.total_steps) if self.total_steps else 0.0
 
@@ -96,17 +102,19 @@ class RunState:
         """Return the seconds of training that remain, waiting for data included; None before any speed.
 
         Remaining stages cost what was measured for their subnet; where nothing was, the speed now is scaled
-        by multiply-accumulates. Without a step table all remaining steps run at the speed now. Under a time
-        budget it is what is left of it.
+        by multiply-accumulates. Without a step table all remaining steps run at the speed now; where time
+        bounds the run, what is left of it counts.
         """
         if self.phase == "complete":
             return 0.0
         if self.time_budget_seconds is not None:
             return (1.0 - self.share_done) * self.time_budget_seconds
+        if self.time_share is not None and self.share_done:
+            return self.train_seconds * (1.0 - self.share_done) / self.share_done
         if self.subnet is None or self.subnet not in self.step_seconds:
             return None
         busy = 1.0 - min(self.data_wait_share or 0.0, 0.99)
-        return _remaining_seconds(self, self.subnet) / busy
+        return remaining_seconds(self, self.subnet) / busy
 
 
 def reduce(state: RunState, event: Event) -> RunState:
@@ -121,26 +129,6 @@ def fold(events: Iterable[Event], start: RunState | None = None) -> RunState:
     for event in events:
         state = reduce(state, event)
     return state
-
-
-def _remaining_seconds(state: RunState, now: SubnetConfig) -> float:
-    if state.table is None:
-        return max(0, state.total_steps - state.step) * state.step_seconds[now]
-    return sum(
-        (segment.stop_step - max(segment.start_step, state.step))
-        * _seconds_of(state, segment.subnet, now)
-        for segment in state.table.segments
-        if segment.stop_step > state.step
-    )
-
-
-def _seconds_of(state: RunState, subnet: SubnetConfig, now: SubnetConfig) -> float:
-    if subnet in state.step_seconds:
-        return state.step_seconds[subnet]
-    if state.spec is None:
-        return state.step_seconds[now]
-    scale = relative_cost(state.spec, subnet) / relative_cost(state.spec, now)
-    return state.step_seconds[now] * scale
 
 
 def _started(state: RunState, event: RunStarted) -> RunState:
@@ -159,6 +147,7 @@ def _started(state: RunState, event: RunStarted) -> RunState:
         total_steps=event.total_steps,
         steps_per_epoch=event.steps_per_epoch,
         time_budget_seconds=event.time_budget_seconds,
+        time_share=event.time_share,
         step=event.step,
         epoch=event.step / max(1, event.steps_per_epoch),
         pieces=tuple(piece for piece in state.pieces if piece.start_step < event.step),
@@ -174,7 +163,7 @@ def _known_spec(state: RunState, model: str) -> ModelSpec | None:
 def _resolve(schedule: GrowthSchedule | None, event: RunStarted) -> StepTable | None:
     if schedule is None or event.steps_per_epoch < 1:
         return None
-    if event.time_budget_seconds is not None:
+    if event.time_budget_seconds is not None or event.time_share is not None:
         return None  # nobody knows yet how many steps there will be
     try:
         return schedule.resolve(event.steps_per_epoch, event.epochs)
@@ -183,7 +172,7 @@ def _resolve(schedule: GrowthSchedule | None, event: RunStarted) -> StepTable | 
 
 
 def _stage_started(state: RunState, event: StageStarted) -> RunState:
-    if state.time_budget_seconds is not None:
+    if state.is_open_ended:
         state = replace(state, pieces=stretched(state.pieces, event.step))
     piece = Piece(event.step, event.stop_step, event.stage, event.subnet, event.curriculum)
     return replace(
@@ -236,7 +225,7 @@ def _progressed(state: RunState, event: Progressed) -> RunState:
 
 
 def _reprojected(state: RunState, total_steps: int, step: int) -> RunState:
-    """Return the state with another guess of how many steps a time budget allows."""
+    """Return the state with another guess of how many steps the time allows."""
     last = state.pieces[-1].stop_step if state.pieces else 0
     pieces = stretched(state.pieces, max(step, min(last, total_steps)))
     return replace(state, total_steps=max(step, total_steps), pieces=pieces)
@@ -279,7 +268,7 @@ def _interrupted(state: RunState, event: Interrupted) -> RunState:
 
 
 def _finished(state: RunState, event: RunFinished) -> RunState:
-    if state.time_budget_seconds is not None:
+    if state.is_open_ended:
         state = replace(state, budget_share=1.0)
         state = _reprojected(state, event.step, event.step)
     return replace(state, step=event.step, phase="complete", result=event.result)

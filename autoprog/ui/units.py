@@ -117,7 +117,7 @@ def ascii_text(text: str) -> str:
     return spelled.encode("ascii", "replace").decode("ascii").strip()
 
 
-def steps_text(step: int, total_steps: int, time_budget_seconds: float | None) -> str:
-    """Return where a run stands; under a time budget the total is a guess."""
-    about = "" if time_budget_seconds is None or step >= total_steps else "≈"
+def steps_text(step: int, total_steps: int, is_open_ended: bool) -> str:
+    """Return where a run stands; where time bounds it, the total is a guess."""
+    about = "≈" if is_open_ended and step < total_steps else ""
     return f"{count(step)}/{about}{count(total_steps)}"

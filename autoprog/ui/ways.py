@@ -98,6 +98,9 @@ def _point_text(decision: Decision, point: FrontPoint) -> str:
 
 
 def _stretches_text(decision: Decision, tail: Tail) -> str:
-    """Return the subnets of a tail and from which epoch on each trains."""
+    """Return the subnets of a tail and from where on each trains: an epoch, or a share of the time."""
+    if decision.length is not None:
+        shares = ((subnet, step / decision.length) for step, subnet in tail)
+        return ", ".join(f"{subnet} from {share:.0%} of the time" for subnet, share in shares)
     epochs = decision.epoch / max(1, decision.step)
     return ", ".join(f"{subnet} from epoch {number(step * epochs)}" for step, subnet in tail)

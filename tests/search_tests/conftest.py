@@ -126,6 +126,7 @@ class Lab:
                     "num_points": 2,
                     "supernet_share": 0.25,
                     "min_visits": 0.5,
+                    "good_visits": 0.5,
                     "search_share": 0.9,
                     "max_candidates": 12,
                     "tail_trials": 20,
@@ -142,6 +143,7 @@ class Lab:
         costs: Path | None = None,
         recipe: dict[str, Any] | None = None,
         budget_seconds: float | None = None,
+        time_share: float | None = None,
         **values: Any,
     ) -> RunSettings:
         layer = {"epochs": EPOCHS, "batch_size": BATCH, **(recipe or {})}
@@ -151,6 +153,7 @@ class Lab:
             space_from="test",
             rule=rule,
             budget_seconds=budget_seconds,
+            time_share=time_share,
             costs_from=None if costs is None else str(costs),
         )
         return self._settings(kind="search", recipe=chosen, search=search, **values)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from itertools import pairwise, product
 
 import pytest
@@ -9,6 +10,7 @@ from autoprog.search.plan import DecisionPoint, SearchPlan, make_plan, point_can
 from autoprog.settings import Rule
 from autoprog.space import SearchSpace, SpaceFile
 from supernet.config import ModelSpec, SubnetConfig, TokenRule
+from supernet.cost import relative_cost
 from supernet.zoo import ZOO
 
 EPOCH = 100
@@ -20,7 +22,8 @@ EVEN: tuple[Rule, ...] = ("rollout", "pareto", "budget")
 
 
 def plan(rule: Rule, epochs: float, steps_per_epoch: int = EPOCH, **values: object) -> SearchPlan:
-    space = SpaceFile.model_validate({"decisions": values}).space(ZOO["deit-s"], "test")
+    decisions = {"good_visits": 2, **values}
+    space = SpaceFile.model_validate({"decisions": decisions}).space(ZOO["deit-s"], "test")
     return make_plan(rule, space, steps_per_epoch, int(epochs * steps_per_epoch))
 
 
@@ -70,6 +73,37 @@ def test_short_runs_decide_less_often_so_that_each_subnet_is_trained_twice() -> 
     found = [plan("rollout", epochs) for epochs in (10, 5, 3)]
     assert [len(one.points) for one in found] == [3, 1, 1]
     assert [one.supernet_steps for one in found] == [33, 50, 32]
+
+
+def test_decisions_are_so_few_that_each_subnet_is_trained_for_good_visits() -> None:
+    """Sixteen subnets eight times take 128 steps, of which a tenth of 10,000 steps holds 7."""
+    found = plan("rollout", 100, good_visits=8)
+    assert (len(found.points), found.supernet_steps) == (7, 143)
+    assert len(plan("rollout", 100, good_visits=100).points) == 1
+    assert (
+        plan("rollout", 3, good_visits=100).supernet_steps == 32
+    )  # min_visits bounds it from below
+
+
+def test_by_time_a_visit_counts_what_subnets_cost() -> None:
+    """Beside the full model, subnets of half its cost or less make a phase of as many steps shorter."""
+    space = SpaceFile().space(ZOO["deit-s"], "test")
+    cost = sum(relative_cost(space.spec, subnet) for subnet in space.above(space.smallest))
+    short = make_plan("rollout", space, EPOCH, 300, by_time=True)
+    assert short.supernet_steps == max(math.ceil(2 * cost), 30) < 32
+    most = make_plan("rollout", space, EPOCH, 10_000, by_time=True)
+    assert len(most.supernet_points) == min(8, int(1000 / math.ceil(8 * cost)))
+
+
+def test_by_time_a_glance_comes_before_the_first_supernet() -> None:
+    space = SpaceFile().space(ZOO["deit-s"], "test")
+    found = make_plan("rollout", space, EPOCH, 10_000, by_time=True)
+    glance, first, *_ = found.points
+    assert (glance.is_glance, first.is_glance) == (True, False)
+    assert glance.start_step == glance.stop_step == min(8500 // 8, first.start_step - 1)
+    assert [point.index for point in found.points] == list(range(len(found.points)))
+    assert found.supernet_points == found.points[1:]
+    assert not any(point.is_glance for point in plan("rollout", 100).points)
 
 
 def test_phases_end_before_the_next_decision_whatever_their_share() -> None:

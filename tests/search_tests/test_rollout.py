@@ -11,10 +11,12 @@ from autoprog.search.rollout import (
     LossLaw,
     Option,
     end_loss,
+    flattening,
     learning_exponent,
     legs_seconds,
     progress_of_full,
     score_of,
+    target_entropy,
     transfer,
 )
 from autoprog.search.tails import Forecast, Outlook
@@ -97,6 +99,51 @@ def test_without_a_curve_the_learning_exponent_is_the_default() -> None:
     assert learning_exponent([1000.0, 1001.0, 1002.0], [3.0, 2.0, 1.0]) == 0.2
 
 
+def test_the_learning_exponent_is_that_above_the_floor() -> None:
+    steps, losses = curve(0.3)
+    raised = [loss + 0.5 for loss in losses]
+    assert learning_exponent(steps, raised, floor=0.5) == pytest.approx(0.3, abs=1e-12)
+    assert learning_exponent(steps, raised) < 0.25
+    assert (
+        learning_exponent(steps, raised, floor=10.0) == 0.2
+    )  # below the floor nothing can be fitted
+
+
+def test_smoothed_targets_have_the_entropy_of_their_distribution() -> None:
+    assert target_entropy(0.0, 10) == 0.0
+    probabilities = [0.91, *[0.01] * 9]
+    by_hand = -sum(p * math.log(p) for p in probabilities)
+    assert target_entropy(0.1, 10) == pytest.approx(by_hand)
+    assert target_entropy(1.0, 10) == pytest.approx(math.log(10))
+
+
+def bent(early: float, late: float) -> tuple[list[float], list[float]]:
+    """Return a curve whose exponent changes from `early` to `late` in the middle of the steps."""
+    steps = [float(step) for step in range(20, 2001, 20)]
+    losses = [
+        0.5 + (5.0 * s**-early if s <= 1000 else 5.0 * 1000**-early * (s / 1000) ** -late)
+        for s in steps
+    ]
+    return steps, losses
+
+
+def test_a_curve_that_is_a_power_law_does_not_flatten() -> None:
+    assert flattening(*bent(0.3, 0.3), 0.5, 0.25) == pytest.approx(0.0, abs=1e-9)
+    assert flattening(*bent(0.3, 0.6), 0.5, 0.25) == 0.0  # it falls faster than before
+    assert flattening([], [], 0.5, 0.25) == 0.0
+    steps, losses = bent(0.3, 0.0)
+    assert flattening(steps[-8::7], losses[-8::7], 0.5, 0.25) == 0.0  # too few points to tell
+    assert flattening(*bent(0.3, 0.1), 0.5, 1.0) == 0.0
+
+
+def test_a_curve_that_flattens_lowers_the_worth_of_cheap_steps_by_as_much() -> None:
+    """Where the slope is a third of what it was, a step of that subnet teaches a third."""
+    added = flattening(*bent(0.3, 0.1), 0.5, 0.25)
+    assert 0.25**added == pytest.approx(1 / 3, rel=1e-6)
+    flat = flattening(*bent(0.3, 0.0), 0.5, 0.25)
+    assert 0.25**flat == pytest.approx(0.05)
+
+
 def test_a_small_step_is_worth_its_cost_to_the_capacity_exponent() -> None:
     assert LossLaw(learning=0.2).progress(0.5) == pytest.approx(0.5**CAPACITY_EXPONENT)
     assert LAW.progress(1.0) == 1.0
@@ -116,6 +163,19 @@ def test_where_a_subnet_leads_the_ratio_of_the_losses_transfers() -> None:
 def test_where_a_subnet_falls_behind_its_place_on_the_curve_counts() -> None:
     """At loss ~ progress^-0.2 a loss that is twice as high belongs to a 32nd of the progress."""
     assert transfer(LAW, CURRENT, replace(FULL, loss=1.0)) == pytest.approx(1 / 32)
+
+
+def test_what_carries_over_is_counted_from_guessing() -> None:
+    """A subnet that has learnt what the full model shows nothing of is worth next to nothing."""
+    law = replace(LAW, chance_loss=4.0)
+    assert transfer(law, CURRENT, FULL) == 1.0
+    none = transfer(law, replace(CURRENT, loss=0.4), replace(FULL, loss=4.0))
+    assert none == pytest.approx(0.1 / (math.log(10) + 0.1))
+    half = transfer(law, replace(CURRENT, loss=1.0), replace(FULL, loss=2.0))
+    assert half == pytest.approx((math.log(2) + 0.1) / (math.log(4) + 0.1))
+    neither = transfer(law, replace(CURRENT, loss=4.1), replace(FULL, loss=4.2))
+    assert neither == 1.0  # nothing learnt, nothing lost
+    assert transfer(law, CURRENT, replace(FULL, loss=1.0)) == pytest.approx(1 / 32)
 
 
 def test_the_full_model_has_learnt_what_its_loss_shows() -> None:

@@ -13,7 +13,8 @@ from autoprog.errors import RunError
 from autoprog.record import budget_record
 from autoprog.train.cores import usable_cores
 from autoprog.train.ema import ElasticEma, decay_of
-from autoprog.train.pace import BudgetPace, StepPace
+from autoprog.train.pace import BudgetPace, CostPace, StepPace
+from supernet.config import SubnetConfig
 from supernet.elastic import create_elastic
 from supernet.zoo import ZOO
 
@@ -24,6 +25,23 @@ def test_without_a_budget_the_position_is_the_step() -> None:
     pace.reserve(1e9)
     assert pace.position(7) == 7
     assert pace.projected_step(7, 40.0) == 40
+
+
+def test_by_known_costs_a_step_moves_a_run_by_what_it_takes() -> None:
+    small, full = SubnetConfig(2, 8), SubnetConfig(4, 16)
+    steps, now = {small: 0}, [small]
+    pace = CostPace(steps, {small: 0.1, full: 1.0}, lambda: now[0], total_steps=10)
+    assert not pace.counts_steps
+    assert (pace.position(0), pace.projected_step(0, 7.0)) == (0.0, 70)
+    steps[small] = 70
+    assert pace.position(70) == 7.0  # seventy tenths, without the error of a running sum
+    now[0] = full
+    assert pace.projected_step(70, 10.0) == 73
+    steps[full] = 4
+    pace.look(74, 1e9, 1e9)
+    pace.reserve(1e9)
+    assert (pace.position(74), pace.lr_position(74)) == (11.0, 10.0)
+    assert pace.projected_step(74, 10.0) == 74
 
 
 @pytest.fixture
