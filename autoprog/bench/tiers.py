@@ -34,7 +34,7 @@ TIERS: Mapping[str, Tier] = {
         "the embedded digits, in a minute: does everything work",
         (
             *("--schedule=linear", "--model=vit-mu", "--epochs=2", "--seeds=2", "--margin=1.0"),
-            *("--controls", "reannealed"),
+            *("--controls", "reannealed", "--side-by-side"),
         ),
     ),
     "cpu": Tier(
