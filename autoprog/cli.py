@@ -34,7 +34,7 @@ COMMANDS = {
     "schema": "print the JSON Schema of a search space, a schedule or a recipe, for editors",
     "completion": "print a script that completes commands, flags and names in a shell",
     "doctor": "check what would be slow or wrong on this machine",
-    "bench": "measure how fast the runner is on this machine",
+    "bench": "measure the runner, its costs and its schedules on this machine",
     "verify": "compare a search or a schedule with the baseline, paired by seed, and judge",
     "stress": "kill a run at random points and compare how it ends",
 }

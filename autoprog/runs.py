@@ -27,6 +27,7 @@ from autoprog.schedule import GrowthSchedule, load_schedule
 from autoprog.settings import RunManifest
 
 __all__ = [
+    "CURVE_FILE",
     "Result",
     "Run",
     "RunFolder",
@@ -37,6 +38,10 @@ __all__ = [
     "new_run_id",
     "write_atomically",
 ]
+
+
+CURVE_FILE = "curve.jsonl"
+"""What is published of ``events.jsonl``."""
 
 
 class Result(FileModel):
@@ -200,8 +205,9 @@ class Run:
         return tuple(parse(DecisionInputs, row, "inputs.jsonl") for row in rows)
 
     def events(self) -> Iterator[Event]:
-        """Yield what happened, without what a later attempt replayed."""
-        for row in effective_rows(read_rows(self.path / "events.jsonl")):
+        """Yield what happened, without what a later attempt replayed; of a published run, its curve."""
+        log = self.path / "events.jsonl"
+        for row in effective_rows(read_rows(log if log.exists() else self.path / CURVE_FILE)):
             yield event_of(row)
 
 

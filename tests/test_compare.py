@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,13 @@ from autoprog.runs import Result, RunFolder
 from autoprog.settings import DataSettings, RunManifest, RunSettings, SearchSettings
 from autoprog.space import SpaceFile
 from autoprog.stage import FullModel
-from autoprog.ui.compare import compare_document, compare_markdown, comparison_columns
+from autoprog.ui.compare import (
+    compare_document,
+    compare_markdown,
+    comparison_columns,
+    difference_lines,
+    difference_texts,
+)
 from autoprog.ui.compare_html import compare_page
 from autoprog.ui.compare_svg import ticks
 from supernet.config import SubnetConfig
@@ -499,8 +506,38 @@ def test_what_is_no_run_folder_is_left_out(command: Any, folders: list[Path]) ->
 def test_with_no_finished_run_nothing_is_written(command: Any, make: Make, tmp_path: Path) -> None:
     done = command(make("running", settings(), None), "--html", tmp_path / "page.html")
     assert (done.code, done.out) == (2, "")
-    assert "autoprog: RUN: must name at least one finished run" in done.err
+    assert "must be a complete run: there is no result.json yet" in done.err
+    assert done.err.count("\n") == 1
     assert not (tmp_path / "page.html").exists()
+
+
+def test_with_several_and_none_finished_it_is_said_of_each(command: Any, make: Make) -> None:
+    done = command(make("one", settings(), None), make("two", settings(), None))
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 3)
+    assert "autoprog: RUN: must name at least one finished run" in done.err
+
+
+def test_a_published_folder_without_its_settings_is_one_line(
+    command: Any, folders: list[Path]
+) -> None:
+    (folders[0] / "run.yaml").unlink()
+    done = command(folders[0])
+    assert (done.code, done.out) == (2, "")
+    assert done.err == (
+        f"autoprog: {folders[0]}: must hold a run.yaml, which says what the run was configured to do;"
+        " it was published without it\n"
+    )
+    done = command(*folders[:2])
+    assert done.code == 0
+    assert f"left out: {folders[0]}: must hold a run.yaml" in done.err
+
+
+def test_the_page_and_the_terminal_word_a_difference_alike(folders: list[Path]) -> None:
+    comparison = compare([read_finished(folder) for folder in folders])
+    (line,) = difference_lines(comparison)
+    texts = difference_texts(comparison.groups[1])
+    assert line == "B differs from A in " + "; ".join(texts)
+    assert all(f"<li>{escape(text)}</li>" in compare_page(comparison) for text in texts)
 
 
 def test_a_path_that_does_not_exist_is_a_slip(command: Any, folders: list[Path]) -> None:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import random
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -16,22 +20,23 @@ from rich.console import Console
 
 from autoprog.cli import main
 from autoprog.errors import ConfigError, RunError
-from autoprog.proof import verify as driver
+from autoprog.proof import rounds as driver
 from autoprog.proof.pairs import (
     SCHEDULE_WORD,
-    ArmEnded,
-    ArmStarted,
+    OtherArm,
     Pair,
     Plan,
     Verification,
-    order_of,
     summarise,
 )
+from autoprog.proof.rounds import ArmEnded, ArmStarted
 from autoprog.proof.verdict import judge, pairs_needed, ratio, t_quantile
 from autoprog.proof.verify import load, verify
 from autoprog.runs import Result
+from autoprog.schedule import load_schedule
 from autoprog.ui.verify import VerifyView, markdown_lines, verdict_lines
 
+ROOT = Path(__file__).resolve().parent.parent
 SMALL = ("--model", "vit-mu", "--device", "cpu", "--workers", "0", "--threads", "1")
 
 
@@ -67,7 +72,7 @@ def pairs_of(*runs: tuple[float, float, float, float]) -> list[Pair]:
     return [
         Pair(
             seed=seed,
-            order=order_of(seed),
+            order=("baseline", "candidate"),
             baseline=result_of(runs[seed][0], runs[seed][1]),
             candidate=result_of(runs[seed][2], runs[seed][3]),
         )
@@ -154,8 +159,9 @@ def test_ratios_are_geometric_and_paired() -> None:
 
 
 def test_the_first_arm_alternates() -> None:
-    assert [order_of(number)[0][0] for number in range(4)] == ["b", "c", "b", "c"]
-    assert all(set(order_of(number)) == {"baseline", "candidate"} for number in range(4))
+    plan = plan_of()
+    assert [plan.groups(number)[0][0][0] for number in range(4)] == ["b", "c", "b", "c"]
+    assert all({*sum(plan.groups(n), ())} == {"baseline", "candidate"} for n in range(4))
 
 
 def test_the_search_for_a_schedule_is_charged_to_every_run_and_shown_apart() -> None:
@@ -166,12 +172,14 @@ def test_the_search_for_a_schedule_is_charged_to_every_run_and_shown_apart() -> 
     assert found["charged_seconds"]["candidate"]["wall"] == pytest.approx(12.5)
     assert found["charged_seconds"]["candidate"]["search"] == pytest.approx(5.0)
     assert found["charged_seconds"]["baseline"]["wall"] == pytest.approx(15.0)
-    assert found["time_to_baseline_accuracy"] == {"reached": True, "seconds": 12.5}
+    reached = found["time_to_baseline_accuracy"]
+    assert (reached["reached"], reached["seconds"], reached["arm"]) == (True, 12.5, "candidate")
 
 
 def test_a_lower_mean_has_not_reached_the_baseline() -> None:
     found = summarise(pairs_of((90.0, 1.0, 95.0, 1.0), (90.0, 1.0, 84.9, 1.0)), plan_of())
-    assert found["time_to_baseline_accuracy"] == {"reached": False, "seconds": None}
+    reached = found["time_to_baseline_accuracy"]
+    assert (reached["reached"], reached["seconds"]) == (False, None)
     assert found["mean"] == pytest.approx(-0.05)
 
 
@@ -185,8 +193,12 @@ class Fake:
         self.started: list[tuple[str, ...]] = []
         self.codes: dict[str, int] = {}
         self.events: list[str] = []
+        self.nproc: set[int] = set()
 
-    def __call__(self, words: Sequence[str], runs: Path, number: int) -> FakeProcess:
+    def __call__(
+        self, words: Sequence[str], runs: Path, number: int, nproc: int, held_files: Sequence[int]
+    ) -> FakeProcess:
+        self.nproc.add(nproc)
         self.started.append(tuple(words))
         self.events.append(f"start {runs.name}")
         (runs.parent / f"{runs.name}-attempt-{number}.err").write_text("")
@@ -209,7 +221,7 @@ class FakeProcess:
         run.mkdir(exist_ok=True)
         if code == 0 and not (run / "result.json").exists():
             self.fake.events.append(f"end {self.runs.name}")
-            _, seed, arm = self.runs.name.split("-")
+            _, seed, arm = self.runs.name.split("-", 2)
             top1 = 90.0 + int(seed) / 10 + (0.2 * (int(seed) + 1) if arm == "candidate" else 0.0)
             seconds = 5.0 + int(seed) if arm == "candidate" else 10.0
             body = result_of(top1, seconds, int(seed)).model_dump(mode="json", by_alias=True)
@@ -336,6 +348,14 @@ def test_two_processes_never_run_one_verification(fake: Fake, tmp_path: Path) ->
     with pytest.raises(RunError, match="another process"):
         next(verify(tmp_path, verification_of(plan_of())))
     first.close()
+
+
+def test_a_verdict_is_worked_out_anew_when_it_is_read(fake: Fake, tmp_path: Path) -> None:
+    list(verify(tmp_path, verification_of(plan_of(seeds=2))))
+    file = tmp_path / "verify.json"
+    body = json.loads(file.read_text())
+    file.write_text(json.dumps({**body, "verdict": {"of": "another version"}}))
+    assert load(tmp_path).verdict == body["verdict"]
 
 
 def test_a_folder_without_verify_json_is_refused(tmp_path: Path) -> None:
@@ -610,7 +630,255 @@ def test_on_a_terminal_there_is_one_table_that_fits() -> None:
 
 
 def test_markdown_without_a_pair_is_a_head() -> None:
-    assert markdown_lines(verification_of(plan_of()))[1].count("---:") == 8
+    assert markdown_lines(verification_of(plan_of()))[1].count("--:") == 8
+
+
+# More arms.
+
+
+def other(name: str, role: Any, **more: Any) -> OtherArm:
+    return OtherArm(**{"name": name, "role": role, "words": ("train",), "epochs": 1.0, **more})
+
+
+def rounds_of(plan: Plan, *runs: dict[str, tuple[float, float]]) -> list[Pair]:
+    """Return the seeds' top-1 and seconds by arm."""
+    return [
+        Pair(
+            seed=seed,
+            order=plan.arms,
+            baseline=result_of(*arms["baseline"]),
+            candidate=result_of(*arms["candidate"]),
+            others={arm.name: result_of(*arms[arm.name]) for arm in plan.others},
+        )
+        for seed, arms in enumerate(runs)
+    ]
+
+
+LENGTHS = plan_of(
+    others=(other("candidate-0.25", "length"), other("candidate-0.5", "length")),
+    search_seconds=1.0,
+)
+TWO = (
+    {"baseline": (90.0, 10.0), "candidate": (91.0, 8.0), "candidate-0.25": (88.0, 2.0),
+     "candidate-0.5": (90.5, 4.0)},
+    {"baseline": (90.0, 10.0), "candidate": (91.5, 8.0), "candidate-0.25": (89.0, 2.0),
+     "candidate-0.5": (89.7, 4.0)},
+)  # fmt: skip
+
+
+def test_the_time_to_the_accuracy_is_that_of_the_cheapest_length_that_reaches_it() -> None:
+    found = summarise(rounds_of(LENGTHS, *TWO), LENGTHS)["time_to_baseline_accuracy"]
+    assert (found["reached"], found["arm"], found["lengths"]) == (True, "candidate-0.5", 3)
+    assert (found["seconds"], found["ratio"]) == (5.0, pytest.approx(0.5))  # the search charged
+    # mean 0.1 of 0.5 and -0.3; Student's t with 1 degree of freedom at 1 - 0.05 / 3
+    reach = math.tan(math.pi * (0.5 - 0.05 / 3)) * math.sqrt(0.32) / math.sqrt(2)
+    assert found["lower"] == pytest.approx(0.1 - reach)
+
+
+def test_no_length_may_reach_it() -> None:
+    plan = plan_of(others=(other("candidate-0.5", "length"),))
+    lower = {"baseline": (90.0, 9.0), "candidate": (89.0, 8.0), "candidate-0.5": (88.0, 2.0)}
+    found = summarise(rounds_of(plan, lower), plan)["time_to_baseline_accuracy"]
+    assert (found["reached"], found["seconds"], found["lengths"]) == (False, None, 2)
+
+
+def test_the_verdict_on_the_candidate_is_that_without_other_arms() -> None:
+    alone = summarise(rounds_of(LENGTHS, *TWO), LENGTHS)
+    pair = summarise(pairs_of((90.0, 10.0, 91.0, 8.0), (90.0, 10.0, 91.5, 8.0)), plan_of())
+    for key in ("outcome", "mean", "sd", "lower", "upper", "more_seeds"):
+        assert alone[key] == pair[key]
+
+
+def test_bounds_of_lengths_hold_together_and_others_alone() -> None:
+    plan = plan_of(
+        others=(
+            other("candidate-0.5", "length"),
+            other("baseline-1.5", "longer", about="at 1.5 x its epochs"),
+            other("ramp-depth", "control"),
+            other("ramp-size", "control"),
+        ),
+        equal_by="training MACs",
+    )
+    runs = [
+        {"baseline": (90.0, 10.0), "candidate": (91.0, 5.0), "candidate-0.5": (90.0, 2.5),
+         "baseline-1.5": (92.5, 15.0), "ramp-depth": (89.0, 5.0), "ramp-size": (90.5, 6.0)},
+        {"baseline": (90.0, 10.0), "candidate": (91.0, 5.0), "candidate-0.5": (90.5, 2.5),
+         "baseline-1.5": (92.7, 15.0), "ramp-depth": (89.5, 5.0), "ramp-size": (91.5, 6.0)},
+    ]  # fmt: skip
+    pairs = rounds_of(plan, *runs)
+    arms = {arm["arm"]: arm for arm in summarise(pairs, plan)["arms"]}
+    assert [arm["sureness"] for arm in arms.values()] == [0.95, 0.975, 0.975, 0.95, 0.95, 0.95]
+    assert [arm["against"] for arm in arms.values()] == [
+        *(None, "baseline", "baseline", "baseline", "candidate", "candidate"),
+    ]
+    assert arms["ramp-depth"]["difference"]["mean"] == pytest.approx(-1.75)
+    assert arms["baseline-1.5"]["wall"]["mean"] == pytest.approx(1.5)
+    verification = verification_of(plan)
+    for pair in pairs:
+        verification = verification.with_pair(pair)
+    told = dict(verdict_lines(verification))
+    assert told["longer"].startswith("the baseline at 1.5 x its epochs adds +2.60 points [")
+    assert told["longer"].endswith("2 points or more: train both arms for longer")
+    assert told["ramp"].startswith("ramp-size, the best of 2 by its mean: +0.00 points to the")
+    assert told["controls"] == "cost as much as the candidate by training MACs"
+    assert told["choice"].endswith("(Bonferroni, one-sided): each at 97.50%")
+    assert told["bounds"] == "those of the other arms are one-sided, each at 95 %"
+    lines = markdown_lines(verification)
+    assert "| arm | what it is | image-epochs | top-1 EMA % | difference | to the |" in lines[5]
+    assert lines[10].startswith("| baseline-1.5 | at 1.5 x its epochs | 2 | 92.60 ± 0.14 | +2.60")
+
+
+@pytest.mark.parametrize("width", [60, 80, 160])
+def test_the_table_of_arms_fits(width: int) -> None:
+    verification = verification_of(LENGTHS)
+    for pair in rounds_of(LENGTHS, *TWO):
+        verification = verification.with_pair(pair)
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
+    view = VerifyView(console, "runs/x", verification)
+    view.conclude()
+    out = console.file.getvalue()  # type: ignore[attr-defined]
+    table = out[: out.index("verdict")].splitlines()
+    assert max(map(len, table)) <= width
+    assert [line.split()[0] for line in table[2:]] == list(LENGTHS.arms)
+    assert ("image-epochs" in table[0]) == (width == 160)
+
+
+def test_every_other_seed_goes_backwards_and_pairs_stay_together_side_by_side() -> None:
+    arms = ("baseline", "candidate", "candidate-0.25", "candidate-0.5")
+    assert LENGTHS.groups(0) == [(arm,) for arm in arms]
+    assert LENGTHS.groups(1) == [(arm,) for arm in arms[::-1]]
+    beside = LENGTHS.model_copy(update={"side_by_side": True})
+    assert beside.groups(1) == [(arms[3], arms[2]), (arms[1], arms[0])]
+
+
+LINEAR = ("--schedule", "linear", *SMALL, "--epochs", "4")
+
+
+def test_lengths_are_shares_of_the_baselines_epochs(command: Command, fake: Fake) -> None:
+    given = ("--lengths", "0.75", "0.25", "--baseline-longer", "1.5", "--seeds", "1")
+    code, out, err = command(*LINEAR, *given)
+    assert (code, err) == (0, "")
+    epochs = [[word for word in words if word.startswith("--epochs")] for words in fake.started]
+    assert [words[-1] for words in epochs] == [
+        *("--epochs=4", "--epochs=4", "--epochs=1", "--epochs=3", "--epochs=6"),
+    ]
+    names = ["baseline", "candidate", "candidate-0.25", "candidate-0.75", "baseline-1.5"]
+    assert starts(fake) == [f"seed-0-{name}" for name in names]
+    assert fake.started[2][:3] == ("train", "--schedule", "linear")
+    assert "by the cheapest of 3 lengths" in out
+
+
+def test_a_search_has_lengths_too_and_its_own_flags(command: Command, fake: Fake) -> None:
+    words = ("--lengths", "0.5", "--seeds", "1", "--", "--rule", "pareto")
+    assert command(*SEARCH, *words)[0] == 0
+    assert fake.started[2][0] == "search"
+    assert fake.started[2][fake.started[2].index("--rule") :][:3] == (
+        *("--rule", "pareto", "--epochs=1"),
+    )
+
+
+def test_the_baseline_is_trained_once_a_seed(command: Command, fake: Fake) -> None:
+    given = ("--lengths", "0.25", "0.5", "--controls", "reannealed", "--seeds", "2")
+    assert command(*LINEAR, *given)[0] == 0
+    assert sum(name.endswith("-baseline") for name in starts(fake)) == 2
+    assert len(starts(fake)) == 10
+
+
+def macs_of(words: Sequence[str], runs: Path) -> float:
+    """Return the multiply-accumulates of a run, relative to full steps."""
+    from autoprog.commands.verify_plan import configured_arm
+    from autoprog.proof.controls import macs_cost
+    from autoprog.train.engine import step_table
+
+    arm = configured_arm(tuple(words[: words.index("--seed")]), "")
+    assert arm.schedule is not None
+    table = step_table(arm.settings.recipe, arm.schedule, len(arm.opened.train))
+    return macs_cost(arm.settings.model.spec())(table)
+
+
+def test_controls_cost_as_much_as_the_candidate(
+    command: Command, fake: Fake, tmp_path: Path
+) -> None:
+    given = ("--controls", "reannealed", "ramp", "random:2", "--seeds", "1")
+    code, out, err = command(*LINEAR, *given)
+    assert (code, err) == (0, "")
+    names = ["reannealed", "ramp-depth", "ramp-size", "random-1", "random-2"]
+    assert [name.removeprefix("seed-0-") for name in starts(fake)[2:]] == names
+    whole, *costs = [macs_of(words, tmp_path) for words in fake.started]
+    assert costs[0] < 0.6 * whole
+    assert costs[1:] == pytest.approx([costs[0]] * 5, abs=1.0)  # within a step of the full model
+    (folder,) = folders(tmp_path)
+    ramp = load_schedule(folder / "ramp-depth.yaml")
+    assert [(stage.depth, stage.img_size) for stage in ramp.stages] == [(2, 16), (3, 16), (4, 16)]
+    drawn = [load_schedule(folder / f"random-{number}.yaml") for number in (1, 2)]
+    assert drawn[0] != drawn[1]
+    assert all(f"{name} " in out for name in names)
+
+
+def test_the_seed_decides_which_random_schedules(command: Command, tmp_path: Path) -> None:
+    texts = []
+    for place, seed in (("a", "0"), ("b", "0"), ("c", "1")):
+        flags = ("--controls", "random:1", "--seed", seed, "--seeds", "1", "--runs-dir", place)
+        assert command(*LINEAR, *flags)[0] == 0
+        (file,) = (tmp_path / place).glob("*/random-1.yaml")
+        texts.append(file.read_text())
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_controls_may_cost_as_much_by_measured_seconds(
+    command: Command, fake: Fake, tmp_path: Path
+) -> None:
+    seconds = {f"d{d} r{r} b128": 1.0 for d in (2, 3, 4) for r in (8, 12, 16)}  # all alike
+    (tmp_path / "costs.json").write_text(json.dumps(seconds))
+    flags = ("--batch-size", "128", "--controls", "reannealed", "--costs", "costs.json")
+    code, out, _ = command(*LINEAR, *flags, "--seeds", "1")
+    assert code == 0
+    assert fake.started[2][-6].startswith("--epochs=4.")  # not half of it, as by compute
+    assert "by seconds predicted from costs.json" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((*LINEAR, "--lengths", "0"), "--lengths: must lie in (0, 100], but got 0.0"),
+        ((*LINEAR, "--lengths", "0.5", "0.5"), "--lengths: must differ, but got 0.5"),
+        ((*LINEAR, "--lengths", "1"), "--lengths: must leave out 1: the candidate has that length"),
+        ((*LINEAR, "--lengths", "0.001"), "must last at least one step"),
+        ((*LINEAR, "--baseline-longer", "1"), "--baseline-longer: must lie in (1, 100]"),
+        (
+            (*LINEAR, "--controls", "slow"),
+            "--controls: must be reannealed, ramp, random or random:N",
+        ),
+        ((*LINEAR, "--controls", "random:0"), "or random:N, but got 'random:0'"),
+        ((*LINEAR, "--controls", "ramp", "ramp"), "--controls: must differ, but got 'ramp'"),
+        ((*LINEAR, "--controls", "ramp:2"), "or random:N, but got 'ramp:2'"),
+        ((*LINEAR, "--controls", "random:500"), "must find 500 schedules, but only"),
+        ((*LINEAR, "--costs", "x.json"), "--costs: must be given together with --controls"),
+        ((*LINEAR, "--controls", "ramp", "--costs", "x"), "must be a readable JSON file"),
+        ((*LINEAR, "--controls", "ramp", "--controls-space", "x"), "--space: unknown space"),
+        ((*SEARCH, "--controls", "ramp"), "--controls: must be given together with --schedule"),
+        ((*LINEAR, "--nproc", "0"), "nproc: must be greater than or equal to 1"),
+        ((*LINEAR, "--nproc", "2", "--side-by-side"), "--side-by-side: must be left out with"),
+    ],
+)
+def test_arms_that_cannot_be_are_one_line(
+    command: Command, fake: Fake, tmp_path: Path, words: tuple[str, ...], said: str
+) -> None:
+    code, out, err = command(*words)
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert said in err
+    assert (list(tmp_path.iterdir()), fake.started) == ([], [])
+
+
+def test_a_verification_starts_its_own_processes(
+    command: Command, fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert command(*LINEAR, "--nproc", "2", "--seeds", "1")[0] == 0
+    assert fake.nproc == {2}
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, _, err = command(*LINEAR)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "verify: must be started without torchrun; give --nproc N" in err
 
 
 # For real.
@@ -619,7 +887,7 @@ def test_markdown_without_a_pair_is_a_head() -> None:
 class InProcess:
     """A run of the program within this process."""
 
-    def __init__(self, words: Sequence[str], runs: Path, number: int) -> None:
+    def __init__(self, words: Sequence[str], runs: Path, *_: Any, **how: Any) -> None:
         self.exit_code = main(list(words))
 
     def send(self, name: str) -> None:
@@ -639,9 +907,15 @@ def test_real_runs_are_paired_by_seed(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(driver, "Attempt", InProcess)
     words = ("--schedule", "linear", *SMALL, "--epochs", "1", "--seeds", "2", "-q")
-    assert main(["verify", *words]) == 0
+    more = ("--lengths", "0.5", "--controls", "random:1")
+    assert main(["verify", *words, *more]) == 0
     (folder,) = folders(tmp_path)
-    check(load(folder), "train")
+    found = load(folder)
+    check(found, "train")
+    assert found.verdict is not None
+    arms = {arm["arm"]: arm["macs"]["mean"] for arm in found.verdict["arms"]}
+    assert arms["candidate-0.5"] == pytest.approx(arms["candidate"] / 2, rel=0.2)
+    assert arms["random-1"] == pytest.approx(arms["candidate"], rel=0.2)
 
 
 @pytest.mark.slow
@@ -665,3 +939,59 @@ def check(found: Verification, kind: str) -> None:
         assert pair.candidate.macs < pair.baseline.macs
     assert found.verdict["ratios"]["macs"]["mean"] < 1
     assert found.verdict["mean"] == pytest.approx(fmean(pair.difference for pair in found.pairs))
+
+
+def test_a_killed_verification_leaves_its_folder_locked_while_a_run_of_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = (*LINEAR, "--seeds", "1", "-q")
+    found = {**os.environ, "PYTHONPATH": str(ROOT)}
+    program = subprocess.Popen([sys.executable, "-m", "autoprog", "verify", *words], env=found)
+    try:
+        until(lambda: list(tmp_path.glob("runs/*/seed-0-baseline")))
+        program.kill()
+        program.wait()
+        assert main(["verify", *words]) == 1
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1
+        assert "a run that one started still goes on; wait for it or stop it" in err
+    finally:
+        program.kill()
+        until(lambda: _ends(tmp_path))
+    (run,) = tmp_path.glob("runs/*/seed-0-baseline/*")  # the orphan ended in peace, and counts
+    assert (run / "result.json").exists()
+    (folder,) = folders(tmp_path)
+    with driver.alone(folder, "verify.lock"):
+        pass
+
+
+def _ends(path: Path) -> bool:
+    """Tell whether no process holds the folder any more."""
+    (folder,) = folders(path)
+    try:
+        with driver.alone(folder, "verify.lock"):
+            return True
+    except RunError:
+        return False
+
+
+def until(holds: Callable[[], object], seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_each_run_may_be_carried_out_by_several_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ("--schedule", "linear", "--model", "vit-mu", "--device", "cpu", "--workers", "0")
+    assert main(["verify", *words, "--epochs", "1", "--seeds", "1", "--nproc", "2", "-q"]) == 0
+    (folder,) = folders(tmp_path)
+    check(load(folder), "train")
+    for run in folder.glob("seed-0-*/*/events.jsonl"):
+        starts = [json.loads(line) for line in run.read_text().splitlines()][:1]
+        assert [row["world_size"] for row in starts] == [2]

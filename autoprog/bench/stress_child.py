@@ -43,15 +43,25 @@ class Attempt:
         words: What stands after ``autoprog`` on its command line.
         runs: Folder with at most the one run folder that it writes.
         number: Of the attempt, from 0; names the files that its output goes to.
+        nproc: Processes that carry it out, started by torchrun if there are several.
+        held_files: Descriptors of files that it holds open, for the locks on them.
     """
 
-    def __init__(self, words: Sequence[str], runs: Path, number: int) -> None:
-        self.number, self._runs, self._offset = number, runs, 0
+    def __init__(
+        self,
+        words: Sequence[str],
+        runs: Path,
+        number: int,
+        nproc: int = 1,
+        held_files: Sequence[int] = (),
+    ) -> None:
+        self.number, self._runs, self._offset, self._nproc = number, runs, 0, nproc
         self._err = runs.with_name(f"{runs.name}-attempt-{number}.err")
         with self._err.open("wb") as err, self._err.with_suffix(".out").open("wb") as out:
             self._process = subprocess.Popen(
-                [*PROGRAM, *words],
+                [*_program(nproc), *words],
                 env=_environment(),
+                pass_fds=held_files,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
@@ -113,9 +123,10 @@ class Attempt:
         self._process.wait()
 
     def last_words(self) -> str:
-        """Return the last line that it wrote on stderr."""
+        """Return the last line that it wrote on stderr; its own one where torchrun says more after it."""
         lines = self._err.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return re.sub("^autoprog:? ", "", lines[-1]) if lines else "nothing was said"
+        own = [line for line in lines if line.startswith("autoprog")] if self._nproc > 1 else []
+        return re.sub("^autoprog:? ", "", (own or lines)[-1]) if lines else "nothing was said"
 
     def has_traceback(self) -> bool:
         """Tell whether it ended in a way that users must not see."""
@@ -158,6 +169,15 @@ def follow(
                 " a dead-lock; it was killed"
             )
         time.sleep(_POLL_SECONDS if due is None else min(_POLL_SECONDS, max(0.0, due - now)))
+
+
+def _program(nproc: int) -> tuple[str, ...]:
+    """Return the words that start the program in so many processes."""
+    if nproc == 1:
+        return PROGRAM
+    python, *module = PROGRAM
+    places = ("--standalone", "--nproc-per-node", str(nproc))
+    return (python, "-m", "torch.distributed.run", *places, *module)
 
 
 def _environment() -> dict[str, str]:

@@ -1,11 +1,11 @@
-"""``autoprog bench``: how fast autoprog is on this machine; nothing is written."""
+"""``autoprog bench``: how fast autoprog is on this machine, and what its schedules come to."""
 
 from __future__ import annotations
 
 import argparse
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from autoprog.commands import train
@@ -22,10 +22,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add what is measured, how often, and all flags of a training run."""
     parser.add_argument(
         "subject",
-        choices=["runner", "costs"],
+        nargs="?",
+        choices=["runner", "costs", "presets"],
         metavar="SUBJECT",
         help="runner: its speed against a hand-written loop, and what loading the data costs;"
-        " costs: what each subnet of a search space costs here",
+        " costs: what each subnet of a search space costs here; presets: the schedules that"
+        " have a name, trained side by side",
     )
     train.add_flags(parser)
     parser.epilog = (
@@ -33,8 +35,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "  autoprog bench runner --schedule constant --model vit-xs --data DIR\n"
         "  autoprog bench runner --schedule linear --model deit-s --data DIR --json\n"
         "  autoprog bench costs --model deit-s --data DIR\n"
+        "  autoprog bench --tier smoke\n"
+        "  autoprog bench --tier cpu --data CIFAR --dry-run\n"
+        "  autoprog bench presets --model vit-xs --data DIR --equal wall-clock --seeds 3\n"
     )
     _add_measurement_flags(parser.add_argument_group("measurement"))
+    _add_tier_flags(parser.add_argument_group("standing benchmark, in place of SUBJECT"))
 
 
 def _add_measurement_flags(group: argparse._ArgumentGroup) -> None:
@@ -61,14 +67,45 @@ def _add_measurement_flags(group: argparse._ArgumentGroup) -> None:
         type=_seconds,
         default=argparse.SUPPRESS,
         metavar="S",
-        help="costs: most time to measure in (60)",
+        help="costs, and presets at equal wall-clock: most time to measure in (60)",
     )
+    _add_preset_flags(group)
     group.add_argument("--json", action="store_true", dest="as_json", help="one JSON object")
+
+
+def _add_preset_flags(group: argparse._ArgumentGroup) -> None:
+    nothing = argparse.SUPPRESS
+    equal = "presets: what they have in common with constant over --epochs: image-epochs, training"
+    equal += " MACs, or seconds as measured here (epochs)"
+    ways = ("epochs", "macs", "wall-clock")
+    group.add_argument("--equal", choices=ways, default=nothing, help=equal)
+    names = "presets: only these, and constant (all)"
+    group.add_argument("--presets", nargs="+", metavar="NAME", default=nothing, help=names)
+    seeds = "presets: runs of each; seeds count up from --seed (3)"
+    group.add_argument("--seeds", type=_count, metavar="N", default=nothing, help=seeds)
+    table = "presets: the result as a Markdown table"
+    group.add_argument("--markdown", action="store_true", default=nothing, help=table)
+
+
+def _add_tier_flags(group: argparse._ArgumentGroup) -> None:
+    tiers = "a verification that is always the same: smoke (a minute, the embedded digits), cpu"
+    tiers += " (CIFAR-10) or gpu (ImageNet); --data and how it is carried out are free"
+    group.add_argument("--tier", choices=("smoke", "cpu", "gpu"), help=tiers)
+    dry = "say what would run, and for how long, and run nothing"
+    group.add_argument("--dry-run", action="store_true", help=dry)
+    folder = "copy settings, results and curves to DIR, no weights"
+    group.add_argument("--publish", type=Path, metavar="DIR", help=folder)
+    file = "write the tables into a Markdown file, between <!-- bench:TIER --> and <!-- /bench:TIER -->"
+    group.add_argument("--write", type=Path, metavar="FILE", help=file)
 
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
+    if args.tier is not None:
+        return _bench_tier(args)
     _check_flags(args)
+    if args.subject == "presets":
+        return _bench_presets(args)
     return _bench_costs(args) if args.subject == "costs" else _bench_runner(args)
 
 
@@ -96,6 +133,23 @@ def _bench_runner(args: argparse.Namespace) -> int:
     else:
         print_report(console, speed, of_script)
     return 0
+
+
+def _bench_tier(args: argparse.Namespace) -> int:
+    if args.subject is not None:
+        raise ConfigError("SUBJECT", "", "must be left out with --tier", args.subject)
+    from autoprog.commands.bench_tier import bench_tier
+
+    args.markdown = hasattr(args, "markdown")
+    return bench_tier(args)
+
+
+def _bench_presets(args: argparse.Namespace) -> int:
+    from autoprog.commands.bench_presets import bench_presets
+
+    args.equal = getattr(args, "equal", "epochs")
+    args.markdown = hasattr(args, "markdown")
+    return bench_presets(args, getattr(args, "profile_seconds", DEFAULT_PROFILE_SECONDS))
 
 
 def _bench_costs(args: argparse.Namespace) -> int:
@@ -136,25 +190,34 @@ def _tell(args: argparse.Namespace) -> Callable[[SubnetConfig, int], None]:
 
 
 def _check_flags(args: argparse.Namespace) -> None:
+    if args.subject is None:
+        cure = "runner, costs or presets; or give --tier"
+        raise ConfigError("SUBJECT", "", "must be given", cure=cure)
+    _refuse(args, ("publish", "write"), "it is for --tier")
+    if args.dry_run:
+        raise ConfigError("--dry-run", "", "must be left out: it is for --tier")
+    if getattr(args, "equal", None) != "wall-clock" and args.subject == "presets":
+        _refuse(args, ("profile_seconds",), "it is for --equal wall-clock")
+    _refuse(args, ("resume", "time_budget_seconds", *LOGGER_SETTINGS), "a bench is no run")
+    own = {
+        "runner": ("schedule", "timm_script"),
+        "costs": ("space", "profile_seconds"),
+        "presets": ("equal", "presets", "seeds", "markdown", "profile_seconds"),
+    }
+    of_others = dict.fromkeys(name for names in own.values() for name in names)
+    others = [name for name in of_others if name not in own[args.subject]]
+    _refuse(args, others, f"it is not for {args.subject}")
     if args.subject == "runner" and not hasattr(args, "schedule"):
         cure = "give a YAML file, or a preset with --model"
         raise ConfigError("--schedule", "", "must be given", cure=cure)
-    no_run, others = "a bench is no run", f"it is not for {args.subject}"
-    for flag, given, why in (
-        ("--resume", args.resume is not None, no_run),
-        ("--time-budget", hasattr(args, "time_budget_seconds"), no_run),
-        *((flag_of(name), hasattr(args, name), no_run) for name in LOGGER_SETTINGS),
-        ("--schedule", args.subject == "costs" and hasattr(args, "schedule"), others),
-        ("--timm-script", args.subject == "costs" and args.timm_script is not None, others),
-        ("--space", args.subject == "runner" and hasattr(args, "space"), others),
-        (
-            "--profile-seconds",
-            args.subject == "runner" and hasattr(args, "profile_seconds"),
-            others,
-        ),
-    ):
-        if given:
-            raise ConfigError(flag, "", f"must be left out: {why}")
+    if args.as_json and hasattr(args, "markdown"):
+        raise ConfigError("--markdown", "", "must not be given together with --json")
+
+
+def _refuse(args: argparse.Namespace, names: Iterable[str], why: str) -> None:
+    for name in names:
+        if getattr(args, name, None) is not None:
+            raise ConfigError(flag_of(name), "", f"must be left out: {why}")
 
 
 def _seconds(text: str) -> float:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from autoprog.proof.compare import Comparison
     from autoprog.proof.finished import Finished
 
-__all__ = ["add_flags", "run"]
+__all__ = ["add_flags", "print_comparison", "run"]
 
 MIN_WIDTH, MAX_WIDTH = 60, 200
 
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     comparison = compare(runs)
     if args.html is not None:
         _write_page(args.html, comparison)
-    _print(args, comparison, left_out)
+    print_comparison(args, comparison, left_out)
     return 0
 
 
@@ -65,7 +65,7 @@ def _read(paths: Sequence[str]) -> tuple[list[Finished], list[tuple[str, str]]]:
     """Return the finished runs, each once, and (path, reason) of what is none.
 
     Raises:
-        ConfigError: If a path does not exist, which is a slip and no unfinished run.
+        ConfigError: If a path does not exist, which is a slip and no unfinished run, or the only one is none.
     """
     from autoprog.proof.finished import read_finished
 
@@ -79,6 +79,8 @@ def _read(paths: Sequence[str]) -> tuple[list[Finished], list[tuple[str, str]]]:
         try:
             runs.append(read_finished(path))
         except ConfigError as error:
+            if len(once) == 1:  # then there is nothing to set it beside, and one line says it all
+                raise
             left_out.append((path, ": ".join(part for part in (error.key, error.law) if part)))
     return runs, left_out
 
@@ -93,9 +95,10 @@ def _write_page(path: Path, comparison: Comparison) -> None:
         raise ConfigError("--html", str(path), law) from None
 
 
-def _print(
+def print_comparison(
     args: argparse.Namespace, comparison: Comparison, left_out: Sequence[tuple[str, str]]
 ) -> None:
+    """Print a comparison in the form that the flags ask for."""
     from rich.console import Console
 
     from autoprog.ui.compare import (
@@ -114,5 +117,5 @@ def _print(
         print(compare_plain(comparison))
     else:
         width = max(MIN_WIDTH, min(console.width, MAX_WIDTH))
-        for view in compare_views(comparison, args.x):
+        for view in compare_views(comparison, getattr(args, "x", "seconds")):
             console.print(view, width=width, crop=False)

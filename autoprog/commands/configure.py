@@ -24,7 +24,7 @@ from autoprog.train.feed import open_data
 from autoprog.train.model import find_model
 from supernet.config import ModelSpec
 
-__all__ = ["Configured", "configure_search", "configure_train", "data_settings", "recipe_of"]
+__all__ = ["Configured", "configure_search", "configure_train", "data_settings", "space_name"]
 
 EMBEDDED_PATCHES = 4
 """Side of the embedded digits in patches, for models made for larger images."""
@@ -47,7 +47,7 @@ def configure_search(args: argparse.Namespace) -> Configured:
     """
     data = data_settings(args)
     spec = find_model(_required_model(args))
-    file, where = find_space(_space_name(args, data, spec), spec.name)
+    file, where = find_space(space_name(args, data, spec), spec.name)
     spec = spec if (size := _image_size(args, data, spec, file)) is None else _resized(spec, size)
     space = _with_decision_flags(args, file).space(spec, where)
     proxy = getattr(args, "proxy", 1.0)
@@ -208,7 +208,8 @@ def _with_decision_flags(args: argparse.Namespace, file: SpaceFile) -> SpaceFile
     return parse(SpaceFile, body, "flags")
 
 
-def _space_name(args: argparse.Namespace, data: DataSettings, spec: ModelSpec) -> str | None:
+def space_name(args: argparse.Namespace, data: DataSettings, spec: ModelSpec) -> str | None:
+    """Return the search space given, or that of the embedded digits for them; None for the model's own."""
     return getattr(args, "space", None) or ("digits" if _is_demo(data, spec) else None)
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from autoprog.commands.cells import Elastic, check_rate, check_size, elastic_of, tokens_of
-from autoprog.commands.configure import data_settings, recipe_of
+from autoprog.commands.configure import data_settings
+from autoprog.commands.recipe_layers import recipe_of
 from autoprog.errors import ConfigError
 from autoprog.files import parse
 from autoprog.grid import cells_of

@@ -7,7 +7,7 @@ import json
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from autoprog.commands.flags import (
     add_data_flags,
@@ -20,7 +20,7 @@ from autoprog.errors import ConfigError
 if TYPE_CHECKING:
     from autoprog.proof.pairs import Verification
 
-__all__ = ["add_flags", "add_shared_flags", "run"]
+__all__ = ["add_flags", "add_shared_flags", "execute", "run"]
 
 _DEFAULT_MARGIN, _DEFAULT_SEEDS = 1.0, 5
 
@@ -36,9 +36,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "  autoprog verify --search --model deit-s --data DIR --epochs 100 --seeds 5\n"
         "  autoprog verify --schedule runs/…/best.yaml --data DIR --margin 0.3 --seeds 10\n"
         "  autoprog verify --search --model vit-xs --data DIR --side-by-side -- --rule pareto\n"
+        "  autoprog verify --schedule runs/…/best.yaml --lengths 0.33 0.5 0.75 --baseline-longer 1.5\n"
+        "  autoprog verify --schedule runs/…/best.yaml --controls reannealed ramp random:3\n"
         "  autoprog verify --resume runs/…-verify-deit-s --seeds 8\n"
     )
     _add_proof_flags(parser.add_argument_group("verification"))
+    _add_other_flags(parser.add_argument_group("more arms", "each trained once for every seed"))
     add_shared_flags(parser)
     parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
 
@@ -60,8 +63,30 @@ def _add_proof_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--search-seconds", type=float, default=nothing, metavar="S", help=seconds)
     both = "run both arms of a pair at once, one thread each"
     group.add_argument("--side-by-side", action="store_true", default=nothing, help=both)
+    nproc = "start each run through torchrun, in N processes of this machine (1)"
+    group.add_argument("--nproc", type=int, default=nothing, metavar="N", help=nproc)
     group.add_argument("--json", action="store_true", dest="as_json", help="one JSON object")
     group.add_argument("--markdown", action="store_true", help="the result as a Markdown table")
+
+
+def _add_other_flags(group: argparse._ArgumentGroup) -> None:
+    """Add the flags that ask for more arms."""
+    nothing = argparse.SUPPRESS
+
+    def add(flag: str, metavar: str, text: str, **options: Any) -> None:
+        group.add_argument(flag, default=nothing, metavar=metavar, help=text, **options)
+
+    lengths = "the candidate at these lengths too, as shares of the baseline's epochs: what is the"
+    lengths += " shortest that reaches its accuracy"
+    add("--lengths", "SHARE", lengths, nargs="+", type=float)
+    longer = "the baseline at so many times its epochs too, such as 1.5: is it near convergence"
+    add("--baseline-longer", "TIMES", longer, type=float)
+    names = "what costs as much as --schedule: reannealed, ramp, random or random:N (N = 3)"
+    add("--controls", "NAME", names, nargs="+")
+    space = "search space of the controls (the model's own)"
+    add("--controls-space", "NAME|FILE", space)
+    costs = "costs.json by whose seconds controls cost as much (beside a best.yaml; else by MACs)"
+    add("--costs", "FILE", costs)
 
 
 def add_shared_flags(parser: argparse.ArgumentParser) -> None:
@@ -80,6 +105,12 @@ def add_shared_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
+    execute(args)
+    return 0
+
+
+def execute(args: argparse.Namespace) -> tuple[Path, Verification]:
+    """Make the runs and print what they come to; return the folder and the verification."""
     if args.as_json and args.markdown:
         raise ConfigError("--markdown", "", "must not be given together with --json")
     folder, verification = _opened(args)
@@ -103,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
             print("\n".join(markdown_lines(view.verification)))
         else:
             view.conclude()
-    return 0
+    return folder, view.verification
 
 
 def _opened(args: argparse.Namespace) -> tuple[Path, Verification]:

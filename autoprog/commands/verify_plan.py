@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from autoprog.commands.configure import Configured, configure_search, configure_
 from autoprog.commands.flags import NOT_FOR_RESUME
 from autoprog.commands.recipe_layers import is_file
 from autoprog.commands.verify import add_shared_flags
+from autoprog.commands.verify_others import other_arms
 from autoprog.errors import ConfigError, suggest
 from autoprog.files import parse
 from autoprog.jsonlines import read_object
@@ -22,10 +24,11 @@ from autoprog.proof.verify import load
 from autoprog.runs import Result
 from autoprog.schedule import load_schedule
 
-__all__ = ["given_plan", "same_verification"]
+__all__ = ["NOT_COMPARED", "configured_arm", "given_plan", "same_verification", "shared_words"]
 
 _PER_RUN = {"help", "seed", "runs_dir", "resume", "quiet"}
-_NOT_COMPARED = NOT_FOR_RESUME | {"seed", "schedule_from"}
+NOT_COMPARED = NOT_FOR_RESUME | {"seed", "schedule_from"}
+"""Settings in which two runs may differ and be the same arm."""
 _REFUSED = {
     "--costs": "measuring is part of what a search costs",
     "--storage": "each seed must be searched anew",
@@ -52,12 +55,14 @@ def given_plan(
         full = load_schedule(file).full
         args.model = getattr(args, "model", full.model)
         args.img_size = getattr(args, "img_size", full.img_size)
-    shared = _shared_words(args)
+    _check_processes(args)
+    shared = shared_words(args)
     baseline = ("train", "--schedule=constant", *shared)
     own = _candidate_words(args, searches)
     kind = ("search",) if searches else ("train", "--schedule", SCHEDULE_WORD if file else name)
     candidate = (*kind, *shared, *own)
-    arms = _configured(baseline, ""), _configured(candidate, file or "")
+    arms = configured_arm(baseline, ""), configured_arm(candidate, file or "")
+    others = other_arms(args, arms, (baseline, candidate), file)
     values = {
         "model": arms[0].settings.model.model,
         "baseline": baseline,
@@ -69,8 +74,19 @@ def given_plan(
         "seeds": seeds,
         "side_by_side": hasattr(args, "side_by_side"),
         "search_seconds": _search_seconds(args, searches, file),
+        "nproc": getattr(args, "nproc", 1),
+        "others": others.arms,
+        "equal_by": others.equal_by,
     }
     return parse(Plan, values, "flags"), _differing(args, *arms)
+
+
+def _check_processes(args: argparse.Namespace) -> None:
+    if "WORLD_SIZE" in os.environ:
+        cure = "give --nproc N, and each run is started through it"
+        raise ConfigError("verify", "", "must be started without torchrun", cure=cure)
+    if getattr(args, "nproc", 1) > 1 and hasattr(args, "side_by_side"):
+        raise ConfigError("--side-by-side", "", "must be left out with --nproc")
 
 
 def same_verification(runs_dir: Path, plan: Plan) -> Path | None:
@@ -85,7 +101,7 @@ def same_verification(runs_dir: Path, plan: Plan) -> Path | None:
     return None
 
 
-def _shared_words(args: argparse.Namespace) -> tuple[str, ...]:
+def shared_words(args: argparse.Namespace) -> tuple[str, ...]:
     """Return the flags given for both arms, as they stand on a command line."""
     if hasattr(args, "side_by_side"):
         if getattr(args, "threads", 1) != 1:
@@ -136,7 +152,7 @@ def _candidate_words(args: argparse.Namespace, searches: bool) -> tuple[str, ...
     return (*(() if longer is None else (f"--epochs={longer}",)), *given[1:])
 
 
-def _configured(words: tuple[str, ...], schedule: str) -> Configured:
+def configured_arm(words: tuple[str, ...], schedule: str) -> Configured:
     """Return what an arm would run."""
     command = words[0]
     known = [schedule if word == SCHEDULE_WORD else word for word in words]
@@ -170,7 +186,7 @@ def _differing(
 def _digest(arms: tuple[Configured, Configured]) -> str:
     bodies = [
         {
-            "settings": arm.settings.model_dump(mode="json", exclude=_NOT_COMPARED),
+            "settings": arm.settings.model_dump(mode="json", exclude=NOT_COMPARED),
             "schedule": None if arm.schedule is None else arm.schedule.model_dump(mode="json"),
         }
         for arm in arms

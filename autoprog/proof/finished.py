@@ -62,6 +62,10 @@ def read_finished(path: str | Path) -> Finished:
     Raises:
         ConfigError: If it is no run folder, or its run is not complete.
     """
+    folder = Path(path)
+    if (folder / "result.json").is_file() and not (folder / "run.yaml").is_file():
+        law = "must hold a run.yaml, which says what the run was configured to do"
+        raise ConfigError(str(path), "", law, cure="it was published without it")
     run = load_run(path)
     if run.result is None:
         raise ConfigError(str(path), "", "must be a complete run: there is no result.json yet")

@@ -12,6 +12,8 @@ from pydantic import Field
 
 from autoprog.files import FileModel
 from autoprog.proof.compare import charged_parts
+from autoprog.proof.rounds import Arm, ArmEnded, ArmStarted, Waiting
+from autoprog.proof.standings import standings, time_to_accuracy
 from autoprog.proof.verdict import Ratio, judge, ratio
 from autoprog.runs import Result
 
@@ -19,25 +21,42 @@ __all__ = [
     "ARMS",
     "SCHEDULE_FILE",
     "SCHEDULE_WORD",
-    "Arm",
-    "ArmEnded",
-    "ArmStarted",
+    "OtherArm",
     "Pair",
     "PairEnded",
     "Plan",
     "Report",
     "Verification",
-    "Waiting",
-    "order_of",
     "summarise",
 ]
 
-Arm = Literal["baseline", "candidate"]
 ARMS: tuple[Arm, Arm] = ("baseline", "candidate")
+"""The two arms that the verdict is about."""
 SCHEDULE_FILE = "candidate.yaml"
 """Name of the copy of a verified schedule, so that later changes of the file do not matter."""
 SCHEDULE_WORD = "{schedule}"
 """Stands for the path of that copy among the words of a plan."""
+
+
+class OtherArm(FileModel):
+    """A run beside the two of a pair.
+
+    Args:
+        name: Such as ``candidate-0.5``; names its folder.
+        role: ``length``: the candidate at another length; ``longer``: the baseline at a greater one;
+            ``control``: what costs as much as the candidate.
+        words: As those of a plan; a schedule file of its own stands there as :data:`SCHEDULE_WORD`.
+        schedule: Text of that file; None for that of the candidate, or where there is none.
+        epochs: Its length.
+        about: What it is, in a few words.
+    """
+
+    name: str
+    role: Literal["length", "longer", "control"]
+    words: tuple[str, ...]
+    schedule: str | None = None
+    epochs: float = Field(gt=0, allow_inf_nan=False)
+    about: str = ""
 
 
 class Plan(FileModel):
@@ -55,6 +74,9 @@ class Plan(FileModel):
         side_by_side: Whether the two arms of a pair run at once.
         search_seconds: That a schedule's search took, charged to each candidate run; 0 for a search, whose
             runs hold their own.
+        nproc: Processes that carry out a run, through torchrun if there are several.
+        others: Arms beside the two.
+        equal_by: What makes controls cost as much as the candidate; empty without controls.
     """
 
     model: str
@@ -67,16 +89,44 @@ class Plan(FileModel):
     seeds: int = Field(ge=1)
     side_by_side: bool
     search_seconds: float = Field(ge=0, allow_inf_nan=False)
+    nproc: int = Field(default=1, ge=1)
+    others: tuple[OtherArm, ...] = ()
+    equal_by: str = ""
 
     @property
     def searches(self) -> bool:
         """Tell whether each candidate run is a whole search."""
         return self.candidate[0] == "search"
 
-    def words(self, arm: Arm, schedule: Path) -> tuple[str, ...]:
-        """Return the words of an arm, with the schedule file where that is."""
-        words = self.baseline if arm == "baseline" else self.candidate
-        return tuple(str(schedule) if word == SCHEDULE_WORD else word for word in words)
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        """Return the names of all arms, the two of the verdict first."""
+        return (*ARMS, *(arm.name for arm in self.others))
+
+    def groups(self, number: int) -> list[tuple[Arm, ...]]:
+        """Return which arms of a seed run at once, in order; every other seed goes backwards."""
+        size = 2 if self.side_by_side else 1
+        groups = [self.arms[start : start + size] for start in range(0, len(self.arms), size)]
+        return groups if number % 2 == 0 else [group[::-1] for group in groups[::-1]]
+
+    def words(self, arm: Arm, folder: Path) -> tuple[str, ...]:
+        """Return the words of an arm, with its schedule file in `folder` where that is."""
+        if arm in ARMS:
+            words, file = (self.baseline if arm == "baseline" else self.candidate), SCHEDULE_FILE
+        else:
+            other = next(one for one in self.others if one.name == arm)
+            words, file = other.words, SCHEDULE_FILE if other.schedule is None else f"{arm}.yaml"
+        return tuple(str(folder / file) if word == SCHEDULE_WORD else word for word in words)
+
+    def files(self) -> dict[str, str]:
+        """Return the schedule files of the arms by name."""
+        own = {f"{arm.name}.yaml": arm.schedule for arm in self.others}
+        return {name: text for name, text in {SCHEDULE_FILE: self.schedule, **own}.items() if text}
+
+    def charged_seconds(self, arm: Arm, run: Result) -> float:
+        """Return what a run took, with the search for its schedule."""
+        candidates = {"candidate", *(one.name for one in self.others if one.role == "length")}
+        return run.wall_seconds + (self.search_seconds if arm in candidates else 0.0)
 
     def verifies_the_same(self, other: Plan) -> bool:
         """Tell whether it is about the same runs, whatever margin and number of seeds."""
@@ -85,17 +135,23 @@ class Plan(FileModel):
 
 
 class Pair(FileModel):
-    """The two complete runs of one seed."""
+    """The complete runs of one seed."""
 
     seed: int
-    order: tuple[Arm, Arm]
+    order: tuple[Arm, ...]
     baseline: Result
     candidate: Result
+    others: dict[Arm, Result] = Field(default_factory=dict)
 
     @property
     def difference(self) -> float:
         """Return candidate minus baseline top-1 (EMA), in points."""
         return self.candidate.top1_ema - self.baseline.top1_ema
+
+    def run(self, arm: Arm) -> Result:
+        """Return the run of an arm."""
+        pair = {"baseline": self.baseline, "candidate": self.candidate}
+        return pair[arm] if arm in pair else self.others[arm]
 
 
 class Verification(FileModel):
@@ -126,55 +182,26 @@ class Verification(FileModel):
 
 
 @dataclass(frozen=True)
-class ArmStarted:
-    """A run has been started, or gone on with."""
-
-    seed: int
-    arm: Arm
-    resumed: bool
-
-
-@dataclass(frozen=True)
-class ArmEnded:
-    """A run is complete; ``reused`` if it was so before."""
-
-    seed: int
-    arm: Arm
-    result: Result
-    reused: bool
-
-
-@dataclass(frozen=True)
 class PairEnded:
     """A pair is complete and written to ``verify.json``."""
 
     verification: Verification
 
 
-@dataclass(frozen=True)
-class Waiting:
-    """Runs are under way."""
-
-
 Report = ArmStarted | ArmEnded | PairEnded | Waiting
 
 
-def order_of(number: int) -> tuple[Arm, Arm]:
-    """Return which arm of a pair comes first: alternating, so that a drift of the machine cancels out."""
-    return ("baseline", "candidate") if number % 2 == 0 else ("candidate", "baseline")
-
-
-def summarise(pairs: Sequence[Pair], plan: Plan) -> dict[str, Any]:
-    """Return everything that follows from complete pairs (at least one).
+def summarise(pairs: Sequence[Pair], plan: Plan) -> dict[str, Any] | None:
+    """Return everything that follows from complete pairs; None without one.
 
     Ratios are candidate over baseline. ``wall`` has everything charged, the search of a schedule too;
     ``wall_amortised`` leaves that search out.
     """
+    if not pairs:
+        return None
     margin = judge([pair.difference for pair in pairs], plan.margin)
     charged = _ratio(pairs, lambda run: run.wall_seconds, plan.search_seconds)
     means = {arm: fmean(getattr(pair, arm).top1_ema for pair in pairs) for arm in ARMS}
-    reached = means["candidate"] >= means["baseline"]
-    seconds = fmean(pair.candidate.wall_seconds for pair in pairs) + plan.search_seconds
     return {
         **asdict(margin),
         "margin": plan.margin,
@@ -187,7 +214,8 @@ def summarise(pairs: Sequence[Pair], plan: Plan) -> dict[str, Any]:
             "peak_memory": asdict(_ratio(pairs, lambda run: float(run.peak_memory_bytes))),
         },
         "charged_seconds": {arm: _charges(pairs, arm, plan) for arm in ARMS},
-        "time_to_baseline_accuracy": {"reached": reached, "seconds": seconds if reached else None},
+        "time_to_baseline_accuracy": time_to_accuracy(pairs, plan),
+        "arms": [asdict(standing) for standing in standings(pairs, plan)],
     }
 
 

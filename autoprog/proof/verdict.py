@@ -31,9 +31,9 @@ Outcome = Literal["non-inferior", "inferior", "undecided"]
 class Margin:
     """How a candidate stands against a margin, in points of top-1, candidate minus baseline.
 
-    ``lower`` and ``upper`` are each a one-sided 95 % bound; they, and ``sd``, are None below two pairs.
-    ``more_seeds`` would decide if mean and standard deviation stayed; 0 once decided, None where no number
-    would, or nothing is known yet.
+    ``lower`` and ``upper`` are each a one-sided bound, at 95 % unless asked otherwise; they, and ``sd``,
+    are None below two pairs. ``more_seeds`` would decide if mean and standard deviation stayed; 0 once
+    decided, None where no number would, or nothing is known yet.
     """
 
     outcome: Outcome
@@ -62,16 +62,17 @@ def t_quantile(probability: float, degrees: int) -> float:
     return float(stdtrit(degrees, probability))
 
 
-def judge(differences: Sequence[float], margin: float) -> Margin:
+def judge(differences: Sequence[float], margin: float, sureness: float = SURENESS) -> Margin:
     """Return the verdict on paired differences (at least one), candidate minus baseline, in points.
 
-    Non-inferior if the lower bound lies above ``-margin``, inferior if the upper one lies below it.
+    Each bound holds as surely as `sureness`. Non-inferior if the lower one lies above ``-margin``, inferior
+    if the upper one lies below it.
     """
     count, mean = len(differences), fmean(differences)
     if count < 2:
         return Margin("undecided", count, mean, None, None, None, None)
     sd = stdev(differences)
-    reach = _reach(sd, count)
+    reach = _reach(sd, count, sureness)
     lower, upper = mean - reach, mean + reach
     if lower > -margin:
         outcome: Outcome = "non-inferior"
@@ -79,12 +80,12 @@ def judge(differences: Sequence[float], margin: float) -> Margin:
         outcome = "inferior"
     else:
         outcome = "undecided"
-    needed = count if outcome != "undecided" else pairs_needed(mean, sd, margin)
+    needed = count if outcome != "undecided" else pairs_needed(mean, sd, margin, sureness)
     more = None if needed is None else needed - count
     return Margin(outcome, count, mean, sd, lower, upper, more)
 
 
-def pairs_needed(mean: float, sd: float, margin: float) -> int | None:
+def pairs_needed(mean: float, sd: float, margin: float, sureness: float = SURENESS) -> int | None:
     """Return the fewest pairs whose bound clears ``-margin`` at this mean and standard deviation.
 
     None where the mean lies on the margin itself: then no number does.
@@ -93,12 +94,12 @@ def pairs_needed(mean: float, sd: float, margin: float) -> int | None:
     if gap <= 1e-9 * max(sd, margin):
         return None
     enough = 2
-    while _reach(sd, enough) >= gap:
+    while _reach(sd, enough, sureness) >= gap:
         enough *= 2
     too_few = max(1, enough // 2)
     while enough - too_few > 1:
         middle = (enough + too_few) // 2
-        if _reach(sd, middle) < gap:
+        if _reach(sd, middle, sureness) < gap:
             enough = middle
         else:
             too_few = middle
@@ -115,6 +116,6 @@ def ratio(candidate: Sequence[float], baseline: Sequence[float]) -> Ratio:
     return Ratio(math.exp(mean), math.exp(mean - reach), math.exp(mean + reach))
 
 
-def _reach(sd: float, count: int) -> float:
+def _reach(sd: float, count: int, sureness: float) -> float:
     """Return how far a one-sided bound lies from the mean of so many pairs (at least two)."""
-    return t_quantile(SURENESS, count - 1) * sd / math.sqrt(count)
+    return t_quantile(sureness, count - 1) * sd / math.sqrt(count)

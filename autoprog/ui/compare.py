@@ -15,7 +15,7 @@ from autoprog.proof.finished import Finished, Point
 from autoprog.ui.fitted import Fitted
 from autoprog.ui.palette import BLUE, DIM, GREEN, ORANGE, PURPLE, SKY, VERMILLION, WARNING
 from autoprog.ui.plot import Series, Span, chart
-from autoprog.ui.tables import Column, plain_table, rich_table
+from autoprog.ui.tables import Column, markdown_table, plain_table, rich_table
 from autoprog.ui.units import amount, duration, mebibytes, number, signed
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "comparison_notes",
     "comparison_table",
     "difference_lines",
+    "difference_texts",
     "value_text",
     "x_of",
     "x_text",
@@ -83,9 +84,16 @@ def difference_lines(comparison: Comparison) -> list[str]:
     """Return, for each group but the reference, where its configuration leaves that of the reference."""
     reference = comparison.groups[0].label
     return [
-        f"{group.label} differs from {reference} in "
-        + "; ".join(_difference_in_text(*one) for one in group.differs_in)
+        f"{group.label} differs from {reference} in " + "; ".join(difference_texts(group))
         for group in comparison.groups[1:]
+    ]
+
+
+def difference_texts(group: Group) -> list[str]:
+    """Return each setting in which a group leaves the reference, in a few words."""
+    return [
+        key if key == "schedule" else f"{key} ({value_text(value)}, not {value_text(reference)})"
+        for key, value, reference in group.differs_in
     ]
 
 
@@ -130,11 +138,7 @@ def compare_plain(comparison: Comparison) -> str:
 
 def compare_markdown(comparison: Comparison) -> str:
     """Return the table and what it means as GitHub's Markdown."""
-    columns = comparison_columns(comparison)
-    rules = [":--" if column.justify == "left" else "--:" for column in columns]
-    rows = zip(*(column.cells for column in columns), strict=True)
-    table = [[column.header for column in columns], rules, *map(list, rows)]
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table]
+    lines = markdown_table(comparison_columns(comparison))
     notes = [*difference_lines(comparison), CHARGED, PAIRED, *comparison.notes]
     return "\n".join([*lines, "", *(f"- {note}" for note in notes)])
 
@@ -244,9 +248,3 @@ def _interval_text(difference: Difference | None) -> str:
         return "–"
     paired = difference.paired
     return f"[{signed(paired.low, 2)}, {signed(paired.high, 2)}] {paired.confidence:.0%}"
-
-
-def _difference_in_text(key: str, value: Any, reference: Any) -> str:
-    if key == "schedule":
-        return "schedule"
-    return f"{key} ({value_text(value)}, not {value_text(reference)})"

@@ -13,7 +13,7 @@ from autoprog.ui.compare import (
     COLOURS,
     PAIRED,
     comparison_columns,
-    value_text,
+    difference_texts,
 )
 from autoprog.ui.compare_svg import curves_svg
 from autoprog.ui.units import duration
@@ -152,13 +152,7 @@ def _legend(groups: Sequence[Group]) -> str:
 
 
 def _configuration(index: int, group: Group, reference: str) -> str:
-    differences = "".join(
-        f"<li>{escape(key)}"
-        + ("" if key == "schedule" else f": {escape(value_text(value))}, not")
-        + ("" if key == "schedule" else f" {escape(value_text(other))}")
-        + "</li>"
-        for key, value, other in group.differs_in
-    )
+    differences = "".join(f"<li>{escape(text)}</li>" for text in difference_texts(group))
     runs = "".join(
         f"<li>seed {run.result.seed}: {run.result.top1_ema:.2f} %,"
         f" {duration(run.result.wall_seconds)}, {escape(run.result.run_id)}</li>"

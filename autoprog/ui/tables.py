@@ -13,7 +13,16 @@ from rich.text import Text
 from autoprog.ui.palette import DIM, WINNER
 from autoprog.ui.units import ascii_text
 
-__all__ = ["GAP", "Column", "fit_columns", "list_table", "plain_table", "rich_table", "table_width"]
+__all__ = [
+    "GAP",
+    "Column",
+    "fit_columns",
+    "list_table",
+    "markdown_table",
+    "plain_table",
+    "rich_table",
+    "table_width",
+]
 
 GAP = 2
 
@@ -74,6 +83,14 @@ def plain_table(columns: Sequence[Column]) -> list[str]:
         ).rstrip()
         for row in rows
     ]
+
+
+def markdown_table(columns: Sequence[Column]) -> list[str]:
+    """Return the lines of a table in GitHub's Markdown, every column in it."""
+    rules = [":--" if column.justify == "left" else "--:" for column in columns]
+    rows = zip(*(column.cells for column in columns), strict=True)
+    table = [[column.header for column in columns], rules, *map(list, rows)]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table]
 
 
 def list_table(texts: Mapping[str, str]) -> Table:

@@ -10,11 +10,13 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from autoprog.proof.pairs import Arm, ArmEnded, ArmStarted, PairEnded, Report, Verification
-from autoprog.ui.tables import Column, plain_table, rich_table
+from autoprog.proof.pairs import ARMS, Pair, PairEnded, Report, Verification
+from autoprog.proof.rounds import Arm, ArmEnded, ArmStarted
+from autoprog.ui.arms import arm_columns, other_lines, reached_text
+from autoprog.ui.tables import Column, markdown_table, plain_table, rich_table
 from autoprog.ui.units import ascii_text, duration, signed
 
-__all__ = ["VerifyView", "markdown_lines", "verdict_lines"]
+__all__ = ["VerifyView", "first_of", "markdown_lines", "verdict_lines"]
 
 _RATIOS = {
     "wall": ("wall", "wall-clock with everything charged"),
@@ -85,10 +87,11 @@ class VerifyView:
                     self._say("so far", _margin_text(verification.verdict))
 
     def conclude(self) -> None:
-        """Print the verdict."""
+        """Print the verdict, and all arms where there are others."""
         if not (self._shows and self._console.is_terminal):
-            for line in plain_table(_columns(self.verification)):
-                self._console.print(Text(line), soft_wrap=True)
+            self._print_table(_columns(self.verification))
+        if columns := arm_columns(self.verification):
+            self._print_table(columns)
         for name, text in verdict_lines(self.verification):
             self._say(name, text)
 
@@ -100,9 +103,19 @@ class VerifyView:
         self._say(
             "verify", f"{what} against constant, {plan.model}, {plan.seeds} pairs{done}; {how}"
         )
+        if plan.others:
+            names = ", ".join(arm.name for arm in plan.others)
+            self._say("and", f"for each seed also {names}")
         self._say("margin", f"{plan.margin:g} points of top-1 (EMA), fixed now; {self._folder}")
         for key, (baseline, candidate) in self.verification.differing.items():
             self._say("differs", f"{key}: baseline {baseline}, candidate {candidate}")
+
+    def _print_table(self, columns: list[Column]) -> None:
+        if self._console.is_terminal:
+            self._console.print(rich_table(columns, self._console.width))
+            return
+        for line in plain_table(columns):
+            self._console.print(Text(line), soft_wrap=True)
 
     def _picture(self) -> RenderableType:
         now = time.monotonic()
@@ -127,9 +140,8 @@ def verdict_lines(verification: Verification) -> list[tuple[str, str]]:
     for arm, seconds in verdict["charged_seconds"].items():
         parts = (f"{name} {duration(seconds[key])}" for key, name in _CHARGES.items())
         lines.append((arm, ", ".join(parts)))
-    reached = verdict["time_to_baseline_accuracy"]
-    text = f"in {duration(reached['seconds'])}, all charged" if reached["reached"] else "no"
-    lines.append(("reached", f"the baseline's mean accuracy, by the candidate's: {text}"))
+    lines.append(("reached", reached_text(verdict)))
+    lines += other_lines(verification)
     if len(verification.looks) > 1:
         looks = ", ".join(map(str, verification.looks))
         lines.append(("looks", f"seeds were added ({looks}): each bound holds for one look alone"))
@@ -138,11 +150,9 @@ def verdict_lines(verification: Verification) -> list[tuple[str, str]]:
 
 def markdown_lines(verification: Verification) -> list[str]:
     """Return the pairs as a Markdown table, and what follows as a list."""
-    columns = _columns(verification)
-    rows = zip(*(column.cells for column in columns), strict=True)
-    head = [column.header for column in columns]
-    table = [head, ["---:"] * len(columns), *rows]
-    lines = ["| " + " | ".join(cells) + " |" for cells in table]
+    lines = markdown_table(_columns(verification))
+    if arms := arm_columns(verification):
+        lines += ["", *markdown_table(arms)]
     plan = verification.plan
     told = [
         ("margin", f"{plan.margin:g} points, fixed before the first run"),
@@ -165,7 +175,7 @@ def _columns(verification: Verification) -> list[Column]:
 
     return [
         column("seed", [str(pair.seed) for pair in pairs]),
-        column("first", [pair.order[0] for pair in pairs], rank=3),
+        column("first", [first_of(pair) for pair in pairs], rank=3),
         column("baseline %", [f"{pair.baseline.top1_ema:.2f}" for pair in pairs]),
         column("candidate %", [f"{pair.candidate.top1_ema:.2f}" for pair in pairs]),
         column("difference", [signed(pair.difference, 2) for pair in pairs]),
@@ -173,6 +183,11 @@ def _columns(verification: Verification) -> list[Column]:
         column("candidate s", [f"{two:.1f}" for _, two in walls], rank=1),
         column("ratio", [f"{two / one:.3f}" for one, two in walls]),
     ]
+
+
+def first_of(pair: Pair) -> Arm:
+    """Return which of the two arms of a pair ran first."""
+    return next(arm for arm in pair.order if arm in ARMS)
 
 
 def _margin_text(verdict: dict[str, Any]) -> str:

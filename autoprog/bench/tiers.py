@@ -1,0 +1,98 @@
+"""The standing benchmark: verifications that are always the same, by what they need; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from autoprog.errors import ConfigError
+
+if TYPE_CHECKING:
+    from autoprog.proof.pairs import Plan
+
+__all__ = ["TIERS", "Tier", "arm_seconds", "between_markers", "total_seconds"]
+
+
+@dataclass(frozen=True)
+class Tier:
+    """One of them.
+
+    Attributes:
+        about: What it is, in a line.
+        words: What stands after ``autoprog verify``, without data and how it is carried out.
+        images: What ``--data`` must hold; empty for the embedded digits.
+    """
+
+    about: str
+    words: tuple[str, ...]
+    images: str = ""
+
+
+TIERS: Mapping[str, Tier] = {
+    "smoke": Tier(
+        "the embedded digits, in a minute: does everything work",
+        (
+            *("--schedule=linear", "--model=vit-mu", "--epochs=2", "--seeds=2", "--margin=1.0"),
+            *("--controls", "reannealed", "--side-by-side"),
+        ),
+    ),
+    "cpu": Tier(
+        "CIFAR-10 on a CPU, a baseline of at most 15 minutes",
+        (
+            *("--search", "--model=vit-xs", "--epochs=3", "--seeds=5", "--margin=1.0"),
+            *("--lengths", "0.5", "--baseline-longer=1.5", "--side-by-side", "--cache"),
+        ),
+        images="CIFAR-10",
+    ),
+    "gpu": Tier(
+        "ImageNet on a GPU, at the margin of a paper",
+        (
+            *("--search", "--model=deit-s", "--epochs=100", "--seeds=10", "--margin=0.3"),
+            *("--lengths", "0.5", "--baseline-longer=1.5"),
+        ),
+        images="ImageNet",
+    ),
+}
+
+
+def arm_seconds(plan: Plan, baseline: float, candidate: float, epochs: float) -> dict[str, float]:
+    """Return the predicted seconds of a run of each arm.
+
+    Args:
+        plan: What is verified.
+        baseline: Seconds of a baseline, and of the candidate at its own length.
+        candidate: Of the candidate; those of the baseline for a search, which is to take less.
+        epochs: Of the baseline and of the candidate.
+    """
+    seconds = {"baseline": baseline, "candidate": candidate}
+    for arm in plan.others:
+        whole = baseline if arm.role == "longer" else candidate
+        seconds[arm.name] = whole if arm.role == "control" else whole * arm.epochs / epochs
+    return seconds
+
+
+def total_seconds(plan: Plan, seconds: Mapping[str, float]) -> float:
+    """Return the predicted seconds of all seeds, with what runs side by side counted once."""
+    return sum(
+        max(seconds[arm] for arm in group)
+        for number in range(plan.seeds)
+        for group in plan.groups(number)
+    )
+
+
+def between_markers(text: str, name: str, lines: Sequence[str], where: str) -> str:
+    """Return a Markdown text with `lines` between the two markers of a tier.
+
+    Raises:
+        ConfigError: If a marker is missing or stands twice.
+    """
+    marks = f"<!-- bench:{name} -->", f"<!-- /bench:{name} -->"
+    for mark in marks:
+        if text.count(mark) != 1:
+            raise ConfigError(where, "", f"must hold one line {mark}, but holds {text.count(mark)}")
+    before, _, rest = text.partition(marks[0])
+    if marks[1] not in rest:
+        raise ConfigError(where, "", f"must hold {marks[1]} after {marks[0]}")
+    after = rest.partition(marks[1])[2]
+    return "\n".join([before + marks[0], *lines, marks[1]]) + after

@@ -1,0 +1,171 @@
+"""``autoprog bench --tier``: the standing benchmark, as one of the verifications that are always the same."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoprog.bench.costgrid import measure_costs
+from autoprog.bench.tiers import TIERS, Tier, arm_seconds, between_markers, total_seconds
+from autoprog.cli import build_parser
+from autoprog.commands import verify
+from autoprog.commands.configure import Configured
+from autoprog.commands.flags import NOT_FOR_RESUME, add_data_flags, flag_of
+from autoprog.commands.verify_plan import configured_arm, given_plan, shared_words
+from autoprog.costs.cells import full_cell
+from autoprog.costs.model import CostModel
+from autoprog.costs.predict import predict_seconds
+from autoprog.errors import ConfigError
+from autoprog.files import write_atomically
+from autoprog.proof.pairs import Plan
+from autoprog.proof.publish import check_target, publish
+from autoprog.search.profile import Limits
+from autoprog.train.engine import step_table
+from autoprog.ui.tables import Column, plain_table
+from autoprog.ui.units import duration, number
+from autoprog.ui.verify import markdown_lines
+
+__all__ = ["bench_tier"]
+
+_OWN = {"command", "debug", "subject", "tier", "dry_run", "publish", "write", "as_json", "markdown"}
+_CARRIED_OUT = NOT_FOR_RESUME | {"cache", "runs_dir", "quiet"}
+_MEASURE_SECONDS = 5.0
+
+
+def bench_tier(args: argparse.Namespace) -> int:
+    """Carry out the command.
+
+    Raises:
+        ConfigError: If anything given is fixed by the tier, or cannot be written later.
+    """
+    tier = TIERS[args.tier]
+    words = _words(args, tier)
+    parsed = build_parser("verify").parse_args(words)
+    if args.dry_run:
+        _print_forecast(args, words, _forecast(parsed))
+        return 0
+    if args.publish is not None:
+        check_target(args.publish)
+    if args.write is not None:
+        between_markers(_text(args.write), args.tier, [], str(args.write))
+    folder, verification = verify.execute(parsed)
+    if args.publish is not None:
+        publish(folder, args.publish)
+    if args.write is not None:
+        lines = [f"`autoprog {' '.join(words)}`", "", *markdown_lines(verification)]
+        text = between_markers(_text(args.write), args.tier, lines, str(args.write))
+        write_atomically(args.write, text)
+    return 0
+
+
+def _words(args: argparse.Namespace, tier: Tier) -> list[str]:
+    """Return the command line of the verification.
+
+    Raises:
+        ConfigError: If a flag is given that the tier fixes, or images are missing.
+    """
+    data = _data_names()
+    defaults = vars(build_parser("bench").parse_args(["bench", "--tier", args.tier]))
+    for name, value in vars(args).items():
+        free = name in _OWN | _CARRIED_OUT | (data if tier.images else set())
+        if not free and defaults.get(name, None) != value:
+            law = f"must be left out: tier {args.tier} fixes it"
+            raise ConfigError(flag_of(name), "", law)
+    if tier.images and not {"data", "dataset"} & set(vars(args)):
+        law = f"must be given, with {tier.images}"
+        raise ConfigError("--data", "", law, cure="or give --dataset")
+    if args.dry_run and (args.publish is not None or args.write is not None):
+        raise ConfigError("--dry-run", "", "must be left out with --publish and --write")
+    words = ["verify", *tier.words, *shared_words(args), "--runs-dir", args.runs_dir]
+    form = [*(["--json"] if args.as_json else []), *(["--markdown"] if args.markdown else [])]
+    return [*words, *(["-q"] if args.quiet else []), *form]
+
+
+def _data_names() -> set[str]:
+    parser = argparse.ArgumentParser(add_help=False)
+    add_data_flags(parser)
+    return {action.dest for action in parser._actions}
+
+
+@dataclass(frozen=True)
+class _Forecast:
+    """What a verification will run, and for how long."""
+
+    plan: Plan
+    images: int
+    epochs: dict[str, float]
+    seconds: dict[str, float]
+
+    @property
+    def total(self) -> float:
+        """Return the seconds of all of it."""
+        return total_seconds(self.plan, self.seconds)
+
+
+def _forecast(args: argparse.Namespace) -> _Forecast:
+    """Return the plan, priced by a few steps of the full model here; no cache is filled for it."""
+    plan, _ = given_plan(args, args.margin, args.seeds)
+    baseline = configured_arm(plan.baseline, "")
+    settings = baseline.settings.model_copy(update={"cache": None})
+    batch_size = settings.recipe.batch_size
+    cell = full_cell(settings.model.spec(), batch_size)
+    grid = measure_costs(settings, baseline.opened, [cell], Limits(_MEASURE_SECONDS))
+    model = CostModel(settings.model.spec(), grid.table)
+    whole = _seconds(baseline, model)
+    candidate = whole if plan.searches else _seconds(configured_arm(plan.candidate, ""), model)
+    epochs = settings.recipe.epochs
+    own = {"baseline": epochs, "candidate": epochs, **{a.name: a.epochs for a in plan.others}}
+    seconds = arm_seconds(plan, whole, candidate, epochs)
+    return _Forecast(plan, len(baseline.opened.train), own, seconds)
+
+
+def _seconds(arm: Configured, model: CostModel) -> float:
+    assert arm.schedule is not None, "a training run has a schedule"
+    recipe = arm.settings.recipe
+    table = step_table(recipe, arm.schedule, len(arm.opened.train))
+    found = predict_seconds(table, model, recipe.batch_size)
+    return found.train + found.data
+
+
+def _print_forecast(args: argparse.Namespace, words: list[str], found: _Forecast) -> None:
+    plan = found.plan
+    if args.as_json:
+        body = {
+            "schema": 1,
+            "tier": args.tier,
+            "command": ["autoprog", *words],
+            "images": found.images,
+            "seeds": plan.seeds,
+            "margin": plan.margin,
+            "epochs": found.epochs,
+            "seconds": found.seconds,
+            "total_seconds": found.total,
+        }
+        print(json.dumps(body, indent=1))
+        return
+    print(f"tier {args.tier}: {TIERS[args.tier].about}")
+    print(f"autoprog {' '.join(words)}")
+    columns = [
+        Column("arm", plan.arms, "left"),
+        Column("epochs", tuple(number(found.epochs[arm]) for arm in plan.arms)),
+        Column("predicted", tuple(duration(found.seconds[arm]) for arm in plan.arms)),
+    ]
+    print("\n".join(plain_table(columns)))
+    how = "two arms side by side" if plan.side_by_side else "one run after the other"
+    most = ", a search priced as the baseline" if plan.searches else ""
+    caches = any(word.startswith("--cache") for word in plan.baseline)
+    most += ", loading without the cache" if caches else ""
+    print(
+        f"{plan.seeds} seeds of {len(plan.arms)} arms on {found.images} images, margin"
+        f" {plan.margin:g}, {how}: about {duration(found.total)} of training here{most}"
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        law = f"must be a file that can be read: {error.strerror}"
+        raise ConfigError("--write", str(path), law) from None
