@@ -777,6 +777,17 @@ def test_a_search_has_lengths_too_and_its_own_flags(command: Command, fake: Fake
     )
 
 
+def test_lengths_of_a_search_by_time_are_its_shares_of_it(command: Command, fake: Fake) -> None:
+    words = ("--lengths", "0.75", "0.25", "--seeds", "1", "--", "--time-share", "0.6")
+    assert command(*SEARCH, *words)[0] == 0
+    assert "0.6" in fake.started[1]
+    for started, share in zip(fake.started[2:4], ("0.25", "0.75"), strict=True):
+        assert f"--time-share={share}" in started
+        assert not any(word.startswith("--epochs=") for word in started[started.index("0.6") :])
+    done = command(*SEARCH, "--lengths", "0.5", "--seeds", "1")
+    assert "--lengths: must leave out 0.5: the candidate has that length" in "".join(map(str, done))
+
+
 def test_the_baseline_is_trained_once_a_seed(command: Command, fake: Fake) -> None:
     given = ("--lengths", "0.25", "0.5", "--controls", "reannealed", "--seeds", "2")
     assert command(*LINEAR, *given)[0] == 0

@@ -41,7 +41,14 @@ TIERS: Mapping[str, Tier] = {
         "CIFAR-10 on a CPU, a baseline of at most 15 minutes",
         (
             *("--search", "--model=vit-xs", "--epochs=3", "--seeds=5", "--margin=1.0"),
-            *("--lengths", "0.5", "--baseline-longer=1.5", "--side-by-side", "--cache"),
+            *(
+                "--sched=wsd",
+                "--lengths",
+                "0.25",
+                "--baseline-longer=1.5",
+                "--side-by-side",
+                "--cache",
+            ),
         ),
         images="CIFAR-10",
     ),
@@ -49,7 +56,7 @@ TIERS: Mapping[str, Tier] = {
         "ImageNet on a GPU, at the margin of a paper",
         (
             *("--search", "--model=deit-s", "--epochs=100", "--seeds=10", "--margin=0.3"),
-            *("--lengths", "0.5", "--baseline-longer=1.5"),
+            *("--lengths", "0.33", "--baseline-longer=1.5"),
         ),
         images="ImageNet",
     ),

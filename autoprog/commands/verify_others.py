@@ -108,7 +108,7 @@ def _at_time_share(share: float, candidate: Configured, words: Words) -> OtherAr
         name=f"candidate-{share:g}",
         role="length",
         words=(*words, f"--time-share={share:g}"),
-        epochs=candidate.settings.recipe.epochs,
+        epochs=share * candidate.settings.recipe.epochs,  # of the full model, which take as long
         about=f"at {share:g} of the baseline's time",
     )
 
