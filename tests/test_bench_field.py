@@ -274,9 +274,12 @@ def test_a_dry_run_says_what_would_run_and_for_how_long(
     assert (code, err) == (0, "")
     body = json.loads(out)
     assert (body["seeds"], body["margin"], body["images"]) == (seeds, margin, 128)
-    assert [*body["epochs"]] == ["baseline", "candidate", "candidate-0.5", "baseline-1.5"]
+    share = {"cpu": 0.25, "gpu": 0.33}[tier]
+    shorter = f"candidate-{share}"
+    assert [*body["epochs"]] == ["baseline", "candidate", shorter, "baseline-1.5"]
     one = body["seconds"]
-    assert one["candidate-0.5"] == pytest.approx(one["baseline"] / 2)
+    assert one["candidate"] == pytest.approx(one["baseline"] / 2)
+    assert one[shorter] == pytest.approx(share * one["baseline"])
     assert one["baseline-1.5"] == pytest.approx(1.5 * one["baseline"])
     beside = one["baseline"] + one["baseline-1.5"]
     wanted = seeds * (beside if tier == "cpu" else sum(one.values()))
@@ -305,7 +308,7 @@ def test_what_runs_side_by_side_counts_once_in_the_forecast() -> None:
             OtherArm(name="reannealed", role="control", words=(), epochs=6.0),
         ),
     )
-    seconds = arm_seconds(plan, 100.0, 60.0, 10.0)
+    seconds = arm_seconds(plan, 100.0, 60.0, {"baseline": 20.0, "candidate": 10.0})
     assert seconds == {
         **{"baseline": 100.0, "candidate": 60.0, "candidate-0.5": 30.0, "reannealed": 60.0},
     }

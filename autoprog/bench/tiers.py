@@ -63,19 +63,22 @@ TIERS: Mapping[str, Tier] = {
 }
 
 
-def arm_seconds(plan: Plan, baseline: float, candidate: float, epochs: float) -> dict[str, float]:
+def arm_seconds(
+    plan: Plan, baseline: float, candidate: float, epochs: Mapping[str, float]
+) -> dict[str, float]:
     """Return the predicted seconds of a run of each arm.
 
     Args:
         plan: What is verified.
-        baseline: Seconds of a baseline, and of the candidate at its own length.
-        candidate: Of the candidate; those of the baseline for a search, which is to take less.
-        epochs: Of the baseline and of the candidate.
+        baseline: Seconds of a baseline.
+        candidate: Of the candidate at its own length.
+        epochs: Of baseline and candidate; of a search by time full epochs that take as long.
     """
     seconds = {"baseline": baseline, "candidate": candidate}
     for arm in plan.others:
-        whole = baseline if arm.role == "longer" else candidate
-        seconds[arm.name] = whole if arm.role == "control" else whole * arm.epochs / epochs
+        of = "baseline" if arm.role == "longer" else "candidate"
+        times = 1.0 if arm.role == "control" else arm.epochs / epochs[of]
+        seconds[arm.name] = seconds[of] * times
     return seconds
 
 

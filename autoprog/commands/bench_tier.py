@@ -114,10 +114,13 @@ def _forecast(args: argparse.Namespace) -> _Forecast:
     grid = measure_costs(settings, baseline.opened, [cell], Limits(_MEASURE_SECONDS))
     model = CostModel(settings.model.spec(), grid.table)
     whole = _seconds(baseline, model)
-    candidate = whole if plan.searches else _seconds(configured_arm(plan.candidate, ""), model)
-    epochs = settings.recipe.epochs
-    own = {"baseline": epochs, "candidate": epochs, **{a.name: a.epochs for a in plan.others}}
-    seconds = arm_seconds(plan, whole, candidate, epochs)
+    candidate = configured_arm(plan.candidate, "")
+    search, epochs = candidate.settings.search, settings.recipe.epochs
+    share = (search.time_share if search else None) or 1.0
+    own_seconds = share * whole if search else _seconds(candidate, model)
+    own = {"baseline": epochs, "candidate": share * epochs}
+    seconds = arm_seconds(plan, whole, own_seconds, own)
+    own |= {arm.name: arm.epochs for arm in plan.others}
     return _Forecast(plan, len(baseline.opened.train), own, seconds)
 
 
@@ -154,7 +157,7 @@ def _print_forecast(args: argparse.Namespace, words: list[str], found: _Forecast
     ]
     print("\n".join(plain_table(columns)))
     how = "two arms side by side" if plan.side_by_side else "one run after the other"
-    most = ", a search priced as the baseline" if plan.searches else ""
+    most = ", searches priced at their share of the baseline" if plan.searches else ""
     caches = any(word.startswith("--cache") for word in plan.baseline)
     most += ", loading without the cache" if caches else ""
     print(
