@@ -52,9 +52,13 @@ def search_schedule(searcher: Searcher) -> Iterator[Event]:
 
 
 def _measure_costs(searcher: Searcher) -> None:
-    """Measure what the subnets of the space cost, once in a run; what is on record stays."""
+    """Measure what the subnets of the space cost, once in a run; what is on record stays.
+
+    Where the length of the run goes by costs, those that were given stand as they are: more cells would make
+    it another run.
+    """
     trainer, costs, space = searcher.trainer, searcher.costs, searcher.search.space
-    if costs.has_grid:
+    if costs.has_grid or (searcher.by_time and costs.seconds):
         return
     choices = [plain_choice(subnet) for subnet in space.above(space.smallest)]
     with trainer.ledger.charge("search"):
