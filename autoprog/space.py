@@ -125,13 +125,14 @@ class Decisions(FileModel):
         num_stages: K of AutoProg: its rule decides at the start of each of K equal pieces but the last.
         supernet_epochs: Length of a supernet phase of that rule.
         num_points: Decision points of the other rules, evenly spread up to the last growth.
-        supernet_share: Share of the steps that their supernet phases take, all together.
+        supernet_share: Share of the run that their supernet phases take, all together: of its steps, or
+            of its time where this is its length.
         min_visits: Steps that a supernet phase of theirs gives each subnet at the least.
         good_visits: Steps after which its estimates are worth something; a run too short to give each subnet
             so many at each decision decides less often.
         search_share: The most that estimates may cost, as a share of a run of the full model.
         max_candidates: The most subnets that are estimated at a decision.
-        min_full_share: The least share of the steps that the full model trains for.
+        min_full_share: The least share of the run that the full model trains for, of steps or time likewise.
         estimate_images: The most images of the held-out slice, which is otherwise 5 % of the images.
         tail_trials: Schedules that Optuna proposes at a decision, five times as many where it is for good.
         grow: How blocks are added.

@@ -80,7 +80,7 @@ def _add_decision_flags(group: argparse._ArgumentGroup) -> None:
         help="schedules Optuna proposes at a decision (200)",
     )
     _add(group, "--num-points", type=int, metavar="N", help="decision points at the most (8)")
-    share = "share of the steps that supernets may take (0.1)"
+    share = "share of the run that supernets may take (0.1)"
     _add(group, "--supernet-share", type=float, metavar="S", help=share)
     share = "most that estimates may cost, as a share of a full run (0.03)"
     _add(group, "--search-share", type=float, metavar="S", help=share)
@@ -93,7 +93,7 @@ def _add_decision_flags(group: argparse._ArgumentGroup) -> None:
     phase = "supernet phase of --rule autoprog (space)"
     _add(group, "--supernet-epochs", type=float, metavar="E", help=phase)
     _add(group, "--max-candidates", type=int, metavar="N", help="a decision looks at (space)")
-    _add(group, "--min-full-share", type=float, metavar="S", help="steps at full size (0.15)")
+    _add(group, "--min-full-share", type=float, metavar="S", help="share at full size (space)")
 
 
 def _add_trial_flags(group: argparse._ArgumentGroup) -> None:

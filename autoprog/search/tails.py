@@ -66,7 +66,7 @@ class Outlook:
             for (step, subnet), stop in zip(tail, stops, strict=True)
         ]
         loss = end_loss(self.law, legs, self.options[self.full], self.progress)
-        seconds = legs_seconds(legs)
+        seconds = self._time(tail[0][0], legs) if self.by_time else legs_seconds(legs)
         score = loss if self.by_time else score_of(self.law, loss, seconds)
         return Forecast(tail, loss, seconds, score)
 
@@ -74,6 +74,15 @@ class Outlook:
     def alpha(self) -> float:
         """Return the exponent that seconds are priced with: 0 where all ways on take as long."""
         return 0.0 if self.by_time else self.law.alpha
+
+    def _time(self, start: int, legs: Sequence[Leg]) -> float:
+        """Return the seconds of legs that share out time: exactly as many for all ways on.
+
+        Only a subnet whose step takes longer than one of the full model adds the difference.
+        """
+        full = self.options[self.full].step_seconds
+        spare = sum(leg.steps * max(0.0, leg.option.step_seconds - full) for leg in legs)
+        return full * (self.total_steps - start) + spare
 
     def _unit(self, subnet: SubnetConfig) -> float:
         """Return what a step of a subnet counts for in a tail."""

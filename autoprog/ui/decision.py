@@ -40,7 +40,8 @@ def ranked(decision: Decision) -> list[Candidate]:
 
 def decision_heading(decision: Decision) -> str:
     """Return when, by which rule and from where the decision was taken."""
-    alpha = f" · alpha {number(decision.alpha)}" if decision.candidates else ""
+    is_priced = decision.candidates and decision.length is None
+    alpha = f" · alpha {number(decision.alpha)}" if is_priced else ""
     return (
         f"step {count(decision.step)} · rule {decision.rule}{alpha}"
         f" · from {subnet_text(decision.current)}"

@@ -60,7 +60,9 @@ def test_decisions_count_time(straight: Any) -> None:
         assert all(one.score == one.predicted_loss for one in decision.candidates)
         times = [candidate.remaining_seconds for candidate in decision.candidates]
         left = 0.01 * (FULL_STEPS - decision.position)
-        assert times == pytest.approx([left] * len(times))  # all ways on take as long
+        assert times == pytest.approx([left] * len(times))
+        assert len(set(times)) == 1  # all ways on take exactly as long, so nothing trades off
+        assert len(decision.front) == 1
 
 
 def test_what_decisions_are_taken_from_gives_them_again(straight: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
 from collections.abc import Iterator
@@ -57,7 +58,7 @@ class _Copy(BaseJournalBackend):
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Refuse: a copy is only read."""
-        raise NotImplementedError
+        raise io.UnsupportedOperation("a copy of a journal is only read")
 
 
 def _of(study: Study) -> Iterator[Importance]:
