@@ -348,6 +348,19 @@ def test_searches_that_found_different_schedules_are_seeds_of_one_search(make: M
     assert groups[1].differs_in == (("kind", "search", "train"),)
 
 
+def test_searches_of_other_lengths_are_told_apart_by_name(make: Make) -> None:
+    axes = {"depth": {"values": [2, 4]}, "img_size": {"values": [8, 16]}}
+    space = SpaceFile.model_validate({"axes": axes}).space(SPEC, "test")
+    runs = []
+    for share in (0.5, 0.25):
+        search = SearchSettings(space=space, space_from="default", time_share=share)
+        values = settings(kind="search", search=search, schedule_from=None)
+        found = result(51.0, 70.0, 0, kind="search")
+        runs.append(read_finished(make(f"s{share}", values, found)))
+    names = [group.name for group in compare(runs).groups]
+    assert names == [f"search rollout in {share:g} of the time" for share in (0.5, 0.25)]
+
+
 def test_a_training_along_a_found_schedule_says_that_the_search_is_not_in_its_time(
     make: Make,
 ) -> None:

@@ -112,7 +112,9 @@ def _name(settings: RunSettings) -> str:
     if settings.search is not None:
         trials = settings.search.trials
         by = "" if trials is None else f", {trials} trials"
-        return f"search {settings.search.rule}{by}"
+        share = settings.search.time_share
+        of = "" if share is None else f" in {share:g} of the time"
+        return f"search {settings.search.rule}{by}{of}"
     origin = Path(settings.schedule_from or "schedule")
     return "/".join(origin.parts[-2:])
 
