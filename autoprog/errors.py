@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["AutoprogError", "ConfigError", "DivergedError", "RunError", "suggest"]
+__all__ = ["AutoprogError", "ConfigError", "DivergedError", "RunError", "RunExistsError", "suggest"]
 
 
 class AutoprogError(Exception):
@@ -44,6 +44,10 @@ class RunError(AutoprogError):
     """A run that failed for a reason outside the configuration (disk, data, device)."""
 
     on_all_ranks = False
+
+
+class RunExistsError(RunError):
+    """A run folder of that name is there already."""
 
 
 class DivergedError(RunError):

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from autoprog.costs.table import CostTable, table_of
 from autoprog.decisions import Decision, DecisionInputs
-from autoprog.errors import ConfigError, RunError
+from autoprog.errors import ConfigError, RunError, RunExistsError
 from autoprog.events import Event, decode, encode
 from autoprog.files import FileModel, dump_yaml, parse, read_yaml, write_atomically
 from autoprog.jsonlines import append_row, cut_torn_tail, read_object, read_rows
@@ -102,6 +102,7 @@ class RunFolder:
         """Make the folder of a new run.
 
         Raises:
+            RunExistsError: If there is one of that name, which another process may be making just now.
             RunError: If the folder cannot be written.
         """
         path = runs_dir / manifest.run_id
@@ -111,7 +112,8 @@ class RunFolder:
             body = manifest.model_dump(mode="json", by_alias=True)
             write_atomically(path / "run.yaml", dump_yaml(body))
         except OSError as error:
-            raise RunError(f"{path}: the run folder cannot be made: {error.strerror}") from None
+            kind = RunExistsError if isinstance(error, FileExistsError) else RunError
+            raise kind(f"{path}: the run folder cannot be made: {error.strerror}") from None
         return cls(path, manifest, attempt=0, lock=lock)
 
     @classmethod

@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DATA = (
     "--data --dataset --data-dir --train-split --val-split --input-key --target-key --num-classes"
 )
+SHARES = "--data-share --held-out"
 RECIPE = (
     "--recipe --epochs --batch-size --grad-accum-steps --opt --lr --lr-base --lr-base-size"
     " --weight-decay --layer-decay --clip-grad --sched --warmup-share --warmup-lr --min-lr --decay-share"
@@ -41,7 +42,7 @@ RUN = (
     " --log-every-steps --eval-every-epochs --compile --cache --max-bad-images --on-divergence -q --quiet"
     " --log-tensorboard --log-wandb --wandb-project --wandb-mode"
 )
-COMMON = f"-h --help --debug {DATA} --pretrained --initial-checkpoint {RECIPE} {RUN}"
+COMMON = f"-h --help --debug {DATA} {SHARES} --pretrained --initial-checkpoint {RECIPE} {RUN}"
 FLAGS = {
     "search": f"{COMMON} --model --img-size --space --rule --sampler --costs --profile-seconds --num-stages"
     " --supernet-epochs --max-candidates --min-full-share --grow-op --grow-map --grow-source --grow-state"

@@ -12,10 +12,11 @@ import torch
 
 from autoprog.api import run_training
 from autoprog.commands.flags import changeable
-from autoprog.commands.launch import _known_failure, stop_on_signals
+from autoprog.commands.launch import _known_failure, _numbered, stop_on_signals
 from autoprog.commands.preflight import _check_mixing
 from autoprog.curves import Curriculum
 from autoprog.errors import ConfigError, DivergedError, RunError
+from autoprog.runs import load_run
 from autoprog.settings import RunManifest
 from autoprog.train.ranks import ONE_PROCESS, Ranks
 
@@ -42,6 +43,16 @@ def test_each_rank_tells_what_only_it_met() -> None:
     assert not RunError("a full disk").on_all_ranks
     assert DivergedError("nan").on_all_ranks
     assert ConfigError("--lr", "", "must be above 0").on_all_ranks
+
+
+def test_runs_that_start_in_the_same_second_have_folders_of_their_own(
+    tmp_path: Path, manifest: RunManifest
+) -> None:
+    folders = [_numbered(tmp_path, manifest) for _ in range(3)]
+    name = manifest.run_id
+    assert [folder.path.name for folder in folders] == [name, f"{name}-2", f"{name}-3"]
+    assert all(folder.manifest.run_id == folder.path.name for folder in folders)
+    assert [load_run(folder.path).manifest.run_id for folder in folders][2] == f"{name}-3"
 
 
 def test_shares_must_be_even_to_be_mixed(manifest: RunManifest) -> None:

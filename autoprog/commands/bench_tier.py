@@ -12,7 +12,8 @@ from autoprog.bench.tiers import TIERS, Tier, arm_seconds, between_markers, tota
 from autoprog.cli import build_parser
 from autoprog.commands import verify
 from autoprog.commands.configure import Configured
-from autoprog.commands.flags import NOT_FOR_RESUME, add_data_flags, flag_of
+from autoprog.commands.data_flags import add_data_flags
+from autoprog.commands.flags import NOT_FOR_RESUME, flag_of
 from autoprog.commands.verify_plan import configured_arm, given_plan, shared_words
 from autoprog.costs.cells import full_cell
 from autoprog.costs.model import CostModel
@@ -85,7 +86,7 @@ def _words(args: argparse.Namespace, tier: Tier) -> list[str]:
 
 def _data_names() -> set[str]:
     parser = argparse.ArgumentParser(add_help=False)
-    add_data_flags(parser)
+    add_data_flags(parser, trains=False)
     return {action.dest for action in parser._actions}
 
 

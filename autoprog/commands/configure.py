@@ -6,6 +6,7 @@ import argparse
 from dataclasses import dataclass
 from typing import Any
 
+from autoprog.commands.data_flags import data_settings, share_of
 from autoprog.commands.fidelity_flags import given_fidelity
 from autoprog.commands.flags import LOGGER_SETTINGS
 from autoprog.commands.length_flags import given_time_share
@@ -50,12 +51,13 @@ def configure_search(args: argparse.Namespace) -> Configured:
     file, where = find_space(space_name(args, data, spec), spec.name)
     spec = spec if (size := _image_size(args, data, spec, file)) is None else _resized(spec, size)
     space = _with_decision_flags(args, file).space(spec, where)
-    proxy = getattr(args, "proxy", 1.0)
+    proxy = share_of(args, "proxy")
     whole = hasattr(args, "trials")  # then only the trials take a share of the data
-    if not 0 < proxy <= 1:
-        raise ConfigError("--proxy", "", "must lie in (0, 1]", proxy)
+    if whole and data.on_held_out:
+        cure = "trials are evaluated on held-out images in any case"
+        raise ConfigError("--held-out", "", "must be left out with --trials", cure=cure)
     if not whole:
-        data = data.model_copy(update={"share": proxy})
+        data = data.model_copy(update={"share": data.share * proxy})
     opened = open_data(data)
     share = given_time_share(args)
     of_space = {"sched": "wsd", **file.recipe} if share is not None else file.recipe
@@ -242,18 +244,6 @@ def _required_model(args: argparse.Namespace) -> str:
     return str(args.model)
 
 
-def data_settings(args: argparse.Namespace) -> DataSettings:
-    """Return where the flags say that images come from; the embedded digits without any."""
-    values = _given(args, *_OF_DATASET)
-    if values and not hasattr(args, "dataset"):
-        flag = "--" + next(iter(values)).replace("_", "-")
-        raise ConfigError(flag, "", "must be given together with --dataset")
-    values |= _given(args, "dataset")
-    if hasattr(args, "data"):
-        values["dir"] = args.data
-    return parse(DataSettings, values, "flags")
-
-
 _OF_SEARCH = (
     "rule",
     "sampler",
@@ -264,16 +254,6 @@ _OF_SEARCH = (
     "proxy",
     "storage",
 )
-
-_OF_DATASET = (
-    "data_dir",
-    "train_split",
-    "val_split",
-    "input_key",
-    "target_key",
-    "num_classes",
-)
-
 
 _OF_RUN = (
     "seed",

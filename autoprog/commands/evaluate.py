@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
-from autoprog.commands.flags import add_data_flags, add_device_flags
+from autoprog.commands.data_flags import add_data_flags
+from autoprog.commands.flags import add_device_flags
 
 __all__ = ["add_flags", "run"]
 
@@ -37,7 +38,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="NAME|FILE",
         help="says how validation images are prepared; by default chosen by the number of images",
     )
-    add_data_flags(parser)
+    add_data_flags(parser, trains=False)
     _add_evaluation_flags(parser)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprog.commands.cells import Elastic, check_rate, check_size, elastic_of, tokens_of
-from autoprog.commands.configure import data_settings
+from autoprog.commands.data_flags import data_settings
 from autoprog.commands.recipe_layers import recipe_of
 from autoprog.errors import ConfigError
 from autoprog.files import parse

@@ -13,7 +13,6 @@ from autoprog.recipe import RECIPES, Recipe
 __all__ = [
     "LOGGER_SETTINGS",
     "NOT_FOR_RESUME",
-    "add_data_flags",
     "add_device_flags",
     "add_initial_flags",
     "add_recipe_flags",
@@ -48,21 +47,6 @@ NOT_FOR_RESUME = {
 def changeable(kind: str) -> set[str]:
     """Return the settings that a resume may change: a search looks at the losses that it logs."""
     return NOT_FOR_RESUME - {"log_every_steps"} if kind == "search" else NOT_FOR_RESUME
-
-
-def add_data_flags(parser: argparse.ArgumentParser) -> None:
-    """Add where images come from."""
-    group = parser.add_argument_group(
-        "data", "with neither --data nor --dataset: the embedded digits, 1,797 scanned images"
-    )
-    _add(group, "--data", metavar="DIR", help="folder with train and val, as class folders or .tar")
-    _add(group, "--dataset", metavar="NAME", help="timm reader: torch/…, hfds/…, wds/…, tfds/…")
-    _add(group, "--data-dir", metavar="DIR", help="root folder of --dataset")
-    _add(group, "--train-split", metavar="NAME", help="split of --dataset to train on (train)")
-    _add(group, "--val-split", metavar="NAME", help="split to evaluate on (validation)")
-    _add(group, "--input-key", metavar="KEY", help="field of the image in --dataset")
-    _add(group, "--target-key", metavar="KEY", help="field of the target in --dataset")
-    _add(group, "--num-classes", type=int, metavar="N", help="classes, where --dataset names none")
 
 
 def add_initial_flags(parser: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from autoprog.commands.configure import Configured
 from autoprog.commands.flags import changeable, flag_of
 from autoprog.commands.preflight import check_run
 from autoprog.commands.provenance import git_state, versions
-from autoprog.errors import ConfigError, DivergedError, RunError
+from autoprog.errors import ConfigError, DivergedError, RunError, RunExistsError
 from autoprog.events import Event, Warned
 from autoprog.files import parse
 from autoprog.follower import FollowedFolder
@@ -202,14 +203,14 @@ def _follow(events: Iterator[Event], ranks: Ranks) -> None:
 def _create(args: argparse.Namespace, configured: Configured) -> RunFolder:
     settings, now = configured.settings, datetime.now()
     manifest = RunManifest(
-        run_id=_free_id(Path(args.runs_dir), new_run_id(settings.kind, settings.model.model, now)),
+        run_id=new_run_id(settings.kind, settings.model.model, now),
         created=now.astimezone().isoformat(timespec="seconds"),
         argv=tuple(sys.argv),
         versions=versions(),
         git=git_state(),
         settings=settings,
     )
-    folder = RunFolder.create(Path(args.runs_dir), manifest)
+    folder = _numbered(Path(args.runs_dir), manifest)
     try:
         if configured.schedule is not None:
             folder.write_schedule(configured.schedule)
@@ -219,10 +220,15 @@ def _create(args: argparse.Namespace, configured: Configured) -> RunFolder:
     return folder
 
 
-def _free_id(runs_dir: Path, run_id: str) -> str:
-    """Return the name, numbered where two runs start in the same second."""
-    names = [run_id, *(f"{run_id}-{number}" for number in range(2, 100))]
-    return next(name for name in names if not (runs_dir / name).exists())
+def _numbered(runs_dir: Path, manifest: RunManifest) -> RunFolder:
+    """Make the folder of a new run; its name gets a number where another run took it in the same second."""
+    for number in itertools.count(1):
+        name = manifest.run_id + (f"-{number}" if number > 1 else "")
+        try:
+            return RunFolder.create(runs_dir, manifest.model_copy(update={"run_id": name}))
+        except RunExistsError:
+            continue
+    raise AssertionError("numbers do not end")
 
 
 def _recorded(args: argparse.Namespace, path: Path) -> Configured:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autoprog.commands.data_flags import add_data_flags
 from autoprog.commands.flags import (
-    add_data_flags,
     add_initial_flags,
     add_recipe_flags,
     add_run_flags,

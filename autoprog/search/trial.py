@@ -49,12 +49,13 @@ def trial_settings(settings: RunSettings) -> RunSettings:
     assert settings.search is not None, "a search has search settings"
     proxy, recipe = settings.search.proxy, settings.recipe
     epochs = recipe.epochs * proxy
+    share = settings.data.share * proxy
     changes = {
         "kind": "train",
         "search": None,
         "schedule_from": "trial",
         "recipe": recipe.model_copy(update={"epochs": epochs}),
-        "data": settings.data.model_copy(update={"share": proxy, "on_held_out": True}),
+        "data": settings.data.model_copy(update={"share": share, "on_held_out": True}),
         "eval_every_epochs": epochs / _EVALUATIONS,
         "time_budget_seconds": None,
         "on_divergence": "stop",

@@ -52,9 +52,8 @@ def sliced(opened: OpenedData, share: float, on_held_out: bool) -> OpenedData:
     """
     train = opened.train
     if isinstance(train, StreamSource):
-        raise ConfigError(
-            "--dataset", "", "must be data that can be read in any order for a share of it"
-        )
+        law, cure = "must be data that can be read in any order", "or leave out share and held-out"
+        raise ConfigError("--dataset", "", law, cure=cure)
     val: AnySource = opened.val
     indices = np.arange(len(train))
     if on_held_out:
@@ -64,7 +63,9 @@ def sliced(opened: OpenedData, share: float, on_held_out: bool) -> OpenedData:
         part = _stratified_share(train.targets[indices], share)
         indices = indices[part]
     if len(indices) == 0 or len(val) == 0:
-        raise ConfigError("--proxy", "", "must leave images to train on and to evaluate on", share)
+        raise ConfigError(
+            "data", "share", "must leave images to train on and to evaluate on", share
+        )
     return replace(opened, train=SlicedSource(train, indices), val=val)
 
 

@@ -1,0 +1,76 @@
+"""The flags that say where images come from, and how many of them are used."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from autoprog.commands.flags import flag_of
+from autoprog.errors import ConfigError
+from autoprog.files import parse
+from autoprog.settings import DataSettings
+
+__all__ = ["add_data_flags", "data_settings", "share_of"]
+
+_OF_DATASET = (
+    "data_dir",
+    "train_split",
+    "val_split",
+    "input_key",
+    "target_key",
+    "num_classes",
+)
+
+
+def add_data_flags(parser: argparse.ArgumentParser, trains: bool = True) -> None:
+    """Add where images come from; how many of them to train on only for what trains."""
+    group = parser.add_argument_group(
+        "data", "with neither --data nor --dataset: the embedded digits, 1,797 scanned images"
+    )
+
+    def add(flag: str, **options: Any) -> None:
+        group.add_argument(flag, default=argparse.SUPPRESS, **options)
+
+    add("--data", metavar="DIR", help="folder with train and val, as class folders or .tar")
+    add("--dataset", metavar="NAME", help="timm reader: torch/…, hfds/…, wds/…, tfds/…")
+    add("--data-dir", metavar="DIR", help="root folder of --dataset")
+    add("--train-split", metavar="NAME", help="split of --dataset to train on (train)")
+    add("--val-split", metavar="NAME", help="split to evaluate on (validation)")
+    add("--input-key", metavar="KEY", help="field of the image in --dataset")
+    add("--target-key", metavar="KEY", help="field of the target in --dataset")
+    add("--num-classes", type=int, metavar="N", help="classes, where --dataset names none")
+    if not trains:
+        return
+    share = "share of the training images to use, the same ones in every run (1)"
+    add("--data-share", type=float, metavar="S", help=share)
+    held_out = "evaluate on 5 %% of the training images, which are then not trained on"
+    add("--held-out", action="store_true", help=held_out)
+
+
+def data_settings(args: argparse.Namespace) -> DataSettings:
+    """Return where the flags say that images come from; the embedded digits without any.
+
+    Raises:
+        ConfigError: If flags do not go together, or a share does not lie in (0, 1].
+    """
+    values: dict[str, Any] = {key: getattr(args, key) for key in _OF_DATASET if hasattr(args, key)}
+    if values and not hasattr(args, "dataset"):
+        raise ConfigError(flag_of(next(iter(values))), "", "must be given together with --dataset")
+    if hasattr(args, "dataset"):
+        values["dataset"] = args.dataset
+    if hasattr(args, "data"):
+        values["dir"] = args.data
+    share, held_out = share_of(args, "data_share"), hasattr(args, "held_out")
+    return parse(DataSettings, {**values, "share": share, "on_held_out": held_out}, "flags")
+
+
+def share_of(args: argparse.Namespace, name: str) -> float:
+    """Return the share that a flag says, 1 without it.
+
+    Raises:
+        ConfigError: If it does not lie in (0, 1].
+    """
+    share = float(getattr(args, name, 1.0))
+    if not 0 < share <= 1:
+        raise ConfigError(flag_of(name), "", "must lie in (0, 1]", share)
+    return share

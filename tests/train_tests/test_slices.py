@@ -1,0 +1,90 @@
+"""A share of the training images, and evaluation on some of them: by the settings and on the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from autoprog.cli import main
+from autoprog.search.trial import trial_settings
+from autoprog.settings import DataSettings, RunManifest, SearchSettings
+from autoprog.space import find_space
+from autoprog.train.data.slices import SlicedSource, whole_of
+from autoprog.train.feed import open_data
+from supernet.zoo import ZOO
+
+SMALL = ("--model=vit-mu", "--device=cpu", "--threads=1", "--workers=0", "--epochs=1", "--quiet")
+
+
+def numbers(source: SlicedSource) -> set[int]:
+    return set(whole_of(source)[1].tolist())
+
+
+def test_a_share_is_the_same_every_time_and_alike_in_all_classes() -> None:
+    whole, (part, again) = (
+        open_data(DataSettings()),
+        (open_data(DataSettings(share=0.2)) for _ in range(2)),
+    )
+    assert isinstance(part.train, SlicedSource)
+    assert isinstance(again.train, SlicedSource)
+    assert numbers(part.train) == numbers(again.train)
+    sizes, all_sizes = (np.bincount(one.train.targets) for one in (part, whole))
+    assert np.all(np.abs(sizes - 0.2 * all_sizes) <= 0.5)
+    assert len(part.val) == len(whole.val)
+
+
+def test_held_out_images_are_training_images_that_are_not_trained_on() -> None:
+    whole, held = open_data(DataSettings()), open_data(DataSettings(on_held_out=True))
+    both = [numbers(source) for source in held.images]
+    assert not both[0] & both[1]
+    assert both[0] | both[1] == set(range(len(whole.train)))
+    assert len(both[1]) == int(0.05 * len(whole.train))
+
+
+def test_a_share_never_holds_what_is_held_out() -> None:
+    held = open_data(DataSettings(on_held_out=True)).images[1]
+    part = open_data(DataSettings(on_held_out=True, share=0.3)).images
+    assert numbers(part[1]) == numbers(held)
+    assert not numbers(part[0]) & numbers(held)
+
+
+def test_trials_take_their_share_of_the_share(manifest: RunManifest) -> None:
+    space, where = find_space(None, "vit-mu")
+    search = SearchSettings(space=space.space(ZOO["vit-mu"], where), space_from=where, proxy=0.5)
+    data = DataSettings(share=0.4)
+    settings = manifest.settings.model_copy(update={"search": search, "data": data})
+    trial = trial_settings(settings)
+    assert (trial.data.share, trial.data.on_held_out) == (0.2, True)
+
+
+def test_both_are_flags_of_a_run(tmp_path: Path) -> None:
+    words = ("train", "--schedule=constant", *SMALL, f"--runs-dir={tmp_path}")
+    assert main([*words, "--data-share=0.25", "--held-out"]) == 0
+    (run,) = tmp_path.iterdir()
+    rows = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    whole = len(open_data(DataSettings()).train)
+    held = int(0.05 * whole)
+    (started,) = (row for row in rows if row["kind"] == "run_started")
+    assert started["num_images"] == pytest.approx(0.25 * (whole - held), abs=5)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--data-share", "0"), "--data-share: must lie in (0, 1], but got 0.0"),
+        (("--data-share", "nan"), "--data-share: must lie in (0, 1], but got nan"),
+        (("--data-share", "1.5"), "--data-share: must lie in (0, 1], but got 1.5"),
+        (("--held-out", "--trials", "2"), "--held-out: must be left out with --trials; trials are"),
+    ],
+)
+def test_bad_shares_are_one_line_and_write_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], said: str
+) -> None:
+    command = ("search", *SMALL, f"--runs-dir={tmp_path / 'runs'}", *words)
+    assert main(list(command)) == 2
+    err = capsys.readouterr().err
+    assert (said in err, err.count("\n")) == (True, 1), err
+    assert list(tmp_path.iterdir()) == []
