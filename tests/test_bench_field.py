@@ -232,7 +232,9 @@ def test_what_cannot_be_is_one_line_and_nothing_is_run(
 
 def test_the_tiers_are_the_ones_of_the_protocol() -> None:
     parsed = {
-        name: build_parser("verify").parse_args(["verify", *tier.words])
+        name: build_parser("verify").parse_args(
+            ["verify", *tier.words, *(["--", *tier.search_words] if tier.search_words else [])]
+        )
         for name, tier in TIERS.items()
     }
     cpu, gpu = parsed["cpu"], parsed["gpu"]
@@ -265,8 +267,9 @@ def test_a_dry_run_says_what_would_run_and_for_how_long(
     from autoprog.commands import bench_tier
 
     monkeypatch.setattr(bench_tier, "_MEASURE_SECONDS", 0.0)
-    full = TIERS[tier].words  # a tiny network in its place: the forecast trains a few steps
-    words = tuple("--model=vit-mu" if word.startswith("--model=") else word for word in full)
+    # A tiny network and all of a few images in their place: the forecast trains a few steps.
+    small = {"--model": "--model=vit-mu", "--data-share": "--data-share=1"}
+    words = tuple(small.get(word.partition("=")[0], word) for word in TIERS[tier].words)
     monkeypatch.setitem(vars(TIERS[tier]), "words", words)
     images(tmp_path / "data", 64)
     given = ("--tier", tier, "--data", "data", *HERE)
@@ -274,19 +277,23 @@ def test_a_dry_run_says_what_would_run_and_for_how_long(
     assert (code, err) == (0, "")
     body = json.loads(out)
     assert (body["seeds"], body["margin"], body["images"]) == (seeds, margin, 128)
-    share = {"cpu": 0.25, "gpu": 0.33}[tier]
-    shorter = f"candidate-{share}"
-    assert [*body["epochs"]] == ["baseline", "candidate", shorter, "baseline-1.5"]
+    own, *shares = {"cpu": (0.3, 0.2), "gpu": (0.5, 0.33)}[tier]
+    shorter = {f"candidate-{share}": share for share in shares}
+    assert [*body["epochs"]] == ["baseline", "candidate", *shorter, "baseline-1.5"]
     one = body["seconds"]
-    assert one["candidate"] == pytest.approx(one["baseline"] / 2)
-    assert one[shorter] == pytest.approx(share * one["baseline"])
+    assert one["candidate"] == pytest.approx(own * one["baseline"])
+    for name, share in shorter.items():
+        assert one[name] == pytest.approx(share * one["baseline"])
     assert one["baseline-1.5"] == pytest.approx(1.5 * one["baseline"])
-    beside = one["baseline"] + one["baseline-1.5"]
-    wanted = seeds * (beside if tier == "cpu" else sum(one.values()))
+    longer = one.pop("baseline-1.5")
+    wanted = 2 * longer + seeds * sum(one.values())
+    if tier == "cpu":  # 1.5 beside 1, 0.3 and 0.2; without it, 1 beside 0.3 and 0.2
+        wanted = 2 * longer + (seeds - 2) * one["baseline"]
     assert body["total_seconds"] == pytest.approx(wanted)
     assert InProcess.words == []
     code, out, _ = command(*given, "--dry-run")
-    assert f"{seeds} seeds of 4 arms on 128 images, margin {margin:g}, " in out
+    assert f"{seeds} seeds of {len(body['epochs'])} arms on" in out
+    assert f" images, margin {margin:g}, " in out
     assert ("loading without the cache" in out) == (tier == "cpu")
     assert not (tmp_path / "runs").exists()
 
@@ -312,7 +319,9 @@ def test_what_runs_side_by_side_counts_once_in_the_forecast() -> None:
     assert seconds == {
         **{"baseline": 100.0, "candidate": 60.0, "candidate-0.5": 30.0, "reannealed": 60.0},
     }
-    assert total_seconds(plan, seconds) == 3 * (100.0 + 60.0)
+    assert (
+        total_seconds(plan, seconds) == 2 * 150.0 + 130.0
+    )  # candidate and then 60 beside 100 and 30
     alone = plan.model_copy(update={"side_by_side": False})
     assert total_seconds(alone, seconds) == 3 * 250.0
 
@@ -339,7 +348,7 @@ def test_the_smoke_tier_writes_its_tables_and_what_is_published(
     assert len(InProcess.words) == 6
     lines = readme.read_text().splitlines()
     assert (lines[0], lines[-1]) == ("a", "b")
-    assert lines[2].startswith("`autoprog verify --schedule=linear --model=vit-mu ")
+    assert lines[2] == "`autoprog bench --tier smoke`"
     assert out.strip() in readme.read_text()
     public = tmp_path / "public"
     arms = [f"seed-{seed}-{arm}" for seed in (0, 1) for arm in ("baseline", "candidate")]

@@ -69,8 +69,8 @@ FLAGS = {
     " --block-steps --timm-script --space --profile-seconds --json --equal --presets --seeds --markdown"
     " --tier --dry-run --publish --write",
     "verify": f"{COMMON} --search --schedule --seeds --margin --candidate-epochs --search-seconds"
-    " --side-by-side --model --img-size --json --markdown --nproc --lengths --baseline-longer --controls"
-    " --controls-space --costs",
+    " --side-by-side --model --img-size --json --markdown --nproc --lengths --baseline-longer --longer-seeds"
+    " --controls --controls-space --costs",
     "stress": "-h --help --debug --kills --signal --stress-seed --keep --json",
 }
 SMALL = ("--model", "vit-mu", "--device", "cpu", "--threads", "1", "--workers", "0")

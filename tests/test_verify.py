@@ -160,8 +160,8 @@ def test_ratios_are_geometric_and_paired() -> None:
 
 def test_the_first_arm_alternates() -> None:
     plan = plan_of()
-    assert [plan.groups(number)[0][0][0] for number in range(4)] == ["b", "c", "b", "c"]
-    assert all({*sum(plan.groups(n), ())} == {"baseline", "candidate"} for n in range(4))
+    assert [plan.order(number)[0][0] for number in range(4)] == ["b", "c", "b", "c"]
+    assert all({*plan.order(n)} == {"baseline", "candidate"} for n in range(4))
 
 
 def test_the_search_for_a_schedule_is_charged_to_every_run_and_shown_apart() -> None:
@@ -187,9 +187,10 @@ def test_a_lower_mean_has_not_reached_the_baseline() -> None:
 
 
 class Fake:
-    """A program whose runs end at once, as told, or at the second look."""
+    """A program whose runs end as told, at the second look or after so many that do not end them."""
 
     def __init__(self) -> None:
+        self.looks: dict[str, int] = {}
         self.started: list[tuple[str, ...]] = []
         self.codes: dict[str, int] = {}
         self.events: list[str] = []
@@ -214,7 +215,7 @@ class FakeProcess:
     @property
     def exit_code(self) -> int | None:
         self.looks += 1
-        if self.looks == 1:
+        if self.looks <= self.fake.looks.get(self.runs.name, 1):
             return None
         code = self.fake.codes.get(self.runs.name, 0)
         run = next(self.runs.glob("*"), self.runs / "run")
@@ -743,12 +744,25 @@ def test_the_table_of_arms_fits(width: int) -> None:
     assert ("image-epochs" in table[0]) == (width == 160)
 
 
-def test_every_other_seed_goes_backwards_and_pairs_stay_together_side_by_side() -> None:
+def test_pair_and_others_take_turns_in_going_first() -> None:
     arms = ("baseline", "candidate", "candidate-0.25", "candidate-0.5")
-    assert LENGTHS.groups(0) == [(arm,) for arm in arms]
-    assert LENGTHS.groups(1) == [(arm,) for arm in arms[::-1]]
-    beside = LENGTHS.model_copy(update={"side_by_side": True})
-    assert beside.groups(1) == [(arms[3], arms[2]), (arms[1], arms[0])]
+    assert LENGTHS.order(0) == arms
+    turned = ("candidate", "baseline", "candidate-0.5", "candidate-0.25")
+    assert LENGTHS.order(1) == turned
+    longer = OtherArm(name="baseline-1.5", role="longer", words=(), epochs=6.0)
+    plan = LENGTHS.model_copy(update={"others": (*LENGTHS.others, longer)})
+    assert plan.order(0) == ("baseline-1.5", *arms)
+    assert plan.order(1) == ("baseline-1.5", *turned)
+
+
+def test_side_by_side_the_next_run_starts_when_one_ends(fake: Fake, tmp_path: Path) -> None:
+    plan = LENGTHS.model_copy(update={"side_by_side": True, "seeds": 1})
+    fake.looks["seed-0-baseline"] = 100
+    list(verify(tmp_path, verification_of(plan)))
+    names = [f"seed-0-{arm}" for arm in LENGTHS.arms]
+    baseline, *others = names
+    one_by_one = [f"{what} {name}" for name in others for what in ("start", "end")]
+    assert fake.events == [f"start {baseline}", *one_by_one, f"end {baseline}"]
 
 
 LINEAR = ("--schedule", "linear", *SMALL, "--epochs", "4")
@@ -760,12 +774,32 @@ def test_lengths_are_shares_of_the_baselines_epochs(command: Command, fake: Fake
     assert (code, err) == (0, "")
     epochs = [[word for word in words if word.startswith("--epochs")] for words in fake.started]
     assert [words[-1] for words in epochs] == [
-        *("--epochs=4", "--epochs=4", "--epochs=1", "--epochs=3", "--epochs=6"),
+        *("--epochs=6", "--epochs=4", "--epochs=4", "--epochs=1", "--epochs=3"),
     ]
-    names = ["baseline", "candidate", "candidate-0.25", "candidate-0.75", "baseline-1.5"]
+    names = ["baseline-1.5", "baseline", "candidate", "candidate-0.25", "candidate-0.75"]
     assert starts(fake) == [f"seed-0-{name}" for name in names]
-    assert fake.started[2][:3] == ("train", "--schedule", "linear")
+    assert fake.started[3][:3] == ("train", "--schedule", "linear")
     assert "by the cheapest of 3 lengths" in out
+
+
+def test_the_longer_baseline_may_be_trained_for_the_first_seeds_alone(
+    command: Command, fake: Fake, tmp_path: Path
+) -> None:
+    given = ("--baseline-longer", "1.5", "--longer-seeds", "2", "--seeds", "3")
+    code, out, err = command(*LINEAR, *given)
+    assert (code, err) == (0, "")
+    longer = [name for name in starts(fake) if name.endswith("-1.5")]
+    assert longer == ["seed-0-baseline-1.5", "seed-1-baseline-1.5"]
+    (folder,) = (path.parent for path in tmp_path.glob("runs/*/verify.json"))
+    verification = load(folder)
+    assert [pair.has("baseline-1.5") for pair in verification.pairs] == [True, True, False]
+    assert verification.verdict is not None
+    (arm,) = (arm for arm in verification.verdict["arms"] if arm["role"] == "longer")
+    own = [pair.run("baseline-1.5").top1_ema for pair in verification.pairs[:2]]
+    assert arm["top1_ema"]["mean"] == pytest.approx(sum(own) / 2)
+    of_two = [pair.baseline.top1_ema for pair in verification.pairs[:2]]
+    assert arm["difference"]["mean"] == pytest.approx((sum(own) - sum(of_two)) / 2)
+    assert "the baseline at 1.5 x its epochs, 2 seeds adds" in out
 
 
 def test_a_search_has_lengths_too_and_its_own_flags(command: Command, fake: Fake) -> None:
@@ -856,6 +890,11 @@ def test_controls_may_cost_as_much_by_measured_seconds(
         ((*LINEAR, "--lengths", "1"), "--lengths: must leave out 1: the candidate has that length"),
         ((*LINEAR, "--lengths", "0.001"), "must last at least one step"),
         ((*LINEAR, "--baseline-longer", "1"), "--baseline-longer: must lie in (1, 100]"),
+        ((*LINEAR, "--longer-seeds", "1"), "--longer-seeds: must be given together with"),
+        (
+            (*LINEAR, "--baseline-longer", "2", "--longer-seeds", "0"),
+            "--longer-seeds: must be at least 1, but got 0",
+        ),
         (
             (*LINEAR, "--controls", "slow"),
             "--controls: must be reannealed, ramp, random or random:N",

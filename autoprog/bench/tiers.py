@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,11 +22,13 @@ class Tier:
     Attributes:
         about: What it is, in a line.
         words: What stands after ``autoprog verify``, without data and how it is carried out.
+        search_words: What stands after ``--``, for the search alone.
         images: What ``--data`` must hold; empty for the embedded digits.
     """
 
     about: str
     words: tuple[str, ...]
+    search_words: tuple[str, ...] = ()
     images: str = ""
 
 
@@ -40,23 +43,19 @@ TIERS: Mapping[str, Tier] = {
     "cpu": Tier(
         "CIFAR-10 on a CPU, a baseline of at most 15 minutes",
         (
-            *("--search", "--model=vit-xs", "--epochs=3", "--seeds=5", "--margin=1.0"),
-            *(
-                "--sched=wsd",
-                "--lengths",
-                "0.25",
-                "--baseline-longer=1.5",
-                "--side-by-side",
-                "--cache",
-            ),
+            *("--search", "--model=vit-xs", "--data-share=0.025", "--epochs=120"),
+            *("--batch-size=64", "--sched=wsd", "--seeds=5", "--margin=1.0"),
+            *("--lengths", "0.2", "--baseline-longer=1.5", "--longer-seeds=2"),
+            *("--side-by-side", "--cache"),
         ),
+        search_words=("--time-share=0.3",),
         images="CIFAR-10",
     ),
     "gpu": Tier(
         "ImageNet on a GPU, at the margin of a paper",
         (
             *("--search", "--model=deit-s", "--epochs=100", "--seeds=10", "--margin=0.3"),
-            *("--lengths", "0.33", "--baseline-longer=1.5"),
+            *("--lengths", "0.33", "--baseline-longer=1.5", "--longer-seeds=2"),
         ),
         images="ImageNet",
     ),
@@ -83,12 +82,17 @@ def arm_seconds(
 
 
 def total_seconds(plan: Plan, seconds: Mapping[str, float]) -> float:
-    """Return the predicted seconds of all seeds, with what runs side by side counted once."""
-    return sum(
-        max(seconds[arm] for arm in group)
-        for number in range(plan.seeds)
-        for group in plan.groups(number)
-    )
+    """Return the predicted seconds of all seeds, each until the last of its runs ends."""
+    orders = (plan.order(number) for number in range(plan.seeds))
+    return sum(_until_all_end([seconds[arm] for arm in order], plan.at_once) for order in orders)
+
+
+def _until_all_end(seconds: Sequence[float], at_once: int) -> float:
+    """Return when the last run ends, where the next one starts as soon as fewer than `at_once` go on."""
+    ends = [0.0] * at_once
+    for run in seconds:
+        heapq.heapreplace(ends, ends[0] + run)
+    return max(ends)
 
 
 def between_markers(text: str, name: str, lines: Sequence[str], where: str) -> str:

@@ -55,7 +55,8 @@ def bench_tier(args: argparse.Namespace) -> int:
     if args.publish is not None:
         publish(folder, args.publish)
     if args.write is not None:
-        lines = [f"`autoprog {' '.join(words)}`", "", *markdown_lines(verification)]
+        command = f"autoprog bench --tier {args.tier}" + (" --data DIR" if tier.images else "")
+        lines = [f"`{command}`", "", *markdown_lines(verification)]
         text = between_markers(_text(args.write), args.tier, lines, str(args.write))
         write_atomically(args.write, text)
     return 0
@@ -81,7 +82,8 @@ def _words(args: argparse.Namespace, tier: Tier) -> list[str]:
         raise ConfigError("--dry-run", "", "must be left out with --publish and --write")
     words = ["verify", *tier.words, *shared_words(args), "--runs-dir", args.runs_dir]
     form = [*(["--json"] if args.as_json else []), *(["--markdown"] if args.markdown else [])]
-    return [*words, *(["-q"] if args.quiet else []), *form]
+    words += [*(["-q"] if args.quiet else []), *form]
+    return [*words, "--", *tier.search_words] if tier.search_words else words
 
 
 def _data_names() -> set[str]:

@@ -205,7 +205,7 @@ def _create(args: argparse.Namespace, configured: Configured) -> RunFolder:
     manifest = RunManifest(
         run_id=new_run_id(settings.kind, settings.model.model, now),
         created=now.astimezone().isoformat(timespec="seconds"),
-        argv=tuple(sys.argv),
+        argv=("autoprog", *sys.argv[1:]),
         versions=versions(),
         git=git_state(),
         settings=settings,

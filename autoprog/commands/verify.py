@@ -61,7 +61,7 @@ def _add_proof_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--candidate-epochs", default=nothing, metavar="N", help=epochs)
     seconds = "what finding --schedule took (read beside a best.yaml; else 0)"
     group.add_argument("--search-seconds", type=float, default=nothing, metavar="S", help=seconds)
-    both = "run both arms of a pair at once, one thread each"
+    both = "two runs at once, one thread each"
     group.add_argument("--side-by-side", action="store_true", default=nothing, help=both)
     nproc = "start each run through torchrun, in N processes of this machine (1)"
     group.add_argument("--nproc", type=int, default=nothing, metavar="N", help=nproc)
@@ -81,6 +81,8 @@ def _add_other_flags(group: argparse._ArgumentGroup) -> None:
     add("--lengths", "SHARE", lengths, nargs="+", type=float)
     longer = "the baseline at so many times its epochs too, such as 1.5: is it near convergence"
     add("--baseline-longer", "TIMES", longer, type=float)
+    seeds = "train it for so many of the first seeds (all of them)"
+    add("--longer-seeds", "N", seeds, type=int)
     names = "what costs as much as --schedule: reannealed, ramp, random or random:N (N = 3)"
     add("--controls", "NAME", names, nargs="+")
     space = "search space of the controls (the model's own)"

@@ -115,18 +115,25 @@ def _at_time_share(share: float, candidate: Configured, words: Words) -> OtherAr
 
 def _longer(args: argparse.Namespace, baseline: Configured, words: Words) -> list[OtherArm]:
     if not hasattr(args, "baseline_longer"):
+        if hasattr(args, "longer_seeds"):
+            law = "must be given together with --baseline-longer"
+            raise ConfigError("--longer-seeds", "", law)
         return []
     times = args.baseline_longer
     if not 1 < times <= 100:
         raise ConfigError("--baseline-longer", "", "must lie in (1, 100]", times)
-    epochs = _at(baseline, times)
+    epochs, seeds = _at(baseline, times), getattr(args, "longer_seeds", None)
+    if seeds is not None and seeds < 1:
+        raise ConfigError("--longer-seeds", "", "must be at least 1", seeds)
+    of_seeds = "" if seeds is None else f", {seeds} seed{'s' * (seeds > 1)}"
     return [
         OtherArm(
             name=f"baseline-{times:g}",
             role="longer",
             words=(*words, f"--epochs={epochs:g}"),
             epochs=epochs,
-            about=f"at {times:g} x its epochs",
+            about=f"at {times:g} x its epochs{of_seeds}",
+            seeds=seeds,
         )
     ]
 

@@ -110,7 +110,7 @@ def run_field(
             begin = start or starter(1, lock)
             for seed in field.seeds_in_order:
                 one = Round(folder, seed, words, begin, cure)
-                for report in one.carry_out([(arm,) for arm in words]):
+                for report in one.carry_out(words):
                     if isinstance(report, ArmEnded):
                         done, cost = done + 1, cost + entrants[report.arm].cost
                     runs = field.seeds * len(entrants)

@@ -49,6 +49,7 @@ class OtherArm(FileModel):
         schedule: Text of that file; None for that of the candidate, or where there is none.
         epochs: Its length.
         about: What it is, in a few words.
+        seeds: It is trained for so many of the first seeds; None for all.
     """
 
     name: str
@@ -57,6 +58,11 @@ class OtherArm(FileModel):
     schedule: str | None = None
     epochs: float = Field(gt=0, allow_inf_nan=False)
     about: str = ""
+    seeds: int | None = Field(default=None, ge=1)
+
+    def is_trained_for(self, number: int) -> bool:
+        """Tell whether it is trained for a seed, by its number from 0."""
+        return self.seeds is None or number < self.seeds
 
 
 class Plan(FileModel):
@@ -71,7 +77,7 @@ class Plan(FileModel):
         margin: In points of top-1 (EMA) that the candidate may be worse by.
         first_seed: Seeds count up from here.
         seeds: Number of pairs.
-        side_by_side: Whether the two arms of a pair run at once.
+        side_by_side: Whether two runs go on at once, so that each has the other beside it.
         search_seconds: That a schedule's search took, charged to each candidate run; 0 for a search, whose
             runs hold their own.
         nproc: Processes that carry out a run, through torchrun if there are several.
@@ -103,11 +109,22 @@ class Plan(FileModel):
         """Return the names of all arms, the two of the verdict first."""
         return (*ARMS, *(arm.name for arm in self.others))
 
-    def groups(self, number: int) -> list[tuple[Arm, ...]]:
-        """Return which arms of a seed run at once, in order; every other seed goes backwards."""
-        size = 2 if self.side_by_side else 1
-        groups = [self.arms[start : start + size] for start in range(0, len(self.arms), size)]
-        return groups if number % 2 == 0 else [group[::-1] for group in groups[::-1]]
+    @property
+    def at_once(self) -> int:
+        """Return how many runs go on at a time."""
+        return 2 if self.side_by_side else 1
+
+    def order(self, number: int) -> tuple[Arm, ...]:
+        """Return in which order the arms of a seed start: longer baselines, the pair, the others.
+
+        In every other seed pair and others go backwards. What is longest starts first, so that side by side
+        hardly a run goes on alone.
+        """
+        beside = [arm for arm in self.others if arm.is_trained_for(number)]
+        longer = tuple(arm.name for arm in beside if arm.role == "longer")
+        others = tuple(arm.name for arm in beside if arm.role != "longer")
+        turn = 1 if number % 2 == 0 else -1
+        return (*longer, *ARMS[::turn], *others[::turn])
 
     def words(self, arm: Arm, folder: Path) -> tuple[str, ...]:
         """Return the words of an arm, with its schedule file in `folder` where that is."""
@@ -148,8 +165,12 @@ class Pair(FileModel):
         """Return candidate minus baseline top-1 (EMA), in points."""
         return self.candidate.top1_ema - self.baseline.top1_ema
 
+    def has(self, arm: Arm) -> bool:
+        """Tell whether an arm was trained for this seed."""
+        return arm in ARMS or arm in self.others
+
     def run(self, arm: Arm) -> Result:
-        """Return the run of an arm."""
+        """Return the run of an arm that was trained for this seed."""
         pair = {"baseline": self.baseline, "candidate": self.candidate}
         return pair[arm] if arm in pair else self.others[arm]
 

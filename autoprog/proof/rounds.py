@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import shutil
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -112,37 +113,36 @@ class Round:
         self._start, self._cure = start, cure
 
     def carry_out(
-        self, groups: Iterable[Sequence[Arm]]
+        self, order: Iterable[Arm], at_once: int = 1
     ) -> Generator[ArmStarted | ArmEnded | Waiting, None, dict[Arm, Result]]:
-        """Make the runs that are missing, those of a group at once; return all results.
+        """Make the runs that are missing, the next as soon as fewer than `at_once` go on; return all results.
 
         Raises:
             RunError: If a run fails.
         """
         results: dict[Arm, Result] = {}
-        for group in groups:
-            open_ = []
-            for arm in group:
-                done = self._result(arm)
-                if done is None:
-                    open_.append(arm)
-                else:
-                    results[arm] = done
-                    yield ArmEnded(self._seed, arm, done, reused=True)
-            yield from self._run(open_, results)
+        missing = []
+        for arm in order:
+            done = self._result(arm)
+            if done is None:
+                missing.append(arm)
+            else:
+                results[arm] = done
+                yield ArmEnded(self._seed, arm, done, reused=True)
+        yield from self._run(missing, at_once, results)
         return results
 
     def _run(
-        self, arms: Sequence[Arm], results: dict[Arm, Result]
+        self, arms: Iterable[Arm], at_once: int, results: dict[Arm, Result]
     ) -> Iterator[ArmStarted | ArmEnded | Waiting]:
-        """Run arms at once to their ends."""
-        running: dict[Arm, Process] = {}
+        waiting, running = deque(arms), dict[Arm, Process]()
         try:
-            for arm in arms:
-                found = self._broken_run(arm)
-                running[arm] = self._started(arm, found)
-                yield ArmStarted(self._seed, arm, resumed=found is not None)
-            while running:
+            while waiting or running:
+                while waiting and len(running) < at_once:
+                    arm = waiting.popleft()
+                    found = self._broken_run(arm)
+                    running[arm] = self._started(arm, found)
+                    yield ArmStarted(self._seed, arm, resumed=found is not None)
                 for arm in [arm for arm, one in running.items() if one.exit_code is not None]:
                     results[arm] = self._ended(arm, running.pop(arm))
                     yield ArmEnded(self._seed, arm, results[arm], reused=False)

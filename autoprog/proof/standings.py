@@ -22,7 +22,7 @@ NEAR_CONVERGENCE_POINTS = 2.0
 
 @dataclass(frozen=True)
 class Standing:
-    """An arm over all seeds.
+    """An arm over the seeds that it was trained for.
 
     Attributes:
         arm: Its name.
@@ -90,6 +90,7 @@ def _standing(pairs: Sequence[Pair], plan: Plan, arm: Arm) -> Standing:
     against = {"baseline": None, "control": "candidate"}.get(role, "baseline")
     choices = len(lengths_of(plan)) if role in ("candidate", "length") else 1
     sureness = 1 - (1 - SURENESS) / choices
+    pairs = [pair for pair in pairs if pair.has(arm)]
     runs = [pair.run(arm) for pair in pairs]
     seconds = [plan.charged_seconds(arm, run) for run in runs]
     return Standing(

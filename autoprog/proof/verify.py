@@ -63,8 +63,7 @@ def _pair(folder: Path, plan: Plan, number: int, start: Start) -> Generator[Repo
     """Make the runs of one seed that are missing; return them all."""
     seed, words = plan.first_seed + number, {arm: plan.words(arm, folder) for arm in plan.arms}
     cure = f"go on with autoprog verify --resume {folder}"
-    groups = plan.groups(number)
-    results = yield from Round(folder, seed, words, start, cure).carry_out(groups)
+    order = plan.order(number)
+    results = yield from Round(folder, seed, words, start, cure).carry_out(order, plan.at_once)
     baseline, candidate = (results.pop(arm) for arm in ARMS)
-    order = tuple(arm for group in groups for arm in group)
     return Pair(seed=seed, order=order, baseline=baseline, candidate=candidate, others=results)
