@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -36,7 +35,6 @@ __all__ = [
     "ElasticViT",
     "create_elastic",
     "describe",
-    "described_models",
     "growable_names",
 ]
 
@@ -161,21 +159,12 @@ def describe(timm_name: str, **overrides: Any) -> ModelSpec:
     return _with_exact_parameters(_read_spec(timm_name, vit, overrides), vit)
 
 
-def described_models(pattern: str) -> list[ModelSpec]:
-    """Describe the models of timm, and of ours in it, that match a glob pattern and that can grow.
-
-    Takes a tenth of a second for each that matches, since only the built network tells. Looks where timm
-    keeps plain ViTs and VOLOs; :func:`describe` accepts one from elsewhere too.
-    """
-    found = []
-    for name in growable_names(pattern):
-        with suppress(ValueError):
-            found.append(describe(name))
-    return found
-
-
 def growable_names(pattern: str) -> list[str]:
-    """Return the names that :func:`described_models` tries, at once: a few of them cannot grow."""
+    """Return the names of timm's models, and of ours in it, that match a glob pattern and may grow.
+
+    At once, and a few of them cannot: only the built network tells, so :func:`describe`, which takes a tenth
+    of a second. Looks where timm keeps plain ViTs and VOLOs; `describe` accepts one from elsewhere too.
+    """
     names = timm.list_models(pattern)
     return [name for name in names if model_entrypoint(name).__module__ in _HOMES]
 

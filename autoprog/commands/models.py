@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
@@ -56,17 +58,29 @@ def _found(pattern: str | None) -> list[ModelSpec]:
 
     if pattern is None:
         return list(ZOO.values())
-    from supernet.elastic import described_models
-
     short = [
         s for s in ZOO.values() if fnmatchcase(s.name, pattern) or fnmatchcase(s.timm, pattern)
     ]
     known = {spec.timm for spec in short if not spec.overrides}
-    found = [*short, *(spec for spec in described_models(pattern) if spec.timm not in known)]
+    found = [*short, *(spec for spec in _of_timm(pattern) if spec.timm not in known)]
     if not found:
         law, cure = "must match a model that can grow", "see autoprog models"
         raise ConfigError("--filter", "", law, pattern, cure)
     return found
+
+
+def _of_timm(pattern: str) -> Iterator[ModelSpec]:
+    """Describe the models of timm that match and can grow; a bar on a terminal, since hundreds take a while."""
+    from rich.console import Console
+    from rich.progress import track
+
+    from supernet.elastic import describe, growable_names
+
+    hidden, console = not sys.stderr.isatty(), Console(stderr=True)
+    names = growable_names(pattern)
+    for name in track(names, "looking at models", console=console, transient=True, disable=hidden):
+        with suppress(ValueError):
+            yield describe(name)
 
 
 def _facts(spec: ModelSpec) -> dict[str, Any]:
