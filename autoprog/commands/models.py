@@ -70,7 +70,7 @@ def _found(pattern: str | None) -> list[ModelSpec]:
 
 
 def _of_timm(pattern: str) -> Iterator[ModelSpec]:
-    """Describe the models of timm that match and can grow; a bar on a terminal, since hundreds take a while."""
+    """Describe the models of timm that match and can grow, with a bar on a terminal."""
     from rich.console import Console
     from rich.progress import track
 
