@@ -10,7 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from autoprog.proof.pairs import ARMS, Pair, PairEnded, Report, Verification
+from autoprog.proof.pairs import ARMS, OtherArm, Pair, PairEnded, Report, Verification
 from autoprog.proof.rounds import Arm, ArmEnded, ArmStarted
 from autoprog.ui.arms import arm_columns, other_lines, reached_text
 from autoprog.ui.tables import Column, markdown_table, plain_table, rich_table
@@ -104,8 +104,8 @@ class VerifyView:
             "verify", f"{what} against constant, {plan.model}, {plan.seeds} pairs{done}; {how}"
         )
         if plan.others:
-            names = ", ".join(arm.name for arm in plan.others)
-            self._say("and", f"for each seed also {names}")
+            texts = [_with_seeds(arm) for arm in plan.others]
+            self._say("and", f"for each seed also {', '.join(texts)}")
         self._say("margin", f"{plan.margin:g} points of top-1 (EMA), fixed now; {self._folder}")
         for key, (baseline, candidate) in self.verification.differing.items():
             self._say("differs", f"{key}: baseline {baseline}, candidate {candidate}")
@@ -128,6 +128,10 @@ class VerifyView:
     def _say(self, name: str, text: str) -> None:
         shown = text if self._console.is_terminal else ascii_text(text)
         self._console.print(Text.assemble((f"{name:<10}", "bold"), " ", shown), soft_wrap=True)
+
+
+def _with_seeds(arm: OtherArm) -> str:
+    return arm.name if arm.seeds is None else f"{arm.name} (the first {arm.seeds} alone)"
 
 
 def verdict_lines(verification: Verification) -> list[tuple[str, str]]:
