@@ -54,6 +54,8 @@ class DecisionInputs(FileModel):
             and tails then count too, in steps of the full model. None if these are steps.
         chance_loss: Of guessing, where carrying over is measured from it: in a run whose length is a time.
         loss_floor: What the training loss cannot fall below: the entropy of smoothed targets.
+        shown_before: Step and held-out loss of the current subnet at the decision before; None if that did
+            not stay at it.
     """
 
     index: int
@@ -73,6 +75,7 @@ class DecisionInputs(FileModel):
     position: int | None = None
     chance_loss: float | None = None
     loss_floor: float = 0.0
+    shown_before: tuple[int, float] | None = None
 
     @property
     def at(self) -> int:
@@ -117,7 +120,8 @@ class Decision(FileModel):
     Where only one way to go on was left, there are no candidates and ``forced`` names it. ``tail`` is what
     the run would do from here on if it never decided again, ``front`` the other ways worth a look.
     Where the length of the run is a time, ``position`` and ``length`` say where it stands and ends in
-    steps of the full model, in which tails then count.
+    steps of the full model, in which tails then count. From a decision that ``strengthens`` on,
+    regularisation is of full strength.
     """
 
     index: int
@@ -134,6 +138,7 @@ class Decision(FileModel):
     front: tuple[FrontPoint, ...] = ()
     position: int | None = None
     length: int | None = None
+    strengthens: bool = False
 
     @model_validator(mode="after")
     def _names_a_winner(self) -> Decision:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from autoprog.decisions import Candidate, Decision, DecisionInputs, Estimate, FrontPoint, Tail
 from autoprog.search.estimate import summarise
 from autoprog.search.fill import filled_losses
+from autoprog.search.generalise import LEAST_SHARE, generalised_share
 from autoprog.search.rollout import (
     CAPACITY_EXPONENT,
     LossLaw,
@@ -60,6 +61,7 @@ def decide(chooser: Chooser, inputs: DecisionInputs) -> Decision:
     by_rule = _by_autoprog if chooser.rule == "autoprog" else _by_tails
     scored = by_rule(chooser, inputs, estimates)
     chosen = scored.forecasts[scored.winner]
+    why = _why_strengthen(chooser, inputs, estimates)
     return Decision(
         index=inputs.index,
         step=inputs.step,
@@ -69,11 +71,25 @@ def decide(chooser: Chooser, inputs: DecisionInputs) -> Decision:
         candidates=_candidates(chooser, inputs, estimates, scored),
         winner=scored.winner,
         alpha=scored.alpha,
-        reason=scored.reason,
+        reason=scored.reason + why,
         tail=chosen.tail,
         front=tuple(_front_point(one) for one in _thinned(scored.front, chosen)),
         position=inputs.position,
         length=None if inputs.position is None else inputs.total_steps,
+        strengthens=bool(why),
+    )
+
+
+def _why_strengthen(chooser: Chooser, inputs: DecisionInputs, estimates: Sequence[Estimate]) -> str:
+    """Return why regularisation is to be of full strength from here on; nothing if it is not."""
+    stay = next((e.losses[-1] for e in estimates if e.subnet == inputs.current), None)
+    if chooser.rule != "rollout" or stay is None:
+        return ""
+    share = generalised_share(inputs, stay)
+    if share is None or share >= LEAST_SHARE:
+        return ""
+    return (
+        f"; held-out images show {share:.0%} of what training gained: full regularisation from here"
     )
 
 

@@ -39,6 +39,7 @@ __all__ = [
     "recorded_decision",
     "recorded_inputs",
     "settle",
+    "take_on",
     "tell_again",
     "turn_to",
 ]
@@ -48,7 +49,8 @@ __all__ = [
 class Searcher:
     """What a search holds beside the trainer: the plan, the costs, the controller, the decisions so far.
 
-    Only rank 0 has a controller.
+    Only rank 0 has a controller. ``shown`` are step and held-out loss of the current subnet at the last
+    decision, if that stayed; with ``is_strengthened`` regularisation is of full strength.
     """
 
     trainer: Trainer
@@ -64,6 +66,8 @@ class Searcher:
     announced_pieces: int = 0
     pieces: list[Piece] = field(default_factory=list)
     tail: Tail = ()
+    shown: tuple[int, float] | None = None
+    is_strengthened: bool = False
     enter: GrowTo | Compact | None = None
 
     @property
@@ -94,9 +98,11 @@ class Searcher:
         return self.trainer.phase < self.num_phases
 
     def curriculum(self, step: int) -> Curriculum:
-        """Return the regularisation of the piece that holds `step`."""
+        """Return the regularisation of the piece that holds `step`, or all of it if that was decided."""
         count = self.search.space.decisions.num_stages
         strength = self.trainer.recipe.strength
+        if self.is_strengthened:
+            return ramped_curriculum(strength, 0, 1)
         return ramped_curriculum(strength, self.plan.piece_at(step), count)
 
     @property
@@ -192,6 +198,15 @@ def turn_to(searcher: Searcher, subnet: SubnetConfig, step: int) -> None:
     searcher.pieces.append(Piece(step, subnet, searcher.curriculum(step)))
 
 
+def take_on(searcher: Searcher, decision: Decision) -> None:
+    """Keep what a decision on candidates says about all that comes after it."""
+    chosen = decision.chosen
+    stays = chosen.subnet == decision.current
+    searcher.tail = decision.tail
+    searcher.shown = (decision.step, chosen.loss) if stays else None
+    searcher.is_strengthened |= decision.strengthens
+
+
 def inputs_of(
     searcher: Searcher,
     index: int,
@@ -219,6 +234,7 @@ def inputs_of(
         candidates=tuple(candidates),
         losses=tuple(tuple(tuple(batches) for batches in point) for point in losses),
         step_seconds=searcher.costs.all_seconds(space.spec, subnets),
+        shown_before=searcher.shown,
         seconds_left=None if budget is None else max(0.0, budget - trainer.ledger.wall_seconds()),
     )
 

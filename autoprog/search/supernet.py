@@ -23,6 +23,7 @@ from autoprog.search.searcher import (
     recorded_decision,
     recorded_inputs,
     settle,
+    take_on,
     tell_again,
     turn_to,
 )
@@ -55,7 +56,8 @@ def decision_point(searcher: Searcher, point: DecisionPoint) -> Iterator[Event]:
         decision = yield from _decide_for_all(searcher, point, choices)
     else:
         yield from tell_again(searcher, decision)
-    searcher.enter, searcher.tail = Compact(choices[decision.subnet].slots), decision.tail
+    searcher.enter = Compact(choices[decision.subnet].slots)
+    take_on(searcher, decision)
     # The supernet phase counts to the stage that it leads to: this is what a replay of the schedule does.
     turn_to(searcher, decision.subnet, started)
 

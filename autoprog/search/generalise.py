@@ -1,0 +1,46 @@
+"""Does training still teach what holds for images that it does not see? Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+
+from autoprog.decisions import DecisionInputs
+
+__all__ = ["LEAST_SHARE", "generalised_share"]
+
+LEAST_SHARE = 2 / 3
+"""Below it, regularisation is of full strength from then on.
+
+Of what training gains, images in augmented and mixed versions show less than held-out ones as they are, so
+the share is above 1 as a rule. Measured with `vit-xs` on CIFAR-10, regularisation ramped: 1.3 after 11
+passes over 9,500 images, where full strength from the start costs 3 points; 0.9 after 39 over 2,500, where
+it makes no difference; 0.4 after 116 over 1,235, where it gains 2 points.
+"""
+
+_POINTS = 4
+_LEAST_GAIN = 0.05
+"""Of training loss, in nats: below it a share would be noise."""
+
+
+def generalised_share(inputs: DecisionInputs, loss: float) -> float | None:
+    """Return the fall of the held-out loss over that of the training loss, since the decision before.
+
+    Args:
+        inputs: Of the decision; None comes out if the one before did not stay at the current subnet, or if
+            training has not gained enough since to tell.
+        loss: Held-out loss of the current subnet now.
+    """
+    if inputs.shown_before is None:
+        return None
+    step, shown = inputs.shown_before
+    before = _training_loss([point for point in inputs.curve if point[0] <= step])
+    now = _training_loss(inputs.curve)
+    if before is None or now is None or before - now < _LEAST_GAIN:
+        return None
+    return (shown - loss) / (before - now)
+
+
+def _training_loss(curve: Sequence[tuple[float, float]]) -> float | None:
+    """Return the mean of the last points of a curve; None for fewer."""
+    return fmean(loss for _, loss in curve[-_POINTS:]) if len(curve) >= _POINTS else None
