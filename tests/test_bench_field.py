@@ -277,7 +277,7 @@ def test_a_dry_run_says_what_would_run_and_for_how_long(
     assert (code, err) == (0, "")
     body = json.loads(out)
     assert (body["seeds"], body["margin"], body["images"]) == (seeds, margin, 128)
-    own, *shares = {"cpu": (0.3, 0.2), "gpu": (0.5, 0.33)}[tier]
+    own, *shares = {"cpu": (0.25, 0.4), "gpu": (0.5, 0.33)}[tier]
     shorter = {f"candidate-{share}": share for share in shares}
     assert [*body["epochs"]] == ["baseline", "candidate", *shorter, "baseline-1.5"]
     one = body["seconds"]
@@ -287,8 +287,8 @@ def test_a_dry_run_says_what_would_run_and_for_how_long(
     assert one["baseline-1.5"] == pytest.approx(1.5 * one["baseline"])
     longer = one.pop("baseline-1.5")
     wanted = 2 * longer + seeds * sum(one.values())
-    if tier == "cpu":  # 1.5 beside 1, 0.3 and 0.2; without it, 1 beside 0.3 and 0.2
-        wanted = 2 * longer + (seeds - 2) * one["baseline"]
+    if tier == "cpu":  # 1, 0.25 and 0.4 beside 1.5; without it, 1 beside the two others
+        wanted = 2 * sum(one.values()) + (seeds - 2) * one["baseline"]
     assert body["total_seconds"] == pytest.approx(wanted)
     assert InProcess.words == []
     code, out, _ = command(*given, "--dry-run")

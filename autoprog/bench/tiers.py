@@ -45,10 +45,10 @@ TIERS: Mapping[str, Tier] = {
         (
             *("--search", "--model=vit-xs", "--data-share=0.025", "--epochs=120"),
             *("--batch-size=64", "--sched=wsd", "--seeds=5", "--margin=1.0"),
-            *("--lengths", "0.2", "--baseline-longer=1.5", "--longer-seeds=2"),
+            *("--lengths", "0.4", "--baseline-longer=1.5", "--longer-seeds=2"),
             *("--side-by-side", "--cache"),
         ),
-        search_words=("--time-share=0.3",),
+        search_words=("--time-share=0.25",),
         images="CIFAR-10",
     ),
     "gpu": Tier(

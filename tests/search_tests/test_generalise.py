@@ -1,0 +1,136 @@
+"""Full regularisation from where training no longer teaches what holds for other images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from autoprog.decisions import DecisionInputs
+from autoprog.events import Decided, Progressed, StageStarted
+from autoprog.search import decide as deciding
+from autoprog.search.decide import Chooser, decide
+from autoprog.search.generalise import generalised_share
+from autoprog.search.replay import chooser_of, replay
+from autoprog.settings import Rule
+from autoprog.space import SpaceFile
+from supernet.config import SubnetConfig
+from supernet.cost import relative_cost
+from supernet.zoo import ZOO
+
+SPEC = ZOO["vit-xs"]
+SPACE = SpaceFile.model_validate(
+    {"axes": {"depth": {"values": [3, 6]}, "img_size": {"values": [16, 32]}}}
+).space(SPEC, "test")
+STAY, FULL = SubnetConfig(3, 16), SPEC.full
+SHARE = 0.75
+
+
+def inputs(fall: float = 0.4, shown: float = 0.3, **fields: Any) -> DecisionInputs:
+    """Return a decision at step 1000, after one at 500.
+
+    In between the training loss has fallen from 2.0 by `fall`, the held-out loss from 1.9 by `shown`.
+    """
+    before = [(float(step), 2.0) for step in range(420, 501, 20)]
+    after = [(float(step), 2.0 - fall) for step in range(520, 1001, 20)]
+    losses = {STAY: 1.9 - shown, FULL: 1.9}
+    values: dict[str, Any] = {
+        "index": 1,
+        "step": 1000,
+        "steps_per_epoch": 20,
+        "total_steps": 2000,
+        "full_step": 1600,
+        "current": STAY,
+        "steps_so_far": ((STAY, 1000),),
+        "curve": (*before, *after),
+        "candidates": tuple(losses),
+        "losses": ([(loss + 0.1, loss - 0.1) for loss in losses.values()],),
+        "step_seconds": {
+            str(subnet): relative_cost(SPEC, subnet) for subnet in SPACE.above(SPACE.smallest)
+        },
+        "shown_before": (500, 1.9),
+    }
+    return DecisionInputs.model_validate({**values, **fields})
+
+
+def test_it_is_the_fall_on_held_out_images_over_that_on_training_images() -> None:
+    assert generalised_share(inputs(0.4, 0.3), 1.6) == pytest.approx(0.75)
+    assert generalised_share(inputs(0.2, 0.3), 1.6) == pytest.approx(1.5)
+    assert generalised_share(inputs(0.4), 2.0) == pytest.approx(-0.25)  # held-out images do worse
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        inputs(shown_before=None),
+        inputs(fall=0.04),
+        inputs(fall=-0.3),
+        inputs(curve=((480.0, 2.0), (500.0, 2.0), (900.0, 1.5), (1000.0, 1.5))),
+    ],
+    ids=["grown since", "hardly a gain", "a loss", "a short curve"],
+)
+def test_without_evidence_there_is_no_share(found: DecisionInputs) -> None:
+    assert generalised_share(found, 1.6) is None
+
+
+@pytest.mark.parametrize(
+    ("rule", "shown", "strengthens"),
+    [
+        ("rollout", 0.39, True),
+        ("rollout", 0.41, False),
+        ("rollout", -0.1, True),
+        ("autoprog", -0.1, False),
+        ("pareto", -0.1, False),
+    ],
+)
+def test_the_rollout_strengthens_where_training_gains_more_and_says_why(
+    rule: Rule, shown: float, strengthens: bool
+) -> None:
+    decision = decide(Chooser(rule, SPACE, "nsga2", 0), inputs(0.4, shown))
+    assert decision.strengthens == strengthens
+    assert ("full regularisation from here" in decision.reason) == strengthens
+    if strengthens:
+        assert f"held-out images show {shown / 0.4:.0%} of what training gained" in decision.reason
+
+
+@pytest.fixture
+def always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every decision after one that stayed ask for full strength."""
+    monkeypatch.setattr(deciding, "generalised_share", _share)
+
+
+def _share(inputs: DecisionInputs, loss: float) -> float | None:
+    return None if inputs.shown_before is None else 0.1
+
+
+def test_a_search_goes_on_at_full_strength_also_after_a_crash(
+    always: None, lab: Any, new_lab: Callable[[], Any]
+) -> None:
+    other = new_lab()
+    straight = other.search(
+        other.settings(costs=other.costs(), time_share=SHARE, recipe={"drop_path": 0.2})
+    )
+    decisions = [event.decision for event in straight.of(Decided)]
+    first = next(d for d in decisions if d.strengthens)
+    strength = straight.trainer.recipe.strength.at(1.0)
+    stages = straight.of(StageStarted)
+    later = [stage for stage in stages if stage.step >= first.step]
+    assert later
+    assert all(stage.curriculum.drop_path == strength.drop_path == 0.2 for stage in later)
+    assert stages[0].curriculum.drop_path == 0.0
+    for one in replay(straight.run, chooser_of(straight.run)):
+        assert one.differences == ()
+
+    settings = lab.settings(costs=lab.costs(), time_share=SHARE, recipe={"drop_path": 0.2})
+    seen = []
+
+    def after_it(event: object) -> bool:
+        seen.append(isinstance(event, Decided) and event.decision.strengthens)
+        return any(seen) and isinstance(event, Progressed)
+
+    assert lab.search(settings, crash_when=after_it).interrupted
+    again = lab.search(settings)
+    for name, weights in straight.weights.items():
+        assert torch.equal(again.weights[name], weights), name
