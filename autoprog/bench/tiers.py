@@ -45,7 +45,7 @@ TIERS: Mapping[str, Tier] = {
         (
             *("--search", "--model=vit-xs", "--data-share=0.025", "--epochs=120"),
             *("--batch-size=64", "--sched=wsd", "--seeds=5", "--margin=1.0"),
-            *("--lengths", "0.4", "--baseline-longer=1.5", "--longer-seeds=2"),
+            *("--lengths", "0.4", "--baseline-longer=1.5", "--longer-seeds=1"),
             *("--side-by-side", "--cache"),
         ),
         search_words=("--time-share=0.25",),
@@ -55,7 +55,7 @@ TIERS: Mapping[str, Tier] = {
         "ImageNet on a GPU, at the margin of a paper",
         (
             *("--search", "--model=deit-s", "--epochs=100", "--seeds=10", "--margin=0.3"),
-            *("--lengths", "0.33", "--baseline-longer=1.5", "--longer-seeds=2"),
+            *("--lengths", "0.33", "--baseline-longer=1.5", "--longer-seeds=1"),
         ),
         images="ImageNet",
     ),
