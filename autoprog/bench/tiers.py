@@ -48,7 +48,7 @@ TIERS: Mapping[str, Tier] = {
             *("--lengths", "0.4", "--baseline-longer=1.5", "--longer-seeds=1"),
             *("--side-by-side", "--cache"),
         ),
-        search_words=("--time-share=0.25",),
+        search_words=("--time-share=0.22",),
         images="CIFAR-10",
     ),
     "gpu": Tier(
