@@ -32,6 +32,20 @@ class Estimate(FileModel):
         return sum(self.losses) / len(self.losses)
 
 
+class Shown(FileModel):
+    """What the subnet that trains has come to, before the supernet of a decision.
+
+    Attributes:
+        subnet: The subnet.
+        held_out: Its loss on held-out images as they are, by averaged weights.
+        training: Its mean loss of late on training images, augmented.
+    """
+
+    subnet: SubnetConfig
+    held_out: float
+    training: float
+
+
 class DecisionInputs(FileModel):
     """All that a decision is taken from: recorded before it is taken, so that it can be taken again.
 
@@ -54,8 +68,9 @@ class DecisionInputs(FileModel):
             and tails then count too, in steps of the full model. None if these are steps.
         chance_loss: Of guessing, where carrying over is measured from it: in a run whose length is a time.
         loss_floor: What the training loss cannot fall below: the entropy of smoothed targets.
-        shown_before: Step and held-out loss of the current subnet at the decision before; None if that did
-            not stay at it.
+        shown: What the current subnet has come to; None before it has trained for long enough to tell.
+        shown_before: The same at the decision before, of the subnet that trained then.
+        is_strengthened: Whether regularisation is of full strength already.
     """
 
     index: int
@@ -75,7 +90,9 @@ class DecisionInputs(FileModel):
     position: int | None = None
     chance_loss: float | None = None
     loss_floor: float = 0.0
-    shown_before: tuple[int, float] | None = None
+    shown: Shown | None = None
+    shown_before: Shown | None = None
+    is_strengthened: bool = False
 
     @property
     def at(self) -> int:

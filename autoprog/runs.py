@@ -35,7 +35,6 @@ __all__ = [
     "event_of",
     "is_written_now",
     "load_run",
-    "new_run_id",
     "write_atomically",
 ]
 
@@ -79,11 +78,6 @@ class Result(FileModel):
     schedule: dict[str, Any]
 
 
-def new_run_id(kind: str, model: str, now: datetime) -> str:
-    """Return the name of a run's folder, such as ``2026-11-22-143005-search-deit-s``."""
-    return f"{now:%Y-%m-%d-%H%M%S}-{kind}-{model.replace('/', '-')}"
-
-
 class RunFolder:
     """A run folder that this process writes, under a lock.
 
@@ -112,7 +106,8 @@ class RunFolder:
             body = manifest.model_dump(mode="json", by_alias=True)
             write_atomically(path / "run.yaml", dump_yaml(body))
         except OSError as error:
-            kind = RunExistsError if isinstance(error, FileExistsError) else RunError
+            is_there = isinstance(error, FileExistsError) and path.is_dir()
+            kind = RunExistsError if is_there else RunError
             raise kind(f"{path}: the run folder cannot be made: {error.strerror}") from None
         return cls(path, manifest, attempt=0, lock=lock)
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from autoprog.commands.provenance import new_run_id
 from autoprog.decisions import Candidate, Decision
-from autoprog.errors import ConfigError, RunError
+from autoprog.errors import ConfigError, RunError, RunExistsError
 from autoprog.events import CheckpointSaved, Event, RunStarted, Warned
 from autoprog.files import parse, parse_yaml
 from autoprog.runs import (
@@ -19,7 +20,6 @@ from autoprog.runs import (
     RunFolder,
     effective_rows,
     load_run,
-    new_run_id,
     write_atomically,
 )
 from autoprog.schedule import GrowthSchedule
@@ -165,6 +165,15 @@ def test_rows_say_when_and_in_which_attempt(folder: RunFolder) -> None:
 def test_a_folder_cannot_be_made_twice(folder: RunFolder, manifest: RunManifest) -> None:
     with pytest.raises(RunError, match="the run folder cannot be made: File exists"):
         RunFolder.create(folder.path.parent, manifest)
+
+
+def test_runs_that_go_nowhere_are_no_name_that_is_taken(
+    tmp_path: Path, manifest: RunManifest
+) -> None:
+    (tmp_path / "runs").symlink_to(tmp_path / "not mounted")
+    with pytest.raises(RunError, match="cannot be made") as caught:
+        RunFolder.create(tmp_path / "runs", manifest)
+    assert not isinstance(caught.value, RunExistsError)
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, manifest: RunManifest) -> None:

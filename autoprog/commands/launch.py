@@ -17,13 +17,13 @@ from rich.console import Console
 from autoprog.commands.configure import Configured
 from autoprog.commands.flags import changeable, flag_of
 from autoprog.commands.preflight import check_run
-from autoprog.commands.provenance import git_state, versions
+from autoprog.commands.provenance import git_state, new_run_id, versions
 from autoprog.errors import ConfigError, DivergedError, RunError, RunExistsError
 from autoprog.events import Event, Warned
 from autoprog.files import parse
 from autoprog.follower import FollowedFolder
 from autoprog.loggers.relay import Relays
-from autoprog.runs import RunFolder, load_run, new_run_id
+from autoprog.runs import RunFolder, load_run
 from autoprog.schedule import GrowthSchedule
 from autoprog.settings import RunManifest, RunSettings
 from autoprog.train.engine import Job

@@ -1,14 +1,20 @@
-"""What a run was made with: versions and the state of git."""
+"""What a run is called, and what it was made with: versions and the state of git."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import platform
 import subprocess
+from datetime import datetime
 
-__all__ = ["git_state", "versions"]
+__all__ = ["git_state", "new_run_id", "versions"]
 
 _VERSIONED = ("autoprog", "torch", "timm", "optuna", "numpy")
+
+
+def new_run_id(kind: str, model: str, now: datetime) -> str:
+    """Return the name of a run's folder, such as ``2026-11-22-143005-search-deit-s``."""
+    return f"{now:%Y-%m-%d-%H%M%S}-{kind}-{model.replace('/', '-')}"
 
 
 def versions() -> dict[str, str]:

@@ -35,6 +35,9 @@ ONCE: tuple[Rule, ...] = ("pareto", "budget")
 DATE_CELLS = 20
 _ONCE_TRIALS = 5  # a decision for the whole run is worth more thought
 MOST_FRONT_POINTS = 24
+_STRENGTHENED = (
+    "; held-out images show {:.0%} of what training gained: full regularisation from here"
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def decide(chooser: Chooser, inputs: DecisionInputs) -> Decision:
     by_rule = _by_autoprog if chooser.rule == "autoprog" else _by_tails
     scored = by_rule(chooser, inputs, estimates)
     chosen = scored.forecasts[scored.winner]
-    why = _why_strengthen(chooser, inputs, estimates)
+    share = _share_to_strengthen_by(chooser, inputs)
     return Decision(
         index=inputs.index,
         step=inputs.step,
@@ -71,26 +74,21 @@ def decide(chooser: Chooser, inputs: DecisionInputs) -> Decision:
         candidates=_candidates(chooser, inputs, estimates, scored),
         winner=scored.winner,
         alpha=scored.alpha,
-        reason=scored.reason + why,
+        reason=scored.reason + ("" if share is None else _STRENGTHENED.format(share)),
         tail=chosen.tail,
         front=tuple(_front_point(one) for one in _thinned(scored.front, chosen)),
         position=inputs.position,
         length=None if inputs.position is None else inputs.total_steps,
-        strengthens=bool(why),
+        strengthens=share is not None,
     )
 
 
-def _why_strengthen(chooser: Chooser, inputs: DecisionInputs, estimates: Sequence[Estimate]) -> str:
-    """Return why regularisation is to be of full strength from here on; nothing if it is not."""
-    stay = next((e.losses[-1] for e in estimates if e.subnet == inputs.current), None)
-    if chooser.rule != "rollout" or stay is None:
-        return ""
-    share = generalised_share(inputs, stay)
-    if share is None or share >= LEAST_SHARE:
-        return ""
-    return (
-        f"; held-out images show {share:.0%} of what training gained: full regularisation from here"
-    )
+def _share_to_strengthen_by(chooser: Chooser, inputs: DecisionInputs) -> float | None:
+    """Return the share that calls for full regularisation from here on; None if none does."""
+    if chooser.rule != "rollout" or inputs.is_strengthened:
+        return None
+    share = generalised_share(inputs)
+    return share if share is not None and share < LEAST_SHARE else None
 
 
 def forced_decision(

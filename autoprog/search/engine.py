@@ -8,13 +8,13 @@ from autoprog.events import Event
 from autoprog.search.decide import ONCE, forced_decision
 from autoprog.search.found import found_schedule
 from autoprog.search.length import cost_pace
+from autoprog.search.notes import noting_losses
 from autoprog.search.profile import complete_costs
 from autoprog.search.searcher import (
     Piece,
     Searcher,
     announce,
     build_searcher,
-    noting_curve,
     recorded_decision,
     settle,
     tell_again,
@@ -97,7 +97,7 @@ def _train_until(searcher: Searcher, stop: int, ends_stage: bool = True) -> Iter
         trainer = searcher.trainer
         first = set(trainer.steps_by_subnet) <= {searcher.pieces[0].subnet}
         phase = searcher.next_phase(stop, ends_stage=ends_stage)
-        yield from noting_curve(trainer, phase) if first else trainer.run(phase)
+        yield from noting_losses(trainer, phase, keeps_curve=first)
 
 
 def _train_to_the_end(searcher: Searcher) -> Iterator[Event]:

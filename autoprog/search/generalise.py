@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from statistics import fmean
-
 from autoprog.decisions import DecisionInputs
 
 __all__ = ["LEAST_SHARE", "generalised_share"]
@@ -18,29 +15,17 @@ strength from the start costs 3 points; 0.9 after 39 over 2,500, where it makes 
 after some 100 over 1,235, where it gains 2 points.
 """
 
-_POINTS = 4
 _LEAST_GAIN = 0.05
 """Of training loss, in nats: below it a share would be noise."""
 
 
-def generalised_share(inputs: DecisionInputs, loss: float) -> float | None:
+def generalised_share(inputs: DecisionInputs) -> float | None:
     """Return the fall of the held-out loss over that of the training loss, since the decision before.
 
-    Args:
-        inputs: Of the decision; None comes out if the one before did not stay at the current subnet, or if
-            training has not gained enough since to tell.
-        loss: Held-out loss of the current subnet now.
+    None if another subnet trained then, or if training has not gained enough since to tell.
     """
-    if inputs.shown_before is None:
+    before, now = inputs.shown_before, inputs.shown
+    if before is None or now is None or before.subnet != now.subnet:
         return None
-    step, shown = inputs.shown_before
-    before = _training_loss([point for point in inputs.curve if point[0] <= step])
-    now = _training_loss(inputs.curve)
-    if before is None or now is None or before - now < _LEAST_GAIN:
-        return None
-    return (shown - loss) / (before - now)
-
-
-def _training_loss(curve: Sequence[tuple[float, float]]) -> float | None:
-    """Return the mean of the last points of a curve; None for fewer."""
-    return fmean(loss for _, loss in curve[-_POINTS:]) if len(curve) >= _POINTS else None
+    gain = before.training - now.training
+    return (before.held_out - now.held_out) / gain if gain >= _LEAST_GAIN else None

@@ -10,12 +10,13 @@ from pathlib import Path
 
 from autoprog.curves import Curriculum
 from autoprog.decisions import Decision, DecisionInputs, Tail
-from autoprog.events import Decided, Event, Progressed
+from autoprog.events import Decided, Event
 from autoprog.ramps import ramped_curriculum
 from autoprog.runs import Run, RunFolder, load_run
 from autoprog.search.controller import Controller
 from autoprog.search.decide import Chooser
 from autoprog.search.length import learning_rate_of, length_and_plan, step_costs
+from autoprog.search.notes import shown_at
 from autoprog.search.pieces import Piece, merged
 from autoprog.search.plan import SearchPlan
 from autoprog.search.profile import Costs
@@ -35,11 +36,9 @@ __all__ = [
     "announce",
     "build_searcher",
     "inputs_of",
-    "noting_curve",
     "recorded_decision",
     "recorded_inputs",
     "settle",
-    "take_on",
     "tell_again",
     "turn_to",
 ]
@@ -49,8 +48,7 @@ __all__ = [
 class Searcher:
     """What a search holds beside the trainer: the plan, the costs, the controller, the decisions so far.
 
-    Only rank 0 has a controller. ``shown`` are step and held-out loss of the current subnet at the last
-    decision, if that stayed; with ``is_strengthened`` regularisation is of full strength.
+    Only rank 0 has a controller. With ``is_strengthened`` regularisation is of full strength from here on.
     """
 
     trainer: Trainer
@@ -66,7 +64,6 @@ class Searcher:
     announced_pieces: int = 0
     pieces: list[Piece] = field(default_factory=list)
     tail: Tail = ()
-    shown: tuple[int, float] | None = None
     is_strengthened: bool = False
     enter: GrowTo | Compact | None = None
 
@@ -198,15 +195,6 @@ def turn_to(searcher: Searcher, subnet: SubnetConfig, step: int) -> None:
     searcher.pieces.append(Piece(step, subnet, searcher.curriculum(step)))
 
 
-def take_on(searcher: Searcher, decision: Decision) -> None:
-    """Keep what a decision on candidates says about all that comes after it."""
-    chosen = decision.chosen
-    stays = chosen.subnet == decision.current
-    searcher.tail = decision.tail
-    searcher.shown = (decision.step, chosen.loss) if stays else None
-    searcher.is_strengthened |= decision.strengthens
-
-
 def inputs_of(
     searcher: Searcher,
     index: int,
@@ -234,7 +222,9 @@ def inputs_of(
         candidates=tuple(candidates),
         losses=tuple(tuple(tuple(batches) for batches in point) for point in losses),
         step_seconds=searcher.costs.all_seconds(space.spec, subnets),
-        shown_before=searcher.shown,
+        shown=shown_at(trainer, index),
+        shown_before=shown_at(trainer, index - 1),
+        is_strengthened=searcher.is_strengthened,
         seconds_left=None if budget is None else max(0.0, budget - trainer.ledger.wall_seconds()),
     )
 
@@ -267,22 +257,3 @@ def announce(searcher: Searcher, decision: Decision) -> Iterator[Event]:
     """Put a decision on disk before it is executed, then tell of it."""
     searcher.trainer.folder.record_decision(decision)
     yield Decided(step=searcher.trainer.step, decision=decision)
-
-
-def noting_curve(trainer: Trainer, phase: Phase) -> Iterator[Event]:
-    """Run a phase of the first subnet and keep its training losses, which the roll-out fits."""
-    for event in trainer.run(phase):
-        if isinstance(event, Progressed):
-            _note(trainer, phase, event)
-        yield event
-
-
-def _note(trainer: Trainer, phase: Phase, event: Progressed) -> None:
-    """Append to the curve; what a stop had split in two becomes one point again."""
-    curve, loss = trainer.notes.setdefault("curve", []), event.loss
-    every = trainer.settings.log_every_steps
-    if curve and curve[-1][0] > phase.start_step and curve[-1][0] % every:
-        step, earlier = curve.pop()
-        begin = max(phase.start_step, step - step % every)
-        loss = (earlier * (step - begin) + loss * (event.step - step)) / (event.step - begin)
-    curve.append([event.step, loss])

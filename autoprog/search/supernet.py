@@ -15,6 +15,7 @@ from autoprog.ramps import ramped_curriculum
 from autoprog.search.decide import decide
 from autoprog.search.estimate import estimate_losses
 from autoprog.search.fidelity import is_due, keep_start, measure_fidelity
+from autoprog.search.notes import note_shown
 from autoprog.search.plan import DecisionPoint, point_candidates
 from autoprog.search.searcher import (
     Searcher,
@@ -23,7 +24,6 @@ from autoprog.search.searcher import (
     recorded_decision,
     recorded_inputs,
     settle,
-    take_on,
     tell_again,
     turn_to,
 )
@@ -43,6 +43,8 @@ def decision_point(searcher: Searcher, point: DecisionPoint) -> Iterator[Event]:
     top = max(subnet.depth for subnet in grid)
     choices = {subnet: _choice(searcher, subnet, top) for subnet in grid}
     started = searcher.position
+    if search.rule == "rollout" and searcher.next_is_new:
+        note_shown(searcher.trainer, point.index, searcher.current)
     check = is_due(searcher, point)
     if check:
         keep_start(searcher)
@@ -56,10 +58,12 @@ def decision_point(searcher: Searcher, point: DecisionPoint) -> Iterator[Event]:
         decision = yield from _decide_for_all(searcher, point, choices)
     else:
         yield from tell_again(searcher, decision)
-    searcher.enter = Compact(choices[decision.subnet].slots)
-    take_on(searcher, decision)
+    searcher.enter, searcher.tail = Compact(choices[decision.subnet].slots), decision.tail
     # The supernet phase counts to the stage that it leads to: this is what a replay of the schedule does.
     turn_to(searcher, decision.subnet, started)
+    if decision.strengthens:
+        searcher.is_strengthened = True
+        turn_to(searcher, decision.subnet, searcher.position)
 
 
 def _choice(searcher: Searcher, subnet: SubnetConfig, top: tuple[int, ...]) -> Choice:

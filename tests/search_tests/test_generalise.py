@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from autoprog.decisions import DecisionInputs
+from autoprog.decisions import DecisionInputs, Shown
 from autoprog.events import Decided, Progressed, StageStarted
 from autoprog.search import decide as deciding
 from autoprog.search.decide import Chooser, decide
@@ -28,14 +28,13 @@ STAY, FULL = SubnetConfig(3, 16), SPEC.full
 SHARE = 0.75
 
 
-def inputs(fall: float = 0.4, shown: float = 0.3, **fields: Any) -> DecisionInputs:
-    """Return a decision at step 1000, after one at 500.
+def shown(held_out: float, training: float, subnet: SubnetConfig = STAY) -> Shown:
+    return Shown(subnet=subnet, held_out=held_out, training=training)
 
-    In between the training loss has fallen from 2.0 by `fall`, the held-out loss from 1.9 by `shown`.
-    """
-    before = [(float(step), 2.0) for step in range(420, 501, 20)]
-    after = [(float(step), 2.0 - fall) for step in range(520, 1001, 20)]
-    losses = {STAY: 1.9 - shown, FULL: 1.9}
+
+def inputs(fall: float = 0.4, gain: float = 0.3, **fields: Any) -> DecisionInputs:
+    """Return a decision; since the one before the loss of training fell by `fall`, the other by `gain`."""
+    losses = {STAY: 1.9 - gain, FULL: 1.9}
     values: dict[str, Any] = {
         "index": 1,
         "step": 1000,
@@ -44,39 +43,40 @@ def inputs(fall: float = 0.4, shown: float = 0.3, **fields: Any) -> DecisionInpu
         "full_step": 1600,
         "current": STAY,
         "steps_so_far": ((STAY, 1000),),
-        "curve": (*before, *after),
         "candidates": tuple(losses),
         "losses": ([(loss + 0.1, loss - 0.1) for loss in losses.values()],),
         "step_seconds": {
             str(subnet): relative_cost(SPEC, subnet) for subnet in SPACE.above(SPACE.smallest)
         },
-        "shown_before": (500, 1.9),
+        "shown": shown(1.9 - gain, 2.0 - fall),
+        "shown_before": shown(1.9, 2.0),
     }
     return DecisionInputs.model_validate({**values, **fields})
 
 
 def test_it_is_the_fall_on_held_out_images_over_that_on_training_images() -> None:
-    assert generalised_share(inputs(0.4, 0.3), 1.6) == pytest.approx(0.75)
-    assert generalised_share(inputs(0.2, 0.3), 1.6) == pytest.approx(1.5)
-    assert generalised_share(inputs(0.4), 2.0) == pytest.approx(-0.25)  # held-out images do worse
+    assert generalised_share(inputs(0.4, 0.3)) == pytest.approx(0.75)
+    assert generalised_share(inputs(0.2, 0.3)) == pytest.approx(1.5)
+    assert generalised_share(inputs(0.4, -0.1)) == pytest.approx(-0.25)  # held-out images do worse
 
 
 @pytest.mark.parametrize(
     "found",
     [
+        inputs(shown=None),
         inputs(shown_before=None),
+        inputs(shown_before=shown(2.1, 2.2, SubnetConfig(3, 8))),
         inputs(fall=0.04),
         inputs(fall=-0.3),
-        inputs(curve=((480.0, 2.0), (500.0, 2.0), (900.0, 1.5), (1000.0, 1.5))),
     ],
-    ids=["grown since", "hardly a gain", "a loss", "a short curve"],
+    ids=["too early", "the first", "grown since", "hardly a gain", "a loss"],
 )
 def test_without_evidence_there_is_no_share(found: DecisionInputs) -> None:
-    assert generalised_share(found, 1.6) is None
+    assert generalised_share(found) is None
 
 
 @pytest.mark.parametrize(
-    ("rule", "shown", "strengthens"),
+    ("rule", "gain", "strengthens"),
     [
         ("rollout", 0.39, True),
         ("rollout", 0.41, False),
@@ -86,13 +86,19 @@ def test_without_evidence_there_is_no_share(found: DecisionInputs) -> None:
     ],
 )
 def test_the_rollout_strengthens_where_training_gains_more_and_says_why(
-    rule: Rule, shown: float, strengthens: bool
+    rule: Rule, gain: float, strengthens: bool
 ) -> None:
-    decision = decide(Chooser(rule, SPACE, "nsga2", 0), inputs(0.4, shown))
+    decision = decide(Chooser(rule, SPACE, "nsga2", 0), inputs(0.4, gain))
     assert decision.strengthens == strengthens
     assert ("full regularisation from here" in decision.reason) == strengthens
     if strengthens:
-        assert f"held-out images show {shown / 0.4:.0%} of what training gained" in decision.reason
+        assert f"held-out images show {gain / 0.4:.0%} of what training gained" in decision.reason
+
+
+def test_what_is_strengthened_already_is_not_strengthened_again() -> None:
+    decision = decide(Chooser("rollout", SPACE, "nsga2", 0), inputs(gain=0, is_strengthened=True))
+    assert not decision.strengthens
+    assert "full regularisation" not in decision.reason
 
 
 @pytest.fixture
@@ -101,7 +107,7 @@ def always(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deciding, "generalised_share", _share)
 
 
-def _share(inputs: DecisionInputs, loss: float) -> float | None:
+def _share(inputs: DecisionInputs) -> float | None:
     return None if inputs.shown_before is None else 0.1
 
 
@@ -113,7 +119,7 @@ def test_a_search_goes_on_at_full_strength_also_after_a_crash(
         other.settings(costs=other.costs(), time_share=SHARE, recipe={"drop_path": 0.2})
     )
     decisions = [event.decision for event in straight.of(Decided)]
-    first = next(d for d in decisions if d.strengthens)
+    (first,) = (d for d in decisions if d.strengthens)
     strength = straight.trainer.recipe.strength.at(1.0)
     stages = straight.of(StageStarted)
     later = [stage for stage in stages if stage.step >= first.step]
