@@ -277,7 +277,7 @@ def test_a_dry_run_says_what_would_run_and_for_how_long(
     assert (code, err) == (0, "")
     body = json.loads(out)
     assert (body["seeds"], body["margin"], body["images"]) == (seeds, margin, 128)
-    own, *shares = {"cpu": (0.22, 0.4), "gpu": (0.5, 0.33)}[tier]
+    own, *shares = {"cpu": (0.25, 0.4), "gpu": (0.5, 0.33)}[tier]
     shorter = {f"candidate-{share}": share for share in shares}
     assert [*body["epochs"]] == ["baseline", "candidate", *shorter, "baseline-1.5"]
     one = body["seconds"]
@@ -287,7 +287,7 @@ def test_a_dry_run_says_what_would_run_and_for_how_long(
     assert one["baseline-1.5"] == pytest.approx(1.5 * one["baseline"])
     longer = one.pop("baseline-1.5")
     wanted = longer + seeds * sum(one.values())
-    if tier == "cpu":  # 1, 0.22 and 0.4 beside 1.5; without it, 1 beside the two others
+    if tier == "cpu":  # 1, 0.25 and 0.4 beside 1.5; without it, 1 beside the two others
         wanted = sum(one.values()) + (seeds - 1) * one["baseline"]
     assert body["total_seconds"] == pytest.approx(wanted)
     assert InProcess.words == []

@@ -44,11 +44,11 @@ TIERS: Mapping[str, Tier] = {
         "CIFAR-10 on a CPU, a baseline of at most 15 minutes",
         (
             *("--search", "--model=vit-xs", "--data-share=0.025", "--epochs=120"),
-            *("--batch-size=64", "--sched=wsd", "--seeds=5", "--margin=1.0"),
+            *("--batch-size=64", "--lr=2.5e-4", "--sched=wsd", "--seeds=5", "--margin=1.0"),
             *("--lengths", "0.4", "--baseline-longer=1.5", "--longer-seeds=1"),
             *("--side-by-side", "--cache"),
         ),
-        search_words=("--time-share=0.22",),
+        search_words=("--time-share=0.25",),
         images="CIFAR-10",
     ),
     "gpu": Tier(
