@@ -31,7 +31,7 @@ class EvaluatedCell:
 
 @dataclass(frozen=True)
 class EvaluationGrid:
-    """All cells of one evaluation, and how they were evaluated."""
+    """All cells of one evaluation, and how they were evaluated: ``held_out`` for training images."""
 
     model: str
     weights: str
@@ -40,6 +40,7 @@ class EvaluationGrid:
     batch_size: int
     num_images: int
     cells: tuple[EvaluatedCell, ...]
+    held_out: bool = False
 
 
 def cells_of(

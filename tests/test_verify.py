@@ -799,8 +799,8 @@ def test_the_longer_baseline_may_be_trained_for_the_first_seeds_alone(
     assert arm["top1_ema"]["mean"] == pytest.approx(sum(own) / 2)
     of_two = [pair.baseline.top1_ema for pair in verification.pairs[:2]]
     assert arm["difference"]["mean"] == pytest.approx((sum(own) - sum(of_two)) / 2)
-    assert "the baseline at 1.5 x its epochs, 2 seeds adds" in out
-    assert "for each seed also baseline-1.5 (the first 2 alone)" in out
+    assert (arm["seeds"], "points (2 seeds)" in out) == (2, True)
+    assert "for each seed also baseline-1.5 (of the first 2)" in out
 
 
 def test_a_search_has_lengths_too_and_its_own_flags(command: Command, fake: Fake) -> None:

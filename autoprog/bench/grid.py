@@ -91,6 +91,7 @@ def evaluate_grid(
             )
             for subnet, (loss, top1), speed in zip(subnets, scores, speeds, strict=True)
         ),
+        held_out=settings.data.on_held_out,
     )
 
 

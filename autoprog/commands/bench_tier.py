@@ -33,6 +33,8 @@ __all__ = ["bench_tier"]
 _OWN = {"command", "debug", "subject", "tier", "dry_run", "publish", "write", "as_json", "markdown"}
 _CARRIED_OUT = NOT_FOR_RESUME | {"cache", "runs_dir", "quiet"}
 _MEASURE_SECONDS = 5.0
+_PRIVATE = ("--data=", "--data-dir=", "--cache=")
+"""Flags that say where things lie on this machine."""
 
 
 def bench_tier(args: argparse.Namespace) -> int:
@@ -55,7 +57,9 @@ def bench_tier(args: argparse.Namespace) -> int:
     if args.publish is not None:
         publish(folder, args.publish)
     if args.write is not None:
-        command = f"autoprog bench --tier {args.tier}" + (" --data DIR" if tier.images else "")
+        given = [word for word in shared_words(args) if not word.startswith(_PRIVATE)]
+        where = ["--data DIR"] if hasattr(args, "data") else []
+        command = " ".join([f"autoprog bench --tier {args.tier}", *where, *given])
         lines = [f"`{command}`", "", *markdown_lines(verification)]
         text = between_markers(_text(args.write), args.tier, lines, str(args.write))
         write_atomically(args.write, text)

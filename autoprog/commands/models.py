@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
@@ -69,18 +68,20 @@ def _found(pattern: str | None) -> list[ModelSpec]:
     return found
 
 
-def _of_timm(pattern: str) -> Iterator[ModelSpec]:
+def _of_timm(pattern: str) -> list[ModelSpec]:
     """Describe the models of timm that match and can grow, with a bar on a terminal."""
     from rich.console import Console
-    from rich.progress import track
 
+    from autoprog.ui.progress import PartsBar
     from supernet.elastic import describe, growable_names
 
-    hidden, console = not sys.stderr.isatty(), Console(stderr=True)
-    names = growable_names(pattern)
-    for name in track(names, "looking at models", console=console, transient=True, disable=hidden):
-        with suppress(ValueError):
-            yield describe(name)
+    names, found = growable_names(pattern), []
+    with PartsBar(Console(stderr=True)) as bar:
+        for number, name in enumerate(names):
+            bar.tell("models", number, len(names))
+            with suppress(ValueError):
+                found.append(describe(name))
+    return found
 
 
 def _facts(spec: ModelSpec) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def farewell(console: Console, folder: Path, settings: RunSettings) -> None:
         _say(
             console,
             "repeat it",
-            f"autoprog train --schedule {folder / 'best.yaml'}{_data_flag(settings)}",
+            f"autoprog train --schedule {folder / 'best.yaml'}{_data_flags(settings)}",
         )
     _say(console, "look at it", f"autoprog show {folder}")
     _say(console, "take it", f"autoprog export {folder} --output {settings.model.model}.pth")
@@ -137,10 +137,17 @@ def _say_common(console: Console, configured: Configured, folder: RunFolder) -> 
     _say(console, "folder", str(folder.path))
 
 
-def _data_flag(settings: RunSettings) -> str:
-    if settings.data.dir is not None:
-        return f" --data {settings.data.dir}"
-    return f" --dataset {settings.data.dataset}" if settings.data.dataset is not None else ""
+def _data_flags(settings: RunSettings) -> str:
+    """Return the flags of the data of a search, of which ``--proxy`` may have taken a share beside."""
+    data, search, flags = settings.data, settings.search, ""
+    if data.dir is not None:
+        flags += f" --data {data.dir}"
+    elif data.dataset is not None:
+        flags += f" --dataset {data.dataset}"
+    beside = search.proxy if search is not None and search.trials is None else 1.0
+    if (share := data.share / beside) < 1:
+        flags += f" --data-share {share:g}"
+    return flags + (" --held-out" if data.on_held_out else "")
 
 
 def _say(console: Console, name: str, text: str) -> None:

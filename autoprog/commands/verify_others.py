@@ -125,14 +125,13 @@ def _longer(args: argparse.Namespace, baseline: Configured, words: Words) -> lis
     epochs, seeds = _at(baseline, times), getattr(args, "longer_seeds", None)
     if seeds is not None and seeds < 1:
         raise ConfigError("--longer-seeds", "", "must be at least 1", seeds)
-    of_seeds = "" if seeds is None else f", {seeds} seed{'s' * (seeds > 1)}"
     return [
         OtherArm(
             name=f"baseline-{times:g}",
             role="longer",
             words=(*words, f"--epochs={epochs:g}"),
             epochs=epochs,
-            about=f"at {times:g} x its epochs{of_seeds}",
+            about=f"at {times:g} x its epochs",
             seeds=seeds,
         )
     ]

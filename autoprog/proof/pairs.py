@@ -77,7 +77,7 @@ class Plan(FileModel):
         margin: In points of top-1 (EMA) that the candidate may be worse by.
         first_seed: Seeds count up from here.
         seeds: Number of pairs.
-        side_by_side: Whether two runs go on at once, so that each has the other beside it.
+        side_by_side: Whether two runs go on at once.
         search_seconds: That a schedule's search took, charged to each candidate run; 0 for a search, whose
             runs hold their own.
         nproc: Processes that carry out a run, through torchrun if there are several.
@@ -117,8 +117,7 @@ class Plan(FileModel):
     def order(self, number: int) -> tuple[Arm, ...]:
         """Return in which order the arms of a seed start: longer baselines, the pair, the others.
 
-        In every other seed pair and others go backwards. What is longest starts first, so that side by side
-        hardly a run goes on alone.
+        In every other seed pair and others go backwards. Side by side the next one starts as one ends.
         """
         beside = [arm for arm in self.others if arm.is_trained_for(number)]
         longer = tuple(arm.name for arm in beside if arm.role == "longer")

@@ -27,6 +27,7 @@ class Standing:
     Attributes:
         arm: Its name.
         role: ``baseline``, ``candidate``, or that of another arm.
+        seeds: How many it was trained for.
         about: What it is, in a few words.
         image_epochs: How often it saw each training image.
         top1_ema: In per cent, over seeds.
@@ -40,6 +41,7 @@ class Standing:
 
     arm: Arm
     role: str
+    seeds: int
     about: str
     image_epochs: float
     top1_ema: Spread
@@ -96,6 +98,7 @@ def _standing(pairs: Sequence[Pair], plan: Plan, arm: Arm) -> Standing:
     return Standing(
         arm=arm,
         role=role,
+        seeds=len(runs),
         about="" if other is None else other.about,
         image_epochs=fmean(run.image_epochs for run in runs),
         top1_ema=spread([run.top1_ema for run in runs]),

@@ -85,7 +85,7 @@ def chooser_of(
 
 
 def differences(recorded: Decision, again: Decision) -> tuple[str, ...]:
-    """Return what two decisions do not have in common: subnet, tail, candidates, front, reason."""
+    """Return what two decisions do not have in common: subnet, tail, candidates, front, reason, strength."""
     one, two = (decision.model_dump(mode="json") for decision in (recorded, again))
     found = [] if recorded.subnet == again.subnet else ["subnet"]
     keys = ("tail", "candidates", "front", "reason", "strengthens")

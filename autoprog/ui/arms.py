@@ -26,6 +26,7 @@ def arm_columns(verification: Verification) -> list[Column]:
     return [
         Column("arm", tuple(arm["arm"] for arm in arms), "left"),
         Column("what it is", tuple(arm["about"] for arm in arms), "left", rank=5),
+        *([column("n", [str(arm["seeds"]) for arm in arms])] if _seeds_differ(arms) else []),
         column("image-epochs", [number(arm["image_epochs"]) for arm in arms], rank=4),
         column("top-1 EMA %", [_top1_text(arm["top1_ema"]) for arm in arms]),
         column("difference", [_difference_text(arm) for arm in arms]),
@@ -65,7 +66,8 @@ def other_lines(verification: Verification) -> list[tuple[str, str]]:
         text = f"the bounds of its {len(lengths) + 1} lengths hold together, 95 % in all"
         text += f" (Bonferroni, one-sided): each at {lengths[0]['sureness']:.2%}"
         lines.append(("choice", text))
-    if plan.others and len(lengths) < len(plan.others):
+    bounded = [arm for arm in arms if arm["role"] in ("longer", "control")]
+    if any(arm["difference"]["lower"] is not None for arm in bounded):
         of = "those of the other arms" if lengths else "those of all arms"
         lines.append(("bounds", f"{of} are one-sided, each at 95 %"))
     if controls := [arm for arm in arms if arm["role"] == "control"]:
@@ -80,8 +82,14 @@ def _longer_line(arm: Standing) -> tuple[str, str]:
     word = f"below {law}: near convergence" if mean < NEAR_CONVERGENCE_POINTS else f"{law} or more"
     cure = "" if mean < NEAR_CONVERGENCE_POINTS else ": train both arms for longer"
     bounds = f" {_bounds_text(arm)}".rstrip(" –")
-    text = f"the baseline {arm['about']} adds {signed(mean, 2)} points{bounds}, {word}{cure}"
+    few = f" ({arm['seeds']} seed{'s' * (arm['seeds'] > 1)})" if arm.get("seeds") else ""
+    text = f"the baseline {arm['about']} adds {signed(mean, 2)} points{few}{bounds}, {word}{cure}"
     return "longer", text
+
+
+def _seeds_differ(arms: list[Standing]) -> bool:
+    """Tell whether some arm was trained for fewer seeds; a file of before that was possible does not say."""
+    return len({arm.get("seeds") for arm in arms}) > 1
 
 
 def _best_lines(controls: list[Standing]) -> list[tuple[str, str]]:

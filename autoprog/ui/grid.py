@@ -42,6 +42,7 @@ def grid_document(grid: EvaluationGrid) -> dict[str, Any]:
         "amp": grid.amp,
         "batch_size": grid.batch_size,
         "num_images": grid.num_images,
+        "held_out": grid.held_out,
         "cells": [
             {
                 "depth": list(cell.subnet.depth),
@@ -84,8 +85,9 @@ def _table(grid: EvaluationGrid, width: int) -> Table:
 
 
 def _head(grid: EvaluationGrid) -> str:
+    images = "held-out training" if grid.held_out else "validation"
     return (
-        f"{grid.model}, {grid.weights}: {count(grid.num_images)} validation images,"
+        f"{grid.model}, {grid.weights}: {count(grid.num_images)} {images} images,"
         f" batches of {grid.batch_size} on {grid.device}, precision {grid.amp}"
     )
 

@@ -131,7 +131,7 @@ class VerifyView:
 
 
 def _with_seeds(arm: OtherArm) -> str:
-    return arm.name if arm.seeds is None else f"{arm.name} (the first {arm.seeds} alone)"
+    return arm.name if arm.seeds is None else f"{arm.name} (of the first {arm.seeds})"
 
 
 def verdict_lines(verification: Verification) -> list[tuple[str, str]]:

@@ -16,7 +16,7 @@ from autoprog.train.data.slices import SlicedSource, whole_of
 from autoprog.train.feed import open_data
 from supernet.zoo import ZOO
 
-SMALL = ("--model=vit-mu", "--device=cpu", "--threads=1", "--workers=0", "--epochs=1", "--quiet")
+SMALL = ("--model=vit-mu", "--device=cpu", "--threads=1", "--workers=0", "--epochs=1")
 
 
 def numbers(source: SlicedSource) -> set[int]:
@@ -49,6 +49,9 @@ def test_a_share_never_holds_what_is_held_out() -> None:
     part = open_data(DataSettings(on_held_out=True, share=0.3)).images
     assert numbers(part[1]) == numbers(held)
     assert not numbers(part[0]) & numbers(held)
+    without = numbers(open_data(DataSettings(share=0.3)).images[0])
+    others = (without - numbers(held)) ^ numbers(part[0])
+    assert len(others) <= 20  # two a class: else it is the same share
 
 
 def test_trials_take_their_share_of_the_share(manifest: RunManifest) -> None:
@@ -60,11 +63,12 @@ def test_trials_take_their_share_of_the_share(manifest: RunManifest) -> None:
     assert (trial.data.share, trial.data.on_held_out) == (0.2, True)
 
 
-def test_both_are_flags_of_a_run(tmp_path: Path) -> None:
+def test_both_are_flags_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("train", "--schedule=constant", *SMALL, f"--runs-dir={tmp_path}")
     assert main([*words, "--data-share=0.25", "--held-out"]) == 0
     (run,) = tmp_path.iterdir()
     rows = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    assert "; trained on " in capsys.readouterr().out
     whole = len(open_data(DataSettings()).train)
     held = int(0.05 * whole)
     (started,) = (row for row in rows if row["kind"] == "run_started")

@@ -42,6 +42,8 @@ class SlicedSource:
 def sliced(opened: OpenedData, share: float, on_held_out: bool) -> OpenedData:
     """Return a share of the training images, the same in every run and alike in all classes.
 
+    What is held out is left out of the share, which else stays the same but for a few images.
+
     Args:
         opened: The whole data.
         share: Of the training images, in (0, 1].
@@ -52,7 +54,10 @@ def sliced(opened: OpenedData, share: float, on_held_out: bool) -> OpenedData:
     """
     train = opened.train
     if isinstance(train, StreamSource):
-        law, cure = "must be data that can be read in any order", "or leave out share and held-out"
+        law, cure = (
+            "must be data that can be read in any order",
+            "or leave out --held-out and shares",
+        )
         raise ConfigError("--dataset", "", law, cure=cure)
     val: AnySource = opened.val
     indices = np.arange(len(train))
@@ -60,13 +65,13 @@ def sliced(opened: OpenedData, share: float, on_held_out: bool) -> OpenedData:
         indices, held = stratified_holdout(train.targets, _SEED, cap=_MOST_EVALUATED)
         val = SlicedSource(train, held)
     if share < 1:
-        part = _stratified_share(train.targets[indices], share)
-        indices = indices[part]
+        indices = _stratified_share(train.targets, indices, share)
     if len(indices) == 0 or len(val) == 0:
-        raise ConfigError(
-            "data", "share", "must leave images to train on and to evaluate on", share
-        )
-    return replace(opened, train=SlicedSource(train, indices), val=val)
+        law = "must leave images to train on and to evaluate on"
+        raise ConfigError("--data-share", "", law, share)
+    text = f"{opened.description}; trained on {len(indices):,}"
+    text += f", evaluated on {len(val):,} other training images" if on_held_out else ""
+    return replace(opened, train=SlicedSource(train, indices), val=val, description=text)
 
 
 def whole_of(source: ImageSource) -> tuple[ImageSource, np.ndarray]:
@@ -76,9 +81,13 @@ def whole_of(source: ImageSource) -> tuple[ImageSource, np.ndarray]:
     return source, np.arange(len(source))
 
 
-def _stratified_share(targets: np.ndarray, share: float) -> np.ndarray:
-    """Return the positions of about `share` of each class, at least one, rising."""
+def _stratified_share(targets: np.ndarray, among: np.ndarray, share: float) -> np.ndarray:
+    """Return about `share` of each class `among` some numbers of images, at least one, rising.
+
+    Which ones go first hangs on all images, so that it is alike whichever are held out.
+    """
     order = np.random.RandomState(_SEED).permutation(len(targets))
+    order = order[np.isin(order, among)]
     kept = [
         own[: max(1, round(share * len(own)))]
         for label in np.unique(targets)
