@@ -61,7 +61,7 @@ def other_lines(verification: Verification) -> list[tuple[str, str]]:
         return []
     arms: list[Standing] = verdict["arms"]
     lengths = [arm for arm in arms if arm["role"] == "length"]
-    lines = [_longer_line(arm) for arm in arms if arm["role"] == "longer"]
+    lines = [_longer_line(arm, _seeds_differ(arms)) for arm in arms if arm["role"] == "longer"]
     if lengths:
         text = f"the bounds of its {len(lengths) + 1} lengths hold together, 95 % in all"
         text += f" (Bonferroni, one-sided): each at {lengths[0]['sureness']:.2%}"
@@ -76,13 +76,13 @@ def other_lines(verification: Verification) -> list[tuple[str, str]]:
     return lines
 
 
-def _longer_line(arm: Standing) -> tuple[str, str]:
+def _longer_line(arm: Standing, is_of_few: bool) -> tuple[str, str]:
     mean = arm["difference"]["mean"]
     law = f"{NEAR_CONVERGENCE_POINTS:g} points"
     word = f"below {law}: near convergence" if mean < NEAR_CONVERGENCE_POINTS else f"{law} or more"
     cure = "" if mean < NEAR_CONVERGENCE_POINTS else ": train both arms for longer"
     bounds = f" {_bounds_text(arm)}".rstrip(" –")
-    few = f" ({arm['seeds']} seed{'s' * (arm['seeds'] > 1)})" if arm.get("seeds") else ""
+    few = f" ({arm['seeds']} seed{'s' * (arm['seeds'] > 1)})" if is_of_few else ""
     text = f"the baseline {arm['about']} adds {signed(mean, 2)} points{few}{bounds}, {word}{cure}"
     return "longer", text
 
