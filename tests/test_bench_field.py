@@ -348,7 +348,7 @@ def test_the_smoke_tier_writes_its_tables_and_what_is_published(
     assert len(InProcess.words) == 6
     lines = readme.read_text().splitlines()
     assert (lines[0], lines[-1]) == ("a", "b")
-    assert lines[2] == "`autoprog bench --tier smoke`"
+    assert lines[2] == "`autoprog bench --tier smoke --device=cpu --threads=1 --workers=0`"
     assert out.strip() in readme.read_text()
     public = tmp_path / "public"
     arms = [f"seed-{seed}-{arm}" for seed in (0, 1) for arm in ("baseline", "candidate")]

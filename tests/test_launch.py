@@ -12,7 +12,7 @@ import torch
 
 from autoprog.api import run_training
 from autoprog.commands.flags import changeable
-from autoprog.commands.launch import _known_failure, _numbered, stop_on_signals
+from autoprog.commands.launch import _known_failure, _created_under_free_name, stop_on_signals
 from autoprog.commands.preflight import _check_mixing
 from autoprog.curves import Curriculum
 from autoprog.errors import ConfigError, DivergedError, RunError
@@ -48,7 +48,7 @@ def test_each_rank_tells_what_only_it_met() -> None:
 def test_runs_that_start_in_the_same_second_have_folders_of_their_own(
     tmp_path: Path, manifest: RunManifest
 ) -> None:
-    folders = [_numbered(tmp_path, manifest) for _ in range(3)]
+    folders = [_created_under_free_name(tmp_path, manifest) for _ in range(3)]
     name = manifest.run_id
     assert [folder.path.name for folder in folders] == [name, f"{name}-2", f"{name}-3"]
     assert all(folder.manifest.run_id == folder.path.name for folder in folders)

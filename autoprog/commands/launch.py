@@ -210,7 +210,7 @@ def _create(args: argparse.Namespace, configured: Configured) -> RunFolder:
         git=git_state(),
         settings=settings,
     )
-    folder = _numbered(Path(args.runs_dir), manifest)
+    folder = _created_under_free_name(Path(args.runs_dir), manifest)
     try:
         if configured.schedule is not None:
             folder.write_schedule(configured.schedule)
@@ -220,7 +220,7 @@ def _create(args: argparse.Namespace, configured: Configured) -> RunFolder:
     return folder
 
 
-def _numbered(runs_dir: Path, manifest: RunManifest) -> RunFolder:
+def _created_under_free_name(runs_dir: Path, manifest: RunManifest) -> RunFolder:
     """Make the folder of a new run; its name gets a number where another run took it in the same second."""
     for number in itertools.count(1):
         name = manifest.run_id + (f"-{number}" if number > 1 else "")
