@@ -12,7 +12,7 @@ import torch
 
 from autoprog.api import run_training
 from autoprog.commands.flags import changeable
-from autoprog.commands.launch import _known_failure, _created_under_free_name, stop_on_signals
+from autoprog.commands.launch import _created_under_free_name, _known_failure, stop_on_signals
 from autoprog.commands.preflight import _check_mixing
 from autoprog.curves import Curriculum
 from autoprog.errors import ConfigError, DivergedError, RunError
