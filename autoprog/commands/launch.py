@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -222,13 +221,13 @@ def _create(args: argparse.Namespace, configured: Configured) -> RunFolder:
 
 def _created_under_free_name(runs_dir: Path, manifest: RunManifest) -> RunFolder:
     """Make the folder of a new run; its name gets a number where another run took it in the same second."""
-    for number in itertools.count(1):
+    number = 1
+    while True:
         name = manifest.run_id + (f"-{number}" if number > 1 else "")
         try:
             return RunFolder.create(runs_dir, manifest.model_copy(update={"run_id": name}))
         except RunExistsError:
-            continue
-    raise AssertionError("numbers do not end")
+            number += 1
 
 
 def _recorded(args: argparse.Namespace, path: Path) -> Configured:

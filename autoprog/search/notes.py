@@ -38,9 +38,8 @@ def note_shown(trainer: Trainer, index: int, current: SubnetConfig) -> None:
         return
     with trainer.ledger.charge("search"):
         held_out = fmean(estimate_losses(trainer, plain_choice(current)))
-    training = round(
-        fmean(loss for _, loss in recent), 6
-    )  # as points made of two are, but for the last bits
+    # Rounded, since a point made of two is that of a straight run but for the last bits.
+    training = round(fmean(loss for _, loss in recent), 6)
     found = Shown(subnet=current, held_out=held_out, training=training)
     shown[str(index)] = found.model_dump(mode="json")
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from autoprog.cli import main
+from autoprog.errors import ConfigError
 from autoprog.search.trial import trial_settings
 from autoprog.settings import DataSettings, RunManifest, SearchSettings
 from autoprog.space import find_space
-from autoprog.train.data.slices import SlicedSource, whole_of
+from autoprog.train.data.slices import SlicedSource, sliced, whole_of
 from autoprog.train.feed import open_data
 from supernet.zoo import ZOO
 
@@ -52,6 +54,13 @@ def test_a_share_never_holds_what_is_held_out() -> None:
     without = numbers(open_data(DataSettings(share=0.3)).images[0])
     others = (without - numbers(held)) ^ numbers(part[0])
     assert len(others) <= 20  # two a class: else it is the same share
+
+
+def test_too_few_images_to_hold_any_out_are_refused() -> None:
+    whole = open_data(DataSettings())
+    few = replace(whole, train=SlicedSource(whole.images[0], np.arange(19)))
+    with pytest.raises(ConfigError, match="must have images to hold out: 5% of them are none"):
+        sliced(few, 1.0, on_held_out=True)
 
 
 def test_trials_take_their_share_of_the_share(manifest: RunManifest) -> None:

@@ -16,7 +16,7 @@ from autoprog.train.data.stream import StreamSource
 __all__ = ["SlicedSource", "sliced", "whole_of"]
 
 _SEED = 0
-_MOST_EVALUATED = 2500
+_HELD_OUT, _MOST_EVALUATED = 0.05, 2500
 
 
 class SlicedSource:
@@ -50,7 +50,7 @@ def sliced(opened: OpenedData, share: float, on_held_out: bool) -> OpenedData:
         on_held_out: Evaluate on 5 % of the training images, at most 2,500, which are then not trained on.
 
     Raises:
-        ConfigError: If the data come as a stream, or too few images are left.
+        ConfigError: If the data come as a stream, or are too few to hold any out.
     """
     train = opened.train
     if isinstance(train, StreamSource):
@@ -62,13 +62,13 @@ def sliced(opened: OpenedData, share: float, on_held_out: bool) -> OpenedData:
     val: AnySource = opened.val
     indices = np.arange(len(train))
     if on_held_out:
-        indices, held = stratified_holdout(train.targets, _SEED, cap=_MOST_EVALUATED)
+        indices, held = stratified_holdout(train.targets, _SEED, _HELD_OUT, _MOST_EVALUATED)
         val = SlicedSource(train, held)
     if share < 1:
         indices = _stratified_share(train.targets, indices, share)
-    if len(indices) == 0 or len(val) == 0:
-        law = "must leave images to train on and to evaluate on"
-        raise ConfigError("--data-share", "", law, share)
+    if len(val) == 0:
+        law = f"must have images to hold out: {_HELD_OUT:.0%} of them are none"
+        raise ConfigError("data", "train", law, len(train), "give more images")
     text = f"{opened.description}; trained on {len(indices):,}"
     text += f", evaluated on {len(val):,} other training images" if on_held_out else ""
     return replace(opened, train=SlicedSource(train, indices), val=val, description=text)
