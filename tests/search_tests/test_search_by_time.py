@@ -13,7 +13,7 @@ import torch
 from autoprog.commands.length_flags import add_length_flags, given_time_share
 from autoprog.decisions import DecisionInputs
 from autoprog.errors import ConfigError
-from autoprog.events import Decided, Event, Progressed, RunStarted, StageStarted
+from autoprog.events import Decided, Evaluated, Event, Progressed, RunStarted, StageStarted
 from autoprog.files import parse
 from autoprog.search.replay import chooser_of, replay
 from autoprog.search.tails import Outlook
@@ -77,6 +77,15 @@ def test_the_schedule_found_takes_as_many_steps(straight: Any) -> None:
     table = best.resolve(straight.trainer.steps_per_epoch)
     used = sum(s.steps * relative_cost(SPEC, s.subnet) for s in table.segments)
     assert used == pytest.approx(FULL_STEPS, rel=0.05)
+
+
+def test_no_decision_to_stay_is_evaluated_for(straight: Any) -> None:
+    """Evaluations take time that the length of the run does not count."""
+    full_from = next(event.step for event in straight.of(StageStarted) if event.subnet == FULL)
+    stayed = [e.step for e in straight.of(Decided) if e.decision.subnet == e.decision.current]
+    assert stayed
+    assert not [event for event in straight.of(Evaluated) if event.step < full_from]
+    assert straight.of(Evaluated)[-1].step == straight.trainer.step
 
 
 def test_the_display_knows_how_much_is_done(straight: Any) -> None:
