@@ -109,7 +109,8 @@ class Fidelity(FileModel):
     """``fidelity.json``: estimates against real trainings at one decision.
 
     ``epochs`` is the length of each training, ``seconds`` what all of them took. ``overall`` compares all
-    pairs of subnets, ``equal_cost`` those whose costs differ by no more than ``cost_ratio``.
+    pairs of subnets, ``equal_cost`` those whose costs differ by no more than ``cost_ratio``, ``told_apart``
+    those whose real losses differ by more than their seeds do; None with one seed.
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
@@ -121,6 +122,7 @@ class Fidelity(FileModel):
     subnets: tuple[Judged, ...]
     overall: Agreement
     equal_cost: Agreement
+    told_apart: Agreement | None = None
     cost_ratio: float
     seconds: float
 

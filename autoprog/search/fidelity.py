@@ -26,7 +26,7 @@ from autoprog.fidelity import (
 )
 from autoprog.search.brief import BriefTrainings
 from autoprog.search.plan import DecisionPoint, SearchPlan
-from autoprog.search.rank import COST_RATIO, agreement, equal_cost, spread_over_cost
+from autoprog.search.rank import COST_RATIO, agreement, equal_cost, spread_over_cost, told_apart
 from autoprog.search.searcher import Searcher
 from autoprog.train.checkpoint import load_newest, publish, stage_as
 from autoprog.train.state import snapshot
@@ -193,6 +193,7 @@ def _report(
         )
         for subnet in subnets
     )
+    apart = told_apart(judged)
     steps = point.stop_step - point.start_step
     epochs = settings.epochs or steps / trainer.steps_per_epoch
     return Fidelity(
@@ -204,6 +205,7 @@ def _report(
         subnets=judged,
         overall=agreement(judged),
         equal_cost=agreement(judged, equal_cost([one.relative_cost for one in judged])),
+        told_apart=None if apart is None else agreement(judged, apart),
         cost_ratio=COST_RATIO,
         seconds=sum(row.seconds for row in rows.values()),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import combinations
+from statistics import fmean, variance
 
 import numpy as np
 
@@ -20,6 +21,7 @@ __all__ = [
     "equal_cost",
     "kendall_tau",
     "spread_over_cost",
+    "told_apart",
 ]
 
 COST_RATIO = 1.15
@@ -77,6 +79,25 @@ def equal_cost(costs: Sequence[float], ratio: float = COST_RATIO) -> np.ndarray:
     logs = np.log(np.asarray(costs, dtype=float))
     near = np.abs(logs[:, None] - logs[None, :]) <= math.log(ratio) + 1e-9
     return near & _everything(len(costs))
+
+
+def told_apart(subnets: Sequence[Judged]) -> np.ndarray | None:
+    """Return the mask of the pairs whose mean losses differ by more than two standard errors.
+
+    The error is that of a difference of means, from the variance of trainings of one subnet, pooled. A
+    training that was not finite is told apart from those that were. None with one seed, of which no error
+    is known.
+    """
+    known = [[loss for loss in one.losses if loss is not None] for one in subnets]
+    repeated = [losses for losses in known if len(losses) > 1]
+    if not repeated:
+        return None
+    pooled = fmean(variance(losses) for losses in repeated)
+    error = math.sqrt(2 * pooled / max(map(len, repeated)))
+    finite = np.array([one.loss is not None for one in subnets])
+    means = np.array([one.loss or 0.0 for one in subnets])
+    apart = np.abs(means[:, None] - means[None, :]) > 2 * error
+    return np.where(finite[:, None] & finite[None, :], apart, finite[:, None] != finite[None, :])
 
 
 def agreement(subnets: Sequence[Judged], among: np.ndarray | None = None) -> Agreement:

@@ -48,19 +48,25 @@ def fidelity_columns(fidelity: Fidelity) -> list[Column]:
 
 
 def fidelity_lines(fidelity: Fidelity) -> list[str]:
-    """Return what was compared and what came out, in three lines."""
+    """Return what was compared and what came out: a line each for the trainings and the pairs."""
     begin = {
         "start": "from the network before the supernet phase",
         "scratch": "from the run's first weights",
     }[fidelity.begin]
     times = "once" if fidelity.seeds == 1 else f"{fidelity.seeds} times"
     within = per_cent(fidelity.cost_ratio - 1)
+    apart = fidelity.told_apart
     return [
         f"{len(fidelity.subnets)} subnets trained {times} for {number(fidelity.epochs, 3)} epochs"
         f" {begin}, in {duration(fidelity.seconds)}",
         f"all {_pairs_text(fidelity.overall)}: {_agreement_text(fidelity.overall)}",
         f"{_pairs_text(fidelity.equal_cost)} within {within} of cost:"
         f" {_agreement_text(fidelity.equal_cost)}",
+        *(
+            [f"{_pairs_text(apart)} that trainings tell apart: {_agreement_text(apart)}"]
+            if apart is not None
+            else []
+        ),
     ]
 
 

@@ -13,6 +13,7 @@ from autoprog.search.rank import (
     equal_cost,
     kendall_tau,
     spread_over_cost,
+    told_apart,
 )
 from supernet.config import SubnetConfig
 
@@ -133,6 +134,30 @@ def test_a_training_that_diverged_is_the_worst() -> None:
     found = agreement(subnets)
     assert found.tau == 1.0
     assert found.seeds_tau == pytest.approx(1 / 3)
+
+
+def test_pairs_are_told_apart_by_what_seeds_differ_in() -> None:
+    """Each subnet has a variance of 0.02, so the error of a difference of means of two is 0.1414."""
+    subnets = judged((0.1, 1.0, 1.0, 1.2), (0.2, 2.0, 1.2, 1.4), (0.3, 3.0, 1.4, 1.6))
+    mask = told_apart(subnets)
+    assert mask is not None
+    assert mask.tolist() == [[False, False, True], [False, False, False], [True, False, False]]
+    assert agreement(subnets, mask).pairs == 1
+    assert agreement(subnets, mask).tau == 1.0
+
+
+def test_what_diverged_is_told_apart_from_what_did_not() -> None:
+    mask = told_apart(judged((0.1, 1.0, 1.0, 1.2), (0.2, 2.0, None, 1.2), (0.3, 3.0, None, None)))
+    assert mask is not None
+    assert mask.tolist() == [[False, True, True], [True, False, False], [True, False, False]]
+
+
+def test_one_seed_tells_nothing_apart() -> None:
+    one = [
+        subnet.model_copy(update={"losses": subnet.losses[:1]})
+        for subnet in judged((0.1, 1.0, 1.0, 1.0))
+    ]
+    assert told_apart(one) is None
 
 
 def test_one_subnet_has_no_agreement() -> None:
