@@ -280,6 +280,7 @@ def test_a_dry_run_says_what_would_run_and_for_how_long(
     own, *shares = {"cpu": (0.25, 0.4), "gpu": (0.5, 0.33)}[tier]
     shorter = {f"candidate-{share}": share for share in shares}
     assert [*body["epochs"]] == ["baseline", "candidate", *shorter, "baseline-1.5"]
+    assert body["arm_seeds"] == {**dict.fromkeys(body["epochs"], seeds), "baseline-1.5": 1}
     one = body["seconds"]
     assert one["candidate"] == pytest.approx(own * one["baseline"])
     for name, share in shorter.items():

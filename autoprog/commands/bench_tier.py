@@ -110,6 +110,12 @@ class _Forecast:
         """Return the seconds of all of it."""
         return total_seconds(self.plan, self.seconds)
 
+    @property
+    def seeds(self) -> dict[str, int]:
+        """Return for how many seeds each arm is trained."""
+        fewer = {arm.name: arm.seeds for arm in self.plan.others if arm.seeds is not None}
+        return {arm: fewer.get(arm, self.plan.seeds) for arm in self.plan.arms}
+
 
 def _forecast(args: argparse.Namespace) -> _Forecast:
     """Return the plan, priced by a few steps of the full model here; no cache is filled for it."""
@@ -149,6 +155,7 @@ def _print_forecast(args: argparse.Namespace, words: list[str], found: _Forecast
             "images": found.images,
             "seeds": plan.seeds,
             "margin": plan.margin,
+            "arm_seeds": found.seeds,
             "epochs": found.epochs,
             "seconds": found.seconds,
             "total_seconds": found.total,
@@ -159,6 +166,7 @@ def _print_forecast(args: argparse.Namespace, words: list[str], found: _Forecast
     print(f"autoprog {' '.join(words)}")
     columns = [
         Column("arm", plan.arms, "left"),
+        Column("seeds", tuple(str(found.seeds[arm]) for arm in plan.arms)),
         Column("epochs", tuple(number(found.epochs[arm]) for arm in plan.arms)),
         Column("predicted", tuple(duration(found.seconds[arm]) for arm in plan.arms)),
     ]
