@@ -73,7 +73,7 @@ def _train(searcher: Searcher) -> Iterator[Event]:
     searcher.pieces.append(Piece(0, space.smallest, searcher.curriculum(0)))
     for point in searcher.plan.points:
         if searcher.current != searcher.full:
-            # A run of so much time leaves evaluations out, and most of its decisions are to stay.
+            # Evaluations are not in the time that a run is given, and most decisions are to stay.
             yield from _train_until(searcher, point.start_step, ends_stage=not searcher.by_time)
             yield from decision_point(searcher, point)
     if searcher.search.rule in ONCE:
