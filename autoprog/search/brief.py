@@ -47,8 +47,9 @@ class BriefTrainings:
         trainer: The run, which is left as it is.
         start: The run's state at ``step``, as of :func:`autoprog.train.state.snapshot`; None for new weights.
         before: The subnet trained up to there.
-        step: Of the run.
+        step: Position of the run: its step, or by time as many steps of the full model as take as long.
         steps: Length of each training.
+        run_steps: No fewer than the run makes.
         curriculum: Regularisation.
         grow: How a subnet is grown from ``before``.
     """
@@ -58,6 +59,7 @@ class BriefTrainings:
     before: SubnetConfig
     step: int
     steps: int
+    run_steps: int
     curriculum: Curriculum
     grow: Grow
 
@@ -113,7 +115,7 @@ class BriefTrainings:
     def _batches(self, phase: Phase, seed: int) -> Iterator[Batch]:
         trainer, recipe = self.trainer, self.trainer.recipe
         batch_size, full_px = batch_size_of(phase, recipe), trainer.settings.model.img_size
-        of_the_run = trainer.total_steps * recipe.batch_size
+        of_the_run = self.run_steps * recipe.batch_size
         return trainer.feed.batches(
             first_sample=(1 + seed) * of_the_run + self.step * recipe.batch_size,
             batch_size=batch_size,

@@ -22,7 +22,7 @@ from autoprog.search.searcher import (
 )
 from autoprog.search.supernet import decision_point
 from autoprog.train.engine import finish, start
-from autoprog.train.phase import GrowTo, plain_choice
+from autoprog.train.phase import GrowTo, Phase, plain_choice
 from supernet.config import SubnetConfig
 
 __all__ = ["build_searcher", "search_schedule"]
@@ -73,8 +73,7 @@ def _train(searcher: Searcher) -> Iterator[Event]:
     searcher.pieces.append(Piece(0, space.smallest, searcher.curriculum(0)))
     for point in searcher.plan.points:
         if searcher.current != searcher.full:
-            # Evaluations are not in the time that a run is given, and most decisions are to stay.
-            yield from _train_until(searcher, point.start_step, ends_stage=not searcher.by_time)
+            yield from _train_until(searcher, point.start_step)
             yield from decision_point(searcher, point)
     if searcher.search.rule in ONCE:
         yield from _follow_tail(searcher)
@@ -92,12 +91,12 @@ def _follow_tail(searcher: Searcher) -> Iterator[Event]:
         _grow_to(searcher, subnet)
 
 
-def _train_until(searcher: Searcher, stop: int, ends_stage: bool = True) -> Iterator[Event]:
+def _train_until(searcher: Searcher, stop: int) -> Iterator[Event]:
     """Train the current subnet up to `stop`."""
     if stop > searcher.position:
         trainer = searcher.trainer
         first = set(trainer.steps_by_subnet) <= {searcher.pieces[0].subnet}
-        phase = searcher.next_phase(stop, ends_stage=ends_stage)
+        phase = _next_stage(searcher, stop)
         yield from noting_losses(trainer, phase, keeps_curve=first)
 
 
@@ -108,7 +107,17 @@ def _train_to_the_end(searcher: Searcher) -> Iterator[Event]:
         if stop > searcher.position:
             if searcher.curriculum(searcher.position) != searcher.pieces[-1].curriculum:
                 turn_to(searcher, searcher.full, searcher.position)
-            yield from searcher.trainer.run(searcher.next_phase(stop))
+            yield from searcher.trainer.run(_next_stage(searcher, stop))
+
+
+def _next_stage(searcher: Searcher, stop: int) -> Phase:
+    """Return a phase to `stop`, at whose end there is an evaluation.
+
+    But none before the end of the run where it is given a time: evaluations are not in that time, and a few
+    of them can take as long as all training where images to evaluate on are many.
+    """
+    ends_stage = not searcher.by_time or stop == searcher.plan.total_steps
+    return searcher.next_phase(stop, ends_stage=ends_stage)
 
 
 def _become_full(searcher: Searcher) -> Iterator[Event]:

@@ -7,6 +7,7 @@ weights are those of a run that does not look.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -103,7 +104,7 @@ def measure_fidelity(
     yield from _train_all(trainer, trainings, settings.seeds, chosen, point.index)
     if trainer.ranks.is_main:
         with trainer.ledger.charge("search"):
-            report = _report(searcher, settings, point, chosen, estimate)
+            report = _report(searcher, settings, point, chosen, trainings.steps, estimate)
         write_fidelity(trainer.folder.path, report)
         shutil.rmtree(_start_folder(trainer), ignore_errors=True)
 
@@ -127,20 +128,30 @@ def _trainings(
     trainer, start = searcher.trainer, None
     if settings.begin == "start":
         start, _ = load_newest(_start_folder(trainer), trainer.compute.device)
-        if trainer.ranks.most(int(start is None or start["step"] != point.start_step)):
+        before = searcher.num_phases - len(point.estimate_steps) - 1
+        if trainer.ranks.most(int(start is None or start["phase"] != before)):
             return None
     steps = point.stop_step - point.start_step
     if settings.epochs is not None:
         steps = max(1, round(settings.epochs * trainer.steps_per_epoch))
+    elif start is not None:
+        steps = trainer.step - start["step"]  # by time more than the plan says
     return BriefTrainings(
         trainer=trainer,
         start=start,
         before=searcher.current,
         step=point.start_step,
         steps=steps,
+        run_steps=_most_steps(searcher),
         curriculum=curriculum,
         grow=searcher.search.space.decisions.grow,
     )
+
+
+def _most_steps(searcher: Searcher) -> int:
+    """Return what the steps of the run cannot be more than: by time cheap ones count for less than one."""
+    total = searcher.trainer.total_steps
+    return math.ceil(total / min(searcher.step_costs.values())) if searcher.by_time else total
 
 
 def _train_all(
@@ -180,6 +191,7 @@ def _report(
     settings: FidelitySettings,
     point: DecisionPoint,
     subnets: Sequence[SubnetConfig],
+    steps: int,
     estimate: Callable[[SubnetConfig], float],
 ) -> Fidelity:
     trainer, spec = searcher.trainer, searcher.search.space.spec
@@ -194,7 +206,6 @@ def _report(
         for subnet in subnets
     )
     apart = told_apart(judged)
-    steps = point.stop_step - point.start_step
     epochs = settings.epochs or steps / trainer.steps_per_epoch
     return Fidelity(
         decision=point.index,

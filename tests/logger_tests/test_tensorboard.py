@@ -25,6 +25,7 @@ FLAGS: Mapping[str, object] = {
     "epochs": 1,
     "workers": 0,
     "threads": 1,
+    "device": "cpu",
     "quiet": True,
     "log_every_steps": 5,
 }

@@ -16,7 +16,15 @@ import torch
 from torch import Tensor
 
 from autoprog.errors import ConfigError
-from autoprog.events import CheckpointSaved, Decided, Event, Interrupted, SubnetTrained, Warned
+from autoprog.events import (
+    CheckpointSaved,
+    Decided,
+    Event,
+    Interrupted,
+    SubnetTrained,
+    SupernetStarted,
+    Warned,
+)
 from autoprog.fidelity import Fidelity, FidelitySettings, read_fidelity, read_trainings
 from autoprog.runs import load_run
 from autoprog.search import brief
@@ -255,6 +263,31 @@ def test_trainings_are_as_long_as_the_supernet_phase_unless_said(lab: Any) -> No
     assert report_of(done).epochs == (point.stop_step - point.start_step) / 8
 
 
+@pytest.mark.parametrize("crash", [None, "supernet", "trainings"])
+def test_a_search_by_time_is_checked_likewise(lab: Any, crash: str | None) -> None:
+    settings = lab.settings(costs=lab.costs(), time_share=0.75)
+    assert settings.search is not None
+    search = settings.search.model_copy(
+        update={"fidelity": FidelitySettings(candidates=4, seeds=1)}
+    )
+    settings = settings.model_copy(update={"search": search})
+    if crash == "supernet":
+        lab.search(settings, crash_when=lambda event: isinstance(event, SupernetStarted))
+    elif crash == "trainings":
+        lab.search(settings, crash_when=lambda event: isinstance(event, SubnetTrained))
+    done = lab.search(settings)
+    assert done.of(Warned) == []
+    report, events = report_of(done), list(load_run(done.path).events())
+    steps = {
+        type(event): event.step
+        for event in events
+        if (isinstance(event, SupernetStarted) and event.decision == report.decision)
+        or (isinstance(event, Decided) and event.decision.index == report.decision)
+    }
+    assert report.epochs == (steps[Decided] - steps[SupernetStarted]) / 8
+    assert all(loss is not None for one in report.subnets for loss in one.losses)
+
+
 def test_from_scratch_they_begin_with_new_weights_of_each_seed(
     lab: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -296,6 +329,7 @@ def trainings(lab: Any) -> BriefTrainings:
         before=SMALL,
         step=searcher.trainer.step,
         steps=4,
+        run_steps=searcher.trainer.total_steps,
         curriculum=searcher.curriculum(0),
         grow=searcher.search.space.decisions.grow,
     )
