@@ -91,7 +91,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         "--eval-every-epochs",
         type=float,
         metavar="E",
-        help="evaluate within stages as well, every so many epochs (only at stage ends)",
+        help="evaluate every so many epochs as well (only at stage ends; a search by time at its end)",
     )
     _add_care_flags(group)
     group.add_argument("-q", "--quiet", action="store_true", help="only warnings and the result")

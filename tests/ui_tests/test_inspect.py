@@ -52,10 +52,6 @@ def drive(targets: list[Path | str], steps: Steps, size: tuple[int, int] = SMALL
     asyncio.run(inner())
 
 
-def _without_space(text: str) -> str:
-    return "".join(text.split())
-
-
 async def seen(pilot: Pilot[None], *words: str, gone: str | None = None) -> str:
     """Wait until all words are on the screen, and `gone` is not; fail with the screen otherwise."""
     app = pilot.app
@@ -63,9 +59,7 @@ async def seen(pilot: Pilot[None], *words: str, gone: str | None = None) -> str:
     for _ in range(150):
         await pilot.pause(0.02)
         text = screen_text(app)
-        unwrapped = _without_space(text)  # how a notice is wrapped depends on the folder it names
-        is_seen = all(word in text or _without_space(word) in unwrapped for word in words)
-        if is_seen and (gone is None or gone not in text):
+        if all(word in text for word in words) and (gone is None or gone not in text):
             return text
     raise AssertionError(f"{words} without {gone} not in:\n{text}")
 
