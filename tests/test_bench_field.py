@@ -206,6 +206,10 @@ def test_equal_wall_clock_goes_by_what_steps_take_here(planned: Callable[..., An
         (("--tier", "smoke", "--epochs", "9"), "--epochs: must be left out: tier smoke fixes it"),
         (("--tier", "smoke", "--data", "x"), "--data: must be left out: tier smoke fixes it"),
         (("--tier", "cpu", "--blocks", "3"), "--blocks: must be left out: tier cpu fixes it"),
+        (
+            ("--tier", "smoke", "--seeds", "1"),
+            "--seeds: must be at least 2 with tier smoke, but got 1",
+        ),
         (("--tier", "cpu"), "--data: must be given, with CIFAR-10; or give --dataset"),
         (("--tier", "gpu", "--dry-run"), "--data: must be given, with ImageNet"),
         (("--tier", "smoke", "--dry-run", "--publish", "x"), "--dry-run: must be left out with"),
@@ -233,7 +237,10 @@ def test_what_cannot_be_is_one_line_and_nothing_is_run(
 def test_the_tiers_are_the_ones_of_the_protocol() -> None:
     parsed = {
         name: build_parser("verify").parse_args(
-            ["verify", *tier.words, *(["--", *tier.search_words] if tier.search_words else [])]
+            [
+                *("verify", *tier.words, f"--seeds={tier.seeds}"),
+                *(("--", *tier.search_words) if tier.search_words else ()),
+            ]
         )
         for name, tier in TIERS.items()
     }
@@ -277,7 +284,7 @@ def test_a_dry_run_says_what_would_run_and_for_how_long(
     assert (code, err) == (0, "")
     body = json.loads(out)
     assert (body["seeds"], body["margin"], body["images"]) == (seeds, margin, 128)
-    own, *shares = {"cpu": (0.25, 0.4), "gpu": (0.5, 0.33)}[tier]
+    own, *shares = {"cpu": (0.29, 0.45), "gpu": (0.5, 0.33)}[tier]
     shorter = {f"candidate-{share}": share for share in shares}
     assert [*body["epochs"]] == ["baseline", "candidate", *shorter, "baseline-1.5"]
     assert body["arm_seeds"] == {**dict.fromkeys(body["epochs"], seeds), "baseline-1.5": 1}
@@ -288,11 +295,12 @@ def test_a_dry_run_says_what_would_run_and_for_how_long(
     assert one["baseline-1.5"] == pytest.approx(1.5 * one["baseline"])
     longer = one.pop("baseline-1.5")
     wanted = longer + seeds * sum(one.values())
-    if tier == "cpu":  # 1, 0.25 and 0.4 beside 1.5; without it, 1 beside the two others
+    if tier == "cpu":  # 1, 0.29 and 0.45 beside 1.5; without it, 1 beside the two others
         wanted = sum(one.values()) + (seeds - 1) * one["baseline"]
     assert body["total_seconds"] == pytest.approx(wanted)
     assert InProcess.words == []
-    code, out, _ = command(*given, "--dry-run")
+    code, out, _ = command(*given, "--dry-run", "--seeds", str(seeds + 2))
+    seeds += 2
     assert f"{seeds} seeds of {len(body['epochs'])} arms on" in out
     assert f" images, margin {margin:g}, " in out
     assert ("loading without the cache" in out) == (tier == "cpu")
@@ -343,17 +351,20 @@ def test_the_smoke_tier_writes_its_tables_and_what_is_published(
     readme = tmp_path / "R.md"
     readme.write_text("a\n<!-- bench:smoke -->\n<!-- /bench:smoke -->\nb\n")
     code, out, _ = command(
-        "--tier", "smoke", "--publish", "public", "--write", "R.md", *HERE, "--markdown"
+        *("--tier", "smoke", "--seeds", "3", "--publish", "public", "--write", "R.md"),
+        *(*HERE, "--markdown"),
     )
     assert code == 0
-    assert len(InProcess.words) == 6
+    assert len(InProcess.words) == 9
     lines = readme.read_text().splitlines()
     assert (lines[0], lines[-1]) == ("a", "b")
-    assert lines[2] == "`autoprog bench --tier smoke --device=cpu --threads=1 --workers=0`"
+    assert (
+        lines[2] == "`autoprog bench --tier smoke --seeds=3 --device=cpu --threads=1 --workers=0`"
+    )
     assert out.strip() in readme.read_text()
     public = tmp_path / "public"
-    arms = [f"seed-{seed}-{arm}" for seed in (0, 1) for arm in ("baseline", "candidate")]
-    arms += [f"seed-{seed}-reannealed" for seed in (0, 1)]
+    arms = [f"seed-{seed}-{arm}" for seed in range(3) for arm in ("baseline", "candidate")]
+    arms += [f"seed-{seed}-reannealed" for seed in range(3)]
     assert {path.name for path in public.iterdir()} == {*arms, "verify.json"}
     for arm in arms:
         names = {path.name for path in (public / arm).iterdir()}

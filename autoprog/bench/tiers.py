@@ -21,12 +21,14 @@ class Tier:
 
     Attributes:
         about: What it is, in a line.
-        words: What stands after ``autoprog verify``, without data and how it is carried out.
+        seeds: Number of pairs, if not more are asked for.
+        words: What stands after ``autoprog verify``, without seeds, data and how it is carried out.
         search_words: What stands after ``--``, for the search alone.
         images: What ``--data`` must hold; empty for the embedded digits.
     """
 
     about: str
+    seeds: int
     words: tuple[str, ...]
     search_words: tuple[str, ...] = ()
     images: str = ""
@@ -35,26 +37,29 @@ class Tier:
 TIERS: Mapping[str, Tier] = {
     "smoke": Tier(
         "the embedded digits, in a minute: does everything work",
+        2,
         (
-            *("--schedule=linear", "--model=vit-mu", "--epochs=2", "--seeds=2", "--margin=1.0"),
+            *("--schedule=linear", "--model=vit-mu", "--epochs=2", "--margin=1.0"),
             *("--controls", "reannealed", "--side-by-side"),
         ),
     ),
     "cpu": Tier(
         "CIFAR-10 on a CPU, a baseline of at most 15 minutes",
+        5,
         (
             *("--search", "--model=vit-xs", "--data-share=0.025", "--epochs=120"),
-            *("--batch-size=64", "--lr=2.5e-4", "--sched=wsd", "--seeds=5", "--margin=1.0"),
-            *("--lengths", "0.4", "--baseline-longer=1.5", "--longer-seeds=1"),
+            *("--batch-size=64", "--lr=2.5e-4", "--sched=wsd", "--margin=1.0"),
+            *("--lengths", "0.45", "--baseline-longer=1.5", "--longer-seeds=1"),
             *("--side-by-side", "--cache"),
         ),
-        search_words=("--time-share=0.25",),
+        search_words=("--time-share=0.29",),
         images="CIFAR-10",
     ),
     "gpu": Tier(
         "ImageNet on a GPU, at the margin of a paper",
+        10,
         (
-            *("--search", "--model=deit-s", "--epochs=100", "--seeds=10", "--margin=0.3"),
+            *("--search", "--model=deit-s", "--epochs=100", "--margin=0.3"),
             *("--lengths", "0.33", "--baseline-longer=1.5", "--longer-seeds=1"),
         ),
         images="ImageNet",

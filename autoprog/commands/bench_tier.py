@@ -31,7 +31,7 @@ from autoprog.ui.verify import markdown_lines
 __all__ = ["bench_tier"]
 
 _OWN = {"command", "debug", "subject", "tier", "dry_run", "publish", "write", "as_json", "markdown"}
-_CARRIED_OUT = NOT_FOR_RESUME | {"cache", "runs_dir", "quiet"}
+_CARRIED_OUT = NOT_FOR_RESUME | {"cache", "runs_dir", "quiet", "seeds"}
 _MEASURE_SECONDS = 5.0
 _PRIVATE = ("--data=", "--data-dir=", "--cache=")
 """Flags that say where things lie on this machine."""
@@ -59,7 +59,8 @@ def bench_tier(args: argparse.Namespace) -> int:
     if args.write is not None:
         given = [word for word in shared_words(args) if not word.startswith(_PRIVATE)]
         where = ["--data DIR"] if hasattr(args, "data") else []
-        command = " ".join([f"autoprog bench --tier {args.tier}", *where, *given])
+        seeds = [f"--seeds={args.seeds}"] if hasattr(args, "seeds") else []
+        command = " ".join([f"autoprog bench --tier {args.tier}", *where, *seeds, *given])
         lines = [f"`{command}`", "", *markdown_lines(verification)]
         text = between_markers(_text(args.write), args.tier, lines, str(args.write))
         write_atomically(args.write, text)
@@ -84,10 +85,24 @@ def _words(args: argparse.Namespace, tier: Tier) -> list[str]:
         raise ConfigError("--data", "", law, cure="or give --dataset")
     if args.dry_run and (args.publish is not None or args.write is not None):
         raise ConfigError("--dry-run", "", "must be left out with --publish and --write")
-    words = ["verify", *tier.words, *shared_words(args), "--runs-dir", args.runs_dir]
+    words = ["verify", *tier.words, f"--seeds={_seeds(args, tier)}"]
+    words += [*shared_words(args), "--runs-dir", args.runs_dir]
     form = [*(["--json"] if args.as_json else []), *(["--markdown"] if args.markdown else [])]
     words += [*(["-q"] if args.quiet else []), *form]
     return [*words, "--", *tier.search_words] if tier.search_words else words
+
+
+def _seeds(args: argparse.Namespace, tier: Tier) -> int:
+    """Return the number of pairs: more than the tier's narrow its bounds, and change none of its runs.
+
+    Raises:
+        ConfigError: If the tier has more of them than are asked for.
+    """
+    seeds: int = getattr(args, "seeds", tier.seeds)
+    if seeds < tier.seeds:
+        law = f"must be at least {tier.seeds} with tier {args.tier}"
+        raise ConfigError("--seeds", "", law, seeds)
+    return seeds
 
 
 def _data_names() -> set[str]:
