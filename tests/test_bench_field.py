@@ -129,6 +129,14 @@ def test_presets_of_equal_compute_are_run_compared_and_reused(
     assert read_field(file.parent).seeds == 1
 
 
+def test_how_and_where_runs_are_carried_out_makes_another_field(
+    planned: Callable[..., Any],
+) -> None:
+    words = (*FIELD, "--presets", "linear", "--equal", "macs")
+    field, again, other = planned(*words), planned(*words), planned(*words, "--compile")
+    assert field.request == again.request != other.request
+
+
 def test_a_run_that_fails_is_told_and_the_same_command_goes_on(command: Command) -> None:
     words = (*FIELD, "--presets", "linear", "--seeds", "1", "--epochs", "1")
     InProcess.exit_codes = {"seed-0-linear": 1}
@@ -371,6 +379,11 @@ def test_the_smoke_tier_writes_its_tables_and_what_is_published(
         assert names == {"run.yaml", "schedule.yaml", "result.json", "curve.jsonl"}
         assert any(type(event).__name__ == "Evaluated" for event in load_run(public / arm).events())
     check_target(public)  # published before, so it may be written again
+    (folder,) = tmp_path.glob("runs/*-verify-vit-mu")
+    with pytest.raises(ConfigError, match="--publish: must be empty"):
+        check_target(folder)  # the runs themselves, whose weights would go
+    code, out, _ = command("--tier", "smoke", *HERE, "--markdown")
+    assert (code, len(InProcess.words)) == (0, 9)  # as many seeds as there are
     assert main(["compare", *(str(public / arm) for arm in arms), "--markdown"]) == 0
 
 

@@ -20,6 +20,7 @@ from rich.console import Console
 
 from autoprog.cli import main
 from autoprog.errors import ConfigError, RunError
+from autoprog.files import dump_yaml
 from autoprog.proof import rounds as driver
 from autoprog.proof.pairs import (
     SCHEDULE_WORD,
@@ -34,7 +35,10 @@ from autoprog.proof.verdict import judge, pairs_needed, ratio, t_quantile
 from autoprog.proof.verify import load, verify
 from autoprog.runs import Result
 from autoprog.schedule import load_schedule
+from autoprog.settings import RunManifest, SearchSettings
+from autoprog.space import find_space
 from autoprog.ui.verify import VerifyView, markdown_lines, verdict_lines
+from supernet.zoo import ZOO
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ("--model", "vit-mu", "--device", "cpu", "--workers", "0", "--threads", "1")
@@ -263,7 +267,7 @@ def test_pairs_are_run_one_after_the_other_in_alternating_order(fake: Fake, tmp_
     runs = ("--seed", "4", "--runs-dir", str(tmp_path / "seed-4-baseline"), "-q")
     assert fake.started[0] == ("train", "--schedule=constant", *runs)
     found = load(tmp_path)
-    assert found.complete
+    assert len(found.pairs) == found.plan.seeds
     assert [pair.seed for pair in found.pairs] == [4, 5]
     assert found.verdict == summarise(found.pairs, plan)
 
@@ -555,6 +559,22 @@ def test_a_schedule_is_charged_what_its_search_took(
     assert "amortised  wall-clock without the search for the schedule: 0.548" in out
 
 
+@pytest.mark.parametrize(("proxy", "seconds"), [(0.5, 200.0), (1.0, 40.0)])
+def test_a_search_on_a_share_of_the_images_is_charged_whole(
+    command: Command, tmp_path: Path, manifest: RunManifest, proxy: float, seconds: float
+) -> None:
+    best = run_folder(tmp_path / "found")
+    space, where = find_space(None, "vit-mu")
+    search = SearchSettings(space=space.space(ZOO["vit-mu"], where), space_from=where, proxy=proxy)
+    changed = {"settings": manifest.settings.model_copy(update={"search": search})}
+    body = manifest.model_copy(update=changed).model_dump(mode="json", by_alias=True)
+    (best.parent / "run.yaml").write_text(dump_yaml(body))
+    flags = ("--device", "cpu", "--workers", "0", "--epochs", "2", "--seeds", "2")
+    assert command("--schedule", str(best), *flags)[0] == 0
+    (folder,) = folders(tmp_path)
+    assert load(folder).plan.search_seconds == seconds
+
+
 def test_a_changed_schedule_file_is_another_verification(command: Command, tmp_path: Path) -> None:
     best = run_folder(tmp_path / "found")
     flags = ("--schedule", str(best), "--device", "cpu", "--epochs", "2", "--seeds", "1")
@@ -615,6 +635,22 @@ def test_the_verdict_is_told_in_lines() -> None:
     told = dict(verdict_lines(done(margin=0.2)))
     assert told["verdict"].endswith("margin 0.2; 1 more seed would decide at this mean and sd")
     assert verdict_lines(verification_of(plan_of())) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"device": "cuda:0", "amp": "bfloat16"}, "on cpu none and cuda bfloat16"),
+        ({"versions": {"torch": "3.0"}}, "by several versions"),
+    ],
+)
+def test_runs_of_several_kinds_are_told(changed: dict[str, Any], said: str) -> None:
+    first, second = pairs_of((90.0, 10.0, 90.2, 5.0), (90.0, 10.0, 90.4, 6.0))
+    other = second.candidate.model_copy(update=changed)
+    verification = verification_of(plan_of(seeds=2)).with_pair(first)
+    mixed = verification.with_pair(second.model_copy(update={"candidate": other}))
+    assert dict(verdict_lines(mixed))["unlike"].startswith(f"runs were made {said}: ")
+    assert "unlike" not in dict(verdict_lines(done()))
 
 
 def test_on_a_terminal_there_is_one_table_that_fits() -> None:
@@ -804,23 +840,35 @@ def test_the_longer_baseline_may_be_trained_for_the_first_seeds_alone(
 
 
 def test_a_search_has_lengths_too_and_its_own_flags(command: Command, fake: Fake) -> None:
-    words = ("--lengths", "0.5", "--seeds", "1", "--", "--rule", "pareto")
+    words = ("--epochs", "16", "--lengths", "0.5", "--seeds", "1", "--", "--rule", "pareto")
     assert command(*SEARCH, *words)[0] == 0
     assert fake.started[2][0] == "search"
     assert fake.started[2][fake.started[2].index("--rule") :][:3] == (
-        *("--rule", "pareto", "--epochs=1"),
+        *("--rule", "pareto", "--epochs=8"),
     )
 
 
 def test_lengths_of_a_search_by_time_are_its_shares_of_it(command: Command, fake: Fake) -> None:
-    words = ("--lengths", "0.75", "0.25", "--seeds", "1", "--", "--time-share", "0.6")
-    assert command(*SEARCH, *words)[0] == 0
+    words = ("--epochs", "16", "--lengths", "0.75", "0.25", "--seeds", "1")
+    assert command(*SEARCH, *words, "--", "--time-share", "0.6")[0] == 0
     assert "0.6" in fake.started[1]
     for started, share in zip(fake.started[2:4], ("0.25", "0.75"), strict=True):
         assert f"--time-share={share}" in started
         assert not any(word.startswith("--epochs=") for word in started[started.index("0.6") :])
     done = command(*SEARCH, "--lengths", "0.5", "--seeds", "1")
     assert "--lengths: must leave out 0.5: the candidate has that length" in "".join(map(str, done))
+
+
+def test_lengths_by_time_are_of_the_baseline_also_where_the_candidate_has_more_epochs(
+    command: Command, fake: Fake
+) -> None:
+    words = ("--candidate-epochs", "4", "--lengths", "1.5", "--seeds", "1")
+    code, out, _ = command(*SEARCH, *words)
+    assert code == 0
+    assert "--time-share=0.75" in fake.started[2]
+    assert "at 1.5 of the baseline's time" in out
+    refused = "".join(map(str, command(*SEARCH, "--candidate-epochs", "4", "--lengths", "1")))
+    assert "--lengths: must leave out 1: the candidate has that length" in refused
 
 
 def test_the_baseline_is_trained_once_a_seed(command: Command, fake: Fake) -> None:
@@ -908,6 +956,9 @@ def test_controls_may_cost_as_much_by_measured_seconds(
         ((*LINEAR, "--controls", "ramp", "--costs", "x"), "must be a readable JSON file"),
         ((*LINEAR, "--controls", "ramp", "--controls-space", "x"), "--space: unknown space"),
         ((*SEARCH, "--controls", "ramp"), "--controls: must be given together with --schedule"),
+        ((*LINEAR, "--mixup", "0.8", "--batch-size", "63"), "--batch-size: must be even for mixup"),
+        ((*SEARCH, "--", "--fidelity", "4", "--fidelity-at", "9"), "--fidelity-at: must be below"),
+        ((*SEARCH, "--lengths", "0.02"), "must"),
         ((*LINEAR, "--nproc", "0"), "nproc: must be greater than or equal to 1"),
         ((*LINEAR, "--nproc", "2", "--side-by-side"), "--side-by-side: must be left out with"),
     ],
@@ -982,7 +1033,7 @@ def test_a_real_verification_of_a_search_in_processes_of_its_own(
 
 
 def check(found: Verification, kind: str) -> None:
-    assert found.complete
+    assert len(found.pairs) == found.plan.seeds
     assert found.verdict is not None
     for number, pair in enumerate(found.pairs):
         assert (pair.seed, pair.baseline.seed, pair.candidate.seed) == (number,) * 3

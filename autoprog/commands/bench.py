@@ -81,9 +81,7 @@ def _add_preset_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--equal", choices=ways, default=nothing, help=equal)
     names = "presets: only these, and constant (all)"
     group.add_argument("--presets", nargs="+", metavar="NAME", default=nothing, help=names)
-    seeds = (
-        "presets: runs of each (3); --tier: pairs, if more than the tier's; counted up from --seed"
-    )
+    seeds = "presets: runs of each, counted up from --seed (3); --tier: pairs, if more than its own"
     group.add_argument("--seeds", type=_count, metavar="N", default=nothing, help=seeds)
     table = "presets: the result as a Markdown table"
     group.add_argument("--markdown", action="store_true", default=nothing, help=table)

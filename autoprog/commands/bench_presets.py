@@ -98,7 +98,8 @@ def _names(args: argparse.Namespace) -> list[str]:
 
 def _request(args: argparse.Namespace, configured: Configured, names: list[str]) -> str:
     settings = configured.settings.model_dump(mode="json", exclude=NOT_COMPARED)
-    body = {"settings": settings, "equal": args.equal, "presets": names}
+    words = shared_words(args)  # also how and where: seconds and runs of another device are others
+    body = {"settings": settings, "equal": args.equal, "presets": names, "words": words}
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
@@ -189,7 +190,7 @@ def _cost(
 
     def seconds(table: StepTable) -> float:
         found = predict_seconds(table, model, batch_size)
-        return found.train + found.data
+        return found.total
 
     return seconds
 

@@ -53,7 +53,9 @@ def bench_tier(args: argparse.Namespace) -> int:
         check_target(args.publish)
     if args.write is not None:
         between_markers(_text(args.write), args.tier, [], str(args.write))
-    folder, verification = verify.execute(parsed)
+    if not hasattr(args, "seeds"):
+        del parsed.seeds  # one that has more already keeps them
+    folder, verification = verify.execute(parsed, tier.seeds)
     if args.publish is not None:
         publish(folder, args.publish)
     if args.write is not None:
@@ -156,8 +158,7 @@ def _seconds(arm: Configured, model: CostModel) -> float:
     assert arm.schedule is not None, "a training run has a schedule"
     recipe = arm.settings.recipe
     table = step_table(recipe, arm.schedule, len(arm.opened.train))
-    found = predict_seconds(table, model, recipe.batch_size)
-    return found.train + found.data
+    return predict_seconds(table, model, recipe.batch_size).total
 
 
 def _print_forecast(args: argparse.Namespace, words: list[str], found: _Forecast) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Iterable
 from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
@@ -22,6 +23,7 @@ __all__ = [
     "duration_seconds",
     "flag_of",
     "given_recipe",
+    "words_of",
 ]
 
 Group = argparse._ArgumentGroup
@@ -47,6 +49,22 @@ NOT_FOR_RESUME = {
 def changeable(kind: str) -> set[str]:
     """Return the settings that a resume may change: a search looks at the losses that it logs."""
     return NOT_FOR_RESUME - {"log_every_steps"} if kind == "search" else NOT_FOR_RESUME
+
+
+def words_of(args: argparse.Namespace, actions: Iterable[argparse.Action]) -> list[str]:
+    """Return those of the flags that were given, as they stand on a command line."""
+    words: list[str] = []
+    for action in actions:
+        if not hasattr(args, action.dest):
+            continue
+        flag, value = action.option_strings[-1], getattr(args, action.dest)
+        if action.nargs == 0:
+            words.append(flag)
+        elif isinstance(value, list):
+            words += [flag, *map(str, value)]
+        else:
+            words.append(f"{flag}={value}")
+    return words
 
 
 def add_initial_flags(parser: argparse.ArgumentParser) -> None:
@@ -91,7 +109,8 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         "--eval-every-epochs",
         type=float,
         metavar="E",
-        help="evaluate every so many epochs as well (only at stage ends; a search by time at its end)",
+        help="evaluate every so many epochs, and at each stage end (at stage ends where that is less than a"
+        " tenth of the training since the last one, and at the end)",
     )
     _add_care_flags(group)
     group.add_argument("-q", "--quiet", action="store_true", help="only warnings and the result")

@@ -111,11 +111,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def execute(args: argparse.Namespace) -> tuple[Path, Verification]:
+def execute(
+    args: argparse.Namespace, default_seeds: int = _DEFAULT_SEEDS
+) -> tuple[Path, Verification]:
     """Make the runs and print what they come to; return the folder and the verification."""
     if args.as_json and args.markdown:
         raise ConfigError("--markdown", "", "must not be given together with --json")
-    folder, verification = _opened(args)
+    folder, verification = _opened(args, default_seeds)
     from rich.console import Console
 
     from autoprog.commands.stress import ending_on_sigterm
@@ -139,7 +141,7 @@ def execute(args: argparse.Namespace) -> tuple[Path, Verification]:
     return folder, view.verification
 
 
-def _opened(args: argparse.Namespace) -> tuple[Path, Verification]:
+def _opened(args: argparse.Namespace, default_seeds: int) -> tuple[Path, Verification]:
     """Return what to verify and its folder: a new one, or the one that is there already.
 
     Raises:
@@ -152,13 +154,13 @@ def _opened(args: argparse.Namespace) -> tuple[Path, Verification]:
     if args.resume not in (None, "auto"):
         _only_with_resume(args)
         folder = Path(args.resume)
-        return folder, _gone_on_with(args, folder, load(folder))
-    seeds = getattr(args, "seeds", _DEFAULT_SEEDS)
+        return folder, _gone_on_with(args, folder, load(folder), default_seeds)
+    seeds = getattr(args, "seeds", default_seeds)
     plan, differing = given_plan(args, getattr(args, "margin", _DEFAULT_MARGIN), seeds)
     runs_dir, now = Path(args.runs_dir), datetime.now()
     found = same_verification(runs_dir, plan)
     if found is not None:
-        return found, _gone_on_with(args, found, load(found))
+        return found, _gone_on_with(args, found, load(found), default_seeds)
     name = f"{now:%Y-%m-%d-%H%M%S}-verify-{plan.model.replace('/', '-')}"
     return runs_dir / name, Verification(
         verify_id=name,
@@ -169,7 +171,9 @@ def _opened(args: argparse.Namespace) -> tuple[Path, Verification]:
     )
 
 
-def _gone_on_with(args: argparse.Namespace, folder: Path, found: Verification) -> Verification:
+def _gone_on_with(
+    args: argparse.Namespace, folder: Path, found: Verification, default_seeds: int
+) -> Verification:
     """Return a verification with the number of seeds asked for now.
 
     Raises:
@@ -182,7 +186,7 @@ def _gone_on_with(args: argparse.Namespace, folder: Path, found: Verification) -
         law = f"must be {plan.margin:g}, as was fixed before the first run of {folder}"
         cure = "another margin needs new runs: give another --runs-dir or --seed"
         raise ConfigError("--margin", "", law, margin, cure)
-    fewest = max(plan.seeds, _DEFAULT_SEEDS) if automatic else plan.seeds
+    fewest = max(plan.seeds, default_seeds) if automatic else plan.seeds
     seeds = getattr(args, "seeds", fewest)
     if seeds < plan.seeds:
         law = f"must be at least {plan.seeds}, as was fixed before the first run of {folder}"

@@ -72,7 +72,8 @@ def _lengths(
     shares = sorted(getattr(args, "lengths", ()))
     search = candidate.settings.search
     by_time = None if search is None else search.time_share
-    own = by_time or candidate.settings.recipe.epochs / baseline.settings.recipe.epochs
+    times = candidate.settings.recipe.epochs / baseline.settings.recipe.epochs
+    own = times * (1.0 if by_time is None else by_time)
     for index, share in enumerate(shares):
         if not 0 < share <= 100:
             raise ConfigError("--lengths", "", "must lie in (0, 100]", share)
@@ -82,7 +83,7 @@ def _lengths(
             law = f"must leave out {own:g}: the candidate has that length"
             raise ConfigError("--lengths", "", law, share)
     if by_time is not None:
-        return [_at_time_share(share, candidate, words) for share in shares]
+        return [_at_time_share(share, times, candidate, words) for share in shares]
     return [
         OtherArm(
             name=f"candidate-{share:g}",
@@ -95,20 +96,22 @@ def _lengths(
     ]
 
 
-def _at_time_share(share: float, candidate: Configured, words: Words) -> OtherArm:
-    """Return a search at another share of the time of the full model.
+def _at_time_share(share: float, times: float, candidate: Configured, words: Words) -> OtherArm:
+    """Return a search at another share of the baseline's time.
+
+    Its own share is of the time of the full model over the candidate's epochs, `times` the baseline's.
 
     Raises:
         ConfigError: If that is longer than the full model takes.
     """
-    if share > 1:
-        law = "must be at most 1 for a search whose length is a share of the time"
+    if share > times:
+        law = f"must be at most {times:g} for a search whose length is a share of the time"
         raise ConfigError("--lengths", "", law, share, "or give --same-epochs after --")
     return OtherArm(
         name=f"candidate-{share:g}",
         role="length",
-        words=(*words, f"--time-share={share:g}"),
-        epochs=share * candidate.settings.recipe.epochs,  # of the full model, which take as long
+        words=(*words, f"--time-share={share / times:g}"),
+        epochs=share * candidate.settings.recipe.epochs / times,  # full ones, which take as long
         about=f"at {share:g} of the baseline's time",
     )
 
@@ -209,8 +212,7 @@ def _cost(args: argparse.Namespace, candidate: Configured, file: str | None) -> 
     model = CostModel(spec, table)
 
     def seconds(steps: StepTable) -> float:
-        found = predict_seconds(steps, model, batch_size)
-        return found.train + found.data
+        return predict_seconds(steps, model, batch_size).total
 
     return seconds, f"seconds predicted from {path}"
 

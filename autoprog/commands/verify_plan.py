@@ -11,7 +11,8 @@ from typing import Any
 
 from autoprog.cli import build_parser, flags_of
 from autoprog.commands.configure import Configured, configure_search, configure_train
-from autoprog.commands.flags import NOT_FOR_RESUME
+from autoprog.commands.flags import NOT_FOR_RESUME, words_of
+from autoprog.commands.preflight import check_run
 from autoprog.commands.recipe_layers import is_file
 from autoprog.commands.verify import add_shared_flags
 from autoprog.commands.verify_others import other_arms
@@ -21,7 +22,7 @@ from autoprog.jsonlines import read_object
 from autoprog.presets import PRESETS
 from autoprog.proof.pairs import SCHEDULE_WORD, Plan
 from autoprog.proof.verify import load
-from autoprog.runs import Result
+from autoprog.runs import Result, load_run
 from autoprog.schedule import load_schedule
 
 __all__ = ["NOT_COMPARED", "configured_arm", "given_plan", "same_verification", "shared_words"]
@@ -63,6 +64,10 @@ def given_plan(
     candidate = (*kind, *shared, *own)
     arms = configured_arm(baseline, ""), configured_arm(candidate, file or "")
     others = other_arms(args, arms, (baseline, candidate), file)
+    differing = _differing(args, *arms)
+    lengths = [configured_arm(one.words, file or "") for one in others.arms if not one.schedule]
+    for arm in (*arms, *lengths):
+        check_run(arm, is_new=True)
     values = {
         "model": arms[0].settings.model.model,
         "baseline": baseline,
@@ -78,7 +83,7 @@ def given_plan(
         "others": others.arms,
         "equal_by": others.equal_by,
     }
-    return parse(Plan, values, "flags"), _differing(args, *arms)
+    return parse(Plan, values, "flags"), differing
 
 
 def _check_processes(args: argparse.Namespace) -> None:
@@ -109,18 +114,8 @@ def shared_words(args: argparse.Namespace) -> tuple[str, ...]:
         args.threads = 1
     parser = argparse.ArgumentParser()
     add_shared_flags(parser)
-    words: list[str] = []
-    for action in parser._actions:
-        if action.dest in _PER_RUN or not hasattr(args, action.dest):
-            continue
-        flag, value = action.option_strings[-1], getattr(args, action.dest)
-        if action.nargs == 0:
-            words.append(flag)
-        elif isinstance(value, list):
-            words += [flag, *map(str, value)]
-        else:
-            words.append(f"{flag}={value}")
-    return tuple(words)
+    of_both = (action for action in parser._actions if action.dest not in _PER_RUN)
+    return tuple(words_of(args, of_both))
 
 
 def _candidate_words(args: argparse.Namespace, searches: bool) -> tuple[str, ...]:
@@ -197,6 +192,8 @@ def _digest(arms: tuple[Configured, Configured]) -> str:
 def _search_seconds(args: argparse.Namespace, searches: bool, file: str | None) -> float:
     """Return what finding the schedule took beside training along it: estimates and supernets.
 
+    Of a search on a share of the images nothing else is of use to the training either.
+
     Raises:
         ConfigError: If they are given for a search, whose runs hold their own.
     """
@@ -208,4 +205,8 @@ def _search_seconds(args: argparse.Namespace, searches: bool, file: str | None) 
     if file is None or beside is None or Path(file).name != "best.yaml" or not beside.exists():
         return 0.0
     result = parse(Result, read_object(beside), str(beside))
+    if (beside.parent / "run.yaml").exists():
+        search = load_run(beside.parent).manifest.settings.search
+        if search is not None and search.trials is None and search.proxy < 1:
+            return result.wall_seconds
     return result.search_seconds + result.supernet_seconds

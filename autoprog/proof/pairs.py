@@ -189,11 +189,6 @@ class Verification(FileModel):
     pairs: tuple[Pair, ...] = ()
     verdict: dict[str, Any] | None = None
 
-    @property
-    def complete(self) -> bool:
-        """Tell whether all pairs are done."""
-        return len(self.pairs) >= self.plan.seeds
-
     def with_pair(self, pair: Pair) -> Verification:
         """Return it with one more pair and the verdict on all."""
         pairs = (*self.pairs, pair)

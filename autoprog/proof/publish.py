@@ -8,6 +8,7 @@ from pathlib import Path
 
 from autoprog.errors import ConfigError, RunError
 from autoprog.jsonlines import read_rows
+from autoprog.proof.verify import LOCK_FILE
 from autoprog.runs import CURVE_FILE, effective_rows
 
 __all__ = ["check_target", "publish"]
@@ -20,11 +21,12 @@ def check_target(folder: Path) -> None:
     """Refuse a folder that holds something else.
 
     Raises:
-        ConfigError: If it is a file, or holds anything but a verification.
+        ConfigError: If it is a file, or holds anything but what was published of a verification.
     """
     if folder.is_file():
         raise ConfigError("--publish", "", "must be a folder", str(folder))
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "verify.json").exists():
+    is_published = (folder / "verify.json").exists() and not (folder / LOCK_FILE).exists()
+    if folder.is_dir() and any(folder.iterdir()) and not is_published:
         cure = "give a new one, or one published before"
         raise ConfigError("--publish", "", "must be empty", str(folder), cure)
 

@@ -12,7 +12,9 @@ from autoprog.jsonlines import read_object
 from autoprog.proof.pairs import ARMS, Pair, PairEnded, Plan, Report, Verification, summarise
 from autoprog.proof.rounds import Round, Start, alone, starter
 
-__all__ = ["load", "save", "verify"]
+__all__ = ["LOCK_FILE", "load", "save", "verify"]
+
+LOCK_FILE = "verify.lock"
 
 
 def load(folder: Path) -> Verification:
@@ -44,7 +46,7 @@ def verify(
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with alone(folder, "verify.lock") as lock:
+        with alone(folder, LOCK_FILE) as lock:
             plan = verification.plan
             save(folder, verification)
             for name, text in plan.files().items():

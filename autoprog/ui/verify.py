@@ -146,10 +146,23 @@ def verdict_lines(verification: Verification) -> list[tuple[str, str]]:
         lines.append((arm, ", ".join(parts)))
     lines.append(("reached", reached_text(verdict)))
     lines += other_lines(verification)
+    if unlike := _unlike(verification):
+        lines.append(
+            ("unlike", f"runs were made {unlike}: times and accuracies are of several kinds")
+        )
     if len(verification.looks) > 1:
         looks = ", ".join(map(str, verification.looks))
         lines.append(("looks", f"seeds were added ({looks}): each bound holds for one look alone"))
     return lines
+
+
+def _unlike(verification: Verification) -> str:
+    """Return where, in which precision and by which versions runs were made, if not all alike."""
+    runs = [pair.run(arm) for pair in verification.pairs for arm in (*ARMS, *pair.others)]
+    places = sorted({f"{run.device.partition(':')[0]} {run.amp}" for run in runs})
+    versions = {tuple(sorted(run.versions.items())) for run in runs}
+    told = [f"on {' and '.join(places)}"] if len(places) > 1 else []
+    return " ".join([*told, *(["by several versions"] if len(versions) > 1 else [])])
 
 
 def markdown_lines(verification: Verification) -> list[str]:
