@@ -6,7 +6,15 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["AutoprogError", "ConfigError", "DivergedError", "RunError", "RunExistsError", "suggest"]
+__all__ = [
+    "AutoprogError",
+    "ConfigError",
+    "DivergedError",
+    "RunError",
+    "RunExistsError",
+    "RunLockedError",
+    "suggest",
+]
 
 
 class AutoprogError(Exception):
@@ -48,6 +56,10 @@ class RunError(AutoprogError):
 
 class RunExistsError(RunError):
     """A run folder of that name is there already."""
+
+
+class RunLockedError(RunError):
+    """Another process is writing the run."""
 
 
 class DivergedError(RunError):

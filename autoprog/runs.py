@@ -19,7 +19,7 @@ from pydantic import Field
 
 from autoprog.costs.table import CostTable, table_of
 from autoprog.decisions import Decision, DecisionInputs
-from autoprog.errors import ConfigError, RunError, RunExistsError
+from autoprog.errors import ConfigError, RunError, RunExistsError, RunLockedError
 from autoprog.events import Event, decode, encode
 from autoprog.files import FileModel, dump_yaml, parse, read_yaml, write_atomically
 from autoprog.jsonlines import append_row, cut_torn_tail, read_object, read_rows
@@ -117,11 +117,13 @@ class RunFolder:
 
         Raises:
             ConfigError: If it is no run folder.
-            RunError: If it cannot be written, or another process is writing it.
+            RunLockedError: If another process is writing it.
+        RunError: If it cannot be written.
         """
         manifest = _read_manifest(path)
         try:
             lock = _take_lock(path)
+            (path / "checkpoints").mkdir(exist_ok=True)
             for name in ("events.jsonl", "decisions.jsonl", "inputs.jsonl", "fidelity.jsonl"):
                 cut_torn_tail(path / name)
             attempts = [row["attempt"] for row in read_rows(path / "events.jsonl")]
@@ -241,12 +243,13 @@ def effective_rows(rows: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
 
     An attempt that starts at step s goes on from the checkpoint of step s: rows that came after the
     ``checkpoint_saved`` row of that step are replayed and dropped; from step 0, all are. A crash may
-    have lost that row; then the rows of later steps go.
+    have lost that row; then the rows of later steps go. What trials before the training came to stays.
     """
     kept: list[dict[str, Any]] = []
     for row in rows:
         if row["kind"] == "run_started" and row["attempt"] > 0:
-            del kept[_replay_start(kept, row["step"]) :]
+            start = _replay_start(kept, row["step"])
+            kept[start:] = [one for one in kept[start:] if one["kind"] == "trial_told"]
         kept.append(row)
     return kept
 
@@ -278,7 +281,7 @@ def _take_lock(path: Path) -> IO[str]:
     except OSError:
         lock.close()
         why = "another process is writing this run; wait for it or stop it"
-        raise RunError(f"{path}: {why}") from None
+        raise RunLockedError(f"{path}: {why}") from None
     return lock
 
 

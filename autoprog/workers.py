@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from contextlib import suppress
@@ -13,16 +14,21 @@ from autoprog.files import FileModel, write_atomically
 from autoprog.processes import ProcessName, is_gone, is_here, this_process
 
 __all__ = [
+    "NUMBER_VARIABLE",
     "WorkerFile",
     "WorkerSeen",
     "WorkerState",
     "WorkerStatus",
     "claim_worker",
+    "given_number",
     "log_of",
     "read_workers",
 ]
 
 WorkerState = Literal["starting", "waiting", "running", "done", "failed"]
+
+NUMBER_VARIABLE = "AUTOPROG_WORKER"
+"""Environment variable by which a worker is told the number that was claimed for it."""
 
 _FOLDER = "workers"
 _BEAT_SECONDS = 5.0
@@ -102,6 +108,12 @@ def claim_worker(folder: Path) -> int:
             number += 1
         else:
             return number
+
+
+def given_number() -> int | None:
+    """Return the number that whoever started this worker has claimed for it, if anybody did."""
+    number = os.environ.get(NUMBER_VARIABLE)
+    return None if number is None else int(number)
 
 
 def log_of(folder: Path, number: int) -> Path:

@@ -395,3 +395,13 @@ def test_a_reader_of_a_resumed_run_sees_each_step_once(folder: RunFolder) -> Non
         started(5),
         said(7, "second"),
     ]
+
+
+def test_trials_outlive_the_start_of_the_training_after_them() -> None:
+    rows = [
+        {"kind": "run_started", "attempt": 0, "step": 0},
+        {"kind": "trial_told", "attempt": 0, "step": 0, "number": 0},
+        {"kind": "progressed", "attempt": 0, "step": 4},
+        {"kind": "run_started", "attempt": 1, "step": 0},
+    ]
+    assert [row["kind"] for row in effective_rows(iter(rows))] == ["trial_told", "run_started"]

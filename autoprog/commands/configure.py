@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from autoprog.commands.data_flags import data_settings, share_of
@@ -53,6 +54,7 @@ def configure_search(args: argparse.Namespace) -> Configured:
     space = _with_decision_flags(args, file).space(spec, where)
     proxy = share_of(args, "proxy")
     whole = hasattr(args, "trials")  # then only the trials take a share of the data
+    _check_trials(args, whole)
     if whole and data.on_held_out:
         cure = "trials are evaluated on held-out images in any case"
         raise ConfigError("--held-out", "", "must be left out with --trials", cure=cure)
@@ -61,17 +63,40 @@ def configure_search(args: argparse.Namespace) -> Configured:
     opened = open_data(data)
     share = given_time_share(args)
     of_space = {"sched": "wsd", **file.recipe} if share is not None else file.recipe
-    name, recipe = recipe_of(args, len(opened.train), data, (where, of_space))
+    whole_images = round(len(opened.train) / (1.0 if whole else proxy))
+    name, recipe = recipe_of(args, whole_images, data, (where, of_space))
     if _given(args, "pretrained", "initial_checkpoint"):
         space = space.at_full_depth()
     if not whole:
         recipe = recipe.model_copy(update={"epochs": recipe.epochs * proxy})
     search = {"space": space, "space_from": where, **_given(args, *_OF_SEARCH)}
+    if "storage" in search:
+        search["storage"] = _from_anywhere(search["storage"])
     if whole:
         search.setdefault("rule", "budget" if "budget_seconds" in search else "pareto")
     search["fidelity"], search["time_share"] = given_fidelity(args), share
     settings = _settings(args, "search", spec, data, name, recipe, search=search)
     return Configured(settings, opened, schedule=None)
+
+
+def _check_trials(args: argparse.Namespace, by_trials: bool) -> None:
+    """Refuse what is for trials without them, and what several workers cannot share."""
+    given = {"-j": getattr(args, "jobs", 1) != 1, "--storage": hasattr(args, "storage")}
+    for flag, is_given in given.items():
+        if is_given and not by_trials:
+            raise ConfigError(flag, "", "must come with --trials N, whose workers it is for")
+    device = getattr(args, "device", "")
+    if by_trials and device.startswith("cuda:"):
+        cure = f"set CUDA_VISIBLE_DEVICES={device.removeprefix('cuda:')}"
+        raise ConfigError("--device", "", "must leave the number to the workers", device, cure)
+
+
+def _from_anywhere(storage: str) -> str:
+    """Return the URL of a database that means the same file to workers in other folders."""
+    scheme, _, path = storage.partition(":///")
+    if not scheme.startswith("sqlite") or not path.strip("/") or ":memory:" in path:
+        return storage
+    return f"{scheme}:///{Path(path).absolute()}"
 
 
 def configure_train(args: argparse.Namespace) -> Configured:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -37,6 +37,7 @@ __all__ = [
     "Configure",
     "Launch",
     "RunConsole",
+    "carried_out_by",
     "carry_out",
     "open_run",
     "stop_on_signals",
@@ -246,13 +247,30 @@ def _recorded(args: argparse.Namespace, path: Path) -> Configured:
     if getattr(args, "schedule", settings.schedule_from) != settings.schedule_from:
         law = f"must be {settings.schedule_from!r}, as the run has, or be left out"
         raise ConfigError("--schedule", "", law, args.schedule)
-    given = {name for name in vars(args) if name not in _KEPT_ON_RESUME}
-    if wrong := sorted(given - changeable(settings.kind)):
-        cure = "leave it out, or start a new run"
-        raise ConfigError(flag_of(wrong[0]), "", "must not be given with --resume RUN", cure=cure)
-    values = {**settings.model_dump(), **{name: getattr(args, name) for name in given}}
-    settings = parse(RunSettings, values, "flags")
+    settings = carried_out_by(args, settings, _KEPT_ON_RESUME, "--resume")
     return Configured(settings, open_data(settings.data), run.schedule)
+
+
+def carried_out_by(
+    args: argparse.Namespace, settings: RunSettings, kept: Collection[str], flag: str
+) -> RunSettings:
+    """Return recorded settings with the flags over them that say how a run is carried out here.
+
+    Args:
+        args: What was given.
+        settings: Of the run that `flag` names.
+        kept: What may be given beside them and is no setting.
+        flag: Such as ``--resume``.
+
+    Raises:
+        ConfigError: If anything else is given.
+    """
+    given = {name for name in vars(args) if name not in kept}
+    if wrong := sorted(given - changeable(settings.kind)):
+        law, cure = f"must not be given with {flag} RUN", "leave it out, or start a new run"
+        raise ConfigError(flag_of(wrong[0]), "", law, cure=cure)
+    values = {**settings.model_dump(), **{name: getattr(args, name) for name in given}}
+    return parse(RunSettings, values, "flags")
 
 
 def _unfinished(runs_dir: Path, configured: Configured, ranks: Ranks) -> Path | None:

@@ -46,6 +46,10 @@ def replay_run(args: argparse.Namespace) -> int:
     run = load_run(Path(args.replay))
     given = (getattr(args, name, None) for name in ("rule", "sampler", "seed"))
     recorded, chooser = chooser_of(run), chooser_of(run, *given)
+    search = run.manifest.settings.search
+    if chooser.rule != recorded.rule and search is not None and search.time_share is not None:
+        law, cure = "must be rollout for a search by time", "its ways on all take the same time"
+        raise ConfigError("--rule", "", law, chooser.rule, cure)
     found = replay(run, chooser)
     if getattr(args, "as_json", False):
         print(json.dumps(replay_document(run.path.name, chooser, recorded, found), indent=1))

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 from autoprog.commands.data_flags import add_data_flags
 from autoprog.commands.fidelity_flags import add_fidelity_flags
 from autoprog.commands.flags import (
+    LOGGER_SETTINGS,
     add_initial_flags,
     add_recipe_flags,
     add_run_flags,
+    changeable,
     duration_seconds,
+    words_of,
 )
 from autoprog.commands.length_flags import add_length_flags
 from autoprog.errors import ConfigError
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["add_flags", "execute", "run"]
 
+_KEPT_ON_JOIN = {"command", "debug", "join", "jobs", "resume", "runs_dir", "quiet"}
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of a search."""
@@ -35,7 +40,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "  autoprog search --model deit-s\n"
         "  autoprog search --model deit-s --data DIR --epochs 100 --rule autoprog\n"
         "  autoprog search --model vit_small_patch32_224 --data DIR --space my-space.yaml\n"
-        "  autoprog search --replay runs/… --rule pareto\n"
+        "  autoprog search --model deit-s --data DIR --trials 60 --proxy 0.1 -j 4\n"
+        "  autoprog search --replay runs/… --sampler tpe\n"
     )
     group = parser.add_argument_group("search")
     _add_scope_flags(group)
@@ -61,7 +67,7 @@ def _add_scope_flags(group: argparse._ArgumentGroup) -> None:
 def _add_decision_flags(group: argparse._ArgumentGroup) -> None:
     rules = "how to choose: again and again, as published, or once for good (rollout)"
     _add(group, "--rule", choices=["rollout", "autoprog", "pareto", "budget"], help=rules)
-    budget = "wall-clock that --rule budget may take, such as 90m"
+    budget = "time that --rule budget may train for, such as 90m"
     _add(
         group,
         "--budget",
@@ -140,7 +146,7 @@ def run(args: argparse.Namespace) -> int:
 
         return replay_run(args)
     if args.join is not None:
-        _join(Path(args.join))
+        _join(args)
     else:
         execute(args)
     return 0
@@ -160,13 +166,13 @@ def execute(args: argparse.Namespace) -> Path:
     if args.jobs < 1:
         raise ConfigError("-j", "", "must be at least 1", args.jobs)
     with joined_ranks() as ranks:
+        if hasattr(args, "trials") and not ranks.alone:
+            raise ConfigError("--trials", "", "must be started without torchrun; see -j and --join")
         configured, folder = open_run(args, configure_search, ranks)
         settings = configured.settings
         assert settings.search is not None, "a search has search settings"
         launch = Launch.on_terminal(ranks, args.quiet, configured)
         by_trials = settings.search.trials is not None
-        if by_trials and not ranks.alone:
-            raise ConfigError("--trials", "", "must be started without torchrun; see -j and --join")
         if by_trials and not args.quiet:
             announce_search(launch.console, configured, folder, None)
         begin = _trials(args, configured) if by_trials else _decisions(args, configured, launch)
@@ -192,32 +198,50 @@ def _decisions(args: argparse.Namespace, configured: Configured, launch: Launch)
 
 def _trials(args: argparse.Namespace, configured: Configured) -> Begin:
     """Return a search that trains many schedules briefly, and the best of them at full length."""
-    from autoprog.search.trials import search_by_trials
+    from autoprog.search.trials import Workforce, search_by_trials
+
+    crew = Workforce(args.jobs, _carrying_out(args))
 
     def begin(folder: RunFolder, job: Job) -> Iterator[Event]:
-        return search_by_trials(configured.settings, folder, configured.opened, args.jobs, job)
+        return search_by_trials(configured.settings, folder, configured.opened, crew, job)
 
     return begin
 
 
-def _join(path: Path) -> None:
+def _carrying_out(args: argparse.Namespace) -> tuple[str, ...]:
+    """Return the flags that say how trials are carried out, for the workers."""
+    parser = argparse.ArgumentParser()
+    add_run_flags(parser)
+    names = changeable("search").difference(LOGGER_SETTINGS)
+    return tuple(words_of(args, (one for one in parser._actions if one.dest in names)))
+
+
+def _join(args: argparse.Namespace) -> None:
     """Work on the trials of a run.
 
     Raises:
-        ConfigError: If it is not a search by trials, or is complete.
+        ConfigError: If it is not a search by trials, or is complete; if more is given than how to carry out.
         InterruptedRunError: If a stop was requested.
     """
+    from autoprog.commands.launch import carried_out_by
     from autoprog.runs import load_run
     from autoprog.search.trials import join
+    from autoprog.train.device import resolve_compute
     from autoprog.train.stop import InterruptedRunError, stop_on_signals
+    from autoprog.workers import given_number
 
+    path = Path(args.join)
+    if args.jobs != 1:
+        cure = "join once for each worker"
+        raise ConfigError("-j", "", "must not be given with --join RUN", args.jobs, cure)
     found = load_run(path)
-    settings = found.manifest.settings
+    settings = carried_out_by(args, found.manifest.settings, _KEPT_ON_JOIN, "--join")
     if settings.search is None or settings.search.trials is None:
         raise ConfigError("--join", "", "must be a search with --trials", str(path))
     if found.result is not None:
         raise ConfigError("--join", "", "must be an unfinished run", str(path))
+    resolve_compute(settings)  # refuses what would fail each trial
     with stop_on_signals() as stop:
-        join(settings, path, stop)
+        join(settings, path, stop, given_number())
         if stop.signal_name is not None:
             raise InterruptedRunError(stop.signal_name, str(path))

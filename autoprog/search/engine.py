@@ -22,7 +22,7 @@ from autoprog.search.searcher import (
 )
 from autoprog.search.supernet import decision_point
 from autoprog.train.engine import finish, start
-from autoprog.train.phase import GrowTo, Phase, plain_choice
+from autoprog.train.phase import GrowTo, plain_choice
 from supernet.config import SubnetConfig
 
 __all__ = ["build_searcher", "search_schedule"]
@@ -86,6 +86,10 @@ def _train(searcher: Searcher) -> Iterator[Event]:
 def _follow_tail(searcher: Searcher) -> Iterator[Event]:
     """Carry out what was decided for the rest of the run."""
     for step, subnet in searcher.tail[1:]:
+        for piece in _piece_stops(searcher, step)[:-1]:
+            if searcher.curriculum(piece) != searcher.pieces[-1].curriculum:
+                yield from _train_until(searcher, piece)
+                turn_to(searcher, searcher.current, piece)
         yield from _train_until(searcher, step)
         yield from settle(searcher)
         _grow_to(searcher, subnet)
@@ -96,28 +100,22 @@ def _train_until(searcher: Searcher, stop: int) -> Iterator[Event]:
     if stop > searcher.position:
         trainer = searcher.trainer
         first = set(trainer.steps_by_subnet) <= {searcher.pieces[0].subnet}
-        phase = _next_stage(searcher, stop)
+        phase = searcher.next_phase(stop)
         yield from noting_losses(trainer, phase, keeps_curve=first)
 
 
 def _train_to_the_end(searcher: Searcher) -> Iterator[Event]:
     """Train the full model through the remaining pieces, each with its regularisation."""
-    plan = searcher.plan
-    for stop in [*(s for s in plan.piece_starts if s > searcher.position), plan.total_steps]:
-        if stop > searcher.position:
-            if searcher.curriculum(searcher.position) != searcher.pieces[-1].curriculum:
-                turn_to(searcher, searcher.full, searcher.position)
-            yield from searcher.trainer.run(_next_stage(searcher, stop))
+    for stop in _piece_stops(searcher, searcher.plan.total_steps):
+        if searcher.curriculum(searcher.position) != searcher.pieces[-1].curriculum:
+            turn_to(searcher, searcher.full, searcher.position)
+        yield from searcher.trainer.run(searcher.next_phase(stop))
 
 
-def _next_stage(searcher: Searcher, stop: int) -> Phase:
-    """Return a phase to `stop`, at whose end there is an evaluation.
-
-    But none before the end of the run where it is given a time: evaluations are not in that time, and three
-    took nearly a third of the wall-clock with eight times as many images to evaluate on as to train on.
-    """
-    ends_stage = not searcher.by_time or stop == searcher.plan.total_steps
-    return searcher.next_phase(stop, ends_stage=ends_stage)
+def _piece_stops(searcher: Searcher, stop: int) -> list[int]:
+    """Return where pieces of the run end between the position and `stop`, then `stop` itself."""
+    starts = [s for s in searcher.plan.piece_starts if searcher.position < s < stop]
+    return [*starts, stop] if stop > searcher.position else []
 
 
 def _become_full(searcher: Searcher) -> Iterator[Event]:

@@ -127,7 +127,7 @@ def _trainings(
     """Return what trains the subnets; None if the network that they begin from has been lost."""
     trainer, start = searcher.trainer, None
     if settings.begin == "start":
-        start, _ = load_newest(_start_folder(trainer), trainer.compute.device)
+        start, _ = load_newest(_start_folder(trainer))
         before = searcher.num_phases - len(point.estimate_steps) - 1
         if trainer.ranks.most(int(start is None or start["phase"] != before)):
             return None

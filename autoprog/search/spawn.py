@@ -15,7 +15,7 @@ from pathlib import Path
 from autoprog.errors import ConfigError, RunError
 from autoprog.train.cores import usable_cores
 from autoprog.train.stop import StopRequest
-from autoprog.workers import claim_worker, log_of
+from autoprog.workers import NUMBER_VARIABLE, claim_worker, log_of
 
 __all__ = [
     "Crew",
@@ -148,6 +148,7 @@ class _Worker:
         environ = share_of_machine(
             self.index, self.crew.count, usable_cores(), visible_gpus(os.environ), os.environ
         )
+        environ[NUMBER_VARIABLE] = str(self.number)
         with log_of(self.crew.folder, self.number).open("ab") as log:
             self.process = subprocess.Popen(
                 list(self.crew.words_of(self.number)),

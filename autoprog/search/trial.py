@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from autoprog.effort import image_macs
-from autoprog.errors import DivergedError
+from autoprog.errors import DivergedError, RunLockedError
 from autoprog.events import Evaluated
 from autoprog.runs import RunFolder
 from autoprog.schedule import GrowthSchedule
@@ -34,7 +35,6 @@ _RUNG_WINDOW = 12
 """Trials are compared where they have just passed a rung, since later they know more."""
 
 _EVALUATIONS = 10
-_HOPELESS = 1e3
 
 
 def schedule_space(settings: RunSettings) -> ScheduleSpace:
@@ -80,8 +80,9 @@ class TrialRunner:
         """Evaluate one trial.
 
         Raises:
-            PrunedTrial: If others do better.
-            ReleasedTrial: If a stop was requested; the next worker goes on from a checkpoint.
+            PrunedTrial: If others do better, or it diverges.
+            ReleasedTrial: If a stop was requested, or others took this worker for dead; the next one goes on
+                from a checkpoint.
         """
         schedule = self.schedules.schedule_of(params)
         folder = self._open(trial.origin)
@@ -95,9 +96,10 @@ class TrialRunner:
                     _report(trial, trainer, event, total)
         except InterruptedRunError:
             raise ReleasedTrial from None
-        except DivergedError:
+        except DivergedError as error:
             trial.note("diverged", True)
-            return _HOPELESS, _HOPELESS
+            self._drop_weights(folder)
+            raise PrunedTrial(str(error)) from error
         except PrunedTrial:
             self._drop_weights(folder)
             raise
@@ -110,8 +112,19 @@ class TrialRunner:
         return last.loss_ema, seconds["train"] + seconds["data_wait"] + seconds["lost"]
 
     def _open(self, number: int) -> RunFolder:
-        """Return the folder of a trial, as an earlier worker left it or new."""
-        name, parent = f"{number:04d}", self.folder / "trials"
+        """Return the folder of a trial, as an earlier worker left it or new.
+
+        One that was taken for dead may still write in it; then the trial begins anew beside it.
+        """
+        name, again = f"{number:04d}", 1
+        while True:
+            with suppress(RunLockedError):
+                return self._open_as(name)
+            again += 1
+            name = f"{number:04d}-{again}"
+
+    def _open_as(self, name: str) -> RunFolder:
+        parent = self.folder / "trials"
         if (parent / name / "run.yaml").exists():
             return RunFolder.reopen(parent / name)
         manifest = RunManifest(
@@ -130,7 +143,7 @@ class TrialRunner:
 
 
 class _TrialStop(StopRequest):
-    """The wish of a trial's worker to stop."""
+    """The wish of a trial's worker to stop, or the news that nobody waits for its result."""
 
     def __init__(self, trial: OpenTrial) -> None:
         self._trial = trial
@@ -138,7 +151,7 @@ class _TrialStop(StopRequest):
     @property
     def signal_name(self) -> str | None:  # type: ignore[override]
         """Return a signal as soon as the worker is to stop."""
-        return "SIGTERM" if self._trial.stop_requested else None
+        return "SIGTERM" if self._trial.stop_requested or self._trial.is_lost else None
 
 
 def _report(trial: OpenTrial, trainer: Trainer, event: Evaluated, total_macs: int) -> None:

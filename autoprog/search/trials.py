@@ -12,6 +12,8 @@ from autoprog.events import Event, TrialTold, Warned
 from autoprog.runs import RunFolder
 from autoprog.schedule import FoundBy, GrowthSchedule, load_schedule
 from autoprog.search.controller import (
+    LOST,
+    RELEASED,
     FrozenTrial,
     Plan,
     SharedStudy,
@@ -30,9 +32,17 @@ from autoprog.train.feed import open_data
 from autoprog.train.stop import InterruptedRunError, StopRequest
 from autoprog.workers import WorkerFile, claim_worker
 
-__all__ = ["join", "search_by_trials"]
+__all__ = ["Trialled", "Workforce", "join", "search_by_trials", "within"]
 
 _STUDY = "trials"
+
+
+@dataclass(frozen=True)
+class Workforce:
+    """How many workers to start, and the flags by which they carry out trials otherwise than the run says."""
+
+    jobs: int = 1
+    words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,7 +56,7 @@ class Trialled:
 
 
 def search_by_trials(
-    settings: RunSettings, folder: RunFolder, opened: OpenedData, jobs: int, job: Job
+    settings: RunSettings, folder: RunFolder, opened: OpenedData, crew: Workforce, job: Job
 ) -> Iterator[Event]:
     """Let workers carry out the trials, choose a schedule, train along it; what is done stays done.
 
@@ -54,28 +64,36 @@ def search_by_trials(
         settings: Of the search.
         folder: The run folder; workers join it.
         opened: The whole data.
-        jobs: Worker processes to start.
+        crew: Worker processes to start.
         job: How to stop.
 
     Raises:
         InterruptedRunError: If a stop was requested.
-        RunError: If no trial has come to an end.
+        RunError: If too few trials have come to an end.
     """
     best = folder.path / "best.yaml"
     shared = _open(settings, folder.path)
     if not best.exists():
-        yield from _carry_out_trials(settings, folder, shared, jobs, job.stop)
-        folder.write_schedule(_chosen(settings, folder, shared), "best.yaml")
+        yield from _carry_out_trials(settings, folder, shared, crew, job.stop)
+        chosen, complaint = _choose(settings, folder, shared, opened)
+        if complaint:
+            yield Warned(step=0, message=complaint)
+        folder.write_schedule(_schedule_of(settings, folder, chosen), "best.yaml")
     schedule = load_schedule(best)
     folder.write_schedule(schedule)
     trainer = start_training(settings, folder, opened, schedule, job)
-    if trainer.step == 0:
-        trainer.ledger.seconds["search"] += _worked_seconds(shared)
+    trainer.ledger.seconds["search"] = _worked_seconds(shared)  # a checkpoint, if any, has its own
     yield from train_schedule(trainer, schedule)
 
 
-def join(settings: RunSettings, folder: Path, stop: StopRequest) -> None:
+def join(settings: RunSettings, folder: Path, stop: StopRequest, number: int | None = None) -> None:
     """Work on the trials of a search that any process has begun, until there are enough.
+
+    Args:
+        settings: Of the search.
+        folder: Its run folder.
+        stop: Set by a signal.
+        number: Of this worker, if whoever started it has claimed one.
 
     Raises:
         RunError: If trials fail in a row, or the storage does not answer.
@@ -83,7 +101,7 @@ def join(settings: RunSettings, folder: Path, stop: StopRequest) -> None:
     assert settings.search is not None, "a search has search settings"
     own = trial_settings(settings)
     runner = TrialRunner(own, open_data(own.data), schedule_space(settings), folder)
-    file = WorkerFile(folder, claim_worker(folder))
+    file = WorkerFile(folder, claim_worker(folder) if number is None else number)
     rule = StopRule(trials=settings.search.trials)
     run_worker(_open(settings, folder), runner, rule, file, stop, halving=RUNGS)
 
@@ -98,18 +116,28 @@ def _open(settings: RunSettings, folder: Path) -> SharedStudy:
 
 
 def _carry_out_trials(
-    settings: RunSettings, folder: RunFolder, shared: SharedStudy, jobs: int, stop: StopRequest
+    settings: RunSettings,
+    folder: RunFolder,
+    shared: SharedStudy,
+    crew: Workforce,
+    stop: StopRequest,
 ) -> Iterator[Event]:
     """Start the workers and tell of each trial that ends."""
-    words = [sys.executable, "-m", "autoprog", "search", "--join", str(folder.path)]
+    command = [sys.executable, "-m", "autoprog", "search", "--join", str(folder.path)]
+    words = [*command, *crew.words]
     told: set[int] = set()
-    for report in spawn_workers(Crew(folder.path, jobs, lambda _: words), stop):
+    for report in spawn_workers(Crew(folder.path, crew.jobs, lambda _: words), stop):
         if isinstance(report, WorkerDied):
             text = f"worker {report.number} died ({report.exit_code}): {report.last_words}"
             yield Warned(step=0, message=text)
         yield from _news(settings, shared, told)
     if stop.signal_name is not None:
         raise InterruptedRunError(stop.signal_name, str(folder.path))
+    assert settings.search is not None, "a search has search settings"
+    ended, wanted = shared.num_finished(), settings.search.trials
+    if wanted is not None and ended < wanted:
+        cure = f"the workers were stopped; go on with --resume {folder.path}"
+        raise RunError(f"{folder.path}: {ended} of {wanted} trials have come to an end; {cure}")
 
 
 def _news(settings: RunSettings, shared: SharedStudy, told: set[int]) -> Iterator[TrialTold]:
@@ -143,32 +171,50 @@ def _finished(shared: SharedStudy) -> list[Trialled]:
     return [Trialled(t.number, t.values[0], t.values[1], dict(t.params)) for t in trials]
 
 
-def _chosen(settings: RunSettings, folder: RunFolder, shared: SharedStudy) -> GrowthSchedule:
-    """Return the schedule that the rule takes from the front of the trials."""
+def _choose(
+    settings: RunSettings, folder: RunFolder, shared: SharedStudy, opened: OpenedData
+) -> tuple[Trialled, str]:
+    """Return what the rule takes from the front of the trials, and what is to be said against it."""
     search, finished = settings.search, _finished(shared)
     assert search is not None, "a search has search settings"
     if not finished:
-        raise RunError(f"{folder.path}: no trial came to its end")
+        raise RunError(f"{folder.path}: no trial was trained to its end")
     front = front_of(finished)
-    chosen = knee_of(front)
-    if search.budget_seconds is not None:
-        chosen = _within(front, search.budget_seconds * search.proxy**2)
-    found_by = FoundBy(
-        run=folder.manifest.run_id, rule=search.rule, seed=settings.seed, trial=chosen.number
-    )
+    if search.budget_seconds is None:
+        return knee_of(front), ""
+    images = len(open_data(trial_settings(settings).data).train)
+    share = search.proxy * images / len(opened.train)
+    return within(front, search.budget_seconds, share)
+
+
+def _schedule_of(settings: RunSettings, folder: RunFolder, chosen: Trialled) -> GrowthSchedule:
+    assert settings.search is not None, "a search has search settings"
+    rule, run = settings.search.rule, folder.manifest.run_id
+    found_by = FoundBy(run=run, rule=rule, seed=settings.seed, trial=chosen.number)
     return schedule_space(settings).schedule_of(chosen.params, found_by)
 
 
-def _within(front: Sequence[Trialled], seconds: float) -> Trialled:
-    """Return the best that takes no longer, or the cheapest.
+def within(front: Sequence[Trialled], budget_seconds: float, share: float) -> tuple[Trialled, str]:
+    """Return the best whose full run takes no longer; else the cheapest, and a word on that.
 
-    A trial takes the square of the proxy's share of a full run: a share of the images and of the epochs.
+    Args:
+        front: From the cheapest on.
+        budget_seconds: For training the full run.
+        share: Of a full run that a trial takes, by epochs and images.
     """
-    affordable = [one for one in front if one.seconds <= seconds]
-    return min(affordable, key=lambda one: one.loss) if affordable else front[0]
+    affordable = [one for one in front if one.seconds <= budget_seconds * share]
+    if affordable:
+        return min(affordable, key=lambda one: one.loss), ""
+    cheapest = front[0]
+    needed = f"{cheapest.seconds / share:.0f} s, the budget is {budget_seconds:.0f} s"
+    return cheapest, f"no trial fits the budget: the cheapest, {cheapest.number}, needs {needed}"
 
 
 def _worked_seconds(shared: SharedStudy) -> float:
-    """Return the seconds that workers spent on trials, all together."""
-    spans = [trial.duration for trial in shared.study.get_trials(deepcopy=False)]
-    return sum(span.total_seconds() for span in spans if span is not None)
+    """Return the seconds that workers spent on trials, all together.
+
+    What a worker had done that died is not known: its trial was failed when somebody noticed.
+    """
+    trials = shared.study.get_trials(deepcopy=False)
+    known = [t for t in trials if t.user_attrs.get(LOST, RELEASED) == RELEASED]
+    return sum(t.duration.total_seconds() for t in known if t.duration is not None)

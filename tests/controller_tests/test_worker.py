@@ -54,6 +54,18 @@ def test_the_trials_to_begin_with_come_first_and_once(bench: Any) -> None:
     assert len(rest) == 2
 
 
+def test_a_trial_to_begin_with_that_an_error_ended_is_begun_again(bench: Any) -> None:
+    def fail(params: Mapping[str, Any], trial: OpenTrial) -> float:
+        raise OSError("no space left")
+
+    with pytest.raises(RunError, match="no space left"):
+        bench.work(bench.open(), 4, fail)
+    bench.work(bench.open(), 4)
+    done = [params for params, _ in bench.told(bench.open())]
+    assert done[0] == bench.FIRST[0]
+    assert done[1]["n"] == bench.FIRST[1]["n"]
+
+
 def test_a_worker_stops_after_its_time(bench: Any) -> None:
     end = bench.work(bench.open(), None, rule=StopRule(seconds=0.2))
     assert end.reason == "time"

@@ -172,6 +172,7 @@ class Lab:
             "workers": 0,
             "threads": 1,
             "log_every_steps": 3,
+            "eval_every_epochs": 1000.0,  # at each stage end, however short the stage
         }
         return RunSettings.model_validate({**fixed, **values})
 

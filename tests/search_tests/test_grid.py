@@ -111,6 +111,14 @@ def test_measuring_leaves_everything_as_it_was(trainer: Trainer, steps: int) -> 
     assert all(parameter.grad is None for parameter in trainer.stepper.model.parameters())
 
 
+@pytest.mark.parametrize("opt", ["lamb", "adan"])
+def test_the_steps_that_an_optimizer_counts_by_group_are_undone(lab: Any, opt: str) -> None:
+    trainer = lab.prepare(lab.settings(recipe={"opt": opt})).trainer
+    before = bits_of(trainer)
+    measure_grid(trainer, GRID[:2], ONCE)
+    assert differences(before, bits_of(trainer)) == []
+
+
 def test_the_steps_that_are_undone_were_real(trainer: Trainer) -> None:
     """What the last test compares does change: without the way back it would fail."""
     train(trainer, 2)

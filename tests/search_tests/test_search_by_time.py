@@ -18,6 +18,7 @@ from autoprog.files import parse
 from autoprog.search.replay import chooser_of, replay
 from autoprog.search.tails import Outlook
 from autoprog.settings import SearchSettings
+from autoprog.train import trainer as trainer_module
 from autoprog.ui.state import fold
 from supernet.config import SubnetConfig
 from supernet.cost import relative_cost
@@ -79,15 +80,20 @@ def test_the_schedule_found_takes_as_many_steps(straight: Any) -> None:
     assert used == pytest.approx(FULL_STEPS, rel=0.05)
 
 
-def test_only_its_end_is_evaluated(straight: Any) -> None:
-    """Evaluations take time that the length of the run does not count."""
-    assert len(straight.of(StageStarted)) > 2
-    assert [event.step for event in straight.of(Evaluated)] == [straight.trainer.step]
+def test_where_evaluations_are_dear_there_is_one_at_the_end(
+    lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They take time that the length of the run does not count."""
+    monkeypatch.setattr(trainer_module, "_EVALUATIONS_SHARE", 1e-3)
+    settings = lab.settings(costs=lab.costs(), time_share=SHARE, eval_every_epochs=None)
+    attempt = lab.search(settings)
+    assert len(attempt.of(StageStarted)) > 2
+    assert [event.step for event in attempt.of(Evaluated)] == [attempt.trainer.step]
 
 
-def test_it_is_evaluated_on_the_way_where_that_is_asked_for(lab: Any) -> None:
-    settings = lab.settings(costs=lab.costs(), time_share=SHARE, eval_every_epochs=2)
-    assert len(lab.search(settings).of(Evaluated)) > 2
+def test_it_is_evaluated_on_the_way_where_that_is_asked_for(straight: Any) -> None:
+    stages = {event.stage for event in straight.of(StageStarted)}
+    assert len(straight.of(Evaluated)) >= len(stages) > 2
 
 
 def test_the_display_knows_how_much_is_done(straight: Any) -> None:

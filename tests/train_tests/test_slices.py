@@ -8,8 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from autoprog.cli import main
+from autoprog import recipe
+from autoprog.cli import build_parser, main
+from autoprog.commands.configure import configure_search
 from autoprog.errors import ConfigError
 from autoprog.search.trial import trial_settings
 from autoprog.settings import DataSettings, RunManifest, SearchSettings
@@ -70,6 +73,23 @@ def test_trials_take_their_share_of_the_share(manifest: RunManifest) -> None:
     settings = manifest.settings.model_copy(update={"search": search, "data": data})
     trial = trial_settings(settings)
     assert (trial.data.share, trial.data.on_held_out) == (0.2, True)
+
+
+@pytest.mark.parametrize(
+    ("flag", "name"), [("--proxy=0.25", "deit"), ("--data-share=0.25", "small-data")]
+)
+def test_a_proxy_takes_the_recipe_of_what_it_stands_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: str, name: str
+) -> None:
+    """Its schedule is trained on all images later, and is compared with the recipe that suits them."""
+    for part in ("train", "val"):
+        for label in ("a", "b"):
+            (tmp_path / part / label).mkdir(parents=True)
+            for number in range(20):
+                Image.new("RGB", (16, 16)).save(tmp_path / part / label / f"{number}.png")
+    monkeypatch.setattr(recipe, "_SMALL_DATA_IMAGES", 15)
+    words = ["search", "--model=vit-mu", f"--data={tmp_path}", "--epochs=40", flag]
+    assert configure_search(build_parser("search").parse_args(words)).settings.recipe_name == name
 
 
 def test_both_are_flags_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,7 @@ from optuna.distributions import (
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from autoprog.search.controller.attributes import LOST, RELEASED
 from autoprog.search.controller.halving import Halving, should_stop
 from autoprog.search.controller.history import studies_of_decisions
 from autoprog.search.controller.importances import importances
@@ -41,6 +42,8 @@ from autoprog.search.controller.worker import (
 
 __all__ = [
     "EXPECTED_ERRORS",
+    "LOST",
+    "RELEASED",
     "SAMPLERS",
     "BaseDistribution",
     "CategoricalDistribution",

@@ -41,7 +41,8 @@ class Plan:
         metrics: The name of each value that a trial tells; all are minimised.
         space: What every trial is asked for.
         first: Parameters of the trials to begin with, such as the schedules that are known to be good;
-            each may leave some out, and one that the study has already is not repeated.
+            each may leave some out, and one that the study has already is not repeated unless it failed by
+            an error.
     """
 
     name: str
@@ -220,8 +221,19 @@ class SharedStudy:
         """
         while self._num_first < len(self.plan.first) and not self._waiting():
             params = dict(self.plan.first[self._num_first])
-            self.study.enqueue_trial(params, skip_if_exists=True)
+            if not self._has(params):
+                self.study.enqueue_trial(params)
             self._num_first += 1
+
+    def _has(self, params: Mapping[str, Any]) -> bool:
+        """Tell whether a trial was begun with these parameters, other than one that an error ended.
+
+        Its cause may be gone by now: a full disk, a wrong device.
+        """
+        return any(
+            trial.system_attrs.get("fixed_params") == params and ERROR not in trial.user_attrs
+            for trial in self.study.get_trials(deepcopy=False)
+        )
 
 
 def is_doubled_now(study: Study, trial: Trial) -> bool:

@@ -86,6 +86,8 @@ def _put_back_optimizer(
     optimizer.state.clear()
     optimizer.state.update(states)
     for group, values in zip(optimizer.param_groups, groups, strict=True):
+        for key in group.keys() - values.keys() - {"params"}:
+            del group[key]  # such as the number of steps, which some optimizers keep here
         group.update(values)
 
 
