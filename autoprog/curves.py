@@ -164,7 +164,7 @@ def curve_ends(curve: float | Ramp | KeepCurve | None) -> list[float]:
 class Curriculum(FileModel):
     """Regularisation that may ramp with capacity; a key left out keeps the recipe's value.
 
-    ``randaug`` is RandAugment's magnitude (0 to 10, 0 turns it off); the others carry timm's names.
+    ``randaug`` is RandAugment's magnitude (0 to 10); the others carry timm's names.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)

@@ -9,7 +9,9 @@ from autoprog.stage import SandwichSizes, Training
 from supernet.config import ModelSpec, SubnetConfig
 from supernet.cost import macs
 
-__all__ = ["image_macs", "relative_step_cost"]
+__all__ = ["evaluation_macs", "image_macs", "relative_step_cost"]
+
+_EVALUATED_NETWORKS = 2
 
 
 def image_macs(
@@ -32,6 +34,13 @@ def relative_step_cost(spec: ModelSpec, subnet: SubnetConfig, training: Training
     """Return the multiply-accumulates of a step as a share of those of a plain full one."""
     full = image_macs(spec, spec.full, Training())
     return training.batch_scale * image_macs(spec, subnet, training) / full
+
+
+def evaluation_macs(
+    spec: ModelSpec, subnet: SubnetConfig, num_images: int, num_classes: int = 1000
+) -> int:
+    """Return the multiply-accumulates of one evaluation: a forward of the online and the averaged network."""
+    return _EVALUATED_NETWORKS * num_images * _macs(spec, subnet, num_classes)
 
 
 def _sandwich_macs(

@@ -188,12 +188,11 @@ def resolve_recipe(base: str, *layers: tuple[str, Mapping[str, Any]]) -> Recipe:
 
 
 def with_randaug_magnitude(policy: str | None, magnitude: float | None) -> str | None:
-    """Return the policy at another magnitude; 0 turns it off, None leaves it as it is.
+    """Return the policy at another magnitude; None leaves it as it is.
 
-    timm takes whole numbers only, so others are rounded.
+    timm takes whole numbers only, so others are rounded. 0 is timm's m0 as well: without any policy timm
+    would take colour jitter in its place.
     """
     if policy is None or magnitude is None or randaug_magnitude(policy) is None:
         return policy
-    if round(magnitude) == 0:
-        return None
     return re.sub(r"-m\d+(?:\.\d+)?", "", policy).replace("rand", f"rand-m{round(magnitude)}", 1)

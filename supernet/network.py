@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
@@ -88,16 +87,6 @@ class ElasticViT(nn.Module, ABC):
         buffers = {id(buffer) for buffer in self.buffers()}
         state = self.vit.state_dict(keep_vars=True)
         return [tensor for tensor in state.values() if id(tensor) in buffers]
-
-    @contextmanager
-    def kept_statistics(self) -> Iterator[None]:
-        """Undo what forwards in training mode did to the running statistics meanwhile."""
-        before = [(buffer, buffer.clone()) for buffer in self.statistics()]
-        try:
-            yield
-        finally:
-            for buffer, value in before:
-                buffer.copy_(value)
 
     def compile_blocks(self, dynamic: bool = True, backend: Any = "inductor") -> None:
         """Compile each block in place; a deep copy of the model (an EMA) is eager again.

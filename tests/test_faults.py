@@ -45,10 +45,9 @@ SMALL = (
     "0",
 )
 OFTEN = ("--log-every-steps", "4", "--checkpoint-minutes", "0", "-q")
-TRAIN = ("train", "--schedule", "linear", *SMALL, *OFTEN, "--epochs", "1")
+TRAIN = ("train", "--schedule=linear", *SMALL, *OFTEN, "--epochs=1", "--eval-every-epochs=9")
 SEARCH = ("search", *SMALL, *OFTEN, "--epochs", "4", "--batch-size", "128")
 WORDS = {"train": TRAIN, "search": SEARCH}
-CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ def finish(autoprog: Autoprog, kind: str, folder: Path, like: Path) -> Done:
 
 
 def step_of_checkpoint(folder: Path) -> int:
-    state, complaints = load_newest(folder / "checkpoints", CPU)
+    state, complaints = load_newest(folder / "checkpoints")
     assert complaints == []
     assert state is not None
     return int(state["step"])

@@ -13,11 +13,11 @@ import torch
 from autoprog.api import run_training
 from autoprog.commands.flags import changeable
 from autoprog.commands.launch import _created_under_free_name, _known_failure, stop_on_signals
-from autoprog.commands.preflight import _check_mixing
-from autoprog.curves import Curriculum
+from autoprog.commands.preflight import _check_batches
 from autoprog.errors import ConfigError, DivergedError, RunError
 from autoprog.runs import load_run
-from autoprog.settings import RunManifest
+from autoprog.schedule import GrowthSchedule
+from autoprog.settings import RunManifest, RunSettings
 from autoprog.train.ranks import ONE_PROCESS, Ranks
 
 TWO = Ranks(rank=0, world_size=2, local_world_size=2)
@@ -55,12 +55,37 @@ def test_runs_that_start_in_the_same_second_have_folders_of_their_own(
     assert [load_run(folder.path).manifest.run_id for folder in folders][2] == f"{name}-3"
 
 
+def mixing(settings: RunSettings, scale: float = 1.0) -> GrowthSchedule:
+    """One stage of the full model that mixes images, in batches of a multiple of the recipe's."""
+    stage = {"length": settings.recipe.epochs, "depth": 4, "img_size": 16, "batch_scale": scale}
+    body = {"full": settings.model, "stages": [{**stage, "curriculum": {"mixup": 0.8}}]}
+    return GrowthSchedule.model_validate(body)
+
+
 def test_shares_must_be_even_to_be_mixed(manifest: RunManifest) -> None:
     recipe = manifest.settings.recipe.model_copy(update={"batch_size": 66})
     settings = manifest.settings.model_copy(update={"recipe": recipe})
-    _check_mixing(settings, [Curriculum(mixup=0.8)], ONE_PROCESS)
+    schedule = mixing(settings)
+    _check_batches(settings, schedule, 660, ONE_PROCESS)
     with pytest.raises(ConfigError, match="must be even in each process for mixup and cutmix"):
-        _check_mixing(settings, [Curriculum(mixup=0.8)], TWO)
+        _check_batches(settings, schedule, 660, TWO)
+
+
+@pytest.mark.parametrize(
+    ("scale", "ranks", "said"),
+    [
+        (0.25, ONE_PROCESS, r"even for mixup and cutmix, not of 15 images, but got 0\.25"),
+        (1.25, TWO, r"a multiple of 2 \(2 processes x --grad-accum-steps\), not of 75 images"),
+    ],
+)
+def test_scaled_batches_are_checked_before_they_are_reached(
+    manifest: RunManifest, scale: float, ranks: Ranks, said: str
+) -> None:
+    recipe = manifest.settings.recipe.model_copy(update={"batch_size": 60})
+    settings = manifest.settings.model_copy(update={"recipe": recipe})
+    where = r"--schedule: stages\[0\]\.batch_scale: must make batches that are "
+    with pytest.raises(ConfigError, match=where + said):
+        _check_batches(settings, mixing(settings, scale), 600, ranks)
 
 
 def test_a_run_may_be_started_from_any_thread(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def test_the_magnitude_of_a_policy_is_read(policy: str | None, magnitude: float 
         ("rand-m9-mstd0.5-inc1", 9, "rand-m9-mstd0.5-inc1"),
         ("rand-mstd0.5-inc1", 4, "rand-m4-mstd0.5-inc1"),
         ("rand-n3-m7.5", 1, "rand-m1-n3"),
-        ("rand-m9-mstd0.5-inc1", 0, None),
+        ("rand-m9-mstd0.5-inc1", 0, "rand-m0-mstd0.5-inc1"),
         ("rand-m9-mstd0.5-inc1", None, "rand-m9-mstd0.5-inc1"),
         ("original", 4, "original"),
         ("augmix-m5-w4", 0, "augmix-m5-w4"),
@@ -111,7 +111,7 @@ def test_a_policy_is_rewritten_for_another_magnitude(
     assert with_randaug_magnitude(policy, magnitude) == expected
 
 
-@pytest.mark.parametrize("magnitude", [1, 4, 9, 10])
+@pytest.mark.parametrize("magnitude", [0, 1, 4, 9, 10])
 def test_a_rewritten_magnitude_reads_back(magnitude: float) -> None:
     rewritten = with_randaug_magnitude("rand-m9-mstd0.5-inc1", magnitude)
     assert randaug_magnitude(rewritten) == magnitude

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from autoprog.commands.configure import Configured
@@ -13,7 +14,7 @@ from autoprog.search.fidelity import check_fidelity
 from autoprog.search.length import length_and_plan
 from autoprog.search.profile import Costs
 from autoprog.settings import RunSettings
-from autoprog.stage import shown_depth
+from autoprog.stage import Training, shown_depth
 from autoprog.steptable import StepTable
 from autoprog.train.data import TransformSettings, train_transform
 from autoprog.train.device import resolve_compute
@@ -21,7 +22,7 @@ from autoprog.train.engine import run_length, step_table
 from autoprog.train.initial import find_initial
 from autoprog.train.optim import check_optimizer
 from autoprog.train.ranks import ONE_PROCESS, Ranks
-from autoprog.train.regularise import augmented_cell
+from autoprog.train.regularise import augmented_cell, scaled_batch_size
 from supernet.config import as_depth
 
 __all__ = ["check_run"]
@@ -36,7 +37,6 @@ def check_run(configured: Configured, is_new: bool, ranks: Ranks = ONE_PROCESS) 
     settings, schedule = configured.settings, configured.schedule
     recipe = settings.recipe
     _check_numbers(settings)
-    _check_share(settings, ranks)
     check_loggers(settings)
     compute = resolve_compute(settings, ranks)
     num_images = len(configured.opened.train)
@@ -47,7 +47,7 @@ def check_run(configured: Configured, is_new: bool, ranks: Ranks = ONE_PROCESS) 
     if schedule is not None:
         _check_clock(settings, schedule)
         curricula += _distinct_curricula(step_table(recipe, schedule, num_images))
-    _check_mixing(settings, curricula, ranks)
+    _check_batches(settings, schedule, num_images, ranks)
     for curriculum in curricula:
         cell = augmented_cell(curriculum, recipe, settings.model.img_size)
         train_transform(cell, TransformSettings())
@@ -73,11 +73,51 @@ def _check_numbers(settings: RunSettings) -> None:
             raise ConfigError(flag, "", "must be at least 0", value)
 
 
-def _check_share(settings: RunSettings, ranks: Ranks) -> None:
-    size, parts = settings.recipe.batch_size, ranks.world_size * settings.recipe.grad_accum_steps
-    if size % parts and not ranks.alone:
-        law = f"must be a multiple of {parts} ({ranks.world_size} processes x --grad-accum-steps)"
-        raise ConfigError("--batch-size", "", law, size)
+def _check_batches(
+    settings: RunSettings, schedule: GrowthSchedule | None, num_images: int, ranks: Ranks
+) -> None:
+    """Check all sizes that a batch has in a run."""
+    recipe, search = settings.recipe, settings.search
+    own = _Batch(("--batch-size", "", recipe.batch_size), recipe.batch_size)
+    batches = [own]
+    for segment in () if schedule is None else step_table(recipe, schedule, num_images).segments:
+        scale = segment.training.batch_scale
+        where = ("--schedule", f"stages[{segment.stage}].batch_scale", scale)
+        size = scaled_batch_size(recipe, segment.training)
+        batches.append(_Batch(own.where if scale == 1 else where, size, segment.curriculum))
+    tried = () if search is None or search.trials is None else search.space.axes.batch_scale.values
+    for scale in tried:
+        assert search is not None, "only trials change the batch"
+        where = (search.space_from, "axes.batch_scale.values", scale)
+        size = scaled_batch_size(recipe, Training(batch_scale=scale))
+        batches.append(_Batch(own.where if scale == 1 else where, size))
+    for batch in batches:
+        _check_shares(settings, batch, ranks)
+        _check_mixing(settings, batch, ranks)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Images of a step over all processes, which flag or key says so, and how they are augmented."""
+
+    where: tuple[str, str, object]
+    size: int
+    curriculum: Curriculum = field(default_factory=Curriculum)
+
+    def refuse(self, what: str, cure: str = "") -> ConfigError:
+        """Return the error of a batch that must be something else."""
+        place, key, value = self.where
+        law = f"must be {what}"
+        if value != self.size:
+            law = f"must make batches that are {what}, not of {self.size} images"
+        return ConfigError(place, key, law, value, cure)
+
+
+def _check_shares(settings: RunSettings, batch: _Batch, ranks: Ranks) -> None:
+    parts = ranks.world_size * settings.recipe.grad_accum_steps
+    if batch.size % parts and not ranks.alone:
+        what = f"a multiple of {parts} ({ranks.world_size} processes x --grad-accum-steps)"
+        raise batch.refuse(what)
 
 
 def _check_clock(settings: RunSettings, schedule: GrowthSchedule) -> None:
@@ -91,22 +131,22 @@ def _distinct_curricula(table: StepTable) -> list[Curriculum]:
     return list(texts.values())
 
 
-def _check_mixing(settings: RunSettings, curricula: list[Curriculum], ranks: Ranks) -> None:
+def _check_mixing(settings: RunSettings, batch: _Batch, ranks: Ranks) -> None:
     """Refuse odd batches where images are mixed: timm mixes each image with its mirror in the batch."""
-    recipe = settings.recipe
-    rates = [rate for one in (recipe.strength, *curricula) for rate in (one.mixup, one.cutmix)]
-    share = recipe.batch_size // ranks.world_size
+    curricula = (settings.recipe.strength, batch.curriculum)
+    rates = [rate for one in curricula for rate in (one.mixup, one.cutmix)]
+    share = batch.size // ranks.world_size
     if share % 2 and any(value > 0 for rate in rates for value in curve_ends(rate)):
         where = "" if ranks.alone else " in each process"
-        law, cure = f"must be even{where} for mixup and cutmix", "or set --mixup 0 --cutmix 0"
-        raise ConfigError("--batch-size", "", law, recipe.batch_size, cure)
+        raise batch.refuse(f"even{where} for mixup and cutmix", "or set --mixup 0 --cutmix 0")
 
 
 def _check_search(settings: RunSettings, num_images: int, is_new: bool) -> None:
     search = settings.search
     if search is None:
         return
-    _, plan = length_and_plan(search, settings.recipe, num_images)
-    check_fidelity(search.fidelity, plan)
+    if search.trials is None:
+        _, plan = length_and_plan(search, settings.recipe, num_images)
+        check_fidelity(search.fidelity, plan)
     if search.costs_from is not None and is_new:
         Costs.read(Path(search.costs_from), settings.recipe.batch_size)

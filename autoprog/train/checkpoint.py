@@ -69,12 +69,16 @@ def publish(folder: Path, temporary: Path, keep_as: str | None = None) -> None:
         raise _unwritable(folder, error) from None
 
 
-def load_newest(folder: Path, device: torch.device) -> tuple[dict[str, Any] | None, list[str]]:
-    """Return the newest readable checkpoint and a word on each passed over; None if none is left."""
+def load_newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
+    """Return the newest readable checkpoint and a word on each passed over; None if none is left.
+
+    Its tensors are on the CPU. Those that belong elsewhere are put there by whoever takes them; the step
+    counters of an optimizer stay, for on a GPU some optimizers would wait for them in each step.
+    """
     complaints: list[str] = []
     for path in _candidates(folder):
         try:
-            return _load(path, device), complaints
+            return _load(path), complaints
         except UNREADABLE as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             complaints.append(f"{path.name} cannot be read ({reason[:80]})")
@@ -83,11 +87,11 @@ def load_newest(folder: Path, device: torch.device) -> tuple[dict[str, Any] | No
     return None, complaints
 
 
-def _load(path: Path, device: torch.device) -> dict[str, Any]:
+def _load(path: Path) -> dict[str, Any]:
     # Ours are zip files; anything else would go to the reader of torch's older format, a bare pickle.
     if not zipfile.is_zipfile(path):
         raise ValueError("damaged, or not a checkpoint")
-    state = torch.load(path, map_location=device, weights_only=True)
+    state = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(state, dict) or state.get("schema") != SCHEMA:
         raise ValueError("not a checkpoint of this version")
     return state

@@ -110,8 +110,17 @@ def _keep_freed_memory() -> None:
     mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # glibc takes no more
 
 
+def _is_there(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
+    return device.type == "cpu" or (device.type == "mps" and torch.backends.mps.is_available())
+
+
 def _resolve_device(name: str, ranks: Ranks) -> torch.device:
     if name in ("auto", "cuda") and torch.cuda.is_available():
+        if ranks.local_rank >= torch.cuda.device_count():
+            law = f"must be at most {torch.cuda.device_count()}, the GPUs of this machine"
+            raise ConfigError("torchrun", "--nproc-per-node", law, ranks.local_world_size)
         return torch.device("cuda", ranks.local_rank)
     if name == "auto":
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
@@ -120,12 +129,7 @@ def _resolve_device(name: str, ranks: Ranks) -> torch.device:
     except RuntimeError:
         law = "must be auto, cpu, mps, cuda or cuda:N"
         raise ConfigError("--device", "", law, name) from None
-    there = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if not there.get(device.type, False):
+    if not _is_there(device):
         cure = "take --device auto"
         raise ConfigError("--device", "", "must be there on this machine", name, cure)
     if device.index is not None and not ranks.alone:

@@ -26,7 +26,8 @@ def enter(trainer: Trainer, phase: Phase) -> Iterator[Event]:
     regularise(trainer.stepper, phase, trainer.recipe, trainer.feed.num_classes)
     if trainer.is_over(phase):
         return
-    trainer.stepper.enter(phase)
+    with trainer.ledger.charge("lost"):
+        trainer.stepper.enter(phase)
     look(trainer)
     if phase.starts_stage and phase.kind == "plain":
         yield StageStarted(

@@ -31,11 +31,12 @@ __all__ = ["Feed", "MapFeed", "StreamFeed", "open_data", "open_feed"]
 class Feed(Protocol):
     """The images of a run. Batches are (B, 3, H, W) float32 and (B,) int64, on the CPU.
 
-    ``workers`` is the number of loader processes of each rank.
+    ``num_images`` are those of the training set, ``workers`` is the number of loader processes of each rank.
     """
 
     num_classes: int
     num_images: int
+    num_validation_images: int
     workers: int
 
     def batches(

@@ -59,6 +59,7 @@ class MapFeed:
         self.num_classes, self.num_images = len(opened.class_names), len(train)
         train, self._all = whole_of(train)
         self._val, self._evaluated = whole_of(val)
+        self.num_validation_images = len(self._evaluated)
         self._train, self._transform = train, transform
         self._place, self._bad_images = place, BadImages(settings.max_bad_images)
         self._batch_size, self._full_px = settings.recipe.batch_size, settings.model.img_size

@@ -35,7 +35,7 @@ def export_program(
     """Write what ``torch.export`` makes of a subnet, for batches of any size; return how to load it.
 
     Raises:
-        ConfigError: If the weights are of another network.
+        ConfigError: If the weights are of another network, or the network is no plain ViT.
         RunError: If the file cannot be written.
     """
     cell = _cell(settings, file, subnet)
@@ -59,7 +59,8 @@ def export_onnx(
     Its input is ``images``, its output ``logits``.
 
     Raises:
-        ConfigError: If the weights are of another network, or the packages of the extra are missing.
+        ConfigError: If the weights are of another network, it is no plain ViT, or the packages of the extra
+            are missing.
         RunError: If the file cannot be written.
     """
     if find_spec("onnx") is None or find_spec("onnxscript") is None:
@@ -100,6 +101,9 @@ def _cell(settings: RunSettings, file: WeightsFile, subnet: SubnetConfig) -> _Ce
     """Return the network of a subnet with the weights of a file."""
     num_classes = len(file.state["head.weight"]) if "head.weight" in file.state else 0
     spec, tables = settings.model.spec(), settings.table_sizes
+    if spec.outlook is not None:
+        law, cure = f"must be weights or hf for {spec.name}", "programs are made of plain ViTs"
+        raise ConfigError("--format", "", law, cure=cure)
     model = build_model(spec, num_classes, settings.seed, tables)
     load_weights(model, file)
     images = torch.zeros(2, model.spec.in_chans, subnet.img_size, subnet.img_size)

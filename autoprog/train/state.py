@@ -36,6 +36,7 @@ def snapshot(trainer: Trainer) -> dict[str, Any]:
         "phase_seconds": _rows(trainer.phase_seconds),
         "last_evaluation": evaluation.model_dump(mode="json") if evaluation else None,
         "marked_at": trainer.evaluated_step,
+        "evaluated_macs": trainer.evaluated_macs,
         "notes": trainer.notes,
         "micro_batches": stepper.micro_batches,
         "rollbacks": trainer.rollbacks.count,
@@ -52,7 +53,7 @@ def restore_newest(trainer: Trainer) -> list[str]:
         RunError: If it is of another network or optimizer, or the ranks read different ones.
     """
     folder, rollbacks = trainer.folder.checkpoints, trainer.rollbacks
-    state, complaints = load_newest(folder, trainer.compute.device)
+    state, complaints = load_newest(folder)
     if state is None:
         complaints += _begin(trainer)
     else:
@@ -105,6 +106,7 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
     if state["last_evaluation"] is not None:
         trainer.last_evaluation = Evaluated(**state["last_evaluation"])
     trainer.evaluated_step = state["marked_at"]
+    trainer.evaluated_macs = state.get("evaluated_macs", 0)  # older checkpoints have none
     stepper.micro_batches = max(stepper.micro_batches, state["micro_batches"])
     trainer.rollbacks.count = max(trainer.rollbacks.count, state["rollbacks"])
 

@@ -42,6 +42,7 @@ class StreamFeed:
         place: Place,
     ) -> None:
         self.num_classes, self.num_images = len(opened.class_names), len(train)
+        self.num_validation_images = len(val)
         self._batch_size, self._full_px = settings.recipe.batch_size, settings.model.img_size
         self._cap = most_held_out(settings, len(train))
         workers = resolve_workers(settings.workers, train, place.local_world_size)

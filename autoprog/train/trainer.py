@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from autoprog.effort import image_macs
+from autoprog.effort import evaluation_macs, image_macs
 from autoprog.events import (
     CheckpointSaved,
     Evaluated,
@@ -43,6 +43,7 @@ from supernet.config import SubnetConfig
 __all__ = ["InterruptedRunError", "StopRequest", "Trainer"]
 
 _BUDGET_LOOK_STEPS = 20  # how often a run under a time budget looks at the clock at least
+_EVALUATIONS_SHARE = 0.1  # of the training between them, in multiply-accumulates
 _STOP_STEPS = 5  # how often ranks ask for a signal: torchrun kills them half a minute after it
 _UNBOUNDED_STEPS = 2**31
 
@@ -53,8 +54,8 @@ class Trainer:
 
     ``step`` counts finished optimizer steps, ``samples`` the images they took, ``macs`` the
     multiply-accumulates, ``phase`` is the index of the phase entered last,
-    ``evaluated_step`` the step of the last evaluation. ``notes`` is kept with checkpoints for whoever drives
-    the trainer; plain containers only.
+    ``evaluated_step`` the step of the last evaluation, ``evaluated_macs`` what had been spent by then.
+    ``notes`` is kept with checkpoints for whoever drives the trainer; plain containers only.
     """
 
     settings: RunSettings
@@ -71,6 +72,7 @@ class Trainer:
     macs: int = 0
     phase: int = -1
     evaluated_step: int = 0
+    evaluated_macs: int = 0
     notes: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -122,7 +124,8 @@ class Trainer:
             yield from self._train(phase)
             yield from self._progress(phase)
         # A stop after the last step of a stage leaves the evaluation to the resume.
-        if phase.ends_stage and self._needs_evaluation(phase):
+        is_due = phase.ends_stage and self._needs_evaluation(phase)
+        if is_due and self._can_afford_evaluation(phase):
             yield from self.evaluate(phase.depth)
             yield from self.save(keep_as=f"stage-{phase.stage}-{phase.index}")
             reserve(self)
@@ -151,6 +154,20 @@ class Trainer:
         last = self.last_evaluation
         return self.evaluated_step < self.step or last is None or last.subnet.depth != phase.depth
 
+    def _can_afford_evaluation(self, phase: Phase) -> bool:
+        """Tell whether evaluations stay a small share of the compute; the last one is always made.
+
+        A test set can be many times what a short stage trains on. With ``eval_every_epochs`` it has been
+        said how often.
+        """
+        if phase.stop_step >= self.total_steps or self.settings.eval_every_epochs is not None:
+            return True
+        spec = self.stepper.model.spec
+        subnet = SubnetConfig(phase.depth, spec.img_size)
+        images = self.feed.num_validation_images
+        cost = evaluation_macs(spec, subnet, images, self.feed.num_classes)
+        return cost <= _EVALUATIONS_SHARE * (self.macs - self.evaluated_macs)
+
     def is_over(self, phase: Phase) -> bool:
         """Tell whether the run has passed the end of a phase."""
         return self.pace.position(self.step) >= phase.stop_step
@@ -158,13 +175,16 @@ class Trainer:
     def _train(self, phase: Phase) -> Iterator[Event]:
         model, seed, start = self.stepper.model.train(), self.settings.seed, self.step
         assert model.training
-        batches = self.feed.batches(
-            first_sample=self.samples,
-            batch_size=batch_size_of(phase, self.recipe),
-            steps=phase.stop_step - start if self.pace.counts_steps else _UNBOUNDED_STEPS,
-            cell_at=lambda k: cell_of(phase, self.recipe, self._full_px, seed, start + k),
-            held_out=phase.held_out,
-        )
+        with self.ledger.charge(
+            "data_wait"
+        ):  # for workers that start, or end what is not wanted now
+            batches = self.feed.batches(
+                first_sample=self.samples,
+                batch_size=batch_size_of(phase, self.recipe),
+                steps=phase.stop_step - start if self.pace.counts_steps else _UNBOUNDED_STEPS,
+                cell_at=lambda k: cell_of(phase, self.recipe, self._full_px, seed, start + k),
+                held_out=phase.held_out,
+            )
         while not self.is_over(phase):
             with self.ledger.charge("data_wait"):
                 images, targets = next(batches)
@@ -209,11 +229,16 @@ class Trainer:
 
     def _progress(self, phase: Phase) -> Iterator[Event]:
         """Read the losses since the last time; this is the only place that waits for the device."""
+        spent, before = self.ledger.seconds, self.ledger.seconds["train"]
         reading = self._meter.read(self.step, self.epoch, phase.stage)
         if reading is None:
             return
         with self.ledger.charge("train"):
             check_weights(self.stepper.model, self.step, self.epoch, phase.stage)
+        if (
+            phase.kind == "supernet"
+        ):  # what a device has still done of the steps that were asked for
+            spent["supernet"] += spent["train"] - before
         for subnet, seconds in reading.timed:
             self.phase_seconds[subnet].append(seconds)
         look(self, reading.typical_seconds)
@@ -247,10 +272,10 @@ class Trainer:
         if signal_name is not None:
             yield from self.halt(signal_name)
         if phase.ends_stage and self.is_over(phase):
-            return  # evaluated and saved there anyway
+            return  # saved there anyway, and evaluated
         every = self.settings.eval_every_epochs
         if every is not None:
-            interval = max(1, round(every * self.steps_per_epoch))
+            interval = max(1, round(every * self.steps_per_epoch / phase.training.batch_scale))
             if self.step - self.evaluated_step >= interval:
                 yield from self.evaluate(phase.depth)
                 look(self)
@@ -276,7 +301,7 @@ class Trainer:
             (loss, top1), (loss_ema, top1_ema) = evaluate(
                 models, self.feed.validation(), choice, self.compute, self.ranks
             )
-        self.evaluated_step = self.step
+        self.evaluated_step, self.evaluated_macs = self.step, self.macs
         self.last_evaluation = Evaluated(
             step=self.step,
             epoch=self.epoch,

@@ -145,6 +145,7 @@ class Bench:
     def settings(self, recipe: dict[str, Any] | None = None, **changes: Any) -> RunSettings:
         values = {**RECIPES["digits"].model_dump(), **(PLAIN if recipe is None else recipe)}
         fixed: dict[str, Any] = {"device": "cpu", "amp": "none", "workers": 0, "log_every_steps": 4}
+        fixed["eval_every_epochs"] = 1000.0  # at each stage end, however short the stage
         return RunSettings(
             kind="train",
             model=FullModel.of(ZOO["vit-mu"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import fcntl
 import multiprocessing
@@ -40,8 +41,9 @@ from autoprog.train.data import (
     open_cached,
     open_source,
 )
+from autoprog.train.data.cache.fingerprint import content_digest
 from autoprog.train.data.cache.progress import progress_on_stderr
-from autoprog.train.data.images import FolderSource, TarSource
+from autoprog.train.data.images import FolderSource, ReaderSource, TarSource
 from autoprog.train.data.transforms import eval_transform
 from autoprog.train.feed import Feed, open_feed
 from supernet.zoo import ZOO
@@ -524,28 +526,55 @@ def test_an_unreadable_validation_image_stops_the_build(torn: Path, cached: Any)
         cached(exact=True)
 
 
-def test_thumbnails_of_the_right_size_are_evaluated_as_one_by_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("side", [16, 96])
+def test_thumbnails_of_the_right_size_are_evaluated_as_one_by_one(
+    tmp_path: Path, side: int
+) -> None:
+    """Also those that are augmented by batch, but large enough to be cut out as photographs are."""
     rng = np.random.RandomState(0)
+    settings = dataclasses.replace(SETTINGS, crop_pct=0.9)
     for name in ("a", "b"):
         (tmp_path / "set" / name).mkdir(parents=True)
         for number in range(5):
-            pixels = rng.randint(0, 256, (16, 16, 3), dtype=np.uint8)
+            pixels = rng.randint(0, 256, (side, side, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "set" / name / f"{number}.png")
     (tmp_path / "set" / "b" / "2.png").write_bytes(b"")
     source = FolderSource(tmp_path / "set")
-    settings = CacheSettings(str(tmp_path / "cache"), 16, 0, 1, Watch())
-    held = open_cached(source, "training", settings)
-    for px in (16, 12):
+    held = open_cached(
+        source, "training", CacheSettings(str(tmp_path / "cache"), side, 0, 1, Watch())
+    )
+    for px in (side, 12):
         expected, found = (
-            list(eval_batches(one, SETTINGS, px, 4, 0, bad_images=BadImages(1)))
+            list(eval_batches(one, settings, px, 4, 0, bad_images=BadImages(1)))
             for one in (source, held)
         )
         assert [len(targets) for _, targets in found] == [4, 3, 2]
         for one, two in zip(expected, found, strict=True):
             assert one[0].equal(two[0])
             assert one[1].equal(two[1])
-    image = eval_transform(16, SETTINGS)(source.load(0)[0])
-    assert next(eval_batches(held, SETTINGS, 16, 1, 0))[0][0].equal(image)
+    image = eval_transform(side, settings)(source.load(0)[0])
+    assert next(eval_batches(held, settings, side, 1, 0))[0][0].equal(image)
+
+
+class Fields:
+    """As much of a reader of several image fields as a source needs."""
+
+    def __init__(self, image_key: str) -> None:
+        self.image_key = image_key
+
+    def __len__(self) -> int:
+        return 2
+
+    def iter_targets(self) -> list[int]:
+        return [0, 1]
+
+
+def test_another_field_of_a_data_set_is_another_content() -> None:
+    left, right = (ReaderSource(Fields(key), "hfds/x", ("a", "b")) for key in ("left", "right"))
+    assert content_digest(left) != content_digest(right)
+    assert content_digest(left) == content_digest(
+        ReaderSource(Fields("left"), "hfds/x", ("a", "b"))
+    )
 
 
 def feed_of(folder: Path | None, progress: Any, **changes: Any) -> Feed:

@@ -15,8 +15,6 @@ from autoprog.errors import RunError
 from autoprog.train.checkpoint import load_newest, publish, stage_as
 from autoprog.train.engine import train_schedule
 
-CPU = torch.device("cpu")
-
 
 def write(folder: Path, step: int, keep_as: str | None = None) -> None:
     publish(folder, stage_as(folder, {"step": step, "weights": torch.full((3,), step)}), keep_as)
@@ -29,11 +27,11 @@ def steps(folder: Path) -> dict[str, int]:
 
 
 def test_the_last_two_and_those_with_a_name_are_kept(tmp_path: Path) -> None:
-    assert load_newest(tmp_path, CPU) == (None, [])
+    assert load_newest(tmp_path) == (None, [])
     for step in (1, 2, 3, 4):
         write(tmp_path, step, keep_as="stage-0-0" if step == 2 else None)
     assert steps(tmp_path) == {"last.pt": 4, "previous.pt": 3, "stage-0-0.pt": 2}
-    state, complaints = load_newest(tmp_path, CPU)
+    state, complaints = load_newest(tmp_path)
     assert state is not None
     assert (state["step"], complaints) == (4, [])
 
@@ -66,7 +64,7 @@ def test_a_write_that_dies_leaves_the_published_ones(
     monkeypatch.setattr(os, "fsync", die)
     with pytest.raises(SystemExit):
         stage_as(tmp_path, {"step": 3})
-    state, complaints = load_newest(tmp_path, CPU)
+    state, complaints = load_newest(tmp_path)
     assert state is not None
     assert (state["step"], complaints) == (2, [])
 
@@ -75,7 +73,7 @@ def test_a_death_between_the_two_renames_leaves_the_previous_one(tmp_path: Path)
     write(tmp_path, 1)
     (tmp_path / "last.pt").rename(tmp_path / "previous.pt")
     stage_as(tmp_path, {"step": 2})
-    state, complaints = load_newest(tmp_path, CPU)
+    state, complaints = load_newest(tmp_path)
     assert state is not None
     assert (state["step"], complaints) == (1, [])
 
@@ -129,7 +127,7 @@ def test_what_cannot_be_read_is_passed_over_and_never_executed(tmp_path: Path, k
     write(folder, 1)
     write(folder, 2)
     foreign(kind, folder / "last.pt", mark)
-    state, complaints = load_newest(folder, CPU)
+    state, complaints = load_newest(folder)
     assert state is not None
     assert state["step"] == 1
     assert len(complaints) == 1
@@ -146,7 +144,7 @@ def test_the_evil_file_is_evil(tmp_path: Path) -> None:
 def test_a_start_from_nothing_readable_is_told(tmp_path: Path) -> None:
     for name in ("last.pt", "previous.pt"):
         (tmp_path / name).write_bytes(b"nothing")
-    state, complaints = load_newest(tmp_path, CPU)
+    state, complaints = load_newest(tmp_path)
     assert state is None
     assert complaints == [
         "last.pt cannot be read (damaged, or not a checkpoint)",

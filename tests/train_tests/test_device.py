@@ -47,6 +47,26 @@ def test_a_cpu_takes_bfloat16_where_it_has_it_and_the_network_is_wide(
     assert resolve_compute(settings(bench, model, amp="none")).amp == "none"
 
 
+@pytest.mark.parametrize(
+    ("name", "ranks", "said"),
+    [
+        ("cuda:7", Ranks(0, 1), "--device: must be there on this machine, but got 'cuda:7'"),
+        (
+            "cuda",
+            Ranks(1, 2, local_rank=1, local_world_size=2),
+            "torchrun: --nproc-per-node: must be at most 1, the GPUs of this machine, but got 2",
+        ),
+    ],
+)
+def test_gpus_that_are_not_there_are_refused(
+    bench: Any, monkeypatch: pytest.MonkeyPatch, name: str, ranks: Ranks, said: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ConfigError, match=said):
+        resolve_compute(settings(bench, device=name), ranks)
+
+
 def test_ranks_on_one_machine_share_its_cores(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "usable_cores", lambda: 16)
     resolve_compute(settings(bench), Ranks(1, 4, local_rank=1, local_world_size=4))

@@ -191,6 +191,15 @@ def test_timm_loads_the_final_weights_strictly(trained: Any, weights: str) -> No
     assert plain.patch_embed.conv[1].num_batches_tracked.item() == trainer.step
 
 
+def test_no_program_is_made_of_it(
+    trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("export", str(trained[0].path), "--format", "torch-export")
+    assert main([*words, "--output", str(tmp_path / "w.pt2")]) == 2
+    said = "--format: must be weights or hf for volo-mu; programs are made of plain ViTs"
+    assert said in capsys.readouterr().err
+
+
 def test_the_printed_line_says_what_to_import(
     trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

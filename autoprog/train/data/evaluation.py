@@ -19,7 +19,12 @@ from autoprog.train.data.bad_images import (
 from autoprog.train.data.cache.source import CachedSource
 from autoprog.train.data.images import ImageSource
 from autoprog.train.data.loader import Batch
-from autoprog.train.data.transforms import TransformSettings, eval_transform, normalize_
+from autoprog.train.data.transforms import (
+    THUMBNAIL_PX,
+    TransformSettings,
+    eval_transform,
+    normalize_,
+)
 from autoprog.train.data.workers import as_is, start_worker
 
 __all__ = ["cache_batches", "eval_batches"]
@@ -96,6 +101,7 @@ class _EvalDataset(Dataset[Delivery]):
             isinstance(source, CachedSource)
             and source.are_thumbnails
             and source.one_size == (px, px)
+            and px <= THUMBNAIL_PX
         ):
             return self._as_they_are(source, indices)
         transform = eval_transform(px, self._settings)

@@ -55,7 +55,8 @@ def _evidence(source: ImageSource) -> Iterator[bytes]:
     elif isinstance(source, ReaderSource):
         data = getattr(source.reader, "dataset", None)
         info = getattr(data, "info", None)
-        yield repr((getattr(info, "version", None), getattr(data, "split", None))).encode()
+        about = (getattr(info, "version", None), getattr(data, "split", None))
+        yield repr((*about, getattr(source.reader, "image_key", None))).encode()
         yield _stamps(str(file["filename"]) for file in getattr(data, "cache_files", None) or ())
 
 
