@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from autoprog.commands.data_flags import data_settings, share_of
@@ -12,6 +11,7 @@ from autoprog.commands.fidelity_flags import given_fidelity
 from autoprog.commands.flags import LOGGER_SETTINGS
 from autoprog.commands.length_flags import given_time_share
 from autoprog.commands.recipe_layers import is_file, recipe_of
+from autoprog.commands.trial_flags import check_trials, from_anywhere
 from autoprog.errors import ConfigError, suggest
 from autoprog.files import parse
 from autoprog.presets import PRESETS, preset
@@ -54,7 +54,7 @@ def configure_search(args: argparse.Namespace) -> Configured:
     space = _with_decision_flags(args, file).space(spec, where)
     proxy = share_of(args, "proxy")
     whole = hasattr(args, "trials")  # then only the trials take a share of the data
-    _check_trials(args, whole)
+    check_trials(args, whole)
     if whole and data.on_held_out:
         cure = "trials are evaluated on held-out images in any case"
         raise ConfigError("--held-out", "", "must be left out with --trials", cure=cure)
@@ -71,32 +71,12 @@ def configure_search(args: argparse.Namespace) -> Configured:
         recipe = recipe.model_copy(update={"epochs": recipe.epochs * proxy})
     search = {"space": space, "space_from": where, **_given(args, *_OF_SEARCH)}
     if "storage" in search:
-        search["storage"] = _from_anywhere(search["storage"])
+        search["storage"] = from_anywhere(search["storage"])
     if whole:
         search.setdefault("rule", "budget" if "budget_seconds" in search else "pareto")
     search["fidelity"], search["time_share"] = given_fidelity(args), share
     settings = _settings(args, "search", spec, data, name, recipe, search=search)
     return Configured(settings, opened, schedule=None)
-
-
-def _check_trials(args: argparse.Namespace, by_trials: bool) -> None:
-    """Refuse what is for trials without them, and what several workers cannot share."""
-    given = {"-j": getattr(args, "jobs", 1) != 1, "--storage": hasattr(args, "storage")}
-    for flag, is_given in given.items():
-        if is_given and not by_trials:
-            raise ConfigError(flag, "", "must come with --trials N, whose workers it is for")
-    device = getattr(args, "device", "")
-    if by_trials and device.startswith("cuda:"):
-        cure = f"set CUDA_VISIBLE_DEVICES={device.removeprefix('cuda:')}"
-        raise ConfigError("--device", "", "must leave the number to the workers", device, cure)
-
-
-def _from_anywhere(storage: str) -> str:
-    """Return the URL of a database that means the same file to workers in other folders."""
-    scheme, _, path = storage.partition(":///")
-    if not scheme.startswith("sqlite") or not path.strip("/") or ":memory:" in path:
-        return storage
-    return f"{scheme}:///{Path(path).absolute()}"
 
 
 def configure_train(args: argparse.Namespace) -> Configured:

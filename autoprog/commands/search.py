@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Any
 from autoprog.commands.data_flags import add_data_flags
 from autoprog.commands.fidelity_flags import add_fidelity_flags
 from autoprog.commands.flags import (
-    LOGGER_SETTINGS,
     add_initial_flags,
     add_recipe_flags,
     add_run_flags,
-    changeable,
     duration_seconds,
-    words_of,
 )
 from autoprog.commands.length_flags import add_length_flags
+from autoprog.commands.trial_flags import add_trial_flags, worker_words
 from autoprog.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -49,7 +47,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     _add_decision_flags(group)
     add_fidelity_flags(group)
     _add_growth_flags(group)
-    _add_trial_flags(parser.add_argument_group("trials"))
+    add_trial_flags(parser.add_argument_group("trials"))
     _add_replay_flags(parser.add_argument_group("replay"))
     add_data_flags(parser)
     add_initial_flags(parser)
@@ -100,22 +98,6 @@ def _add_decision_flags(group: argparse._ArgumentGroup) -> None:
     _add(group, "--supernet-epochs", type=float, metavar="E", help=phase)
     _add(group, "--max-candidates", type=int, metavar="N", help="a decision looks at (space)")
     _add(group, "--min-full-share", type=float, metavar="S", help="share at full size (space)")
-
-
-def _add_trial_flags(group: argparse._ArgumentGroup) -> None:
-    trials = "really train N schedules on a share of the data, then the best of them at full length"
-    _add(group, "--trials", type=int, metavar="N", help=trials)
-    proxy = "share of the images and of the epochs that trials take, or a whole search (1)"
-    _add(group, "--proxy", type=float, metavar="S", help=proxy)
-    group.add_argument(
-        "-j", "--jobs", type=int, default=1, metavar="N", help="workers that carry out trials (1)"
-    )
-    join = "work on the trials of a run that another process has begun"
-    group.add_argument("--join", metavar="RUN", help=join)
-    storage = (
-        "Optuna storage URL for trials, such as sqlite:///trials.db (a journal in the run folder)"
-    )
-    _add(group, "--storage", metavar="URL", help=storage)
 
 
 def _add_replay_flags(group: argparse._ArgumentGroup) -> None:
@@ -200,20 +182,12 @@ def _trials(args: argparse.Namespace, configured: Configured) -> Begin:
     """Return a search that trains many schedules briefly, and the best of them at full length."""
     from autoprog.search.trials import Workforce, search_by_trials
 
-    crew = Workforce(args.jobs, _carrying_out(args))
+    crew = Workforce(args.jobs, worker_words(args))
 
     def begin(folder: RunFolder, job: Job) -> Iterator[Event]:
         return search_by_trials(configured.settings, folder, configured.opened, crew, job)
 
     return begin
-
-
-def _carrying_out(args: argparse.Namespace) -> tuple[str, ...]:
-    """Return the flags that say how trials are carried out, for the workers."""
-    parser = argparse.ArgumentParser()
-    add_run_flags(parser)
-    names = changeable("search").difference(LOGGER_SETTINGS)
-    return tuple(words_of(args, (one for one in parser._actions if one.dest in names)))
 
 
 def _join(args: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from autoprog.events import Event
+from autoprog.train.evaluations import evaluate_run
 
 if TYPE_CHECKING:
     from autoprog.train.trainer import Trainer
@@ -48,6 +49,6 @@ def measure_reserve(trainer: Trainer) -> Iterator[Event]:
     if trainer.pace.budget_seconds is None:
         return
     if trainer.last_evaluation is None:
-        yield from trainer.evaluate(trainer.stepper.model.spec.depth)
+        yield from evaluate_run(trainer, trainer.stepper.model.spec.depth)
     yield from trainer.save()
     reserve(trainer, is_start=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from autoprog.effort import evaluation_macs, image_macs
+from autoprog.effort import image_macs
 from autoprog.events import (
     CheckpointSaved,
     Evaluated,
@@ -26,12 +26,12 @@ from autoprog.train.budget import look, reserve
 from autoprog.train.checkpoint import publish, stage_as
 from autoprog.train.device import Compute
 from autoprog.train.entry import enter
-from autoprog.train.evaluate import evaluate
+from autoprog.train.evaluations import evaluate_run, is_due
 from autoprog.train.feed import Feed
 from autoprog.train.loop import Stepper, check_weights
 from autoprog.train.meter import Meter
 from autoprog.train.pace import Pace
-from autoprog.train.phase import Choice, Phase, choice_of, plain_choice
+from autoprog.train.phase import Choice, Phase, choice_of
 from autoprog.train.ranks import Ranks
 from autoprog.train.regularise import batch_size_of, cell_of
 from autoprog.train.rollback import Rollbacks
@@ -43,7 +43,6 @@ from supernet.config import SubnetConfig
 __all__ = ["InterruptedRunError", "StopRequest", "Trainer"]
 
 _BUDGET_LOOK_STEPS = 20  # how often a run under a time budget looks at the clock at least
-_EVALUATIONS_SHARE = 0.1  # of the training between them, in multiply-accumulates
 _STOP_STEPS = 5  # how often ranks ask for a signal: torchrun kills them half a minute after it
 _UNBOUNDED_STEPS = 2**31
 
@@ -124,9 +123,8 @@ class Trainer:
             yield from self._train(phase)
             yield from self._progress(phase)
         # A stop after the last step of a stage leaves the evaluation to the resume.
-        is_due = phase.ends_stage and self._needs_evaluation(phase)
-        if is_due and self._can_afford_evaluation(phase):
-            yield from self.evaluate(phase.depth)
+        if phase.ends_stage and is_due(self, phase):
+            yield from evaluate_run(self, phase.depth)
             yield from self.save(keep_as=f"stage-{phase.stage}-{phase.index}")
             reserve(self)
 
@@ -148,25 +146,6 @@ class Trainer:
         self._micro_batches = self.stepper.micro_batches
         self._meter.restart()
         return [Warned(step=self.step, message=text) for text in complaints]
-
-    def _needs_evaluation(self, phase: Phase) -> bool:
-        """Tell whether steps or a growth came after the last evaluation; a budget may leave no steps."""
-        last = self.last_evaluation
-        return self.evaluated_step < self.step or last is None or last.subnet.depth != phase.depth
-
-    def _can_afford_evaluation(self, phase: Phase) -> bool:
-        """Tell whether evaluations stay a small share of the compute; the last one is always made.
-
-        A test set can be many times what a short stage trains on. With ``eval_every_epochs`` it has been
-        said how often.
-        """
-        if phase.stop_step >= self.total_steps or self.settings.eval_every_epochs is not None:
-            return True
-        spec = self.stepper.model.spec
-        subnet = SubnetConfig(phase.depth, spec.img_size)
-        images = self.feed.num_validation_images
-        cost = evaluation_macs(spec, subnet, images, self.feed.num_classes)
-        return cost <= _EVALUATIONS_SHARE * (self.macs - self.evaluated_macs)
 
     def is_over(self, phase: Phase) -> bool:
         """Tell whether the run has passed the end of a phase."""
@@ -271,13 +250,13 @@ class Trainer:
         signal_name = self.stop.agreed(self.ranks)
         if signal_name is not None:
             yield from self.halt(signal_name)
-        if phase.ends_stage and self.is_over(phase):
-            return  # saved there anyway, and evaluated
+        if phase.ends_stage and self.is_over(phase) and is_due(self, phase):
+            return  # evaluated and saved there anyway
         every = self.settings.eval_every_epochs
         if every is not None:
             interval = max(1, round(every * self.steps_per_epoch / phase.training.batch_scale))
             if self.step - self.evaluated_step >= interval:
-                yield from self.evaluate(phase.depth)
+                yield from evaluate_run(self, phase.depth)
                 look(self)
         if self.clock() - self._saved_at >= 60 * self.settings.checkpoint_minutes:
             yield from self.save()
@@ -291,27 +270,3 @@ class Trainer:
         yield from self.save()
         yield Interrupted(step=self.step, signal=signal_name)
         raise InterruptedRunError(signal_name, str(self.folder.path))
-
-    def evaluate(self, depth: tuple[int, ...]) -> Iterator[Event]:
-        """Evaluate the online and the averaged network at the full image size."""
-        choice = plain_choice(SubnetConfig(depth, self._full_px))
-        start = self.clock()
-        with self.ledger.charge("evaluate"):
-            models = (self.stepper.model, self.stepper.emas[-1].module)
-            (loss, top1), (loss_ema, top1_ema) = evaluate(
-                models, self.feed.validation(), choice, self.compute, self.ranks
-            )
-        self.evaluated_step, self.evaluated_macs = self.step, self.macs
-        self.last_evaluation = Evaluated(
-            step=self.step,
-            epoch=self.epoch,
-            subnet=choice.subnet,
-            loss=loss,
-            top1=top1,
-            loss_ema=loss_ema,
-            top1_ema=top1_ema,
-            seconds=self.clock() - start,
-            train_seconds=self.ledger.seconds["train"],
-            wall_seconds=self.ledger.wall_seconds(),
-        )
-        yield self.last_evaluation

@@ -72,7 +72,8 @@ def test_a_replay_says_everything_once_again(
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return run_training("linear", runs_dir=tmp_path_factory.mktemp("plain"), **FLAGS)
+    runs_dir = tmp_path_factory.mktemp("plain")
+    return run_training("linear", runs_dir=runs_dir, eval_every_epochs=9.0, **FLAGS)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from autoprog.files import parse
 from autoprog.search.replay import chooser_of, replay
 from autoprog.search.tails import Outlook
 from autoprog.settings import SearchSettings
-from autoprog.train import trainer as trainer_module
+from autoprog.train import evaluations
 from autoprog.ui.state import fold
 from supernet.config import SubnetConfig
 from supernet.cost import relative_cost
@@ -84,7 +84,7 @@ def test_where_evaluations_are_dear_there_is_one_at_the_end(
     lab: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They take time that the length of the run does not count."""
-    monkeypatch.setattr(trainer_module, "_EVALUATIONS_SHARE", 1e-3)
+    monkeypatch.setattr(evaluations, "_SHARE", 1e-3)
     settings = lab.settings(costs=lab.costs(), time_share=SHARE, eval_every_epochs=None)
     attempt = lab.search(settings)
     assert len(attempt.of(StageStarted)) > 2

@@ -21,7 +21,8 @@ from autoprog.train.ranks import ONE_PROCESS
 
 ROOT = Path(__file__).resolve().parents[2]
 DRIVER = Path(__file__).with_name("ranks_driver.py")
-LINEAR = ("train", "--schedule", "linear", "--model", "vit-mu", "--epochs", "4", "--workers", "0")
+LINEAR = ("train", "--schedule=linear", "--model=vit-mu", "--epochs=4", "--workers=0")
+LINEAR += ("--eval-every-epochs=9",)  # a longer time than a stage: at stage ends alone
 SEARCH = ("search", "--model", "vit-mu", "--epochs", "8", "--workers", "0")
 
 
@@ -124,7 +125,7 @@ def test_the_loss_curve_is_that_of_one_process(together: Path, alone: Run) -> No
 
 def test_sandwich_steps_with_tables_by_size_are_those_of_one_process(tmp_path: Path) -> None:
     """A table that only one of the four passes uses is averaged over ranks like everything else."""
-    words = ("train", "--elastic", "--pos-embed", "per-size", *LINEAR[3:], "--epochs", 1)
+    words = ("train", "--elastic", "--pos-embed", "per-size", *LINEAR[2:], "--epochs", 1)
     found = []
     for name in ("two", "one"):
         here = (*words, "--log-every-steps", 2, "--runs-dir", tmp_path / name)

@@ -21,6 +21,7 @@ from autoprog.search.profile import Limits, measure_grid
 from autoprog.settings import RunSettings
 from autoprog.stage import FullModel, Stage
 from autoprog.train.ema import ElasticEma
+from autoprog.train.evaluations import evaluate_run
 from autoprog.train.growth import fingerprint
 from autoprog.train.model import build_model
 from autoprog.train.phase import plain_choice
@@ -102,7 +103,7 @@ def test_evaluations_and_estimates_leave_statistics_alone(bench: Any) -> None:
     trainer = volo_trainer(bench)
     take_steps(trainer, 2)
     before = fingerprint(trainer.stepper)
-    list(trainer.evaluate(SPEC.depth))
+    list(evaluate_run(trainer, SPEC.depth))
     trainer.stepper.model.train()
     table = measure_grid(trainer, [CostCell(SubnetConfig((1, 2), 16), 16)], Limits(0.0))
     assert set(table.cells) == {"d1+2 r16 b16", "d2+4 r32 b16"}
