@@ -118,7 +118,7 @@ class RunFolder:
         Raises:
             ConfigError: If it is no run folder.
             RunLockedError: If another process is writing it.
-        RunError: If it cannot be written.
+            RunError: If it cannot be written.
         """
         manifest = _read_manifest(path)
         try:

@@ -189,8 +189,7 @@ def _cost(
     model = CostModel(spec, grid.table)
 
     def seconds(table: StepTable) -> float:
-        found = predict_seconds(table, model, batch_size)
-        return found.total
+        return predict_seconds(table, model, batch_size).total
 
     return seconds
 

@@ -182,10 +182,10 @@ def _trials(args: argparse.Namespace, configured: Configured) -> Begin:
     """Return a search that trains many schedules briefly, and the best of them at full length."""
     from autoprog.search.trials import Workforce, search_by_trials
 
-    crew = Workforce(args.jobs, worker_words(args))
+    workforce = Workforce(args.jobs, worker_words(args))
 
     def begin(folder: RunFolder, job: Job) -> Iterator[Event]:
-        return search_by_trials(configured.settings, folder, configured.opened, crew, job)
+        return search_by_trials(configured.settings, folder, configured.opened, workforce, job)
 
     return begin
 

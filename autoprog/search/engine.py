@@ -86,10 +86,10 @@ def _train(searcher: Searcher) -> Iterator[Event]:
 def _follow_tail(searcher: Searcher) -> Iterator[Event]:
     """Carry out what was decided for the rest of the run."""
     for step, subnet in searcher.tail[1:]:
-        for piece in _piece_stops(searcher, step)[:-1]:
-            if searcher.curriculum(piece) != searcher.pieces[-1].curriculum:
-                yield from _train_until(searcher, piece)
-                turn_to(searcher, searcher.current, piece)
+        for turn in _piece_starts(searcher, step):
+            if searcher.curriculum(turn) != searcher.pieces[-1].curriculum:
+                yield from _train_until(searcher, turn)
+                turn_to(searcher, searcher.current, turn)
         yield from _train_until(searcher, step)
         yield from settle(searcher)
         _grow_to(searcher, subnet)
@@ -106,16 +106,16 @@ def _train_until(searcher: Searcher, stop: int) -> Iterator[Event]:
 
 def _train_to_the_end(searcher: Searcher) -> Iterator[Event]:
     """Train the full model through the remaining pieces, each with its regularisation."""
-    for stop in _piece_stops(searcher, searcher.plan.total_steps):
+    total = searcher.plan.total_steps
+    for stop in [*_piece_starts(searcher, total), total] if total > searcher.position else []:
         if searcher.curriculum(searcher.position) != searcher.pieces[-1].curriculum:
             turn_to(searcher, searcher.full, searcher.position)
         yield from searcher.trainer.run(searcher.next_phase(stop))
 
 
-def _piece_stops(searcher: Searcher, stop: int) -> list[int]:
-    """Return where pieces of the run end between the position and `stop`, then `stop` itself."""
-    starts = [s for s in searcher.plan.piece_starts if searcher.position < s < stop]
-    return [*starts, stop] if stop > searcher.position else []
+def _piece_starts(searcher: Searcher, stop: int) -> list[int]:
+    """Return where pieces of the run begin between the position and `stop`."""
+    return [step for step in searcher.plan.piece_starts if searcher.position < step < stop]
 
 
 def _become_full(searcher: Searcher) -> Iterator[Event]:

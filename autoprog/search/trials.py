@@ -56,7 +56,7 @@ class Trialled:
 
 
 def search_by_trials(
-    settings: RunSettings, folder: RunFolder, opened: OpenedData, crew: Workforce, job: Job
+    settings: RunSettings, folder: RunFolder, opened: OpenedData, workforce: Workforce, job: Job
 ) -> Iterator[Event]:
     """Let workers carry out the trials, choose a schedule, train along it; what is done stays done.
 
@@ -64,7 +64,7 @@ def search_by_trials(
         settings: Of the search.
         folder: The run folder; workers join it.
         opened: The whole data.
-        crew: Worker processes to start.
+        workforce: Worker processes to start.
         job: How to stop.
 
     Raises:
@@ -74,7 +74,7 @@ def search_by_trials(
     best = folder.path / "best.yaml"
     shared = _open(settings, folder.path)
     if not best.exists():
-        yield from _carry_out_trials(settings, folder, shared, crew, job.stop)
+        yield from _carry_out_trials(settings, folder, shared, workforce, job.stop)
         chosen, complaint = _choose(settings, folder, shared, opened)
         if complaint:
             yield Warned(step=0, message=complaint)
@@ -119,14 +119,14 @@ def _carry_out_trials(
     settings: RunSettings,
     folder: RunFolder,
     shared: SharedStudy,
-    crew: Workforce,
+    workforce: Workforce,
     stop: StopRequest,
 ) -> Iterator[Event]:
     """Start the workers and tell of each trial that ends."""
     command = [sys.executable, "-m", "autoprog", "search", "--join", str(folder.path)]
-    words = [*command, *crew.words]
+    words = [*command, *workforce.words]
     told: set[int] = set()
-    for report in spawn_workers(Crew(folder.path, crew.jobs, lambda _: words), stop):
+    for report in spawn_workers(Crew(folder.path, workforce.jobs, lambda _: words), stop):
         if isinstance(report, WorkerDied):
             text = f"worker {report.number} died ({report.exit_code}): {report.last_words}"
             yield Warned(step=0, message=text)

@@ -154,9 +154,8 @@ class Trainer:
     def _train(self, phase: Phase) -> Iterator[Event]:
         model, seed, start = self.stepper.model.train(), self.settings.seed, self.step
         assert model.training
-        with self.ledger.charge(
-            "data_wait"
-        ):  # for workers that start, or end what is not wanted now
+        # Workers start here, or end what is not wanted any more.
+        with self.ledger.charge("data_wait"):
             batches = self.feed.batches(
                 first_sample=self.samples,
                 batch_size=batch_size_of(phase, self.recipe),
@@ -214,9 +213,7 @@ class Trainer:
             return
         with self.ledger.charge("train"):
             check_weights(self.stepper.model, self.step, self.epoch, phase.stage)
-        if (
-            phase.kind == "supernet"
-        ):  # what a device has still done of the steps that were asked for
+        if phase.kind == "supernet":  # a device has still worked on steps that were asked for
             spent["supernet"] += spent["train"] - before
         for subnet, seconds in reading.timed:
             self.phase_seconds[subnet].append(seconds)
