@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import combinations
-from statistics import fmean, variance
 
 import numpy as np
 
@@ -84,20 +83,27 @@ def equal_cost(costs: Sequence[float], ratio: float = COST_RATIO) -> np.ndarray:
 def told_apart(subnets: Sequence[Judged]) -> np.ndarray | None:
     """Return the mask of the pairs whose mean losses differ by more than two standard errors.
 
-    The error is that of a difference of means, from the variance of trainings of one subnet, pooled. A
-    training that was not finite is told apart from those that were. None with one seed, of which no error
-    is known.
+    Trainings of one seed share their images, drops and mixes, so what a seed does to all subnets alike does
+    not blur their differences: the error is that of a difference of means, from what is left of the losses
+    after the means of subnets and of seeds (two-way layout without interaction). A training that was not
+    finite is told apart from those that were. None with one seed, of which no error is known.
     """
-    known = [[loss for loss in one.losses if loss is not None] for one in subnets]
-    repeated = [losses for losses in known if len(losses) > 1]
-    if not repeated:
+    if min(len(one.losses) for one in subnets) < 2:
         return None
-    pooled = fmean(variance(losses) for losses in repeated)
-    error = math.sqrt(2 * pooled / max(map(len, repeated)))
     finite = np.array([one.loss is not None for one in subnets])
     means = np.array([one.loss or 0.0 for one in subnets])
-    apart = np.abs(means[:, None] - means[None, :]) > 2 * error
+    losses = np.array([one.losses for one in subnets if one.loss is not None], dtype=float)
+    apart = np.abs(means[:, None] - means[None, :]) > 2 * _difference_error(losses)
     return np.where(finite[:, None] & finite[None, :], apart, finite[:, None] != finite[None, :])
+
+
+def _difference_error(losses: np.ndarray) -> float:
+    """Return the standard error of a difference of the means of two rows (subnets, seeds)."""
+    if len(losses) < 2:
+        return math.inf
+    rows, seeds = losses.shape
+    left = losses - losses.mean(1, keepdims=True) - losses.mean(0) + losses.mean()
+    return math.sqrt(2 * float((left**2).sum()) / ((rows - 1) * (seeds - 1)) / seeds)
 
 
 def agreement(subnets: Sequence[Judged], among: np.ndarray | None = None) -> Agreement:

@@ -136,14 +136,30 @@ def test_a_training_that_diverged_is_the_worst() -> None:
     assert found.seeds_tau == pytest.approx(1 / 3)
 
 
-def test_pairs_are_told_apart_by_what_seeds_differ_in() -> None:
-    """Each subnet has a variance of 0.02, so the error of a difference of means of two is 0.1414."""
-    subnets = judged((0.1, 1.0, 1.0, 1.2), (0.2, 2.0, 1.2, 1.4), (0.3, 3.0, 1.4, 1.6))
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+def test_pairs_are_told_apart_by_what_seeds_differ_in(shift: float) -> None:
+    """Left over are ∓1/30, ±2/30, ∓1/30: a variance of 1/150, an error of 0.0816 of a difference of means.
+
+    What the second seed adds to all of them makes no difference.
+    """
+    subnets = judged(
+        (0.1, 1.0, 1.0, 1.2 + shift), (0.2, 2.0, 1.2, 1.2 + shift), (0.3, 3.0, 1.17, 1.37 + shift)
+    )
     mask = told_apart(subnets)
     assert mask is not None
     assert mask.tolist() == [[False, False, True], [False, False, False], [True, False, False]]
     assert agreement(subnets, mask).pairs == 1
     assert agreement(subnets, mask).tau == 1.0
+
+
+def test_two_subnets_are_told_apart_as_by_paired_differences() -> None:
+    """Differences of -0.2 and -0.1 over two seeds: a mean of -0.15 with a standard error of 0.05."""
+    apart = told_apart(judged((0.1, 1.0, 1.0, 2.0), (0.2, 2.0, 1.2, 2.1)))
+    near = told_apart(judged((0.1, 1.0, 1.0, 2.0), (0.2, 2.0, 1.2, 2.0)))  # -0.1 ± 0.1
+    assert apart is not None
+    assert apart.tolist() == [[False, True], [True, False]]
+    assert near is not None
+    assert not near.any()
 
 
 def test_what_diverged_is_told_apart_from_what_did_not() -> None:
