@@ -76,6 +76,29 @@ class SearchSettings(FileModel):
             raise ConfigError("", "rule", law, self.rule, cure)
         return self
 
+    def images_to_estimate(self, run_images: float) -> int:
+        """Return the most images of the held-out slice in a run over so many images.
+
+        So many that the estimates of all decisions keep to ``search_share``: a forward pass is a third of
+        a training step, and the candidates cost 0.6 of the full model on average.
+        """
+        decisions = self.space.decisions
+        affordable = 3 * decisions.search_share * run_images / (0.6 * self._most_estimates)
+        return min(decisions.estimate_images, max(_LEAST_ESTIMATED, int(affordable)))
+
+    @property
+    def _most_estimates(self) -> int:
+        """Return how often a subnet is estimated at most; AutoProg does it for all at each time point."""
+        decisions = self.space.decisions
+        if self.rule == "autoprog":
+            return (decisions.num_stages - 1) * _PUBLISHED_TIME_POINTS * _PUBLISHED_CANDIDATES
+        glances = 0 if self.time_share is None else 1
+        return (decisions.num_points + glances) * decisions.max_candidates
+
+
+_LEAST_ESTIMATED = 64
+_PUBLISHED_TIME_POINTS, _PUBLISHED_CANDIDATES = 5, 9
+
 
 class RunSettings(FileModel):
     """Everything that decides what a run computes, and how it is carried out here.

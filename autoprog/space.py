@@ -151,19 +151,6 @@ class Decisions(FileModel):
     tail_trials: int = Field(default=200, ge=1)
     grow: Grow = Grow()
 
-    def images_to_estimate(self, run_images: float) -> int:
-        """Return the most images of the held-out slice in a run over so many images.
-
-        So many that the estimates of all decisions keep to ``search_share``: a forward pass is a third of
-        a training step, and the candidates cost 0.6 of the full model on average.
-        """
-        passes = self.num_points * self.max_candidates * 0.6
-        affordable = int(3 * self.search_share * run_images / passes)
-        return min(self.estimate_images, max(_LEAST_ESTIMATED, affordable))
-
-
-_LEAST_ESTIMATED = 64
-
 
 class SpaceFile(FileModel):
     """One file of ``search_spaces/``: the largest network, the choices, and recipe values that suit it."""

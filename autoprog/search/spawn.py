@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from autoprog.errors import ConfigError, RunError
-from autoprog.train.cores import usable_cores
+from autoprog.train.cores import CORES_VARIABLE, usable_cores
 from autoprog.train.stop import StopRequest
 from autoprog.workers import NUMBER_VARIABLE, claim_worker, log_of
 
@@ -118,9 +118,10 @@ def share_of_machine(
 ) -> dict[str, str]:
     """Return the environment of worker `index` of `count`: an equal share of the cores, GPUs in turn.
 
-    What the user has set for the threads holds.
+    The cores count for its threads and for its loader workers. What the user has set for the threads holds.
     """
-    share = {"OMP_NUM_THREADS": str(max(1, cores // count)), **environ}
+    own_cores = str(max(1, cores // count))
+    share = {"OMP_NUM_THREADS": own_cores, **environ, CORES_VARIABLE: own_cores}
     if gpus:
         share["CUDA_VISIBLE_DEVICES"] = gpus[index % len(gpus)]
     return share

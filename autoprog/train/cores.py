@@ -7,11 +7,18 @@ import platform
 import re
 from pathlib import Path
 
-__all__ = ["processor_name", "usable_cores"]
+__all__ = ["CORES_VARIABLE", "processor_name", "usable_cores"]
+
+
+CORES_VARIABLE = "PYTHON_CPU_COUNT"
+"""How many cores a process may use, whatever the machine has; Python 3.13 goes by it as well."""
 
 
 def usable_cores() -> int:
-    """Return the number of cores that this process may use."""
+    """Return the number of cores that this process may use: what the environment says, else its affinity."""
+    given = os.environ.get(CORES_VARIABLE, "")
+    if given.isdecimal() and int(given) > 0:
+        return int(given)
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 

@@ -149,4 +149,4 @@ def most_held_out(settings: RunSettings, num_images: int) -> int:
     if settings.search is None:
         return 0
     run_images = settings.recipe.epochs * num_images
-    return settings.search.space.decisions.images_to_estimate(run_images)
+    return settings.search.images_to_estimate(run_images)

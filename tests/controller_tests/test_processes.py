@@ -252,10 +252,13 @@ def test_workers_killed_at_random_lose_and_double_nothing(bench: Any, program: M
 
 def test_cores_and_gpus_are_shared_out() -> None:
     share = share_of_machine(3, 4, 10, ("0", "2"), {"PATH": "/bin"})
-    assert share == {"PATH": "/bin", "OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": "2"}
-    assert share_of_machine(0, 4, 2, (), {}) == {"OMP_NUM_THREADS": "1"}
-    mine = {"OMP_NUM_THREADS": "8", "CUDA_VISIBLE_DEVICES": "0,2"}
-    assert share_of_machine(0, 2, 8, ("0", "2"), mine) == {**mine, "CUDA_VISIBLE_DEVICES": "0"}
+    cores = {"OMP_NUM_THREADS": "2", "PYTHON_CPU_COUNT": "2"}
+    assert share == {"PATH": "/bin", **cores, "CUDA_VISIBLE_DEVICES": "2"}
+    one = {"OMP_NUM_THREADS": "1", "PYTHON_CPU_COUNT": "1"}
+    assert share_of_machine(0, 4, 2, (), {}) == one
+    mine = {"OMP_NUM_THREADS": "8", "CUDA_VISIBLE_DEVICES": "0,2", "PYTHON_CPU_COUNT": "8"}
+    own = {"OMP_NUM_THREADS": "8", "CUDA_VISIBLE_DEVICES": "0", "PYTHON_CPU_COUNT": "4"}
+    assert share_of_machine(0, 2, 8, ("0", "2"), mine) == own
 
 
 def test_gpus_are_those_of_the_machine_or_of_the_environment(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from autoprog.errors import ConfigError
 from autoprog.search.plan import DecisionPoint, SearchPlan, make_plan, point_candidates
-from autoprog.settings import Rule
+from autoprog.settings import Rule, SearchSettings
 from autoprog.space import SearchSpace, SpaceFile
 from supernet.config import ModelSpec, SubnetConfig, TokenRule
 from supernet.cost import relative_cost
@@ -135,6 +135,31 @@ def test_a_supernet_phase_of_few_steps_has_fewer_time_points() -> None:
 def test_other_rules_estimate_once_at_the_end(rule: Rule) -> None:
     for point in plan(rule, 100).points:
         assert point.estimate_steps == (point.stop_step,)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("time_share", [None, 0.5])
+def test_estimates_keep_to_their_share_of_a_run(rule: Rule, time_share: float | None) -> None:
+    """A forward pass is a third of a training step, the candidates cost 0.6 of the full model on average."""
+    if time_share is not None and rule != "rollout":
+        return
+    epochs, epoch_images, share = 100, 10_000, 0.01
+    decisions = {"search_share": share, "good_visits": 2}
+    space = SpaceFile.model_validate({"decisions": decisions}).space(ZOO["deit-s"], "test")
+    found = make_plan(rule, space, EPOCH, epochs * EPOCH, by_time=time_share is not None)
+    most = space.decisions.max_candidates
+    estimates = sum(
+        min(most, len(grid)) + (len(point.estimate_steps) - 1) * len(grid)
+        for point in found.points
+        for grid in [point_candidates(rule, space, space.smallest, point.index == 0)]
+    )
+    budget = 90.0 if rule == "budget" else None
+    search = SearchSettings(
+        space=space, space_from="test", rule=rule, time_share=time_share, budget_seconds=budget
+    )
+    images = search.images_to_estimate(epochs * epoch_images)
+    assert 64 < images < space.decisions.estimate_images
+    assert estimates * images * 0.6 / 3 <= share * epochs * epoch_images
 
 
 def test_pieces_start_at_whole_epochs() -> None:

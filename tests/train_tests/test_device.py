@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from autoprog.errors import ConfigError
 from autoprog.stage import FullModel
 from autoprog.train import device
-from autoprog.train.cores import processor_name
+from autoprog.train.cores import processor_name, usable_cores
 from autoprog.train.device import Compute, resolve_compute
 from autoprog.train.ranks import Ranks
 from supernet.zoo import ZOO
@@ -116,6 +117,15 @@ def test_freed_memory_is_kept(bench: Any, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(device.ctypes, "CDLL", Library)
     resolve_compute(settings(bench))
     assert told == [(-1, 2**31 - 1), (-2, 64 << 20), (-3, 32 << 20)]
+
+
+@pytest.mark.parametrize(("given", "cores"), [("3", 3), ("", 5), ("0", 5), ("many", 5)])
+def test_the_environment_says_how_many_cores_are_used(
+    monkeypatch: pytest.MonkeyPatch, given: str, cores: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(5)), raising=False)
+    monkeypatch.setenv("PYTHON_CPU_COUNT", given)
+    assert usable_cores() == cores
 
 
 def test_the_hardware_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
