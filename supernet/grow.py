@@ -59,11 +59,8 @@ def grow(
     """
     if rule.op == "mogrow" and not emas:
         raise ValueError("op mogrow must have at least one EMA to grow from, but got none")
-    if rule.state == "fresh" and optimizer is not None and _counts_steps_by_group(optimizer):
-        law = "state fresh must have a step count per parameter"
-        raise ValueError(
-            f"{law}, but {type(optimizer).__name__} counts per group; use carry or reset"
-        )
+    if optimizer is not None:
+        check_state(rule, optimizer)
     maps = tuple(MAPS[rule.map](*ends) for ends in zip(base, target, strict=True))
     for ema in emas:
         _fill(ema, maps)
@@ -76,6 +73,25 @@ def grow(
     _grow_state(model, optimizer, maps, rule.state)
     _drop_gradients((model, *emas))
     return _origins(maps, rule, has_optimizer=optimizer is not None)
+
+
+def check_state(rule: GrowthRule, optimizer: torch.optim.Optimizer) -> None:
+    """Refuse a rule that does not go with the state of an optimizer which has taken a step.
+
+    Zero moments that meet the step count of others would overshoot (Lamb, Adan). From the initial weights in
+    the state of its source the next step would make a silenced block that source again (MADGRAD).
+
+    Raises:
+        ValueError: Where the rule and the optimizer do not go together.
+    """
+    name = type(optimizer).__name__
+    if rule.state == "fresh" and any("step" in group for group in optimizer.param_groups):
+        law = "state fresh must have a step count per parameter"
+        raise ValueError(f"{law}, but {name} counts per group; use carry or reset")
+    silences = rule.op == "zero" and rule.state == "carry"
+    if silences and any("x0" in entry for entry in optimizer.state.values()):
+        law = "op zero must go with an optimizer that keeps no initial weights"
+        raise ValueError(f"{law}, but {name} does; use state fresh or reset")
 
 
 @torch.no_grad()
@@ -170,11 +186,6 @@ def _clone(entry: dict[str, Any]) -> dict[str, Any]:
         key: value.clone() if isinstance(value, Tensor) else copy.deepcopy(value)
         for key, value in entry.items()
     }
-
-
-def _counts_steps_by_group(optimizer: torch.optim.Optimizer) -> bool:
-    """Tell whether zero moments would meet the step count of others and overshoot (Lamb, Adan)."""
-    return any("step" in group for group in optimizer.param_groups)
 
 
 def _drop_gradients(networks: Iterable[nn.Module]) -> None:

@@ -23,6 +23,7 @@ from rich.console import Console
 from autoprog.cli import COMMANDS, build_parser, main
 from autoprog.events import Event, Warned
 from autoprog.runs import RunFolder, load_run
+from autoprog.stage import FullModel
 from supernet.config import ModelSpec
 from supernet.zoo import ZOO
 
@@ -457,6 +458,40 @@ def test_a_file_that_breaks_a_law_is_named_with_its_key(
 ) -> None:
     Path("mine.yaml").write_text(yaml.safe_dump(body), encoding="utf-8")
     assert_refused(autoprog(*words, "mine.yaml"), f"mine.yaml: {line}")
+
+
+GROWTH_OF_A_SEARCH: dict[str, tuple[dict[str, Any], tuple[str, ...], str]] = {
+    "of decisions": ({"decisions": {"grow": {"op": "zero"}}}, (), "decisions.grow"),
+    "of trials": ({"axes": {"grow": ["mogrow", "zero"]}}, ("--trials", "2"), "axes.grow"),
+}
+
+
+@pytest.mark.parametrize(
+    ("body", "words", "key"), GROWTH_OF_A_SEARCH.values(), ids=GROWTH_OF_A_SEARCH
+)
+def test_growth_that_the_optimizer_of_a_search_does_not_go_with_is_refused(
+    autoprog: Autoprog, body: dict[str, Any], words: tuple[str, ...], key: str
+) -> None:
+    Path("mine.yaml").write_text(yaml.safe_dump(body), encoding="utf-8")
+    done = autoprog(*SEARCH, "--space", "mine.yaml", *words, "--opt", "madgrad")
+    law = "op zero must go with an optimizer that keeps no initial weights, but MADGRAD does"
+    assert_refused(done, f"mine.yaml: {key}: {law}; use state fresh or reset")
+
+
+def test_growth_that_the_optimizer_of_a_training_does_not_go_with_is_refused(
+    autoprog: Autoprog,
+) -> None:
+    full = FullModel.of(ZOO["vit-mu"])
+    stages = [
+        {"length": 1, "depth": 2, "img_size": 16},
+        {"length": "rest", "depth": 4, "img_size": 16, "grow": {"state": "fresh"}},
+    ]
+    body = {"schema": 1, "full": full.model_dump(exclude_none=True), "stages": stages}
+    Path("mine.yaml").write_text(yaml.safe_dump(body), encoding="utf-8")
+    words = ("train", "--schedule", "mine.yaml", *SMALL)
+    law = "state fresh must have a step count per parameter, but Lamb counts per group"
+    line = f"--schedule: stages[1].grow: {law}; use carry or reset"
+    assert_refused(autoprog(*words, "--opt", "lamb"), line)
 
 
 def test_a_recipe_that_is_a_list_is_refused(autoprog: Autoprog) -> None:

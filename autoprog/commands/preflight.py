@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from autoprog.commands.configure import Configured
@@ -13,6 +14,7 @@ from autoprog.schedule import GrowthSchedule
 from autoprog.search.fidelity import check_fidelity
 from autoprog.search.length import length_and_plan
 from autoprog.search.profile import Costs
+from autoprog.search.trial import schedule_space
 from autoprog.settings import RunSettings
 from autoprog.stage import Training, shown_depth
 from autoprog.steptable import StepTable
@@ -20,10 +22,10 @@ from autoprog.train.data import TransformSettings, train_transform
 from autoprog.train.device import resolve_compute
 from autoprog.train.engine import run_length, step_table
 from autoprog.train.initial import find_initial
-from autoprog.train.optim import check_optimizer
+from autoprog.train.optim import check_growth, check_optimizer
 from autoprog.train.ranks import ONE_PROCESS, Ranks
 from autoprog.train.regularise import augmented_cell, scaled_batch_size
-from supernet.config import as_depth
+from supernet.config import GrowthRule, as_depth
 
 __all__ = ["check_run"]
 
@@ -43,6 +45,7 @@ def check_run(configured: Configured, is_new: bool, ranks: Ranks = ONE_PROCESS) 
     length = run_length(num_images, recipe.batch_size, recipe.epochs)
     shape = recipe.sched if schedule is None else schedule.lr.shape
     check_optimizer(recipe, compute.device, shape, length.total_steps)
+    check_growth(recipe, compute.device, _growth_rules(settings, schedule))
     curricula = [Curriculum()]
     if schedule is not None:
         _check_clock(settings, schedule)
@@ -65,6 +68,27 @@ def _check_full_depth(schedule: GrowthSchedule | None) -> None:
             full = shown_depth(as_depth(schedule.full.depth))
             law, cure = f"must be {full}, as given weights have", "take --schedule constant"
             raise ConfigError("--schedule", f"stages[{index}].depth", law, stage.depth, cure)
+
+
+def _growth_rules(
+    settings: RunSettings, schedule: GrowthSchedule | None
+) -> list[tuple[tuple[str, str], GrowthRule]]:
+    """Return all ways in which a run may add blocks, each with the place that says so."""
+    stages = () if schedule is None else schedule.stages
+    rules = [
+        (("--schedule", f"stages[{index}].grow"), stage.grow.rule())
+        for index, (before, stage) in enumerate(pairwise(stages), start=1)
+        if as_depth(stage.depth) != as_depth(before.depth)
+    ]
+    search = settings.search
+    if search is None or len(search.space.depths) == 1:
+        return rules
+    if search.trials is None:
+        return [((search.space_from, "decisions.grow"), search.space.decisions.grow.rule())]
+    found = schedule_space(settings)
+    return [
+        ((search.space_from, "axes.grow"), found.grow(op).rule()) for op in search.space.axes.grow
+    ]
 
 
 def _check_numbers(settings: RunSettings) -> None:

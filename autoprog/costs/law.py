@@ -14,7 +14,7 @@ from autoprog.stage import Training
 from supernet.config import ModelSpec, SubnetConfig
 from supernet.tokencount import block_tokens
 
-__all__ = ["SecondsLaw", "data_terms", "fit_law", "left_out_errors", "step_terms"]
+__all__ = ["SecondsLaw", "data_terms", "fit_law", "step_terms"]
 
 Terms = tuple[float, ...]
 
@@ -72,16 +72,6 @@ def fit_law(rows: Sequence[Terms], seconds: Sequence[float]) -> SecondsLaw:
     coefficients = np.zeros(terms.shape[1])
     coefficients[used] = found / scale
     return SecondsLaw(tuple(coefficients.tolist()))
-
-
-def left_out_errors(rows: Sequence[Terms], seconds: Sequence[float]) -> list[float]:
-    """Return the relative error of each cell's seconds by the law of all other cells; at least 2 cells."""
-    errors = []
-    for number, (row, wanted) in enumerate(zip(rows, seconds, strict=True)):
-        others = [*rows[:number], *rows[number + 1 :]]
-        law = fit_law(others, [*seconds[:number], *seconds[number + 1 :]])
-        errors.append(law.seconds(row) / wanted - 1)
-    return errors
 
 
 def _attention_macs(spec: ModelSpec, subnet: SubnetConfig) -> int:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import median
 from typing import NamedTuple
 
 from autoprog.costs.cells import CostCell
-from autoprog.costs.law import SecondsLaw, data_terms, fit_law, left_out_errors, step_terms
+from autoprog.costs.law import SecondsLaw, data_terms, fit_law, step_terms
 from autoprog.costs.table import CellCost, CostTable, together_seconds
 from supernet.config import ModelSpec
 
 __all__ = ["CostModel", "Price"]
+
+_LEAST_DATA_SHARE = 1e-3
 
 
 class Price(NamedTuple):
@@ -71,12 +73,18 @@ class CostModel:
 
         Empty below 3 cells, where a law of the others would be a guess.
         """
-        cells = self._measured
-        if len(cells) < 3:
+        measured = self._measured
+        if len(measured) < 3:
             return {}
-        rows = [step_terms(self.spec, cell) for cell in cells]
-        errors = left_out_errors(rows, list(cells.values()))
-        return {cell.name: error for cell, error in zip(cells, errors, strict=True)}
+        return {
+            cell.name: self._without(cell).step(cell).seconds / seconds - 1
+            for cell, seconds in measured.items()
+        }
+
+    def _without(self, cell: CostCell) -> CostModel:
+        """Return the model that would be there if `cell` had not been measured."""
+        others = {name: cost for name, cost in self.table.cells.items() if name != cell.name}
+        return replace(self, table=self.table.model_copy(update={"cells": others}))
 
     @cached_property
     def _costs(self) -> dict[CostCell, CellCost]:
@@ -103,8 +111,12 @@ class CostModel:
 
     @cached_property
     def _data_law(self) -> SecondsLaw:
-        rows = [data_terms(*batch) for batch in self._loaded]
-        return fit_law(rows, [max(seconds, 1e-9) for seconds in self._loaded.values()])
+        # The fit is by relative error: a batch that takes next to nothing would be all that counts.
+        least = _LEAST_DATA_SHARE * max(self._loaded.values())
+        told = {
+            batch: max(seconds, 1e-9) for batch, seconds in self._loaded.items() if seconds >= least
+        }
+        return fit_law([data_terms(*batch) for batch in told], list(told.values()))
 
     def _batch_of(self, cell: CostCell) -> tuple[int, int]:
         """Return the number and the size in px of the images that are loaded for a step."""

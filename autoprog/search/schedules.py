@@ -96,6 +96,14 @@ class ScheduleSpace:
             found_by=found_by,
         )
 
+    def grow(self, op: str, source_map: str = "interpolate") -> Grow:
+        """Return the growth of a trial that adds blocks by `op`; the space's own says the rest."""
+        own = self.space.decisions.grow
+        source = own.source if op == "mogrow" else "online"
+        return Grow.model_validate(
+            {"op": op, "map": source_map, "source": source, "state": own.state}
+        )
+
     def _stage(self, numbers: tuple[int, ...], length: float, choices: Mapping[str, Any]) -> Stage:
         space, axes = self.space, self.space.axes
         depth, size, rate, randaug, drop_path, batch = numbers
@@ -104,12 +112,7 @@ class ScheduleSpace:
             depth=depth_value(space.depths[depth]),
             img_size=space.sizes[size],
             tokens=Tokens.of(space.keep_rates[rate]),
-            grow=Grow(
-                op=choices["grow"],
-                map=choices["map"],
-                source=space.decisions.grow.source if choices["grow"] == "mogrow" else "online",
-                state=space.decisions.grow.state,
-            ),
+            grow=self.grow(choices["grow"], choices["map"]),
             curriculum=Curriculum(
                 randaug=_scaled(self.strength.randaug, axes.randaug.values[randaug]),
                 drop_path=_scaled(self.strength.drop_path, axes.drop_path.values[drop_path]),

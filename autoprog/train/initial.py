@@ -9,15 +9,15 @@ from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
 from timm.layers import resample_abs_pos_embed_nhwc
-from timm.models import is_model_pretrained, load_state_dict
+from timm.models import is_model_pretrained
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor
 
 from autoprog.errors import ConfigError, RunError
 from autoprog.settings import RunSettings
 from autoprog.train.checkpoint import UNREADABLE
+from autoprog.train.weights import read_weights, with_tables
 from supernet.config import ModelSpec
 from supernet.elastic import ElasticViT, create_elastic
 from supernet.positions import TABLES, resample_tables
@@ -99,7 +99,7 @@ def _weights_of_timm(spec: ModelSpec) -> dict[str, Tensor]:
 
 
 def _weights_of_file(source: str) -> dict[str, Any]:
-    """Read a weights file without unpickling; averaged weights go before others in it."""
+    """Read a weights file, with the tables beside it; averaged weights go before others in it."""
     path = Path(source)
     if path.is_dir():
         path = path / _FINAL
@@ -107,11 +107,9 @@ def _weights_of_file(source: str) -> dict[str, Any]:
         law = "must be a weights file or a finished run"
         raise ConfigError("--initial-checkpoint", "", law, source)
     try:
-        return dict(load_state_dict(str(path), use_ema=True, weights_only=True))
-    except (*UNREADABLE, SafetensorError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        law = f"must be a readable weights file ({reason[:100]})"
-        raise ConfigError("--initial-checkpoint", "", law, source) from None
+        return with_tables(read_weights(path, averaged=True)).state
+    except ConfigError as error:
+        raise ConfigError("--initial-checkpoint", "", error.law, source, error.cure) from None
 
 
 class _MisfitError(ValueError):

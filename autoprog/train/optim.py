@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,9 +16,12 @@ from torch import nn
 
 from autoprog.errors import ConfigError, suggest
 from autoprog.recipe import Recipe
+from supernet.config import GrowthRule
 from supernet.elastic import ElasticViT
+from supernet.grow import check_state
 
 __all__ = [
+    "check_growth",
     "check_optimizer",
     "create_loss",
     "create_mixup",
@@ -49,6 +53,31 @@ def check_optimizer(recipe: Recipe, device: torch.device, shape: str, total_step
     flat = recipe.model_copy(update={"layer_decay": None})
     optimizer = _create_optimizer(nn.Linear(1, 1).to(device), flat, device)
     create_scheduler(optimizer, recipe, shape, total_steps)
+
+
+def check_growth(
+    recipe: Recipe, device: torch.device, rules: Sequence[tuple[tuple[str, str], GrowthRule]]
+) -> None:
+    """Try whether ways to grow go with the optimizer of a run, on one that has taken a step.
+
+    Args:
+        recipe: Names the optimizer.
+        device: Where it is tried.
+        rules: Each with the file or flag, and the key in it, that says so.
+
+    Raises:
+        ConfigError: If one does not.
+    """
+    flat, tried = recipe.model_copy(update={"layer_decay": None}), nn.Linear(1, 1).to(device)
+    optimizer = _create_optimizer(tried, flat, device)
+    for parameter in tried.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    for (where, key), rule in rules:
+        try:
+            check_state(rule, optimizer)
+        except ValueError as error:
+            raise ConfigError(where, key, str(error)) from None
 
 
 def _create_optimizer(

@@ -8,7 +8,7 @@ from itertools import product
 import pytest
 
 from autoprog.costs.cells import CostCell
-from autoprog.costs.law import data_terms, fit_law, left_out_errors, step_terms
+from autoprog.costs.law import data_terms, fit_law, step_terms
 from autoprog.effort import image_macs
 from autoprog.stage import Training, Unfrozen
 from supernet.config import SubnetConfig, TokenRule
@@ -88,18 +88,6 @@ def test_one_cell_makes_seconds_go_by_linear_work_and_two_add_what_is_always_the
     assert both.seconds(small) == pytest.approx(0.5)
     assert both.seconds(large) == pytest.approx(1.0)
     assert both.coefficients[1] > 0
-
-
-def test_a_left_out_cell_that_is_off_shows_by_how_much() -> None:
-    rows = [step_terms(DEIT, cell) for cell in CELLS]
-    seconds = [planted_seconds(cell) for cell in CELLS]
-    seconds[5] *= 2
-    errors = left_out_errors(rows, seconds)
-    assert errors[5] == pytest.approx(-0.5, abs=0.01)
-    assert (
-        max(abs(error) for error in left_out_errors(rows, [planted_seconds(c) for c in CELLS]))
-        < 1e-6
-    )
 
 
 def test_batches_take_what_images_and_pixels_take() -> None:

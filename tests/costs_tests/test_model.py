@@ -118,6 +118,34 @@ def test_left_out_errors_need_three_cells() -> None:
     assert CostModel(DEIT, table(two)).left_out_errors() == {}
 
 
+def test_a_left_out_error_is_that_of_the_estimate_without_the_cell() -> None:
+    """By depths and sizes on a grid; the odd one is kept between its neighbours, as any estimate."""
+    seconds = {cell(d, s): by_work(cell(d, s)) for d in (6, 8, 10, 12) for s in (96, 160, 224)}
+    assert max(map(abs, CostModel(DEIT, table(seconds)).left_out_errors().values())) < 0.1
+    odd = cell(8, 160)
+    seconds[odd] *= 2
+    error = CostModel(DEIT, table(seconds)).left_out_errors()[odd.name]
+    assert error == pytest.approx(-0.5, abs=0.05)
+    slow = {**CORNERS, cell(6, 224): 10 * CORNERS[cell(6, 224)]}
+    others = {one: s for one, s in slow.items() if one != cell(12, 224)}
+    guess = CostModel(DEIT, table(others)).step(cell(12, 224)).seconds
+    assert guess == slow[cell(6, 224)]  # not below a smaller neighbour
+    found = CostModel(DEIT, table(slow)).left_out_errors()[cell(12, 224).name]
+    assert found == pytest.approx(guess / slow[cell(12, 224)] - 1)
+
+
+def test_a_batch_that_takes_nothing_makes_others_no_cheaper() -> None:
+    sizes = {cell(6, 96): 0.004, cell(6, 160): 0.01, cell(6, 224): 0.02}
+    guesses = []
+    for smallest in (0.004, 0.0):
+        waits = {**sizes, cell(6, 96): smallest}
+        guess = CostModel(DEIT, table(CORNERS | sizes, waits)).data(cell(6, 192))
+        assert guess is not None
+        guesses.append(guess.seconds)
+    assert guesses[1] > 0.002
+    assert guesses[0] == pytest.approx(0.0147, rel=0.2)
+
+
 def test_names_that_are_no_cells_do_not_count() -> None:
     odd = table(CORNERS).with_cells({"warm-up": CellCost(seconds=99.0)})
     assert CostModel(DEIT, odd).step(cell(8, 160)).seconds < 1

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from timm.optim import Lamb
+from timm.optim import MADGRAD, Lamb
 from torch import Tensor, nn
 
 from supernet.config import GrowthRule, SubnetConfig
@@ -239,6 +239,18 @@ def test_fresh_state_is_refused_where_steps_are_counted_per_group(family: Any) -
     grow(family.model, [], optimizer, (BASE,), (TARGET,), GrowthRule("copy", state="reset"))
     assert not optimizer.state
     assert all("step" not in group for group in optimizer.param_groups)
+    train(family, optimizer, TARGET)
+
+
+def test_silenced_blocks_are_refused_where_state_keeps_the_initial_weights(family: Any) -> None:
+    """MADGRAD steps from where a parameter began: the state of its source would bring the source back."""
+    optimizer = MADGRAD(family.model.parameters(), lr=0.01)
+    train(family, optimizer, BASE)
+    before = copy.deepcopy(family.model.state_dict())
+    with pytest.raises(ValueError, match="MADGRAD does; use state fresh or reset"):
+        grow(family.model, [], optimizer, (BASE,), (TARGET,), GrowthRule("zero"))
+    assert equal(family.model.state_dict(), before)
+    grow(family.model, [], optimizer, (BASE,), (TARGET,), GrowthRule("zero", state="fresh"))
     train(family, optimizer, TARGET)
 
 

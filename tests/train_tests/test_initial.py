@@ -148,6 +148,31 @@ def test_tables_of_an_elastic_run_are_taken_over_or_left_out(bench: Any, tmp_pat
     assert found.notes == ("pos_embed_list does not fit and is left out",)
 
 
+def test_tables_beside_the_weights_of_an_elastic_run_are_taken_over(
+    bench: Any, tmp_path: Path
+) -> None:
+    """As a finished run has them: ``final_ema.safetensors`` for timm, the tables in a file of their own."""
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    table = torch.full((1, 5, 24), 7.0)
+    write(folder / "final_ema.safetensors", weights_of())
+    write(folder / "final_ema_tables.safetensors", {"pos_embed_list.8": table})
+    for source in (tmp_path / "run", folder / "final_ema.safetensors"):
+        trainer = bench.trainer(settings_of(bench, source, table_sizes=(8,)), two_sizes())
+        assert len(list(start(trainer))) == 1
+        assert torch.equal(trainer.stepper.model.vit.pos_embed_list["8"], table)
+
+
+def test_the_state_of_a_run_is_no_weights(bench: Any, tmp_path: Path) -> None:
+    state = {"model": weights_of(), "optimizer": {}, "emas": []}
+    path = write(tmp_path / "last.pt", state)
+    with pytest.raises(ConfigError) as refusal:
+        find_initial(settings_of(bench, path), 10)
+    law = "must hold weights, not the state of a run"
+    expected = f"--initial-checkpoint: {law}, but got {str(path)!r}; give the run folder"
+    assert str(refusal.value) == expected
+
+
 @pytest.mark.parametrize("num_classes", [10, 3])
 def test_a_volo_is_fine_tuned_at_another_size(bench: Any, tmp_path: Path, num_classes: int) -> None:
     spec = ZOO["volo-mu"]
