@@ -123,14 +123,16 @@ def test_what_is_on_record_is_never_measured_again(trainer: Trainer) -> None:
 def test_measuring_takes_a_batch_in_the_parts_that_training_takes_it_in(
     lab: Any, accumulated: int, parts: list[int]
 ) -> None:
-    """The first two are those of the full model, the reference; a step untimed, and one timed."""
+    """Sizes are those of the full model, the reference, and of the cell: an untimed step and more, twice."""
     settings = lab.settings(recipe={"grad_accum_steps": accumulated})
     trainer = lab.prepare(settings).trainer
     seen: list[torch.Size] = []
     trainer.stepper.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
     complete_costs(trainer, Costs({}, BATCH), [plain_choice(MIDDLE)])
     middle = [shape for shape in seen if shape[-1] == 12]
-    assert middle == [torch.Size((part, 3, 12, 12)) for part in parts] * 2
+    times = len(middle) // len(parts)
+    assert times >= 4
+    assert middle == [torch.Size((part, 3, 12, 12)) for part in parts] * times
     assert set(seen) == {torch.Size((parts[0], 3, px, px)) for px in (12, 16)}
 
 

@@ -121,6 +121,26 @@ def test_without_time_for_a_round_the_first_turn_counts() -> None:
     assert turns.estimate("full").median == 1.0
 
 
+@pytest.mark.parametrize("slow_from", [1.0, 2.5, 4.0, 5.5])
+def test_one_disturbance_counts_for_nothing_where_there_are_few_rounds(slow_from: float) -> None:
+    """Quiet, the timed steps are at 1, 2.5, 4 and 5.5 s: each arm has one in its first turn and one later."""
+    machine = Machine(
+        {"full": 1.0, "half": 0.5}, lambda now: 3.0 if slow_from <= now < slow_from + 0.4 else 1.0
+    )
+    turns = machine.turns(Limits(6.0, fewest_rounds=1))
+    assert 1 <= len(turns.rounds) < 3
+    full, half = turns.estimate("full"), turns.estimate("half")
+    assert (full.median, half.median) == (pytest.approx(1.0), pytest.approx(0.5))
+    assert max(full.high, 2 * half.high) == pytest.approx(3.0)
+
+
+def test_a_round_is_made_in_any_case_but_of_what_is_slow() -> None:
+    machine = Machine({"full": 1.0, "half": 0.5, "shuffled stream": 10.0})
+    turns = machine.turns(Limits(0.0, fewest_rounds=1))
+    assert turns.rounds == [{"full": 1.0, "half": 0.5}]
+    assert turns.estimate("shuffled stream").median == 10.0
+
+
 def test_an_arm_that_takes_a_fifth_of_the_time_is_taken_once() -> None:
     machine = Machine({"full": 0.2, "half": 0.1, "shuffled stream": 10.0})
     turns = machine.turns(Limits(60.0))

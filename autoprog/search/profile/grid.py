@@ -118,7 +118,7 @@ def measure_grid(
         bench.add([full])
         limit = _choose(bench, full, cells, limits.seconds, run_steps)
         for_turns = left(limit * (_TURNS_SHARE if trainer.feed.workers else 1.0))
-        own = replace(limits, seconds=for_turns)
+        own = replace(limits, seconds=for_turns, fewest_rounds=int(limits.seconds > 0))
         turns = take_turns(bench.arms(), full.name, own, trainer.clock, share)
         overlap = _overlap(bench, turns, left(limit))
         table = _table(bench, turns, full, full_seconds, overlap)
@@ -201,7 +201,7 @@ def _table(
             seconds=found.median * scale,
             interval=(found.low * scale, found.high * scale),
             data_seconds=batch * scale,
-            rounds=len(turns.ratios(cell.name)),
+            rounds=max(1, len(turns.ratios(cell.name))),
             source="grid",
         )
     return CostTable(

@@ -22,8 +22,13 @@ BLOCK_SECONDS = 0.1
 """What a block lasts at least: a machine is not preempted for much less."""
 
 MOST_IN_A_BLOCK = 20
+_MUCH_SLOWER = 5.0
+
 SLOW_SHARE = 0.2
 """An arm whose block takes this share of the limit is not taken again."""
+
+FEWEST_FOR_A_MEDIAN = 3
+"""Below that the least of what was seen counts, since whatever disturbs a machine only adds."""
 
 FEWEST_ROUNDS = 6
 """Below that an interval of 95 % does not exist; see :mod:`autoprog.intervals`."""
@@ -34,21 +39,27 @@ class Limits:
     """When measuring ends.
 
     Attributes:
-        seconds: The time cap; the first round may exceed it.
+        seconds: The time cap, which the first turns may exceed.
         tolerance: Half the width of the interval of a ratio, relative to it, that is good enough.
         most_rounds: So many rounds are enough of whatever is so noisy.
+        fewest_rounds: So many are made in any case, of what is not much slower than the reference.
     """
 
     seconds: float
     tolerance: float = 0.02
     most_rounds: int = 60
+    fewest_rounds: int = 0
 
 
 @dataclass
 class Turns:
-    """What has been seen so far: the seconds of each arm that took part, round by round."""
+    """What has been seen so far: the seconds of each arm that took part, round by round.
+
+    ``first`` are those of the turn in which caches fill.
+    """
 
     reference: str
+    first: dict[str, float] = field(default_factory=dict)
     rounds: list[dict[str, float]] = field(default_factory=list)
 
     def ratios(self, name: str) -> list[float]:
@@ -58,8 +69,14 @@ class Turns:
     def estimate(self, name: str) -> Estimate:
         """Return the seconds of an arm: the median ratio times the reference's median.
 
-        The interval is that of the ratio; the reference's own is that of its seconds.
+        The interval is that of the ratio; the reference's own is that of its seconds. Of an arm that was
+        taken but once or twice it is the least of its seconds, up to the most of them, its first turn
+        included.
         """
+        seen = [one[name] for one in self.rounds if name in one]
+        if len(seen) < FEWEST_FOR_A_MEDIAN:
+            seen += [self.first[name]] if name in self.first else []
+            return Estimate(min(seen), min(seen), max(seen), confidence=0.0)
         own = [one[self.reference] for one in self.rounds]
         if name == self.reference:
             return estimate(own)
@@ -84,14 +101,14 @@ def take_turns(
 ) -> Turns:
     """Time arms in rounds until each ratio to the reference is known, or the time is up.
 
-    In the first turn of each arm, which counts only if there is no time for another, caches fill and graphs
+    In the first turn of each arm, which counts only if there is no time for three, caches fill and graphs
     compile. Each round starts with another arm; those that are settled sit out, but for the reference.
     """
     start = clock()
     first = json.loads(share(json.dumps({name: arm(1) for name, arm in arms.items()})))
     blocks = {name: _block(seconds) for name, seconds in first.items()}
     took = {name: turn_seconds(seconds) for name, seconds in first.items()}
-    turns = Turns(reference)
+    turns = Turns(reference, first)
     while True:
         left = limits.seconds - (clock() - start)
         names = json.loads(share(json.dumps(_due(turns, took, limits, left))))
@@ -104,8 +121,6 @@ def take_turns(
             seen[name] = arms[name](blocks[name])
             took[name] = clock() - begin
         turns.rounds.append(seen)
-    if not turns.rounds:
-        turns.rounds.append(first)
     return turns
 
 
@@ -122,6 +137,8 @@ def _due(
     turns: Turns, took: Mapping[str, float], limits: Limits, left_seconds: float
 ) -> Sequence[str]:
     """Return the arms of the next round; none if all are settled, or it does not fit into the time left."""
+    if len(turns.rounds) < limits.fewest_rounds:
+        return [name for name in took if took[name] <= _MUCH_SLOWER * took[turns.reference]]
     if len(turns.rounds) >= limits.most_rounds:
         return []
     others = [
