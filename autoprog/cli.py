@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -63,6 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     if "WORLD_SIZE" in os.environ:  # else torch advises against what supernets need, on every rank
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what an output cannot show is no reason to fail
+            stream.reconfigure(errors="replace")
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser = build_parser(_first_word(given))
     args, unknown = parser.parse_known_args(given)
@@ -97,7 +101,7 @@ def build_parser(command: str | None, *, all_flags: bool = False) -> argparse.Ar
         description="Progressive learning for Vision Transformers: search when, where and by how much"
         " to grow, train that way, and get a plain timm checkpoint.",
         epilog=_EXAMPLES,
-        formatter_class=RawDescriptionRichHelpFormatter,
+        formatter_class=_HelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"autoprog {_version()}")
@@ -107,7 +111,7 @@ def build_parser(command: str | None, *, all_flags: bool = False) -> argparse.Ar
             name,
             help=summary,
             description=summary[0].upper() + summary[1:] + ".",
-            formatter_class=RawDescriptionRichHelpFormatter,
+            formatter_class=_HelpFormatter,
             allow_abbrev=False,
         )
         sub.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -121,6 +125,12 @@ def flags_of(parser: argparse.ArgumentParser, command: str) -> set[str]:
     (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
     options = (option for a in commands.choices[command]._actions for option in a.option_strings)
     return {option for option in options if option.startswith("--")}
+
+
+class _HelpFormatter(RawDescriptionRichHelpFormatter):
+    """Help in colour whose brackets are brackets, as in ``pip install 'autoprog[wandb]'``."""
+
+    help_markup = text_markup = False
 
 
 class _Parser(argparse.ArgumentParser):

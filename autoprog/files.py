@@ -141,9 +141,8 @@ def _rank(problem: ErrorDetails) -> int:
     """Order problems: unknown keys cause others; a mapping or list that is no scalar tells least."""
     if problem["type"] in ("extra_forbidden", "invalid_key"):
         return 0
-    tried_as_scalar = problem["type"].endswith("_type") and isinstance(
-        problem["input"], Mapping | list
-    )
+    scalar = problem["type"].endswith("_type") or problem["type"] == "literal_error"
+    tried_as_scalar = scalar and isinstance(problem["input"], Mapping | list)
     return 2 if tried_as_scalar else 1
 
 

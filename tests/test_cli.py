@@ -6,6 +6,7 @@ import argparse
 import io
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -77,6 +78,28 @@ FLAGS = {
 SMALL = ("--model", "vit-mu", "--device", "cpu", "--threads", "1", "--workers", "0")
 LINEAR = ("train", "--schedule", "linear", *SMALL)
 SEARCH = ("search", *SMALL)
+
+
+def test_help_names_extras_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "pip install 'autoprog[tensorboard]'" in text
+    assert "pip install 'autoprog[wandb]'" in text
+
+
+def test_two_schedules_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*LINEAR, "--elastic"])
+    assert ended.value.code == 2
+    assert "--elastic: not allowed with argument --schedule" in capsys.readouterr().err
+
+
+def test_an_output_of_few_characters_is_no_reason_to_fail() -> None:
+    found = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(Path.cwd())}
+    command = [sys.executable, "-m", "autoprog", "train", "--help"]
+    done = subprocess.run(command, capture_output=True, env=found, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 @dataclass(frozen=True)
@@ -298,6 +321,18 @@ REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
     ),
     "workers below zero": ((*LINEAR, "--workers", -1), "--workers: must be at least 0, but got -1"),
     "a seed below zero": ((*SEARCH, "--seed", -1), "--seed: must be at least 0, but got -1"),
+    "a seed too large for a number of 64 bits": (
+        (*SEARCH, "--seed", 2**63),
+        f"--seed: must be below 2^63, but got {2**63}",
+    ),
+    "a length of nothing": (
+        ("show", "linear", "--epochs", "nan"),
+        "--epochs: must be a finite number above 0, but got nan",
+    ),
+    "a length without end": (
+        ("show", "linear", "--epochs", "inf"),
+        "--epochs: must be a finite number above 0, but got inf",
+    ),
     "no threads": ((*LINEAR, "--threads", 0), "flags: threads: must be greater than 0, but got 0"),
     "an unknown augmentation": (
         (*LINEAR, "--aa", "bogus"),
@@ -494,6 +529,26 @@ def test_growth_that_the_optimizer_of_a_training_does_not_go_with_is_refused(
     assert_refused(autoprog(*words, "--opt", "lamb"), line)
 
 
+def test_what_a_search_says_to_repeat_it_is_the_same_training(
+    autoprog: Autoprog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder whose name a shell and a markup language would read."""
+    place = "odd [/b] dir"
+    own = ("--epochs", "4", "--lr", "1e-3", "--batch-size", "32", "--seed", "3")
+    words = (*SEARCH, *own, "--runs-dir", place)
+    monkeypatch.setattr(sys, "argv", ["autoprog", *words])
+    done = autoprog(*words)
+    assert done.code == 0
+    (line,) = (line for line in done.out.splitlines() if line.startswith("repeat it"))
+    _, _, command = line.partition("autoprog ")
+    (run,) = Path(place).iterdir()
+    best = str(run / "best.yaml")
+    assert shlex.split(command) == ["train", "--schedule", best, "--batch-size=32", "--lr=1e-3"]
+    assert autoprog(*shlex.split(command), *SMALL[2:]).code == 0
+    recipes = [load_run(path).manifest.settings.recipe for path in (run, the_run())]
+    assert recipes[0].model_copy(update={"epochs": recipes[1].epochs}) == recipes[1]
+
+
 def test_a_recipe_that_is_a_list_is_refused(autoprog: Autoprog) -> None:
     Path("mine.yaml").write_text("[1, 2]", encoding="utf-8")
     line = "mine.yaml: must be a mapping of keys to values, but got [1, 2]"
@@ -609,6 +664,12 @@ def stopped_early(autoprog: Autoprog, monkeypatch: pytest.MonkeyPatch) -> Path:
         f"autoprog: stopped by SIGTERM after a checkpoint; go on with --resume {the_run()}\n"
     )
     return the_run()
+
+
+def test_resume_refuses_another_kind_of_positions(autoprog: Autoprog, stopped_early: Path) -> None:
+    done = autoprog("train", "--resume", stopped_early, "--pos-embed", "per-size")
+    assert done.code == 2
+    assert done.err.startswith("autoprog: --pos-embed: ")
 
 
 def test_resume_goes_on_with_a_run_to_its_end(autoprog: Autoprog, stopped_early: Path) -> None:

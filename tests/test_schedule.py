@@ -232,6 +232,23 @@ def test_a_model_of_two_stages_keeps_the_laws_of_depth(depth: str, message: str)
     assert str(caught.value) == f"s.yaml: stages[0].depth: {message}"
 
 
+@pytest.mark.parametrize(
+    ("part", "place"),
+    [
+        ("trainable: {every: 4, level: 9}", "trainable"),
+        ("trainable: {every: 0, level: 0}", "trainable"),
+        ("step: {sandwich: {sizes: [], keep_rates: [0.5]}}", "step"),
+    ],
+)
+def test_a_mapping_that_breaks_a_law_is_not_told_to_be_a_word(part: str, place: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        from_text(DEIT_S + f"stages: [{{length: rest, depth: 12, img_size: 224, {part}}}]")
+    message = str(caught.value)
+    assert message.startswith(f"s.yaml: stages[0].{place}")
+    assert "must be 'all'" not in message
+    assert "must be 'plain'" not in message
+
+
 def test_one_axis_of_depth_may_not_fall_while_the_other_grows() -> None:
     body = (
         "stages: [{length: 1, depth: [3, 7], img_size: 224}, {length: 1, depth: [2, 14], "

@@ -112,7 +112,8 @@ def check_loading(data: DataSettings, seconds: float) -> Finding:
         speed, workers, device = _loading_speed(opened, data, seconds)
     except AutoprogError as error:
         cure = error.cure if isinstance(error, ConfigError) else ""
-        return Finding("loading", "wrong", str(error), cure or "see the layouts in the README")
+        found = str(error).removesuffix(f"; {cure}")
+        return Finding("loading", "wrong", found, cure or "see the layouts in the README")
     found = f"{speed:,.0f} images/s of {_name_of(data)}, {workers} worker processes"
     if speed < _LEAST_SPEED[device]:
         cure = "take --cache, which keeps decoded images, or more --workers"

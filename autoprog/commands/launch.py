@@ -55,7 +55,6 @@ _KEPT_ON_RESUME = {
     "schedule",
     "jobs",
     "join",
-    "pos_embed",
 }
 
 

@@ -91,10 +91,15 @@ def _growth_rules(
     ]
 
 
+_MOST_SEEDS = 2**63
+
+
 def _check_numbers(settings: RunSettings) -> None:
     for flag, value in (("--seed", settings.seed), ("--workers", settings.workers)):
         if isinstance(value, int) and value < 0:
             raise ConfigError(flag, "", "must be at least 0", value)
+    if settings.seed >= _MOST_SEEDS:
+        raise ConfigError("--seed", "", "must be below 2^63", settings.seed)
 
 
 def _check_batches(

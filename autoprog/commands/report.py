@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import argparse
+import shlex
+from collections.abc import Sequence
 
 from rich.console import Console
+from rich.text import Text
 
 from autoprog.commands.configure import Configured
+from autoprog.commands.flags import add_initial_flags, add_recipe_flags, words_of
 from autoprog.fidelity import Fidelity, read_fidelity
 from autoprog.runs import RunFolder
 from autoprog.search.plan import SearchPlan, point_candidates
@@ -92,22 +96,23 @@ def announce_train(console: Console, configured: Configured, folder: RunFolder) 
     _say(console, "schedule", f"{settings.schedule_from}")
 
 
-def farewell(console: Console, folder: Path, settings: RunSettings) -> None:
+def farewell(console: Console, run: RunFolder, settings: RunSettings) -> None:
     """Print where everything lies and what to do next."""
+    folder = run.path
     if settings.search is not None and settings.search.fidelity is not None:
         _say_fidelity(console, read_fidelity(folder))
     if settings.kind == "search":
         _say(console, "found", f"{folder / 'best.yaml'}")
-        _say(
-            console,
-            "repeat it",
-            f"autoprog train --schedule {folder / 'best.yaml'}{_data_flags(settings)}",
-        )
-    _say(console, "look at it", f"autoprog show {folder}")
-    _say(console, "take it", f"autoprog export {folder} --output {settings.model.model}.pth")
+        words = ["--schedule", str(folder / "best.yaml"), *_data_words(settings)]
+        words += _recipe_words(run.manifest.argv)
+        _say(console, "repeat it", f"autoprog train {shlex.join(words)}")
+    where = shlex.quote(str(folder))
+    _say(console, "look at it", f"autoprog show {where}")
+    _say(console, "take it", f"autoprog export {where} --output {settings.model.model}.pth")
     if settings.data.embedded:
         model = settings.model.model
-        schedule = "" if settings.kind == "search" else f" --schedule {settings.schedule_from}"
+        name = shlex.quote(str(settings.schedule_from))
+        schedule = "" if settings.kind == "search" else f" --schedule {name}"
         command = f"autoprog {settings.kind}{schedule} --model {model} --data DIR"
         _say(console, "real thing", command)
 
@@ -137,18 +142,37 @@ def _say_common(console: Console, configured: Configured, folder: RunFolder) -> 
     _say(console, "folder", str(folder.path))
 
 
-def _data_flags(settings: RunSettings) -> str:
+def _data_words(settings: RunSettings) -> list[str]:
     """Return the flags of the data of a search, of which ``--proxy`` may have taken a share beside."""
-    data, search, flags = settings.data, settings.search, ""
-    if data.dir is not None:
-        flags += f" --data {data.dir}"
-    elif data.dataset is not None:
-        flags += f" --dataset {data.dataset}"
+    data, search = settings.data, settings.search
+    given = {
+        "--data": data.dir,
+        "--dataset": data.dataset,
+        "--data-dir": data.data_dir,
+        "--train-split": data.train_split if data.train_split != "train" else None,
+        "--val-split": data.val_split if data.val_split != "validation" else None,
+        "--input-key": data.input_key,
+        "--target-key": data.target_key,
+        "--num-classes": data.num_classes,
+    }
+    words = [w for flag, value in given.items() if value is not None for w in (flag, str(value))]
     beside = search.proxy if search is not None and search.trials is None else 1.0
     if (share := data.share / beside) < 1:
-        flags += f" --data-share {share:g}"
-    return flags + (" --held-out" if data.on_held_out else "")
+        words += ["--data-share", f"{share:g}"]
+    return words + (["--held-out"] if data.on_held_out else [])
+
+
+def _recipe_words(argv: Sequence[str]) -> list[str]:
+    """Return the given flags of recipe and first weights, but for what the schedule of a search holds."""
+    if tuple(argv[:2]) != ("autoprog", "search"):  # another program has called it
+        return []
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    add_recipe_flags(parser)
+    add_initial_flags(parser)
+    args, _ = parser.parse_known_args(argv[2:])
+    return words_of(args, (one for one in parser._actions if one.dest not in ("epochs", "sched")))
 
 
 def _say(console: Console, name: str, text: str) -> None:
-    console.print(f"[bold]{name:<10}[/] {text}", soft_wrap=True)
+    """Print a line; the text is what it is, whatever brackets a path in it has."""
+    console.print(Text.assemble((f"{name:<10}", "bold"), f" {text}"), soft_wrap=True)

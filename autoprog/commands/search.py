@@ -160,7 +160,7 @@ def execute(args: argparse.Namespace) -> Path:
         begin = _trials(args, configured) if by_trials else _decisions(args, configured, launch)
         carry_out(begin, launch, folder)
         if not args.quiet:
-            farewell(launch.console, folder.path, settings)
+            farewell(launch.console, folder, settings)
     return folder.path
 
 

@@ -40,15 +40,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_schedule_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("schedule")
-    nothing = argparse.SUPPRESS
-    group.add_argument(
+    group, nothing = parser.add_argument_group("schedule"), argparse.SUPPRESS
+    either = group.add_mutually_exclusive_group()
+    either.add_argument(
         "--schedule",
         default=nothing,
         metavar="FILE|PRESET",
         help="a YAML file, or a name that autoprog schedules lists",
     )
-    group.add_argument(
+    either.add_argument(
         "--elastic",
         dest="schedule",
         action="store_const",
@@ -59,7 +59,7 @@ def _add_schedule_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--pos-embed",
         choices=["resampled", "per-size"],
-        default="resampled",
+        default=nothing,
         help="positions of smaller images in --elastic: the full table resampled, or a table for"
         " each size (resampled)",
     )
@@ -114,5 +114,5 @@ def execute(args: argparse.Namespace) -> Path:
             announce_train(launch.console, configured, folder)
         carry_out(begin, launch, folder)
         if not args.quiet:
-            farewell(launch.console, folder.path, settings)
+            farewell(launch.console, folder, settings)
     return folder.path

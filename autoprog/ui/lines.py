@@ -71,7 +71,8 @@ def _told(event: Event, state: RunState) -> list[str]:
             return [_stage_text(event, state)]
         case SupernetStarted():
             names = ", ".join(str(subnet) for subnet in event.candidates)
-            return [f"supernet {event.decision}: to step {event.stop_step}, candidates {names}"]
+            until = "" if state.is_open_ended else f"to step {event.stop_step}, "
+            return [f"supernet {event.decision}: {until}candidates {names}"]
         case Evaluated():
             return [f"epoch {number(event.epoch)}, {evaluation_text(event)}"]
         case Grown():

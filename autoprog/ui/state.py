@@ -89,7 +89,7 @@ class RunState:
     def share_done(self) -> float:
         """Return the share of the steps that are done, or of the time that bounds the run."""
         if self.is_open_ended:
-            return self.budget_share or 0.0
+            return min(1.0, self.budget_share or 0.0)
         return min(1.0, self.step / self.total_steps) if self.total_steps else 0.0
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -78,6 +79,8 @@ def find_subject(
     Raises:
         ConfigError: If there is no such thing, or it breaks a law.
     """
+    if epochs is not None and not 0 < epochs < math.inf:
+        raise ConfigError("--epochs", "", "must be a finite number above 0", epochs)
     path = Path(target)
     if path.is_dir():
         return _run_subject(path, now)

@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 GAP = 2
+_LEAST_TEXT, _LEAST_COLUMNS = 8, 3
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,27 @@ def fit_columns(columns: Sequence[Column], width: int) -> list[Column]:
 
 
 def rich_table(columns: Sequence[Column], width: int, strong_row: int | None = None) -> Table:
-    """Return a table that fits `width`, with one row made bold."""
+    """Return a table that fits `width`, with one row made bold.
+
+    Numbers stay whole: where no column may leave, the widest text is cut, then the last columns leave.
+    """
     kept = fit_columns(columns, width)
+    longest = max((c for c in kept if c.justify == "left"), key=lambda c: c.width, default=None)
+    cut = 0 if longest is None else max(0, longest.width - _LEAST_TEXT)
+    while table_width(kept) - cut > width and len(kept) > _LEAST_COLUMNS:
+        kept = kept[:-1]
+    too_much = max(0, table_width(kept) - width)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.border_style = table.header_style = DIM
     for column in kept:
-        table.add_column(column.header, justify=column.justify, no_wrap=True, overflow="ellipsis")
+        table.add_column(
+            column.header,
+            justify=column.justify,
+            no_wrap=True,
+            overflow="ellipsis",
+            min_width=None if column is longest else column.width,
+            max_width=max(1, column.width - too_much) if column is longest else None,
+        )
     for number, cells in enumerate(zip(*(column.cells for column in kept), strict=True)):
         style = WINNER if number == strong_row else ""
         table.add_row(*(Text(cell) for cell in cells), style=style)
