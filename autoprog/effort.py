@@ -30,10 +30,12 @@ def image_macs(
     return _macs(spec, subnet, num_classes) * (2 * blocks + trained) // blocks
 
 
-def relative_step_cost(spec: ModelSpec, subnet: SubnetConfig, training: Training) -> float:
+def relative_step_cost(
+    spec: ModelSpec, subnet: SubnetConfig, training: Training, num_classes: int = 1000
+) -> float:
     """Return the multiply-accumulates of a step as a share of those of a plain full one."""
-    full = image_macs(spec, spec.full, Training())
-    return training.batch_scale * image_macs(spec, subnet, training) / full
+    full = image_macs(spec, spec.full, Training(), num_classes)
+    return training.batch_scale * image_macs(spec, subnet, training, num_classes) / full
 
 
 def evaluation_macs(

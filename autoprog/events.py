@@ -43,8 +43,9 @@ class RunStarted(_Event):
     """A run begins or, with ``step`` above 0, goes on.
 
     ``epochs`` is the length that the schedule was resolved for, ``hardware`` the processor or the GPU that
-    each process has. ``time_share`` is the length of a search that goes by the time of its steps, relative
-    to the full model over all epochs; ``total_steps`` are then steps of the full model.
+    each process has. ``num_classes`` is 1000 where a log of before does not tell. ``time_share`` is the
+    length of a search that goes by the time of its steps, relative to the full model over all epochs;
+    ``total_steps`` are then steps of the full model.
     """
 
     kind: Literal["run_started"] = "run_started"
@@ -62,6 +63,7 @@ class RunStarted(_Event):
     time_share: float | None = None
     world_size: int = 1
     hardware: str = ""
+    num_classes: int = 1000
 
 
 class StageStarted(_Event):

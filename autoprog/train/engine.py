@@ -205,6 +205,7 @@ def start(trainer: Trainer) -> Iterator[Event]:
         time_share=None if settings.search is None else settings.search.time_share,
         world_size=trainer.ranks.world_size,
         hardware=trainer.compute.hardware(),
+        num_classes=trainer.feed.num_classes,
     )
     yield from warnings
 

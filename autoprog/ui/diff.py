@@ -176,7 +176,7 @@ def _name(subject: Subject) -> str:
 
 
 def _full_macs(track: Track) -> int:
-    return image_macs(track.spec, track.spec.full, Training())
+    return image_macs(track.spec, track.spec.full, Training(), track.num_classes)
 
 
 def _spans(a: Track, b: Track) -> Iterator[DiffSpan]:

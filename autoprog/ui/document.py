@@ -92,7 +92,9 @@ def _segment_values(track: Track, segment: Segment) -> dict[str, Any]:
         "tokens": asdict(segment.subnet.tokens),
         "training": _training_values(segment.training),
         "curriculum": {name: value for name, value in values.items() if value is not None},
-        "relative_cost": relative_step_cost(track.spec, segment.subnet, segment.training),
+        "relative_cost": relative_step_cost(
+            track.spec, segment.subnet, segment.training, track.num_classes
+        ),
     }
 
 

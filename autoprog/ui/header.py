@@ -31,11 +31,11 @@ def header_view(subject: Subject) -> RenderableType:
 
 def header_facts(subject: Subject) -> list[tuple[str, str]]:
     """Return (name, text) of the model, of where a run stands and of what it was started with."""
-    spec = subject.spec
+    spec, classes = subject.spec, subject.state.num_classes
     facts = [
         ("full", subnet_text(spec.full)),
-        ("MACs", amount(macs(spec, spec.full))),
-        ("parameters", amount(parameters(spec, spec.depth))),
+        ("MACs", amount(macs(spec, spec.full, classes))),
+        ("parameters", amount(parameters(spec, spec.depth, classes))),
     ]
     if subject.track is not None and subject.track.unit == "epoch":
         epochs = subject.track.total_steps / subject.track.steps_per_epoch

@@ -54,6 +54,7 @@ class RunState:
     amp: str = ""
     seed: int = 0
     num_images: int = 0
+    num_classes: int = 1000
     total_steps: int = 0
     steps_per_epoch: int = 0
     step: int = 0
@@ -144,6 +145,7 @@ def _started(state: RunState, event: RunStarted) -> RunState:
         amp=event.amp,
         seed=event.seed,
         num_images=event.num_images,
+        num_classes=event.num_classes,
         total_steps=event.total_steps,
         steps_per_epoch=event.steps_per_epoch,
         time_budget_seconds=event.time_budget_seconds,

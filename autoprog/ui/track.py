@@ -58,6 +58,7 @@ class Track:
     supernet_spans: tuple[tuple[int, int], ...] = ()
     decision_steps: tuple[int, ...] = ()
     growth_steps: tuple[int, ...] = ()
+    num_classes: int = 1000
 
     @property
     def known_steps(self) -> int:
@@ -103,6 +104,7 @@ def track_of_run(state: RunState, strength: Curriculum = Curriculum()) -> Track 
         supernet_spans=tuple((p.start_step, p.stop_step) for p in state.pieces if p.supernet),
         decision_steps=tuple(decision.step for decision in state.decisions),
         growth_steps=tuple(growth.step for growth in state.growths),
+        num_classes=state.num_classes,
     )
 
 
@@ -195,7 +197,7 @@ def _crop_text(training: Training) -> str:
 
 
 def _cost(track: Track, segment: Segment) -> float:
-    return relative_step_cost(track.spec, segment.subnet, segment.training)
+    return relative_step_cost(track.spec, segment.subnet, segment.training, track.num_classes)
 
 
 def constants(track: Track) -> dict[str, str]:
