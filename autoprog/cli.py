@@ -83,6 +83,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             name = "autoprog" if rank == "0" else f"autoprog: rank {rank}"
             print(f"{name}: {error}", file=sys.stderr)
         return error.exit_code
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):
+            return 0  # where nobody reads on, rich's consoles end so
+        raise
     except KeyboardInterrupt:
         print("autoprog: stopped by SIGINT", file=sys.stderr)
         return 130

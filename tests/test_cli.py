@@ -95,6 +95,17 @@ def test_two_schedules_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--elastic: not allowed with argument --schedule" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [("show", "linear"), ("schedules",)])
+def test_an_output_that_nobody_reads_on_is_no_failure(words: tuple[str, ...]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    found = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    command = [sys.executable, "-m", "autoprog", *words]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, env=found, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_an_output_of_few_characters_is_no_reason_to_fail() -> None:
     found = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(Path.cwd())}
     command = [sys.executable, "-m", "autoprog", "train", "--help"]
@@ -511,6 +522,17 @@ def test_growth_that_the_optimizer_of_a_search_does_not_go_with_is_refused(
     done = autoprog(*SEARCH, "--space", "mine.yaml", *words, "--opt", "madgrad")
     law = "op zero must go with an optimizer that keeps no initial weights, but MADGRAD does"
     assert_refused(done, f"mine.yaml: {key}: {law}; use state fresh or reset")
+
+
+def test_a_batch_of_less_than_an_image_is_refused(autoprog: Autoprog) -> None:
+    full = FullModel.of(ZOO["vit-mu"]).model_dump(exclude_none=True)
+    stages = [{"length": "rest", "depth": 4, "img_size": 16, "batch_scale": 0.001}]
+    body = {"schema": 1, "full": full, "stages": stages}
+    Path("mine.yaml").write_text(yaml.safe_dump(body), encoding="utf-8")
+    line = (
+        "--schedule: stages[0].batch_scale: must leave an image of the 64 of a batch, but got 0.001"
+    )
+    assert_refused(autoprog("train", "--schedule", "mine.yaml", *SMALL), line)
 
 
 def test_growth_that_the_optimizer_of_a_training_does_not_go_with_is_refused(

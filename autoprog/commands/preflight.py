@@ -112,6 +112,9 @@ def _check_batches(
     for segment in () if schedule is None else step_table(recipe, schedule, num_images).segments:
         scale = segment.training.batch_scale
         where = ("--schedule", f"stages[{segment.stage}].batch_scale", scale)
+        if scale * recipe.batch_size < 0.5:
+            law = f"must leave an image of the {recipe.batch_size} of a batch"
+            raise ConfigError(*where[:2], law, scale)
         size = scaled_batch_size(recipe, segment.training)
         batches.append(_Batch(own.where if scale == 1 else where, size, segment.curriculum))
     tried = () if search is None or search.trials is None else search.space.axes.batch_scale.values
