@@ -15,6 +15,7 @@ from autoprog.fidelity import Agreement, Judged
 
 __all__ = [
     "COST_RATIO",
+    "FEWEST_SUBNETS",
     "agreement",
     "bootstrap_interval",
     "equal_cost",
@@ -25,6 +26,9 @@ __all__ = [
 
 COST_RATIO = 1.15
 """Subnets whose multiply-accumulates differ by no more than this factor count as equally expensive."""
+
+FEWEST_SUBNETS = 6
+"""Below that no interval is given: two that are in order would be in order in all draws."""
 
 _DRAWS = 2000
 
@@ -126,9 +130,9 @@ def agreement(subnets: Sequence[Judged], among: np.ndarray | None = None) -> Agr
         tau, null = of(estimates, drawn), of(cheapness, drawn)
         return None if tau is None or null is None else tau - null
 
-    count, nowhere = len(subnets), (None, None)
-    low, high = bootstrap_interval(count, lambda drawn: of(estimates, drawn)) or nowhere
-    gain_low, gain_high = bootstrap_interval(count, gain) or nowhere
+    count = len(subnets)
+    low, high = _interval(count, lambda drawn: of(estimates, drawn))
+    gain_low, gain_high = _interval(count, gain)
     return Agreement(
         pairs=int(mask.sum()) // 2,
         tau=_tau(estimates, real, mask),
@@ -139,6 +143,14 @@ def agreement(subnets: Sequence[Judged], among: np.ndarray | None = None) -> Agr
         gain_high=gain_high,
         seeds_tau=_tau_of_seeds(subnets, mask),
     )
+
+
+def _interval(
+    count: int, statistic: Callable[[np.ndarray], float | None]
+) -> tuple[float | None, float | None]:
+    """Return the bootstrap interval; nothing of few subnets, of which any order may be by chance."""
+    found = bootstrap_interval(count, statistic) if count >= FEWEST_SUBNETS else None
+    return found or (None, None)
 
 
 def spread_over_cost(costs: Sequence[float], count: int) -> list[int]:

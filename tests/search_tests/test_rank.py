@@ -109,12 +109,22 @@ def test_agreement_by_hand() -> None:
     assert found.tau == pytest.approx(4 / 6)  # all but 2.0 and 2.2
     assert found.null_tau == pytest.approx(4 / 6)  # all but 0.50 and 0.52
     assert found.seeds_tau == pytest.approx(5 / math.sqrt(6 * 5))  # the second seed ties 2 and 3
-    assert found.low is not None
-    assert found.high is not None
-    assert -1 <= found.low < 4 / 6 < found.high <= 1
+    assert (found.low, found.gain_low) == (None, None)  # too few for an interval
     near = agreement(subnets, equal_cost([subnet.relative_cost for subnet in subnets]))
     assert (near.pairs, near.tau, near.null_tau, near.seeds_tau) == (1, 1.0, -1.0, None)
     assert (near.low, near.gain_low) == (None, None)  # most draws lack one of the two
+
+
+def test_intervals_hold_tau_and_need_six_subnets() -> None:
+    rows = [(0.1 * i, float(loss), float(i), float(i)) for i, loss in enumerate([1, 3, 2, 4, 6, 5])]
+    found = agreement(judged(*rows))
+    assert found.tau == pytest.approx(11 / 15)  # two of 15 pairs are the wrong way round
+    assert found.low is not None
+    assert found.high is not None
+    assert -1 <= found.low < 11 / 15 < found.high <= 1
+    few = agreement(judged(*rows[:5]))
+    assert few.tau is not None
+    assert (few.low, few.high, few.gain_low, few.gain_high) == (None, None, None, None)
 
 
 def test_a_gain_over_cost_is_told_from_none() -> None:
