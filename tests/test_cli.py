@@ -336,6 +336,15 @@ REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
         (*SEARCH, "--seed", 2**63),
         f"--seed: must be below 2^63, but got {2**63}",
     ),
+    "nothing to show": (
+        ("show", "nosuch"),
+        "nosuch: must be a run folder, a schedule file or a preset; presets: known: …",
+    ),
+    "a model of what says it itself": (
+        ("show", "best.yaml", "--model", "vit-mu"),
+        "--model: must go with a preset: a run and a schedule file say it themselves,"
+        " but got 'vit-mu'",
+    ),
     "a length of nothing": (
         ("show", "linear", "--epochs", "nan"),
         "--epochs: must be a finite number above 0, but got nan",

@@ -12,7 +12,8 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
-from autoprog.errors import RunError
+from autoprog.errors import ConfigError, RunError
+from autoprog.presets import PRESETS
 from autoprog.ui.diff import diff_document, diff_plain, diff_view, schedule_diff
 from autoprog.ui.document import document
 from autoprog.ui.plain import plain_text
@@ -59,6 +60,9 @@ def show(
         RunError: If a file cannot be written.
     """
     console = Console() if console is None else console
+    if model is not None and not {target, diff} & PRESETS.keys():
+        law = "must go with a preset: a run and a schedule file say it themselves"
+        raise ConfigError("--model", "", law, model)
     subject = find_subject(target, model, epochs, recipe, clock())
     forms = _forms(subject)
     if diff is not None:

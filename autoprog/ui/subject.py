@@ -89,7 +89,7 @@ def find_subject(
     if target in PRESETS:
         return _preset_subject(target, model, epochs, recipe)
     law = "must be a run folder, a schedule file or a preset"
-    raise ConfigError("show", "", law, target, f"presets: {suggest(target, PRESETS)}")
+    raise ConfigError(target, "", law, cure=f"presets: {suggest(target, PRESETS)}")
 
 
 def _preset_subject(
