@@ -56,7 +56,7 @@ async def seen(pilot: Pilot[None], *words: str, gone: str | None = None) -> str:
     """Wait until all words are on the screen, and `gone` is not; fail with the screen otherwise."""
     app = pilot.app
     assert isinstance(app, InspectApp)
-    for _ in range(150):
+    for _ in range(600):  # a busy machine draws late
         await pilot.pause(0.02)
         text = screen_text(app)
         if all(word in text for word in words) and (gone is None or gone not in text):
