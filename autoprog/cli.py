@@ -64,9 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     if "WORLD_SIZE" in os.environ:  # else torch advises against what supernets need, on every rank
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # what an output cannot show is no reason to fail
-            stream.reconfigure(errors="replace")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what an output cannot show is no reason to fail
+        sys.stdout.reconfigure(errors="replace")
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser = build_parser(_first_word(given))
     args, unknown = parser.parse_known_args(given)

@@ -542,6 +542,11 @@ def test_a_batch_of_less_than_an_image_is_refused(autoprog: Autoprog) -> None:
         "--schedule: stages[0].batch_scale: must leave an image of the 64 of a batch, but got 0.001"
     )
     assert_refused(autoprog("train", "--schedule", "mine.yaml", *SMALL), line)
+    body = {"axes": {"batch_scale": {"values": [0.001, 1]}}}
+    Path("mine.yaml").write_text(yaml.safe_dump(body), encoding="utf-8")
+    law = "must leave an image of the 64 of a batch, but got 0.001"
+    line = f"mine.yaml: axes.batch_scale.values: {law}"
+    assert_refused(autoprog(*SEARCH, "--space", "mine.yaml", "--trials", 2), line)
 
 
 def test_growth_that_the_optimizer_of_a_training_does_not_go_with_is_refused(

@@ -10,6 +10,7 @@ from autoprog.commands.configure import Configured
 from autoprog.curves import Curriculum, curve_ends
 from autoprog.errors import ConfigError
 from autoprog.loggers.relay import check_loggers
+from autoprog.recipe import Recipe
 from autoprog.schedule import GrowthSchedule
 from autoprog.search.fidelity import check_fidelity
 from autoprog.search.length import length_and_plan
@@ -112,20 +113,26 @@ def _check_batches(
     for segment in () if schedule is None else step_table(recipe, schedule, num_images).segments:
         scale = segment.training.batch_scale
         where = ("--schedule", f"stages[{segment.stage}].batch_scale", scale)
-        if scale * recipe.batch_size < 0.5:
-            law = f"must leave an image of the {recipe.batch_size} of a batch"
-            raise ConfigError(*where[:2], law, scale)
-        size = scaled_batch_size(recipe, segment.training)
+        size = _size_at(recipe, scale, where)
         batches.append(_Batch(own.where if scale == 1 else where, size, segment.curriculum))
     tried = () if search is None or search.trials is None else search.space.axes.batch_scale.values
     for scale in tried:
         assert search is not None, "only trials change the batch"
         where = (search.space_from, "axes.batch_scale.values", scale)
-        size = scaled_batch_size(recipe, Training(batch_scale=scale))
+        size = _size_at(recipe, scale, where)
         batches.append(_Batch(own.where if scale == 1 else where, size))
     for batch in batches:
         _check_shares(settings, batch, ranks)
         _check_mixing(settings, batch, ranks)
+
+
+def _size_at(recipe: Recipe, scale: float, where: tuple[str, str, object]) -> int:
+    """Return the images of a batch at a scale, of which there must be one."""
+    if scale * recipe.batch_size < 0.5:
+        place, key, value = where
+        law = f"must leave an image of the {recipe.batch_size} of a batch"
+        raise ConfigError(place, key, law, value)
+    return scaled_batch_size(recipe, Training(batch_scale=scale))
 
 
 @dataclass(frozen=True)

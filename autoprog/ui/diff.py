@@ -88,12 +88,13 @@ class ScheduleDiff:
 def schedule_diff(a: Subject, b: Subject) -> ScheduleDiff:
     """Return how the schedule of B differs from that of A.
 
-    Step times are those of a run's own ``costs.json``; a plan takes the other's, and its steps an epoch.
+    Step times are those of a run's own ``costs.json``; a plan takes the other's, its steps an epoch and its
+    classes.
 
     Raises:
         ConfigError: If one of them has no schedule yet.
     """
-    tracks = tuple(_track(subject) for subject in (a, b))
+    tracks = (_track(a, b), _track(b, a))
     own = [{} if subject.run is None else subject.run.step_seconds for subject in (a, b)]
     other = own[::-1] if a.spec == b.spec else [{}, {}]
     known = [subject.state.steps_per_epoch for subject in (a, b)]
@@ -152,10 +153,13 @@ def diff_document(diff: ScheduleDiff) -> dict[str, Any]:
     }
 
 
-def _track(subject: Subject) -> Track:
+def _track(subject: Subject, other: Subject) -> Track:
+    """Return the track of a subject; a plan is drawn for as many classes as the other has."""
     if subject.track is None:
         raise ConfigError(subject.name, "", "must have a schedule: the run has not begun")
-    return subject.track
+    if subject.run is not None:
+        return subject.track
+    return replace(subject.track, num_classes=other.state.num_classes)
 
 
 def _cost(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,20 @@ def test_a_schedule_does_not_differ_from_itself(tmp_path: Path) -> None:
     one = subject_of(tmp_path / "a.yaml", growing(2, 8))
     diff = schedule_diff(one, one)
     assert (diff.axes, diff.macs_ratio, len(diff.spans)) == ((), 1.0, 1)
+
+
+def test_a_plan_is_drawn_for_the_classes_of_the_run_beside_it(
+    tmp_path: Path, run_builder: Callable[[int], Path]
+) -> None:
+    """A head for ten classes is less of a small model's compute than one for a thousand."""
+    run = find_subject(str(run_builder(5000)), None, None, None, 0.0)
+    assert run.track is not None
+    track, state = replace(run.track, num_classes=10), replace(run.state, num_classes=10)
+    run = replace(run, track=track, state=state)
+    plan = replace(run, run=None, track=replace(track, num_classes=1000))
+    for diff in (schedule_diff(run, plan), schedule_diff(plan, run)):
+        assert [one.num_classes for one in diff.tracks] == [10, 10]
+        assert (diff.axes, diff.macs_ratio) == ((), 1.0)
 
 
 def test_beyond_the_end_of_the_shorter_one_only_training_differs(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from autoprog.train.trainer import Trainer
 __all__ = ["RUN_SHARE", "measure_grid"]
 
 RUN_SHARE = 0.01
-"""Measuring takes at most this share of the run that it is for."""
+"""Measuring takes at most this share of the run that it is for, but for the first two turns of a cell."""
 
 _TURNS_WORTH = 4
 """Turns of a cell that must fit into the time for it to be taken in; a turn is two steps at least."""

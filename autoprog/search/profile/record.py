@@ -105,8 +105,8 @@ def complete_costs(
     """Add the costs of plain steps that are missing for `choices`; tell whether any were added.
 
     The run's own steps are taken where there are at least two (the first one warms up), else the cells are
-    measured in turns, within ``--profile-seconds`` for the whole run and 1 % of it. One that the time does
-    not suffice for stays out; :meth:`Costs.all_seconds` estimates it.
+    measured in turns, within ``--profile-seconds`` for the whole run and 1 % of it, but twice at least. One
+    that the time does not suffice for stays out; :meth:`Costs.all_seconds` estimates it.
 
     Args:
         trainer: The trainer, between two phases.
