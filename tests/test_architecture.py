@@ -335,26 +335,6 @@ def test_what_a_module_exports_is_there() -> None:
     assert broken == []
 
 
-def test_no_file_or_function_outgrows_a_reader() -> None:
-    too_long = [
-        f"{source.path.relative_to(ROOT)} has {lines} lines"
-        for source in SOURCES
-        if (lines := len(source.path.read_text(encoding="utf-8").splitlines())) > 300
-    ]
-    too_long += [
-        f"{source.place(node)} {node.name} has {body_lines(node)} lines"
-        for source in SOURCES
-        for node in ast.walk(source.tree)
-        if isinstance(node, ast.FunctionDef) and body_lines(node) > 40
-    ]
-    assert too_long == []
-
-
-def body_lines(function: ast.FunctionDef) -> int:
-    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
-    return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
-
-
 def test_package_data_is_found_as_after_an_install() -> None:
     names = {entry.name for entry in resources.files("search_spaces").iterdir()}
     assert {"default.yaml", "deit-s.yaml", "vit-mu.yaml", "digits.yaml"} <= names
