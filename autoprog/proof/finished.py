@@ -17,7 +17,16 @@ from supernet.config import ModelSpec
 
 __all__ = ["Finished", "Point", "curve_of", "read_finished"]
 
-_COMPUTED = ("kind", "model", "data", "recipe", "table_sizes", "time_budget_seconds", "compile")
+_COMPUTED = (
+    "kind",
+    "model",
+    "data",
+    "recipe",
+    "table_sizes",
+    "time_budget_seconds",
+    "compile",
+    "patience",
+)
 _START = ("pretrained", "initial_checkpoint")
 _CARRIED_OUT = ("threads", "workers", "cache")
 _ORIGINS = {"search": {"storage", "space_from", "fidelity"}}

@@ -11,15 +11,25 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from timm.models import clean_state_dict
 from torch import Tensor
 
-from autoprog.errors import ConfigError
+from autoprog.errors import ConfigError, RunError
 from autoprog.train.checkpoint import UNREADABLE
 from supernet.config import ModelSpec
 from supernet.elastic import ElasticViT, describe
+from supernet.export import plain_state_dict, table_state_dict
 
-__all__ = ["WeightsFile", "load_weights", "read_weights", "with_tables"]
+__all__ = [
+    "WeightsFile",
+    "load_weights",
+    "metadata_of",
+    "read_weights",
+    "saved_weights",
+    "with_tables",
+    "write_weights",
+]
 
 _AVERAGED, _ONLINE = ("state_dict_ema", "model_ema"), ("state_dict", "model")
 
@@ -61,6 +71,42 @@ def with_tables(file: WeightsFile) -> WeightsFile:
     if not beside.is_file():
         return file
     return replace(file, state={**file.state, **read_weights(beside, averaged=True).state})
+
+
+def saved_weights(
+    networks: Mapping[str, ElasticViT], has_tables: bool
+) -> dict[str, dict[str, Tensor]]:
+    """Return what is written of networks, by file name: plain timm weights, and position tables if any."""
+    tables = {f"{name}_tables": table_state_dict(one) for name, one in networks.items()}
+    plain = {name: plain_state_dict(one) for name, one in networks.items()}
+    return {**(tables if has_tables else {}), **plain}
+
+
+def write_weights(
+    folder: Path, files: Mapping[str, Mapping[str, Tensor]], metadata: Mapping[str, str]
+) -> None:
+    """Write ``.safetensors`` files by name, each replaced as a whole.
+
+    Raises:
+        RunError: If they cannot be written.
+    """
+    for name, weights in files.items():
+        path = folder / f"{name}.safetensors"
+        temporary = path.with_name(f".{path.name}")
+        try:
+            save_file(dict(weights), temporary, metadata=dict(metadata))
+            temporary.replace(path)
+        except (OSError, SafetensorError) as error:
+            raise RunError(f"{path}: the weights cannot be written: {error}") from None
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    """Return what a ``.safetensors`` file says of itself; nothing if it cannot be read or is missing."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError):
+        return {}
 
 
 def load_weights(model: ElasticViT, file: WeightsFile) -> None:
