@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Best", "evaluate_phase", "evaluate_run", "is_due", "is_due_on_the_way"]
 
 _SHARE = 0.05  # of the training between two evaluations, in multiply-accumulates
-_MOST = 20  # evaluations of a run at even distances; stage ends come on top
+_MOST = 20  # evaluations within the stages of a run; their ends come on top
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def is_due(trainer: Trainer, phase: Phase) -> bool:
 
 
 def is_due_on_the_way(trainer: Trainer, phase: Phase) -> bool:
-    """Tell whether a run is to be evaluated within a stage: at each twentieth of it where that is cheap.
+    """Tell whether a run is to be evaluated within a stage: after a twentieth of it, where that is cheap.
 
     A pure function of steps, their costs and what a checkpoint holds, so that a run which was stopped is
     evaluated where a straight one is. Losses have been read there, so weights are known to be finite.
@@ -59,11 +59,10 @@ def is_due_on_the_way(trainer: Trainer, phase: Phase) -> bool:
     if every is not None:
         interval = max(1, round(every * trainer.steps_per_epoch / phase.training.batch_scale))
         return every > 0 and step - trainer.evaluated_step >= interval
-    place, of_run = trainer.pace.position(step), _MOST / trainer.total_steps
-    before = trainer.evaluated_position
-    if int(place * of_run) <= int(before * of_run) or (place - before) * of_run < 0.5:
-        return False  # as after the end of a stage
-    if phase.ends_stage and (phase.stop_step - place) * of_run < 0.5:
+    place, distance = trainer.pace.position(step), trainer.total_steps / _MOST
+    if place - trainer.evaluated_position < distance:
+        return False
+    if phase.ends_stage and phase.stop_step - place < distance / 2:
         return False  # the end of the stage, of which a checkpoint is kept, is near
     return _is_cheap(trainer, phase)
 
