@@ -56,10 +56,10 @@ FLAGS = {
     "show": "-h --help --debug --model --epochs --recipe --diff --plain --json --svg --html",
     "compare": "-h --help --debug --x --json --markdown --html",
     "inspect": "-h --help --debug --runs-dir --screenshots --size",
-    "export": "-h --help --debug --output --weights --format --img-size --keep-rate --by --at-blocks",
-    "evaluate": f"-h --help --debug {DATA} --model --img-size --recipe --weights --img-sizes --keep-rates"
-    " --grid --by --at-blocks --batch-size --crop-pct --interpolation --rounds --device --amp --threads"
-    " --workers --json",
+    "export": "-h --help --debug --output --weights --best --format --img-size --keep-rate --by --at-blocks",
+    "evaluate": f"-h --help --debug {DATA} --model --img-size --recipe --weights --best --img-sizes"
+    " --keep-rates --grid --by --at-blocks --batch-size --crop-pct --interpolation --rounds --device --amp"
+    " --threads --workers --json",
     "schedules": "-h --help --debug --json",
     "models": "-h --help --debug --filter --json",
     "spaces": "-h --help --debug --json",

@@ -131,6 +131,41 @@ def test_without_a_common_seed_the_means_are_compared_and_it_is_said() -> None:
     assert comparison.notes == ("B: no seed in common with the reference, so not paired",)
 
 
+def test_the_difference_of_the_online_networks_stands_beside_that_of_the_averaged_ones() -> None:
+    """An average that lags behind must not be all that is told."""
+    online = replace(RUNS[3], result=result(51.0, 60.0, 0, top1=40.0))
+    group = compare([RUNS[0], online]).groups[1]
+    assert group.difference is not None
+    assert group.difference_online is not None
+    assert (group.difference.mean, group.difference_online.mean) == (1.0, -9.0)
+    text = compare_markdown(compare([RUNS[0], online]))
+    assert "| +1.00 | -9.00 |" in text
+
+
+def test_the_number_of_validation_images_and_of_seeds_is_told() -> None:
+    few = [
+        replace(run, result=result(80.0, 60.0, 0, num_validation_images=736)) for run in RUNS[:1]
+    ]
+    facts = compare([*few, RUNS[3]]).facts
+    assert facts == (
+        "A: 736 validation images, top-1 within ± 2.9 points (95 %)",  # 1.96 · √(0.8 · 0.2 / 736)
+        "A, B: n = 1, and one seed does not tell a difference from chance",
+    )
+    assert compare(RUNS).facts == ()
+    assert facts[0] in compare_markdown(compare([*few, RUNS[3]]))
+
+
+def test_a_search_tells_what_it_was_planned_for_and_what_it_reached() -> None:
+    searched = finished("search", 50.0, 102.0, 1, search_seconds=20.0, train_seconds=50.0)
+    baseline = finished("constant", 50.0, 100.0, 1)
+    groups = [baseline, replace(searched, planned_share=0.5)]
+    assert compare(groups).facts[-1] == (
+        "B: planned for 0.5 of the time of the full model's steps; reached 1.02 of the time of A:"
+        " steps 0.63, measuring, estimates and decisions 0.20, growth 0.06, evaluations 0.13"
+    )
+    assert "reached 1.00 of its own time" in compare(groups[::-1]).facts[-1]
+
+
 def test_one_pair_has_a_difference_and_no_interval() -> None:
     difference = compare([RUNS[0], RUNS[3]]).groups[1].difference
     assert difference is not None
@@ -358,7 +393,7 @@ def test_searches_of_other_lengths_are_told_apart_by_name(make: Make) -> None:
         found = result(51.0, 70.0, 0, kind="search")
         runs.append(read_finished(make(f"s{share}", values, found)))
     names = [group.name for group in compare(runs).groups]
-    assert names == [f"search rollout in {share:g} of the time" for share in (0.5, 0.25)]
+    assert names == [f"search rollout planned for {share:g} of the time" for share in (0.5, 0.25)]
 
 
 def test_a_training_along_a_found_schedule_says_that_the_search_is_not_in_its_time(
@@ -399,7 +434,7 @@ def test_a_terminal_that_draws_nothing_gets_ascii(
 
 def test_the_json_holds_every_number_unrounded(command: Any, folders: list[Path]) -> None:
     body = json.loads(command(*folders, "--json").out)
-    assert set(body) == {"schema", "reference", "groups", "notes", "left_out"}
+    assert set(body) == {"schema", "reference", "groups", "facts", "notes", "left_out"}
     assert (body["schema"], body["reference"], body["left_out"]) == (1, "A", [])
     first, second = body["groups"]
     assert (
@@ -408,7 +443,13 @@ def test_the_json_holds_every_number_unrounded(command: Any, folders: list[Path]
         == {
             *("label", "name", "model", "n", "seeds", "runs", "configuration", "differs_in"),
             *("top1", "top1_ema", "seconds", "parts_seconds", "image_epochs", "macs"),
-            *("peak_memory_bytes", "seconds_ratio", "macs_ratio", "difference"),
+            *(
+                "peak_memory_bytes",
+                "seconds_ratio",
+                "macs_ratio",
+                "difference",
+                "difference_online",
+            ),
         }
     )
     assert first["difference"] is None

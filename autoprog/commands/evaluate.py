@@ -72,6 +72,9 @@ def _add_cell_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--weights", choices=["ema", "online"], default="ema", help="averaged or last weights (ema)"
     )
+    group.add_argument(
+        "--best", action="store_true", help="the averaged weights of a run's best evaluation"
+    )
     group.add_argument("--img-sizes", type=int, nargs="+", metavar="PX", help="image sizes")
     group.add_argument(
         "--keep-rates", type=float, nargs="+", metavar="K", help="shares of tokens to keep"

@@ -23,7 +23,7 @@ from autoprog.train.model import find_model
 from autoprog.train.weights import WeightsFile, read_weights, with_tables
 from supernet.config import ModelSpec, SubnetConfig
 
-__all__ = ["Evaluation", "configure_evaluation", "finished_run"]
+__all__ = ["Evaluation", "configure_evaluation", "finished_run", "weights_of_run"]
 
 _BATCH_SIZE = 256
 _RATES = (1.0, 0.8, 0.6, 0.4, 0.2)
@@ -50,10 +50,11 @@ def configure_evaluation(args: argparse.Namespace) -> Evaluation:
     if target.is_dir():
         run = finished_run(target)
         settings, opened = _of_run(args, run)
-        name = "final_ema" if averaged else "final"
-        file = with_tables(read_weights(target / "checkpoints" / f"{name}.safetensors", averaged))
+        file = with_tables(read_weights(weights_of_run(run, args.weights, args.best), averaged))
         elastic = elastic_of(run.best or run.schedule)
     else:
+        if args.best:
+            raise ConfigError("--best", "", "must go with a run, which kept its best weights")
         file = read_weights(target, averaged)
         settings, opened = _of_file(args, file)
         elastic = Elastic()
@@ -71,6 +72,29 @@ def finished_run(path: Path) -> Run:
         law, cure = "must be a finished run", "go on with --resume first"
         raise ConfigError("RUN", "", law, str(path), cure)
     return run
+
+
+def weights_of_run(run: Run, weights: str, best: bool) -> Path:
+    """Return the file of a finished run's last weights, or of its best ones, which are averaged.
+
+    Raises:
+        ConfigError: If the best ones are asked for and there are none.
+    """
+    assert run.result is not None, "the run is finished"
+    if not best:
+        name = "final_ema" if weights == "ema" else "final"
+        return run.path / "checkpoints" / f"{name}.safetensors"
+    if weights != "ema":
+        raise ConfigError(
+            "--best", "", "must go with --weights ema: the best weights are averaged ones"
+        )
+    path = run.path / "checkpoints" / "best.safetensors"
+    if run.result.best_step is None or not path.is_file():
+        cure = "leave it out for the last weights"
+        raise ConfigError(
+            "--best", "", "must name a run that kept its best weights", str(run.path), cure
+        )
+    return path
 
 
 def _of_run(args: argparse.Namespace, run: Run) -> tuple[RunSettings, OpenedData]:

@@ -46,6 +46,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--weights", choices=["ema", "online"], default="ema", help="averaged or last weights (ema)"
     )
     parser.add_argument(
+        "--best", action="store_true", help="the averaged weights of the best evaluation"
+    )
+    parser.add_argument(
         "--format",
         choices=list(_ENDINGS),
         default="weights",
@@ -68,11 +71,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
     _check_flags(args)
-    from autoprog.commands.evaluation import finished_run
+    from autoprog.commands.evaluation import finished_run, weights_of_run
 
     finished = finished_run(Path(args.run))
-    name = "final_ema" if args.weights == "ema" else "final"
-    source = finished.path / "checkpoints" / f"{name}.safetensors"
+    source = weights_of_run(finished, args.weights, args.best)
     if args.format == "weights":
         from autoprog.train.export import export_weights
 

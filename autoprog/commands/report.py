@@ -150,7 +150,7 @@ def _comparison_command(run: RunFolder) -> str:
 
 
 def _carried_out_words(argv: Sequence[str]) -> list[str]:
-    """Return the given flags of first weights and of how a run is carried out, but for what is known otherwise."""
+    """Return the given flags of first weights and of how a run is carried out, without its loggers."""
     if tuple(argv[:1]) != ("autoprog",) or tuple(argv[1:2]) not in (("search",), ("train",)):
         return []  # another program has called it
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)

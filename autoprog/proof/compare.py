@@ -64,8 +64,8 @@ class Difference:
 class Group:
     """Runs that share a configuration; ratios are to the reference, which is the first group.
 
-    ``difference`` is that of the averaged networks, None for the reference. ``differs_in`` names where the configuration leaves that of
-    the reference, with both values: (key, value, value of the reference).
+    ``difference`` is that of the averaged networks, None for the reference. ``differs_in`` names where the
+    configuration leaves that of the reference, with both values: (key, value, value of the reference).
     ``parts_seconds`` are means over runs, and the peak of memory is that of the largest run.
     """
 
@@ -89,7 +89,10 @@ class Group:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Groups in the order in which their first runs were given, what else is known of them, and warnings."""
+    """Groups in the order in which their first runs were given.
+
+    ``facts`` is what their numbers do not say by themselves, ``notes`` what makes them hard to compare.
+    """
 
     groups: tuple[Group, ...]
     facts: tuple[str, ...]
@@ -104,7 +107,7 @@ def compare(runs: Sequence[Finished]) -> Comparison:
         by_configuration.setdefault(key, []).append(run)
     members = list(by_configuration.values())
     groups = tuple(_group(label(i), own, members[0]) for i, own in enumerate(members))
-    facts = (*_sampling_errors(groups), *_planned_and_reached(groups))
+    facts = (*_sampling_errors(groups), *_single_seeds(groups), *_planned_and_reached(groups))
     return Comparison(groups, facts, tuple(_notes(runs, groups)))
 
 
@@ -225,6 +228,13 @@ def _sampling_errors(groups: Sequence[Group]) -> Iterator[str]:
         yield f"{labels}: {images:,} validation images, top-1 within ± {error:.1f} points (95 %)"
 
 
+def _single_seeds(groups: Sequence[Group]) -> Iterator[str]:
+    """Yield which groups have one seed only, where they are to be told apart."""
+    single = [group.label for group in groups if len(group.seeds) == 1]
+    if single and len(groups) > 1:
+        yield f"{', '.join(single)}: n = 1, and one seed does not tell a difference from chance"
+
+
 def _planned_and_reached(groups: Sequence[Group]) -> Iterator[str]:
     """Yield what share of time a search was planned for, and what of the reference's it took, by purpose."""
     reference = groups[0]
@@ -256,12 +266,6 @@ _PURPOSES = {
 def _notes(runs: Sequence[Finished], groups: Sequence[Group]) -> list[str]:
     """Return what makes seconds or accuracies hard to compare."""
     notes = []
-    single = [group.label for group in groups if len(group.seeds) == 1]
-    if single and len(groups) > 1:
-        notes.append(
-            f"n = 1 for {', '.join(single)}: one seed tells no difference from chance; repeat with"
-            " another --seed"
-        )
     for name in runs[0].conditions:
         values = sorted({run.conditions[name] for run in runs})
         if len(values) > 1:

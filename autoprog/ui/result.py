@@ -41,8 +41,8 @@ def finished_lines(result: Mapping[str, Any]) -> list[str]:
     lines = [
         line("finished", "top-1 EMA", "top-1", "loss EMA", "loss", "validation images"),
         line("accuracy", "balanced EMA", "balanced", "largest class") if _matters(result) else "",
-        f"best: {texts['best EMA']}" if "best EMA" in texts else "",
-        line("time", "wall time", *_PARTS),
+        f"best EMA: {texts['best EMA']}" if "best EMA" in texts else "",
+        line("time", "wall time", *(name for name in _PARTS if texts.get(name) != duration(0.0))),
         line("work", "epochs", "image-epochs", "MACs", "peak memory", "device", "precision"),
         f"full model: {texts['full model']}" if "full model" in texts else "",
     ]

@@ -120,6 +120,7 @@ def test_every_stage_ends_with_an_evaluation_at_full_size_and_a_kept_checkpoint(
         "last.pt",
         "previous.pt",
         *(f"stage-{number}-{number}.pt" for number in range(4)),
+        "best.safetensors",
         "final.safetensors",
         "final_ema.safetensors",
     }

@@ -46,7 +46,10 @@ def test_a_pipe_gets_a_line_for_each_thing_that_happens(
     assert sum(" candidate " in line for line in lines) == 27
     assert sum(line.endswith("(winner)") for line in lines) == 3
     assert "warning: the data loader is slower than the model" in lines
-    assert lines[-1].startswith("finished: top-1 73.25 %, top-1 EMA 74.50 %")
+    ended = lines[-3:]
+    assert ended[0].startswith("finished: top-1 EMA 74.50 %, top-1 73.25 %")
+    assert [line.split(":")[0] for line in ended] == ["finished", "time", "work"]
+    assert max(map(len, ended)) < 150
     assert all(line.isascii() for line in lines)
 
 

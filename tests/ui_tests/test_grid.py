@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -36,7 +37,8 @@ def drawn(shown: EvaluationGrid, width: int) -> str:
 
 def test_text_has_a_line_for_each_cell_and_says_what_it_means() -> None:
     assert grid_text(grid(*CELLS)).splitlines() == [
-        "deit-s, final.safetensors: 50,000 validation images, batches of 64 on cpu, precision none",
+        "deit-s, final.safetensors: 50,000 validation images (top-1 +- 0.3), batches of 64 on cpu,"
+        " precision none",
         "",
         " px  keep-rate   MACs  top-1 %    loss  images/s  front",
         "224          1  4.6 G    80.62  0.9000     1,234  *",
@@ -77,11 +79,31 @@ def test_the_document_rounds_nothing_and_takes_losses_that_are_no_numbers() -> N
         "at_blocks": [3, 6, 9],
         "macs": 2_300_000_000,
         "top1": 79.95,
+        "balanced_top1": None,
         "loss": 0.95,
         "images_per_second": 2222.2,
         "on_front": True,
     }
     assert found["cells"][3]["loss"] is None
+
+
+def test_of_unbalanced_classes_balanced_accuracy_and_the_largest_share_are_told() -> None:
+    cell = EvaluatedCell(SubnetConfig(12, 224), 80.0, 0.5, 4_600_000_000, balanced_top1=50.0)
+    shown = replace(grid(cell), num_images=80, class_images=(64, 16))
+    lines = grid_text(shown).splitlines()
+    assert "validation images (top-1 +- 8.7)" in lines[0]
+    assert lines[2:4] == [
+        " px  keep-rate   MACs  top-1 %  balanced %    loss",
+        "224          1  4.6 G    80.00          50  0.5000",
+    ]
+    assert lines[-2:] == [
+        "the largest of 2 classes has 80.0 % of the images",
+        "! top-1 of 80.00 % is not above the share of the largest class (80.0 % of the validation images):"
+        " the network has learnt nothing beyond it",
+    ]
+    assert "balanced" not in grid_text(replace(shown, class_images=(41, 39)))
+    found = grid_document(shown)
+    assert (found["largest_class_share"], found["class_images"]) == (0.8, [64, 16])
 
 
 def bar_output(terminal: bool, steps: int) -> str:
