@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -13,7 +14,14 @@ from autoprog.errors import ConfigError, suggest
 from autoprog.files import FileModel, parse
 from autoprog.stage import LearningRate
 
-__all__ = ["RECIPES", "Recipe", "default_recipe_name", "resolve_recipe", "with_randaug_magnitude"]
+__all__ = [
+    "RECIPES",
+    "Recipe",
+    "default_recipe_name",
+    "fitting_batch_size",
+    "resolve_recipe",
+    "with_randaug_magnitude",
+]
 
 
 def randaug_magnitude(policy: str | None) -> float | None:
@@ -185,6 +193,19 @@ def resolve_recipe(base: str, *layers: tuple[str, Mapping[str, Any]]) -> Recipe:
         if values:
             recipe = parse(Recipe, {**recipe.model_dump(), **values}, where)
     return recipe
+
+
+def fitting_batch_size(batch_size: int, num_images: int) -> int:
+    """Return the largest batch size up to the given one of which whole batches make about one pass.
+
+    It is the given one where these are within 5 % of the images, as they are in all but small data sets.
+    """
+    exact = num_images / batch_size
+    if exact >= 1 and abs(round(exact) - exact) <= 0.05 * exact:
+        return batch_size
+    if exact >= 10:  # the remainder is below a tenth: never mind
+        return batch_size
+    return max(1, round(num_images / math.ceil(exact)))
 
 
 def with_randaug_magnitude(policy: str | None, magnitude: float | None) -> str | None:

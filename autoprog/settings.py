@@ -22,7 +22,8 @@ class DataSettings(FileModel):
     """Where images come from; with neither ``dir`` nor ``dataset`` the embedded digits.
 
     ``share`` of the training images is used; with ``on_held_out`` a slice of them takes the place of the
-    validation images.
+    validation images. ``val_fraction`` of the images of a data set without validation images, drawn with
+    ``val_seed``, are these. ``class_folders`` says which of several folders above an image is its class.
     """
 
     dir: str | None = None
@@ -33,6 +34,9 @@ class DataSettings(FileModel):
     input_key: str | None = None
     target_key: str | None = None
     num_classes: int | None = Field(default=None, gt=0)
+    val_fraction: float | None = Field(default=None, gt=0, lt=1)
+    val_seed: int = Field(default=0, ge=0)
+    class_folders: Literal["auto", "first", "innermost"] = "auto"
     share: float = Field(default=1.0, gt=0, le=1)
     on_held_out: bool = False
 

@@ -15,7 +15,7 @@ from autoprog.commands.trial_flags import check_trials, from_anywhere
 from autoprog.errors import ConfigError, suggest
 from autoprog.files import parse
 from autoprog.presets import PRESETS, preset
-from autoprog.recipe import Recipe
+from autoprog.recipe import Recipe, fitting_batch_size
 from autoprog.schedule import GrowthSchedule, load_schedule
 from autoprog.settings import DataSettings, RunSettings
 from autoprog.space import SpaceFile, find_space
@@ -39,6 +39,8 @@ class Configured:
     settings: RunSettings
     opened: OpenedData
     schedule: GrowthSchedule | None
+    notes: tuple[str, ...] = ()
+    """What was decided otherwise than asked for, and why; a line each."""
 
 
 def configure_search(args: argparse.Namespace) -> Configured:
@@ -69,6 +71,7 @@ def configure_search(args: argparse.Namespace) -> Configured:
         space = space.at_full_depth()
     if not whole:
         recipe = recipe.model_copy(update={"epochs": recipe.epochs * proxy})
+    recipe, notes = _with_fitting_batches(recipe, len(opened.train))
     search = {"space": space, "space_from": where, **_given(args, *_OF_SEARCH)}
     if "storage" in search:
         search["storage"] = from_anywhere(search["storage"])
@@ -76,7 +79,7 @@ def configure_search(args: argparse.Namespace) -> Configured:
         search.setdefault("rule", "budget" if "budget_seconds" in search else "pareto")
     search["fidelity"], search["time_share"] = given_fidelity(args), share
     settings = _settings(args, "search", spec, data, name, recipe, search=search)
-    return Configured(settings, opened, schedule=None)
+    return Configured(settings, opened, None, notes)
 
 
 def configure_train(args: argparse.Namespace) -> Configured:
@@ -91,12 +94,25 @@ def configure_train(args: argparse.Namespace) -> Configured:
     spec = _model_of_schedule(args, data, found, name)
     opened = open_data(data)
     recipe_name, recipe = recipe_of(args, len(opened.train), data, ("", {}))
+    recipe, notes = _with_fitting_batches(recipe, len(opened.train))
     if found is None:
         found = preset(name, spec, recipe.epochs, recipe.strength, recipe.learning_rate)
     schedule, recipe = _fit_together(args, found, recipe, len(opened.train))
     more = {"schedule_from": name, "table_sizes": _table_sizes(args, schedule)}
     settings = _settings(args, "train", spec, data, recipe_name, recipe, **more)
-    return Configured(settings, opened, schedule)
+    return Configured(settings, opened, schedule, notes)
+
+
+def _with_fitting_batches(recipe: Recipe, num_images: int) -> tuple[Recipe, tuple[str, ...]]:
+    """Lower the batch size where whole batches of it are no pass over so few images, and say so."""
+    size = fitting_batch_size(recipe.batch_size, num_images)
+    if size == recipe.batch_size:
+        return recipe, ()
+    fitted = recipe.model_copy(update={"batch_size": size})
+    steps = max(1, round(num_images / size))
+    what = "that is all images" if steps == 1 else f"{steps} of which are one pass"
+    rate = f"; learning rate {fitted.peak_lr:.3g}" if fitted.peak_lr != recipe.peak_lr else ""
+    return fitted, (f"batches of {size} instead of {recipe.batch_size} images, {what}{rate}",)
 
 
 def _table_sizes(args: argparse.Namespace, schedule: GrowthSchedule) -> tuple[int, ...]:

@@ -130,12 +130,16 @@ def _say_common(console: Console, configured: Configured, folder: RunFolder) -> 
     budget = settings.time_budget_seconds
     length = f"{recipe.epochs:g} epochs" if budget is None else f"{budget:g} s"
     _say(console, "data", configured.opened.description)
+    for line in configured.opened.report.lines():
+        _say(console, "", line)
     _say(
         console,
         "recipe",
         f"{settings.recipe_name}: {length}, batch {recipe.batch_size}, {recipe.opt},"
         f" lr {recipe.peak_lr:.3g} {recipe.sched}",
     )
+    for note in configured.notes:
+        _say(console, "", note)
     if settings.has_initial_weights:
         start = f"pretrained {settings.model.timm}" if settings.pretrained else ""
         _say(console, "weights", start or str(settings.initial_checkpoint))
@@ -154,6 +158,9 @@ def _data_words(settings: RunSettings) -> list[str]:
         "--input-key": data.input_key,
         "--target-key": data.target_key,
         "--num-classes": data.num_classes,
+        "--class-folders": data.class_folders if data.class_folders != "auto" else None,
+        "--val-fraction": data.val_fraction,
+        "--val-seed": data.val_seed if data.val_seed else None,
     }
     words = [w for flag, value in given.items() if value is not None for w in (flag, str(value))]
     beside = search.proxy if search is not None and search.trials is None else 1.0

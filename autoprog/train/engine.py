@@ -56,17 +56,26 @@ class Job:
     rollbacks: Rollbacks = field(default_factory=Rollbacks)
 
 
+_MOST_LEFT_OUT = 0.05
+
+
 @dataclass(frozen=True)
 class RunLength:
-    """How long a run is. An epoch is as many whole batches as the training images fill."""
+    """How long a run is. An epoch is as many whole batches as come nearest to one pass."""
 
     steps_per_epoch: int
     total_steps: int
 
 
 def steps_per_epoch_of(num_images: int, batch_size: int) -> int:
-    """Return the whole batches that the training images fill, at least one."""
-    return max(1, num_images // batch_size)
+    """Return the steps of an epoch: as many whole batches as the training images fill, at least one.
+
+    Where that leaves out more than 5 % of them it is the nearest number instead, so that epochs are passes
+    over the images in small data sets as well.
+    """
+    exact = num_images / batch_size
+    whole = max(1, int(exact))
+    return whole if exact - whole <= _MOST_LEFT_OUT * exact else max(1, round(exact))
 
 
 def run_length(num_images: int, batch_size: int, epochs: float) -> RunLength:

@@ -9,10 +9,12 @@ from autoprog.train.data.evaluation import cache_batches, eval_batches
 from autoprog.train.data.holdout import stratified_holdout
 from autoprog.train.data.images import ImageSource
 from autoprog.train.data.loader import Batch, TrainLoader
+from autoprog.train.data.report import DataReport, PartReport
 from autoprog.train.data.sampler import SampleStream
-from autoprog.train.data.slices import SlicedSource, sliced, whole_of
+from autoprog.train.data.slices import SlicedSource, whole_of
 from autoprog.train.data.sources import AnySource, DataSource, OpenedData, open_source
 from autoprog.train.data.stream import Part, StreamLoader, StreamSource
+from autoprog.train.data.subset import sliced
 from autoprog.train.data.transforms import (
     Cell,
     TransformSettings,
@@ -28,10 +30,12 @@ __all__ = [
     "CacheSettings",
     "CachedSource",
     "Cell",
+    "DataReport",
     "DataSource",
     "ImageSource",
     "OpenedData",
     "Part",
+    "PartReport",
     "SampleStream",
     "SlicedSource",
     "StreamLoader",

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import chain, islice
 from typing import Any, Literal, TypeAlias
@@ -38,7 +38,14 @@ from autoprog.train.data.transforms import (
 )
 from autoprog.train.data.workers import start_worker
 
-__all__ = ["HELD_ONE_IN", "Part", "StreamLoader", "StreamSource", "pixel_hash"]
+__all__ = [
+    "HELD_ONE_IN",
+    "Part",
+    "StreamLoader",
+    "StreamSource",
+    "names_by_number",
+    "pixel_hash",
+]
 
 HELD_ONE_IN = 20
 """One image in so many is held out."""
@@ -53,6 +60,11 @@ def pixel_hash(image: Image.Image) -> int:
     digest = hashlib.blake2b(repr(image.size).encode(), digest_size=8)
     digest.update(image.tobytes())
     return int.from_bytes(digest.digest(), "little") >> 1
+
+
+def names_by_number(class_to_idx: Mapping[str, int]) -> list[str]:
+    """Return the class names in the order of their numbers, whatever that of the mapping."""
+    return sorted(class_to_idx, key=class_to_idx.__getitem__)
 
 
 class StreamSource:
@@ -87,12 +99,18 @@ class StreamSource:
             law = f"must be data that timm can open as split {split!r} ({reason})"
             cure = "check its name, --data-dir and the splits"
             raise ConfigError("--dataset", "", law, name, cure) from error
-        known = list(getattr(dataset.reader, "class_to_idx", None) or {})
+        known = names_by_number(getattr(dataset.reader, "class_to_idx", None) or {})
         if not known and not num_classes:
             law, cure = "must name its classes or be given their number", "add --num-classes"
             raise ConfigError("--dataset", "", law, name, cure)
         self.class_names: tuple[str, ...] = tuple(known or map(str, range(num_classes or 0)))
         self._length = len(dataset)
+        self._split = split
+
+    def digest(self) -> str:
+        """Return a hash of what the reader says of the part: split, number of images, classes."""
+        text = "\n".join([self._split, str(self._length), *self.class_names])
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def __len__(self) -> int:
         """Return the number of images, held-out ones included, as the data set states it."""
