@@ -200,7 +200,7 @@ class _Collector:
         """Refuse a folder that would be a class if it had an image: else a class vanishes silently."""
         if not layout.class_of:
             return
-        full = set()
+        full: set[str] = set()
         for folder in layout.class_of:
             parts = folder.split("/")
             full.update("/".join(parts[:stop]) for stop in range(1, len(parts) + 1))

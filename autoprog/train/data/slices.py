@@ -14,9 +14,9 @@ class SlicedSource:
     """Some images of a source, by their numbers in it; a slice of a slice is one of the whole."""
 
     def __init__(self, source: ImageSource, indices: np.ndarray) -> None:
-        if isinstance(source, SlicedSource):
-            source, indices = source.source, source.indices[indices]
-        self.source, self.indices = source, indices
+        whole, own = whole_of(source)
+        self.source: ImageSource = whole
+        self.indices: np.ndarray = own[indices]
         self.targets, self.class_names = source.targets[indices], source.class_names
         self.in_memory = source.in_memory
 

@@ -109,6 +109,8 @@ def open_source(source: DataSource) -> OpenedData:
     """
     if source.dir is not None and source.dataset is not None:
         raise ConfigError("--data", "", "must not be given together with --dataset", source.dir)
+    train: AnySource
+    val: AnySource | None
     if source.dir is not None:
         where, origin = "--data", source.dir
         train, val = _open_folder(Path(source.dir), source)
