@@ -284,13 +284,13 @@ def _refuse_ambiguous(split: Mapping[str, Sequence[str]], where: str) -> None:
             both = " and ".join(
                 repr(printable(folder)) for folder in sorted(folders, key=_order)[:2]
             )
-            law = f"must have one folder a class, but {both} end alike"
+            law = f"must have one folder a class: {both} end alike"
             raise ConfigError("--data", "", law, where, cure)
     by_depth = {len(parts): folder for folder, parts in sorted(split.items(), reverse=True)}
     if len(by_depth) > 1:
         (_, upper), *_, (_, lower) = sorted(by_depth.items())
         both = f"{printable(upper)!r} and {printable(lower)!r}"
-        law = f"must have all class folders at one level, but images lie in {both}"
+        law = f"must have all class folders at one level: images lie in {both}"
         raise ConfigError("--data", "", law, where, cure)
 
 
@@ -342,7 +342,11 @@ def scan_folder(folder: str, class_folders: ClassFolders = "auto") -> ScannedIma
         except OSError as error:
             law = f"must be a folder that can be listed ({error.strerror})"
             raise ConfigError("--data", "", law, path) from None
-        here = above | {(status.st_dev, status.st_ino)}
+        if (identity := (status.st_dev, status.st_ino)) in above:
+            found.visited.discard(inner)
+            found.leave_out("links to a folder above them", inner)
+            continue
+        here = above | {identity}
         for entry in entries:
             place = _join(inner, entry.name)
             if is_hidden(entry.name):
@@ -350,10 +354,7 @@ def scan_folder(folder: str, class_folders: ClassFolders = "auto") -> ScannedIma
                 continue
             try:
                 if entry.is_dir():
-                    if entry.is_symlink() and _identity(entry.path) in here:
-                        found.leave_out("links to a folder above them", place)
-                    else:
-                        pending.append((place, here))
+                    pending.append((place, here))
                 elif entry.is_file():
                     found.add_file(inner, entry.name, entry.stat().st_size)
                 elif entry.is_symlink() and not os.path.exists(entry.path):
@@ -465,8 +466,3 @@ def _reason_of(ending: str) -> str:
 
 def _join(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
-
-
-def _identity(path: str) -> tuple[int, int]:
-    status = os.stat(path)
-    return status.st_dev, status.st_ino
