@@ -86,17 +86,36 @@ def efficienttrain(
 def progressive_resizing(
     spec: ModelSpec, epochs: float, strength: Curriculum, lr: LearningRate = LearningRate()
 ) -> GrowthSchedule:
-    """Composer's Progressive Resizing: half size for half the run, a ramp, full size for a fifth of it."""
-    half, rising = size_on_grid(spec, 0.5), 0.3 * epochs
-    rungs = (spec.img_size - half) // spec.patch_size + 1
-    ramp = Ramp(ramp="linear", start=half, to=spec.img_size, every_epochs=rising / rungs)
-    depth = depth_value(spec.depth)
-    stages = [
-        Stage(length=0.5 * epochs, depth=depth, img_size=half),
-        Stage(length=rising, depth=depth, img_size=ramp),
-        full_stage(spec, 0.2 * epochs),
-    ]
-    return schedule_of(spec, lr, stages)
+    """Composer's and fastai's progressive resizing: half size for half the run, a ramp, full size at 80 %.
+
+    Composer raises the size steadily and rounds it to the grid, here of patches. So for an even number
+    of patches a side, its first and last size last half as long on the ramp as those between.
+    """
+    side = spec.img_size // spec.patch_size
+    half = min(max(1, round(side / 2)), side)
+    dates = [
+        _date_above(smaller, side) for smaller in range(half, side)
+    ]  # each size begins at its date
+    if not dates:
+        return schedule_of(spec, lr, [full_stage(spec, epochs)])
+    depth, rung = depth_value(spec.depth), spec.patch_size
+    stages = [Stage(length=dates[0] * epochs, depth=depth, img_size=half * rung)]
+    if len(dates) > 1:
+        ramp = Ramp(
+            ramp="linear",
+            start=(half + 1) * rung,
+            to=(side - 1) * rung,
+            every_epochs=(dates[1] - dates[0]) * epochs,
+        )
+        size = ramp if len(dates) > 2 else (side - 1) * rung
+        stages.append(Stage(length=(dates[-1] - dates[0]) * epochs, depth=depth, img_size=size))
+    return schedule_of(spec, lr, [*stages, full_stage(spec, (1 - dates[-1]) * epochs)])
+
+
+def _date_above(patches: int, side: int) -> float:
+    """Return the share of the run at which Composer goes from `patches` a side to one more of `side`."""
+    scale = (patches + 0.5) / side  # rises from 0.5 at 50 % of the run to 1 at 80 %
+    return 0.5 + 0.3 * (scale - 0.5) / 0.5
 
 
 def _rising_sizes(spec: ModelSpec) -> list[int]:
