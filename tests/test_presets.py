@@ -166,7 +166,8 @@ def test_every_preset_resolves_for_every_model(
 ) -> None:
     schedule = preset(name, ZOO[model], epochs, RECIPES[recipe].strength)
     table = schedule.resolve(steps_per_epoch=120, epochs=epochs)
-    assert table.segments[-1].subnet == ZOO[model].full
+    if schedule.end == "full":
+        assert table.segments[-1].subnet == ZOO[model].full
     assert from_text(schedule.to_yaml()) == schedule
     if schedule.length_unit != "compute_share":
         assert table.total_steps == int(epochs * 120)
@@ -246,6 +247,20 @@ def test_the_mean_keep_rates_are_the_published_ones(curve: str, mean: float) -> 
     levels = [*KeepCurve(curve=curve).plateaus(25_020, 2502), (25_020, 0.0)]
     total = sum(rate * (stop - start) for (start, rate), (stop, _) in pairwise(levels))
     assert total / 25_020 == pytest.approx(mean, abs=1e-3)
+
+
+def test_patch_sampling_at_a_fixed_rate_keeps_it_to_the_end() -> None:
+    schedule = preset("patch-sampling:fixed", ZOO["deit-s"], 300, FULL_STRENGTH)
+    (only,) = schedule.resolve(2502, 300).segments
+    assert (only.start_step, only.stop_step) == (0, 300 * 2502)
+    assert (only.subnet.tokens.keep_rate, only.subnet.tokens.by) == (0.6, "magnitude")
+    assert schedule.end == "free"
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_only_two_presets_end_at_less_than_a_training_of_the_full_model(name: str) -> None:
+    ends = {"patch-sampling:fixed": "free", "supervit": "free"}
+    assert preset(name, ZOO["deit-s"], 30, FULL_STRENGTH).end == ends.get(name, "full")
 
 
 def test_efficienttrain_has_the_released_sizes_and_magnitudes() -> None:
@@ -348,4 +363,7 @@ def test_supervit_has_the_published_sizes_rates_and_places() -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_says_what_it_is(name: str) -> None:
-    assert len(summary_of(name)) > 20
+    summary = summary_of(name)
+    assert len(summary) > 20
+    assert summary.endswith(".")
+    assert sum(summary == summary_of(other) for other in PRESETS) == 1

@@ -63,7 +63,10 @@ def _add_scope_flags(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_decision_flags(group: argparse._ArgumentGroup) -> None:
-    rules = "how to choose: again and again, as published, or once for good (rollout)"
+    rules = (
+        "how to choose: rollout again and again, autoprog by the score of AutoProg (CVPR 2022), pareto and"
+        " budget once for good (rollout)"
+    )
     _add(group, "--rule", choices=["rollout", "autoprog", "pareto", "budget"], help=rules)
     budget = "time that --rule budget may train for, such as 90m"
     _add(

@@ -61,7 +61,7 @@ def _add_schedule_flags(parser: argparse.ArgumentParser) -> None:
         choices=["resampled", "per-size"],
         default=nothing,
         help="positions of smaller images in --elastic: the full table resampled, or a table for"
-        " each size (resampled)",
+        " each size, as SuperViT has (resampled)",
     )
     group.add_argument(
         "--model",

@@ -22,10 +22,11 @@ def size_curriculum(
     lr: LearningRate = LearningRate(),
     steps: Literal["linear", "exponential"] = "linear",
 ) -> GrowthSchedule:
-    """Image sizes that rise by two patches from 2 x 2 on (ViT from scratch in 24 h, arXiv 2211.05187).
+    """Image sizes that rise by two patches every 5 epochs from 2 x 2 on (ViT in 24 h, arXiv 2211.05187).
 
     Every 5 epochs as published, or at epochs 2, 4, 8, 12, 20, 36, 52, … (exponential); in runs too short for
-    that the same dates over the first 60 % of the run.
+    that the same dates over the first 60 % of the run. Warm-up and learning rate are the recipe's, where
+    the published runs have no warm-up; one table of positions is resampled to every size.
     """
     sizes = _rising_sizes(spec)
     dates = _size_dates(len(sizes), steps)
@@ -41,7 +42,7 @@ def size_curriculum(
 def size_curriculum_of_time(
     spec: ModelSpec, epochs: float, strength: Curriculum, lr: LearningRate = LearningRate()
 ) -> GrowthSchedule:
-    """The same sizes by the clock of --time-budget: equal shares of 80 % of it, then full size.
+    """The sizes of size-curriculum by the clock of --time-budget: equal shares of 80 % of it, then full size.
 
     The published run of a day reaches its full size shortly before the day is over.
     """
@@ -61,10 +62,14 @@ def efficienttrain(
     lr: LearningRate = LearningRate(),
     shrink_by: Literal["resize", "fourier"] = "resize",
 ) -> GrowthSchedule:
-    """EfficientTrain++: tenths of equal compute at rising sizes and RandAugment (arXiv 2405.08768).
+    """EfficientTrain++: tenths of equal compute, images resized to rising sizes (arXiv 2405.08768).
 
-    Sizes are 96, 96, 160 four times, 192, 192, 224, 224 px for 224; magnitudes rise from 0 to the recipe's.
-    Images are resized, as released, or cut out of the low frequencies (fourier), as in the paper.
+    Sizes are 96, 96, 160 four times, 192, 192, 224, 224 px for 224: for every model the ladder that is
+    released for DeiT. RandAugment's magnitude rises from 0 to the recipe's. Images are cropped straight to
+    the small size and augmented there, where the release crops and augments at full size and resizes then;
+    or they are cut out of the low frequencies of full-size images (fourier), as in the paper. Compute is
+    counted in multiply-accumulates, where the release counts pixels. Warm-up and learning rate are the
+    recipe's, and there is no replay buffer.
     """
     shares = [6 / 14] * 2 + [10 / 14] * 4 + [12 / 14] * 2 + [1.0] * 2
     top = strength.randaug
