@@ -51,7 +51,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     _add_replay_flags(parser.add_argument_group("replay"))
     add_data_flags(parser)
     add_initial_flags(parser)
-    add_recipe_flags(parser)
+    add_recipe_flags(parser, {"sched": "wsd in a search by time, as it is by default"})
     add_run_flags(parser)
 
 
