@@ -31,6 +31,7 @@ COMMANDS = {
     "spaces": "list the search spaces that ship with autoprog",
     "evaluate": "accuracy, speed and compute of weights over image sizes and keep-rates",
     "export": "write a run's final weights for timm, the Hugging Face hub, torch.export or ONNX",
+    "cache": "list the decoded images that --cache keeps on disk, or remove them",
     "log": "pass a run on to TensorBoard or Weights & Biases",
     "init": "write a commented starter file of a search space, a recipe or a schedule",
     "schema": "print the JSON Schema of a search space, a schedule or a recipe, for editors",

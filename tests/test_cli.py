@@ -64,6 +64,7 @@ FLAGS = {
     "spaces": "-h --help --debug --json",
     "init": "-h --help --debug --model --from --epochs --recipe --img-size --output --schema --force",
     "schema": "-h --help --debug --output --force",
+    "cache": "-h --help --debug --dir --older-than --all --json",
     "log": "-h --help --debug --to --wandb-project --wandb-mode",
     "completion": "-h --help --debug",
     "doctor": "-h --help --debug --data --runs-dir --json",
