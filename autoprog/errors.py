@@ -69,9 +69,15 @@ class DivergedError(RunError):
 
 
 def suggest(word: str, known: Iterable[str], list_all: bool = True) -> str:
-    """Return "did you mean …?" for the nearest known word, else all of them, or nothing."""
+    """Return "did you mean …?" for the nearest known word in either case, else all of them, or nothing.
+
+    A word that was cut short, of three letters at least, is nearest to one that begins so.
+    """
     names = sorted(known)
-    near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    by_lower = {name.lower(): name for name in names}
+    given = word.lower()
+    begun = [name for name in by_lower if len(given) >= 3 and name.startswith(given)]
+    near = difflib.get_close_matches(given, begun or by_lower, n=1, cutoff=0.0 if begun else 0.6)
     if near:
-        return f"did you mean {near[0]!r}?"
+        return f"did you mean {by_lower[near[0]]!r}?"
     return f"known: {', '.join(names)}" if list_all else ""

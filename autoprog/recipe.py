@@ -18,6 +18,7 @@ __all__ = [
     "RECIPES",
     "Recipe",
     "default_recipe_name",
+    "defaults_text",
     "fitting_batch_size",
     "resolve_recipe",
     "with_randaug_magnitude",
@@ -178,6 +179,19 @@ def default_recipe_name(num_images: int, embedded: bool) -> str:
     if embedded:
         return "digits"
     return "small-data" if num_images < _SMALL_DATA_IMAGES else "deit"
+
+
+def defaults_text(key: str, first: str = "deit") -> str:
+    """Return what a key is in the recipe `first`, and in those where it differs: ``300; digits: 16``."""
+    texts = {name: _shown(getattr(recipe, key)) for name, recipe in RECIPES.items()}
+    others = [f"{name}: {text}" for name, text in texts.items() if text != texts[first]]
+    return "; ".join([texts[first], *others])
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return " ".join(f"{one:.3g}" for one in value)
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def resolve_recipe(base: str, *layers: tuple[str, Mapping[str, Any]]) -> Recipe:

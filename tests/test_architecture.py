@@ -29,6 +29,7 @@ CORE = (
     "runs",
     "files",
     "curves",
+    "cachefolder",
     "steptable",
     "settings",
     "starters",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
-from autoprog.recipe import RECIPES, Recipe
+from autoprog.recipe import RECIPES, Recipe, defaults_text
 
 __all__ = [
     "LOGGER_SETTINGS",
@@ -174,19 +175,29 @@ def _add_care_flags(group: Group) -> None:
     )
 
 
-def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
-    """Add one flag for each field of the recipe, under timm's name."""
+def add_recipe_flags(
+    parser: argparse.ArgumentParser, notes: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Add one flag for each field of the recipe, under timm's name.
+
+    Args:
+        parser: Takes them.
+        notes: What else a default depends on in this command, by field.
+    """
     group = parser.add_argument_group(
-        "recipe", "each overrides the recipe; the default is shown for 'deit'"
+        "recipe",
+        "each overrides the recipe; in brackets the value of 'deit', and of the others where theirs differs",
     )
     _add(
         group,
         "--recipe",
         metavar="NAME|FILE",
-        help=f"{', '.join(RECIPES)} or a YAML file; by default chosen by the number of images",
+        help=f"{', '.join(RECIPES)} or a YAML file (digits for the embedded ones, small-data below 200,000"
+        " training images, else deit)",
     )
     for name, field in Recipe.model_fields.items():
-        _add_field(group, name, field)
+        note = f"; {notes[name]}" if name in notes else ""
+        _add_field(group, name, field, f"{defaults_text(name)}{note}")
 
 
 def given_recipe(args: argparse.Namespace) -> dict[str, Any]:
@@ -194,9 +205,9 @@ def given_recipe(args: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in Recipe.model_fields if hasattr(args, name)}
 
 
-def _add_field(group: Group, name: str, field: FieldInfo) -> None:
+def _add_field(group: Group, name: str, field: FieldInfo, default: str) -> None:
     flag = "--" + name.replace("_", "-")
-    text = f"{field.description} ({_shown(field.default)})".replace("%", "%%")
+    text = f"{field.description} ({default})".replace("%", "%%")
     pair = name in ("scale", "ratio")
     choices = get_args(field.annotation)
     literal = [c for c in choices if isinstance(c, str)]
@@ -206,12 +217,6 @@ def _add_field(group: Group, name: str, field: FieldInfo) -> None:
         _add(group, flag, nargs=2, type=float, metavar=("LOW", "HIGH"), help=text)
     else:
         _add(group, flag, metavar=_metavar(name), help=text)
-
-
-def _shown(default: object) -> str:
-    if isinstance(default, tuple):
-        return " ".join(f"{value:.3g}" for value in default)
-    return "none" if default is None else str(default)
 
 
 def _metavar(name: str) -> str:

@@ -51,7 +51,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     _add_replay_flags(parser.add_argument_group("replay"))
     add_data_flags(parser)
     add_initial_flags(parser)
-    add_recipe_flags(parser)
+    add_recipe_flags(parser, {"sched": "wsd in a search by time, as it is by default"})
     add_run_flags(parser)
 
 
@@ -63,7 +63,10 @@ def _add_scope_flags(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_decision_flags(group: argparse._ArgumentGroup) -> None:
-    rules = "how to choose: again and again, as published, or once for good (rollout)"
+    rules = (
+        "how to choose: rollout again and again, autoprog by the score of AutoProg (CVPR 2022), pareto and"
+        " budget once for good (rollout)"
+    )
     _add(group, "--rule", choices=["rollout", "autoprog", "pareto", "budget"], help=rules)
     budget = "time that --rule budget may train for, such as 90m"
     _add(

@@ -35,7 +35,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     _add_schedule_flags(parser)
     add_data_flags(parser)
     add_initial_flags(parser)
-    add_recipe_flags(parser)
+    of_file = "a schedule file has its own"
+    add_recipe_flags(parser, {"epochs": of_file, "sched": of_file})
     add_run_flags(parser)
 
 
@@ -61,7 +62,7 @@ def _add_schedule_flags(parser: argparse.ArgumentParser) -> None:
         choices=["resampled", "per-size"],
         default=nothing,
         help="positions of smaller images in --elastic: the full table resampled, or a table for"
-        " each size (resampled)",
+        " each size, as SuperViT has (resampled)",
     )
     group.add_argument(
         "--model",

@@ -17,7 +17,15 @@ CLASSES = [
     "é", "é", "日本", "n01440764", "²", "--help", "$HOME", "[bold]", "two\nlines", "tab\t", "{0}",
     "%s", "caf\udce9", "c" * 200, "cat!", "cat2", "..x", "val", "train", "con", "#1", "a;b", "~",
 ]  # fmt: skip
-HIDDEN = [".ipynb_checkpoints", "__MACOSX", "@eaDir", ".git", "Thumbs.db", ".DS_Store", "$RECYCLE.BIN"]
+HIDDEN = [
+    ".ipynb_checkpoints",
+    "__MACOSX",
+    "@eaDir",
+    ".git",
+    "Thumbs.db",
+    ".DS_Store",
+    "$RECYCLE.BIN",
+]
 ENDINGS = ["png", "jpg", "JPG", "jpeg", "webp", "tif", "bmp", "gif", "ppm", "PNG"]
 OTHERS = ["txt", "json", "dng", "svg", "eps", "mp4", "npy", "", "png.tmp", "xml", "pdf", "zip"]
 MODES = ["RGB", "L", "P", "RGBA", "1", "LA", "CMYK", "I;16", "I", "F"]
@@ -28,7 +36,9 @@ def write_image(path: Path, rng: random.Random) -> None:
     ending = path.suffix.lower().lstrip(".")
     kind = rng.random()
     if kind < 0.05:
-        path.write_bytes(rng.choice([b"", b"GIF89a", b"\x89PNG\r\n\x1a\n", b"<html>", b"\xff\xd8\xff", b"II*\0"]))
+        path.write_bytes(
+            rng.choice([b"", b"GIF89a", b"\x89PNG\r\n\x1a\n", b"<html>", b"\xff\xd8\xff", b"II*\0"])
+        )
         return
     mode = rng.choice(MODES) if kind < 0.5 else "RGB"
     size = rng.choice([(1, 1), (3, 2), (8, 8), (16, 5)])
@@ -68,7 +78,10 @@ def write_layout(root: Path, seed: int) -> None:
                 except OSError:
                     continue
                 for number in range(rng.choice([0, 1, 2, 3, 3, 3]) if rng.random() < 0.15 else 2):
-                    write_image(folder / f"{rng.choice(['', 'IMG_', 'x'])}{number}.{rng.choice(ENDINGS)}", rng)
+                    write_image(
+                        folder / f"{rng.choice(['', 'IMG_', 'x'])}{number}.{rng.choice(ENDINGS)}",
+                        rng,
+                    )
                 _write_litter(folder, root, rng)
         if rng.random() < 0.3:
             base.mkdir(parents=True, exist_ok=True)
@@ -86,7 +99,9 @@ def _write_litter(folder: Path, root: Path, rng: random.Random) -> None:
         hidden.mkdir(exist_ok=True)
         write_image(hidden / "0.png", rng)
     elif choice == 1:
-        (folder / rng.choice(["._0.png", ".hidden.jpg", "Thumbs.db", "desktop.ini"])).write_bytes(b"x")
+        (folder / rng.choice(["._0.png", ".hidden.jpg", "Thumbs.db", "desktop.ini"])).write_bytes(
+            b"x"
+        )
     elif choice == 2:
         (folder / f"other.{rng.choice(OTHERS)}").write_bytes(b"other")
     elif choice == 3:
@@ -145,7 +160,9 @@ def answer(root: str, fraction: float | None) -> dict[str, object]:
         "classes": list(opened.class_names),
         "digests": opened.digests,
         "report": opened.report.lines(),
-        "left_out": {part: sum(one.count for one in getattr(opened.report, part).left_out) for part in read},
+        "left_out": {
+            part: sum(one.count for one in getattr(opened.report, part).left_out) for part in read
+        },
         "sizes": {part: sum(getattr(opened.report, part).class_sizes) for part in read},
         **read,
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import threading
@@ -18,8 +17,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from autoprog.cachefolder import file_lock, lock_of, note_use
 from autoprog.errors import RunError
 from autoprog.train.data.bad_images import BadImages, Unreadable, read_or_note
+from autoprog.train.data.cache.fingerprint import origin_of
 from autoprog.train.data.cache.image_file import ImageTable, ImageWriter, read_table
 from autoprog.train.data.cache.progress import Progress
 from autoprog.train.data.images import ImageSource, load_at_most
@@ -65,10 +66,11 @@ class CacheBuild:
         """
         table = read_table(path, digest)
         if table is not None:
+            note_use(path)
             return table
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _stoppable(), _locked(path.with_name(f"{path.name}.lock")):
+            with _stoppable(), file_lock(lock_of(path)):
                 table = read_table(path, digest)
                 if table is None:
                     self._build(path, digest)
@@ -93,7 +95,8 @@ class CacheBuild:
                 unreadable, too_large = self._fill(writer, mean_bytes, advance)
             if too_large:
                 writer.clear()
-            writer.finish(digest, {} if too_large else unreadable, too_large)
+            unreadable = {} if too_large else unreadable
+            writer.finish(digest, unreadable, too_large, origin_of(self.source))
 
     def _fill(
         self, writer: ImageWriter, mean_bytes: float, advance: Callable[[int], None]
@@ -170,17 +173,6 @@ class _Chunks(Dataset[_Chunk]):
 
     def __getitems__(self, indices: list[int]) -> _Chunk:
         return self._read(indices)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock that ends with this process, however it ends."""
-    with path.open("w") as file:
-        if os.name == "posix":
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @contextmanager
