@@ -6,7 +6,7 @@ import argparse
 from dataclasses import dataclass
 from typing import Any
 
-from autoprog.commands.data_flags import data_settings, share_of
+from autoprog.commands.data_flags import absolute, data_settings, share_of
 from autoprog.commands.fidelity_flags import given_fidelity
 from autoprog.commands.flags import LOGGER_SETTINGS
 from autoprog.commands.length_flags import given_time_share
@@ -34,11 +34,15 @@ EMBEDDED_PATCHES = 4
 
 @dataclass(frozen=True)
 class Configured:
-    """A run that is ready to start. ``schedule`` is None for a search, which finds its own."""
+    """A run that is ready to start or to go on.
+
+    ``schedule`` is None for a search, which finds its own; ``notices`` are warnings to begin with.
+    """
 
     settings: RunSettings
     opened: OpenedData
     schedule: GrowthSchedule | None
+    notices: tuple[str, ...] = ()
 
 
 def configure_search(args: argparse.Namespace) -> Configured:
@@ -70,6 +74,8 @@ def configure_search(args: argparse.Namespace) -> Configured:
     if not whole:
         recipe = recipe.model_copy(update={"epochs": recipe.epochs * proxy})
     search = {"space": space, "space_from": where, **_given(args, *_OF_SEARCH)}
+    if "costs_from" in search:
+        search["costs_from"] = absolute(search["costs_from"])
     if "storage" in search:
         search["storage"] = from_anywhere(search["storage"])
     if whole:
@@ -122,11 +128,11 @@ def _settings(
     **more: Any,
 ) -> RunSettings:
     values = {"kind": kind, "model": FullModel.of(spec), "data": data, "recipe": recipe}
-    return parse(
-        RunSettings,
-        {**values, "recipe_name": recipe_name, **more, **_given(args, *_OF_RUN)},
-        "flags",
-    )
+    given = _given(args, *_OF_RUN)
+    for key in ("initial_checkpoint", "cache"):
+        if given.get(key) not in (None, "auto"):
+            given[key] = absolute(given[key])
+    return parse(RunSettings, {**values, "recipe_name": recipe_name, **more, **given}, "flags")
 
 
 def _model_of_schedule(
@@ -276,6 +282,7 @@ _OF_RUN = (
     "max_bad_images",
     "pretrained",
     "initial_checkpoint",
+    "fresh_head",
     *LOGGER_SETTINGS,
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -14,7 +15,7 @@ from supernet.config import ModelSpec
 from supernet.elastic import ElasticViT, create_elastic, describe
 from supernet.zoo import ZOO, lookup
 
-__all__ = ["build_model", "find_model", "transform_settings"]
+__all__ = ["build_model", "evaluation_images", "find_model", "transform_settings"]
 
 
 def find_model(name: str, img_size: int | None = None) -> ModelSpec:
@@ -62,3 +63,15 @@ def transform_settings(model: ElasticViT, recipe: Recipe) -> TransformSettings:
         remode=recipe.remode,
         crop_pct=recipe.crop_pct,
     )
+
+
+def evaluation_images(model: ElasticViT, recipe: Recipe) -> dict[str, Any]:
+    """Return how images are prepared for evaluation, under the names of ``timm.data.create_transform``."""
+    fixed = transform_settings(model, recipe)
+    return {
+        "img_size": model.spec.img_size,
+        "mean": list(fixed.mean),
+        "std": list(fixed.std),
+        "interpolation": "bicubic" if fixed.interpolation == "random" else fixed.interpolation,
+        "crop_pct": fixed.crop_pct,
+    }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib.util
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -78,6 +80,24 @@ class OpenedData:
         assert not isinstance(self.train, StreamSource), self.description
         assert not isinstance(self.val, StreamSource), self.description
         return self.train, self.val
+
+    @property
+    def digests(self) -> Mapping[str, str]:
+        """Return a digest of each part: of the names of its files below its folder, and of their classes."""
+        return {"train": _digest(self.train), "val": _digest(self.val)}
+
+
+def _digest(source: AnySource) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    if isinstance(source, StreamSource):
+        digest.update(repr((len(source), source.class_names)).encode())
+        return digest.hexdigest()
+    whole = getattr(source, "source", source)
+    for attribute in ("_paths", "_names"):
+        if hasattr(whole, attribute):
+            digest.update(getattr(whole, attribute).tobytes())
+    digest.update(source.targets.tobytes())
+    return digest.hexdigest()
 
 
 def open_source(source: DataSource) -> OpenedData:
