@@ -130,6 +130,7 @@ def add_changed_data_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument_group("resume").add_argument(
         "--allow-changed-data",
         action="store_true",
+        default=argparse.SUPPRESS,
         help="go on although images were added, removed or replaced; the classes must be the same",
     )
 

@@ -114,7 +114,7 @@ def open_run(
         configured = configure(args)
         look_for_it = args.resume == "auto" or was_restarted()
         found = _unfinished(Path(args.runs_dir), configured, ranks) if look_for_it else None
-        if args.allow_changed_data and args.resume is None:
+        if hasattr(args, "allow_changed_data") and args.resume is None:
             raise ConfigError("--allow-changed-data", "", "must be given together with --resume")
         if found is not None:
             configured = _with_data_of(args, configured, load_run(found))
@@ -292,7 +292,7 @@ def _recorded(args: argparse.Namespace, path: Path) -> Configured:
 def _with_data_of(args: argparse.Namespace, configured: Configured, run: Run) -> Configured:
     """Return what to go on with, after its images were compared with those that the run began with."""
     is_moved = args.resume != "auto" and (hasattr(args, "data") or hasattr(args, "data_dir"))
-    now, allowed = recorded_data(configured.opened), args.allow_changed_data
+    now, allowed = recorded_data(configured.opened), hasattr(args, "allow_changed_data")
     notice = data_notice(run, now, allowed, is_moved)
     return configured if notice is None else replace(configured, notices=(notice,))
 

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["add_flags", "execute", "run"]
 
 _KEPT_ON_JOIN = {
-    "allow_changed_data",
     "command",
     "debug",
     "join",

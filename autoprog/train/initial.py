@@ -41,8 +41,8 @@ def find_initial(settings: RunSettings, class_names: Sequence[str]) -> InitialWe
     """Read the weights that the settings name; None where a run draws its own.
 
     A head is kept where its classes are those of the run; in another order, its rows follow them. Where the
-    weights do not name their classes, it is kept if there are as many: an equal number is nearly always that of
-    the same data, whose head is worth keeping, and a wrong one costs little. The run says so, and
+    weights do not name their classes, it is kept if there are as many: an equal number is nearly always that
+    of the same data, whose head is worth keeping, and a wrong one costs little. The run says so, and
     ``fresh_head`` draws it anew. The position table is resampled where the image size differs, and so are
     tables of further sizes that the weights do not have.
 
@@ -161,7 +161,7 @@ def _fitted(file: WeightsFile, vit: Any, head: _Head) -> InitialWeights:
         state = _in_timm_format(weights, vit)
     except UNREADABLE:
         state = {}
-    notes = [file.part_words] if file.part else []
+    notes = [file.taken] if file.taken else []
     for part in ("head", "aux_head"):  # a VOLO has both
         notes += _settle_head(state, own, part, head)
     if _set_aside(state, own, TABLES, as_a_whole=False) & weights.keys():

@@ -29,6 +29,7 @@ from supernet.export import export_subnet
 
 __all__ = [
     "WeightsFile",
+    "description_of",
     "load_weights",
     "read_weights",
     "run_of",
@@ -52,7 +53,7 @@ class WeightsFile:
         class_names: Of the outputs, in order; None where it does not name them.
         images: How images are prepared: ``img_size``, ``mean``, ``std``, ``interpolation`` and ``crop_pct``;
             None where it says nothing.
-        part: Which weights were taken where it holds more than one thing, such as ``state_dict_ema``.
+        taken: In words, which weights were taken of a file that holds more; empty for nothing else in it.
     """
 
     path: Path
@@ -60,15 +61,7 @@ class WeightsFile:
     spec: ModelSpec | None
     class_names: tuple[str, ...] | None = None
     images: Mapping[str, Any] | None = None
-    part: str = ""
-
-    @property
-    def part_words(self) -> str:
-        """Return in words which weights were taken; empty where the file holds nothing else."""
-        if not self.part:
-            return ""
-        kind = "averaged" if self.part in (*_AVERAGED, "emas") else "online"
-        return f"{kind} weights, {self.part!r} of {self.path.name}"
+    taken: str = ""
 
 
 def read_weights(path: Path, averaged: bool) -> WeightsFile:
@@ -90,7 +83,9 @@ def read_weights(path: Path, averaged: bool) -> WeightsFile:
     except OSError as error:
         raise ConfigError(str(path), "", f"must be readable: {error.strerror}") from None
     run = run_of(path)
-    return file if run is None else _named_by(run, file)
+    if run is not None and file.class_names is None:
+        return replace(file, class_names=run.manifest.class_names)
+    return _described_beside(file)
 
 
 def run_of(path: Path) -> Run | None:
@@ -203,9 +198,27 @@ def _with_config(file: WeightsFile, config: Path) -> WeightsFile:
 _OF_IMAGES = ("mean", "std", "interpolation", "crop_pct")
 
 
-def _named_by(run: Run, file: WeightsFile) -> WeightsFile:
-    """Return weights with the class names of the run beside them, where they have none of their own."""
-    return replace(file, class_names=file.class_names or run.manifest.class_names)
+def description_of(path: Path) -> Path:
+    """Return the JSON file beside exported weights that says what they are for."""
+    return path.with_name(f"{path.name}.json")
+
+
+def _described_beside(file: WeightsFile) -> WeightsFile:
+    """Return weights with what the file beside an export says, where they do not say it themselves."""
+    beside = description_of(file.path)
+    if file.spec is not None or not beside.is_file():
+        return file
+    body = read_object(beside)
+    if "timm" not in body:
+        return file
+    kwargs = {k: v for k, v in body.get("kwargs", {}).items() if k != "num_classes"}
+    names = body.get("class_names")
+    return replace(
+        file,
+        spec=_described(str(body["timm"]), kwargs),
+        class_names=tuple(map(str, names)) if isinstance(names, list) else None,
+        images=body,
+    )
 
 
 def _read_safetensors(path: Path) -> WeightsFile:
@@ -256,8 +269,10 @@ def _read_torch(path: Path, averaged: bool) -> WeightsFile:
         raise
     if isinstance(found, Mapping) and {"optimizer", "emas", "model"} <= found.keys():
         return _of_checkpoint(path, found, averaged)
-    state, part = _tensors(found, averaged, str(path))
-    return WeightsFile(path, state, spec=None, part=part)
+    state, key = _tensors(found, averaged, str(path))
+    kind = "averaged" if key in _AVERAGED else "online"
+    taken = f"{kind} weights, {key!r} of {path.name}" if key else ""
+    return WeightsFile(path, state, spec=None, taken=taken)
 
 
 def _of_checkpoint(path: Path, found: Mapping[str, Any], averaged: bool) -> WeightsFile:
@@ -267,17 +282,18 @@ def _of_checkpoint(path: Path, found: Mapping[str, Any], averaged: bool) -> Weig
         ConfigError: If that is not the full one, and the blocks that run cannot be told from the others.
     """
     emas, run = found["emas"], run_of(path)
-    part = "emas" if averaged and emas else "model"
-    file = WeightsFile(path, dict(emas[-1] if part == "emas" else found["model"]), None, part=part)
+    step, is_averaged = found.get("step", 0), averaged and bool(emas)
+    taken = f"{'averaged' if is_averaged else 'online'} weights of step {step:,}, in {path.name}"
+    file = WeightsFile(path, dict(emas[-1] if is_averaged else found["model"]), None, taken=taken)
     if run is None:
         return file
     spec = run.manifest.settings.model.spec()
-    depth, is_supernet = _depth_at(run, found["step"])
+    depth, is_supernet = _depth_at(run, step)
     if depth is None or depth == spec.depth:
         return replace(file, spec=spec)
     if is_supernet or spec.outlook is not None:
         full, now = ("+".join(map(str, blocks)) for blocks in (spec.depth, depth))
-        law = f"must have all {full} blocks, but {now} are trained at step {found['step']}"
+        law = f"must have all {full} blocks, but {now} are trained at step {step}"
         raise ConfigError(str(path), "", law, cure="go on with --resume first")
     return _cut(file, spec, depth, run.manifest.settings.table_sizes)
 
@@ -290,7 +306,8 @@ def _cut(
     model.vit.load_state_dict(file.state)
     vit = export_subnet(model, SubnetConfig(depth, spec.img_size))
     cut = describe(spec.timm, **{**spec.create_kwargs(), "depth": sum(depth)})
-    return replace(file, state=dict(vit.state_dict()), spec=cut)
+    taken = f"{file.taken}: {sum(depth)} of {spec.full.total_depth} blocks, as far as it has grown"
+    return replace(file, state=dict(vit.state_dict()), spec=cut, taken=taken)
 
 
 def _depth_at(run: Run, step: int) -> tuple[tuple[int, ...] | None, bool]:
