@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from autoprog.commands.data_flags import absolute, data_settings, share_of
@@ -23,7 +24,9 @@ from autoprog.stage import FullModel, Sandwich
 from autoprog.train.data import OpenedData
 from autoprog.train.engine import steps_per_epoch_of
 from autoprog.train.feed import open_data
-from autoprog.train.model import find_model
+from autoprog.train.initial import weights_of_file
+from autoprog.train.model import find_model, short_named
+from autoprog.train.weights import run_of
 from supernet.config import ModelSpec
 
 __all__ = ["Configured", "configure_search", "configure_train", "data_settings", "space_name"]
@@ -52,7 +55,7 @@ def configure_search(args: argparse.Namespace) -> Configured:
         ConfigError: If anything given is unknown or breaks a law.
     """
     data = data_settings(args)
-    spec = find_model(_required_model(args))
+    spec = _named_model(args)
     file, where = find_space(space_name(args, data, spec), spec.name)
     spec = spec if (size := _image_size(args, data, spec, file)) is None else _resized(spec, size)
     space = _with_decision_flags(args, file).space(spec, where)
@@ -144,7 +147,7 @@ def _model_of_schedule(
             law = "must be an existing YAML file or a preset"
             cure = suggest(name, PRESETS, list_all=False) or "see autoprog schedules"
             raise ConfigError("--schedule", "", law, name, cure)
-        spec = find_model(_required_model(args))
+        spec = _named_model(args)
         size = _image_size(args, data, spec, None)
         return spec if size is None else _resized(spec, size)
     for flag, value in (("model", found.full.model), ("img_size", found.full.img_size)):
@@ -232,6 +235,8 @@ def _image_size(
     """Return the full image size where it is not the model's own: the digits need no 224 px."""
     if hasattr(args, "img_size"):
         return int(args.img_size)
+    if not hasattr(args, "model"):
+        return None  # that of the weights
     if file is not None and file.img_size is not None:
         return file.img_size
     return EMBEDDED_PATCHES * spec.patch_size if _is_demo(data, spec) else None
@@ -248,11 +253,19 @@ def _resized(spec: ModelSpec, img_size: int) -> ModelSpec:
         raise ConfigError("--img-size", "", str(error)) from None
 
 
-def _required_model(args: argparse.Namespace) -> str:
-    if not hasattr(args, "model"):
-        cure = "add --model deit-s, or any timm VisionTransformer or VOLO"
-        raise ConfigError("--model", "", "must be given", cure=cure)
-    return str(args.model)
+def _named_model(args: argparse.Namespace) -> ModelSpec:
+    """Return the model that ``--model`` names, or the one that given weights are for, at its image size."""
+    if hasattr(args, "model"):
+        return find_model(str(args.model))
+    law, cure = "must be given", "add --model deit-s, or any timm VisionTransformer or VOLO"
+    if hasattr(args, "initial_checkpoint"):
+        source = str(args.initial_checkpoint)
+        run = run_of(Path(source))
+        spec = weights_of_file(source).spec if run is None else run.manifest.settings.model.spec()
+        if spec is not None:
+            return short_named(spec)
+        law = f"must be given: {source} does not say what model it is for"
+    raise ConfigError("--model", "", law, cure=cure)
 
 
 _OF_SEARCH = (

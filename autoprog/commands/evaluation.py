@@ -20,7 +20,7 @@ from autoprog.stage import FullModel
 from autoprog.train.data import OpenedData
 from autoprog.train.data.evaluated import labelled_as, open_evaluated_folder
 from autoprog.train.feed import open_data
-from autoprog.train.model import find_model
+from autoprog.train.model import find_model, short_named
 from autoprog.train.weights import WeightsFile, read_weights, run_of, with_tables
 from supernet.config import ModelSpec, SubnetConfig
 
@@ -107,7 +107,7 @@ def _of_run(
             raise ConfigError(flag, "", "must be left out: the run says it", getattr(args, name))
     data = data_settings(args)
     data = recorded.data if data.embedded else data
-    model = recorded.model if file.spec is None else FullModel.of(file.spec)
+    model = recorded.model if file.spec is None else FullModel.of(short_named(file.spec))
     values = {**recorded.model_dump(), "data": data, "recipe": recorded.recipe, "model": model}
     return _settings(args, values), _opened(data)
 
@@ -144,7 +144,7 @@ def _model(args: argparse.Namespace, file: WeightsFile) -> ModelSpec:
     if file.spec is None:
         law = f"must be given: {file.path} does not say what model it is for"
         raise ConfigError("--model", "", law, cure="add --model deit-s, or any timm model")
-    return file.spec
+    return short_named(file.spec)
 
 
 def _settings(args: argparse.Namespace, values: dict[str, Any]) -> RunSettings:

@@ -130,10 +130,12 @@ def _say_common(console: Console, configured: Configured, folder: RunFolder) -> 
     budget = settings.time_budget_seconds
     length = f"{recipe.epochs:g} epochs" if budget is None else f"{budget:g} s"
     _say(console, "data", configured.opened.description)
+    is_default = settings.recipe_name == "finetune" and "--recipe" not in folder.manifest.argv
+    because = ", because weights are given" if is_default else ""
     _say(
         console,
         "recipe",
-        f"{settings.recipe_name}: {length}, batch {recipe.batch_size}, {recipe.opt},"
+        f"{settings.recipe_name}{because}: {length}, batch {recipe.batch_size}, {recipe.opt},"
         f" lr {recipe.peak_lr:.3g} {recipe.sched}",
     )
     if settings.has_initial_weights:

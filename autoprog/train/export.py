@@ -92,7 +92,7 @@ class ExportedModel:
         )
         if crop == 1:
             return words
-        return f"{words}; crop_pct=1.0 for square images of up to {THUMBNAIL_PX} px"
+        return f"{words} (crop_pct=1.0 for square images of up to {THUMBNAIL_PX} px)"
 
 
 def export_weights(model: ExportedModel, output: Path) -> str:

@@ -78,11 +78,11 @@ def why_it_is_not_loaded(path: Path) -> Refusal:
         unsafe = []
     if not unsafe:
         return "damaged, or more than tensors in a file of an old torch", f"{_AGAIN}, or {_SAVE}"
-    is_module = [name.startswith(("torch.nn.modules.", "timm.")) for name in unsafe]
     usual = ("torch.", "builtins.")
     own = [name for name in sorted(unsafe) if not name.startswith(usual)] or sorted(unsafe)
-    if any(is_module):
-        return f"a whole pickled model ({some(own)})", _SAVE
+    if any(name.startswith(("torch.nn.modules.", "timm.")) for name in unsafe):
+        kind = next((name for name in own if ".models." in name), own[0])
+        return f"a whole pickled model ({kind})", _SAVE
     cure = "where you trust it, load it and save torch.save(checkpoint['state_dict'], FILE)"
     return f"a checkpoint with more than tensors in it, such as {some(own)}", cure
 

@@ -15,7 +15,7 @@ from supernet.config import ModelSpec
 from supernet.elastic import ElasticViT, create_elastic, describe
 from supernet.zoo import ZOO, lookup
 
-__all__ = ["build_model", "evaluation_images", "find_model", "transform_settings"]
+__all__ = ["build_model", "evaluation_images", "find_model", "short_named", "transform_settings"]
 
 
 def find_model(name: str, img_size: int | None = None) -> ModelSpec:
@@ -34,6 +34,15 @@ def find_model(name: str, img_size: int | None = None) -> ModelSpec:
             law = "must be a short name or a timm model"
             raise ConfigError("--model", "", law, name, f"did you mean {near[0]!r}?") from None
         raise ConfigError("--model", "", str(error).removeprefix(f"{name}: ")) from None
+
+
+def short_named(spec: ModelSpec) -> ModelSpec:
+    """Return a model under its short name, such as ``deit-s``, if its network has one; else as it is."""
+    own = dict(spec.overrides)
+    for known in ZOO.values():
+        if known.timm == spec.timm and dict(known.overrides) == own:
+            return known.with_img_size(spec.img_size)
+    return spec
 
 
 def build_model(

@@ -179,16 +179,18 @@ def _with_config(file: WeightsFile, config: Path) -> WeightsFile:
     kwargs = {k: v for k, v in (body.get("model_args") or {}).items() if k != "num_classes"}
     if images.get("input_size") is not None:
         kwargs.setdefault("img_size", images["input_size"][-1])
-    names, spec = body.get("label_names"), None
+    if isinstance(kwargs.get("img_size"), list) and len({*kwargs["img_size"]}) == 1:
+        kwargs["img_size"] = kwargs["img_size"][0]
+    names, spec = body.get("label_names"), file.spec
     if isinstance(names, dict):
         names = [names[key] for key in sorted(names, key=int)]
-    if "architecture" in body:
+    if spec is None and "architecture" in body:
         spec = _described(str(body["architecture"]), kwargs)
     wanted = {key: images[key] for key in _OF_IMAGES if key in images}
     return replace(
         file,
         spec=spec,
-        class_names=tuple(map(str, names)) if isinstance(names, list) else None,
+        class_names=tuple(map(str, names)) if isinstance(names, list) else file.class_names,
         images={"img_size": kwargs["img_size"], **wanted}
         if wanted and "img_size" in kwargs
         else None,
