@@ -150,6 +150,24 @@ RECIPES: dict[str, Recipe] = {
         scale=(0.5, 1.0),
         crop_pct=1.0,
     ),
+    # From given weights: the rate falls with the distance from the head, and little is distorted.
+    "finetune": Recipe(
+        epochs=30,
+        batch_size=128,
+        lr_base=2e-4,
+        lr_base_size=128,
+        layer_decay=0.75,
+        clip_grad=1.0,
+        warmup_share=0.1,
+        min_lr=1e-6,
+        mixup=0.0,
+        cutmix=0.0,
+        aa="rand-m5-mstd0.5-inc1",
+        reprob=0.0,
+        drop_path=0.05,
+        scale=(0.5, 1.0),
+        crop_pct=1.0,
+    ),
     "digits": Recipe(
         epochs=16,
         batch_size=64,
@@ -174,8 +192,13 @@ RECIPES: dict[str, Recipe] = {
 _SMALL_DATA_IMAGES = 200_000
 
 
-def default_recipe_name(num_images: int, embedded: bool) -> str:
-    """Return the recipe for a data set: ``small-data`` below 200,000 training images."""
+def default_recipe_name(num_images: int, embedded: bool, has_initial_weights: bool = False) -> str:
+    """Return the recipe of a run: ``finetune`` from given weights, else by its data.
+
+    That is ``small-data`` below 200,000 training images.
+    """
+    if has_initial_weights:
+        return "finetune"
     if embedded:
         return "digits"
     return "small-data" if num_images < _SMALL_DATA_IMAGES else "deit"

@@ -141,6 +141,12 @@ class RunFolder:
         """Return the path of Optuna's journal."""
         return self.path / "search.journal"
 
+    def write_manifest(self, manifest: RunManifest) -> None:
+        """Replace ``run.yaml``, as when the images of a run lie elsewhere now."""
+        self.manifest = manifest
+        body = manifest.model_dump(mode="json", by_alias=True)
+        write_atomically(self.path / "run.yaml", dump_yaml(body))
+
     def append(self, event: Event) -> None:
         """Write one event as a line that also says when and in which attempt."""
         row = {"attempt": self.attempt, "time": _now(), **encode(event)}

@@ -173,7 +173,9 @@ def test_weights_of_another_network_are_refused(
     torch.save({"head.weight": torch.zeros(10, 24)}, weights)
     assert "must hold the weights of vit-mu" in refused(capsys, weights, "--model", "vit-mu")
     weights.write_bytes(b"no weights")
-    assert "must be a readable weights file" in refused(capsys, weights, "--model", "vit-mu")
+    assert "w.pth: must hold weights, but it is a text file" in refused(
+        capsys, weights, "--model", "vit-mu"
+    )
 
 
 def test_a_cell_is_exported_as_a_program(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Any
 
 from autoprog.commands.flags import flag_of
@@ -10,7 +11,7 @@ from autoprog.errors import ConfigError
 from autoprog.files import parse
 from autoprog.settings import DataSettings
 
-__all__ = ["add_data_flags", "data_settings", "share_of"]
+__all__ = ["absolute", "add_data_flags", "data_settings", "share_of"]
 
 _OF_DATASET = (
     "data_dir",
@@ -72,8 +73,14 @@ def data_settings(args: argparse.Namespace) -> DataSettings:
     for key in ("val_fraction", "val_seed", "class_folders"):
         if hasattr(args, key):
             values[key] = getattr(args, key)
+    values |= {key: absolute(values[key]) for key in ("dir", "data_dir") if key in values}
     share, held_out = share_of(args, "data_share"), hasattr(args, "held_out")
     return parse(DataSettings, {**values, "share": share, "on_held_out": held_out}, "flags")
+
+
+def absolute(path: str) -> str:
+    """Return a path that means the same from every folder; an address, such as ``hf://…``, is one already."""
+    return path if "://" in path or path.startswith("pipe:") else os.path.abspath(path)
 
 
 def share_of(args: argparse.Namespace, name: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 
 from autoprog.commands.data_flags import add_data_flags
 from autoprog.commands.flags import add_device_flags
@@ -21,7 +22,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "  autoprog evaluate deit-s.pth --model deit-s --data DIR --img-sizes 160 192 224\n"
     )
     parser.add_argument(
-        "target", metavar="RUN|FILE", help="a finished run folder, or weights: .safetensors, .pth"
+        "target",
+        metavar="RUN|FILE",
+        help="a finished run, a checkpoint in one, a folder of export --format hf, or weights:"
+        " .safetensors, .pth",
     )
     _add_cell_flags(parser)
     group = parser.add_argument_group("weights of a file", "a run says all of this itself")
@@ -105,6 +109,8 @@ def run(args: argparse.Namespace) -> int:
     from autoprog.ui.progress import PartsBar
 
     found = configure_evaluation(args)
+    for note in found.notes:
+        print(f"autoprog: {note}", file=sys.stderr)
     with PartsBar(Console(stderr=True)) as bar:
         grid = evaluate_grid(
             found.settings, found.opened, found.file, found.subnets, args.rounds, bar.tell

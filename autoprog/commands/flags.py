@@ -15,6 +15,7 @@ from autoprog.recipe import RECIPES, Recipe, defaults_text
 __all__ = [
     "LOGGER_SETTINGS",
     "NOT_FOR_RESUME",
+    "add_changed_data_flag",
     "add_device_flags",
     "add_initial_flags",
     "add_recipe_flags",
@@ -78,7 +79,14 @@ def add_initial_flags(parser: argparse.ArgumentParser) -> None:
         group,
         "--initial-checkpoint",
         metavar="FILE|RUN",
-        help="start from a .safetensors or .pth file, or from a finished run",
+        help="start from a .safetensors or .pth file, a finished run (which names --model and --img-size),"
+        " or a folder of export --format hf",
+    )
+    _add(
+        group,
+        "--fresh-head",
+        action="store_true",
+        help="draw the head anew, also where the weights have as many classes",
     )
 
 
@@ -116,6 +124,16 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     _add_care_flags(group)
     group.add_argument("-q", "--quiet", action="store_true", help="only warnings and the result")
     _add_logger_flags(parser.add_argument_group("loggers", "see autoprog log too"))
+
+
+def add_changed_data_flag(parser: argparse.ArgumentParser) -> None:
+    """Add how to go on with a run whose images are not the same any more."""
+    parser.add_argument_group("resume").add_argument(
+        "--allow-changed-data",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="go on although images were added, removed or replaced; the classes must be the same",
+    )
 
 
 def _add_logger_flags(group: Group) -> None:

@@ -58,7 +58,7 @@ def check_run(configured: Configured, is_new: bool, ranks: Ranks = ONE_PROCESS) 
     _check_search(settings, num_images, is_new)
     if settings.has_initial_weights and is_new:
         _check_full_depth(schedule)
-        find_initial(settings, len(configured.opened.class_names))
+        find_initial(settings, configured.opened.class_names)
 
 
 def _check_full_depth(schedule: GrowthSchedule | None) -> None:

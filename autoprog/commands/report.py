@@ -132,14 +132,14 @@ def _say_common(console: Console, configured: Configured, folder: RunFolder) -> 
     _say(console, "data", configured.opened.description)
     for line in configured.opened.report.lines():
         _say(console, "", line)
+    is_default = settings.recipe_name == "finetune" and "--recipe" not in folder.manifest.argv
+    because = ", because weights are given" if is_default else ""
     _say(
         console,
         "recipe",
-        f"{settings.recipe_name}: {length}, batch {recipe.batch_size}, {recipe.opt},"
+        f"{settings.recipe_name}{because}: {length}, batch {recipe.batch_size}, {recipe.opt},"
         f" lr {recipe.peak_lr:.3g} {recipe.sched}",
     )
-    for note in configured.notes:
-        _say(console, "", note)
     if settings.has_initial_weights:
         start = f"pretrained {settings.model.timm}" if settings.pretrained else ""
         _say(console, "weights", start or str(settings.initial_checkpoint))

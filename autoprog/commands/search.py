@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from autoprog.commands.data_flags import add_data_flags
 from autoprog.commands.fidelity_flags import add_fidelity_flags
 from autoprog.commands.flags import (
+    add_changed_data_flag,
     add_initial_flags,
     add_recipe_flags,
     add_run_flags,
@@ -28,7 +29,15 @@ if TYPE_CHECKING:
 
 __all__ = ["add_flags", "execute", "run"]
 
-_KEPT_ON_JOIN = {"command", "debug", "join", "jobs", "resume", "runs_dir", "quiet"}
+_KEPT_ON_JOIN = {
+    "command",
+    "debug",
+    "join",
+    "jobs",
+    "resume",
+    "runs_dir",
+    "quiet",
+}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +62,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_initial_flags(parser)
     add_recipe_flags(parser, {"sched": "wsd in a search by time, as it is by default"})
     add_run_flags(parser)
+    add_changed_data_flag(parser)
 
 
 def _add_scope_flags(group: argparse._ArgumentGroup) -> None:

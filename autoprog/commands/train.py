@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from autoprog.commands.data_flags import add_data_flags
 from autoprog.commands.flags import (
+    add_changed_data_flag,
     add_initial_flags,
     add_recipe_flags,
     add_run_flags,
@@ -38,6 +39,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     of_file = "a schedule file has its own"
     add_recipe_flags(parser, {"epochs": of_file, "sched": of_file})
     add_run_flags(parser)
+    add_changed_data_flag(parser)
 
 
 def _add_schedule_flags(parser: argparse.ArgumentParser) -> None:

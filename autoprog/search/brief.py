@@ -130,7 +130,7 @@ class BriefTrainings:
         own_seed = step_seed(trainer.settings.seed, "real training", seed)
         model = self._network(own_seed)
         if self.start is None:
-            load_initial((model,), trainer.settings, trainer.feed.num_classes)
+            load_initial((model,), trainer.settings, trainer.feed.class_names)
         optimizer = create_optimizer(model, recipe, trainer.compute.device)
         length = self.steps if self.start is None else trainer.total_steps
         scheduler = create_scheduler(optimizer, recipe, recipe.sched, length)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 
 from autoprog.errors import RunError
 from autoprog.events import Event, RunFinished, RunStarted
@@ -23,7 +22,7 @@ from autoprog.train.device import Compute, resolve_compute
 from autoprog.train.ema import ElasticEma, time_constants_steps
 from autoprog.train.feed import open_feed
 from autoprog.train.loop import Stepper
-from autoprog.train.model import build_model, transform_settings
+from autoprog.train.model import build_model, evaluation_images, transform_settings
 from autoprog.train.optim import create_optimizer, create_scheduler
 from autoprog.train.pace import BudgetPace, Pace, StepPace
 from autoprog.train.phase import phases_of
@@ -31,6 +30,7 @@ from autoprog.train.ranks import ONE_PROCESS, Ranks
 from autoprog.train.rollback import Rollbacks
 from autoprog.train.stop import StopRequest
 from autoprog.train.trainer import Trainer
+from autoprog.train.weights import write_weights
 from supernet.export import plain_state_dict, table_state_dict
 
 __all__ = [
@@ -238,7 +238,7 @@ def _record_budget(folder: RunFolder) -> None:
 
 
 def _export(trainer: Trainer) -> None:
-    """Write online and averaged weights under plain timm keys, with how to build the model beside them.
+    """Write online and averaged weights under plain timm keys, with the model, its classes and their images.
 
     Raises:
         RunError: If they cannot be written.
@@ -248,7 +248,10 @@ def _export(trainer: Trainer) -> None:
         "timm": settings.model.timm,
         "kwargs": json.dumps(settings.model.spec().create_kwargs()),
         "num_classes": str(trainer.feed.num_classes),
+        "images": json.dumps(evaluation_images(trainer.stepper.model, settings.recipe)),
     }
+    if settings.data.has_names(trainer.feed.class_names):
+        metadata["class_names"] = json.dumps(trainer.feed.class_names)
     networks = {
         "final": trainer.stepper.model,
         "final_ema": trainer.stepper.emas[-1].module,
@@ -258,10 +261,8 @@ def _export(trainer: Trainer) -> None:
         files |= {f"{name}_tables": table_state_dict(network) for name, network in networks.items()}
     for name, weights in files.items():
         path = trainer.folder.checkpoints / f"{name}.safetensors"
-        temporary = path.with_name(f".{path.name}")
         try:
-            save_file(weights, temporary, metadata=metadata)
-            temporary.replace(path)
+            write_weights(path, weights, metadata)
         except (OSError, SafetensorError) as error:
             raise RunError(f"{path}: the weights cannot be written: {error}") from None
 

@@ -34,6 +34,7 @@ class Feed(Protocol):
     ``num_images`` are those of the training set, ``workers`` is the number of loader processes of each rank.
     """
 
+    class_names: tuple[str, ...]
     num_classes: int
     num_images: int
     num_validation_images: int

@@ -28,6 +28,7 @@ HIDDEN = [
 ]
 ENDINGS = ["png", "jpg", "JPG", "jpeg", "webp", "tif", "bmp", "gif", "ppm", "PNG"]
 OTHERS = ["txt", "json", "dng", "svg", "eps", "mp4", "npy", "", "png.tmp", "xml", "pdf", "zip"]
+STARTS = [b"", b"GIF89a", b"\x89PNG\r\n\x1a\n", b"<html>", b"\xff\xd8\xff", b"II*\0"]
 MODES = ["RGB", "L", "P", "RGBA", "1", "LA", "CMYK", "I;16", "I", "F"]
 
 
@@ -36,9 +37,7 @@ def write_image(path: Path, rng: random.Random) -> None:
     ending = path.suffix.lower().lstrip(".")
     kind = rng.random()
     if kind < 0.05:
-        path.write_bytes(
-            rng.choice([b"", b"GIF89a", b"\x89PNG\r\n\x1a\n", b"<html>", b"\xff\xd8\xff", b"II*\0"])
-        )
+        path.write_bytes(rng.choice(STARTS))
         return
     mode = rng.choice(MODES) if kind < 0.5 else "RGB"
     size = rng.choice([(1, 1), (3, 2), (8, 8), (16, 5)])
@@ -149,7 +148,8 @@ def answer(root: str, fraction: float | None) -> dict[str, object]:
             try:
                 pixels += sum(source.load(index)[0].resize((1, 1)).tobytes())
             except RunError as error:
-                assert str(error).count("\n") == os.fsencode(source.name(index)).count(b"\n")
+                if str(error).count("\n") > source.name(index).count("\n"):
+                    raise ValueError(f"more than a line: {error}") from error
                 broken += 1
         labels = [
             [source.name(index).removeprefix(root), int(source.targets[index])]

@@ -26,7 +26,7 @@ from autoprog.train.data.scan import ClassFolders, printable
 from autoprog.train.data.slices import SlicedSource
 from autoprog.train.data.stream import StreamSource, names_by_number
 
-__all__ = ["AnySource", "DataSource", "OpenedData", "open_source"]
+__all__ = ["AnySource", "DataSource", "OpenedData", "open_part", "open_source"]
 
 AnySource: TypeAlias = ImageSource | StreamSource
 
@@ -187,12 +187,12 @@ def _open_folder(folder: Path, source: DataSource) -> tuple[ImageSource, ImageSo
         raise ConfigError("--data", "", "must be an existing folder", str(folder), cure)
     if source.val_fraction is None:
         train, val = (_required_part(folder, part) for part in ("train", "val"))
-        return _open_path(train, source), _open_path(val, source)
+        return open_part(train, source.class_folders), open_part(val, source.class_folders)
     if folder.is_dir() and (val_path := _find_part(folder, "val")) is not None:
         law, cure = f"must be left out: there is {printable(val_path.name)}", "or rename that"
         raise ConfigError("--val-fraction", "", law, source.val_fraction, cure)
     found = _find_part(folder, "train") if folder.is_dir() else None
-    return _open_path(found or folder, source), None
+    return open_part(found or folder, source.class_folders), None
 
 
 def _required_part(folder: Path, part: str) -> Path:
@@ -229,12 +229,14 @@ def _find_part(folder: Path, part: str) -> Path | None:
     return next(iter(folders or found), None)
 
 
-def _open_path(path: Path, source: DataSource) -> ImageSource:
-    opened: FolderSource | TarSource
-    if path.is_dir():
-        opened = FolderSource(path, source.class_folders)
-    else:
-        opened = _open_tar(path, source.class_folders)
+def open_part(path: Path, class_folders: ClassFolders) -> ImageSource:
+    """Open the class folders or the tar file of one part.
+
+    Raises:
+        ConfigError: It holds no images, is no tar file, or does not tell its classes.
+    """
+    is_folder = path.is_dir()
+    opened = FolderSource(path, class_folders) if is_folder else _open_tar(path, class_folders)
     if len(opened) == 0:
         law = "must hold images, such as .jpg or .png files"
         held = ", ".join(map(str, opened.left_out[:3]))
