@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from autoprog.cli import main
@@ -264,3 +265,25 @@ def test_positions_by_size_are_for_sandwich_steps(capsys: pytest.CaptureFixture[
     words = ("train", "--schedule", "constant", "--pos-embed", "per-size", "--model", "vit-mu")
     assert main([*words, *HERE]) == 2
     assert "--pos-embed: must be resampled" in capsys.readouterr().err
+
+
+def test_a_run_without_a_val_part_is_evaluated_on_what_it_held_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("cat", 30), ("dog", 200)):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for number in range(10):
+            picture = Image.new("RGB", (16, 16), (value, number, 90))
+            picture.save(tmp_path / "set" / name / f"{number}.png")
+    data = ["--data", str(tmp_path / "set"), "--workers", "0"]
+    words = ["train", "--schedule", "constant", "--model", "vit-mu", "--epochs", "1", *data]
+    words += ["--batch-size", "8", "--val-fraction", "0.2", "--runs-dir", str(tmp_path / "runs")]
+    assert main([*words, "--quiet"]) == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    capsys.readouterr()
+    for more in ([], data):
+        assert main(["evaluate", str(run), "--json", *more]) == 0
+        (row,) = json.loads(capsys.readouterr().out)["cells"]
+        result = load_run(run).result
+        assert result is not None
+        assert row["loss"] == pytest.approx(result.loss_ema, abs=1e-4)

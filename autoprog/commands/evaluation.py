@@ -106,7 +106,12 @@ def _of_run(
             flag = "--" + name.replace("_", "-")
             raise ConfigError(flag, "", "must be left out: the run says it", getattr(args, name))
     data = data_settings(args)
-    data = recorded.data if data.embedded else data
+    if data.embedded:
+        data = recorded.data
+    elif data.dir == recorded.data.dir and data.val_fraction is None:
+        # Of a folder without a val part most images have been trained on.
+        known = ("val_fraction", "val_seed", "class_folders")
+        data = data.model_copy(update={key: getattr(recorded.data, key) for key in known})
     model = recorded.model if file.spec is None else FullModel.of(short_named(file.spec))
     values = {**recorded.model_dump(), "data": data, "recipe": recorded.recipe, "model": model}
     return _settings(args, values), _opened(data)
@@ -131,7 +136,7 @@ def _of_file(
 
 def _opened(data: DataSettings) -> OpenedData:
     """Open data to evaluate on; a folder needs no training part."""
-    if data.dir is not None:
+    if data.dir is not None and data.val_fraction is None:
         found = open_evaluated_folder(Path(data.dir), data.class_folders)
         if found is not None:
             return found
