@@ -202,7 +202,7 @@ def _follow(events: Iterator[Event], ranks: Ranks) -> None:
 def _create(args: argparse.Namespace, configured: Configured) -> RunFolder:
     settings, now = configured.settings, datetime.now()
     manifest = RunManifest(
-        run_id=new_run_id(settings.kind, settings.model.model, now),
+        run_id=new_run_id(settings.kind, settings.model.model, settings.schedule_from, now),
         created=now.astimezone().isoformat(timespec="seconds"),
         argv=("autoprog", *sys.argv[1:]),
         versions=versions(),
