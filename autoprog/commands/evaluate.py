@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 
 from autoprog.commands.data_flags import add_data_flags
 from autoprog.commands.flags import add_device_flags
@@ -21,7 +22,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "  autoprog evaluate deit-s.pth --model deit-s --data DIR --img-sizes 160 192 224\n"
     )
     parser.add_argument(
-        "target", metavar="RUN|FILE", help="a finished run folder, or weights: .safetensors, .pth"
+        "target",
+        metavar="RUN|FILE",
+        help="a finished run (last: the newest), or weights: .safetensors, .pth",
     )
     _add_cell_flags(parser)
     group = parser.add_argument_group("weights of a file", "a run says all of this itself")
@@ -101,9 +104,12 @@ def run(args: argparse.Namespace) -> int:
 
     from autoprog.bench.grid import evaluate_grid
     from autoprog.commands.evaluation import configure_evaluation
+    from autoprog.commands.run_words import named_run
     from autoprog.ui.grid import grid_document, grid_text, grid_view
     from autoprog.ui.progress import PartsBar
 
+    if not Path(args.target).is_file():
+        args.target = str(named_run(args.target))
     found = configure_evaluation(args)
     with PartsBar(Console(stderr=True)) as bar:
         grid = evaluate_grid(

@@ -34,7 +34,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "  autoprog export runs/… --format torch-export --keep-rate .7 --output deit-s.pt2\n"
         "  autoprog export runs/… --format onnx --img-size 192 --output deit-s.onnx\n"
     )
-    parser.add_argument("run", metavar="RUN", help="a finished run folder")
+    parser.add_argument("run", metavar="RUN", help="a finished run (last: the newest)")
     parser.add_argument(
         "--output",
         type=Path,
@@ -69,8 +69,9 @@ def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
     _check_flags(args)
     from autoprog.commands.evaluation import finished_run
+    from autoprog.commands.run_words import named_run
 
-    finished = finished_run(Path(args.run))
+    finished = finished_run(named_run(args.run))
     name = "final_ema" if args.weights == "ema" else "final"
     source = finished.path / "checkpoints" / f"{name}.safetensors"
     if args.format == "weights":

@@ -24,7 +24,7 @@ def new_run_id(kind: str, model: str, schedule_from: str | None, now: datetime) 
     Args:
         kind: ``train`` or ``search``.
         model: Short name, or that of timm.
-        schedule_from: Name of a preset, or path of a schedule file, of which the stem counts; None for a search.
+        schedule_from: A preset, or the path of a schedule file, of which the stem counts; None for a search.
         now: When the run begins.
     """
     schedule = re.sub(r"\.ya?ml$", "", PurePath(schedule_from or "").name)

@@ -12,12 +12,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add what to show and in which form."""
     parser.epilog = (
         "examples:\n"
-        "  autoprog show runs/…\n"
+        "  autoprog show last          # or runs/…\n"
         "  autoprog show linear --model deit-s --epochs 100\n"
         "  autoprog show best.yaml --json\n"
         "  autoprog show best.yaml --diff linear --epochs 100\n"
     )
-    parser.add_argument("target", metavar="RUN|FILE|PRESET", help="run folder, YAML file or preset")
+    parser.add_argument(
+        "target", metavar="RUN|FILE|PRESET", help="a run, last, YAML file or preset"
+    )
     parser.add_argument("--model", metavar="NAME", help="model of a preset (deit-s)")
     parser.add_argument("--epochs", type=float, metavar="N", help="length of a preset's run")
     parser.add_argument("--recipe", metavar="NAME", help="recipe of a preset (deit)")

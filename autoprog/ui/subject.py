@@ -11,6 +11,7 @@ from autoprog.decisions import Decision
 from autoprog.errors import ConfigError, suggest
 from autoprog.fidelity import Fidelity, read_fidelity
 from autoprog.laws import SHARES
+from autoprog.locate import is_word, locate_run, runs_in
 from autoprog.presets import PRESETS, preset
 from autoprog.recipe import Recipe, resolve_recipe
 from autoprog.runs import Run, load_run
@@ -65,16 +66,22 @@ class Subject:
 
 
 def find_subject(
-    target: str, model: str | None, epochs: float | None, recipe: str | None, now: float
+    target: str,
+    model: str | None,
+    epochs: float | None,
+    recipe: str | None,
+    now: float,
+    runs_dir: str = "runs",
 ) -> Subject:
     """Return what `target` names.
 
     Args:
-        target: Path of a run folder or of a schedule file, or the name of a preset.
+        target: A run, as :func:`locate_run` takes it, path of a schedule file, or name of a preset.
         model: Short name of the model of a preset.
         epochs: Length of the run of a preset, or of a file in shares or with 'rest'.
         recipe: Recipe that gives a preset its length and strength.
         now: Seconds since the epoch, by which a silent run counts as stale.
+        runs_dir: Where runs lie.
 
     Raises:
         ConfigError: If there is no such thing, or it breaks a law.
@@ -82,14 +89,16 @@ def find_subject(
     if epochs is not None and not 0 < epochs < math.inf:
         raise ConfigError("--epochs", "", "must be a finite number above 0", epochs)
     path = Path(target)
-    if path.is_dir():
-        return _run_subject(path, now)
     if path.is_file():
         return _file_subject(path, epochs, recipe)
-    if target in PRESETS:
+    if target in PRESETS and not (path / "run.yaml").is_file():
         return _preset_subject(target, model, epochs, recipe)
-    law = "must be a run folder, a schedule file or a preset"
-    raise ConfigError(target, "", law, cure=f"presets: {suggest(target, PRESETS)}")
+    if path.is_dir() or is_word(target, runs_dir):
+        return _run_subject(locate_run(target, runs_dir), now)
+    law = "must be a run folder, last, a schedule file or a preset"
+    names = [*PRESETS, *(run.name for run in runs_in(Path(runs_dir)))]
+    cure = suggest(path.name, names, list_all=False) or f"presets: {', '.join(sorted(PRESETS))}"
+    raise ConfigError(target, "", law, cure=cure)
 
 
 def _preset_subject(
