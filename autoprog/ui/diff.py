@@ -77,6 +77,7 @@ class ScheduleDiff:
     spans: tuple[DiffSpan, ...]
     macs_ratio: float
     seconds_ratio: float | None
+    notes: tuple[str, ...] = ()
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -110,6 +111,7 @@ def schedule_diff(a: Subject, b: Subject) -> ScheduleDiff:
         spans=tuple(_merged(_spans(tracks[0], tracks[1]))),
         macs_ratio=macs[1] / macs[0],
         seconds_ratio=seconds[1] / seconds[0] if seconds[0] and seconds[1] else None,
+        notes=(*a.notes, *b.notes),
     )
 
 
@@ -142,6 +144,7 @@ def diff_document(diff: ScheduleDiff) -> dict[str, Any]:
         "b": asdict(diff.costs[1]),
         "macs_ratio": diff.macs_ratio,
         "seconds_ratio": diff.seconds_ratio,
+        "notes": list(diff.notes),
         "spans": [
             {
                 "start_epoch": span.start_epoch,
@@ -289,7 +292,7 @@ def _cost_lines(diff: ScheduleDiff) -> list[Text]:
     if diff.seconds_ratio is not None:
         ratio.append(" · ").append(f"{diff.seconds_ratio:.3f}×", "bold")
         ratio.append(" by measured step times")
-    return [*lines, ratio]
+    return [*lines, ratio, *(Text(note, DIM) for note in diff.notes)]
 
 
 def _row(name: str, content: Text) -> Text:

@@ -18,15 +18,17 @@ from autoprog.runs import Run, load_run
 from autoprog.schedule import GrowthSchedule, load_schedule
 from autoprog.ui.state import RunState, fold
 from autoprog.ui.track import Track, track_of_run, track_of_table
+from autoprog.ui.units import number
 from autoprog.workers import WorkerSeen, read_workers
 from supernet.config import ModelSpec
-from supernet.zoo import ZOO, lookup
+from supernet.zoo import ZOO
 
 __all__ = [
     "NOMINAL_STEPS_PER_EPOCH",
     "STALE_SECONDS",
     "Subject",
     "find_subject",
+    "preset_beside",
     "run_start",
     "run_subject",
 ]
@@ -43,6 +45,7 @@ class Subject:
 
     ``status`` is starting, training, supernet, interrupted, complete or stale, and empty for a mere plan.
     ``epochs`` is the length of the run that the schedule is resolved for; None where that tells it.
+    ``recipe`` is what it trains by: given, of the run, or of the run in whose folder a file lies.
     """
 
     name: str
@@ -58,6 +61,8 @@ class Subject:
     fidelity: Fidelity | None = None
     epochs: float | None = None
     workers: tuple[WorkerSeen, ...] = ()
+    recipe_name: str = ""
+    recipe: Recipe | None = None
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
@@ -67,7 +72,7 @@ class Subject:
 
 def find_subject(
     target: str,
-    model: str | None,
+    spec: ModelSpec | None,
     epochs: float | None,
     recipe: str | None,
     now: float,
@@ -77,7 +82,7 @@ def find_subject(
 
     Args:
         target: A run, as :func:`locate_run` takes it, path of a schedule file, or name of a preset.
-        model: Short name of the model of a preset.
+        spec: Model of a preset.
         epochs: Length of the run of a preset, or of a file in shares or with 'rest'.
         recipe: Recipe that gives a preset its length and strength.
         now: Seconds since the epoch, by which a silent run counts as stale.
@@ -92,7 +97,7 @@ def find_subject(
     if path.is_file():
         return _file_subject(path, epochs, recipe)
     if target in PRESETS and not (path / "run.yaml").is_file():
-        return _preset_subject(target, model, epochs, recipe)
+        return _preset_subject(target, spec, epochs, recipe)
     if path.is_dir() or is_word(target, runs_dir):
         return _run_subject(locate_run(target, runs_dir), now)
     law = "must be a run folder, last, a schedule file or a preset"
@@ -101,29 +106,69 @@ def find_subject(
     raise ConfigError(target, "", law, cure=cure)
 
 
-def _preset_subject(
-    name: str, model: str | None, epochs: float | None, recipe_name: str | None
+def preset_beside(
+    name: str,
+    beside: Subject,
+    spec: ModelSpec | None = None,
+    epochs: float | None = None,
+    recipe_name: str | None = None,
 ) -> Subject:
-    spec = lookup(model or DEFAULT_MODEL)
-    if spec is None:
-        cure = f"{suggest(str(model), ZOO)}; for another timm model show a schedule file"
-        raise ConfigError("--model", "", "must be a model that presets are drawn for", model, cure)
-    recipe = resolve_recipe(recipe_name or DEFAULT_RECIPE)
+    """Return a preset as it would train the model of another schedule.
+
+    Args:
+        name: Of the preset.
+        beside: Gives the model with its image size, the length, and the recipe; where it names no recipe, the
+            regularisation that it ends with.
+        spec: Another model instead.
+        epochs: Another length instead.
+        recipe_name: Another recipe instead.
+    """
+    given = (spec, epochs, recipe_name)
+    as_given = f", as {beside.name} has" if given == (None, None, None) else ""
+    known = beside.recipe if recipe_name is None else resolve_recipe(recipe_name)
+    name_known = beside.recipe_name if recipe_name is None else recipe_name
+    recipe = Recipe() if known is None else known
+    strength = recipe.strength
+    if known is None and beside.schedule is not None:
+        strength = beside.schedule.stages[-1].curriculum.at(1.0)
+    spec = beside.spec if spec is None else spec
+    if epochs is None:
+        track = beside.track
+        epochs = recipe.epochs if track is None else track.total_steps / track.steps_per_epoch
+    schedule = preset(name, spec, epochs, strength, recipe.learning_rate)
+    of_recipe = f"recipe {name_known}" if name_known else "the regularisation at its end"
+    drawn_for = f"{spec.name} at {spec.img_size} px, {number(epochs)} epochs and {of_recipe}"
+    notes = (f"{name} is drawn for {drawn_for}{as_given}",)
+    return _plan(name, "preset", schedule, epochs, strength, notes, name_known, known)
+
+
+def _preset_subject(
+    name: str, spec: ModelSpec | None, epochs: float | None, recipe_name: str | None
+) -> Subject:
+    notes = () if spec else (f"for {DEFAULT_MODEL}; --model NAME takes another",)
+    recipe_name = recipe_name or DEFAULT_RECIPE
+    recipe = resolve_recipe(recipe_name)
     length = recipe.epochs if epochs is None else epochs
-    schedule = preset(name, spec, length, recipe.strength, recipe.learning_rate)
-    notes = () if model else (f"for {DEFAULT_MODEL}; --model NAME takes another",)
-    return _plan(name, "preset", schedule, length, recipe.strength, notes)
+    schedule = preset(
+        name, spec or ZOO[DEFAULT_MODEL], length, recipe.strength, recipe.learning_rate
+    )
+    return _plan(name, "preset", schedule, length, recipe.strength, notes, recipe_name, recipe)
 
 
 def _file_subject(path: Path, epochs: float | None, recipe_name: str | None) -> Subject:
     schedule = load_schedule(path)
     recipe = None if recipe_name is None else resolve_recipe(recipe_name)
+    if recipe is None and (path.parent / "run.yaml").is_file():
+        settings = load_run(path.parent).manifest.settings
+        recipe, recipe_name = settings.recipe, settings.recipe_name
     strength = Curriculum() if recipe is None else recipe.strength
     notes: tuple[str, ...] = ()
     if epochs is None and _needs_epochs(schedule):
         epochs = (recipe or Recipe()).epochs
         notes = (f"drawn for {epochs:g} epochs; --epochs N takes another length",)
-    return _plan(str(path), "schedule", schedule, epochs, strength, notes)
+    return _plan(
+        str(path), "schedule", schedule, epochs, strength, notes, recipe_name or "", recipe
+    )
 
 
 def _needs_epochs(schedule: GrowthSchedule) -> bool:
@@ -137,6 +182,8 @@ def _plan(
     epochs: float | None,
     strength: Curriculum,
     notes: tuple[str, ...],
+    recipe_name: str,
+    recipe: Recipe | None,
 ) -> Subject:
     return Subject(
         name=name,
@@ -147,6 +194,8 @@ def _plan(
         strength=strength,
         notes=notes,
         epochs=epochs,
+        recipe_name=recipe_name,
+        recipe=recipe,
     )
 
 
@@ -192,6 +241,8 @@ def run_subject(run: Run, state: RunState, fidelity: Fidelity | None, now: float
         fidelity=fidelity,
         epochs=settings.recipe.epochs,
         workers=tuple(read_workers(run.path)),
+        recipe_name=settings.recipe_name,
+        recipe=settings.recipe,
     )
 
 

@@ -27,17 +27,14 @@ __all__ = ["lane_changes", "place_labels", "step_plot", "timeline"]
 NAME_WIDTH = 12
 
 
-def timeline(
-    track: Track, measured: float | None = None, title: str = "Schedule"
-) -> RenderableType:
+def timeline(track: Track, measured: float | None = None) -> RenderableType:
     """Return the picture of a track; it takes the width that it is printed at.
 
     Args:
         track: What to draw.
         measured: Speed-up of the steps by measured costs, where known.
-        title: Heading of the panel.
     """
-    return panel(Fitted(lambda width: _rows(track, measured, width)), title)
+    return panel(Fitted(lambda width: _rows(track, measured, width)), "Schedule")
 
 
 def step_plot(lane: Lane, starts: Sequence[int], now: int, known: int, width: int) -> str:

@@ -12,7 +12,7 @@ from supernet.zoo import ZOO
 
 
 def test_compute_and_parameters_are_those_with_the_classes_of_the_run() -> None:
-    plan = find_subject("linear", "vit-mu", 4.0, None, 0.0)
+    plan = find_subject("linear", ZOO["vit-mu"], 4.0, None, 0.0)
     spec = ZOO["vit-mu"]
     for classes in (1000, 10):
         subject = replace(plan, state=replace(plan.state, num_classes=classes))

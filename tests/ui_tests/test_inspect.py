@@ -99,6 +99,25 @@ def test_every_view_has_its_headline_and_quitting_leaves_the_run_as_it_was(
     assert files_of(run) == before
 
 
+def test_a_view_says_how_to_open_a_run_while_none_is(
+    run_builder: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_builder(4000)
+    monkeypatch.chdir(run.parent.parent)
+
+    async def steps(pilot: Pilot[None]) -> None:
+        await seen(pilot, run.name)
+        for view in "23456":
+            await pilot.press(view)
+            await seen(pilot, "Nothing is open: Enter under 1 Runs", gone="reading")
+        await pilot.press("1", "enter")
+        await seen(pilot, "mean step cost", gone="Nothing is open")
+        await pilot.press("3")
+        await seen(pilot, "Decision 0", gone="Nothing is open")
+
+    drive([run.parent], steps)
+
+
 def test_the_curves_have_room_in_a_small_terminal(run_builder: Builder) -> None:
     async def steps(pilot: Pilot[None]) -> None:
         await pilot.press("5")
@@ -409,7 +428,7 @@ def test_a_list_reads_the_ends_of_a_log_only(run_builder: Builder) -> None:
 
 
 def test_a_target_that_is_nothing_and_two_folders_of_runs_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="must be a run folder, a schedule file or a preset"):
+    with pytest.raises(ConfigError, match="must be a run folder, last, a schedule file or a preset"):
         make_app(["linaer"], "runs")
     for name in ("a", "b"):
         (tmp_path / name / "run").mkdir(parents=True)
