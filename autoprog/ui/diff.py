@@ -17,7 +17,7 @@ from autoprog.errors import ConfigError
 from autoprog.stage import Training
 from autoprog.ui.fitted import Fitted, panel
 from autoprog.ui.palette import DIM, WARNING, lane_style
-from autoprog.ui.subject import Subject
+from autoprog.ui.subject import UNKNOWN_CLASSES, Subject
 from autoprog.ui.tables import Column, plain_table
 from autoprog.ui.timeline import lane_changes, place_labels, step_plot
 from autoprog.ui.track import Lane, Track, all_lanes, full_epochs, step_seconds_sum
@@ -157,10 +157,10 @@ def diff_document(diff: ScheduleDiff) -> dict[str, Any]:
 
 
 def _track(subject: Subject, other: Subject) -> Track:
-    """Return the track of a subject; a plan is drawn for as many classes as the other has."""
+    """Return the track of a subject; a plan for unknown classes is drawn for those of the other."""
     if subject.track is None:
         raise ConfigError(subject.name, "", "must have a schedule: the run has not begun")
-    if subject.run is not None:
+    if subject.run is not None or subject.track.num_classes != UNKNOWN_CLASSES:
         return subject.track
     return replace(subject.track, num_classes=other.state.num_classes)
 

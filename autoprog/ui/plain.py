@@ -17,7 +17,7 @@ from autoprog.ui.decision import (
 )
 from autoprog.ui.fidelity import fidelity_columns, fidelity_lines
 from autoprog.ui.growth import growth_columns
-from autoprog.ui.header import header_facts
+from autoprog.ui.header import header_facts, lengths_of
 from autoprog.ui.result import result_rows
 from autoprog.ui.subject import Subject
 from autoprog.ui.tables import Column, plain_table
@@ -85,6 +85,9 @@ def _lines(subject: Subject) -> Iterator[str]:
         yield f"status: {subject.status}"
     for name, text in header_facts(subject):
         yield f"{name}: {ascii_text(text)}"
+    lengths = lengths_of(subject)
+    if lengths is not None:
+        yield f"lengths: {ascii_text(lengths.sentence())}"
     for note in subject.notes:
         yield f"note: {ascii_text(note)}"
     for message in subject.state.warnings:

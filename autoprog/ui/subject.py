@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 from autoprog.curves import Curriculum
 from autoprog.decisions import Decision
 from autoprog.errors import ConfigError, suggest
 from autoprog.fidelity import Fidelity, read_fidelity
+from autoprog.jsonlines import read_rows
 from autoprog.laws import SHARES
 from autoprog.locate import is_word, locate_run, runs_in
 from autoprog.presets import PRESETS, preset
 from autoprog.recipe import Recipe, resolve_recipe
-from autoprog.runs import Run, load_run
+from autoprog.runs import CURVE_FILE, Run, load_run
 from autoprog.schedule import GrowthSchedule, load_schedule
 from autoprog.ui.state import RunState, fold
 from autoprog.ui.track import Track, track_of_run, track_of_table
@@ -26,6 +28,7 @@ from supernet.zoo import ZOO
 __all__ = [
     "NOMINAL_STEPS_PER_EPOCH",
     "STALE_SECONDS",
+    "UNKNOWN_CLASSES",
     "Subject",
     "find_subject",
     "preset_beside",
@@ -35,6 +38,7 @@ __all__ = [
 
 NOMINAL_STEPS_PER_EPOCH = 1000
 STALE_SECONDS = 600.0
+UNKNOWN_CLASSES = RunState().num_classes
 DEFAULT_MODEL = "deit-s"
 DEFAULT_RECIPE = "deit"
 
@@ -139,7 +143,8 @@ def preset_beside(
     of_recipe = f"recipe {name_known}" if name_known else "the regularisation at its end"
     drawn_for = f"{spec.name} at {spec.img_size} px, {number(epochs)} epochs and {of_recipe}"
     notes = (f"{name} is drawn for {drawn_for}{as_given}",)
-    return _plan(name, "preset", schedule, epochs, strength, notes, name_known, known)
+    classes = beside.state.num_classes
+    return _plan(name, "preset", schedule, epochs, strength, notes, name_known, known, classes)
 
 
 def _preset_subject(
@@ -156,19 +161,27 @@ def _preset_subject(
 
 
 def _file_subject(path: Path, epochs: float | None, recipe_name: str | None) -> Subject:
-    schedule = load_schedule(path)
+    schedule, classes = load_schedule(path), UNKNOWN_CLASSES
     recipe = None if recipe_name is None else resolve_recipe(recipe_name)
     if recipe is None and (path.parent / "run.yaml").is_file():
         settings = load_run(path.parent).manifest.settings
         recipe, recipe_name = settings.recipe, settings.recipe_name
+        classes = _num_classes(path.parent)
     strength = Curriculum() if recipe is None else recipe.strength
     notes: tuple[str, ...] = ()
     if epochs is None and _needs_epochs(schedule):
         epochs = (recipe or Recipe()).epochs
         notes = (f"drawn for {epochs:g} epochs; --epochs N takes another length",)
     return _plan(
-        str(path), "schedule", schedule, epochs, strength, notes, recipe_name or "", recipe
+        str(path), "schedule", schedule, epochs, strength, notes, recipe_name or "", recipe, classes
     )
+
+
+def _num_classes(folder: Path) -> int:
+    """Return the number of classes of a run, as the first row of its log tells it."""
+    logs = (folder / "events.jsonl", folder / CURVE_FILE)
+    rows = chain.from_iterable(map(read_rows, logs))
+    return next((row.get("num_classes", UNKNOWN_CLASSES) for row in rows), UNKNOWN_CLASSES)
 
 
 def _needs_epochs(schedule: GrowthSchedule) -> bool:
@@ -184,14 +197,16 @@ def _plan(
     notes: tuple[str, ...],
     recipe_name: str,
     recipe: Recipe | None,
+    num_classes: int = UNKNOWN_CLASSES,
 ) -> Subject:
     return Subject(
         name=name,
         kind=kind,
         spec=schedule.full.spec(),
         schedule=schedule,
-        track=_nominal_track(schedule, epochs, strength),
+        track=replace(_nominal_track(schedule, epochs, strength), num_classes=num_classes),
         strength=strength,
+        state=RunState(num_classes=num_classes),
         notes=notes,
         epochs=epochs,
         recipe_name=recipe_name,

@@ -428,7 +428,9 @@ def test_a_list_reads_the_ends_of_a_log_only(run_builder: Builder) -> None:
 
 
 def test_a_target_that_is_nothing_and_two_folders_of_runs_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="must be a run folder, last, a schedule file or a preset"):
+    with pytest.raises(
+        ConfigError, match="must be a run folder, last, a schedule file or a preset"
+    ):
         make_app(["linaer"], "runs")
     for name in ("a", "b"):
         (tmp_path / name / "run").mkdir(parents=True)
