@@ -26,10 +26,8 @@ def header_view(subject: Subject) -> RenderableType:
     title.append(subject.spec.name, "bold").append(f"  {subject.kind} {subject.name}")
     pairs = header_facts(subject)
     facts = Fitted(lambda width: flowing([_fact(*pair) for pair in pairs], width))
-    lengths = lengths_of(subject)
-    notes = [*subject.notes, *([] if lengths is None else [f"lengths: {lengths.sentence()}"])]
     warnings = [Text(f"! {message}", WARNING) for message in subject.state.warnings[-3:]]
-    return Group(title, facts, *(Text(note, DIM) for note in notes), *warnings)
+    return Group(title, facts, *(Text(note, DIM) for note in subject.notes), *warnings)
 
 
 def _fact(name: str, text: str) -> Text:

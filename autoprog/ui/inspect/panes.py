@@ -19,13 +19,13 @@ from autoprog.ui.inspect.library import Marks
 from autoprog.ui.inspect.pages import Page, decision_list_columns
 from autoprog.ui.palette import DIM
 from autoprog.ui.subject import Subject
-from autoprog.ui.tables import Column, fit_columns
+from autoprog.ui.tables import Column, cut_columns, fit_columns
 
 __all__ = ["NOTHING_OPEN", "READING", "Looking", "PagePane", "Pane", "ReadOn", "Rows", "WhyPane"]
 
 READING = "reading …"
 NOTHING_OPEN = "Nothing is open: Enter under 1 Runs opens the run under the cursor."
-CELL_PADDING = 2  # columns that a table adds to each cell
+CELL_PADDING = 2  # columns that a table adds to each cell, as many as are between two
 
 
 class Pane(Protocol):
@@ -118,8 +118,10 @@ class Rows(DataTable[Text]):
         self, columns: Sequence[Column], keys: Sequence[str], styles: Sequence[str] = ()
     ) -> None:
         """Draw columns; the cursor stays on the row with its key; a style is that of a first cell."""
-        room = self.scrollable_content_region.width - CELL_PADDING * (len(columns) - 1)
-        kept = fit_columns(columns, room)
+        room = (
+            self.scrollable_content_region.width - CELL_PADDING
+        )  # on each side; the table has the rest
+        kept = cut_columns(fit_columns(columns, room), room)
         if kept == self._shown:
             return
         self._shown = kept
