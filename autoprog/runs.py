@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -166,9 +167,13 @@ class RunFolder:
         body = costs.body() if isinstance(costs, CostTable) else dict(costs)
         write_atomically(self.path / "costs.json", json.dumps(body, indent=1) + "\n")
 
-    def write_schedule(self, schedule: GrowthSchedule, name: str = "schedule.yaml") -> None:
-        """Write a schedule into the folder."""
-        write_atomically(self.path / name, schedule.to_yaml())
+    def write_schedule(
+        self, schedule: GrowthSchedule, name: str = "schedule.yaml", comment: str = ""
+    ) -> None:
+        """Write a schedule into the folder, below a comment."""
+        lines = textwrap.wrap(comment, 96, break_long_words=False, break_on_hyphens=False)
+        head = "".join(f"# {line}\n" for line in lines)
+        write_atomically(self.path / name, head + schedule.to_yaml())
 
     def write_result(self, result: Result) -> None:
         """Write ``result.json``, which makes the run complete."""

@@ -27,6 +27,7 @@ CORE = (
     "recipe",
     "events",
     "runs",
+    "locate",
     "files",
     "curves",
     "cachefolder",

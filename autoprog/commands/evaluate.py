@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 
 from autoprog.commands.data_flags import add_data_flags
 from autoprog.commands.flags import add_device_flags
@@ -24,8 +25,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "target",
         metavar="RUN|FILE",
-        help="a finished run, a checkpoint in one, a folder of export --format hf, or weights:"
-        " .safetensors, .pth",
+        help="a finished run (last: the newest), a checkpoint in one, a folder of export --format hf, or"
+        " weights: .safetensors, .pth",
     )
     _add_cell_flags(parser)
     group = parser.add_argument_group("weights of a file", "a run says all of this itself")
@@ -105,9 +106,13 @@ def run(args: argparse.Namespace) -> int:
 
     from autoprog.bench.grid import evaluate_grid
     from autoprog.commands.evaluation import configure_evaluation
+    from autoprog.commands.run_words import named_run
     from autoprog.ui.grid import grid_document, grid_text, grid_view
     from autoprog.ui.progress import PartsBar
 
+    is_exported = (Path(args.target) / "model.safetensors").is_file()
+    if not is_exported and not Path(args.target).is_file():
+        args.target = str(named_run(args.target))
     found = configure_evaluation(args)
     for note in found.notes:
         print(f"autoprog: {note}", file=sys.stderr)

@@ -36,7 +36,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "  autoprog export runs/… --format torch-export --keep-rate .7 --output deit-s.pt2\n"
         "  autoprog export runs/… --format onnx --img-size 192 --output deit-s.onnx\n"
     )
-    parser.add_argument("run", metavar="RUN", help="a run folder")
+    parser.add_argument("run", metavar="RUN", help="a run folder (last: the newest)")
     parser.add_argument(
         "--output",
         type=Path,
@@ -78,10 +78,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
     _check_flags(args)
+    from autoprog.commands.run_words import named_run
     from autoprog.runs import load_run
     from autoprog.train.export import ExportedModel, export_folder, export_weights
 
-    found = load_run(Path(args.run))
+    found = load_run(named_run(args.run))
     settings = found.manifest.settings
     if args.format == "hf" and settings.model.spec().is_local:
         law = f"must be weights: {settings.model.model} is built by supernet.locality"

@@ -25,6 +25,7 @@ __all__ = [
     "duration_seconds",
     "flag_of",
     "given_recipe",
+    "only_carries_out",
     "words_of",
 ]
 
@@ -51,6 +52,12 @@ NOT_FOR_RESUME = {
 def changeable(kind: str) -> set[str]:
     """Return the settings that a resume may change: a search looks at the losses that it logs."""
     return NOT_FOR_RESUME - {"log_every_steps"} if kind == "search" else NOT_FOR_RESUME
+
+
+def only_carries_out(args: argparse.Namespace) -> bool:
+    """Tell whether nothing is given but how a run is carried out here, so that it does not say which run."""
+    beside = {"command", "debug", "resume", "runs_dir", "quiet", "jobs", "join"}
+    return set(vars(args)) <= beside | changeable(args.command)
 
 
 def words_of(args: argparse.Namespace, actions: Iterable[argparse.Action]) -> list[str]:
@@ -100,7 +107,8 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--resume",
         metavar="RUN",
-        help="go on with a run folder; 'auto' finds the unfinished run of this command line",
+        help="go on with a run: a folder, 'last' for the newest, 'auto' for the unfinished one of this"
+        " command line, or without other flags for the newest unfinished one",
     )
     add_device_flags(group)
     _add(

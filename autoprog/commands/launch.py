@@ -16,15 +16,16 @@ from rich.console import Console
 from autoprog.commands.configure import Configured
 from autoprog.commands.data_flags import absolute
 from autoprog.commands.data_record import data_notice, moved_data, recorded_data
-from autoprog.commands.flags import changeable, flag_of
+from autoprog.commands.flags import changeable, flag_of, only_carries_out
 from autoprog.commands.preflight import check_run
 from autoprog.commands.provenance import git_state, new_run_id, versions
 from autoprog.errors import ConfigError, DivergedError, RunError, RunExistsError
 from autoprog.events import Event, RunStarted, Warned
 from autoprog.files import parse
 from autoprog.follower import FollowedFolder
+from autoprog.locate import runs_in
 from autoprog.loggers.relay import Relays
-from autoprog.runs import Run, RunFolder, load_run
+from autoprog.runs import Run, RunFolder, is_written_now, load_run
 from autoprog.schedule import GrowthSchedule
 from autoprog.settings import RunManifest, RunSettings
 from autoprog.train.engine import Job
@@ -110,7 +111,11 @@ def open_run(
         ConfigError: If anything given is unknown, breaks a law, or does not go with ``--resume``.
         RunError: If the folder cannot be written or another process writes it.
     """
-    if args.resume in (None, "auto"):
+    found: Path | None
+    if args.resume == "auto" and only_carries_out(args):
+        found = _newest_unfinished(args, ranks)
+        configured = _recorded(args, found)
+    elif args.resume in (None, "auto"):
         configured = configure(args)
         look_for_it = args.resume == "auto" or was_restarted()
         found = _unfinished(Path(args.runs_dir), configured, ranks) if look_for_it else None
@@ -223,7 +228,7 @@ def _follow(events: Iterator[Event], ranks: Ranks) -> None:
 def _create(args: argparse.Namespace, configured: Configured) -> RunFolder:
     settings, now = configured.settings, datetime.now()
     manifest = RunManifest(
-        run_id=new_run_id(settings.kind, settings.model.model, now),
+        run_id=new_run_id(settings.kind, settings.model.model, settings.schedule_from, now),
         created=now.astimezone().isoformat(timespec="seconds"),
         argv=("autoprog", *sys.argv[1:]),
         versions=versions(),
@@ -319,11 +324,41 @@ def carried_out_by(
     return parse(RunSettings, values, "flags")
 
 
+def _newest_unfinished(args: argparse.Namespace, ranks: Ranks) -> Path:
+    """Return the newest run of this command that can go on, as rank 0 finds it.
+
+    One that a process is writing now is the last choice.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    needed = "schedule.yaml" if args.command == "train" else "run.yaml"
+    unfinished = [
+        folder
+        for folder in (runs_in(Path(args.runs_dir)) if ranks.is_main else ())
+        if not (folder / "result.json").exists()
+        and (folder / needed).exists()
+        and _kind_of(folder) == args.command
+    ]
+    name = ranks.share(str(min(unfinished, key=is_written_now)) if unfinished else "")
+    if not name:
+        law = f"must find an unfinished {args.command} run in {args.runs_dir}, and there is none"
+        raise ConfigError("--resume auto", "", law, cure="without --resume a new one begins")
+    return Path(name)
+
+
+def _kind_of(folder: Path) -> str:
+    try:
+        return load_run(folder).manifest.settings.kind
+    except ConfigError:
+        return ""  # of another version, or damaged: none of this command line's business
+
+
 def _unfinished(runs_dir: Path, configured: Configured, ranks: Ranks) -> Path | None:
     """Return the newest unfinished run with these settings and this schedule, as rank 0 finds it."""
     found = None
     if ranks.is_main:
-        folders = sorted((path.parent for path in runs_dir.glob("*/run.yaml")), reverse=True)
+        folders = runs_in(runs_dir)
         found = next((folder for folder in folders if _is_unfinished(folder, configured)), None)
     name = ranks.share(str(found or ""))
     return Path(name) if name else None

@@ -152,8 +152,10 @@ def execute(args: argparse.Namespace) -> Path:
     from autoprog.commands.configure import configure_search
     from autoprog.commands.launch import Launch, carry_out, open_run
     from autoprog.commands.report import announce_search, farewell
+    from autoprog.commands.run_words import put_paths
     from autoprog.train.ranks import joined_ranks
 
+    put_paths(args)
     if hasattr(args, "replay"):
         raise ConfigError("--replay", "", "must be given to the command autoprog search")
     if hasattr(args, "as_json"):
@@ -211,13 +213,14 @@ def _join(args: argparse.Namespace) -> None:
         InterruptedRunError: If a stop was requested.
     """
     from autoprog.commands.launch import carried_out_by
+    from autoprog.commands.run_words import named_run
     from autoprog.runs import load_run
     from autoprog.search.trials import join
     from autoprog.train.device import resolve_compute
     from autoprog.train.stop import InterruptedRunError, stop_on_signals
     from autoprog.workers import given_number
 
-    path = Path(args.join)
+    path = named_run(args.join, args.runs_dir)
     if args.jobs != 1:
         cure = "join once for each worker"
         raise ConfigError("-j", "", "must not be given with --join RUN", args.jobs, cure)

@@ -14,6 +14,7 @@ from autoprog.commands.flags import (
     add_recipe_flags,
     add_run_flags,
     duration_seconds,
+    only_carries_out,
 )
 from autoprog.errors import ConfigError
 
@@ -31,7 +32,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "  autoprog train --schedule runs/…/best.yaml --data DIR\n"
         "  autoprog train --schedule constant --model deit-s --data DIR --epochs 100\n"
         "  autoprog train --elastic --model deit-s --data DIR\n"
-        "  autoprog train --resume runs/…\n"
+        "  autoprog train --resume last    # or runs/…, or auto: the newest unfinished one\n"
     )
     _add_schedule_flags(parser)
     add_data_flags(parser)
@@ -48,8 +49,8 @@ def _add_schedule_flags(parser: argparse.ArgumentParser) -> None:
     either.add_argument(
         "--schedule",
         default=nothing,
-        metavar="FILE|PRESET",
-        help="a YAML file, or a name that autoprog schedules lists",
+        metavar="FILE|PRESET|RUN",
+        help="a YAML file, a name that autoprog schedules lists, or a run: its best.yaml, if it has one",
     )
     either.add_argument(
         "--elastic",
@@ -93,7 +94,11 @@ def run(args: argparse.Namespace) -> int:
 
 def execute(args: argparse.Namespace) -> Path:
     """Train; return the run folder."""
-    if args.resume in (None, "auto") and not hasattr(args, "schedule"):
+    from autoprog.commands.run_words import put_paths
+
+    put_paths(args)
+    goes_on = args.resume is not None and (args.resume != "auto" or only_carries_out(args))
+    if not goes_on and not hasattr(args, "schedule"):
         cure = "give a YAML file, or a preset with --model"
         raise ConfigError("--schedule", "", "must be given", cure=cure)
     from autoprog.commands.configure import configure_train

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from autoprog.events import Event
 from autoprog.search.decide import ONCE, forced_decision
-from autoprog.search.found import found_schedule
+from autoprog.search.found import found_lengths, found_schedule
 from autoprog.search.length import cost_pace
 from autoprog.search.notes import noting_losses
 from autoprog.search.profile import complete_costs
@@ -44,7 +44,8 @@ def search_schedule(searcher: Searcher) -> Iterator[Event]:
             searcher.trainer.stepper.pace = cost_pace(searcher.trainer, searcher.step_costs)
         yield from _train(searcher)
         schedule = found_schedule(searcher)
-        searcher.trainer.folder.write_schedule(schedule, "best.yaml")
+        lengths = f"Lengths: {found_lengths(searcher, schedule).sentence()}."
+        searcher.trainer.folder.write_schedule(schedule, "best.yaml", lengths)
         searcher.trainer.folder.write_schedule(schedule)
         yield from finish(searcher.trainer, schedule)
     finally:

@@ -18,6 +18,7 @@ from autoprog.ui.units import (
     speed_text,
     steps_text,
     subnet_text,
+    trained_text,
 )
 
 __all__ = ["frame"]
@@ -39,6 +40,8 @@ def _header(state: RunState) -> Text:
         line.append(f"  stage {state.stage + 1}{total}")
     if state.subnet is not None:
         line.append(f"  {subnet_text(state.subnet)}", f"bold {SKY}")
+        if state.unfrozen is not None:
+            line.append(f"  {trained_text(state.unfrozen, state.subnet.total_depth)}")
     return line.append(f"  {state.device} {state.amp}  {state.run_id}", DIM)
 
 

@@ -30,11 +30,13 @@ from autoprog.ui.units import (
     count,
     duration,
     loss_text,
+    milliseconds,
     number,
     per_cent,
     signed,
     speed_text,
     subnet_text,
+    trained_text,
 )
 from autoprog.ui.ways import then_text
 
@@ -117,6 +119,7 @@ def _stage_text(event: StageStarted, state: RunState) -> str:
     span = f"step {event.step} to {event.stop_step}"
     if state.is_open_ended:
         span = f"from step {event.step}"
+    unfrozen = state.unfrozen
     curriculum = [
         f"{CURRICULUM_NAMES[name]} {number(value)}"
         for name, value in event.curriculum
@@ -126,6 +129,7 @@ def _stage_text(event: StageStarted, state: RunState) -> str:
         [
             f"stage {event.stage + 1}{total}: {span}",
             subnet_text(event.subnet),
+            *([] if unfrozen is None else [trained_text(unfrozen, event.subnet.total_depth)]),
             *curriculum,
         ]
     )
@@ -147,6 +151,6 @@ def _candidate_text(decision: Decision, row: Candidate) -> str:
     return (
         f"{name}: loss {row.loss:.4f},"
         f" vs stay {signed(row.difference)} +-{row.difference_se:.4f},"
-        f" {number(1000 * row.step_seconds, 3)} ms/step, end loss {row.predicted_loss:.4f},"
+        f" {milliseconds(row.step_seconds)} ms/step, end loss {row.predicted_loss:.4f},"
         f" left {duration(row.remaining_seconds)}, score {row.score:.4f}{won}"
     )

@@ -24,6 +24,7 @@ from autoprog.events import (
     Warned,
 )
 from autoprog.schedule import GrowthSchedule
+from autoprog.stage import Unfrozen
 from autoprog.steptable import StepTable
 from autoprog.ui.eta import remaining_seconds
 from autoprog.ui.history import Piece, Point, extended, stretched, thinned, with_point
@@ -92,6 +93,14 @@ class RunState:
         if self.is_open_ended:
             return min(1.0, self.budget_share or 0.0)
         return min(1.0, self.step / self.total_steps) if self.total_steps else 0.0
+
+    @property
+    def unfrozen(self) -> Unfrozen | None:
+        """Return which blocks the stage that has begun trains, where the schedule tells it; None for all."""
+        if self.schedule is None or self.stage is None or self.stage >= len(self.schedule.stages):
+            return None
+        trainable = self.schedule.stages[self.stage].trainable
+        return None if trainable == "all" else trainable
 
     @property
     def num_stages(self) -> int | None:
