@@ -109,7 +109,8 @@ class Progressed(_Event):
 class Evaluated(_Event):
     """Accuracy on the validation set at full size; top-1 in per cent.
 
-    ``wall_seconds`` is everything from the first step on, this evaluation included.
+    ``wall_seconds`` is everything from the first step on, this evaluation included. Balanced top-1 is the
+    mean over classes, ``largest_class_share`` what always naming one class gets right; None in older logs.
     """
 
     kind: Literal["evaluated"] = "evaluated"
@@ -122,6 +123,10 @@ class Evaluated(_Event):
     seconds: float
     train_seconds: float
     wall_seconds: float
+    balanced_top1: float | None = None
+    balanced_top1_ema: float | None = None
+    num_images: int | None = None
+    largest_class_share: float | None = None
 
 
 class Estimated(_Event):

@@ -20,6 +20,7 @@ class EvaluatedCell:
         loss: Mean cross-entropy.
         macs: Multiply-accumulates of one image.
         images_per_second: Median speed, with the resizing of images; None where it was not measured.
+        balanced_top1: Mean of the accuracies in the classes, in per cent.
     """
 
     subnet: SubnetConfig
@@ -27,11 +28,15 @@ class EvaluatedCell:
     loss: float
     macs: int
     images_per_second: float | None = None
+    balanced_top1: float | None = None
 
 
 @dataclass(frozen=True)
 class EvaluationGrid:
-    """All cells of one evaluation, and how they were evaluated: ``held_out`` for training images."""
+    """All cells of one evaluation, and how they were evaluated: ``held_out`` for training images.
+
+    ``class_images`` counts the images of each class.
+    """
 
     model: str
     weights: str
@@ -41,6 +46,7 @@ class EvaluationGrid:
     num_images: int
     cells: tuple[EvaluatedCell, ...]
     held_out: bool = False
+    class_images: tuple[int, ...] = ()
 
 
 def cells_of(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -51,6 +52,11 @@ class Result(FileModel):
     ``supernet_seconds`` is the part of ``train_seconds`` spent in supernet phases, and
     ``search_seconds`` what estimates and decisions cost beside training. ``macs`` counts three
     forward passes an image.
+
+    Of lists by class the order is that of the class numbers; None stands for a class without validation
+    images, and for what older results lack. ``best_top1`` is that of the averaged network at ``best_step``,
+    whose weights are ``checkpoints/best.safetensors``. ``full_model_seconds`` is what the full model was
+    predicted to take for ``full_model_epochs`` from its own steps in this run.
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
@@ -77,6 +83,19 @@ class Result(FileModel):
     amp: str
     versions: dict[str, str]
     schedule: dict[str, Any]
+    num_validation_images: int | None = None
+    largest_class_share: float | None = None
+    balanced_top1: float | None = None
+    balanced_top1_ema: float | None = None
+    class_images: tuple[int, ...] | None = None
+    class_top1: tuple[float | None, ...] | None = None
+    class_top1_ema: tuple[float | None, ...] | None = None
+    best_top1: float | None = None
+    best_step: int | None = None
+    best_epoch: float | None = None
+    stopped_early: bool = False
+    full_model_epochs: float | None = None
+    full_model_seconds: float | None = None
 
 
 class RunFolder:
@@ -178,7 +197,12 @@ class RunFolder:
     def write_result(self, result: Result) -> None:
         """Write ``result.json``, which makes the run complete."""
         body = result.model_dump(mode="json", by_alias=True)
-        write_atomically(self.path / "result.json", json.dumps(body, indent=1) + "\n")
+        text = re.sub(  # numbers by class on a line: there may be thousands
+            r"\[[\s\d.,+\-enul]*\]",
+            lambda found: " ".join(found[0].split()),
+            json.dumps(body, indent=1),
+        )
+        write_atomically(self.path / "result.json", text + "\n")
 
     def close(self) -> None:
         """Release the lock."""

@@ -144,7 +144,8 @@ class RunSettings(FileModel):
     threads: int | None = Field(default=None, gt=0)
     checkpoint_minutes: float = Field(default=10.0, ge=0)
     log_every_steps: int = Field(default=20, gt=0)
-    eval_every_epochs: float | None = Field(default=None, gt=0)
+    eval_every_epochs: float | None = Field(default=None, ge=0)
+    patience: int | None = Field(default=None, gt=0)
     time_budget_seconds: float | None = Field(default=None, gt=0)
     on_divergence: Literal["stop", "rollback"] = "stop"
     compile: bool = False

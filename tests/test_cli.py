@@ -41,7 +41,8 @@ RECIPE = (
 )
 RUN = (
     "--seed --runs-dir --resume --device --amp --threads --workers --checkpoint-minutes"
-    " --log-every-steps --eval-every-epochs --compile --cache --max-bad-images --on-divergence -q --quiet"
+    " --log-every-steps --eval-every-epochs --patience --compile --cache --max-bad-images --on-divergence"
+    " -q --quiet"
     " --log-tensorboard --log-wandb --wandb-project --wandb-mode"
 )
 COMMON = f"-h --help --debug {DATA} {SHARES} --pretrained --initial-checkpoint {RECIPE} {RUN}"

@@ -16,7 +16,7 @@ from autoprog.grid import EvaluatedCell, EvaluationGrid
 from autoprog.settings import RunSettings
 from autoprog.train.data import Batch, OpenedData
 from autoprog.train.device import Compute, resolve_compute
-from autoprog.train.evaluate import evaluate_choices
+from autoprog.train.evaluate import Scores, evaluate_choices
 from autoprog.train.feed import open_feed
 from autoprog.train.model import build_model, transform_settings
 from autoprog.train.phase import Choice, plain_choice
@@ -84,14 +84,16 @@ def evaluate_grid(
         cells=tuple(
             EvaluatedCell(
                 subnet=subnet,
-                top1=top1,
-                loss=loss,
+                top1=score.top1,
+                loss=score.loss,
                 macs=macs(model.spec, subnet, len(opened.class_names)),
                 images_per_second=speed,
+                balanced_top1=score.balanced,
             )
-            for subnet, (loss, top1), speed in zip(subnets, scores, speeds, strict=True)
+            for subnet, score, speed in zip(subnets, scores, speeds, strict=True)
         ),
         held_out=settings.data.on_held_out,
+        class_images=scores[0].images,
     )
 
 
@@ -102,8 +104,8 @@ def _scores(
     choices: list[Choice],
     compute: Compute,
     tell: Tell,
-) -> tuple[list[tuple[float, float]], Tensor]:
-    """Return (loss, top-1) of each choice on the validation images, and the first batch of them."""
+) -> tuple[list[Scores], Tensor]:
+    """Return the scores of each choice on the validation images, and the first batch of them."""
     feed = open_feed(opened, transform_settings(model, settings.recipe), settings, pin_memory=False)
     num_batches = math.ceil(len(opened.val) / settings.recipe.batch_size)
     seen: list[Batch] = []

@@ -123,7 +123,7 @@ def measure_runner(
 def _undisturbed(settings: RunSettings) -> RunSettings:
     """Return settings under which nothing but steps and progress events happens in a block."""
     quiet = {
-        "eval_every_epochs": None,
+        "eval_every_epochs": 0.0,
         "time_budget_seconds": None,
         "checkpoint_minutes": float("inf"),
     }

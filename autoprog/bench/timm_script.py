@@ -220,7 +220,7 @@ def _prepare(settings: RunSettings, place: Path, block_steps: int) -> Path:
     changes = {
         "log_every_steps": block_steps,
         "schedule_from": "constant",
-        "eval_every_epochs": None,
+        "eval_every_epochs": 0.0,
     }
     recipe = settings.recipe
     manifest = RunManifest(

@@ -302,6 +302,7 @@ _OF_RUN = (
     "checkpoint_minutes",
     "log_every_steps",
     "eval_every_epochs",
+    "patience",
     "time_budget_seconds",
     "on_divergence",
     "compile",

@@ -126,8 +126,15 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         "--eval-every-epochs",
         type=float,
         metavar="E",
-        help="evaluate every so many epochs, and at each stage end (at stage ends where that is less than a"
-        " tenth of the training since the last one, and at the end)",
+        help="evaluate every so many epochs, and at each stage end; 0 for once, at the end (some 20 times,"
+        " where each is less than 5 %% of the training since the last one, and at the end)",
+    )
+    _add(
+        group,
+        "--patience",
+        type=int,
+        metavar="N",
+        help="stop where N evaluations of the full model in a row were not better than the best one",
     )
     _add_care_flags(group)
     group.add_argument("-q", "--quiet", action="store_true", help="only warnings and the result")

@@ -10,8 +10,16 @@ from rich.console import Console
 from rich.text import Text
 
 from autoprog.commands.configure import Configured
-from autoprog.commands.flags import add_initial_flags, add_recipe_flags, words_of
+from autoprog.commands.flags import (
+    LOGGER_SETTINGS,
+    add_initial_flags,
+    add_recipe_flags,
+    add_run_flags,
+    flag_of,
+    words_of,
+)
 from autoprog.fidelity import Fidelity, read_fidelity
+from autoprog.recipe import RECIPES
 from autoprog.runs import RunFolder
 from autoprog.search.plan import SearchPlan, point_candidates
 from autoprog.settings import RunSettings, SearchSettings
@@ -107,6 +115,8 @@ def farewell(console: Console, run: RunFolder, settings: RunSettings) -> None:
         words += _recipe_words(run.manifest.argv)
         _say(console, "repeat it", f"autoprog train {shlex.join(words)}")
     where = shlex.quote(str(folder))
+    if settings.kind == "search" or settings.schedule_from != "constant":
+        _say(console, "compare it", _comparison_command(run))
     _say(console, "look at it", f"autoprog show {where}")
     _say(console, "take it", f"autoprog export {where} --output {settings.model.model}.pth")
     if settings.data.embedded:
@@ -115,6 +125,43 @@ def farewell(console: Console, run: RunFolder, settings: RunSettings) -> None:
         schedule = "" if settings.kind == "search" else f" --schedule {name}"
         command = f"autoprog {settings.kind}{schedule} --model {model} --data DIR"
         _say(console, "real thing", command)
+
+
+def _comparison_command(run: RunFolder) -> str:
+    """Return the commands that train the full model likewise, and set the run beside it."""
+    settings, parent = run.manifest.settings, run.path.parent
+    recipe, model = settings.recipe, settings.model
+    words = ["--schedule", "constant", "--model", model.model, "--img-size", str(model.img_size)]
+    words += [*_data_words(settings), "--recipe", settings.recipe_name]
+    named = RECIPES[settings.recipe_name].model_dump()
+    for name, value in recipe.model_dump().items():
+        if name in ("epochs", "sched") or value not in (None, named[name]):
+            values = value if isinstance(value, list | tuple) else [value]
+            words += [
+                flag_of(name),
+                *(f"{one:g}" if isinstance(one, float) else str(one) for one in values),
+            ]
+    if settings.time_budget_seconds is not None:
+        words += ["--time-budget", f"{settings.time_budget_seconds:g}s"]
+    words += ["--seed", str(settings.seed), *_carried_out_words(run.manifest.argv)]
+    newest = f'"$(ls -td {shlex.quote(str(parent))}/*/ | head -n 1)"'
+    train = f"autoprog train {shlex.join(words)} --runs-dir {shlex.quote(str(parent))}"
+    return f"{train} && autoprog compare {newest} {shlex.quote(str(run.path))}"
+
+
+def _carried_out_words(argv: Sequence[str]) -> list[str]:
+    """Return the given flags of first weights and of how a run is carried out."""
+    if tuple(argv[:1]) != ("autoprog",) or tuple(argv[1:2]) not in (("search",), ("train",)):
+        return []  # another program has called it
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    add_initial_flags(parser)
+    add_run_flags(parser)
+    known = ("seed", "runs_dir", "resume", "quiet", *LOGGER_SETTINGS)
+    actions = [one for one in parser._actions if one.dest not in known]
+    for one in actions:
+        one.default = argparse.SUPPRESS
+    args, _ = parser.parse_known_args(argv[2:])
+    return words_of(args, actions)
 
 
 def _say_fidelity(console: Console, fidelity: Fidelity | None) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
+from autoprog.accuracy import sampling_error
 from autoprog.intervals import Estimate, estimate
 from autoprog.proof.finished import Finished
 from autoprog.runs import Result
@@ -46,7 +47,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Difference:
-    """Top-1 EMA minus that of the reference, in points.
+    """Top-1 of the averaged or of the online network minus that of the reference, in points.
 
     Attributes:
         mean: The mean of the paired differences; without pairs, the difference of the means.
@@ -63,8 +64,8 @@ class Difference:
 class Group:
     """Runs that share a configuration; ratios are to the reference, which is the first group.
 
-    ``difference`` is None for the reference. ``differs_in`` names where the configuration leaves that of
-    the reference, with both values: (key, value, value of the reference).
+    ``difference`` is that of the averaged networks, None for the reference. ``differs_in`` names where
+    the configuration leaves that of the reference, with both values: (key, value, value of the reference).
     ``parts_seconds`` are means over runs, and the peak of memory is that of the largest run.
     """
 
@@ -82,14 +83,16 @@ class Group:
     seconds_ratio: float | None
     macs_ratio: float | None
     difference: Difference | None
+    difference_online: Difference | None
     differs_in: tuple[tuple[str, Any, Any], ...]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Groups in the order in which their first runs were given, and what a reader must know of them."""
+    """Groups in the order in which their first runs were given, what else is known of them, and warnings."""
 
     groups: tuple[Group, ...]
+    facts: tuple[str, ...]
     notes: tuple[str, ...]
 
 
@@ -101,7 +104,8 @@ def compare(runs: Sequence[Finished]) -> Comparison:
         by_configuration.setdefault(key, []).append(run)
     members = list(by_configuration.values())
     groups = tuple(_group(label(i), own, members[0]) for i, own in enumerate(members))
-    return Comparison(groups, tuple(_notes(runs, groups)))
+    facts = (*_sampling_errors(groups), *_planned_and_reached(groups))
+    return Comparison(groups, facts, tuple(_notes(runs, groups)))
 
 
 def label(index: int) -> str:
@@ -145,7 +149,7 @@ def _group(name: str, runs: list[Finished], reference: list[Finished]) -> Group:
         runs=tuple(runs),
         seeds=tuple(sorted(_by_seed(runs, _seconds))),
         top1_ema=spread(over_seeds(_top1_ema)),
-        top1=spread(over_seeds(lambda result: result.top1)),
+        top1=spread(over_seeds(_top1)),
         seconds=seconds,
         image_epochs=spread(over_seeds(lambda result: result.image_epochs)),
         macs=macs,
@@ -153,7 +157,8 @@ def _group(name: str, runs: list[Finished], reference: list[Finished]) -> Group:
         peak_memory_bytes=max(run.result.peak_memory_bytes for run in runs),
         seconds_ratio=_ratio(seconds.mean, fmean(over_seeds(_seconds, reference))),
         macs_ratio=_ratio(macs.mean, fmean(over_seeds(_macs, reference))),
-        difference=None if runs is reference else _difference(runs, reference),
+        difference=None if runs is reference else _difference(runs, reference, _top1_ema),
+        difference_online=None if runs is reference else _difference(runs, reference, _top1),
         differs_in=tuple(_differences(runs[0], reference[0])),
     )
 
@@ -170,6 +175,10 @@ def _top1_ema(result: Result) -> float:
     return result.top1_ema
 
 
+def _top1(result: Result) -> float:
+    return result.top1
+
+
 def _by_seed(runs: Sequence[Finished], value: Callable[[Result], float]) -> dict[int, float]:
     """Return one value a seed: the mean of its repeats."""
     found: dict[int, list[float]] = {}
@@ -182,8 +191,10 @@ def _ratio(value: float, reference: float) -> float | None:
     return value / reference if reference else None
 
 
-def _difference(runs: Sequence[Finished], reference: Sequence[Finished]) -> Difference:
-    own, other = _by_seed(runs, _top1_ema), _by_seed(reference, _top1_ema)
+def _difference(
+    runs: Sequence[Finished], reference: Sequence[Finished], top1: Callable[[Result], float]
+) -> Difference:
+    own, other = _by_seed(runs, top1), _by_seed(reference, top1)
     seeds = tuple(sorted(own.keys() & other.keys()))
     if not seeds:
         return Difference(fmean(own.values()) - fmean(other.values()), (), None)
@@ -201,9 +212,56 @@ def _differences(run: Finished, reference: Finished) -> list[tuple[str, Any, Any
     return [(k, *v) for k, v in found.items() if k in causes or not k.startswith(follow)]
 
 
+def _sampling_errors(groups: Sequence[Group]) -> Iterator[str]:
+    """Yield how far the choice of validation images may have moved accuracies."""
+    by_images: dict[int, list[Group]] = {}
+    for group in groups:
+        for images in {run.result.num_validation_images for run in group.runs}:
+            if images:
+                by_images.setdefault(images, []).append(group)
+    for images, own in by_images.items():
+        error = max(sampling_error(group.top1_ema.mean, images) for group in own)
+        labels = ", ".join(group.label for group in own)
+        yield f"{labels}: {images:,} validation images, top-1 within ± {error:.1f} points (95 %)"
+
+
+def _planned_and_reached(groups: Sequence[Group]) -> Iterator[str]:
+    """Yield what share of time a search was planned for, and what of the reference's it took, by purpose."""
+    reference = groups[0]
+    for group in groups:
+        share = group.runs[0].planned_share
+        if share is None or not reference.seconds.mean:
+            continue
+        parts = {
+            name: seconds / reference.seconds.mean for name, seconds in group.parts_seconds.items()
+        }
+        steps = parts.pop("train") + parts.pop("data_wait")
+        spent = [f"steps {steps:.2f}"]
+        spent += [f"{_PURPOSES[name]} {part:.2f}" for name, part in parts.items() if part >= 0.005]
+        of = "its own time" if group is reference else f"the time of {reference.label}"
+        yield (
+            f"{group.label}: planned for {share:g} of the time of the full model's steps; reached"
+            f" {group.seconds_ratio or 0.0:.2f} of {of}: {', '.join(spent)}"
+        )
+
+
+_PURPOSES = {
+    "search": "measuring, estimates and decisions",
+    "lost": "growth",
+    "eval": "evaluations",
+    "checkpoints": "checkpoints",
+}
+
+
 def _notes(runs: Sequence[Finished], groups: Sequence[Group]) -> list[str]:
     """Return what makes seconds or accuracies hard to compare."""
     notes = []
+    single = [group.label for group in groups if len(group.seeds) == 1]
+    if single and len(groups) > 1:
+        notes.append(
+            f"n = 1 for {', '.join(single)}: one seed tells no difference from chance; repeat with"
+            " another --seed"
+        )
     for name in runs[0].conditions:
         values = sorted({run.conditions[name] for run in runs})
         if len(values) > 1:

@@ -17,7 +17,16 @@ from supernet.config import ModelSpec
 
 __all__ = ["Finished", "Point", "curve_of", "read_finished"]
 
-_COMPUTED = ("kind", "model", "data", "recipe", "table_sizes", "time_budget_seconds", "compile")
+_COMPUTED = (
+    "kind",
+    "model",
+    "data",
+    "recipe",
+    "table_sizes",
+    "time_budget_seconds",
+    "compile",
+    "patience",
+)
 _START = ("pretrained", "initial_checkpoint")
 _CARRIED_OUT = ("threads", "workers", "cache")
 _ORIGINS = {"search": {"storage", "space_from", "fidelity"}}
@@ -44,6 +53,7 @@ class Finished:
         configuration: All that decides what it computes, but its seed; runs that share it repeat each other.
         conditions: What it was carried out with, which changes its seconds and not what it computes.
         curve: Its evaluations, in order.
+        planned_share: The share of the time of the full model's steps that a search was to take; else None.
         found_by: The search run that found the schedule of a training; None where a person wrote it.
     """
 
@@ -54,6 +64,7 @@ class Finished:
     conditions: Mapping[str, str]
     curve: tuple[Point, ...]
     found_by: str | None = None
+    planned_share: float | None = None
 
 
 def read_finished(path: str | Path) -> Finished:
@@ -79,6 +90,7 @@ def read_finished(path: str | Path) -> Finished:
         conditions=_conditions(settings, run.result, starts),
         curve=curve_of(events, settings.model.spec(), run.result),
         found_by=_search_before(run),
+        planned_share=None if settings.search is None else settings.search.time_share,
     )
 
 
@@ -113,7 +125,7 @@ def _name(settings: RunSettings) -> str:
         trials = settings.search.trials
         by = "" if trials is None else f", {trials} trials"
         share = settings.search.time_share
-        of = "" if share is None else f" in {share:g} of the time"
+        of = "" if share is None else f" planned for {share:g} of the time"
         return f"search {settings.search.rule}{by}{of}"
     origin = Path(settings.schedule_from or "schedule")
     return "/".join(origin.parts[-2:])

@@ -57,6 +57,7 @@ def trial_settings(settings: RunSettings) -> RunSettings:
         "recipe": recipe.model_copy(update={"epochs": epochs}),
         "data": settings.data.model_copy(update={"share": share, "on_held_out": True}),
         "eval_every_epochs": epochs / _EVALUATIONS,
+        "patience": None,
         "time_budget_seconds": None,
         "on_divergence": "stop",
     }

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from safetensors import SafetensorError
-
-from autoprog.errors import RunError
-from autoprog.events import Event, RunFinished, RunStarted
+from autoprog.accuracy import class_accuracies, no_better_than_a_class
+from autoprog.events import Event, RunFinished, RunStarted, Warned
 from autoprog.recipe import Recipe
 from autoprog.record import budget_record, write_record
 from autoprog.runs import Result, RunFolder, load_run
@@ -29,9 +27,9 @@ from autoprog.train.phase import phases_of
 from autoprog.train.ranks import ONE_PROCESS, Ranks
 from autoprog.train.rollback import Rollbacks
 from autoprog.train.stop import StopRequest
+from autoprog.train.timing import typical_seconds
 from autoprog.train.trainer import Trainer
-from autoprog.train.weights import write_weights
-from supernet.export import plain_state_dict, table_state_dict
+from autoprog.train.weights import saved_weights, write_files
 
 __all__ = [
     "Job",
@@ -44,6 +42,7 @@ __all__ = [
     "step_table",
     "steps_per_epoch_of",
     "train_schedule",
+    "weights_metadata",
 ]
 
 
@@ -127,7 +126,7 @@ def build_trainer(
     pin_memory, ranks = compute.device.type == "cuda", job.ranks
     places = (ranks.rank, ranks.world_size, ranks.local_world_size)
     feed = open_feed(opened, transform, settings, pin_memory, *places)
-    return Trainer(
+    trainer = Trainer(
         settings=settings,
         folder=folder,
         feed=feed,
@@ -137,6 +136,22 @@ def build_trainer(
         stop=job.stop,
         rollbacks=job.rollbacks,
     )
+    trainer.metadata = weights_metadata(trainer)
+    return trainer
+
+
+def weights_metadata(trainer: Trainer) -> dict[str, str]:
+    """Return what every file of weights of a run says of itself: its model, images and classes."""
+    settings = trainer.settings
+    metadata = {
+        "timm": settings.model.timm,
+        "kwargs": json.dumps(settings.model.spec().create_kwargs()),
+        "num_classes": str(trainer.feed.num_classes),
+        "images": json.dumps(evaluation_images(trainer.stepper.model, settings.recipe)),
+    }
+    if settings.data.has_names(trainer.feed.class_names):
+        metadata["class_names"] = json.dumps(trainer.feed.class_names)
+    return metadata
 
 
 def _pace(settings: RunSettings, length: RunLength, clock: Callable[[int], float]) -> Pace:
@@ -224,6 +239,10 @@ def finish(trainer: Trainer, schedule: GrowthSchedule) -> Iterator[Event]:
     if trainer.ranks.is_main:
         _export(trainer)
     result = _result(trainer, schedule)
+    better = max(result.top1, result.top1_ema)
+    warning = no_better_than_a_class(better, result.largest_class_share or 0.0)
+    if warning is not None:
+        yield Warned(step=trainer.step, message=warning)
     yield RunFinished(step=trainer.step, result=result.model_dump(mode="json", by_alias=True))
     if trainer.ranks.is_main and trainer.pace.budget_seconds is not None:
         _record_budget(trainer.folder)
@@ -243,34 +262,18 @@ def _export(trainer: Trainer) -> None:
     Raises:
         RunError: If they cannot be written.
     """
-    settings = trainer.settings
-    metadata = {
-        "timm": settings.model.timm,
-        "kwargs": json.dumps(settings.model.spec().create_kwargs()),
-        "num_classes": str(trainer.feed.num_classes),
-        "images": json.dumps(evaluation_images(trainer.stepper.model, settings.recipe)),
-    }
-    if settings.data.has_names(trainer.feed.class_names):
-        metadata["class_names"] = json.dumps(trainer.feed.class_names)
-    networks = {
-        "final": trainer.stepper.model,
-        "final_ema": trainer.stepper.emas[-1].module,
-    }
-    files = {name: plain_state_dict(network) for name, network in networks.items()}
-    if settings.table_sizes:
-        files |= {f"{name}_tables": table_state_dict(network) for name, network in networks.items()}
-    for name, weights in files.items():
-        path = trainer.folder.checkpoints / f"{name}.safetensors"
-        try:
-            write_weights(path, weights, metadata)
-        except (OSError, SafetensorError) as error:
-            raise RunError(f"{path}: the weights cannot be written: {error}") from None
+    networks = {"final": trainer.stepper.model, "final_ema": trainer.stepper.emas[-1].module}
+    files = saved_weights(networks, bool(trainer.settings.table_sizes))
+    write_files(trainer.folder.checkpoints, files, trainer.metadata)
 
 
 def _result(trainer: Trainer, schedule: GrowthSchedule) -> Result:
     evaluation, ledger = trainer.last_evaluation, trainer.ledger
     assert evaluation is not None, "a run ends with an evaluation"
     settings, manifest = trainer.settings, trainer.folder.manifest
+    by_class, best = trainer.by_class, trainer.best
+    epochs = nominal_epochs(trainer.recipe, trainer.feed.num_images)
+    full_seconds = predicted_full_seconds(trainer, epochs)
     return Result(
         run_id=manifest.run_id,
         kind=settings.kind,
@@ -295,4 +298,37 @@ def _result(trainer: Trainer, schedule: GrowthSchedule) -> Result:
         amp=trainer.compute.amp,
         versions=manifest.versions,
         schedule=schedule.model_dump(mode="json", by_alias=True, exclude_defaults=True),
+        num_validation_images=evaluation.num_images,
+        largest_class_share=evaluation.largest_class_share,
+        balanced_top1=evaluation.balanced_top1,
+        balanced_top1_ema=evaluation.balanced_top1_ema,
+        class_images=by_class.get("images"),
+        class_top1=_class_top1(by_class, "correct"),
+        class_top1_ema=_class_top1(by_class, "correct_ema"),
+        best_top1=None if best is None else best.top1,
+        best_step=None if best is None else best.step,
+        best_epoch=None if best is None else best.epoch,
+        stopped_early=trainer.stopped_early,
+        full_model_epochs=None if full_seconds is None else epochs,
+        full_model_seconds=full_seconds,
     )
+
+
+def _class_top1(by_class: Mapping[str, list[int]], correct: str) -> list[float | None] | None:
+    return class_accuracies(by_class[correct], by_class["images"]) if by_class else None
+
+
+def predicted_full_seconds(trainer: Trainer, epochs: float) -> float | None:
+    """Return what the full model would take for `epochs`, all charged, by the steps that it took at the end.
+
+    Images come as slowly as they did in this run, and evaluations and checkpoints cost as much. None where
+    the run has not timed plain steps of the full model, or goes by a time budget.
+    """
+    spec = trainer.stepper.model.spec
+    seconds = typical_seconds(trainer.phase_seconds.get(spec.full, []))
+    if seconds is None or not trainer.trains_plainly or trainer.pace.budget_seconds is not None:
+        return None
+    spent = trainer.ledger.seconds
+    waiting = spent["data_wait"] / max(1, trainer.step)
+    steps = epochs * trainer.steps_per_epoch
+    return steps * (seconds + waiting) + spent["evaluate"] + spent["checkpoint"]

@@ -3,21 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from autoprog.accuracy import balanced_accuracy
 from autoprog.train.device import Compute
 from autoprog.train.phase import Choice
 from autoprog.train.ranks import ONE_PROCESS, Ranks
 from supernet.elastic import ElasticViT
 
-__all__ = ["batch_losses", "evaluate", "evaluate_choices"]
+__all__ = ["Scores", "batch_losses", "evaluate", "evaluate_choices"]
 
 
-Scores = tuple[float, float]
-"""Mean cross-entropy, and top-1 in per cent."""
+@dataclass(frozen=True)
+class Scores:
+    """What one network came to: mean cross-entropy, and by class the images and those it got right."""
+
+    loss: float
+    correct: tuple[int, ...]
+    images: tuple[int, ...]
+
+    @property
+    def top1(self) -> float:
+        """Return the accuracy in per cent; NaN without images."""
+        return 100.0 * sum(self.correct) / sum(self.images) if any(self.images) else float("nan")
+
+    @property
+    def balanced(self) -> float:
+        """Return the mean of the accuracies in the classes, in per cent; NaN without images."""
+        return balanced_accuracy(self.correct, self.images)
 
 
 def evaluate(
@@ -53,35 +70,41 @@ def _scores(
     ranks: Ranks,
 ) -> list[Scores]:
     modes = [model.training for model, _ in networks]
+    num_classes = networks[0][0].vit.num_classes
     # Eager, as averages are: a compiled network would need one more graph for this.
     with torch.compiler.set_stance("force_eager"):
-        totals, count = _totals(networks, batches, compute)
+        losses, correct, images = _totals(networks, batches, compute, num_classes)
     for (model, _), training in zip(networks, modes, strict=True):
         model.train(training)
-    totals, count = ranks.total(totals), int(ranks.total(torch.tensor(count)))
-    if count == 0:
-        return [(float("nan"), float("nan"))] * len(networks)
-    return [(loss / count, 100.0 * correct / count) for loss, correct in totals.tolist()]
+    losses, correct, images = map(ranks.total, (losses, correct, images))
+    count = int(images.sum())
+    return [
+        Scores(loss / count if count else float("nan"), tuple(right), tuple(images.tolist()))
+        for loss, right in zip(losses.tolist(), correct.tolist(), strict=True)
+    ]
 
 
 def _totals(
     networks: Sequence[tuple[ElasticViT, Choice]],
     batches: Iterable[tuple[Tensor, Tensor]],
     compute: Compute,
-) -> tuple[Tensor, int]:
-    """Return the sums of (loss, correct) of each network, float64 (networks, 2), and the number of images."""
-    totals = torch.zeros(len(networks), 2, dtype=torch.float64)
-    count = 0
-    for images, targets in batches:
-        images, targets = images.to(compute.device), targets.to(compute.device)
-        count += len(targets)
+    num_classes: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return sums over images: losses (networks,) in float64, correct (networks, C) and images (C,)."""
+    losses = torch.zeros(len(networks), dtype=torch.float64)
+    correct = torch.zeros(len(networks), num_classes, dtype=torch.int64)
+    count = torch.zeros(num_classes, dtype=torch.int64)
+    for images, labels in batches:
+        images, targets = images.to(compute.device), labels.to(compute.device)
+        count += torch.bincount(labels, minlength=num_classes)
         for index, (model, choice) in enumerate(networks):
             with compute.autocast():
                 logits = model.eval()(images, choice.subnet, choice.slots).float()
             loss = functional.cross_entropy(logits, targets, reduction="sum")
-            correct = (logits.argmax(1) == targets).sum()
-            totals[index] += torch.stack([loss, correct]).cpu().double()  # MPS has no doubles
-    return totals, count
+            losses[index] += loss.cpu().double()  # MPS has no doubles
+            is_right = (logits.argmax(1) == targets).cpu()
+            correct[index] += torch.bincount(labels[is_right], minlength=num_classes)
+    return losses, correct, count
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,7 +11,9 @@ import torch
 from autoprog.errors import RunError
 from autoprog.events import Evaluated
 from autoprog.train.checkpoint import load_newest
+from autoprog.train.evaluations import Best
 from autoprog.train.initial import load_initial
+from autoprog.train.weights import metadata_of
 from supernet.config import SubnetConfig, TokenRule
 
 if TYPE_CHECKING:
@@ -37,6 +40,11 @@ def snapshot(trainer: Trainer) -> dict[str, Any]:
         "last_evaluation": evaluation.model_dump(mode="json") if evaluation else None,
         "marked_at": trainer.evaluated_step,
         "evaluated_macs": trainer.evaluated_macs,
+        "evaluated_position": trainer.evaluated_position,
+        "best": asdict(trainer.best) if trainer.best else None,
+        "evaluations_since_best": trainer.evaluations_since_best,
+        "stopped_early": trainer.stopped_early,
+        "by_class": trainer.by_class,
         "notes": trainer.notes,
         "micro_batches": stepper.micro_batches,
         "rollbacks": trainer.rollbacks.count,
@@ -107,8 +115,24 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
         trainer.last_evaluation = Evaluated(**state["last_evaluation"])
     trainer.evaluated_step = state["marked_at"]
     trainer.evaluated_macs = state.get("evaluated_macs", 0)  # older checkpoints have none
+    trainer.evaluated_position = state.get("evaluated_position", 0.0)
+    trainer.by_class = state.get("by_class", {})
+    trainer.stopped_early = state.get("stopped_early", False)
+    _restore_best(trainer, state)
     stepper.micro_batches = max(stepper.micro_batches, state["micro_batches"])
     trainer.rollbacks.count = max(trainer.rollbacks.count, state["rollbacks"])
+
+
+def _restore_best(trainer: Trainer, state: Mapping[str, Any]) -> None:
+    """Take over the best evaluation, unless its weights are gone.
+
+    Better ones of a later evaluation replaced them then. A run that goes on as before finds these again.
+    """
+    best = state.get("best")
+    path = trainer.folder.checkpoints / "best.safetensors"
+    if best is not None and metadata_of(path).get("step") == str(best["step"]):
+        trainer.best = Best(**best)
+        trainer.evaluations_since_best = state["evaluations_since_best"]
 
 
 def _rows(by_subnet: Mapping[SubnetConfig, Any]) -> list[list[Any]]:

@@ -22,11 +22,12 @@ from autoprog.events import (
 from autoprog.recipe import Recipe
 from autoprog.runs import RunFolder
 from autoprog.settings import RunSettings
+from autoprog.stage import Training
 from autoprog.train.budget import look, reserve
 from autoprog.train.checkpoint import publish, stage_as
 from autoprog.train.device import Compute
 from autoprog.train.entry import enter
-from autoprog.train.evaluations import evaluate_run, is_due
+from autoprog.train.evaluations import Best, evaluate_phase, is_due, is_due_on_the_way
 from autoprog.train.feed import Feed
 from autoprog.train.loop import Stepper, check_weights
 from autoprog.train.meter import Meter
@@ -53,7 +54,10 @@ class Trainer:
 
     ``step`` counts finished optimizer steps, ``samples`` the images they took, ``macs`` the
     multiply-accumulates, ``phase`` is the index of the phase entered last,
-    ``evaluated_step`` the step of the last evaluation, ``evaluated_macs`` what had been spent by then.
+    ``evaluated_step`` the step of the last evaluation, ``evaluated_macs`` what had been spent by then and
+    ``evaluated_position`` how far the run was; ``by_class`` holds its images and the right ones by class.
+    ``best`` is the best evaluation so far, ``evaluations_since_best`` counts those of the full model that
+    were not better. ``metadata`` is written into files of weights.
     ``notes`` is kept with checkpoints for whoever drives the trainer; plain containers only.
     """
 
@@ -72,6 +76,13 @@ class Trainer:
     phase: int = -1
     evaluated_step: int = 0
     evaluated_macs: int = 0
+    evaluated_position: float = 0.0
+    best: Best | None = None
+    evaluations_since_best: int = 0
+    stopped_early: bool = False
+    trains_plainly: bool = False
+    by_class: dict[str, list[int]] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -116,15 +127,17 @@ class Trainer:
             DivergedError: If a loss or a weight is not finite.
             InterruptedRunError: If a stop was requested; a checkpoint has been written.
         """
-        if self.phase > phase.index:
+        if self.phase > phase.index or self.stopped_early:
             return
         yield from enter(self, phase)
+        self.trains_plainly = phase.kind == "plain" and phase.training == Training()
+        yield from self._evaluate_on_the_way(phase)  # which a stop may have left to the resume
         if not self.is_over(phase):
             yield from self._train(phase)
             yield from self._progress(phase)
         # A stop after the last step of a stage leaves the evaluation to the resume.
         if phase.ends_stage and is_due(self, phase):
-            yield from evaluate_run(self, phase.depth)
+            yield from evaluate_phase(self, phase)
             yield from self.save(keep_as=f"stage-{phase.stage}-{phase.index}")
             reserve(self)
 
@@ -148,8 +161,8 @@ class Trainer:
         return [Warned(step=self.step, message=text) for text in complaints]
 
     def is_over(self, phase: Phase) -> bool:
-        """Tell whether the run has passed the end of a phase."""
-        return self.pace.position(self.step) >= phase.stop_step
+        """Tell whether the run has passed the end of a phase, or of all."""
+        return self.stopped_early or self.pace.position(self.step) >= phase.stop_step
 
     def _train(self, phase: Phase) -> Iterator[Event]:
         model, seed, start = self.stepper.model.train(), self.settings.seed, self.step
@@ -247,15 +260,22 @@ class Trainer:
         signal_name = self.stop.agreed(self.ranks)
         if signal_name is not None:
             yield from self.halt(signal_name)
-        if phase.ends_stage and self.is_over(phase) and is_due(self, phase):
+        if self._ends_with_evaluation(phase):
             return  # evaluated and saved there anyway
-        every = self.settings.eval_every_epochs
-        if every is not None:
-            interval = max(1, round(every * self.steps_per_epoch / phase.training.batch_scale))
-            if self.step - self.evaluated_step >= interval:
-                yield from evaluate_run(self, phase.depth)
-                look(self)
+        yield from self._evaluate_on_the_way(phase)
         if self.clock() - self._saved_at >= 60 * self.settings.checkpoint_minutes:
+            yield from self.save()
+
+    def _ends_with_evaluation(self, phase: Phase) -> bool:
+        return phase.ends_stage and self.is_over(phase) and is_due(self, phase)
+
+    def _evaluate_on_the_way(self, phase: Phase) -> Iterator[Event]:
+        """Evaluate within a stage where that is due; where it ends the run, a checkpoint says so."""
+        if self._ends_with_evaluation(phase) or not is_due_on_the_way(self, phase):
+            return
+        yield from evaluate_phase(self, phase)
+        look(self)
+        if self.stopped_early:
             yield from self.save()
 
     def halt(self, signal_name: str) -> Iterator[Event]:

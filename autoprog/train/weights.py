@@ -17,7 +17,7 @@ from timm.models import clean_state_dict
 from torch import Tensor
 
 from autoprog.classes import some
-from autoprog.errors import ConfigError
+from autoprog.errors import ConfigError, RunError
 from autoprog.events import CheckpointSaved, StageStarted, SupernetStarted
 from autoprog.jsonlines import read_object
 from autoprog.runs import Run, load_run
@@ -25,15 +25,18 @@ from autoprog.train.checkpoint import UNREADABLE
 from autoprog.train.file_kinds import is_safetensors, what_else_it_is, why_it_is_not_loaded
 from supernet.config import ModelSpec, SubnetConfig
 from supernet.elastic import ElasticViT, create_elastic, describe
-from supernet.export import export_subnet
+from supernet.export import export_subnet, plain_state_dict, table_state_dict
 
 __all__ = [
     "WeightsFile",
     "description_of",
     "load_weights",
+    "metadata_of",
     "read_weights",
     "run_of",
+    "saved_weights",
     "with_tables",
+    "write_files",
     "write_weights",
 ]
 
@@ -104,6 +107,40 @@ def with_tables(file: WeightsFile) -> WeightsFile:
     if not beside.is_file():
         return file
     return replace(file, state={**file.state, **_read_safetensors(beside).state})
+
+
+def saved_weights(
+    networks: Mapping[str, ElasticViT], has_tables: bool
+) -> dict[str, dict[str, Tensor]]:
+    """Return what is written of networks, by file name: plain timm weights, and position tables if any."""
+    tables = {f"{name}_tables": table_state_dict(one) for name, one in networks.items()}
+    plain = {name: plain_state_dict(one) for name, one in networks.items()}
+    return {**(tables if has_tables else {}), **plain}
+
+
+def write_files(
+    folder: Path, files: Mapping[str, Mapping[str, Tensor]], metadata: Mapping[str, str]
+) -> None:
+    """Write ``.safetensors`` files by name, each replaced as a whole.
+
+    Raises:
+        RunError: If they cannot be written.
+    """
+    for name, weights in files.items():
+        path = folder / f"{name}.safetensors"
+        try:
+            write_weights(path, dict(weights), metadata)
+        except (OSError, SafetensorError) as error:
+            raise RunError(f"{path}: the weights cannot be written: {error}") from None
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    """Return what a ``.safetensors`` file says of itself; nothing if it cannot be read or is missing."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError):
+        return {}
 
 
 def load_weights(model: ElasticViT, file: WeightsFile) -> None:

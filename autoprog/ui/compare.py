@@ -16,7 +16,7 @@ from autoprog.ui.fitted import Fitted
 from autoprog.ui.palette import BLUE, DIM, GREEN, ORANGE, PURPLE, SKY, VERMILLION, WARNING
 from autoprog.ui.plot import Series, Span, chart
 from autoprog.ui.tables import Column, markdown_table, plain_table, rich_table
-from autoprog.ui.units import amount, duration, mebibytes, number, signed
+from autoprog.ui.units import amount, ascii_text, duration, mebibytes, number, signed
 
 __all__ = [
     "AXES",
@@ -53,8 +53,8 @@ CHARGED = (
     " checkpoints. ± is the sample standard deviation over seeds."
 )
 PAIRED = (
-    "Δ top-1 is in points, paired by seed where both have it; the interval is that of the sign test"
-    " for the median of the pairs, with how sure it is."
+    "Δ is in points of top-1, of the averaged (EMA) and of the online networks, paired by seed where both"
+    " have it; the interval is that of the sign test for the median of the EMA's pairs, with how sure it is."
 )
 
 
@@ -68,7 +68,9 @@ def comparison_columns(comparison: Comparison) -> list[Column]:
         Column("model", tuple(group.runs[0].result.model for group in groups), "left", rank=4),
         Column("n", tuple(str(len(group.seeds)) for group in groups)),
         Column("top-1 EMA %", tuple(_top1_text(group.top1_ema) for group in groups)),
-        Column("Δ top-1", tuple(_difference_text(group.difference) for group in groups)),
+        Column("online %", tuple(_top1_text(group.top1) for group in groups), rank=4),
+        Column("Δ EMA", tuple(_difference_text(group.difference) for group in groups)),
+        Column("Δ online", tuple(_difference_text(g.difference_online) for g in groups), rank=1),
         Column("interval", tuple(_interval_text(group.difference) for group in groups), rank=1),
         Column("time", tuple(_seconds_text(group.seconds) for group in groups)),
         Column("× time", tuple(_ratio_text(group.seconds_ratio) for group in groups)),
@@ -115,6 +117,7 @@ def comparison_notes(comparison: Comparison) -> list[Text]:
     """Return what the table means, and what makes its numbers hard to compare."""
     return [
         *(Text(line, DIM) for line in difference_lines(comparison)),
+        *(Text(fact, DIM) for fact in comparison.facts),
         Text(f"{CHARGED} {PAIRED}", DIM),
         *(Text(f"! {note}", WARNING) for note in comparison.notes),
     ]
@@ -132,14 +135,16 @@ def comparison_curves(
 def compare_plain(comparison: Comparison) -> str:
     """Return the table and what it means as aligned ASCII text."""
     lines = plain_table(comparison_columns(comparison))
-    lines += [*difference_lines(comparison), *(f"! {note}" for note in comparison.notes)]
+    lines += [*difference_lines(comparison), *map(ascii_text, comparison.facts)]
+    lines += [f"! {note}" for note in comparison.notes]
     return "\n".join(lines)
 
 
 def compare_markdown(comparison: Comparison) -> str:
     """Return the table and what it means as GitHub's Markdown."""
     lines = markdown_table(comparison_columns(comparison))
-    notes = [*difference_lines(comparison), CHARGED, PAIRED, *comparison.notes]
+    said = [*difference_lines(comparison), *comparison.facts]
+    notes = [*said, CHARGED, PAIRED, *comparison.notes]
     return "\n".join([*lines, "", *(f"- {note}" for note in notes)])
 
 
@@ -151,6 +156,7 @@ def compare_document(
         "schema": 1,
         "reference": comparison.groups[0].label,
         "groups": [_group_values(group) for group in comparison.groups],
+        "facts": list(comparison.facts),
         "notes": list(comparison.notes),
         "left_out": [{"path": path, "reason": reason} for path, reason in left_out],
     }

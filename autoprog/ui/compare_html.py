@@ -66,7 +66,7 @@ def compare_page(comparison: Comparison) -> str:
     groups = comparison.groups
     count = sum(len(group.runs) for group in groups)
     reference = f"{groups[0].label} ({escape(groups[0].name)})"
-    notes = [CHARGED, PAIRED]
+    notes = [*comparison.facts, CHARGED, PAIRED]
     body = [
         "<h1>Compared runs</h1>",
         f"<p>{count} finished runs in {len(groups)} configurations; the reference is {reference}.</p>",

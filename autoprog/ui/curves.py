@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from autoprog.accuracy import is_unbalanced
 from autoprog.events import Evaluated
 from autoprog.ui.clock import Clock, clock_of
 from autoprog.ui.fitted import Fitted, panel
@@ -99,20 +100,26 @@ def loss_series(state: RunState, axis: CurveAxis = "epochs") -> tuple[Series, ..
     return (Series(f"training loss {loss_text(points[-1][1])}", points, GREEN),)
 
 
-def evaluation_text(event: Evaluated) -> str:
-    """Return an evaluation in one line of ASCII."""
+def evaluation_text(event: Evaluated, num_classes: int) -> str:
+    """Return an evaluation in one line of ASCII; balanced accuracy where classes differ in their images."""
+    share, balanced = event.largest_class_share, event.balanced_top1_ema
+    also = ""
+    if share is not None and balanced is not None and is_unbalanced(share, num_classes):
+        also = f" balanced EMA {balanced:.2f} %,"
     return (
-        f"evaluated: top-1 {event.top1:.2f} %, EMA {event.top1_ema:.2f} %, loss {loss_text(event.loss)},"
-        f" EMA {loss_text(event.loss_ema)}, in {duration(event.seconds)}"
+        f"evaluated: top-1 {event.top1:.2f} %, EMA {event.top1_ema:.2f} %,{also}"
+        f" loss {loss_text(event.loss)}, EMA {loss_text(event.loss_ema)}, in {duration(event.seconds)}"
     )
 
 
 def evaluation_columns(evaluations: Sequence[Evaluated]) -> list[Column]:
     """Return the table of evaluations."""
+    balanced = tuple(number(one.balanced_top1_ema) for one in evaluations)
     return [
         Column("epoch", tuple(number(one.epoch) for one in evaluations)),
         Column("top-1 %", tuple(f"{one.top1:.2f}" for one in evaluations)),
         Column("EMA %", tuple(f"{one.top1_ema:.2f}" for one in evaluations)),
+        *([Column("balanced EMA %", balanced)] if any(text != "–" for text in balanced) else []),
         Column("loss", tuple(loss_text(one.loss) for one in evaluations)),
         Column("EMA loss", tuple(loss_text(one.loss_ema) for one in evaluations)),
         Column("train time", tuple(duration(one.train_seconds) for one in evaluations)),

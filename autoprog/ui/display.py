@@ -32,10 +32,10 @@ from autoprog.ui.frame import frame
 from autoprog.ui.growth import growth_text
 from autoprog.ui.lines import event_lines, progress_line
 from autoprog.ui.palette import DIM, GREEN, MARK_GROWTH, SKY, WARNING
-from autoprog.ui.result import result_view
+from autoprog.ui.result import finished_line, result_view
 from autoprog.ui.state import RunState, reduce
 from autoprog.ui.trials import trial_text
-from autoprog.ui.units import number
+from autoprog.ui.units import ascii_text, number
 
 __all__ = ["Display", "make_display"]
 
@@ -125,7 +125,9 @@ class _QuietDisplay(Display):
     """Warnings and the final result."""
 
     def _draw(self, event: Event) -> None:
-        if isinstance(event, Warned | Interrupted | RunFinished):
+        if isinstance(event, RunFinished):
+            _print_line(self.console, ascii_text(finished_line(event.result)))
+        elif isinstance(event, Warned | Interrupted):
             for line in event_lines(event, self.state):
                 _print_line(self.console, line)
 
@@ -156,7 +158,7 @@ class _LiveDisplay(Display):
         self._live.stop()
 
     def _draw(self, event: Event) -> None:
-        note = _note(event)
+        note = _note(event, self.state.num_classes)
         if note is not None:
             self.console.print(note)
         now = self._clock()
@@ -168,7 +170,7 @@ class _LiveDisplay(Display):
         return frame(self.state)
 
 
-def _note(event: Event) -> RenderableType | None:
+def _note(event: Event, num_classes: int) -> RenderableType | None:
     """Return what stays on the terminal above the bar."""
     match event:
         case Decided():
@@ -176,7 +178,8 @@ def _note(event: Event) -> RenderableType | None:
         case Grown():
             return _marked(MARK_GROWTH, SKY, f"step {event.step:,}", growth_text(event))
         case Evaluated():
-            return _marked("✔", GREEN, f"epoch {number(event.epoch)}", evaluation_text(event))
+            text = evaluation_text(event, num_classes)
+            return _marked("✔", GREEN, f"epoch {number(event.epoch)}", text)
         case SubnetTrained():
             return _marked("✔", GREEN, f"decision {event.decision}", training_text(event))
         case TrialTold():

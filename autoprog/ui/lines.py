@@ -21,7 +21,7 @@ from autoprog.ui.curves import evaluation_text
 from autoprog.ui.decision import decision_summary, ranked
 from autoprog.ui.fidelity import training_text
 from autoprog.ui.growth import growth_text
-from autoprog.ui.result import result_rows
+from autoprog.ui.result import finished_lines
 from autoprog.ui.state import RunState
 from autoprog.ui.track import CURRICULUM_NAMES
 from autoprog.ui.trials import trial_text
@@ -76,7 +76,7 @@ def _told(event: Event, state: RunState) -> list[str]:
             until = "" if state.is_open_ended else f"to step {event.stop_step}, "
             return [f"supernet {event.decision}: {until}candidates {names}"]
         case Evaluated():
-            return [f"epoch {number(event.epoch)}, {evaluation_text(event)}"]
+            return [f"epoch {number(event.epoch)}, {evaluation_text(event, state.num_classes)}"]
         case Grown():
             return [f"step {event.step}, {growth_text(event)}"]
         case Decided():
@@ -90,8 +90,7 @@ def _told(event: Event, state: RunState) -> list[str]:
         case Interrupted():
             return [f"interrupted by {event.signal} at step {event.step}; a checkpoint is saved"]
         case RunFinished():
-            rows = ", ".join(f"{name} {text}" for name, text in result_rows(event.result))
-            return [f"finished: {rows}"]
+            return finished_lines(event.result)
         case _:
             return []
 

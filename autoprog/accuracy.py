@@ -1,0 +1,62 @@
+"""What an accuracy is worth: beside the share of the largest class, by class, and by the number of images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+__all__ = [
+    "balanced_accuracy",
+    "class_accuracies",
+    "is_unbalanced",
+    "largest_class_share",
+    "no_better_than_a_class",
+    "sampling_error",
+]
+
+_Z = 1.96  # 95 % of a normal distribution
+_UNBALANCED = 1.2
+
+
+def class_accuracies(correct: Sequence[int], images: Sequence[int]) -> list[float | None]:
+    """Return the accuracy in each class in per cent; None for a class without images."""
+    return [
+        100.0 * right / count if count else None
+        for right, count in zip(correct, images, strict=True)
+    ]
+
+
+def balanced_accuracy(correct: Sequence[int], images: Sequence[int]) -> float:
+    """Return the mean of the accuracies in the classes that have images, in per cent."""
+    known = [value for value in class_accuracies(correct, images) if value is not None]
+    return math.fsum(known) / len(known) if known else math.nan
+
+
+def largest_class_share(images: Sequence[int]) -> float:
+    """Return the share of the images that the largest class has: what naming it each time gets right."""
+    return max(images, default=0) / max(1, sum(images))
+
+
+def is_unbalanced(largest_share: float, num_classes: int) -> bool:
+    """Tell whether the largest class has a fifth more images than the mean one, or more."""
+    return largest_share * num_classes >= _UNBALANCED
+
+
+def no_better_than_a_class(top1: float, largest_share: float) -> str | None:
+    """Return a warning where `top1`, in per cent, is no more than the largest class alone would give."""
+    if not top1 <= 100.0 * largest_share + 1e-6:
+        return None
+    return (
+        f"top-1 of {top1:.2f} % is not above the share of the largest class ({100 * largest_share:.1f} % of"
+        " the validation images): the network has learnt nothing beyond it"
+    )
+
+
+def sampling_error(top1: float, num_images: int) -> float:
+    """Return half of Wilson's 95 % interval of an accuracy over `num_images`, in points.
+
+    It is above 0 where all or none are right, where the normal approximation is not.
+    """
+    share, z2 = top1 / 100.0, _Z**2
+    spread = math.sqrt(share * (1.0 - share) / num_images + z2 / (4.0 * num_images**2))
+    return 100.0 * _Z * spread / (1.0 + z2 / num_images)
