@@ -14,6 +14,8 @@ from supernet.config import SubnetConfig
 
 __all__ = [
     "CheckpointSaved",
+    "CostsKnown",
+    "CostsMeasured",
     "Decided",
     "Estimated",
     "Evaluated",
@@ -64,6 +66,32 @@ class RunStarted(_Event):
     world_size: int = 1
     hardware: str = ""
     num_classes: int = 1000
+
+
+class CostsMeasured(_Event):
+    """The step seconds of some subnets of a search have been measured, before its first step.
+
+    ``num_measured`` of ``num_subnets`` have had a turn. ``left_seconds`` is what measuring takes at the most from
+    here on, ``run_seconds`` what the steps and the last evaluation take if all steps are those of the
+    full model; None before its first step.
+    """
+
+    kind: Literal["costs_measured"] = "costs_measured"
+    num_measured: int
+    num_subnets: int
+    left_seconds: float
+    run_seconds: float | None = None
+
+
+class CostsKnown(_Event):
+    """What a step of each subnet takes, its data included, is on record: what the run goes by.
+
+    ``num_estimated`` of ``step_seconds`` are estimated from those that were measured.
+    """
+
+    kind: Literal["costs_known"] = "costs_known"
+    step_seconds: tuple[tuple[SubnetConfig, float], ...]
+    num_estimated: int
 
 
 class StageStarted(_Event):
@@ -218,6 +246,8 @@ class RunFinished(_Event):
 
 Event = (
     RunStarted
+    | CostsMeasured
+    | CostsKnown
     | StageStarted
     | SupernetStarted
     | Progressed

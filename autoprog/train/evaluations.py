@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from autoprog.effort import evaluation_macs
-from autoprog.events import Evaluated
+from autoprog.events import Evaluated, Event
 from autoprog.train.evaluate import evaluate
 from autoprog.train.phase import Phase, plain_choice
 from supernet.config import SubnetConfig
@@ -37,15 +37,21 @@ def is_due(trainer: Trainer, phase: Phase) -> bool:
     return cost <= _SHARE * (trainer.macs - trainer.evaluated_macs)
 
 
-def evaluate_run(trainer: Trainer, depth: tuple[int, ...]) -> Iterator[Evaluated]:
-    """Evaluate the online and the averaged network at the full image size."""
+def evaluate_run(trainer: Trainer, depth: tuple[int, ...]) -> Iterator[Event]:
+    """Evaluate the online and the averaged network at the full image size.
+
+    Raises:
+        InterruptedRunError: If a stop was requested meanwhile; the evaluation then counts for nothing.
+    """
     stepper, start = trainer.stepper, trainer.clock()
     choice = plain_choice(SubnetConfig(depth, stepper.model.spec.img_size))
     with trainer.ledger.charge("evaluate"):
         models = (stepper.model, stepper.emas[-1].module)
+        batches = trainer.stop.until_asked(trainer.feed.validation())
         (loss, top1), (loss_ema, top1_ema) = evaluate(
-            models, trainer.feed.validation(), choice, trainer.compute, trainer.ranks
+            models, batches, choice, trainer.compute, trainer.ranks
         )
+    yield from trainer.halt_if_asked()
     trainer.evaluated_step, trainer.evaluated_macs = trainer.step, trainer.macs
     trainer.last_evaluation = Evaluated(
         step=trainer.step,

@@ -244,9 +244,7 @@ class Trainer:
 
     def _pause(self, phase: Phase) -> Iterator[Event]:
         """Save or stop, where the losses have just been found finite."""
-        signal_name = self.stop.agreed(self.ranks)
-        if signal_name is not None:
-            yield from self.halt(signal_name)
+        yield from self.halt_if_asked()
         if phase.ends_stage and self.is_over(phase) and is_due(self, phase):
             return  # evaluated and saved there anyway
         every = self.settings.eval_every_epochs
@@ -257,6 +255,16 @@ class Trainer:
                 look(self)
         if self.clock() - self._saved_at >= 60 * self.settings.checkpoint_minutes:
             yield from self.save()
+
+    def halt_if_asked(self) -> Iterator[Event]:
+        """Write a checkpoint and stop where any rank has received a signal; collective.
+
+        Raises:
+            InterruptedRunError: If one has.
+        """
+        signal_name = self.stop.agreed(self.ranks)
+        if signal_name is not None:
+            yield from self.halt(signal_name)
 
     def halt(self, signal_name: str) -> Iterator[Event]:
         """Write a checkpoint and stop.
