@@ -38,7 +38,7 @@ RUN_SHARE = 0.01
 
 _TWO_TURNS_SHARE = 0.05
 _TWO_TURNS_SECONDS = 2.0
-"""What two turns of each cell may take: so much of the run, or so long, which nobody minds."""
+"""What two turns of each cell may take: so much of a run of the full model, or so long, which nobody minds."""
 
 _TURNS_SHARE = 0.75
 """Share of the time for turns where there are workers; the rest is for what they hide."""
@@ -264,7 +264,8 @@ def _limit(
     num_kinds = len({bench.batches_of(cell) for cell in seconds})
     two_turns = bench.watch.spent_seconds + sum(map(_price, seconds.values()))
     two_turns += 4 * num_kinds * _slowest_batch(bench)
-    short = min(two_turns, max(_TWO_TURNS_SHARE * run_seconds, _TWO_TURNS_SECONDS))
+    all_full_seconds = run_steps * max(seconds.values())
+    short = min(two_turns, max(_TWO_TURNS_SHARE * all_full_seconds, _TWO_TURNS_SECONDS))
     limit = min(most_seconds, max(RUN_SHARE * run_seconds, short))
     return float(bench.trainer.stepper.ranks.share(repr(limit)))
 
