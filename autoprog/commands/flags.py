@@ -15,6 +15,7 @@ __all__ = [
     "LOGGER_SETTINGS",
     "NOT_FOR_RESUME",
     "add_device_flags",
+    "add_dry_run_flag",
     "add_initial_flags",
     "add_recipe_flags",
     "add_run_flags",
@@ -115,6 +116,14 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     _add_care_flags(group)
     group.add_argument("-q", "--quiet", action="store_true", help="only warnings and the result")
     _add_logger_flags(parser.add_argument_group("loggers", "see autoprog log too"))
+
+
+def add_dry_run_flag(parser: argparse.ArgumentParser) -> Group:
+    """Add the wish to know beforehand; return its group."""
+    group = parser.add_argument_group("before a run")
+    dry = "check everything, say what would run and about how long it takes, and write nothing"
+    _add(group, "--dry-run", action="store_true", help=dry)
+    return group
 
 
 def _add_logger_flags(group: Group) -> None:

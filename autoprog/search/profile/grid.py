@@ -38,7 +38,7 @@ RUN_SHARE = 0.01
 
 _TWO_TURNS_SHARE = 0.05
 _TWO_TURNS_SECONDS = 2.0
-"""What two turns of each cell may take: so much of a run of the full model, or so long, which nobody minds."""
+"""What two turns of each cell may take: so much of a run of the full model, or what nobody minds."""
 
 _TURNS_SHARE = 0.75
 """Share of the time for turns where there are workers; the rest is for what they hide."""
