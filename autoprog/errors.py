@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 __all__ = [
@@ -14,6 +16,7 @@ __all__ = [
     "RunExistsError",
     "RunLockedError",
     "suggest",
+    "tell_at_once",
 ]
 
 
@@ -81,3 +84,9 @@ def suggest(word: str, known: Iterable[str], list_all: bool = True) -> str:
     if near:
         return f"did you mean {by_lower[near[0]]!r}?"
     return f"known: {', '.join(names)}" if list_all else ""
+
+
+def tell_at_once(text: str) -> None:
+    """Write a line on standard error, unbuffered: a signal handler must leave buffered streams alone."""
+    with suppress(OSError):  # nobody may be listening
+        os.write(2, f"{text}\n".encode())

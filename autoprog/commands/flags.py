@@ -17,6 +17,7 @@ __all__ = [
     "NOT_FOR_RESUME",
     "add_changed_data_flag",
     "add_device_flags",
+    "add_dry_run_flag",
     "add_initial_flags",
     "add_recipe_flags",
     "add_run_flags",
@@ -149,6 +150,14 @@ def add_changed_data_flag(parser: argparse.ArgumentParser) -> None:
         default=argparse.SUPPRESS,
         help="go on although images were added, removed or replaced; the classes must be the same",
     )
+
+
+def add_dry_run_flag(parser: argparse.ArgumentParser) -> Group:
+    """Add the wish to know beforehand; return its group."""
+    group = parser.add_argument_group("before a run")
+    dry = "check everything, say what would run and about how long it takes, and write nothing"
+    _add(group, "--dry-run", action="store_true", help=dry)
+    return group
 
 
 def _add_logger_flags(group: Group) -> None:

@@ -19,7 +19,7 @@ from autoprog.commands.data_record import data_notice, moved_data, recorded_data
 from autoprog.commands.flags import changeable, flag_of, only_carries_out
 from autoprog.commands.preflight import check_run
 from autoprog.commands.provenance import git_state, new_run_id, versions
-from autoprog.errors import ConfigError, DivergedError, RunError, RunExistsError
+from autoprog.errors import ConfigError, DivergedError, RunError, RunExistsError, tell_at_once
 from autoprog.events import Event, RunStarted, Warned
 from autoprog.files import parse
 from autoprog.follower import FollowedFolder
@@ -32,7 +32,7 @@ from autoprog.train.engine import Job
 from autoprog.train.feed import open_data
 from autoprog.train.ranks import Ranks, is_lost_rank, was_restarted
 from autoprog.train.rollback import MOST_ROLLBACKS, Rollbacks
-from autoprog.train.stop import stop_on_signals
+from autoprog.train.stop import StopRequest, stop_on_signals
 from autoprog.ui.display import make_display
 
 __all__ = [
@@ -169,7 +169,7 @@ def _carry_out(begin: Begin, launch: Launch, folder: RunFolder, job: Job) -> Non
         if not launch.ranks.is_main:
             _follow(events, launch.ranks)
             return
-        _tell(events, launch, folder)
+        _tell(events, launch, folder, job.stop)
     except OSError as error:
         raise RunError(f"{folder.path}: {error}") from error
     except RuntimeError as error:
@@ -189,11 +189,12 @@ def _with_notices(events: Iterator[Event], notices: Collection[str]) -> Iterator
             yield from (Warned(step=event.step, message=text) for text in notices)
 
 
-def _tell(events: Iterator[Event], launch: Launch, folder: RunFolder) -> None:
+def _tell(events: Iterator[Event], launch: Launch, folder: RunFolder, stop: StopRequest) -> None:
     """Write the events, show them, and pass them on to loggers, which may fail by themselves."""
     relays = launch.relays(folder)
     try:
         with make_display(launch.console, launch.quiet, schedule=launch.schedule) as display:
+            stop.answer = display.answer
             for event in events:
                 folder.append(event)
                 display.show(event)
@@ -201,6 +202,7 @@ def _tell(events: Iterator[Event], launch: Launch, folder: RunFolder) -> None:
                     folder.append(problem)
                     display.show(problem)
     finally:
+        stop.answer = tell_at_once
         problems = relays.close()
         for line in (*problems, *(() if launch.quiet else relays.places)):
             launch.console.print(line, markup=False, soft_wrap=True)

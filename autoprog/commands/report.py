@@ -25,7 +25,7 @@ from autoprog.search.plan import SearchPlan, point_candidates
 from autoprog.settings import RunSettings, SearchSettings
 from autoprog.ui.fidelity import fidelity_lines
 
-__all__ = ["announce_search", "announce_train", "farewell"]
+__all__ = ["announce_search", "announce_train", "farewell", "plan_text", "space_text"]
 
 
 def announce_search(
@@ -35,28 +35,32 @@ def announce_search(
     settings = configured.settings
     search = settings.search
     assert search is not None
-    space = search.space
     _say(
         console,
         "search",
         f"{settings.model.model} at {settings.model.img_size} px, seed {settings.seed}",
     )
     _say_common(console, configured, folder)
+    _say(console, "space", space_text(search))
+    _say(console, "plan", plan_text(settings, plan))
+
+
+def space_text(search: SearchSettings) -> str:
+    """Return what a search may choose from."""
+    space = search.space
     kept = " ".join(f"{rule.keep_rate:g}" for rule in space.keep_rates)
     rates = f" · keep-rate {kept}" if len(space.keep_rates) > 1 else ""
     depths = " ".join("+".join(map(str, depth)) for depth in space.depths)
-    _say(
-        console,
-        "space",
-        f"depth {depths} · size {' '.join(map(str, space.sizes))} px{rates} ({search.space_from})",
-    )
-    _say(console, "plan", _trials_text(search) if plan is None else _plan_text(settings, plan))
+    sizes = " ".join(map(str, space.sizes))
+    return f"depth {depths} · size {sizes} px{rates} ({search.space_from})"
 
 
-def _plan_text(settings: RunSettings, plan: SearchPlan) -> str:
-    """Return when a search decides, and between how many."""
+def plan_text(settings: RunSettings, plan: SearchPlan | None) -> str:
+    """Return when a search decides, and between how many; of one by trials what it tries."""
     search = settings.search
     assert search is not None
+    if plan is None:
+        return _trials_text(search)
     if search.time_share is not None:
         return _time_text(search, plan)
     epoch, space = plan.total_steps / settings.recipe.epochs, search.space

@@ -11,6 +11,7 @@ from autoprog.commands.data_flags import add_data_flags
 from autoprog.commands.fidelity_flags import add_fidelity_flags
 from autoprog.commands.flags import (
     add_changed_data_flag,
+    add_dry_run_flag,
     add_initial_flags,
     add_recipe_flags,
     add_run_flags,
@@ -61,6 +62,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_data_flags(parser)
     add_initial_flags(parser)
     add_recipe_flags(parser, {"sched": "wsd in a search by time, as it is by default"})
+    add_dry_run_flag(parser)
     add_run_flags(parser)
     add_changed_data_flag(parser)
 
@@ -119,7 +121,7 @@ def _add_replay_flags(group: argparse._ArgumentGroup) -> None:
         " --seed, and say which differ; trains and writes nothing"
     )
     _add(group, "--replay", metavar="RUN", help=replay)
-    as_json = "print the replay as one JSON object"
+    as_json = "print the replay, or what --dry-run says, as one JSON object"
     _add(group, "--json", action="store_true", dest="as_json", help=as_json)
 
 
@@ -140,6 +142,12 @@ def run(args: argparse.Namespace) -> int:
         from autoprog.commands.replay import replay_run
 
         return replay_run(args)
+    if hasattr(args, "dry_run"):
+        from autoprog.commands.configure import configure_search
+        from autoprog.commands.dry_run import dry_run
+
+        dry_run(args, configure_search)
+        return 0
     if args.join is not None:
         _join(args)
     else:
@@ -158,8 +166,10 @@ def execute(args: argparse.Namespace) -> Path:
     put_paths(args)
     if hasattr(args, "replay"):
         raise ConfigError("--replay", "", "must be given to the command autoprog search")
+    if hasattr(args, "dry_run"):
+        raise ConfigError("--dry-run", "", "must be given to the command autoprog search")
     if hasattr(args, "as_json"):
-        raise ConfigError("--json", "", "must be given together with --replay RUN")
+        raise ConfigError("--json", "", "must be given together with --replay RUN or --dry-run")
     if args.jobs < 1:
         raise ConfigError("-j", "", "must be at least 1", args.jobs)
     with joined_ranks() as ranks:

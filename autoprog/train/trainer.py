@@ -243,6 +243,7 @@ class Trainer:
             data_wait_share=reading.wait_share,
             train_seconds=self.ledger.seconds["train"],
             budget_share=None if self.pace.counts_steps else share,
+            wall_seconds=self.ledger.wall_seconds(),
         )
         yield from self._complaints()
 
@@ -257,9 +258,7 @@ class Trainer:
 
     def _pause(self, phase: Phase) -> Iterator[Event]:
         """Save or stop, where the losses have just been found finite."""
-        signal_name = self.stop.agreed(self.ranks)
-        if signal_name is not None:
-            yield from self.halt(signal_name)
+        yield from self.halt_if_asked()
         if self._ends_with_evaluation(phase):
             return  # evaluated and saved there anyway
         yield from self._evaluate_on_the_way(phase)
@@ -277,6 +276,16 @@ class Trainer:
         look(self)
         if self.stopped_early:
             yield from self.save()
+
+    def halt_if_asked(self) -> Iterator[Event]:
+        """Write a checkpoint and stop where any rank has received a signal; collective.
+
+        Raises:
+            InterruptedRunError: If one has.
+        """
+        signal_name = self.stop.agreed(self.ranks)
+        if signal_name is not None:
+            yield from self.halt(signal_name)
 
     def halt(self, signal_name: str) -> Iterator[Event]:
         """Write a checkpoint and stop.

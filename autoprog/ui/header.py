@@ -98,13 +98,20 @@ def _run_facts(subject: Subject) -> list[tuple[str, str]]:
     ]
     if settings.time_budget_seconds is not None:
         facts.append(("time budget", duration(settings.time_budget_seconds)))
+    if subject.status == "measuring" and state.measuring is not None:
+        told = state.measuring
+        facts.append(("measured", f"{told.num_measured} of {told.num_subnets} subnets"))
+    if state.num_estimated_costs:
+        known = len(state.cost_seconds)
+        interpolated = f"{known - state.num_estimated_costs} of {known}, the rest interpolated"
+        facts.append(("step times measured", interpolated))
     if state.total_steps:
         facts += [
             ("device", f"{state.device} {state.amp}"),
-            ("step", steps_text(state.step, state.total_steps, state.is_open_ended)),
+            ("step", steps_text(state.step, state.shown_total_steps, state.is_open_ended)),
             ("done", per_cent(state.share_done)),
             ("trained", duration(state.train_seconds)),
         ]
-    if subject.status in ("training", "supernet"):
+    if subject.status in ("measuring", "training", "supernet"):
         facts.append(("left", duration(state.eta_seconds)))
     return facts

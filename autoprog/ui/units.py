@@ -142,7 +142,9 @@ def ascii_text(text: str) -> str:
     return spelled.encode("ascii", "replace").decode("ascii").strip()
 
 
-def steps_text(step: int, total_steps: int, is_open_ended: bool) -> str:
-    """Return where a run stands; where time bounds it, the total is a guess."""
+def steps_text(step: int, total_steps: int | None, is_open_ended: bool) -> str:
+    """Return where a run stands; where time bounds it, the total is a guess, or not known yet (None)."""
+    if total_steps is None:
+        return count(step)
     about = "≈" if is_open_ended and step < total_steps else ""
     return f"{count(step)}/{about}{count(total_steps)}"
