@@ -131,6 +131,10 @@ def farewell(console: Console, run: RunFolder, settings: RunSettings) -> None:
         _say(console, "real thing", command)
 
 
+_OFF = {"aa": "none", "clip_grad": 0, "layer_decay": 1}
+"""How a flag turns off what a named recipe has."""
+
+
 def _comparison_command(run: RunFolder) -> str:
     """Return the commands that train the full model likewise, and set the run beside it."""
     settings, parent = run.manifest.settings, run.path.parent
@@ -139,7 +143,9 @@ def _comparison_command(run: RunFolder) -> str:
     words += [*_data_words(settings), "--recipe", settings.recipe_name]
     named = RECIPES[settings.recipe_name].model_dump()
     for name, value in recipe.model_dump().items():
-        if name in ("epochs", "sched") or value not in (None, named[name]):
+        if name in ("epochs", "sched") or value != named[name]:
+            if value is None:
+                value = _OFF[name]
             values = value if isinstance(value, list | tuple) else [value]
             words += [
                 flag_of(name),
@@ -148,7 +154,10 @@ def _comparison_command(run: RunFolder) -> str:
     if settings.time_budget_seconds is not None:
         words += ["--time-budget", f"{settings.time_budget_seconds:g}s"]
     words += ["--seed", str(settings.seed), *_carried_out_words(run.manifest.argv)]
-    newest = f'"$(ls -td {shlex.quote(str(parent))}/*/ | head -n 1)"'
+    # The newest run, where a word means it; else those that are named so.
+    newest = f"{shlex.quote(str(parent))}/*-train-{model.model}-constant"
+    if str(parent) == "runs":
+        newest = "last"
     train = f"autoprog train {shlex.join(words)} --runs-dir {shlex.quote(str(parent))}"
     return f"{train} && autoprog compare {newest} {shlex.quote(str(run.path))}"
 
