@@ -10,6 +10,7 @@ __all__ = [
     "AutoprogError",
     "ConfigError",
     "DivergedError",
+    "ResumableError",
     "RunError",
     "RunExistsError",
     "RunLockedError",
@@ -52,6 +53,10 @@ class RunError(AutoprogError):
     """A run that failed for a reason outside the configuration (disk, data, device)."""
 
     on_all_ranks = False
+
+
+class ResumableError(RunError):
+    """A failure of something that can be mended, after which a run goes on where it stopped."""
 
 
 class RunExistsError(RunError):

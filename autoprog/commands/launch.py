@@ -17,10 +17,11 @@ from autoprog.commands.configure import Configured
 from autoprog.commands.flags import changeable, flag_of
 from autoprog.commands.preflight import check_run
 from autoprog.commands.provenance import git_state, new_run_id, versions
-from autoprog.errors import ConfigError, DivergedError, RunError, RunExistsError
+from autoprog.errors import ConfigError, DivergedError, ResumableError, RunError, RunExistsError
 from autoprog.events import Event, Warned
 from autoprog.files import parse
 from autoprog.follower import FollowedFolder
+from autoprog.libwarnings import passed_on
 from autoprog.loggers.relay import Relays
 from autoprog.runs import RunFolder, load_run
 from autoprog.schedule import GrowthSchedule
@@ -152,8 +153,13 @@ def _carry_out(begin: Begin, launch: Launch, folder: RunFolder, job: Job) -> Non
             _follow(events, launch.ranks)
             return
         _tell(events, launch, folder)
+    except ResumableError as error:
+        raise ResumableError(f"{error}; then --resume {folder.path}") from error
     except OSError as error:
         raise RunError(f"{folder.path}: {error}") from error
+    except MemoryError as error:
+        cure = f"lower --batch-size or --workers; go on with --resume {folder.path}"
+        raise RunError(f"{folder.path}: out of memory; {cure}") from error
     except RuntimeError as error:
         what = _known_failure(error, launch.ranks)
         if what is None:
@@ -166,9 +172,20 @@ def _carry_out(begin: Begin, launch: Launch, folder: RunFolder, job: Job) -> Non
 def _tell(events: Iterator[Event], launch: Launch, folder: RunFolder) -> None:
     """Write the events, show them, and pass them on to loggers, which may fail by themselves."""
     relays = launch.relays(folder)
+    step = 0
+
+    def warn(text: str) -> None:
+        warned = Warned(step=step, message=text)
+        folder.append(warned)
+        display.show(warned)
+
     try:
-        with make_display(launch.console, launch.quiet, schedule=launch.schedule) as display:
+        with (
+            make_display(launch.console, launch.quiet, schedule=launch.schedule) as display,
+            passed_on(warn),
+        ):
             for event in events:
+                step = event.step
                 folder.append(event)
                 display.show(event)
                 for problem in relays.show(event):
@@ -182,8 +199,6 @@ def _tell(events: Iterator[Event], launch: Launch, folder: RunFolder) -> None:
 
 def _known_failure(error: RuntimeError, ranks: Ranks) -> str | None:
     """Return what a RuntimeError of torch means, where it is not a mistake of ours."""
-    if "DataLoader worker" in str(error):
-        return "a loader worker died (memory, or /dev/shm too small?); lower --workers"
     if isinstance(error, torch.OutOfMemoryError):
         return "out of memory outside a step; lower --batch-size"
     if not ranks.alone and is_lost_rank(error):

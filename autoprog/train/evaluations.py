@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from autoprog.effort import evaluation_macs
-from autoprog.events import Evaluated
+from autoprog.events import Evaluated, Event
 from autoprog.train.evaluate import evaluate
 from autoprog.train.phase import Phase, plain_choice
+from autoprog.train.stop import StopNow
 from supernet.config import SubnetConfig
 
 if TYPE_CHECKING:
@@ -37,15 +38,26 @@ def is_due(trainer: Trainer, phase: Phase) -> bool:
     return cost <= _SHARE * (trainer.macs - trainer.evaluated_macs)
 
 
-def evaluate_run(trainer: Trainer, depth: tuple[int, ...]) -> Iterator[Evaluated]:
-    """Evaluate the online and the averaged network at the full image size."""
+def evaluate_run(trainer: Trainer, depth: tuple[int, ...]) -> Iterator[Event]:
+    """Evaluate the online and the averaged network at the full image size, after a checkpoint.
+
+    Raises:
+        InterruptedRunError: A stop was requested.
+        ResumableError: An image cannot be read, or a loader worker has died.
+    """
+    if not trainer.is_saved():  # what an unreadable image or a death must not cost
+        yield from trainer.save()
     stepper, start = trainer.stepper, trainer.clock()
     choice = plain_choice(SubnetConfig(depth, stepper.model.spec.img_size))
-    with trainer.ledger.charge("evaluate"):
-        models = (stepper.model, stepper.emas[-1].module)
-        (loss, top1), (loss_ema, top1_ema) = evaluate(
-            models, trainer.feed.validation(), choice, trainer.compute, trainer.ranks
-        )
+    try:
+        with trainer.ledger.charge("evaluate"), trainer.stop.at_once(trainer.ranks):
+            models = (stepper.model, stepper.emas[-1].module)
+            (loss, top1), (loss_ema, top1_ema) = evaluate(
+                models, trainer.feed.validation(), choice, trainer.compute, trainer.ranks
+            )
+    except StopNow as request:
+        yield from trainer.halt(request.signal_name)
+        raise
     trainer.evaluated_step, trainer.evaluated_macs = trainer.step, trainer.macs
     trainer.last_evaluation = Evaluated(
         step=trainer.step,

@@ -17,7 +17,7 @@ from autoprog.errors import AutoprogError
 if TYPE_CHECKING:
     from autoprog.train.ranks import Ranks
 
-__all__ = ["InterruptedRunError", "StopRequest", "stop_on_signals"]
+__all__ = ["InterruptedRunError", "StopNow", "StopRequest", "stop_on_signals"]
 
 
 class InterruptedRunError(AutoprogError):
@@ -28,11 +28,42 @@ class InterruptedRunError(AutoprogError):
         super().__init__(f"stopped by {signal_name} after a checkpoint; go on with --resume {run}")
 
 
+class StopNow(BaseException):
+    """A wish to stop that is granted at once; see :meth:`StopRequest.at_once`."""
+
+    def __init__(self, signal_name: str) -> None:
+        super().__init__(signal_name)
+        self.signal_name = signal_name
+
+
 @dataclass
 class StopRequest:
     """A wish to stop, set by a signal handler and granted after the step under way."""
 
     signal_name: str | None = None
+    _is_granted_at_once: bool = False
+
+    @contextmanager
+    def at_once(self, ranks: Ranks) -> Iterator[None]:
+        """Grant a wish at once meanwhile, where this process need not agree on it with others.
+
+        For waits of unknown length that change nothing of the run, such as for images.
+
+        Raises:
+            StopNow: The wish is there, or comes meanwhile.
+        """
+        self._is_granted_at_once = ranks.alone
+        try:
+            self.look()
+            yield
+        finally:
+            self._is_granted_at_once = False
+
+    def look(self) -> None:
+        """Raise where the wish is there and to be granted at once."""
+        if self._is_granted_at_once and self.signal_name is not None:
+            self._is_granted_at_once = False
+            raise StopNow(self.signal_name)
 
     def agreed(self, ranks: Ranks) -> str | None:
         """Return the signal that any rank has received, if one has; collective."""
@@ -57,6 +88,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
         if request.signal_name is not None and "TORCHELASTIC_RUN_ID" not in os.environ:
             sys.exit(128 + number)
         request.signal_name = signal.Signals(number).name
+        request.look()
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
