@@ -47,7 +47,7 @@ def passed_on(tell: Callable[[str], None]) -> Iterator[None]:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        text = " ".join(str(message).split())
+        text = " ".join(str(message).split()).rstrip(".")
         kind = re.sub(r"\d+", "#", text.rpartition(_MARK)[2])
         if kind not in told:
             told.add(kind)
@@ -58,7 +58,7 @@ def passed_on(tell: Callable[[str], None]) -> Iterator[None]:
         yield
 
 
-_MARK = ": warning: "
+_MARK = ": its reader warns: "
 
 
 def _line(text: str) -> str:

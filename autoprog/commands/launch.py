@@ -15,7 +15,7 @@ from rich.console import Console
 
 from autoprog.commands.configure import Configured
 from autoprog.commands.flags import changeable, flag_of
-from autoprog.commands.preflight import check_run
+from autoprog.commands.preflight import check_run, check_validation_images
 from autoprog.commands.provenance import git_state, new_run_id, versions
 from autoprog.errors import ConfigError, DivergedError, ResumableError, RunError, RunExistsError
 from autoprog.events import Event, Warned
@@ -112,6 +112,7 @@ def open_run(
         found = Path(args.resume)
         configured = _recorded(args, found)
     check_run(configured, is_new=found is None, ranks=ranks)
+    check_validation_images(configured, found, ranks)
     if ranks.is_main:
         folder = _create(args, configured) if found is None else RunFolder.reopen(found)
         ranks.share(str(folder.path))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from autoprog.train.data.bad_images import (
     Delivery,
     Unreadable,
     read_or_note,
+    validation_refusal,
 )
 from autoprog.train.data.cache.source import CachedSource
 from autoprog.train.data.images import ImageSource
@@ -27,7 +28,7 @@ from autoprog.train.data.transforms import (
 )
 from autoprog.train.data.workers import WorkerPool
 
-__all__ = ["cache_batches", "eval_batches", "validation_refusal"]
+__all__ = ["cache_batches", "eval_batches"]
 
 
 def eval_batches(
@@ -72,13 +73,6 @@ def eval_batches(
                 yield images, targets
     finally:
         pool.close()
-
-
-def validation_refusal(unreadable: Sequence[Unreadable]) -> str:
-    """Return in a line that validation images cannot be read, and what to do."""
-    first, *others = unreadable
-    more = f" (and {len(others):,} more)" if others else ""
-    return f"a validation image cannot be read{more}: {first.reason}; repair or remove it"
 
 
 def cache_batches(

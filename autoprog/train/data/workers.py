@@ -9,9 +9,9 @@ which ends with it, and batches lie in anonymous memory.
 
 from __future__ import annotations
 
+import io
 import mmap
 import os
-import pickle
 import queue
 import random
 import signal
@@ -293,7 +293,7 @@ class _Message:
     def unpack(self, pin_memory: bool) -> None:
         """Make the result, where there is one, of its parts."""
         if self.kind == "done":
-            result = _as_tensors(pickle.loads(self.head, buffers=self.body))
+            result = _as_tensors(reduction.ForkingPickler.loads(self.head, buffers=self.body))
             self.unpacked.append(_pinned(result) if pin_memory else result)
 
     def result(self) -> Any:
@@ -326,9 +326,14 @@ def _receive(worker: _Worker, workers: Sequence[_Worker], seconds: float) -> _Me
     try:
         message: _Message = worker.connection.recv()
         return _with_body(message, worker.connection)
-    except (EOFError, ConnectionError) as error:
-        raise worker.death() from error
+    except EOFError:
+        death = worker.death()
+        raise death from death.__cause__
     except (OSError, MemoryError, RuntimeError) as error:
+        worker.process.join(_LOOK_SECONDS)
+        if worker.process.exitcode is not None:  # amid a message
+            death = worker.death()
+            raise death from death.__cause__
         # RuntimeError: no room for one more open file, as multiprocessing tells it.
         many = isinstance(error, RuntimeError) or "Too many open files" in str(error)
         cure = "raise the limit of open files (ulimit -n)" if many else "lower --workers"
@@ -443,7 +448,8 @@ def _work(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if printed is not None:
-        os.dup2(printed.fileno(), sys.__stderr__.fileno() if sys.__stderr__ else 2)
+        os.dup2(printed.fileno(), 2)
+        sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
     torch.set_num_threads(1)  # as many workers as cores
     _introduce(run, info)
     warned: list[str] = []
@@ -481,8 +487,8 @@ def _outcome(run: Callable[[Any], Any], task: Any) -> tuple[_Message, list[memor
     """Return the message for a task, and its tensors; what is no failure of the data ends the worker."""
     try:
         result = _as_arrays(run(task))
-        buffers: list[pickle.PickleBuffer] = []
-        head = pickle.dumps(result, protocol=5, buffer_callback=buffers.append)
+        head, buffers = io.BytesIO(), list[Any]()
+        reduction.ForkingPickler(head, 5, True, buffers.append).dump(result)
     except AutoprogError as error:
         return _Message("failed", text=str(error)), []
     except (MemoryError, RuntimeError) as error:
@@ -491,7 +497,7 @@ def _outcome(run: Callable[[Any], Any], task: Any) -> tuple[_Message, list[memor
             raise
         return _Message("no memory", text=text or "MemoryError"), []
     body = [buffer.raw() for buffer in buffers]
-    return _Message("done", head, tuple(part.nbytes for part in body)), body
+    return _Message("done", head.getvalue(), tuple(part.nbytes for part in body)), body
 
 
 def _send(connected: Connection, message: _Message, body: Sequence[memoryview]) -> None:

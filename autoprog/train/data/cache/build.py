@@ -17,8 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autoprog.errors import RunError
-from autoprog.train.data.bad_images import BadImages, Unreadable, read_or_note
+from autoprog.errors import ResumableError, RunError
+from autoprog.train.data.bad_images import (
+    BadImages,
+    Unreadable,
+    read_or_note,
+    validation_refusal,
+)
 from autoprog.train.data.cache.image_file import ImageTable, ImageWriter, read_table
 from autoprog.train.data.cache.progress import Progress
 from autoprog.train.data.images import ImageSource, load_at_most
@@ -104,6 +109,8 @@ class CacheBuild:
         for pixels, sizes, found, some_shrunk in self._chunks(mean_bytes):
             if some_shrunk and self.whole_only:
                 return {}, True
+            if found and self.part == "validation":
+                raise ResumableError(validation_refusal(found))
             bad_images.add(found)
             unreadable |= dict(found)
             writer.add(pixels.numpy(), sizes)
