@@ -17,6 +17,7 @@ from typing import Any
 from rich_argparse import RawDescriptionRichHelpFormatter
 
 from autoprog.errors import AutoprogError, suggest
+from autoprog.libwarnings import passed_on
 
 __all__ = ["COMMANDS", "build_parser", "flags_of", "main"]
 
@@ -75,7 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         near = suggest(unknown[0], flags_of(parser, args.command), list_all=False)
         parser.error(f"unknown argument {unknown[0]}" + (f"; {near}" if near else ""))
     try:
-        return _command(args.command).run(args)
+        with passed_on(lambda text: print(f"autoprog: warning: {text}", file=sys.stderr)):
+            return _command(args.command).run(args)
     except AutoprogError as error:
         if args.debug:
             raise

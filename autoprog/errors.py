@@ -12,6 +12,7 @@ __all__ = [
     "AutoprogError",
     "ConfigError",
     "DivergedError",
+    "ResumableError",
     "RunError",
     "RunExistsError",
     "RunLockedError",
@@ -55,6 +56,10 @@ class RunError(AutoprogError):
     """A run that failed for a reason outside the configuration (disk, data, device)."""
 
     on_all_ranks = False
+
+
+class ResumableError(RunError):
+    """A failure of something that can be mended, after which a run goes on where it stopped."""
 
 
 class RunExistsError(RunError):

@@ -53,7 +53,9 @@ class Recipe(FileModel):
     layer_decay: float | None = Field(
         default=None, gt=0, le=1, description="learning rate of a block over that of the next"
     )
-    clip_grad: float | None = Field(default=None, gt=0, description="largest gradient norm")
+    clip_grad: float | None = Field(
+        default=None, ge=0, description="largest gradient norm, 0 or none is without limit"
+    )
     sched: Literal["cosine", "wsd", "constant"] = Field(
         default="cosine", description="shape of the rate"
     )
@@ -90,6 +92,11 @@ class Recipe(FileModel):
     ema_epochs: float = Field(
         default=1.0, gt=0, description="time constant of the slow EMA, in epochs"
     )
+
+    @field_validator("clip_grad")
+    @classmethod
+    def _no_clipping_at_zero(cls, value: float | None) -> float | None:
+        return value or None
 
     @field_validator("aa", mode="before")
     @classmethod

@@ -17,12 +17,20 @@ from autoprog.commands.configure import Configured
 from autoprog.commands.data_flags import absolute
 from autoprog.commands.data_record import data_notice, moved_data, recorded_data
 from autoprog.commands.flags import changeable, flag_of, only_carries_out
-from autoprog.commands.preflight import check_run
+from autoprog.commands.preflight import check_run, check_validation_images
 from autoprog.commands.provenance import git_state, new_run_id, versions
-from autoprog.errors import ConfigError, DivergedError, RunError, RunExistsError, tell_at_once
+from autoprog.errors import (
+    ConfigError,
+    DivergedError,
+    ResumableError,
+    RunError,
+    RunExistsError,
+    tell_at_once,
+)
 from autoprog.events import Event, RunStarted, Warned
 from autoprog.files import parse
 from autoprog.follower import FollowedFolder
+from autoprog.libwarnings import passed_on
 from autoprog.locate import runs_in
 from autoprog.loggers.relay import Relays
 from autoprog.runs import Run, RunFolder, is_written_now, load_run
@@ -127,6 +135,7 @@ def open_run(
         found = Path(args.resume)
         configured = _recorded(args, found)
     check_run(configured, is_new=found is None, ranks=ranks)
+    check_validation_images(configured, found, ranks)
     if ranks.is_main:
         folder = _create(args, configured) if found is None else _reopened(found, configured)
         ranks.share(str(folder.path))
@@ -170,8 +179,13 @@ def _carry_out(begin: Begin, launch: Launch, folder: RunFolder, job: Job) -> Non
             _follow(events, launch.ranks)
             return
         _tell(events, launch, folder, job.stop)
+    except ResumableError as error:
+        raise ResumableError(f"{error}; then --resume {folder.path}") from error
     except OSError as error:
         raise RunError(f"{folder.path}: {error}") from error
+    except MemoryError as error:
+        cure = f"lower --batch-size or --workers; go on with --resume {folder.path}"
+        raise RunError(f"{folder.path}: out of memory; {cure}") from error
     except RuntimeError as error:
         what = _known_failure(error, launch.ranks)
         if what is None:
@@ -192,10 +206,21 @@ def _with_notices(events: Iterator[Event], notices: Collection[str]) -> Iterator
 def _tell(events: Iterator[Event], launch: Launch, folder: RunFolder, stop: StopRequest) -> None:
     """Write the events, show them, and pass them on to loggers, which may fail by themselves."""
     relays = launch.relays(folder)
+    step = 0
+
+    def warn(text: str) -> None:
+        warned = Warned(step=step, message=text)
+        folder.append(warned)
+        display.show(warned)
+
     try:
-        with make_display(launch.console, launch.quiet, schedule=launch.schedule) as display:
+        with (
+            make_display(launch.console, launch.quiet, schedule=launch.schedule) as display,
+            passed_on(warn),
+        ):
             stop.answer = display.answer
             for event in events:
+                step = event.step
                 folder.append(event)
                 display.show(event)
                 for problem in relays.show(event):
@@ -210,8 +235,6 @@ def _tell(events: Iterator[Event], launch: Launch, folder: RunFolder, stop: Stop
 
 def _known_failure(error: RuntimeError, ranks: Ranks) -> str | None:
     """Return what a RuntimeError of torch means, where it is not a mistake of ours."""
-    if "DataLoader worker" in str(error):
-        return "a loader worker died (memory, or /dev/shm too small?); lower --workers"
     if isinstance(error, torch.OutOfMemoryError):
         return "out of memory outside a step; lower --batch-size"
     if not ranks.alone and is_lost_rank(error):

@@ -23,7 +23,7 @@ from autoprog.train.optim import create_optimizer, create_scheduler
 from autoprog.train.pace import StepPace
 from autoprog.train.phase import Phase, plain_choice, step_seed
 from autoprog.train.regularise import batch_size_of, cell_of, regularise
-from autoprog.train.stop import GaveUpError
+from autoprog.train.stop import GaveUpError, StopNow
 from autoprog.train.trainer import Trainer
 from supernet.config import SubnetConfig
 from supernet.elastic import ElasticViT
@@ -81,8 +81,14 @@ class BriefTrainings:
             stepper = self._stepper(phase, seed)
             batches = self._batches(phase, seed)
         for number in range(self.steps):
+            try:
+                with trainer.ledger.charge("search"), trainer.stop.at_once(trainer.ranks):
+                    batch = next(batches)
+            except StopNow as request:
+                yield from trainer.halt(request.signal_name)
+                raise
             with trainer.ledger.charge("search"):
-                self._take_step(stepper, phase, number, next(batches))
+                self._take_step(stepper, phase, number, batch)
             if trainer.ranks.alone or number % _STOP_STEPS == 0:
                 yield from trainer.halt_if_asked()
         average, loss = stepper.emas[0].module, math.nan

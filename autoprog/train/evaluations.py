@@ -11,6 +11,7 @@ from autoprog.effort import evaluation_macs
 from autoprog.events import Evaluated, Event, Warned
 from autoprog.train.evaluate import Scores, evaluate
 from autoprog.train.phase import Phase, plain_choice
+from autoprog.train.stop import StopNow
 from autoprog.train.weights import saved_weights, write_files
 from supernet.config import SubnetConfig
 
@@ -81,6 +82,7 @@ def evaluate_phase(trainer: Trainer, phase: Phase) -> Iterator[Event]:
 
     Raises:
         InterruptedRunError: If a stop was requested meanwhile; the evaluation then counts for nothing.
+        ResumableError: An image cannot be read, or a loader worker has died.
     """
     event = yield from _evaluate(trainer, phase.depth)
     spec = trainer.stepper.model.spec
@@ -103,17 +105,24 @@ def evaluate_run(trainer: Trainer, depth: tuple[int, ...]) -> Iterator[Event]:
 
     Raises:
         InterruptedRunError: As :func:`evaluate_phase` does.
+        ResumableError: So too.
     """
     yield (yield from _evaluate(trainer, depth))
 
 
 def _evaluate(trainer: Trainer, depth: tuple[int, ...]) -> Generator[Event, None, Evaluated]:
+    if not trainer.is_saved():  # what an unreadable image or a death must not cost
+        yield from trainer.save()
     stepper, start = trainer.stepper, trainer.clock()
     choice = plain_choice(SubnetConfig(depth, stepper.model.spec.img_size))
-    with trainer.ledger.charge("evaluate"):
-        models = (stepper.model, stepper.emas[-1].module)
-        batches = trainer.stop.until_asked(trainer.feed.validation())
-        online, averaged = evaluate(models, batches, choice, trainer.compute, trainer.ranks)
+    try:
+        with trainer.ledger.charge("evaluate"), trainer.stop.at_once(trainer.ranks):
+            models = (stepper.model, stepper.emas[-1].module)
+            batches = trainer.stop.until_asked(trainer.feed.validation())
+            online, averaged = evaluate(models, batches, choice, trainer.compute, trainer.ranks)
+    except StopNow as request:
+        yield from trainer.halt(request.signal_name)
+        raise
     yield from trainer.halt_if_asked()
     trainer.evaluated_step, trainer.evaluated_macs = trainer.step, trainer.macs
     trainer.evaluated_position = trainer.pace.position(trainer.step)

@@ -17,7 +17,7 @@ from autoprog.errors import AutoprogError, tell_at_once
 if TYPE_CHECKING:
     from autoprog.train.ranks import Ranks
 
-__all__ = ["GaveUpError", "InterruptedRunError", "StopRequest", "stop_on_signals"]
+__all__ = ["GaveUpError", "InterruptedRunError", "StopNow", "StopRequest", "stop_on_signals"]
 
 Item = TypeVar("Item")
 
@@ -34,6 +34,14 @@ class InterruptedRunError(AutoprogError):
         super().__init__(f"stopped by {signal_name} after a checkpoint; go on with --resume {run}")
 
 
+class StopNow(BaseException):
+    """A wish to stop that is granted at once; see :meth:`StopRequest.at_once`."""
+
+    def __init__(self, signal_name: str) -> None:
+        super().__init__(signal_name)
+        self.signal_name = signal_name
+
+
 @dataclass
 class StopRequest:
     """A wish to stop, set by a signal handler and granted after the step or batch under way.
@@ -43,6 +51,7 @@ class StopRequest:
 
     signal_name: str | None = None
     answer: Callable[[str], None] = tell_at_once
+    _is_granted_at_once: bool = False
 
     def check(self) -> None:
         """Give up what leaves no trace, where a signal has come to this process.
@@ -59,6 +68,28 @@ class StopRequest:
             if self.signal_name is not None:
                 return
             yield item
+
+    @contextmanager
+    def at_once(self, ranks: Ranks) -> Iterator[None]:
+        """Grant a wish at once meanwhile, where this process need not agree on it with others.
+
+        For waits of unknown length that change nothing of the run, such as for images.
+
+        Raises:
+            StopNow: The wish is there, or comes meanwhile.
+        """
+        self._is_granted_at_once = ranks.alone
+        try:
+            self.look()
+            yield
+        finally:
+            self._is_granted_at_once = False
+
+    def look(self) -> None:
+        """Raise where the wish is there and to be granted at once."""
+        if self._is_granted_at_once and self.signal_name is not None:
+            self._is_granted_at_once = False
+            raise StopNow(self.signal_name)
 
     def agreed(self, ranks: Ranks) -> str | None:
         """Return the signal that any rank has received, if one has; collective."""
@@ -92,6 +123,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
             stopping = f"autoprog: {name}: stopping after this step or batch, with a checkpoint"
             request.answer(f"{stopping}{again}")
         request.signal_name = name
+        request.look()
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

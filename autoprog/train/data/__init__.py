@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from autoprog.train.data.bad_images import BadImages
 from autoprog.train.data.cache.source import CachedSource, CacheSettings, open_cached
+from autoprog.train.data.checking import CheckedImages, check_images
 from autoprog.train.data.digits import open_digits
 from autoprog.train.data.evaluation import cache_batches, eval_batches
 from autoprog.train.data.holdout import stratified_holdout
@@ -30,6 +31,7 @@ __all__ = [
     "CacheSettings",
     "CachedSource",
     "Cell",
+    "CheckedImages",
     "DataReport",
     "DataSource",
     "ImageSource",
@@ -43,6 +45,7 @@ __all__ = [
     "TrainLoader",
     "TransformSettings",
     "cache_batches",
+    "check_images",
     "eval_batches",
     "eval_transform",
     "open_cached",

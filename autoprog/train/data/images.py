@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from autoprog.errors import RunError
+from autoprog.libwarnings import about
 from autoprog.train.data.decode import IMAGE_ERRORS, decode_at_most, decode_rgb, shrink, to_rgb
 from autoprog.train.data.scan import (
     ClassFolders,
@@ -83,7 +85,8 @@ def load_at_most(
         image = source.load(index)[0]
         return shrink(image, short_px), image.size
     try:
-        return decode_at_most(source.encoded(index), short_px)
+        with about(source.name(index)):
+            return decode_at_most(source.encoded(index), short_px)
     except IMAGE_ERRORS as error:
         raise _unreadable(source, index, error) from error
 
@@ -107,13 +110,26 @@ def digest_of(source: ImageSource) -> str:
 
 
 def _unreadable(source: ImageSource, index: int, error: BaseException) -> RunError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return RunError(f"{source.name(index)}: image {index} cannot be read: {reason}")
+    return RunError(f"{source.name(index)}: image {index} cannot be read: {_reason(error)}")
+
+
+def _reason(error: BaseException) -> str:
+    """Return why an image cannot be read, in a line without names of Python objects."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image that Pillow reads"
+    if isinstance(error, Image.DecompressionBombError):
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        return f"more than the {most:,} pixels that Pillow opens; make it smaller"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = (str(error).splitlines() or [type(error).__name__])[0]
+    return re.sub(r"<\S+( object)? at 0x[0-9a-f]+>", "the file", text)
 
 
 def _decoded(source: FolderSource | TarSource | ReaderSource, index: int) -> Image.Image:
     try:
-        return decode_rgb(source.encoded(index))
+        with about(source.name(index)):
+            return decode_rgb(source.encoded(index))
     except IMAGE_ERRORS as error:
         raise _unreadable(source, index, error) from error
 
@@ -297,7 +313,8 @@ class TorchSource:
     def load(self, index: int) -> tuple[Image.Image, int]:
         """Read the sample and convert it to RGB."""
         try:
-            image, target = self.dataset[index]
-            return to_rgb(image), int(target)
+            with about(self.name(index)):
+                image, target = self.dataset[index]
+                return to_rgb(image), int(target)
         except IMAGE_ERRORS as error:
             raise _unreadable(self, index, error) from error

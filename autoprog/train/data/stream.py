@@ -18,14 +18,13 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 from typing import Any, Literal, TypeAlias
 
 import torch
 from PIL import Image
 from timm.data import create_dataset
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
 
 from autoprog.errors import ConfigError
 from autoprog.train.data.loader import Batch
@@ -36,7 +35,7 @@ from autoprog.train.data.transforms import (
     eval_transform,
     train_transform,
 )
-from autoprog.train.data.workers import start_worker
+from autoprog.train.data.workers import WorkerPool
 
 __all__ = [
     "HELD_ONE_IN",
@@ -216,16 +215,26 @@ class StreamLoader:
 
     def _loader(
         self, stream: _Stream, batch_size: int, worker_seed: int, drop_last: bool
-    ) -> DataLoader[Batch]:
-        return DataLoader(
-            stream,  # type: ignore[arg-type]
-            batch_size=batch_size,
-            num_workers=self._workers,
-            drop_last=drop_last,
-            pin_memory=self._pin_memory,
-            worker_init_fn=start_worker,
-            generator=torch.Generator().manual_seed(worker_seed),
+    ) -> Iterator[Batch]:
+        """Yield batches of the workers in turn, of each until its share is at its end."""
+        generator = torch.Generator().manual_seed(worker_seed)
+        base = int(torch.empty((), dtype=torch.int64).random_(generator=generator))
+        read = _Batches(stream, batch_size, drop_last)
+        pool: WorkerPool[None, Batch | tuple[()]] = WorkerPool(
+            read, self._workers, self._pin_memory, base
         )
+        ended = 0
+        try:
+            for batch in pool.results(repeat(None)):
+                if batch:
+                    ended = 0
+                    yield batch
+                else:
+                    ended += 1
+                    if ended >= max(1, self._workers):  # all of them, one after another
+                        return
+        finally:
+            pool.close()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,7 +258,24 @@ class _Evaluate:
         return eval_transform(self.img_size, self.settings)(image)
 
 
-class _Stream(IterableDataset[tuple[Tensor, int]]):
+class _Batches:
+    """The batches of a stream, one a call; nothing after its end."""
+
+    def __init__(self, stream: _Stream, batch_size: int, drop_last: bool) -> None:
+        self._stream, self._batch_size, self._drop_last = stream, batch_size, drop_last
+        self._images: Iterator[tuple[Tensor, int]] | None = None
+
+    def __call__(self, _: None) -> Batch | tuple[()]:
+        if self._images is None:
+            self._images = iter(self._stream)
+        pairs = list(islice(self._images, self._batch_size))
+        if not pairs or (self._drop_last and len(pairs) < self._batch_size):
+            return ()
+        images, targets = zip(*pairs, strict=True)
+        return torch.stack(images), torch.tensor(targets)
+
+
+class _Stream:
     """The images of one part, transformed."""
 
     def __init__(

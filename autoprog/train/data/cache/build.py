@@ -15,16 +15,20 @@ from typing import NoReturn
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from autoprog.cachefolder import file_lock, lock_of, note_use
-from autoprog.errors import RunError
-from autoprog.train.data.bad_images import BadImages, Unreadable, read_or_note
+from autoprog.errors import ResumableError, RunError
+from autoprog.train.data.bad_images import (
+    BadImages,
+    Unreadable,
+    read_or_note,
+    validation_refusal,
+)
 from autoprog.train.data.cache.fingerprint import origin_of
 from autoprog.train.data.cache.image_file import ImageTable, ImageWriter, read_table
 from autoprog.train.data.cache.progress import Progress
 from autoprog.train.data.images import ImageSource, load_at_most
-from autoprog.train.data.workers import as_is, start_worker
+from autoprog.train.data.workers import WorkerPool
 
 __all__ = ["CacheBuild"]
 
@@ -108,6 +112,8 @@ class CacheBuild:
         for pixels, sizes, found, some_shrunk in self._chunks(mean_bytes):
             if some_shrunk and self.whole_only:
                 return {}, True
+            if found and self.part == "validation":
+                raise ResumableError(validation_refusal(found))
             bad_images.add(found)
             unreadable |= dict(found)
             writer.add(pixels.numpy(), sizes)
@@ -135,16 +141,13 @@ class CacheBuild:
     def _chunks(self, mean_bytes: float) -> Iterator[_Chunk]:
         size = int(np.clip(_CHUNK_BYTES / max(1.0, mean_bytes), 1, 256))
         numbers = range(len(self.source))
-        return iter(
-            DataLoader(
-                _Chunks(_Reader(self.source, self.short_px)),
-                batch_sampler=[list(numbers[k : k + size]) for k in numbers[::size]],
-                num_workers=self.workers,
-                collate_fn=as_is,
-                worker_init_fn=start_worker,
-                generator=torch.Generator(),
-            )
+        pool: WorkerPool[list[int], _Chunk] = WorkerPool(
+            _Reader(self.source, self.short_px), self.workers
         )
+        try:
+            yield from pool.results(list(numbers[k : k + size]) for k in numbers[::size])
+        finally:
+            pool.close()
 
 
 @dataclass(frozen=True)
@@ -165,14 +168,6 @@ class _Reader:
     def _read(self, index: int) -> tuple[bytes, tuple[int, int], bool]:
         image, size = load_at_most(self.source, index, self.short_px)
         return image.tobytes(), image.size, image.size != size
-
-
-class _Chunks(Dataset[_Chunk]):
-    def __init__(self, read: _Reader) -> None:
-        self._read = read
-
-    def __getitems__(self, indices: list[int]) -> _Chunk:
-        return self._read(indices)
 
 
 @contextmanager
