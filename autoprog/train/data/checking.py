@@ -33,6 +33,7 @@ def check_images(
     workers: int,
     most_seconds: float,
     progress: Progress,
+    part: str = "validation",
     clock: Callable[[], float] = time.monotonic,
 ) -> CheckedImages:
     """Decode images, all of them where the time allows it, else some from all over the source.
@@ -42,6 +43,7 @@ def check_images(
         workers: Number of worker processes.
         most_seconds: After which no more are begun.
         progress: Is shown how far it is, once it takes long.
+        part: What they are called there.
         clock: Seconds.
     """
     start, num_read, found = clock(), 0, list[Unreadable]()
@@ -56,9 +58,7 @@ def check_images(
             if seconds > most_seconds:
                 break
             if advance is None and seconds > _QUIET_SECONDS:
-                text = (
-                    f"validation images: reading each once, for at most {most_seconds:.0f} seconds"
-                )
+                text = f"{part} images: reading each once, for at most {most_seconds:.0f} seconds"
                 advance = stack.enter_context(progress(text, len(source)))
             if advance is not None:
                 advance(num_read)
