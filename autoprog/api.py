@@ -15,11 +15,12 @@ from autoprog.runs import Run, load_run
 __all__ = ["run_search", "run_training"]
 
 
-def run_search(model: str, **flags: Any) -> Run:
+def run_search(model: str | None = None, **flags: Any) -> Run:
     """Find a growth schedule for `model` and train along it, as ``autoprog search`` does; return the run.
 
     Args:
-        model: A short name such as ``deit-s`` or any timm VisionTransformer or VOLO.
+        model: A short name such as ``deit-s`` or any timm VisionTransformer or VOLO; may be left out with
+            ``initial_checkpoint`` of a run, which names it.
         **flags: Flags of ``autoprog search`` with underscores, such as ``data="DIR"`` or ``epochs=100``.
 
     Raises:

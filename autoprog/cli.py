@@ -12,10 +12,12 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from rich_argparse import RawDescriptionRichHelpFormatter
 
 from autoprog.errors import AutoprogError, suggest
+from autoprog.libwarnings import passed_on
 
 __all__ = ["COMMANDS", "build_parser", "flags_of", "main"]
 
@@ -30,8 +32,9 @@ COMMANDS = {
     "spaces": "list the search spaces that ship with autoprog",
     "evaluate": "accuracy, speed and compute of weights over image sizes and keep-rates",
     "export": "write a run's final weights for timm, the Hugging Face hub, torch.export or ONNX",
+    "cache": "list the decoded images that --cache keeps on disk, or remove them",
     "log": "pass a run on to TensorBoard or Weights & Biases",
-    "init": "write a commented starter file of a search space or a recipe",
+    "init": "write a commented starter file of a search space, a recipe or a schedule",
     "schema": "print the JSON Schema of a search space, a schedule or a recipe, for editors",
     "completion": "print a script that completes commands, flags and names in a shell",
     "doctor": "check what would be slow or wrong on this machine",
@@ -73,7 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         near = suggest(unknown[0], flags_of(parser, args.command), list_all=False)
         parser.error(f"unknown argument {unknown[0]}" + (f"; {near}" if near else ""))
     try:
-        return _command(args.command).run(args)
+        with passed_on(lambda text: print(f"autoprog: warning: {text}", file=sys.stderr)):
+            return _command(args.command).run(args)
     except AutoprogError as error:
         if args.debug:
             raise
@@ -137,7 +141,24 @@ class _HelpFormatter(RawDescriptionRichHelpFormatter):
 
 
 class _Parser(argparse.ArgumentParser):
-    """An argument parser whose usage errors are one line."""
+    """An argument parser whose usage errors are one line, with the nearest word that is known."""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Refuse what is none of an argument's choices (a method that argparse calls)."""
+        if action.choices is None or value in action.choices:
+            return
+        known = [str(choice) for choice in action.choices]
+        if isinstance(action, argparse._SubParsersAction):
+            options = [
+                flag for one in self._actions for flag in one.option_strings
+            ]  # as for "help"
+            near = suggest(str(value), [*known, *options], list_all=False)
+            law = f"unknown command {value!r}; {near or suggest('', known)}"
+            raise argparse.ArgumentError(None, law)
+        law = f"must be {' or '.join(filter(None, (', '.join(known[:-1]), known[-1])))}"
+        near = suggest(str(value), known, list_all=False)
+        law += f", but got {value!r}" + (f"; {near}" if near else "")
+        raise argparse.ArgumentError(action, law)
 
     def error(self, message: str) -> None:  # type: ignore[override]
         """Print one line with the way to help; exit with 2."""

@@ -27,9 +27,11 @@ Plateau = tuple[int, float]
 
 
 class Ramp(FileModel):
-    """A value that climbs in plateaus over its stage; the last plateau is exactly ``to``.
+    """A value that climbs over its stage in plateaus of equal length; the last one is exactly ``to``.
 
-    ``every_epochs`` is the length of a plateau in epochs of the run that carries the schedule out.
+    ``every_epochs`` is the length of a plateau in epochs of the run that carries the schedule out. Where it
+    does not divide the stage, the plateaus are as many as come nearest to that length: a stage longer than
+    it has at least two, a shorter one is at ``to`` throughout.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -54,13 +56,21 @@ class Ramp(FileModel):
         return self.start * (self.to / self.start) ** share
 
     def plateaus(self, stage_steps: int, steps_per_epoch: float) -> list[Plateau]:
-        """Return the plateaus over a stage of `stage_steps`; the last one may be cut short."""
-        steps = max(1, round(min(self.every_epochs * steps_per_epoch, stage_steps)))
-        count = math.ceil(stage_steps / steps)
+        """Return the plateaus over a stage of `stage_steps`, whose lengths differ by at most one step."""
+        count = self._num_plateaus(stage_steps, self.every_epochs * steps_per_epoch)
         return [
-            (number * steps, self.at(number / (count - 1) if count > 1 else 1.0))
+            (number * stage_steps // count, self.at(number / (count - 1) if count > 1 else 1.0))
             for number in range(count)
         ]
+
+    @staticmethod
+    def _num_plateaus(stage_steps: int, plateau_steps: float) -> int:
+        # A stage's ends are rounded down to steps, so a stage of one plateau can be a step longer than it.
+        if stage_steps < plateau_steps + 1:
+            return 1
+        # The length in steps is no whole number in general: only their count is rounded, never the length,
+        # or the rounding of each plateau adds up to one plateau too many.
+        return min(stage_steps, max(2, math.floor(stage_steps / plateau_steps + 0.5)))
 
 
 class KeepCurve(FileModel):

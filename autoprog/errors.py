@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 __all__ = [
     "AutoprogError",
     "ConfigError",
     "DivergedError",
+    "ResumableError",
     "RunError",
     "RunExistsError",
     "RunLockedError",
     "suggest",
+    "tell_at_once",
 ]
 
 
@@ -54,6 +58,10 @@ class RunError(AutoprogError):
     on_all_ranks = False
 
 
+class ResumableError(RunError):
+    """A failure of something that can be mended, after which a run goes on where it stopped."""
+
+
 class RunExistsError(RunError):
     """A run folder of that name is there already."""
 
@@ -69,9 +77,21 @@ class DivergedError(RunError):
 
 
 def suggest(word: str, known: Iterable[str], list_all: bool = True) -> str:
-    """Return "did you mean …?" for the nearest known word, else all of them, or nothing."""
+    """Return "did you mean …?" for the nearest known word in either case, else all of them, or nothing.
+
+    A word that was cut short, of three letters at least, is nearest to one that begins so.
+    """
     names = sorted(known)
-    near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    by_lower = {name.lower(): name for name in names}
+    given = word.lower()
+    begun = [name for name in by_lower if len(given) >= 3 and name.startswith(given)]
+    near = difflib.get_close_matches(given, begun or by_lower, n=1, cutoff=0.0 if begun else 0.6)
     if near:
-        return f"did you mean {near[0]!r}?"
+        return f"did you mean {by_lower[near[0]]!r}?"
     return f"known: {', '.join(names)}" if list_all else ""
+
+
+def tell_at_once(text: str) -> None:
+    """Write a line on standard error, unbuffered: a signal handler must leave buffered streams alone."""
+    with suppress(OSError):  # nobody may be listening
+        os.write(2, f"{text}\n".encode())

@@ -14,6 +14,8 @@ from supernet.config import SubnetConfig
 
 __all__ = [
     "CheckpointSaved",
+    "CostsKnown",
+    "CostsMeasured",
     "Decided",
     "Estimated",
     "Evaluated",
@@ -66,6 +68,34 @@ class RunStarted(_Event):
     num_classes: int = 1000
 
 
+class CostsMeasured(_Event):
+    """The step seconds of some subnets of a search have been measured, before its first step.
+
+    ``num_measured`` of ``num_subnets`` have had a turn. ``left_seconds`` is what measuring takes at the most
+    from here on, ``run_seconds`` what the steps and the last evaluation take if all steps are those of the
+    full model; None before its first step.
+    """
+
+    kind: Literal["costs_measured"] = "costs_measured"
+    num_measured: int
+    num_subnets: int
+    left_seconds: float
+    run_seconds: float | None = None
+
+
+class CostsKnown(_Event):
+    """What a step of each subnet takes, its data included, is on record: what the run goes by.
+
+    ``num_estimated`` of ``step_seconds`` are estimated from those that were measured. ``wall_seconds`` is
+    what the run has spent so far.
+    """
+
+    kind: Literal["costs_known"] = "costs_known"
+    step_seconds: tuple[tuple[SubnetConfig, float], ...]
+    num_estimated: int
+    wall_seconds: float = 0.0
+
+
 class StageStarted(_Event):
     """Training at one subnet begins. ``stop_step`` is where the stage ends as far as is known."""
 
@@ -91,7 +121,8 @@ class Progressed(_Event):
 
     ``lr`` is the highest of all layers.
 
-    ``budget_share`` is the share that is used of the time of a run without a fixed number of steps.
+    ``budget_share`` is the share that is used of the time of a run without a fixed number of steps,
+    ``wall_seconds`` everything from the first step on; None in a log of before.
     """
 
     kind: Literal["progressed"] = "progressed"
@@ -104,6 +135,7 @@ class Progressed(_Event):
     data_wait_share: float
     train_seconds: float
     budget_share: float | None = None
+    wall_seconds: float | None = None
 
 
 class Evaluated(_Event):
@@ -178,6 +210,7 @@ class Grown(_Event):
 
     ``origins`` has one entry a block: "slot <- source (weights)". ``delta_loss`` and ``delta_logits``
     (norm of the change over the norm before) compare the networks just before and just after.
+    With ``opens_supernet`` it grew to hold all candidates of a decision, not for a stage.
     """
 
     kind: Literal["grown"] = "grown"
@@ -191,6 +224,7 @@ class Grown(_Event):
     delta_loss: float
     delta_logits: float
     lost_seconds: float
+    opens_supernet: bool = False
 
 
 class CheckpointSaved(_Event):
@@ -223,6 +257,8 @@ class RunFinished(_Event):
 
 Event = (
     RunStarted
+    | CostsMeasured
+    | CostsKnown
     | StageStarted
     | SupernetStarted
     | Progressed

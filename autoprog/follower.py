@@ -33,7 +33,9 @@ class FollowedFolder(RunFolder):
     def write_costs(self, costs: CostTable | Mapping[str, float]) -> None:
         """Do nothing."""
 
-    def write_schedule(self, schedule: GrowthSchedule, name: str = "schedule.yaml") -> None:
+    def write_schedule(
+        self, schedule: GrowthSchedule, name: str = "schedule.yaml", comment: str = ""
+    ) -> None:
         """Do nothing."""
 
     def write_result(self, result: Result) -> None:

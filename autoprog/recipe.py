@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -13,7 +14,15 @@ from autoprog.errors import ConfigError, suggest
 from autoprog.files import FileModel, parse
 from autoprog.stage import LearningRate
 
-__all__ = ["RECIPES", "Recipe", "default_recipe_name", "resolve_recipe", "with_randaug_magnitude"]
+__all__ = [
+    "RECIPES",
+    "Recipe",
+    "default_recipe_name",
+    "defaults_text",
+    "fitting_batch_size",
+    "resolve_recipe",
+    "with_randaug_magnitude",
+]
 
 
 def randaug_magnitude(policy: str | None) -> float | None:
@@ -44,7 +53,9 @@ class Recipe(FileModel):
     layer_decay: float | None = Field(
         default=None, gt=0, le=1, description="learning rate of a block over that of the next"
     )
-    clip_grad: float | None = Field(default=None, gt=0, description="largest gradient norm")
+    clip_grad: float | None = Field(
+        default=None, ge=0, description="largest gradient norm, 0 or none is without limit"
+    )
     sched: Literal["cosine", "wsd", "constant"] = Field(
         default="cosine", description="shape of the rate"
     )
@@ -81,6 +92,11 @@ class Recipe(FileModel):
     ema_epochs: float = Field(
         default=1.0, gt=0, description="time constant of the slow EMA, in epochs"
     )
+
+    @field_validator("clip_grad")
+    @classmethod
+    def _no_clipping_at_zero(cls, value: float | None) -> float | None:
+        return value or None
 
     @field_validator("aa", mode="before")
     @classmethod
@@ -141,6 +157,24 @@ RECIPES: dict[str, Recipe] = {
         scale=(0.5, 1.0),
         crop_pct=1.0,
     ),
+    # From given weights: the rate falls with the distance from the head, and little is distorted.
+    "finetune": Recipe(
+        epochs=30,
+        batch_size=128,
+        lr_base=2e-4,
+        lr_base_size=128,
+        layer_decay=0.75,
+        clip_grad=1.0,
+        warmup_share=0.1,
+        min_lr=1e-6,
+        mixup=0.0,
+        cutmix=0.0,
+        aa="rand-m5-mstd0.5-inc1",
+        reprob=0.0,
+        drop_path=0.05,
+        scale=(0.5, 1.0),
+        crop_pct=1.0,
+    ),
     "digits": Recipe(
         epochs=16,
         batch_size=64,
@@ -165,11 +199,29 @@ RECIPES: dict[str, Recipe] = {
 _SMALL_DATA_IMAGES = 200_000
 
 
-def default_recipe_name(num_images: int, embedded: bool) -> str:
-    """Return the recipe for a data set: ``small-data`` below 200,000 training images."""
+def default_recipe_name(num_images: int, embedded: bool, has_initial_weights: bool = False) -> str:
+    """Return the recipe of a run: ``finetune`` from given weights, else by its data.
+
+    That is ``small-data`` below 200,000 training images.
+    """
+    if has_initial_weights:
+        return "finetune"
     if embedded:
         return "digits"
     return "small-data" if num_images < _SMALL_DATA_IMAGES else "deit"
+
+
+def defaults_text(key: str, first: str = "deit") -> str:
+    """Return what a key is in the recipe `first`, and in those where it differs: ``300; digits: 16``."""
+    texts = {name: _shown(getattr(recipe, key)) for name, recipe in RECIPES.items()}
+    others = [f"{name}: {text}" for name, text in texts.items() if text != texts[first]]
+    return "; ".join([texts[first], *others])
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return " ".join(f"{one:.3g}" for one in value)
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def resolve_recipe(base: str, *layers: tuple[str, Mapping[str, Any]]) -> Recipe:
@@ -185,6 +237,19 @@ def resolve_recipe(base: str, *layers: tuple[str, Mapping[str, Any]]) -> Recipe:
         if values:
             recipe = parse(Recipe, {**recipe.model_dump(), **values}, where)
     return recipe
+
+
+def fitting_batch_size(batch_size: int, num_images: int) -> int:
+    """Return the largest batch size up to the given one of which whole batches make about one pass.
+
+    It is the given one where these are within 5 % of the images, as they are in all but small data sets.
+    """
+    exact = num_images / batch_size
+    if exact >= 1 and abs(round(exact) - exact) <= 0.05 * exact:
+        return batch_size
+    if exact >= 10:  # the remainder is below a tenth: never mind
+        return batch_size
+    return max(1, round(num_images / math.ceil(exact)))
 
 
 def with_randaug_magnitude(policy: str | None, magnitude: float | None) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import re
+import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -160,6 +161,12 @@ class RunFolder:
         """Return the path of Optuna's journal."""
         return self.path / "search.journal"
 
+    def write_manifest(self, manifest: RunManifest) -> None:
+        """Replace ``run.yaml``, as when the images of a run lie elsewhere now."""
+        self.manifest = manifest
+        body = manifest.model_dump(mode="json", by_alias=True)
+        write_atomically(self.path / "run.yaml", dump_yaml(body))
+
     def append(self, event: Event) -> None:
         """Write one event as a line that also says when and in which attempt."""
         row = {"attempt": self.attempt, "time": _now(), **encode(event)}
@@ -179,9 +186,13 @@ class RunFolder:
         body = costs.body() if isinstance(costs, CostTable) else dict(costs)
         write_atomically(self.path / "costs.json", json.dumps(body, indent=1) + "\n")
 
-    def write_schedule(self, schedule: GrowthSchedule, name: str = "schedule.yaml") -> None:
-        """Write a schedule into the folder."""
-        write_atomically(self.path / name, schedule.to_yaml())
+    def write_schedule(
+        self, schedule: GrowthSchedule, name: str = "schedule.yaml", comment: str = ""
+    ) -> None:
+        """Write a schedule into the folder, below a comment."""
+        lines = textwrap.wrap(comment, 96, break_long_words=False, break_on_hyphens=False)
+        head = "".join(f"# {line}\n" for line in lines)
+        write_atomically(self.path / name, head + schedule.to_yaml())
 
     def write_result(self, result: Result) -> None:
         """Write ``result.json``, which makes the run complete."""

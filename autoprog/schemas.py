@@ -55,4 +55,5 @@ def _recipe() -> dict[str, Any]:
     meaning = "recipe whose values the keys of this file replace"
     base = {"enum": [*RECIPES, None], "default": None, "description": meaning}
     body["properties"] = {"base": base, **body["properties"]}
+    body["type"] = ["object", "null"]  # a starter, in which all is commented out, is a valid file
     return body

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -13,7 +14,7 @@ from autoprog.recipe import Recipe
 from autoprog.space import SearchSpace
 from autoprog.stage import FullModel
 
-__all__ = ["DataSettings", "Rule", "RunManifest", "RunSettings", "SearchSettings"]
+__all__ = ["DataSettings", "RecordedData", "Rule", "RunManifest", "RunSettings", "SearchSettings"]
 
 Rule = Literal["rollout", "autoprog", "pareto", "budget"]
 
@@ -22,7 +23,8 @@ class DataSettings(FileModel):
     """Where images come from; with neither ``dir`` nor ``dataset`` the embedded digits.
 
     ``share`` of the training images is used; with ``on_held_out`` a slice of them takes the place of the
-    validation images.
+    validation images. ``val_fraction`` of the images of a data set without validation images, drawn with
+    ``val_seed``, are these. ``class_folders`` says which of several folders above an image is its class.
     """
 
     dir: str | None = None
@@ -33,6 +35,9 @@ class DataSettings(FileModel):
     input_key: str | None = None
     target_key: str | None = None
     num_classes: int | None = Field(default=None, gt=0)
+    val_fraction: float | None = Field(default=None, gt=0, lt=1)
+    val_seed: int = Field(default=0, ge=0)
+    class_folders: Literal["auto", "first", "innermost"] = "auto"
     share: float = Field(default=1.0, gt=0, le=1)
     on_held_out: bool = False
 
@@ -40,6 +45,24 @@ class DataSettings(FileModel):
     def embedded(self) -> bool:
         """Tell whether the run trains on the embedded digits."""
         return self.dir is None and self.dataset is None
+
+    def has_names(self, class_names: Sequence[str]) -> bool:
+        """Tell whether class names are those of the data: a reader that has none numbers its classes."""
+        numbers = tuple(map(str, range(len(class_names))))
+        is_numbered = self.dataset is not None and self.num_classes is not None
+        return not (is_numbered and tuple(class_names) == numbers)
+
+
+class RecordedData(FileModel):
+    """What the images of a run are: its classes in the order of its outputs, and what tells other images.
+
+    ``digests`` has one of each part, ``train`` and ``val``, which does not depend on where the images lie.
+    """
+
+    class_names: tuple[str, ...]
+    num_train_images: int
+    num_val_images: int
+    digests: dict[str, str] = Field(default_factory=dict)
 
 
 class SearchSettings(FileModel):
@@ -130,6 +153,7 @@ class RunSettings(FileModel):
     max_bad_images: int = Field(default=10, ge=0)
     pretrained: bool = False
     initial_checkpoint: str | None = None
+    fresh_head: bool = False
     log_tensorboard: bool = False
     log_wandb: bool = False
     wandb_project: str | None = None
@@ -140,6 +164,9 @@ class RunSettings(FileModel):
         if self.pretrained and self.initial_checkpoint is not None:
             law = "must not be given together with --pretrained"
             raise ConfigError("", "initial_checkpoint", law, self.initial_checkpoint)
+        if self.fresh_head and not self.has_initial_weights:
+            law = "must be given together with --pretrained or --initial-checkpoint"
+            raise ConfigError("", "fresh_head", law)
         return self
 
     @model_validator(mode="after")
@@ -156,7 +183,10 @@ class RunSettings(FileModel):
 
 
 class RunManifest(FileModel):
-    """``run.yaml``: the settings and where they come from."""
+    """``run.yaml``: the settings, where they come from, and what the images are.
+
+    ``data`` is None in runs from before it was recorded, and in those of a search's trials.
+    """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
     run_id: str
@@ -165,3 +195,11 @@ class RunManifest(FileModel):
     versions: dict[str, str]
     git: dict[str, Any] = Field(default_factory=dict)
     settings: RunSettings
+    data: RecordedData | None = None
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Return the names of the run's outputs; None where they are not known."""
+        if self.data is None or not self.settings.data.has_names(self.data.class_names):
+            return None
+        return self.data.class_names

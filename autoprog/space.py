@@ -24,6 +24,7 @@ __all__ = [
     "SpaceFile",
     "by_size",
     "find_space",
+    "is_shipped",
     "shipped_spaces",
 ]
 
@@ -237,7 +238,8 @@ def _check_depths(where: str, depths: Sequence[tuple[int, ...]]) -> None:
 
 def _check_axis(where: str, key: str, values: list[int], full: int, step: int) -> None:
     if values[-1] != full:
-        raise ConfigError(where, key, f"must end at the full value {full}", values)
+        cure = "take --space default, which fits any model and size" if is_shipped(where) else ""
+        raise ConfigError(where, key, f"must end at the full value {full}", values, cure)
     for value in values:
         if value % step:
             low, high = nearest_multiples(value, step)
@@ -253,6 +255,15 @@ def shipped_spaces() -> dict[str, str]:
         entry.name.removesuffix(".yaml"): entry.read_text(encoding="utf-8")
         for entry in sorted(files, key=lambda e: e.name)
     }
+
+
+def is_shipped(where: str) -> bool:
+    """Tell whether a space came with autoprog, so that its user has no file to change."""
+    return where in map(_origin, shipped_spaces())
+
+
+def _origin(name: str) -> str:
+    return f"search_spaces/{name}.yaml"
 
 
 def find_space(name_or_path: str | None, model: str) -> tuple[SpaceFile, str]:
@@ -273,5 +284,5 @@ def find_space(name_or_path: str | None, model: str) -> tuple[SpaceFile, str]:
         raise ConfigError(
             "--space", "", "unknown space", name_or_path, suggest(name_or_path, shipped)
         )
-    where = f"search_spaces/{name}.yaml"
+    where = _origin(name)
     return parse(SpaceFile, parse_yaml(shipped[name], where), where), where

@@ -177,6 +177,10 @@ class Unfrozen(FileModel):
         """Tell whether block number `block` trains."""
         return block % self.every < self.level
 
+    def blocks(self, depth: int) -> list[int]:
+        """Return the numbers of the blocks that train, of so many."""
+        return [block for block in range(depth) if self.trains(block)]
+
     @property
     def share(self) -> float:
         """Return the share of blocks that train."""

@@ -1,13 +1,26 @@
-"""Starter files: every key of a search space or a recipe with its value and what it means, as YAML."""
+"""Starter files of a search space, a recipe or a schedule: keys with values and what they mean, as YAML."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from itertools import accumulate, pairwise
+from typing import Any
+
 from autoprog.files import dump_yaml
-from autoprog.recipe import RECIPES, Recipe
+from autoprog.presets import preset, summary_of
+from autoprog.recipe import RECIPES, Recipe, defaults_text, resolve_recipe
+from autoprog.schedule import GrowthSchedule
 from autoprog.space import Decisions, find_space
 from supernet.config import ModelSpec
 
-__all__ = ["DECISIONS", "recipe_starter", "space_starter"]
+__all__ = [
+    "DECISIONS",
+    "natural_recipe",
+    "recipe_starter",
+    "schedule_starter",
+    "space_starter",
+]
 
 _LARGE_IMAGES_PX = 64
 """From this full size on a starter recipe is DeiT's; smaller images come in smaller data sets."""
@@ -73,21 +86,173 @@ def _decisions(decisions: Decisions) -> list[str]:
     return [*lines, f"  grow: {{{grow}}}    # how blocks are added"]
 
 
+def natural_recipe(spec: ModelSpec) -> str:
+    """Return the recipe that suits the images of `spec`: of small ones ``small-data``, else ``deit``."""
+    return "deit" if spec.img_size >= _LARGE_IMAGES_PX else "small-data"
+
+
 def recipe_starter(spec: ModelSpec, output: str) -> str:
-    """Return the recipe that suits the images of `spec`, every key of it, as commented YAML.
+    """Return every key of a recipe as YAML, commented out, so that the file as it is changes nothing.
 
     Args:
-        spec: The full model; of small images get ``small-data``, others ``deit``.
+        spec: The full model, whose natural recipe the values are from.
         output: The file name that the commands in the comments give.
     """
-    base = "deit" if spec.img_size >= _LARGE_IMAGES_PX else "small-data"
+    base = natural_recipe(spec)
     values = RECIPES[base].model_dump(mode="json")
     lines = [
-        f"# How {spec.name} is trained. Each key is a flag too, which wins over it. Try it:",
+        f"# How {spec.name} is trained. As it is, this file changes nothing: remove the # before a key.",
+        f"# Values are those of the recipe {base}, in brackets where others differ. Each key is a flag too,",
+        "# which wins over the file. Try it:",
         f"#   autoprog train --schedule constant --model {spec.name} --recipe {output} --data DIR",
-        f"base: {base}    # keys that you leave out are those of this recipe",
+        "",
+        f"# base: {base}    # the recipe that the other keys are from (by the number of training images)",
     ]
     for key, field in Recipe.model_fields.items():
         line = dump_yaml({key: values[key]}).rstrip()
-        lines.append(f"{line}    # {field.description}")
+        _, *others = defaults_text(key, first=base).split("; ")
+        elsewhere = f" ({'; '.join(others)})" if others else ""
+        lines.append(f"# {line}    # {field.description}{elsewhere}")
     return "\n".join(lines) + "\n"
+
+
+_OF_SCHEDULE = {
+    "full": "the model at its full size, which the last stage ends at",
+    "length_unit": "what lengths count in: epochs, steps, share, compute_share or time_share",
+    "lr": "shape: cosine, wsd or constant; clock: epochs or compute",
+    "monotone": "false where depth, size or keep-rate may fall",
+    "end": "free where the last stage need not train the whole model on all tokens",
+    "stages": "one after the other",
+}
+"""What the keys of a schedule mean."""
+
+_OF_STAGE = {
+    "length": "that of the last stage may be 'rest'",
+    "depth": "blocks; of a VOLO outlookers and transformers",
+    "img_size": "px, a multiple of the stride",
+    "ramp": "linear or exponential",
+    "every_epochs": "length of a plateau of the ramp",
+    "tokens": "which patch tokens train",
+    "curve": "cyclic: up and down in each period; linear or cosine: once over the stage",
+    "drop": "the share of tokens that is dropped, from and to",
+    "quantum": "shares are rounded to it",
+    "by": "magnitude, l2_magnitude, random or class_attention",
+    "at_blocks": "blocks that drop tokens",
+    "grow": "how new blocks are filled",
+    "curriculum": "regularisation; a key left out has the recipe's value",
+    "shrink_by": "resize, or fourier: the low frequencies of full-size images",
+    "trainable": "blocks whose number modulo every is below level",
+    "sandwich": "four subnets a step, of these sizes and keep-rates",
+}
+"""What the keys of a stage mean, told where each comes first."""
+
+_OPTIONAL_OF_STAGE = {
+    "tokens": "{keep_rate: 0.6, by: magnitude}    # share of patch tokens that are kept",
+    "grow": "{op: mogrow, map: interpolate, source: online, state: carry}    # how new blocks are filled",
+    "curriculum": "{randaug: 4, drop_path: 0.0, reprob: 0.0, mixup: 0.2, cutmix: 0.5}",
+    "shrink_by": "fourier    # the low frequencies of full-size images instead of smaller images",
+    "batch_scale": "2    # multiple of the recipe's batch size",
+    "lr_scale": "1.4    # multiple of the learning rate (the square root of batch_scale)",
+    "trainable": "{every: 4, level: 2}    # blocks 0, 1, 4, 5, 8, … alone",
+}
+"""What a stage may have beside its length, depth and size; img_size also takes a ramp."""
+
+_SHARE_OF = {
+    "share": "of the run",
+    "compute_share": "of the compute",
+    "time_share": "of the time budget",
+}
+
+
+def schedule_starter(
+    name: str, spec: ModelSpec, epochs: float | None, recipe_name: str | None, output: str
+) -> str:
+    """Return a preset as a commented schedule file that trains the same steps.
+
+    Args:
+        name: The preset.
+        spec: The full model.
+        epochs: Length of the run; None takes the recipe's.
+        recipe_name: The recipe whose regularisation a stage may scale; None takes the natural one of `spec`.
+        output: The file name that the commands in the comments give.
+
+    Raises:
+        ConfigError: If there is no such preset or recipe, or the model cannot be trained that way.
+    """
+    recipe_name = recipe_name or natural_recipe(spec)
+    recipe = resolve_recipe(recipe_name)
+    epochs = recipe.epochs if epochs is None else epochs
+    schedule = preset(name, spec, epochs, recipe.strength, recipe.learning_rate)
+    flags = f" --epochs {epochs:g}" if schedule.length_unit in _SHARE_OF else ""
+    budget = " --time-budget 24h" if schedule.length_unit == "time_share" else ""
+    lines = [
+        f"# {summary_of(name)}",
+        f"# {name} for {spec.name} over {epochs:g} epochs, strengths of the recipe {recipe_name}. Try it:",
+        f"#   autoprog show {output}{flags}",
+        f"#   autoprog train --schedule {output} --recipe {recipe_name} --data DIR{flags}{budget}",
+        *_annotated(schedule),
+        "# A stage may also have, and img_size may be {ramp: linear, from: 128, to: 192, every_epochs: 5}:",
+        *(
+            f"#   {key}: {value}"
+            for key, value in _OPTIONAL_OF_STAGE.items()
+            if not (key == "tokens" and spec.needs_grid)
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _annotated(schedule: GrowthSchedule) -> Iterator[str]:
+    """Yield the lines of a schedule file, with what its keys mean and where each stage lies."""
+    told: set[str] = set()
+    where = iter(_stage_places(schedule))
+    in_stages = False
+    for line in dump_yaml(_body(schedule)).splitlines():
+        found = re.match(r"(?P<indent>[- ]*)(?P<key>\w+):", line)
+        assert found is not None, line
+        key = found["key"]
+        if line.startswith("- "):
+            yield f"# {next(where)}"
+        at_top = not found["indent"]
+        meaning = _OF_STAGE.get(key) if in_stages else _OF_SCHEDULE.get(key) if at_top else None
+        yield line if meaning is None or key in told else f"{line}    # {meaning}"
+        told.update({key} if at_top or in_stages else ())
+        in_stages = in_stages or line == "stages:"
+
+
+def _body(schedule: GrowthSchedule) -> dict[str, Any]:
+    """Return what a file of the schedule holds: of a stage what it says, with all keys of that."""
+    given = schedule.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    whole = schedule.model_dump(mode="json", by_alias=True, exclude_none=True)
+    stages = [
+        {key: _whole_numbers(value) for key, value in all_of_it.items() if key in said}
+        for said, all_of_it in zip(given["stages"], whole["stages"], strict=True)
+    ]
+    return {
+        "schema": whole["schema"],
+        "full": given["full"],
+        **{key: whole[key] for key in ("length_unit", "lr", "monotone", "end")},
+        "stages": stages,
+    }
+
+
+def _whole_numbers(value: Any) -> Any:
+    """Return the value with 25 for 25.0, as a person writes it."""
+    if isinstance(value, dict):
+        return {key: _whole_numbers(one) for key, one in value.items()}
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+def _stage_places(schedule: GrowthSchedule) -> Iterator[str]:
+    """Yield where each stage lies in the run."""
+    lengths = [stage.length for stage in schedule.stages]
+    ends = list(accumulate(float(length) for length in lengths))
+    for number, (start, stop) in enumerate(pairwise([0.0, *ends]), 1):
+        whole = _SHARE_OF.get(schedule.length_unit)
+        place = (
+            f"{schedule.length_unit} {start:g} to {stop:g}"
+            if whole is None
+            else f"{100 * start:.3g} to {100 * stop:.3g} % {whole}"
+        )
+        yield f"stage {number} of {len(lengths)}: {place}"

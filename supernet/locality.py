@@ -5,7 +5,9 @@ for patch tokens only. Importing this module registers with timm, for every plai
 ``local_NAME`` with this feed-forward (h-swish), ``local_gelu_NAME`` with GELU instead, and ``local_se_NAME``
 and ``local_eca_NAME``, which gate the channels behind the convolution. Attention and initial weights are
 timm's, where the published code has attention without biases and Xavier weights. Its option of batch norm is
-left out: it was of no use there, and blocks would have running statistics to average and to grow.
+left out: it was of no use there, and blocks would have running statistics to average and to grow. Gates are
+those of LocalViT (Li et al., arXiv 2104.05707): a hard sigmoid, relu6(x + 3) / 6, in ``se``, a sigmoid in
+``eca``.
 
 Legend: B images, N patch tokens on a grid of H x W, P prefix tokens, D token width, E hidden width.
 """
@@ -46,7 +48,8 @@ class LocalMlp(nn.Module):
         hidden_features: E.
         act_layer: Makes the activation behind the first layer and behind the convolution.
         drop: Dropout rate of the result.
-        channel_attention: ``se`` (squeeze-and-excitation by D / 4 as in LocalViT), ``eca``, or none.
+        channel_attention: ``se`` (LocalViT's squeeze-and-excitation: by D / 4, ReLU, hard sigmoid), ``eca``
+            (a sigmoid of a convolution over channels), or none.
         device: Where the weights are made.
         dtype: Their type.
         unused: What timm says of every feed-forward, and this one has not: ``bias``, ``norm_layer``.
@@ -76,8 +79,10 @@ class LocalMlp(nn.Module):
             bias=False,
             **where,
         )
-        squeezed = {"rd_channels": 4 * hidden_features // in_features}
-        self.gate = create_attn(channel_attention, hidden_features, **squeezed, **where)
+        own: dict[str, Any] = {"rd_channels": 4 * hidden_features // in_features}
+        if channel_attention == "se":
+            own["gate_layer"] = "hard_sigmoid"  # timm's default is a sigmoid
+        self.gate = create_attn(channel_attention, hidden_features, **own, **where)
         self.fc2 = nn.Linear(hidden_features, in_features, bias=False, **where)
         self.drop = nn.Dropout(drop)
 

@@ -56,15 +56,17 @@ FLAGS = {
     "show": "-h --help --debug --model --epochs --recipe --diff --plain --json --svg --html",
     "compare": "-h --help --debug --x --json --markdown --html",
     "inspect": "-h --help --debug --runs-dir --screenshots --size",
-    "export": "-h --help --debug --output --weights --best --format --img-size --keep-rate --by --at-blocks",
-    "evaluate": f"-h --help --debug {DATA} --model --img-size --recipe --weights --best --img-sizes"
+    "export": "-h --help --debug --output --weights --checkpoint --overwrite"
+    " --format --img-size --keep-rate --by --at-blocks",
+    "evaluate": f"-h --help --debug {DATA} --model --img-size --recipe --weights --checkpoint --img-sizes"
     " --keep-rates --grid --by --at-blocks --batch-size --crop-pct --interpolation --rounds --device --amp"
     " --threads --workers --json",
     "schedules": "-h --help --debug --json",
     "models": "-h --help --debug --filter --json",
     "spaces": "-h --help --debug --json",
-    "init": "-h --help --debug --model --output --schema --force",
+    "init": "-h --help --debug --model --from --epochs --recipe --img-size --output --schema --force",
     "schema": "-h --help --debug --output --force",
+    "cache": "-h --help --debug --dir --older-than --all --json",
     "log": "-h --help --debug --to --wandb-project --wandb-mode",
     "completion": "-h --help --debug",
     "doctor": "-h --help --debug --data --runs-dir --json",
@@ -414,13 +416,28 @@ def test_what_is_wrong_is_told_in_one_line_and_nothing_is_written(
 
 
 USAGE = {
-    "an unknown command": (("trian",), "argument COMMAND: invalid choice: 'trian'"),
+    "an unknown command": (("trian",), "unknown command 'trian'; did you mean 'train'? (see"),
+    "a command in capitals": (("TRAIN",), "unknown command 'TRAIN'; did you mean 'train'? (see"),
+    "a command cut short": (("sched",), "unknown command 'sched'; did you mean 'schedules'? (see"),
+    "a flag without its dashes": (("help",), "unknown command 'help'; did you mean '--help'? (see"),
+    "a command like no other": (("xyzzy",), "unknown command 'xyzzy'; known: bench, "),
     "no command": ((), "the following arguments are required: COMMAND"),
     "an unknown flag": (
         (*LINEAR, "--epoch", "3"),
         "unknown argument --epoch; did you mean '--epochs'?",
     ),
-    "a choice that is none": ((*LINEAR, "--sched", "linear"), "argument --sched: invalid choice"),
+    "a choice that is none": (
+        (*LINEAR, "--sched", "linear"),
+        "argument --sched: must be cosine, wsd or constant, but got 'linear' (see",
+    ),
+    "a choice with a slip": (
+        (*LINEAR, "--amp", "bf16"),
+        "argument --amp: must be auto, none, bfloat16 or float16, but got 'bf16'; did you mean 'bfloat16'?",
+    ),
+    "a kind of file with a slip": (
+        ("init", "reciep", "--model", "vit-mu"),
+        "argument kind: must be space, recipe or schedule, but got 'reciep'; did you mean 'recipe'?",
+    ),
     "workers that are no number": (
         (*LINEAR, "--workers", "two"),
         "argument --workers: must be a whole number or auto, but got 'two'",

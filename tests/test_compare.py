@@ -550,8 +550,11 @@ def test_an_incomplete_run_is_left_out_in_one_line(
     assert sum(len(group["runs"]) for group in body["groups"]) == 4
 
 
-def test_what_is_no_run_folder_is_left_out(command: Any, folders: list[Path]) -> None:
-    done = command(*folders, folders[0].parent, "--markdown")
+def test_what_is_no_run_folder_is_left_out(
+    command: Any, folders: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "nothing").mkdir()
+    done = command(*folders, tmp_path / "nothing", "--markdown")
     assert done.code == 0
     assert len(done.err.splitlines()) == 1
     assert "must be a run folder with a run.yaml in it" in done.err
@@ -597,9 +600,7 @@ def test_the_page_and_the_terminal_word_a_difference_alike(folders: list[Path]) 
 def test_a_path_that_does_not_exist_is_a_slip(command: Any, folders: list[Path]) -> None:
     done = command(*folders, "runs/nowhere")
     assert (done.code, done.out) == (2, "")
-    assert done.err == (
-        "autoprog: runs/nowhere: must be a run folder: there is nothing of this name\n"
-    )
+    assert done.err == ("autoprog: runs/nowhere: must be a run folder with a run.yaml in it\n")
 
 
 def test_a_broken_result_is_left_out_with_its_place(command: Any, folders: list[Path]) -> None:

@@ -80,6 +80,8 @@ def test_bash_completes_names_where_flags_take_them(complete: Complete) -> None:
     assert complete("search", "--rule", "ro") == ["rollout"]
     assert "adamw" in complete("train", "--opt", "adam")
     assert complete("completion", "z") == ["zsh"]
+    assert complete("init", "sched") == ["schedule"]
+    assert complete("init", "schedule", "--from", "late") == ["late-jump"]
 
 
 def test_bash_completes_files_and_folders(complete: Complete, tmp_path: Path) -> None:
@@ -106,4 +108,4 @@ def test_an_unknown_shell_is_refused(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit) as stopped:
         main(["completion", "csh2"])
     assert stopped.value.code == 2
-    assert "choose from" in capsys.readouterr().err
+    assert "must be bash, zsh or tcsh, but got 'csh2'" in capsys.readouterr().err

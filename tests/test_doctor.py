@@ -7,8 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from autoprog.bench import checkup, packages
 from autoprog.bench.checkup import check_disk, check_loading, check_processor, check_threads
@@ -46,9 +48,9 @@ def test_something_wrong_is_exit_code_1_and_has_a_cure(
 ) -> None:
     monkeypatch.setattr(checkup, "_LEAST_FREE_BYTES", 1)
     assert main(["doctor", "--data", str(tmp_path / "none"), "--runs-dir", str(tmp_path)]) == 1
-    *others, loading = capsys.readouterr().out.splitlines()
-    assert loading.startswith("wrong loading ")
-    assert ";" in loading
+    *others, data = capsys.readouterr().out.splitlines()
+    assert data.startswith("wrong data ")
+    assert ";" in data
     assert all(line.startswith(("ok ", "slow ")) for line in others)
 
 
@@ -120,3 +122,29 @@ def test_loading_below_the_pace_is_slow(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(checkup, "_LEAST_SPEED", speeds)
     found = check_loading(DataSettings(), seconds=0.05)
     assert (found.verdict, "--cache" in found.cure) == ("slow", True)
+
+
+def test_what_training_would_find_in_the_images_is_found(tmp_path: Path, capsys: Capture) -> None:
+    for part in ("train", "val"):
+        for name in ("cat", "dog"):
+            (tmp_path / part / name).mkdir(parents=True)
+            for number in range(3):
+                Image.new("RGB", (8, 8)).save(tmp_path / part / name / f"{number}.png")
+    (tmp_path / "train" / "cat" / "1.png").write_bytes(b"no image")
+    (tmp_path / "train" / "cat" / "raw.dng").write_bytes(b"raw")
+    Image.fromarray(np.full((8, 8), 9000, np.uint16)).save(tmp_path / "train" / "dog" / "0.png")
+    words = ["doctor", "--runs-dir", str(tmp_path), "--json", "--data"]
+    assert main([*words, str(tmp_path)]) == 0
+    found = {
+        (one["subject"], one["verdict"]): one["found"]
+        for one in json.loads(capsys.readouterr().out)
+    }
+    assert found["classes", "ok"] == "cat 3, dog 3"
+    assert found["data", "note"].startswith("train: 1 of 5 images looked at are of 16 bits")
+    assert "6 of 6 images read, 1 cannot be read" in found["train", "note"]
+    assert found["val", "ok"] == "6 of 6 images read, all fine"
+    (tmp_path / "val" / "dog" / "2.png").write_bytes(b"no image")
+    assert main([*words, str(tmp_path)]) == 1
+    (wrong,) = [one for one in json.loads(capsys.readouterr().out) if one["verdict"] == "wrong"]
+    assert wrong["subject"] == "val"
+    assert "dog/2.png" in wrong["found"]

@@ -56,3 +56,19 @@ def test_a_bad_configuration_is_also_a_value_error() -> None:
 )
 def test_a_wrong_word_gets_the_nearest_or_all_known(word: str, expected: str) -> None:
     assert suggest(word, ["linear", "constant"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("word", "near"),
+    [
+        ("DEIT-S", "deit-s"),
+        ("Linear", "linear"),
+        ("sched", "schedules"),
+        ("TOR", "torch-export"),
+        ("de", None),  # too short to be told from anything
+    ],
+)
+def test_a_suggestion_heeds_beginnings_and_no_capitals(word: str, near: str | None) -> None:
+    known = ["deit-s", "deit-b", "linear", "schema", "schedules", "torch-export"]
+    expected = "" if near is None else f"did you mean {near!r}?"
+    assert suggest(word, known, list_all=False) == expected

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from autoprog.cli import main
@@ -173,7 +174,9 @@ def test_weights_of_another_network_are_refused(
     torch.save({"head.weight": torch.zeros(10, 24)}, weights)
     assert "must hold the weights of vit-mu" in refused(capsys, weights, "--model", "vit-mu")
     weights.write_bytes(b"no weights")
-    assert "must be a readable weights file" in refused(capsys, weights, "--model", "vit-mu")
+    assert "w.pth: must hold weights, but it is a text file" in refused(
+        capsys, weights, "--model", "vit-mu"
+    )
 
 
 def test_a_cell_is_exported_as_a_program(
@@ -262,3 +265,60 @@ def test_positions_by_size_are_for_sandwich_steps(capsys: pytest.CaptureFixture[
     words = ("train", "--schedule", "constant", "--pos-embed", "per-size", "--model", "vit-mu")
     assert main([*words, *HERE]) == 2
     assert "--pos-embed: must be resampled" in capsys.readouterr().err
+
+
+def test_a_run_without_a_val_part_is_evaluated_on_what_it_held_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("cat", 30), ("dog", 200)):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for number in range(10):
+            picture = Image.new("RGB", (16, 16), (value, number, 90))
+            picture.save(tmp_path / "set" / name / f"{number}.png")
+    data = ["--data", str(tmp_path / "set"), "--workers", "0"]
+    words = ["train", "--schedule", "constant", "--model", "vit-mu", "--epochs", "1", *data]
+    words += ["--batch-size", "8", "--val-fraction", "0.2", "--runs-dir", str(tmp_path / "runs")]
+    assert main([*words, "--quiet"]) == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    capsys.readouterr()
+    for more in ([], data):
+        assert main(["evaluate", str(run), "--json", *more]) == 0
+        (row,) = json.loads(capsys.readouterr().out)["cells"]
+        result = load_run(run).result
+        assert result is not None
+        assert row["loss"] == pytest.approx(result.loss_ema, abs=1e-4)
+
+
+def test_the_best_weights_of_a_run_are_evaluated_and_exported(
+    elastic_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    best = load_file(elastic_run / "checkpoints" / "best.safetensors")
+    (cell,) = evaluated(capsys, elastic_run, "--checkpoint", "best", "--rounds", 0)["cells"]
+    result = load_run(elastic_run).result
+    assert result is not None
+    assert result.best_top1 is not None
+    assert cell["top1"] == pytest.approx(result.best_top1, abs=0.3)
+    output = tmp_path / "best.safetensors"
+    words = ["export", str(elastic_run), "--checkpoint", "best", "--output", str(output)]
+    assert main(words) == 0
+    found = load_file(output)
+    assert all(torch.equal(found[name], best[name]) for name in best)
+
+
+@pytest.mark.parametrize(
+    ("words", "law"),
+    [
+        (("--checkpoint", "best", "--weights", "online"), "must be final or last for online"),
+        (("--checkpoint", "best"), "must go with a run that has best.safetensors"),
+    ],
+)
+def test_best_weights_that_are_not_there_are_refused(
+    elastic_run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str],
+    law: str,
+) -> None:
+    capsys.readouterr()
+    target = elastic_run if "--weights" in words else tmp_path
+    assert law in refused(capsys, target, *words)

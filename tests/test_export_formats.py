@@ -52,7 +52,8 @@ def test_timm_loads_the_folder_with_equal_logits(
     folder = tmp_path / "vit-mu v1.0"
     words = ("--format", "hf", "--weights", weights, "--output", str(folder))
     assert main(["export", str(run), *words]) == 0
-    first, line = capsys.readouterr().out.splitlines()
+    first, line, images_line = capsys.readouterr().out.splitlines()
+    assert images_line.startswith("images: timm.data.create_transform(input_size=(3, 16, 16)")
     assert first == str(folder)
     assert line == f"load with: timm.create_model('local-dir:{folder}', pretrained=True)"
     assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors"}
@@ -97,7 +98,8 @@ def test_onnxruntime_runs_a_cell_with_equal_logits(
     words = ("--format", "onnx", "--img-size", str(side), "--keep-rate", str(rate))
     assert main(["export", str(run), *words, "--output", str(output)]) == 0
     assert "onnxruntime.InferenceSession" in capsys.readouterr().out
-    assert [path.name for path in tmp_path.iterdir()] == [output.name]
+    beside = [f"{output.name}{ending}" for ending in ("", ".classes.txt", ".json")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == beside
     session = onnxruntime.InferenceSession(str(output), providers=["CPUExecutionProvider"])
     (logits,) = session.run(None, {"images": images(side).numpy()})
     with torch.no_grad():

@@ -31,7 +31,7 @@ def test_a_local_network_is_trained_exported_and_searched_from(
     first = run("first", "train", "--schedule", "linear", *model, "--epochs", 2)
     assert first.manifest.settings.model.timm == "local_vit_tiny_patch16_224"
     assert main(["export", str(first.path), "--output", "local.pth"]) == 0
-    line = capsys.readouterr().out.splitlines()[-1].removeprefix("load with: ")
+    line = capsys.readouterr().out.splitlines()[-3].removeprefix("load with: ")
     statement, build = line.split("; ")
     assert statement == "import supernet.locality"
     vit = eval(build, {"timm": timm})
@@ -40,7 +40,7 @@ def test_a_local_network_is_trained_exported_and_searched_from(
     given = ("--initial-checkpoint", first.path, "--layer-decay", 0.75)
     brief = ("--epochs", 4, "--num-stages", 2, "--supernet-epochs", 1)
     second = run("second", "search", *model, *brief, *given)
-    assert second.manifest.settings.initial_checkpoint == str(first.path)
+    assert second.manifest.settings.initial_checkpoint == str(first.path.absolute())
     assert second.manifest.settings.recipe.layer_decay == 0.75
     assert second.best is not None
     assert {as_depth(stage.depth) for stage in second.best.stages} == {(4,)}

@@ -6,13 +6,18 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from autoprog.cli import build_parser, main
 from autoprog.commands.configure import configure_search, configure_train
 from autoprog.files import parse, parse_yaml
-from autoprog.recipe import RECIPES, Recipe
+from autoprog.presets import PRESETS, preset
+from autoprog.recipe import RECIPES, Recipe, fitting_batch_size
+from autoprog.schedule import GrowthSchedule
 from autoprog.space import Decisions, SpaceFile, find_space
+from autoprog.stage import Stage
 from autoprog.train.model import find_model
+from supernet.zoo import ZOO
 
 Capture = pytest.CaptureFixture[str]
 MODELS = ["deit-s", "vit-mu", "volo-d1", "vit-xs-local", "vit_tiny_patch16_384"]
@@ -54,15 +59,172 @@ def test_every_key_of_the_decisions_is_there(capsys: Capture) -> None:
     assert body["decisions"].keys() == Decisions.model_fields.keys()
 
 
-@pytest.mark.parametrize(("model", "base"), [("deit-s", "deit"), ("vit-mu", "small-data")])
-def test_a_starter_recipe_is_all_of_a_recipe(model: str, base: str, capsys: Capture) -> None:
+def recipe_text(model: str, capsys: Capture) -> str:
     assert main(["init", "recipe", "--model", model]) == 0
-    text = capsys.readouterr().out
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("model", "base"), [("deit-s", "deit"), ("vit-mu", "small-data")])
+def test_a_starter_recipe_without_its_marks_is_all_of_a_recipe(
+    model: str, base: str, capsys: Capture
+) -> None:
+    text = re.sub(r"^# (\w+: )", r"\1", recipe_text(model, capsys), flags=re.MULTILINE)
     assert parse_yaml(text, "starter").keys() == {"base", *Recipe.model_fields}
     Path("my.yaml").write_text(text, encoding="utf-8")
     words = ["train", "--schedule", "constant", "--model", model, "--recipe", "my.yaml"]
     settings = configure_train(build_parser("train").parse_args(words)).settings
-    assert (settings.recipe_name, settings.recipe) == (base, RECIPES[base])
+    recipe = RECIPES[base]
+    fitting = fitting_batch_size(recipe.batch_size, 1437)  # of the digits
+    recipe = recipe.model_copy(update={"batch_size": fitting})
+    assert (settings.recipe_name, settings.recipe) == (base, recipe)
+
+
+@pytest.fixture(scope="module")
+def few_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    for part in ("train", "val"):
+        for name in ("a", "b"):
+            (folder / part / name).mkdir(parents=True)
+            for number in range(40):
+                Image.new("RGB", (16, 16), (number, 0, 0)).save(
+                    folder / part / name / f"{number}.png"
+                )
+    return folder
+
+
+SEARCH, TRAIN = ["search"], ["train", "--schedule", "linear"]
+
+
+@pytest.mark.parametrize("base", ["deit", "small-data", "digits"])
+@pytest.mark.parametrize("model", ["deit-s", "vit-mu"])
+@pytest.mark.parametrize(
+    ("command", "sched"),
+    [(SEARCH, "wsd"), ([*SEARCH, "--same-epochs"], "cosine"), (TRAIN, "cosine")],
+)
+def test_an_untouched_starter_recipe_changes_nothing(
+    base: str,
+    model: str,
+    command: list[str],
+    sched: str,
+    few_images: Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if base == "deit":
+        monkeypatch.setattr("autoprog.recipe._SMALL_DATA_IMAGES", 1)
+    data = [] if base == "digits" else ["--data", str(few_images)]
+    configure = configure_search if command[0] == "search" else configure_train
+    schema = ["--schema", "my.json"]
+    assert main(["init", "recipe", "--model", model, "--output", "my.yaml", *schema]) == 0
+    words = [*command, "--model", model, *data]
+    plain, with_file = (
+        configure(build_parser(words[0]).parse_args([*words, *more])).settings
+        for more in ([], ["--recipe", "my.yaml"])
+    )
+    assert with_file == plain
+    assert (plain.recipe_name, plain.recipe.sched) == (base, sched)
+
+
+@pytest.mark.parametrize(("line", "key", "value"), [("epochs", "epochs", 7), ("aa", "aa", None)])
+def test_one_key_of_a_starter_recipe_changes_that_key_alone(
+    line: str, key: str, value: object, capsys: Capture
+) -> None:
+    text = recipe_text("deit-s", capsys)
+    told = {"epochs": "epochs: 7", "aa": "aa: none"}[line]
+    text, count = re.subn(rf"^# {line}: \S+", told, text, flags=re.MULTILINE)
+    assert count == 1
+    Path("my.yaml").write_text(text, encoding="utf-8")
+    words = ["search", "--model", "vit-mu", "--recipe", "my.yaml"]
+    settings = configure_search(build_parser("search").parse_args(words)).settings
+    changed = {"sched": "wsd", key: value}
+    assert settings.recipe == RECIPES["digits"].model_copy(update=changed)
+
+
+SCHEDULES = [
+    (name, model)
+    for name in PRESETS
+    for model in ("deit-s", "vit-mu", "volo-d1")
+    if model != "volo-d1" or not name.startswith(("patch-sampling", "supervit"))
+]
+
+
+@pytest.mark.parametrize(("name", "model"), SCHEDULES)
+@pytest.mark.parametrize("epochs", [None, 90.5])
+def test_a_starter_schedule_trains_the_steps_of_its_preset(
+    name: str, model: str, epochs: float | None, capsys: Capture
+) -> None:
+    length = [] if epochs is None else ["--epochs", str(epochs)]
+    assert main(["init", "schedule", "--from", name, "--model", model, *length]) == 0
+    text = capsys.readouterr().out
+    written = parse(GrowthSchedule, parse_yaml(text, "starter"), "starter")
+    base = RECIPES["small-data" if model == "vit-mu" else "deit"]
+    run_epochs = base.epochs if epochs is None else epochs
+    own = preset(name, ZOO[model], run_epochs, base.strength, base.learning_rate)
+    assert written == own
+    table = own.resolve(313, run_epochs)
+    assert written.resolve(313, run_epochs) == table
+    if written.own_epochs(313) is not None:
+        assert written.resolve(313) == table
+    else:
+        assert f"--epochs {run_epochs:g}" in text
+    assert text.count("# stage ") == len(own.stages)
+
+
+def test_keys_of_a_stage_that_are_told_in_comments_are_valid(capsys: Capture) -> None:
+    main(["init", "schedule", "--from", "constant", "--model", "deit-s", "--epochs", "3"])
+    text = capsys.readouterr().out
+    text, optional = text.split("# A stage may also have")
+    body = parse_yaml(text, "starter")
+    keys = parse_yaml(re.sub(r"^#   (?=\w+: )", "", optional.split("\n", 1)[1], flags=re.M), "keys")
+    (stage,) = body["stages"]
+    body = {**body, "stages": [{**stage, **keys}], "end": "free"}
+    parse(GrowthSchedule, body, "starter")
+    assert {"length", "depth", "img_size", "step", *keys} == set(Stage.model_fields)
+
+
+def test_a_starter_schedule_is_what_train_takes(capsys: Capture) -> None:
+    words = ["--from", "linear", "--model", "deit-s", "--img-size", "64", "--epochs", "8"]
+    assert main(["init", "schedule", *words, "--recipe", "digits", "--output", "my.yaml"]) == 0
+    words = ["train", "--schedule", "my.yaml", "--epochs", "8"]
+    found = configure_train(build_parser("train").parse_args(words))
+    words = ["train", "--schedule", "linear", "--model", "deit-s", "--epochs", "8"]
+    expected = configure_train(build_parser("train").parse_args(words))
+    assert found.schedule == expected.schedule
+    assert found.settings.recipe == expected.settings.recipe
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["schedule"], "--from: must be given; add --from linear, or another name that"),
+        (
+            ["schedule", "--from", "linaer"],
+            "--from: unknown preset, but got 'linaer'; did you mean 'linear'?",
+        ),
+        (
+            ["schedule", "--from", "linear", "--recipe", "diet"],
+            "--recipe: unknown recipe, but got 'diet'; did you mean 'deit'?",
+        ),
+        (
+            ["schedule", "--from", "linear", "--epochs", "nan"],
+            "--epochs: must be a finite number above 0, but got nan",
+        ),
+        (
+            ["schedule", "--from", "linear", "--img-size", "30"],
+            "--img-size: img_size must be a multiple of the stride 4, but got 30",
+        ),
+        (["recipe", "--from", "linear"], "--from: must be given with autoprog init schedule"),
+        (["space", "--epochs", "3"], "--epochs: must be given with autoprog init schedule"),
+    ],
+)
+def test_a_starter_that_cannot_be_made_is_one_line(
+    words: list[str], line: str, capsys: Capture, tmp_path: Path
+) -> None:
+    assert main(["init", *words, "--model", "vit-mu", "--output", "my.yaml"]) == 2
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err.count("\n")) == ("", 1)
+    assert shown.err.startswith(f"autoprog: {line}")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_printed_command_searches(capsys: Capture) -> None:

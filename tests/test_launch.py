@@ -29,8 +29,6 @@ def test_a_search_goes_by_the_losses_that_it_logs() -> None:
 
 
 def test_failures_outside_our_code_are_told_in_a_line() -> None:
-    worker = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
-    assert "a loader worker died" in str(_known_failure(worker, ONE_PROCESS))
     memory = torch.OutOfMemoryError("CUDA out of memory")
     assert "lower --batch-size" in str(_known_failure(memory, ONE_PROCESS))
     lost = RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer\nmore")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import timm
+import torch
 
 from autoprog.cli import main
 from autoprog.space import find_space, shipped_spaces
@@ -28,6 +29,7 @@ def test_all_short_names_are_listed_with_what_they_mean(capsys: Capture) -> None
     assert list(found) == list(ZOO)
     assert found["deit-s"] == {
         "timm": "deit_small_patch16_224",
+        "overrides": {},
         "depth": [12],
         "embed_dim": 384,
         "num_heads": 6,
@@ -52,6 +54,35 @@ def test_a_pattern_finds_models_of_timm_that_can_grow(capsys: Capture) -> None:
 def test_a_model_with_a_short_name_is_listed_once(capsys: Capture) -> None:
     assert list(listed(capsys, "models", "--filter", "deit_small_patch16_224")) == ["deit-s"]
     assert list(listed(capsys, "models", "--filter", "volo-m*")) == ["volo-mu"]
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_a_listed_model_is_what_timm_makes_of_its_name_and_overrides(
+    name: str, capsys: Capture
+) -> None:
+    facts = listed(capsys, "models", "--filter", name)[name]
+    with torch.device("meta"):
+        made = timm.create_model(
+            facts["timm"], img_size=facts["img_size_px"], **facts["overrides"], num_classes=1000
+        )
+    assert sum(weight.numel() for weight in made.parameters()) == facts["parameters"]
+
+
+def test_a_model_of_another_shape_than_its_timm_name_says_so(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    assert main(["models"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    marked = {line.split()[0] for line in lines if " * " in line and not line.startswith("*")}
+    assert marked == {spec.name for spec in ZOO.values() if spec.overrides}
+    assert (
+        "* vit-xs: timm's vit_tiny_patch16_224 with depth 6, width 96, 3 heads, patches of 4 px and images"
+        " of 32 px"
+    ) in lines
+    assert any(line.startswith("local_NAME and volo_mu are no names of timm") for line in lines)
+    assert main(["models", "--filter", "deit-*"]) == 0
+    assert "*" not in capsys.readouterr().out.replace("local_", "")
 
 
 @pytest.mark.parametrize("pattern", ["nothing_*", "resnet50"])

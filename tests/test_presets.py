@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
 from autoprog.curves import Curriculum, KeepCurve, Ramp
@@ -165,7 +166,8 @@ def test_every_preset_resolves_for_every_model(
 ) -> None:
     schedule = preset(name, ZOO[model], epochs, RECIPES[recipe].strength)
     table = schedule.resolve(steps_per_epoch=120, epochs=epochs)
-    assert table.segments[-1].subnet == ZOO[model].full
+    if schedule.end == "full":
+        assert table.segments[-1].subnet == ZOO[model].full
     assert from_text(schedule.to_yaml()) == schedule
     if schedule.length_unit != "compute_share":
         assert table.total_steps == int(epochs * 120)
@@ -247,6 +249,20 @@ def test_the_mean_keep_rates_are_the_published_ones(curve: str, mean: float) -> 
     assert total / 25_020 == pytest.approx(mean, abs=1e-3)
 
 
+def test_patch_sampling_at_a_fixed_rate_keeps_it_to_the_end() -> None:
+    schedule = preset("patch-sampling:fixed", ZOO["deit-s"], 300, FULL_STRENGTH)
+    (only,) = schedule.resolve(2502, 300).segments
+    assert (only.start_step, only.stop_step) == (0, 300 * 2502)
+    assert (only.subnet.tokens.keep_rate, only.subnet.tokens.by) == (0.6, "magnitude")
+    assert schedule.end == "free"
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_only_two_presets_end_at_less_than_a_training_of_the_full_model(name: str) -> None:
+    ends = {"patch-sampling:fixed": "free", "supervit": "free"}
+    assert preset(name, ZOO["deit-s"], 30, FULL_STRENGTH).end == ends.get(name, "full")
+
+
 def test_efficienttrain_has_the_released_sizes_and_magnitudes() -> None:
     schedule = preset("efficienttrain", ZOO["deit-s"], 200, FULL_STRENGTH)
     sizes = [stage.img_size for stage in schedule.stages]
@@ -266,12 +282,56 @@ def test_efficienttrains_learning_rate_goes_by_compute() -> None:
     assert table.clock(table.total_steps) == table.total_steps
 
 
-def test_progressive_resizing_is_composers_default() -> None:
-    found = sizes_of("progressive-resizing", 100)
-    assert found[0] == (0, 112)
-    assert found[-1][0] <= 80
-    assert found[-1][1] == 224
-    assert dict(found).get(50, 112) == 112
+IMAGENET_BATCHES = [256, 512, 1024, 1536, 2048, 4096]
+
+
+def composers_sizes(side: int, patch: int, total_steps: int) -> list[tuple[int, int]]:
+    """Return (first step, size) as Composer counts them: size rises steadily and is rounded to the grid."""
+    rising = (np.arange(total_steps) / total_steps - 0.5) / 0.3
+    scale = 0.5 + 0.5 * np.clip(rising, 0, 1)
+    sizes = np.round(side * scale).astype(int) * patch
+    starts = [0, *(np.flatnonzero(np.diff(sizes)) + 1).tolist()]
+    return [(start, int(sizes[start])) for start in starts]
+
+
+@pytest.mark.parametrize("epochs", [30, 50, 100, 150, 200, 250, 300])
+@pytest.mark.parametrize("batch_size", IMAGENET_BATCHES)
+def test_progressive_resizing_has_composers_dates(epochs: int, batch_size: int) -> None:
+    steps_per_epoch = 1_281_167 // batch_size
+    table = preset("progressive-resizing", ZOO["deit-s"], epochs, FULL_STRENGTH).resolve(
+        steps_per_epoch, epochs
+    )
+    expected = composers_sizes(14, 16, epochs * steps_per_epoch)
+    assert [s.subnet.img_size for s in table.segments] == [px for _, px in expected]
+    starts = [s.start_step for s in table.segments]
+    # Composer rounds each date up; here a stage and its plateaus are rounded down, one after the other.
+    assert starts == [pytest.approx(start, abs=2) for start, _ in expected]
+    rungs = [s.steps for s in table.segments[1:-1]]
+    assert max(rungs) - min(rungs) <= 1
+
+
+def test_progressive_resizing_of_deit_s_for_100_epochs_of_1251_steps() -> None:
+    table = preset("progressive-resizing", ZOO["deit-s"], 100, FULL_STRENGTH).resolve(1251, 100)
+    assert [(s.steps, s.subnet.img_size) for s in table.segments] == [
+        (65_230, 112),  # half of the run and half a rung
+        (5_361, 128),
+        (5_362, 144),
+        (5_361, 160),
+        (5_362, 176),
+        (5_361, 192),
+        (5_362, 208),
+        (27_701, 224),  # half a rung and a fifth of the run
+    ]
+
+
+@pytest.mark.parametrize("side", range(2, 25))
+def test_progressive_resizing_of_any_number_of_patches(side: int) -> None:
+    spec = ZOO["deit-s"].with_img_size(16 * side)
+    table = preset("progressive-resizing", spec, 90, FULL_STRENGTH).resolve(1000, 90)
+    found = [(s.start_step, s.subnet.img_size) for s in table.segments]
+    expected = composers_sizes(side, 16, 90_000)
+    assert [px for _, px in found] == [px for _, px in expected]
+    assert [start for start, _ in found] == [pytest.approx(s, abs=2) for s, _ in expected]
 
 
 def test_a_late_jump_comes_before_the_rate_decays() -> None:
@@ -303,4 +363,7 @@ def test_supervit_has_the_published_sizes_rates_and_places() -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_says_what_it_is(name: str) -> None:
-    assert len(summary_of(name)) > 20
+    summary = summary_of(name)
+    assert len(summary) > 20
+    assert summary.endswith(".")
+    assert sum(summary == summary_of(other) for other in PRESETS) == 1

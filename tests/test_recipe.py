@@ -8,11 +8,13 @@ from autoprog.recipe import (
     RECIPES,
     Recipe,
     default_recipe_name,
+    fitting_batch_size,
     randaug_magnitude,
     resolve_recipe,
     with_randaug_magnitude,
 )
 from autoprog.stage import LearningRate
+from autoprog.train.engine import steps_per_epoch_of
 
 
 def test_later_layers_win_and_untouched_keys_stay() -> None:
@@ -164,3 +166,31 @@ def test_a_recipe_says_which_shape_its_schedules_carry() -> None:
 
 def test_every_setting_says_what_it_means() -> None:
     assert [name for name, field in Recipe.model_fields.items() if not field.description] == []
+
+
+@pytest.mark.parametrize(
+    ("num_images", "asked", "size", "steps"),
+    [
+        (36, 512, 36, 1),
+        (36, 25, 18, 2),
+        (587, 128, 117, 5),
+        (31, 8, 8, 4),
+        (640, 128, 128, 5),
+        (1437, 64, 64, 22),
+        (1281167, 1024, 1024, 1251),
+    ],
+)
+def test_batches_fit_so_that_epochs_are_passes(
+    num_images: int, asked: int, size: int, steps: int
+) -> None:
+    assert fitting_batch_size(asked, num_images) == size
+    assert steps_per_epoch_of(num_images, size) == steps
+
+
+def test_epochs_are_passes_within_a_tenth_whatever_the_batch() -> None:
+    for num_images in range(21, 300):
+        for asked in range(1, 400, 3):
+            size = fitting_batch_size(asked, num_images)
+            passes = steps_per_epoch_of(num_images, size) * size / num_images
+            assert size <= asked
+            assert passes == pytest.approx(1, abs=0.1), (num_images, asked)

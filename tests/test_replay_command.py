@@ -276,7 +276,6 @@ def test_a_budget_that_a_run_has_not_is_refused(replay: Replay, build: Build) ->
         (("--budget", "9m"), "--budget"),
         (("--epochs", 3), "--epochs"),
         (("--resume", "auto"), "--resume"),
-        (("--runs-dir", "other"), "--runs-dir"),
         (("-q",), "--quiet"),
     ],
     ids=str,

@@ -97,10 +97,24 @@ def a_result(**changes: Any) -> Result:
     return Result.model_validate({**numbers, **words, "versions": {}, "schedule": {}, **changes})
 
 
-def test_a_run_is_named_after_its_time_kind_and_model() -> None:
+@pytest.mark.parametrize(
+    ("kind", "model", "schedule_from", "name"),
+    [
+        ("search", "deit-s", None, "search-deit-s"),
+        ("train", "deit-s", "linear", "train-deit-s-linear"),
+        ("train", "vit-xs", "efficienttrain:fourier", "train-vit-xs-efficienttrain-fourier"),
+        ("train", "vit-xs", "runs/a-search/best.yaml", "train-vit-xs-best"),
+        ("train", "vit-xs", "my plan (2) v1.5.yml", "train-vit-xs-my-plan-2-v1.5"),
+        ("train", "vit-xs", "größe.yaml", "train-vit-xs-größe"),
+        ("train", "vit-xs", "../*.yaml", "train-vit-xs"),
+        ("train", "hf-hub:a/b", f"{'a' * 300}.yaml", f"train-hf-hub-a-b-{'a' * 40}"),
+    ],
+)
+def test_a_run_is_named_after_its_time_kind_model_and_schedule(
+    kind: str, model: str, schedule_from: str | None, name: str
+) -> None:
     now = datetime(2026, 11, 22, 14, 30, 5)
-    assert new_run_id("search", "deit-s", now) == "2026-11-22-143005-search-deit-s"
-    assert new_run_id("train", "hf-hub:a/b", now) == "2026-11-22-143005-train-hf-hub:a-b"
+    assert new_run_id(kind, model, schedule_from, now) == f"2026-11-22-143005-{name}"
 
 
 def test_a_new_folder_has_its_manifest_and_nothing_done(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import random
 from itertools import pairwise
 from pathlib import Path
@@ -445,6 +446,48 @@ def test_a_stage_shorter_than_a_plateau_is_at_the_ramps_end() -> None:
     ramp = {"ramp": "linear", "from": 128, "to": 224, "every_epochs": 50}
     made = schedule({"length": 3, "depth": 12, "img_size": ramp})
     assert [s.subnet.img_size for s in made.resolve(10).segments] == [224]
+
+
+def ramp_starts(stage_steps: int, every_epochs: float, steps_per_epoch: float) -> list[int]:
+    ramp = Ramp.model_validate({"ramp": "linear", "from": 1, "to": 9, "every_epochs": every_epochs})
+    levels = ramp.plateaus(stage_steps, steps_per_epoch)
+    assert levels[-1][1] == 9
+    return [start for start, _ in levels]
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_plateaus_of_a_ramp_are_equal_to_a_step(seed: int) -> None:
+    draw = random.Random(seed)
+    steps_per_epoch = draw.choice([1.0, 7.0, 312.0, 1251.0, 5004.0, draw.uniform(1, 5000)])
+    every_epochs = draw.choice([0.01, 1.0, 2.5, 30 / 7, draw.uniform(0.01, 40)])
+    stage_steps = draw.randint(1, 200_000)
+    starts = ramp_starts(stage_steps, every_epochs, steps_per_epoch)
+    lengths = [stop - start for start, stop in pairwise([*starts, stage_steps])]
+    assert min(lengths) >= 1
+    assert max(lengths) - min(lengths) <= 1
+    plateau_steps = every_epochs * steps_per_epoch
+    if plateau_steps >= 2 and stage_steps >= 2 * plateau_steps:
+        # No other count of plateaus is nearer to the length that was asked for.
+        assert abs(len(starts) - stage_steps / plateau_steps) <= 0.5
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_a_ramp_has_as_many_plateaus_as_its_stage_was_cut_into(seed: int) -> None:
+    """Also where a plateau is no whole number of steps, and the stage starts and ends within a step."""
+    draw = random.Random(seed)
+    steps_per_epoch, count = draw.choice([312, 1251, 2502, 5004]), draw.randint(1, 20)
+    before_epochs, rising_epochs = draw.uniform(0, 200), draw.uniform(0.2, 100)
+    start = math.floor(before_epochs * steps_per_epoch)
+    stop = math.floor((before_epochs + rising_epochs) * steps_per_epoch)
+    assert len(ramp_starts(stop - start, rising_epochs / count, steps_per_epoch)) == count
+
+
+def test_a_stage_longer_than_a_plateau_shows_both_ends_of_its_ramp() -> None:
+    assert ramp_starts(500, 5.0, 100) == [0]
+    assert ramp_starts(510, 5.0, 100) == [0, 255]
+    assert ramp_starts(740, 5.0, 100) == [0, 370]
+    assert ramp_starts(760, 2.5, 100) == [0, 253, 506]
+    assert ramp_starts(3, 0.001, 100) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("kind", ["linear", "exponential"])

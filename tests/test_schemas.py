@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -143,8 +144,13 @@ def test_a_starter_file_finds_its_schema(
     assert "--schema: must come with --output FILE" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", ["space", "recipe"])
+@pytest.mark.parametrize("kind", ["space", "recipe", "schedule"])
 @pytest.mark.parametrize("model", ["deit-s", "vit-mu", "volo-d1"])
 def test_starter_files_are_valid(kind: str, model: str, capsys: Capture) -> None:
-    assert main(["init", kind, "--model", model]) == 0
-    assert problems(kind, parse_yaml(capsys.readouterr().out, kind)) == []
+    preset = ["--from", "linear"] if kind == "schedule" else []
+    assert main(["init", kind, "--model", model, *preset]) == 0
+    text = capsys.readouterr().out
+    assert problems(kind, parse_yaml(text, kind)) == []
+    if kind == "recipe":
+        text = re.sub(r"^# (\w+: )", r"\1", text, flags=re.MULTILINE)
+        assert problems(kind, parse_yaml(text, kind)) == []

@@ -506,7 +506,10 @@ def test_a_run_that_fails_ends_with_1(command: Command, fake: Fake) -> None:
         ((*SEARCH, "--", "--lr", "1"), "--lr: must stand before --"),
         ((*SEARCH, "--", "--costs", "costs.json"), "--costs: must be left out"),
         ((*SEARCH, "--", "--ruel", "pareto"), "did you mean '--rule'?"),
-        ((*SEARCH, "--", "--rule", "best"), "invalid choice: 'best'"),
+        (
+            (*SEARCH, "--", "--rule", "best"),
+            "must be rollout, autoprog, pareto or budget, but got 'best'",
+        ),
         ((*SEARCH, "--", "--proxy", "0.5"), "data: must be the same in both arms"),
         ((*SEARCH, "stray"), "must be given flags, but got 'stray'"),
         ((*SEARCH, "--json", "--markdown"), "--markdown: must not be given together with --json"),

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -16,7 +17,15 @@ from autoprog.recipe import RECIPES, default_recipe_name
 from autoprog.settings import DataSettings, RunSettings
 from autoprog.stage import FullModel
 from autoprog.train.cores import processor_name, usable_cores
-from autoprog.train.data import OpenedData, TransformSettings
+from autoprog.train.data import (
+    AnySource,
+    OpenedData,
+    StreamSource,
+    TransformSettings,
+    check_images,
+    resolve_workers,
+)
+from autoprog.train.data.cache.progress import progress_on_stderr
 from autoprog.train.device import cpu_has_bfloat16, resolve_compute
 from autoprog.train.feed import open_data, open_feed
 from autoprog.train.regularise import augmented_cell
@@ -24,10 +33,12 @@ from supernet.zoo import ZOO
 
 __all__ = [
     "LOADING_SECONDS",
+    "READING_SECONDS",
     "check_device",
     "check_disk",
     "check_loading",
     "check_processor",
+    "check_readable",
     "check_threads",
     "findings",
 ]
@@ -36,6 +47,8 @@ _LEAST_FREE_BYTES = 2**30
 """About what two checkpoints of DeiT-S take: weights, moments and averages of 22 million parameters."""
 
 LOADING_SECONDS = 1.5
+READING_SECONDS = 30.0
+"""For which the images of each part are read at most."""
 _MOST_BATCHES = 10_000
 _LEAST_SPEED = {"cuda": 1000, "mps": 300, "cpu": 50}
 """Images a second below which the loader rather than the device is likely to set the pace of DeiT-S."""
@@ -52,6 +65,24 @@ def findings(runs_dir: Path, data: DataSettings) -> Iterator[Finding]:
     yield check_processor()
     yield check_threads(usable_cores(), torch.get_num_threads(), os.environ)
     yield check_disk(runs_dir)
+    if data.embedded:
+        yield check_loading(data, LOADING_SECONDS)
+        return
+    try:
+        opened = open_data(data)
+    except AutoprogError as error:
+        yield _refused("data", error)
+        return
+    yield Finding("data", "ok", opened.description)
+    report = opened.report.lines()
+    yield (
+        Finding("classes", "ok", report[0])
+        if opened.report.train.class_sizes
+        else Finding("classes", "ok", f"{len(opened.class_names)}")
+    )
+    yield from (Finding("data", "note", line) for line in report[1:])
+    yield from check_readable("training", opened.train, READING_SECONDS)
+    yield from check_readable("validation", opened.val, READING_SECONDS)
     yield check_loading(data, LOADING_SECONDS)
 
 
@@ -105,20 +136,47 @@ def check_disk(runs_dir: Path) -> Finding:
     return Finding("runs folder", "ok", found)
 
 
+def check_readable(
+    part: Literal["training", "validation"], source: AnySource, seconds: float
+) -> Iterator[Finding]:
+    """Read the images of a part as training would; some from all over it where the time is too short."""
+    if isinstance(source, StreamSource) or source.in_memory:
+        return
+    checked = check_images(
+        source, resolve_workers("auto", source), seconds, progress_on_stderr, part
+    )
+    subject = {"training": "train", "validation": "val"}[part]
+    read = f"{checked.num_read:,} of {len(source):,} images read"
+    if not checked.unreadable:
+        yield Finding(subject, "ok", f"{read}, all fine")
+        return
+    bad = len(checked.unreadable)
+    found = f"{read}, {bad:,} cannot be read, such as {checked.unreadable[0].reason}"
+    most = RunSettings.model_fields["max_bad_images"].default
+    if part == "training" and bad <= most:
+        yield Finding(subject, "note", f"{found}; a run skips up to --max-bad-images {most}")
+    else:
+        yield Finding(subject, "wrong", found, "repair or remove them")
+
+
 def check_loading(data: DataSettings, seconds: float) -> Finding:
     """Load training images by the run's own loader, as DeiT-S at 224 px would (digits: at 64 px)."""
     try:
         opened = open_data(data)
         speed, workers, device = _loading_speed(opened, data, seconds)
     except AutoprogError as error:
-        cure = error.cure if isinstance(error, ConfigError) else ""
-        found = str(error).removesuffix(f"; {cure}")
-        return Finding("loading", "wrong", found, cure or "see the layouts in the README")
+        return _refused("loading", error)
     found = f"{speed:,.0f} images/s of {_name_of(data)}, {workers} worker processes"
     if speed < _LEAST_SPEED[device]:
         cure = "take --cache, which keeps decoded images, or more --workers"
         return Finding("loading", "slow", found, cure)
     return Finding("loading", "ok", found)
+
+
+def _refused(subject: str, error: AutoprogError) -> Finding:
+    cure = error.cure if isinstance(error, ConfigError) else ""
+    found = str(error).removesuffix(f"; {cure}")
+    return Finding(subject, "wrong", found, cure or "see the layouts in the README")
 
 
 def _loading_speed(

@@ -16,10 +16,10 @@ PACKAGES = {"torch": (2, 6), "timm": (1, 0, 31), "optuna": (5, 0), "rich": (13, 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of a check-up. ``cure`` is empty where all is well."""
+    """One line of a check-up. ``cure`` is empty where all is well; a note is for the user to judge."""
 
     subject: str
-    verdict: Literal["ok", "slow", "wrong"]
+    verdict: Literal["ok", "note", "slow", "wrong"]
     found: str
     cure: str = ""
 

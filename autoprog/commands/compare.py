@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "  autoprog compare runs/… runs/… --x macs --html compare.html\n"
         "  autoprog compare runs/* --markdown >> README.md\n"
     )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a finished run")
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="a finished run, last, or a folder of runs"
+    )
     parser.add_argument(
         "--x",
         choices=("seconds", "images", "macs"),
@@ -71,11 +74,9 @@ def _read(paths: Sequence[str]) -> tuple[list[Finished], list[tuple[str, str]]]:
 
     runs, left_out = [], []
     once: dict[Path, str] = {}
-    for path in paths:
+    for path in map(str, chain.from_iterable(map(_runs_of, paths))):
         once.setdefault(Path(path).resolve(), path)
     for path in once.values():
-        if not Path(path).exists():
-            raise ConfigError(path, "", "must be a run folder: there is nothing of this name")
         try:
             runs.append(read_finished(path))
         except ConfigError as error:
@@ -83,6 +84,19 @@ def _read(paths: Sequence[str]) -> tuple[list[Finished], list[tuple[str, str]]]:
                 raise
             left_out.append((path, ": ".join(part for part in (error.key, error.law) if part)))
     return runs, left_out
+
+
+def _runs_of(word: str) -> list[Path]:
+    """Return the run that a word means; of a folder of runs all, the oldest first, as ``runs/*``.
+
+    Raises:
+        ConfigError: If there is nothing of this name.
+    """
+    from autoprog.locate import locate_run, runs_in
+
+    path = Path(word)
+    inside = [] if (path / "run.yaml").is_file() else runs_in(path)[::-1]
+    return inside or [path if path.exists() else locate_run(word)]
 
 
 def _write_page(path: Path, comparison: Comparison) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from autoprog.commands.data_flags import data_settings, share_of
+from autoprog.commands.data_flags import absolute, data_settings, share_of
 from autoprog.commands.fidelity_flags import given_fidelity
 from autoprog.commands.flags import LOGGER_SETTINGS
 from autoprog.commands.length_flags import given_time_share
@@ -15,7 +16,7 @@ from autoprog.commands.trial_flags import check_trials, from_anywhere
 from autoprog.errors import ConfigError, suggest
 from autoprog.files import parse
 from autoprog.presets import PRESETS, preset
-from autoprog.recipe import Recipe
+from autoprog.recipe import Recipe, fitting_batch_size
 from autoprog.schedule import GrowthSchedule, load_schedule
 from autoprog.settings import DataSettings, RunSettings
 from autoprog.space import SpaceFile, find_space
@@ -23,7 +24,9 @@ from autoprog.stage import FullModel, Sandwich
 from autoprog.train.data import OpenedData
 from autoprog.train.engine import steps_per_epoch_of
 from autoprog.train.feed import open_data
-from autoprog.train.model import find_model
+from autoprog.train.initial import weights_of_file
+from autoprog.train.model import find_model, short_named
+from autoprog.train.weights import run_of
 from supernet.config import ModelSpec
 
 __all__ = ["Configured", "configure_search", "configure_train", "data_settings", "space_name"]
@@ -34,11 +37,15 @@ EMBEDDED_PATCHES = 4
 
 @dataclass(frozen=True)
 class Configured:
-    """A run that is ready to start. ``schedule`` is None for a search, which finds its own."""
+    """A run that is ready to start or to go on.
+
+    ``schedule`` is None for a search, which finds its own; ``notices`` are warnings to begin with.
+    """
 
     settings: RunSettings
     opened: OpenedData
     schedule: GrowthSchedule | None
+    notices: tuple[str, ...] = ()
 
 
 def configure_search(args: argparse.Namespace) -> Configured:
@@ -48,7 +55,7 @@ def configure_search(args: argparse.Namespace) -> Configured:
         ConfigError: If anything given is unknown or breaks a law.
     """
     data = data_settings(args)
-    spec = find_model(_required_model(args))
+    spec = _named_model(args)
     file, where = find_space(space_name(args, data, spec), spec.name)
     spec = spec if (size := _image_size(args, data, spec, file)) is None else _resized(spec, size)
     space = _with_decision_flags(args, file).space(spec, where)
@@ -69,14 +76,17 @@ def configure_search(args: argparse.Namespace) -> Configured:
         space = space.at_full_depth()
     if not whole:
         recipe = recipe.model_copy(update={"epochs": recipe.epochs * proxy})
+    recipe, notices = _with_fitting_batches(recipe, len(opened.train))
     search = {"space": space, "space_from": where, **_given(args, *_OF_SEARCH)}
+    if "costs_from" in search:
+        search["costs_from"] = absolute(search["costs_from"])
     if "storage" in search:
         search["storage"] = from_anywhere(search["storage"])
     if whole:
         search.setdefault("rule", "budget" if "budget_seconds" in search else "pareto")
     search["fidelity"], search["time_share"] = given_fidelity(args), share
     settings = _settings(args, "search", spec, data, name, recipe, search=search)
-    return Configured(settings, opened, schedule=None)
+    return Configured(settings, opened, None, notices)
 
 
 def configure_train(args: argparse.Namespace) -> Configured:
@@ -91,12 +101,25 @@ def configure_train(args: argparse.Namespace) -> Configured:
     spec = _model_of_schedule(args, data, found, name)
     opened = open_data(data)
     recipe_name, recipe = recipe_of(args, len(opened.train), data, ("", {}))
+    recipe, notices = _with_fitting_batches(recipe, len(opened.train))
     if found is None:
         found = preset(name, spec, recipe.epochs, recipe.strength, recipe.learning_rate)
     schedule, recipe = _fit_together(args, found, recipe, len(opened.train))
     more = {"schedule_from": name, "table_sizes": _table_sizes(args, schedule)}
     settings = _settings(args, "train", spec, data, recipe_name, recipe, **more)
-    return Configured(settings, opened, schedule)
+    return Configured(settings, opened, schedule, notices)
+
+
+def _with_fitting_batches(recipe: Recipe, num_images: int) -> tuple[Recipe, tuple[str, ...]]:
+    """Lower the batch size where whole batches of it are no pass over so few images, and say so."""
+    size = fitting_batch_size(recipe.batch_size, num_images)
+    if size == recipe.batch_size:
+        return recipe, ()
+    fitted = recipe.model_copy(update={"batch_size": size})
+    steps = max(1, round(num_images / size))
+    what = "that is all images" if steps == 1 else f"{steps} of which are one pass"
+    rate = f"; learning rate {fitted.peak_lr:.3g}" if fitted.peak_lr != recipe.peak_lr else ""
+    return fitted, (f"batches of {size} instead of {recipe.batch_size} images, {what}{rate}",)
 
 
 def _table_sizes(args: argparse.Namespace, schedule: GrowthSchedule) -> tuple[int, ...]:
@@ -122,11 +145,11 @@ def _settings(
     **more: Any,
 ) -> RunSettings:
     values = {"kind": kind, "model": FullModel.of(spec), "data": data, "recipe": recipe}
-    return parse(
-        RunSettings,
-        {**values, "recipe_name": recipe_name, **more, **_given(args, *_OF_RUN)},
-        "flags",
-    )
+    given = _given(args, *_OF_RUN)
+    for key in ("initial_checkpoint", "cache"):
+        if given.get(key) not in (None, "auto"):
+            given[key] = absolute(given[key])
+    return parse(RunSettings, {**values, "recipe_name": recipe_name, **more, **given}, "flags")
 
 
 def _model_of_schedule(
@@ -138,7 +161,7 @@ def _model_of_schedule(
             law = "must be an existing YAML file or a preset"
             cure = suggest(name, PRESETS, list_all=False) or "see autoprog schedules"
             raise ConfigError("--schedule", "", law, name, cure)
-        spec = find_model(_required_model(args))
+        spec = _named_model(args)
         size = _image_size(args, data, spec, None)
         return spec if size is None else _resized(spec, size)
     for flag, value in (("model", found.full.model), ("img_size", found.full.img_size)):
@@ -226,6 +249,8 @@ def _image_size(
     """Return the full image size where it is not the model's own: the digits need no 224 px."""
     if hasattr(args, "img_size"):
         return int(args.img_size)
+    if not hasattr(args, "model"):
+        return None  # that of the weights
     if file is not None and file.img_size is not None:
         return file.img_size
     return EMBEDDED_PATCHES * spec.patch_size if _is_demo(data, spec) else None
@@ -242,11 +267,19 @@ def _resized(spec: ModelSpec, img_size: int) -> ModelSpec:
         raise ConfigError("--img-size", "", str(error)) from None
 
 
-def _required_model(args: argparse.Namespace) -> str:
-    if not hasattr(args, "model"):
-        cure = "add --model deit-s, or any timm VisionTransformer or VOLO"
-        raise ConfigError("--model", "", "must be given", cure=cure)
-    return str(args.model)
+def _named_model(args: argparse.Namespace) -> ModelSpec:
+    """Return the model that ``--model`` names, or the one that given weights are for, at its image size."""
+    if hasattr(args, "model"):
+        return find_model(str(args.model))
+    law, cure = "must be given", "add --model deit-s, or any timm VisionTransformer or VOLO"
+    if hasattr(args, "initial_checkpoint"):
+        source = str(args.initial_checkpoint)
+        run = run_of(Path(source))
+        spec = weights_of_file(source).spec if run is None else run.manifest.settings.model.spec()
+        if spec is not None:
+            return short_named(spec)
+        law = f"must be given: {source} does not say what model it is for"
+    raise ConfigError("--model", "", law, cure=cure)
 
 
 _OF_SEARCH = (
@@ -277,6 +310,7 @@ _OF_RUN = (
     "max_bad_images",
     "pretrained",
     "initial_checkpoint",
+    "fresh_head",
     *LOGGER_SETTINGS,
 )
 

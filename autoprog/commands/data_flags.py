@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Any
 
 from autoprog.commands.flags import flag_of
@@ -10,7 +11,7 @@ from autoprog.errors import ConfigError
 from autoprog.files import parse
 from autoprog.settings import DataSettings
 
-__all__ = ["add_data_flags", "data_settings", "share_of"]
+__all__ = ["absolute", "add_data_flags", "data_settings", "share_of"]
 
 _OF_DATASET = (
     "data_dir",
@@ -39,6 +40,11 @@ def add_data_flags(parser: argparse.ArgumentParser, trains: bool = True) -> None
     add("--input-key", metavar="KEY", help="field of the image in --dataset")
     add("--target-key", metavar="KEY", help="field of the target in --dataset")
     add("--num-classes", type=int, metavar="N", help="classes, where --dataset names none")
+    first = "the folder of a class, where folders lie in folders (auto: the innermost, if that is clear)"
+    add("--class-folders", choices=["auto", "first", "innermost"], help=first)
+    fraction = "evaluate on this fraction of the images of data without a val part, e.g. 0.2"
+    add("--val-fraction", type=float, metavar="F", help=fraction)
+    add("--val-seed", type=int, metavar="N", help="seed that draws them (0)")
     if not trains:
         return
     share = "share of the training images to use, the same ones in every run (1)"
@@ -60,8 +66,21 @@ def data_settings(args: argparse.Namespace) -> DataSettings:
         values["dataset"] = args.dataset
     if hasattr(args, "data"):
         values["dir"] = args.data
+    if hasattr(args, "val_fraction") and not 0 < args.val_fraction < 1:
+        raise ConfigError("--val-fraction", "", "must lie in (0, 1)", args.val_fraction)
+    if hasattr(args, "val_seed") and not hasattr(args, "val_fraction"):
+        raise ConfigError("--val-seed", "", "must be given together with --val-fraction")
+    for key in ("val_fraction", "val_seed", "class_folders"):
+        if hasattr(args, key):
+            values[key] = getattr(args, key)
+    values |= {key: absolute(values[key]) for key in ("dir", "data_dir") if key in values}
     share, held_out = share_of(args, "data_share"), hasattr(args, "held_out")
     return parse(DataSettings, {**values, "share": share, "on_held_out": held_out}, "flags")
+
+
+def absolute(path: str) -> str:
+    """Return a path that means the same from every folder; an address, such as ``hf://…``, is one already."""
+    return path if "://" in path or path.startswith("pipe:") else os.path.abspath(path)
 
 
 def share_of(args: argparse.Namespace, name: str) -> float:

@@ -24,7 +24,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     group = parser.add_argument_group("what to look at")
     group.add_argument(
-        "--data", metavar="DIR", help="folder with train and val to load from (embedded digits)"
+        "--data",
+        metavar="DIR",
+        help="folder with train and val: what it holds, whether its images can be read, and how fast"
+        " (embedded digits)",
+    )
+    fraction = "as in a training: data without a val part"
+    group.add_argument("--val-fraction", type=float, metavar="F", help=fraction)
+    first = "as in a training: the folder of a class (auto)"
+    group.add_argument(
+        "--class-folders", choices=["auto", "first", "innermost"], default="auto", help=first
     )
     group.add_argument(
         "--runs-dir", default="runs", metavar="DIR", help="where run folders would go (runs)"
@@ -51,9 +60,12 @@ def _findings(args: argparse.Namespace) -> Iterator[Finding]:
     if any(finding.verdict == "wrong" for finding in packages):
         return
     from autoprog.bench.checkup import findings
+    from autoprog.files import parse
     from autoprog.settings import DataSettings
 
-    yield from findings(Path(args.runs_dir), DataSettings(dir=args.data))
+    values = {"dir": args.data, "val_fraction": args.val_fraction}
+    data = parse(DataSettings, {**values, "class_folders": args.class_folders}, "flags")
+    yield from findings(Path(args.runs_dir), data)
 
 
 def _show(finding: Finding) -> None:

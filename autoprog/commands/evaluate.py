@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from pathlib import Path
 
 from autoprog.commands.data_flags import add_data_flags
 from autoprog.commands.flags import add_device_flags
@@ -21,7 +23,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "  autoprog evaluate deit-s.pth --model deit-s --data DIR --img-sizes 160 192 224\n"
     )
     parser.add_argument(
-        "target", metavar="RUN|FILE", help="a finished run folder, or weights: .safetensors, .pth"
+        "target",
+        metavar="RUN|FILE",
+        help="a finished run (last: the newest), a checkpoint in one, a folder of export --format hf, or"
+        " weights: .safetensors, .pth",
     )
     _add_cell_flags(parser)
     group = parser.add_argument_group("weights of a file", "a run says all of this itself")
@@ -73,7 +78,11 @@ def _add_cell_flags(parser: argparse.ArgumentParser) -> None:
         "--weights", choices=["ema", "online"], default="ema", help="averaged or last weights (ema)"
     )
     group.add_argument(
-        "--best", action="store_true", help="the averaged weights of a run's best evaluation"
+        "--checkpoint",
+        choices=["final", "best", "last"],
+        default="final",
+        help="the weights of the end of a run, the averaged ones of its best evaluation, or those of its last"
+        " checkpoint (final)",
     )
     group.add_argument("--img-sizes", type=int, nargs="+", metavar="PX", help="image sizes")
     group.add_argument(
@@ -104,10 +113,16 @@ def run(args: argparse.Namespace) -> int:
 
     from autoprog.bench.grid import evaluate_grid
     from autoprog.commands.evaluation import configure_evaluation
+    from autoprog.commands.run_words import named_run
     from autoprog.ui.grid import grid_document, grid_text, grid_view
     from autoprog.ui.progress import PartsBar
 
+    is_exported = (Path(args.target) / "model.safetensors").is_file()
+    if not is_exported and not Path(args.target).is_file():
+        args.target = str(named_run(args.target))
     found = configure_evaluation(args)
+    for note in found.notes:
+        print(f"autoprog: {note}", file=sys.stderr)
     with PartsBar(Console(stderr=True)) as bar:
         grid = evaluate_grid(
             found.settings, found.opened, found.file, found.subnets, args.rounds, bar.tell

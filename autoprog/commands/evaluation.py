@@ -15,15 +15,16 @@ from autoprog.files import parse
 from autoprog.grid import cells_of
 from autoprog.ramps import size_on_grid
 from autoprog.runs import Run, load_run
-from autoprog.settings import RunSettings
+from autoprog.settings import DataSettings, RunSettings
 from autoprog.stage import FullModel
 from autoprog.train.data import OpenedData
+from autoprog.train.data.evaluated import labelled_as, open_evaluated_folder
 from autoprog.train.feed import open_data
-from autoprog.train.model import find_model
-from autoprog.train.weights import WeightsFile, read_weights, with_tables
+from autoprog.train.model import find_model, short_named
+from autoprog.train.weights import WeightsFile, read_weights, run_of, with_tables
 from supernet.config import ModelSpec, SubnetConfig
 
-__all__ = ["Evaluation", "configure_evaluation", "finished_run", "weights_of_run"]
+__all__ = ["Evaluation", "configure_evaluation", "finished_run", "target_of"]
 
 _BATCH_SIZE = 256
 _RATES = (1.0, 0.8, 0.6, 0.4, 0.2)
@@ -32,33 +33,76 @@ _RATES = (1.0, 0.8, 0.6, 0.4, 0.2)
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is ready to be evaluated."""
+    """What is ready to be evaluated; ``notes`` say in words what was decided on the way."""
 
     settings: RunSettings
     opened: OpenedData
     file: WeightsFile
     subnets: tuple[SubnetConfig, ...]
+    notes: tuple[str, ...]
 
 
 def configure_evaluation(args: argparse.Namespace) -> Evaluation:
-    """Return what to evaluate: the weights of a finished run, under its settings, or those of a file.
+    """Return what to evaluate: the weights of a run, under its settings, or those of a file.
 
     Raises:
         ConfigError: If anything given is unknown or breaks a law.
     """
-    target, averaged = Path(args.target), args.weights == "ema"
-    if target.is_dir():
-        run = finished_run(target)
-        settings, opened = _of_run(args, run)
-        file = with_tables(read_weights(weights_of_run(run, args.weights, args.best), averaged))
-        elastic = elastic_of(run.best or run.schedule)
-    else:
-        if args.best:
-            raise ConfigError("--best", "", "must go with a run, which kept its best weights")
-        file = read_weights(target, averaged)
-        settings, opened = _of_file(args, file)
+    target, averaged = target_of(args.target, args.checkpoint, args.weights), args.weights == "ema"
+    file = read_weights(target, averaged)
+    run = run_of(target)
+    if run is None:
+        settings, opened, notes = _of_file(args, file)
         elastic = Elastic()
-    return Evaluation(settings, opened, file, tuple(_subnets(args, settings, elastic)))
+    else:
+        settings, opened = _of_run(args, run, file)
+        notes, elastic = [], elastic_of(run.best or run.schedule)
+    notes = [*([file.taken] if file.taken else []), *notes]
+    opened, note = _labelled(settings, opened, file)
+    subnets = tuple(_subnets(args, settings, elastic))
+    return Evaluation(settings, opened, with_tables(file), subnets, (*notes, *filter(None, [note])))
+
+
+def target_of(target: str, checkpoint: str, weights: str) -> Path:
+    """Return the weights that are named: a target itself, or of a run those of a checkpoint.
+
+    Raises:
+        ConfigError: If a run has no such checkpoint.
+    """
+    path = Path(target)
+    if checkpoint == "final":
+        return path
+    if checkpoint == "best" and weights != "ema":
+        cure = "leave out --weights"
+        raise ConfigError(
+            "--checkpoint", "", "must be final or last for online weights", checkpoint, cure
+        )
+    file = path / "checkpoints" / {"best": "best.safetensors", "last": "last.pt"}[checkpoint]
+    if not file.is_file():
+        law = f"must go with a run that has {file.name}"
+        raise ConfigError("--checkpoint", "", law, checkpoint, "leave it out for the final weights")
+    return file
+
+
+def _labelled(
+    settings: RunSettings, opened: OpenedData, file: WeightsFile
+) -> tuple[OpenedData, str]:
+    """Return data whose class numbers are those of the weights' outputs, as far as names can tell.
+
+    Raises:
+        ConfigError: If the weights do not know a class, or have another number of outputs.
+    """
+    data, head = settings.data, file.state.get("head.weight")
+    where = "--dataset" if data.dataset is not None else "--data"
+    own = opened.val.class_names
+    if file.class_names is not None and data.has_names(own):
+        return labelled_as(opened, file.class_names, where)
+    if head is not None and len(head) != len(own):
+        law = f"must have as many classes as the weights have outputs, {len(head)}"
+        raise ConfigError(where, "", law, len(own))
+    who = "the weights name no" if file.class_names is None else "the data name no"
+    note = f"{who} classes: outputs are taken in the order of the images' {own[0]!r} … {own[-1]!r}"
+    return opened, note
 
 
 def finished_run(path: Path) -> Run:
@@ -74,47 +118,50 @@ def finished_run(path: Path) -> Run:
     return run
 
 
-def weights_of_run(run: Run, weights: str, best: bool) -> Path:
-    """Return the file of a finished run's last weights, or of its best ones, which are averaged.
-
-    Raises:
-        ConfigError: If the best ones are asked for and there are none.
-    """
-    assert run.result is not None, "the run is finished"
-    if not best:
-        name = "final_ema" if weights == "ema" else "final"
-        return run.path / "checkpoints" / f"{name}.safetensors"
-    if weights != "ema":
-        raise ConfigError(
-            "--best", "", "must go with --weights ema: the best weights are averaged ones"
-        )
-    path = run.path / "checkpoints" / "best.safetensors"
-    if run.result.best_step is None or not path.is_file():
-        cure = "leave it out for the last weights"
-        raise ConfigError(
-            "--best", "", "must name a run that kept its best weights", str(run.path), cure
-        )
-    return path
-
-
-def _of_run(args: argparse.Namespace, run: Run) -> tuple[RunSettings, OpenedData]:
+def _of_run(
+    args: argparse.Namespace, run: Run, file: WeightsFile
+) -> tuple[RunSettings, OpenedData]:
     recorded = run.manifest.settings
     for name in ("model", "img_size", "recipe"):
         if hasattr(args, name):
             flag = "--" + name.replace("_", "-")
             raise ConfigError(flag, "", "must be left out: the run says it", getattr(args, name))
     data = data_settings(args)
-    data = recorded.data if data.embedded else data
-    values = {**recorded.model_dump(), "data": data, "recipe": recorded.recipe}
-    return _settings(args, values), open_data(data)
+    if data.embedded:
+        data = recorded.data
+    elif data.dir == recorded.data.dir and data.val_fraction is None:
+        # Of a folder without a val part most images have been trained on.
+        known = ("val_fraction", "val_seed", "class_folders")
+        data = data.model_copy(update={key: getattr(recorded.data, key) for key in known})
+    model = recorded.model if file.spec is None else FullModel.of(short_named(file.spec))
+    values = {**recorded.model_dump(), "data": data, "recipe": recorded.recipe, "model": model}
+    return _settings(args, values), _opened(data)
 
 
-def _of_file(args: argparse.Namespace, file: WeightsFile) -> tuple[RunSettings, OpenedData]:
+def _of_file(
+    args: argparse.Namespace, file: WeightsFile
+) -> tuple[RunSettings, OpenedData, list[str]]:
+    """Return settings for weights of a file; where it says how images are prepared, they are so."""
     spec, data = _model(args, file), data_settings(args)
-    opened = open_data(data)
+    opened, notes = _opened(data), []
     name, recipe = recipe_of(args, len(opened.train), data, ("", {}))
+    if file.images is not None and not hasattr(args, "recipe"):
+        own = {key: file.images[key] for key in ("crop_pct", "interpolation") if key in file.images}
+        recipe = parse(type(recipe), {**recipe.model_dump(), **own}, str(file.path))
+    elif not hasattr(args, "recipe"):
+        crop = getattr(args, "crop_pct", recipe.crop_pct)
+        notes = [f"the weights do not say how images are prepared: crop {crop:g}, as in {name!r}"]
     values = {"kind": "train", "model": FullModel.of(spec), "data": data, "recipe": recipe}
-    return _settings(args, {**values, "recipe_name": name}), opened
+    return _settings(args, {**values, "recipe_name": name}), opened, notes
+
+
+def _opened(data: DataSettings) -> OpenedData:
+    """Open data to evaluate on; a folder needs no training part."""
+    if data.dir is not None and data.val_fraction is None:
+        found = open_evaluated_folder(Path(data.dir), data.class_folders)
+        if found is not None:
+            return found
+    return open_data(data)
 
 
 def _model(args: argparse.Namespace, file: WeightsFile) -> ModelSpec:
@@ -123,7 +170,7 @@ def _model(args: argparse.Namespace, file: WeightsFile) -> ModelSpec:
     if file.spec is None:
         law = f"must be given: {file.path} does not say what model it is for"
         raise ConfigError("--model", "", law, cure="add --model deit-s, or any timm model")
-    return file.spec
+    return short_named(file.spec)
 
 
 def _settings(args: argparse.Namespace, values: dict[str, Any]) -> RunSettings:

@@ -10,6 +10,7 @@ from autoprog.errors import ConfigError
 
 if TYPE_CHECKING:
     from autoprog.runs import Run
+    from autoprog.train.weights import WeightsFile
     from supernet.config import SubnetConfig
 
 __all__ = ["add_flags", "run"]
@@ -30,11 +31,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "examples:\n"
         "  autoprog export runs/… --output deit-s.pth\n"
         "  autoprog export runs/… --weights online --output deit-s.safetensors\n"
+        "  autoprog export runs/… --checkpoint last --output so-far.pth\n"
         "  autoprog export runs/… --format hf --output deit-s\n"
         "  autoprog export runs/… --format torch-export --keep-rate .7 --output deit-s.pt2\n"
         "  autoprog export runs/… --format onnx --img-size 192 --output deit-s.onnx\n"
     )
-    parser.add_argument("run", metavar="RUN", help="a finished run folder")
+    parser.add_argument("run", metavar="RUN", help="a run folder (last: the newest)")
     parser.add_argument(
         "--output",
         type=Path,
@@ -46,8 +48,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--weights", choices=["ema", "online"], default="ema", help="averaged or last weights (ema)"
     )
     parser.add_argument(
-        "--best", action="store_true", help="the averaged weights of the best evaluation"
+        "--checkpoint",
+        choices=["final", "best", "last"],
+        default="final",
+        help="the weights of the end of the run, the averaged ones of its best evaluation, or those of its"
+        " last checkpoint, as of an interrupted run (final)",
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace an export that is there")
     parser.add_argument(
         "--format",
         choices=list(_ENDINGS),
@@ -71,38 +78,91 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
     _check_flags(args)
-    from autoprog.commands.evaluation import finished_run, weights_of_run
+    from autoprog.commands.run_words import named_run
+    from autoprog.runs import load_run
+    from autoprog.train.export import ExportedModel, export_folder, export_weights
 
-    finished = finished_run(Path(args.run))
-    source = weights_of_run(finished, args.weights, args.best)
+    found = load_run(named_run(args.run))
+    settings = found.manifest.settings
+    if args.format == "hf" and settings.model.spec().is_local:
+        law = f"must be weights: {settings.model.model} is built by supernet.locality"
+        raise ConfigError("--format", "", law, "hf")
+    file = _weights(args, found)
+    _check_output(args)
+    model = ExportedModel.of(file, found.manifest)
+    if file.taken:
+        print(file.taken)
     if args.format == "weights":
-        from autoprog.train.export import export_weights
-
-        print(export_weights(source, args.output))
+        print(export_weights(model, args.output))
         return 0
     if args.format == "hf":
-        from autoprog.train.export import export_folder
-
-        settings = finished.manifest.settings
-        if settings.model.spec().is_local:
-            law = f"must be weights: {settings.model.model} is built by supernet.locality"
-            raise ConfigError("--format", "", law, "hf")
-        print(export_folder(source, settings.recipe, args.output))
+        print(export_folder(model, args.output))
         return 0
     from autoprog.train.program import export_onnx, export_program
+
+    export = export_onnx if args.format == "onnx" else export_program
+    print(export(settings, file, _cell(args, found, file), args.output, model))
+    return 0
+
+
+def _weights(args: argparse.Namespace, found: Run) -> WeightsFile:
+    """Return the weights that the flags name: those of the end of the run, or of its last checkpoint.
+
+    Raises:
+        ConfigError: If they are not there.
+    """
     from autoprog.train.weights import read_weights, with_tables
 
-    settings, file = finished.manifest.settings, with_tables(read_weights(source, averaged=True))
-    export = export_onnx if args.format == "onnx" else export_program
-    print(export(settings, file, _cell(args, finished), args.output))
-    return 0
+    checkpoints, averaged = found.path / "checkpoints", args.weights == "ema"
+    if args.checkpoint == "best":
+        from autoprog.commands.evaluation import target_of
+
+        return with_tables(read_weights(target_of(str(found.path), "best", args.weights), averaged))
+    if args.checkpoint == "last":
+        if not (checkpoints / "last.pt").is_file():
+            law = "must be final: the run has no checkpoint"
+            raise ConfigError("--checkpoint", "", law, "last", "go on with --resume first")
+        return read_weights(checkpoints / "last.pt", averaged)
+    if found.result is None:
+        law, cure = "must be a finished run", "go on with --resume first"
+        if (checkpoints / "last.pt").is_file():
+            cure += ", or add --checkpoint last"
+        raise ConfigError("RUN", "", law, str(found.path), cure)
+    name = "final_ema" if averaged else "final"
+    return with_tables(read_weights(checkpoints / f"{name}.safetensors", averaged))
+
+
+def _check_output(args: argparse.Namespace) -> None:
+    """Refuse to replace what is there, unless that is asked for; a folder only if it is an export.
+
+    Raises:
+        ConfigError: If there is something.
+    """
+    from autoprog.train.export import classes_of
+    from autoprog.train.weights import description_of
+
+    output: Path = args.output
+    if args.format == "hf":
+        exported = {"config.json", "model.safetensors"}
+        if not output.exists() and not output.is_symlink():
+            return
+        law, cure = "must be a new folder", "take another name, or remove it"
+        is_export = output.is_dir() and {path.name for path in output.iterdir()} == exported
+        if is_export and not output.is_symlink():
+            if args.overwrite:
+                return
+            cure = "take another name, or add --overwrite"
+        raise ConfigError("--output", "", law, str(output), cure)
+    if output.is_dir():
+        raise ConfigError("--output", "", "must be a file, not a folder", str(output))
+    there = [path for path in (output, description_of(output), classes_of(output)) if path.exists()]
+    if there and not args.overwrite:
+        law, cure = "must be a new file", "take another name, or add --overwrite"
+        raise ConfigError("--output", "", law, str(there[0]), cure)
 
 
 def _check_flags(args: argparse.Namespace) -> None:
     endings = _ENDINGS[args.format]
-    if args.format == "hf" and args.output.exists():
-        law, cure = "must be a new folder", "take another name, or remove it"
-        raise ConfigError("--output", "", law, str(args.output), cure)
     if endings and args.output.suffix not in endings:
         known = " or ".join([", ".join(endings[:-1]), endings[-1]] if endings[1:] else endings)
         raise ConfigError("--output", "", f"must end in {known}", str(args.output))
@@ -114,17 +174,15 @@ def _check_flags(args: argparse.Namespace) -> None:
             raise ConfigError("--" + flag.replace("_", "-"), "", law)
 
 
-def _cell(args: argparse.Namespace, finished: Run) -> SubnetConfig:
+def _cell(args: argparse.Namespace, found: Run, file: WeightsFile) -> SubnetConfig:
     """Return the cell that the flags name, which drops tokens as the run did."""
     from autoprog.commands.cells import check_rate, check_size, elastic_of, tokens_of
     from supernet.config import SubnetConfig
 
-    spec = finished.manifest.settings.model.spec()
+    spec = found.manifest.settings.model.spec() if file.spec is None else file.spec
     img_size = spec.img_size if args.img_size is None else args.img_size
     keep_rate = 1.0 if args.keep_rate is None else args.keep_rate
     check_size(img_size, spec, "--img-size")
-    tokens = tokens_of(
-        args.by, args.at_blocks, spec, elastic_of(finished.best or finished.schedule)
-    )
+    tokens = tokens_of(args.by, args.at_blocks, spec, elastic_of(found.best or found.schedule))
     check_rate(keep_rate, tokens, spec, "--keep-rate")
     return SubnetConfig(spec.depth, img_size, tokens.rule(keep_rate))

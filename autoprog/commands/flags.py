@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
-from autoprog.recipe import RECIPES, Recipe
+from autoprog.recipe import RECIPES, Recipe, defaults_text
 
 __all__ = [
     "LOGGER_SETTINGS",
     "NOT_FOR_RESUME",
+    "add_changed_data_flag",
     "add_device_flags",
+    "add_dry_run_flag",
     "add_initial_flags",
     "add_recipe_flags",
     "add_run_flags",
@@ -23,6 +26,7 @@ __all__ = [
     "duration_seconds",
     "flag_of",
     "given_recipe",
+    "only_carries_out",
     "words_of",
 ]
 
@@ -51,6 +55,12 @@ def changeable(kind: str) -> set[str]:
     return NOT_FOR_RESUME - {"log_every_steps"} if kind == "search" else NOT_FOR_RESUME
 
 
+def only_carries_out(args: argparse.Namespace) -> bool:
+    """Tell whether nothing is given but how a run is carried out here, so that it does not say which run."""
+    beside = {"command", "debug", "resume", "runs_dir", "quiet", "jobs", "join"}
+    return set(vars(args)) <= beside | changeable(args.command)
+
+
 def words_of(args: argparse.Namespace, actions: Iterable[argparse.Action]) -> list[str]:
     """Return those of the flags that were given, as they stand on a command line."""
     words: list[str] = []
@@ -77,7 +87,14 @@ def add_initial_flags(parser: argparse.ArgumentParser) -> None:
         group,
         "--initial-checkpoint",
         metavar="FILE|RUN",
-        help="start from a .safetensors or .pth file, or from a finished run",
+        help="start from a .safetensors or .pth file, a finished run (which names --model and --img-size),"
+        " or a folder of export --format hf",
+    )
+    _add(
+        group,
+        "--fresh-head",
+        action="store_true",
+        help="draw the head anew, also where the weights have as many classes",
     )
 
 
@@ -91,7 +108,8 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--resume",
         metavar="RUN",
-        help="go on with a run folder; 'auto' finds the unfinished run of this command line",
+        help="go on with a run: a folder, 'last' for the newest, 'auto' for the unfinished one of this"
+        " command line, or without other flags for the newest unfinished one",
     )
     add_device_flags(group)
     _add(
@@ -122,6 +140,24 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     _add_care_flags(group)
     group.add_argument("-q", "--quiet", action="store_true", help="only warnings and the result")
     _add_logger_flags(parser.add_argument_group("loggers", "see autoprog log too"))
+
+
+def add_changed_data_flag(parser: argparse.ArgumentParser) -> None:
+    """Add how to go on with a run whose images are not the same any more."""
+    parser.add_argument_group("resume").add_argument(
+        "--allow-changed-data",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="go on although images were added, removed or replaced; the classes must be the same",
+    )
+
+
+def add_dry_run_flag(parser: argparse.ArgumentParser) -> Group:
+    """Add the wish to know beforehand; return its group."""
+    group = parser.add_argument_group("before a run")
+    dry = "check everything, say what would run and about how long it takes, and write nothing"
+    _add(group, "--dry-run", action="store_true", help=dry)
+    return group
 
 
 def _add_logger_flags(group: Group) -> None:
@@ -181,19 +217,29 @@ def _add_care_flags(group: Group) -> None:
     )
 
 
-def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
-    """Add one flag for each field of the recipe, under timm's name."""
+def add_recipe_flags(
+    parser: argparse.ArgumentParser, notes: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Add one flag for each field of the recipe, under timm's name.
+
+    Args:
+        parser: Takes them.
+        notes: What else a default depends on in this command, by field.
+    """
     group = parser.add_argument_group(
-        "recipe", "each overrides the recipe; the default is shown for 'deit'"
+        "recipe",
+        "each overrides the recipe; in brackets the value of 'deit', and of the others where theirs differs",
     )
     _add(
         group,
         "--recipe",
         metavar="NAME|FILE",
-        help=f"{', '.join(RECIPES)} or a YAML file; by default chosen by the number of images",
+        help=f"{', '.join(RECIPES)} or a YAML file (digits for the embedded ones, small-data below 200,000"
+        " training images, else deit)",
     )
     for name, field in Recipe.model_fields.items():
-        _add_field(group, name, field)
+        note = f"; {notes[name]}" if name in notes else ""
+        _add_field(group, name, field, f"{defaults_text(name)}{note}")
 
 
 def given_recipe(args: argparse.Namespace) -> dict[str, Any]:
@@ -201,9 +247,9 @@ def given_recipe(args: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in Recipe.model_fields if hasattr(args, name)}
 
 
-def _add_field(group: Group, name: str, field: FieldInfo) -> None:
+def _add_field(group: Group, name: str, field: FieldInfo, default: str) -> None:
     flag = "--" + name.replace("_", "-")
-    text = f"{field.description} ({_shown(field.default)})".replace("%", "%%")
+    text = f"{field.description} ({default})".replace("%", "%%")
     pair = name in ("scale", "ratio")
     choices = get_args(field.annotation)
     literal = [c for c in choices if isinstance(c, str)]
@@ -213,12 +259,6 @@ def _add_field(group: Group, name: str, field: FieldInfo) -> None:
         _add(group, flag, nargs=2, type=float, metavar=("LOW", "HIGH"), help=text)
     else:
         _add(group, flag, metavar=_metavar(name), help=text)
-
-
-def _shown(default: object) -> str:
-    if isinstance(default, tuple):
-        return " ".join(f"{value:.3g}" for value in default)
-    return "none" if default is None else str(default)
 
 
 def _metavar(name: str) -> str:

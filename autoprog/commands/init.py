@@ -1,16 +1,23 @@
-"""``autoprog init``: a commented starter file of a search space or a recipe."""
+"""``autoprog init``: a commented starter file of a search space, a recipe or a schedule."""
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from pathlib import Path
 
-from autoprog.errors import ConfigError, RunError
+from autoprog.errors import ConfigError, RunError, suggest
 
 __all__ = ["add_flags", "check_output", "run", "write_file"]
 
-_KINDS = ("space", "recipe")
+_KINDS = ("space", "recipe", "schedule")
+_OF_SCHEDULE = {
+    "preset": "--from",
+    "epochs": "--epochs",
+    "recipe": "--recipe",
+    "img_size": "--img-size",
+}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -22,9 +29,26 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "  autoprog init space --model deit-s --output my-space.yaml --schema space.schema.json\n"
         "  autoprog init recipe --model vit-xs --output my-recipe.yaml\n"
         "  autoprog init recipe --model deit-s > my-recipe.yaml\n"
+        "  autoprog init schedule --from linear --model deit-s --epochs 100 --output my-schedule.yaml\n"
     )
-    parser.add_argument("kind", choices=_KINDS, help="what a search may choose, or how to train")
+    parser.add_argument(
+        "kind", choices=_KINDS, help="what a search may choose, how to train, or when to grow"
+    )
     parser.add_argument("--model", required=True, metavar="NAME", help="see autoprog models")
+    group = parser.add_argument_group("schedule")
+    group.add_argument(
+        "--from", dest="preset", metavar="PRESET", help="a name that autoprog schedules lists"
+    )
+    group.add_argument("--epochs", type=float, metavar="N", help="length of the run (the recipe's)")
+    group.add_argument(
+        "--recipe",
+        metavar="NAME",
+        help="whose RandAugment, drop-path and erasing the preset scales (small-data for images below 64 px,"
+        " else deit)",
+    )
+    group.add_argument(
+        "--img-size", type=int, metavar="PX", help="full image size, if not the model's"
+    )
     group = parser.add_argument_group("output")
     group.add_argument(
         "--output", type=Path, metavar="FILE", help=".yaml or .yml (printed where left out)"
@@ -45,11 +69,7 @@ def run(args: argparse.Namespace) -> int:
     if output is None and args.schema is not None:
         raise ConfigError("--schema", "", "must come with --output FILE")
     check_output("--schema", args.schema, args.force, (".json",))
-    from autoprog.starters import recipe_starter, space_starter
-    from autoprog.train.model import find_model
-
-    make = space_starter if args.kind == "space" else recipe_starter
-    text = make(find_model(args.model), str(output or f"my-{args.kind}.yaml"))
+    text = _text(args, str(output or f"my-{args.kind}.yaml"))
     if output is None:
         print(text, end="")
         return 0
@@ -58,6 +78,40 @@ def run(args: argparse.Namespace) -> int:
     write_file(output, text)
     print(output)
     return 0
+
+
+def _text(args: argparse.Namespace, output: str) -> str:
+    """Return the file, before a schema's line.
+
+    Raises:
+        ConfigError: If flags do not go with the kind, or a name or a length is none.
+    """
+    given = [flag for name, flag in _OF_SCHEDULE.items() if getattr(args, name) is not None]
+    if args.kind != "schedule" and given:
+        raise ConfigError(given[0], "", "must be given with autoprog init schedule")
+    if args.kind == "schedule" and args.preset is None:
+        cure = "add --from linear, or another name that autoprog schedules lists"
+        raise ConfigError("--from", "", "must be given", cure=cure)
+    if args.epochs is not None and not 0 < args.epochs < math.inf:
+        raise ConfigError("--epochs", "", "must be a finite number above 0", args.epochs)
+    from autoprog.presets import PRESETS
+    from autoprog.starters import recipe_starter, schedule_starter, space_starter
+    from autoprog.train.model import find_model
+
+    if args.preset is not None and args.preset not in PRESETS:
+        cure = suggest(args.preset, PRESETS)
+        raise ConfigError("--from", "", "unknown preset", args.preset, cure)
+    spec = find_model(args.model)
+    if args.kind == "space":
+        return space_starter(spec, output)
+    if args.kind == "recipe":
+        return recipe_starter(spec, output)
+    if args.img_size is not None:
+        try:
+            spec = spec.with_img_size(args.img_size)
+        except ValueError as error:
+            raise ConfigError("--img-size", "", str(error)) from None
+    return schedule_starter(args.preset, spec, args.epochs, args.recipe, output)
 
 
 def _with_schema(kind: str, schema: Path, output: Path) -> str:

@@ -31,7 +31,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "targets",
         nargs="*",
         metavar="RUN|SCHEDULE",
-        help="run folder, folder of runs, schedule file or preset; the first one is open at once",
+        help="run (last: the newest), folder of runs, schedule file or preset; the first one is open at once",
     )
     parser.add_argument(
         "--runs-dir", default="runs", metavar="DIR", help="runs to choose from (runs)"

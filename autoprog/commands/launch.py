@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -14,22 +14,33 @@ import torch
 from rich.console import Console
 
 from autoprog.commands.configure import Configured
-from autoprog.commands.flags import changeable, flag_of
-from autoprog.commands.preflight import check_run
+from autoprog.commands.data_flags import absolute
+from autoprog.commands.data_record import data_notice, moved_data, recorded_data
+from autoprog.commands.flags import changeable, flag_of, only_carries_out
+from autoprog.commands.preflight import check_run, check_validation_images
 from autoprog.commands.provenance import git_state, new_run_id, versions
-from autoprog.errors import ConfigError, DivergedError, RunError, RunExistsError
-from autoprog.events import Event, Warned
+from autoprog.errors import (
+    ConfigError,
+    DivergedError,
+    ResumableError,
+    RunError,
+    RunExistsError,
+    tell_at_once,
+)
+from autoprog.events import Event, RunStarted, Warned
 from autoprog.files import parse
 from autoprog.follower import FollowedFolder
+from autoprog.libwarnings import passed_on
+from autoprog.locate import runs_in
 from autoprog.loggers.relay import Relays
-from autoprog.runs import RunFolder, load_run
+from autoprog.runs import Run, RunFolder, is_written_now, load_run
 from autoprog.schedule import GrowthSchedule
 from autoprog.settings import RunManifest, RunSettings
 from autoprog.train.engine import Job
 from autoprog.train.feed import open_data
 from autoprog.train.ranks import Ranks, is_lost_rank, was_restarted
 from autoprog.train.rollback import MOST_ROLLBACKS, Rollbacks
-from autoprog.train.stop import stop_on_signals
+from autoprog.train.stop import StopRequest, stop_on_signals
 from autoprog.ui.display import make_display
 
 __all__ = [
@@ -55,6 +66,9 @@ _KEPT_ON_RESUME = {
     "schedule",
     "jobs",
     "join",
+    "data",
+    "data_dir",
+    "allow_changed_data",
 }
 
 
@@ -77,13 +91,15 @@ class Launch:
     rolls_back: bool = False
     schedule: GrowthSchedule | None = None
     settings: RunSettings | None = None
+    notices: tuple[str, ...] = ()
 
     @classmethod
     def on_terminal(cls, ranks: Ranks, quiet: bool, configured: Configured) -> Launch:
         """Return a launch that is shown on standard output, by rank 0."""
         console = RunConsole(highlight=False, quiet=not ranks.is_main)
         rolls_back = configured.settings.on_divergence == "rollback"
-        return cls(ranks, console, quiet, rolls_back, configured.schedule, configured.settings)
+        shown = configured.schedule, configured.settings, configured.notices
+        return cls(ranks, console, quiet, rolls_back, *shown)
 
     def relays(self, folder: RunFolder) -> Relays:
         """Return what tells a run to its loggers: those of now, whatever those of its start were."""
@@ -103,16 +119,25 @@ def open_run(
         ConfigError: If anything given is unknown, breaks a law, or does not go with ``--resume``.
         RunError: If the folder cannot be written or another process writes it.
     """
-    if args.resume in (None, "auto"):
+    found: Path | None
+    if args.resume == "auto" and only_carries_out(args):
+        found = _newest_unfinished(args, ranks)
+        configured = _recorded(args, found)
+    elif args.resume in (None, "auto"):
         configured = configure(args)
         look_for_it = args.resume == "auto" or was_restarted()
         found = _unfinished(Path(args.runs_dir), configured, ranks) if look_for_it else None
+        if hasattr(args, "allow_changed_data") and args.resume is None:
+            raise ConfigError("--allow-changed-data", "", "must be given together with --resume")
+        if found is not None:
+            configured = _with_data_of(args, configured, load_run(found))
     else:
         found = Path(args.resume)
         configured = _recorded(args, found)
     check_run(configured, is_new=found is None, ranks=ranks)
+    check_validation_images(configured, found, ranks)
     if ranks.is_main:
-        folder = _create(args, configured) if found is None else RunFolder.reopen(found)
+        folder = _create(args, configured) if found is None else _reopened(found, configured)
         ranks.share(str(folder.path))
         return configured, folder
     path = Path(ranks.share(""))
@@ -148,12 +173,19 @@ def carry_out(begin: Begin, launch: Launch, folder: RunFolder) -> None:
 def _carry_out(begin: Begin, launch: Launch, folder: RunFolder, job: Job) -> None:
     try:
         events = begin(folder, job)
+        if launch.ranks.is_main and not job.rollbacks.count:
+            events = _with_notices(events, launch.notices)
         if not launch.ranks.is_main:
             _follow(events, launch.ranks)
             return
-        _tell(events, launch, folder)
+        _tell(events, launch, folder, job.stop)
+    except ResumableError as error:
+        raise ResumableError(f"{error}; then --resume {folder.path}") from error
     except OSError as error:
         raise RunError(f"{folder.path}: {error}") from error
+    except MemoryError as error:
+        cure = f"lower --batch-size or --workers; go on with --resume {folder.path}"
+        raise RunError(f"{folder.path}: out of memory; {cure}") from error
     except RuntimeError as error:
         what = _known_failure(error, launch.ranks)
         if what is None:
@@ -163,18 +195,39 @@ def _carry_out(begin: Begin, launch: Launch, folder: RunFolder, job: Job) -> Non
         folder.close()
 
 
-def _tell(events: Iterator[Event], launch: Launch, folder: RunFolder) -> None:
+def _with_notices(events: Iterator[Event], notices: Collection[str]) -> Iterator[Event]:
+    """Pass events on, with warnings after the first one of the run: a resume replays what stands before."""
+    for event in events:
+        yield event
+        if isinstance(event, RunStarted):
+            yield from (Warned(step=event.step, message=text) for text in notices)
+
+
+def _tell(events: Iterator[Event], launch: Launch, folder: RunFolder, stop: StopRequest) -> None:
     """Write the events, show them, and pass them on to loggers, which may fail by themselves."""
     relays = launch.relays(folder)
+    step = 0
+
+    def warn(text: str) -> None:
+        warned = Warned(step=step, message=text)
+        folder.append(warned)
+        display.show(warned)
+
     try:
-        with make_display(launch.console, launch.quiet, schedule=launch.schedule) as display:
+        with (
+            make_display(launch.console, launch.quiet, schedule=launch.schedule) as display,
+            passed_on(warn),
+        ):
+            stop.answer = display.answer
             for event in events:
+                step = event.step
                 folder.append(event)
                 display.show(event)
                 for problem in relays.show(event):
                     folder.append(problem)
                     display.show(problem)
     finally:
+        stop.answer = tell_at_once
         problems = relays.close()
         for line in (*problems, *(() if launch.quiet else relays.places)):
             launch.console.print(line, markup=False, soft_wrap=True)
@@ -182,8 +235,6 @@ def _tell(events: Iterator[Event], launch: Launch, folder: RunFolder) -> None:
 
 def _known_failure(error: RuntimeError, ranks: Ranks) -> str | None:
     """Return what a RuntimeError of torch means, where it is not a mistake of ours."""
-    if "DataLoader worker" in str(error):
-        return "a loader worker died (memory, or /dev/shm too small?); lower --workers"
     if isinstance(error, torch.OutOfMemoryError):
         return "out of memory outside a step; lower --batch-size"
     if not ranks.alone and is_lost_rank(error):
@@ -202,12 +253,13 @@ def _follow(events: Iterator[Event], ranks: Ranks) -> None:
 def _create(args: argparse.Namespace, configured: Configured) -> RunFolder:
     settings, now = configured.settings, datetime.now()
     manifest = RunManifest(
-        run_id=new_run_id(settings.kind, settings.model.model, now),
+        run_id=new_run_id(settings.kind, settings.model.model, settings.schedule_from, now),
         created=now.astimezone().isoformat(timespec="seconds"),
         argv=("autoprog", *sys.argv[1:]),
         versions=versions(),
         git=git_state(),
         settings=settings,
+        data=recorded_data(configured.opened),
     )
     folder = _created_under_free_name(Path(args.runs_dir), manifest)
     try:
@@ -216,6 +268,21 @@ def _create(args: argparse.Namespace, configured: Configured) -> RunFolder:
     except OSError as error:
         folder.close()
         raise RunError(f"{folder.path}: {error}") from None
+    return folder
+
+
+def _reopened(path: Path, configured: Configured) -> RunFolder:
+    """Go on with a run; where its images lie, and what they are, is written down as it is now."""
+    folder = RunFolder.reopen(path)
+    data = {"data": recorded_data(configured.opened)}
+    settings = folder.manifest.settings.model_copy(update={"data": configured.settings.data})
+    manifest = folder.manifest.model_copy(update={"settings": settings, **data})
+    try:
+        if manifest != folder.manifest:
+            folder.write_manifest(manifest)
+    except OSError as error:
+        folder.close()
+        raise RunError(f"{path}: run.yaml cannot be written: {error.strerror}") from None
     return folder
 
 
@@ -247,7 +314,17 @@ def _recorded(args: argparse.Namespace, path: Path) -> Configured:
         law = f"must be {settings.schedule_from!r}, as the run has, or be left out"
         raise ConfigError("--schedule", "", law, args.schedule)
     settings = carried_out_by(args, settings, _KEPT_ON_RESUME, "--resume")
-    return Configured(settings, open_data(settings.data), run.schedule)
+    settings = settings.model_copy(update={"data": moved_data(args, settings.data)})
+    configured = Configured(settings, open_data(settings.data), run.schedule)
+    return _with_data_of(args, configured, run)
+
+
+def _with_data_of(args: argparse.Namespace, configured: Configured, run: Run) -> Configured:
+    """Return what to go on with, after its images were compared with those that the run began with."""
+    is_moved = args.resume != "auto" and (hasattr(args, "data") or hasattr(args, "data_dir"))
+    now, allowed = recorded_data(configured.opened), hasattr(args, "allow_changed_data")
+    notice = data_notice(run, now, allowed, is_moved)
+    return configured if notice is None else replace(configured, notices=(notice,))
 
 
 def carried_out_by(
@@ -272,11 +349,41 @@ def carried_out_by(
     return parse(RunSettings, values, "flags")
 
 
+def _newest_unfinished(args: argparse.Namespace, ranks: Ranks) -> Path:
+    """Return the newest run of this command that can go on, as rank 0 finds it.
+
+    One that a process is writing now is the last choice.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    needed = "schedule.yaml" if args.command == "train" else "run.yaml"
+    unfinished = [
+        folder
+        for folder in (runs_in(Path(args.runs_dir)) if ranks.is_main else ())
+        if not (folder / "result.json").exists()
+        and (folder / needed).exists()
+        and _kind_of(folder) == args.command
+    ]
+    name = ranks.share(str(min(unfinished, key=is_written_now)) if unfinished else "")
+    if not name:
+        law = f"must find an unfinished {args.command} run in {args.runs_dir}, and there is none"
+        raise ConfigError("--resume auto", "", law, cure="without --resume a new one begins")
+    return Path(name)
+
+
+def _kind_of(folder: Path) -> str:
+    try:
+        return load_run(folder).manifest.settings.kind
+    except ConfigError:
+        return ""  # of another version, or damaged: none of this command line's business
+
+
 def _unfinished(runs_dir: Path, configured: Configured, ranks: Ranks) -> Path | None:
     """Return the newest unfinished run with these settings and this schedule, as rank 0 finds it."""
     found = None
     if ranks.is_main:
-        folders = sorted((path.parent for path in runs_dir.glob("*/run.yaml")), reverse=True)
+        folders = runs_in(runs_dir)
         found = next((folder for folder in folders if _is_unfinished(folder, configured)), None)
     name = ranks.share(str(found or ""))
     return Path(name) if name else None
@@ -289,10 +396,25 @@ def _is_unfinished(folder: Path, configured: Configured) -> bool:
         run = load_run(folder)
     except ConfigError:
         return False  # of another version, or damaged: none of this command line's business
+    if not _same_images(run.manifest, configured):
+        return False
     same_schedule = configured.settings.kind != "train" or run.schedule == configured.schedule
     return same_schedule and _same_run(run.manifest.settings, configured.settings)
 
 
+def _same_images(manifest: RunManifest, configured: Configured) -> bool:
+    """Tell whether images are from where a run has them, or are the same ones elsewhere."""
+    place = {"dir", "data_dir"}
+    one, other = manifest.settings.data, configured.settings.data
+    if one.model_dump(exclude=place) != other.model_dump(exclude=place):
+        return False
+    places = [
+        [None if path is None else absolute(path) for path in (data.dir, data.data_dir)]
+        for data in (one, other)
+    ]
+    return places[0] == places[1] or manifest.data == recorded_data(configured.opened)
+
+
 def _same_run(one: RunSettings, other: RunSettings) -> bool:
-    free = changeable(one.kind)
+    free = {*changeable(one.kind), "data"}
     return one.model_dump(exclude=free) == other.model_dump(exclude=free)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoprog.commands.flags import add_wandb_flags
@@ -24,17 +23,18 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "  autoprog log runs/* --to wandb --wandb-project vits\n"
         "  autoprog train --schedule linear --model deit-s --log-tensorboard    # or while it goes on\n"
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run folder")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run folder (last: the newest)")
     parser.add_argument("--to", required=True, choices=["tensorboard", "wandb"], help="logger")
     add_wandb_flags(parser.add_argument_group("wandb"))
 
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
+    from autoprog.commands.run_words import named_run
     from autoprog.loggers.relay import check_logger, replay
     from autoprog.runs import load_run
 
-    runs = [load_run(path) for path in args.runs]
+    runs = [load_run(named_run(word)) for word in args.runs]
     manifests = [_manifest(one, args) for one in runs]
     for one in runs:
         _check_log(one, args.to)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
@@ -46,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
 
     console = Console(highlight=False)
     console.print(rich_table(_columns(specs), console.width))
+    for line in _notes(specs):
+        console.print(line)
     if args.filter is None:
         console.print("and any timm VisionTransformer or VOLO: autoprog models --filter 'vit_*'")
     return 0
@@ -90,6 +92,7 @@ def _facts(spec: ModelSpec) -> dict[str, Any]:
 
     return {
         "timm": spec.timm,
+        "overrides": dict(spec.overrides),
         "depth": list(spec.depth),
         "embed_dim": spec.embed_dim,
         "num_heads": spec.num_heads,
@@ -100,6 +103,26 @@ def _facts(spec: ModelSpec) -> dict[str, Any]:
     }
 
 
+def _notes(specs: Sequence[ModelSpec]) -> Iterator[str]:
+    """Yield what the names of timm in the table do not tell."""
+    for spec in specs:
+        if spec.overrides:
+            yield (
+                f"* {spec.name}: {_timms(spec)} with depth {sum(spec.depth)}, width {spec.embed_dim},"
+                f" {spec.num_heads} heads, patches of {spec.patch_size} px and images of {spec.img_size} px"
+            )
+    if any(_is_ours(spec) for spec in specs):
+        yield "local_NAME and volo_mu are no names of timm: import supernet.elastic registers them"
+
+
+def _timms(spec: ModelSpec) -> str:
+    return spec.timm if _is_ours(spec) else f"timm's {spec.timm}"
+
+
+def _is_ours(spec: ModelSpec) -> bool:
+    return spec.is_local or spec.timm == "volo_mu"
+
+
 def _columns(specs: Sequence[ModelSpec]) -> list[Column]:
     from autoprog.ui.tables import Column
     from autoprog.ui.units import amount
@@ -107,7 +130,7 @@ def _columns(specs: Sequence[ModelSpec]) -> list[Column]:
     facts = [_facts(spec) for spec in specs]
     return [
         Column("model", tuple(spec.name for spec in specs), "left"),
-        Column("timm", tuple(spec.timm for spec in specs), "left", rank=1),
+        Column("timm", tuple(_shown_name(spec) for spec in specs), "left", rank=1),
         Column("depth", tuple("+".join(map(str, spec.depth)) for spec in specs)),
         Column("width", tuple(str(spec.embed_dim) for spec in specs), rank=2),
         Column("stride", tuple(str(spec.patch_size) for spec in specs), rank=3),
@@ -115,3 +138,8 @@ def _columns(specs: Sequence[ModelSpec]) -> list[Column]:
         Column("parameters", tuple(amount(fact["parameters"]) for fact in facts)),
         Column("MACs", tuple(amount(fact["macs"]) for fact in facts)),
     ]
+
+
+def _shown_name(spec: ModelSpec) -> str:
+    """Return the timm name, marked where the model has another shape than that name's."""
+    return f"{spec.timm} *" if spec.overrides else spec.timm

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 from autoprog.commands.configure import Configured
 from autoprog.curves import Curriculum, curve_ends
 from autoprog.errors import ConfigError
+from autoprog.events import Evaluated
 from autoprog.loggers.relay import check_loggers
 from autoprog.recipe import Recipe
+from autoprog.runs import load_run
 from autoprog.schedule import GrowthSchedule
 from autoprog.search.fidelity import check_fidelity
 from autoprog.search.length import length_and_plan
@@ -19,7 +22,15 @@ from autoprog.search.trial import schedule_space
 from autoprog.settings import RunSettings
 from autoprog.stage import Training, shown_depth
 from autoprog.steptable import StepTable
-from autoprog.train.data import TransformSettings, train_transform
+from autoprog.train.data import (
+    StreamSource,
+    TransformSettings,
+    check_images,
+    resolve_workers,
+    train_transform,
+)
+from autoprog.train.data.bad_images import validation_refusal
+from autoprog.train.data.cache.progress import progress_on_stderr
 from autoprog.train.device import resolve_compute
 from autoprog.train.engine import run_length, step_table
 from autoprog.train.initial import find_initial
@@ -28,7 +39,9 @@ from autoprog.train.ranks import ONE_PROCESS, Ranks
 from autoprog.train.regularise import augmented_cell, scaled_batch_size
 from supernet.config import GrowthRule, as_depth
 
-__all__ = ["check_run"]
+__all__ = ["check_run", "check_validation_images"]
+
+_MOST_CHECK_SECONDS = 60.0
 
 
 def check_run(configured: Configured, is_new: bool, ranks: Ranks = ONE_PROCESS) -> None:
@@ -58,7 +71,37 @@ def check_run(configured: Configured, is_new: bool, ranks: Ranks = ONE_PROCESS) 
     _check_search(settings, num_images, is_new)
     if settings.has_initial_weights and is_new:
         _check_full_depth(schedule)
-        find_initial(settings, len(configured.opened.class_names))
+        find_initial(settings, configured.opened.class_names)
+
+
+def check_validation_images(
+    configured: Configured, resumed: Path | None, ranks: Ranks = ONE_PROCESS
+) -> None:
+    """Read the validation images once, for at most a minute; a run has done so by its first evaluation.
+
+    Raises:
+        ConfigError: If one cannot be read.
+    """
+    val = configured.opened.val
+    if isinstance(val, StreamSource) or val.in_memory:
+        return
+    if resumed is not None and any(
+        isinstance(event, Evaluated) for event in load_run(resumed).events()
+    ):
+        return
+    problem = ""
+    if ranks.is_main:
+        workers = resolve_workers(configured.settings.workers, val)
+        checked = check_images(val, workers, _MOST_CHECK_SECONDS, progress_on_stderr)
+        if checked.unreadable:
+            problem = validation_refusal(checked.unreadable)
+        elif checked.num_read < len(val):
+            text = f"{checked.num_read:,} of {len(val):,} read in {_MOST_CHECK_SECONDS:.0f} seconds"
+            rest = "the others are read when the run is evaluated, after a checkpoint"
+            print(f"validation images: {text}, all fine; {rest}", file=sys.stderr)
+    if problem := ranks.share(problem):
+        where = "--data" if configured.settings.data.dataset is None else "--dataset"
+        raise ConfigError(where, "", problem, cure=f"then --resume {resumed}" if resumed else "")
 
 
 def _check_full_depth(schedule: GrowthSchedule | None) -> None:

@@ -4,17 +4,37 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import re
 import subprocess
 from datetime import datetime
+from pathlib import PurePath
 
 __all__ = ["git_state", "new_run_id", "versions"]
 
 _VERSIONED = ("autoprog", "torch", "timm", "optuna", "numpy")
 
 
-def new_run_id(kind: str, model: str, now: datetime) -> str:
-    """Return the name of a run's folder, such as ``2026-11-22-143005-search-deit-s``."""
-    return f"{now:%Y-%m-%d-%H%M%S}-{kind}-{model.replace('/', '-')}"
+_MOST_LETTERS = 40
+"""Of a schedule's name in that of a folder, which file systems bound."""
+
+
+def new_run_id(kind: str, model: str, schedule_from: str | None, now: datetime) -> str:
+    """Return the name of a run's folder, such as ``2026-11-22-143005-train-deit-s-linear``.
+
+    Args:
+        kind: ``train`` or ``search``.
+        model: Short name, or that of timm.
+        schedule_from: A preset, or the path of a schedule file, of which the stem counts; None for a search.
+        now: When the run begins.
+    """
+    schedule = re.sub(r"\.ya?ml$", "", PurePath(schedule_from or "").name)
+    words = (_plain(model), _plain(schedule)[:_MOST_LETTERS].strip("-."))
+    return "-".join([f"{now:%Y-%m-%d-%H%M%S}", kind, *filter(None, words)])
+
+
+def _plain(name: str) -> str:
+    """Return a name without what a shell, a file system or ``scp`` takes for something else."""
+    return re.sub(r"[^\w.]+", "-", name).strip("-.")
 
 
 def versions() -> dict[str, str]:

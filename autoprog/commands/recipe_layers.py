@@ -16,6 +16,10 @@ from autoprog.settings import DataSettings
 __all__ = ["is_file", "recipe_of"]
 
 
+_OF_IMAGES = {"batch_size", "smoothing", "aa", "scale", "ratio", "hflip", "color_jitter"}
+"""What the default recipe takes from that of the embedded digits for these, which must not be mirrored."""
+
+
 class RecipeFile(FileModel):
     """A recipe file: any of the recipe's keys, and which named recipe they are laid over."""
 
@@ -39,7 +43,12 @@ def recipe_of(
             raise ConfigError(name, "base", "unknown recipe", base, suggest(base, RECIPES))
         layers.append((name, {k: v for k, v in body.items() if k != "base"}))
         name = base
-    name = name or default_recipe_name(num_images, data.embedded)
+    if name is None:
+        has_weights = hasattr(args, "pretrained") or hasattr(args, "initial_checkpoint")
+        name = default_recipe_name(num_images, data.embedded, has_weights)
+        if data.embedded:
+            of_digits = RECIPES["digits"].model_dump(include=_OF_IMAGES)
+            layers.insert(0, ("digits", of_digits))
     layers.append(("flags", given_recipe(args)))
     return name, resolve_recipe(name, *layers)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoprog.commands.flags import flag_of
+from autoprog.commands.run_words import named_run
 from autoprog.decisions import Decision
 from autoprog.errors import ConfigError
 from autoprog.runs import load_run
@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["replay_columns", "replay_document", "replay_run"]
 
-_TAKEN = {"command", "debug", "replay", "rule", "sampler", "seed", "as_json"}
+_TAKEN = {"command", "debug", "replay", "rule", "sampler", "seed", "as_json", "runs_dir"}
 _DEFAULTS: dict[str, object] = {
-    "runs_dir": "runs",
     "resume": None,
     "quiet": False,
     "jobs": 1,
@@ -43,7 +42,7 @@ def replay_run(args: argparse.Namespace) -> int:
     from autoprog.ui.tables import plain_table
 
     _check_alone(args)
-    run = load_run(Path(args.replay))
+    run = load_run(named_run(args.replay, args.runs_dir))
     given = (getattr(args, name, None) for name in ("rule", "sampler", "seed"))
     recorded, chooser = chooser_of(run), chooser_of(run, *given)
     search = run.manifest.settings.search

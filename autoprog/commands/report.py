@@ -25,7 +25,7 @@ from autoprog.search.plan import SearchPlan, point_candidates
 from autoprog.settings import RunSettings, SearchSettings
 from autoprog.ui.fidelity import fidelity_lines
 
-__all__ = ["announce_search", "announce_train", "farewell"]
+__all__ = ["announce_search", "announce_train", "farewell", "plan_text", "space_text"]
 
 
 def announce_search(
@@ -35,28 +35,32 @@ def announce_search(
     settings = configured.settings
     search = settings.search
     assert search is not None
-    space = search.space
     _say(
         console,
         "search",
         f"{settings.model.model} at {settings.model.img_size} px, seed {settings.seed}",
     )
     _say_common(console, configured, folder)
+    _say(console, "space", space_text(search))
+    _say(console, "plan", plan_text(settings, plan))
+
+
+def space_text(search: SearchSettings) -> str:
+    """Return what a search may choose from."""
+    space = search.space
     kept = " ".join(f"{rule.keep_rate:g}" for rule in space.keep_rates)
     rates = f" · keep-rate {kept}" if len(space.keep_rates) > 1 else ""
     depths = " ".join("+".join(map(str, depth)) for depth in space.depths)
-    _say(
-        console,
-        "space",
-        f"depth {depths} · size {' '.join(map(str, space.sizes))} px{rates} ({search.space_from})",
-    )
-    _say(console, "plan", _trials_text(search) if plan is None else _plan_text(settings, plan))
+    sizes = " ".join(map(str, space.sizes))
+    return f"depth {depths} · size {sizes} px{rates} ({search.space_from})"
 
 
-def _plan_text(settings: RunSettings, plan: SearchPlan) -> str:
-    """Return when a search decides, and between how many."""
+def plan_text(settings: RunSettings, plan: SearchPlan | None) -> str:
+    """Return when a search decides, and between how many; of one by trials what it tries."""
     search = settings.search
     assert search is not None
+    if plan is None:
+        return _trials_text(search)
     if search.time_share is not None:
         return _time_text(search, plan)
     epoch, space = plan.total_steps / settings.recipe.epochs, search.space
@@ -127,6 +131,10 @@ def farewell(console: Console, run: RunFolder, settings: RunSettings) -> None:
         _say(console, "real thing", command)
 
 
+_OFF = {"aa": "none", "clip_grad": 0, "layer_decay": 1}
+"""How a flag turns off what a named recipe has."""
+
+
 def _comparison_command(run: RunFolder) -> str:
     """Return the commands that train the full model likewise, and set the run beside it."""
     settings, parent = run.manifest.settings, run.path.parent
@@ -135,7 +143,9 @@ def _comparison_command(run: RunFolder) -> str:
     words += [*_data_words(settings), "--recipe", settings.recipe_name]
     named = RECIPES[settings.recipe_name].model_dump()
     for name, value in recipe.model_dump().items():
-        if name in ("epochs", "sched") or value not in (None, named[name]):
+        if name in ("epochs", "sched") or value != named[name]:
+            if value is None:
+                value = _OFF[name]
             values = value if isinstance(value, list | tuple) else [value]
             words += [
                 flag_of(name),
@@ -144,13 +154,16 @@ def _comparison_command(run: RunFolder) -> str:
     if settings.time_budget_seconds is not None:
         words += ["--time-budget", f"{settings.time_budget_seconds:g}s"]
     words += ["--seed", str(settings.seed), *_carried_out_words(run.manifest.argv)]
-    newest = f'"$(ls -td {shlex.quote(str(parent))}/*/ | head -n 1)"'
+    # The newest run, where a word means it; else those that are named so.
+    newest = f"{shlex.quote(str(parent))}/*-train-{model.model}-constant"
+    if str(parent) == "runs":
+        newest = "last"
     train = f"autoprog train {shlex.join(words)} --runs-dir {shlex.quote(str(parent))}"
     return f"{train} && autoprog compare {newest} {shlex.quote(str(run.path))}"
 
 
 def _carried_out_words(argv: Sequence[str]) -> list[str]:
-    """Return the given flags of first weights and of how a run is carried out, without its loggers."""
+    """Return the given flags of first weights and of how a run is carried out."""
     if tuple(argv[:1]) != ("autoprog",) or tuple(argv[1:2]) not in (("search",), ("train",)):
         return []  # another program has called it
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -177,10 +190,14 @@ def _say_common(console: Console, configured: Configured, folder: RunFolder) -> 
     budget = settings.time_budget_seconds
     length = f"{recipe.epochs:g} epochs" if budget is None else f"{budget:g} s"
     _say(console, "data", configured.opened.description)
+    for line in configured.opened.report.lines():
+        _say(console, "", line)
+    is_default = settings.recipe_name == "finetune" and "--recipe" not in folder.manifest.argv
+    because = ", because weights are given" if is_default else ""
     _say(
         console,
         "recipe",
-        f"{settings.recipe_name}: {length}, batch {recipe.batch_size}, {recipe.opt},"
+        f"{settings.recipe_name}{because}: {length}, batch {recipe.batch_size}, {recipe.opt},"
         f" lr {recipe.peak_lr:.3g} {recipe.sched}",
     )
     if settings.has_initial_weights:
@@ -201,6 +218,9 @@ def _data_words(settings: RunSettings) -> list[str]:
         "--input-key": data.input_key,
         "--target-key": data.target_key,
         "--num-classes": data.num_classes,
+        "--class-folders": data.class_folders if data.class_folders != "auto" else None,
+        "--val-fraction": data.val_fraction,
+        "--val-seed": data.val_seed if data.val_seed else None,
     }
     words = [w for flag, value in given.items() if value is not None for w in (flag, str(value))]
     beside = search.proxy if search is not None and search.trials is None else 1.0

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from autoprog.commands.data_flags import add_data_flags
 from autoprog.commands.fidelity_flags import add_fidelity_flags
 from autoprog.commands.flags import (
+    add_changed_data_flag,
+    add_dry_run_flag,
     add_initial_flags,
     add_recipe_flags,
     add_run_flags,
@@ -28,7 +30,15 @@ if TYPE_CHECKING:
 
 __all__ = ["add_flags", "execute", "run"]
 
-_KEPT_ON_JOIN = {"command", "debug", "join", "jobs", "resume", "runs_dir", "quiet"}
+_KEPT_ON_JOIN = {
+    "command",
+    "debug",
+    "join",
+    "jobs",
+    "resume",
+    "runs_dir",
+    "quiet",
+}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -51,8 +61,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     _add_replay_flags(parser.add_argument_group("replay"))
     add_data_flags(parser)
     add_initial_flags(parser)
-    add_recipe_flags(parser)
+    add_recipe_flags(parser, {"sched": "wsd in a search by time, as it is by default"})
+    add_dry_run_flag(parser)
     add_run_flags(parser)
+    add_changed_data_flag(parser)
 
 
 def _add_scope_flags(group: argparse._ArgumentGroup) -> None:
@@ -63,7 +75,10 @@ def _add_scope_flags(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_decision_flags(group: argparse._ArgumentGroup) -> None:
-    rules = "how to choose: again and again, as published, or once for good (rollout)"
+    rules = (
+        "how to choose: rollout again and again, autoprog by the score of AutoProg (CVPR 2022), pareto and"
+        " budget once for good (rollout)"
+    )
     _add(group, "--rule", choices=["rollout", "autoprog", "pareto", "budget"], help=rules)
     budget = "time that --rule budget may train for, such as 90m"
     _add(
@@ -106,7 +121,7 @@ def _add_replay_flags(group: argparse._ArgumentGroup) -> None:
         " --seed, and say which differ; trains and writes nothing"
     )
     _add(group, "--replay", metavar="RUN", help=replay)
-    as_json = "print the replay as one JSON object"
+    as_json = "print the replay, or what --dry-run says, as one JSON object"
     _add(group, "--json", action="store_true", dest="as_json", help=as_json)
 
 
@@ -127,6 +142,12 @@ def run(args: argparse.Namespace) -> int:
         from autoprog.commands.replay import replay_run
 
         return replay_run(args)
+    if hasattr(args, "dry_run"):
+        from autoprog.commands.configure import configure_search
+        from autoprog.commands.dry_run import dry_run
+
+        dry_run(args, configure_search)
+        return 0
     if args.join is not None:
         _join(args)
     else:
@@ -139,12 +160,16 @@ def execute(args: argparse.Namespace) -> Path:
     from autoprog.commands.configure import configure_search
     from autoprog.commands.launch import Launch, carry_out, open_run
     from autoprog.commands.report import announce_search, farewell
+    from autoprog.commands.run_words import put_paths
     from autoprog.train.ranks import joined_ranks
 
+    put_paths(args)
     if hasattr(args, "replay"):
         raise ConfigError("--replay", "", "must be given to the command autoprog search")
+    if hasattr(args, "dry_run"):
+        raise ConfigError("--dry-run", "", "must be given to the command autoprog search")
     if hasattr(args, "as_json"):
-        raise ConfigError("--json", "", "must be given together with --replay RUN")
+        raise ConfigError("--json", "", "must be given together with --replay RUN or --dry-run")
     if args.jobs < 1:
         raise ConfigError("-j", "", "must be at least 1", args.jobs)
     with joined_ranks() as ranks:
@@ -198,13 +223,14 @@ def _join(args: argparse.Namespace) -> None:
         InterruptedRunError: If a stop was requested.
     """
     from autoprog.commands.launch import carried_out_by
+    from autoprog.commands.run_words import named_run
     from autoprog.runs import load_run
     from autoprog.search.trials import join
     from autoprog.train.device import resolve_compute
     from autoprog.train.stop import InterruptedRunError, stop_on_signals
     from autoprog.workers import given_number
 
-    path = Path(args.join)
+    path = named_run(args.join, args.runs_dir)
     if args.jobs != 1:
         cure = "join once for each worker"
         raise ConfigError("-j", "", "must not be given with --join RUN", args.jobs, cure)

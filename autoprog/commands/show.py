@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from supernet.config import ModelSpec
 
 __all__ = ["add_flags", "run"]
 
@@ -12,24 +16,43 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add what to show and in which form."""
     parser.epilog = (
         "examples:\n"
-        "  autoprog show runs/…\n"
+        "  autoprog show last          # or runs/…\n"
         "  autoprog show linear --model deit-s --epochs 100\n"
         "  autoprog show best.yaml --json\n"
-        "  autoprog show best.yaml --diff linear --epochs 100\n"
+        "  autoprog show best.yaml --diff linear\n"
     )
-    parser.add_argument("target", metavar="RUN|FILE|PRESET", help="run folder, YAML file or preset")
-    parser.add_argument("--model", metavar="NAME", help="model of a preset (deit-s)")
-    parser.add_argument("--epochs", type=float, metavar="N", help="length of a preset's run")
+    parser.add_argument(
+        "target", metavar="RUN|FILE|PRESET", help="a run, last, YAML file or preset"
+    )
+    parser.add_argument(
+        "--model", metavar="NAME", help="model of a preset: deit-s, vit-xs, a timm ViT (deit-s)"
+    )
+    parser.add_argument(
+        "--epochs", type=float, metavar="N", help="length of a preset's run (the recipe's)"
+    )
     parser.add_argument("--recipe", metavar="NAME", help="recipe of a preset (deit)")
     parser.add_argument(
         "--diff",
         metavar="RUN|FILE|PRESET",
-        help="where another schedule differs, and what each costs, instead of the views",
+        help="where another schedule differs, and what each costs; a preset takes model, size, length and"
+        " recipe of what it is set beside",
     )
     parser.add_argument("--plain", action="store_true", help="aligned text without drawing")
     parser.add_argument("--json", action="store_true", dest="as_json", help="one JSON object")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="write a picture")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a web page")
+
+
+def _spec(name: str) -> ModelSpec:
+    """Return the model of a short name, or any that timm knows, which takes a moment to load."""
+    from supernet.zoo import lookup
+
+    found = lookup(name)
+    if found is not None:
+        return found
+    from autoprog.train.model import find_model
+
+    return find_model(name)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -38,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
     show(
         args.target,
-        model=args.model,
+        spec=None if args.model is None else _spec(args.model),
         epochs=args.epochs,
         recipe=args.recipe,
         plain=args.plain,

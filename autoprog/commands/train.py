@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 
 from autoprog.commands.data_flags import add_data_flags
 from autoprog.commands.flags import (
+    add_changed_data_flag,
+    add_dry_run_flag,
     add_initial_flags,
     add_recipe_flags,
     add_run_flags,
     duration_seconds,
+    only_carries_out,
 )
 from autoprog.errors import ConfigError
 
@@ -30,13 +33,20 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "  autoprog train --schedule runs/…/best.yaml --data DIR\n"
         "  autoprog train --schedule constant --model deit-s --data DIR --epochs 100\n"
         "  autoprog train --elastic --model deit-s --data DIR\n"
-        "  autoprog train --resume runs/…\n"
+        "  autoprog train --resume last    # or runs/…, or auto: the newest unfinished one\n"
     )
     _add_schedule_flags(parser)
     add_data_flags(parser)
     add_initial_flags(parser)
-    add_recipe_flags(parser)
+    of_file = "a schedule file has its own"
+    add_recipe_flags(parser, {"epochs": of_file, "sched": of_file})
+    before = add_dry_run_flag(parser)
+    as_json = "print what --dry-run says as one JSON object"
+    before.add_argument(
+        "--json", action="store_true", dest="as_json", default=argparse.SUPPRESS, help=as_json
+    )
     add_run_flags(parser)
+    add_changed_data_flag(parser)
 
 
 def _add_schedule_flags(parser: argparse.ArgumentParser) -> None:
@@ -45,8 +55,8 @@ def _add_schedule_flags(parser: argparse.ArgumentParser) -> None:
     either.add_argument(
         "--schedule",
         default=nothing,
-        metavar="FILE|PRESET",
-        help="a YAML file, or a name that autoprog schedules lists",
+        metavar="FILE|PRESET|RUN",
+        help="a YAML file, a name that autoprog schedules lists, or a run: its best.yaml, if it has one",
     )
     either.add_argument(
         "--elastic",
@@ -61,7 +71,7 @@ def _add_schedule_flags(parser: argparse.ArgumentParser) -> None:
         choices=["resampled", "per-size"],
         default=nothing,
         help="positions of smaller images in --elastic: the full table resampled, or a table for"
-        " each size (resampled)",
+        " each size, as SuperViT has (resampled)",
     )
     group.add_argument(
         "--model",
@@ -84,15 +94,29 @@ def _add_schedule_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
-    execute(args)
+    if hasattr(args, "dry_run"):
+        _check_schedule_given(args)
+        from autoprog.commands.configure import configure_train
+        from autoprog.commands.dry_run import dry_run
+
+        dry_run(args, configure_train)
+    else:
+        execute(args)
     return 0
 
 
 def execute(args: argparse.Namespace) -> Path:
     """Train; return the run folder."""
-    if args.resume in (None, "auto") and not hasattr(args, "schedule"):
-        cure = "give a YAML file, or a preset with --model"
-        raise ConfigError("--schedule", "", "must be given", cure=cure)
+    from autoprog.commands.run_words import put_paths
+
+    if hasattr(args, "dry_run"):
+        raise ConfigError("--dry-run", "", "must be given to the command autoprog train")
+    if hasattr(args, "as_json"):
+        raise ConfigError("--json", "", "must be given together with --dry-run")
+    put_paths(args)
+    goes_on = args.resume is not None and (args.resume != "auto" or only_carries_out(args))
+    if not goes_on:
+        _check_schedule_given(args)
     from autoprog.commands.configure import configure_train
     from autoprog.commands.launch import Launch, carry_out, open_run
     from autoprog.commands.report import announce_train, farewell
@@ -116,3 +140,9 @@ def execute(args: argparse.Namespace) -> Path:
         if not args.quiet:
             farewell(launch.console, folder, settings)
     return folder.path
+
+
+def _check_schedule_given(args: argparse.Namespace) -> None:
+    if args.resume in (None, "auto") and not hasattr(args, "schedule"):
+        cure = "give a YAML file, or a preset with --model"
+        raise ConfigError("--schedule", "", "must be given", cure=cure)

@@ -101,7 +101,7 @@ def add_shared_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--img-size", type=int, default=nothing, metavar="PX", help=size)
     add_data_flags(parser)
     add_initial_flags(parser)
-    add_recipe_flags(parser)
+    add_recipe_flags(parser, {"sched": "of --search: wsd in a search by time"})
     add_run_flags(parser)
 
 

@@ -1,6 +1,6 @@
 """Schedules with a name: each preset is a few lines that return a :class:`GrowthSchedule`.
 
-The docstring of a preset is what ``autoprog schedules`` says of it.
+The docstring of a preset is what ``autoprog schedules`` says of it; a variant has a sentence of its own.
 """
 
 from __future__ import annotations
@@ -45,12 +45,29 @@ PRESETS: dict[str, Preset] = {
 }
 
 
+_VARIANTS = {
+    "size-curriculum:exponential": "The sizes of size-curriculum at dates further and further apart: epochs"
+    " 2, 4, 8, 12, 20, 36 (arXiv 2211.05187).",
+    "patch-sampling:linear": "Patch Sampling Schedule whose share of tokens rises evenly over the run, from"
+    " 20 to 100 %.",
+    "patch-sampling:cosine": "Patch Sampling Schedule whose share of tokens rises over the run along a"
+    " cosine, from 20 to 100 %.",
+    "patch-sampling:fixed": "Patch Sampling Schedule's control: 60 % of the tokens from the first step to the"
+    " last.",
+    "efficienttrain:fourier": "EfficientTrain++ with images cut out of the low frequencies of full-size ones,"
+    " as in the paper.",
+}
+"""What a preset says of itself that shares its function with another."""
+
+
 def summary_of(name: str) -> str:
-    """Return the first line of what a preset says of itself."""
+    """Return what a preset is, in one sentence."""
+    if name in _VARIANTS:
+        return _VARIANTS[name]
     made = PRESETS[name]
-    function = made.func if isinstance(made, partial) else made
-    assert function.__doc__ is not None
-    return function.__doc__.splitlines()[0]
+    assert not isinstance(made, partial), name
+    assert made.__doc__ is not None
+    return made.__doc__.splitlines()[0]
 
 
 def preset(

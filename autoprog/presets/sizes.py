@@ -22,10 +22,11 @@ def size_curriculum(
     lr: LearningRate = LearningRate(),
     steps: Literal["linear", "exponential"] = "linear",
 ) -> GrowthSchedule:
-    """Image sizes that rise by two patches from 2 x 2 on (ViT from scratch in 24 h, arXiv 2211.05187).
+    """Image sizes that rise by two patches every 5 epochs from 2 x 2 on (ViT in 24 h, arXiv 2211.05187).
 
     Every 5 epochs as published, or at epochs 2, 4, 8, 12, 20, 36, 52, … (exponential); in runs too short for
-    that the same dates over the first 60 % of the run.
+    that the same dates over the first 60 % of the run. Warm-up and learning rate are the recipe's, where
+    the published runs have no warm-up; one table of positions is resampled to every size.
     """
     sizes = _rising_sizes(spec)
     dates = _size_dates(len(sizes), steps)
@@ -41,7 +42,7 @@ def size_curriculum(
 def size_curriculum_of_time(
     spec: ModelSpec, epochs: float, strength: Curriculum, lr: LearningRate = LearningRate()
 ) -> GrowthSchedule:
-    """The same sizes by the clock of --time-budget: equal shares of 80 % of it, then full size.
+    """The sizes of size-curriculum by the clock of --time-budget: equal shares of 80 % of it, then full size.
 
     The published run of a day reaches its full size shortly before the day is over.
     """
@@ -61,10 +62,14 @@ def efficienttrain(
     lr: LearningRate = LearningRate(),
     shrink_by: Literal["resize", "fourier"] = "resize",
 ) -> GrowthSchedule:
-    """EfficientTrain++: tenths of equal compute at rising sizes and RandAugment (arXiv 2405.08768).
+    """EfficientTrain++: tenths of equal compute, images resized to rising sizes (arXiv 2405.08768).
 
-    Sizes are 96, 96, 160 four times, 192, 192, 224, 224 px for 224; magnitudes rise from 0 to the recipe's.
-    Images are resized, as released, or cut out of the low frequencies (fourier), as in the paper.
+    Sizes are 96, 96, 160 four times, 192, 192, 224, 224 px for 224: for every model the ladder that is
+    released for DeiT. RandAugment's magnitude rises from 0 to the recipe's. Images are cropped straight to
+    the small size and augmented there, where the release crops and augments at full size and resizes then;
+    or they are cut out of the low frequencies of full-size images (fourier), as in the paper. Compute is
+    counted in multiply-accumulates, where the release counts pixels. Warm-up and learning rate are the
+    recipe's, and there is no replay buffer.
     """
     shares = [6 / 14] * 2 + [10 / 14] * 4 + [12 / 14] * 2 + [1.0] * 2
     top = strength.randaug
@@ -86,17 +91,36 @@ def efficienttrain(
 def progressive_resizing(
     spec: ModelSpec, epochs: float, strength: Curriculum, lr: LearningRate = LearningRate()
 ) -> GrowthSchedule:
-    """Composer's Progressive Resizing: half size for half the run, a ramp, full size for a fifth of it."""
-    half, rising = size_on_grid(spec, 0.5), 0.3 * epochs
-    rungs = (spec.img_size - half) // spec.patch_size + 1
-    ramp = Ramp(ramp="linear", start=half, to=spec.img_size, every_epochs=rising / rungs)
-    depth = depth_value(spec.depth)
-    stages = [
-        Stage(length=0.5 * epochs, depth=depth, img_size=half),
-        Stage(length=rising, depth=depth, img_size=ramp),
-        full_stage(spec, 0.2 * epochs),
-    ]
-    return schedule_of(spec, lr, stages)
+    """Composer's and fastai's progressive resizing: half size for half the run, a ramp, full size at 80 %.
+
+    Composer raises the size steadily and rounds it to the grid, here of patches. So for an even number
+    of patches a side, its first and last size last half as long on the ramp as those between.
+    """
+    side = spec.img_size // spec.patch_size
+    half = min(max(1, round(side / 2)), side)
+    dates = [
+        _date_above(smaller, side) for smaller in range(half, side)
+    ]  # each size begins at its date
+    if not dates:
+        return schedule_of(spec, lr, [full_stage(spec, epochs)])
+    depth, rung = depth_value(spec.depth), spec.patch_size
+    stages = [Stage(length=dates[0] * epochs, depth=depth, img_size=half * rung)]
+    if len(dates) > 1:
+        ramp = Ramp(
+            ramp="linear",
+            start=(half + 1) * rung,
+            to=(side - 1) * rung,
+            every_epochs=(dates[1] - dates[0]) * epochs,
+        )
+        size = ramp if len(dates) > 2 else (side - 1) * rung
+        stages.append(Stage(length=(dates[-1] - dates[0]) * epochs, depth=depth, img_size=size))
+    return schedule_of(spec, lr, [*stages, full_stage(spec, (1 - dates[-1]) * epochs)])
+
+
+def _date_above(patches: int, side: int) -> float:
+    """Return the share of the run at which Composer goes from `patches` a side to one more of `side`."""
+    scale = (patches + 0.5) / side  # rises from 0.5 at 50 % of the run to 1 at 80 %
+    return 0.5 + 0.3 * (scale - 0.5) / 0.5
 
 
 def _rising_sizes(spec: ModelSpec) -> list[int]:

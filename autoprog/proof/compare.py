@@ -64,8 +64,8 @@ class Difference:
 class Group:
     """Runs that share a configuration; ratios are to the reference, which is the first group.
 
-    ``difference`` is that of the averaged networks, None for the reference. ``differs_in`` names where the
-    configuration leaves that of the reference, with both values: (key, value, value of the reference).
+    ``difference`` is that of the averaged networks, None for the reference. ``differs_in`` names where
+    the configuration leaves that of the reference, with both values: (key, value, value of the reference).
     ``parts_seconds`` are means over runs, and the peak of memory is that of the largest run.
     """
 

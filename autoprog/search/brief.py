@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Generator, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
@@ -22,6 +23,7 @@ from autoprog.train.optim import create_optimizer, create_scheduler
 from autoprog.train.pace import StepPace
 from autoprog.train.phase import Phase, plain_choice, step_seed
 from autoprog.train.regularise import batch_size_of, cell_of, regularise
+from autoprog.train.stop import GaveUpError, StopNow
 from autoprog.train.trainer import Trainer
 from supernet.config import SubnetConfig
 from supernet.elastic import ElasticViT
@@ -79,19 +81,21 @@ class BriefTrainings:
             stepper = self._stepper(phase, seed)
             batches = self._batches(phase, seed)
         for number in range(self.steps):
+            try:
+                with trainer.ledger.charge("search"), trainer.stop.at_once(trainer.ranks):
+                    batch = next(batches)
+            except StopNow as request:
+                yield from trainer.halt(request.signal_name)
+                raise
             with trainer.ledger.charge("search"):
-                self._take_step(stepper, phase, number, next(batches))
-            if number % _STOP_STEPS == 0:
-                yield from self._stop_if_asked()
-        with trainer.ledger.charge("search"):
-            average = stepper.emas[0].module
+                self._take_step(stepper, phase, number, batch)
+            if trainer.ranks.alone or number % _STOP_STEPS == 0:
+                yield from trainer.halt_if_asked()
+        average, loss = stepper.emas[0].module, math.nan
+        with trainer.ledger.charge("search"), suppress(GaveUpError):
             loss = fmean(held_out_losses(trainer, average, plain_choice(subnet)))
+        yield from trainer.halt_if_asked()
         return loss if math.isfinite(loss) else None
-
-    def _stop_if_asked(self) -> Iterator[Event]:
-        signal_name = self.trainer.stop.agreed(self.trainer.ranks)
-        if signal_name is not None:
-            yield from self.trainer.halt(signal_name)
 
     def _phase(self, subnet: SubnetConfig) -> Phase:
         first = self.step if self.start is not None else 0
@@ -130,7 +134,7 @@ class BriefTrainings:
         own_seed = step_seed(trainer.settings.seed, "real training", seed)
         model = self._network(own_seed)
         if self.start is None:
-            load_initial((model,), trainer.settings, trainer.feed.num_classes)
+            load_initial((model,), trainer.settings, trainer.feed.class_names)
         optimizer = create_optimizer(model, recipe, trainer.compute.device)
         length = self.steps if self.start is None else trainer.total_steps
         scheduler = create_scheduler(optimizer, recipe, recipe.sched, length)

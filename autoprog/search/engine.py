@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from autoprog.events import Event
+from autoprog.events import CostsKnown, Event
 from autoprog.search.decide import ONCE, forced_decision
-from autoprog.search.found import found_schedule
+from autoprog.search.found import found_lengths, found_schedule
 from autoprog.search.length import cost_pace
 from autoprog.search.notes import noting_losses
-from autoprog.search.profile import complete_costs
+from autoprog.search.profile import completing_costs
 from autoprog.search.searcher import (
     Piece,
     Searcher,
@@ -23,6 +23,7 @@ from autoprog.search.searcher import (
 from autoprog.search.supernet import decision_point
 from autoprog.train.engine import finish, start
 from autoprog.train.phase import GrowTo, plain_choice
+from autoprog.train.stop import GaveUpError
 from supernet.config import SubnetConfig
 
 __all__ = ["build_searcher", "search_schedule"]
@@ -39,32 +40,47 @@ def search_schedule(searcher: Searcher) -> Iterator[Event]:
     """
     try:
         yield from start(searcher.trainer)
-        _measure_costs(searcher)
+        yield from _measure_costs(searcher)
         if searcher.by_time:
             searcher.trainer.stepper.pace = cost_pace(searcher.trainer, searcher.step_costs)
         yield from _train(searcher)
         schedule = found_schedule(searcher)
-        searcher.trainer.folder.write_schedule(schedule, "best.yaml")
+        lengths = f"Lengths: {found_lengths(searcher, schedule).sentence()}."
+        searcher.trainer.folder.write_schedule(schedule, "best.yaml", lengths)
         searcher.trainer.folder.write_schedule(schedule)
         yield from finish(searcher.trainer, schedule)
     finally:
         searcher.trainer.feed.close()
 
 
-def _measure_costs(searcher: Searcher) -> None:
+def _measure_costs(searcher: Searcher) -> Iterator[Event]:
     """Measure what the subnets of the space cost, once in a run; what is on record stays.
 
     Where the length of the run goes by costs, those that were given stand as they are: more cells would make
     it another run.
+
+    Raises:
+        InterruptedRunError: If a stop was requested; nothing is on record then.
     """
     trainer, costs, space = searcher.trainer, searcher.costs, searcher.search.space
-    if costs.has_grid or (searcher.by_time and costs.seconds):
-        return
-    choices = [plain_choice(subnet) for subnet in space.above(space.smallest)]
-    with trainer.ledger.charge("search"):
-        added = complete_costs(trainer, costs, choices, together=True)
-    if added:
-        trainer.folder.write_costs(costs.table)
+    subnets = space.above(space.smallest)
+    if not costs.has_grid and not (searcher.by_time and costs.seconds):
+        try:
+            with trainer.ledger.charge("search"):
+                choices = [plain_choice(subnet) for subnet in subnets]
+                added = yield from completing_costs(trainer, costs, choices, together=True)
+        except GaveUpError:
+            yield from trainer.halt_if_asked()
+            raise  # no rank has been asked to stop
+        if added:
+            trainer.folder.write_costs(costs.table)
+    seconds = costs.all_seconds(space.spec, subnets)
+    yield CostsKnown(
+        step=trainer.step,
+        step_seconds=tuple((subnet, seconds[str(subnet)]) for subnet in subnets),
+        num_estimated=sum(costs.get(subnet) is None for subnet in subnets),
+        wall_seconds=trainer.ledger.wall_seconds(),
+    )
 
 
 def _train(searcher: Searcher) -> Iterator[Event]:

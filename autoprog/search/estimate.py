@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from statistics import fmean, stdev
 
 from autoprog.decisions import Estimate
+from autoprog.train.data import Batch
 from autoprog.train.evaluate import batch_losses
 from autoprog.train.phase import Choice
 from autoprog.train.trainer import Trainer
@@ -17,16 +18,27 @@ __all__ = ["estimate_losses", "held_out_losses", "paired_difference", "summarise
 
 
 def estimate_losses(trainer: Trainer, choice: Choice) -> list[float]:
-    """Return a subnet's loss on every held-out batch: the same batches for all, EMA weights, eval mode."""
+    """Return a subnet's loss on every held-out batch: the same batches for all, EMA weights, eval mode.
+
+    Raises:
+        GaveUpError: If a stop was requested of this process.
+    """
     return held_out_losses(trainer, trainer.stepper.emas[0].module, choice)
 
 
 def held_out_losses(trainer: Trainer, network: ElasticViT, choice: Choice) -> list[float]:
-    """Return the loss of a subnet of any network on every held-out batch, in eval mode."""
-    device = trainer.compute.device
-    batches = trainer.feed.held_out_batches()
-    moved = ((images.to(device), targets.to(device)) for images, targets in batches)
-    return batch_losses(network, moved, choice, trainer.compute)
+    """Return the loss of a subnet of any network on every held-out batch, in eval mode.
+
+    Raises:
+        GaveUpError: If a stop was requested of this process.
+    """
+    return batch_losses(network, _held_out(trainer), choice, trainer.compute)
+
+
+def _held_out(trainer: Trainer) -> Iterator[Batch]:
+    for images, targets in trainer.feed.held_out_batches():
+        trainer.stop.check()
+        yield images.to(trainer.compute.device), targets.to(trainer.compute.device)
 
 
 def paired_difference(losses: Sequence[float], baseline: Sequence[float]) -> tuple[float, float]:

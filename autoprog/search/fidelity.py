@@ -10,6 +10,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from autoprog.curves import Curriculum
@@ -31,6 +32,7 @@ from autoprog.search.rank import COST_RATIO, agreement, equal_cost, spread_over_
 from autoprog.search.searcher import Searcher
 from autoprog.train.checkpoint import load_newest, publish, stage_as
 from autoprog.train.state import snapshot
+from autoprog.train.stop import GaveUpError
 from autoprog.train.trainer import Trainer
 from supernet.config import SubnetConfig
 from supernet.cost import relative_cost
@@ -103,10 +105,11 @@ def measure_fidelity(
     yield from trainer.save()  # a crash in what follows need not repeat the supernet phase
     yield from _train_all(trainer, trainings, settings.seeds, chosen, point.index)
     if trainer.ranks.is_main:
-        with trainer.ledger.charge("search"):
+        with suppress(GaveUpError), trainer.ledger.charge("search"):
             report = _report(searcher, settings, point, chosen, trainings.steps, estimate)
-        write_fidelity(trainer.folder.path, report)
-        shutil.rmtree(_start_folder(trainer), ignore_errors=True)
+            write_fidelity(trainer.folder.path, report)
+            shutil.rmtree(_start_folder(trainer), ignore_errors=True)
+    yield from trainer.halt_if_asked()
 
 
 def _start_folder(trainer: Trainer) -> Path:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from autoprog.fidelity import read_fidelity
+from autoprog.lengths import Lengths, full_epochs_of
 from autoprog.schedule import FoundBy, GrowthSchedule, LengthUnit
 from autoprog.search.pieces import merged
 from autoprog.search.searcher import Searcher
 from autoprog.stage import FullModel, Stage, Tokens, depth_value
 
-__all__ = ["found_schedule"]
+__all__ = ["found_lengths", "found_schedule"]
 
 
 def found_schedule(searcher: Searcher) -> GrowthSchedule:
@@ -47,4 +48,17 @@ def found_schedule(searcher: Searcher) -> GrowthSchedule:
         lr=searcher.lr,
         stages=stages,
         found_by=found_by,
+    )
+
+
+def found_lengths(searcher: Searcher, schedule: GrowthSchedule) -> Lengths:
+    """Return how long the search was and how long what it found is."""
+    trainer = searcher.trainer
+    return Lengths(
+        named_epochs=trainer.recipe.epochs,
+        time_share=searcher.search.time_share,
+        steps=trainer.step,
+        trained_epochs=trainer.step / trainer.steps_per_epoch,
+        schedule_epochs=schedule.own_epochs(trainer.steps_per_epoch),
+        full_epochs=full_epochs_of(schedule, trainer.feed.num_classes),
     )

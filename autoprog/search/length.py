@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 
+from autoprog.errors import ConfigError
 from autoprog.recipe import Recipe
 from autoprog.search.plan import SearchPlan, make_plan
 from autoprog.search.profile import Costs
 from autoprog.settings import SearchSettings
+from autoprog.space import is_shipped
 from autoprog.stage import LearningRate
 from autoprog.train.engine import RunLength, run_length
 from autoprog.train.pace import CostPace
@@ -23,13 +26,85 @@ def length_and_plan(
     """Return the length of a search and when it decides; a share of time counts in steps of the full model.
 
     Raises:
-        ConfigError: If the plan does not fit the length.
+        ConfigError: If the plan does not fit the length, with what would make it fit.
     """
-    share = 1.0 if search.time_share is None else search.time_share
-    length = run_length(num_images, recipe.batch_size, recipe.epochs * share)
+    try:
+        return _length_and_plan(search, recipe, num_images)
+    except ConfigError as error:
+        raise _refusal(search, recipe, num_images, error) from None
+
+
+def _length_and_plan(
+    search: SearchSettings, recipe: Recipe, num_images: int
+) -> tuple[RunLength, SearchPlan]:
+    length = _length(search, recipe, num_images)
     by_time = search.time_share is not None
     plan = make_plan(search.rule, search.space, length.steps_per_epoch, length.total_steps, by_time)
     return length, plan
+
+
+def _length(search: SearchSettings, recipe: Recipe, num_images: int) -> RunLength:
+    share = 1.0 if search.time_share is None else search.time_share
+    return run_length(num_images, recipe.batch_size, recipe.epochs * share)
+
+
+_MOST_EPOCHS = 2**16
+_PLAN_FLAGS = {
+    "decisions.min_full_share": "--min-full-share",
+    "decisions.supernet_epochs": "--supernet-epochs",
+}
+
+
+def _refusal(
+    search: SearchSettings, recipe: Recipe, num_images: int, error: ConfigError
+) -> ConfigError:
+    """Return why there is no plan: too few steps, where more would do, else the value that leaves no room."""
+
+    def fits(**changes: float) -> bool:
+        try:
+            _length_and_plan(search, recipe.model_copy(update=changes), num_images)
+        except ConfigError:
+            return False
+        return True
+
+    epochs, batch_size = _enough_epochs(recipe.epochs, fits), _small_batch(recipe.batch_size, fits)
+    cures = [] if epochs is None else [f"--epochs {math.ceil(epochs / search.proxy)}"]
+    cures += [] if batch_size is None else [f"--batch-size {batch_size}"]
+    if not cures:
+        if not is_shipped(search.space_from):
+            return ConfigError(search.space_from, error.key, error.law, error.value, error.cure)
+        return ConfigError(_PLAN_FLAGS[error.key], "", error.law, error.value, error.cure)
+    steps = _length(search, recipe, num_images).total_steps
+    full = "" if search.time_share is None else " of the full model"
+    return ConfigError(
+        "search",
+        "",
+        f"{steps} steps{full} are too few to search",
+        cure=f"take {' or '.join(cures)}",
+    )
+
+
+def _enough_epochs(epochs: float, fits: Callable[..., bool]) -> int | None:
+    """Return the least whole number of epochs that is long enough; None if none of a sensible size is."""
+    low, high = math.floor(epochs), max(1, math.floor(epochs)) * 2
+    while not fits(epochs=high):
+        low, high = high, 2 * high
+        if high > _MOST_EPOCHS:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(epochs=middle) else (middle, high)
+    return high
+
+
+def _small_batch(batch_size: int, fits: Callable[..., bool]) -> int | None:
+    """Return the largest half, quarter … of a batch that is small enough; even, as mixing images needs."""
+    halves = batch_size // 2
+    while halves >= 2:
+        if halves % 2 == 0 and fits(batch_size=halves):
+            return halves
+        halves //= 2
+    return None
 
 
 def step_costs(search: SearchSettings, costs: Costs) -> dict[SubnetConfig, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from statistics import fmean
 
@@ -29,6 +30,7 @@ from autoprog.search.searcher import (
 )
 from autoprog.space import by_size
 from autoprog.train.phase import Choice, Compact, GrowTo
+from autoprog.train.stop import GaveUpError
 from supernet.config import Slots, SubnetConfig
 from supernet.depthmap import skip_lists
 
@@ -44,7 +46,9 @@ def decision_point(searcher: Searcher, point: DecisionPoint) -> Iterator[Event]:
     choices = {subnet: _choice(searcher, subnet, top) for subnet in grid}
     started = searcher.position
     if search.rule == "rollout" and searcher.next_is_new:
-        note_shown(searcher.trainer, point.index, searcher.current)
+        with suppress(GaveUpError):
+            note_shown(searcher.trainer, point.index, searcher.current)
+        yield from searcher.trainer.halt_if_asked()
     check = is_due(searcher, point)
     if check:
         keep_start(searcher)
@@ -108,6 +112,7 @@ def _train_supernet(
         yield from trainer.run(phase)
         if stop != point.stop_step:
             yield from _estimate_all(searcher, point, number, choices)
+            yield from trainer.halt_if_asked()
 
 
 def _curriculum(searcher: Searcher, point: DecisionPoint) -> Curriculum:
@@ -130,7 +135,10 @@ def _estimate_all(
     if not searcher.trainer.ranks.is_main:
         return
     begin = searcher.trainer.clock()
-    done.append([_losses(searcher, choice) for choice in choices.values()])
+    try:
+        done.append([_losses(searcher, choice) for choice in choices.values()])
+    except GaveUpError:
+        return  # the caller halts the run, on all ranks
     yield _estimated(searcher, point, number, dict(zip(choices, done[number], strict=True)), begin)
 
 
@@ -179,13 +187,17 @@ def _decide_for_all(
     searcher: Searcher, point: DecisionPoint, choices: dict[SubnetConfig, Choice]
 ) -> Generator[Event, None, Decision]:
     """Let rank 0 estimate, decide and write it down; the other ranks are told."""
-    ranks, text = searcher.trainer.ranks, ""
-    if ranks.is_main:
-        estimated, decision = _decide(searcher, point, choices)
-        yield estimated
-        yield from announce(searcher, decision)
-        text = decision.model_dump_json()
-    return parse(Decision, json.loads(ranks.share(text)), "decision of rank 0")
+    trainer, text = searcher.trainer, ""
+    if trainer.ranks.is_main:
+        with suppress(GaveUpError):
+            estimated, decision = _decide(searcher, point, choices)
+            yield estimated
+            yield from announce(searcher, decision)
+            text = decision.model_dump_json()
+    text = trainer.ranks.share(text)
+    if not text:  # rank 0 was asked to stop
+        yield from trainer.halt_if_asked()
+    return parse(Decision, json.loads(text), "decision of rank 0")
 
 
 def _decide(
@@ -232,18 +244,17 @@ def _anchors(searcher: Searcher, choices: dict[SubnetConfig, Choice]) -> tuple[S
 
 
 def _step_seconds(searcher: Searcher, choice: Choice) -> float:
-    """Return a candidate's step seconds, recorded before they are used.
+    """Return a candidate's step seconds, recorded before they are used, or estimated from those on record.
 
     Where the run goes by costs, those of its start stand.
     """
-    if searcher.by_time:
-        spec = searcher.search.space.spec
-        return searcher.costs.all_seconds(spec, [choice.subnet])[str(choice.subnet)]
-    with searcher.trainer.ledger.charge("search"):
-        added = searcher.costs.complete(searcher.trainer, (choice,))
-    if added:
-        searcher.trainer.folder.write_costs(searcher.costs.table)
-    return searcher.costs.seconds_of(choice.subnet)
+    if not searcher.by_time:
+        with searcher.trainer.ledger.charge("search"):
+            added = searcher.costs.complete(searcher.trainer, (choice,))
+        if added:
+            searcher.trainer.folder.write_costs(searcher.costs.table)
+    spec = searcher.search.space.spec
+    return searcher.costs.all_seconds(spec, [choice.subnet])[str(choice.subnet)]
 
 
 def _inputs(

@@ -20,7 +20,7 @@ from autoprog.train.device import Compute, resolve_compute
 from autoprog.train.ema import ElasticEma, time_constants_steps
 from autoprog.train.feed import open_feed
 from autoprog.train.loop import Stepper
-from autoprog.train.model import build_model, transform_settings
+from autoprog.train.model import build_model, evaluation_images, transform_settings
 from autoprog.train.optim import create_optimizer, create_scheduler
 from autoprog.train.pace import BudgetPace, Pace, StepPace
 from autoprog.train.phase import phases_of
@@ -29,7 +29,7 @@ from autoprog.train.rollback import Rollbacks
 from autoprog.train.stop import StopRequest
 from autoprog.train.timing import typical_seconds
 from autoprog.train.trainer import Trainer
-from autoprog.train.weights import saved_weights, write_weights
+from autoprog.train.weights import saved_weights, write_files
 
 __all__ = [
     "Job",
@@ -55,17 +55,26 @@ class Job:
     rollbacks: Rollbacks = field(default_factory=Rollbacks)
 
 
+_MOST_LEFT_OUT = 0.05
+
+
 @dataclass(frozen=True)
 class RunLength:
-    """How long a run is. An epoch is as many whole batches as the training images fill."""
+    """How long a run is. An epoch is as many whole batches as come nearest to one pass."""
 
     steps_per_epoch: int
     total_steps: int
 
 
 def steps_per_epoch_of(num_images: int, batch_size: int) -> int:
-    """Return the whole batches that the training images fill, at least one."""
-    return max(1, num_images // batch_size)
+    """Return the steps of an epoch: as many whole batches as the training images fill, at least one.
+
+    Where that leaves out more than 5 % of them it is the nearest number instead, so that epochs are passes
+    over the images in small data sets as well.
+    """
+    exact = num_images / batch_size
+    whole = max(1, int(exact))
+    return whole if exact - whole <= _MOST_LEFT_OUT * exact else max(1, round(exact))
 
 
 def run_length(num_images: int, batch_size: int, epochs: float) -> RunLength:
@@ -132,13 +141,17 @@ def build_trainer(
 
 
 def weights_metadata(trainer: Trainer) -> dict[str, str]:
-    """Return what every file of weights of a run says of itself: how timm builds the model."""
+    """Return what every file of weights of a run says of itself: its model, images and classes."""
     settings = trainer.settings
-    return {
+    metadata = {
         "timm": settings.model.timm,
         "kwargs": json.dumps(settings.model.spec().create_kwargs()),
         "num_classes": str(trainer.feed.num_classes),
+        "images": json.dumps(evaluation_images(trainer.stepper.model, settings.recipe)),
     }
+    if settings.data.has_names(trainer.feed.class_names):
+        metadata["class_names"] = json.dumps(trainer.feed.class_names)
+    return metadata
 
 
 def _pace(settings: RunSettings, length: RunLength, clock: Callable[[int], float]) -> Pace:
@@ -244,14 +257,14 @@ def _record_budget(folder: RunFolder) -> None:
 
 
 def _export(trainer: Trainer) -> None:
-    """Write online and averaged weights under plain timm keys, with how to build the model beside them.
+    """Write online and averaged weights under plain timm keys, with the model, its classes and their images.
 
     Raises:
         RunError: If they cannot be written.
     """
     networks = {"final": trainer.stepper.model, "final_ema": trainer.stepper.emas[-1].module}
     files = saved_weights(networks, bool(trainer.settings.table_sizes))
-    write_weights(trainer.folder.checkpoints, files, trainer.metadata)
+    write_files(trainer.folder.checkpoints, files, trainer.metadata)
 
 
 def _result(trainer: Trainer, schedule: GrowthSchedule) -> Result:
@@ -260,7 +273,10 @@ def _result(trainer: Trainer, schedule: GrowthSchedule) -> Result:
     settings, manifest = trainer.settings, trainer.folder.manifest
     by_class, best = trainer.by_class, trainer.best
     epochs = nominal_epochs(trainer.recipe, trainer.feed.num_images)
-    full_seconds = predicted_full_seconds(trainer, epochs)
+    is_constant = len(schedule.stages) == 1 and set(trainer.steps_by_subnet) == {
+        settings.model.spec().full
+    }
+    full_seconds = None if is_constant else predicted_full_seconds(trainer, epochs)
     return Result(
         run_id=manifest.run_id,
         kind=settings.kind,

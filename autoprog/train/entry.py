@@ -44,7 +44,7 @@ def _change(trainer: Trainer, phase: Phase) -> Iterator[Grown]:
         with trainer.ledger.charge("lost"):
             probe, step = trainer.feed.probe(), trainer.step
             grown = apply_growth(trainer.stepper, probe, phase.enter, step, trainer.clock)
-        yield grown
+        yield grown.model_copy(update={"opens_supernet": phase.kind == "supernet"})
     elif isinstance(phase.enter, Compact):
         with trainer.ledger.charge("lost"):
             averages = [ema.module for ema in trainer.stepper.emas]

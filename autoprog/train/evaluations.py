@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,8 @@ from autoprog.effort import evaluation_macs
 from autoprog.events import Evaluated, Event, Warned
 from autoprog.train.evaluate import Scores, evaluate
 from autoprog.train.phase import Phase, plain_choice
-from autoprog.train.weights import saved_weights, write_weights
+from autoprog.train.stop import StopNow
+from autoprog.train.weights import saved_weights, write_files
 from supernet.config import SubnetConfig
 
 if TYPE_CHECKING:
@@ -78,8 +79,12 @@ def evaluate_phase(trainer: Trainer, phase: Phase) -> Iterator[Event]:
     """Evaluate where a phase stands; keep the weights if they are the best, stop the run where none will be.
 
     What has fewer blocks than the full model is not what the run hands over, so it is never the best one.
+
+    Raises:
+        InterruptedRunError: If a stop was requested meanwhile; the evaluation then counts for nothing.
+        ResumableError: An image cannot be read, or a loader worker has died.
     """
-    event = _evaluated(trainer, phase.depth)
+    event = yield from _evaluate(trainer, phase.depth)
     spec = trainer.stepper.model.spec
     if phase.depth == spec.depth:
         is_full = phase.kind == "plain" and phase.choices[0].subnet.img_size == spec.img_size
@@ -95,19 +100,30 @@ def evaluate_phase(trainer: Trainer, phase: Phase) -> Iterator[Event]:
         )
 
 
-def evaluate_run(trainer: Trainer, depth: tuple[int, ...]) -> Iterator[Evaluated]:
-    """Evaluate the online and the averaged network at the full image size."""
-    yield _evaluated(trainer, depth)
+def evaluate_run(trainer: Trainer, depth: tuple[int, ...]) -> Iterator[Event]:
+    """Evaluate the online and the averaged network at the full image size.
+
+    Raises:
+        InterruptedRunError: As :func:`evaluate_phase` does.
+        ResumableError: So too.
+    """
+    yield (yield from _evaluate(trainer, depth))
 
 
-def _evaluated(trainer: Trainer, depth: tuple[int, ...]) -> Evaluated:
+def _evaluate(trainer: Trainer, depth: tuple[int, ...]) -> Generator[Event, None, Evaluated]:
+    if not trainer.is_saved():  # what an unreadable image or a death must not cost
+        yield from trainer.save()
     stepper, start = trainer.stepper, trainer.clock()
     choice = plain_choice(SubnetConfig(depth, stepper.model.spec.img_size))
-    with trainer.ledger.charge("evaluate"):
-        models = (stepper.model, stepper.emas[-1].module)
-        online, averaged = evaluate(
-            models, trainer.feed.validation(), choice, trainer.compute, trainer.ranks
-        )
+    try:
+        with trainer.ledger.charge("evaluate"), trainer.stop.at_once(trainer.ranks):
+            models = (stepper.model, stepper.emas[-1].module)
+            batches = trainer.stop.until_asked(trainer.feed.validation())
+            online, averaged = evaluate(models, batches, choice, trainer.compute, trainer.ranks)
+    except StopNow as request:
+        yield from trainer.halt(request.signal_name)
+        raise
+    yield from trainer.halt_if_asked()
     trainer.evaluated_step, trainer.evaluated_macs = trainer.step, trainer.macs
     trainer.evaluated_position = trainer.pace.position(trainer.step)
     trainer.by_class = _by_class(online, averaged)
@@ -151,7 +167,7 @@ def _judge(trainer: Trainer, event: Evaluated, counts: bool) -> None:
                 networks = {"best": trainer.stepper.emas[-1].module}
                 weights = saved_weights(networks, bool(trainer.settings.table_sizes))
                 metadata = {**trainer.metadata, "step": str(event.step)}
-                write_weights(trainer.folder.checkpoints, weights, metadata)
+                write_files(trainer.folder.checkpoints, weights, metadata)
         return
     trainer.evaluations_since_best += counts
     patience = trainer.settings.patience

@@ -1,102 +1,213 @@
-"""Final weights in other formats, with the line that loads them."""
+"""Weights of a run in other formats, with the lines that load them and prepare images for them."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from timm.models import model_entrypoint, save_for_hf
+from torch import Tensor
 
 import supernet.elastic  # registers the models of ours with timm
 from autoprog.errors import RunError
-from autoprog.recipe import Recipe
+from autoprog.files import write_atomically
+from autoprog.settings import RunManifest
+from autoprog.train.data.transforms import THUMBNAIL_PX
+from autoprog.train.model import evaluation_images
+from autoprog.train.weights import WeightsFile, description_of, write_weights
+from supernet.elastic import create_elastic
+from supernet.positions import TABLES
 
-__all__ = ["export_folder", "export_weights"]
+__all__ = ["ExportedModel", "classes_of", "describe_beside", "export_folder", "export_weights"]
+
+_KEPT_OF_TIMM = {  # of a pretrained_cfg, without what only timm's own weights can claim
+    "classifier",
+    "crop_mode",
+    "crop_pct",
+    "first_conv",
+    "fixed_input_size",
+    "input_size",
+    "interpolation",
+    "mean",
+    "num_classes",
+    "pool_size",
+    "std",
+}
 
 
-def export_weights(source: Path, output: Path) -> str:
-    """Write the weights of a run's safetensors file as a plain timm state dict; return how to load them.
+@dataclass(frozen=True)
+class ExportedModel:
+    """A plain timm model of a run: how it is built, its weights, its classes and how it sees images.
+
+    Attributes:
+        timm: timm's name of it.
+        kwargs: Further arguments of ``timm.create_model``.
+        weights: Tensors under timm's names.
+        class_names: In the order of the outputs; None where the run did not record them.
+        images: ``img_size``, ``mean``, ``std``, ``interpolation`` and ``crop_pct`` of the run's evaluation.
+        run_id: The run.
+    """
+
+    timm: str
+    kwargs: Mapping[str, Any]
+    weights: dict[str, Tensor]
+    class_names: tuple[str, ...] | None
+    images: Mapping[str, Any]
+    run_id: str
+
+    @classmethod
+    def of(cls, file: WeightsFile, manifest: RunManifest) -> ExportedModel:
+        """Return the model of a run's weights, of as many blocks as these have."""
+        settings = manifest.settings
+        spec = settings.model.spec() if file.spec is None else file.spec
+        weights = {k: v for k, v in file.state.items() if not k.startswith(f"{TABLES}.")}
+        num_classes = len(weights["head.weight"])
+        with torch.device("meta"):  # no weight is drawn
+            elastic = create_elastic(spec, num_classes)
+        return cls(
+            timm=spec.timm,
+            kwargs={**spec.create_kwargs(), "num_classes": num_classes},
+            weights=weights,
+            class_names=file.class_names,
+            images=evaluation_images(elastic, settings.recipe),
+            run_id=manifest.run_id,
+        )
+
+    @property
+    def transform_words(self) -> str:
+        """Return the line of Python that prepares an image as the run's evaluation does."""
+        images = self.images
+        side, crop = images["img_size"], images["crop_pct"]
+        mean, std = tuple(images["mean"]), tuple(images["std"])
+        words = (
+            f"timm.data.create_transform(input_size=(3, {side}, {side}),"
+            f" interpolation={images['interpolation']!r}, mean={mean}, std={std}, crop_pct={crop})"
+        )
+        if crop == 1:
+            return words
+        return f"{words} (crop_pct=1.0 for square images of up to {THUMBNAIL_PX} px)"
+
+
+def export_weights(model: ExportedModel, output: Path) -> str:
+    """Write a plain timm state dict, with what it is for beside it; return how to load it.
 
     Raises:
-        RunError: If a file cannot be read or written.
+        RunError: If a file cannot be written.
     """
     try:
-        metadata, weights = _read(source)
-        temporary = output.with_name(f".{output.name}")
         if output.suffix == ".safetensors":
-            save_file(weights, temporary, metadata=metadata)
+            write_weights(output, model.weights, _metadata(model))
         else:
-            torch.save(weights, temporary)
-        temporary.replace(output)
+            temporary = output.with_name(f".{output.name}")
+            torch.save(model.weights, temporary)
+            temporary.replace(output)
+        beside = describe_beside(output, model)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise RunError(f"{output}: the weights cannot be exported: {error}") from None
-    kwargs = _kwargs(metadata)
-    arguments = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
-    build = f"timm.create_model({metadata['timm']!r}, {arguments}, checkpoint_path={str(output)!r})"
-    return f"{output}\nload with: {_needed_import(metadata['timm'])}{build}"
+    arguments = ", ".join(f"{key}={value!r}" for key, value in model.kwargs.items())
+    build = f"timm.create_model({model.timm!r}, {arguments}, checkpoint_path={str(output)!r})"
+    load = f"load with: {_needed_import(model.timm)}{build}"
+    return "\n".join([str(output), load, f"images: {model.transform_words}", beside])
 
 
-def export_folder(source: Path, recipe: Recipe, output: Path) -> str:
+def export_folder(model: ExportedModel, output: Path) -> str:
     """Write a folder of ``config.json`` and ``model.safetensors``, which timm and the Hugging Face hub take.
 
-    Its image size, normalisation, crop and filter are those that the run evaluated with. Returns how to
-    load it.
+    The configuration names the classes and how images are prepared, and claims nothing of timm's own weights
+    of that model, such as their licence. Returns how to load it.
 
     Raises:
-        RunError: If a file cannot be read or written.
+        RunError: If a file cannot be written.
     """
     temporary = output.with_name(f".{output.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
     try:
-        metadata, weights = _read(source)
-        name, kwargs = metadata["timm"], _kwargs(metadata)
         with torch.device("meta"):  # no weight is drawn only to be overwritten
-            model = timm.create_model(name, **kwargs)
-        model.load_state_dict(weights, strict=True, assign=True)
-        images = _evaluation_images(model.pretrained_cfg, kwargs, recipe)
-        about = {"architecture": name}
+            network = timm.create_model(model.timm, **model.kwargs)
+        network.load_state_dict(model.weights, strict=True, assign=True)
+        about: dict[str, Any] = {"architecture": model.timm}
+        if model.class_names is not None:
+            about["label_names"] = list(model.class_names)
+        images = {key: value for key, value in model.images.items() if key != "img_size"}
+        side = model.images["img_size"]
         save_for_hf(
-            model, str(temporary), about, kwargs, safe_serialization=True, data_config=images
+            network,
+            str(temporary),
+            about,
+            dict(model.kwargs),
+            safe_serialization=True,
+            data_config={**images, "input_size": (3, side, side)},
         )
+        _claim_nothing(temporary / "config.json")
+        write_weights(temporary / "model.safetensors", model.weights, _metadata(model))
+        if output.exists():
+            shutil.rmtree(output)
         temporary.replace(output)
     except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise RunError(f"{output}: the folder cannot be exported: {error}") from None
     build = f"timm.create_model({f'local-dir:{output}'!r}, pretrained=True)"
-    return f"{output}\nload with: {_needed_import(name)}{build}"
+    load = f"load with: {_needed_import(model.timm)}{build}"
+    return "\n".join([str(output), load, f"images: {model.transform_words}"])
 
 
-def _evaluation_images(
-    pretrained: Mapping[str, Any], kwargs: Mapping[str, Any], recipe: Recipe
-) -> dict[str, Any]:
-    """Return timm's data configuration of the run's own evaluation."""
-    _, *sides = pretrained["input_size"]
-    side = kwargs.get("img_size", sides[0])
-    filtered = "bicubic" if recipe.interpolation == "random" else recipe.interpolation
-    return {
-        "input_size": (3, side, side),
-        "mean": tuple(pretrained["mean"]),
-        "std": tuple(pretrained["std"]),
-        "interpolation": filtered,
-        "crop_pct": recipe.crop_pct,
+def classes_of(output: Path) -> Path:
+    """Return the file beside an export with the names of its classes, a line each."""
+    return output.with_name(f"{output.name}.classes.txt")
+
+
+def describe_beside(output: Path, model: ExportedModel) -> str:
+    """Write how images are prepared, and the class names, beside an export; return which files these are.
+
+    Raises:
+        OSError: If they cannot be written.
+    """
+    description, classes = description_of(output), classes_of(output)
+    body = {
+        "run": model.run_id,
+        "timm": model.timm,
+        "kwargs": dict(model.kwargs),
+        **model.images,
+        "input_range": [0.0, 1.0],
+        "crops_from_px": THUMBNAIL_PX + 1,
+        "class_names": None if model.class_names is None else list(model.class_names),
     }
+    write_atomically(description, json.dumps(body, indent=1, ensure_ascii=False) + "\n")
+    if model.class_names is None:
+        return f"beside it: {description} (the run did not record its classes)"
+    lines = (name.replace("\n", " ") for name in model.class_names)
+    write_atomically(classes, "".join(f"{line}\n" for line in lines))
+    return f"beside it: {description} and {classes}, in the order of the outputs"
 
 
-def _read(source: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
-    """Return what a run's safetensors file says of its model, and the weights."""
-    with safe_open(source, framework="pt") as file:
-        return file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+def _metadata(model: ExportedModel) -> dict[str, str]:
+    """Return what a safetensors file says of its weights, as the final weights of a run say it."""
+    kwargs = {key: value for key, value in model.kwargs.items() if key != "num_classes"}
+    metadata = {
+        "timm": model.timm,
+        "kwargs": json.dumps(kwargs),
+        "num_classes": str(model.kwargs["num_classes"]),
+        "images": json.dumps(dict(model.images)),
+    }
+    if model.class_names is not None:
+        metadata["class_names"] = json.dumps(list(model.class_names))
+    return metadata
 
 
-def _kwargs(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Return the arguments of ``timm.create_model`` that build the model."""
-    return json.loads(metadata["kwargs"]) | {"num_classes": int(metadata["num_classes"])}
+def _claim_nothing(config: Path) -> None:
+    """Drop from a ``config.json`` what holds for timm's own weights alone: licence, paper, origin."""
+    body = json.loads(config.read_text(encoding="utf-8"))
+    kept = {key: value for key, value in body["pretrained_cfg"].items() if key in _KEPT_OF_TIMM}
+    body["pretrained_cfg"] = {"tag": "autoprog", **kept}
+    text = json.dumps(body, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(config, text)
 
 
 def _needed_import(timm_name: str) -> str:

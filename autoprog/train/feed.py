@@ -34,6 +34,7 @@ class Feed(Protocol):
     ``num_images`` are those of the training set, ``workers`` is the number of loader processes of each rank.
     """
 
+    class_names: tuple[str, ...]
     num_classes: int
     num_images: int
     num_validation_images: int
@@ -126,17 +127,18 @@ def open_feed(
         full_px, limit = settings.model.img_size, settings.max_bad_images
         folder = settings.cache or "auto"  # nothing is written of what is in memory
         cache = CacheSettings(folder, full_px, settings.workers, limit, progress)
-        train, val = _cached(train, val, cache)
+        train, val = _cached(train, val, cache, settings.data.on_held_out)
     return MapFeed(opened, train, val, transform, settings, pin_memory, place)
 
 
 def _cached(
-    train: ImageSource, val: ImageSource, cache: CacheSettings
+    train: ImageSource, val: ImageSource, cache: CacheSettings, on_held_out: bool
 ) -> tuple[ImageSource, ImageSource]:
     """Return both parts from decoded images; slices are slices of what is decoded as a whole."""
     whole, indices = whole_of(train)
     decoded = open_cached(whole, "training", cache)
     cut = SlicedSource(decoded, indices) if whole is not train else decoded
-    if isinstance(val, SlicedSource):
+    if on_held_out:
+        assert isinstance(val, SlicedSource)
         return cut, SlicedSource(decoded, val.indices)
     return cut, open_cached(val, "validation", cache, exact=True)

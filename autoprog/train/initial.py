@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,16 @@ from timm.models import is_model_pretrained
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor
 
+from autoprog.classes import class_difference, order_of
 from autoprog.errors import ConfigError, RunError
 from autoprog.settings import RunSettings
 from autoprog.train.checkpoint import UNREADABLE
-from autoprog.train.weights import read_weights, with_tables
+from autoprog.train.weights import WeightsFile, read_weights, with_tables
 from supernet.config import ModelSpec
 from supernet.elastic import ElasticViT, create_elastic
 from supernet.positions import TABLES, resample_tables
 
-__all__ = ["InitialWeights", "find_initial", "load_initial"]
-
-_FINAL = Path("checkpoints") / "final_ema.safetensors"
+__all__ = ["InitialWeights", "find_initial", "load_initial", "weights_of_file"]
 
 
 @dataclass(frozen=True)
@@ -38,11 +37,18 @@ class InitialWeights:
     notes: tuple[str, ...]
 
 
-def find_initial(settings: RunSettings, num_classes: int) -> InitialWeights | None:
+def find_initial(settings: RunSettings, class_names: Sequence[str]) -> InitialWeights | None:
     """Read the weights that the settings name; None where a run draws its own.
 
-    The head starts afresh where the number of classes differs, the position table is resampled where the
-    image size does, and so are tables of further sizes that the weights do not have.
+    A head is kept where its classes are those of the run; in another order, its rows follow them. Where the
+    weights do not name their classes, it is kept if there are as many: an equal number is nearly always that
+    of the same data, whose head is worth keeping, and a wrong one costs little. The run says so, and
+    ``fresh_head`` draws it anew. The position table is resampled where the image size differs, and so are
+    tables of further sizes that the weights do not have.
+
+    Args:
+        settings: Of the run.
+        class_names: The classes of its images, in order.
 
     Raises:
         ConfigError: If there are no such weights, or they are those of another network.
@@ -50,22 +56,22 @@ def find_initial(settings: RunSettings, num_classes: int) -> InitialWeights | No
     """
     spec, source = settings.model.spec(), settings.initial_checkpoint
     if settings.pretrained:
-        weights, flag, value = _weights_of_timm(spec), "--pretrained", ConfigError.NO_VALUE
+        file, flag, value = _weights_of_timm(spec), "--pretrained", ConfigError.NO_VALUE
     elif source is not None:
-        weights, flag, value = _weights_of_file(source), "--initial-checkpoint", source
+        file, flag, value = weights_of_file(source), "--initial-checkpoint", source
     else:
         return None
     with torch.device("meta"):
-        vit = create_elastic(spec, num_classes, table_sizes=settings.table_sizes).vit
+        vit = create_elastic(spec, len(class_names), table_sizes=settings.table_sizes).vit
     try:
-        return _fitted(weights, vit)
+        return _fitted(file, vit, _head_of(file, settings, tuple(class_names)))
     except _MisfitError as misfit:
         law = f"must hold the weights of {spec.name} ({misfit})"
         raise ConfigError(flag, "", law, value) from None
 
 
 def load_initial(
-    networks: tuple[ElasticViT, ...], settings: RunSettings, num_classes: int
+    networks: tuple[ElasticViT, ...], settings: RunSettings, class_names: Sequence[str]
 ) -> tuple[str, ...]:
     """Put initial weights, if there are any, into the online network and its averages; return the notes.
 
@@ -73,7 +79,7 @@ def load_initial(
         ConfigError: As :func:`find_initial` does.
         RunError: So too.
     """
-    found = find_initial(settings, num_classes)
+    found = find_initial(settings, class_names)
     if found is None:
         return ()
     online, *averages = networks
@@ -85,7 +91,53 @@ def load_initial(
     return found.notes
 
 
-def _weights_of_timm(spec: ModelSpec) -> dict[str, Tensor]:
+def weights_of_file(source: str) -> WeightsFile:
+    """Read what ``--initial-checkpoint`` names; averaged weights go before others in it.
+
+    Raises:
+        ConfigError: If it is missing or holds no weights.
+    """
+    path = Path(source)
+    if not path.exists():
+        law = "must be a weights file, a finished run, or a folder that export --format hf wrote"
+        raise ConfigError("--initial-checkpoint", "", law, source)
+    try:
+        return with_tables(read_weights(path, averaged=True))
+    except ConfigError as error:
+        raise ConfigError("--initial-checkpoint", source, error.law, cure=error.cure) from None
+
+
+@dataclass(frozen=True)
+class _Head:
+    """What becomes of a head: ``order`` has the row of each class of the run, None is for a fresh one."""
+
+    order: tuple[int, ...] | None
+    why: str
+
+
+def _head_of(file: WeightsFile, settings: RunSettings, class_names: tuple[str, ...]) -> _Head:
+    rows = file.state.get("head.weight")
+    own = file.class_names
+    if settings.fresh_head:
+        return _Head(None, "as --fresh-head says")
+    if rows is None or rows.ndim == 0:
+        return _Head(None, "the weights have none")
+    if own is None or len(own) != len(rows) or not settings.data.has_names(class_names):
+        if len(rows) != len(class_names):
+            return _Head(None, f"it has {len(rows)} classes, the run {len(class_names)}")
+        why = ", whose classes are not named, is kept as it is (--fresh-head for other ones)"
+        return _Head(tuple(range(len(rows))), why)
+    if own == class_names:
+        return _Head(tuple(range(len(rows))), "")
+    order = order_of(class_names, own)
+    if order is None or len(own) != len(class_names):
+        return _Head(
+            None, f"its classes are others: in the run {class_difference(class_names, own)}"
+        )
+    return _Head(tuple(order), " is kept, its rows put into the order of the run's classes")
+
+
+def _weights_of_timm(spec: ModelSpec) -> WeightsFile:
     if spec.overrides or not is_model_pretrained(spec.timm):
         law, cure = "timm must have weights of the model", "or give --initial-checkpoint"
         raise ConfigError("--pretrained", "", law, spec.name, f"take deit-s, {cure}")
@@ -95,39 +147,23 @@ def _weights_of_timm(spec: ModelSpec) -> dict[str, Tensor]:
     except (OSError, RuntimeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise RunError(f"--pretrained: {spec.timm} cannot be loaded: {reason}") from None
-    return weights
-
-
-def _weights_of_file(source: str) -> dict[str, Any]:
-    """Read a weights file, with the tables beside it; averaged weights go before others in it."""
-    path = Path(source)
-    if path.is_dir():
-        path = path / _FINAL
-    if not path.is_file():
-        law = "must be a weights file or a finished run"
-        raise ConfigError("--initial-checkpoint", "", law, source)
-    try:
-        return with_tables(read_weights(path, averaged=True)).state
-    except ConfigError as error:
-        raise ConfigError("--initial-checkpoint", "", error.law, source, error.cure) from None
+    return WeightsFile(Path(spec.timm), weights, spec)
 
 
 class _MisfitError(ValueError):
     """Says in what weights differ from those of a network."""
 
 
-def _fitted(weights: Mapping[str, Any], vit: Any) -> InitialWeights:
+def _fitted(file: WeightsFile, vit: Any, head: _Head) -> InitialWeights:
     """Bring weights into the shape of a network; raises :class:`_MisfitError` where they are another's."""
-    own = dict(vit.state_dict())
+    own, weights = dict(vit.state_dict()), file.state
     try:
         state = _in_timm_format(weights, vit)
     except UNREADABLE:
         state = {}
-    notes = [
-        f"{head} starts afresh"
-        for head in ("head", "aux_head")
-        if _set_aside(state, own, head, as_a_whole=True)
-    ]
+    notes = [file.taken] if file.taken else []
+    for part in ("head", "aux_head"):  # a VOLO has both
+        notes += _settle_head(state, own, part, head)
     if _set_aside(state, own, TABLES, as_a_whole=False) & weights.keys():
         notes.append(f"{TABLES} does not fit and is left out")
     _refuse_misfit(state, own)
@@ -137,6 +173,26 @@ def _fitted(weights: Mapping[str, Any], vit: Any) -> InitialWeights:
         if key in weights and weights[key].shape != state[key].shape
     ]
     return InitialWeights(state, tuple(notes))
+
+
+def _settle_head(
+    state: dict[str, Any], own: dict[str, Tensor], part: str, head: _Head
+) -> list[str]:
+    """Keep a head, put its rows into order, or drop it; return what was done in words."""
+    keys = [key for key in {**own, **state} if key.startswith(f"{part}.")]
+    if not keys:
+        return []
+    if head.order is None:
+        for key in keys:
+            own.pop(key, None)
+            state.pop(key, None)
+        return [f"{part} starts afresh: {head.why}"]
+    for key in keys:
+        if isinstance(state.get(key), Tensor) and len(state[key]) == len(head.order):
+            state[key] = state[key][list(head.order)]
+    if _set_aside(state, own, part, as_a_whole=True):
+        return [f"{part} starts afresh: its shape is another"]
+    return [f"{part}{head.why}"] if head.why else []
 
 
 def _set_aside(

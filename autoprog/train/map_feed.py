@@ -56,7 +56,8 @@ class MapFeed:
         pin_memory: bool,
         place: Place,
     ) -> None:
-        self.num_classes, self.num_images = len(opened.class_names), len(train)
+        self.class_names, self.num_images = opened.class_names, len(train)
+        self.num_classes = len(opened.class_names)
         train, self._all = whole_of(train)
         self._val, self._evaluated = whole_of(val)
         self.num_validation_images = len(self._evaluated)

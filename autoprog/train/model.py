@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -14,7 +15,7 @@ from supernet.config import ModelSpec
 from supernet.elastic import ElasticViT, create_elastic, describe
 from supernet.zoo import ZOO, lookup
 
-__all__ = ["build_model", "find_model", "transform_settings"]
+__all__ = ["build_model", "evaluation_images", "find_model", "short_named", "transform_settings"]
 
 
 def find_model(name: str, img_size: int | None = None) -> ModelSpec:
@@ -33,6 +34,15 @@ def find_model(name: str, img_size: int | None = None) -> ModelSpec:
             law = "must be a short name or a timm model"
             raise ConfigError("--model", "", law, name, f"did you mean {near[0]!r}?") from None
         raise ConfigError("--model", "", str(error).removeprefix(f"{name}: ")) from None
+
+
+def short_named(spec: ModelSpec) -> ModelSpec:
+    """Return a model under its short name, such as ``deit-s``, if its network has one; else as it is."""
+    own = dict(spec.overrides)
+    for known in ZOO.values():
+        if known.timm == spec.timm and dict(known.overrides) == own:
+            return known.with_img_size(spec.img_size)
+    return spec
 
 
 def build_model(
@@ -62,3 +72,15 @@ def transform_settings(model: ElasticViT, recipe: Recipe) -> TransformSettings:
         remode=recipe.remode,
         crop_pct=recipe.crop_pct,
     )
+
+
+def evaluation_images(model: ElasticViT, recipe: Recipe) -> dict[str, Any]:
+    """Return how images are prepared for evaluation, under the names of ``timm.data.create_transform``."""
+    fixed = transform_settings(model, recipe)
+    return {
+        "img_size": model.spec.img_size,
+        "mean": list(fixed.mean),
+        "std": list(fixed.std),
+        "interpolation": "bicubic" if fixed.interpolation == "random" else fixed.interpolation,
+        "crop_pct": fixed.crop_pct,
+    }

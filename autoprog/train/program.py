@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from autoprog.errors import ConfigError, RunError
 from autoprog.settings import RunSettings
 from autoprog.train.data import TransformSettings
+from autoprog.train.export import ExportedModel, describe_beside
 from autoprog.train.model import build_model, transform_settings
 from autoprog.train.weights import WeightsFile, load_weights
 from supernet.config import SubnetConfig
@@ -30,7 +31,11 @@ class _Cell:
 
 
 def export_program(
-    settings: RunSettings, file: WeightsFile, subnet: SubnetConfig, output: Path
+    settings: RunSettings,
+    file: WeightsFile,
+    subnet: SubnetConfig,
+    output: Path,
+    model: ExportedModel,
 ) -> str:
     """Write what ``torch.export`` makes of a subnet, for batches of any size; return how to load it.
 
@@ -48,11 +53,17 @@ def export_program(
         temporary.replace(output)
     except (OSError, RuntimeError) as error:
         raise RunError(f"{output}: the program cannot be written: {error}") from None
-    return _usage(cell, subnet, output, f"torch.export.load({str(output)!r}).module()(images)")
+    return _usage(
+        cell, subnet, output, model, f"torch.export.load({str(output)!r}).module()(images)"
+    )
 
 
 def export_onnx(
-    settings: RunSettings, file: WeightsFile, subnet: SubnetConfig, output: Path
+    settings: RunSettings,
+    file: WeightsFile,
+    subnet: SubnetConfig,
+    output: Path,
+    model: ExportedModel,
 ) -> str:
     """Write a subnet as ONNX, weights included, for batches of any size; return how to load it.
 
@@ -86,7 +97,7 @@ def export_onnx(
     except OSError as error:
         raise RunError(f"{output}: the program cannot be written: {error}") from None
     session = f"onnxruntime.InferenceSession({str(output)!r})"
-    return _usage(cell, subnet, output, f"{session}.run(None, {{'images': images}})")
+    return _usage(cell, subnet, output, model, f"{session}.run(None, {{'images': images}})")
 
 
 def _sort(scores: Any, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
@@ -100,7 +111,8 @@ def _sort(scores: Any, stable: bool = True, dim: int = -1, descending: bool = Fa
 def _cell(settings: RunSettings, file: WeightsFile, subnet: SubnetConfig) -> _Cell:
     """Return the network of a subnet with the weights of a file."""
     num_classes = len(file.state["head.weight"]) if "head.weight" in file.state else 0
-    spec, tables = settings.model.spec(), settings.table_sizes
+    spec = settings.model.spec() if file.spec is None else file.spec
+    tables = settings.table_sizes
     if spec.outlook is not None:
         law, cure = f"must be weights or hf for {spec.name}", "programs are made of plain ViTs"
         raise ConfigError("--format", "", law, cure=cure)
@@ -111,15 +123,26 @@ def _cell(settings: RunSettings, file: WeightsFile, subnet: SubnetConfig) -> _Ce
     return _Cell(static_model(model, subnet), images, transform)
 
 
-def _usage(cell: _Cell, subnet: SubnetConfig, output: Path, load: str) -> str:
-    """Say what was written, how to load it, and which images it takes."""
+def _usage(cell: _Cell, subnet: SubnetConfig, output: Path, model: ExportedModel, load: str) -> str:
+    """Say what was written, how to load it, and which images it takes; the same lies beside it as JSON.
+
+    Raises:
+        RunError: If that cannot be written.
+    """
     mean, std = (
         " ".join(f"{value:.4g}" for value in values)
         for values in (cell.transform.mean, cell.transform.std)
     )
     _, channels, side, _ = cell.images.shape
+    prepared = replace(model, images={**model.images, "img_size": side})
+    try:
+        beside = describe_beside(output, prepared)
+    except OSError as error:
+        raise RunError(f"{output}: what lies beside it cannot be written: {error}") from None
     return (
         f"{output}: {subnet}\n"
         f"load with: {load}\n"
-        f"images: B x {channels} x {side} x {side} in [0, 1], less {mean}, divided by {std}"
+        f"images: B x {channels} x {side} x {side} in [0, 1], less {mean}, divided by {std};"
+        f" {prepared.transform_words}\n"
+        f"{beside}"
     )

@@ -85,7 +85,7 @@ def _begin(trainer: Trainer) -> list[str]:
     """Load initial weights, if the settings name any."""
     stepper = trainer.stepper
     networks = (stepper.model, *(ema.module for ema in stepper.emas))
-    notes = load_initial(networks, trainer.settings, trainer.feed.num_classes)
+    notes = load_initial(networks, trainer.settings, trainer.feed.class_names)
     return [f"initial weights: {note}" for note in notes]
 
 

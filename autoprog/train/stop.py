@@ -6,18 +6,24 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from autoprog.errors import AutoprogError
+from autoprog.errors import AutoprogError, tell_at_once
 
 if TYPE_CHECKING:
     from autoprog.train.ranks import Ranks
 
-__all__ = ["InterruptedRunError", "StopRequest", "stop_on_signals"]
+__all__ = ["GaveUpError", "InterruptedRunError", "StopNow", "StopRequest", "stop_on_signals"]
+
+Item = TypeVar("Item")
+
+
+class GaveUpError(Exception):
+    """Work that leaves no trace was given up because of a signal; whoever began it halts the run."""
 
 
 class InterruptedRunError(AutoprogError):
@@ -28,11 +34,62 @@ class InterruptedRunError(AutoprogError):
         super().__init__(f"stopped by {signal_name} after a checkpoint; go on with --resume {run}")
 
 
+class StopNow(BaseException):
+    """A wish to stop that is granted at once; see :meth:`StopRequest.at_once`."""
+
+    def __init__(self, signal_name: str) -> None:
+        super().__init__(signal_name)
+        self.signal_name = signal_name
+
+
 @dataclass
 class StopRequest:
-    """A wish to stop, set by a signal handler and granted after the step under way."""
+    """A wish to stop, set by a signal handler and granted after the step or batch under way.
+
+    ``answer`` tells the user at once that the signal has come.
+    """
 
     signal_name: str | None = None
+    answer: Callable[[str], None] = tell_at_once
+    _is_granted_at_once: bool = False
+
+    def check(self) -> None:
+        """Give up what leaves no trace, where a signal has come to this process.
+
+        Raises:
+            GaveUpError: If one has.
+        """
+        if self.signal_name is not None:
+            raise GaveUpError(self.signal_name)
+
+    def until_asked(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Yield items until a signal has come to this process."""
+        for item in items:
+            if self.signal_name is not None:
+                return
+            yield item
+
+    @contextmanager
+    def at_once(self, ranks: Ranks) -> Iterator[None]:
+        """Grant a wish at once meanwhile, where this process need not agree on it with others.
+
+        For waits of unknown length that change nothing of the run, such as for images.
+
+        Raises:
+            StopNow: The wish is there, or comes meanwhile.
+        """
+        self._is_granted_at_once = ranks.alone
+        try:
+            self.look()
+            yield
+        finally:
+            self._is_granted_at_once = False
+
+    def look(self) -> None:
+        """Raise where the wish is there and to be granted at once."""
+        if self._is_granted_at_once and self.signal_name is not None:
+            self._is_granted_at_once = False
+            raise StopNow(self.signal_name)
 
     def agreed(self, ranks: Ranks) -> str | None:
         """Return the signal that any rank has received, if one has; collective."""
@@ -53,10 +110,20 @@ def stop_on_signals() -> Iterator[StopRequest]:
         yield request
         return
 
+    under_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+
     def note(number: int, _: FrameType | None) -> None:
-        if request.signal_name is not None and "TORCHELASTIC_RUN_ID" not in os.environ:
+        name = signal.Signals(number).name
+        if request.signal_name is not None and not under_torchrun:
+            ended = f"autoprog: ended at once by a second signal, {name}, without a checkpoint"
+            request.answer(f"{ended}; --resume goes on from the last one")
             sys.exit(128 + number)
-        request.signal_name = signal.Signals(number).name
+        if request.signal_name is None and os.environ.get("RANK", "0") == "0":
+            again = "" if under_torchrun else " (once more ends at once, without one)"
+            stopping = f"autoprog: {name}: stopping after this step or batch, with a checkpoint"
+            request.answer(f"{stopping}{again}")
+        request.signal_name = name
+        request.look()
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

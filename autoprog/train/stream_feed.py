@@ -41,7 +41,8 @@ class StreamFeed:
         pin_memory: bool,
         place: Place,
     ) -> None:
-        self.num_classes, self.num_images = len(opened.class_names), len(train)
+        self.class_names, self.num_images = opened.class_names, len(train)
+        self.num_classes = len(opened.class_names)
         self.num_validation_images = len(val)
         self._batch_size, self._full_px = settings.recipe.batch_size, settings.model.img_size
         self._cap = most_held_out(settings, len(train))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from autoprog.effort import image_macs
+from autoprog.errors import ResumableError
 from autoprog.events import (
     CheckpointSaved,
     Evaluated,
@@ -25,6 +26,7 @@ from autoprog.settings import RunSettings
 from autoprog.stage import Training
 from autoprog.train.budget import look, reserve
 from autoprog.train.checkpoint import publish, stage_as
+from autoprog.train.data import Batch
 from autoprog.train.device import Compute
 from autoprog.train.entry import enter
 from autoprog.train.evaluations import Best, evaluate_phase, is_due, is_due_on_the_way
@@ -37,7 +39,7 @@ from autoprog.train.ranks import Ranks
 from autoprog.train.regularise import batch_size_of, cell_of
 from autoprog.train.rollback import Rollbacks
 from autoprog.train.state import restore_newest, snapshot
-from autoprog.train.stop import InterruptedRunError, StopRequest
+from autoprog.train.stop import InterruptedRunError, StopNow, StopRequest
 from autoprog.train.timing import Ledger
 from supernet.config import SubnetConfig
 
@@ -93,6 +95,7 @@ class Trainer:
         self.save_seconds = 0.0
         self._meter = Meter(self.compute.device, self.ledger, self.ranks, self.clock)
         self._saved_at = self.clock()
+        self._saved_place: tuple[int, int, int] | None = None
         self._micro_batches = self.stepper.micro_batches
 
     @property
@@ -150,7 +153,12 @@ class Trainer:
             yield CheckpointSaved(step=self.step, path="checkpoints/last.pt")
             publish(self.folder.checkpoints, temporary, keep_as)
         self._saved_at = self.clock()
+        self._saved_place = (self.step, self.phase, self.evaluated_step)
         self.save_seconds = self._saved_at - start
+
+    def is_saved(self) -> bool:
+        """Tell whether the last checkpoint of this process is of this very place of the run."""
+        return self._saved_place == (self.step, self.phase, self.evaluated_step)
 
     def resume(self) -> list[Warned]:
         """Go on from the newest readable checkpoint, or begin; see :func:`restore_newest`."""
@@ -176,14 +184,34 @@ class Trainer:
                 cell_at=lambda k: cell_of(phase, self.recipe, self._full_px, seed, start + k),
                 held_out=phase.held_out,
             )
+        yield from self._evaluate_on_the_way(phase)  # a stop or a failure may have come before it
         while not self.is_over(phase):
-            with self.ledger.charge("data_wait"):
-                images, targets = next(batches)
+            images, targets = yield from self._next(batches, phase)
             position = self.pace.position(self.step)
             self._take_step(phase, images, targets, choice_of(phase, seed, self.step, position))
             if self._is_time_to_look():
                 yield from self._progress(phase)
                 yield from self._pause(phase)
+
+    def _next(self, batches: Iterator[Batch], phase: Phase) -> Generator[Event, None, Batch]:
+        """Return the next batch, for which a signal ends the wait.
+
+        Raises:
+            InterruptedRunError: A stop was requested; a checkpoint has been written.
+            ResumableError: A worker has died; a checkpoint has been written.
+        """
+        try:
+            with self.ledger.charge("data_wait"), self.stop.at_once(self.ranks):
+                return next(batches)
+        except StopNow as request:
+            yield from self._progress(phase)
+            yield from self.halt(request.signal_name)
+            raise
+        except ResumableError:
+            if self.ranks.alone:
+                yield from self._progress(phase)
+                yield from self.save()
+            raise
 
     def _is_time_to_look(self) -> bool:
         every = self.settings.log_every_steps
@@ -243,6 +271,7 @@ class Trainer:
             data_wait_share=reading.wait_share,
             train_seconds=self.ledger.seconds["train"],
             budget_share=None if self.pace.counts_steps else share,
+            wall_seconds=self.ledger.wall_seconds(),
         )
         yield from self._complaints()
 
@@ -257,9 +286,7 @@ class Trainer:
 
     def _pause(self, phase: Phase) -> Iterator[Event]:
         """Save or stop, where the losses have just been found finite."""
-        signal_name = self.stop.agreed(self.ranks)
-        if signal_name is not None:
-            yield from self.halt(signal_name)
+        yield from self.halt_if_asked()
         if self._ends_with_evaluation(phase):
             return  # evaluated and saved there anyway
         yield from self._evaluate_on_the_way(phase)
@@ -278,12 +305,23 @@ class Trainer:
         if self.stopped_early:
             yield from self.save()
 
+    def halt_if_asked(self) -> Iterator[Event]:
+        """Write a checkpoint and stop where any rank has received a signal; collective.
+
+        Raises:
+            InterruptedRunError: If one has.
+        """
+        signal_name = self.stop.agreed(self.ranks)
+        if signal_name is not None:
+            yield from self.halt(signal_name)
+
     def halt(self, signal_name: str) -> Iterator[Event]:
         """Write a checkpoint and stop.
 
         Raises:
             InterruptedRunError: Always.
         """
-        yield from self.save()
+        if not self.is_saved():
+            yield from self.save()
         yield Interrupted(step=self.step, signal=signal_name)
         raise InterruptedRunError(signal_name, str(self.folder.path))

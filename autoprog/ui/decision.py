@@ -10,7 +10,7 @@ from autoprog.decisions import Candidate, Decision
 from autoprog.ui.fitted import Fitted, panel
 from autoprog.ui.palette import DIM, MARK_WINNER, SHADES, WINNER
 from autoprog.ui.tables import Column, rich_table, table_width
-from autoprog.ui.units import count, depth_text, duration, number, signed, subnet_text
+from autoprog.ui.units import count, depth_text, duration, milliseconds, number, signed, subnet_text
 from autoprog.ui.ways import front_view, then_text
 
 __all__ = [
@@ -65,7 +65,7 @@ def decision_columns(decision: Decision) -> list[Column]:
         Column("px", tuple(str(row.subnet.img_size) for row in rows)),
         Column("loss", tuple(f"{row.loss:.4f}" for row in rows)),
         Column("vs stay", tuple(_difference(decision, row) for row in rows), rank=2),
-        Column("ms/step", tuple(number(1000 * row.step_seconds, 3) for row in rows), rank=6),
+        Column("ms/step", tuple(milliseconds(row.step_seconds) for row in rows), rank=6),
         Column("end loss", tuple(f"{row.predicted_loss:.4f}" for row in rows)),
         Column("left", tuple(duration(row.remaining_seconds) for row in rows), rank=4),
         Column("score", tuple(f"{row.score:.4f}" for row in rows)),

@@ -17,7 +17,7 @@ from autoprog.errors import ConfigError
 from autoprog.stage import Training
 from autoprog.ui.fitted import Fitted, panel
 from autoprog.ui.palette import DIM, WARNING, lane_style
-from autoprog.ui.subject import Subject
+from autoprog.ui.subject import UNKNOWN_CLASSES, Subject
 from autoprog.ui.tables import Column, plain_table
 from autoprog.ui.timeline import lane_changes, place_labels, step_plot
 from autoprog.ui.track import Lane, Track, all_lanes, full_epochs, step_seconds_sum
@@ -77,6 +77,7 @@ class ScheduleDiff:
     spans: tuple[DiffSpan, ...]
     macs_ratio: float
     seconds_ratio: float | None
+    notes: tuple[str, ...] = ()
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -110,6 +111,7 @@ def schedule_diff(a: Subject, b: Subject) -> ScheduleDiff:
         spans=tuple(_merged(_spans(tracks[0], tracks[1]))),
         macs_ratio=macs[1] / macs[0],
         seconds_ratio=seconds[1] / seconds[0] if seconds[0] and seconds[1] else None,
+        notes=(*a.notes, *b.notes),
     )
 
 
@@ -142,6 +144,7 @@ def diff_document(diff: ScheduleDiff) -> dict[str, Any]:
         "b": asdict(diff.costs[1]),
         "macs_ratio": diff.macs_ratio,
         "seconds_ratio": diff.seconds_ratio,
+        "notes": list(diff.notes),
         "spans": [
             {
                 "start_epoch": span.start_epoch,
@@ -154,10 +157,10 @@ def diff_document(diff: ScheduleDiff) -> dict[str, Any]:
 
 
 def _track(subject: Subject, other: Subject) -> Track:
-    """Return the track of a subject; a plan is drawn for as many classes as the other has."""
+    """Return the track of a subject; a plan for unknown classes is drawn for those of the other."""
     if subject.track is None:
         raise ConfigError(subject.name, "", "must have a schedule: the run has not begun")
-    if subject.run is not None:
+    if subject.run is not None or subject.track.num_classes != UNKNOWN_CLASSES:
         return subject.track
     return replace(subject.track, num_classes=other.state.num_classes)
 
@@ -289,7 +292,7 @@ def _cost_lines(diff: ScheduleDiff) -> list[Text]:
     if diff.seconds_ratio is not None:
         ratio.append(" · ").append(f"{diff.seconds_ratio:.3f}×", "bold")
         ratio.append(" by measured step times")
-    return [*lines, ratio]
+    return [*lines, ratio, *(Text(note, DIM) for note in diff.notes)]
 
 
 def _row(name: str, content: Text) -> Text:

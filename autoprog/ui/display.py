@@ -12,7 +12,10 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from autoprog.errors import tell_at_once
 from autoprog.events import (
+    CostsKnown,
+    CostsMeasured,
     Decided,
     Evaluated,
     Event,
@@ -21,6 +24,7 @@ from autoprog.events import (
     Progressed,
     RunFinished,
     SubnetTrained,
+    SupernetStarted,
     TrialTold,
     Warned,
 )
@@ -30,8 +34,17 @@ from autoprog.ui.decision import decision_view
 from autoprog.ui.fidelity import training_text
 from autoprog.ui.frame import frame
 from autoprog.ui.growth import growth_text
-from autoprog.ui.lines import event_lines, progress_line
-from autoprog.ui.palette import DIM, GREEN, MARK_GROWTH, SKY, WARNING
+from autoprog.ui.lines import costs_text, event_lines, progress_line, supernet_text
+from autoprog.ui.palette import (
+    DIM,
+    GREEN,
+    MARK_GROWTH,
+    MARK_SUPERNET,
+    ORANGE,
+    PURPLE,
+    SKY,
+    WARNING,
+)
 from autoprog.ui.result import finished_line, result_view
 from autoprog.ui.state import RunState, reduce
 from autoprog.ui.trials import trial_text
@@ -58,6 +71,10 @@ class Display(ABC):
         """Take in one event and show what is new."""
         self.state = reduce(self.state, event)
         self._draw(event)
+
+    def answer(self, text: str) -> None:
+        """Tell at once that a signal has come; called from its handler, in the midst of anything."""
+        tell_at_once(text)
 
     def __enter__(self) -> Display:
         """Begin to show."""
@@ -106,12 +123,21 @@ class _LineDisplay(Display):
         super().__init__(console, state, clock)
         self._last_seconds = -math.inf
         self._last_share = 0.0
+        self._forecast_told = False
 
     def _draw(self, event: Event) -> None:
+        if isinstance(event, CostsMeasured) and not self._tells(event):
+            return
         for line in event_lines(event, self.state):
             _print_line(self.console, line)
         if isinstance(event, Progressed) and self._due():
             _print_line(self.console, progress_line(self.state))
+
+    def _tells(self, event: CostsMeasured) -> bool:
+        """Tell whether to tell how far measuring is: its begin, its first forecast, and now and then."""
+        is_forecast = event.run_seconds is not None and not self._forecast_told
+        self._forecast_told |= is_forecast
+        return not event.num_measured or self._due() or is_forecast
 
     def _due(self) -> bool:
         now, share = self._clock(), self.state.share_done
@@ -143,6 +169,14 @@ class _LiveDisplay(Display):
         super().__init__(console, state, clock)
         self._live = Live(console=console, auto_refresh=False, get_renderable=self._frame)
         self._drawn_seconds = -math.inf
+        self._is_drawing = False
+        self._answers: list[str] = []
+
+    def answer(self, text: str) -> None:
+        """Tell at once that a signal has come: above the bar, or as soon as that has been drawn."""
+        self._answers.append(text)
+        if not self._is_drawing:
+            self._tell_answers()
 
     def __enter__(self) -> Display:
         self._live.start()
@@ -154,31 +188,47 @@ class _LiveDisplay(Display):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._tell_answers()
         self._live.refresh()
         self._live.stop()
 
     def _draw(self, event: Event) -> None:
-        note = _note(event, self.state.num_classes)
+        self._is_drawing = True
+        note = _note(event, self.state)
         if note is not None:
             self.console.print(note)
         now = self._clock()
         if note is not None or now - self._drawn_seconds >= REDRAW_SECONDS:
             self._drawn_seconds = now
             self._live.refresh()
+        self._tell_answers()
+
+    def _tell_answers(self) -> None:
+        self._is_drawing = True
+        while self._answers:
+            self.console.print(Text(f"■ {self._answers.pop(0)}", WARNING), soft_wrap=True)
+            self._live.refresh()
+        self._is_drawing = False
 
     def _frame(self) -> RenderableType:
         return frame(self.state)
 
 
-def _note(event: Event, num_classes: int) -> RenderableType | None:
+def _note(event: Event, state: RunState) -> RenderableType | None:
     """Return what stays on the terminal above the bar."""
     match event:
+        case CostsKnown() if state.measuring is not None:
+            return _marked("✔", ORANGE, "measured", costs_text(state))
+        case SupernetStarted():
+            return _marked(MARK_SUPERNET, PURPLE, f"step {event.step:,}", supernet_text(event))
+        case Grown() if event.opens_supernet:
+            return None
         case Decided():
             return decision_view(event.decision)
         case Grown():
             return _marked(MARK_GROWTH, SKY, f"step {event.step:,}", growth_text(event))
         case Evaluated():
-            text = evaluation_text(event, num_classes)
+            text = evaluation_text(event, state.num_classes)
             return _marked("✔", GREEN, f"epoch {number(event.epoch)}", text)
         case SubnetTrained():
             return _marked("✔", GREEN, f"decision {event.decision}", training_text(event))

@@ -11,6 +11,7 @@ from autoprog.events import encode
 from autoprog.stage import Training
 from autoprog.steptable import Segment
 from autoprog.ui.budget import budget_of
+from autoprog.ui.header import lengths_of
 from autoprog.ui.subject import Subject
 from autoprog.ui.track import (
     CURRICULUM_NAMES,
@@ -28,6 +29,7 @@ __all__ = ["document"]
 def document(subject: Subject) -> dict[str, Any]:
     """Return all that is known of a subject as values that JSON can hold; no number is rounded."""
     schedule, state, budget = subject.schedule, subject.state, budget_of(subject)
+    lengths = lengths_of(subject)
     body = {
         "name": subject.name,
         "kind": subject.kind,
@@ -38,6 +40,7 @@ def document(subject: Subject) -> dict[str, Any]:
         if schedule is None
         else schedule.model_dump(mode="json", by_alias=True, exclude_none=True),
         **_track_values(subject),
+        "lengths": None if lengths is None else asdict(lengths),
         "step": state.step,
         "train_seconds": state.train_seconds,
         "eta_seconds": state.eta_seconds,

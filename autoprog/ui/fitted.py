@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rich import box
@@ -12,7 +12,7 @@ from rich.text import Text
 
 from autoprog.ui.palette import DIM
 
-__all__ = ["Fitted", "panel"]
+__all__ = ["Fitted", "flowing", "panel"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,18 @@ class Fitted:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the drawing at the width that there is."""
         yield self.draw(options.max_width)
+
+
+def flowing(parts: Sequence[Text], width: int, gap: int = 3) -> Text:
+    """Return parts one after the other, a new line before each that would be broken."""
+    text, used = Text(), 0
+    for part in parts:
+        if used and used + gap + part.cell_len > width:
+            text.append("\n")
+            used = 0
+        text.append(" " * gap * bool(used)).append_text(part)
+        used += gap * bool(used) + part.cell_len
+    return text
 
 
 def panel(content: RenderableType, title: str) -> Panel:

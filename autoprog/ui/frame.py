@@ -7,8 +7,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from autoprog.events import CostsMeasured
 from autoprog.ui.fitted import Fitted
-from autoprog.ui.palette import DIM, GREEN, SKY, STATUS
+from autoprog.ui.lines import forecast_text, measuring_text
+from autoprog.ui.palette import DIM, GREEN, ORANGE, SKY, STATUS
 from autoprog.ui.state import RunState
 from autoprog.ui.units import (
     duration,
@@ -18,6 +20,7 @@ from autoprog.ui.units import (
     speed_text,
     steps_text,
     subnet_text,
+    trained_text,
 )
 
 __all__ = ["frame"]
@@ -27,7 +30,20 @@ WIDE = 76
 
 def frame(state: RunState) -> RenderableType:
     """Return the header, the bar and the measurements of a run as it stands."""
+    if state.phase == "measuring" and state.measuring is not None:
+        return _measuring_frame(state, state.measuring)
     return Group(_header(state), Fitted(lambda width: _bar(state, width)), _measurements(state))
+
+
+def _measuring_frame(state: RunState, told: CostsMeasured) -> RenderableType:
+    """Return the header, a bar of the subnets whose steps were timed, and a forecast of the run."""
+    grid = Table.grid(padding=(0, 2, 0, 0), expand=True)
+    bar = ProgressBar(total=told.num_subnets, completed=told.num_measured, complete_style=ORANGE)
+    grid.add_column(ratio=1)
+    grid.add_column(no_wrap=True)
+    grid.add_row(bar, Text(measuring_text(told)))
+    forecast = Text(forecast_text(state), no_wrap=True, overflow="ellipsis")
+    return Group(_header(state), grid, forecast)
 
 
 def _header(state: RunState) -> Text:
@@ -39,6 +55,8 @@ def _header(state: RunState) -> Text:
         line.append(f"  stage {state.stage + 1}{total}")
     if state.subnet is not None:
         line.append(f"  {subnet_text(state.subnet)}", f"bold {SKY}")
+        if state.unfrozen is not None:
+            line.append(f"  {trained_text(state.unfrozen, state.subnet.total_depth)}")
     return line.append(f"  {state.device} {state.amp}  {state.run_id}", DIM)
 
 
@@ -51,9 +69,11 @@ def _bar(state: RunState, width: int) -> RenderableType:
     )
     grid = Table.grid(padding=(0, 2, 0, 0), expand=True)
     grid.add_column(ratio=1)
-    cells: list[RenderableType] = [bar, Text(per_cent(state.share_done), "bold")]
+    of_time = " of the time" if state.is_open_ended and width >= WIDE else ""
+    cells: list[RenderableType] = [bar, Text(f"{per_cent(state.share_done)}{of_time}", "bold")]
     if width >= WIDE:
-        cells.append(Text(f"step {steps_text(state.step, state.total_steps, state.is_open_ended)}"))
+        total = state.shown_total_steps
+        cells.append(Text(f"step {steps_text(state.step, total, state.is_open_ended)}"))
     cells.append(Text(f"{duration(state.train_seconds)} trained", DIM))
     cells.append(Text(f"{duration(state.eta_seconds)} left"))
     for _ in cells[1:]:

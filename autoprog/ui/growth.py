@@ -20,6 +20,7 @@ def growth_columns(growths: Sequence[Grown]) -> list[Column]:
         Column("step", tuple(count(growth.step) for growth in growths)),
         Column("from", tuple(str(growth.before) for growth in growths), "left"),
         Column("to", tuple(str(growth.after) for growth in growths), "left"),
+        Column("for", tuple(_purpose(growth) for growth in growths), "left", rank=6),
         Column("op", tuple(growth.op for growth in growths), "left", rank=1),
         Column("map", tuple(growth.map for growth in growths), "left", rank=5),
         Column("source", tuple(growth.source for growth in growths), "left", rank=4),
@@ -37,6 +38,10 @@ def growth_text(growth: Grown) -> str:
         f" {growth.source}, state {growth.state}): loss {signed(growth.delta_loss)},"
         f" logits {number(growth.delta_logits, 3)}, lost {duration(growth.lost_seconds)}"
     )
+
+
+def _purpose(growth: Grown) -> str:
+    return "supernet" if growth.opens_supernet else "stage"
 
 
 def growth_view(growths: Sequence[Grown]) -> RenderableType:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from autoprog.decisions import Candidate, Decision
 from autoprog.events import (
+    CostsKnown,
+    CostsMeasured,
     Decided,
     Evaluated,
     Event,
@@ -28,17 +30,27 @@ from autoprog.ui.trials import trial_text
 from autoprog.ui.units import (
     ascii_text,
     count,
+    depth_text,
     duration,
     loss_text,
+    milliseconds,
     number,
     per_cent,
     signed,
     speed_text,
     subnet_text,
+    trained_text,
 )
 from autoprog.ui.ways import then_text
 
-__all__ = ["event_lines", "progress_line"]
+__all__ = [
+    "costs_text",
+    "event_lines",
+    "forecast_text",
+    "measuring_text",
+    "progress_line",
+    "supernet_text",
+]
 
 
 def event_lines(event: Event, state: RunState) -> list[str]:
@@ -50,7 +62,7 @@ def progress_line(state: RunState) -> str:
     """Return where training stands."""
     wait = state.data_wait_share
     parts = [
-        f"step {state.step}/{_total_text(state)} ({per_cent(state.share_done)})",
+        *_place_texts(state),
         f"epoch {number(state.epoch)}",
         str(state.subnet),
         f"loss {loss_text(state.loss)}",
@@ -67,18 +79,25 @@ def _told(event: Event, state: RunState) -> list[str]:
     match event:
         case RunStarted():
             return [_run_text(event)]
+        case CostsMeasured():
+            forecast = forecast_text(state)
+            return [measuring_text(event) + (f"; {forecast}" if forecast else "")]
+        case CostsKnown():
+            return [costs_text(state)] if state.measuring is not None else []
         case StageStarted():
             return [_stage_text(event, state)]
         case SupernetStarted():
             names = ", ".join(str(subnet) for subnet in event.candidates)
-            until = "" if state.is_open_ended else f"to step {event.stop_step}, "
-            return [f"supernet {event.decision}: {until}candidates {names}"]
+            until = "" if state.is_open_ended else f" until step {event.stop_step}"
+            return [f"{supernet_text(event)}{until}; candidates {names}"]
         case Evaluated():
             return [f"epoch {number(event.epoch)}, {evaluation_text(event, state.num_classes)}"]
         case Grown():
-            return [f"step {event.step}, {growth_text(event)}"]
+            return [] if event.opens_supernet else [f"step {event.step}, {growth_text(event)}"]
         case Decided():
-            return _decision_lines(event.decision)
+            closed = "supernet closed; " if state.phase == "supernet" else ""
+            first, *others = _decision_lines(event.decision)
+            return [f"{closed}{first}", *others]
         case SubnetTrained():
             return [f"decision {event.decision}, {training_text(event)}"]
         case TrialTold():
@@ -93,8 +112,55 @@ def _told(event: Event, state: RunState) -> list[str]:
             return []
 
 
-def _total_text(state: RunState) -> str:
-    return f"{'~' if state.is_open_ended else ''}{state.total_steps}"
+def measuring_text(event: CostsMeasured) -> str:
+    """Return how far the measuring of step times is."""
+    left = f"at most {duration(event.left_seconds)}"
+    if not event.num_measured:
+        return f"measuring the step times of {event.num_subnets} subnets: {left}"
+    return f"measuring step times: {event.num_measured} of {event.num_subnets} subnets, {left} left"
+
+
+def forecast_text(state: RunState) -> str:
+    """Return what a search will take as far as its first steps tell; empty before them."""
+    told = state.measuring
+    if told is None or told.run_seconds is None:
+        return ""
+    if state.time_share is None:
+        return f"the whole search: at most about {duration(told.run_seconds)}"
+    share = number(state.time_share)
+    return f"the whole search: about {duration(told.run_seconds)} by time share {share}"
+
+
+def costs_text(state: RunState) -> str:
+    """Return how many step times were measured, and what the search is now known to take."""
+    count_, estimated = len(state.cost_seconds), state.num_estimated_costs
+    measured = f"step times: measured {count_ - estimated} of {count_} subnets"
+    if estimated:
+        measured += f", the {'other is' if estimated == 1 else 'others are'} interpolated"
+    left = state.eta_seconds if state.time_share is not None else None
+    return measured if left is None else f"{measured}; about {duration(left)} to go"
+
+
+def supernet_text(event: SupernetStarted) -> str:
+    """Return what a supernet holds."""
+    deepest = max((subnet for subnet in event.candidates), key=lambda one: one.total_depth)
+    largest_px = max(subnet.img_size for subnet in event.candidates)
+    holds = f"depth up to {depth_text(deepest)}, up to {largest_px} px"
+    if event.stop_step == event.step:
+        return f"supernet opened without training it: {holds}"
+    return f"supernet opened: {holds}"
+
+
+def _place_texts(state: RunState) -> list[str]:
+    """Return where a run stands, by steps or by the time that bounds it."""
+    done = per_cent(state.share_done)
+    if not state.is_open_ended:
+        return [f"step {state.step}/{state.total_steps} ({done})"]
+    total = state.shown_total_steps
+    return [
+        f"{done} of the time",
+        f"step {state.step}" + ("" if total is None else f" of ~{total}"),
+    ]
 
 
 def _run_text(event: RunStarted) -> str:
@@ -116,6 +182,7 @@ def _stage_text(event: StageStarted, state: RunState) -> str:
     span = f"step {event.step} to {event.stop_step}"
     if state.is_open_ended:
         span = f"from step {event.step}"
+    unfrozen = state.unfrozen
     curriculum = [
         f"{CURRICULUM_NAMES[name]} {number(value)}"
         for name, value in event.curriculum
@@ -125,6 +192,7 @@ def _stage_text(event: StageStarted, state: RunState) -> str:
         [
             f"stage {event.stage + 1}{total}: {span}",
             subnet_text(event.subnet),
+            *([] if unfrozen is None else [trained_text(unfrozen, event.subnet.total_depth)]),
             *curriculum,
         ]
     )
@@ -146,6 +214,6 @@ def _candidate_text(decision: Decision, row: Candidate) -> str:
     return (
         f"{name}: loss {row.loss:.4f},"
         f" vs stay {signed(row.difference)} +-{row.difference_se:.4f},"
-        f" {number(1000 * row.step_seconds, 3)} ms/step, end loss {row.predicted_loss:.4f},"
+        f" {milliseconds(row.step_seconds)} ms/step, end loss {row.predicted_loss:.4f},"
         f" left {duration(row.remaining_seconds)}, score {row.score:.4f}{won}"
     )

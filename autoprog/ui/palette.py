@@ -45,6 +45,7 @@ STATUS = {
     "training": ("●", f"bold {SKY}"),
     "supernet": ("●", f"bold {PURPLE}"),
     "starting": ("●", DIM),
+    "measuring": ("●", f"bold {ORANGE}"),
     "interrupted": ("■", f"bold {ORANGE}"),
     "stale": ("?", f"bold {VERMILLION}"),
 }

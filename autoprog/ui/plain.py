@@ -17,11 +17,19 @@ from autoprog.ui.decision import (
 )
 from autoprog.ui.fidelity import fidelity_columns, fidelity_lines
 from autoprog.ui.growth import growth_columns
-from autoprog.ui.header import header_facts
+from autoprog.ui.header import header_facts, lengths_of
 from autoprog.ui.result import result_rows
 from autoprog.ui.subject import Subject
 from autoprog.ui.tables import Column, plain_table
-from autoprog.ui.track import Lane, Track, constants, lanes, mean_relative_cost, measured_speed_up
+from autoprog.ui.track import (
+    Lane,
+    Track,
+    constants,
+    lanes,
+    mean_relative_cost,
+    measured_speed_up,
+    unfrozen_lines,
+)
 from autoprog.ui.trials import trial_columns
 from autoprog.ui.units import ascii_text, number, per_cent
 from autoprog.ui.views import result_of
@@ -85,6 +93,9 @@ def _lines(subject: Subject) -> Iterator[str]:
         yield f"status: {subject.status}"
     for name, text in header_facts(subject):
         yield f"{name}: {ascii_text(text)}"
+    lengths = lengths_of(subject)
+    if lengths is not None:
+        yield f"lengths: {ascii_text(lengths.sentence())}"
     for note in subject.notes:
         yield f"note: {ascii_text(note)}"
     for message in subject.state.warnings:
@@ -124,6 +135,7 @@ def _schedule(subject: Subject, track: Track) -> Iterator[str]:
         yield f"speed-up by measured step times: {measured:.2f}"
     for name, text in constants(track).items():
         yield f"constant {name}: {text}"
+    yield from unfrozen_lines(track)
     if track.known_steps < track.total_steps:
         yield f"not decided yet: from {track.unit} {_place(track, track.known_steps)} on"
     if track.now_step is not None:

@@ -17,8 +17,9 @@ from autoprog.presets import PRESETS
 from autoprog.ui.diff import diff_document, diff_plain, diff_view, schedule_diff
 from autoprog.ui.document import document
 from autoprog.ui.plain import plain_text
-from autoprog.ui.subject import Subject, find_subject
+from autoprog.ui.subject import Subject, find_subject, preset_beside
 from autoprog.ui.views import views
+from supernet.config import ModelSpec
 
 __all__ = ["show"]
 
@@ -29,7 +30,7 @@ PICTURE_WIDTH = 110
 def show(
     target: str,
     *,
-    model: str | None = None,
+    spec: ModelSpec | None = None,
     epochs: float | None = None,
     recipe: str | None = None,
     plain: bool = False,
@@ -44,7 +45,7 @@ def show(
 
     Args:
         target: Path of a run folder or of a schedule file, or the name of a preset.
-        model: Short name of the model of a preset.
+        spec: Model of a preset; else that of the other schedule of a diff.
         epochs: Length of the run of a preset, or of a file in shares or with 'rest'.
         recipe: Recipe that gives a preset its length and strength.
         plain: Print aligned ASCII text; also done where the terminal takes nothing else.
@@ -60,13 +61,18 @@ def show(
         RunError: If a file cannot be written.
     """
     console = Console() if console is None else console
-    if model is not None and not {target, diff} & PRESETS.keys():
+    if spec is not None and not {target, diff} & PRESETS.keys():
         law = "must go with a preset: a run and a schedule file say it themselves"
-        raise ConfigError("--model", "", law, model)
-    subject = find_subject(target, model, epochs, recipe, clock())
+        raise ConfigError("--model", "", law, spec.name)
+    subject = find_subject(target, spec, epochs, recipe, clock())
     forms = _forms(subject)
     if diff is not None:
-        forms = _diff_forms(subject, find_subject(diff, model, epochs, recipe, clock()))
+        other = find_subject(diff, spec, epochs, recipe, clock())
+        if other.kind == "preset" != subject.kind:
+            other = preset_beside(diff, subject, spec, epochs, recipe)
+        elif subject.kind == "preset" != other.kind:
+            subject = preset_beside(target, other, spec, epochs, recipe)
+        forms = _diff_forms(subject, other)
     if as_json:
         console.out(json.dumps(forms.document(), indent=1, allow_nan=False), highlight=False)
     elif svg is not None or html is not None:

@@ -10,6 +10,8 @@ from autoprog.curves import Curriculum
 from autoprog.decisions import Decision
 from autoprog.errors import ConfigError
 from autoprog.events import (
+    CostsKnown,
+    CostsMeasured,
     Decided,
     Evaluated,
     Event,
@@ -24,8 +26,9 @@ from autoprog.events import (
     Warned,
 )
 from autoprog.schedule import GrowthSchedule
+from autoprog.stage import Unfrozen
 from autoprog.steptable import StepTable
-from autoprog.ui.eta import remaining_seconds
+from autoprog.ui.eta import projected_steps, remaining_seconds
 from autoprog.ui.history import Piece, Point, extended, stretched, thinned, with_point
 from supernet.config import ModelSpec, SubnetConfig
 from supernet.zoo import lookup
@@ -36,12 +39,18 @@ MAX_EVALUATIONS = 1024
 MAX_WARNINGS = 20
 SMOOTHING = 0.3  # weight of the newest step time; the first steps of a stage are slow
 
-Phase = Literal["starting", "training", "supernet", "interrupted", "complete"]
+Phase = Literal["starting", "measuring", "training", "supernet", "interrupted", "complete"]
 
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """A run as far as its events tell. Start with ``schedule`` and ``spec`` where they are known."""
+    """A run as far as its events tell. Start with ``schedule`` and ``spec`` where they are known.
+
+    ``nominal_steps`` is the length of the run as it was told at the start, which a search by time counts in
+    steps of the full model; ``total_steps`` the number of steps, a guess where time bounds the run.
+    ``cost_seconds`` are those of a step by the costs on record, ``costed_seconds`` what the steps so far
+    take by them, ``wall_seconds_before`` what had been spent when they became known.
+    """
 
     schedule: GrowthSchedule | None = None
     spec: ModelSpec | None = None
@@ -55,6 +64,7 @@ class RunState:
     seed: int = 0
     num_images: int = 0
     num_classes: int = 1000
+    nominal_steps: int = 0
     total_steps: int = 0
     steps_per_epoch: int = 0
     step: int = 0
@@ -65,7 +75,15 @@ class RunState:
     lr: float | None = None
     images_per_second: float | None = None
     data_wait_share: float | None = None
+    data_wait_smoothed: float | None = None
     train_seconds: float = 0.0
+    wall_seconds: float | None = None
+    wall_seconds_before: float = 0.0
+    evaluation_seconds: float = 0.0
+    measuring: CostsMeasured | None = None
+    cost_seconds: dict[SubnetConfig, float] = field(default_factory=dict)
+    num_estimated_costs: int = 0
+    costed_seconds: float = 0.0
     time_budget_seconds: float | None = None
     time_share: float | None = None
     budget_share: float | None = None
@@ -94,28 +112,35 @@ class RunState:
         return min(1.0, self.step / self.total_steps) if self.total_steps else 0.0
 
     @property
+    def unfrozen(self) -> Unfrozen | None:
+        """Return which blocks the stage that has begun trains, where the schedule tells it; None for all."""
+        if self.schedule is None or self.stage is None or self.stage >= len(self.schedule.stages):
+            return None
+        trainable = self.schedule.stages[self.stage].trainable
+        return None if trainable == "all" else trainable
+
+    @property
     def num_stages(self) -> int | None:
         """Return the number of stages where a schedule tells it."""
         return None if self.schedule is None else len(self.schedule.stages)
 
     @property
-    def eta_seconds(self) -> float | None:
-        """Return the seconds of training that remain, waiting for data included; None before any speed.
+    def shown_total_steps(self) -> int | None:
+        """Return the number of steps as far as it can be told; None where nobody knows it yet."""
+        if self.time_share is None or self.phase == "complete" or not self.cost_seconds:
+            return self.total_steps
+        return self.total_steps if self.decisions else None
 
-        Remaining stages cost what was measured for their subnet; where nothing was, the speed now is scaled
-        by multiply-accumulates. Without a step table all remaining steps run at the speed now; where time
-        bounds the run, what is left of it counts.
+    @property
+    def eta_seconds(self) -> float | None:
+        """Return the seconds that remain, waiting for data and evaluations included; None before any speed.
+
+        A search goes by the costs that it measured at its start and the plan in force, corrected by what
+        steps have taken so far. Otherwise remaining stages cost what was seen of their subnet; where nothing
+        was, speeds seen are carried on by multiply-accumulates. Where time bounds the run, what is left of
+        it counts.
         """
-        if self.phase == "complete":
-            return 0.0
-        if self.time_budget_seconds is not None:
-            return (1.0 - self.share_done) * self.time_budget_seconds
-        if self.time_share is not None and self.share_done:
-            return self.train_seconds * (1.0 - self.share_done) / self.share_done
-        if self.subnet is None or self.subnet not in self.step_seconds:
-            return None
-        busy = 1.0 - min(self.data_wait_share or 0.0, 0.99)
-        return remaining_seconds(self, self.subnet) / busy
+        return remaining_seconds(self)
 
 
 def reduce(state: RunState, event: Event) -> RunState:
@@ -146,6 +171,7 @@ def _started(state: RunState, event: RunStarted) -> RunState:
         seed=event.seed,
         num_images=event.num_images,
         num_classes=event.num_classes,
+        nominal_steps=event.total_steps,
         total_steps=event.total_steps,
         steps_per_epoch=event.steps_per_epoch,
         time_budget_seconds=event.time_budget_seconds,
@@ -171,6 +197,21 @@ def _resolve(schedule: GrowthSchedule | None, event: RunStarted) -> StepTable | 
         return schedule.resolve(event.steps_per_epoch, event.epochs)
     except ConfigError:
         return None  # a display must not stop a run; it falls back to what the events tell
+
+
+def _costs_measured(state: RunState, event: CostsMeasured) -> RunState:
+    return replace(state, phase="measuring", measuring=event)
+
+
+def _costs_known(state: RunState, event: CostsKnown) -> RunState:
+    is_new = not state.cost_seconds
+    return replace(
+        state,
+        phase="training",
+        cost_seconds=dict(event.step_seconds),
+        num_estimated_costs=event.num_estimated,
+        wall_seconds_before=event.wall_seconds if is_new else state.wall_seconds_before,
+    )
 
 
 def _stage_started(state: RunState, event: StageStarted) -> RunState:
@@ -207,9 +248,9 @@ def _progressed(state: RunState, event: Progressed) -> RunState:
         event.train_seconds,
     )
     points, spacing = with_point(state.points, state.point_spacing_steps, point)
-    if event.budget_share:
-        state = _reprojected(state, round(event.step / event.budget_share), event.step)
-    return replace(
+    waited = state.data_wait_smoothed
+    before = event.data_wait_share if waited is None else waited
+    after = replace(
         state,
         step=event.step,
         epoch=event.epoch,
@@ -218,12 +259,31 @@ def _progressed(state: RunState, event: Progressed) -> RunState:
         lr=event.lr,
         images_per_second=event.images_per_second,
         data_wait_share=event.data_wait_share,
+        data_wait_smoothed=before + SMOOTHING * (event.data_wait_share - before),
         train_seconds=event.train_seconds,
+        wall_seconds=event.wall_seconds,
+        costed_seconds=_costed_seconds(state, event),
         budget_share=event.budget_share,
         step_seconds={**state.step_seconds, event.subnet: seconds},
         points=points,
         point_spacing_steps=spacing,
     )
+    if not event.budget_share:
+        return after
+    if not state.cost_seconds:
+        return _reprojected(after, round(event.step / event.budget_share), event.step)
+    return _reprojected(after, projected_steps(after), event.step)
+
+
+def _costed_seconds(state: RunState, event: Progressed) -> float:
+    """Return what the steps so far take by the costs on record."""
+    if not state.cost_seconds:
+        return 0.0
+    full = next(reversed(state.cost_seconds.values()))
+    if event.budget_share is not None:
+        return event.budget_share * state.nominal_steps * full
+    steps = event.step - state.step
+    return state.costed_seconds + steps * state.cost_seconds.get(event.subnet, full)
 
 
 def _reprojected(state: RunState, total_steps: int, step: int) -> RunState:
@@ -239,6 +299,7 @@ def _evaluated(state: RunState, event: Evaluated) -> RunState:
         step=event.step,
         epoch=event.epoch,
         train_seconds=event.train_seconds,
+        evaluation_seconds=state.evaluation_seconds + event.seconds,
         evaluations=thinned((*state.evaluations, event), MAX_EVALUATIONS),
     )
 
@@ -278,6 +339,8 @@ def _finished(state: RunState, event: RunFinished) -> RunState:
 
 _FOLDS: dict[type[Any], Callable[[RunState, Any], RunState]] = {
     RunStarted: _started,
+    CostsMeasured: _costs_measured,
+    CostsKnown: _costs_known,
     StageStarted: _stage_started,
     SupernetStarted: _supernet_started,
     Progressed: _progressed,

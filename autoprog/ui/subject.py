@@ -3,35 +3,42 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 from autoprog.curves import Curriculum
 from autoprog.decisions import Decision
 from autoprog.errors import ConfigError, suggest
 from autoprog.fidelity import Fidelity, read_fidelity
+from autoprog.jsonlines import read_rows
 from autoprog.laws import SHARES
+from autoprog.locate import is_word, locate_run, runs_in
 from autoprog.presets import PRESETS, preset
 from autoprog.recipe import Recipe, resolve_recipe
-from autoprog.runs import Run, load_run
+from autoprog.runs import CURVE_FILE, Run, load_run
 from autoprog.schedule import GrowthSchedule, load_schedule
 from autoprog.ui.state import RunState, fold
 from autoprog.ui.track import Track, track_of_run, track_of_table
+from autoprog.ui.units import number
 from autoprog.workers import WorkerSeen, read_workers
 from supernet.config import ModelSpec
-from supernet.zoo import ZOO, lookup
+from supernet.zoo import ZOO
 
 __all__ = [
     "NOMINAL_STEPS_PER_EPOCH",
     "STALE_SECONDS",
+    "UNKNOWN_CLASSES",
     "Subject",
     "find_subject",
+    "preset_beside",
     "run_start",
     "run_subject",
 ]
 
 NOMINAL_STEPS_PER_EPOCH = 1000
 STALE_SECONDS = 600.0
+UNKNOWN_CLASSES = RunState().num_classes
 DEFAULT_MODEL = "deit-s"
 DEFAULT_RECIPE = "deit"
 
@@ -42,6 +49,7 @@ class Subject:
 
     ``status`` is starting, training, supernet, interrupted, complete or stale, and empty for a mere plan.
     ``epochs`` is the length of the run that the schedule is resolved for; None where that tells it.
+    ``recipe`` is what it trains by: given, of the run, or of the run in whose folder a file lies.
     """
 
     name: str
@@ -57,6 +65,8 @@ class Subject:
     fidelity: Fidelity | None = None
     epochs: float | None = None
     workers: tuple[WorkerSeen, ...] = ()
+    recipe_name: str = ""
+    recipe: Recipe | None = None
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
@@ -65,16 +75,22 @@ class Subject:
 
 
 def find_subject(
-    target: str, model: str | None, epochs: float | None, recipe: str | None, now: float
+    target: str,
+    spec: ModelSpec | None,
+    epochs: float | None,
+    recipe: str | None,
+    now: float,
+    runs_dir: str = "runs",
 ) -> Subject:
     """Return what `target` names.
 
     Args:
-        target: Path of a run folder or of a schedule file, or the name of a preset.
-        model: Short name of the model of a preset.
+        target: A run, as :func:`locate_run` takes it, path of a schedule file, or name of a preset.
+        spec: Model of a preset.
         epochs: Length of the run of a preset, or of a file in shares or with 'rest'.
         recipe: Recipe that gives a preset its length and strength.
         now: Seconds since the epoch, by which a silent run counts as stale.
+        runs_dir: Where runs lie.
 
     Raises:
         ConfigError: If there is no such thing, or it breaks a law.
@@ -82,39 +98,90 @@ def find_subject(
     if epochs is not None and not 0 < epochs < math.inf:
         raise ConfigError("--epochs", "", "must be a finite number above 0", epochs)
     path = Path(target)
-    if path.is_dir():
-        return _run_subject(path, now)
     if path.is_file():
         return _file_subject(path, epochs, recipe)
-    if target in PRESETS:
-        return _preset_subject(target, model, epochs, recipe)
-    law = "must be a run folder, a schedule file or a preset"
-    raise ConfigError(target, "", law, cure=f"presets: {suggest(target, PRESETS)}")
+    if target in PRESETS and not (path / "run.yaml").is_file():
+        return _preset_subject(target, spec, epochs, recipe)
+    if path.is_dir() or is_word(target, runs_dir):
+        return _run_subject(locate_run(target, runs_dir), now)
+    law = "must be a run folder, last, a schedule file or a preset"
+    names = [*PRESETS, *(run.name for run in runs_in(Path(runs_dir)))]
+    cure = suggest(path.name, names, list_all=False) or f"presets: {', '.join(sorted(PRESETS))}"
+    raise ConfigError(target, "", law, cure=cure)
+
+
+def preset_beside(
+    name: str,
+    beside: Subject,
+    spec: ModelSpec | None = None,
+    epochs: float | None = None,
+    recipe_name: str | None = None,
+) -> Subject:
+    """Return a preset as it would train the model of another schedule.
+
+    Args:
+        name: Of the preset.
+        beside: Gives the model with its image size, the length, and the recipe; where it names no recipe, the
+            regularisation that it ends with.
+        spec: Another model instead.
+        epochs: Another length instead.
+        recipe_name: Another recipe instead.
+    """
+    given = (spec, epochs, recipe_name)
+    as_given = f", as {beside.name} has" if given == (None, None, None) else ""
+    known = beside.recipe if recipe_name is None else resolve_recipe(recipe_name)
+    name_known = beside.recipe_name if recipe_name is None else recipe_name
+    recipe = Recipe() if known is None else known
+    strength = recipe.strength
+    if known is None and beside.schedule is not None:
+        strength = beside.schedule.stages[-1].curriculum.at(1.0)
+    spec = beside.spec if spec is None else spec
+    if epochs is None:
+        track = beside.track
+        epochs = recipe.epochs if track is None else track.total_steps / track.steps_per_epoch
+    schedule = preset(name, spec, epochs, strength, recipe.learning_rate)
+    of_recipe = f"recipe {name_known}" if name_known else "the regularisation at its end"
+    drawn_for = f"{spec.name} at {spec.img_size} px, {number(epochs)} epochs and {of_recipe}"
+    notes = (f"{name} is drawn for {drawn_for}{as_given}",)
+    classes = beside.state.num_classes
+    return _plan(name, "preset", schedule, epochs, strength, notes, name_known, known, classes)
 
 
 def _preset_subject(
-    name: str, model: str | None, epochs: float | None, recipe_name: str | None
+    name: str, spec: ModelSpec | None, epochs: float | None, recipe_name: str | None
 ) -> Subject:
-    spec = lookup(model or DEFAULT_MODEL)
-    if spec is None:
-        cure = f"{suggest(str(model), ZOO)}; for another timm model show a schedule file"
-        raise ConfigError("--model", "", "must be a model that presets are drawn for", model, cure)
-    recipe = resolve_recipe(recipe_name or DEFAULT_RECIPE)
+    notes = () if spec else (f"for {DEFAULT_MODEL}; --model NAME takes another",)
+    recipe_name = recipe_name or DEFAULT_RECIPE
+    recipe = resolve_recipe(recipe_name)
     length = recipe.epochs if epochs is None else epochs
-    schedule = preset(name, spec, length, recipe.strength, recipe.learning_rate)
-    notes = () if model else (f"for {DEFAULT_MODEL}; --model NAME takes another",)
-    return _plan(name, "preset", schedule, length, recipe.strength, notes)
+    schedule = preset(
+        name, spec or ZOO[DEFAULT_MODEL], length, recipe.strength, recipe.learning_rate
+    )
+    return _plan(name, "preset", schedule, length, recipe.strength, notes, recipe_name, recipe)
 
 
 def _file_subject(path: Path, epochs: float | None, recipe_name: str | None) -> Subject:
-    schedule = load_schedule(path)
+    schedule, classes = load_schedule(path), UNKNOWN_CLASSES
     recipe = None if recipe_name is None else resolve_recipe(recipe_name)
+    if recipe is None and (path.parent / "run.yaml").is_file():
+        settings = load_run(path.parent).manifest.settings
+        recipe, recipe_name = settings.recipe, settings.recipe_name
+        classes = _num_classes(path.parent)
     strength = Curriculum() if recipe is None else recipe.strength
     notes: tuple[str, ...] = ()
     if epochs is None and _needs_epochs(schedule):
         epochs = (recipe or Recipe()).epochs
         notes = (f"drawn for {epochs:g} epochs; --epochs N takes another length",)
-    return _plan(str(path), "schedule", schedule, epochs, strength, notes)
+    return _plan(
+        str(path), "schedule", schedule, epochs, strength, notes, recipe_name or "", recipe, classes
+    )
+
+
+def _num_classes(folder: Path) -> int:
+    """Return the number of classes of a run, as the first row of its log tells it."""
+    logs = (folder / "events.jsonl", folder / CURVE_FILE)
+    rows = chain.from_iterable(map(read_rows, logs))
+    return next((row.get("num_classes", UNKNOWN_CLASSES) for row in rows), UNKNOWN_CLASSES)
 
 
 def _needs_epochs(schedule: GrowthSchedule) -> bool:
@@ -128,16 +195,22 @@ def _plan(
     epochs: float | None,
     strength: Curriculum,
     notes: tuple[str, ...],
+    recipe_name: str,
+    recipe: Recipe | None,
+    num_classes: int = UNKNOWN_CLASSES,
 ) -> Subject:
     return Subject(
         name=name,
         kind=kind,
         spec=schedule.full.spec(),
         schedule=schedule,
-        track=_nominal_track(schedule, epochs, strength),
+        track=replace(_nominal_track(schedule, epochs, strength), num_classes=num_classes),
         strength=strength,
+        state=RunState(num_classes=num_classes),
         notes=notes,
         epochs=epochs,
+        recipe_name=recipe_name,
+        recipe=recipe,
     )
 
 
@@ -183,6 +256,8 @@ def run_subject(run: Run, state: RunState, fidelity: Fidelity | None, now: float
         fidelity=fidelity,
         epochs=settings.recipe.epochs,
         workers=tuple(read_workers(run.path)),
+        recipe_name=settings.recipe_name,
+        recipe=settings.recipe,
     )
 
 

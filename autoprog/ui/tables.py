@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rich import box
@@ -16,6 +16,7 @@ from autoprog.ui.units import ascii_text
 __all__ = [
     "GAP",
     "Column",
+    "cut_columns",
     "fit_columns",
     "list_table",
     "markdown_table",
@@ -30,12 +31,16 @@ _LEAST_TEXT, _LEAST_COLUMNS = 8, 3
 
 @dataclass(frozen=True)
 class Column:
-    """A column of texts. ``rank`` 0 always stays; of the others the highest leaves first."""
+    """A column of texts. ``rank`` 0 always stays; of the others the highest leaves first.
+
+    A text that has to be cut loses its end, or its start where ``keeps_end``.
+    """
 
     header: str
     cells: tuple[str, ...]
     justify: Literal["left", "right"] = "right"
     rank: int = 0
+    keeps_end: bool = False
 
     @property
     def width(self) -> int:
@@ -59,10 +64,31 @@ def fit_columns(columns: Sequence[Column], width: int) -> list[Column]:
     return kept
 
 
-def rich_table(columns: Sequence[Column], width: int, strong_row: int | None = None) -> Table:
+def cut_columns(columns: Sequence[Column], width: int) -> list[Column]:
+    """Return the columns with the widest text cut so that all of them fit `width`, if they can."""
+    too_much = table_width(columns) - width
+    texts = [column for column in columns if column.justify == "left"]
+    if too_much <= 0 or not texts:
+        return list(columns)
+    longest = max(texts, key=lambda column: column.width)
+    room = max(_LEAST_TEXT, longest.width - too_much)
+
+    def cut(text: str) -> str:
+        if len(text) <= room:
+            return text
+        return "…" + text[1 - room :] if longest.keeps_end else text[: room - 1] + "…"
+
+    shorter = replace(longest, header=cut(longest.header), cells=tuple(map(cut, longest.cells)))
+    return [shorter if column is longest else column for column in columns]
+
+
+def rich_table(
+    columns: Sequence[Column], width: int, strong_row: int | None = None, *, wraps: bool = False
+) -> Table:
     """Return a table that fits `width`, with one row made bold.
 
-    Numbers stay whole: where no column may leave, the widest text is cut, then the last columns leave.
+    Numbers stay whole: where no column may leave, the widest text is cut, or goes on in the next line where
+    the table wraps; then the last columns leave.
     """
     kept = fit_columns(columns, width)
     longest = max((c for c in kept if c.justify == "left"), key=lambda c: c.width, default=None)
@@ -76,8 +102,8 @@ def rich_table(columns: Sequence[Column], width: int, strong_row: int | None = N
         table.add_column(
             column.header,
             justify=column.justify,
-            no_wrap=True,
-            overflow="ellipsis",
+            no_wrap=not wraps or column is not longest,
+            overflow="fold" if wraps else "ellipsis",
             min_width=None if column is longest else column.width,
             max_width=max(1, column.width - too_much) if column is longest else None,
         )

@@ -19,7 +19,7 @@ from autoprog.ui.palette import (
     MARK_UNDECIDED,
     lane_style,
 )
-from autoprog.ui.track import Lane, Track, constants, lanes, mean_relative_cost
+from autoprog.ui.track import Lane, Track, constants, lanes, mean_relative_cost, unfrozen_lines
 from autoprog.ui.units import number, per_cent
 
 __all__ = ["lane_changes", "place_labels", "step_plot", "timeline"]
@@ -27,17 +27,14 @@ __all__ = ["lane_changes", "place_labels", "step_plot", "timeline"]
 NAME_WIDTH = 12
 
 
-def timeline(
-    track: Track, measured: float | None = None, title: str = "Schedule"
-) -> RenderableType:
+def timeline(track: Track, measured: float | None = None) -> RenderableType:
     """Return the picture of a track; it takes the width that it is printed at.
 
     Args:
         track: What to draw.
         measured: Speed-up of the steps by measured costs, where known.
-        title: Heading of the panel.
     """
-    return panel(Fitted(lambda width: _rows(track, measured, width)), title)
+    return panel(Fitted(lambda width: _rows(track, measured, width)), "Schedule")
 
 
 def step_plot(lane: Lane, starts: Sequence[int], now: int, known: int, width: int) -> str:
@@ -168,6 +165,7 @@ def _cost_line(track: Track, measured: float | None) -> Text:
 def _legend(track: Track) -> list[Text]:
     parts = [f"{name} {text}" for name, text in constants(track).items()]
     lines = [Text("constant: " + " · ".join(parts), DIM)] if parts else []
+    lines += [Text(line, DIM) for line in unfrozen_lines(track)]
     marks = []
     if track.supernet_spans:
         marks.append(f"{MARK_SUPERNET} supernet, priced at the size before it")

@@ -12,7 +12,7 @@ from autoprog.stage import Grow, Training
 from autoprog.steptable import Segment, StepTable
 from autoprog.ui.history import Piece
 from autoprog.ui.state import RunState
-from autoprog.ui.units import depth_text, number, per_cent
+from autoprog.ui.units import depth_text, number, per_cent, trained_text
 from supernet.config import ALL_TOKENS, ModelSpec, SubnetConfig
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "step_seconds_sum",
     "track_of_run",
     "track_of_table",
+    "unfrozen_lines",
 ]
 
 CURRICULUM_NAMES = {
@@ -175,25 +176,39 @@ def _training_lanes(track: Track, plain: bool | None) -> Iterator[Lane]:
     for name, value, text in _TRAINING_LANES:
         values = [value(training) for training in trainings]
         if plain is None or plain == all(one == value(Training()) for one in values):
-            yield Lane(name, tuple(values), tuple(map(text, trainings)), max(1.0, *values))
+            yield Lane(name, tuple(values), tuple(map(text, track.segments)), max(1.0, *values))
 
 
-_TRAINING_LANES: tuple[tuple[str, Callable[[Training], float], Callable[[Training], str]], ...] = (
-    ("batch", lambda t: t.batch_scale, lambda t: f"x{t.batch_scale:g}"),
-    ("rate", lambda t: t.lr_scale, lambda t: f"x{number(t.lr_scale, 3)}"),
-    ("trained", lambda t: t.unfrozen.share if t.unfrozen else 1.0, lambda t: _trained_text(t)),
-    ("subnets", lambda t: 4.0 if t.sandwich else 1.0, lambda t: "4" if t.sandwich else "1"),
-    ("fourier", lambda t: float(t.shrink_by == "fourier"), lambda t: _crop_text(t)),
+_TRAINING_LANES: tuple[tuple[str, Callable[[Training], float], Callable[[Segment], str]], ...] = (
+    ("batch", lambda t: t.batch_scale, lambda s: f"x{s.training.batch_scale:g}"),
+    ("rate", lambda t: t.lr_scale, lambda s: f"x{number(s.training.lr_scale, 3)}"),
+    ("trained", lambda t: t.unfrozen.share if t.unfrozen else 1.0, lambda s: _trained_text(s)),
+    (
+        "subnets",
+        lambda t: 4.0 if t.sandwich else 1.0,
+        lambda s: "4" if s.training.sandwich else "1",
+    ),
+    ("fourier", lambda t: float(t.shrink_by == "fourier"), lambda s: _crop_text(s.training)),
 )
 
 
-def _trained_text(training: Training) -> str:
-    own = training.unfrozen
-    return "all" if own is None else f"{own.level}/{own.every}"
+def _trained_text(segment: Segment) -> str:
+    own, depth = segment.training.unfrozen, segment.subnet.total_depth
+    return "all" if own is None else f"{len(own.blocks(depth))} of {depth}"
 
 
 def _crop_text(training: Training) -> str:
     return "crop" if training.shrink_by == "fourier" else "-"
+
+
+def unfrozen_lines(track: Track) -> list[str]:
+    """Return, for each stage in which not all blocks train, which ones do."""
+    lines = [
+        f"stage {one.stage + 1}: {trained_text(one.training.unfrozen, one.subnet.total_depth)}"
+        for one in track.segments
+        if one.training.unfrozen is not None
+    ]
+    return list(dict.fromkeys(lines))
 
 
 def _cost(track: Track, segment: Segment) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from autoprog.stage import Unfrozen
 from supernet.config import ALL_TOKENS, SubnetConfig
 
 __all__ = [
@@ -14,15 +15,18 @@ __all__ = [
     "duration",
     "loss_text",
     "mebibytes",
+    "milliseconds",
     "number",
     "per_cent",
     "signed",
     "speed_text",
     "steps_text",
     "subnet_text",
+    "trained_text",
 ]
 
 _PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
+_MOST_BLOCKS = 12
 _ASCII = {
     "▶": "*",
     "±": "+-",
@@ -43,7 +47,14 @@ _ASCII = {
 
 def number(value: float | None, digits: int = 4) -> str:
     """Return a number at so many significant digits, without trailing zeros; a dash for None."""
-    return "–" if value is None else f"{value:.{digits}g}"
+    if value is None:
+        return "–"
+    if not math.isfinite(value):
+        return str(value)
+    whole = (
+        10**digits - 0.5 <= abs(value) < 1e9
+    )  # never as a power of ten, which takes a moment to read
+    return f"{value:,.0f}" if whole else f"{value:.{digits}g}"
 
 
 def count(value: int) -> str:
@@ -87,6 +98,12 @@ def duration(seconds: float | None) -> str:
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
 
 
+def milliseconds(seconds: float) -> str:
+    """Return seconds in milliseconds at three digits, never as a power of ten: ``6.28`` or ``1,130``."""
+    value = 1000 * seconds
+    return f"{value:,.0f}" if value >= 99.95 else number(value, 3)
+
+
 def amount(value: float) -> str:
     """Return a large count with a prefix, such as ``4.60 G``."""
     power = 0
@@ -105,6 +122,14 @@ def depth_text(subnet: SubnetConfig) -> str:
     return "+".join(map(str, subnet.depth))
 
 
+def trained_text(unfrozen: Unfrozen, depth: int) -> str:
+    """Return which blocks train: ``2 of 4 blocks train: 0, 1``."""
+    blocks = unfrozen.blocks(depth)
+    rule = f"those whose number modulo {unfrozen.every} is below {unfrozen.level}"
+    which = ", ".join(map(str, blocks)) if len(blocks) <= _MOST_BLOCKS else rule
+    return f"{len(blocks)} of {depth} blocks train: {which}"
+
+
 def subnet_text(subnet: SubnetConfig) -> str:
     """Return a subnet in words: ``depth 8, 160 px``."""
     tokens = "" if subnet.tokens == ALL_TOKENS else f", {subnet.tokens}"
@@ -117,7 +142,9 @@ def ascii_text(text: str) -> str:
     return spelled.encode("ascii", "replace").decode("ascii").strip()
 
 
-def steps_text(step: int, total_steps: int, is_open_ended: bool) -> str:
-    """Return where a run stands; where time bounds it, the total is a guess."""
+def steps_text(step: int, total_steps: int | None, is_open_ended: bool) -> str:
+    """Return where a run stands; where time bounds it, the total is a guess, or not known yet (None)."""
+    if total_steps is None:
+        return count(step)
     about = "≈" if is_open_ended and step < total_steps else ""
     return f"{count(step)}/{about}{count(total_steps)}"

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
+from rich.text import Text
 
 from autoprog.ui.budget import budget_of, budget_view
 from autoprog.ui.curves import curves_view
 from autoprog.ui.decision import decision_view
 from autoprog.ui.fidelity import fidelity_view
 from autoprog.ui.growth import growth_view
-from autoprog.ui.header import header_view
+from autoprog.ui.header import header_view, lengths_of
+from autoprog.ui.palette import DIM
 from autoprog.ui.result import result_view
 from autoprog.ui.subject import Subject
 from autoprog.ui.timeline import timeline
@@ -47,11 +49,15 @@ def views(subject: Subject) -> Iterator[RenderableType]:
 
 
 def timeline_of(subject: Subject) -> RenderableType | None:
-    """Return the schedule of a subject as a picture; None while nothing is known of it."""
+    """Return the schedule of a subject as a picture, and its lengths; None while nothing is known of it."""
     if subject.track is None:
         return None
     costs = subject.run.step_seconds if subject.run is not None else {}
-    return timeline(subject.track, measured_speed_up(subject.track, costs))
+    picture = timeline(subject.track, measured_speed_up(subject.track, costs))
+    lengths = lengths_of(subject)
+    if lengths is None:
+        return picture
+    return Group(picture, Text(f"lengths: {lengths.sentence()}", DIM))
 
 
 def result_of(subject: Subject) -> Mapping[str, Any] | None:

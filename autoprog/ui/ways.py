@@ -8,12 +8,20 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from autoprog.decisions import Decision, FrontPoint, Tail
+from autoprog.ui.fitted import Fitted, panel
 from autoprog.ui.palette import DIM, MARK_GROWTH, MARK_WINNER, SKY
 from autoprog.ui.plot import Series, Span, chart
 from autoprog.ui.tables import GAP, Column, rich_table, table_width
-from autoprog.ui.units import duration, number
+from autoprog.ui.units import duration, milliseconds, number
 
-__all__ = ["front_columns", "front_view", "then_text", "way_text"]
+__all__ = [
+    "continuation_columns",
+    "continuations_view",
+    "front_columns",
+    "front_view",
+    "then_text",
+    "way_text",
+]
 
 CHART_ROWS = 5
 MOST_ROWS = 8
@@ -28,6 +36,41 @@ def then_text(decision: Decision) -> str:
 def way_text(decision: Decision) -> str:
     """Return the subnet that was decided for and what is to follow it."""
     return ", ".join(filter(None, (str(decision.subnet), then_text(decision))))
+
+
+def continuation_columns(decision: Decision) -> list[Column]:
+    """Return the table of the ways on that were weighed, one for each candidate, best first."""
+    rows = sorted(decision.candidates, key=lambda row: row.score)
+    ways = tuple(
+        f"{row.subnet}, {_stretches_text(decision, row.tail[1:])}"
+        if row.tail[1:]
+        else str(row.subnet)
+        for row in rows
+    )
+    return [
+        Column(" ", tuple(MARK_WINNER if r is decision.chosen else " " for r in rows), "left"),
+        Column("end loss", tuple(f"{row.predicted_loss:.4f}" for row in rows)),
+        Column("left", tuple(duration(row.remaining_seconds) for row in rows)),
+        Column("score", tuple(f"{row.score:.4f}" for row in rows), rank=1),
+        Column("ms/step", tuple(milliseconds(row.step_seconds) for row in rows), rank=2),
+        Column("way on", ways, "left"),
+    ]
+
+
+def continuations_view(decision: Decision) -> RenderableType:
+    """Return the ways on that were weighed, and the front that they are from where it is known."""
+    title = (
+        f"Decision {decision.index} · epoch {number(decision.epoch)} · ways on that were weighed"
+    )
+    return panel(Fitted(lambda width: _continuations(decision, width)), title)
+
+
+def _continuations(decision: Decision, width: int) -> RenderableType:
+    columns = continuation_columns(decision)
+    chosen = columns[0].cells.index(MARK_WINNER)
+    front = front_view(decision, width)
+    table = rich_table(columns, width, chosen, wraps=True)
+    return Group(table, *([] if front is None else [Text(""), front]))
 
 
 def front_columns(decision: Decision, most: int | None = None) -> list[Column]:

@@ -43,7 +43,7 @@ def test_costs_are_those_of_their_batch_size(tmp_path: Path) -> None:
     path = written(tmp_path, '{"d2 r8 b16": 0.5, "d2 r8 b64": 0.9, "d3 r12 b16": 1}')
     costs = Costs.read(path, BATCH)
     assert (costs.get(SMALL), costs.get(MIDDLE), costs.get(FULL)) == (0.5, 1, None)
-    assert Costs.read(path, 64).seconds_of(SMALL) == 0.9
+    assert Costs.read(path, 64).get(SMALL) == 0.9
 
 
 @pytest.mark.parametrize(
@@ -109,14 +109,14 @@ def test_a_missing_cell_is_measured(trainer: Trainer, seconds: list[float]) -> N
     trainer.phase_seconds[MIDDLE] = seconds
     costs = Costs({}, BATCH)
     assert costs.complete(trainer, [Choice(MIDDLE, ((0, 1, 3),))])
-    assert 0 < costs.seconds_of(MIDDLE) < 10
+    assert 0 < costs.seconds["d3 r12 b16"] < 10
 
 
 def test_what_is_on_record_is_never_measured_again(trainer: Trainer) -> None:
     trainer.phase_seconds[SMALL] = [50.0, 2.0]
     costs = Costs({"d2 r8 b16": 0.5}, BATCH)
     assert not costs.complete(trainer, [plain_choice(SMALL)])
-    assert costs.seconds_of(SMALL) == 0.5
+    assert costs.get(SMALL) == 0.5
 
 
 @pytest.mark.parametrize(("accumulated", "parts"), [(1, [16]), (4, [4, 4, 4, 4])])
@@ -165,29 +165,32 @@ def test_what_a_later_measurement_says_of_the_full_cell_changes_nothing(trainer:
     complete_costs(trainer, costs, [plain_choice(MIDDLE)])
     assert costs.get(FULL) == 0.5
     assert costs.table.cells["d4 r16 b16"].source == "file"
-    assert 0.05 < costs.seconds_of(MIDDLE) < 1.0, "on the scale of the full cell on record"
+    assert 0.05 < costs.seconds["d3 r12 b16"] < 1.0, "on the scale of the full cell on record"
 
 
 def test_no_more_is_measured_when_the_time_is_spent(
     trainer: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits: list[float] = []
-    measure = record.measure_grid
+    measure = record.measuring
 
     def watched(trainer: Trainer, cells: Any, given: Any, **more: Any) -> Any:
         limits.append(given.seconds)
         return measure(trainer, cells, given, **more)
 
-    monkeypatch.setattr(record, "measure_grid", watched)
+    monkeypatch.setattr(record, "measuring", watched)
     costs = Costs({}, BATCH)
     complete_costs(trainer, costs, [plain_choice(SMALL)])
     complete_costs(trainer, costs, [plain_choice(MIDDLE)])
     assert limits[0] == 20.0
     assert 0 < limits[1] < 20.0
     costs.spent_seconds = 1e9
-    complete_costs(trainer, costs, [plain_choice(SubnetConfig(1, 8))])
-    assert limits[-1] == 0.0
-    assert costs.get(SubnetConfig(1, 8)) is not None
+    unknown = SubnetConfig(1, 8)
+    assert not complete_costs(trainer, costs, [plain_choice(unknown)])
+    assert (len(limits), costs.get(unknown)) == (2, None)
+    assert costs.all_seconds(ZOO["vit-mu"], [unknown])["d1 r8"] > 0
+    trainer.phase_seconds[unknown] = [50.0, 2.0]
+    assert complete_costs(trainer, costs, [plain_choice(unknown)]), "own steps take no time"
 
 
 def test_seconds_of_all_subnets_come_with_their_data_and_with_estimates() -> None:
@@ -249,7 +252,7 @@ def test_a_search_measures_a_grid_before_its_first_step_and_never_again(
     assert recorded.conditions["device"] == "cpu"
     assert searcher.trainer.ledger.seconds["search"] > 0
     folder.close()
-    monkeypatch.setattr(record, "measure_grid", None)  # what is called fails
+    monkeypatch.setattr(record, "measuring", None)  # what is called fails
     again = lab.prepare(lab.settings())
     begun(again)
     assert again.costs.table == recorded
@@ -258,5 +261,5 @@ def test_a_search_measures_a_grid_before_its_first_step_and_never_again(
 def test_a_search_that_is_given_all_costs_measures_none(
     lab: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(record, "measure_grid", None)
+    monkeypatch.setattr(record, "measuring", None)
     begun(lab.prepare(lab.settings(costs=lab.costs())))

@@ -8,7 +8,14 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from autoprog.search.profile.turns import Limits, Turns, take_turns, turn_seconds
+from autoprog.search.profile.turns import (
+    Limits,
+    TimeIsUpError,
+    Turns,
+    outcome,
+    take_turns,
+    turn_seconds,
+)
 
 
 @dataclass
@@ -35,9 +42,9 @@ class Machine:
 
         return work
 
-    def turns(self, limits: Limits) -> Turns:
+    def turns(self, limits: Limits, **known: dict[str, float]) -> Turns:
         arms = {name: self.arm(name) for name in self.seconds}
-        return take_turns(arms, "full", limits, self.clock)
+        return outcome(take_turns(arms, "full", limits, self.clock, **known))
 
 
 def test_on_a_quiet_machine_six_rounds_are_enough() -> None:
@@ -85,7 +92,7 @@ def test_noisy_arms_go_on_while_settled_ones_sit_out() -> None:
         return next(noise)
 
     arms = {"full": machine.arm("full"), "noisy": noisy, "quiet": machine.arm("quiet")}
-    turns = take_turns(arms, "full", Limits(1000.0), machine.clock)
+    turns = outcome(take_turns(arms, "full", Limits(1000.0), machine.clock))
     assert len(turns.ratios("quiet")) == 6
     assert 6 < len(turns.ratios("noisy")) == len(turns.ratios("full")) < 60
     found = turns.estimate("noisy")
@@ -100,7 +107,7 @@ def test_whatever_never_settles_ends_by_the_number_of_rounds() -> None:
         return 0.1 + (next(states) % 7)
 
     arms = {"full": machine.arm("full"), "wild": wild}
-    turns = take_turns(arms, "full", Limits(1e9, most_rounds=25), machine.clock)
+    turns = outcome(take_turns(arms, "full", Limits(1e9, most_rounds=25), machine.clock))
     assert len(turns.rounds) == 25
 
 
@@ -115,30 +122,70 @@ def test_the_time_is_kept() -> None:
 
 def test_without_time_for_a_round_the_first_turn_counts() -> None:
     machine = Machine({"full": 1.0, "half": 0.5})
-    turns = machine.turns(Limits(0.0))
+    turns = machine.turns(Limits(3.0))
     assert machine.taken == [("full", 1), ("half", 1)]
     assert turns.estimate("half").median == 0.5
     assert turns.estimate("full").median == 1.0
 
 
-@pytest.mark.parametrize("slow_from", [1.0, 2.5, 4.0, 5.5])
-def test_one_disturbance_counts_for_nothing_where_there_are_few_rounds(slow_from: float) -> None:
+@pytest.mark.parametrize(("slow_from", "limit"), [(1.0, 12.0), (2.5, 9.5), (4.0, 6.5), (5.5, 6.5)])
+def test_one_disturbance_counts_for_nothing_where_there_are_few_rounds(
+    slow_from: float, limit: float
+) -> None:
     """Quiet, the timed steps are at 1, 2.5, 4 and 5.5 s: each arm has one in its first turn and one later."""
     machine = Machine(
         {"full": 1.0, "half": 0.5}, lambda now: 3.0 if slow_from <= now < slow_from + 0.4 else 1.0
     )
-    turns = machine.turns(Limits(6.0, fewest_rounds=1))
+    turns = machine.turns(Limits(limit))
     assert 1 <= len(turns.rounds) < 3
     full, half = turns.estimate("full"), turns.estimate("half")
     assert (full.median, half.median) == (pytest.approx(1.0), pytest.approx(0.5))
     assert max(full.high, 2 * half.high) == pytest.approx(3.0)
 
 
-def test_a_round_is_made_in_any_case_but_of_what_is_slow() -> None:
+def test_the_first_round_takes_what_there_is_time_for() -> None:
+    """A turn of all takes 23 s: what is slow has its first turn and no other."""
     machine = Machine({"full": 1.0, "half": 0.5, "shuffled stream": 10.0})
-    turns = machine.turns(Limits(0.0, fewest_rounds=1))
+    turns = machine.turns(Limits(26.0))
     assert turns.rounds == [{"full": 1.0, "half": 0.5}]
     assert turns.estimate("shuffled stream").median == 10.0
+
+
+def test_an_arm_whose_first_turn_does_not_fit_is_left_out() -> None:
+    machine = Machine({"full": 1.0, "slow": 4.0, "half": 0.5})
+    turns = machine.turns(Limits(5.0), prices=dict(machine.seconds))
+    assert machine.now <= 5.0
+    assert set(turns.first) == {"full", "half"}
+
+
+def test_of_what_has_had_its_first_turn_nothing_is_taken_beyond_the_time() -> None:
+    machine = Machine({"full": 1.0, "half": 0.5})
+    turns = machine.turns(Limits(0.0), first={"full": 1.5}, prices={"half": 0.5})
+    assert machine.taken == []
+    assert (turns.first, turns.rounds) == ({"full": 1.5}, [])
+    assert turns.estimate("full").median == 1.5
+
+
+def test_a_block_that_the_time_ends_in_does_not_count() -> None:
+    machine = Machine({"full": 1.0, "half": 0.5})
+    work, arms = machine.arm("half"), {"full": machine.arm("full")}
+
+    def ended(times: int) -> float:
+        if machine.now >= 5:
+            raise TimeIsUpError
+        return work(times)
+
+    arms["half"] = ended
+    turns = outcome(take_turns(arms, "full", Limits(1000.0), machine.clock))
+    assert turns.rounds == [{"full": 1.0}]
+    assert (turns.estimate("full").median, turns.estimate("half").median) == (1.0, 0.5)
+
+
+def test_what_is_known_is_told_after_each_block() -> None:
+    machine = Machine({"full": 1.0, "half": 0.5})
+    arms = {name: machine.arm(name) for name in machine.seconds}
+    told = [len(turns.first) for turns in take_turns(arms, "full", Limits(6.0), machine.clock)]
+    assert told == [1, 2, 2, 2]
 
 
 def test_an_arm_that_takes_a_fifth_of_the_time_is_taken_once() -> None:
@@ -162,10 +209,10 @@ def test_ranks_take_the_turns_that_rank_0_says() -> None:
         told.append(text)
         return text
 
-    take_turns(arms, "full", Limits(14.0), main.clock, tell)
+    outcome(take_turns(arms, "full", Limits(14.0), main.clock, tell))
     heard = iter(told)
     other = Machine({"full": 0.3, "half": 30.0})
     arms = {name: other.arm(name) for name in other.seconds}
-    take_turns(arms, "full", Limits(1.0), other.clock, lambda _: next(heard))
+    outcome(take_turns(arms, "full", Limits(1.0), other.clock, lambda _: next(heard)))
     assert other.taken == main.taken
     assert json.loads(told[-1]) == []

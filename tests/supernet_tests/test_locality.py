@@ -202,6 +202,28 @@ def test_a_gate_scales_the_channels_of_an_image(prefix: str) -> None:
     assert 0 < gate.min() < gate.max() < 1
 
 
+@pytest.mark.parametrize("wide", [1.0, 100.0])
+def test_the_gate_of_se_is_localvits_hard_sigmoid(wide: float) -> None:
+    """Between its bends, where it is a straight line, and beyond them, where it is exactly 0 and 1."""
+    torch.manual_seed(0)
+    mlp = LocalMlp(24, 96, channel_attention="se", dtype=torch.float64)
+    x = wide * torch.randn(4, 96, 5, 3, dtype=torch.float64)
+    squeezed = torch.relu(x.mean((2, 3)) @ mlp.gate.fc1.weight[..., 0, 0].T + mlp.gate.fc1.bias)
+    excited = wide * squeezed @ mlp.gate.fc2.weight[..., 0, 0].T + mlp.gate.fc2.bias
+    with torch.no_grad():
+        mlp.gate.fc2.weight.mul_(wide)
+    gate = (excited + 3).clamp(0, 6) / 6
+    assert ((gate == 0) | (gate == 1)).any() == (wide > 1)
+    torch.testing.assert_close(mlp.gate(x), x * gate[:, :, None, None])
+
+
+def test_the_gate_of_eca_is_a_sigmoid() -> None:
+    mlp = LocalMlp(24, 96, channel_attention="eca")
+    x = torch.randn(4, 96, 5, 3)
+    gate = mlp.gate.conv(x.mean((2, 3))[:, None])[:, 0].sigmoid()
+    torch.testing.assert_close(mlp.gate(x), x * gate[:, :, None, None])
+
+
 @pytest.mark.parametrize(
     ("name", "kwargs", "message"),
     [

@@ -24,6 +24,7 @@ import pytest
 import torch
 from PIL import Image
 
+from autoprog.cachefolder import cache_files
 from autoprog.errors import RunError
 from autoprog.recipe import RECIPES
 from autoprog.settings import DataSettings, RunSettings
@@ -136,6 +137,16 @@ def test_the_second_opening_decodes_nothing(
     source, watch = cached()
     assert watch.texts == []
     assert source.load(7)[0].size == (24, 21)
+
+
+def test_an_opening_is_noted_as_a_use_of_the_file(cached: Any, tmp_path: Path) -> None:
+    cached()
+    (file,) = cache_files(the_file(tmp_path).parent)
+    os.utime(file.path, (1e9, 1e9))
+    cached()
+    (again,) = cache_files(file.path.parent)
+    assert again.used > 1.5e9
+    assert (again.part, again.data) == ("training", str(tmp_path / "data" / "train"))
 
 
 def test_tars_and_torchvision_data_sets_are_cached(tree: Path, tmp_path: Path, cached: Any) -> None:

@@ -44,7 +44,8 @@ def test_folder_without_a_part_is_refused_with_what_it_holds(tree: Path) -> None
     (tree / "val").rename(tree / "test")
     assert refusal(DataSource(dir=str(tree))) == (
         "--data: must hold a val part (val/ or val.tar, validation/ or validation.tar, "
-        f"valid/ or valid.tar), but got {str(tree)!r}; it holds test, train"
+        f"valid/ or valid.tar), but got {str(tree)!r}; it holds test, train; "
+        "--val-fraction 0.2 evaluates on a fifth of the training images instead"
     )
 
 
@@ -53,8 +54,8 @@ def test_part_without_images_is_refused(tree: Path) -> None:
     (tree / "val" / "cat").mkdir(parents=True)
     (tree / "val" / "cat" / "notes.txt").write_text("no image")
     assert refusal(DataSource(dir=str(tree))) == (
-        f"--data: must hold images (.png, .jpg, .jpeg), but got {str(tree / 'val')!r}; "
-        "put them into one folder a class"
+        f"--data: must hold images, such as .jpg or .png files, but got {str(tree / 'val')!r}; "
+        "it holds 1 .txt files (cat/notes.txt)"
     )
 
 
@@ -62,7 +63,7 @@ def test_tar_without_images_is_refused(tree: Path) -> None:
     (tree / "val").rename(tree / "old")
     with tarfile.open(tree / "val.tar", "w"):
         pass
-    assert "must hold images (.png, .jpg, .jpeg)" in refusal(DataSource(dir=str(tree)))
+    assert "must hold images, such as .jpg or .png files" in refusal(DataSource(dir=str(tree)))
 
 
 def test_parts_with_different_classes_are_refused_by_name(tree: Path) -> None:

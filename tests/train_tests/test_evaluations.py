@@ -125,7 +125,7 @@ def test_zero_evaluates_once_at_the_end(bench: Any) -> None:
 
 def test_a_stage_keeps_a_checkpoint_where_it_is_evaluated(bench: Any) -> None:
     outcome = bench.carry_out(*trainer(bench))
-    assert steps_of(outcome, "checkpoint_saved") == [24, 40]
+    assert steps_of(outcome, "checkpoint_saved") == [24, 24, 40, 40]  # before it and after it
     kept = {path.name for path in (outcome.path / "checkpoints").glob("stage-*.pt")}
     assert len(kept) == 2
 
@@ -253,3 +253,36 @@ def test_patience_does_not_count_while_the_network_is_small(
     settings, schedule = bench.settings(patience=1), bench.ramped()
     outcome = bench.carry_out(bench.trainer(settings, schedule), schedule)
     assert (steps_of(outcome, "evaluated"), outcome.result.stopped_early) == ([12, 24, 40], False)
+
+
+def test_a_network_that_names_one_class_is_warned_of_and_judged_by_class(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = [Scores(0.6, (64, 0), (64, 16)), Scores(0.6, (63, 1), (64, 16))]
+    monkeypatch.setattr("autoprog.train.evaluations.evaluate", lambda *_: scores)
+    outcome = bench.carry_out(*constant(bench, eval_every_epochs=0.0))
+    result = outcome.result
+    assert (result.num_validation_images, result.largest_class_share) == (80, 0.8)
+    assert (result.balanced_top1, result.class_top1) == (50.0, (100.0, 0.0))
+    assert (result.class_top1_ema, result.class_images) == ((98.4375, 6.25), (64, 16))
+    (warned,) = outcome.of("warned")
+    assert warned.message == (
+        "top-1 of 80.00 % is not above the share of the largest class (80.0 % of the validation images):"
+        " the network has learnt nothing beyond it"
+    )
+    lines = (outcome.path / "result.json").read_text().splitlines()
+    assert ' "class_images": [ 64, 16 ],' in lines
+
+
+def test_the_full_model_is_predicted_from_its_steps_where_the_schedule_is_not_constant(
+    bench: Any,
+) -> None:
+    settings, schedule = bench.settings(), bench.ramped()
+    made = bench.trainer(settings, schedule)
+    result = bench.carry_out(made, schedule).result
+    step = made.phase_seconds[SPEC.full]
+    assert result.full_model_epochs == 4.0
+    least = 40 * min(step)
+    spent = result.eval_seconds + 40 * result.data_wait_seconds + 1.0
+    assert least <= result.full_model_seconds <= 40 * max(step) + spent
+    assert bench.carry_out(*constant(bench)).result.full_model_seconds is None

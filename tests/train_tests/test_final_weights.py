@@ -96,7 +96,7 @@ def test_the_printed_line_builds_the_model(
     outcome, trainer = trained
     output = tmp_path / f"it's mine.{ending}"
     assert main(["export", str(outcome.path), "--output", str(output), "--weights", choice]) == 0
-    first, line = capsys.readouterr().out.splitlines()
+    first, line, *_ = capsys.readouterr().out.splitlines()
     assert first == str(output)
     names: dict[str, Any] = {"timm": timm}
     exec(line.replace("load with: ", "model = "), names)
@@ -104,7 +104,8 @@ def test_the_printed_line_builds_the_model(
         logits = names["model"].eval()(images)
     weights = {"ema": "final_ema", "online": "final"}[choice]
     assert torch.equal(logits, elastic_logits(trainer, weights, images))
-    assert [path.name for path in tmp_path.iterdir()] == [output.name]
+    beside = [f"{output.name}{ending}" for ending in ("", ".classes.txt", ".json")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == beside
 
 
 def test_an_exported_pth_holds_nothing_but_tensors(
@@ -160,12 +161,12 @@ def test_damaged_weights_are_refused_in_one_line(
     try:
         output = tmp_path / "weights.pth"
         flags = ["--weights", "online", "--output", str(output)]
-        assert main(["export", str(outcome.path), *flags]) == 1
+        assert main(["export", str(outcome.path), *flags]) == 2
     finally:
         path.write_bytes(whole)
     shown = capsys.readouterr()
     assert shown.err.count("\n") == 1
-    assert "cannot be exported" in shown.err
+    assert "final.safetensors: must hold weights, but it is" in shown.err
     assert not output.exists()
 
 

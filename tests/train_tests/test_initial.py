@@ -26,6 +26,8 @@ from supernet.config import ModelSpec
 from supernet.zoo import ZOO
 
 SPEC = ZOO["vit-mu"]
+DIGITS = tuple("0123456789")
+UNNAMED = "head, whose classes are not named, is kept as it is (--fresh-head for other ones)"
 Weights = dict[str, Tensor]
 
 
@@ -64,11 +66,12 @@ def wrapped(weights: Weights) -> Weights:
     return {f"module.{key}": value for key, value in weights.items()}
 
 
-FORMS: dict[str, tuple[str, Callable[[Weights, Weights], Any]]] = {
-    "safetensors": ("x.safetensors", lambda weights, _: weights),
-    "a plain state dict": ("x.pth", lambda weights, _: weights),
+FORMS: dict[str, tuple[str, list[str], Callable[[Weights, Weights], Any]]] = {
+    "safetensors": ("x.safetensors", [], lambda weights, _: weights),
+    "a plain state dict": ("x.pth", [], lambda weights, _: weights),
     "a checkpoint of timm's script": (
         "x.pth.tar",
+        ["averaged weights, 'state_dict_ema' of x.pth.tar"],
         lambda weights, other: {
             "args": argparse.Namespace(lr=0.1),
             "epoch": 3,
@@ -76,18 +79,27 @@ FORMS: dict[str, tuple[str, Callable[[Weights, Weights], Any]]] = {
             "state_dict_ema": wrapped(weights),
         },
     ),
-    "a checkpoint of other scripts": ("x.pth", lambda weights, _: {"model": wrapped(weights)}),
+    "a checkpoint of other scripts": (
+        "x.pth",
+        ["online weights, 'model' of x.pth"],
+        lambda weights, _: {"model": wrapped(weights)},
+    ),
 }
 
 
-@pytest.mark.parametrize(("name", "form"), FORMS.values(), ids=FORMS)
-def test_a_run_starts_from_the_weights_of_a_file(
-    bench: Any, tmp_path: Path, name: str, form: Callable[[Weights, Weights], Any]
+@pytest.mark.parametrize(("name", "taken", "form"), FORMS.values(), ids=FORMS)
+def test_a_run_starts_from_the_weights_of_a_file_and_says_which(
+    bench: Any,
+    tmp_path: Path,
+    name: str,
+    taken: list[str],
+    form: Callable[[Weights, Weights], Any],
 ) -> None:
     weights, other = weights_of(), weights_of(seed=8)
     path = write(tmp_path / name, form(weights, other))
     trainer = bench.trainer(settings_of(bench, path), two_sizes())
-    assert [event.kind for event in start(trainer)] == ["run_started"]
+    _, *warned = start(trainer)
+    assert [e.message.removeprefix("initial weights: ") for e in warned] == [*taken, UNNAMED]
     assert equal(trainer.stepper.model.vit.state_dict(), weights)
     for ema in trainer.stepper.emas:
         assert equal(ema.module.vit.state_dict(), weights)
@@ -107,7 +119,7 @@ def test_a_head_for_other_classes_starts_afresh_and_it_says_so(bench: Any, tmp_p
     trainer = bench.trainer(settings, two_sizes())
     drawn = {key: value.clone() for key, value in trainer.stepper.model.vit.state_dict().items()}
     _, warned = start(trainer)
-    assert warned.message == "initial weights: head starts afresh"
+    assert warned.message == ("initial weights: head starts afresh: it has 3 classes, the run 10")
     found = trainer.stepper.model.vit.state_dict()
     for key, value in found.items():
         assert torch.equal(value, drawn[key] if key.startswith("head.") else weights[key])
@@ -120,7 +132,7 @@ def test_positions_for_another_size_are_resampled_and_it_says_so(
     weights = weights_of(SPEC.with_img_size(32))
     settings = settings_of(bench, write(tmp_path / "x.safetensors", weights))
     trainer = bench.trainer(settings, two_sizes())
-    _, warned = start(trainer)
+    *_, warned = start(trainer)
     message = "initial weights: pos_embed is resampled from 1x65x24 to 1x17x24"
     assert warned.message == message
     expected = resample_abs_pos_embed(weights["pos_embed"], [4, 4], num_prefix_tokens=1)
@@ -131,7 +143,7 @@ def test_tables_of_further_sizes_are_resampled_from_the_new_one(bench: Any, tmp_
     weights = weights_of()
     settings = settings_of(bench, write(tmp_path / "x.pth", weights), table_sizes=(8,))
     trainer = bench.trainer(settings, two_sizes())
-    assert len(list(start(trainer))) == 1
+    assert len(list(start(trainer))) == 2
     expected = resample_abs_pos_embed(weights["pos_embed"], [2, 2], num_prefix_tokens=1)
     for network in (trainer.stepper.model, trainer.stepper.emas[-1].module):
         assert torch.equal(network.vit.pos_embed_list["8"], expected)
@@ -141,11 +153,11 @@ def test_tables_of_an_elastic_run_are_taken_over_or_left_out(bench: Any, tmp_pat
     table = {"pos_embed_list.8": torch.ones(1, 5, 24)}
     path = write(tmp_path / "x.pth", {**weights_of(), **table})
     trainer = bench.trainer(settings_of(bench, path, table_sizes=(8, 12)), two_sizes())
-    assert len(list(start(trainer))) == 1
+    assert len(list(start(trainer))) == 2
     assert torch.equal(trainer.stepper.model.vit.pos_embed_list["8"], table["pos_embed_list.8"])
-    found = find_initial(settings_of(bench, path), 10)
+    found = find_initial(settings_of(bench, path), DIGITS)
     assert found is not None
-    assert found.notes == ("pos_embed_list does not fit and is left out",)
+    assert found.notes == (UNNAMED, "pos_embed_list does not fit and is left out")
 
 
 def test_tables_beside_the_weights_of_an_elastic_run_are_taken_over(
@@ -159,18 +171,8 @@ def test_tables_beside_the_weights_of_an_elastic_run_are_taken_over(
     write(folder / "final_ema_tables.safetensors", {"pos_embed_list.8": table})
     for source in (tmp_path / "run", folder / "final_ema.safetensors"):
         trainer = bench.trainer(settings_of(bench, source, table_sizes=(8,)), two_sizes())
-        assert len(list(start(trainer))) == 1
+        assert len(list(start(trainer))) == 2
         assert torch.equal(trainer.stepper.model.vit.pos_embed_list["8"], table)
-
-
-def test_the_state_of_a_run_is_no_weights(bench: Any, tmp_path: Path) -> None:
-    state = {"model": weights_of(), "optimizer": {}, "emas": []}
-    path = write(tmp_path / "last.pt", state)
-    with pytest.raises(ConfigError) as refusal:
-        find_initial(settings_of(bench, path), 10)
-    law = "must hold weights, not the state of a run"
-    expected = f"--initial-checkpoint: {law}, but got {str(path)!r}; give the run folder"
-    assert str(refusal.value) == expected
 
 
 @pytest.mark.parametrize("num_classes", [10, 3])
@@ -179,9 +181,13 @@ def test_a_volo_is_fine_tuned_at_another_size(bench: Any, tmp_path: Path, num_cl
     weights = weights_of(spec, num_classes)
     settings = settings_of(bench, write(tmp_path / "x.pth", weights))
     larger = FullModel.of(spec.with_img_size(48))
-    found = find_initial(settings.model_copy(update={"model": larger}), 10)
+    found = find_initial(settings.model_copy(update={"model": larger}), DIGITS)
     assert found is not None
-    heads = () if num_classes == 10 else ("head starts afresh", "aux_head starts afresh")
+    fresh = "starts afresh: it has 3 classes, the run 10"
+    kept = UNNAMED.removeprefix("head")
+    heads = [f"head{kept}", f"aux_head{kept}"]
+    if num_classes == 3:
+        heads = [f"head {fresh}", f"aux_head {fresh}"]
     resampled = "pos_embed is resampled from 1x2x2x24 to 1x3x3x24"
     assert found.notes == (*heads, resampled)
     fresh = {key for key in weights if num_classes == 3 and key.startswith(("head.", "aux_head."))}
@@ -212,7 +218,7 @@ def test_weights_of_another_network_are_refused(
 ) -> None:
     path = write(tmp_path / "x.pth", weights_of(spec))
     with pytest.raises(ConfigError) as refusal:
-        find_initial(settings_of(bench, path), 10)
+        find_initial(settings_of(bench, path), DIGITS)
     message = str(refusal.value)
     assert message.startswith("--initial-checkpoint: must hold the weights of vit-mu (")
     assert message.endswith(f"), but got {str(path)!r}")
@@ -232,29 +238,37 @@ def test_files_that_hold_no_weights_are_refused(
     bench: Any, tmp_path: Path, name: str, content: bytes
 ) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ConfigError, match="--initial-checkpoint: must be a readable weights file"):
-        find_initial(settings_of(bench, tmp_path / name), 10)
+    with pytest.raises(
+        ConfigError, match=r"--initial-checkpoint: .*x\..*: must hold weights, but it is "
+    ):
+        find_initial(settings_of(bench, tmp_path / name), DIGITS)
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"a": 1}, torch.zeros(3)])
 def test_other_content_is_refused(bench: Any, tmp_path: Path, content: Any) -> None:
     path = write(tmp_path / "x.pth", content)
-    with pytest.raises(ConfigError, match="--initial-checkpoint: must"):
-        find_initial(settings_of(bench, path), 10)
+    with pytest.raises(ConfigError, match=r"--initial-checkpoint: .*: must hold tensors by name"):
+        find_initial(settings_of(bench, path), DIGITS)
 
 
 def test_nothing_is_unpickled(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = write(tmp_path / "x.pth", {"model": Attack()})
-    with pytest.raises(ConfigError, match="must be a readable weights file"):
-        find_initial(settings_of(bench, path), 10)
+    with pytest.raises(ConfigError, match="more than tensors in it, such as 'pathlib"):
+        find_initial(settings_of(bench, path), DIGITS)
     assert not Path("attacked").exists()
 
 
 def test_a_missing_file_and_an_unfinished_run_are_refused(bench: Any, tmp_path: Path) -> None:
-    for path in (tmp_path / "nowhere.pth", tmp_path):
-        with pytest.raises(ConfigError, match="must be a weights file or a finished run, but got"):
-            find_initial(settings_of(bench, path), 10)
+    folder = bench.folder(bench.settings())
+    folder.close()
+    for path, law in (
+        (tmp_path / "nowhere.pth", "must be a weights file, a finished run, or a folder that"),
+        (tmp_path, "must be a run folder, or one with config.json and model.safetensors"),
+        (folder.path, "must be a finished run; go on with --resume first"),
+    ):
+        with pytest.raises(ConfigError, match=law):
+            find_initial(settings_of(bench, path), DIGITS)
 
 
 def test_a_resume_does_not_load_them_again(bench: Any, tmp_path: Path) -> None:
@@ -311,12 +325,12 @@ def test_pretrained_weights_come_from_timm_and_are_made_to_fit(
     monkeypatch.setattr("autoprog.train.initial.create_elastic", lambda *_, **__: skeleton)
     asked = from_timm(plain)
     before = torch.get_rng_state()
-    found = find_initial(settings, 10)
+    found = find_initial(settings, DIGITS)
     assert torch.equal(torch.get_rng_state(), before)
     assert asked == ["deit_tiny_patch16_224"]
     assert found is not None
     assert found.notes == (
-        "head starts afresh",
+        "head starts afresh: it has 1000 classes, the run 10",
         "pos_embed is resampled from 1x197x192 to 1x17x192",
     )
     assert "head.weight" not in found.state
@@ -331,7 +345,7 @@ def test_models_that_timm_has_no_weights_of_are_refused(
     settings = settings.model_copy(update={"model": FullModel.of(ZOO[name])})
     asked = from_timm(RuntimeError("must not be asked"))
     with pytest.raises(ConfigError, match=f"--pretrained: timm must have .* but got '{name}'"):
-        find_initial(settings, 10)
+        find_initial(settings, DIGITS)
     assert asked == []
 
 
@@ -342,7 +356,7 @@ def test_without_a_network_it_is_one_line(
     settings = settings.model_copy(update={"model": FullModel.of(ZOO["deit-s"])})
     from_timm(OSError("no route to host\nmore"))
     with pytest.raises(RunError) as failure:
-        find_initial(settings, 10)
+        find_initial(settings, DIGITS)
     expected = "--pretrained: deit_small_patch16_224 cannot be loaded: no route to host"
     assert str(failure.value) == expected
 

@@ -17,7 +17,8 @@ from autoprog.errors import ConfigError
 from autoprog.search.trial import trial_settings
 from autoprog.settings import DataSettings, RunManifest, SearchSettings
 from autoprog.space import find_space
-from autoprog.train.data.slices import SlicedSource, sliced, whole_of
+from autoprog.train.data import sliced
+from autoprog.train.data.slices import SlicedSource, whole_of
 from autoprog.train.feed import open_data
 from supernet.zoo import ZOO
 

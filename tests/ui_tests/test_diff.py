@@ -1,4 +1,4 @@
-"""Schedules side by side, and copies with moved boundaries: arithmetic by hand."""
+"""Schedules side by side: arithmetic by hand."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ import pytest
 
 from autoprog.cli import main
 from autoprog.effort import relative_step_cost
-from autoprog.errors import ConfigError
-from autoprog.schedule import GrowthSchedule, load_schedule
+from autoprog.schedule import GrowthSchedule
 from autoprog.stage import FullModel, Stage, Training
 from autoprog.ui.diff import schedule_diff
-from autoprog.ui.draft import Draft, draft_of, save_draft
-from autoprog.ui.subject import Subject, find_subject
+from autoprog.ui.subject import Subject, find_subject, preset_beside
 from supernet.config import SubnetConfig
 from supernet.zoo import ZOO
 
@@ -111,82 +109,41 @@ def test_show_diff_of_nothing_is_one_line(
 ) -> None:
     a = file_of(tmp_path / "a.yaml", growing(2, 8))
     assert main(["show", a, "--diff", "linaer"]) == 2
-    assert "must be a run folder, a schedule file or a preset" in capsys.readouterr().err
+    assert "must be a run folder, last, a schedule file or a preset" in capsys.readouterr().err
 
 
-def drafted(schedule: GrowthSchedule, path: Path, epochs: float | None = None) -> Draft:
-    return draft_of(subject_of(path, schedule, epochs))
-
-
-def lengths(draft: Draft) -> list[float | str]:
-    return [stage.length for stage in draft.schedule.stages]
-
-
-def test_what_a_stage_gains_the_next_one_loses(tmp_path: Path) -> None:
-    draft = drafted(growing(2, 3, 5), tmp_path / "a.yaml")
-    later = draft.moved(1)
-    assert lengths(later) == [3, 2, 5]
-    assert lengths(later.next_boundary(1).moved(-1)) == [3, 1, 6]
-    assert lengths(later.next_boundary(1).next_boundary(1)) == [3, 2, 5]
-    assert later.next_boundary(2).boundary == 0
-    assert (lengths(draft), draft.original) == ([2, 3, 5], draft.schedule)
-    assert f"{(5 * SMALL + 5) / (5 * SMALL + 5):.3f}×" in later.cost_text()
-    cheaper = later.next_boundary(1).moved(1)
-    assert f"{(6 * SMALL + 4) / (5 * SMALL + 5):.3f}×" in cheaper.cost_text()
-
-
-def test_a_move_that_breaks_a_law_is_refused_and_says_why(tmp_path: Path) -> None:
-    draft = drafted(growing(1, 9), tmp_path / "a.yaml")
-    refused = draft.moved(-1)
-    assert lengths(refused) == [1, 9]
-    assert "must be above 0" in refused.problem
-    assert refused.moved(1).problem == ""
-
-
-@pytest.mark.parametrize(("last", "moved"), [("rest", ["rest"]), (0.5, [0.49])])
-def test_shares_move_by_a_hundredth_and_still_sum_to_one(
-    last: float | str, moved: list[float | str], tmp_path: Path
+def test_a_preset_takes_model_size_length_and_recipe_of_what_it_is_set_beside(
+    tmp_path: Path, run_builder: Callable[[int], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    draft = drafted(growing(0.5, last, unit="share"), tmp_path / "a.yaml", 10)
-    assert lengths(draft.moved(1)) == [0.51, *moved]
-    assert "0.01 of the run" in draft.move_text
+    a = file_of(tmp_path / "a.yaml", growing(2, 8))
+    for words in ([a, "--diff", "constant"], ["constant", "--diff", a]):
+        assert main(["show", *words, "--json"]) == 0
+        body = json.loads(capsys.readouterr().out)
+        plan = body["a"] if words[0] == "constant" else body["b"]
+        assert (plan["model"], plan["epochs"], plan["full_epochs"]) == ("vit-mu", 10, 10)
+        assert {axis for span in body["spans"] for axis in span["differs"]} == {
+            "depth",
+            "image px",
+            "step cost",
+        }  # of a recipe that neither names nothing is made up
+        assert body["notes"][0].startswith("constant is drawn for vit-mu at 16 px, 10 epochs and")
+    run = find_subject(str(run_builder(5000)), None, None, None, 0.0)
+    assert run.run is not None
+    plan = preset_beside("linear", run)
+    assert (plan.spec, plan.strength) == (run.spec, run.run.manifest.settings.recipe.strength)
+    assert plan.epochs == pytest.approx(40)
+    of_folder = subject_of(run.run.path / "best.yaml", growing(2, 8))
+    assert of_folder.recipe == run.recipe
+    assert "recipe digits" not in preset_beside("linear", run).notes[0]
 
 
-def test_a_rest_is_never_used_up(tmp_path: Path) -> None:
-    draft = drafted(growing(9, "rest"), tmp_path / "a.yaml", 10)
-    refused = draft.moved(1)
-    assert lengths(refused) == [9, "rest"]
-    assert "at least one step" in refused.problem
-
-
-def test_measured_step_times_price_a_draft(tmp_path: Path) -> None:
-    draft = drafted(growing(4, 6), tmp_path / "a.yaml")
-    measured = {str(SubnetConfig(2, 8)): 0.1, str(SPEC.full): 0.4}
-    priced = Draft(
-        draft.original, draft.schedule, None, 10, boundary=0, step_seconds=measured
-    ).moved(2)
-    assert "steps take 22.0 s, not 28.0 s: 0.786×" in priced.cost_text()
-
-
-def test_a_schedule_of_one_stage_has_no_boundary(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="two stages or more"):
-        drafted(growing(5), tmp_path / "a.yaml")
-
-
-def test_a_draft_is_saved_to_new_files_outside_of_runs(tmp_path: Path) -> None:
-    draft = drafted(growing(2, 8), tmp_path / "a.yaml").moved(1)
-    path = tmp_path / "new.yaml"
-    save_draft(draft, path)
-    assert load_schedule(path) == draft.schedule == growing(3, 7)
-    with pytest.raises(ConfigError, match="there is one of this name"):
-        save_draft(draft, path)
-    save_draft(draft.moved(1), path, overwrite=True)
-    assert load_schedule(path) == growing(4, 6)
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "run.yaml").touch()
-    for inside in (tmp_path / "run" / "x.yaml", tmp_path / "run" / "deep" / "x.yaml"):
-        with pytest.raises(ConfigError, match="must lie outside of run folders"):
-            save_draft(draft, inside, overwrite=True)
-    with pytest.raises(ConfigError, match="must be a place to write to"):
-        save_draft(draft, tmp_path / "nowhere" / "x.yaml")
-    assert [p.name for p in (tmp_path / "run").iterdir()] == ["run.yaml"]
+def test_flags_win_over_what_a_preset_is_set_beside(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a = file_of(tmp_path / "a.yaml", growing(2, 8))
+    words = ["--diff", "linear", "--epochs", "40", "--model", "deit-ti", "--recipe", "small-data"]
+    assert main(["show", a, *words, "--json"]) == 0
+    body = json.loads(capsys.readouterr().out)
+    assert (body["b"]["model"], body["b"]["epochs"]) == ("deit-ti", 40)
+    note = "linear is drawn for deit-ti at 224 px, 40 epochs and recipe small-data"
+    assert body["notes"] == [note]

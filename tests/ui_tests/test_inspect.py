@@ -13,20 +13,25 @@ from textual.pilot import Pilot
 from textual.widgets import DataTable, Input
 
 from autoprog.errors import ConfigError
+from autoprog.files import dump_yaml
 from autoprog.runs import RunFolder, load_run
+from autoprog.settings import SearchSettings
+from autoprog.space import find_space
 from autoprog.ui.inspect import log as event_log
 from autoprog.ui.inspect.app import VIEWS, InspectApp
 from autoprog.ui.inspect.launch import make_app
-from autoprog.ui.inspect.listing import Listing
+from autoprog.ui.inspect.listing import Listing, filtered, run_columns
 from autoprog.ui.inspect.log import EventLog
 from autoprog.ui.state import RunState, fold
+from autoprog.ui.tables import cut_columns, fit_columns, table_width
+from supernet.zoo import ZOO
 
 SMALL, LARGE = (80, 24), (160, 50)
 HEADLINES = {
     "runs": ("2026-11-22-143005-search-deit-s", "complete", "74.50 % EMA"),
     "schedule": ("Schedule", "depth", "image px", "RandAugment"),
     "why": ("Decision 0", "grow to depth 8, 160 px", "end loss", "score"),
-    "search": ("No front and no trials", "Why"),
+    "search": ("Decision 2", "ways on that were weighed", "way on", "end loss"),
     "live": ("Curves", "top-1 EMA", "training loss", "▲"),
     "growth": ("Growth", "d6 r128", "d8 r160", "Δloss"),
     "compare": ("No complete runs to compare", "Space"),
@@ -97,6 +102,69 @@ def test_every_view_has_its_headline_and_quitting_leaves_the_run_as_it_was(
 
     drive([run], steps, size)
     assert files_of(run) == before
+
+
+def test_a_view_says_how_to_open_a_run_while_none_is(
+    run_builder: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_builder(4000)
+    monkeypatch.chdir(run.parent.parent)
+
+    async def steps(pilot: Pilot[None]) -> None:
+        await seen(pilot, run.name)
+        for view in "23456":
+            await pilot.press(view)
+            await seen(pilot, "Nothing is open: Enter under 1 Runs", gone="reading")
+        await pilot.press("1", "enter")
+        await seen(pilot, "image px", gone="Nothing is open")
+        await pilot.press("3")
+        await seen(pilot, "Decision 0", gone="Nothing is open")
+
+    drive([run.parent], steps)
+
+
+@pytest.fixture
+def searched(run_builder: Builder) -> Path:
+    """A search that says what it chose from."""
+    run, spec = run_builder(4000), ZOO["deit-s"]
+    manifest = load_run(run).manifest
+    search = SearchSettings(space=find_space(None, "deit-s")[0].space(spec, "space"), space_from="")
+    settings = manifest.settings.model_copy(update={"search": search})
+    body = manifest.model_copy(update={"settings": settings}).model_dump(mode="json", by_alias=True)
+    (run / "run.yaml").write_text(dump_yaml(body))
+    return run
+
+
+def test_the_search_view_holds_what_was_weighed_and_what_steps_cost(searched: Path) -> None:
+    costs = {
+        f"d{depth} r{size} b128": depth * size / 1e4 for depth in (6, 12) for size in (128, 224)
+    }
+    (searched / "costs.json").write_text(json.dumps(costs))
+
+    async def steps(pilot: Pilot[None]) -> None:
+        await pilot.press("4")
+        await seen(pilot, "Decision 2", "▶    1.9000  1:51:28  0.8000")
+        await pilot.press("end")
+        await seen(pilot, "Measured costs of a step", "d6 r128")
+
+    drive([searched], steps)
+
+
+def test_the_list_says_what_a_run_trained_on_and_for_how_long(searched: Path) -> None:
+    rows = Listing(searched.parent, ()).rows()
+    (row,) = rows
+    assert (row.schedule, row.data, row.epochs, row.time) == (
+        "search, rollout",
+        "flowers",
+        "40",
+        "8:40",
+    )
+    assert filtered(rows, "flowers ROLLOUT") == rows
+    every = [column.header for column in run_columns(rows)]
+    for width, shown in ((60, ["run"]), (100, ["run", "model", "epochs", "time"]), (160, every)):
+        kept = cut_columns(fit_columns(run_columns(rows), width - 2), width - 2)
+        assert {"state", "left or top-1", *shown} <= {column.header for column in kept}
+        assert table_width(kept) <= width - 2
 
 
 def test_the_curves_have_room_in_a_small_terminal(run_builder: Builder) -> None:
@@ -409,7 +477,9 @@ def test_a_list_reads_the_ends_of_a_log_only(run_builder: Builder) -> None:
 
 
 def test_a_target_that_is_nothing_and_two_folders_of_runs_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="must be a run folder, a schedule file or a preset"):
+    with pytest.raises(
+        ConfigError, match="must be a run folder, last, a schedule file or a preset"
+    ):
         make_app(["linaer"], "runs")
     for name in ("a", "b"):
         (tmp_path / name / "run").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What is marked, compared, edited and computed in the program, by its keys."""
+"""What is marked, compared and computed in the program, by its keys."""
 
 from __future__ import annotations
 
@@ -20,10 +20,7 @@ from autoprog.cli import main
 from autoprog.events import Event
 from autoprog.files import write_atomically
 from autoprog.importance import Importance
-from autoprog.presets import preset
 from autoprog.processes import this_process
-from autoprog.recipe import RECIPES
-from autoprog.schedule import GrowthSchedule, load_schedule
 from autoprog.ui.clock import clock_of
 from autoprog.ui.curves import Ghost, accuracy_series, curves_view, loss_series
 from autoprog.ui.inspect.app import InspectApp
@@ -34,7 +31,6 @@ from autoprog.ui.inspect.search_pane import Importances
 from autoprog.ui.palette import DIM
 from autoprog.ui.state import fold
 from autoprog.workers import WorkerStatus
-from supernet.zoo import ZOO
 
 SMALL, LARGE = (80, 24), (160, 50)
 
@@ -209,7 +205,7 @@ def test_time_is_read_off_evaluations_and_goes_on_as_training_does(
 @pytest.mark.parametrize("size", [SMALL, LARGE])
 def test_two_named_schedules_are_set_beside_each_other(size: tuple[int, int]) -> None:
     async def steps(pilot: Pilot[None]) -> None:
-        await seen(pilot, "Schedule", "d Diff", "e Edit")
+        await seen(pilot, "Schedule", "d Diff")
         await pilot.press("d")
         text = await seen(pilot, "Schedules A and B", "A linear", "B constant", "depth       A 6")
         assert max(map(len, text.splitlines())) <= size[0]
@@ -243,113 +239,6 @@ def test_marked_runs_and_then_none_follow_each_other_in_the_diff(run_builder: Bu
         await seen(pilot, "mean step cost", gone="of 2")
 
     drive([run], steps)
-
-
-def plan_of(folder: Path) -> Path:
-    path = folder / "plan.yaml"
-    schedule = preset("linear", ZOO["deit-s"], 40, RECIPES["deit"].strength)
-    path.write_text(schedule.to_yaml())
-    return path
-
-
-def moved(schedule: GrowthSchedule, *lengths: float) -> list[float]:
-    return [float(stage.length) for stage in schedule.stages[: len(lengths)]]
-
-
-def test_boundaries_are_moved_in_a_copy_and_saved(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    path = plan_of(tmp_path)
-    before = path.read_bytes()
-    first, second = (float(stage.length) for stage in load_schedule(path).stages[:2])
-    (tmp_path / "there.yaml").write_text("mine")
-
-    async def steps(pilot: Pilot[None]) -> None:
-        await seen(pilot, "mean step cost")
-        await pilot.press("e")
-        await seen(pilot, "end of stage 1 of 4", "1.000× the original", "s Save")
-        await pilot.press("l", "right")
-        await seen(pilot, f"length {first + 2:g} epochs", "0.9")
-        await pilot.press("tab", "h")
-        await seen(pilot, "end of stage 2 of 4", f"length {second - 3:g} epochs")
-        await pilot.press("q")
-        await seen(pilot, "s saves the edited schedule")
-        await pilot.press("s")
-        await seen(pilot, "Save the edited schedule as")
-        await pilot.press(*["backspace"] * 11, *"there.yaml", "enter")
-        await seen(pilot, "there.yaml is there already")
-        assert (tmp_path / "there.yaml").read_text() == "mine"
-        await pilot.press(*["backspace"] * 10, *"new.yaml", "enter")
-        await seen(pilot, "mean step cost", "saved new.yaml", gone="end of stage")
-
-    drive([path], steps)
-    assert moved(load_schedule(tmp_path / "new.yaml"), 0, 0) == [first + 2, second - 3]
-    assert (tmp_path / "there.yaml").read_text() == "mine"
-    assert path.read_bytes() == before
-
-
-def test_a_second_enter_replaces_a_file_and_escape_leaves_all_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    path = plan_of(tmp_path)
-    first = float(load_schedule(path).stages[0].length)
-    (tmp_path / "edited.yaml").write_text("old")
-
-    async def steps(pilot: Pilot[None]) -> None:
-        await seen(pilot, "mean step cost")
-        await pilot.press("e", "l")
-        await pilot.press("escape")
-        await seen(pilot, "mean step cost", gone="end of stage")
-        await pilot.press("e", "l", "s", "escape")
-        await seen(pilot, "end of stage 1", gone="Save the edited")
-        assert (tmp_path / "edited.yaml").read_text() == "old"
-        await pilot.press("s", "enter", "enter")
-        await seen(pilot, "saved edited.yaml", gone="end of stage")
-
-    drive([path], steps)
-    assert moved(load_schedule(tmp_path / "edited.yaml"), 0) == [first + 1]
-
-
-def test_a_move_against_a_law_says_so_and_changes_nothing(tmp_path: Path) -> None:
-    path = plan_of(tmp_path)
-    first = round(float(load_schedule(path).stages[0].length))
-
-    async def steps(pilot: Pilot[None]) -> None:
-        await seen(pilot, "mean step cost")
-        await pilot.press("e", *["h"] * first)
-        await seen(pilot, "must be above 0", "length 1 epochs")
-
-    drive([path], steps, SMALL)
-
-
-def test_editing_a_run_never_writes_to_its_folder(
-    run_builder: Builder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = run_builder(4000)
-    (run / "schedule.yaml").write_bytes(plan_of(run.parent).read_bytes())
-    monkeypatch.chdir(run)
-    files = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
-
-    async def steps(pilot: Pilot[None]) -> None:
-        await seen(pilot, "image px")
-        await pilot.press("e", "l")
-        await seen(pilot, "end of stage 1 of 4", "no step times are known")
-        await pilot.press("s", "enter")
-        await seen(pilot, "must lie outside of run folders")
-
-    drive([run], steps)
-    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == files
-
-
-def test_a_run_without_a_schedule_cannot_be_edited(run_builder: Builder) -> None:
-    async def steps(pilot: Pilot[None]) -> None:
-        await seen(pilot, "image px")
-        await pilot.press("e")
-        await seen(pilot, "needs a schedule, and this run has none yet", "image px")
-
-    drive([run_builder(4000)], steps)
 
 
 def searched_run(run: Path) -> Path:
@@ -432,14 +321,14 @@ def test_the_palette_and_the_guide_hold_every_new_command(run_builder: Builder) 
     async def steps(pilot: Pilot[None]) -> None:
         await seen(pilot, "image px")
         titles = {c.title for c in pilot.app.get_system_commands(pilot.app.screen)}
-        assert {"View Compare", "Diff schedules", "Edit the schedule", "Axis of Live"} <= titles
+        assert {"View Compare", "Diff schedules", "Axis of Live"} <= titles
         await pilot.press("ctrl+p", *"Diff sch", "enter")
         await seen(pilot, "Nothing to compare with")
         await pilot.press("question_mark")
         await seen(pilot, *KEYS)
 
     drive([run_builder(4000)], steps, LARGE)
-    assert {"d", "e", "x", "Space, b"} <= KEYS.keys()
+    assert {"d", "x", "Space, b"} <= KEYS.keys()
 
 
 def test_pictures_of_all_views_need_no_terminal(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from autoprog.cli import main
 from autoprog.errors import ConfigError, RunError
 from autoprog.presets import preset
 from autoprog.recipe import RECIPES
@@ -42,7 +43,7 @@ def test_a_preset_is_drawn_for_a_model_with_a_note_of_the_default(
     text = printed("linear")
     for word in ("deit-s", "--model NAME", "depth", "image px", "RandAugment", "step cost"):
         assert word in text
-    assert "--model NAME" not in printed("linear", model="deit-ti")
+    assert "--model NAME" not in printed("linear", spec=ZOO["deit-ti"])
 
 
 def test_plain_text_has_no_sign_that_a_screen_reader_chokes_on(
@@ -183,9 +184,13 @@ def test_an_unknown_target_names_the_presets(printed: Callable[..., str]) -> Non
         printed("runs/nothing")
 
 
-def test_a_preset_of_another_timm_model_asks_for_a_file(printed: Callable[..., str]) -> None:
-    with pytest.raises(ConfigError, match="show a schedule file"):
-        printed("linear", model="swin_tiny_patch4_window7_224")
+def test_a_preset_is_drawn_for_any_model_of_timm_that_can_grow(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["show", "linear", "--model", "vit_small_patch32_224", "--plain"]) == 0
+    assert "full: depth 12, 224 px" in capsys.readouterr().out
+    assert main(["show", "linear", "--model", "swin_tiny_patch4_window7_224"]) == 2
+    assert "--model: must be" in capsys.readouterr().err
 
 
 def test_pictures_are_written_to_files(printed: Callable[..., str], tmp_path: Path) -> None:
@@ -215,6 +220,6 @@ def test_state_is_had_without_rich() -> None:
 
 
 def test_a_cyclic_keep_rate_takes_one_row(printed: Callable[..., str]) -> None:
-    text = printed("patch-sampling", model="deit-s", epochs=30, plain=True)
+    text = printed("patch-sampling", spec=ZOO["deit-s"], epochs=30, plain=True)
     (row,) = [line for line in text.splitlines() if line.strip().startswith("1  ")]
     assert "0.2 to 1" in row

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 from math import log
 from statistics import fmean, median
@@ -11,29 +11,40 @@ from statistics import fmean, median
 import torch
 
 from autoprog.costs.cells import CostCell, full_cell
-from autoprog.costs.choose import cells_to_measure
-from autoprog.costs.table import CellCost, CostTable
+from autoprog.costs.choose import by_worth, cells_to_measure
+from autoprog.costs.table import CellCost, CostTable, together_seconds
 from autoprog.curves import Curriculum
-from autoprog.effort import image_macs
-from autoprog.search.profile.arms import BatchArm, StepArm, both_seconds, some_batch
-from autoprog.search.profile.turns import Arm, Limits, Turns, take_turns, turn_seconds
+from autoprog.effort import evaluation_macs, image_macs
+from autoprog.events import CostsMeasured
+from autoprog.search.profile.arms import BatchArm, StepArm, Watch, both_seconds
+from autoprog.search.profile.turns import (
+    Arm,
+    Limits,
+    TimeIsUpError,
+    Turns,
+    outcome,
+    take_turns,
+    turn_seconds,
+)
 from autoprog.search.profile.untouched import untouched
 from autoprog.stage import Training
 from autoprog.train.ranks import ONE_PROCESS
 from autoprog.train.trainer import Trainer
 
-__all__ = ["RUN_SHARE", "measure_grid"]
+__all__ = ["RUN_SHARE", "measure_grid", "measuring"]
 
 RUN_SHARE = 0.01
-"""Measuring takes at most this share of the run that it is for, but for the first two turns of a cell."""
+"""Measuring takes at most this share of the run that it is for, but for two turns of each cell."""
 
-_TURNS_WORTH = 4
-"""Turns of a cell that must fit into the time for it to be taken in; a turn is two steps at least."""
+_TWO_TURNS_SHARE = 0.05
+_TWO_TURNS_SECONDS = 2.0
+"""What two turns of each cell may take: so much of a run of the full model, or what nobody minds."""
 
 _TURNS_SHARE = 0.75
 """Share of the time for turns where there are workers; the rest is for what they hide."""
 
 _OVERLAP_REPEATS = 3
+_TELL_SECONDS = 0.2
 _DATA = "batches of "
 Batches = tuple[int, int]
 
@@ -44,6 +55,7 @@ class _Bench:
 
     trainer: Trainer
     curriculum: Curriculum
+    watch: Watch
     data_arms: dict[Batches, BatchArm] = field(default_factory=dict)
     step_arms: dict[CostCell, StepArm] = field(default_factory=dict)
 
@@ -52,30 +64,52 @@ class _Bench:
 
     def data(self, cell: CostCell) -> BatchArm:
         """Return what fetches batches for a cell."""
+        return self.data_arms[self.batches_of(cell)]
+
+    def add(self, cell: CostCell) -> StepArm:
+        """Get ready to measure a cell; cells that load alike share one batch, fetched when it is needed."""
         key = self.batches_of(cell)
         if key not in self.data_arms:
-            self.data_arms[key] = BatchArm(self.trainer, *key, self.curriculum)
-        return self.data_arms[key]
-
-    def add(self, cells: Iterable[CostCell]) -> None:
-        """Get ready to measure cells; those that load alike share one batch."""
-        batches = {self.batches_of(cell): arm.batch for cell, arm in self.step_arms.items()}
-        for cell in cells:
-            key = self.batches_of(cell)
-            if key not in batches:
-                batches[key] = some_batch(self.data(cell))
-            if cell not in self.step_arms:
-                arm = StepArm(self.trainer, cell, batches[key], self.curriculum, self._parts)
-                self.step_arms[cell] = arm
+            self.data_arms[key] = BatchArm(self.watch, *key, self.curriculum)
+        arm = StepArm(self.watch, cell, self.data_arms[key].some, self.curriculum, self._parts)
+        return self.step_arms.setdefault(cell, arm)
 
     def arms(self) -> dict[str, Arm]:
-        """Return all arms by name."""
-        data = {f"{_DATA}{key}": arm for key, arm in self.data_arms.items()}
-        return {**{cell.name: arm for cell, arm in self.step_arms.items()}, **data}
+        """Return all arms by name, the most important first, batches before the steps that they are for."""
+        arms: dict[str, Arm] = {}
+        for cell, arm in self.step_arms.items():
+            arms[self.data_name(cell)] = self.data(cell)
+            arms[cell.name] = arm
+        return arms
 
     def batches_of(self, cell: CostCell) -> Batches:
         """Return the number and the size in px of the images that are loaded for a step."""
         return cell.batch_size, cell.loaded_px(self.trainer.stepper.model.spec.img_size)
+
+    def data_name(self, cell: CostCell) -> str:
+        """Return the name of the arm that fetches batches for a cell."""
+        return f"{_DATA}{self.batches_of(cell)}"
+
+
+@dataclass(frozen=True)
+class _Rough:
+    """Seconds by the first steps: those of the full cell and of the smallest, others between or beyond."""
+
+    fixed_seconds: float
+    seconds_per_mac: float
+
+    @classmethod
+    def through(cls, full: tuple[int, float], smallest: tuple[int, float]) -> _Rough:
+        """Return the line through two cells, each as (MACs, seconds); no cell takes less than nothing."""
+        (full_macs, full_seconds), (macs, seconds) = full, smallest
+        if full_macs > macs:
+            slope = max(0.0, (full_seconds - seconds) / (full_macs - macs))
+            return cls(max(0.0, seconds - slope * macs), slope)
+        return cls(0.0, full_seconds / full_macs)
+
+    def seconds(self, macs: int) -> float:
+        """Return the seconds of a step."""
+        return self.fixed_seconds + self.seconds_per_mac * macs
 
 
 def measure_grid(
@@ -88,11 +122,36 @@ def measure_grid(
     together: bool = False,
     curriculum: Curriculum | None = None,
 ) -> CostTable:
+    """Return what steps of the cells, and batches for them, cost, unwatched; see :func:`measuring`."""
+    return outcome(
+        measuring(
+            trainer,
+            cells,
+            limits,
+            run_steps=run_steps,
+            full_seconds=full_seconds,
+            together=together,
+            curriculum=curriculum,
+        )
+    )
+
+
+def measuring(
+    trainer: Trainer,
+    cells: Sequence[CostCell],
+    limits: Limits,
+    *,
+    run_steps: int | None = None,
+    full_seconds: float | None = None,
+    together: bool = False,
+    curriculum: Curriculum | None = None,
+) -> Generator[CostsMeasured, None, CostTable]:
     """Return what steps of the cells, and batches for them, cost; the trainer is as before, to the bit.
 
-    Steps are the runner's own: transfer, mixing, forward, backward, clipping, update and averages. The full
-    model is always measured as well, as the reference. Where the time does not suffice for all cells, those
-    that tell most about the others are measured (:func:`cells_to_measure`).
+    Steps are the runner's own: transfer, mixing, forward, backward, clipping, update and averages. One step
+    of the full model and one of the smallest cell are always taken; everything else, batches and steps that
+    warm up included, keeps to the time. Where it does not suffice for all cells, those that tell most about
+    the others are measured (:func:`cells_to_measure`). Yields how far it is.
 
     Args:
         trainer: What would train them.
@@ -104,54 +163,141 @@ def measure_grid(
         together: All ranks measure, which makes averaging gradients part of a step; otherwise this process
             alone, without the others.
         curriculum: The augmentation and regularisation of the steps; None for those of the recipe.
+
+    Raises:
+        GaveUpError: If a stop was requested; on all ranks that measure.
     """
-    bench = _Bench(trainer, Curriculum() if curriculum is None else curriculum)
     with untouched(trainer.stepper):
         if not together:
             trainer.stepper.ranks = ONE_PROCESS
+        watch = Watch(trainer)
+        bench = _Bench(trainer, Curriculum() if curriculum is None else curriculum, watch)
+        share = trainer.stepper.ranks.share
         full = full_cell(trainer.stepper.model.spec, trainer.recipe.batch_size)
-        begin, share = trainer.clock(), trainer.stepper.ranks.share
-
-        def left(limit: float) -> float:
-            return limit - (trainer.clock() - begin)
-
-        bench.add([full])
-        limit = _choose(bench, full, cells, limits.seconds, run_steps)
-        for_turns = left(limit * (_TURNS_SHARE if trainer.feed.workers else 1.0))
-        own = replace(limits, seconds=for_turns, fewest_rounds=int(limits.seconds > 0))
-        turns = take_turns(bench.arms(), full.name, own, trainer.clock, share)
-        overlap = _overlap(bench, turns, left(limit))
+        ordered = by_worth(cells, full)
+        yield _told(bench, 0, len(ordered), limits.seconds)
+        watch.between_blocks()
+        first = _first_steps(bench, ordered[:2], limits.seconds)
+        rough = _rough(bench, ordered, first)
+        seconds = {cell: rough.seconds(_work(bench, cell)) for cell in ordered}
+        watch.limit_seconds = _limit(bench, seconds, limits.seconds, run_steps)
+        run_seconds = None
+        if run_steps is not None:
+            run_seconds = _run_seconds(bench, full, first[full.name], run_steps)
+        worth_it = cells_to_measure(cells, full, lambda c: _price(seconds[c]), watch.left_seconds)
+        names = json.loads(share(json.dumps([cell.name for cell in worth_it])))
+        chosen = [cell for cell in ordered if cell.name in names]
+        for cell in chosen:
+            bench.add(cell)
+        yield _told(bench, len(first), len(ordered), watch.left_seconds, run_seconds)
+        turns_share = _TURNS_SHARE if trainer.feed.workers else 1.0
+        own = replace(limits, seconds=turns_share * max(0.0, watch.left_seconds))
+        prices = _prices(bench, {cell: seconds[cell] for cell in chosen})
+        arms = bench.arms()
+        turns = Turns(full.name, dict(first))
+        told_seconds = watch.spent_seconds
+        steps = take_turns(arms, full.name, own, trainer.clock, share, first=first, prices=prices)
+        for turns in steps:
+            watch.between_blocks()
+            if watch.spent_seconds - told_seconds >= _TELL_SECONDS:
+                told_seconds = watch.spent_seconds
+                num_measured = sum(cell.name in turns.first for cell in chosen)
+                left = max(0.0, watch.left_seconds)
+                yield _told(bench, num_measured, len(ordered), left, run_seconds)
+        overlap = _overlap(bench, turns, watch.left_seconds)
         table = _table(bench, turns, full, full_seconds, overlap)
         body = json.loads(share(json.dumps(table.body())))
     return CostTable.model_validate(body)
 
 
-def _choose(
+def _told(
     bench: _Bench,
-    full: CostCell,
-    cells: Sequence[CostCell],
-    limit_seconds: float,
-    run_steps: int | None,
+    num_measured: int,
+    num_subnets: int,
+    left_seconds: float,
+    run_seconds: float | None = None,
+) -> CostsMeasured:
+    return CostsMeasured(
+        step=bench.trainer.step,
+        num_measured=num_measured,
+        num_subnets=num_subnets,
+        left_seconds=left_seconds,
+        run_seconds=run_seconds,
+    )
+
+
+def _first_steps(bench: _Bench, cells: Sequence[CostCell], most_seconds: float) -> dict[str, float]:
+    """Return the seconds of a step of each cell: of the second one where there is time for it."""
+    share = bench.trainer.stepper.ranks.share
+    seconds = {cell.name: bench.add(cell).once() for cell in cells}
+    if share("again" if bench.watch.spent_seconds + sum(seconds.values()) <= most_seconds else ""):
+        again = {cell.name: bench.step_arms[cell].once() for cell in cells}
+        seconds = {name: min(one, again[name]) for name, one in seconds.items()}
+    found: dict[str, float] = json.loads(share(json.dumps(seconds)))
+    return found
+
+
+def _rough(bench: _Bench, ordered: Sequence[CostCell], first: dict[str, float]) -> _Rough:
+    """Return what the first steps of the full cell and of the smallest, if there is another, tell."""
+    full, *others = ((_work(bench, cell), first[cell.name]) for cell in ordered[:2])
+    return _Rough.through(full, others[0] if others else full)
+
+
+def _work(bench: _Bench, cell: CostCell) -> int:
+    """Return the multiply-accumulates of a step."""
+    spec, training = bench.trainer.stepper.model.spec, Training(unfrozen=cell.unfrozen)
+    return cell.batch_size * image_macs(spec, cell.subnet, training)
+
+
+def _price(seconds: float) -> float:
+    """Return what two turns of a cell take, from the seconds of a step."""
+    return 2 * seconds + turn_seconds(seconds)
+
+
+def _limit(
+    bench: _Bench, seconds: dict[CostCell, float], most_seconds: float, run_steps: int | None
 ) -> float:
-    """Add the cells that there is time for; return the time that the length of the run allows."""
-    stepper = bench.trainer.stepper
-    seconds = float(stepper.ranks.share(str(bench.step_arms[full](1))))
-    spec = stepper.model.spec
+    """Return what measuring may take: a share of the run, or two turns of each cell in a short one."""
+    if run_steps is None:
+        return most_seconds
+    run_seconds = run_steps * fmean(seconds.values())
+    num_kinds = len({bench.batches_of(cell) for cell in seconds})
+    two_turns = bench.watch.spent_seconds + sum(map(_price, seconds.values()))
+    two_turns += 4 * num_kinds * _slowest_batch(bench)
+    all_full_seconds = run_steps * max(seconds.values())
+    short = min(two_turns, max(_TWO_TURNS_SHARE * all_full_seconds, _TWO_TURNS_SECONDS))
+    limit = min(most_seconds, max(RUN_SHARE * run_seconds, short))
+    return float(bench.trainer.stepper.ranks.share(repr(limit)))
 
-    def work(cell: CostCell) -> int:
-        macs = image_macs(spec, cell.subnet, Training(unfrozen=cell.unfrozen))
-        return cell.batch_size * macs
 
-    rough = {cell: seconds * work(cell) / work(full) for cell in (full, *cells)}
-    most = limit_seconds
-    if run_steps is not None:
-        most = min(most, RUN_SHARE * run_steps * fmean(rough.values()))
+def _slowest_batch(bench: _Bench) -> float:
+    """Return about the seconds of the half of a first turn of batches, by those that have been fetched."""
+    workers = bench.trainer.feed.workers
+    known = [
+        arm.price(workers) for arm in bench.data_arms.values() if arm.first_seconds is not None
+    ]
+    return max(known)
 
-    def price(cell: CostCell) -> float:
-        return _TURNS_WORTH * turn_seconds(rough[cell])
 
-    bench.add(cells_to_measure(cells, full, price, most))
-    return most
+def _prices(bench: _Bench, seconds: dict[CostCell, float]) -> dict[str, float]:
+    """Return about the seconds of one time of each arm."""
+    batches = dict.fromkeys(map(bench.data_name, seconds), _slowest_batch(bench))
+    return batches | {cell.name: one for cell, one in seconds.items()}
+
+
+def _run_seconds(bench: _Bench, full: CostCell, seconds: float, run_steps: int) -> float:
+    """Return what so many steps of the full model, with their data, and an evaluation take, about."""
+    trainer, spec = bench.trainer, bench.trainer.stepper.model.spec
+    batch = bench.data(full).first_seconds or 0.0
+    overlap = _usual_overlap(trainer) if trainer.feed.workers else 0.0
+    images, classes = trainer.feed.num_validation_images, trainer.feed.num_classes
+    evaluated = evaluation_macs(spec, spec.full, images, classes) / _work(bench, full)
+    return run_steps * together_seconds(seconds, batch, overlap) + evaluated * seconds
+
+
+def _usual_overlap(trainer: Trainer) -> float:
+    """Return how far loader workers hide what is shorter where that is not measured."""
+    return 0.0 if trainer.compute.device.type == "cpu" else 1.0
 
 
 def _overlap(bench: _Bench, turns: Turns, left_seconds: float) -> tuple[float, bool]:
@@ -164,24 +310,35 @@ def _overlap(bench: _Bench, turns: Turns, left_seconds: float) -> tuple[float, b
     if workers == 0:
         return 0.0, True
     share = trainer.stepper.ranks.share
-    pairs = {cell: _seconds_of(bench, turns, cell) for cell in bench.step_arms}
+    pairs = {
+        cell: (step, max(batch, 1e-9))
+        for cell in bench.step_arms
+        if cell.name in turns.first
+        for step, batch in [_seconds_of(bench, turns, cell)]
+        if batch is not None
+    }
     alike = min(pairs, key=lambda cell: abs(log(pairs[cell][0] / pairs[cell][1])))
     cell = next(cell for cell in pairs if cell.name == share(alike.name))
     step, batch = pairs[cell]
     steps = 4 * workers + 4
     times = int(share(str(int(min(_OVERLAP_REPEATS, left_seconds // (steps * (step + batch)))))))
     if times < 1:
-        return (0.0 if trainer.compute.device.type == "cpu" else 1.0), False
+        return _usual_overlap(trainer), False
     arm, data = bench.step_arms[cell], bench.data(cell)
-    seen = median(both_seconds(arm, data, steps) for _ in range(times))
+    try:
+        seen = median(both_seconds(arm, data, steps) for _ in range(times))
+    except TimeIsUpError:
+        return _usual_overlap(trainer), False
     alone = steps * step, (steps - workers) * batch
     return min(1.0, max(0.0, (sum(alone) - seen) / min(alone))), True
 
 
-def _seconds_of(bench: _Bench, turns: Turns, cell: CostCell) -> tuple[float, float]:
-    """Return the seconds of a step and of its batch."""
-    batch = turns.estimate(f"{_DATA}{bench.batches_of(cell)}").median
-    return turns.estimate(cell.name).median, max(batch, 1e-9)
+def _seconds_of(bench: _Bench, turns: Turns, cell: CostCell) -> tuple[float, float | None]:
+    """Return the seconds of a step and of its batch, which is a guess or unknown where there was no time."""
+    name = bench.data_name(cell)
+    known = name in turns.first
+    batch = turns.estimate(name).median if known else bench.data(cell).first_seconds
+    return turns.estimate(cell.name).median, batch
 
 
 def _table(
@@ -196,11 +353,13 @@ def _table(
     scale = 1.0 if full_seconds is None else full_seconds / unit
     cells = {}
     for cell in bench.step_arms:
+        if cell.name not in turns.first:
+            continue
         found, (_, batch) = turns.estimate(cell.name), _seconds_of(bench, turns, cell)
         cells[cell.name] = CellCost(
             seconds=found.median * scale,
             interval=(found.low * scale, found.high * scale),
-            data_seconds=batch * scale,
+            data_seconds=None if batch is None else max(batch, 1e-9) * scale,
             rounds=max(1, len(turns.ratios(cell.name))),
             source="grid",
         )

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from autoprog.costs.cells import CostCell
 from autoprog.costs.model import CostModel
 from autoprog.costs.table import CellCost, CostTable, table_of
 from autoprog.errors import ConfigError
+from autoprog.events import CostsMeasured
 from autoprog.intervals import estimate
-from autoprog.search.profile.grid import measure_grid
-from autoprog.search.profile.turns import Limits
+from autoprog.search.profile.grid import measuring
+from autoprog.search.profile.turns import Limits, outcome
 from autoprog.train.phase import Choice
 from autoprog.train.timing import typical_seconds
 from autoprog.train.trainer import Trainer
 from supernet.config import ModelSpec, SubnetConfig
 
-__all__ = ["Costs", "complete_costs"]
+__all__ = ["Costs", "complete_costs", "completing_costs"]
 
 PROFILE_SECONDS = 20.0
 """What measuring may take where a run does not say."""
@@ -68,10 +69,6 @@ class Costs:
         found = self.table.cells.get(self._cell(subnet).name)
         return None if found is None else found.seconds
 
-    def seconds_of(self, subnet: SubnetConfig) -> float:
-        """Return the recorded seconds of a plain step of `subnet`, which must be there."""
-        return self.table.cells[self._cell(subnet).name].seconds
-
     def all_seconds(self, spec: ModelSpec, subnets: Iterable[SubnetConfig]) -> dict[str, float]:
         """Return what a plain step of each subnet adds to the run, by the text of the subnet.
 
@@ -102,17 +99,28 @@ class Costs:
 def complete_costs(
     trainer: Trainer, costs: Costs, choices: Sequence[Choice], together: bool = False
 ) -> bool:
-    """Add the costs of plain steps that are missing for `choices`; tell whether any were added.
+    """Add the costs of plain steps that are missing, unwatched; see :func:`completing_costs`."""
+    return outcome(completing_costs(trainer, costs, choices, together))
+
+
+def completing_costs(
+    trainer: Trainer, costs: Costs, choices: Sequence[Choice], together: bool = False
+) -> Generator[CostsMeasured, None, bool]:
+    """Add the costs of plain steps that are missing for `choices`; return whether any were added.
 
     The run's own steps are taken where there are at least two (the first one warms up), else the cells are
-    measured in turns, within ``--profile-seconds`` for the whole run and 1 % of it, but twice at least. One
-    that the time does not suffice for stays out; :meth:`Costs.all_seconds` estimates it.
+    measured in turns, within ``--profile-seconds`` for the whole run and 1 % of it (:func:`measuring`). One
+    that the time does not suffice for stays out; :meth:`Costs.all_seconds` estimates it. Yields how far
+    measuring is.
 
     Args:
         trainer: The trainer, between two phases.
         costs: Is added to; to be written before it is used.
         choices: What steps may train.
         together: Whether all ranks call this, at the same place; otherwise it is rank 0 alone.
+
+    Raises:
+        GaveUpError: If a stop was requested; nothing is added then.
     """
     size, spec = trainer.recipe.batch_size, trainer.stepper.model.spec
     missing = [c.subnet for c in choices if costs.get(c.subnet) is None]
@@ -122,20 +130,23 @@ def complete_costs(
     own = _own_costs(trainer, cells)
     if together:
         own = _shared(trainer, own)
-    costs.add(own)
     unknown = [cell for cell in cells if cell.name not in own.cells]
-    if unknown:
-        begin = trainer.clock()
-        found = measure_grid(
-            trainer,
-            unknown,
-            Limits(max(0.0, _profile_seconds(trainer) - costs.spent_seconds)),
-            run_steps=trainer.total_steps,
-            full_seconds=costs.get(spec.full),
-            together=together,
-        )
-        costs.spent_seconds += trainer.clock() - begin
-        costs.add(found)
+    left = max(0.0, _profile_seconds(trainer) - costs.spent_seconds)
+    if not unknown or (costs.has_grid and not left):
+        costs.add(own)
+        return bool(own.cells)
+    begin = trainer.clock()
+    found = yield from measuring(
+        trainer,
+        unknown,
+        Limits(left),
+        run_steps=trainer.total_steps,
+        full_seconds=own.seconds.get(CostCell(spec.full, size).name, costs.get(spec.full)),
+        together=together,
+    )
+    costs.spent_seconds += trainer.clock() - begin
+    costs.add(own)
+    costs.add(found)
     return True
 
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from statistics import median
+from typing import Any, TypeVar
 
 from autoprog.intervals import Estimate, estimate
 
-__all__ = ["Arm", "Limits", "Turns", "take_turns", "turn_seconds"]
+__all__ = ["Arm", "Limits", "TimeIsUpError", "Turns", "outcome", "take_turns", "turn_seconds"]
+
+Outcome = TypeVar("Outcome")
 
 Arm = Callable[[int], float]
-"""Does its work once untimed, then so many times; returns the seconds of one time."""
+"""Does its work once untimed, then so many times; returns the seconds of one time.
+
+May raise :class:`TimeIsUpError` between two times, where it is the only process that measures.
+"""
 
 Share = Callable[[str], str]
 """Returns rank 0's text on all ranks that measure together."""
@@ -22,8 +28,6 @@ BLOCK_SECONDS = 0.1
 """What a block lasts at least: a machine is not preempted for much less."""
 
 MOST_IN_A_BLOCK = 20
-_MUCH_SLOWER = 5.0
-
 SLOW_SHARE = 0.2
 """An arm whose block takes this share of the limit is not taken again."""
 
@@ -34,28 +38,40 @@ FEWEST_ROUNDS = 6
 """Below that an interval of 95 % does not exist; see :mod:`autoprog.intervals`."""
 
 
+class TimeIsUpError(Exception):
+    """The time for measuring is up in the middle of a block, which then does not count."""
+
+
+def outcome(work: Generator[Any, None, Outcome]) -> Outcome:
+    """Return what work comes to whose progress nobody watches."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            found: Outcome = end.value
+            return found
+
+
 @dataclass(frozen=True)
 class Limits:
     """When measuring ends.
 
     Attributes:
-        seconds: The time cap, which the first turns may exceed.
+        seconds: The time cap; nothing is begun that is not expected to fit in.
         tolerance: Half the width of the interval of a ratio, relative to it, that is good enough.
         most_rounds: So many rounds are enough of whatever is so noisy.
-        fewest_rounds: So many are made in any case, of what is not much slower than the reference.
     """
 
     seconds: float
     tolerance: float = 0.02
     most_rounds: int = 60
-    fewest_rounds: int = 0
 
 
 @dataclass
 class Turns:
     """What has been seen so far: the seconds of each arm that took part, round by round.
 
-    ``first`` are those of the turn in which caches fill.
+    ``first`` are those of the turn in which caches fill; an arm that is not there was left out.
     """
 
     reference: str
@@ -98,29 +114,52 @@ def take_turns(
     limits: Limits,
     clock: Callable[[], float],
     share: Share = str,
-) -> Turns:
+    *,
+    first: Mapping[str, float] | None = None,
+    prices: Mapping[str, float] | None = None,
+) -> Generator[Turns, None, Turns]:
     """Time arms in rounds until each ratio to the reference is known, or the time is up.
 
     In the first turn of each arm, which counts only if there is no time for three, caches fill and graphs
     compile. Each round starts with another arm; those that are settled sit out, but for the reference.
+    Yields what is known so far after each block.
+
+    Args:
+        arms: By name, the most important first: where the time does not suffice the last are left out.
+        reference: The arm that takes part in every round.
+        limits: When to end.
+        clock: Seconds.
+        share: See :data:`Share`.
+        first: The first turns of those that have had theirs; the reference's must be among them, or is
+            taken whatever the time.
+        prices: About the seconds of one time of each arm that has had no turn.
     """
     start = clock()
-    first = json.loads(share(json.dumps({name: arm(1) for name, arm in arms.items()})))
-    blocks = {name: _block(seconds) for name, seconds in first.items()}
-    took = {name: turn_seconds(seconds) for name, seconds in first.items()}
-    turns = Turns(reference, first)
-    while True:
-        left = limits.seconds - (clock() - start)
-        names = json.loads(share(json.dumps(_due(turns, took, limits, left))))
-        if not names:
-            break
-        shift = len(turns.rounds) % len(names)
-        seen = {}
-        for name in names[shift:] + names[:shift]:
-            begin = clock()
-            seen[name] = arms[name](blocks[name])
-            took[name] = clock() - begin
-        turns.rounds.append(seen)
+    turns = Turns(reference, dict(first or {}))
+
+    def left() -> float:
+        return limits.seconds - (clock() - start)
+
+    try:
+        for name in [name for name in arms if name not in turns.first]:
+            fits = name == reference or 2 * (prices or {}).get(name, 0.0) <= left()
+            if share("fits" if fits else ""):
+                turns.first[name] = float(share(repr(arms[name](1))))
+                yield turns
+        blocks = {name: _block(seconds) for name, seconds in turns.first.items()}
+        took = {name: turn_seconds(seconds) for name, seconds in turns.first.items()}
+        while names := json.loads(share(json.dumps(_due(turns, took, limits, left())))):
+            shift = len(turns.rounds) % len(names)
+            turns.rounds.append({})
+            for name in names[shift:] + names[:shift]:
+                begin = clock()
+                turns.rounds[-1][name] = arms[name](blocks[name])
+                took[name] = clock() - begin
+                yield turns
+    except TimeIsUpError:
+        pass
+    if turns.rounds and reference not in turns.rounds[-1]:
+        turns.rounds.pop()  # cut short, and nothing to compare with
     return turns
 
 
@@ -136,9 +175,10 @@ def _block(seconds: float) -> int:
 def _due(
     turns: Turns, took: Mapping[str, float], limits: Limits, left_seconds: float
 ) -> Sequence[str]:
-    """Return the arms of the next round; none if all are settled, or it does not fit into the time left."""
-    if len(turns.rounds) < limits.fewest_rounds:
-        return [name for name in took if took[name] <= _MUCH_SLOWER * took[turns.reference]]
+    """Return the arms of the next round; none if all are settled, or it does not fit into the time left.
+
+    The first round takes those in that there is time for, so that no slow one keeps others from theirs.
+    """
     if len(turns.rounds) >= limits.most_rounds:
         return []
     others = [
@@ -152,4 +192,11 @@ def _due(
     if not others and not alone:
         return []
     names = [turns.reference, *others]
-    return names if sum(took[name] for name in names) <= left_seconds else []
+    if turns.rounds:
+        return names if sum(took[name] for name in names) <= left_seconds else []
+    taken: list[str] = []
+    for name in names:
+        if took[name] <= left_seconds:
+            left_seconds -= took[name]
+            taken.append(name)
+    return taken if turns.reference in taken else []

@@ -11,7 +11,15 @@ from torch import Tensor
 
 from autoprog.errors import RunError
 
-__all__ = ["NO_IMAGES", "BadImages", "Delivery", "Unreadable", "read_or_note", "stand_ins"]
+__all__ = [
+    "NO_IMAGES",
+    "BadImages",
+    "Delivery",
+    "Unreadable",
+    "read_or_note",
+    "stand_ins",
+    "validation_refusal",
+]
 
 T = TypeVar("T")
 
@@ -78,6 +86,15 @@ def read_or_note(
             found.append(Unreadable(index, str(error)))
             results.append(None)
     return results
+
+
+def validation_refusal(unreadable: Sequence[Unreadable]) -> str:
+    """Return in a line that validation images cannot be read, and what to do."""
+    (_, reason), *others = unreadable
+    if not others:
+        return f"a validation image cannot be read: {reason}; repair or remove it"
+    count = f"{len(unreadable):,} validation images cannot be read"
+    return f"{count}, the first: {reason}; repair or remove them"
 
 
 def stand_ins(is_readable: np.ndarray) -> np.ndarray:

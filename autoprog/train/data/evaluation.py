@@ -7,14 +7,15 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
+from autoprog.errors import ResumableError
 from autoprog.train.data.bad_images import (
     NO_IMAGES,
     BadImages,
     Delivery,
     Unreadable,
     read_or_note,
+    validation_refusal,
 )
 from autoprog.train.data.cache.source import CachedSource
 from autoprog.train.data.images import ImageSource
@@ -25,7 +26,7 @@ from autoprog.train.data.transforms import (
     eval_transform,
     normalize_,
 )
-from autoprog.train.data.workers import as_is, start_worker
+from autoprog.train.data.workers import WorkerPool
 
 __all__ = ["cache_batches", "eval_batches"]
 
@@ -55,24 +56,23 @@ def eval_batches(
 
     Raises:
         RunError: An image cannot be read, or too many cannot.
+        WorkerDiedError: A worker is dead.
     """
-    counted = BadImages(0) if bad_images is None else bad_images
     chosen = np.arange(len(source)) if indices is None else indices
-    loader: DataLoader[Delivery] = DataLoader(
-        _EvalDataset(source, settings, img_size),
-        batch_sampler=[
-            chosen[start : start + batch_size].tolist()
-            for start in range(0, len(chosen), batch_size)
-        ],
-        num_workers=workers,
-        collate_fn=as_is,
-        worker_init_fn=start_worker,
-        generator=torch.Generator(),
+    pool = WorkerPool(_Prepared(source, settings, img_size), workers)
+    parts = (
+        chosen[start : start + batch_size].tolist() for start in range(0, len(chosen), batch_size)
     )
-    for images, targets, unreadable in loader:
-        counted.add(unreadable)
-        if len(targets):
-            yield images, targets
+    try:
+        for images, targets, unreadable in pool.results(parts):
+            if bad_images is not None:
+                bad_images.add(unreadable)
+            elif unreadable:
+                raise ResumableError(validation_refusal(unreadable))
+            if len(targets):
+                yield images, targets
+    finally:
+        pool.close()
 
 
 def cache_batches(
@@ -91,11 +91,13 @@ def cache_batches(
     return list(eval_batches(source, settings, img_size, batch_size, workers, indices, bad_images))
 
 
-class _EvalDataset(Dataset[Delivery]):
+class _Prepared:
+    """Prepares whole batches: the numbers of images in, their tensors out."""
+
     def __init__(self, source: ImageSource, settings: TransformSettings, img_size: int) -> None:
         self._source, self._settings, self._img_size = source, settings, img_size
 
-    def __getitems__(self, indices: list[int]) -> Delivery:
+    def __call__(self, indices: list[int]) -> Delivery:
         source, px = self._source, self._img_size
         if (
             isinstance(source, CachedSource)

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
+import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from PIL import Image
-from timm.data.readers.img_extensions import get_img_extensions
-from timm.data.readers.reader_image_folder import find_images_and_targets
-from timm.utils.misc import natural_key
+from PIL import Image, UnidentifiedImageError
 
 from autoprog.errors import RunError
-from autoprog.train.data.decode import IMAGE_ERRORS, decode_at_most, decode_rgb, shrink
+from autoprog.libwarnings import about
+from autoprog.train.data.decode import IMAGE_ERRORS, decode_at_most, decode_rgb, shrink, to_rgb
+from autoprog.train.data.scan import (
+    ClassFolders,
+    LeftOut,
+    ScannedImages,
+    scan_folder,
+    scan_tar,
+)
 
 __all__ = [
     "FolderSource",
@@ -24,8 +31,9 @@ __all__ = [
     "ReaderSource",
     "TarSource",
     "TorchSource",
+    "digest_of",
+    "encoded_image",
     "load_at_most",
-    "scan_tar",
 ]
 
 
@@ -59,6 +67,12 @@ class _Encoded(Protocol):
         """Return the bytes of the image file."""
 
 
+@runtime_checkable
+class _Identified(Protocol):
+    def identity(self) -> bytes:
+        """Return what tells the images of one source from those of another."""
+
+
 def load_at_most(
     source: ImageSource, index: int, short_px: int
 ) -> tuple[Image.Image, tuple[int, int]]:
@@ -71,50 +85,92 @@ def load_at_most(
         image = source.load(index)[0]
         return shrink(image, short_px), image.size
     try:
-        return decode_at_most(source.encoded(index), short_px)
+        with about(source.name(index)):
+            return decode_at_most(source.encoded(index), short_px)
     except IMAGE_ERRORS as error:
         raise _unreadable(source, index, error) from error
 
 
+def encoded_image(source: ImageSource, index: int) -> bytes | None:
+    """Return the bytes of an image's file; None where the source has no files."""
+    return source.encoded(index) if isinstance(source, _Encoded) else None
+
+
+def digest_of(source: ImageSource) -> str:
+    """Return a hash of the images of a part, wherever it lies: 32 hexadecimal digits.
+
+    It covers the class names, the class of each image, and of files their names inside the part and their
+    sizes. No file is read: an image replaced by one of the same name and size is not noticed.
+    """
+    digest = hashlib.blake2b("\n".join(source.class_names).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(source.targets, dtype="<i8").tobytes())
+    if isinstance(source, _Identified):
+        digest.update(source.identity())
+    return digest.hexdigest()
+
+
 def _unreadable(source: ImageSource, index: int, error: BaseException) -> RunError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return RunError(f"{source.name(index)}: image {index} cannot be read: {reason}")
+    return RunError(f"{source.name(index)}: image {index} cannot be read: {_reason(error)}")
+
+
+def _reason(error: BaseException) -> str:
+    """Return why an image cannot be read, in a line without names of Python objects."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image that Pillow reads"
+    if isinstance(error, Image.DecompressionBombError):
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        return f"more than the {most:,} pixels that Pillow opens; make it smaller"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = (str(error).splitlines() or [type(error).__name__])[0]
+    return re.sub(r"<\S+( object)? at 0x[0-9a-f]+>", "the file", text)
 
 
 def _decoded(source: FolderSource | TarSource | ReaderSource, index: int) -> Image.Image:
     try:
-        return decode_rgb(source.encoded(index))
+        with about(source.name(index)):
+            return decode_rgb(source.encoded(index))
     except IMAGE_ERRORS as error:
         raise _unreadable(source, index, error) from error
 
 
-def _pack(names: Sequence[str]) -> np.ndarray:
-    """Pack strings into one buffer, which forked workers share; a list is copied as they read it."""
-    return np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
-
-
-class FolderSource:
-    """Image files in one folder a class, in timm's order.
-
-    Args:
-        folder: Searched recursively; the name of the innermost folder is the class.
-    """
+class _ScannedSource:
+    """Images that a scan has found."""
 
     in_memory = False
 
-    def __init__(self, folder: Path) -> None:
-        samples, classes = find_images_and_targets(str(folder))
-        self.folder = str(folder)
-        self._paths = _pack([os.path.relpath(path, folder) for path, _ in samples])
-        self.targets = np.array([target for _, target in samples], dtype=np.int64)
-        self.class_names: tuple[str, ...] = tuple(classes)
+    def __init__(self, found: ScannedImages) -> None:
+        self.targets, self.class_names = found.targets, found.class_names
+        self.left_out: tuple[LeftOut, ...] = found.left_out
+        self.notes: tuple[str, ...] = found.notes
+        self._names, self._sizes_bytes = found.names, found.sizes_bytes
 
     def __len__(self) -> int:
         return len(self.targets)
 
+    def identity(self) -> bytes:
+        """Return the names and sizes of all files in order."""
+        return bytes(self._names.buffer) + self._names.stops.tobytes() + self._sizes_bytes.tobytes()
+
+
+class FolderSource(_ScannedSource):
+    """Image files in one folder a class, in the order of :mod:`autoprog.train.data.scan`.
+
+    Args:
+        folder: Searched recursively.
+        class_folders: Which folder above an image names its class, where there are several.
+
+    Raises:
+        ConfigError: As :func:`scan_folder` does.
+    """
+
+    def __init__(self, folder: Path, class_folders: ClassFolders = "auto") -> None:
+        super().__init__(scan_folder(str(folder), class_folders))
+        self.folder = str(folder)
+
     def name(self, index: int) -> str:
         """Return the path of the file."""
-        return os.path.join(self.folder, os.fsdecode(self._paths[index]))
+        return os.path.join(self.folder, self._names[index])
 
     def file_paths(self) -> list[str]:
         """Return the paths of all files."""
@@ -129,29 +185,6 @@ class FolderSource:
         return _decoded(self, index), int(self.targets[index])
 
 
-def scan_tar(
-    archive: tarfile.TarFile, extensions: set[str], base_bytes: int = 0, prefix: str = ""
-) -> Iterator[tuple[str, int, int]]:
-    """Yield (path, offset in bytes, size in bytes) of each image in a tar, and in tars within it.
-
-    Args:
-        archive: Opened without compression, for random access.
-        extensions: Endings of image files, lower case with the dot.
-        base_bytes: Where the archive starts in the outermost file.
-        prefix: Folder that stands for the archive: the name of an inner tar is a class.
-    """
-    for member in archive:
-        if not member.isfile():
-            continue
-        stem, extension = os.path.splitext(member.name)
-        if extension.lower() == ".tar":
-            with tarfile.open(fileobj=archive.extractfile(member), mode="r:") as inner:
-                yield from scan_tar(inner, extensions, base_bytes + member.offset_data, stem)
-        elif extension.lower() in extensions:
-            offset_bytes = base_bytes + member.offset_data
-            yield os.path.join(prefix, member.name), offset_bytes, member.size
-
-
 def _check_end(path: Path) -> None:
     """Check for the block of zeros at the end: tarfile takes a cut within a header for the end."""
     with path.open("rb") as file:
@@ -160,47 +193,38 @@ def _check_end(path: Path) -> None:
             raise tarfile.ReadError("the mark at its end is missing")
 
 
-class TarSource:
+class TarSource(_ScannedSource):
     """Images in a tar file, one folder or one inner tar a class, read without unpacking.
 
-    The order and the classes are those of timm's tar reader. It is not used itself because its
-    workers share one file position after a fork, it scans by reading the whole file, and it leaves
-    a pickle beside large ones. Here an image is one positional read, which forked and threaded
-    readers may share.
+    The order and the classes are those of a folder with the same content. timm's tar reader is not used
+    itself because its workers share one file position after a fork, it scans by reading the whole file,
+    and it leaves a pickle beside large ones. Here an image is one positional read, which forked and
+    threaded readers may share.
 
     Args:
         path: An uncompressed tar.
+        class_folders: Which folder above an image names its class, where there are several.
 
     Raises:
+        ConfigError: As :func:`scan_tar` does.
         tarfile.TarError: The file is not a tar, or ends too early.
     """
 
-    in_memory = False
-
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, class_folders: ClassFolders = "auto") -> None:
         with tarfile.open(path, mode="r:") as archive:
             _check_end(path)
-            members = sorted(
-                scan_tar(archive, get_img_extensions(as_set=True)), key=lambda m: natural_key(m[0])
-            )
-        labels = [os.path.basename(os.path.dirname(name)) for name, _, _ in members]
-        self.class_names: tuple[str, ...] = tuple(sorted(set(labels), key=natural_key))
-        numbers = {name: number for number, name in enumerate(self.class_names)}
-        self.targets = np.array([numbers[label] for label in labels], dtype=np.int64)
+            found = scan_tar(archive, str(path), class_folders)
+        super().__init__(found)
         self.path = str(path)
-        self._names = _pack([name for name, _, _ in members])
-        self._spans = np.array([span for _, *span in members], dtype=np.int64).reshape(-1, 2)
+        self._offsets_bytes = found.offsets_bytes
         self._file: io.FileIO | None = None
-
-    def __len__(self) -> int:
-        return len(self.targets)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_file": None}
 
     def name(self, index: int) -> str:
         """Return the path of the tar and, after a colon, the path inside it."""
-        return f"{self.path}:{os.fsdecode(self._names[index])}"
+        return f"{self.path}:{self._names[index]}"
 
     def file_paths(self) -> list[str]:
         """Return the path of the tar."""
@@ -208,7 +232,7 @@ class TarSource:
 
     def encoded(self, index: int) -> bytes:
         """Return the bytes of the member."""
-        return self._read(*self._spans[index].tolist())
+        return self._read(int(self._offsets_bytes[index]), int(self._sizes_bytes[index]))
 
     def load(self, index: int) -> tuple[Image.Image, int]:
         """Read and decode the member."""
@@ -257,6 +281,10 @@ class ReaderSource:
         return _decoded(self, index), int(self.targets[index])
 
 
+def _load_file(path: str) -> Image.Image:
+    return decode_rgb(Path(path).read_bytes())
+
+
 class TorchSource:
     """A torchvision dataset, such as ``torch/cifar10``.
 
@@ -269,6 +297,8 @@ class TorchSource:
 
     def __init__(self, dataset: Any, origin: str) -> None:
         self.dataset, self.origin = dataset, origin
+        if hasattr(dataset, "loader"):  # of class folders; its own would clip 16-bit images
+            dataset.loader = _load_file
         self.class_names: tuple[str, ...] = tuple(str(name) for name in dataset.classes)
         self.targets = np.asarray(dataset.targets, dtype=np.int64)
 
@@ -283,7 +313,8 @@ class TorchSource:
     def load(self, index: int) -> tuple[Image.Image, int]:
         """Read the sample and convert it to RGB."""
         try:
-            image, target = self.dataset[index]
+            with about(self.name(index)):
+                image, target = self.dataset[index]
+                return to_rgb(image), int(target)
         except IMAGE_ERRORS as error:
             raise _unreadable(self, index, error) from error
-        return image if image.mode == "RGB" else image.convert("RGB"), int(target)

@@ -8,7 +8,6 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from autoprog.errors import RunError
 from autoprog.train.data.bad_images import (
@@ -24,7 +23,7 @@ from autoprog.train.data.cache.source import CachedSource
 from autoprog.train.data.images import ImageSource
 from autoprog.train.data.sampler import Sample, SampleStream, plan_batches, seed_sample
 from autoprog.train.data.transforms import Cell, TransformSettings, train_transform
-from autoprog.train.data.workers import as_is, start_worker
+from autoprog.train.data.workers import WorkerPool
 
 __all__ = ["Batch", "TrainLoader"]
 
@@ -32,13 +31,13 @@ Batch: TypeAlias = tuple[Tensor, Tensor]
 """(images float32 B x 3 x H x W, targets int64 B)."""
 
 
-class _TrainDataset(Dataset[Delivery]):
-    """Augment whole batches: a batch of samples in, its tensors out."""
+class _Augmented:
+    """Augments whole batches: a batch of samples in, its tensors out."""
 
     def __init__(self, source: ImageSource, settings: TransformSettings, seed: int) -> None:
         self._source, self._settings, self._seed = source, settings, seed
 
-    def __getitems__(self, samples: list[Sample]) -> Delivery:
+    def __call__(self, samples: list[Sample]) -> Delivery:
         found: list[Unreadable] = []
         pairs = read_or_note(lambda place: self._load(*samples[place]), range(len(samples)), found)
         unreadable = [Unreadable(samples[place][0], reason) for place, reason in found]
@@ -58,13 +57,13 @@ class _TrainDataset(Dataset[Delivery]):
         return train_transform(cell, self._settings)(image), target
 
 
-class _ThumbnailDataset(Dataset[Delivery]):
+class _AugmentedThumbnails:
     """The same for decoded thumbnails, which are augmented together."""
 
     def __init__(self, source: CachedSource, settings: TransformSettings, seed: int) -> None:
         self._source, self._augment = source, BatchAugment(source, settings, seed)
 
-    def __getitems__(self, samples: list[Sample]) -> Delivery:
+    def __call__(self, samples: list[Sample]) -> Delivery:
         unreadable = self._source.unreadable_of(index for index, _, _ in samples)
         bad = {index for index, _ in unreadable}
         places = stand_ins(np.array([index not in bad for index, _, _ in samples]))
@@ -76,20 +75,12 @@ class _ThumbnailDataset(Dataset[Delivery]):
         return images, torch.from_numpy(self._source.targets[indices]), unreadable
 
 
-def _dataset(source: ImageSource, settings: TransformSettings, seed: int) -> Dataset[Delivery]:
+def _augmented(
+    source: ImageSource, settings: TransformSettings, seed: int
+) -> Callable[[list[Sample]], Delivery]:
     if isinstance(source, CachedSource) and can_augment_by_batch(source, settings):
-        return _ThumbnailDataset(source, settings, seed)
-    return _TrainDataset(source, settings, seed)
-
-
-class _BatchPlan:
-    """The batch sampler; the main process points it at new batches before each iteration."""
-
-    def __init__(self) -> None:
-        self.batches: Iterator[list[Sample]] = iter(())
-
-    def __iter__(self) -> Iterator[list[Sample]]:
-        return self.batches
+        return _AugmentedThumbnails(source, settings, seed)
+    return _Augmented(source, settings, seed)
 
 
 class TrainLoader:
@@ -128,18 +119,8 @@ class TrainLoader:
         self._settings, self._seed = settings, seed
         self._bad_images = BadImages(0) if bad_images is None else bad_images
         self._rank, self._world_size = rank, world_size
-        self._plan = _BatchPlan()
-        self._call = 0
-        self._fetched: Iterator[Delivery] = iter(())
-        self._loader: DataLoader[Delivery] | None = DataLoader(
-            _dataset(source, settings, seed),
-            batch_sampler=self._plan,
-            num_workers=workers,
-            collate_fn=as_is,
-            pin_memory=pin_memory,
-            worker_init_fn=start_worker,
-            generator=torch.Generator(),  # else each iteration draws from the global one
-            persistent_workers=workers > 0,
+        self._pool: WorkerPool[list[Sample], Delivery] = WorkerPool(
+            _augmented(source, settings, seed), workers, pin_memory
         )
 
     def batches(
@@ -166,10 +147,10 @@ class TrainLoader:
             ConfigError: timm refuses an augmentation string; with workers it may come early.
             RunError: Too many images cannot be read, or none of a batch can; raised when the
                 batch is fetched.
+            WorkerDiedError: When a batch is fetched or waited for.
         """
-        assert self._loader is not None, "closed"
         stream = SampleStream(indices, self._seed)
-        self._plan.batches = plan_batches(
+        plan = plan_batches(
             stream,
             first_sample,
             batch_size,
@@ -178,14 +159,11 @@ class TrainLoader:
             self._rank,
             self._world_size,
         )
-        self._call += 1
-        self._fetched = iter(self._loader)  # drops what the last call left in the workers
-        return self._deliver(steps, self._call)
+        return self._deliver(self._pool.results(plan))
 
     def close(self) -> None:
         """End the workers."""
-        self._loader, self._fetched = None, iter(())  # nobody else holds the workers
-        self._call += 1
+        self._pool.close()
 
     def _checked(self, cell_at: Callable[[int], Cell]) -> Callable[[int], Cell]:
         """Build each cell's transform here as well, so that a bad one raises in this process."""
@@ -197,10 +175,8 @@ class TrainLoader:
 
         return checked
 
-    def _deliver(self, steps: int, call: int) -> Iterator[Batch]:
-        for _ in range(steps):
-            assert call == self._call, "these batches were given up for a later call"
-            images, targets, unreadable = next(self._fetched)
+    def _deliver(self, deliveries: Iterator[Delivery]) -> Iterator[Batch]:
+        for images, targets, unreadable in deliveries:
             self._bad_images.add(unreadable)
             if len(targets) == 0:
                 raise RunError(f"{unreadable[-1].reason}; nor can any other of its batch")

@@ -9,20 +9,24 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from timm.data import create_dataset
-from timm.data.readers.img_extensions import get_img_extensions
 
 from autoprog.errors import ConfigError
 from autoprog.train.data.digits import open_digits
+from autoprog.train.data.holdout import stratified_split
 from autoprog.train.data.images import (
     FolderSource,
     ImageSource,
     ReaderSource,
     TarSource,
     TorchSource,
+    digest_of,
 )
-from autoprog.train.data.stream import StreamSource
+from autoprog.train.data.report import DataReport, PartReport, report_of
+from autoprog.train.data.scan import ClassFolders, printable
+from autoprog.train.data.slices import SlicedSource
+from autoprog.train.data.stream import StreamSource, names_by_number
 
-__all__ = ["AnySource", "DataSource", "OpenedData", "open_source"]
+__all__ = ["AnySource", "DataSource", "OpenedData", "open_part", "open_source"]
 
 AnySource: TypeAlias = ImageSource | StreamSource
 
@@ -51,6 +55,10 @@ class DataSource:
         input_key: Field of the image in ``hfds``, ``hfids``, ``tfds`` and ``wds`` data.
         target_key: Field of the target.
         num_classes: Number of classes, for streams that do not name them.
+        val_fraction: Part of the training images to evaluate on instead of a val part, in (0, 1); the
+            same part of each class, but for rounding.
+        val_seed: Which ones these are.
+        class_folders: Which folder above an image names its class, where there are several.
     """
 
     dir: str | None = None
@@ -61,6 +69,9 @@ class DataSource:
     input_key: str | None = None
     target_key: str | None = None
     num_classes: int | None = None
+    val_fraction: float | None = None
+    val_seed: int = 0
+    class_folders: ClassFolders = "auto"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +82,16 @@ class OpenedData:
     val: AnySource
     class_names: tuple[str, ...]
     description: str
+    report: DataReport
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Return a hash of the images of each part, ``train`` and ``val``, wherever they lie."""
+        parts = {"train": self.train, "val": self.val}
+        return {
+            name: source.digest() if isinstance(source, StreamSource) else digest_of(source)
+            for name, source in parts.items()
+        }
 
     @property
     def images(self) -> tuple[ImageSource, ImageSource]:
@@ -81,7 +102,7 @@ class OpenedData:
 
 
 def open_source(source: DataSource) -> OpenedData:
-    """Open both parts of a data set and check them; reads no image.
+    """Open both parts of a data set and check them; of images only some headers are read.
 
     Raises:
         ConfigError: Something is missing, empty or unreadable, or the parts have other classes.
@@ -89,27 +110,60 @@ def open_source(source: DataSource) -> OpenedData:
     if source.dir is not None and source.dataset is not None:
         raise ConfigError("--data", "", "must not be given together with --dataset", source.dir)
     train: AnySource
-    val: AnySource
+    val: AnySource | None
     if source.dir is not None:
         where, origin = "--data", source.dir
-        train, val = _open_folder(Path(source.dir))
+        train, val = _open_folder(Path(source.dir), source)
     elif source.dataset is not None:
         where, origin = "--dataset", source.dataset
-        train, val = (
-            _open_named(source, split) for split in (source.train_split, source.val_split)
-        )
+        train = _open_named(source, source.train_split)
+        val = None if source.val_fraction is not None else _open_named(source, source.val_split)
     else:
         where, origin = "digits", "digits (embedded)"
         train, val = open_digits()
-    _check_classes(where, train.class_names, val.class_names)
+        if source.val_fraction is not None:
+            raise ConfigError(
+                "--val-fraction", "", "must be given together with --data or --dataset"
+            )
+    _check_number_of_classes(where, train.class_names)
+    report = report_of(train)
+    if val is None:
+        assert source.val_fraction is not None
+        train, val = _split(train, source.val_fraction, source.val_seed)
+        parts = DataReport(
+            train.class_names,
+            dataclasses.replace(report, class_sizes=PartReport.of(train).class_sizes),
+            PartReport.of(val),
+        )
+    else:
+        _check_classes(where, train.class_names, val.class_names)
+        parts = DataReport(train.class_names, report, report_of(val))
     text = f"{origin}: {len(train):,} training and {len(val):,} validation images"
-    return OpenedData(train, val, train.class_names, f"{text}, {len(train.class_names)} classes")
+    if source.val_fraction is not None:
+        text += f" (held out of the training images with seed {source.val_seed})"
+    text += f", {len(train.class_names)} classes"
+    return OpenedData(train, val, train.class_names, text, parts)
+
+
+def _split(train: AnySource, fraction: float, seed: int) -> tuple[SlicedSource, SlicedSource]:
+    """Return (train, val) of the images of one part, stratified."""
+    if isinstance(train, StreamSource):
+        law, cure = "must be data that can be read in any order", "give a validation split"
+        raise ConfigError("--val-fraction", "", law, cure=cure)
+    kept, taken = stratified_split(train.targets, seed, round(fraction * len(train)))
+    if len(taken) == 0:
+        law = f"must hold out at least one of {len(train)} images"
+        raise ConfigError("--val-fraction", "", law, fraction, "take a larger fraction")
+    return SlicedSource(train, kept), SlicedSource(train, taken)
+
+
+def _check_number_of_classes(where: str, names: tuple[str, ...]) -> None:
+    if len(names) < 2:
+        cure = "give one folder a class"
+        raise ConfigError(where, "train", "must have at least 2 classes", list(names), cure)
 
 
 def _check_classes(where: str, train: tuple[str, ...], val: tuple[str, ...]) -> None:
-    if len(train) < 2:
-        cure = "give one folder a class"
-        raise ConfigError(where, "train", "must have at least 2 classes", list(train), cure)
     if train == val:
         return
     only_train = [name for name in train if name not in val][:1]
@@ -123,37 +177,81 @@ def _check_classes(where: str, train: tuple[str, ...], val: tuple[str, ...]) -> 
     raise ConfigError(where, "", law, cure="add or remove that class")
 
 
-def _open_folder(folder: Path) -> tuple[ImageSource, ImageSource]:
-    if not folder.is_dir():
+def _open_folder(folder: Path, source: DataSource) -> tuple[ImageSource, ImageSource | None]:
+    """Return (train, val); val is None where a fraction of train is to take its place.
+
+    With ``val_fraction`` a folder without a train part is one itself.
+    """
+    if not folder.is_dir() and not (source.val_fraction is not None and folder.is_file()):
         cure = "give a folder with train and val in it, as class folders or as .tar files"
         raise ConfigError("--data", "", "must be an existing folder", str(folder), cure)
-    return _open_path(_find_part(folder, "train")), _open_path(_find_part(folder, "val"))
+    if source.val_fraction is None:
+        train, val = (_required_part(folder, part) for part in ("train", "val"))
+        return open_part(train, source.class_folders), open_part(val, source.class_folders)
+    if folder.is_dir() and (val_path := _find_part(folder, "val")) is not None:
+        law, cure = f"must be left out: there is {printable(val_path.name)}", "or rename that"
+        raise ConfigError("--val-fraction", "", law, source.val_fraction, cure)
+    found = _find_part(folder, "train") if folder.is_dir() else None
+    return open_part(found or folder, source.class_folders), None
 
 
-def _find_part(folder: Path, part: str) -> Path:
-    for name in _SPLIT_NAMES[part]:
-        for path in (folder / name, folder / f"{name}.tar"):
-            if path.exists():
-                return path
+def _required_part(folder: Path, part: str) -> Path:
+    found = _find_part(folder, part)
+    if found is not None:
+        return found
     names = ", ".join(f"{name}/ or {name}.tar" for name in _SPLIT_NAMES[part])
-    held = sorted(path.name for path in folder.iterdir())
+    held = sorted(printable(path.name) for path in folder.iterdir())
     listing = ", ".join(held[:5]) + (", …" if len(held) > 5 else "") if held else "nothing"
     cure = f"it holds {listing}"
+    if any(path.is_dir() for path in folder.iterdir()):
+        cure += "; --val-fraction 0.2 evaluates on a fifth of the training images instead"
     raise ConfigError("--data", "", f"must hold a {part} part ({names})", str(folder), cure)
 
 
-def _open_path(path: Path) -> ImageSource:
-    source = FolderSource(path) if path.is_dir() else _open_tar(path)
-    if len(source) == 0:
-        law = f"must hold images ({', '.join(get_img_extensions())})"
-        raise ConfigError("--data", "", law, str(path), "put them into one folder a class")
-    return source
+def _find_part(folder: Path, part: str) -> Path | None:
+    """Return the folder or tar file of a part, if there is one; a folder goes before its own tar file.
+
+    Raises:
+        ConfigError: There are several, and nothing says which is meant.
+    """
+    wanted = _SPLIT_NAMES[part]
+    found = sorted(
+        path
+        for path in folder.iterdir()
+        if (path.is_dir() and path.name.lower() in wanted)
+        or (path.is_file() and path.name.lower() in [f"{name}.tar" for name in wanted])
+    )
+    folders = [path for path in found if path.is_dir()]
+    if len({path.name.removesuffix(".tar") for path in found}) > 1 or len(folders) > 1:
+        names = " and ".join(path.name for path in found[:2])
+        law, cure = f"must have one {part} part, but there are {names}", "rename or remove one"
+        raise ConfigError("--data", "", law, str(folder), cure)
+    return next(iter(folders or found), None)
 
 
-def _open_tar(path: Path) -> TarSource:
+def open_part(path: Path, class_folders: ClassFolders) -> ImageSource:
+    """Open the class folders or the tar file of one part.
+
+    Raises:
+        ConfigError: It holds no images, is no tar file, or does not tell its classes.
+    """
+    is_folder = path.is_dir()
+    opened = FolderSource(path, class_folders) if is_folder else _open_tar(path, class_folders)
+    if len(opened) == 0:
+        law = "must hold images, such as .jpg or .png files"
+        held = ", ".join(map(str, opened.left_out[:3]))
+        cure = f"it holds {held}" if held else "put them into one folder a class"
+        raise ConfigError("--data", "", law, str(path), cure)
+    return opened
+
+
+def _open_tar(path: Path, class_folders: ClassFolders) -> TarSource:
     try:
-        return TarSource(path)
-    except (tarfile.TarError, OSError, EOFError) as error:
+        return TarSource(path, class_folders)
+    except ConfigError:
+        raise
+    # ValueError: tarfile's answer to some damaged headers.
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         law = f"must be an uncompressed, complete tar file ({_first_line(error)})"
         raise ConfigError("--data", "", law, str(path), "pack it anew with tar -cf") from error
 
@@ -170,7 +268,7 @@ def _open_named(source: DataSource, split: str) -> AnySource:
     if prefix == "torch":
         return TorchSource(opened, f"{name} ({split})")
     reader = opened.reader
-    names = list(reader.class_to_idx) or [str(n) for n in range(source.num_classes or 0)]
+    names = names_by_number(reader.class_to_idx) or [str(n) for n in range(source.num_classes or 0)]
     return ReaderSource(reader, f"{name} ({split})", names)
 
 

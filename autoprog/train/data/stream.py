@@ -16,16 +16,15 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 from typing import Any, Literal, TypeAlias
 
 import torch
 from PIL import Image
 from timm.data import create_dataset
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
 
 from autoprog.errors import ConfigError
 from autoprog.train.data.loader import Batch
@@ -36,9 +35,16 @@ from autoprog.train.data.transforms import (
     eval_transform,
     train_transform,
 )
-from autoprog.train.data.workers import start_worker
+from autoprog.train.data.workers import WorkerPool
 
-__all__ = ["HELD_ONE_IN", "Part", "StreamLoader", "StreamSource", "pixel_hash"]
+__all__ = [
+    "HELD_ONE_IN",
+    "Part",
+    "StreamLoader",
+    "StreamSource",
+    "names_by_number",
+    "pixel_hash",
+]
 
 HELD_ONE_IN = 20
 """One image in so many is held out."""
@@ -53,6 +59,11 @@ def pixel_hash(image: Image.Image) -> int:
     digest = hashlib.blake2b(repr(image.size).encode(), digest_size=8)
     digest.update(image.tobytes())
     return int.from_bytes(digest.digest(), "little") >> 1
+
+
+def names_by_number(class_to_idx: Mapping[str, int]) -> list[str]:
+    """Return the class names in the order of their numbers, whatever that of the mapping."""
+    return sorted(class_to_idx, key=class_to_idx.__getitem__)
 
 
 class StreamSource:
@@ -87,12 +98,18 @@ class StreamSource:
             law = f"must be data that timm can open as split {split!r} ({reason})"
             cure = "check its name, --data-dir and the splits"
             raise ConfigError("--dataset", "", law, name, cure) from error
-        known = list(getattr(dataset.reader, "class_to_idx", None) or {})
+        known = names_by_number(getattr(dataset.reader, "class_to_idx", None) or {})
         if not known and not num_classes:
             law, cure = "must name its classes or be given their number", "add --num-classes"
             raise ConfigError("--dataset", "", law, name, cure)
         self.class_names: tuple[str, ...] = tuple(known or map(str, range(num_classes or 0)))
         self._length = len(dataset)
+        self._split = split
+
+    def digest(self) -> str:
+        """Return a hash of what the reader says of the part: split, number of images, classes."""
+        text = "\n".join([self._split, str(self._length), *self.class_names])
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def __len__(self) -> int:
         """Return the number of images, held-out ones included, as the data set states it."""
@@ -198,16 +215,26 @@ class StreamLoader:
 
     def _loader(
         self, stream: _Stream, batch_size: int, worker_seed: int, drop_last: bool
-    ) -> DataLoader[Batch]:
-        return DataLoader(
-            stream,  # type: ignore[arg-type]
-            batch_size=batch_size,
-            num_workers=self._workers,
-            drop_last=drop_last,
-            pin_memory=self._pin_memory,
-            worker_init_fn=start_worker,
-            generator=torch.Generator().manual_seed(worker_seed),
+    ) -> Iterator[Batch]:
+        """Yield batches of the workers in turn, of each until its share is at its end."""
+        generator = torch.Generator().manual_seed(worker_seed)
+        base = int(torch.empty((), dtype=torch.int64).random_(generator=generator))
+        read = _Batches(stream, batch_size, drop_last)
+        pool: WorkerPool[None, Batch | tuple[()]] = WorkerPool(
+            read, self._workers, self._pin_memory, base
         )
+        ended = 0
+        try:
+            for batch in pool.results(repeat(None)):
+                if batch:
+                    ended = 0
+                    yield batch
+                else:
+                    ended += 1
+                    if ended >= max(1, self._workers):  # all of them, one after another
+                        return
+        finally:
+            pool.close()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,7 +258,24 @@ class _Evaluate:
         return eval_transform(self.img_size, self.settings)(image)
 
 
-class _Stream(IterableDataset[tuple[Tensor, int]]):
+class _Batches:
+    """The batches of a stream, one a call; nothing after its end."""
+
+    def __init__(self, stream: _Stream, batch_size: int, drop_last: bool) -> None:
+        self._stream, self._batch_size, self._drop_last = stream, batch_size, drop_last
+        self._images: Iterator[tuple[Tensor, int]] | None = None
+
+    def __call__(self, _: None) -> Batch | tuple[()]:
+        if self._images is None:
+            self._images = iter(self._stream)
+        pairs = list(islice(self._images, self._batch_size))
+        if not pairs or (self._drop_last and len(pairs) < self._batch_size):
+            return ()
+        images, targets = zip(*pairs, strict=True)
+        return torch.stack(images), torch.tensor(targets)
+
+
+class _Stream:
     """The images of one part, transformed."""
 
     def __init__(

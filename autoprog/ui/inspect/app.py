@@ -27,7 +27,15 @@ from autoprog.ui.inspect.library import Library, Marks
 from autoprog.ui.inspect.listing import Listing
 from autoprog.ui.inspect.live_pane import LivePane
 from autoprog.ui.inspect.pages import PAGES, headline
-from autoprog.ui.inspect.panes import Looking, PagePane, Pane, ReadOn, WhyPane
+from autoprog.ui.inspect.panes import (
+    NOTHING_OPEN,
+    READING,
+    Looking,
+    PagePane,
+    Pane,
+    ReadOn,
+    WhyPane,
+)
 from autoprog.ui.inspect.runs_pane import RunsPane
 from autoprog.ui.inspect.schedule_pane import SchedulePane
 from autoprog.ui.inspect.search_pane import Importances, SearchPane
@@ -96,6 +104,7 @@ class InspectApp(App[None]):
             "growth": PagePane("growth", PAGES["growth"]),
             "compare": ComparePane(library),
         }
+        self._wait_for(READING if opened else NOTHING_OPEN)
         self.num_reads = 0
         self._busy = False
         self.animation_level = "none"  # a jump is faster than a slide, also over a slow line
@@ -134,8 +143,6 @@ class InspectApp(App[None]):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Leave keys to what is typed into and to what lies above the views."""
-        if action == "next_view" and not self._closes and _is_editing(self._pane):
-            return False
         if action in LOOKING:
             return len(self.screen_stack) == 1 and not isinstance(self.focused, Input)
         return True
@@ -193,7 +200,14 @@ class InspectApp(App[None]):
     def _open(self, path: Path) -> None:
         self._show(RunFollower(path))
 
+    def _wait_for(self, text: str) -> None:
+        """Have the views of what is open say why they are empty."""
+        for pane in self._panes.values():
+            if isinstance(pane, PagePane | WhyPane):
+                pane.waiting = text
+
     def _show(self, follower: Follower) -> None:
+        self._wait_for(READING)
         self._follower, self._subject = follower, None
         self.query_one("#headline", Static).update(Text(f" reading {follower.target} …", "bold"))
         self.action_view("schedule")
@@ -272,15 +286,10 @@ class InspectApp(App[None]):
         self._pane.show(self._subject)
 
 
-def _is_editing(pane: Pane) -> bool:
-    return isinstance(pane, SchedulePane) and pane.is_editing
-
-
 _PANE_COMMANDS = (
     ("Mark the run", "Mark the run under the cursor for Compare", ("runs", "mark")),
     ("Take as baseline", "Draw the run under the cursor in Live", ("runs", "baseline")),
     ("Diff schedules", "Set the schedule beside the next other one", ("schedule", "diff")),
-    ("Edit the schedule", "Move ends of stages in a copy", ("schedule", "edit")),
     ("Axis of Live", "Draw curves over epochs or seconds", ("live", "axis")),
     ("Axis of Compare", "Draw curves over seconds, images or MACs", ("compare", "axis")),
 )

@@ -25,7 +25,6 @@ KEYS = {
     "Enter": "Runs: open the run under the cursor",
     "Space, b": "Runs: mark to compare; take as baseline",
     "d": "Schedule: beside the next other one",
-    "e": "Schedule: edit a copy; its keys are shown",
     "x": "Live, Compare: another axis of the curves",
     "/": "filter the runs; Enter keeps, Esc clears it",
     "^P": "palette: every command by name",

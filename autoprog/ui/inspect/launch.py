@@ -9,6 +9,7 @@ from os import environ
 from pathlib import Path
 
 from autoprog.errors import ConfigError
+from autoprog.locate import is_word, locate_run
 from autoprog.ui.inspect.app import POLL_SECONDS, InspectApp
 from autoprog.ui.inspect.follow import Follower, PlanFollower, RunFollower
 from autoprog.ui.inspect.listing import Listing
@@ -71,6 +72,7 @@ def make_app(
     """
     folders = [Path(target) for target in targets if _is_runs_folder(Path(target))]
     opened = [target for target in targets if Path(target) not in folders]
+    opened = [str(locate_run(t, runs_dir)) if is_word(t, runs_dir) else t for t in opened]
     followers = [_follower(target) for target in opened]
     named = [Path(target) for target in opened]
     if len(folders) > 1:

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from autoprog.errors import AutoprogError
 from autoprog.runs import event_of, load_run
+from autoprog.settings import RunSettings
 from autoprog.ui.inspect.follow import FILES, Stamp, stamp
 from autoprog.ui.inspect.log import parse_rows
 from autoprog.ui.palette import STATUS
 from autoprog.ui.state import RunState, fold
 from autoprog.ui.subject import Subject, run_start, run_subject
 from autoprog.ui.tables import Column
-from autoprog.ui.units import duration, per_cent
+from autoprog.ui.units import duration, number, per_cent
 
 __all__ = ["Listing", "RunRow", "filtered", "run_columns"]
 
@@ -31,6 +32,10 @@ class RunRow:
     name: str
     status: str
     model: str = ""
+    schedule: str = ""
+    data: str = ""
+    epochs: str = ""
+    time: str = ""
     stage: str = ""
     done: str = ""
     came_to: str = ""
@@ -81,23 +86,27 @@ def run_columns(
     )
     return [
         Column("state", tuple(states), "left"),
-        Column("run", tuple(row.name for row in rows), "left"),
-        Column("model", tuple(row.model for row in rows), "left", rank=3),
-        Column("stage", tuple(row.stage for row in rows), "left", rank=2),
-        Column("done", tuple(row.done for row in rows), rank=1),
+        Column("run", tuple(row.name for row in rows), "left", keeps_end=True),
+        Column("model", tuple(row.model for row in rows), "left", rank=1),
+        Column("schedule", tuple(row.schedule for row in rows), "left", rank=4),
+        Column("data", tuple(row.data for row in rows), "left", rank=5),
+        Column("epochs", tuple(row.epochs for row in rows), rank=3),
+        Column("time", tuple(row.time for row in rows), rank=2),
+        Column("stage", tuple(row.stage for row in rows), "left", rank=7),
+        Column("done", tuple(row.done for row in rows), rank=6),
         Column("left or top-1", tuple(row.came_to for row in rows)),
-        *([Column("note", notes, "left", rank=4)] if any(notes) else []),
+        *([Column("note", notes, "left", rank=8)] if any(notes) else []),
     ]
 
 
 def filtered(rows: Iterable[RunRow], words: str) -> list[RunRow]:
-    """Return the rows that hold all of some words, in capitals or not, in name, model, state or stage."""
+    """Return the rows that hold all of some words, in capitals or not, in any column but the numbers."""
     wanted = words.lower().split()
     return [row for row in rows if all(word in _text(row) for word in wanted)]
 
 
 def _text(row: RunRow) -> str:
-    return f"{row.name} {row.model} {row.status} {row.stage}".lower()
+    return f"{row.name} {row.model} {row.schedule} {row.data} {row.status} {row.stage}".lower()
 
 
 def _mark(status: str) -> str:
@@ -130,16 +139,41 @@ def _ends(log: Path) -> list[dict[str, object]]:
 
 
 def _row_of(path: Path, subject: Subject) -> RunRow:
-    state = subject.state
+    run, state = subject.run, subject.state
+    assert run is not None, "a row is that of a run"
+    data = run.manifest.settings.data
     return RunRow(
         path=path,
         name=path.name,
         status=subject.status,
         model=subject.spec.name,
+        schedule=_schedule(run.manifest.settings),
+        data="digits" if data.embedded else data.dataset or Path(str(data.dir)).name,
+        epochs=_epochs(subject),
+        time=duration(run.result.wall_seconds if run.result is not None else state.train_seconds),
         stage=_stage(state),
         done=per_cent(state.share_done) if state.total_steps else "",
         came_to=_came_to(subject),
     )
+
+
+def _schedule(settings: RunSettings) -> str:
+    """Return what a run trains along: the name of a preset or a file, or how a search decides."""
+    if settings.search is None:
+        return Path(settings.schedule_from or "").name
+    trials = settings.search.trials
+    return f"search, {settings.search.rule if trials is None else f'{trials} trials'}"
+
+
+def _epochs(subject: Subject) -> str:
+    """Return the epochs of a complete run; of another one those so far, and of how many."""
+    state = subject.state
+    if not state.total_steps:
+        return ""
+    total = number(state.total_steps / max(1, state.steps_per_epoch), 3)
+    if subject.status == "complete":
+        return total
+    return f"{number(state.epoch, 3)}/{'≈' * state.is_open_ended}{total}"
 
 
 def _stage(state: RunState) -> str:

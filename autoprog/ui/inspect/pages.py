@@ -24,14 +24,14 @@ from autoprog.ui.growth import growth_view
 from autoprog.ui.header import header_view
 from autoprog.ui.palette import DIM, STATUS
 from autoprog.ui.result import result_view
+from autoprog.ui.step_costs import costs_view
 from autoprog.ui.subject import Subject
 from autoprog.ui.tables import Column
-from autoprog.ui.trials import trials_view
 from autoprog.ui.units import duration, number, per_cent
 from autoprog.ui.views import result_of, timeline_of
-from autoprog.ui.ways import front_view
+from autoprog.ui.ways import continuations_view, front_view
 
-__all__ = ["PAGES", "Page", "decision_list_columns", "headline", "live", "searched"]
+__all__ = ["PAGES", "Page", "decision_list_columns", "headline", "live", "weighed"]
 
 Page = Callable[[Subject, int, int], RenderableType]
 """From a subject and the columns and rows that there are."""
@@ -80,19 +80,16 @@ def _schedule(subject: Subject, columns: int, rows: int) -> RenderableType:
     return Group(*parts, *([] if result is None else [result_view(result)]))
 
 
-def searched(subject: Subject) -> Iterator[RenderableType]:
-    """Yield the trials, the fronts and the fidelity of a search, or what there is instead."""
-    parts = list(_searched(subject))
-    law = "No front and no trials: the rules pareto and budget and --trials have them"
-    yield from parts or [_note(f"{law}; what was decided is under Why.")]
-
-
-def _searched(subject: Subject) -> Iterator[RenderableType]:
-    if subject.state.trials:
-        yield trials_view(subject.state.trials)
+def weighed(subject: Subject) -> Iterator[RenderableType]:
+    """Yield the ways on that decisions weighed, the newest first, then costs and fidelity of a search."""
     for decision in reversed(subject.decisions):
-        if len(decision.front) > 2:
+        if decision.candidates:
+            yield continuations_view(decision)
+        elif len(decision.front) > 2:
             yield _front(decision)
+    costs = None if subject.run is None else costs_view(subject.run, subject.state.num_classes)
+    if costs is not None:
+        yield costs
     if subject.fidelity is not None:
         yield fidelity_view(subject.fidelity)
 

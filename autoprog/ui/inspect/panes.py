@@ -19,18 +19,20 @@ from autoprog.ui.inspect.library import Marks
 from autoprog.ui.inspect.pages import Page, decision_list_columns
 from autoprog.ui.palette import DIM
 from autoprog.ui.subject import Subject
-from autoprog.ui.tables import Column, fit_columns
+from autoprog.ui.tables import Column, cut_columns, fit_columns
 
-__all__ = ["Looking", "PagePane", "Pane", "ReadOn", "Rows", "WhyPane"]
+__all__ = ["NOTHING_OPEN", "READING", "Looking", "PagePane", "Pane", "ReadOn", "Rows", "WhyPane"]
 
-CELL_PADDING = 2  # columns that a table adds to each cell
+READING = "reading …"
+NOTHING_OPEN = "Nothing is open: Enter under 1 Runs opens the run under the cursor."
+CELL_PADDING = 2  # columns that a table adds to each cell, as many as are between two
 
 
 class Pane(Protocol):
     """What the keys act upon."""
 
     def show(self, subject: Subject | None) -> None:
-        """Draw what is open; None while it is being read."""
+        """Draw what is open; None while it is being read, and where nothing is."""
 
     @property
     def mover(self) -> Widget:
@@ -68,10 +70,11 @@ class PagePane(VerticalScroll):
         super().__init__(id=f"{name}-pane")
         self._page = page
         self._subject: Subject | None = None
+        self.waiting = READING
 
     def compose(self) -> ComposeResult:
         """Yield the place of the page."""
-        yield Static(Text("reading …", DIM))
+        yield Static(Text(self.waiting, DIM))
 
     @property
     def mover(self) -> Widget:
@@ -91,10 +94,10 @@ class PagePane(VerticalScroll):
     def draw(self) -> None:
         """Draw what is shown again."""
         picture = self.picture(self._subject, *self.scrollable_content_region.size)
-        self.query_one(Static).update(Text("reading …", DIM) if picture is None else picture)
+        self.query_one(Static).update(Text(self.waiting, DIM) if picture is None else picture)
 
     def picture(self, subject: Subject | None, columns: int, rows: int) -> RenderableType | None:
-        """Return what to show; None while it is being read."""
+        """Return what to show; None while there is nothing, and :attr:`waiting` says why."""
         if subject is None or self._page is None:
             return None
         return self._page(subject, columns, rows)
@@ -115,8 +118,10 @@ class Rows(DataTable[Text]):
         self, columns: Sequence[Column], keys: Sequence[str], styles: Sequence[str] = ()
     ) -> None:
         """Draw columns; the cursor stays on the row with its key; a style is that of a first cell."""
-        room = self.scrollable_content_region.width - CELL_PADDING * (len(columns) - 1)
-        kept = fit_columns(columns, room)
+        room = (
+            self.scrollable_content_region.width - CELL_PADDING
+        )  # on each side; the table has the rest
+        kept = cut_columns(fit_columns(columns, room), room)
         if kept == self._shown:
             return
         self._shown = kept
@@ -147,12 +152,13 @@ class WhyPane(Container):
     def __init__(self) -> None:
         super().__init__(id="why-pane")
         self._subject: Subject | None = None
+        self.waiting = READING
 
     def compose(self) -> ComposeResult:
         """Yield the list and the place of a decision."""
         yield Rows("decisions")
         with VerticalScroll(id="decision", can_focus=False):
-            yield Static(Text("reading …", DIM))
+            yield Static(Text(self.waiting, DIM))
 
     @property
     def mover(self) -> Rows:
@@ -167,17 +173,17 @@ class WhyPane(Container):
     def show(self, subject: Subject | None) -> None:
         """Draw the decisions of a subject."""
         self._subject = subject
-        if subject is None:
-            return
-        decisions = subject.decisions
+        decisions = () if subject is None else subject.decisions
         self.mover.display = bool(decisions)
         self.mover.show(decision_list_columns(decisions), [str(d.index) for d in decisions])
         self._draw()
 
     @on(DataTable.RowHighlighted)
     def _draw(self) -> None:
-        if self._subject is not None:
-            place = self.query_one("#decision", VerticalScroll).query_one(Static)
+        place = self.query_one("#decision", VerticalScroll).query_one(Static)
+        if self._subject is None:
+            place.update(Text(self.waiting, DIM))
+        else:
             place.update(_why(self._subject, self.mover.key_at_cursor))
 
 

@@ -81,7 +81,10 @@ class RunsPane(Vertical):
         """Yield the list, a line for what it has not, and the filter."""
         yield Rows("runs-list")
         yield Static(Text("reading …", DIM), id="runs-note")
-        yield Input(placeholder="words in name, model, state or stage; Esc clears", id="filter")
+        yield Input(
+            placeholder="words in name, model, schedule, data or state; Esc clears",
+            id="filter",
+        )
 
     def on_mount(self) -> None:
         """Hide the filter until it is asked for."""

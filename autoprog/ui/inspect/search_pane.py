@@ -16,10 +16,11 @@ from autoprog.importance import Importance
 from autoprog.ui.importance import importances_view
 from autoprog.ui.inspect.follow import Stamp, stamp
 from autoprog.ui.inspect.library import Marks
-from autoprog.ui.inspect.pages import searched
+from autoprog.ui.inspect.pages import weighed
 from autoprog.ui.inspect.panes import PagePane
 from autoprog.ui.palette import DIM
 from autoprog.ui.subject import Subject
+from autoprog.ui.trials import trials_view
 from autoprog.ui.workers import workers_view
 
 __all__ = ["Importances", "SearchPane"]
@@ -70,11 +71,18 @@ class SearchPane(PagePane):
         """Return all that a search left, or what there is instead."""
         if subject is None:
             return None
-        parts = [*searched(subject)]
+        parts: list[RenderableType] = []
+        if subject.state.trials:
+            parts.append(trials_view(subject.state.trials))
         if subject.workers:
             parts.append(workers_view(subject.workers, time.time()))
-        parts += self._important()
-        return Group(*parts)
+        parts += [*self._important(), *weighed(subject)]
+        if parts:
+            return Group(*parts)
+        law = "Nothing was searched: the schedule was given."
+        if subject.kind == "search":
+            law = "Nothing is weighed yet: ways on appear with the first decision, costs when measured."
+        return Text(law, DIM)
 
     def on_search_pane_computed(self, event: Computed) -> None:
         """Draw what was computed."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import threading
@@ -16,14 +15,20 @@ from typing import NoReturn
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from autoprog.errors import RunError
-from autoprog.train.data.bad_images import BadImages, Unreadable, read_or_note
+from autoprog.cachefolder import file_lock, lock_of, note_use
+from autoprog.errors import ResumableError, RunError
+from autoprog.train.data.bad_images import (
+    BadImages,
+    Unreadable,
+    read_or_note,
+    validation_refusal,
+)
+from autoprog.train.data.cache.fingerprint import origin_of
 from autoprog.train.data.cache.image_file import ImageTable, ImageWriter, read_table
 from autoprog.train.data.cache.progress import Progress
 from autoprog.train.data.images import ImageSource, load_at_most
-from autoprog.train.data.workers import as_is, start_worker
+from autoprog.train.data.workers import WorkerPool
 
 __all__ = ["CacheBuild"]
 
@@ -65,10 +70,11 @@ class CacheBuild:
         """
         table = read_table(path, digest)
         if table is not None:
+            note_use(path)
             return table
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _stoppable(), _locked(path.with_name(f"{path.name}.lock")):
+            with _stoppable(), file_lock(lock_of(path)):
                 table = read_table(path, digest)
                 if table is None:
                     self._build(path, digest)
@@ -93,7 +99,8 @@ class CacheBuild:
                 unreadable, too_large = self._fill(writer, mean_bytes, advance)
             if too_large:
                 writer.clear()
-            writer.finish(digest, {} if too_large else unreadable, too_large)
+            unreadable = {} if too_large else unreadable
+            writer.finish(digest, unreadable, too_large, origin_of(self.source))
 
     def _fill(
         self, writer: ImageWriter, mean_bytes: float, advance: Callable[[int], None]
@@ -105,6 +112,8 @@ class CacheBuild:
         for pixels, sizes, found, some_shrunk in self._chunks(mean_bytes):
             if some_shrunk and self.whole_only:
                 return {}, True
+            if found and self.part == "validation":
+                raise ResumableError(validation_refusal(found))
             bad_images.add(found)
             unreadable |= dict(found)
             writer.add(pixels.numpy(), sizes)
@@ -132,16 +141,13 @@ class CacheBuild:
     def _chunks(self, mean_bytes: float) -> Iterator[_Chunk]:
         size = int(np.clip(_CHUNK_BYTES / max(1.0, mean_bytes), 1, 256))
         numbers = range(len(self.source))
-        return iter(
-            DataLoader(
-                _Chunks(_Reader(self.source, self.short_px)),
-                batch_sampler=[list(numbers[k : k + size]) for k in numbers[::size]],
-                num_workers=self.workers,
-                collate_fn=as_is,
-                worker_init_fn=start_worker,
-                generator=torch.Generator(),
-            )
+        pool: WorkerPool[list[int], _Chunk] = WorkerPool(
+            _Reader(self.source, self.short_px), self.workers
         )
+        try:
+            yield from pool.results(list(numbers[k : k + size]) for k in numbers[::size])
+        finally:
+            pool.close()
 
 
 @dataclass(frozen=True)
@@ -162,25 +168,6 @@ class _Reader:
     def _read(self, index: int) -> tuple[bytes, tuple[int, int], bool]:
         image, size = load_at_most(self.source, index, self.short_px)
         return image.tobytes(), image.size, image.size != size
-
-
-class _Chunks(Dataset[_Chunk]):
-    def __init__(self, read: _Reader) -> None:
-        self._read = read
-
-    def __getitems__(self, indices: list[int]) -> _Chunk:
-        return self._read(indices)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock that ends with this process, however it ends."""
-    with path.open("w") as file:
-        if os.name == "posix":
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from autoprog.train.data.images import (
     TarSource,
     TorchSource,
 )
+from autoprog.train.data.slices import SlicedSource
 
 __all__ = ["content_digest", "origin_of"]
 
@@ -26,6 +27,9 @@ def origin_of(source: ImageSource) -> str:
         return os.path.realpath(source.folder)
     if isinstance(source, TarSource):
         return os.path.realpath(source.path)
+    if isinstance(source, SlicedSource):
+        part = hashlib.blake2b(source.indices.tobytes(), digest_size=8).hexdigest()
+        return f"{origin_of(source.source)} {part}"
     assert isinstance(source, ReaderSource | TorchSource), type(source)
     return f"{source.origin} {_root(source)}"
 
@@ -45,6 +49,8 @@ def content_digest(source: ImageSource) -> str:
 
 
 def _evidence(source: ImageSource) -> Iterator[bytes]:
+    if isinstance(source, SlicedSource):
+        yield from _evidence(source.source)
     if isinstance(source, FolderSource | TarSource):
         paths = source.file_paths()
         yield os.fsencode("\n".join(paths))

@@ -18,14 +18,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from autoprog.cachefolder import FOOTER, MAGIC, part_of, share
 from autoprog.errors import RunError
 
 __all__ = ["ImageTable", "ImageWriter", "in_memory", "read_table"]
 
-_MAGIC, _VERSION = b"AUTOPRGI", 1
-_END = struct.Struct(
-    "<8sIIQQ"
-)  # magic, version, CRC-32 of tables and facts, images, bytes of facts
+_VERSION = 1
 _PLACE = np.dtype([("start", "<i8"), ("width", "<i4"), ("height", "<i4")])
 
 
@@ -75,7 +73,7 @@ class ImageWriter:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path, self._part = path, path.with_name(f"{path.name}.part")
+        self._path, self._part = path, part_of(path)
         self._file = open(self._part, "wb")  # noqa: SIM115  (closed by finish or __exit__)
         self._places: list[tuple[int, int, int]] = []
         self._end_bytes = 0
@@ -104,14 +102,19 @@ class ImageWriter:
         self._places, self._end_bytes = [], 0
         self._file.truncate(self._file.seek(0))
 
-    def finish(self, digest: str, unreadable: dict[int, str], too_large: bool) -> None:
-        """Complete the file, force it to disk and give it its name."""
-        facts = {"digest": digest, "unreadable": unreadable, "too_large": too_large}
+    def finish(self, digest: str, unreadable: dict[int, str], too_large: bool, origin: str) -> None:
+        """Complete the file, force it to disk and give it its name; `origin` tells people what it is of."""
+        facts = {
+            "digest": digest,
+            "unreadable": unreadable,
+            "too_large": too_large,
+            "origin": origin,
+        }
         tail = np.array(self._places, dtype=_PLACE).tobytes() + json.dumps(facts).encode()
         facts_bytes = len(tail) - len(self._places) * _PLACE.itemsize
         self._file.write(tail)
         self._file.write(
-            _END.pack(_MAGIC, _VERSION, zlib.crc32(tail), len(self._places), facts_bytes)
+            FOOTER.pack(MAGIC, _VERSION, zlib.crc32(tail), len(self._places), facts_bytes)
         )
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -124,17 +127,17 @@ def read_table(path: Path, digest: str) -> ImageTable | None:
     try:
         size_bytes = path.stat().st_size
         with path.open("rb") as file:
-            return _read(path, file, size_bytes, digest)
+            return _read(path, file, size_bytes, digest) if share(file) else None
     except (OSError, struct.error, ValueError, KeyError):
         return None
 
 
 def _read(path: Path, file: Any, size_bytes: int, digest: str) -> ImageTable | None:
-    file.seek(size_bytes - _END.size)
-    magic, version, checksum, images, facts_bytes = _END.unpack(file.read())
+    file.seek(size_bytes - FOOTER.size)
+    magic, version, checksum, images, facts_bytes = FOOTER.unpack(file.read())
     tail_bytes = images * _PLACE.itemsize + facts_bytes
-    pixels_bytes = size_bytes - _END.size - tail_bytes
-    if (magic, version) != (_MAGIC, _VERSION) or pixels_bytes < 0:
+    pixels_bytes = size_bytes - FOOTER.size - tail_bytes
+    if (magic, version) != (MAGIC, _VERSION) or pixels_bytes < 0:
         return None
     file.seek(pixels_bytes)
     tail = file.read(tail_bytes)
@@ -148,7 +151,8 @@ def _read(path: Path, file: Any, size_bytes: int, digest: str) -> ImageTable | N
         return None
     pixels = np.empty(0, np.uint8)
     if pixels_bytes:  # as a plain array: indexing a np.memmap takes longer
-        pixels = np.asarray(np.memmap(path, np.uint8, "r", 0, (pixels_bytes,)))
+        # Of this very file object: its map keeps the lock of `share` until it is closed.
+        pixels = np.asarray(np.memmap(file, np.uint8, "r", 0, (pixels_bytes,)))
     unreadable = {int(index): reason for index, reason in facts["unreadable"].items()}
     return ImageTable(pixels, places, unreadable, facts["too_large"], path, digest)
 

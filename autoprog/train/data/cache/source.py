@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from autoprog.cachefolder import cache_folder
 from autoprog.errors import RunError
 from autoprog.train.data.bad_images import Unreadable
 from autoprog.train.data.cache.build import CacheBuild
@@ -132,10 +132,7 @@ class CacheSettings:
     @property
     def path(self) -> Path:
         """Return the folder."""
-        if self.folder != "auto":
-            return Path(self.folder)
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        return Path(base) / "autoprog"
+        return cache_folder(self.folder)
 
 
 def open_cached(

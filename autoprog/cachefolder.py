@@ -1,0 +1,228 @@
+"""The folder of decoded images: how its files are told from others, what they hold, and how they are removed.
+
+Who reads a file holds a shared lock on it for as long as it is mapped, in every process that maps it, and who
+builds it an exclusive one on the lock file beside it. So a file that nobody has locked is in nobody's way.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import stat
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+__all__ = [
+    "FOOTER",
+    "MAGIC",
+    "CacheFile",
+    "cache_files",
+    "cache_folder",
+    "file_lock",
+    "is_in_use",
+    "lock_of",
+    "note_use",
+    "part_of",
+    "remove",
+    "share",
+]
+
+MAGIC = b"AUTOPRGI"
+FOOTER = struct.Struct(
+    "<8sIIQQ"
+)  # magic, version, CRC-32 of tables and facts, images, bytes of facts
+
+_NAME = re.compile(r"(?P<part>\w+)-[0-9a-f]{12}-(?P<px>\d+)px\.images")
+_MOST_FACTS_BYTES = 2**26
+
+
+@dataclass(frozen=True)
+class CacheFile:
+    """A file of decoded images.
+
+    Attributes:
+        path: The file; of an unfinished build the part that has been written.
+        part: ``training`` or ``validation``; None where the name does not say.
+        data: Where the images come from; None where the file does not say.
+        short_px: The shorter side that larger images are reduced to; None where the name does not say.
+        images: The number of images; None for an unfinished build.
+        num_bytes: The size of the file.
+        used: When it was built or last opened, in seconds since the epoch.
+    """
+
+    path: Path
+    part: str | None
+    data: str | None
+    short_px: int | None
+    images: int | None
+    num_bytes: int
+    used: float
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Tell whether this is what a build wrote that has not ended, or was killed."""
+        return self.images is None
+
+
+def cache_folder(folder: str) -> Path:
+    """Return the folder that ``--cache`` names; ``auto`` is the user's cache folder."""
+    if folder != "auto":
+        return Path(folder)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "autoprog"
+
+
+def part_of(path: Path) -> Path:
+    """Return the name under which a file is written until it is whole."""
+    return path.with_name(f"{path.name}.part")
+
+
+def lock_of(path: Path) -> Path:
+    """Return the lock file of whoever builds or removes a file."""
+    return path.with_name(f"{path.name}.lock")
+
+
+def cache_files(folder: Path) -> list[CacheFile]:
+    """Return the cache's files right in a folder, by name; files of others, links and folders are left out.
+
+    A finished file is known by its last bytes; an unfinished one, which has none, by its name and by the
+    lock file beside it.
+
+    Raises:
+        OSError: If the folder cannot be read.
+    """
+    found = (_described(path) for path in sorted(folder.iterdir()))
+    return [file for file in found if file is not None]
+
+
+def is_in_use(file: CacheFile) -> bool:
+    """Tell whether a process reads or builds the file; nothing is written for it."""
+    places = [lock_of(_whole(file.path)), *([] if file.is_unfinished else [file.path])]
+    return any(map(_is_locked, places))
+
+
+def remove(file: CacheFile) -> bool:
+    """Remove a file and its lock file; return False where somebody reads or builds it.
+
+    Raises:
+        OSError: If it cannot be removed.
+    """
+    whole = _whole(file.path)
+    with file_lock(lock_of(whole), wait=False) as is_mine:
+        if not is_mine or (not file.is_unfinished and _is_locked(file.path)):
+            return False
+        file.path.unlink(missing_ok=True)
+        if not (whole.exists() or part_of(whole).exists()):
+            lock_of(whole).unlink(missing_ok=True)  # held, so whoever waits for it makes a new one
+    return True
+
+
+@contextmanager
+def file_lock(path: Path, wait: bool = True) -> Iterator[bool]:
+    """Hold a lock file exclusively, by a lock that ends with this process, however it ends.
+
+    Gives True; False where `wait` is off and somebody else holds it.
+
+    Raises:
+        OSError: If the file cannot be made.
+    """
+    while True:
+        with path.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                yield False
+                return
+            if os.fstat(file.fileno()).st_nlink:  # else it was removed while we waited
+                yield True
+                return
+
+
+def share(file: IO[bytes]) -> bool:
+    """Lock an open file against its removal, until it and all maps of it are closed.
+
+    Returns:
+        False if it has been removed meanwhile.
+    """
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(file, fcntl.LOCK_SH)
+    return os.fstat(file.fileno()).st_nlink > 0
+
+
+def note_use(path: Path) -> None:
+    """Make this moment the file's time of last use, where we may."""
+    with suppress(OSError):
+        os.utime(path)
+
+
+def _described(path: Path) -> CacheFile | None:
+    try:
+        with _opened(path) as file:
+            status = os.fstat(file.fileno())
+            facts = _facts(path, file, status.st_size)
+    except OSError:
+        return None
+    if facts is None:
+        return None
+    name = _NAME.fullmatch(_whole(path).name)
+    return CacheFile(
+        path=path,
+        part=name and name["part"],
+        data=facts.get("origin"),
+        short_px=int(name["px"]) if name else None,
+        images=facts["images"],
+        num_bytes=status.st_size,
+        used=status.st_mtime,
+    )
+
+
+def _facts(path: Path, file: IO[bytes], size_bytes: int) -> dict[str, Any] | None:
+    """Return what a file says of itself; None for a file that is none of the cache's."""
+    if path.suffix == ".part":
+        whole = _whole(path)
+        is_ours = _NAME.fullmatch(whole.name) is not None and lock_of(whole).is_file()
+        return {"images": None} if is_ours else None
+    if path.suffix != ".images" or size_bytes < FOOTER.size:
+        return None
+    file.seek(size_bytes - FOOTER.size)
+    magic, _, _, images, facts_bytes = FOOTER.unpack(file.read(FOOTER.size))
+    if magic != MAGIC:
+        return None
+    facts: dict[str, Any] = {}
+    if facts_bytes <= min(size_bytes - FOOTER.size, _MOST_FACTS_BYTES):
+        file.seek(size_bytes - FOOTER.size - facts_bytes)
+        with suppress(ValueError):  # of another version, or damaged, but ours
+            facts = json.loads(file.read(facts_bytes))
+    return {"origin": facts.get("origin"), "images": images}
+
+
+def _opened(path: Path) -> IO[bytes]:
+    """Open a plain file for reading; links, folders and pipes are an OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(f"{path} is no plain file")
+    return open(descriptor, "rb")
+
+
+def _is_locked(path: Path) -> bool:
+    """Tell whether somebody else holds a lock on a file."""
+    try:
+        with _opened(path) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no such file, or a file system without locks
+        return False
+    return False
+
+
+def _whole(path: Path) -> Path:
+    """Return the name of the finished file."""
+    return path.with_suffix("") if path.suffix == ".part" else path

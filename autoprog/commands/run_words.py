@@ -1,0 +1,57 @@
+"""Words of the command line that mean a run without being its path: ``last``, a folder of runs, a name."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from autoprog.errors import ConfigError
+from autoprog.locate import is_last, is_word, locate_run, locate_schedule, runs_in
+from autoprog.presets import PRESETS
+
+__all__ = ["named_run", "put_paths"]
+
+
+def named_run(word: str, runs_dir: str = "runs") -> Path:
+    """Return the run that a word means; standard error tells which one that is, unless the word does.
+
+    Raises:
+        ConfigError: If there is no such run.
+    """
+    path = locate_run(word, runs_dir)
+    _tell(word, path)
+    return path
+
+
+def put_paths(args: argparse.Namespace) -> None:
+    """Replace the words for runs in the flags of a search or a training by paths.
+
+    Raises:
+        ConfigError: If there is no such run, or the newest one could be this very run.
+    """
+    if args.resume not in (None, "auto"):
+        args.resume = str(named_run(args.resume, args.runs_dir))
+    for name, locate in (("schedule", locate_schedule), ("initial_checkpoint", locate_run)):
+        word = getattr(args, name, None)
+        if word is None or word in PRESETS or not _means_a_run(word, name, args.runs_dir):
+            continue
+        if is_last(word) and (args.resume is not None or "WORLD_SIZE" in os.environ):
+            law, cure = "must be a path with --resume and under torchrun", "name the run"
+            raise ConfigError(f"--{name.replace('_', '-')}", "", law, word, cure)
+        path = locate(word, args.runs_dir)
+        _tell(word, path)
+        setattr(args, name, str(path))
+
+
+def _means_a_run(word: str, name: str, runs_dir: str) -> bool:
+    """Tell whether a word means a run; a folder of weights may hold anything else too."""
+    path = Path(word)
+    is_run = name == "schedule" and (path / "run.yaml").is_file()
+    return is_word(word, runs_dir) or is_run or (path.is_dir() and bool(runs_in(path)))
+
+
+def _tell(word: str, path: Path) -> None:
+    if Path(word).name not in (path.name, path.parent.name) and os.environ.get("RANK", "0") == "0":
+        print(f"autoprog: {word} is {path}", file=sys.stderr)

@@ -1,0 +1,128 @@
+"""What a data set holds, in lines: classes and their sizes, what was left out and why, unusual images."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from autoprog.train.data.decode import IMAGE_ERRORS, WIDE_MODES
+from autoprog.train.data.formats import readable_formats
+from autoprog.train.data.images import ImageSource, encoded_image
+from autoprog.train.data.scan import LeftOut, printable
+from autoprog.train.data.slices import whole_of
+from autoprog.train.data.stream import StreamSource
+
+__all__ = ["DataReport", "PartReport", "report_of"]
+
+_MOST_NAMED = 10
+_MOST_REASONS = 5
+_PROBED_IMAGES = 48
+_UNUSUALLY_UNEVEN = 10
+"""Ratio of the largest and the smallest class from which a line says so."""
+
+
+@dataclass(frozen=True)
+class PartReport:
+    """What one part holds. ``class_sizes`` is empty where the images only come one after another."""
+
+    class_sizes: tuple[int, ...]
+    left_out: tuple[LeftOut, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, source: ImageSource) -> PartReport:
+        """Return the report of images of which nothing was left out."""
+        counts = np.bincount(source.targets, minlength=len(source.class_names))
+        return cls(tuple(counts.tolist()))
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What both parts of a data set hold."""
+
+    class_names: tuple[str, ...]
+    train: PartReport
+    val: PartReport
+
+    def lines(self) -> list[str]:
+        """Return the report in lines of (at most some) words, the classes first."""
+        lines = []
+        if self.train.class_sizes:
+            lines.append(self._classes())
+        for part, report in (("train", self.train), ("val", self.val)):
+            empty = [name for name, size in self._sizes(report) if size == 0]
+            if empty:
+                lines.append(f"{part}: no image of {_listed(empty)}")
+            if report.left_out:
+                shown = ", ".join(map(str, report.left_out[:_MOST_REASONS]))
+                more = ", …" if len(report.left_out) > _MOST_REASONS else ""
+                lines.append(f"{part}: left out {shown}{more}")
+            lines += [f"{part}: {note}" for note in report.notes]
+        return lines
+
+    def _sizes(self, part: PartReport) -> list[tuple[str, int]]:
+        return list(zip(self.class_names, part.class_sizes, strict=bool(part.class_sizes)))
+
+    def _classes(self) -> str:
+        sizes = self._sizes(self.train)
+        if len(sizes) <= _MOST_NAMED:
+            text = ", ".join(f"{printable(name)} {size:,}" for name, size in sizes)
+        else:
+            text = f"{_listed(self.class_names)} ({len(sizes):,} in all)"
+        (small, fewest), (large, most) = (
+            min(sizes, key=lambda one: one[1]),
+            max(sizes, key=lambda one: one[1]),
+        )
+        if len(sizes) > _MOST_NAMED:
+            text += f"; smallest {printable(small)} {fewest:,}, largest {printable(large)} {most:,}"
+        if most >= _UNUSUALLY_UNEVEN * max(1, fewest):
+            text += f"; uneven: {most / sum(size for _, size in sizes):.0%} are {printable(large)}"
+        return text
+
+
+def report_of(source: ImageSource | StreamSource) -> PartReport:
+    """Return what a part holds; reads the headers of some images, spread over it."""
+    if isinstance(source, StreamSource):
+        return PartReport(())
+    left_out: tuple[LeftOut, ...] = getattr(source, "left_out", ())
+    notes: tuple[str, ...] = getattr(source, "notes", ())
+    return PartReport(PartReport.of(source).class_sizes, left_out, (*notes, *_header_notes(source)))
+
+
+def _header_notes(source: ImageSource) -> Iterator[str]:
+    """Yield what users of other programs may not expect of the images, by the headers of some."""
+    whole, indices = whole_of(source)
+    spread = np.unique(np.linspace(0, len(indices) - 1, _PROBED_IMAGES).astype(np.int64))
+    kinds: Counter[str] = Counter()
+    turned = probed = 0
+    for index in indices[spread].tolist() if len(indices) else ():
+        try:
+            data = encoded_image(whole, index)
+            if data is None:
+                return
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                image = Image.open(io.BytesIO(data), formats=readable_formats())
+                turned += image.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
+                kinds[WIDE_MODES.get(image.mode, "")] += 1
+        except IMAGE_ERRORS:
+            continue  # found where it is read for real
+        probed += 1
+    for kind, count in sorted(kinds.items()):
+        if kind:
+            yield f"{count} of {probed} images looked at are {kind}"
+    if turned:
+        text = f"{turned} of {probed} images looked at are marked as turned (EXIF)"
+        yield f"{text}, which is not applied, as in timm"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return the first names, and that there are more."""
+    shown = ", ".join(map(printable, names[:_MOST_NAMED]))
+    return shown + (", …" if len(names) > _MOST_NAMED else "")
