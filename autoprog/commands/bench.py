@@ -29,7 +29,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         " costs: what each subnet of a search space costs here; presets: the schedules that"
         " have a name, trained side by side",
     )
-    train.add_flags(parser)
+    train.add_training_flags(parser)
     parser.epilog = (
         "examples:\n"
         "  autoprog bench runner --schedule constant --model vit-xs --data DIR\n"
