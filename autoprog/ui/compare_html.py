@@ -8,6 +8,7 @@ from html import escape
 from autoprog.errors import ConfigError
 from autoprog.files import dump_yaml, parse
 from autoprog.proof.compare import Comparison, Group
+from autoprog.recipe import Recipe
 from autoprog.schedule import GrowthSchedule
 from autoprog.ui.compare import (
     AXES,
@@ -115,11 +116,12 @@ def _track(group: Group) -> Track | None:
     if not result.schedule:
         return None
     try:
+        recipe = parse(Recipe, group.runs[0].configuration["recipe"], "run.yaml")
         schedule = parse(GrowthSchedule, result.schedule, "result.json")
         table = schedule.resolve(NOMINAL_STEPS_PER_EPOCH, result.epochs)
     except ConfigError:
         return None  # of a version with other laws: the numbers stand without the picture
-    return track_of_table(schedule.full.spec(), table)
+    return track_of_table(schedule.full.spec(), table, recipe.strength)
 
 
 def _key(index: int, group: Group) -> str:

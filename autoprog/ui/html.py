@@ -28,7 +28,8 @@ p, li { color: var(--dim); max-width: 62rem } p { margin: .5rem 0 } .warn { colo
 .wide { overflow-x: auto }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th { color: var(--dim); font-weight: 600; font-size: .85rem; vertical-align: bottom }
-th, td { padding: .4rem .8rem .4rem 0; border-bottom: 1px solid var(--rule); text-align: right }
+th { white-space: nowrap }
+th, td { padding: .4rem .7rem .4rem 0; border-bottom: 1px solid var(--rule); text-align: right }
 td { white-space: nowrap } td.left { white-space: normal; min-width: 3.5rem; overflow-wrap: break-word }
 th.left, td.left { text-align: left } td.name { font-weight: 600; min-width: 10rem }
 tr.winner td { background: var(--win); font-weight: 600 }

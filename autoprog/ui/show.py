@@ -19,6 +19,7 @@ from autoprog.ui.document import document
 from autoprog.ui.plain import plain_text
 from autoprog.ui.show_html import diff_page, show_page
 from autoprog.ui.subject import Subject, find_subject, preset_beside
+from autoprog.ui.svg import FONT_ASPECT_RATIO, with_local_fonts
 from autoprog.ui.views import views
 from supernet.config import ModelSpec
 
@@ -134,7 +135,9 @@ def _export(forms: _Forms, svg: Path | None, html: Path | None) -> None:
         )
         for view in forms.views():
             console.print(view)
-        _write(svg, console.export_svg(title=f"autoprog show {forms.name}"))
+        title = f"autoprog show {forms.name}"
+        picture = console.export_svg(title=title, font_aspect_ratio=FONT_ASPECT_RATIO)
+        _write(svg, with_local_fonts(picture))
     if html is not None:
         _write(html, forms.page())
 

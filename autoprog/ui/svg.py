@@ -1,21 +1,27 @@
-"""Inline SVG that takes its colours from the page around it: lanes of a schedule, and curves."""
+"""Pictures as SVG: lanes of a schedule and curves in the colours of the page around them, and terminals."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from html import escape
+from itertools import groupby
 from math import floor, log10
 
 from autoprog.ui.plot import Series, Span
 from autoprog.ui.track import Lane, Track, lanes
 from autoprog.ui.units import number
 
-__all__ = ["curves_of_series", "lanes_svg", "ticks"]
+__all__ = ["FONT_ASPECT_RATIO", "curves_of_series", "lanes_svg", "ticks", "with_local_fonts"]
+
+FONT_ASPECT_RATIO = 0.602
+"""Width of a letter over its height in the fonts of :func:`with_local_fonts`."""
 
 WIDTH = 900
 NAME, RIGHT, LANE, GAP = 92, 12, 30, 22
-LETTER = 6.6  # width of a letter of 12 px, on the safe side
+LETTER = 8.0  # width of a letter of 12 px, on the safe side
 LANE_COLOURS = {"depth": 5, "image px": 4, "step cost": 1}
+_FONTS = "ui-monospace, Menlo, 'DejaVu Sans Mono', 'Liberation Mono', monospace"
 _TIME_STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200)
 
 
@@ -29,6 +35,18 @@ def ticks(low: float, high: float, most: int, time: bool = False) -> list[float]
         step = next(s for s in (*_TIME_STEPS, *days) if span / s <= most - 1e-9)
     first = -floor(-low / step + 1e-9)
     return [round(k * step, 12) for k in range(first, floor(high / step + 1e-9) + 1)]
+
+
+def with_local_fonts(svg: str) -> str:
+    """Return a picture of a terminal whose letters are of a font that is there.
+
+    Rich and Textual name a font of the web, which no picture inside a page may load; its widths then space
+    out the letters of another one.
+    """
+    svg = re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.DOTALL)
+    return re.sub(
+        r"font-family: (?:\"?Fira Code\"?|Fira Code), ?monospace", f"font-family: {_FONTS}", svg
+    )
 
 
 def lanes_svg(
@@ -115,24 +133,23 @@ def _lane(track: Track, lane: Lane, right: float, top: float) -> str:
         f'<text x="0" y="{base - LANE / 2 + 4}">{escape(lane.name)}</text>',
         f'<rect class="base" x="{NAME}" y="{base - LANE}" width="{WIDTH - NAME - RIGHT}" height="{LANE}"/>',
     ]
-    free, before = 0.0, ""
-    for segment, value, text in zip(track.segments, lane.values, lane.texts, strict=True):
-        start, stop = (
-            _x(track.position(s), right) for s in (segment.start_step, segment.stop_step)
-        )
+    free = 0.0
+    segments = zip(track.segments, lane.values, lane.texts, strict=True)
+    for (value, text), group in groupby(segments, lambda one: one[1:]):
+        same = [segment for segment, *_ in group]  # drawn as one, else their edges show as stripes
+        first, last = track.position(same[0].start_step), track.position(same[-1].stop_step)
+        start, stop = _x(first, right), _x(last, right)
         tall = round(max(2.0, LANE * value / lane.top), 1)
+        width = max(0.5, round(stop - start, 1))
         parts.append(
-            f'<rect class="area" x="{start}" y="{base - tall}" width="{max(0.5, round(stop - start, 1))}"'
-            f' height="{tall}"><title>{escape(lane.name)} {escape(text)} from {track.unit}'
-            f" {number(track.position(segment.start_step))}</title></rect>"
+            f'<rect class="area" x="{start}" y="{base - tall}" width="{width}" height="{tall}">'
+            f"<title>{escape(lane.name)} {escape(text)} from {track.unit} {number(first)}</title></rect>"
         )
         place = min(start, WIDTH - LETTER * len(text))
-        if text != before and place >= free:
-            parts.append(
-                f'<text class="value" x="{place}" y="{base - LANE - 4}">{escape(text)}</text>'
-            )
+        if place >= free:
+            label = f'<text class="value" x="{place}" y="{base - LANE - 4}">{escape(text)}</text>'
+            parts.append(label)
             free = place + LETTER * (len(text) + 1)
-        before = text
     return f'<g class="c{colour}">{"".join(parts)}</g>'
 
 
