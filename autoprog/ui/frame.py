@@ -28,7 +28,11 @@ WIDE = 76
 
 def frame(state: RunState) -> RenderableType:
     """Return the header, the bar and the measurements of a run as it stands."""
-    return Group(_header(state), Fitted(lambda width: _bar(state, width)), _measurements(state))
+    return Group(
+        _header(state),
+        Fitted(lambda width: _bar(state, width)),
+        Fitted(lambda width: _measurements(state, width)),
+    )
 
 
 def _header(state: RunState) -> Text:
@@ -65,8 +69,9 @@ def _bar(state: RunState, width: int) -> RenderableType:
     return grid
 
 
-def _measurements(state: RunState) -> Text:
-    line = Text(no_wrap=True, overflow="ellipsis")
+def _measurements(state: RunState, width: int) -> Text:
+    """Return the last measurements, as many as fit in one line."""
+    line = Text()
     wait = "–" if state.data_wait_share is None else per_cent(state.data_wait_share)
     facts = (
         ("epoch", number(state.epoch)),
@@ -76,5 +81,7 @@ def _measurements(state: RunState) -> Text:
         ("data wait", wait),
     )
     for name, text in facts:
-        line.append(f"{name} ", DIM).append(f"{text}   ")
+        if line.cell_len + len(name) + 1 + len(text) <= width:
+            line.append(f"{name} ", DIM).append(f"{text}   ")
+    line.rstrip()
     return line
