@@ -344,7 +344,7 @@ REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
     ),
     "nothing to show": (
         ("show", "nosuch"),
-        "nosuch: must be a run folder, a schedule file or a preset; presets: known: …",
+        "nosuch: must be a run folder, last, a schedule file or a preset; presets: constant, …",
     ),
     "a model of what says it itself": (
         ("show", "best.yaml", "--model", "vit-mu"),
