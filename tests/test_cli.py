@@ -44,18 +44,19 @@ RUN = (
     " --log-every-steps --eval-every-epochs --compile --cache --max-bad-images --on-divergence -q --quiet"
     " --log-tensorboard --log-wandb --wandb-project --wandb-mode"
 )
-COMMON = f"-h --help --debug {DATA} {SHARES} --pretrained --initial-checkpoint {RECIPE} {RUN}"
+COMMON = f"-h --help --debug {DATA} {SHARES} --pretrained --initial-checkpoint --fresh-head {RECIPE} {RUN}"
 FLAGS = {
     "search": f"{COMMON} --model --img-size --space --rule --sampler --costs --profile-seconds --num-stages"
     " --supernet-epochs --max-candidates --min-full-share --grow-op --grow-map --grow-source --grow-state"
     " --budget --time-share --same-epochs --tail-trials --num-points --supernet-share --search-share --trials"
-    " --proxy -j --jobs --join"
+    " --proxy -j --jobs --join --allow-changed-data"
     " --storage --fidelity --fidelity-at --fidelity-epochs --fidelity-seeds --fidelity-from --replay --json",
-    "train": f"{COMMON} --schedule --elastic --pos-embed --model --img-size --time-budget",
+    "train": f"{COMMON} --schedule --elastic --pos-embed --model --img-size --time-budget --allow-changed-data",
     "show": "-h --help --debug --model --epochs --recipe --diff --plain --json --svg --html",
     "compare": "-h --help --debug --x --json --markdown --html",
     "inspect": "-h --help --debug --runs-dir --screenshots --size",
-    "export": "-h --help --debug --output --weights --format --img-size --keep-rate --by --at-blocks",
+    "export": "-h --help --debug --output --weights --checkpoint --overwrite --format --img-size --keep-rate --by"
+    " --at-blocks",
     "evaluate": f"-h --help --debug {DATA} --model --img-size --recipe --weights --img-sizes --keep-rates"
     " --grid --by --at-blocks --batch-size --crop-pct --interpolation --rounds --device --amp --threads"
     " --workers --json",
@@ -69,7 +70,7 @@ FLAGS = {
     "doctor": "-h --help --debug --data --runs-dir --json",
     "bench": f"{COMMON} --schedule --elastic --pos-embed --model --img-size --time-budget --blocks"
     " --block-steps --timm-script --space --profile-seconds --json --equal --presets --seeds --markdown"
-    " --tier --dry-run --publish --write",
+    " --tier --dry-run --publish --write --allow-changed-data",
     "verify": f"{COMMON} --search --schedule --seeds --margin --candidate-epochs --search-seconds"
     " --side-by-side --model --img-size --json --markdown --nproc --lengths --baseline-longer --longer-seeds"
     " --controls --controls-space --costs",
@@ -372,7 +373,8 @@ REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
     ),
     "weights that are not there": (
         ("train", "--schedule", "constant", *SMALL, "--initial-checkpoint", "x.pth"),
-        "--initial-checkpoint: must be a weights file or a finished run, but got 'x.pth'",
+        "--initial-checkpoint: must be a weights file, a finished run, or a folder that export --format hf wrote,"
+        " but got 'x.pth'",
     ),
     "weights that timm does not have": (
         (*SEARCH, "--pretrained"),

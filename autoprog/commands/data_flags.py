@@ -61,7 +61,6 @@ def data_settings(args: argparse.Namespace) -> DataSettings:
         values["dataset"] = args.dataset
     if hasattr(args, "data"):
         values["dir"] = args.data
-    values |= {key: absolute(values[key]) for key in ("dir", "data_dir") if key in values}
     share, held_out = share_of(args, "data_share"), hasattr(args, "held_out")
     return parse(DataSettings, {**values, "share": share, "on_held_out": held_out}, "flags")
 
