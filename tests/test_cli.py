@@ -32,6 +32,7 @@ from supernet.zoo import ZOO
 ROOT = Path(__file__).resolve().parent.parent
 DATA = (
     "--data --dataset --data-dir --train-split --val-split --input-key --target-key --num-classes"
+    " --class-folders --val-fraction --val-seed"
 )
 SHARES = "--data-share --held-out"
 RECIPE = (
@@ -46,16 +47,16 @@ RUN = (
     " -q --quiet"
     " --log-tensorboard --log-wandb --wandb-project --wandb-mode"
 )
-COMMON = f"-h --help --debug {DATA} {SHARES} --pretrained --initial-checkpoint {RECIPE} {RUN}"
+COMMON = f"-h --help --debug {DATA} {SHARES} --pretrained --initial-checkpoint --fresh-head {RECIPE} {RUN}"
 FLAGS = {
     "search": f"{COMMON} --model --img-size --space --rule --sampler --costs --profile-seconds --num-stages"
     " --supernet-epochs --max-candidates --min-full-share --grow-op --grow-map --grow-source --grow-state"
     " --budget --time-share --same-epochs --tail-trials --num-points --supernet-share --search-share --trials"
-    " --proxy -j --jobs --join"
+    " --proxy -j --jobs --join --allow-changed-data"
     " --storage --fidelity --fidelity-at --fidelity-epochs --fidelity-seeds --fidelity-from --replay --json"
     " --dry-run",
     "train": f"{COMMON} --schedule --elastic --pos-embed --model --img-size --time-budget"
-    " --dry-run --json",
+    " --dry-run --json --allow-changed-data",
     "show": "-h --help --debug --model --epochs --recipe --diff --plain --json --svg --html",
     "compare": "-h --help --debug --x --json --markdown --html",
     "inspect": "-h --help --debug --runs-dir --screenshots --size",
@@ -72,10 +73,10 @@ FLAGS = {
     "cache": "-h --help --debug --dir --older-than --all --json",
     "log": "-h --help --debug --to --wandb-project --wandb-mode",
     "completion": "-h --help --debug",
-    "doctor": "-h --help --debug --data --runs-dir --json",
+    "doctor": "-h --help --debug --data --val-fraction --class-folders --runs-dir --json",
     "bench": f"{COMMON} --schedule --elastic --pos-embed --model --img-size --time-budget --blocks"
     " --block-steps --timm-script --space --profile-seconds --json --equal --presets --seeds --markdown"
-    " --tier --dry-run --publish --write",
+    " --tier --dry-run --publish --write --allow-changed-data",
     "verify": f"{COMMON} --search --schedule --seeds --margin --candidate-epochs --search-seconds"
     " --side-by-side --model --img-size --json --markdown --nproc --lengths --baseline-longer --longer-seeds"
     " --controls --controls-space --costs",
@@ -378,7 +379,8 @@ REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
     ),
     "weights that are not there": (
         ("train", "--schedule", "constant", *SMALL, "--initial-checkpoint", "x.pth"),
-        "--initial-checkpoint: must be a weights file or a finished run, but got 'x.pth'",
+        "--initial-checkpoint: must be a weights file, a finished run, or a folder that export"
+        " --format hf wrote, but got 'x.pth'",
     ),
     "weights that timm does not have": (
         (*SEARCH, "--pretrained"),
