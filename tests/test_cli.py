@@ -51,12 +51,13 @@ FLAGS = {
     " --budget --time-share --same-epochs --tail-trials --num-points --supernet-share --search-share --trials"
     " --proxy -j --jobs --join --allow-changed-data"
     " --storage --fidelity --fidelity-at --fidelity-epochs --fidelity-seeds --fidelity-from --replay --json",
-    "train": f"{COMMON} --schedule --elastic --pos-embed --model --img-size --time-budget --allow-changed-data",
+    "train": f"{COMMON} --schedule --elastic --pos-embed --model --img-size --time-budget"
+    " --allow-changed-data",
     "show": "-h --help --debug --model --epochs --recipe --diff --plain --json --svg --html",
     "compare": "-h --help --debug --x --json --markdown --html",
     "inspect": "-h --help --debug --runs-dir --screenshots --size",
-    "export": "-h --help --debug --output --weights --checkpoint --overwrite --format --img-size --keep-rate --by"
-    " --at-blocks",
+    "export": "-h --help --debug --output --weights --checkpoint --overwrite --format --img-size --keep-rate"
+    " --by --at-blocks",
     "evaluate": f"-h --help --debug {DATA} --model --img-size --recipe --weights --img-sizes --keep-rates"
     " --grid --by --at-blocks --batch-size --crop-pct --interpolation --rounds --device --amp --threads"
     " --workers --json",
@@ -373,8 +374,8 @@ REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
     ),
     "weights that are not there": (
         ("train", "--schedule", "constant", *SMALL, "--initial-checkpoint", "x.pth"),
-        "--initial-checkpoint: must be a weights file, a finished run, or a folder that export --format hf wrote,"
-        " but got 'x.pth'",
+        "--initial-checkpoint: must be a weights file, a finished run, or a folder that export --format hf"
+        " wrote, but got 'x.pth'",
     ),
     "weights that timm does not have": (
         (*SEARCH, "--pretrained"),
