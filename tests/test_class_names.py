@@ -116,11 +116,32 @@ def test_a_run_records_its_classes_and_its_images(run: Path, data: Path) -> None
         assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE((run / "run.yaml").stat().st_mode)
 
 
-def test_a_run_without_a_record_still_loads(run: Path, tmp_path: Path) -> None:
+def test_a_run_without_a_record_still_loads_and_is_exported(
+    run: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    older = Path(shutil.copytree(run, tmp_path / "older"))
     body = parse_yaml((run / "run.yaml").read_text(), "run.yaml")
     del body["data"]
-    (tmp_path / "run.yaml").write_text(json.dumps(body))
-    assert load_run(tmp_path).manifest.class_names is None
+    (older / "run.yaml").write_text(json.dumps(body))
+    assert load_run(older).manifest.class_names is None
+    final = older / "checkpoints" / "final_ema.safetensors"
+    with safe_open(final, framework="pt") as file:
+        about = {key: file.metadata()[key] for key in ("timm", "kwargs", "num_classes")}
+    save_file(load_file(final), final, metadata=about)
+    output = tmp_path / "w.pth"
+    assert command("export", run, "--output", output) == 0
+    capsys.readouterr()
+    assert command("export", older, "--output", output, "--overwrite") == 0
+    assert "the run did not record its classes" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == {"older", "w.pth", "w.pth.json"}
+    assert evaluated(capsys, older)[0] == 100.0
+
+
+def test_a_checkpoint_knows_its_run_from_within_its_folder(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(run / "checkpoints")
+    assert evaluated(capsys, "final.safetensors") == (100.0, "")
 
 
 def test_classes_are_matched_by_name(run: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -57,7 +57,16 @@ def changeable(kind: str) -> set[str]:
 
 def only_carries_out(args: argparse.Namespace) -> bool:
     """Tell whether nothing is given but how a run is carried out here, so that it does not say which run."""
-    beside = {"command", "debug", "resume", "runs_dir", "quiet", "jobs", "join"}
+    beside = {
+        "command",
+        "debug",
+        "resume",
+        "runs_dir",
+        "quiet",
+        "jobs",
+        "join",
+        "allow_changed_data",
+    }
     return set(vars(args)) <= beside | changeable(args.command)
 
 

@@ -181,6 +181,7 @@ def describe_beside(output: Path, model: ExportedModel) -> str:
     }
     write_atomically(description, json.dumps(body, indent=1, ensure_ascii=False) + "\n")
     if model.class_names is None:
+        classes.unlink(missing_ok=True)  # of an export that is replaced
         return f"beside it: {description} (the run did not record its classes)"
     lines = (name.replace("\n", " ") for name in model.class_names)
     write_atomically(classes, "".join(f"{line}\n" for line in lines))

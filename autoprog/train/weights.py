@@ -93,6 +93,7 @@ def read_weights(path: Path, averaged: bool) -> WeightsFile:
 
 def run_of(path: Path) -> Run | None:
     """Return the run that a folder is, or that a file of its checkpoints belongs to; None for others."""
+    path = path.absolute()
     folders = (path, path.parent) if path.name == "checkpoints" else (path, path.parent.parent)
     of_a_file = path.parent.name == "checkpoints" or path.name == "checkpoints"
     for folder in folders[: 2 if of_a_file else 1]:

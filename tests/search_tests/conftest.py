@@ -26,7 +26,7 @@ from autoprog.search.searcher import Searcher
 from autoprog.settings import DataSettings, Rule, RunManifest, RunSettings, SearchSettings
 from autoprog.space import SearchSpace, SpaceFile
 from autoprog.stage import FullModel
-from autoprog.train.data import OpenedData, open_digits
+from autoprog.train.data import DataReport, OpenedData, PartReport, open_digits
 from autoprog.train.data.digits import DigitsSource
 from autoprog.train.engine import Job, start_training, train_schedule
 from autoprog.train.phase import Choice
@@ -268,7 +268,8 @@ def quick_files(monkeypatch: pytest.MonkeyPatch) -> None:
 def small_digits() -> OpenedData:
     torch.set_num_threads(1)
     train, val = open_digits()
-    return OpenedData(part(train, NUM_IMAGES), part(val, 64), train.class_names, "digits")
+    names, parts = train.class_names, (part(train, NUM_IMAGES), part(val, 64))
+    return OpenedData(*parts, names, "digits", DataReport(names, *map(PartReport.of, parts)))
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from autoprog.runs import RunFolder, load_run
 from autoprog.schedule import GrowthSchedule
 from autoprog.settings import DataSettings, RunManifest, RunSettings
 from autoprog.stage import FullModel, LearningRate, Stage
-from autoprog.train.data import OpenedData, open_digits
+from autoprog.train.data import DataReport, OpenedData, PartReport, open_digits
 from autoprog.train.data.digits import DigitsSource
 from autoprog.train.engine import Job, start_training, train_schedule
 from autoprog.train.stop import InterruptedRunError
@@ -207,7 +207,9 @@ class Bench:
 def some_digits() -> OpenedData:
     train, val = open_digits()
     parts = FirstImages(train, NUM_TRAIN), FirstImages(val, NUM_VAL)
-    return OpenedData(*parts, train.class_names, "some digits")
+    names = train.class_names
+    report = DataReport(names, *map(PartReport.of, parts))
+    return OpenedData(*parts, names, "some digits", report)
 
 
 @pytest.fixture
