@@ -28,6 +28,7 @@ from autoprog.space import SearchSpace, SpaceFile
 from autoprog.stage import FullModel
 from autoprog.train.data import OpenedData, open_digits
 from autoprog.train.data.digits import DigitsSource
+from autoprog.train.data.report import DataReport, PartReport
 from autoprog.train.engine import Job, start_training, train_schedule
 from autoprog.train.phase import Choice
 from autoprog.train.stop import InterruptedRunError, StopRequest
@@ -268,7 +269,9 @@ def quick_files(monkeypatch: pytest.MonkeyPatch) -> None:
 def small_digits() -> OpenedData:
     torch.set_num_threads(1)
     train, val = open_digits()
-    return OpenedData(part(train, NUM_IMAGES), part(val, 64), train.class_names, "digits")
+    parts = part(train, NUM_IMAGES), part(val, 64)
+    report = DataReport(train.class_names, *(PartReport.of(one) for one in parts))
+    return OpenedData(*parts, train.class_names, "digits", report)
 
 
 @pytest.fixture(scope="session")

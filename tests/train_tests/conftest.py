@@ -21,6 +21,7 @@ from autoprog.settings import DataSettings, RunManifest, RunSettings
 from autoprog.stage import FullModel, LearningRate, Stage
 from autoprog.train.data import OpenedData, open_digits
 from autoprog.train.data.digits import DigitsSource
+from autoprog.train.data.report import DataReport, PartReport
 from autoprog.train.engine import Job, start_training, train_schedule
 from autoprog.train.stop import InterruptedRunError
 from autoprog.train.trainer import Trainer
@@ -207,7 +208,8 @@ class Bench:
 def some_digits() -> OpenedData:
     train, val = open_digits()
     parts = FirstImages(train, NUM_TRAIN), FirstImages(val, NUM_VAL)
-    return OpenedData(*parts, train.class_names, "some digits")
+    report = DataReport(train.class_names, *(PartReport.of(part) for part in parts))
+    return OpenedData(*parts, train.class_names, "some digits", report)
 
 
 @pytest.fixture
