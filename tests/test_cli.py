@@ -6,6 +6,7 @@ import argparse
 import io
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -31,6 +32,7 @@ from supernet.zoo import ZOO
 ROOT = Path(__file__).resolve().parent.parent
 DATA = (
     "--data --dataset --data-dir --train-split --val-split --input-key --target-key --num-classes"
+    " --class-folders --val-fraction --val-seed"
 )
 SHARES = "--data-share --held-out"
 RECIPE = (
@@ -45,14 +47,16 @@ RUN = (
     " -q --quiet"
     " --log-tensorboard --log-wandb --wandb-project --wandb-mode"
 )
-COMMON = f"-h --help --debug {DATA} {SHARES} --pretrained --initial-checkpoint {RECIPE} {RUN}"
+COMMON = f"-h --help --debug {DATA} {SHARES} --pretrained --initial-checkpoint --fresh-head {RECIPE} {RUN}"
 FLAGS = {
     "search": f"{COMMON} --model --img-size --space --rule --sampler --costs --profile-seconds --num-stages"
     " --supernet-epochs --max-candidates --min-full-share --grow-op --grow-map --grow-source --grow-state"
     " --budget --time-share --same-epochs --tail-trials --num-points --supernet-share --search-share --trials"
-    " --proxy -j --jobs --join"
-    " --storage --fidelity --fidelity-at --fidelity-epochs --fidelity-seeds --fidelity-from --replay --json",
-    "train": f"{COMMON} --schedule --elastic --pos-embed --model --img-size --time-budget",
+    " --proxy -j --jobs --join --allow-changed-data"
+    " --storage --fidelity --fidelity-at --fidelity-epochs --fidelity-seeds --fidelity-from --replay --json"
+    " --dry-run",
+    "train": f"{COMMON} --schedule --elastic --pos-embed --model --img-size --time-budget"
+    " --dry-run --json --allow-changed-data",
     "show": "-h --help --debug --model --epochs --recipe --diff --plain --json --svg --html",
     "compare": "-h --help --debug --x --json --markdown --html",
     "inspect": "-h --help --debug --runs-dir --screenshots --size",
@@ -69,10 +73,10 @@ FLAGS = {
     "cache": "-h --help --debug --dir --older-than --all --json",
     "log": "-h --help --debug --to --wandb-project --wandb-mode",
     "completion": "-h --help --debug",
-    "doctor": "-h --help --debug --data --runs-dir --json",
+    "doctor": "-h --help --debug --data --val-fraction --class-folders --runs-dir --json",
     "bench": f"{COMMON} --schedule --elastic --pos-embed --model --img-size --time-budget --blocks"
     " --block-steps --timm-script --space --profile-seconds --json --equal --presets --seeds --markdown"
-    " --tier --dry-run --publish --write",
+    " --tier --dry-run --publish --write --allow-changed-data",
     "verify": f"{COMMON} --search --schedule --seeds --margin --candidate-epochs --search-seconds"
     " --side-by-side --model --img-size --json --markdown --nproc --lengths --baseline-longer --longer-seeds"
     " --controls --controls-space --costs",
@@ -315,7 +319,7 @@ REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
     ),
     "supernets that do not fit": (
         (*SEARCH, "--rule", "autoprog", "--epochs", 8, "--supernet-epochs", 5),
-        "--space: decisions.supernet_epochs: must fit between two decisions, which are …",
+        "search: 176 steps are too few to search; take --epochs 15 or --supernet-epochs …",
     ),
     "costs that are not there": (
         (*SEARCH, "--costs", "costs.json"),
@@ -341,7 +345,7 @@ REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
     ),
     "nothing to show": (
         ("show", "nosuch"),
-        "nosuch: must be a run folder, a schedule file or a preset; presets: known: …",
+        "nosuch: must be a run folder, last, a schedule file or a preset; presets: constant, …",
     ),
     "a model of what says it itself": (
         ("show", "best.yaml", "--model", "vit-mu"),
@@ -375,7 +379,8 @@ REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
     ),
     "weights that are not there": (
         ("train", "--schedule", "constant", *SMALL, "--initial-checkpoint", "x.pth"),
-        "--initial-checkpoint: must be a weights file or a finished run, but got 'x.pth'",
+        "--initial-checkpoint: must be a weights file, a finished run, or a folder that export"
+        " --format hf wrote, but got 'x.pth'",
     ),
     "weights that timm does not have": (
         (*SEARCH, "--pretrained"),
@@ -897,6 +902,50 @@ def wait_for_progress(child: subprocess.Popen[str], folder: Path, attempt: int) 
     raise AssertionError(f"no progress; the program said {child.communicate()}")
 
 
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
+    autoprog: Autoprog, tmp_path: Path
+) -> None:
+    for words in (LINEAR, (*SEARCH, "--epochs", 8), (*SEARCH, "--epochs", 8, "--same-epochs")):
+        done = autoprog(*words, "--dry-run", "--amp", "none")
+        assert (done.code, done.err) == (0, "")
+        facts = dict(line.split(maxsplit=1) for line in done.out.splitlines() if " " in line)
+        assert facts["model"].startswith("vit-mu at 16 px: 30.8 k parameters, 544 k MACs")
+        assert re.search(r"about [\d.:]+", facts["time"])
+        assert facts["folder"].startswith("runs/20")
+        assert ("at most about" in facts["time"]) == ("--same-epochs" in words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_as_json_holds_the_stages(autoprog: Autoprog) -> None:
+    body = json.loads(autoprog(*LINEAR, "--dry-run", "--json", "--amp", "none").out)
+    assert sum(int(stage["steps"]) for stage in body["stages"]) == body["forecast"]["steps"]
+    assert body["forecast"]["seconds"] > body["forecast"]["evaluation_seconds"] > 0
+    assert body["facts"]["steps"] == f"{body['forecast']['steps']} steps"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--epochs", "0.01"), "stages[0].length: must last at least one step"),
+        (("--resume", "runs/x"), "--dry-run: must not be given together with --resume"),
+        (("--batch-size", "65", "--mixup", "0.5"), "--batch-size: must be even"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_would(
+    autoprog: Autoprog, words: tuple[str, ...], said: str
+) -> None:
+    done = autoprog(*LINEAR, "--dry-run", *words)
+    assert done.code == 2
+    assert said in done.err
+    assert done.out == ""
+
+
+def answer(name: str) -> str:
+    """Return what is said as soon as a signal comes."""
+    again = "(once more ends at once, without one)"
+    return f"autoprog: {name}: stopping after this step or batch, with a checkpoint {again}\n"
+
+
 def test_signals_stop_the_real_program_after_a_checkpoint_and_resume_finishes(
     autoprog: Autoprog, tmp_path: Path
 ) -> None:
@@ -908,7 +957,7 @@ def test_signals_stop_the_real_program_after_a_checkpoint_and_resume_finishes(
     out, err = child.communicate(timeout=60)
     path = the_run()
     line = "autoprog: stopped by {} after a checkpoint; go on with --resume {}\n"
-    assert (child.returncode, err) == (143, line.format("SIGTERM", path))
+    assert (child.returncode, err) == (143, answer("SIGTERM") + line.format("SIGTERM", path))
     assert "interrupted by SIGTERM" in out
 
     child = start(tmp_path, "train", "--resume", path)
@@ -918,7 +967,7 @@ def test_signals_stop_the_real_program_after_a_checkpoint_and_resume_finishes(
     assert "another process is writing this run" in refused.err
     child.send_signal(signal.SIGINT)
     out, err = child.communicate(timeout=60)
-    assert (child.returncode, err) == (130, line.format("SIGINT", path))
+    assert (child.returncode, err) == (130, answer("SIGINT") + line.format("SIGINT", path))
     assert (path / "checkpoints" / "last.pt").exists()
     assert (path / "checkpoints" / "previous.pt").exists()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import threading
@@ -9,11 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from autoprog.api import run_training
 from autoprog.commands.flags import changeable
 from autoprog.commands.launch import _created_under_free_name, _known_failure, stop_on_signals
 from autoprog.commands.preflight import _check_batches
+from autoprog.commands.report import _say
 from autoprog.errors import ConfigError, DivergedError, RunError
 from autoprog.runs import load_run
 from autoprog.schedule import GrowthSchedule
@@ -111,3 +114,21 @@ def test_torchrun_may_send_a_signal_twice(monkeypatch: pytest.MonkeyPatch) -> No
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(SystemExit):
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_what_is_said_is_broken_between_words_and_what_is_to_copy_never() -> None:
+    text = (
+        "rule rollout: 50% of the time of the full model over these epochs; decisions at 10%, 40%"
+    )
+    terminal = Console(file=io.StringIO(), width=60, force_terminal=True, color_system=None)
+    _say(terminal, "plan", text)
+    _say(terminal, "found", "runs/" + "a" * 70, to_copy=True)
+    assert isinstance(terminal.file, io.StringIO)
+    first, second, third = terminal.file.getvalue().splitlines()
+    assert (len(first) <= 60, first.split()[0], second[:11]) == (True, "plan", " " * 11)
+    assert f"{first} {second}".split()[1:] == text.split()
+    assert third.endswith("/" + "a" * 70)
+    pipe = Console(file=io.StringIO(), width=60)
+    _say(pipe, "plan", text)
+    assert isinstance(pipe.file, io.StringIO)
+    assert pipe.file.getvalue() == f"{'plan':<10} {text}\n"

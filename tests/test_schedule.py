@@ -490,6 +490,27 @@ def test_a_stage_longer_than_a_plateau_shows_both_ends_of_its_ramp() -> None:
     assert ramp_starts(3, 0.001, 100) == [0, 1, 2]
 
 
+@pytest.mark.parametrize(("given", "lr_scale"), [(None, math.sqrt(2)), (1.0, 1.0)])
+def test_a_stage_of_larger_batches_takes_fewer_steps_for_its_length(
+    given: float | None, lr_scale: float
+) -> None:
+    first = {"length": 4, "depth": 6, "img_size": 128, "batch_scale": 2, "lr_scale": given}
+    made = schedule(first, {"length": 4, "depth": 12, "img_size": 224})
+    table = made.resolve(steps_per_epoch=10)
+    assert [(s.start_step, s.stop_step) for s in table.segments] == [(0, 20), (20, 60)]
+    assert table.image_epochs == 8
+    found = [(s.training.batch_scale, s.training.lr_scale) for s in table.segments]
+    assert found == [(2, pytest.approx(lr_scale)), (1, 1)]
+    # A step of twice the images moves the learning rate twice as far: half of the images is half of the way.
+    assert [table.clock(step) / 60 for step in (0, 10, 20, 40)] == [0, 0.25, 0.5, 0.75]
+
+
+def test_steps_are_steps_whatever_their_batch() -> None:
+    first = {"length": 4, "depth": 6, "img_size": 128, "batch_scale": 2}
+    made = schedule(first, {"length": 4, "depth": 12, "img_size": 224}, length_unit="steps")
+    assert [s.stop_step for s in made.resolve(10).segments] == [4, 8]
+
+
 @pytest.mark.parametrize("kind", ["linear", "exponential"])
 def test_a_ramp_ends_exactly_at_its_end(kind: str) -> None:
     ends = [hundredths / 100 for hundredths in range(1, 100)]

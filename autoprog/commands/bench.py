@@ -29,7 +29,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         " costs: what each subnet of a search space costs here; presets: the schedules that"
         " have a name, trained side by side",
     )
-    train.add_flags(parser)
+    train.add_training_flags(parser)
     parser.epilog = (
         "examples:\n"
         "  autoprog bench runner --schedule constant --model vit-xs --data DIR\n"
@@ -198,7 +198,11 @@ def _check_flags(args: argparse.Namespace) -> None:
         raise ConfigError("--dry-run", "", "must be left out: it is for --tier")
     if getattr(args, "equal", None) != "wall-clock" and args.subject == "presets":
         _refuse(args, ("profile_seconds",), "it is for --equal wall-clock")
-    _refuse(args, ("resume", "time_budget_seconds", *LOGGER_SETTINGS), "a bench is no run")
+    _refuse(
+        args,
+        ("resume", "allow_changed_data", "time_budget_seconds", *LOGGER_SETTINGS),
+        "a bench is no run",
+    )
     own = {
         "runner": ("schedule", "timm_script"),
         "costs": ("space", "profile_seconds"),

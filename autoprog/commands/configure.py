@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autoprog.commands.data_flags import absolute, data_settings, share_of
+from autoprog.commands.data_flags import data_settings, share_of
 from autoprog.commands.fidelity_flags import given_fidelity
 from autoprog.commands.flags import LOGGER_SETTINGS
 from autoprog.commands.length_flags import given_time_share
@@ -78,8 +78,6 @@ def configure_search(args: argparse.Namespace) -> Configured:
         recipe = recipe.model_copy(update={"epochs": recipe.epochs * proxy})
     recipe, notices = _with_fitting_batches(recipe, len(opened.train))
     search = {"space": space, "space_from": where, **_given(args, *_OF_SEARCH)}
-    if "costs_from" in search:
-        search["costs_from"] = absolute(search["costs_from"])
     if "storage" in search:
         search["storage"] = from_anywhere(search["storage"])
     if whole:
@@ -145,11 +143,11 @@ def _settings(
     **more: Any,
 ) -> RunSettings:
     values = {"kind": kind, "model": FullModel.of(spec), "data": data, "recipe": recipe}
-    given = _given(args, *_OF_RUN)
-    for key in ("initial_checkpoint", "cache"):
-        if given.get(key) not in (None, "auto"):
-            given[key] = absolute(given[key])
-    return parse(RunSettings, {**values, "recipe_name": recipe_name, **more, **given}, "flags")
+    return parse(
+        RunSettings,
+        {**values, "recipe_name": recipe_name, **more, **_given(args, *_OF_RUN)},
+        "flags",
+    )
 
 
 def _model_of_schedule(

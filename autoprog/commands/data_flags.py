@@ -73,7 +73,6 @@ def data_settings(args: argparse.Namespace) -> DataSettings:
     for key in ("val_fraction", "val_seed", "class_folders"):
         if hasattr(args, key):
             values[key] = getattr(args, key)
-    values |= {key: absolute(values[key]) for key in ("dir", "data_dir") if key in values}
     share, held_out = share_of(args, "data_share"), hasattr(args, "held_out")
     return parse(DataSettings, {**values, "share": share, "on_held_out": held_out}, "flags")
 

@@ -7,11 +7,12 @@ import argparse
 from autoprog.classes import class_difference
 from autoprog.commands.data_flags import absolute
 from autoprog.errors import ConfigError
+from autoprog.files import FileModel
 from autoprog.runs import Run
-from autoprog.settings import DataSettings, RecordedData
+from autoprog.settings import DataSettings, RecordedData, RunSettings
 from autoprog.train.data import OpenedData
 
-__all__ = ["data_notice", "moved_data", "recorded_data"]
+__all__ = ["data_notice", "moved_data", "recorded_data", "with_absolute_paths"]
 
 
 def recorded_data(opened: OpenedData) -> RecordedData:
@@ -24,14 +25,28 @@ def recorded_data(opened: OpenedData) -> RecordedData:
     )
 
 
+def with_absolute_paths(settings: RunSettings) -> RunSettings:
+    """Return settings whose paths mean the same from every folder, as a run records them."""
+    search = settings.search
+    if search is not None:
+        search = search.model_copy(update=_absolute(search, "costs_from"))
+    changes = _absolute(settings, "initial_checkpoint", "cache")
+    data = settings.data.model_copy(update=_absolute(settings.data, "dir", "data_dir"))
+    return settings.model_copy(update={**changes, "data": data, "search": search})
+
+
+def _absolute(values: FileModel, *names: str) -> dict[str, str]:
+    paths = {name: getattr(values, name) for name in names}
+    return {k: absolute(path) for k, path in paths.items() if path not in (None, "auto")}
+
+
 def moved_data(args: argparse.Namespace, data: DataSettings) -> DataSettings:
     """Return where the images of a resumed run lie now: where the flags say, or where they were.
 
     Raises:
         ConfigError: If a flag names a place that the run has none of.
     """
-    place = {"dir": data.dir, "data_dir": data.data_dir}
-    changes = {key: absolute(path) for key, path in place.items() if path is not None}
+    changes = _absolute(data, "dir", "data_dir")
     for name, key, origin in (("data", "dir", data.dir), ("data_dir", "data_dir", data.dataset)):
         if not hasattr(args, name):
             continue

@@ -129,13 +129,19 @@ def _of_run(
     data = data_settings(args)
     if data.embedded:
         data = recorded.data
-    elif data.dir == recorded.data.dir and data.val_fraction is None:
+    elif _same_folder(data, recorded.data) and data.val_fraction is None:
         # Of a folder without a val part most images have been trained on.
         known = ("val_fraction", "val_seed", "class_folders")
         data = data.model_copy(update={key: getattr(recorded.data, key) for key in known})
     model = recorded.model if file.spec is None else FullModel.of(short_named(file.spec))
     values = {**recorded.model_dump(), "data": data, "recipe": recorded.recipe, "model": model}
     return _settings(args, values), _opened(data)
+
+
+def _same_folder(one: DataSettings, other: DataSettings) -> bool:
+    if one.dir is None or other.dir is None:
+        return False
+    return Path(one.dir).resolve() == Path(other.dir).resolve()
 
 
 def _of_file(

@@ -14,8 +14,12 @@ import torch
 from rich.console import Console
 
 from autoprog.commands.configure import Configured
-from autoprog.commands.data_flags import absolute
-from autoprog.commands.data_record import data_notice, moved_data, recorded_data
+from autoprog.commands.data_record import (
+    data_notice,
+    moved_data,
+    recorded_data,
+    with_absolute_paths,
+)
 from autoprog.commands.flags import changeable, flag_of, only_carries_out
 from autoprog.commands.preflight import check_run, check_validation_images
 from autoprog.commands.provenance import git_state, new_run_id, versions
@@ -258,7 +262,7 @@ def _create(args: argparse.Namespace, configured: Configured) -> RunFolder:
         argv=("autoprog", *sys.argv[1:]),
         versions=versions(),
         git=git_state(),
-        settings=settings,
+        settings=with_absolute_paths(settings),
         data=recorded_data(configured.opened),
     )
     folder = _created_under_free_name(Path(args.runs_dir), manifest)
@@ -404,17 +408,16 @@ def _is_unfinished(folder: Path, configured: Configured) -> bool:
 
 def _same_images(manifest: RunManifest, configured: Configured) -> bool:
     """Tell whether images are from where a run has them, or are the same ones elsewhere."""
+    one, other = (
+        with_absolute_paths(settings).data for settings in (manifest.settings, configured.settings)
+    )
     place = {"dir", "data_dir"}
-    one, other = manifest.settings.data, configured.settings.data
     if one.model_dump(exclude=place) != other.model_dump(exclude=place):
         return False
-    places = [
-        [None if path is None else absolute(path) for path in (data.dir, data.data_dir)]
-        for data in (one, other)
-    ]
-    return places[0] == places[1] or manifest.data == recorded_data(configured.opened)
+    return one == other or manifest.data == recorded_data(configured.opened)
 
 
 def _same_run(one: RunSettings, other: RunSettings) -> bool:
     free = {*changeable(one.kind), "data"}
-    return one.model_dump(exclude=free) == other.model_dump(exclude=free)
+    first, second = (with_absolute_paths(settings) for settings in (one, other))
+    return first.model_dump(exclude=free) == second.model_dump(exclude=free)

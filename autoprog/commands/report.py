@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from autoprog.commands.configure import Configured
@@ -114,21 +115,22 @@ def farewell(console: Console, run: RunFolder, settings: RunSettings) -> None:
     if settings.search is not None and settings.search.fidelity is not None:
         _say_fidelity(console, read_fidelity(folder))
     if settings.kind == "search":
-        _say(console, "found", f"{folder / 'best.yaml'}")
+        _say(console, "found", f"{folder / 'best.yaml'}", to_copy=True)
         words = ["--schedule", str(folder / "best.yaml"), *_data_words(settings)]
         words += _recipe_words(run.manifest.argv)
-        _say(console, "repeat it", f"autoprog train {shlex.join(words)}")
+        _say(console, "repeat it", f"autoprog train {shlex.join(words)}", to_copy=True)
     where = shlex.quote(str(folder))
     if settings.kind == "search" or settings.schedule_from != "constant":
-        _say(console, "compare it", _comparison_command(run))
-    _say(console, "look at it", f"autoprog show {where}")
-    _say(console, "take it", f"autoprog export {where} --output {settings.model.model}.pth")
+        _say(console, "compare it", _comparison_command(run), to_copy=True)
+    _say(console, "look at it", f"autoprog show {where}", to_copy=True)
+    export = f"autoprog export {where} --output {settings.model.model}.pth"
+    _say(console, "take it", export, to_copy=True)
     if settings.data.embedded:
         model = settings.model.model
         name = shlex.quote(str(settings.schedule_from))
         schedule = "" if settings.kind == "search" else f" --schedule {name}"
         command = f"autoprog {settings.kind}{schedule} --model {model} --data DIR"
-        _say(console, "real thing", command)
+        _say(console, "real thing", command, to_copy=True)
 
 
 _OFF = {"aa": "none", "clip_grad": 0, "layer_decay": 1}
@@ -203,7 +205,7 @@ def _say_common(console: Console, configured: Configured, folder: RunFolder) -> 
     if settings.has_initial_weights:
         start = f"pretrained {settings.model.timm}" if settings.pretrained else ""
         _say(console, "weights", start or str(settings.initial_checkpoint))
-    _say(console, "folder", str(folder.path))
+    _say(console, "folder", str(folder.path), to_copy=True)
 
 
 def _data_words(settings: RunSettings) -> list[str]:
@@ -240,6 +242,16 @@ def _recipe_words(argv: Sequence[str]) -> list[str]:
     return words_of(args, (one for one in parser._actions if one.dest not in ("epochs", "sched")))
 
 
-def _say(console: Console, name: str, text: str) -> None:
-    """Print a line; the text is what it is, whatever brackets a path in it has."""
-    console.print(Text.assemble((f"{name:<10}", "bold"), f" {text}"), soft_wrap=True)
+def _say(console: Console, name: str, text: str, *, to_copy: bool = False) -> None:
+    """Print a line; the text is what it is, whatever brackets a path in it has.
+
+    On a terminal it is broken between words, but for what is ``to_copy``, which stays one line.
+    """
+    if to_copy or not console.is_terminal:
+        console.print(Text.assemble((f"{name:<10}", "bold"), f" {text}"), soft_wrap=True)
+        return
+    table = Table.grid(padding=(0, 1, 0, 0))
+    table.add_column(width=10)
+    table.add_column(overflow="fold")
+    table.add_row(Text(name, "bold"), Text(text))
+    console.print(table)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from autoprog.events import Event
     from autoprog.runs import RunFolder
 
-__all__ = ["add_flags", "execute", "run"]
+__all__ = ["add_flags", "add_training_flags", "execute", "run"]
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -35,16 +35,21 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "  autoprog train --elastic --model deit-s --data DIR\n"
         "  autoprog train --resume last    # or runs/…, or auto: the newest unfinished one\n"
     )
-    _add_schedule_flags(parser)
-    add_data_flags(parser)
-    add_initial_flags(parser)
-    of_file = "a schedule file has its own"
-    add_recipe_flags(parser, {"epochs": of_file, "sched": of_file})
+    add_training_flags(parser)
     before = add_dry_run_flag(parser)
     as_json = "print what --dry-run says as one JSON object"
     before.add_argument(
         "--json", action="store_true", dest="as_json", default=argparse.SUPPRESS, help=as_json
     )
+
+
+def add_training_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what is trained, on what and how."""
+    _add_schedule_flags(parser)
+    add_data_flags(parser)
+    add_initial_flags(parser)
+    of_file = "a schedule file has its own"
+    add_recipe_flags(parser, {"epochs": of_file, "sched": of_file})
     add_run_flags(parser)
     add_changed_data_flag(parser)
 

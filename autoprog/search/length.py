@@ -70,6 +70,8 @@ def _refusal(
     epochs, batch_size = _enough_epochs(recipe.epochs, fits), _small_batch(recipe.batch_size, fits)
     cures = [] if epochs is None else [f"--epochs {math.ceil(epochs / search.proxy)}"]
     cures += [] if batch_size is None else [f"--batch-size {batch_size}"]
+    lower = _lower(search, recipe, num_images, error.key)
+    cures += [] if lower is None else [lower]
     if not cures:
         if not is_shipped(search.space_from):
             return ConfigError(search.space_from, error.key, error.law, error.value, error.cure)
@@ -82,6 +84,22 @@ def _refusal(
         f"{steps} steps{full} are too few to search",
         cure=f"take {' or '.join(cures)}",
     )
+
+
+def _lower(search: SearchSettings, recipe: Recipe, num_images: int, key: str) -> str | None:
+    """Return the flag with a half, a quarter … of the value that leaves no room; None if none does."""
+    name = key.removeprefix("decisions.")
+    decisions = search.space.decisions
+    for halvings in range(1, 5):
+        value = float(f"{getattr(decisions, name) / 2**halvings:.2g}")
+        lower = decisions.model_copy(update={name: value})
+        space = search.space.model_copy(update={"decisions": lower})
+        try:
+            _length_and_plan(search.model_copy(update={"space": space}), recipe, num_images)
+        except ConfigError:
+            continue
+        return f"{_PLAN_FLAGS[key]} {value:g}"
+    return None
 
 
 def _enough_epochs(epochs: float, fits: Callable[..., bool]) -> int | None:

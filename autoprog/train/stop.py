@@ -114,15 +114,16 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
     def note(number: int, _: FrameType | None) -> None:
         name = signal.Signals(number).name
-        if request.signal_name is not None and not under_torchrun:
-            ended = f"autoprog: ended at once by a second signal, {name}, without a checkpoint"
-            request.answer(f"{ended}; --resume goes on from the last one")
-            sys.exit(128 + number)
-        if request.signal_name is None and os.environ.get("RANK", "0") == "0":
+        is_first = request.signal_name is None
+        request.signal_name = name  # before the answer: whoever reads it may send the next one
+        if is_first and os.environ.get("RANK", "0") == "0":
             again = "" if under_torchrun else " (once more ends at once, without one)"
             stopping = f"autoprog: {name}: stopping after this step or batch, with a checkpoint"
             request.answer(f"{stopping}{again}")
-        request.signal_name = name
+        elif not is_first and not under_torchrun:
+            ended = f"autoprog: ended at once by a second signal, {name}, without a checkpoint"
+            request.answer(f"{ended}; --resume goes on from the last one")
+            sys.exit(128 + number)
         request.look()
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}

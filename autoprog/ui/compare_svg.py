@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 from html import escape
-from math import floor, log10
 
 from autoprog.proof.compare import Comparison, Group
 from autoprog.proof.finished import Finished
 from autoprog.ui.compare import AXES, COLOURS, Axis, x_of, x_text
+from autoprog.ui.svg import ticks
 from autoprog.ui.units import number
 
-__all__ = ["curves_svg", "ticks"]
+__all__ = ["curves_svg"]
 
 WIDTH, HEIGHT = 440, 300
 LEFT, RIGHT, TOP, BOTTOM = 46, 26, 14, 44
 DASHES = ("", "7 4", "2 3", "9 3 2 3")
-_TIME_STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200)
-
-
-def ticks(low: float, high: float, most: int, time: bool = False) -> list[float]:
-    """Return at most ``most`` round numbers from `low` to `high`; of seconds, those of a clock."""
-    span = (high - low) or 1.0
-    step = 10.0 ** floor(log10(span / most))
-    step = next(step * k for k in (1, 2, 5, 10) if span / (step * k) <= most - 1e-9)
-    if time and step >= 1:
-        days = (86400.0 * k for k in range(1, 10**6))
-        step = next(s for s in (*_TIME_STEPS, *days) if span / s <= most - 1e-9)
-    first = -floor(-low / step + 1e-9)
-    return [round(k * step, 12) for k in range(first, floor(high / step + 1e-9) + 1)]
 
 
 def curves_svg(comparison: Comparison, axis: Axis) -> str:

@@ -27,6 +27,8 @@ __all__ = [
     "DiffSpan",
     "ScheduleDiff",
     "SideCost",
+    "cost_lines",
+    "diff_columns",
     "diff_document",
     "diff_plain",
     "diff_view",
@@ -122,9 +124,15 @@ def diff_view(diff: ScheduleDiff) -> RenderableType:
 
 def diff_plain(diff: ScheduleDiff) -> str:
     """Return the diff as aligned ASCII text."""
+    lines = [ascii_text(line.plain) for line in cost_lines(diff)]
+    return "\n".join([*lines, "", *plain_table(diff_columns(diff))]) + "\n"
+
+
+def diff_columns(diff: ScheduleDiff) -> list[Column]:
+    """Return the table of the spans: from, to, and both values of every axis that differs anywhere."""
     spans = diff.spans
     axes = [*diff.axes, *(["training"] if "training" in spans[-1].differs else [])]
-    columns = [
+    return [
         Column("from epoch", tuple(number(span.start_epoch) for span in spans)),
         Column("to epoch", tuple(number(span.stop_epoch) for span in spans)),
         *(
@@ -132,8 +140,6 @@ def diff_plain(diff: ScheduleDiff) -> str:
             for axis in axes
         ),
     ]
-    lines = [ascii_text(line.plain) for line in _cost_lines(diff)]
-    return "\n".join([*lines, "", *plain_table(columns)]) + "\n"
 
 
 def diff_document(diff: ScheduleDiff) -> dict[str, Any]:
@@ -238,7 +244,7 @@ def _picture(diff: ScheduleDiff, width: int) -> RenderableType:
     rows += [_row("differ", Text(marks, WARNING)), _row("", Text(ends, DIM))]
     if not diff.axes:
         rows = [Text("The same on every axis.", DIM)]
-    return Group(*_cost_lines(diff), Text(""), *rows)
+    return Group(*cost_lines(diff), Text(""), *rows)
 
 
 def _different_columns(diff: ScheduleDiff, right: float, columns: int) -> list[bool]:
@@ -278,7 +284,8 @@ def _lane_texts(lane: Lane, track: Track, right: float, columns: int) -> tuple[s
     return place_labels(lane_changes(lane, starts), columns), plot[:stop].ljust(columns)
 
 
-def _cost_lines(diff: ScheduleDiff) -> list[Text]:
+def cost_lines(diff: ScheduleDiff) -> list[Text]:
+    """Return what each side costs, the ratios and what the schedules were drawn for, a line each."""
     lines, models = [], {cost.model for cost in diff.costs}
     for side, cost in zip("AB", diff.costs, strict=True):
         model = f"  {cost.model}" if len(models) > 1 else ""

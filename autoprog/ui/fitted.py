@@ -26,15 +26,15 @@ class Fitted:
         yield self.draw(options.max_width)
 
 
-def flowing(parts: Sequence[Text], width: int, gap: int = 3) -> Text:
+def flowing(parts: Sequence[Text], width: int, gap: str = "   ") -> Text:
     """Return parts one after the other, a new line before each that would be broken."""
     text, used = Text(), 0
     for part in parts:
-        if used and used + gap + part.cell_len > width:
+        if used and used + len(gap) + part.cell_len > width:
             text.append("\n")
             used = 0
-        text.append(" " * gap * bool(used)).append_text(part)
-        used += gap * bool(used) + part.cell_len
+        text.append(gap if used else "").append_text(part)
+        used += len(gap) * bool(used) + part.cell_len
     return text
 
 

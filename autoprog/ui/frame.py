@@ -32,7 +32,11 @@ def frame(state: RunState) -> RenderableType:
     """Return the header, the bar and the measurements of a run as it stands."""
     if state.phase == "measuring" and state.measuring is not None:
         return _measuring_frame(state, state.measuring)
-    return Group(_header(state), Fitted(lambda width: _bar(state, width)), _measurements(state))
+    return Group(
+        _header(state),
+        Fitted(lambda width: _bar(state, width)),
+        Fitted(lambda width: _measurements(state, width)),
+    )
 
 
 def _measuring_frame(state: RunState, told: CostsMeasured) -> RenderableType:
@@ -82,8 +86,9 @@ def _bar(state: RunState, width: int) -> RenderableType:
     return grid
 
 
-def _measurements(state: RunState) -> Text:
-    line = Text(no_wrap=True, overflow="ellipsis")
+def _measurements(state: RunState, width: int) -> Text:
+    """Return the last measurements, as many as fit in one line."""
+    line = Text()
     wait = "–" if state.data_wait_share is None else per_cent(state.data_wait_share)
     facts = (
         ("epoch", number(state.epoch)),
@@ -93,5 +98,7 @@ def _measurements(state: RunState) -> Text:
         ("data wait", wait),
     )
     for name, text in facts:
-        line.append(f"{name} ", DIM).append(f"{text}   ")
+        if line.cell_len + len(name) + 1 + len(text) <= width:
+            line.append(f"{name} ", DIM).append(f"{text}   ")
+    line.rstrip()
     return line

@@ -17,7 +17,9 @@ from autoprog.presets import PRESETS
 from autoprog.ui.diff import diff_document, diff_plain, diff_view, schedule_diff
 from autoprog.ui.document import document
 from autoprog.ui.plain import plain_text
+from autoprog.ui.show_html import diff_page, show_page
 from autoprog.ui.subject import Subject, find_subject, preset_beside
+from autoprog.ui.svg import FONT_ASPECT_RATIO, with_local_fonts
 from autoprog.ui.views import views
 from supernet.config import ModelSpec
 
@@ -87,12 +89,13 @@ def show(
 
 @dataclass(frozen=True)
 class _Forms:
-    """One thing in the three forms in which it is shown."""
+    """One thing in the forms in which it is shown."""
 
     name: str
     document: Callable[[], dict[str, Any]]
     plain: Callable[[], str]
     views: Callable[[], Iterable[RenderableType]]
+    page: Callable[[], str]
 
 
 def _forms(subject: Subject) -> _Forms:
@@ -101,6 +104,7 @@ def _forms(subject: Subject) -> _Forms:
         lambda: document(subject),
         lambda: plain_text(subject),
         lambda: views(subject),
+        lambda: show_page(subject),
     )
 
 
@@ -111,6 +115,7 @@ def _diff_forms(a: Subject, b: Subject) -> _Forms:
         lambda: diff_document(found),
         lambda: diff_plain(found),
         lambda: [diff_view(found)],
+        lambda: diff_page(found),
     )
 
 
@@ -119,20 +124,22 @@ def _draws(console: Console) -> bool:
 
 
 def _export(forms: _Forms, svg: Path | None, html: Path | None) -> None:
-    console = Console(
-        record=True,
-        file=io.StringIO(),
-        width=PICTURE_WIDTH,
-        force_terminal=True,
-        color_system="truecolor",
-        _environ={},
-    )
-    for view in forms.views():
-        console.print(view)
     if svg is not None:
-        _write(svg, console.export_svg(title=f"autoprog show {forms.name}", clear=False))
+        console = Console(
+            record=True,
+            file=io.StringIO(),
+            width=PICTURE_WIDTH,
+            force_terminal=True,
+            color_system="truecolor",
+            _environ={},
+        )
+        for view in forms.views():
+            console.print(view)
+        title = f"autoprog show {forms.name}"
+        picture = console.export_svg(title=title, font_aspect_ratio=FONT_ASPECT_RATIO)
+        _write(svg, with_local_fonts(picture))
     if html is not None:
-        _write(html, console.export_html(clear=False))
+        _write(html, forms.page())
 
 
 def _write(path: Path, text: str) -> None:

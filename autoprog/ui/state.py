@@ -127,9 +127,10 @@ class RunState:
     @property
     def shown_total_steps(self) -> int | None:
         """Return the number of steps as far as it can be told; None where nobody knows it yet."""
-        if self.time_share is None or self.phase == "complete" or not self.cost_seconds:
+        if self.time_share is None or self.phase == "complete":
             return self.total_steps
-        return self.total_steps if self.decisions else None
+        is_planned = self.decisions if self.cost_seconds else self.budget_share
+        return self.total_steps if is_planned else None
 
     @property
     def eta_seconds(self) -> float | None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from autoprog.ui.fitted import Fitted, panel
+from autoprog.ui.fitted import Fitted, flowing, panel
 from autoprog.ui.palette import (
     BLOCKS,
     DIM,
@@ -77,7 +77,7 @@ def _rows(track: Track, measured: float | None, width: int) -> RenderableType:
     ]
     rows += _axis(track, columns)
     rows.append(_cost_line(track, measured))
-    rows += _legend(track)
+    rows += _legend(track, width)
     return Group(*rows)
 
 
@@ -162,9 +162,12 @@ def _cost_line(track: Track, measured: float | None) -> Text:
     return line
 
 
-def _legend(track: Track) -> list[Text]:
-    parts = [f"{name} {text}" for name, text in constants(track).items()]
-    lines = [Text("constant: " + " · ".join(parts), DIM)] if parts else []
+def _legend(track: Track, width: int) -> list[Text]:
+    parts = [Text(f"{name} {text}", DIM) for name, text in constants(track).items()]
+    lines = []
+    if parts:
+        first = Text("constant: ", DIM).append_text(parts[0])
+        lines.append(flowing([first, *parts[1:]], width, " · "))
     lines += [Text(line, DIM) for line in unfrozen_lines(track)]
     marks = []
     if track.supernet_spans:
@@ -177,7 +180,7 @@ def _legend(track: Track) -> list[Text]:
         marks.append(f"{MARK_PLANNED} planned")
     if track.known_steps < track.total_steps:
         marks.append(f"{MARK_UNDECIDED} not decided yet")
-    return lines + ([Text("   ".join(marks), DIM)] if marks else [])
+    return [*lines, *([flowing([Text(mark, DIM) for mark in marks], width)] if marks else [])]
 
 
 def _column(track: Track, step: int, columns: int) -> int:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from itertools import pairwise
 from typing import Any
 
@@ -28,6 +29,8 @@ from autoprog.runs import load_run
 from autoprog.schedule import load_schedule
 from autoprog.search.controller import open_journal
 from autoprog.train.data import stratified_holdout
+from autoprog.train.evaluate import evaluate
+from autoprog.train.phase import plain_choice
 from supernet.config import SubnetConfig
 from supernet.depthmap import skip_lists
 
@@ -280,6 +283,59 @@ def test_the_final_weights_load_into_plain_timm(observed: Any) -> None:
     images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert plain.eval()(images).equal(network(images, FULL))
+
+
+def test_the_averaged_result_is_that_of_the_weights_that_are_left(observed: Any) -> None:
+    """A search averages twice, fast for its estimates and slowly for the end."""
+    spec, trainer = observed.attempt.searcher.search.space.spec, observed.attempt.trainer
+    plain = timm.create_model(spec.timm, num_classes=10, **spec.create_kwargs()).eval()
+    weights = {
+        key.removeprefix("final_ema."): weight
+        for key, weight in observed.attempt.weights.items()
+        if key.startswith("final_ema.")
+    }
+    plain.load_state_dict(weights, strict=True)
+    with torch.no_grad():
+        told = [(plain(images), targets) for images, targets in trainer.feed.validation()]
+    logits, targets = (torch.cat(values) for values in zip(*told, strict=True))
+    result = observed.attempt.run.result
+    loss = torch.nn.functional.cross_entropy(logits, targets).item()
+    assert result.loss_ema == pytest.approx(loss, rel=1e-6)
+    assert result.top1_ema == pytest.approx(100 * (logits.argmax(1) == targets).float().mean())
+    fast = trainer.stepper.emas[0].module
+    ((fast_loss, _),) = evaluate(
+        (fast,), trainer.feed.validation(), plain_choice(FULL), trainer.compute
+    )
+    assert fast_loss != pytest.approx(loss, rel=1e-5)
+
+
+def test_averages_follow_all_slots_of_a_supernet_phase(observed: Any) -> None:
+    for event in observed.attempt.of(SupernetStarted):
+        deepest = max(subnet.depth for subnet in event.candidates)
+        steps = range(event.step, event.stop_step)
+        followed = {slots for step, _, slots in observed.trained if step in steps}
+        assert followed == {tuple(tuple(range(depth)) for depth in deepest)}
+
+
+def test_estimates_are_charged_to_the_search_and_to_the_wall(
+    lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from autoprog.search import supernet
+
+    estimate_losses, slept = supernet.estimate_losses, []
+
+    def slow(*args: Any) -> Any:
+        slept.append(0.05)
+        time.sleep(0.05)
+        return estimate_losses(*args)
+
+    monkeypatch.setattr(supernet, "estimate_losses", slow)
+    begin = time.perf_counter()
+    result = lab.search(lab.settings("autoprog", costs=lab.costs())).run.result
+    outside = time.perf_counter() - begin
+    assert len(slept) > 10
+    assert result.search_seconds >= sum(slept)
+    assert sum(slept) + result.train_seconds <= result.wall_seconds <= outside
 
 
 def test_the_log_reads_back_as_what_happened(observed: Any) -> None:

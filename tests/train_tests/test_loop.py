@@ -13,7 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoprog.train.growth import apply_growth
 from autoprog.train.optim import create_loss, create_mixup
-from autoprog.train.phase import GrowTo, plain_choice
+from autoprog.train.phase import GrowTo, phases_of, plain_choice
+from autoprog.train.ranks import Ranks
+from autoprog.train.regularise import regularise
 from supernet.config import SubnetConfig
 from supernet.zoo import ZOO
 
@@ -70,6 +72,55 @@ def test_a_step_depends_on_seed_and_number_but_not_on_the_generators(bench: Any)
         found.append(stepper.step(*batch(), FULL, FULL.slots, step).item())
     assert found[0] == found[1]
     assert found[0] != found[2]
+
+
+@pytest.mark.parametrize("drawn", ["mixup", "drop_path"])
+def test_ranks_draw_their_own_mixing_and_drop_path(bench: Any, drawn: str) -> None:
+    def loss_of(rank: int) -> float:
+        stepper = trainer_of(bench, drop_path=0.4).stepper
+        stepper.ranks = Ranks(rank=rank)
+        stepper.model.train().set_drop_path(0.4 if drawn == "drop_path" else 0.0, 4)
+        if drawn == "mixup":
+            stepper.mixup = create_mixup(0.8, 1.0, 0.1, 10)
+            stepper.loss = create_loss(0.1, mixed=True)
+        return float(stepper.step(*batch(), FULL, FULL.slots, 7))
+
+    found = [loss_of(rank) for rank in (0, 1, 2, 1)]
+    assert found[1] == found[3]
+    assert len(set(found)) == 3
+
+
+def test_averages_follow_the_slots_of_the_phase_not_those_of_the_step(bench: Any) -> None:
+    """In a supernet phase a slot that this step leaves out has been trained by others."""
+    stepper = trainer_of(bench).stepper
+    stepper.model.train()
+    with torch.no_grad():
+        for parameter in stepper.model.parameters():
+            parameter.add_(0.1)
+    small = plain_choice(SubnetConfig(2, 16))
+
+    def last_block() -> Tensor:
+        weights: Tensor = stepper.emas[-1].module.vit.blocks[3].mlp.fc1.weight
+        return weights.clone()
+
+    before = last_block()
+    stepper.step(*batch(), small, FULL.slots, 5)
+    moved = last_block()
+    assert not torch.equal(moved, before)
+    stepper.step(*batch(), small, small.slots, 6)
+    assert torch.equal(last_block(), moved)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_mixed_targets_are_smoothed_as_the_recipe_says(bench: Any, smoothing: float) -> None:
+    recipe = {"mixup": 0.8, "smoothing": smoothing, "epochs": 4.0, "drop_path": 0.0}
+    trainer = trainer_of(bench, **recipe)
+    phase = next(phases_of(bench.ramped().resolve(10)))
+    regularise(trainer.stepper, phase, trainer.recipe, 10)
+    images, _ = batch(2)
+    _, mixed = trainer.stepper.mixup(images, torch.tensor([3, 3]))
+    assert mixed.min().item() == pytest.approx(smoothing / 10)
+    assert mixed[0, 3].item() == pytest.approx(1 - smoothing + smoothing / 10)
 
 
 def test_the_clipped_gradient_is_the_largest_that_is_used(bench: Any) -> None:

@@ -136,7 +136,8 @@ def test_checkpoints_come_at_every_reading_of_the_losses_when_no_minutes_lie_bet
 ) -> None:
     schedule = bench.ramped()
     finished = bench.run(bench.settings(checkpoint_minutes=0), schedule)
-    assert [event.step for event in finished.of("checkpoint_saved")] == list(range(4, 44, 4))
+    saved = {event.step for event in finished.of("checkpoint_saved")}
+    assert saved == set(range(4, 44, 4))
     seldom = bench.run(bench.settings(), schedule)
     assert [event.step for event in seldom.of("checkpoint_saved")] == [12, 24, 40]
 

@@ -257,6 +257,28 @@ def test_a_forwarded_warning_is_a_whole_line() -> None:
     assert told == ["a.png: its reader warns: 3 bytes"]
 
 
+def test_page_locked_results_are_told_and_end_like_others(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that locks pages, with what needs CUDA left out."""
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+    for kill in (False, True):
+        some: WorkerPool[int, Any] = WorkerPool(squares, 2, pin_memory=True)
+        assert [square for _, square in islice(some.results(count()), 5)] == [0, 1, 4, 9, 16]
+        results, pids = some.results(count(1)), pids_of(some)
+        assert next(results)[1] == 1  # what the earlier call left is dropped
+        if kill:
+            os.kill(pids[0], signal.SIGKILL)
+            with pytest.raises(WorkerDiedError, match="killed by signal 9"):
+                list(results)
+        threads = threading.active_count()
+        some.close()
+        assert threading.active_count() < threads or kill
+        until(lambda pids=pids: not any(map(is_running, pids)), 10)
+
+
 # ---- Whole runs
 
 

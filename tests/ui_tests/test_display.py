@@ -5,8 +5,19 @@ from collections.abc import Callable
 
 from rich.console import Console
 
-from autoprog.events import Event
+from autoprog.curves import Curriculum
+from autoprog.events import (
+    CostsKnown,
+    CostsMeasured,
+    Event,
+    Grown,
+    Progressed,
+    RunStarted,
+    StageStarted,
+    SupernetStarted,
+)
 from autoprog.ui.display import make_display
+from supernet.config import SubnetConfig
 
 
 class HandClock:
@@ -109,7 +120,7 @@ def test_a_terminal_keeps_what_happened_above_a_bar(
         "! the data loader is slower than the model",
         "● training deit-s  stage 3  depth 8, 160 px",
         "step 2,300/4,000",
-        "2:50 left",
+        "3:59 left",
         "img/s 1,600   data wait 20%",
     ):
         assert part in text
@@ -133,3 +144,118 @@ def test_redraws_are_paced_by_the_clock(
     assert len(lines_of(events, slow, tick_seconds=1.0)) > 2 * len(
         lines_of(events, fast, tick_seconds=0.001)
     )
+
+
+SMALL, FULL = SubnetConfig(6, 32), SubnetConfig(12, 64)
+
+
+def begin_of_a_search(num_estimated: int = 1) -> list[Event]:
+    """Return a search by time up to its first supernet: costs are measured, one a second."""
+    begin = RunStarted(
+        step=0,
+        run_id="r",
+        run_kind="search",
+        model="deit-s",
+        total_steps=176,
+        steps_per_epoch=22,
+        epochs=16.0,
+        num_images=1437,
+        device="cpu",
+        amp="none",
+        seed=0,
+        time_share=0.5,
+    )
+    first = CostsMeasured(step=0, num_measured=0, num_subnets=16, left_seconds=20.0)
+    told = [
+        first.model_copy(update={"num_measured": n, "left_seconds": 20.0 - n, "run_seconds": 720.0})
+        for n in range(2, 16)
+    ]
+    known = CostsKnown(
+        step=0, step_seconds=((SMALL, 0.1), (FULL, 4.0)), num_estimated=num_estimated
+    )
+    stage = StageStarted(step=0, stage=0, subnet=SMALL, stop_step=900, curriculum=Curriculum())
+    progress = Progressed(
+        step=80,
+        epoch=3.6,
+        loss=2.0,
+        lr=1e-4,
+        subnet=SMALL,
+        step_seconds=0.1,
+        images_per_second=640.0,
+        data_wait_share=0.0,
+        train_seconds=8.0,
+        budget_share=0.0114,
+        wall_seconds=8.0,
+    )
+    supernet = SupernetStarted(
+        step=80, decision=0, current=SMALL, candidates=(SMALL, FULL), stop_step=90
+    )
+    grown = Grown(
+        step=80,
+        before=SMALL,
+        after=FULL,
+        op="mogrow",
+        map="interpolate",
+        source="online",
+        state="carry",
+        origins=(),
+        delta_loss=3.6543,
+        delta_logits=0.4,
+        lost_seconds=0.3,
+        opens_supernet=True,
+    )
+    return [begin, first, *told, known, stage, progress, supernet, grown]
+
+
+def test_a_pipe_is_told_how_far_measuring_is_and_what_the_search_will_take(
+    fixed_console: Callable[..., Console],
+) -> None:
+    lines = lines_of(begin_of_a_search(), fixed_console(80), tick_seconds=4.0)
+    assert lines[1:3] == [
+        "measuring the step times of 16 subnets: at most 20.0 s",
+        "measuring step times: 2 of 16 subnets, at most 18.0 s left;"
+        " the whole search: about 12:00 by time share 0.5",
+    ]
+    later = [line for line in lines if line.startswith("measuring step times")][1:]
+    assert 3 <= len(later) <= 5, "a line each ten seconds"
+    known = "step times: measured 1 of 2 subnets, the other is interpolated; about 11:44 to go"
+    assert known in lines
+    assert any("1.1% of the time, step 80, epoch 3.6," in line for line in lines)
+    assert "supernet opened: depth up to 12, up to 64 px; candidates d6 r32, d12 r64" in lines
+    assert not any("3.6543" in line for line in lines), "the opening of a supernet is no growth"
+
+
+def test_a_terminal_shows_the_measuring_in_the_bar(fixed_console: Callable[..., Console]) -> None:
+    events = begin_of_a_search(num_estimated=0)
+    console = fixed_console(90, force_terminal=True)
+    text = "\n".join(lines_of(events, console, tick_seconds=1.0))
+    for part in (
+        "● measuring deit-s",
+        "measuring the step times of 16 subnets: at most 20.0 s",
+        "measuring step times: 5 of 16 subnets, at most 15.0 s left",
+        "the whole search: about 12:00 by time share 0.5",
+        "step times: measured 2 of 2 subnets; about 11:44 to go",
+        "supernet opened: depth up to 12, up to 64 px",
+        "1.1% of the time",
+    ):
+        assert part in text
+    assert "/≈" not in text, "how many steps there will be is not known yet"
+
+
+def test_a_signal_is_answered_above_the_bar_even_while_that_is_drawn(
+    events_until: Callable[[int], list[Event]], fixed_console: Callable[..., Console]
+) -> None:
+    console = fixed_console(90, force_terminal=True)
+    with make_display(console, clock=HandClock()) as display:
+        for event in events_until(40):
+            display.show(event)
+        display.answer("SIGINT: stopping")
+        out = console.file
+        assert isinstance(out, io.StringIO)
+        assert "■ SIGINT: stopping" in out.getvalue()
+        size = len(out.getvalue())
+        display._is_drawing = True  # type: ignore[attr-defined]
+        display.answer("once more")
+        assert len(out.getvalue()) == size
+        display.show(events_until(60)[-1])
+        assert "■ once more" in out.getvalue()

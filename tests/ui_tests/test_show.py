@@ -10,11 +10,17 @@ import pytest
 from rich.console import Console
 
 from autoprog.cli import main
+from autoprog.curves import Curriculum
 from autoprog.errors import ConfigError, RunError
+from autoprog.events import StageStarted
 from autoprog.presets import preset
 from autoprog.recipe import RECIPES
 from autoprog.runs import RunFolder
+from autoprog.stage import Unfrozen
+from autoprog.ui.lines import event_lines
 from autoprog.ui.show import show
+from autoprog.ui.state import RunState, reduce
+from autoprog.ui.units import trained_text
 from supernet.cost import relative_cost
 from supernet.zoo import ZOO
 
@@ -223,3 +229,35 @@ def test_a_cyclic_keep_rate_takes_one_row(printed: Callable[..., str]) -> None:
     text = printed("patch-sampling", spec=ZOO["deit-s"], epochs=30, plain=True)
     (row,) = [line for line in text.splitlines() if line.strip().startswith("1  ")]
     assert "0.2 to 1" in row
+
+
+def test_which_blocks_train_is_told(printed: Callable[..., str]) -> None:
+    for plain in (True, False):
+        text = printed("unfreezing", spec=ZOO["deit-s"], plain=plain)
+        assert "3 of 12" in text
+        assert "stage 1: 3 of 12 blocks train: 0, 4, 8" in text
+        assert "stage 2: 6 of 12 blocks train: 0, 1, 4, 5, 8, 9" in text
+        assert "stage 4" not in text
+    assert trained_text(Unfrozen(level=3), 24) == (
+        "18 of 24 blocks train: those whose number modulo 4 is below 3"
+    )
+
+
+def test_a_training_tells_which_blocks_train() -> None:
+    schedule = preset("unfreezing", ZOO["vit-mu"], 4, RECIPES["digits"].strength)
+    begun = StageStarted(
+        step=22, stop_step=44, stage=1, subnet=ZOO["vit-mu"].full, curriculum=Curriculum()
+    )
+    state = reduce(RunState(schedule=schedule), begun)
+    (line,) = event_lines(begun, state)
+    assert line == "stage 2/4: step 22 to 44, depth 4, 16 px, 2 of 4 blocks train: 0, 1"
+
+
+def test_a_picture_needs_no_font_of_the_web(printed: Callable[..., str], tmp_path: Path) -> None:
+    printed("linear", svg=tmp_path / "a.svg")
+    text = (tmp_path / "a.svg").read_text(encoding="utf-8")
+    assert "http" not in text.replace("http://www.w3.org/2000/svg", "").replace(
+        "https://www.textualize.io", ""
+    )
+    assert "Fira" not in text
+    assert "ui-monospace" in text

@@ -8,7 +8,12 @@ from itertools import pairwise
 import pytest
 
 from autoprog.curves import Curriculum
+from autoprog.decisions import Candidate, Decision
 from autoprog.events import (
+    CostsKnown,
+    CostsMeasured,
+    Decided,
+    Evaluated,
     Event,
     Interrupted,
     Progressed,
@@ -207,3 +212,135 @@ def test_under_a_time_budget_stages_end_where_the_next_begin() -> None:
     done = reduce(state, RunFinished(step=800, result={}))
     spans = [(piece.start_step, piece.stop_step) for piece in done.pieces]
     assert (done.total_steps, done.share_done, spans[-1]) == (800, 1.0, (320, 800))
+
+
+FULL = SPEC.full
+COSTS = CostsKnown(
+    step=0, step_seconds=((SMALL, 0.1), (SubnetConfig(8, 160), 0.2), (FULL, 1.0)), num_estimated=1
+)
+
+
+def by_time(*more: Event) -> RunState:
+    """Return the state of a search that is as long as 400 steps of the full model."""
+    return fold([started(time_share=0.5, total_steps=400), *more])
+
+
+def decided(step: int, position: int, tail: tuple[tuple[int, SubnetConfig], ...]) -> Decided:
+    candidate = Candidate(
+        subnet=tail[0][1],
+        label="stay",
+        loss=1.0,
+        difference=0.0,
+        difference_se=0.0,
+        step_seconds=0.1,
+        predicted_loss=0.5,
+        remaining_seconds=1.0,
+        score=0.5,
+        tail=tail,
+    )
+    decision = Decision(
+        index=0,
+        step=step,
+        epoch=step / 100,
+        rule="rollout",
+        current=SMALL,
+        candidates=(candidate,),
+        reason="",
+        tail=tail,
+        position=position,
+        length=400,
+    )
+    return Decided(step=step, decision=decision)
+
+
+def at_share(step: int, share: float, wall: float, subnet: SubnetConfig = SMALL) -> Progressed:
+    return progressed(step, subnet, budget_share=share, wall_seconds=wall)
+
+
+def test_while_costs_are_measured_a_forecast_counts_what_is_left_of_that() -> None:
+    told = CostsMeasured(step=0, num_measured=0, num_subnets=3, left_seconds=20.0)
+    state = by_time(told)
+    assert (state.phase, state.eta_seconds) == ("measuring", None)
+    told = told.model_copy(update={"num_measured": 2, "left_seconds": 8.0, "run_seconds": 300.0})
+    assert reduce(state, told).eta_seconds == 308.0
+    assert reduce(state, COSTS).phase == "training"
+
+
+def test_a_search_by_time_forecasts_by_measured_costs_from_its_first_step_on() -> None:
+    assert by_time(COSTS).eta_seconds == pytest.approx(400.0)
+    state = by_time(COSTS, at_share(100, 0.025, wall=10.0))
+    assert state.eta_seconds == pytest.approx(390.0)
+
+
+def test_a_forecast_trusts_costs_at_first_and_what_was_seen_later() -> None:
+    """Steps take twice as long as measured: after a tenth of the run that is half believed."""
+    early = by_time(COSTS, at_share(400, 0.1, wall=80.0)).eta_seconds
+    assert early == pytest.approx(360.0 * 1.5)
+    late = by_time(COSTS, at_share(3600, 0.9, wall=720.0)).eta_seconds
+    assert late == pytest.approx(40.0 * 1.9)
+
+
+def test_the_time_left_of_a_growing_search_does_not_rise() -> None:
+    """Small steps first, full ones at the end, each as measured, estimates and evaluations between them."""
+    wall, share, step = 0.0, 0.0, 0
+    forecasts = []
+    state = by_time(COSTS)
+    for subnet, seconds, until in ((SMALL, 0.1, 0.5), (FULL, 1.0, 1.0)):
+        while share < until - 1e-9:
+            step, wall, share = step + 20, wall + 20 * seconds, share + 20 * seconds / 400
+            state = reduce(state, at_share(step, share, wall * 1.03, subnet))
+            forecasts.append((wall, state.eta_seconds or 0.0))
+    ends = [wall + left for wall, left in forecasts]
+    assert max(ends) < 1.05 * min(ends)
+    assert all(after <= 1.01 * before for (_, before), (_, after) in pairwise(forecasts))
+
+
+def test_steps_of_a_search_by_time_are_told_when_there_is_a_plan() -> None:
+    state = by_time(COSTS, at_share(400, 0.1, wall=40.0))
+    assert state.shown_total_steps is None
+    planned = decided(400, 40, ((40, SMALL), (200, FULL)))
+    state = reduce(reduce(state, planned), at_share(600, 0.15, wall=60.0))
+    assert state.shown_total_steps == 600 + 1400 + 200  # 140 full steps' time at a tenth, then 200
+    later = reduce(state, at_share(2000, 0.5, wall=200.0))
+    assert later.shown_total_steps == 2200
+
+
+def test_a_search_by_epochs_forecasts_by_its_plan() -> None:
+    plan = decided(1000, 1000, ((1000, SMALL), (3000, FULL)))
+    state = fold([started(), COSTS, progressed(1000), plan])
+    assert state.eta_seconds == pytest.approx(2000 * 0.1 + 1000 * 1.0)
+
+
+def test_evaluations_to_come_are_part_of_what_remains() -> None:
+    evaluated = Evaluated(
+        step=1000,
+        epoch=10.0,
+        subnet=SMALL,
+        loss=1.0,
+        top1=50.0,
+        loss_ema=1.0,
+        top1_ema=50.0,
+        seconds=5.0,
+        train_seconds=100.0,
+        wall_seconds=105.0,
+    )
+    state = fold([started(), progressed(1000), evaluated])
+    assert state.eta_seconds == pytest.approx(3000 * 0.1 + 3 * 5.0)
+
+
+def test_what_was_seen_of_two_subnets_is_carried_on_to_larger_ones() -> None:
+    """Steps have a fixed part, so the full model is cheaper than multiply-accumulates alone say."""
+    middle = SubnetConfig(8, 160)
+    cost = {one: relative_cost(SPEC, one) for one in (SMALL, middle, FULL)}
+    seconds = {one: 0.5 + cost[one] for one in cost}
+    events = [
+        started(),
+        progressed(980, SMALL, step_seconds=seconds[SMALL]),
+        progressed(1000, middle, step_seconds=seconds[middle]),
+        progressed(3000, SubnetConfig(10, 192), step_seconds=1.0),
+    ]
+    state = fold(events[:3], RunState(schedule=SCHEDULE))
+    expected = 1000 * seconds[middle] + sum(
+        1000 * (0.5 + relative_cost(SPEC, one)) for one in (SubnetConfig(10, 192), FULL)
+    )
+    assert state.eta_seconds == pytest.approx(expected)

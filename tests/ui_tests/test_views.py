@@ -8,11 +8,20 @@ from rich.console import Console
 
 from autoprog.events import Event
 from autoprog.ui.curves import accuracy_series, curves_view
+from autoprog.ui.frame import frame
 from autoprog.ui.growth import growth_view
 from autoprog.ui.plot import Series, Span, chart
 from autoprog.ui.result import result_rows
 from autoprog.ui.state import fold
-from autoprog.ui.units import amount, ascii_text, duration, mebibytes, per_cent
+from autoprog.ui.units import (
+    amount,
+    ascii_text,
+    duration,
+    mebibytes,
+    milliseconds,
+    number,
+    per_cent,
+)
 
 
 @pytest.mark.parametrize(
@@ -105,3 +114,30 @@ def test_a_result_reads_in_human_units(events: list[Event]) -> None:
     assert rows["MACs"] == "3.21 P"
     assert rows["peak memory"] == "6.00 GiB"
     assert dict(result_rows({"top1": 1.0})) == {"top-1": "1.00 %"}
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_no_number_of_the_bar_is_cut(
+    width: int,
+    events_until: Callable[[int], list[Event]],
+    fixed_console: Callable[..., Console],
+    shown: Callable[[Console], str],
+) -> None:
+    console = fixed_console(width)
+    console.print(frame(fold(events_until(2300))))
+    last = shown(console).splitlines()[2]
+    assert len(last) <= width
+    assert "…" not in last
+    assert len(last.split()) % 2 == int("data wait" in last)  # names with their values
+
+
+def test_large_numbers_are_not_powers_of_ten() -> None:
+    assert (milliseconds(1.13), milliseconds(0.00628), milliseconds(0.1498)) == (
+        "1,130",
+        "6.28",
+        "150",
+    )
+    assert (number(12345.6), number(1130, 3), number(0.0002071, 3), number(None)) == (
+        "12,346", "1,130", "0.000207", "–",
+    )  # fmt: skip
+    assert number(float("inf")) == "inf"

@@ -22,7 +22,7 @@ import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing import connection, get_context, reduction, util
 from multiprocessing.connection import Connection
@@ -214,7 +214,8 @@ class WorkerPool(Generic[Task, T]):
         )
         # From here on the connection is known to all that is forked, which must not keep it open.
         _connections.add(ours)
-        process.start()
+        with _signals_held_back():  # a new worker does not ignore them yet
+            process.start()
         theirs.close()
         return _Worker(process, ours, printed)
 
@@ -313,6 +314,22 @@ class _Message:
 
 _connections: weakref.WeakSet[Connection] = weakref.WeakSet()
 """The main process's ends: a forked process has them too, and must let go of them."""
+
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Let the signals that stop a job wait, here and in processes that start meanwhile."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _receive(worker: _Worker, workers: Sequence[_Worker], seconds: float) -> _Message | None:
@@ -447,6 +464,8 @@ def _work(
         other.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
     if printed is not None:
         os.dup2(printed.fileno(), 2)
         sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115

@@ -48,8 +48,8 @@ def headline(subject: Subject) -> Text:
     if subject.status:
         mark, style = STATUS[subject.status]
         line.append(f" {mark} {subject.status}", style)
-    line.append(f"  {subject.spec.name}", "bold").append(f"  {subject.kind} {subject.name}")
-    return line.append(_standing(subject), DIM)
+    line.append(f"  {subject.spec.name}", "bold").append(_standing(subject))
+    return line.append(f"  {subject.kind} {subject.name}", DIM)  # last: a long name is what is cut
 
 
 def decision_list_columns(decisions: Sequence[Decision]) -> list[Column]:

@@ -14,6 +14,7 @@ from autoprog.errors import RunError
 from autoprog.ui.inspect.app import InspectApp
 from autoprog.ui.inspect.keys import VIEWS
 from autoprog.ui.inspect.search_pane import SearchPane
+from autoprog.ui.svg import with_local_fonts
 
 __all__ = ["take_screenshots"]
 
@@ -51,7 +52,8 @@ async def _take(app: InspectApp, folder: Path, size: tuple[int, int]) -> list[Pa
             if problem.display:
                 raise RunError(str(problem.content).removeprefix(" ! "))
             path = folder / f"{view}.svg"
-            path.write_text(app.export_screenshot(title="autoprog inspect"), encoding="utf-8")
+            picture = with_local_fonts(app.export_screenshot(title="autoprog inspect"))
+            path.write_text(picture, encoding="utf-8")
             paths.append(path)
     return paths
 
