@@ -110,7 +110,7 @@ def test_without_a_terminal_it_is_aligned_text(
     shown = capsys.readouterr()
     assert shown.err == ""
     head, _, names, full, pruned, *_ = shown.out.splitlines()
-    assert "360 validation images, batches of 16 on cpu" in head
+    assert "360 validation images (top-1 +- 3.2), batches of 16 on cpu" in head
     assert names.split() == ["px", "keep-rate", "MACs", "top-1", "%", "loss", "images/s", "front"]
     assert full.split()[:2] == ["16", "1"]
     assert pruned.split()[:2] == ["16", "0.5"]
@@ -238,7 +238,7 @@ def test_a_cell_that_cannot_be_exported_is_refused_in_one_line(
 def test_each_size_may_have_positions_of_its_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ("train", "--elastic", "--pos-embed", "per-size", "--model", "vit-mu", "--epochs", "1")
+    words = ("train", "--elastic", "--pos-embed", "per-size", "--model", "vit-mu", "--epochs", "3")
     assert main([*words, "-q", *HERE, "--runs-dir", str(tmp_path)]) == 0
     (run,) = tmp_path.iterdir()
     plain = build_model(ZOO["vit-mu"], 10, 0)
@@ -319,6 +319,9 @@ def test_best_weights_that_are_not_there_are_refused(
     words: tuple[str],
     law: str,
 ) -> None:
+    interrupted = tmp_path / "run"
+    interrupted.mkdir()
+    (interrupted / "run.yaml").write_bytes((elastic_run / "run.yaml").read_bytes())
     capsys.readouterr()
-    target = elastic_run if "--weights" in words else tmp_path
+    target = elastic_run if "--weights" in words else interrupted
     assert law in refused(capsys, target, *words)

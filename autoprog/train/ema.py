@@ -32,10 +32,15 @@ def time_constants_steps(
     none. The slow one serves growth and evaluation; a 40th of the run clips it, so that the weights of
     the end are averaged over the end. Runs of 40 times ``slow_epochs`` and more have all of it.
     """
-    slow = min(slow_epochs * steps_per_epoch, total_steps * _LONGEST_SHARE)
+    slow = min(slow_epochs * steps_per_epoch, _longest_steps(total_steps))
     if supernet_steps is None:
         return (slow,)
     return (min(supernet_steps / 4, slow), slow)
+
+
+def _longest_steps(total_steps: float) -> float:
+    """Return the longest time constant in a run; below two steps nothing would be averaged."""
+    return max(2.0, total_steps * _LONGEST_SHARE)
 
 
 class ElasticEma(ModelEmaV3):
@@ -55,7 +60,7 @@ class ElasticEma(ModelEmaV3):
 
     def limit(self, total_steps: float) -> None:
         """Let a 40th of the run clip the time constant, where its length is not known beforehand."""
-        self.decay = decay_of(min(self._time_constant_steps, total_steps * _LONGEST_SHARE))
+        self.decay = decay_of(min(self._time_constant_steps, _longest_steps(total_steps)))
 
     @torch.no_grad()
     def update_active(self, model: ElasticViT, step: int, slots: Slots) -> None:

@@ -74,6 +74,7 @@ def test_a_time_constant_is_how_far_the_average_reaches_back() -> None:
         (1.0, None, 4000, (100,)),  # an epoch is a 40th of the run, the longest share
         (1.0, None, 3200, (80,)),
         (1.0, None, 400, (10,)),
+        (1.0, None, 40, (2,)),
         (0.5, None, 30_000, (50,)),
         (1.0, 200, 30_000, (50, 100)),
         (1.0, 4000, 30_000, (100, 100)),  # the fast one is never the slower

@@ -125,7 +125,14 @@ def test_zero_evaluates_once_at_the_end(bench: Any) -> None:
 
 def test_a_stage_keeps_a_checkpoint_where_it_is_evaluated(bench: Any) -> None:
     outcome = bench.carry_out(*trainer(bench))
-    assert steps_of(outcome, "checkpoint_saved") == [24, 24, 40, 40]  # before it and after it
+    assert steps_of(outcome, "evaluated") == [24, 36, 40]
+    assert steps_of(outcome, "checkpoint_saved") == [
+        24,
+        24,
+        36,
+        40,
+        40,
+    ]  # before, at stage ends also after
     kept = {path.name for path in (outcome.path / "checkpoints").glob("stage-*.pt")}
     assert len(kept) == 2
 

@@ -115,10 +115,10 @@ def test_the_first_steps_foresee_nothing() -> None:
     assert pace.position(26) == pytest.approx(1000 * (60.3 + 20 * 0.05) / 600)
 
 
-def test_an_average_does_not_reach_back_over_more_than_a_tenth_of_the_run() -> None:
+def test_an_average_does_not_reach_back_over_more_than_a_40th_of_the_run() -> None:
     ema = ElasticEma(create_elastic(ZOO["vit-mu"], 10), 50.0)
     ema.limit(100.0)
-    assert ema.decay == decay_of(10.0)
+    assert ema.decay == decay_of(2.5)
     ema.limit(1e6)
     assert ema.decay == decay_of(50.0)
 
