@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from autoprog.errors import RunError
+from autoprog.errors import RunError, tell_at_once
 from autoprog.train.data.bad_images import BadImages, Unreadable, read_or_note
 from autoprog.train.data.cache.image_file import ImageTable, ImageWriter, read_table
 from autoprog.train.data.cache.progress import Progress
@@ -206,4 +206,5 @@ def _interrupt(number: int, _: FrameType | None) -> NoReturn:
 
 
 def _terminate(number: int, _: FrameType | None) -> NoReturn:
+    tell_at_once("autoprog: stopped by SIGTERM while the cache was built")
     raise SystemExit(128 + number)
