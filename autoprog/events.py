@@ -86,14 +86,13 @@ class CostsMeasured(_Event):
 class CostsKnown(_Event):
     """What a step of each subnet takes, its data included, is on record: what the run goes by.
 
-    ``num_estimated`` of ``step_seconds`` are estimated from those that were measured. ``wall_seconds`` is
-    what the run has spent so far.
+    ``num_estimated`` of ``step_seconds`` are estimated from those that were measured. A run that goes on
+    tells it again.
     """
 
     kind: Literal["costs_known"] = "costs_known"
     step_seconds: tuple[tuple[SubnetConfig, float], ...]
     num_estimated: int
-    wall_seconds: float = 0.0
 
 
 class StageStarted(_Event):

@@ -92,9 +92,7 @@ EVENTS: list[Event] = [
         seed=3,
     ),
     CostsMeasured(step=0, num_measured=2, num_subnets=12, left_seconds=18.5, run_seconds=720.0),
-    CostsKnown(
-        step=0, step_seconds=((SMALL, 0.1), (LARGE, 0.4)), num_estimated=1, wall_seconds=2.0
-    ),
+    CostsKnown(step=0, step_seconds=((SMALL, 0.1), (LARGE, 0.4)), num_estimated=1),
     StageStarted(
         step=0, stage=0, subnet=SMALL, stop_step=250, curriculum=Curriculum(randaug=4, reprob=0.1)
     ),

@@ -79,7 +79,6 @@ def _measure_costs(searcher: Searcher) -> Iterator[Event]:
         step=trainer.step,
         step_seconds=tuple((subnet, seconds[str(subnet)]) for subnet in subnets),
         num_estimated=sum(costs.get(subnet) is None for subnet in subnets),
-        wall_seconds=trainer.ledger.wall_seconds(),
     )
 
 

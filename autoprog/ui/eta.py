@@ -68,11 +68,13 @@ def _full(state: RunState) -> SubnetConfig:
 
 def _correction(state: RunState) -> float:
     """Return how far steps take longer than measured, with all that comes between them but evaluations."""
-    if state.wall_seconds is None or state.costed_seconds <= 0:
+    if state.wall_seconds is None or state.first_costed is None:
         return 1.0
-    seen = state.wall_seconds - state.wall_seconds_before - state.evaluation_seconds
+    first_wall, first_costed = state.first_costed
+    seen = state.wall_seconds - first_wall - state.evaluation_seconds
+    costed = state.costed_seconds - first_costed
     trust = _TRUST * (state.costed_seconds + _to_come_by_costs(state))
-    return (max(0.0, seen) + trust) / (state.costed_seconds + trust)
+    return (max(0.0, seen) + trust) / (costed + trust) if costed + trust > 0 else 1.0
 
 
 def _planned(state: RunState) -> Iterator[tuple[float, SubnetConfig]]:

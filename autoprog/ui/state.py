@@ -49,7 +49,8 @@ class RunState:
     ``nominal_steps`` is the length of the run as it was told at the start, which a search by time counts in
     steps of the full model; ``total_steps`` the number of steps, a guess where time bounds the run.
     ``cost_seconds`` are those of a step by the costs on record, ``costed_seconds`` what the steps so far
-    take by them, ``wall_seconds_before`` what had been spent when they became known.
+    take by them; ``first_costed`` are (wall seconds, those) at the first report, from which on the two are
+    compared.
     """
 
     schedule: GrowthSchedule | None = None
@@ -78,7 +79,7 @@ class RunState:
     data_wait_smoothed: float | None = None
     train_seconds: float = 0.0
     wall_seconds: float | None = None
-    wall_seconds_before: float = 0.0
+    first_costed: tuple[float, float] | None = None
     evaluation_seconds: float = 0.0
     measuring: CostsMeasured | None = None
     cost_seconds: dict[SubnetConfig, float] = field(default_factory=dict)
@@ -205,13 +206,11 @@ def _costs_measured(state: RunState, event: CostsMeasured) -> RunState:
 
 
 def _costs_known(state: RunState, event: CostsKnown) -> RunState:
-    is_new = not state.cost_seconds
     return replace(
         state,
         phase="training",
         cost_seconds=dict(event.step_seconds),
         num_estimated_costs=event.num_estimated,
-        wall_seconds_before=event.wall_seconds if is_new else state.wall_seconds_before,
     )
 
 
@@ -251,6 +250,9 @@ def _progressed(state: RunState, event: Progressed) -> RunState:
     points, spacing = with_point(state.points, state.point_spacing_steps, point)
     waited = state.data_wait_smoothed
     before = event.data_wait_share if waited is None else waited
+    costed, first = _costed_seconds(state, event), state.first_costed
+    if first is None and event.wall_seconds is not None:
+        first = event.wall_seconds, costed
     after = replace(
         state,
         step=event.step,
@@ -263,7 +265,8 @@ def _progressed(state: RunState, event: Progressed) -> RunState:
         data_wait_smoothed=before + SMOOTHING * (event.data_wait_share - before),
         train_seconds=event.train_seconds,
         wall_seconds=event.wall_seconds,
-        costed_seconds=_costed_seconds(state, event),
+        costed_seconds=costed,
+        first_costed=first,
         budget_share=event.budget_share,
         step_seconds={**state.step_seconds, event.subnet: seconds},
         points=points,

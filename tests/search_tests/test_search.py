@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 from autoprog.decisions import Decision
 from autoprog.events import (
     CheckpointSaved,
+    CostsKnown,
     Decided,
     Estimated,
     Evaluated,
@@ -65,7 +66,7 @@ def test_events_come_in_order(observed: Any) -> None:
     stage = [StageStarted, Evaluated, CheckpointSaved]
     estimates = [Estimated] * (1 if by_rollout else 5)
     decision = [SupernetStarted, Grown, *estimates, Decided, *stage]
-    begin = [RunStarted, *stage] if by_rollout else [RunStarted]
+    begin = [RunStarted, CostsKnown, *(stage if by_rollout else [])]
     full = [Decided, Grown] if by_rollout else [Decided]
     decisions = decision * len(STARTS[rule_of(observed)])
     expected = [*begin, *decisions, *full, *stage, RunFinished]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from autoprog.events import (
+    CostsKnown,
     Decided,
     Estimated,
     Event,
@@ -101,7 +102,7 @@ def rule_of(observed: Any) -> str:
 
 def told(path: Path) -> list[Any]:
     """What the log tells of the whole run, but for times and the marks of restarts and checkpoints."""
-    left_out = (RunStarted, Interrupted, Progressed)
+    left_out = (RunStarted, CostsKnown, Interrupted, Progressed)
     return [
         (event.kind, event.step)
         for event in load_run(path).events()

@@ -274,10 +274,17 @@ def test_a_search_by_time_forecasts_by_measured_costs_from_its_first_step_on() -
 
 def test_a_forecast_trusts_costs_at_first_and_what_was_seen_later() -> None:
     """Steps take twice as long as measured: after a tenth of the run that is half believed."""
-    early = by_time(COSTS, at_share(400, 0.1, wall=80.0)).eta_seconds
+    begin = at_share(1, 0.0, wall=0.0)
+    early = by_time(COSTS, begin, at_share(400, 0.1, wall=80.0)).eta_seconds
     assert early == pytest.approx(360.0 * 1.5)
-    late = by_time(COSTS, at_share(3600, 0.9, wall=720.0)).eta_seconds
+    late = by_time(COSTS, begin, at_share(3600, 0.9, wall=720.0)).eta_seconds
     assert late == pytest.approx(40.0 * 1.9)
+
+
+def test_a_run_that_goes_on_compares_what_it_sees_itself() -> None:
+    """Of what was before nobody knows when it took place: 300 s of measuring do not count for steps."""
+    state = by_time(COSTS, at_share(2000, 0.5, wall=500.0), at_share(2400, 0.6, wall=540.0))
+    assert state.eta_seconds == pytest.approx(160.0)
 
 
 def test_the_time_left_of_a_growing_search_does_not_rise() -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from autoprog.cachefolder import file_lock, lock_of, note_use
-from autoprog.errors import ResumableError, RunError
+from autoprog.errors import ResumableError, RunError, tell_at_once
 from autoprog.train.data.bad_images import (
     BadImages,
     Unreadable,
@@ -193,4 +193,5 @@ def _interrupt(number: int, _: FrameType | None) -> NoReturn:
 
 
 def _terminate(number: int, _: FrameType | None) -> NoReturn:
+    tell_at_once("autoprog: stopped by SIGTERM while the cache was built")
     raise SystemExit(128 + number)
