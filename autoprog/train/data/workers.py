@@ -114,7 +114,7 @@ class WorkerPool(Generic[Task, T]):
         self._run, self._count, self._pin_memory, self._seed = run, count, pin_memory, seed
         self._workers: list[_Worker] = []
         self._end: util.Finalize | None = None
-        self._call, self._next_worker = 0, 0
+        self._call, self._next_worker, self._is_closed = 0, 0, False
         self._pending: deque[_Pending] = deque()
         self._pinner: _Pinner | None = None
 
@@ -123,6 +123,7 @@ class WorkerPool(Generic[Task, T]):
 
         What is left of an earlier call is dropped, and its iterator must not be used any more.
         """
+        assert not self._is_closed, "closed"
         self._call += 1
         if self._count and not self._workers:
             self._start()
@@ -133,6 +134,7 @@ class WorkerPool(Generic[Task, T]):
 
     def close(self) -> None:
         """End the workers, whatever they do."""
+        self._is_closed = True
         self._call += 1
         self._pending.clear()
         if self._pinner is not None:
