@@ -120,8 +120,7 @@ class Progressed(_Event):
 
     ``lr`` is the highest of all layers.
 
-    ``budget_share`` is the share that is used of the time of a run without a fixed number of steps,
-    ``wall_seconds`` everything from the first step on; None in a log of before.
+    ``budget_share`` is the share that is used of the time of a run without a fixed number of steps.
     """
 
     kind: Literal["progressed"] = "progressed"
@@ -134,7 +133,6 @@ class Progressed(_Event):
     data_wait_share: float
     train_seconds: float
     budget_share: float | None = None
-    wall_seconds: float | None = None
 
 
 class Evaluated(_Event):

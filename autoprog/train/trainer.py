@@ -271,7 +271,6 @@ class Trainer:
             data_wait_share=reading.wait_share,
             train_seconds=self.ledger.seconds["train"],
             budget_share=None if self.pace.counts_steps else share,
-            wall_seconds=self.ledger.wall_seconds(),
         )
         yield from self._complaints()
 

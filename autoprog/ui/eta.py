@@ -67,14 +67,12 @@ def _full(state: RunState) -> SubnetConfig:
 
 
 def _correction(state: RunState) -> float:
-    """Return how far steps take longer than measured, with all that comes between them but evaluations."""
-    if state.wall_seconds is None or state.first_costed is None:
+    """Return how much longer than measured steps and their data take, as far as can be told by now."""
+    if state.first_costed_seconds is None:
         return 1.0
-    first_wall, first_costed = state.first_costed
-    seen = state.wall_seconds - first_wall - state.evaluation_seconds
-    costed = state.costed_seconds - first_costed
+    costed = state.costed_seconds - state.first_costed_seconds
     trust = _TRUST * (state.costed_seconds + _to_come_by_costs(state))
-    return (max(0.0, seen) + trust) / (costed + trust) if costed + trust > 0 else 1.0
+    return (state.stepped_seconds + trust) / (costed + trust) if costed + trust > 0 else 1.0
 
 
 def _planned(state: RunState) -> Iterator[tuple[float, SubnetConfig]]:

@@ -49,8 +49,8 @@ class RunState:
     ``nominal_steps`` is the length of the run as it was told at the start, which a search by time counts in
     steps of the full model; ``total_steps`` the number of steps, a guess where time bounds the run.
     ``cost_seconds`` are those of a step by the costs on record, ``costed_seconds`` what the steps so far
-    take by them; ``first_costed`` are (wall seconds, those) at the first report, from which on the two are
-    compared.
+    take by them. From the first report on, when that was ``first_costed_seconds``, steps and their data
+    have taken ``stepped_seconds``.
     """
 
     schedule: GrowthSchedule | None = None
@@ -78,13 +78,13 @@ class RunState:
     data_wait_share: float | None = None
     data_wait_smoothed: float | None = None
     train_seconds: float = 0.0
-    wall_seconds: float | None = None
-    first_costed: tuple[float, float] | None = None
+    stepped_seconds: float = 0.0
     evaluation_seconds: float = 0.0
     measuring: CostsMeasured | None = None
     cost_seconds: dict[SubnetConfig, float] = field(default_factory=dict)
     num_estimated_costs: int = 0
     costed_seconds: float = 0.0
+    first_costed_seconds: float | None = None
     time_budget_seconds: float | None = None
     time_share: float | None = None
     budget_share: float | None = None
@@ -250,9 +250,11 @@ def _progressed(state: RunState, event: Progressed) -> RunState:
     points, spacing = with_point(state.points, state.point_spacing_steps, point)
     waited = state.data_wait_smoothed
     before = event.data_wait_share if waited is None else waited
-    costed, first = _costed_seconds(state, event), state.first_costed
-    if first is None and event.wall_seconds is not None:
-        first = event.wall_seconds, costed
+    costed, stepped = _costed_seconds(state, event), state.stepped_seconds
+    first = state.first_costed_seconds
+    if first is not None:
+        waits = min(event.data_wait_share, 0.99)
+        stepped += (event.train_seconds - state.train_seconds) / (1.0 - waits)
     after = replace(
         state,
         step=event.step,
@@ -264,9 +266,9 @@ def _progressed(state: RunState, event: Progressed) -> RunState:
         data_wait_share=event.data_wait_share,
         data_wait_smoothed=before + SMOOTHING * (event.data_wait_share - before),
         train_seconds=event.train_seconds,
-        wall_seconds=event.wall_seconds,
         costed_seconds=costed,
-        first_costed=first,
+        first_costed_seconds=costed if first is None else first,
+        stepped_seconds=stepped,
         budget_share=event.budget_share,
         step_seconds={**state.step_seconds, event.subnet: seconds},
         points=points,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -42,7 +43,7 @@ class Machine:
 
         return work
 
-    def turns(self, limits: Limits, **known: dict[str, float]) -> Turns:
+    def turns(self, limits: Limits, **known: Any) -> Turns:
         arms = {name: self.arm(name) for name in self.seconds}
         return outcome(take_turns(arms, "full", limits, self.clock, **known))
 
@@ -153,14 +154,14 @@ def test_the_first_round_takes_what_there_is_time_for() -> None:
 
 def test_an_arm_whose_first_turn_does_not_fit_is_left_out() -> None:
     machine = Machine({"full": 1.0, "slow": 4.0, "half": 0.5})
-    turns = machine.turns(Limits(5.0), prices=dict(machine.seconds))
+    turns = machine.turns(Limits(5.0), price=machine.seconds.__getitem__)
     assert machine.now <= 5.0
     assert set(turns.first) == {"full", "half"}
 
 
 def test_of_what_has_had_its_first_turn_nothing_is_taken_beyond_the_time() -> None:
     machine = Machine({"full": 1.0, "half": 0.5})
-    turns = machine.turns(Limits(0.0), first={"full": 1.5}, prices={"half": 0.5})
+    turns = machine.turns(Limits(0.0), first={"full": 1.5}, price=machine.seconds.__getitem__)
     assert machine.taken == []
     assert (turns.first, turns.rounds) == ({"full": 1.5}, [])
     assert turns.estimate("full").median == 1.5

@@ -185,7 +185,6 @@ def begin_of_a_search(num_estimated: int = 1) -> list[Event]:
         data_wait_share=0.0,
         train_seconds=8.0,
         budget_share=0.0114,
-        wall_seconds=8.0,
     )
     supernet = SupernetStarted(
         step=80, decision=0, current=SMALL, candidates=(SMALL, FULL), stop_step=90

@@ -253,8 +253,8 @@ def decided(step: int, position: int, tail: tuple[tuple[int, SubnetConfig], ...]
     return Decided(step=step, decision=decision)
 
 
-def at_share(step: int, share: float, wall: float, subnet: SubnetConfig = SMALL) -> Progressed:
-    return progressed(step, subnet, budget_share=share, wall_seconds=wall)
+def at_share(step: int, share: float, trained: float, subnet: SubnetConfig = SMALL) -> Progressed:
+    return progressed(step, subnet, budget_share=share, train_seconds=trained)
 
 
 def test_while_costs_are_measured_a_forecast_counts_what_is_left_of_that() -> None:
@@ -268,22 +268,22 @@ def test_while_costs_are_measured_a_forecast_counts_what_is_left_of_that() -> No
 
 def test_a_search_by_time_forecasts_by_measured_costs_from_its_first_step_on() -> None:
     assert by_time(COSTS).eta_seconds == pytest.approx(400.0)
-    state = by_time(COSTS, at_share(100, 0.025, wall=10.0))
+    state = by_time(COSTS, at_share(100, 0.025, trained=10.0))
     assert state.eta_seconds == pytest.approx(390.0)
 
 
 def test_a_forecast_trusts_costs_at_first_and_what_was_seen_later() -> None:
     """Steps take twice as long as measured: after a tenth of the run that is half believed."""
-    begin = at_share(1, 0.0, wall=0.0)
-    early = by_time(COSTS, begin, at_share(400, 0.1, wall=80.0)).eta_seconds
+    begin = at_share(1, 0.0, trained=0.0)
+    early = by_time(COSTS, begin, at_share(400, 0.1, trained=80.0)).eta_seconds
     assert early == pytest.approx(360.0 * 1.5)
-    late = by_time(COSTS, begin, at_share(3600, 0.9, wall=720.0)).eta_seconds
+    late = by_time(COSTS, begin, at_share(3600, 0.9, trained=720.0)).eta_seconds
     assert late == pytest.approx(40.0 * 1.9)
 
 
 def test_a_run_that_goes_on_compares_what_it_sees_itself() -> None:
-    """Of what was before nobody knows when it took place: 300 s of measuring do not count for steps."""
-    state = by_time(COSTS, at_share(2000, 0.5, wall=500.0), at_share(2400, 0.6, wall=540.0))
+    """Steps of another attempt may have been made by another machine."""
+    state = by_time(COSTS, at_share(2000, 0.5, trained=500.0), at_share(2400, 0.6, trained=540.0))
     assert state.eta_seconds == pytest.approx(160.0)
 
 
@@ -303,12 +303,12 @@ def test_the_time_left_of_a_growing_search_does_not_rise() -> None:
 
 
 def test_steps_of_a_search_by_time_are_told_when_there_is_a_plan() -> None:
-    state = by_time(COSTS, at_share(400, 0.1, wall=40.0))
+    state = by_time(COSTS, at_share(400, 0.1, trained=40.0))
     assert state.shown_total_steps is None
     planned = decided(400, 40, ((40, SMALL), (200, FULL)))
-    state = reduce(reduce(state, planned), at_share(600, 0.15, wall=60.0))
+    state = reduce(reduce(state, planned), at_share(600, 0.15, trained=60.0))
     assert state.shown_total_steps == 600 + 1400 + 200  # 140 full steps' time at a tenth, then 200
-    later = reduce(state, at_share(2000, 0.5, wall=200.0))
+    later = reduce(state, at_share(2000, 0.5, trained=200.0))
     assert later.shown_total_steps == 2200
 
 

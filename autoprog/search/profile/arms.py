@@ -161,6 +161,11 @@ class BatchArm:
             self.watch.between_steps()
         return (trainer.clock() - start) / timed
 
+    @property
+    def has_batch(self) -> bool:
+        """Tell whether a batch has been fetched."""
+        return self._some is not None
+
     def some(self) -> Batch:
         """Return a batch; what the first took is kept, a guess where there is no time for others."""
         if self._some is None:

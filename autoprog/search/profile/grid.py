@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from math import log
 from statistics import fmean, median
@@ -192,11 +192,11 @@ def measuring(
         yield _told(bench, len(first), len(ordered), watch.left_seconds, run_seconds)
         turns_share = _TURNS_SHARE if trainer.feed.workers else 1.0
         own = replace(limits, seconds=turns_share * max(0.0, watch.left_seconds))
-        prices = _prices(bench, {cell: seconds[cell] for cell in chosen})
+        price = _price_of(bench, {cell.name: (cell, seconds[cell]) for cell in chosen})
         arms = bench.arms()
         turns = Turns(full.name, dict(first))
         told_seconds = watch.spent_seconds
-        steps = take_turns(arms, full.name, own, trainer.clock, share, first=first, prices=prices)
+        steps = take_turns(arms, full.name, own, trainer.clock, share, first=first, price=price)
         for turns in steps:
             watch.between_blocks()
             if watch.spent_seconds - told_seconds >= _TELL_SECONDS:
@@ -279,10 +279,17 @@ def _slowest_batch(bench: _Bench) -> float:
     return max(known)
 
 
-def _prices(bench: _Bench, seconds: dict[CostCell, float]) -> dict[str, float]:
-    """Return about the seconds of one time of each arm."""
-    batches = dict.fromkeys(map(bench.data_name, seconds), _slowest_batch(bench))
-    return batches | {cell.name: one for cell, one in seconds.items()}
+def _price_of(bench: _Bench, cells: dict[str, tuple[CostCell, float]]) -> Callable[[str], float]:
+    """Return what tells about the seconds of half a first turn of an arm, a batch for it included."""
+
+    def price(name: str) -> float:
+        slowest = _slowest_batch(bench)
+        if name not in cells:
+            return slowest
+        cell, seconds = cells[name]
+        return seconds if bench.data(cell).has_batch else seconds + slowest / 2
+
+    return price
 
 
 def _run_seconds(bench: _Bench, full: CostCell, seconds: float, run_steps: int) -> float:

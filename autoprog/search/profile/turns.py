@@ -116,7 +116,7 @@ def take_turns(
     share: Share = str,
     *,
     first: Mapping[str, float] | None = None,
-    prices: Mapping[str, float] | None = None,
+    price: Callable[[str], float] = lambda name: 0.0,
 ) -> Generator[Turns, None, Turns]:
     """Time arms in rounds until each ratio to the reference is known, or the time is up.
 
@@ -132,7 +132,7 @@ def take_turns(
         share: See :data:`Share`.
         first: The first turns of those that have had theirs; the reference's must be among them, or is
             taken whatever the time.
-        prices: About the seconds of one time of each arm that has had no turn.
+        price: Returns about the seconds of one time of an arm that has had no turn.
     """
     start = clock()
     turns = Turns(reference, dict(first or {}))
@@ -142,7 +142,7 @@ def take_turns(
 
     try:
         for name in [name for name in arms if name not in turns.first]:
-            fits = name == reference or 2 * (prices or {}).get(name, 0.0) <= left()
+            fits = name == reference or 2 * price(name) <= left()
             if share("fits" if fits else ""):
                 turns.first[name] = float(share(repr(arms[name](1))))
                 yield turns
