@@ -441,10 +441,7 @@ def test_signals_stop_a_search_after_a_checkpoint_and_nobody_else_may_write_mean
     os.kill(pid, signal.SIGTERM)
     assert ended(pid) == 143
     folder = the_run(runs)
-    line = (
-        "autoprog: {0}: stopping after this step or batch, with a checkpoint (once more ends at once, without"
-        " one)\nautoprog: stopped by {0} after a checkpoint; go on with --resume {1}\n"
-    )
+    line = "autoprog: stopped by {} after a checkpoint; go on with --resume {}\n"
     assert log.read_text("utf-8") == line.format("SIGTERM", folder)
     assert step_of_checkpoint(folder) > 0
 
