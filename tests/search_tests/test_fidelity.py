@@ -226,7 +226,7 @@ def test_without_that_network_there_is_a_warning_and_no_report(
     first = lab.search(settings, "stopped", stop_at=start + 2)
     shutil.rmtree(first.path / "checkpoints" / "fidelity")
     second = lab.search(settings, "stopped")
-    assert ["no fidelity" in event.message for event in second.of(Warned)] == [True]
+    assert sum("no fidelity" in event.message for event in second.of(Warned)) == 1
     assert read_fidelity(second.path) is None
     assert second.best.found_by is not None
     assert second.best.found_by.fidelity is None
@@ -276,7 +276,7 @@ def test_a_search_by_time_is_checked_likewise(lab: Any, crash: str | None) -> No
     elif crash == "trainings":
         lab.search(settings, crash_when=lambda event: isinstance(event, SubnetTrained))
     done = lab.search(settings)
-    assert done.of(Warned) == []
+    assert [one for one in done.of(Warned) if "largest class" not in one.message] == []
     report, events = report_of(done), list(load_run(done.path).events())
     steps = {
         type(event): event.step

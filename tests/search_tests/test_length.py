@@ -67,7 +67,7 @@ def test_whoever_takes_the_advice_can_search(
 def test_few_photographs_and_few_epochs_are_told_so() -> None:
     said = refusal(search_of(), recipe_of(4, 128), 587)
     assert said == (
-        "search: 8 steps of the full model are too few to search; take --epochs 19 or --batch-size 16"
+        "search: 10 steps of the full model are too few to search; take --epochs 17 or --batch-size 16"
     )
 
 
