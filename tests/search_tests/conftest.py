@@ -264,6 +264,14 @@ def quick_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda file: None)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def longer_averages() -> Iterator[None]:
+    """Average over a tenth of a run: of so few steps a 40th would make all averages of a search alike."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("autoprog.train.ema._LONGEST_SHARE", 0.1)
+        yield
+
+
 @pytest.fixture(scope="session")
 def small_digits() -> OpenedData:
     torch.set_num_threads(1)
