@@ -83,7 +83,7 @@ def _told(event: Event, state: RunState) -> list[str]:
             forecast = forecast_text(state)
             return [measuring_text(event) + (f"; {forecast}" if forecast else "")]
         case CostsKnown():
-            return [costs_text(state)] if state.measuring is not None else []
+            return [f"measured {costs_text(state)}"] if state.measuring is not None else []
         case StageStarted():
             return [_stage_text(event, state)]
         case SupernetStarted():
@@ -134,7 +134,7 @@ def forecast_text(state: RunState) -> str:
 def costs_text(state: RunState) -> str:
     """Return how many step times were measured, and what the search is now known to take."""
     count_, estimated = len(state.cost_seconds), state.num_estimated_costs
-    measured = f"step times: measured {count_ - estimated} of {count_} subnets"
+    measured = f"step times of {count_ - estimated} of {count_} subnets"
     if estimated:
         measured += f", the {'other is' if estimated == 1 else 'others are'} interpolated"
     left = state.eta_seconds if state.time_share is not None else None

@@ -217,7 +217,7 @@ def test_a_pipe_is_told_how_far_measuring_is_and_what_the_search_will_take(
     ]
     later = [line for line in lines if line.startswith("measuring step times")][1:]
     assert 3 <= len(later) <= 5, "a line each ten seconds"
-    known = "step times: measured 1 of 2 subnets, the other is interpolated; about 11:44 to go"
+    known = "measured step times of 1 of 2 subnets, the other is interpolated; about 11:44 to go"
     assert known in lines
     assert any("1.1% of the time, step 80, epoch 3.6," in line for line in lines)
     assert "supernet opened: depth up to 12, up to 64 px; candidates d6 r32, d12 r64" in lines
@@ -233,7 +233,7 @@ def test_a_terminal_shows_the_measuring_in_the_bar(fixed_console: Callable[..., 
         "measuring the step times of 16 subnets: at most 20.0 s",
         "measuring step times: 5 of 16 subnets, at most 15.0 s left",
         "the whole search: about 12:00 by time share 0.5",
-        "step times: measured 2 of 2 subnets; about 11:44 to go",
+        "step times of 2 of 2 subnets; about 11:44 to go",
         "supernet opened: depth up to 12, up to 64 px",
         "1.1% of the time",
     ):
