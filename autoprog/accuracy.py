@@ -42,14 +42,21 @@ def is_unbalanced(largest_share: float, num_classes: int) -> bool:
     return largest_share * num_classes >= _UNBALANCED
 
 
-def no_better_than_a_class(top1: float, largest_share: float) -> str | None:
-    """Return a warning where `top1`, in per cent, is no more than the largest class alone would give."""
-    if not top1 <= 100.0 * largest_share + 1e-6:
-        return None
-    return (
-        f"top-1 of {top1:.2f} % is not above the share of the largest class ({100 * largest_share:.1f} % of"
-        " the validation images): the network has learnt nothing beyond it"
-    )
+def no_better_than_a_class(
+    top1: float, largest_share: float, num_images: int | None = None
+) -> str | None:
+    """Return a warning where `top1`, in per cent, is no more than the largest class alone would give.
+
+    So it is where it is more by no more than the sampling error of `num_images`.
+    """
+    share = f"the share of the largest class ({100 * largest_share:.1f} % of the validation images)"
+    if top1 <= 100.0 * largest_share + 1e-6:
+        why = "the network has learnt nothing beyond it"
+        return f"top-1 of {top1:.2f} % is not above {share}: {why}"
+    if num_images and top1 - sampling_error(top1, num_images) <= 100.0 * largest_share:
+        why = f"of {num_images:,} images that may be chance"
+        return f"top-1 of {top1:.2f} % is hardly above {share}: {why}"
+    return None
 
 
 def sampling_error(top1: float, num_images: int) -> float:

@@ -38,6 +38,7 @@ class DataSettings(FileModel):
     val_fraction: float | None = Field(default=None, gt=0, lt=1)
     val_seed: int = Field(default=0, ge=0)
     class_folders: Literal["auto", "first", "innermost"] = "auto"
+    white_level: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     share: float = Field(default=1.0, gt=0, le=1)
     on_held_out: bool = False
 

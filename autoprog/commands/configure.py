@@ -68,6 +68,7 @@ def configure_search(args: argparse.Namespace) -> Configured:
     if not whole:
         data = data.model_copy(update={"share": data.share * proxy})
     opened = open_data(data)
+    data = data.model_copy(update={"white_level": opened.white_level})
     share = given_time_share(args)
     of_space = {"sched": "wsd", **file.recipe} if share is not None else file.recipe
     whole_images = round(len(opened.train) / (1.0 if whole else proxy))
@@ -98,6 +99,7 @@ def configure_train(args: argparse.Namespace) -> Configured:
     found = None if name in PRESETS else load_schedule(name) if is_file(name) else None
     spec = _model_of_schedule(args, data, found, name)
     opened = open_data(data)
+    data = data.model_copy(update={"white_level": opened.white_level})
     recipe_name, recipe = recipe_of(args, len(opened.train), data, ("", {}))
     recipe, notices = _with_fitting_batches(recipe, len(opened.train))
     if found is None:
@@ -115,9 +117,10 @@ def _with_fitting_batches(recipe: Recipe, num_images: int) -> tuple[Recipe, tupl
         return recipe, ()
     fitted = recipe.model_copy(update={"batch_size": size})
     steps = max(1, round(num_images / size))
-    what = "that is all images" if steps == 1 else f"{steps} of which are one pass"
-    rate = f"; learning rate {fitted.peak_lr:.3g}" if fitted.peak_lr != recipe.peak_lr else ""
-    return fitted, (f"batches of {size} instead of {recipe.batch_size} images, {what}{rate}",)
+    passes = "one batch is" if steps == 1 else f"{steps} batches are"
+    rate = f" (learning rate {fitted.peak_lr:.3g})" if fitted.peak_lr != recipe.peak_lr else ""
+    text = f"batch size lowered from {recipe.batch_size} to {size}{rate}, so that {passes} one pass over the"
+    return fitted, (f"{text} {num_images:,} images",)
 
 
 def _table_sizes(args: argparse.Namespace, schedule: GrowthSchedule) -> tuple[int, ...]:

@@ -44,6 +44,8 @@ def add_data_flags(parser: argparse.ArgumentParser, trains: bool = True) -> None
     add("--class-folders", choices=["auto", "first", "innermost"], help=first)
     fraction = "evaluate on this fraction of the images of data without a val part, e.g. 0.2"
     add("--val-fraction", type=float, metavar="F", help=fraction)
+    white = "what is white in images of more than 8 bits, e.g. 4095 (by the brightest of some)"
+    add("--white-level", type=float, metavar="X", help=white)
     add("--val-seed", type=int, metavar="N", help="seed that draws them (0)")
     if not trains:
         return
@@ -70,7 +72,7 @@ def data_settings(args: argparse.Namespace) -> DataSettings:
         raise ConfigError("--val-fraction", "", "must lie in (0, 1)", args.val_fraction)
     if hasattr(args, "val_seed") and not hasattr(args, "val_fraction"):
         raise ConfigError("--val-seed", "", "must be given together with --val-fraction")
-    for key in ("val_fraction", "val_seed", "class_folders"):
+    for key in ("val_fraction", "val_seed", "class_folders", "white_level"):
         if hasattr(args, key):
             values[key] = getattr(args, key)
     share, held_out = share_of(args, "data_share"), hasattr(args, "held_out")

@@ -164,7 +164,7 @@ def _of_file(
 def _opened(data: DataSettings) -> OpenedData:
     """Open data to evaluate on; a folder needs no training part."""
     if data.dir is not None and data.val_fraction is None:
-        found = open_evaluated_folder(Path(data.dir), data.class_folders)
+        found = open_evaluated_folder(Path(data.dir), data.class_folders, data.white_level)
         if found is not None:
             return found
     return open_data(data)

@@ -221,6 +221,7 @@ def _data_words(settings: RunSettings) -> list[str]:
         "--target-key": data.target_key,
         "--num-classes": data.num_classes,
         "--class-folders": data.class_folders if data.class_folders != "auto" else None,
+        "--white-level": data.white_level,
         "--val-fraction": data.val_fraction,
         "--val-seed": data.val_seed if data.val_seed else None,
     }

@@ -33,7 +33,12 @@ __all__ = [
 PARTS = ("train", "data_wait", "search", "lost", "eval")
 """What wall time is made of by ``result.json``; the rest of it is checkpoints."""
 
-_FOLLOWS = (("model.model", "model."), ("kind", "search."), ("kind", "schedule"))
+_FOLLOWS = (
+    ("model.model", "model."),
+    ("model.model", "search.space"),
+    ("kind", "search."),
+    ("kind", "schedule"),
+)
 """Where the first differs, keys that begin with the second are bound to."""
 
 
@@ -64,7 +69,8 @@ class Difference:
 class Group:
     """Runs that share a configuration; ratios are to the reference, which is the first group.
 
-    ``difference`` is that of the averaged networks, None for the reference. ``differs_in`` names where
+    ``difference`` is that of the averaged networks, None for the reference and for runs on other images than
+    its own, which have no ratios either. ``differs_in`` names where
     the configuration leaves that of the reference, with both values: (key, value, value of the reference).
     ``parts_seconds`` are means over runs, and the peak of memory is that of the largest run.
     """
@@ -145,6 +151,8 @@ def _group(name: str, runs: list[Finished], reference: list[Finished]) -> Group:
 
     seconds = spread(over_seeds(_seconds))
     macs = spread(over_seeds(_macs))
+    is_measured = runs is not reference and _same_images(runs[0], reference[0])
+    has_ratios = runs is reference or is_measured
     parts = [charged_parts(run.result) for run in runs]
     return Group(
         label=name,
@@ -158,12 +166,23 @@ def _group(name: str, runs: list[Finished], reference: list[Finished]) -> Group:
         macs=macs,
         parts_seconds={part: fmean(one[part] for one in parts) for part in parts[0]},
         peak_memory_bytes=max(run.result.peak_memory_bytes for run in runs),
-        seconds_ratio=_ratio(seconds.mean, fmean(over_seeds(_seconds, reference))),
-        macs_ratio=_ratio(macs.mean, fmean(over_seeds(_macs, reference))),
-        difference=None if runs is reference else _difference(runs, reference, _top1_ema),
-        difference_online=None if runs is reference else _difference(runs, reference, _top1),
+        seconds_ratio=_ratio(seconds.mean, fmean(over_seeds(_seconds, reference)))
+        if has_ratios
+        else None,
+        macs_ratio=_ratio(macs.mean, fmean(over_seeds(_macs, reference))) if has_ratios else None,
+        difference=_difference(runs, reference, _top1_ema) if is_measured else None,
+        difference_online=_difference(runs, reference, _top1) if is_measured else None,
         differs_in=tuple(_differences(runs[0], reference[0])),
     )
+
+
+def _same_images(run: Finished, reference: Finished) -> bool:
+    """Tell whether two runs were trained and evaluated on the same data set; a share of it may differ."""
+    own, other = (
+        {key: value for key, value in one.configuration.get("data", {}).items() if key != "share"}
+        for one in (run, reference)
+    )
+    return own == other
 
 
 def _seconds(result: Result) -> float:
@@ -271,6 +290,11 @@ def _notes(runs: Sequence[Finished], groups: Sequence[Group]) -> list[str]:
         if len(values) > 1:
             notes.append(
                 f"runs differ in {name} ({', '.join(values)}): seconds may not be comparable"
+            )
+    for group in groups[1:]:
+        if not _same_images(group.runs[0], groups[0].runs[0]):
+            notes.append(
+                f"{group.label}: other images than {groups[0].label}'s: accuracies and seconds do not compare"
             )
     for group in groups:
         for search in sorted({run.found_by for run in group.runs if run.found_by}):

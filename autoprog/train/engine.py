@@ -240,7 +240,9 @@ def finish(trainer: Trainer, schedule: GrowthSchedule) -> Iterator[Event]:
         _export(trainer)
     result = _result(trainer, schedule)
     better = max(result.top1, result.top1_ema)
-    warning = no_better_than_a_class(better, result.largest_class_share or 0.0)
+    warning = no_better_than_a_class(
+        better, result.largest_class_share or 0.0, result.num_validation_images
+    )
     if warning is not None:
         yield Warned(step=trainer.step, message=warning)
     yield RunFinished(step=trainer.step, result=result.model_dump(mode="json", by_alias=True))

@@ -119,7 +119,9 @@ def _foot(grid: EvaluationGrid) -> list[str]:
     if is_unbalanced(share, num_classes):
         lines.append(f"the largest of {num_classes} classes has {100 * share:.1f} % of the images")
     best = max(cell.top1 for cell in grid.cells)
-    warning = no_better_than_a_class(best, share) if grid.class_images else None
+    warning = (
+        no_better_than_a_class(best, share, sum(grid.class_images)) if grid.class_images else None
+    )
     if warning is not None:
         lines.append(f"! {warning}")
     return ["", *lines] if lines else []

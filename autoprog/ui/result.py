@@ -88,9 +88,16 @@ def _full_model(result: Mapping[str, Any]) -> str:
     seconds, epochs = result.get("full_model_seconds"), result.get("full_model_epochs")
     if seconds is None or epochs is None:
         return ""
+    taken = result["wall_seconds"]
+    slower = ""
+    if taken > seconds:
+        beside = taken - result["train_seconds"] - result["data_wait_seconds"]
+        slower = (
+            f", {duration(beside)} of it not for steps; what is so short gains nothing by growth"
+        )
     return (
         f"about {duration(seconds)} for {number(epochs)} epochs (predicted from its steps here);"
-        f" this run {duration(result['wall_seconds'])}"
+        f" this run {duration(taken)}{slower}"
     )
 
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from timm.data.readers.reader_image_folder import find_images_and_targets
 
 from autoprog.errors import ConfigError
 from autoprog.train.data import DataSource, open_source
+from autoprog.train.data.decode import fitting_white_level
 from autoprog.train.data.images import FolderSource, TarSource, digest_of
 from autoprog.train.data.scan import natural_key
 
@@ -270,7 +272,7 @@ def test_of_a_file_written_twice_into_a_tar_the_last_counts(tmp_path: Path) -> N
         ("I", "tif", [1000, 6000, 40000, 45000], [3, 23, 156, 175]),
         ("I", "tif", [0, 7, 99, 255], [0, 7, 99, 255]),
         ("F", "tif", [0.0, 0.25, 0.5, 1.0], [0, 64, 128, 255]),
-        ("F", "tif", [0.0, 20.0, 99.5, 255.0], [0, 20, 99, 255]),
+        ("F", "tif", [0.0, 20.0, 99.7, 255.5], [0, 20, 100, 255]),
         ("F", "tif", [1000.0, 6000.0, 40000.0, 65535.0], [3, 23, 156, 255]),
     ],
 )
@@ -284,18 +286,62 @@ def test_brightness_of_more_than_8_bits_is_scaled(
     wide.save(path)
     with Image.open(path) as again:
         assert again.mode == mode
-    pixels = np.asarray(FolderSource(tmp_path).load(0)[0])
+    source = FolderSource(tmp_path)
+    source.white_level = fitting_white_level(max(values))
+    pixels = np.asarray(source.load(0)[0])
     assert pixels[0, :, 0].tolist() == expected
     assert (pixels[..., 0] == pixels[..., 2]).all()
 
 
-@pytest.mark.parametrize("values", [[-1.0, 2.0], [float("nan"), 1.0], [0.0, 1e9]])
+@pytest.mark.parametrize(
+    ("brightness", "white"),
+    [
+        (0.2, 1),
+        (1.02, 1),
+        (1.5, 255),
+        (255.5, 255),
+        (300, 4095),
+        (4095, 4095),
+        (45000, 65535),
+        (9e9, 9e9),
+    ],
+)
+def test_the_white_level_is_a_usual_one(brightness: float, white: float) -> None:
+    assert fitting_white_level(brightness) == white
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32, np.uint16])
+def test_one_scale_serves_all_images_of_a_data_set(tmp_path: Path, kind: type) -> None:
+    white = 1.02 if kind is np.float32 else 3000
+    for part in ("train", "val"):
+        for name, low, high in (("dark", 0.0, 0.1), ("bright", 0.5, 1.0)):
+            (tmp_path / part / name).mkdir(parents=True)
+            for number in range(60):
+                values = np.linspace(low * white, high * white * (number + 1) / 60, 16)
+                picture = Image.fromarray(values.astype(kind).reshape(4, 4))
+                picture.save(tmp_path / part / name / f"{number}.tif")
+    opened = open_source(DataSource(dir=str(tmp_path)))
+    assert opened.white_level == (1 if kind is np.float32 else 4095)
+    means = {"dark": [], "bright": []}
+    for source in opened.images:
+        for index in range(len(source)):
+            picture, target = source.load(index)
+            means[source.class_names[target]].append(np.asarray(picture).mean())
+    assert max(means["dark"]) < min(means["bright"])
+    given = open_source(DataSource(dir=str(tmp_path), white_level=2 * opened.white_level))
+    assert (
+        np.asarray(given.images[0].load(0)[0]).mean()
+        < np.asarray(opened.images[0].load(0)[0]).mean()
+    )
+
+
+@pytest.mark.parametrize("values", [[-1.0, 2.0], [float("nan"), 1.0], [0.0, float("inf")]])
 def test_brightness_that_cannot_be_told_is_an_unreadable_image(
     tmp_path: Path, values: list[float]
 ) -> None:
     (tmp_path / "cat").mkdir()
     Image.fromarray(np.array([values], dtype=np.float32)).save(tmp_path / "cat" / "0.tif")
-    with pytest.raises(Exception, match="0 to 1, 255 or 65535 can be read"):
+    with pytest.raises(Exception, match="it must be finite and not negative"):
         FolderSource(tmp_path).load(0)
 
 
@@ -309,18 +355,18 @@ def test_the_report_says_what_was_seen(tmp_path: Path) -> None:
     assert open_source(DataSource(dir=str(tmp_path))).report.lines() == [
         "cat 12, dog 1; uneven: 92% are cat",
         "train: left out 1 .dng files (dog/raw.dng)",
-        "train: 1 of 13 images looked at are of 16 bits: their upper 8 bits are used",
-        "val: 1 of 3 images looked at are of 16 bits: their upper 8 bits are used",
+        "train: 1 of 13 images looked at are of 16 bits: 0 to 65535 becomes black to white (--white-level)",
+        "val: 1 of 3 images looked at are of 16 bits: 0 to 65535 becomes black to white (--white-level)",
     ]
 
 
 def test_of_many_classes_the_smallest_and_the_largest_are_told(tmp_path: Path) -> None:
     for part in ("train", "val"):
         for number in range(12):
-            for k in range(4 if number == 7 else 1 + (number != 3)):
+            for k in range((part == "train") + (4 if number == 7 else 1 + (number != 3))):
                 image(tmp_path / part / f"c{number}" / f"{k}.png")
     assert open_source(DataSource(dir=str(tmp_path))).report.lines() == [
-        "c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, … (12 in all); smallest c3 1, largest c7 4"
+        "c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, … (12 in all); smallest c3 2, largest c7 5"
     ]
 
 
@@ -376,3 +422,27 @@ def test_parts_are_found_by_names_in_any_case_but_only_one_of_each(tmp_path: Pat
     nested(tmp_path / "valid", "cat", "dog")
     with pytest.raises(ConfigError, match="must have one val part, but there are VAL and"):
         open_source(DataSource(dir=str(tmp_path)))
+
+
+def test_one_folder_under_two_names_is_refused_and_equal_parts_are_told(tmp_path: Path) -> None:
+    nested(tmp_path / "train", "cat", "dog")
+    (tmp_path / "val").symlink_to(tmp_path / "train")
+    with pytest.raises(ConfigError, match="train and val must be different images"):
+        open_source(DataSource(dir=str(tmp_path)))
+    (tmp_path / "val").unlink()
+    shutil.copytree(tmp_path / "train", tmp_path / "val")
+    lines = open_source(DataSource(dir=str(tmp_path))).report.lines()
+    assert "train and val hold images of the same names and sizes: are they the same?" in lines
+
+
+def test_a_split_of_class_folders_that_is_missing_is_refused(tmp_path: Path) -> None:
+    nested(tmp_path / "train", "cat", "dog", "__MACOSX")
+    nested(tmp_path / "test", "cat", "dog", "dog")
+    named = DataSource(dataset="torch/image_folder", data_dir=str(tmp_path))
+    with pytest.raises(ConfigError, match="must hold a val part"):
+        open_source(named)
+    with pytest.raises(ConfigError, match="--data-dir: must hold a folder 'tset'"):
+        open_source(replace(named, val_split="tset"))
+    opened = open_source(replace(named, val_split="test"))
+    assert opened.class_names == ("cat", "dog")
+    assert (len(opened.train), len(opened.val)) == (2, 3)

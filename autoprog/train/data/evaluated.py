@@ -11,8 +11,9 @@ from PIL import Image
 
 from autoprog.classes import order_of, some
 from autoprog.errors import ConfigError
-from autoprog.train.data.images import ImageSource
-from autoprog.train.data.report import DataReport, report_of
+from autoprog.train.data.decode import WHITE_LEVELS, fitting_white_level
+from autoprog.train.data.images import ImageSource, set_white_level
+from autoprog.train.data.report import DataReport, probe, report_of
 from autoprog.train.data.scan import ClassFolders
 from autoprog.train.data.sources import OpenedData, open_part
 from autoprog.train.data.stream import StreamSource
@@ -42,7 +43,9 @@ class _Relabelled:
         return self.source.name(index)
 
 
-def open_evaluated_folder(folder: Path, class_folders: ClassFolders = "auto") -> OpenedData | None:
+def open_evaluated_folder(
+    folder: Path, class_folders: ClassFolders = "auto", white_level: float | None = None
+) -> OpenedData | None:
     """Open a folder that holds images to evaluate on and none to train on; both parts are those.
 
     They are in ``val``, ``validation``, ``valid`` or ``test``, of which the first one that is there is taken,
@@ -62,13 +65,18 @@ def open_evaluated_folder(folder: Path, class_folders: ClassFolders = "auto") ->
     source = open_part(path, class_folders)
     count = len(source.class_names)
     classes = f"{count} class{'' if count == 1 else 'es'}"
-    report = report_of(source)
+    found = probe(source)
+    if white_level is None and found.brightness is not None:
+        white_level = fitting_white_level(found.brightness)
+    set_white_level(source, white_level)
+    report = report_of(source, found, white_level or WHITE_LEVELS[-1])
     return OpenedData(
         source,
         source,
         source.class_names,
         f"{path}: {len(source):,} images, {classes}",
         DataReport(source.class_names, report, report),
+        white_level,
     )
 
 

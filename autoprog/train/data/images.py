@@ -34,6 +34,8 @@ __all__ = [
     "digest_of",
     "encoded_image",
     "load_at_most",
+    "set_white_level",
+    "white_level_of",
 ]
 
 
@@ -86,9 +88,21 @@ def load_at_most(
         return shrink(image, short_px), image.size
     try:
         with about(source.name(index)):
-            return decode_at_most(source.encoded(index), short_px)
+            return decode_at_most(source.encoded(index), short_px, white_level_of(source))
     except IMAGE_ERRORS as error:
         raise _unreadable(source, index, error) from error
+
+
+def white_level_of(source: ImageSource) -> float | None:
+    """Return what is white in images of more than 8 bits, where the source knows such images."""
+    level: float | None = getattr(source, "white_level", None)
+    return level
+
+
+def set_white_level(source: object, white_level: float | None) -> None:
+    """Set what is white in images of more than 8 bits, for sources that decode files."""
+    if isinstance(source, _ScannedSource | ReaderSource):
+        source.white_level = white_level
 
 
 def encoded_image(source: ImageSource, index: int) -> bytes | None:
@@ -129,15 +143,16 @@ def _reason(error: BaseException) -> str:
 def _decoded(source: FolderSource | TarSource | ReaderSource, index: int) -> Image.Image:
     try:
         with about(source.name(index)):
-            return decode_rgb(source.encoded(index))
+            return decode_rgb(source.encoded(index), source.white_level)
     except IMAGE_ERRORS as error:
         raise _unreadable(source, index, error) from error
 
 
 class _ScannedSource:
-    """Images that a scan has found."""
+    """Images that a scan has found. ``white_level`` is that of images of more than 8 bits."""
 
     in_memory = False
+    white_level: float | None = None
 
     def __init__(self, found: ScannedImages) -> None:
         self.targets, self.class_names = found.targets, found.class_names
@@ -257,6 +272,7 @@ class ReaderSource:
     """
 
     in_memory = False
+    white_level: float | None = None
 
     def __init__(self, reader: Any, origin: str, class_names: Sequence[str]) -> None:
         self.reader, self.origin = reader, origin
@@ -281,10 +297,6 @@ class ReaderSource:
         return _decoded(self, index), int(self.targets[index])
 
 
-def _load_file(path: str) -> Image.Image:
-    return decode_rgb(Path(path).read_bytes())
-
-
 class TorchSource:
     """A torchvision dataset, such as ``torch/cifar10``.
 
@@ -297,8 +309,6 @@ class TorchSource:
 
     def __init__(self, dataset: Any, origin: str) -> None:
         self.dataset, self.origin = dataset, origin
-        if hasattr(dataset, "loader"):  # of class folders; its own would clip 16-bit images
-            dataset.loader = _load_file
         self.class_names: tuple[str, ...] = tuple(str(name) for name in dataset.classes)
         self.targets = np.asarray(dataset.targets, dtype=np.int64)
 

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import io
+import math
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags
 
-from autoprog.train.data.decode import IMAGE_ERRORS, WIDE_MODES
-from autoprog.train.data.formats import readable_formats
+from autoprog.train.data.decode import IMAGE_ERRORS, WIDE_MODES, brightest, open_image
 from autoprog.train.data.images import ImageSource, encoded_image
 from autoprog.train.data.scan import LeftOut, printable
 from autoprog.train.data.slices import whole_of
 from autoprog.train.data.stream import StreamSource
 
-__all__ = ["DataReport", "PartReport", "report_of"]
+__all__ = ["DataReport", "PartReport", "Probe", "probe", "report_of"]
 
 _MOST_NAMED = 10
 _MOST_REASONS = 5
@@ -49,12 +48,12 @@ class DataReport:
     class_names: tuple[str, ...]
     train: PartReport
     val: PartReport
+    notes: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """Return the report in lines of (at most some) words, the classes first."""
-        lines = []
-        if self.train.class_sizes:
-            lines.append(self._classes())
+        lines = [self._classes()] if self.train.class_sizes else []
+        lines += self.notes
         for part, report in (("train", self.train), ("val", self.val)):
             empty = [name for name, size in self._sizes(report) if size == 0]
             if empty:
@@ -86,40 +85,70 @@ class DataReport:
         return text
 
 
-def report_of(source: ImageSource | StreamSource) -> PartReport:
-    """Return what a part holds; reads the headers of some images, spread over it."""
+@dataclass(frozen=True)
+class Probe:
+    """What the headers of some images say, and the brightest of those of more than 8 bits."""
+
+    num_images: int = 0
+    kinds: tuple[tuple[str, int], ...] = ()
+    num_turned: int = 0
+    brightness: float | None = None
+
+    def notes(self, white_level: float | None) -> Iterator[str]:
+        """Yield what users of other programs may not expect of the images."""
+        for kind, count in self.kinds:
+            text = f"{count} of {self.num_images} images looked at are {kind}"
+            yield f"{text}: 0 to {white_level:g} becomes black to white (--white-level)"
+        if self.num_turned:
+            text = f"{self.num_turned} of {self.num_images} images looked at are marked as turned"
+            yield f"{text} (EXIF), which is not applied, as in timm"
+
+
+def report_of(
+    source: ImageSource | StreamSource, found: Probe | None = None, white_level: float | None = None
+) -> PartReport:
+    """Return what a part holds.
+
+    Args:
+        source: The images.
+        found: What was found in some of them.
+        white_level: Of the data set.
+    """
     if isinstance(source, StreamSource):
         return PartReport(())
     left_out: tuple[LeftOut, ...] = getattr(source, "left_out", ())
     notes: tuple[str, ...] = getattr(source, "notes", ())
-    return PartReport(PartReport.of(source).class_sizes, left_out, (*notes, *_header_notes(source)))
+    if found is not None:
+        notes = (*notes, *found.notes(white_level))
+    return PartReport(PartReport.of(source).class_sizes, left_out, notes)
 
 
-def _header_notes(source: ImageSource) -> Iterator[str]:
-    """Yield what users of other programs may not expect of the images, by the headers of some."""
+def probe(source: ImageSource | StreamSource) -> Probe:
+    """Look at the headers of some images, spread over a part, and at pixels of more than 8 bits."""
+    if isinstance(source, StreamSource):
+        return Probe()
     whole, indices = whole_of(source)
     spread = np.unique(np.linspace(0, len(indices) - 1, _PROBED_IMAGES).astype(np.int64))
     kinds: Counter[str] = Counter()
+    brightness: list[float] = []
     turned = probed = 0
     for index in indices[spread].tolist() if len(indices) else ():
         try:
             data = encoded_image(whole, index)
             if data is None:
-                return
+                return Probe()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                image = Image.open(io.BytesIO(data), formats=readable_formats())
+                image = open_image(data)
+                if image.mode in WIDE_MODES:
+                    brightness.append(brightest(image))
+                    kinds[WIDE_MODES[image.mode]] += 1
                 turned += image.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
-                kinds[WIDE_MODES.get(image.mode, "")] += 1
         except IMAGE_ERRORS:
             continue  # found where it is read for real
         probed += 1
-    for kind, count in sorted(kinds.items()):
-        if kind:
-            yield f"{count} of {probed} images looked at are {kind}"
-    if turned:
-        text = f"{turned} of {probed} images looked at are marked as turned (EXIF)"
-        yield f"{text}, which is not applied, as in timm"
+    finite = [value for value in brightness if math.isfinite(value)]
+    return Probe(probed, tuple(sorted(kinds.items())), turned, max(finite, default=None))
 
 
 def _listed(names: Sequence[str]) -> str:

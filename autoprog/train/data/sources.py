@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import os
 import tarfile
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -11,6 +12,7 @@ from typing import Any, TypeAlias
 from timm.data import create_dataset
 
 from autoprog.errors import ConfigError
+from autoprog.train.data.decode import WHITE_LEVELS, fitting_white_level
 from autoprog.train.data.digits import open_digits
 from autoprog.train.data.holdout import stratified_split
 from autoprog.train.data.images import (
@@ -20,8 +22,9 @@ from autoprog.train.data.images import (
     TarSource,
     TorchSource,
     digest_of,
+    set_white_level,
 )
-from autoprog.train.data.report import DataReport, PartReport, report_of
+from autoprog.train.data.report import DataReport, PartReport, probe, report_of
 from autoprog.train.data.scan import ClassFolders, printable
 from autoprog.train.data.slices import SlicedSource
 from autoprog.train.data.stream import StreamSource, names_by_number
@@ -39,6 +42,8 @@ _PACKAGES = {
     "wds": ("webdataset", "webdataset"),
     "torch": ("torchvision", "torchvision"),
 }
+_CLASS_FOLDERS = ("torch/image_folder", "torch/folder")
+"""Names of class folders, which are read as by --data: torchvision takes hidden files and clips 16 bits."""
 _STREAMS = ("hfids", "tfds", "wds")
 
 
@@ -59,6 +64,7 @@ class DataSource:
             same part of each class, but for rounding.
         val_seed: Which ones these are.
         class_folders: Which folder above an image names its class, where there are several.
+        white_level: What is white in images of more than 8 bits; by default told by some of them.
     """
 
     dir: str | None = None
@@ -72,17 +78,22 @@ class DataSource:
     val_fraction: float | None = None
     val_seed: int = 0
     class_folders: ClassFolders = "auto"
+    white_level: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class OpenedData:
-    """Both parts of a data set; they have the same classes."""
+    """Both parts of a data set; they have the same classes.
+
+    ``white_level`` is that of images of more than 8 bits; None where none were seen.
+    """
 
     train: AnySource
     val: AnySource
     class_names: tuple[str, ...]
     description: str
     report: DataReport
+    white_level: float | None = None
 
     @property
     def digests(self) -> dict[str, str]:
@@ -126,23 +137,43 @@ def open_source(source: DataSource) -> OpenedData:
                 "--val-fraction", "", "must be given together with --data or --dataset"
             )
     _check_number_of_classes(where, train.class_names)
-    report = report_of(train)
+    found = probe(train)
+    white_level = source.white_level
+    if white_level is None and found.brightness is not None:
+        white_level = fitting_white_level(found.brightness)
+    report = report_of(train, found, white_level)
+    notes: tuple[str, ...] = ()
+    for part in (train, val):
+        set_white_level(part, white_level)
     if val is None:
         assert source.val_fraction is not None
         train, val = _split(train, source.val_fraction, source.val_seed)
-        parts = DataReport(
-            train.class_names,
-            dataclasses.replace(report, class_sizes=PartReport.of(train).class_sizes),
-            PartReport.of(val),
-        )
+        report = dataclasses.replace(report, class_sizes=PartReport.of(train).class_sizes)
+        val_report = PartReport.of(val)
     else:
         _check_classes(where, train.class_names, val.class_names)
-        parts = DataReport(train.class_names, report, report_of(val))
+        val_report = report_of(val, probe(val), white_level or WHITE_LEVELS[-1])
+        if not isinstance(train, StreamSource) and not isinstance(val, StreamSource):
+            _refuse_same_place(where, train, val)
+            if len(train) and digest_of(train) == digest_of(val):
+                notes = (
+                    "train and val hold images of the same names and sizes: are they the same?",
+                )
+    parts = DataReport(train.class_names, report, val_report, notes)
     text = f"{origin}: {len(train):,} training and {len(val):,} validation images"
     if source.val_fraction is not None:
         text += f" (held out of the training images with seed {source.val_seed})"
     text += f", {len(train.class_names)} classes"
-    return OpenedData(train, val, train.class_names, text, parts)
+    return OpenedData(train, val, train.class_names, text, parts, white_level)
+
+
+def _refuse_same_place(where: str, train: ImageSource, val: ImageSource) -> None:
+    """Refuse parts that are one folder or file under two names: accuracy would be that of training images."""
+    places = [getattr(one, "folder", getattr(one, "path", None)) for one in (train, val)]
+    if None not in places and os.path.realpath(str(places[0])) == os.path.realpath(str(places[1])):
+        law = "train and val must be different images"
+        cure = "or --val-fraction 0.2 to evaluate on a fifth of them"
+        raise ConfigError(where, "", law, str(places[1]), cure)
 
 
 def _split(train: AnySource, fraction: float, seed: int) -> tuple[SlicedSource, SlicedSource]:
@@ -195,7 +226,7 @@ def _open_folder(folder: Path, source: DataSource) -> tuple[ImageSource, ImageSo
     return open_part(found or folder, source.class_folders), None
 
 
-def _required_part(folder: Path, part: str) -> Path:
+def _required_part(folder: Path, part: str, where: str = "--data") -> Path:
     found = _find_part(folder, part)
     if found is not None:
         return found
@@ -205,7 +236,7 @@ def _required_part(folder: Path, part: str) -> Path:
     cure = f"it holds {listing}"
     if any(path.is_dir() for path in folder.iterdir()):
         cure += "; --val-fraction 0.2 evaluates on a fifth of the training images instead"
-    raise ConfigError("--data", "", f"must hold a {part} part ({names})", str(folder), cure)
+    raise ConfigError(where, "", f"must hold a {part} part ({names})", str(folder), cure)
 
 
 def _find_part(folder: Path, part: str) -> Path | None:
@@ -264,12 +295,29 @@ def _open_named(source: DataSource, split: str) -> AnySource:
     chosen = {key: value for key, value in fields.items() if value is not None}
     if prefix in _STREAMS:
         return StreamSource(name, source.data_dir, split, chosen, source.num_classes)
+    if name.lower() in _CLASS_FOLDERS:
+        return open_part(_split_folder(source, split), source.class_folders)
     opened = _create(name, source.data_dir, split, chosen)
     if prefix == "torch":
         return TorchSource(opened, f"{name} ({split})")
     reader = opened.reader
     names = names_by_number(reader.class_to_idx) or [str(n) for n in range(source.num_classes or 0)]
     return ReaderSource(reader, f"{name} ({split})", names)
+
+
+def _split_folder(source: DataSource, split: str) -> Path:
+    """Return the folder of a split; timm would take the whole root in place of one that is missing."""
+    root = Path(source.data_dir or ".")
+    if not root.is_dir():
+        raise ConfigError("--data-dir", "", "must be an existing folder", str(root))
+    for part, names in _SPLIT_NAMES.items():
+        if split in names:
+            return _required_part(root, part, "--data-dir")
+    if not (root / split).is_dir():
+        held = ", ".join(sorted(printable(path.name) for path in root.iterdir())[:5])
+        law = f"must hold a folder {split!r}"
+        raise ConfigError("--data-dir", "", law, str(root), f"it holds {held}")
+    return root / split
 
 
 def _create(name: str, root: str | None, split: str, fields: dict[str, str]) -> Any:

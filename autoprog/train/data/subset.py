@@ -8,6 +8,7 @@ import numpy as np
 
 from autoprog.errors import ConfigError
 from autoprog.train.data.holdout import stratified_holdout
+from autoprog.train.data.report import PartReport
 from autoprog.train.data.slices import SlicedSource
 from autoprog.train.data.sources import AnySource, OpenedData
 from autoprog.train.data.stream import StreamSource
@@ -50,7 +51,15 @@ def sliced(opened: OpenedData, share: float, on_held_out: bool) -> OpenedData:
         raise ConfigError("data", "train", law, len(train), "give more images")
     text = f"{opened.description}; trained on {len(indices):,}"
     text += f", evaluated on {len(val):,} other training images" if on_held_out else ""
-    return replace(opened, train=SlicedSource(train, indices), val=val, description=text)
+    kept = SlicedSource(train, indices)
+    report = replace(
+        opened.report,
+        train=replace(opened.report.train, class_sizes=PartReport.of(kept).class_sizes),
+        val=PartReport.of(val)
+        if on_held_out and not isinstance(val, StreamSource)
+        else opened.report.val,
+    )
+    return replace(opened, train=kept, val=val, description=text, report=report)
 
 
 def _stratified_share(targets: np.ndarray, among: np.ndarray, share: float) -> np.ndarray:

@@ -15,8 +15,9 @@ from autoprog.train.data.images import (
     ReaderSource,
     TarSource,
     TorchSource,
+    white_level_of,
 )
-from autoprog.train.data.slices import SlicedSource
+from autoprog.train.data.slices import SlicedSource, whole_of
 
 __all__ = ["content_digest", "origin_of"]
 
@@ -42,6 +43,8 @@ def content_digest(source: ImageSource) -> str:
     """
     digest = hashlib.blake2b(origin_of(source).encode(), digest_size=16)
     digest.update(repr((len(source), source.class_names)).encode())
+    if (level := white_level_of(whole_of(source)[0])) is not None:
+        digest.update(repr(level).encode())
     digest.update(np.ascontiguousarray(source.targets).tobytes())
     for part in _evidence(source):
         digest.update(part)
