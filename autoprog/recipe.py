@@ -125,6 +125,11 @@ class Recipe(FileModel):
         )
 
     @property
+    def mixes(self) -> bool:
+        """Tell whether images are mixed in pairs, for which a batch must be even."""
+        return self.mixup > 0 or self.cutmix > 0
+
+    @property
     def strength(self) -> Curriculum:
         """Return the full regularisation, which a schedule may ramp."""
         return Curriculum(
@@ -239,17 +244,23 @@ def resolve_recipe(base: str, *layers: tuple[str, Mapping[str, Any]]) -> Recipe:
     return recipe
 
 
-def fitting_batch_size(batch_size: int, num_images: int) -> int:
+def fitting_batch_size(batch_size: int, num_images: int, multiple_of: int = 1) -> int:
     """Return the largest batch size up to the given one of which whole batches make about one pass.
 
     It is the given one where these are within 5 % of the images, as they are in all but small data sets.
+
+    Args:
+        batch_size: Images a step.
+        num_images: Of the training set.
+        multiple_of: What a batch must be divided into; a lower batch size is a multiple of it, if possible.
     """
     exact = num_images / batch_size
     if exact >= 1 and abs(round(exact) - exact) <= 0.05 * exact:
         return batch_size
     if exact >= 10:  # the remainder is below a tenth: never mind
         return batch_size
-    return max(1, round(num_images / math.ceil(exact)))
+    size = max(1, round(num_images / math.ceil(exact)))
+    return min(batch_size, size // multiple_of * multiple_of or size)
 
 
 def with_randaug_magnitude(policy: str | None, magnitude: float | None) -> str | None:

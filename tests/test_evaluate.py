@@ -325,3 +325,23 @@ def test_best_weights_that_are_not_there_are_refused(
     capsys.readouterr()
     target = elastic_run if "--weights" in words else interrupted
     assert law in refused(capsys, target, *words)
+
+
+def test_what_a_run_held_out_is_found_where_the_images_have_moved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("cat", 30), ("dog", 200)):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for number in range(10):
+            picture = Image.new("RGB", (16, 16), (value, number, 90))
+            picture.save(tmp_path / "set" / name / f"{number}.png")
+    words = ["train", "--schedule", "constant", "--model", "vit-mu", "--epochs", "1", "--quiet"]
+    words += ["--batch-size", "8", "--val-fraction", "0.2", "--runs-dir", str(tmp_path / "runs")]
+    assert main([*words, "--workers", "0", "--data", str(tmp_path / "set")]) == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    (tmp_path / "set").rename(tmp_path / "moved")
+    capsys.readouterr()
+    moved = ("--data", str(tmp_path / "moved"))
+    assert evaluated(capsys, run, *moved)["num_images"] == 4
+    assert main(["evaluate", str(run), *moved, "--val-fraction", "0.2", "--val-seed", "1", *HERE]) == 0
+    assert "it may have been trained on some" in capsys.readouterr().err

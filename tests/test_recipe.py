@@ -194,3 +194,10 @@ def test_epochs_are_passes_within_a_tenth_whatever_the_batch() -> None:
             passes = steps_per_epoch_of(num_images, size) * size / num_images
             assert size <= asked
             assert passes == pytest.approx(1, abs=0.1), (num_images, asked)
+
+
+def test_a_lowered_batch_is_what_processes_and_mixing_need() -> None:
+    assert fitting_batch_size(1024, 25, multiple_of=2) == 24
+    assert fitting_batch_size(8, 20, multiple_of=2) == 6
+    assert fitting_batch_size(8, 3, multiple_of=4) == 3
+    assert fitting_batch_size(25, 25, multiple_of=2) == 25, "as asked for"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,7 +114,10 @@ def configure_train(args: argparse.Namespace) -> Configured:
 
 def _with_fitting_batches(recipe: Recipe, num_images: int) -> tuple[Recipe, tuple[str, ...]]:
     """Lower the batch size where whole batches of it are no pass over so few images, and say so."""
-    size = fitting_batch_size(recipe.batch_size, num_images)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    parts = processes * (recipe.grad_accum_steps if processes > 1 else 1)
+    multiple_of = math.lcm(parts, 2 * processes) if recipe.mixes else parts
+    size = fitting_batch_size(recipe.batch_size, num_images, multiple_of)
     if size == recipe.batch_size:
         return recipe, ()
     fitted = recipe.model_copy(update={"batch_size": size})

@@ -15,7 +15,7 @@ from rich.text import Text
 from autoprog.bench.costgrid import measure_costs
 from autoprog.commands.configure import Configured
 from autoprog.commands.launch import Configure
-from autoprog.commands.preflight import check_run
+from autoprog.commands.preflight import check_run, check_validation_images
 from autoprog.commands.provenance import new_run_id
 from autoprog.commands.report import plan_text, space_text
 from autoprog.commands.run_words import put_paths
@@ -70,6 +70,7 @@ def dry_run(args: argparse.Namespace, configure: Configure) -> None:
     put_paths(args)
     configured = configure(args)
     check_run(configured, is_new=True)
+    check_validation_images(configured, None)
     settings, console = configured.settings, Console(highlight=False)
     columns = _stages(configured)
     forecast = _forecast(configured)

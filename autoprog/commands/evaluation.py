@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,8 @@ def configure_evaluation(args: argparse.Namespace) -> Evaluation:
         settings, opened, notes = _of_file(args, file)
         elastic = Elastic()
     else:
-        settings, opened = _of_run(args, run, file)
-        notes, elastic = [], elastic_of(run.best or run.schedule)
+        settings, opened, notes = _of_run(args, run, file)
+        elastic = elastic_of(run.best or run.schedule)
     notes = [*([file.taken] if file.taken else []), *notes]
     opened, note = _labelled(settings, opened, file)
     subnets = tuple(_subnets(args, settings, elastic))
@@ -120,28 +121,45 @@ def finished_run(path: Path) -> Run:
 
 def _of_run(
     args: argparse.Namespace, run: Run, file: WeightsFile
-) -> tuple[RunSettings, OpenedData]:
+) -> tuple[RunSettings, OpenedData, list[str]]:
     recorded = run.manifest.settings
     for name in ("model", "img_size", "recipe"):
         if hasattr(args, name):
             flag = "--" + name.replace("_", "-")
             raise ConfigError(flag, "", "must be left out: the run says it", getattr(args, name))
     data = data_settings(args)
-    if data.embedded:
-        data = recorded.data
-    elif _same_folder(data, recorded.data) and data.val_fraction is None:
-        # Of a folder without a val part most images have been trained on.
-        known = ("val_fraction", "val_seed", "class_folders")
-        data = data.model_copy(update={key: getattr(recorded.data, key) for key in known})
+    data, opened, note = _data_of_run(data, run)
     model = recorded.model if file.spec is None else FullModel.of(short_named(file.spec))
     values = {**recorded.model_dump(), "data": data, "recipe": recorded.recipe, "model": model}
-    return _settings(args, values), _opened(data)
+    return _settings(args, values), opened, [note] if note else []
 
 
-def _same_folder(one: DataSettings, other: DataSettings) -> bool:
-    if one.dir is None or other.dir is None:
-        return False
-    return Path(one.dir).resolve() == Path(other.dir).resolve()
+def _data_of_run(data: DataSettings, run: Run) -> tuple[DataSettings, OpenedData, str]:
+    """Return what to evaluate a run on, and what is to be said of it.
+
+    Of a data set without a val part most images have been trained on, so those that the run held out are
+    found again, by their digest wherever they lie.
+    """
+    recorded = run.manifest.settings.data
+    if data.embedded:
+        return recorded, _opened(recorded), ""
+    if data.white_level is None:
+        data = data.model_copy(update={"white_level": recorded.white_level})
+    if recorded.val_fraction is None:
+        return data, _opened(data), ""
+    held_out = None if run.manifest.data is None else run.manifest.data.digests.get("val")
+    known = ("val_fraction", "val_seed", "class_folders", "share", "on_held_out")
+    again = data.model_copy(update={key: getattr(recorded, key) for key in known})
+    if data.val_fraction is None:
+        with suppress(ConfigError):  # it has a val part, or is another data set
+            opened = open_data(again)
+            if opened.digests["val"] == held_out:
+                return again, opened, ""
+    opened = _opened(data)
+    if opened.digests["val"] == held_out:
+        return data, opened, ""
+    note = f"these are not the {recorded.val_fraction:g} of its images that the run held out;"
+    return data, opened, f"{note} it may have been trained on some"
 
 
 def _of_file(

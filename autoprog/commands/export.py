@@ -142,6 +142,9 @@ def _check_output(args: argparse.Namespace) -> None:
     from autoprog.train.weights import description_of
 
     output: Path = args.output
+    if not output.absolute().parent.is_dir():
+        law, cure = "must lie in an existing folder", f"make {output.parent} first"
+        raise ConfigError("--output", "", law, str(output), cure)
     if args.format == "hf":
         exported = {"config.json", "model.safetensors"}
         if not output.exists() and not output.is_symlink():

@@ -44,7 +44,7 @@ from autoprog.train.engine import Job
 from autoprog.train.feed import open_data
 from autoprog.train.ranks import Ranks, is_lost_rank, was_restarted
 from autoprog.train.rollback import MOST_ROLLBACKS, Rollbacks
-from autoprog.train.stop import StopRequest, stop_on_signals
+from autoprog.train.stop import InterruptedRunError, StopRequest, stop_on_signals
 from autoprog.ui.display import make_display
 
 __all__ = [
@@ -187,6 +187,8 @@ def _carry_out(begin: Begin, launch: Launch, folder: RunFolder, job: Job) -> Non
         raise ResumableError(f"{error}; then --resume {folder.path}") from error
     except OSError as error:
         raise RunError(f"{folder.path}: {error}") from error
+    except KeyboardInterrupt:  # the building of the cache is given up at once
+        raise InterruptedRunError("SIGINT", str(folder.path), "while the cache was built") from None
     except MemoryError as error:
         cure = f"lower --batch-size or --workers; go on with --resume {folder.path}"
         raise RunError(f"{folder.path}: out of memory; {cure}") from error
@@ -242,8 +244,7 @@ def _known_failure(error: RuntimeError, ranks: Ranks) -> str | None:
     if isinstance(error, torch.OutOfMemoryError):
         return "out of memory outside a step; lower --batch-size"
     if not ranks.alone and is_lost_rank(error):
-        reason = (str(error).splitlines() or [""])[0]
-        return f"another process of this run is gone ({reason[:80]})"
+        return "another process of this run is gone"
     return None
 
 

@@ -243,7 +243,7 @@ def finish(trainer: Trainer, schedule: GrowthSchedule) -> Iterator[Event]:
     warning = no_better_than_a_class(
         better, result.largest_class_share or 0.0, result.num_validation_images
     )
-    if warning is not None:
+    if warning is not None and trainer.ranks.is_main:
         yield Warned(step=trainer.step, message=warning)
     yield RunFinished(step=trainer.step, result=result.model_dump(mode="json", by_alias=True))
     if trainer.ranks.is_main and trainer.pace.budget_seconds is not None:

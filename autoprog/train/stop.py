@@ -27,11 +27,11 @@ class GaveUpError(Exception):
 
 
 class InterruptedRunError(AutoprogError):
-    """A run that stopped on a signal, after a checkpoint."""
+    """A run that stopped on a signal, after a checkpoint unless ``where`` says otherwise."""
 
-    def __init__(self, signal_name: str, run: str) -> None:
+    def __init__(self, signal_name: str, run: str, where: str = "after a checkpoint") -> None:
         self.exit_code = {"SIGINT": 130, "SIGTERM": 143}.get(signal_name, 1)
-        super().__init__(f"stopped by {signal_name} after a checkpoint; go on with --resume {run}")
+        super().__init__(f"stopped by {signal_name} {where}; go on with --resume {run}")
 
 
 class StopNow(BaseException):
