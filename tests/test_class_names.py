@@ -58,6 +58,12 @@ def trained(runs: Path, data: Path, *words: object, epochs: float = 25) -> Path:
     return run
 
 
+def warnings_of(run: Path) -> list[str]:
+    """Return what a run warned of, but for what follows from so few images and steps."""
+    told = [event.message for event in load_run(run).events() if event.kind == "warned"]
+    return [text for text in told if "largest class" not in text and "batch size" not in text]
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data_in(tmp_path_factory.mktemp("data") / "insects")
@@ -189,7 +195,7 @@ def test_names_decide_and_not_their_order(run: Path, tmp_path: Path, capsys: Cap
     dir_ = load_run(run).manifest.settings.data.dir
     assert dir_ is not None
     tuned = trained(tmp_path / "tuned", Path(dir_), *given, epochs=1)
-    (warned,) = [event.message for event in load_run(tuned).events() if event.kind == "warned"]
+    (warned,) = warnings_of(tuned)
     assert "head is kept, its rows put into the order of the run's classes" in warned
     assert evaluated(capsys, tuned)[0] == 100.0
 
@@ -247,7 +253,7 @@ def test_changed_images_are_refused_or_allowed_with_a_warning(
     assert f"images must be those that the run began with, but there are {said}" in error
     assert (stopped / "run.yaml").read_bytes() == before
     assert resumed(stopped, "--data", copied, "--allow-changed-data") == 0
-    warned = [event.message for event in load_run(stopped).events() if event.kind == "warned"]
+    warned = warnings_of(stopped)
     assert warned == [f"the images have changed: {said}; their order is another from here on"]
 
 
@@ -257,7 +263,7 @@ def test_moved_images_are_gone_on_with_from_any_folder(
     monkeypatch.chdir(tmp_path)
     assert resumed(stopped, "--data", "copied") == 0
     assert load_run(stopped).manifest.settings.data.dir == str(copied)
-    assert [event for event in load_run(stopped).events() if event.kind == "warned"] == []
+    assert warnings_of(stopped) == []
 
 
 def test_a_run_without_a_record_is_gone_on_with_and_it_says_so(
@@ -269,7 +275,7 @@ def test_a_run_without_a_record_is_gone_on_with_and_it_says_so(
     error = refused(capsys, "train", "--resume", stopped, "--data", copied)
     assert "--data: must be left out: the run did not record what its images were" in error
     assert resumed(stopped) == 0
-    (warned,) = [event.message for event in load_run(stopped).events() if event.kind == "warned"]
+    (warned,) = warnings_of(stopped)
     assert "did not record its images" in warned
     assert load_run(stopped).manifest.class_names == ("ant", "bee", "cat")
 
@@ -314,7 +320,7 @@ def test_a_model_a_size_and_a_recipe_come_with_the_weights(
         assert (settings.model.model, settings.model.img_size) == ("vit-mu", 16)
         assert (settings.recipe_name, settings.recipe.layer_decay) == ("finetune", 0.75)
         assert settings.initial_checkpoint == str((tmp_path / source).absolute())
-        assert [event for event in found.events() if event.kind == "warned"] == []
+        assert warnings_of(found.path) == []
     bare = tmp_path / "bare.pth"
     torch.save(load_file(run / "checkpoints/final.safetensors"), bare)
     error = refused(capsys, *schedule, "--initial-checkpoint", bare, "--data", data)
@@ -345,14 +351,14 @@ def test_the_head_of_other_classes_starts_afresh(
 ) -> None:
     given = ("--initial-checkpoint", run)
     tuned = trained(tmp_path / "r", data_in(tmp_path / "d", names, 2), *given, epochs=1)
-    (warned,) = [event.message for event in load_run(tuned).events() if event.kind == "warned"]
-    assert f"head starts afresh: {why}" in warned
+    warned = warnings_of(tuned)
+    assert sum(f"head starts afresh: {why}" in one for one in warned) == 1
 
 
 def test_a_fresh_head_is_asked_for(run: Path, data: Path, tmp_path: Path, capsys: Capture) -> None:
     words = ("--initial-checkpoint", run, "--fresh-head")
     tuned = trained(tmp_path / "r", data, *words, epochs=0.5)
-    (warned,) = [event.message for event in load_run(tuned).events() if event.kind == "warned"]
+    (warned,) = warnings_of(tuned)
     assert "head starts afresh: as --fresh-head says" in warned
     error = refused(capsys, "train", "--schedule", "constant", "--model", "vit-mu", "--fresh-head")
     assert "fresh_head: must be given together with --pretrained or --initial-checkpoint" in error

@@ -32,7 +32,7 @@ from supernet.zoo import ZOO
 ROOT = Path(__file__).resolve().parent.parent
 DATA = (
     "--data --dataset --data-dir --train-split --val-split --input-key --target-key --num-classes"
-    " --class-folders --val-fraction --val-seed"
+    " --class-folders --val-fraction --val-seed --white-level"
 )
 SHARES = "--data-share --held-out"
 RECIPE = (
@@ -635,7 +635,7 @@ def test_costs_that_are_none_are_refused(autoprog: Autoprog, text: str, line: st
             "must hold a train part (train/ or train.tar, training/ or training.tar), but got 'images';",
         ),
         (("train/a",), "must hold a val part (val/ or val.tar, "),
-        (("train", "val"), "must hold images (.png, .jpg, .jpeg), but got 'images/train';"),
+        (("train", "val"), "must hold images, such as .jpg or .png files, but got 'images/train';"),
         (
             ("train/a", "train/b", "val/a", "val/c"),
             "train and val must have the same classes:"
@@ -841,7 +841,9 @@ def test_an_interrupt_before_the_training_is_one_line(
 ) -> None:
     monkeypatch.setattr("autoprog.commands.launch.make_display", interrupt)
     done = autoprog(*BRIEF, "-q")
-    assert (done.code, done.err) == (130, "autoprog: stopped by SIGINT\n")
+    (folder,) = Path("runs").iterdir()
+    said = f"stopped by SIGINT before a step was taken; go on with --resume {folder}"
+    assert (done.code, done.err) == (130, f"autoprog: {said}\n")
 
 
 def test_a_run_outlives_the_reader_of_its_output(tmp_path: Path, manifest: Any) -> None:

@@ -343,5 +343,7 @@ def test_what_a_run_held_out_is_found_where_the_images_have_moved(
     capsys.readouterr()
     moved = ("--data", str(tmp_path / "moved"))
     assert evaluated(capsys, run, *moved)["num_images"] == 4
-    assert main(["evaluate", str(run), *moved, "--val-fraction", "0.2", "--val-seed", "1", *HERE]) == 0
+    assert (
+        main(["evaluate", str(run), *moved, "--val-fraction", "0.2", "--val-seed", "1", *HERE]) == 0
+    )
     assert "it may have been trained on some" in capsys.readouterr().err

@@ -242,7 +242,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     ("kind", "event", "number", "said"),
     [
         ("train", "progressed", 3, "the checkpoint cannot be written"),
-        ("train", "checkpoint_saved", -1, "final.safetensors: the weights cannot be written"),
+        ("train", "evaluated", -1, "the checkpoint cannot be written"),
         ("train", "stage_started", 2, ""),
     ],
 )
@@ -389,10 +389,11 @@ def test_without_a_good_checkpoint_a_run_starts_over(
 
 
 def restarts(folder: Path) -> tuple[int, list[str]]:
-    """Return the step that the second attempt began at and what it warned of."""
+    """Return the step that the second attempt began at and its warnings, but for how little it learnt."""
     rows = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     second = [row for row in rows if row["attempt"] == 1]
     warned = [row["message"] for row in second if row["kind"] == "warned"]
+    warned = [text for text in warned if "largest class" not in text]
     return second[0]["step"], warned
 
 

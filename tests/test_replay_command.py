@@ -291,7 +291,7 @@ def test_flags_that_a_replay_has_no_use_for_are_refused(
 
 
 def test_json_without_a_replay_is_refused(replay: Replay) -> None:
-    line = "--json: must be given together with --replay RUN"
+    line = "--json: must be given together with --replay RUN or --dry-run"
     assert refusal(replay("--model", "vit-mu", "--json")) == line
     assert not Path("runs").exists()
 

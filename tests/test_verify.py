@@ -961,7 +961,7 @@ def test_controls_may_cost_as_much_by_measured_seconds(
         ((*SEARCH, "--controls", "ramp"), "--controls: must be given together with --schedule"),
         ((*LINEAR, "--mixup", "0.8", "--batch-size", "63"), "--batch-size: must be even for mixup"),
         ((*SEARCH, "--", "--fidelity", "4", "--fidelity-at", "9"), "--fidelity-at: must be below"),
-        ((*SEARCH, "--lengths", "0.02"), "must"),
+        ((*SEARCH, "--lengths", "0.02"), "are too few to search"),
         ((*LINEAR, "--nproc", "0"), "nproc: must be greater than or equal to 1"),
         ((*LINEAR, "--nproc", "2", "--side-by-side"), "--side-by-side: must be left out with"),
     ],

@@ -187,8 +187,8 @@ def _carry_out(begin: Begin, launch: Launch, folder: RunFolder, job: Job) -> Non
         raise ResumableError(f"{error}; then --resume {folder.path}") from error
     except OSError as error:
         raise RunError(f"{folder.path}: {error}") from error
-    except KeyboardInterrupt:  # the building of the cache is given up at once
-        raise InterruptedRunError("SIGINT", str(folder.path), "while the cache was built") from None
+    except KeyboardInterrupt:  # such as while the cache is built, which is given up at once
+        raise InterruptedRunError("SIGINT", str(folder.path), "before a step was taken") from None
     except MemoryError as error:
         cure = f"lower --batch-size or --workers; go on with --resume {folder.path}"
         raise RunError(f"{folder.path}: out of memory; {cure}") from error
