@@ -43,6 +43,8 @@ COMMANDS = {
     "stress": "kill a run at random points and compare how it ends",
 }
 
+_WITH_TORCH = {"search", "train", "evaluate", "export", "verify", "bench"}
+
 _EXAMPLES = """examples:
   autoprog search --model deit-s                    a whole search on the embedded digits, in minutes
   autoprog search --model deit-s --data DIR         on your images: DIR/train and DIR/val, or .tar files
@@ -77,6 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unknown argument {unknown[0]}" + (f"; {near}" if near else ""))
     try:
         with passed_on(lambda text: print(f"autoprog: warning: {text}", file=sys.stderr)):
+            if args.command in _WITH_TORCH and sys.stderr.isatty():
+                _load_torch()
             return _command(args.command).run(args)
     except AutoprogError as error:
         if args.debug:
@@ -168,6 +172,16 @@ class _Parser(argparse.ArgumentParser):
 def _command(name: str):  # type: ignore[no-untyped-def]
     """Import one command's module: they are what pulls in torch, pydantic or rich."""
     return importlib.import_module(f"autoprog.commands.{name}")
+
+
+def _load_torch() -> None:
+    """Import what takes seconds, and say so meanwhile: a terminal that stays empty looks stuck."""
+    sys.stderr.write("loading torch …")
+    sys.stderr.flush()
+    for name in ("torch", "timm"):
+        importlib.import_module(name)
+    sys.stderr.write("\r\x1b[K")
+    sys.stderr.flush()
 
 
 def _first_word(arguments: Sequence[str]) -> str | None:

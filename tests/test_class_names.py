@@ -230,15 +230,15 @@ def test_a_renamed_class_is_not_gone_on_with(stopped: Path, copied: Path, capsys
 CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "removed": (
         lambda data: (data / "train" / "ant" / "0.png").unlink(),
-        "23 instead of 24 training images",
+        "there are 23 instead of 24 training images",
     ),
     "added": (
         lambda data: shutil.copy(data / "val/bee/0.png", data / "val/bee/9.png"),
-        "13 instead of 12 validation images",
+        "there are 13 instead of 12 validation images",
     ),
     "moved": (
         lambda data: (data / "train/ant/0.png").rename(data / "train/bee/x.png"),
-        "as many training images, of which some are others or in other classes",
+        "some training images are others or in other classes",
     ),
 }
 
@@ -250,7 +250,7 @@ def test_changed_images_are_refused_or_allowed_with_a_warning(
     before = (stopped / "run.yaml").read_bytes()
     change(copied)
     error = refused(capsys, "train", "--resume", stopped, "--data", copied)
-    assert f"images must be those that the run began with, but there are {said}" in error
+    assert f"images must be those that the run began with, but {said}" in error
     assert (stopped / "run.yaml").read_bytes() == before
     assert resumed(stopped, "--data", copied, "--allow-changed-data") == 0
     warned = warnings_of(stopped)

@@ -58,7 +58,7 @@ FLAGS = {
     "train": f"{COMMON} --schedule --elastic --pos-embed --model --img-size --time-budget"
     " --dry-run --json --allow-changed-data",
     "show": "-h --help --debug --model --epochs --recipe --diff --plain --json --svg --html",
-    "compare": "-h --help --debug --x --json --markdown --html",
+    "compare": "-h --help --debug --x --runs-dir --json --markdown --html",
     "inspect": "-h --help --debug --runs-dir --screenshots --size",
     "export": "-h --help --debug --output --weights --checkpoint --overwrite"
     " --format --img-size --keep-rate --by --at-blocks",

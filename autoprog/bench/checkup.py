@@ -143,7 +143,7 @@ def check_readable(
     if isinstance(source, StreamSource) or source.in_memory:
         return
     checked = check_images(
-        source, resolve_workers("auto", source), seconds, progress_on_stderr, part
+        source, resolve_workers("auto", source), seconds, progress_on_stderr, part=part
     )
     subject = {"training": "train", "validation": "val"}[part]
     read = f"{checked.num_read:,} of {len(source):,} images read"

@@ -39,6 +39,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default="seconds",
         help="what the curves on the terminal are drawn over (seconds)",
     )
+    parser.add_argument(
+        "--runs-dir", default="runs", metavar="DIR", help="where last and names of runs are (runs)"
+    )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", dest="as_json", help="one JSON object")
     form.add_argument("--markdown", action="store_true", help="a Markdown table")
@@ -49,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
     from autoprog.proof.compare import compare
 
-    runs, left_out = _read(args.runs)
+    runs, left_out = _read(args.runs, args.runs_dir)
     for path, reason in left_out:
         print(f"autoprog: left out: {path}: {reason}", file=sys.stderr)
     if not runs:
@@ -64,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _read(paths: Sequence[str]) -> tuple[list[Finished], list[tuple[str, str]]]:
+def _read(paths: Sequence[str], runs_dir: str) -> tuple[list[Finished], list[tuple[str, str]]]:
     """Return the finished runs, each once, and (path, reason) of what is none.
 
     Raises:
@@ -74,7 +77,7 @@ def _read(paths: Sequence[str]) -> tuple[list[Finished], list[tuple[str, str]]]:
 
     runs, left_out = [], []
     once: dict[Path, str] = {}
-    for path in map(str, chain.from_iterable(map(_runs_of, paths))):
+    for path in map(str, chain.from_iterable(_runs_of(word, runs_dir) for word in paths)):
         once.setdefault(Path(path).resolve(), path)
     for path in once.values():
         try:
@@ -86,7 +89,7 @@ def _read(paths: Sequence[str]) -> tuple[list[Finished], list[tuple[str, str]]]:
     return runs, left_out
 
 
-def _runs_of(word: str) -> list[Path]:
+def _runs_of(word: str, runs_dir: str) -> list[Path]:
     """Return the run that a word means; of a folder of runs all, the oldest first, as ``runs/*``.
 
     Raises:
@@ -96,7 +99,7 @@ def _runs_of(word: str) -> list[Path]:
 
     path = Path(word)
     inside = [] if (path / "run.yaml").is_file() else runs_in(path)[::-1]
-    return inside or [path if path.exists() else locate_run(word)]
+    return inside or [path if path.exists() else locate_run(word, runs_dir)]
 
 
 def _write_page(path: Path, comparison: Comparison) -> None:

@@ -82,11 +82,17 @@ def data_notice(run: Run, now: RecordedData, allow_changed: bool, is_moved: bool
     changes = _changes(before, now)
     if not changes:
         return None
+    if changes == _VAL_REPLACED:  # as by the repair of a broken one, which no weight depends on
+        return f"the images have changed: {changes}; evaluations are of these from here on"
     if not allow_changed:
-        law = f"images must be those that the run began with, but there are {changes}"
+        law = f"images must be those that the run began with, but {changes}"
         cure = "put them back, or add --allow-changed-data to go on with these"
         raise ConfigError("--resume", str(run.path), law, cure=cure)
     return f"the images have changed: {changes}; their order is another from here on"
+
+
+_REPLACED = "some {} images are others or in other classes"
+_VAL_REPLACED = _REPLACED.format("validation")
 
 
 def _changes(before: RecordedData, now: RecordedData) -> str:
@@ -96,7 +102,7 @@ def _changes(before: RecordedData, now: RecordedData) -> str:
         counts = [getattr(one, f"num_{part}_images") for one in (now, before)]
         digests = [one.digests.get(part) for one in (now, before)]
         if counts[0] != counts[1]:
-            texts.append(f"{counts[0]:,} instead of {counts[1]:,} {word} images")
+            texts.append(f"there are {counts[0]:,} instead of {counts[1]:,} {word} images")
         elif None not in digests and digests[0] != digests[1]:
-            texts.append(f"as many {word} images, of which some are others or in other classes")
+            texts.append(_REPLACED.format(word))
     return " and ".join(texts)

@@ -156,12 +156,9 @@ def _comparison_command(run: RunFolder) -> str:
     if settings.time_budget_seconds is not None:
         words += ["--time-budget", f"{settings.time_budget_seconds:g}s"]
     words += ["--seed", str(settings.seed), *_carried_out_words(run.manifest.argv)]
-    # The newest run, where a word means it; else those that are named so.
-    newest = f"{shlex.quote(str(parent))}/*-train-{model.model}-constant"
-    if str(parent) == "runs":
-        newest = "last"
-    train = f"autoprog train {shlex.join(words)} --runs-dir {shlex.quote(str(parent))}"
-    return f"{train} && autoprog compare {newest} {shlex.quote(str(run.path))}"
+    place = "" if str(parent) == "runs" else f" --runs-dir {shlex.quote(str(parent))}"
+    own = shlex.quote(str(run.path))
+    return f"autoprog train {shlex.join(words)}{place} && autoprog compare last {own}{place}"
 
 
 def _carried_out_words(argv: Sequence[str]) -> list[str]:

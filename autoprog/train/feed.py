@@ -138,7 +138,6 @@ def _cached(
     whole, indices = whole_of(train)
     decoded = open_cached(whole, "training", cache)
     cut = SlicedSource(decoded, indices) if whole is not train else decoded
-    if on_held_out:
-        assert isinstance(val, SlicedSource)
+    if on_held_out and isinstance(val, SlicedSource):
         return cut, SlicedSource(decoded, val.indices)
     return cut, open_cached(val, "validation", cache, exact=True)

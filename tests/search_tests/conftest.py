@@ -264,7 +264,7 @@ def quick_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda file: None)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def longer_averages() -> Iterator[None]:
     """Average over a tenth of a run: of so few steps a 40th would make all averages of a search alike."""
     with pytest.MonkeyPatch.context() as patch:

@@ -102,7 +102,7 @@ def test_a_schedule_becomes_phases_that_grow_where_a_stage_is_deeper(bench: Any)
     [
         (1437, 64, 16, RunLength(22, 352)),
         (1_281_167, 1024, 300, RunLength(1251, 375_300)),
-        (100, 64, 2.5, RunLength(1, 2)),
+        (100, 64, 2.5, RunLength(2, 5)),
         (10, 64, 3, RunLength(1, 3)),  # a batch takes images of several passes
         (1000, 10, 0.001, RunLength(100, 2)),
         (1000, 10, 0.29, RunLength(100, 29)),  # 0.29 * 100 is a little less than 29

@@ -136,7 +136,7 @@ def test_what_pillow_warns_of_is_a_line_that_names_the_image(data: Path, workers
         image.save(data / f"train/ape/{number}.png", transparency=bytes(range(256)))
     assert train(data, f"--workers={workers}") == 0
     warned = [e.message for e in load_run(the_run(data)).events() if e.kind == "warned"]
-    (line,) = warned
+    (line,) = [text for text in warned if "largest class" not in text]
     assert line.startswith(f"{data / 'train/ape'}/")
     assert "its reader warns: Palette images with Transparency" in line
 

@@ -199,7 +199,7 @@ def test_no_program_is_made_of_it(
 ) -> None:
     words = ("export", str(trained[0].path), "--format", "torch-export")
     assert main([*words, "--output", str(tmp_path / "w.pt2")]) == 2
-    said = "--format: must be weights or hf for volo-mu; programs are made of plain ViTs"
+    said = "--format: must be weights or hf for volo_mu; programs are made of plain ViTs"
     assert said in capsys.readouterr().err
 
 

@@ -33,8 +33,8 @@ def check_images(
     workers: int,
     most_seconds: float,
     progress: Progress,
-    part: str = "validation",
     clock: Callable[[], float] = time.monotonic,
+    part: str = "validation",
 ) -> CheckedImages:
     """Decode images, all of them where the time allows it, else some from all over the source.
 
@@ -43,8 +43,8 @@ def check_images(
         workers: Number of worker processes.
         most_seconds: After which no more are begun.
         progress: Is shown how far it is, once it takes long.
-        part: What they are called there.
         clock: Seconds.
+        part: What they are called there.
     """
     start, num_read, found = clock(), 0, list[Unreadable]()
     pool: WorkerPool[list[int], tuple[int, list[Unreadable]]] = WorkerPool(_Read(source), workers)
