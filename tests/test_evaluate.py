@@ -267,14 +267,18 @@ def test_positions_by_size_are_for_sandwich_steps(capsys: pytest.CaptureFixture[
     assert "--pos-embed: must be resampled" in capsys.readouterr().err
 
 
+def write_two_classes(folder: Path) -> None:
+    for name, value in (("cat", 30), ("dog", 200)):
+        (folder / name).mkdir(parents=True)
+        for number in range(10):
+            picture = Image.new("RGB", (16, 16), (value, number, 90))
+            picture.save(folder / name / f"{number}.png")
+
+
 def test_a_run_without_a_val_part_is_evaluated_on_what_it_held_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, value in (("cat", 30), ("dog", 200)):
-        (tmp_path / "set" / name).mkdir(parents=True)
-        for number in range(10):
-            picture = Image.new("RGB", (16, 16), (value, number, 90))
-            picture.save(tmp_path / "set" / name / f"{number}.png")
+    write_two_classes(tmp_path / "set")
     data = ["--data", str(tmp_path / "set"), "--workers", "0"]
     words = ["train", "--schedule", "constant", "--model", "vit-mu", "--epochs", "1", *data]
     words += ["--batch-size", "8", "--val-fraction", "0.2", "--runs-dir", str(tmp_path / "runs")]
@@ -330,11 +334,7 @@ def test_best_weights_that_are_not_there_are_refused(
 def test_what_a_run_held_out_is_found_where_the_images_have_moved(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, value in (("cat", 30), ("dog", 200)):
-        (tmp_path / "set" / name).mkdir(parents=True)
-        for number in range(10):
-            picture = Image.new("RGB", (16, 16), (value, number, 90))
-            picture.save(tmp_path / "set" / name / f"{number}.png")
+    write_two_classes(tmp_path / "set")
     words = ["train", "--schedule", "constant", "--model", "vit-mu", "--epochs", "1", "--quiet"]
     words += ["--batch-size", "8", "--val-fraction", "0.2", "--runs-dir", str(tmp_path / "runs")]
     assert main([*words, "--workers", "0", "--data", str(tmp_path / "set")]) == 0

@@ -31,6 +31,7 @@ FOREIGN_FLAGS = {
     "--array",
     "--cpus-per-task",
     "--dependency",
+    "--dist",
     "--gpus",
     "--gpus-per-node",
     "--gpus-per-task",
@@ -49,7 +50,7 @@ FOREIGN_FLAGS = {
     "--time",
     "--wrap",
 }
-"""Flags of torchrun, Slurm and TensorBoard."""
+"""Flags of torchrun, Slurm, TensorBoard and pytest."""
 
 
 @pytest.fixture(scope="module")
