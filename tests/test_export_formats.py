@@ -121,9 +121,9 @@ def test_without_the_extra_the_refusal_names_it(
 
 REFUSED = {
     "a folder that is there": ("hf", ".", 2, "must be a new folder"),
-    "a path below a file": ("hf", "/dev/null/folder", 1, "cannot be exported"),
+    "a path below a file": ("hf", "/dev/null/folder", 2, "must lie in an existing folder"),
     "an ending": ("onnx", "cell.pth", 2, "must end in .onnx"),
-    "a missing folder": ("onnx", "no/cell.onnx", 1, "cannot be written"),
+    "a missing folder": ("onnx", "no/cell.onnx", 2, "must lie in an existing folder"),
 }
 
 

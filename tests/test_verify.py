@@ -1046,11 +1046,12 @@ def check(found: Verification, kind: str) -> None:
     assert found.verdict["mean"] == pytest.approx(fmean(pair.difference for pair in found.pairs))
 
 
+@pytest.mark.slow
 def test_a_killed_verification_leaves_its_folder_locked_while_a_run_of_it_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = (*LINEAR, "--seeds", "1", "-q")
+    words = (*LINEAR, "--epochs", "8", "--seeds", "1", "-q")  # it goes on for a while
     found = {**os.environ, "PYTHONPATH": str(ROOT)}
     program = subprocess.Popen([sys.executable, "-m", "autoprog", "verify", *words], env=found)
     try:

@@ -121,6 +121,7 @@ def test_a_winner_is_extracted_though_the_next_change_follows_at_once(
     assert_trained_as_written(attempt)
 
 
+@pytest.mark.slow
 def test_a_stop_where_one_supernet_follows_another_changes_nothing(lab: Any) -> None:
     lab.script = {0: SubnetConfig(1, 8), 1: SubnetConfig(2, 8), 2: SubnetConfig(3, 12)}
     space = lab.space(supernet_epochs=2)

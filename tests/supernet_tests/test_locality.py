@@ -311,6 +311,7 @@ def test_gradient_checkpointing_changes_no_gradient(build: Build) -> None:
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
+@pytest.mark.slow
 def test_sizes_depths_and_drop_path_share_one_traced_graph(build: Build) -> None:
     counter = CompileCounterWithBackend("eager")
     model = build(SPEC, 5).train()

@@ -78,6 +78,7 @@ def test_a_stopped_run_equals_the_straight_one(
     assert bench.differences(finished.exact, straight(settings, schedule).exact) == []
 
 
+@pytest.mark.slow
 def test_compiled_it_takes_two_training_graphs_at_most(bench: Any, graphs: list[Any]) -> None:
     outcome = bench.run(settings_of(bench, compile=True), curriculum((2, 3, 4)))
     assert len(outcome.of("stage_started")) == 3

@@ -103,6 +103,7 @@ def test_after_every_growth_the_ranks_are_equal_to_the_bit(together: Path) -> No
     assert first == second
 
 
+@pytest.mark.slow
 def test_running_statistics_are_equal_on_all_ranks_to_the_bit(tmp_path: Path) -> None:
     words = [word.replace("vit-mu", "volo-mu") for word in LINEAR]
     done = carry_out(DRIVER, "grow", tmp_path, *words, "--runs-dir", tmp_path / "runs")
@@ -123,6 +124,7 @@ def test_the_loss_curve_is_that_of_one_process(together: Path, alone: Run) -> No
     assert run.result.macs == alone.result.macs
 
 
+@pytest.mark.slow
 def test_sandwich_steps_with_tables_by_size_are_those_of_one_process(tmp_path: Path) -> None:
     """A table that only one of the four passes uses is averaged over ranks like everything else."""
     words = ("train", "--elastic", "--pos-embed", "per-size", *LINEAR[2:], "--epochs", 1)

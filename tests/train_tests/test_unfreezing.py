@@ -154,6 +154,7 @@ def test_unfreezing_takes_one_more_graph_at_most(bench: Any, graphs: list[Any]) 
     assert 2 <= len(graphs) <= 3
 
 
+@pytest.mark.slow
 def test_ranks_unfreeze_together(tmp_path: Path) -> None:
     """Two processes come to what one comes to: the reducer waits for nothing that is frozen."""
     file = tmp_path / "unfreeze.yaml"
