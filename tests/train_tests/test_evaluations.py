@@ -272,7 +272,7 @@ def test_a_network_that_names_one_class_is_warned_of_and_judged_by_class(
     assert (result.num_validation_images, result.largest_class_share) == (80, 0.8)
     assert (result.balanced_top1, result.class_top1) == (50.0, (100.0, 0.0))
     assert (result.class_top1_ema, result.class_images) == ((98.4375, 6.25), (64, 16))
-    (warned,) = outcome.of("warned")
+    (warned,) = (event for event in outcome.events if event.kind == "warned")
     assert warned.message == (
         "top-1 of 80.00 % is not above the share of the largest class (80.0 % of the validation images):"
         " the network has learnt nothing beyond it"

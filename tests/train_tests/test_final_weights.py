@@ -122,8 +122,12 @@ def test_an_exported_pth_holds_nothing_but_tensors(
 
 REFUSED = {
     "another ending": (["--output", "weights.onnx"], 2, "must end in .pth, .pt or .safetensors"),
-    "a missing folder": (["--output", "no/such/weights.pth"], 1, "cannot be exported"),
-    "a missing folder of safetensors": (["--output", "no/w.safetensors"], 1, "cannot be exported"),
+    "a missing folder": (["--output", "no/such/weights.pth"], 2, "must lie in an existing folder"),
+    "a missing folder of safetensors": (
+        ["--output", "no/w.safetensors"],
+        2,
+        "must lie in an existing folder",
+    ),
 }
 
 
