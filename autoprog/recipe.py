@@ -146,39 +146,33 @@ class Recipe(FileModel):
         return LearningRate(shape=self.sched)
 
 
+_SMALL_DATA = Recipe(
+    epochs=100,
+    batch_size=128,
+    lr_base=1e-3,
+    lr_base_size=128,
+    clip_grad=1.0,
+    mixup=0.0,
+    cutmix=0.0,
+    aa="rand-m5-mstd0.5-inc1",
+    reprob=0.0,
+    drop_path=0.05,
+    scale=(0.5, 1.0),
+    crop_pct=1.0,
+)
+
 RECIPES: dict[str, Recipe] = {
     "deit": Recipe(),
-    "small-data": Recipe(
-        epochs=100,
-        batch_size=128,
-        lr_base=1e-3,
-        lr_base_size=128,
-        clip_grad=1.0,
-        mixup=0.0,
-        cutmix=0.0,
-        aa="rand-m5-mstd0.5-inc1",
-        reprob=0.0,
-        drop_path=0.05,
-        scale=(0.5, 1.0),
-        crop_pct=1.0,
-    ),
+    "small-data": _SMALL_DATA,
     # From given weights: the rate falls with the distance from the head, and little is distorted.
-    "finetune": Recipe(
-        epochs=30,
-        batch_size=128,
-        lr_base=2e-4,
-        lr_base_size=128,
-        layer_decay=0.75,
-        clip_grad=1.0,
-        warmup_share=0.1,
-        min_lr=1e-6,
-        mixup=0.0,
-        cutmix=0.0,
-        aa="rand-m5-mstd0.5-inc1",
-        reprob=0.0,
-        drop_path=0.05,
-        scale=(0.5, 1.0),
-        crop_pct=1.0,
+    "finetune": _SMALL_DATA.model_copy(
+        update={
+            "epochs": 30,
+            "lr_base": 2e-4,
+            "layer_decay": 0.75,
+            "warmup_share": 0.1,
+            "min_lr": 1e-6,
+        }
     ),
     "digits": Recipe(
         epochs=16,

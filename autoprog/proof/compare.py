@@ -151,8 +151,8 @@ def _group(name: str, runs: list[Finished], reference: list[Finished]) -> Group:
 
     seconds = spread(over_seeds(_seconds))
     macs = spread(over_seeds(_macs))
-    is_measured = runs is not reference and _same_images(runs[0], reference[0])
-    has_ratios = runs is reference or is_measured
+    is_comparable = _same_images(runs[0], reference[0])
+    has_difference = is_comparable and runs is not reference
     parts = [charged_parts(run.result) for run in runs]
     return Group(
         label=name,
@@ -167,11 +167,13 @@ def _group(name: str, runs: list[Finished], reference: list[Finished]) -> Group:
         parts_seconds={part: fmean(one[part] for one in parts) for part in parts[0]},
         peak_memory_bytes=max(run.result.peak_memory_bytes for run in runs),
         seconds_ratio=_ratio(seconds.mean, fmean(over_seeds(_seconds, reference)))
-        if has_ratios
+        if is_comparable
         else None,
-        macs_ratio=_ratio(macs.mean, fmean(over_seeds(_macs, reference))) if has_ratios else None,
-        difference=_difference(runs, reference, _top1_ema) if is_measured else None,
-        difference_online=_difference(runs, reference, _top1) if is_measured else None,
+        macs_ratio=_ratio(macs.mean, fmean(over_seeds(_macs, reference)))
+        if is_comparable
+        else None,
+        difference=_difference(runs, reference, _top1_ema) if has_difference else None,
+        difference_online=_difference(runs, reference, _top1) if has_difference else None,
         differs_in=tuple(_differences(runs[0], reference[0])),
     )
 

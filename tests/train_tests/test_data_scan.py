@@ -446,3 +446,17 @@ def test_a_split_of_class_folders_that_is_missing_is_refused(tmp_path: Path) -> 
     opened = open_source(replace(named, val_split="test"))
     assert opened.class_names == ("cat", "dog")
     assert (len(opened.train), len(opened.val)) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("given", "flag"),
+    [
+        ({"class_folders": "first"}, "--class-folders"),
+        ({"white_level": 255.0}, "--white-level"),
+        ({"white_level": 255.0, "dataset": "torch/cifar10"}, "--white-level"),
+        ({"class_folders": "first", "dataset": "hfds/x"}, "--class-folders"),
+    ],
+)
+def test_what_the_data_would_not_heed_is_refused(given: dict[str, object], flag: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{flag}: must be given "):
+        open_source(DataSource(**given))  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from PIL import Image
 
 from autoprog.classes import order_of, some
 from autoprog.errors import ConfigError
-from autoprog.train.data.decode import WHITE_LEVELS, fitting_white_level
+from autoprog.train.data.decode import WHITE_LEVELS
 from autoprog.train.data.images import ImageSource, set_white_level
 from autoprog.train.data.report import DataReport, probe, report_of
 from autoprog.train.data.scan import ClassFolders
@@ -66,8 +66,7 @@ def open_evaluated_folder(
     count = len(source.class_names)
     classes = f"{count} class{'' if count == 1 else 'es'}"
     found = probe(source)
-    if white_level is None and found.brightness is not None:
-        white_level = fitting_white_level(found.brightness)
+    white_level = found.white_level if white_level is None else white_level
     set_white_level(source, white_level)
     report = report_of(source, found, white_level or WHITE_LEVELS[-1])
     return OpenedData(

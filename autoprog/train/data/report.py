@@ -11,7 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import ExifTags
 
-from autoprog.train.data.decode import IMAGE_ERRORS, WIDE_MODES, brightest, open_image
+from autoprog.train.data.decode import (
+    IMAGE_ERRORS,
+    WIDE_MODES,
+    brightest,
+    fitting_white_level,
+    open_image,
+)
 from autoprog.train.data.images import ImageSource, encoded_image
 from autoprog.train.data.scan import LeftOut, printable
 from autoprog.train.data.slices import whole_of
@@ -93,6 +99,11 @@ class Probe:
     kinds: tuple[tuple[str, int], ...] = ()
     num_turned: int = 0
     brightness: float | None = None
+
+    @property
+    def white_level(self) -> float | None:
+        """Return the usual white level of such images; None where none has more than 8 bits."""
+        return None if self.brightness is None else fitting_white_level(self.brightness)
 
     def notes(self, white_level: float | None) -> Iterator[str]:
         """Yield what users of other programs may not expect of the images."""

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from timm.data import create_dataset
 
 from autoprog.errors import ConfigError
-from autoprog.train.data.decode import WHITE_LEVELS, fitting_white_level
+from autoprog.train.data.decode import WHITE_LEVELS
 from autoprog.train.data.digits import open_digits
 from autoprog.train.data.holdout import stratified_split
 from autoprog.train.data.images import (
@@ -120,6 +120,7 @@ def open_source(source: DataSource) -> OpenedData:
     """
     if source.dir is not None and source.dataset is not None:
         raise ConfigError("--data", "", "must not be given together with --dataset", source.dir)
+    _refuse_unused(source)
     train: AnySource
     val: AnySource | None
     if source.dir is not None:
@@ -138,9 +139,7 @@ def open_source(source: DataSource) -> OpenedData:
             )
     _check_number_of_classes(where, train.class_names)
     found = probe(train)
-    white_level = source.white_level
-    if white_level is None and found.brightness is not None:
-        white_level = fitting_white_level(found.brightness)
+    white_level = found.white_level if source.white_level is None else source.white_level
     report = report_of(train, found, white_level)
     notes: tuple[str, ...] = ()
     for part in (train, val):
@@ -155,7 +154,7 @@ def open_source(source: DataSource) -> OpenedData:
         val_report = report_of(val, probe(val), white_level or WHITE_LEVELS[-1])
         if not isinstance(train, StreamSource) and not isinstance(val, StreamSource):
             _refuse_same_place(where, train, val)
-            if len(train) and digest_of(train) == digest_of(val):
+            if len(train) == len(val) and digest_of(train) == digest_of(val):
                 notes = (
                     "train and val hold images of the same names and sizes: are they the same?",
                 )
@@ -165,6 +164,18 @@ def open_source(source: DataSource) -> OpenedData:
         text += f" (held out of the training images with seed {source.val_seed})"
     text += f", {len(train.class_names)} classes"
     return OpenedData(train, val, train.class_names, text, parts, white_level)
+
+
+def _refuse_unused(source: DataSource) -> None:
+    """Refuse what the kind of data would silently not heed."""
+    name = (source.dataset or "").lower()
+    has_folders = source.dir is not None or name in _CLASS_FOLDERS
+    if source.class_folders != "auto" and not has_folders:
+        law = "must be given together with --data"
+        raise ConfigError("--class-folders", "", law, source.class_folders)
+    if source.white_level is not None and not has_folders and not name.startswith("hfds/"):
+        law = "must be given for files that are decoded here: --data, or --dataset hfds/…"
+        raise ConfigError("--white-level", "", law, source.white_level)
 
 
 def _refuse_same_place(where: str, train: ImageSource, val: ImageSource) -> None:
