@@ -159,6 +159,13 @@ FULL = {
         "checkpoints/.next.pt",
         "checkpoint cannot be written",
     ),
+    "the final weights": (
+        "train",
+        "progressed",
+        3,
+        "checkpoints/.final.safetensors",
+        "final.safetensors: the weights cannot be written",
+    ),
     "the result": ("train", "run_finished", 1, ".result.json.tmp", ""),
     "a decision": ("search", "estimated", 1, "decisions.jsonl", ""),
 }

@@ -238,7 +238,7 @@ def _open_folder(folder: Path, source: DataSource) -> tuple[ImageSource, ImageSo
 
 
 def _required_part(folder: Path, part: str, where: str = "--data") -> Path:
-    found = _find_part(folder, part)
+    found = _find_part(folder, part, where)
     if found is not None:
         return found
     names = ", ".join(f"{name}/ or {name}.tar" for name in _SPLIT_NAMES[part])
@@ -250,7 +250,7 @@ def _required_part(folder: Path, part: str, where: str = "--data") -> Path:
     raise ConfigError(where, "", f"must hold a {part} part ({names})", str(folder), cure)
 
 
-def _find_part(folder: Path, part: str) -> Path | None:
+def _find_part(folder: Path, part: str, where: str = "--data") -> Path | None:
     """Return the folder or tar file of a part, if there is one; a folder goes before its own tar file.
 
     Raises:
@@ -267,7 +267,7 @@ def _find_part(folder: Path, part: str) -> Path | None:
     if len({path.name.removesuffix(".tar") for path in found}) > 1 or len(folders) > 1:
         names = " and ".join(path.name for path in found[:2])
         law, cure = f"must have one {part} part, but there are {names}", "rename or remove one"
-        raise ConfigError("--data", "", law, str(folder), cure)
+        raise ConfigError(where, "", law, str(folder), cure)
     return next(iter(folders or found), None)
 
 
