@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
+from autoprog.printable import brief, one_line
+
 __all__ = [
     "AutoprogError",
     "ConfigError",
@@ -27,6 +29,10 @@ class AutoprogError(Exception):
     exit_code = 1
     on_all_ranks = True
     """Whether the processes of a run meet it alike, so that one of them tells it."""
+
+    def __str__(self) -> str:
+        """Return the message as one line, whatever names and values it quotes."""
+        return one_line(super().__str__())
 
 
 class ConfigError(AutoprogError, ValueError):
@@ -48,7 +54,7 @@ class ConfigError(AutoprogError, ValueError):
     ) -> None:
         self.where, self.key, self.law, self.value, self.cure = where, key, law, value, cure
         place = ": ".join(part for part in (where, key) if part)
-        got = "" if value is ConfigError.NO_VALUE else f", but got {value!r}"
+        got = "" if value is ConfigError.NO_VALUE else f", but got {brief(value)}"
         super().__init__(f"{place}: {law}{got}" + (f"; {cure}" if cure else ""))
 
 

@@ -8,8 +8,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from autoprog.files import FileModel, parse, write_atomically
+from autoprog.files import FileModel, parse
 from autoprog.jsonlines import append_row, read_object, read_rows
+from autoprog.openfiles import write_atomically
 from supernet.config import SubnetConfig
 
 __all__ = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import re
 from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,43 +12,100 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from autoprog.errors import ConfigError, suggest
+from autoprog.openfiles import MOST_TEXT_BYTES, NotRegularFileError, read_bytes
+from autoprog.printable import brief
 
-__all__ = ["FileModel", "dump_yaml", "parse", "parse_yaml", "read_yaml", "write_atomically"]
+__all__ = ["FileModel", "dump_yaml", "parse", "parse_yaml", "read_text", "read_yaml"]
 
 Model = TypeVar("Model", bound=BaseModel)
-_MERGE = "tag:yaml.org,2002:merge"
+_MOST_YAML_BYTES = 4 * 2**20
+"""PyYAML reads about 1 MB a second; the class names of ImageNet-21k take 0.6 MB."""
+_DEEPEST = 64
 
 
 class FileModel(BaseModel):
     """A frozen value that refuses unknown keys; the base of everything read from or written to a file."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", populate_by_name=True, arbitrary_types_allowed=True
+        frozen=True,
+        extra="forbid",
+        populate_by_name=True,
+        arbitrary_types_allowed=True,
+        allow_inf_nan=False,
     )
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, which also refuses a key that is given twice."""
+    """The safe loader for the scalars of YAML 1.2, without aliases, deep nests and keys given twice.
+
+    YAML 1.1, as PyYAML reads it, takes ``12:30`` for 750 and ``on`` for true.
+    """
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012  (PyYAML's own attribute: those of 1.1, made empty)
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Compose one node; an alias would let a short text stand for a huge value."""
+        mark = self.peek_event().start_mark
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.composer.ComposerError(None, None, "aliases are not allowed", mark)
+        if self.depth >= _DEEPEST:
+            problem = f"it is nested more than {_DEEPEST} levels deep"
+            raise yaml.composer.ComposerError(None, None, problem, mark)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Build a mapping; a repeated key would silently drop what the user wrote first."""
         seen: set[Hashable] = set()
         for key_node, _ in node.value:
-            if key_node.tag == _MERGE:
-                continue
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, Hashable):
                 continue  # the base class refuses it, with its place
             if key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is given twice", key_node.start_mark
+                    None, None, f"key {brief(key)} is given twice", key_node.start_mark
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
 
+    def construct_number(self, node: yaml.ScalarNode) -> int | float:
+        """Build a number of YAML 1.2: no underscores, no sixties, octal only as ``0o17``."""
+        text = self.construct_scalar(node)
+        if node.tag.endswith(":int"):
+            return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+        return float(_SPECIAL_FLOATS.get(text.lower(), text))
+
+
+_SPECIAL_FLOATS = {".inf": "inf", "+.inf": "inf", "-.inf": "-inf", ".nan": "nan"}
+_CORE_SCHEMA = {  # YAML 1.2.2, section 10.3.2; first characters, pattern
+    "null": ("~nN", r"~|null|Null|NULL|"),
+    "bool": ("tTfF", r"true|True|TRUE|false|False|FALSE"),
+    "int": ("-+0123456789", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+"),
+    "float": (
+        "-+.0123456789",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+    ),
+}
+
 
 class _Dumper(yaml.SafeDumper):
-    """The safe dumper with short lists and flat mappings on one line."""
+    """The safe dumper with short lists and flat mappings on one line.
+
+    It quotes what either version of YAML would take for something else than text.
+    """
+
+
+for _name, (_first, _pattern) in _CORE_SCHEMA.items():
+    for _kind in (_Loader, _Dumper):
+        _kind.add_implicit_resolver(
+            f"tag:yaml.org,2002:{_name}", re.compile(f"^(?:{_pattern})$"), [*_first]
+        )
+_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("^$"), [""])
+for _name in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_name}", _Loader.construct_number)
 
 
 def _represent_list(dumper: yaml.SafeDumper, values: list[Any]) -> yaml.Node:
@@ -82,27 +139,28 @@ def read_yaml(path: Path) -> Any:
     Raises:
         ConfigError: If it is missing, unreadable or not YAML.
     """
+    return parse_yaml(read_text(path, _MOST_YAML_BYTES), str(path))
+
+
+def read_text(path: Path, most_bytes: int = MOST_TEXT_BYTES) -> str:
+    """Return the text of a regular UTF-8 file.
+
+    Raises:
+        ConfigError: If it is missing, something else, too large or in another encoding.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        return read_bytes(path, most_bytes).decode("utf-8")
+    except NotRegularFileError as error:
+        law = f"must be a regular file, but it is {error.strerror}"
+        raise ConfigError(str(path), "", law) from None
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise ConfigError(str(path), "", f"must be a readable file: {reason}") from None
-    return parse_yaml(text, str(path))
 
 
 def dump_yaml(value: Mapping[str, Any]) -> str:
     """Return `value` as YAML in the order given."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=100, allow_unicode=True)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file so that a crash leaves either the old text or the new."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def parse(model: type[Model], data: Any, where: str) -> Model:
@@ -217,5 +275,5 @@ _SCALAR_MEMBERS = {"int", "float", "str", "bool", "none"}
 
 def _brief(value: Any) -> Any:
     """Return a value short enough for one line."""
-    text = repr(value)
+    text = brief(value)
     return value if len(text) <= 60 else text[:57] + "..."

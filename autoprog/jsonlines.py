@@ -2,63 +2,113 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from autoprog.errors import ConfigError
+from autoprog.files import read_text
+from autoprog.openfiles import NotRegularFileError, open_for_appending, open_regular
 
-__all__ = ["append_row", "cut_torn_tail", "read_object", "read_rows"]
+__all__ = ["append_row", "cut_torn_tail", "json_object", "read_object", "read_rows"]
+
+_BLOCK_BYTES = 2**16
+
+_LONGEST_ROW_BYTES = 16 * 2**20
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
     """Append a row and wait until it is on disk."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+    with open_for_appending(path) as file:
+        file.write(json.dumps(row, allow_nan=False) + "\n")
         file.flush()
         os.fsync(file.fileno())
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a log; a half-written last line is left out.
+    """Yield the rows of a log, none of one that is missing; a half-written last line is left out.
 
     Raises:
-        ConfigError: If any other line is no JSON object.
+        ConfigError: If it is no regular file, or any other line is no JSON object.
     """
-    if not path.exists():
+    try:
+        file = open_regular(path)
+    except FileNotFoundError:
         return
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith("\n"):
+    except NotRegularFileError as error:
+        law = f"must be a regular file, but it is {error.strerror}"
+        raise ConfigError(str(path), "", law) from None
+    except OSError as error:
+        raise ConfigError(str(path), "", f"must be a readable file: {error.strerror}") from None
+    with file:
+        for number in itertools.count(1):
+            line = file.readline(_LONGEST_ROW_BYTES)
+            if len(line) == _LONGEST_ROW_BYTES:
+                law = f"must be a JSON object of at most {_LONGEST_ROW_BYTES / 2**20:g} MiB"
+                raise ConfigError(str(path), f"line {number}", law)
+            if not line.endswith(b"\n"):
                 return
-            yield _json_object(line, str(path), f"line {number}")
+            yield json_object(line, str(path), f"line {number}")
 
 
 def read_object(path: Path) -> dict[str, Any]:
     """Read a file of one JSON object.
 
     Raises:
-        ConfigError: If it holds anything else.
+        ConfigError: If it cannot be read or holds anything else.
     """
-    return _json_object(path.read_text(encoding="utf-8", errors="replace"), str(path), "")
+    return json_object(read_text(path), str(path))
 
 
 def cut_torn_tail(path: Path) -> None:
-    """Cut a half-written last line, so that the next row begins on a line of its own."""
-    if path.exists():
-        data = path.read_bytes()
-        end = data.rfind(b"\n") + 1
-        if end != len(data):
+    """Cut a half-written last line, so that the next row begins on a line of its own.
+
+    Raises:
+        OSError: If it is no regular file, or cannot be written.
+    """
+    with suppress(FileNotFoundError), open_regular(path, follow_links=False) as file:
+        end = whole = file.seek(0, os.SEEK_END)
+        while end:
+            start = max(0, end - _BLOCK_BYTES)
+            file.seek(start)
+            found = file.read(end - start).rfind(b"\n")
+            end = start + found + 1 if found >= 0 else start
+            if found >= 0:
+                break
+        if end != whole:
             os.truncate(path, end)
 
 
-def _json_object(text: str, where: str, key: str) -> dict[str, Any]:
+def json_object(text: str | bytes, where: str, key: str = "") -> dict[str, Any]:
+    """Parse one JSON object.
+
+    Args:
+        text: UTF-8 where it is bytes; what is not is replaced.
+        where: Names the file in errors.
+        key: Names the place in it.
+
+    Raises:
+        ConfigError: If it is no JSON, no object, nested too deep, or holds NaN or an infinity.
+    """
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
+        decoded = text if isinstance(text, str) else text.decode(errors="replace")
+        value = json.loads(decoded, parse_constant=_refuse_constant)
+    except _NotANumberError as error:
+        raise ConfigError(where, key, f"must hold finite numbers, but got {error}") from None
+    except (ValueError, RecursionError):  # also an integer of thousands of digits
         value = None
     if not isinstance(value, dict):
         raise ConfigError(where, key, "must be a JSON object")
     return value
+
+
+class _NotANumberError(ValueError):
+    """``NaN`` or ``Infinity``, which Python writes and reads but JSON does not know."""
+
+
+def _refuse_constant(name: str) -> None:
+    raise _NotANumberError(name)

@@ -17,7 +17,8 @@ from typing import Literal
 from pydantic import Field
 
 from autoprog.events import Evaluated, Event, Progressed, RunStarted
-from autoprog.files import FileModel, write_atomically
+from autoprog.files import FileModel
+from autoprog.openfiles import write_atomically
 from supernet.config import SubnetConfig
 
 __all__ = ["LOADER_BOUND_SHARE", "BudgetRecord", "Score", "Speed", "budget_record", "write_record"]

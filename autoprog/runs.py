@@ -23,8 +23,9 @@ from autoprog.costs.table import CostTable, table_of
 from autoprog.decisions import Decision, DecisionInputs
 from autoprog.errors import ConfigError, RunError, RunExistsError, RunLockedError
 from autoprog.events import Event, decode, encode
-from autoprog.files import FileModel, dump_yaml, parse, read_yaml, write_atomically
+from autoprog.files import FileModel, dump_yaml, parse, read_yaml
 from autoprog.jsonlines import append_row, cut_torn_tail, read_object, read_rows
+from autoprog.openfiles import write_atomically
 from autoprog.schedule import GrowthSchedule, load_schedule
 from autoprog.settings import RunManifest
 
@@ -37,7 +38,6 @@ __all__ = [
     "event_of",
     "is_written_now",
     "load_run",
-    "write_atomically",
 ]
 
 

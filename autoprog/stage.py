@@ -234,7 +234,7 @@ class Stage(FileModel):
     @field_validator("length")
     @classmethod
     def _positive(cls, length: float | str) -> float | str:
-        if not isinstance(length, str) and not (length > 0 and math.isfinite(length)):
+        if not isinstance(length, str) and length <= 0:
             raise ConfigError("", "", "must be above 0 or 'rest'", length)
         return length
 

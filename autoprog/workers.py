@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from autoprog.files import FileModel, write_atomically
+from autoprog.files import FileModel
+from autoprog.openfiles import write_atomically
 from autoprog.processes import ProcessName, is_gone, is_here, this_process
 
 __all__ = [

@@ -36,7 +36,17 @@ class Tree(FileModel):
         ),
         ("a: 1\n---\nb: 2\n", "a.yaml: line 2: must be valid YAML, but but found another document"),
         ("? [a, b]\n: 1\n", "a.yaml: line 1: must be valid YAML, but found unhashable key"),
-        ("born: 2024-13-45\n", "a.yaml: must be valid YAML, but month must be in 1..12"),
+        (
+            "a: !!int 5x\n",
+            "a.yaml: must be valid YAML, but invalid literal for int() with base 10: '5x'",
+        ),
+        ("a: &x 1\nb: *x\n", "a.yaml: line 2: must be valid YAML, but aliases are not allowed"),
+        ("a: &x [*x]\n", "a.yaml: line 1: must be valid YAML, but aliases are not allowed"),
+        ("[" * 70, "a.yaml: line 1: must be valid YAML, but it is nested more than 64 levels deep"),
+        (
+            "{a: " * 9999,
+            "a.yaml: line 1: must be valid YAML, but it is nested more than 64 levels deep",
+        ),
         ("a: \x00\n", "a.yaml: must be valid YAML, but not YAML"),
     ],
 )
@@ -61,9 +71,61 @@ def test_tags_that_would_build_objects_are_refused(text: str) -> None:
         parse_yaml(text, "a.yaml")
 
 
-def test_merge_keys_fill_in_without_counting_as_repeats() -> None:
-    text = "- &base {a: 1, b: 2}\n- {<<: *base, b: 3}\n"
-    assert parse_yaml(text, "a.yaml") == [{"a": 1, "b": 2}, {"a": 1, "b": 3}]
+def test_a_small_text_cannot_stand_for_a_huge_value() -> None:
+    levels = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10)]
+    with pytest.raises(
+        ConfigError, match="line 2: must be valid YAML, but aliases are not allowed"
+    ):
+        parse_yaml("\n".join(["a0: &a0 x", *levels]), "a.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("12:30", "12:30"),
+        ("1:30.5", "1:30.5"),
+        ("yes", "yes"),
+        ("on", "on"),
+        ("off", "off"),
+        ("1_000", "1_000"),
+        ("2026-12-01", "2026-12-01"),
+        ("<<", "<<"),
+        ("=", "="),
+        ("0b101", "0b101"),
+        ("017", 17),
+        ("0o17", 15),
+        ("0xff", 255),
+        ("1e3", 1000.0),
+        ("1.", 1.0),
+        (".5", 0.5),
+        ("-.inf", float("-inf")),
+        ("true", True),
+        ("False", False),
+        ("~", None),
+        ("", None),
+        ("null", None),
+    ],
+)
+def test_scalars_are_those_of_yaml_1_2(text: str, value: Any) -> None:
+    found = parse_yaml(f"a: {text}\n", "a.yaml")["a"]
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    "text", ["1e3", "0o17", "on", "12:30", "1_000", "~", "", "null", "2026-12-01", "<<"]
+)
+def test_text_stays_text_whichever_version_of_yaml_reads_it(text: str) -> None:
+    written = dump_yaml({"a": text})
+    assert parse_yaml(written, "a.yaml") == {"a": text}
+    assert written != f"a: {text}\n"  # quoted, for readers of YAML 1.1
+
+
+def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("a: 1\n" + "#" * (4 * 2**20))
+    with pytest.raises(ConfigError, match="must be a readable file: larger than 4 MiB"):
+        read_yaml(path)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +153,7 @@ def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="must be a readable file: Is a directory"):
+    with pytest.raises(ConfigError, match="must be a regular file, but it is a folder"):
         read_yaml(tmp_path)
 
 

@@ -312,7 +312,7 @@ def test_a_writer_that_dies_leaves_the_old_file(tmp_path: Path, moment: str) -> 
     path = tmp_path / "a.json"
     path.write_text("old")
     program = (
-        "import os, pathlib, sys; from autoprog.runs import write_atomically\n"
+        "import os, pathlib, sys; from autoprog.openfiles import write_atomically\n"
         f"{moment} = lambda *_: os._exit(9)\n"
         "write_atomically(pathlib.Path(sys.argv[1]), 'new')\n"
     )

@@ -79,8 +79,8 @@ BROKEN = {
     "'time_share' or 'compute_share', but got 'hours'",
     "stages: [{length: 0, depth: 12, img_size: 224}]": "stages[0].length: must be above 0 or "
     "'rest', but got 0.0",
-    "stages: [{length: .inf, depth: 12, img_size: 224}]": "stages[0].length: must be above 0 or "
-    "'rest', but got inf",
+    "stages: [{length: .inf, depth: 12, img_size: 224}]": "stages[0].length: must be a finite number, but "
+    "got inf",
     "stages: [{length: long, depth: 12, img_size: 224}]": "stages[0].length: must be a number, "
     "but got 'long'",
     f"stages: [{{length: rest, depth: 12, img_size: 224}}, {LAST}]": "stages[0].length: only the "

@@ -19,7 +19,7 @@ from autoprog.costs.cells import full_cell
 from autoprog.costs.model import CostModel
 from autoprog.costs.predict import predict_seconds
 from autoprog.errors import ConfigError
-from autoprog.files import write_atomically
+from autoprog.openfiles import write_atomically
 from autoprog.proof.pairs import Plan
 from autoprog.proof.publish import check_target, publish
 from autoprog.search.profile import Limits

@@ -128,7 +128,7 @@ def write_file(path: Path, text: str) -> None:
     Raises:
         RunError: If it cannot be written.
     """
-    from autoprog.files import write_atomically
+    from autoprog.openfiles import write_atomically
 
     try:
         write_atomically(path, text)

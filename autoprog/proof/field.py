@@ -11,8 +11,9 @@ from typing import Literal
 from pydantic import Field
 
 from autoprog.errors import ConfigError, RunError
-from autoprog.files import FileModel, parse, write_atomically
+from autoprog.files import FileModel, parse
 from autoprog.jsonlines import read_object
+from autoprog.openfiles import write_atomically
 from autoprog.proof.finished import Finished, read_finished
 from autoprog.proof.rounds import Arm, ArmEnded, ArmStarted, Round, Start, Waiting, alone, starter
 

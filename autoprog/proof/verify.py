@@ -7,8 +7,9 @@ from collections.abc import Generator
 from pathlib import Path
 
 from autoprog.errors import ConfigError, RunError
-from autoprog.files import parse, write_atomically
+from autoprog.files import parse
 from autoprog.jsonlines import read_object
+from autoprog.openfiles import write_atomically
 from autoprog.proof.pairs import ARMS, Pair, PairEnded, Plan, Report, Verification, summarise
 from autoprog.proof.rounds import Round, Start, alone, starter
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import supernet.elastic  # registers the models of ours with timm
 from autoprog.errors import RunError
-from autoprog.files import write_atomically
+from autoprog.openfiles import write_atomically
 from autoprog.settings import RunManifest
 from autoprog.train.data.transforms import THUMBNAIL_PX
 from autoprog.train.model import evaluation_images

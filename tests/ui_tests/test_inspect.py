@@ -269,9 +269,9 @@ def test_runs_are_filtered_and_opened(run_builder: Builder, tmp_path: Path) -> N
         await seen(pilot, "● training", "! unreadable")
         assert not pilot.app.query_one(Input).display
         await pilot.press("g", "enter")
-        await seen(pilot, "! ", "run.yaml")  # told, and the program goes on
+        await seen(pilot, "! ", "run_id: must be given")  # told, and the program goes on
         await pilot.press("1", "j", "enter")
-        await seen(pilot, "● training", "image px", gone="run.yaml")
+        await seen(pilot, "● training", "image px", gone="run_id: must")
 
     drive([tmp_path], steps)
 

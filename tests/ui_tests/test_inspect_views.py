@@ -18,8 +18,8 @@ from textual.pilot import Pilot
 
 from autoprog.cli import main
 from autoprog.events import Event
-from autoprog.files import write_atomically
 from autoprog.importance import Importance
+from autoprog.openfiles import write_atomically
 from autoprog.processes import this_process
 from autoprog.ui.clock import clock_of
 from autoprog.ui.curves import Ghost, accuracy_series, curves_view, loss_series
