@@ -48,17 +48,16 @@ def versions() -> dict[str, str]:
     return found
 
 
-def git_state() -> dict[str, str | bool]:
-    """Return the commit of the working directory and whether it has changes; empty outside git."""
+def git_state() -> dict[str, str]:
+    """Return the commit of the working directory; empty outside git.
+
+    Not whether there are changes: ``git status`` runs programs that the configuration of a repository
+    names (file-system monitors, clean filters), and the working directory may be somebody else's.
+    """
+    command = ("git", "rev-parse", "--verify", "--quiet", "HEAD")
     try:
-        commit = _git("rev-parse", "HEAD")
-        return {"commit": commit, "dirty": bool(_git("status", "--porcelain", "-uno"))}
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return {}
-
-
-def _git(*arguments: str) -> str:
-    done = subprocess.run(
-        ["git", *arguments], capture_output=True, text=True, check=True, timeout=10
-    )
-    return done.stdout.strip()
+    commit = done.stdout.strip()
+    return {"commit": commit} if re.fullmatch("[0-9a-f]{40,64}", commit) else {}
