@@ -7,20 +7,17 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import autoprog
 from autoprog.bench.stress_plan import Aim
 from autoprog.errors import AutoprogError, RunError
+from autoprog.program import PROGRAM, program_in_processes
 
-__all__ = ["EXIT_CODES", "PROGRAM", "Attempt", "RefusedError", "follow"]
-
-PROGRAM = (sys.executable, "-m", "autoprog")
+__all__ = ["EXIT_CODES", "Attempt", "RefusedError", "follow"]
 
 EXIT_CODES = {"KILL": -signal.SIGKILL, "TERM": 143, "INT": 130}
 """What an attempt ends with when it gets that signal."""
@@ -59,8 +56,7 @@ class Attempt:
         self._err = runs.with_name(f"{runs.name}-attempt-{number}.err")
         with self._err.open("wb") as err, self._err.with_suffix(".out").open("wb") as out:
             self._process = subprocess.Popen(
-                [*_program(nproc), *words],
-                env=_environment(),
+                [*program_in_processes(nproc, PROGRAM), *words],
                 pass_fds=held_files,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -169,19 +165,3 @@ def follow(
                 " a dead-lock; it was killed"
             )
         time.sleep(_POLL_SECONDS if due is None else min(_POLL_SECONDS, max(0.0, due - now)))
-
-
-def _program(nproc: int) -> tuple[str, ...]:
-    """Return the words that start the program in so many processes."""
-    if nproc == 1:
-        return PROGRAM
-    python, *module = PROGRAM
-    places = ("--standalone", "--nproc-per-node", str(nproc))
-    return (python, "-m", "torch.distributed.run", *places, *module)
-
-
-def _environment() -> dict[str, str]:
-    """Return this process's environment, in which the child finds this very package."""
-    root = str(Path(autoprog.__file__).resolve().parent.parent)
-    path = os.environ.get("PYTHONPATH")
-    return {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{path}" if path else root}

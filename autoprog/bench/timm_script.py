@@ -22,6 +22,7 @@ import autoprog
 from autoprog.bench.statistics import Estimate, speed_ratio
 from autoprog.errors import ConfigError, RunError
 from autoprog.presets import constant
+from autoprog.program import PROGRAM
 from autoprog.runs import RunFolder
 from autoprog.settings import RunManifest, RunSettings
 from autoprog.train.data import OpenedData, resolve_workers
@@ -210,7 +211,7 @@ def _run_timm(
 
 def _run_own(settings: RunSettings, place: Path, block_steps: int) -> float:
     folder = _prepare(settings, place, block_steps)
-    command = [sys.executable, "-m", "autoprog", "train", "--quiet", "--resume", str(folder)]
+    command = [*PROGRAM, "train", "--quiet", "--resume", str(folder)]
     events = folder / "events.jsonl"
     return _run(command, place / "log.txt", events, lambda text: our_seconds(text, block_steps))
 

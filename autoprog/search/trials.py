@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from autoprog.errors import RunError
 from autoprog.events import Event, TrialTold, Warned
+from autoprog.program import PROGRAM
 from autoprog.runs import RunFolder
 from autoprog.schedule import FoundBy, GrowthSchedule, load_schedule
 from autoprog.search.controller import (
@@ -123,8 +123,7 @@ def _carry_out_trials(
     stop: StopRequest,
 ) -> Iterator[Event]:
     """Start the workers and tell of each trial that ends."""
-    command = [sys.executable, "-m", "autoprog", "search", "--join", str(folder.path)]
-    words = [*command, *workforce.words]
+    words = [*PROGRAM, "search", "--join", str(folder.path), *workforce.words]
     told: set[int] = set()
     for report in spawn_workers(Crew(folder.path, workforce.jobs, lambda _: words), stop):
         if isinstance(report, WorkerDied):
