@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from timm.data import create_dataset
 
 from autoprog.errors import ConfigError
+from autoprog.openfiles import NotRegularFileError
 from autoprog.train.data.decode import WHITE_LEVELS
 from autoprog.train.data.digits import open_digits
 from autoprog.train.data.holdout import stratified_split
@@ -292,9 +293,17 @@ def _open_tar(path: Path, class_folders: ClassFolders) -> TarSource:
         return TarSource(path, class_folders)
     except ConfigError:
         raise
-    # ValueError: tarfile's answer to some damaged headers.
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        law = f"must be an uncompressed, complete tar file ({_first_line(error)})"
+    # tarfile's answers to some damaged headers; RecursionError to one before one before one.
+    except (
+        tarfile.TarError,
+        OSError,
+        EOFError,
+        ValueError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
+        reason = error.strerror if isinstance(error, NotRegularFileError) else _first_line(error)
+        law = f"must be an uncompressed, complete tar file ({reason})"
         raise ConfigError("--data", "", law, str(path), "pack it anew with tar -cf") from error
 
 
