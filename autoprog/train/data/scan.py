@@ -49,11 +49,11 @@ _MOST_FOLDERS_DEEP = 64
 _MOST_NAMES_OF_A_FOLDER = 8
 """Links give a folder more names; without a limit some folders that link to each other have n! names."""
 _MOST_HEADER_BYTES = 2**16
-"""What the headers of one member of a tar file may take: names of at most 4 KiB, dates, owners, attributes."""
+"""What the headers of one member of a tar file may take: names of up to 4 KiB, dates, owners, attributes."""
 _MOST_GLOBAL_HEADERS = 256
 """tarfile copies them for each member."""
 _LONG_NUMBER = re.compile(rb"\d{300}")
-"""What no name has in it; Python before 3.12.6 looks at a header of digits for a time that grows as its square."""
+"""What no name has in it. Python before 3.12.6 takes a time that grows as the square of such a header."""
 
 _DIGITS = re.compile(r"(\d+)")
 _HIDDEN = "hidden or system"
