@@ -11,8 +11,9 @@ _MOST_NAMED = 3
 
 def class_difference(found: Sequence[str], expected: Sequence[str]) -> str:
     """Return in words how class names differ from the expected ones; empty for the same in the same order."""
-    new = [name for name in found if name not in set(expected)]
-    missing = [name for name in expected if name not in set(found)]
+    known, held = set(expected), set(found)
+    new = [name for name in found if name not in known]
+    missing = [name for name in expected if name not in held]
     parts = [
         f"{some(names)} {'is' if len(names) == 1 else 'are'} {word}"
         for names, word in ((new, "new"), (missing, "missing"))

@@ -5,7 +5,11 @@ from __future__ import annotations
 import io
 import math
 import struct
+import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -14,7 +18,10 @@ from autoprog.train.data.formats import readable_formats
 
 __all__ = [
     "IMAGE_ERRORS",
+    "MOST_FILE_BYTES",
+    "MOST_PIXELS",
     "WIDE_MODES",
+    "bounded",
     "brightest",
     "decode_at_most",
     "decode_rgb",
@@ -26,7 +33,7 @@ __all__ = [
 
 # What Pillow raises on broken files, beside OSError: a broken PNG is a SyntaxError, a truncated
 # chunk a struct.error, an image of absurd size a DecompressionBombError, and the readers of rare
-# formats stumble over their own arithmetic.
+# formats stumble over their own arithmetic. A MemoryError is one image's fault as long as sizes are bounded.
 IMAGE_ERRORS = (
     OSError,
     SyntaxError,
@@ -38,10 +45,37 @@ IMAGE_ERRORS = (
     ArithmeticError,
     AssertionError,
     RuntimeError,
+    MemoryError,
+    BufferError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
 )
+
+MOST_PIXELS = 2**26
+"""The most pixels of an image, 67 million: more than cameras of 61 megapixels and phones of 50 give.
+
+Measured at 10,000 x 10,000, in bytes a pixel while it is decoded to RGB: 4 for PNG and JPEG files, 8 where
+there is transparency or CMYK, 7 for progressive JPEG, HEIF and TIFF files. So a worker takes up to 0.55 GB.
+"""
+
+MOST_FILE_BYTES = 2**29
+"""The most bytes of an image file: that many pixels of 16 bits in three channels are 0.4 GB."""
+
+_MOST_PIXELS_OF = {"WEBP": 2**25, "AVIF": 2**25, "JPEG2000": 2**24}
+"""Of formats that take more: measured 15, 9 and 18 bytes a pixel, and AVIF 6, JPEG 2000 2 megapixels a second
+for noise, which is the slowest to decode."""
+
+_MOST_PIXELS_IN_PYTHON = 2**22
+"""Of what Pillow decodes in Python, such as PPM files with numbers as text: measured 1 megapixel a second."""
+
+_MOST_SCANS = 64
+"""Of a progressive JPEG file, which has about 10. Each goes over the whole image: measured 0.4 ns a pixel."""
+
+_MOST_STRIPS = 2**17
+"""Of a TIFF file. Pillow makes a list of them before it tells the size: measured 4 us and 280 bytes each."""
+
+_ROWS_AT_ONCE_BYTES = 2**22
 
 WIDE_MODES = {
     "I;16": "of 16 bits",
@@ -57,6 +91,24 @@ WHITE_LEVELS = (1.0, 255.0, 4095.0, 65535.0)
 """What is white in images of shares, and of 8, 12 and 16 bits."""
 
 
+@contextmanager
+def bounded() -> Iterator[None]:
+    """Let Pillow open only the formats and the sizes that are read, whoever calls it meanwhile.
+
+    For what timm and torchvision open, and for images within files. It sets what is Pillow's own and sets it
+    back, and so is not for several threads at once.
+    """
+    most, formats = Image.MAX_IMAGE_PIXELS, Image.ID
+    Image.ID = list(readable_formats())
+    Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # it refuses twice as many, and warns of fewer
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS, Image.ID = most, formats
+
+
 def decode_rgb(data: bytes, white_level: float | None = None) -> Image.Image:
     """Decode an image file to RGB.
 
@@ -67,7 +119,8 @@ def decode_rgb(data: bytes, white_level: float | None = None) -> Image.Image:
     Raises:
         IMAGE_ERRORS: It is broken, of no format that is read, or its numbers are no brightness.
     """
-    return to_rgb(open_image(data), white_level)
+    with bounded():
+        return to_rgb(open_image(data), white_level)
 
 
 def decode_at_most(
@@ -78,13 +131,14 @@ def decode_at_most(
     A larger JPEG file is decoded at a half, a quarter or an eighth of its size where that is still
     enough, which is several times as fast.
     """
-    image = open_image(data)
-    size = image.size
-    if min(size) <= short_px:
-        return to_rgb(image, white_level), size
-    fitting = _fitting(size, short_px)
-    image.draft(None, fitting)
-    return to_rgb(image, white_level).resize(fitting, Image.Resampling.BICUBIC), size
+    with bounded():
+        image = open_image(data)
+        size = image.size
+        if min(size) <= short_px:
+            return to_rgb(image, white_level), size
+        fitting = _fitting(size, short_px)
+        image.draft(None, fitting)
+        return to_rgb(image, white_level).resize(fitting, Image.Resampling.BICUBIC), size
 
 
 def shrink(image: Image.Image, short_px: int) -> Image.Image:
@@ -131,14 +185,66 @@ def _to_8_bits(values: np.ndarray, white_level: float | None) -> np.ndarray:
         raise ValueError(
             f"brightness from {lowest:g} to {highest:g}; it must be finite and not negative"
         )
-    if white == WHITE_LEVELS[-1]:  # without the lower 8 bits, as Pillow takes 16-bit colour
-        return np.minimum(values / 256, 255).astype(np.uint8)
-    return np.round(np.minimum(values / white, 1.0) * 255).astype(np.uint8)
+    found = np.empty(values.shape, np.uint8)
+    flat, flat_found = values.reshape(-1), found.reshape(-1)
+    step = (
+        _ROWS_AT_ONCE_BYTES // 8
+    )  # the quotients are float64, of which a whole image would be too large
+    for start in range(0, flat.size, step):
+        part = flat[start : start + step]
+        if white == WHITE_LEVELS[-1]:  # without the lower 8 bits, as Pillow takes 16-bit colour
+            flat_found[start : start + step] = np.minimum(part / 256, 255).astype(np.uint8)
+        else:
+            shares = np.minimum(part / white, 1.0)
+            flat_found[start : start + step] = np.round(shares * 255).astype(np.uint8)
+    return found
 
 
 def open_image(data: bytes) -> Image.Image:
-    """Open an image file as one of the formats that are read; only its header is decoded."""
-    return Image.open(io.BytesIO(data), formats=readable_formats())
+    """Open an image file as one of the formats that are read; only its header is decoded.
+
+    To be called, as what decodes the image, within :func:`bounded`.
+
+    Raises:
+        DecompressionBombError: It has more than :data:`MOST_PIXELS`.
+        ValueError: It would take very long, or more memory than other formats.
+        IMAGE_ERRORS: It is broken.
+    """
+    if data[:2] in (b"II", b"MM") and data[2:4] in _TIFF_MARKS and _num_strips(data) > _MOST_STRIPS:
+        raise ValueError(f"more than {_MOST_STRIPS:,} strips or tiles")
+    image = Image.open(io.BytesIO(data), formats=readable_formats())
+    most = min(MOST_PIXELS, _MOST_PIXELS_OF.get(image.format or "", MOST_PIXELS))
+    tiles: list[Any] = getattr(image, "tile", [])
+    if any(tile[0] in Image.DECODERS for tile in tiles):
+        most = min(most, _MOST_PIXELS_IN_PYTHON)
+    width, height = image.size
+    if width * height > most:
+        raise ValueError(f"more than the {most:,} pixels that are read of such files")
+    # FF DA starts a scan; within the data of one FF is followed by 0 or by the mark of a restart.
+    if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > _MOST_SCANS:
+        raise ValueError(f"a JPEG file of more than {_MOST_SCANS} scans")
+    return image
+
+
+_TIFF_MARKS = (b"*\0", b"\0*", b"+\0", b"\0+")
+_STRIP_OFFSETS, _TILE_OFFSETS = 273, 324
+
+
+def _num_strips(data: bytes) -> int:
+    """Return how many strips or tiles the first image of a TIFF file has by its directory.
+
+    Raises:
+        struct.error: The file ends before its directory does.
+    """
+    order, is_big = "<" if data[:2] == b"II" else ">", data[2] == 43
+    (start,) = struct.unpack_from(f"{order}{'Q' if is_big else 'I'}", data, 8 if is_big else 4)
+    (entries,) = struct.unpack_from(f"{order}{'Q' if is_big else 'H'}", data, start)
+    entry = struct.Struct(f"{order}{'HHQ8x' if is_big else 'HHI4x'}")
+    start += 8 if is_big else 2
+    if entries > 2**16:  # there are no more tags, but BigTIFF leaves room for more
+        raise ValueError(f"a TIFF file of {entries:,} tags")
+    found = entry.iter_unpack(data[start : start + entries * entry.size])
+    return max((n for tag, _, n in found if tag in (_STRIP_OFFSETS, _TILE_OFFSETS)), default=0)
 
 
 def _fitting(size: tuple[int, int], short_px: int) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from autoprog.train.data.decode import WHITE_LEVELS
 from autoprog.train.data.images import ImageSource, set_white_level
 from autoprog.train.data.report import DataReport, probe, report_of
 from autoprog.train.data.scan import ClassFolders
-from autoprog.train.data.sources import OpenedData, open_part
+from autoprog.train.data.sources import OpenedData, entries_of, open_part
 from autoprog.train.data.stream import StreamSource
 
 __all__ = ["labelled_as", "open_evaluated_folder"]
@@ -54,10 +55,10 @@ def open_evaluated_folder(
     Raises:
         ConfigError: If the folder is missing, or there are no images.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         cure = "give a folder with val or test in it, as class folders or as .tar files"
         raise ConfigError("--data", "", "must be an existing folder", str(folder), cure)
-    held = {path.name.lower(): path for path in sorted(folder.iterdir())}
+    held = {path.name.lower(): path for path in entries_of(folder, "--data")}
     if any(name in held or f"{name}.tar" in held for name in _TRAINED):
         return None
     named = (held.get(name) or held.get(f"{name}.tar") for name in _EVALUATED)
@@ -95,7 +96,8 @@ def labelled_as(opened: OpenedData, names: Sequence[str], where: str) -> tuple[O
         return opened, ""
     numbers = order_of(own, names)
     if numbers is None:
-        new = [name for name in own if name not in set(names)]
+        known = set(names)
+        new = [name for name in own if name not in known]
         law = f"must have classes that the weights know, but {some(new)} are none of them"
         if len(new) == 1:
             law = f"must have classes that the weights know, but {some(new)} is none of them"

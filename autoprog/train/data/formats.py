@@ -12,14 +12,17 @@ __all__ = ["HEIF_ENDINGS", "image_endings", "is_heif_readable", "readable_format
 HEIF_ENDINGS = frozenset({".heic", ".heics", ".heif", ".heifs", ".hif"})
 """Endings of phones' photographs, which the package pillow-heif reads."""
 
-_NOT_READ = frozenset(
-    {
-        "EPS",  # Pillow runs Ghostscript on it
-        "WMF",  # drawn on Windows alone
-        "BUFR", "GRIB", "HDF5", "MPEG",  # recognised, but Pillow has no decoder of its own
-        "FITS", "IPTC", "MCIDAS", "SPIDER", "IMT", "XVTHUMB", "PIXAR", "PCD",  # no photographs
-    }
+_READ = (
+    "JPEG", "PNG", "WEBP",  # the common ones, which are tried first
+    "AVIF", "BMP", "DCX", "DDS", "DIB", "FLI", "GBR", "GIF", "HEIF", "ICO", "IM", "JPEG2000", "MSP", "PCX",
+    "PPM", "PSD", "QOI", "SGI", "SUN", "TGA", "TIFF", "XBM", "XPM",
 )  # fmt: skip
+"""Formats by Pillow's names. A list of what is read, since plugins add themselves to Pillow's own.
+
+Left out are EPS, on which Pillow runs Ghostscript; BLP, CUR, FTEX and ICNS, which hold files of other formats
+whose size is not known beforehand; WMF, BUFR, GRIB, HDF5 and MPEG, which Pillow only recognises; and what
+holds no photographs.
+"""
 
 
 def is_heif_readable() -> bool:
@@ -39,9 +42,7 @@ def readable_formats() -> tuple[str, ...]:
         import pillow_heif
 
         pillow_heif.register_heif_opener()
-    common = ("JPEG", "PNG", "WEBP")
-    others = sorted(set(Image.OPEN) - _NOT_READ - set(common))
-    return (*(name for name in common if name in Image.OPEN), *others)
+    return tuple(name for name in _READ if name in Image.OPEN)
 
 
 @cache

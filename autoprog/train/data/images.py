@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
-import io
 import os
 import re
-import tarfile
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import IO, Any, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from autoprog.errors import RunError
 from autoprog.libwarnings import about
-from autoprog.train.data.decode import IMAGE_ERRORS, decode_at_most, decode_rgb, shrink, to_rgb
+from autoprog.openfiles import NotRegularFileError, open_regular
+from autoprog.printable import brief
+from autoprog.train.data.decode import (
+    IMAGE_ERRORS,
+    MOST_FILE_BYTES,
+    MOST_PIXELS,
+    bounded,
+    decode_at_most,
+    decode_rgb,
+    shrink,
+    to_rgb,
+)
 from autoprog.train.data.scan import (
     ClassFolders,
     LeftOut,
@@ -31,6 +42,7 @@ __all__ = [
     "ReaderSource",
     "TarSource",
     "TorchSource",
+    "class_numbers",
     "digest_of",
     "encoded_image",
     "load_at_most",
@@ -123,6 +135,21 @@ def digest_of(source: ImageSource) -> str:
     return digest.hexdigest()
 
 
+def class_numbers(targets: Iterable[Any], num_classes: int) -> np.ndarray:
+    """Return the classes of images as int64, each of which must be the number of a class.
+
+    Raises:
+        ValueError: With the first that is none.
+    """
+    found = []
+    for index, target in enumerate(targets):
+        if not isinstance(target, int | np.integer) or not 0 <= target < num_classes:
+            law = f"must be of one of the {num_classes:,} classes, 0 to {num_classes - 1}"
+            raise ValueError(f"image {index} {law}, but its target is {brief(target)}")
+        found.append(target)
+    return np.array(found, dtype=np.int64)
+
+
 def _unreadable(source: ImageSource, index: int, error: BaseException) -> RunError:
     return RunError(f"{source.name(index)}: image {index} cannot be read: {_reason(error)}")
 
@@ -132,12 +159,23 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "not an image that Pillow reads"
     if isinstance(error, Image.DecompressionBombError):
-        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        return f"more than the {most:,} pixels that Pillow opens; make it smaller"
+        return f"more than the {MOST_PIXELS:,} pixels that are read; make it smaller"
+    if isinstance(error, MemoryError):
+        return "there is not the memory to decode it; make it smaller"
+    if isinstance(error, struct.error):
+        return "it is cut short or damaged"
+    if isinstance(error, NotRegularFileError):
+        return f"it is {error.strerror}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = (str(error).splitlines() or [type(error).__name__])[0]
     return re.sub(r"<\S+( object)? at 0x[0-9a-f]+>", "the file", text)
+
+
+def _check_size(size_bytes: int) -> None:
+    """Refuse an image file before it is read, which takes as much memory."""
+    if size_bytes > MOST_FILE_BYTES:
+        raise OSError(errno.EFBIG, f"larger than {MOST_FILE_BYTES / 2**20:g} MiB; make it smaller")
 
 
 def _decoded(source: FolderSource | TarSource | ReaderSource, index: int) -> Image.Image:
@@ -193,19 +231,13 @@ class FolderSource(_ScannedSource):
 
     def encoded(self, index: int) -> bytes:
         """Return the bytes of the file."""
-        return Path(self.name(index)).read_bytes()
+        with open_regular(Path(self.name(index))) as file:
+            _check_size(os.fstat(file.fileno()).st_size)
+            return file.read()
 
     def load(self, index: int) -> tuple[Image.Image, int]:
         """Read and decode the file."""
         return _decoded(self, index), int(self.targets[index])
-
-
-def _check_end(path: Path) -> None:
-    """Check for the block of zeros at the end: tarfile takes a cut within a header for the end."""
-    with path.open("rb") as file:
-        file.seek(-tarfile.BLOCKSIZE, os.SEEK_END)
-        if any(file.read()):
-            raise tarfile.ReadError("the mark at its end is missing")
 
 
 class TarSource(_ScannedSource):
@@ -226,13 +258,12 @@ class TarSource(_ScannedSource):
     """
 
     def __init__(self, path: Path, class_folders: ClassFolders = "auto") -> None:
-        with tarfile.open(path, mode="r:") as archive:
-            _check_end(path)
-            found = scan_tar(archive, str(path), class_folders)
+        with open_regular(path) as file:
+            found = scan_tar(file, str(path), class_folders)
         super().__init__(found)
         self.path = str(path)
         self._offsets_bytes = found.offsets_bytes
-        self._file: io.FileIO | None = None
+        self._file: IO[bytes] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_file": None}
@@ -254,8 +285,9 @@ class TarSource(_ScannedSource):
         return _decoded(self, index), int(self.targets[index])
 
     def _read(self, offset_bytes: int, size_bytes: int) -> bytes:
+        _check_size(size_bytes)
         if self._file is None:
-            self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115  (kept open)
+            self._file = open_regular(Path(self.path))
         if hasattr(os, "pread"):
             return os.pread(self._file.fileno(), size_bytes, offset_bytes)
         self._file.seek(offset_bytes)  # Windows has no fork, so the position is nobody else's
@@ -277,7 +309,7 @@ class ReaderSource:
     def __init__(self, reader: Any, origin: str, class_names: Sequence[str]) -> None:
         self.reader, self.origin = reader, origin
         self.class_names: tuple[str, ...] = tuple(class_names)
-        self.targets = np.fromiter(reader.iter_targets(), dtype=np.int64, count=len(reader))
+        self.targets = class_numbers(reader.iter_targets(), len(self.class_names))
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -290,7 +322,9 @@ class ReaderSource:
         """Return the bytes of the sample's file."""
         file, _ = self.reader[index]
         with file:
-            return bytes(file.read())
+            data = bytes(file.read(MOST_FILE_BYTES + 1))
+        _check_size(len(data))
+        return data
 
     def load(self, index: int) -> tuple[Image.Image, int]:
         """Read and decode the sample."""
@@ -310,20 +344,22 @@ class TorchSource:
     def __init__(self, dataset: Any, origin: str) -> None:
         self.dataset, self.origin = dataset, origin
         self.class_names: tuple[str, ...] = tuple(str(name) for name in dataset.classes)
-        self.targets = np.asarray(dataset.targets, dtype=np.int64)
+        self.targets = class_numbers(np.asarray(dataset.targets).tolist(), len(self.class_names))
+        self._has_files = bool(getattr(dataset, "imgs", None))
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def name(self, index: int) -> str:
         """Return the file where the dataset knows it, else the name of the dataset."""
-        files = getattr(self.dataset, "imgs", None)
-        return str(files[index][0]) if files else self.origin
+        return str(self.dataset.imgs[index][0]) if self._has_files else self.origin
 
     def load(self, index: int) -> tuple[Image.Image, int]:
         """Read the sample and convert it to RGB."""
         try:
-            with about(self.name(index)):
+            with about(self.name(index)), bounded():
+                if self._has_files:  # torchvision would wait for a pipe
+                    open_regular(Path(self.name(index))).close()
                 image, target = self.dataset[index]
                 return to_rgb(image), int(target)
         except IMAGE_ERRORS as error:

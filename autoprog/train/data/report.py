@@ -14,6 +14,7 @@ from PIL import ExifTags
 from autoprog.train.data.decode import (
     IMAGE_ERRORS,
     WIDE_MODES,
+    bounded,
     brightest,
     fitting_white_level,
     open_image,
@@ -148,7 +149,7 @@ def probe(source: ImageSource | StreamSource) -> Probe:
             data = encoded_image(whole, index)
             if data is None:
                 return Probe()
-            with warnings.catch_warnings():
+            with bounded(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 image = open_image(data)
                 if image.mode in WIDE_MODES:

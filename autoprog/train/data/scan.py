@@ -7,20 +7,22 @@ on every machine, in a folder and in a tar file alike.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import tarfile
 import unicodedata
 from array import array
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Literal, TypeAlias
+from typing import IO, Literal, TypeAlias
 
 import numpy as np
 
 from autoprog.errors import ConfigError
+from autoprog.printable import brief
 from autoprog.train.data.formats import HEIF_ENDINGS, image_endings, is_heif_readable
 
 __all__ = [
@@ -43,10 +45,20 @@ _SYSTEM_NAMES = frozenset(
 )
 _MOST_NESTED_TARS = 2
 _LONGEST_NAME_BYTES = 4096
+_MOST_FOLDERS_DEEP = 64
+_MOST_NAMES_OF_A_FOLDER = 8
+"""Links give a folder more names; without a limit some folders that link to each other have n! names."""
+_MOST_HEADER_BYTES = 2**16
+"""What the headers of one member of a tar file may take: names of up to 4 KiB, dates, owners, attributes."""
+_MOST_GLOBAL_HEADERS = 256
+"""tarfile copies them for each member."""
+_LONG_NUMBER = re.compile(rb"\d{300}")
+"""What no name has in it. Python before 3.12.6 takes a time that grows as the square of such a header."""
 
 _DIGITS = re.compile(r"(\d+)")
 _HIDDEN = "hidden or system"
 _LOOSE = "outside the class folders"
+_TOO_DEEP = f"more than {_MOST_FOLDERS_DEEP} folders deep"
 
 
 @dataclass(frozen=True)
@@ -331,6 +343,7 @@ def scan_folder(folder: str, class_folders: ClassFolders = "auto") -> ScannedIma
     """
     found = _Collector()
     pending: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
+    num_names: Counter[tuple[int, int]] = Counter()
     while pending:
         inner, above = pending.pop()
         path = os.path.join(folder, inner) if inner else folder
@@ -345,6 +358,14 @@ def scan_folder(folder: str, class_folders: ClassFolders = "auto") -> ScannedIma
         if (identity := (status.st_dev, status.st_ino)) in above:
             found.visited.discard(inner)
             found.leave_out("links to a folder above them", inner)
+            continue
+        num_names[identity] += 1
+        if num_names[identity] > _MOST_NAMES_OF_A_FOLDER:
+            found.visited.discard(inner)
+            found.leave_out("links to a folder that many others link to", inner)
+            continue
+        if len(above) > _MOST_FOLDERS_DEEP:
+            found.leave_out(_TOO_DEEP, inner)
             continue
         here = above | {identity}
         for entry in entries:
@@ -366,13 +387,11 @@ def scan_folder(folder: str, class_folders: ClassFolders = "auto") -> ScannedIma
     return found.arrange(folder, class_folders)
 
 
-def scan_tar(
-    archive: tarfile.TarFile, where: str, class_folders: ClassFolders = "auto"
-) -> ScannedImages:
+def scan_tar(file: IO[bytes], where: str, class_folders: ClassFolders = "auto") -> ScannedImages:
     """Return the images in a tar file, and in tar files within it, each of which is a class.
 
     Args:
-        archive: Opened without compression, for random access.
+        file: Without compression, for random access.
         where: Its path, for messages.
         class_folders: Which folder above an image names its class.
 
@@ -381,21 +400,93 @@ def scan_tar(
         tarfile.TarError: The archive is damaged.
     """
     found = _Collector()
-    _collect(found, archive, base_bytes=0, prefix="", depth=0)
+    size_bytes = file.seek(0, os.SEEK_END)
+    _check_end(file, size_bytes)
+    _collect(found, _Headers(file, 0, size_bytes), prefix="", depth=0)
     return found.arrange(where, class_folders)
 
 
-def _collect(
-    found: _Collector, archive: tarfile.TarFile, base_bytes: int, prefix: str, depth: int
-) -> None:
-    members: dict[str, tarfile.TarInfo] = {}
-    for member in archive:
+def _check_end(file: IO[bytes], size_bytes: int) -> None:
+    """Check for the block of zeros at the end: tarfile takes a cut within a header for the end."""
+    file.seek(max(0, size_bytes - tarfile.BLOCKSIZE))
+    if any(file.read(tarfile.BLOCKSIZE)):
+        raise tarfile.ReadError("the mark at its end is missing")
+
+
+class _Headers(io.RawIOBase):
+    """A tar file, or one within it, as tarfile may read it: the headers of its members, of bounded length.
+
+    tarfile itself takes as much memory as a header says that it needs.
+
+    Args:
+        file: The outermost tar file.
+        start_bytes: Where in it this one starts.
+        size_bytes: Its length.
+    """
+
+    def __init__(self, file: IO[bytes], start_bytes: int, size_bytes: int) -> None:
+        self.file, self.start_bytes, self.size_bytes = file, start_bytes, size_bytes
+        self._place_bytes = self._read_bytes = 0
+
+    def tell(self) -> int:
+        return self._place_bytes
+
+    def seek(self, place_bytes: int, whence: int = os.SEEK_SET) -> int:
+        assert whence == os.SEEK_SET
+        self._place_bytes = place_bytes
+        return place_bytes
+
+    def read(self, count: int = -1) -> bytes:
+        self._read_bytes += count
+        if count < 0 or self._read_bytes > _MOST_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header at byte {self._place_bytes:,} is too long")
+        self.file.seek(self.start_bytes + self._place_bytes)
+        data = self.file.read(max(0, min(count, self.size_bytes - self._place_bytes)))
+        if count > tarfile.BLOCKSIZE and _LONG_NUMBER.search(data):
+            raise tarfile.ReadError(f"the header at byte {self._place_bytes:,} is damaged")
+        self._place_bytes += len(data)
+        return data
+
+    def members(self) -> Iterator[tarfile.TarInfo]:
+        """Yield the members; each lies behind the one before and within the file.
+
+        Raises:
+            tarfile.TarError: The archive is damaged.
+        """
+        with tarfile.open(fileobj=self, mode="r:") as archive:
+            end = 0
+            while (member := archive.next()) is not None:
+                has_data = member.isreg() and not member.issparse()
+                last = member.offset_data + (member.size if has_data else 0)
+                if (
+                    not end <= member.offset_data <= min(last, archive.offset)
+                    or last > self.size_bytes
+                ):
+                    raise tarfile.ReadError(
+                        f"the size of member {brief(member.name)} is impossible"
+                    )
+                if len(archive.pax_headers) > _MOST_GLOBAL_HEADERS:
+                    raise tarfile.ReadError(f"more than {_MOST_GLOBAL_HEADERS} global headers")
+                end, self._read_bytes = archive.offset, 0
+                archive.members.clear()  # type: ignore[attr-defined]  # tarfile keeps 2 KB of each
+                yield member
+            # tarfile takes a damaged header for the end.
+            self.seek(archive.offset)
+            if any(self.read(tarfile.BLOCKSIZE)):
+                raise tarfile.ReadError(f"the header at byte {archive.offset:,} is damaged")
+
+
+def _collect(found: _Collector, headers: _Headers, prefix: str, depth: int) -> None:
+    spans: dict[str, tuple[int, int]] = {}
+    for member in headers.members():
         parts = [part for part in member.name.split("/") if part not in ("", ".")]
         place = "/".join([*([prefix] if prefix else []), *parts])
         if not parts:
             continue
-        if ".." in parts or len(os.fsencode(place)) > _LONGEST_NAME_BYTES:
+        if ".." in parts or "\0" in place or len(os.fsencode(place)) > _LONGEST_NAME_BYTES:
             found.leave_out("of impossible names", place[:80])
+        elif place.count("/") > _MOST_FOLDERS_DEEP:
+            found.leave_out(_TOO_DEEP, place)
         elif any(map(is_hidden, parts)):
             if not member.isdir():
                 found.leave_out(_HIDDEN, place)
@@ -404,20 +495,19 @@ def _collect(
         elif not member.isreg() or member.issparse():
             found.leave_out("no regular files", place)
         else:
-            if place in members:  # as `tar -r` writes a file anew: the last one counts
+            if place in spans:  # as `tar -r` writes a file anew: the last one counts
                 found.leave_out("older versions of a file", place)
-            members[place] = member
-    for place, member in members.items():
+            spans[place] = headers.start_bytes + member.offset_data, member.size
+    for place, (start_bytes, size_bytes) in spans.items():
         folder, _, name = place.rpartition("/")
         stem, ending = os.path.splitext(place)
         if ending.lower() == ".tar" and depth < _MOST_NESTED_TARS:
-            with tarfile.open(fileobj=archive.extractfile(member), mode="r:") as inner:
-                found.visit(stem)
-                _collect(found, inner, base_bytes + member.offset_data, stem, depth + 1)
+            found.visit(stem)
+            _collect(found, _Headers(headers.file, start_bytes, size_bytes), stem, depth + 1)
             continue
         for stop in range(1, len(place.split("/"))):
             found.visit("/".join(place.split("/")[:stop]))
-        found.add_file(folder, name, member.size, base_bytes + member.offset_data)
+        found.add_file(folder, name, size_bytes, start_bytes)
 
 
 def is_hidden(name: str) -> bool:

@@ -7,11 +7,12 @@ import importlib.util
 import os
 import tarfile
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from timm.data import create_dataset
 
 from autoprog.errors import ConfigError
+from autoprog.openfiles import NotRegularFileError
 from autoprog.train.data.decode import WHITE_LEVELS
 from autoprog.train.data.digits import open_digits
 from autoprog.train.data.holdout import stratified_split
@@ -27,9 +28,9 @@ from autoprog.train.data.images import (
 from autoprog.train.data.report import DataReport, PartReport, probe, report_of
 from autoprog.train.data.scan import ClassFolders, printable
 from autoprog.train.data.slices import SlicedSource
-from autoprog.train.data.stream import StreamSource, names_by_number
+from autoprog.train.data.stream import READER_ERRORS, StreamSource, first_line, names_by_number
 
-__all__ = ["AnySource", "DataSource", "OpenedData", "open_part", "open_source"]
+__all__ = ["AnySource", "DataSource", "OpenedData", "entries_of", "open_part", "open_source"]
 
 AnySource: TypeAlias = ImageSource | StreamSource
 
@@ -208,8 +209,9 @@ def _check_number_of_classes(where: str, names: tuple[str, ...]) -> None:
 def _check_classes(where: str, train: tuple[str, ...], val: tuple[str, ...]) -> None:
     if train == val:
         return
-    only_train = [name for name in train if name not in val][:1]
-    only_val = [name for name in val if name not in train][:1]
+    in_train, in_val = set(train), set(val)
+    only_train = [name for name in train if name not in in_val][:1]
+    only_val = [name for name in val if name not in in_train][:1]
     found = " and ".join(
         f"{names[0]!r} is only in {part}"
         for names, part in ((only_train, "train"), (only_val, "val"))
@@ -224,16 +226,17 @@ def _open_folder(folder: Path, source: DataSource) -> tuple[ImageSource, ImageSo
 
     With ``val_fraction`` a folder without a train part is one itself.
     """
-    if not folder.is_dir() and not (source.val_fraction is not None and folder.is_file()):
+    is_folder = os.path.isdir(folder)
+    if not is_folder and not (source.val_fraction is not None and os.path.isfile(folder)):
         cure = "give a folder with train and val in it, as class folders or as .tar files"
         raise ConfigError("--data", "", "must be an existing folder", str(folder), cure)
     if source.val_fraction is None:
         train, val = (_required_part(folder, part) for part in ("train", "val"))
         return open_part(train, source.class_folders), open_part(val, source.class_folders)
-    if folder.is_dir() and (val_path := _find_part(folder, "val")) is not None:
+    if is_folder and (val_path := _find_part(folder, "val")) is not None:
         law, cure = f"must be left out: there is {printable(val_path.name)}", "or rename that"
         raise ConfigError("--val-fraction", "", law, source.val_fraction, cure)
-    found = _find_part(folder, "train") if folder.is_dir() else None
+    found = _find_part(folder, "train") if is_folder else None
     return open_part(found or folder, source.class_folders), None
 
 
@@ -242,10 +245,11 @@ def _required_part(folder: Path, part: str, where: str = "--data") -> Path:
     if found is not None:
         return found
     names = ", ".join(f"{name}/ or {name}.tar" for name in _SPLIT_NAMES[part])
-    held = sorted(printable(path.name) for path in folder.iterdir())
+    paths = entries_of(folder, where)
+    held = [printable(path.name) for path in paths[:6]]
     listing = ", ".join(held[:5]) + (", …" if len(held) > 5 else "") if held else "nothing"
     cure = f"it holds {listing}"
-    if any(path.is_dir() for path in folder.iterdir()):
+    if any(map(os.path.isdir, paths)):
         cure += "; --val-fraction 0.2 evaluates on a fifth of the training images instead"
     raise ConfigError(where, "", f"must hold a {part} part ({names})", str(folder), cure)
 
@@ -257,18 +261,32 @@ def _find_part(folder: Path, part: str, where: str = "--data") -> Path | None:
         ConfigError: There are several, and nothing says which is meant.
     """
     wanted = _SPLIT_NAMES[part]
-    found = sorted(
+    archives = [f"{name}.tar" for name in wanted]
+    found = [
         path
-        for path in folder.iterdir()
-        if (path.is_dir() and path.name.lower() in wanted)
-        or (path.is_file() and path.name.lower() in [f"{name}.tar" for name in wanted])
-    )
-    folders = [path for path in found if path.is_dir()]
+        for path in entries_of(folder, where)
+        if (path.name.lower() in wanted and os.path.isdir(path))
+        or (path.name.lower() in archives and os.path.isfile(path))
+    ]
+    folders = [path for path in found if os.path.isdir(path)]
     if len({path.name.removesuffix(".tar") for path in found}) > 1 or len(folders) > 1:
         names = " and ".join(path.name for path in found[:2])
         law, cure = f"must have one {part} part, but there are {names}", "rename or remove one"
         raise ConfigError(where, "", law, str(folder), cure)
     return next(iter(folders or found), None)
+
+
+def entries_of(folder: Path, where: str) -> list[Path]:
+    """Return what lies in a folder, in order.
+
+    Raises:
+        ConfigError: It cannot be listed.
+    """
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        law = f"must be a folder that can be listed ({error.strerror})"
+        raise ConfigError(where, "", law, str(folder)) from None
 
 
 def open_part(path: Path, class_folders: ClassFolders) -> ImageSource:
@@ -277,7 +295,7 @@ def open_part(path: Path, class_folders: ClassFolders) -> ImageSource:
     Raises:
         ConfigError: It holds no images, is no tar file, or does not tell its classes.
     """
-    is_folder = path.is_dir()
+    is_folder = os.path.isdir(path)
     opened = FolderSource(path, class_folders) if is_folder else _open_tar(path, class_folders)
     if len(opened) == 0:
         law = "must hold images, such as .jpg or .png files"
@@ -292,9 +310,17 @@ def _open_tar(path: Path, class_folders: ClassFolders) -> TarSource:
         return TarSource(path, class_folders)
     except ConfigError:
         raise
-    # ValueError: tarfile's answer to some damaged headers.
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        law = f"must be an uncompressed, complete tar file ({_first_line(error)})"
+    # tarfile's answers to some damaged headers; RecursionError to one before one before one.
+    except (
+        tarfile.TarError,
+        OSError,
+        EOFError,
+        ValueError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
+        reason = error.strerror if isinstance(error, NotRegularFileError) else first_line(error)
+        law = f"must be an uncompressed, complete tar file ({reason})"
         raise ConfigError("--data", "", law, str(path), "pack it anew with tar -cf") from error
 
 
@@ -308,37 +334,41 @@ def _open_named(source: DataSource, split: str) -> AnySource:
         return StreamSource(name, source.data_dir, split, chosen, source.num_classes)
     if name.lower() in _CLASS_FOLDERS:
         return open_part(_split_folder(source, split), source.class_folders)
-    opened = _create(name, source.data_dir, split, chosen)
-    if prefix == "torch":
+    try:
+        return _opened_by_timm(name, source, split, chosen)
+    except ConfigError:
+        raise
+    except READER_ERRORS as error:
+        law = f"must be a data set that timm can open as split {split!r} ({first_line(error)})"
+        cure = f"check its name, --data-dir (now {source.data_dir!r}) and the splits"
+        raise ConfigError("--dataset", "", law, name, cure) from error
+
+
+def _opened_by_timm(
+    name: str, source: DataSource, split: str, fields: dict[str, str]
+) -> ReaderSource | TorchSource:
+    opened = create_dataset(name, root=source.data_dir, split=split, **fields)
+    if name.lower().startswith("torch/"):
         return TorchSource(opened, f"{name} ({split})")
     reader = opened.reader
     names = names_by_number(reader.class_to_idx) or [str(n) for n in range(source.num_classes or 0)]
+    _check_number_of_classes("--dataset", tuple(names))
     return ReaderSource(reader, f"{name} ({split})", names)
 
 
 def _split_folder(source: DataSource, split: str) -> Path:
     """Return the folder of a split; timm would take the whole root in place of one that is missing."""
     root = Path(source.data_dir or ".")
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise ConfigError("--data-dir", "", "must be an existing folder", str(root))
     for part, names in _SPLIT_NAMES.items():
         if split in names:
             return _required_part(root, part, "--data-dir")
-    if not (root / split).is_dir():
-        held = ", ".join(sorted(printable(path.name) for path in root.iterdir())[:5])
+    if not os.path.isdir(root / split):
+        held = ", ".join(printable(path.name) for path in entries_of(root, "--data-dir")[:5])
         law = f"must hold a folder {split!r}"
         raise ConfigError("--data-dir", "", law, str(root), f"it holds {held}")
     return root / split
-
-
-def _create(name: str, root: str | None, split: str, fields: dict[str, str]) -> Any:
-    try:
-        return create_dataset(name, root=root, split=split, **fields)
-    # What timm's readers raise for a wrong name, folder, split or field.
-    except (AssertionError, RuntimeError, OSError, ValueError, KeyError, TypeError) as error:
-        law = f"must be a data set that timm can open as split {split!r} ({_first_line(error)})"
-        cure = f"check its name, --data-dir (now {root!r}) and the splits"
-        raise ConfigError("--dataset", "", law, name, cure) from error
 
 
 def _check_name(name: str, prefix: str) -> None:
@@ -351,7 +381,3 @@ def _check_name(name: str, prefix: str) -> None:
     if importlib.util.find_spec(module) is None:
         law = f"needs the package {package}, which is not installed"
         raise ConfigError("--dataset", "", law, name, f"pip install {package}")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

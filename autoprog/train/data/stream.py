@@ -26,9 +26,12 @@ from PIL import Image
 from timm.data import create_dataset
 from torch import Tensor
 
-from autoprog.errors import ConfigError
+from autoprog.errors import ConfigError, RunError
+from autoprog.printable import brief
+from autoprog.train.data.decode import bounded
 from autoprog.train.data.loader import Batch
 from autoprog.train.data.sampler import seed_sample
+from autoprog.train.data.shards import check_info_files, check_shards, check_split
 from autoprog.train.data.transforms import (
     Cell,
     TransformSettings,
@@ -39,9 +42,11 @@ from autoprog.train.data.workers import WorkerPool
 
 __all__ = [
     "HELD_ONE_IN",
+    "READER_ERRORS",
     "Part",
     "StreamLoader",
     "StreamSource",
+    "first_line",
     "names_by_number",
     "pixel_hash",
 ]
@@ -51,7 +56,21 @@ HELD_ONE_IN = 20
 
 Part: TypeAlias = Literal["all", "training", "held_out"]
 
-_READER_ERRORS = (AssertionError, RuntimeError, OSError, ValueError, KeyError, TypeError)
+READER_ERRORS = (
+    AssertionError,
+    RuntimeError,
+    OSError,
+    EOFError,
+    ImportError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+)
+"""What timm's readers raise for a wrong name, folder, split or field, or for data that they do not expect."""
+
+_MOST_IMAGES = 10**11
 
 
 def pixel_hash(image: Image.Image) -> int:
@@ -91,19 +110,28 @@ class StreamSource:
         create: Callable[..., Any] = create_dataset,
     ) -> None:
         self._create = partial(create, name, root=root, split=split, **fields)
+        self.name = name
+        is_sharded = name.lower().startswith("wds/")
+        if is_sharded:
+            check_split(split)
+            check_info_files(root)
         try:
             dataset = self.open(is_training=False, batch_size=1, seed=0)
-        except _READER_ERRORS as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            law = f"must be data that timm can open as split {split!r} ({reason})"
+            self._length = len(dataset)
+        except READER_ERRORS as error:
+            law = f"must be data that timm can open as split {split!r} ({first_line(error)})"
             cure = "check its name, --data-dir and the splits"
             raise ConfigError("--dataset", "", law, name, cure) from error
+        if is_sharded:
+            check_shards(root, dataset.reader)
+        if self._length > _MOST_IMAGES:
+            law = f"must say that it has at most {_MOST_IMAGES:,} images"
+            raise ConfigError("--dataset", "", law, self._length)
         known = names_by_number(getattr(dataset.reader, "class_to_idx", None) or {})
         if not known and not num_classes:
             law, cure = "must name its classes or be given their number", "add --num-classes"
             raise ConfigError("--dataset", "", law, name, cure)
         self.class_names: tuple[str, ...] = tuple(known or map(str, range(num_classes or 0)))
-        self._length = len(dataset)
         self._split = split
 
     def digest(self) -> str:
@@ -194,7 +222,7 @@ class StreamLoader:
         _read_undivided(dataset)
         dataset.set_loader_cfg(num_workers=self._workers)
         share = (self._rank, self._world_size) if divided else (0, 1)
-        stream = _Stream(dataset, part, _Evaluate(img_size, self._settings), share)
+        stream = _Stream(self._source, dataset, part, _Evaluate(img_size, self._settings), share)
         batches = self._loader(stream, batch_size, self._seed, drop_last=False)
         yield from islice(batches, None if limit is None else -(-limit // batch_size))
 
@@ -203,7 +231,8 @@ class StreamLoader:
     ) -> Iterator[Batch]:
         dataset.set_epoch(number)
         train_transform(cell, self._settings)  # so that a bad cell raises in this process
-        stream = _Stream(dataset, part, _Augment(self._seed, number, cell, self._settings))
+        augment = _Augment(self._seed, number, cell, self._settings)
+        stream = _Stream(self._source, dataset, part, augment)
         found = False
         # Readers also shuffle by the seed of their worker: another one for each pass.
         for batch in self._loader(stream, batch_size, self._seed + number, drop_last=True):
@@ -280,21 +309,52 @@ class _Stream:
 
     def __init__(
         self,
+        source: StreamSource,
         dataset: Any,
         part: Part,
         transform: Callable[[Image.Image, int], Tensor],
         share: tuple[int, int] = (0, 1),
     ) -> None:
-        self._dataset, self._part, self._transform = dataset, part, transform
+        self._source, self._dataset = source, dataset
+        self._part, self._transform = part, transform
         self._rank, self._world_size = share
 
     def __iter__(self) -> Iterator[tuple[Tensor, int]]:
-        for image, target in self._dataset:
+        for image, target in self._samples():
             hashed = pixel_hash(image)
             is_held = hashed % HELD_ONE_IN == 0
             is_mine = hashed % self._world_size == self._rank
             if is_mine and (self._part == "all" or is_held == (self._part == "held_out")):
-                yield self._transform(image, hashed), int(target)
+                yield self._transform(image, hashed), target
+
+    def _samples(self) -> Iterator[tuple[Image.Image, int]]:
+        """Yield images with the numbers of their classes.
+
+        Raises:
+            RunError: The reader fails, or gives something else.
+        """
+        samples, num_classes = iter(self._dataset), len(self._source.class_names)
+        while True:
+            try:
+                with bounded():  # the reader has Pillow open what it finds
+                    sample = next(samples, None)
+                if sample is None:
+                    return
+                image, target = sample[0], int(sample[1])
+            except READER_ERRORS as error:
+                text = f"a sample cannot be read ({first_line(error)})"
+                raise RunError(f"{self._source.name}: {text}") from error
+            if not isinstance(image, Image.Image):
+                raise RunError(f"{self._source.name}: a sample holds no image, but {brief(image)}")
+            if not 0 <= target < num_classes:
+                law = f"must be a class from 0 to {num_classes - 1}"
+                raise RunError(f"{self._source.name}: a target {law}, but is {brief(target)}")
+            yield image, target
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error of a library says, or else what it is, in one line."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _read_undivided(dataset: Any) -> None:

@@ -36,6 +36,9 @@ Transform: TypeAlias = Callable[[Image.Image], Tensor]
 THUMBNAIL_PX = 64
 """Square images up to this side are evaluated whole, whatever ``crop_pct`` says."""
 
+_MOST_ASPECT = 16
+"""What is so many times as long as it is wide is cut before it is resized for an evaluation."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Cell:
@@ -172,6 +175,20 @@ def _mean_and_scale(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[Te
     return mean_255, (1.0 / (torch.tensor(std, dtype=torch.float32) * 255.0)).view(-1, 1, 1)
 
 
+def _without_ends(image: Image.Image) -> Image.Image:
+    """Return the middle of an image that is very long for its width.
+
+    The crop to the centre drops the rest anyway, but only after it was resized: one of 1 x 100,000 pixels
+    would become 256 x 25,600,000.
+    """
+    most = _MOST_ASPECT * min(image.size)
+    if max(image.size) <= most:
+        return image
+    width, height = (min(side, most) for side in image.size)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
 class _EvalResize:
     """Resize thumbnails straight to the size, all other images by timm's chain."""
 
@@ -181,7 +198,7 @@ class _EvalResize:
 
     def __call__(self, image: Image.Image) -> Image.Image:
         if image.width != image.height or image.width > THUMBNAIL_PX:
-            return self._chain(image)
+            return self._chain(_without_ends(image))
         if image.width == self._img_size:
             return image
         return image.resize((self._img_size, self._img_size), self._resample)

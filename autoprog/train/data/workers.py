@@ -36,6 +36,7 @@ from torch.utils.data import _utils
 
 from autoprog.errors import AutoprogError, ResumableError, RunError
 from autoprog.libwarnings import LibraryWarning, passed_on
+from autoprog.printable import printable
 from autoprog.train.cores import usable_cores
 
 __all__ = ["Results", "WorkerDiedError", "WorkerPool", "resolve_workers"]
@@ -50,6 +51,8 @@ _END_SECONDS = 2.0  # from being asked to end to being killed
 _ALIGNED_BYTES = 64
 _LEAST_SHARED_BYTES = 2**16  # smaller results go through the connection itself
 _LONGEST_COMPLAINT = 300
+_MOST_COMPLAINTS = 20  # of a batch
+_MOST_PRINTED_BYTES = 2**16
 _LONG_WAIT_SECONDS = 60.0
 _LONG_WAIT = (
     f"no images for {_LONG_WAIT_SECONDS:.0f} s, though the loader workers live; is the disk slow, or does a"
@@ -582,9 +585,11 @@ def _pinned(result: Any) -> Any:
 
 
 def _printed_text(printed: IO[bytes]) -> str:
+    """Return the end of what was printed; a library may quote a file in it that is not ours."""
     with suppress(OSError, ValueError):
-        size_bytes = os.fstat(printed.fileno()).st_size
-        return os.pread(printed.fileno(), size_bytes, 0).decode(errors="replace")
+        start = max(0, os.fstat(printed.fileno()).st_size - _MOST_PRINTED_BYTES)
+        text = os.pread(printed.fileno(), _MOST_PRINTED_BYTES, start).decode(errors="replace")
+        return printable(text)
     return ""
 
 
@@ -595,7 +600,8 @@ def _take_lines(printed: IO[bytes]) -> list[str]:
     lines = _printed_text(printed).splitlines()
     os.ftruncate(printed.fileno(), 0)
     os.lseek(printed.fileno(), 0, os.SEEK_SET)
-    return [line[:_LONGEST_COMPLAINT] for line in lines if line.strip()]
+    found = [line[:_LONGEST_COMPLAINT] for line in lines if line.strip()]
+    return found[-_MOST_COMPLAINTS:]
 
 
 def _first_line(error: BaseException) -> str:
