@@ -20,6 +20,7 @@ from autoprog.curves import Curriculum
 from autoprog.errors import ConfigError, RunError
 from autoprog.presets import PRESETS, preset
 from autoprog.proof import rounds
+from autoprog.proof.arms import ArmSettings
 from autoprog.proof.controls import always, epochs_of_cost, images_cost, macs_cost
 from autoprog.proof.field import read_field
 from autoprog.proof.pairs import OtherArm, Plan
@@ -29,6 +30,7 @@ from autoprog.train.engine import step_table
 from supernet.zoo import ZOO
 
 SPEC = ZOO["vit-mu"]
+CONSTANT = ArmSettings(command="train", preset="constant")
 HERE = ("--device", "cpu", "--threads", "1", "--workers", "0")
 FIELD = ("presets", "--model", "vit-mu", *HERE, "--epochs", "2")
 
@@ -177,7 +179,7 @@ def test_all_presets_enter_but_those_of_the_clock(planned: Callable[..., Any]) -
     assert (names[0], field.seeds, field.equal) == ("constant", 3, "epochs")
     assert {*names, *field.left_out} == {*PRESETS}
     assert [*field.left_out] == ["size-curriculum:time"]
-    epochs = {e.name: float(e.words[-1].removeprefix("--epochs=")) for e in field.entrants}
+    epochs = {e.name: float(e.settings.flags["epochs"]) for e in field.entrants}
     assert epochs["linear"] == epochs["supervit"] == epochs["constant"]
     assert epochs["efficienttrain"] < 0.8 * epochs["constant"]  # whose epochs are of compute
 
@@ -193,7 +195,7 @@ def test_a_preset_too_long_for_the_run_is_left_out_with_its_reason(
 def test_equal_wall_clock_goes_by_what_steps_take_here(planned: Callable[..., Any]) -> None:
     words = ("--presets", "linear", "--equal", "wall-clock", "--profile-seconds", "0")
     field = planned(*FIELD[:-1], "20", *words)
-    epochs = [float(e.words[-1].removeprefix("--epochs=")) for e in field.entrants]
+    epochs = [float(e.settings.flags["epochs"]) for e in field.entrants]
     assert epochs[1] > epochs[0] == pytest.approx(20, abs=0.1)
 
 
@@ -318,8 +320,8 @@ def test_a_dry_run_says_what_would_run_and_for_how_long(
 def test_what_runs_side_by_side_counts_once_in_the_forecast() -> None:
     plan = Plan(
         model="m",
-        baseline=("train",),
-        candidate=("search",),
+        baseline=CONSTANT,
+        candidate=ArmSettings(command="search"),
         schedule=None,
         settings="",
         margin=1.0,
@@ -328,8 +330,8 @@ def test_what_runs_side_by_side_counts_once_in_the_forecast() -> None:
         side_by_side=True,
         search_seconds=0.0,
         others=(
-            OtherArm(name="candidate-0.5", role="length", words=(), epochs=5.0),
-            OtherArm(name="reannealed", role="control", words=(), epochs=6.0),
+            OtherArm(name="candidate-0.5", role="length", settings=CONSTANT, epochs=5.0),
+            OtherArm(name="reannealed", role="control", settings=CONSTANT, epochs=6.0),
         ),
     )
     seconds = arm_seconds(plan, 100.0, 60.0, {"baseline": 20.0, "candidate": 10.0})

@@ -54,7 +54,8 @@ class Attempt:
     ) -> None:
         self.number, self._runs, self._offset, self._nproc = number, runs, 0, nproc
         self._err = runs.with_name(f"{runs.name}-attempt-{number}.err")
-        with self._err.open("wb") as err, self._err.with_suffix(".out").open("wb") as out:
+        # Made anew, so that nobody can have put a link there.
+        with self._err.open("xb") as err, self._err.with_suffix(".out").open("xb") as out:
             self._process = subprocess.Popen(
                 [*program_in_processes(nproc, PROGRAM), *words],
                 pass_fds=held_files,

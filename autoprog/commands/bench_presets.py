@@ -17,13 +17,14 @@ from autoprog.commands.compare import print_comparison
 from autoprog.commands.configure import Configured, configure_train
 from autoprog.commands.preflight import check_run
 from autoprog.commands.stress import ending_on_sigterm
-from autoprog.commands.verify_plan import NOT_COMPARED, shared_words
+from autoprog.commands.verify_plan import NOT_COMPARED, shared_flags
 from autoprog.costs.cells import CostCell, cell_of_step, full_cell
 from autoprog.costs.model import CostModel
 from autoprog.costs.predict import predict_seconds
 from autoprog.errors import ConfigError, suggest
 from autoprog.files import parse
 from autoprog.presets import PRESETS, preset
+from autoprog.proof.arms import ArmSettings, flag_words
 from autoprog.proof.compare import compare
 from autoprog.proof.controls import Cost, Make, epochs_of_cost, images_cost, macs_cost
 from autoprog.proof.field import Entrant, FieldFile, Progress, finished_runs, read_field, run_field
@@ -68,7 +69,7 @@ def _opened(args: argparse.Namespace, profile_seconds: float) -> tuple[Path, Fie
             known = read_field(path.parent)
         except ConfigError:
             continue  # of another version, or damaged: none of this command line's business
-        if (known.request, known.first_seed) == (request, first):
+        if (known.request, known.first_seed) == (request, first) and _asks_for(known, args):
             fewest = max(known.seeds, seeds)
             return path.parent, known.model_copy(update={"seeds": fewest})
     model = configured.settings.model.model
@@ -86,6 +87,14 @@ def _opened(args: argparse.Namespace, profile_seconds: float) -> tuple[Path, Fie
     return runs_dir / name, parse(FieldFile, field, "flags")
 
 
+def _asks_for(known: FieldFile, args: argparse.Namespace) -> bool:
+    """Tell whether a field runs what the command line says, each preset for epochs of its own."""
+    shared = shared_flags(args)
+    return all(
+        {**one.settings.flags, "epochs": ""} == {**shared, "epochs": ""} for one in known.entrants
+    )
+
+
 def _names(args: argparse.Namespace) -> list[str]:
     """Return the presets asked for, the reference first."""
     given = getattr(args, "presets", list(PRESETS))
@@ -98,7 +107,9 @@ def _names(args: argparse.Namespace) -> list[str]:
 
 def _request(args: argparse.Namespace, configured: Configured, names: list[str]) -> str:
     settings = configured.settings.model_dump(mode="json", exclude=NOT_COMPARED)
-    words = shared_words(args)  # also how and where: seconds and runs of another device are others
+    words = flag_words(
+        shared_flags(args)
+    )  # also how and where: seconds and runs of another device are others
     body = {"settings": settings, "equal": args.equal, "presets": names, "words": words}
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
@@ -157,7 +168,7 @@ def _entrants(
     cost = _cost(args.equal, configured, made, profile_seconds)
     assert configured.schedule is not None, "a training run has a schedule"
     target = cost(step_table(settings.recipe, configured.schedule, num_images))
-    work, shared, found = macs_cost(settings.model.spec()), shared_words(args), []
+    work, shared, found = macs_cost(settings.model.spec()), shared_flags(args), []
     for name, make in made.items():
         try:
             epochs = epochs_of_cost(make, steps, cost, target)
@@ -166,9 +177,10 @@ def _entrants(
         except ConfigError as error:
             left_out[name] = str(error)
             continue
-        words = ("train", f"--schedule={name}", *shared, f"--epochs={epochs!r}")
+        flags = {**shared, "epochs": repr(epochs)}
+        values = {"command": "train", "preset": name, "flags": flags}
         effort = work(make(epochs).resolve(steps, epochs))
-        found.append(Entrant(name=name, words=words, cost=effort))
+        found.append(Entrant(name=name, settings=parse(ArmSettings, values, "flags"), cost=effort))
     return found
 
 

@@ -14,12 +14,13 @@ from autoprog.commands import verify
 from autoprog.commands.configure import Configured
 from autoprog.commands.data_flags import add_data_flags
 from autoprog.commands.flags import NOT_FOR_RESUME, flag_of
-from autoprog.commands.verify_plan import configured_arm, given_plan, shared_words
+from autoprog.commands.verify_plan import configured_arm, given_plan, shared_flags
 from autoprog.costs.cells import full_cell
 from autoprog.costs.model import CostModel
 from autoprog.costs.predict import predict_seconds
 from autoprog.errors import ConfigError
 from autoprog.openfiles import write_atomically
+from autoprog.proof.arms import flag_words
 from autoprog.proof.pairs import Plan
 from autoprog.proof.publish import check_target, publish
 from autoprog.search.profile import Limits
@@ -59,7 +60,7 @@ def bench_tier(args: argparse.Namespace) -> int:
     if args.publish is not None:
         publish(folder, args.publish)
     if args.write is not None:
-        given = [word for word in shared_words(args) if not word.startswith(_PRIVATE)]
+        given = [word for word in flag_words(shared_flags(args)) if not word.startswith(_PRIVATE)]
         where = ["--data DIR"] if hasattr(args, "data") else []
         seeds = [f"--seeds={args.seeds}"] if hasattr(args, "seeds") else []
         command = " ".join([f"autoprog bench --tier {args.tier}", *where, *seeds, *given])
@@ -88,7 +89,7 @@ def _words(args: argparse.Namespace, tier: Tier) -> list[str]:
     if args.dry_run and (args.publish is not None or args.write is not None):
         raise ConfigError("--dry-run", "", "must be left out with --publish and --write")
     words = ["verify", *tier.words, f"--seeds={_seeds(args, tier)}"]
-    words += [*shared_words(args), "--runs-dir", args.runs_dir]
+    words += [*flag_words(shared_flags(args)), "--runs-dir", args.runs_dir]
     form = [*(["--json"] if args.as_json else []), *(["--markdown"] if args.markdown else [])]
     words += [*(["-q"] if args.quiet else []), *form]
     return [*words, "--", *tier.search_words] if tier.search_words else words
@@ -189,7 +190,7 @@ def _print_forecast(args: argparse.Namespace, words: list[str], found: _Forecast
     print("\n".join(plain_table(columns)))
     how = "two arms side by side" if plan.side_by_side else "one run after the other"
     most = ", searches priced at their share of the baseline" if plan.searches else ""
-    caches = any(word.startswith("--cache") for word in plan.baseline)
+    caches = "cache" in plan.baseline.flags
     most += ", loading without the cache" if caches else ""
     print(
         f"{plan.seeds} seeds of {len(plan.arms)} arms on {found.images} images, margin"

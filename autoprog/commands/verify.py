@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
@@ -16,9 +17,10 @@ from autoprog.commands.flags import (
     add_run_flags,
 )
 from autoprog.errors import ConfigError
+from autoprog.files import parse
 
 if TYPE_CHECKING:
-    from autoprog.proof.pairs import Verification
+    from autoprog.proof.pairs import Plan, Verification
 
 __all__ = ["add_flags", "add_shared_flags", "execute", "run"]
 
@@ -147,20 +149,25 @@ def _opened(args: argparse.Namespace, default_seeds: int) -> tuple[Path, Verific
     Raises:
         ConfigError: If anything given is unknown, breaks a law, or does not go with what is there.
     """
-    from autoprog.commands.verify_plan import given_plan, same_verification
+    from autoprog.commands.verify_plan import check_arms, given_plan, same_verification
     from autoprog.proof.pairs import Verification
     from autoprog.proof.verify import load
 
     if args.resume not in (None, "auto"):
         _only_with_resume(args)
         folder = Path(args.resume)
-        return folder, _gone_on_with(args, folder, load(folder), default_seeds)
+        found = _gone_on_with(args, folder, load(folder), default_seeds)
+        is_complete = len(found.pairs) == found.plan.seeds
+        _check_asked_again(args, folder, found.plan, is_complete)
+        if not is_complete:
+            check_arms(folder, found.plan)
+        return folder, found
     seeds = getattr(args, "seeds", default_seeds)
     plan, differing = given_plan(args, getattr(args, "margin", _DEFAULT_MARGIN), seeds)
     runs_dir, now = Path(args.runs_dir), datetime.now()
-    found = same_verification(runs_dir, plan)
-    if found is not None:
-        return found, _gone_on_with(args, found, load(found), default_seeds)
+    same = same_verification(runs_dir, plan)
+    if same is not None:
+        return same, _gone_on_with(args, same, load(same), default_seeds)
     name = f"{now:%Y-%m-%d-%H%M%S}-verify-{plan.model.replace('/', '-')}"
     return runs_dir / name, Verification(
         verify_id=name,
@@ -193,17 +200,46 @@ def _gone_on_with(
         raise ConfigError("--seeds", "", law, seeds)
     if seeds == plan.seeds:
         return found
-    new = {"plan": plan.model_copy(update={"seeds": seeds}), "looks": (*found.looks, seeds)}
-    return found.model_copy(update=new)
+    more = parse(type(plan), {**plan.model_dump(), "seeds": seeds}, "flags")
+    return found.model_copy(update={"plan": more, "looks": (*found.looks, seeds)})
 
 
 def _only_with_resume(args: argparse.Namespace) -> None:
     from autoprog.commands.flags import flag_of
+    from autoprog.proof.arms import ELSEWHERE
 
     free = {"command", "debug", "resume", "runs_dir", "quiet", "seeds", "margin", "as_json"}
-    for name in sorted(set(vars(args)) - free - {"markdown", "words"}):
+    again = {flag.replace("-", "_") for flag in ELSEWHERE}
+    for name in sorted(set(vars(args)) - free - again - {"markdown", "words"}):
         cure = "leave it out, or start a new verification"
         raise ConfigError(flag_of(name), "", "must not be given with --resume FOLDER", cure=cure)
     if args.words:
         law = "must not be followed by flags with --resume FOLDER"
         raise ConfigError("verify", "", law, " ".join(args.words))
+
+
+def _check_asked_again(
+    args: argparse.Namespace, folder: Path, plan: Plan, is_complete: bool
+) -> None:
+    """Check that what the runs of a folder write elsewhere, or read from the network, is asked for here.
+
+    The folder may come from somebody else.
+
+    Raises:
+        ConfigError: If a flag is not repeated as the folder has it, or no run has it.
+    """
+    from autoprog.commands.verify_plan import shared_flags
+    from autoprog.proof.arms import flag_words
+
+    arms = [plan.settings_of(arm) for arm in plan.arms]
+    given, where = shared_flags(args), str(folder / "verify.json")
+    for flag, value in given.items():
+        if all(arm.flags.get(flag) != value for arm in arms):
+            law = "must be as the verification has it, or be left out, with --resume FOLDER"
+            raise ConfigError(f"--{flag}", "", law, value)
+    wanted = [(flag, value) for arm in arms for flag, value in arm.elsewhere.items()]
+    missing = [(flag, value) for flag, value in dict.fromkeys(wanted) if given.get(flag) != value]
+    if missing and not is_complete:
+        words = shlex.join(word for flag, value in missing for word in flag_words({flag: value}))
+        law = f"its runs reach outside the folder, or into the network, by {words}"
+        raise ConfigError(where, "", law, cure="repeat that with --resume FOLDER if you want it")

@@ -10,6 +10,7 @@ from autoprog.commands.configure import Configured, space_name
 from autoprog.costs.model import CostModel
 from autoprog.costs.predict import predict_seconds
 from autoprog.errors import ConfigError
+from autoprog.proof.arms import ArmSettings
 from autoprog.proof.controls import (
     Control,
     Cost,
@@ -19,7 +20,7 @@ from autoprog.proof.controls import (
     ramps,
     random_schedules,
 )
-from autoprog.proof.pairs import SCHEDULE_WORD, OtherArm
+from autoprog.proof.pairs import OtherArm
 from autoprog.search.profile import Costs
 from autoprog.space import SearchSpace, find_space
 from autoprog.steptable import StepTable
@@ -29,8 +30,6 @@ __all__ = ["Others", "other_arms"]
 
 _CONTROLS = ("reannealed", "ramp", "random")
 _RANDOM_SCHEDULES = 3
-
-Words = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -44,10 +43,10 @@ class Others:
 def other_arms(
     args: argparse.Namespace,
     arms: tuple[Configured, Configured],
-    words: tuple[Words, Words],
+    settings: tuple[ArmSettings, ArmSettings],
     file: str | None,
 ) -> Others:
-    """Return the arms asked for beside `arms`, baseline and candidate, which `words` start.
+    """Return the arms asked for beside `arms`, baseline and candidate, which `settings` say.
 
     Raises:
         ConfigError: If one cannot be made.
@@ -56,16 +55,16 @@ def other_arms(
         if hasattr(args, flag) and not hasattr(args, "controls"):
             name = "--" + flag.replace("_", "-")
             raise ConfigError(name, "", "must be given together with --controls")
-    longer = _longer(args, arms[0], words[0])
-    found = [*_lengths(args, arms, words[1]), *longer]
+    longer = _longer(args, arms[0], settings[0])
+    found = [*_lengths(args, arms, settings[1]), *longer]
     if not hasattr(args, "controls"):
         return Others(tuple(found))
     controls, equal_by = _controls(args, arms, file)
-    return Others((*found, *(_control_arm(one, words[0]) for one in controls)), equal_by)
+    return Others((*found, *(_control_arm(one, settings[0]) for one in controls)), equal_by)
 
 
 def _lengths(
-    args: argparse.Namespace, arms: tuple[Configured, Configured], words: Words
+    args: argparse.Namespace, arms: tuple[Configured, Configured], settings: ArmSettings
 ) -> list[OtherArm]:
     """Return the candidate at other lengths, the shortest first; of a search by time these are its shares."""
     baseline, candidate = arms
@@ -83,12 +82,12 @@ def _lengths(
             law = f"must leave out {own:g}: the candidate has that length"
             raise ConfigError("--lengths", "", law, share)
     if by_time is not None:
-        return [_at_time_share(share, times, candidate, words) for share in shares]
+        return [_at_time_share(share, times, candidate, settings) for share in shares]
     return [
         OtherArm(
             name=f"candidate-{share:g}",
             role="length",
-            words=(*words, f"--epochs={_at(candidate, share / own):g}"),
+            settings=settings.having(epochs=f"{_at(candidate, share / own):g}"),
             epochs=_at(candidate, share / own),
             about=f"at {share:g} x the baseline's epochs",
         )
@@ -96,7 +95,9 @@ def _lengths(
     ]
 
 
-def _at_time_share(share: float, times: float, candidate: Configured, words: Words) -> OtherArm:
+def _at_time_share(
+    share: float, times: float, candidate: Configured, settings: ArmSettings
+) -> OtherArm:
     """Return a search at another share of the baseline's time.
 
     Its own share is of the time of the full model over the candidate's epochs, `times` the baseline's.
@@ -110,13 +111,15 @@ def _at_time_share(share: float, times: float, candidate: Configured, words: Wor
     return OtherArm(
         name=f"candidate-{share:g}",
         role="length",
-        words=(*words, f"--time-share={share / times:g}"),
+        settings=settings.having(time_share=f"{share / times:g}"),
         epochs=share * candidate.settings.recipe.epochs / times,  # full ones, which take as long
         about=f"at {share:g} of the baseline's time",
     )
 
 
-def _longer(args: argparse.Namespace, baseline: Configured, words: Words) -> list[OtherArm]:
+def _longer(
+    args: argparse.Namespace, baseline: Configured, settings: ArmSettings
+) -> list[OtherArm]:
     if not hasattr(args, "baseline_longer"):
         if hasattr(args, "longer_seeds"):
             law = "must be given together with --baseline-longer"
@@ -132,7 +135,7 @@ def _longer(args: argparse.Namespace, baseline: Configured, words: Words) -> lis
         OtherArm(
             name=f"baseline-{times:g}",
             role="longer",
-            words=(*words, f"--epochs={epochs:g}"),
+            settings=settings.having(epochs=f"{epochs:g}"),
             epochs=epochs,
             about=f"at {times:g} x its epochs",
             seeds=seeds,
@@ -226,14 +229,14 @@ def _space(args: argparse.Namespace, candidate: Configured) -> SearchSpace:
     return space.at_full_depth() if settings.has_initial_weights else space
 
 
-def _control_arm(control: Control, baseline: Words) -> OtherArm:
+def _control_arm(control: Control, baseline: ArmSettings) -> OtherArm:
     """Return the arm of a control: a run as the baseline, along another schedule for other epochs."""
     is_constant = control.name == "reannealed"
-    start = baseline[:2] if is_constant else ("train", "--schedule", SCHEDULE_WORD)
+    along = baseline if is_constant else baseline.following_file()
     return OtherArm(
         name=control.name,
         role="control",
-        words=(*start, *baseline[2:], f"--epochs={control.epochs!r}"),
+        settings=along.having(epochs=repr(control.epochs)),
         schedule=None if is_constant else control.schedule.to_yaml(),
         epochs=control.epochs,
         about=control.about,

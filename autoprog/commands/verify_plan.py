@@ -1,17 +1,20 @@
-"""What a verification runs: the words of both arms, checked before anything is written."""
+"""What a verification runs: the settings of all arms, checked before anything is written."""
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import json
 import os
+from contextlib import redirect_stderr
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from autoprog.cli import build_parser, flags_of
 from autoprog.commands.configure import Configured, configure_search, configure_train
-from autoprog.commands.flags import NOT_FOR_RESUME, words_of
+from autoprog.commands.flags import NOT_FOR_RESUME
 from autoprog.commands.preflight import check_run
 from autoprog.commands.recipe_layers import is_file
 from autoprog.commands.verify import add_shared_flags
@@ -20,22 +23,39 @@ from autoprog.errors import ConfigError, suggest
 from autoprog.files import parse
 from autoprog.jsonlines import read_object
 from autoprog.presets import PRESETS
-from autoprog.proof.pairs import SCHEDULE_WORD, Plan
+from autoprog.proof.arms import (
+    FLAGS_OF_BOTH,
+    FLAGS_OF_SEARCH,
+    PAIRS,
+    ArmSettings,
+    FlagValue,
+    flags_of_words,
+)
+from autoprog.proof.pairs import Plan
 from autoprog.proof.verify import load
 from autoprog.runs import Result, load_run
 from autoprog.schedule import load_schedule
 
-__all__ = ["NOT_COMPARED", "configured_arm", "given_plan", "same_verification", "shared_words"]
+__all__ = [
+    "NOT_COMPARED",
+    "check_arms",
+    "configured_arm",
+    "given_plan",
+    "same_verification",
+    "shared_flags",
+]
 
-_PER_RUN = {"help", "seed", "runs_dir", "resume", "quiet"}
 NOT_COMPARED = NOT_FOR_RESUME | {"seed", "schedule_from"}
 """Settings in which two runs may differ and be the same arm."""
+_LEAST_PROCESSORS = 8
 _REFUSED = {
     "--costs": "measuring is part of what a search costs",
     "--storage": "each seed must be searched anew",
     "--join": "each seed must be searched anew",
     "--replay": "a replay trains nothing",
     "--json": "it goes before the --",
+    "--dry-run": "each run is a real one",
+    "--allow-changed-data": "each run is a new one",
 }
 
 
@@ -51,21 +71,31 @@ def given_plan(
     if searches == (name is not None):
         law, cure = "must be given, or --schedule FILE, and not both", "what is to be verified?"
         raise ConfigError("--search", "", law, cure=cure)
-    file = name if name is not None and name not in PRESETS and is_file(name) else None
+    file = name if name is not None and name not in PRESETS else None
     if file is not None:
+        if not is_file(file):
+            law, near = "must be an existing YAML file or a preset", suggest(file, PRESETS, False)
+            raise ConfigError("--schedule", "", law, file, near or "see autoprog schedules")
         full = load_schedule(file).full
         args.model = getattr(args, "model", full.model)
         args.img_size = getattr(args, "img_size", full.img_size)
-    _check_processes(args)
-    shared = shared_words(args)
-    baseline = ("train", "--schedule=constant", *shared)
-    own = _candidate_words(args, searches)
-    kind = ("search",) if searches else ("train", "--schedule", SCHEDULE_WORD if file else name)
-    candidate = (*kind, *shared, *own)
+    nproc = getattr(args, "nproc", 1)
+    _check_processes(nproc, "--nproc")
+    if nproc > 1 and hasattr(args, "side_by_side"):
+        raise ConfigError("--side-by-side", "", "must be left out with --nproc")
+    shared = shared_flags(args)
+    own = {**shared, **_candidate_flags(args, searches)}
+    values: dict[str, Any] = {"command": "train", "preset": "constant", "flags": shared}
+    baseline = parse(ArmSettings, values, "flags")
+    if searches:
+        candidate = parse(ArmSettings, {"command": "search", "flags": own}, "flags")
+    else:
+        along = {"preset": name} if file is None else {"follows_file": True}
+        candidate = parse(ArmSettings, {"command": "train", **along, "flags": own}, "flags")
     arms = configured_arm(baseline, ""), configured_arm(candidate, file or "")
     others = other_arms(args, arms, (baseline, candidate), file)
     differing = _differing(args, *arms)
-    lengths = [configured_arm(one.words, file or "") for one in others.arms if not one.schedule]
+    lengths = [configured_arm(one.settings, file or "") for one in others.arms if not one.schedule]
     for arm in (*arms, *lengths):
         check_run(arm, is_new=True)
     values = {
@@ -79,19 +109,39 @@ def given_plan(
         "seeds": seeds,
         "side_by_side": hasattr(args, "side_by_side"),
         "search_seconds": _search_seconds(args, searches, file),
-        "nproc": getattr(args, "nproc", 1),
+        "nproc": nproc,
         "others": others.arms,
         "equal_by": others.equal_by,
     }
     return parse(Plan, values, "flags"), differing
 
 
-def _check_processes(args: argparse.Namespace) -> None:
+def check_arms(folder: Path, plan: Plan) -> None:
+    """Check the arms that a folder says as those of a command line are, before anything is started.
+
+    Raises:
+        ConfigError: If one could not run.
+    """
+    _check_processes(plan.nproc, str(folder / "verify.json"), "plan.nproc")
+    with TemporaryDirectory() as place:
+        for name, text in plan.files().items():
+            Path(place, name).write_text(text, encoding="utf-8")
+        for arm in plan.arms:
+            try:
+                file = Path(place, plan.file_of(arm))
+                check_run(configured_arm(plan.settings_of(arm), str(file)), is_new=True)
+            except ConfigError as error:
+                said = str(error).replace(f"{place}/", "")
+                raise ConfigError(str(folder / "verify.json"), arm, said) from None
+
+
+def _check_processes(nproc: int, where: str, key: str = "") -> None:
     if "WORLD_SIZE" in os.environ:
         cure = "give --nproc N, and each run is started through it"
         raise ConfigError("verify", "", "must be started without torchrun", cure=cure)
-    if getattr(args, "nproc", 1) > 1 and hasattr(args, "side_by_side"):
-        raise ConfigError("--side-by-side", "", "must be left out with --nproc")
+    most = max(_LEAST_PROCESSORS, os.cpu_count() or 1)
+    if nproc > most:
+        raise ConfigError(where, key, f"must be at most {most} on this machine", nproc)
 
 
 def same_verification(runs_dir: Path, plan: Plan) -> Path | None:
@@ -106,19 +156,28 @@ def same_verification(runs_dir: Path, plan: Plan) -> Path | None:
     return None
 
 
-def shared_words(args: argparse.Namespace) -> tuple[str, ...]:
-    """Return the flags given for both arms, as they stand on a command line."""
+def shared_flags(args: argparse.Namespace) -> dict[str, FlagValue]:
+    """Return the flags given for both arms, as texts."""
     if hasattr(args, "side_by_side"):
         if getattr(args, "threads", 1) != 1:
             raise ConfigError("--threads", "", "must be 1 with --side-by-side", args.threads)
         args.threads = 1
     parser = argparse.ArgumentParser()
     add_shared_flags(parser)
-    of_both = (action for action in parser._actions if action.dest not in _PER_RUN)
-    return tuple(words_of(args, of_both))
+    flags: dict[str, FlagValue] = {}
+    for action in parser._actions:
+        flag = action.option_strings[-1].removeprefix("--")
+        if flag not in FLAGS_OF_BOTH or not hasattr(args, action.dest):
+            continue
+        value = getattr(args, action.dest)
+        if action.nargs == 0:
+            flags[flag] = True
+        else:
+            flags[flag] = (str(value[0]), str(value[1])) if flag in PAIRS else str(value)
+    return flags
 
 
-def _candidate_words(args: argparse.Namespace, searches: bool) -> tuple[str, ...]:
+def _candidate_flags(args: argparse.Namespace, searches: bool) -> dict[str, FlagValue]:
     """Return the flags of the candidate alone.
 
     Raises:
@@ -127,7 +186,7 @@ def _candidate_words(args: argparse.Namespace, searches: bool) -> tuple[str, ...
     given = tuple(args.words)
     if given and given[0] != "--":
         raise ConfigError("verify", "", "must be given flags", given[0], "see --help")
-    known = flags_of(build_parser("search"), "search") | {"-j"}
+    known = {"-j", *(f"--{flag}" for flag in FLAGS_OF_SEARCH)}
     both = flags_of(build_parser("verify"), "verify")
     for word in given[1:]:
         flag = word.partition("=")[0]
@@ -144,15 +203,24 @@ def _candidate_words(args: argparse.Namespace, searches: bool) -> tuple[str, ...
                 flag, "", "unknown flag of a search", cure=suggest(flag, known, False)
             )
     longer = getattr(args, "candidate_epochs", None)
-    return (*(() if longer is None else (f"--epochs={longer}",)), *given[1:])
+    own = flags_of_words(given[1:], FLAGS_OF_SEARCH)
+    return own if longer is None else {"epochs": str(longer), **own}
 
 
-def configured_arm(words: tuple[str, ...], schedule: str) -> Configured:
-    """Return what an arm would run."""
-    command = words[0]
-    known = [schedule if word == SCHEDULE_WORD else word for word in words]
-    args = build_parser(command).parse_args(known)
-    return configure_search(args) if command == "search" else configure_train(args)
+def configured_arm(settings: ArmSettings, schedule: str) -> Configured:
+    """Return what an arm would run; `schedule` is the file that it follows, if it does.
+
+    Raises:
+        ConfigError: If anything that it says is unknown or breaks a law.
+    """
+    parser, said = build_parser(settings.command), io.StringIO()
+    try:
+        with redirect_stderr(said):
+            args = parser.parse_args(settings.words(Path(schedule)))
+    except SystemExit:
+        law = said.getvalue().strip().removeprefix(f"autoprog {settings.command}: ")
+        raise ConfigError("flags", "", law) from None
+    return configure_search(args) if settings.command == "search" else configure_train(args)
 
 
 def _differing(

@@ -8,32 +8,51 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from autoprog.errors import ConfigError, RunError
 from autoprog.files import FileModel, parse
 from autoprog.jsonlines import read_object
 from autoprog.openfiles import write_atomically
+from autoprog.proof.arms import ArmSettings, Line, with_settings
 from autoprog.proof.finished import Finished, read_finished
-from autoprog.proof.rounds import Arm, ArmEnded, ArmStarted, Round, Start, Waiting, alone, starter
+from autoprog.proof.rounds import (
+    Arm,
+    ArmEnded,
+    ArmStarted,
+    Round,
+    Start,
+    Waiting,
+    alone,
+    check_folder,
+    run_folders,
+    starter,
+)
 
 __all__ = ["Entrant", "FieldFile", "Progress", "finished_runs", "read_field", "run_field"]
 
-_FILE = "bench.json"
+_FILE, _LOCK_FILE = "bench.json", "bench.lock"
+_MOST_SEEDS, _MOST_ENTRANTS = 10_000, 100
 
 
 class Entrant(FileModel):
     """One schedule of the field.
 
     Args:
-        name: Of the preset.
-        words: After ``autoprog``, without seed and folder.
+        settings: A training along a preset.
         cost: Of a run, in any unit that is the same for all; says how much of the work is done.
     """
 
-    name: str
-    words: tuple[str, ...]
+    name: Line
+    settings: ArmSettings
     cost: float = Field(gt=0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _is_named_as_its_preset(self) -> Entrant:
+        if self.settings.preset != self.name:
+            law = f"must be {self.settings.preset!r}, the preset of its settings"
+            raise ConfigError("", "name", law, self.name)
+        return self
 
     @property
     def arm(self) -> Arm:
@@ -54,14 +73,22 @@ class FieldFile(FileModel):
         left_out: Presets that could not enter, and why.
     """
 
-    schema_version: Literal[1] = Field(default=1, alias="schema")
-    model: str
+    schema_version: Literal[2] = Field(default=2, alias="schema")
+    model: Line
     equal: Literal["epochs", "macs", "wall-clock"]
-    request: str
-    first_seed: int = Field(ge=0)
-    seeds: int = Field(ge=1)
-    entrants: tuple[Entrant, ...] = Field(min_length=1)
-    left_out: dict[str, str] = Field(default_factory=dict)
+    request: Line
+    first_seed: int = Field(ge=0, lt=2**32)
+    seeds: int = Field(ge=1, le=_MOST_SEEDS)
+    entrants: tuple[Entrant, ...] = Field(min_length=1, max_length=_MOST_ENTRANTS)
+    left_out: dict[Line, Line] = Field(default_factory=dict, max_length=_MOST_ENTRANTS)
+
+    @model_validator(mode="after")
+    def _each_enters_once(self) -> FieldFile:
+        arms = [entrant.arm for entrant in self.entrants]
+        for arm in arms:
+            if arms.count(arm) > 1:
+                raise ConfigError("", "entrants", "must have names that differ", arm)
+        return self
 
     @property
     def seeds_in_order(self) -> range:
@@ -88,7 +115,14 @@ def read_field(folder: Path) -> FieldFile:
     path = folder / _FILE
     if not path.is_file():
         raise ConfigError(str(folder), "", f"must be a folder with a {_FILE} in it")
-    return parse(FieldFile, read_object(path), str(path))
+    body = read_object(path)
+    if body.get("schema", 1) == 1 and isinstance(body.get("entrants"), list):
+        entrants = [
+            with_settings(entrant, "words", "settings", str(path), f"entrants[{number}]")
+            for number, entrant in enumerate(body["entrants"])
+        ]
+        body = {**body, "schema": 2, "entrants": entrants}
+    return parse(FieldFile, body, str(path))
 
 
 def run_field(
@@ -97,21 +131,23 @@ def run_field(
     """Write the plan, then make the runs that are missing, seed by seed; yield what happens.
 
     Raises:
+        ConfigError: If one of our files in the folder is a link, or a result is not one.
         RunError: If a run fails, or a file cannot be written, or another process is at it.
     """
     entrants = {entrant.arm: entrant for entrant in field.entrants}
-    words = {arm: entrant.words for arm, entrant in entrants.items()}
+    arms = {arm: entrant.settings for arm, entrant in entrants.items()}
     all_cost = field.seeds * sum(entrant.cost for entrant in field.entrants)
     cure, done, cost = "the same command goes on with it", 0, 0.0
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with alone(folder, "bench.lock") as lock:
+        check_folder(folder, (_FILE, _LOCK_FILE))
+        with alone(folder, _LOCK_FILE) as lock:
             body = json.dumps(field.model_dump(mode="json", by_alias=True), indent=1)
             write_atomically(folder / _FILE, body + "\n")
             begin = start or starter(1, lock)
             for seed in field.seeds_in_order:
-                one = Round(folder, seed, words, begin, cure)
-                for report in one.carry_out(words):
+                one = Round(folder, seed, arms, {}, begin, cure)
+                for report in one.carry_out(arms):
                     if isinstance(report, ArmEnded):
                         done, cost = done + 1, cost + entrants[report.arm].cost
                     runs = field.seeds * len(entrants)
@@ -123,8 +159,9 @@ def run_field(
 def finished_runs(folder: Path, field: FieldFile) -> list[Finished]:
     """Return all runs of a complete field, those of the reference first."""
     return [
-        read_finished(path.parent)
+        read_finished(run)
         for entrant in field.entrants
         for seed in field.seeds_in_order
-        for path in folder.glob(f"seed-{seed}-{entrant.arm}/*/result.json")
+        for run in run_folders(folder / f"seed-{seed}-{entrant.arm}")
+        if (run / "result.json").exists()
     ]

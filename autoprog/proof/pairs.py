@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from autoprog.errors import ConfigError
 from autoprog.files import FileModel
+from autoprog.proof.arms import ArmName, ArmSettings, Line
 from autoprog.proof.compare import charged_parts
 from autoprog.proof.rounds import Arm, ArmEnded, ArmStarted, Waiting
 from autoprog.proof.standings import standings, time_to_accuracy
@@ -20,7 +21,6 @@ from autoprog.runs import Result
 __all__ = [
     "ARMS",
     "SCHEDULE_FILE",
-    "SCHEDULE_WORD",
     "OtherArm",
     "Pair",
     "PairEnded",
@@ -34,8 +34,11 @@ ARMS: tuple[Arm, Arm] = ("baseline", "candidate")
 """The two arms that the verdict is about."""
 SCHEDULE_FILE = "candidate.yaml"
 """Name of the copy of a verified schedule, so that later changes of the file do not matter."""
-SCHEDULE_WORD = "{schedule}"
-"""Stands for the path of that copy among the words of a plan."""
+_MOST_SEEDS, _MOST_OTHERS = 10_000, 300
+_MOST_LETTERS = 2**20  # of a schedule file
+
+RecipeValue = bool | int | float | Line | tuple[float, float] | None
+ScheduleText = Annotated[str, Field(max_length=_MOST_LETTERS)]
 
 
 class OtherArm(FileModel):
@@ -45,19 +48,19 @@ class OtherArm(FileModel):
         name: Such as ``candidate-0.5``; names its folder.
         role: ``length``: the candidate at another length; ``longer``: the baseline at a greater one;
             ``control``: what costs as much as the candidate.
-        words: As those of a plan; a schedule file of its own stands there as :data:`SCHEDULE_WORD`.
-        schedule: Text of that file; None for that of the candidate, or where there is none.
+        settings: What is run.
+        schedule: Text of a schedule file of its own; None for that of the candidate, or where there is none.
         epochs: Its length.
         about: What it is, in a few words.
         seeds: It is trained for so many of the first seeds; None for all.
     """
 
-    name: str
+    name: ArmName
     role: Literal["length", "longer", "control"]
-    words: tuple[str, ...]
-    schedule: str | None = None
+    settings: ArmSettings
+    schedule: ScheduleText | None = None
     epochs: float = Field(gt=0, allow_inf_nan=False)
-    about: str = ""
+    about: Line = ""
     seeds: int | None = Field(default=None, ge=1)
 
     def is_trained_for(self, number: int) -> bool:
@@ -70,9 +73,9 @@ class Plan(FileModel):
 
     Args:
         model: Name of the full model.
-        baseline: Words after ``autoprog`` of a baseline run, without seed and folder.
-        candidate: The same of a candidate run; a schedule file stands there as :data:`SCHEDULE_WORD`.
-        schedule: Text of that schedule file; None for a search or a preset.
+        baseline: What a baseline run is.
+        candidate: What a candidate run is.
+        schedule: Text of the schedule file that it follows; None for a search or a preset.
         settings: Digest of everything that decides what the two arms compute.
         margin: In points of top-1 (EMA) that the candidate may be worse by.
         first_seed: Seeds count up from here.
@@ -85,24 +88,37 @@ class Plan(FileModel):
         equal_by: What makes controls cost as much as the candidate; empty without controls.
     """
 
-    model: str
-    baseline: tuple[str, ...]
-    candidate: tuple[str, ...]
-    schedule: str | None
-    settings: str
+    model: Line
+    baseline: ArmSettings
+    candidate: ArmSettings
+    schedule: ScheduleText | None
+    settings: Line
     margin: float = Field(gt=0, allow_inf_nan=False)
-    first_seed: int = Field(ge=0)
-    seeds: int = Field(ge=1)
+    first_seed: int = Field(ge=0, lt=2**32)
+    seeds: int = Field(ge=1, le=_MOST_SEEDS)
     side_by_side: bool
     search_seconds: float = Field(ge=0, allow_inf_nan=False)
     nproc: int = Field(default=1, ge=1)
-    others: tuple[OtherArm, ...] = ()
-    equal_by: str = ""
+    others: tuple[OtherArm, ...] = Field(default=(), max_length=_MOST_OTHERS)
+    equal_by: Line = ""
+
+    @model_validator(mode="after")
+    def _arms_are_told_apart_and_have_their_files(self) -> Plan:
+        names = self.arms
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigError("", "others", "must have names that differ", name)
+        for arm in ("candidate", *(one.name for one in self.others)):
+            if self.settings_of(arm).follows_file and self.file_of(arm) not in self.files():
+                raise ConfigError("", "schedule", f"must be given: {arm} follows it")
+        if self.baseline.follows_file:
+            raise ConfigError("", "baseline.follows_file", "must be false", True)
+        return self
 
     @property
     def searches(self) -> bool:
         """Tell whether each candidate run is a whole search."""
-        return self.candidate[0] == "search"
+        return self.candidate.command == "search"
 
     @property
     def arms(self) -> tuple[Arm, ...]:
@@ -125,14 +141,16 @@ class Plan(FileModel):
         turn = 1 if number % 2 == 0 else -1
         return (*longer, *ARMS[::turn], *others[::turn])
 
-    def words(self, arm: Arm, folder: Path) -> tuple[str, ...]:
-        """Return the words of an arm, with its schedule file in `folder` where that is."""
+    def settings_of(self, arm: Arm) -> ArmSettings:
+        """Return what a run of an arm is."""
         if arm in ARMS:
-            words, file = (self.baseline if arm == "baseline" else self.candidate), SCHEDULE_FILE
-        else:
-            other = next(one for one in self.others if one.name == arm)
-            words, file = other.words, SCHEDULE_FILE if other.schedule is None else f"{arm}.yaml"
-        return tuple(str(folder / file) if word == SCHEDULE_WORD else word for word in words)
+            return self.baseline if arm == "baseline" else self.candidate
+        return next(one.settings for one in self.others if one.name == arm)
+
+    def file_of(self, arm: Arm) -> str:
+        """Return the name of the schedule file of an arm that follows one."""
+        own = {one.name for one in self.others if one.schedule is not None}
+        return f"{arm}.yaml" if arm in own else SCHEDULE_FILE
 
     def files(self) -> dict[str, str]:
         """Return the schedule files of the arms by name."""
@@ -159,6 +177,15 @@ class Pair(FileModel):
     candidate: Result
     others: dict[Arm, Result] = Field(default_factory=dict)
 
+    @model_validator(mode="after")
+    def _costs_have_ratios(self) -> Pair:
+        for arm in (*ARMS, *self.others):
+            for cost in ("wall_seconds", "image_epochs", "macs", "peak_memory_bytes"):
+                value = getattr(self.run(arm), cost)
+                if value <= 0:
+                    raise ConfigError("", f"{arm}.{cost}", "must be above 0", value)
+        return self
+
     @property
     def difference(self) -> float:
         """Return candidate minus baseline top-1 (EMA), in points."""
@@ -180,14 +207,27 @@ class Verification(FileModel):
     ``differing`` are recipe values that differ between the arms; ``verdict`` is None before the first pair.
     """
 
-    schema_version: Literal[1] = Field(default=1, alias="schema")
-    verify_id: str
-    created: str
+    schema_version: Literal[2] = Field(default=2, alias="schema")
+    verify_id: Line
+    created: Line
     plan: Plan
-    looks: tuple[int, ...]
-    differing: dict[str, tuple[Any, Any]]
+    looks: tuple[int, ...] = Field(max_length=_MOST_SEEDS)
+    differing: dict[Line, tuple[RecipeValue, RecipeValue]]
     pairs: tuple[Pair, ...] = ()
     verdict: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _pairs_are_those_of_the_plan(self) -> Verification:
+        plan = self.plan
+        if len(self.pairs) > plan.seeds:
+            raise ConfigError("", "pairs", f"must be at most {plan.seeds}", len(self.pairs))
+        for number, pair in enumerate(self.pairs):
+            seed, order = plan.first_seed + number, plan.order(number)
+            others = {arm for arm in order if arm not in ARMS}
+            if pair.seed != seed or {*pair.others} != others or pair.order != order:
+                law = f"must hold the runs of seed {seed} that the plan says, in its order"
+                raise ConfigError("", f"pairs[{number}]", law)
+        return self
 
     def with_pair(self, pair: Pair) -> Verification:
         """Return it with one more pair and the verdict on all."""

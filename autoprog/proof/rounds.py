@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
-import shutil
+import itertools
+import os
+import stat
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -14,9 +16,16 @@ from pathlib import Path
 from typing import Protocol
 
 from autoprog.bench.stress_child import Attempt
-from autoprog.errors import RunError
+from autoprog.errors import ConfigError, RunError
 from autoprog.files import parse
 from autoprog.jsonlines import read_object
+from autoprog.openfiles import (
+    NotRegularFileError,
+    open_for_appending,
+    refuse_links,
+    remove_temporary_files,
+)
+from autoprog.proof.arms import ArmSettings, flag_words
 from autoprog.runs import Result
 
 __all__ = [
@@ -28,6 +37,8 @@ __all__ = [
     "Start",
     "Waiting",
     "alone",
+    "check_folder",
+    "run_folders",
     "starter",
 ]
 
@@ -36,6 +47,9 @@ Arm = str
 
 _POLL_SECONDS = 0.1
 _LAST_SECONDS = 60.0
+_OF_UNSTARTED = ("run.lock", "run.yaml", "events.jsonl")
+"""Files of a run that was stopped before its start, beside its empty folder of checkpoints."""
+_TEMPORARY = ("run.yaml", "schedule.yaml")
 
 
 @dataclass(frozen=True)
@@ -101,15 +115,22 @@ class Round:
     Args:
         folder: Holds a folder for each seed and arm.
         seed: Of all of them.
-        words: Of each arm: what stands after ``autoprog``, without seed and folder.
+        arms: What each of them is.
+        files: The schedule file of each arm that follows one.
         start: Starts one.
         cure: What to do about a run that failed.
     """
 
     def __init__(
-        self, folder: Path, seed: int, words: Mapping[Arm, Sequence[str]], start: Start, cure: str
+        self,
+        folder: Path,
+        seed: int,
+        arms: Mapping[Arm, ArmSettings],
+        files: Mapping[Arm, Path],
+        start: Start,
+        cure: str,
     ) -> None:
-        self._folder, self._seed, self._words = folder, seed, words
+        self._folder, self._seed, self._arms, self._files = folder, seed, arms, files
         self._start, self._cure = start, cure
 
     def carry_out(
@@ -153,14 +174,23 @@ class Round:
             _end(running.values())
 
     def _started(self, arm: Arm, found: Path | None) -> Process:
-        words, runs = tuple(self._words[arm]), self._runs(arm)
+        settings, runs = self._arms[arm], self._runs(arm)
         runs.mkdir(exist_ok=True)
-        if found is not None:
-            words = (words[0], "--resume", str(found), "-q")
+        if found is not None:  # which asks again for what is written outside its folder
+            again = flag_words(settings.elsewhere)
+            words = (settings.command, f"--resume={found}", *again, "-q")
         else:
-            words = (*words, "--seed", str(self._seed), "--runs-dir", str(runs), "-q")
-        number = len(list(self._folder.glob(f"{runs.name}-attempt-*.err")))
-        return self._start(words, runs, number)
+            words = settings.words(self._files.get(arm))
+            words = (*words, "--seed", str(self._seed), f"--runs-dir={runs}", "-q")
+        return self._start(words, runs, self._free_number(runs.name))
+
+    def _free_number(self, name: str) -> int:
+        """Return the number of the next attempt, whose files are not there yet."""
+        for number in itertools.count():
+            paths = (self._folder / f"{name}-attempt-{number}.{end}" for end in ("err", "out"))
+            if not any(map(os.path.lexists, paths)):
+                return number
+        raise AssertionError("numbers do not end")
 
     def _ended(self, arm: Arm, process: Process) -> Result:
         result = self._result(arm) if process.exit_code == 0 else None
@@ -172,20 +202,77 @@ class Round:
         return result
 
     def _result(self, arm: Arm) -> Result | None:
-        path = next(self._runs(arm).glob("*/result.json"), None)
+        paths = (folder / "result.json" for folder in run_folders(self._runs(arm)))
+        path = next((path for path in paths if path.exists()), None)
         return None if path is None else parse(Result, read_object(path), str(path))
 
     def _broken_run(self, arm: Arm) -> Path | None:
         """Return the run that was begun; one that was stopped before its start is removed."""
-        needed = "run.yaml" if self._words[arm][0] == "search" else "schedule.yaml"
-        for path in [path for path in self._runs(arm).glob("*") if path.is_dir()]:
+        needed = "run.yaml" if self._arms[arm].command == "search" else "schedule.yaml"
+        for path in run_folders(self._runs(arm)):
             if (path / needed).exists():
                 return path
-            shutil.rmtree(path)
+            _remove_unstarted(path)
         return None
 
     def _runs(self, arm: Arm) -> Path:
         return self._folder / f"seed-{self._seed}-{arm}"
+
+
+def check_folder(folder: Path, names: Iterable[str]) -> None:
+    """Check that none of ours in a folder is a symbolic link, through which we would write elsewhere.
+
+    Args:
+        folder: Has folders of arms, such as ``seed-0-baseline``, and the files of their attempts.
+        names: Its other files of ours.
+
+    Raises:
+        ConfigError: With the first that is a link, or a folder of an arm in which something is one.
+    """
+    arms = sorted(path for path in folder.iterdir() if path.name.startswith("seed-"))
+    try:
+        refuse_links(folder, [*names, *(path.name for path in arms)])
+        for path in (path for path in arms if path.is_dir()):
+            refuse_links(path, sorted(os.listdir(path)))
+    except NotRegularFileError as error:
+        law = "must be no symbolic link, through which files elsewhere would change"
+        raise ConfigError(str(error.filename), "", law, cure="remove it") from None
+
+
+def run_folders(runs: Path) -> list[Path]:
+    """Return the run folders in the folder of an arm, by name; none where it is missing."""
+    if runs.is_symlink() or not runs.is_dir():
+        return []
+    return sorted(path for path in runs.iterdir() if path.is_dir() and not path.is_symlink())
+
+
+def _remove_unstarted(path: Path) -> None:
+    """Remove the folder of a run that was stopped before its start, name by name.
+
+    Raises:
+        RunError: If it holds anything that such a run has not: it is not ours, then.
+    """
+    remove_temporary_files(path, _TEMPORARY)
+    entries = sorted(path.iterdir())
+    for entry in entries:
+        if not _is_of_unstarted(entry):
+            law = f"must be a run that was stopped before its start, but holds {entry.name}"
+            raise RunError(f"{path}: {law}; move it away, and a new run is made")
+    for entry in entries:
+        if entry.name == "checkpoints":
+            entry.rmdir()
+        else:
+            entry.unlink()
+    path.rmdir()
+
+
+def _is_of_unstarted(entry: Path) -> bool:
+    """Tell whether an entry of a run folder is one of a run that was stopped before its start."""
+    status = entry.lstat()
+    if entry.name == "checkpoints":
+        return stat.S_ISDIR(status.st_mode) and not any(entry.iterdir())
+    is_empty = entry.name != "events.jsonl" or status.st_size == 0
+    return entry.name in _OF_UNSTARTED and stat.S_ISREG(status.st_mode) and is_empty
 
 
 def _end(processes: Iterable[Process]) -> None:
@@ -205,8 +292,9 @@ def alone(folder: Path, name: str) -> Iterator[int]:
 
     Raises:
         RunError: If another process holds it.
+        OSError: If it cannot be made, or something else than a file is in its place.
     """
-    with (folder / name).open("a", encoding="utf-8") as lock:
+    with open_for_appending(folder / name) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

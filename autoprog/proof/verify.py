@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 from autoprog.errors import ConfigError, RunError
 from autoprog.files import parse
 from autoprog.jsonlines import read_object
 from autoprog.openfiles import write_atomically
+from autoprog.proof.arms import with_settings
 from autoprog.proof.pairs import ARMS, Pair, PairEnded, Plan, Report, Verification, summarise
-from autoprog.proof.rounds import Round, Start, alone, starter
+from autoprog.proof.rounds import Round, Start, alone, check_folder, starter
 
 __all__ = ["LOCK_FILE", "load", "save", "verify"]
 
@@ -27,8 +29,29 @@ def load(folder: Path) -> Verification:
     path = folder / "verify.json"
     if not path.is_file():
         raise ConfigError(str(folder), "", "must be a folder with a verify.json in it")
-    found = parse(Verification, read_object(path), str(path))
+    body = read_object(path)
+    if body.get("schema", 1) == 1:
+        body = _of_schema_1(body, str(path))
+    found = parse(Verification, body, str(path))
     return found.model_copy(update={"verdict": summarise(found.pairs, found.plan)})
+
+
+def _of_schema_1(body: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return what a file holds whose arms are words of a command line, with settings in their place.
+
+    Raises:
+        ConfigError: If the words are not those of an arm.
+    """
+    plan = body.get("plan")
+    for arm in ARMS:
+        plan = with_settings(plan, arm, arm, where, "plan")
+    if isinstance(plan, dict) and isinstance(plan.get("others"), list):
+        others = [
+            with_settings(arm, "words", "settings", where, f"plan.others[{number}]")
+            for number, arm in enumerate(plan["others"])
+        ]
+        plan = {**plan, "others": others}
+    return {**body, "schema": 2, "plan": plan}
 
 
 def save(folder: Path, verification: Verification) -> None:
@@ -43,12 +66,14 @@ def verify(
     """Write the plan, then make the runs that are missing; yield what happens.
 
     Raises:
+        ConfigError: If one of our files in the folder is a link, or a result is not one.
         RunError: If a run fails, or a file cannot be written, or another process is at it.
     """
+    plan = verification.plan
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        check_folder(folder, ("verify.json", LOCK_FILE, *plan.files()))
         with alone(folder, LOCK_FILE) as lock:
-            plan = verification.plan
             save(folder, verification)
             for name, text in plan.files().items():
                 write_atomically(folder / name, text)
@@ -64,9 +89,12 @@ def verify(
 
 def _pair(folder: Path, plan: Plan, number: int, start: Start) -> Generator[Report, None, Pair]:
     """Make the runs of one seed that are missing; return them all."""
-    seed, words = plan.first_seed + number, {arm: plan.words(arm, folder) for arm in plan.arms}
+    seed, order = plan.first_seed + number, plan.order(number)
+    arms = {arm: plan.settings_of(arm) for arm in order}
+    files = {arm: folder / plan.file_of(arm) for arm in order}
     cure = f"go on with autoprog verify --resume {folder}"
-    order = plan.order(number)
-    results = yield from Round(folder, seed, words, start, cure).carry_out(order, plan.at_once)
+    runs = Round(folder, seed, arms, files, start, cure)
+    results = yield from runs.carry_out(order, plan.at_once)
     baseline, candidate = (results.pop(arm) for arm in ARMS)
-    return Pair(seed=seed, order=order, baseline=baseline, candidate=candidate, others=results)
+    values = {"seed": seed, "order": order, "baseline": baseline, "candidate": candidate}
+    return parse(Pair, {**values, "others": results}, f"{folder}: seed {seed}")
