@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from autoprog.bounds import Amount, Few, Seed
 from autoprog.errors import ConfigError, RunError
 from autoprog.files import FileModel, parse
 from autoprog.jsonlines import read_object
@@ -33,7 +34,7 @@ class Entrant(FileModel):
 
     name: str
     words: tuple[str, ...]
-    cost: float = Field(gt=0, allow_inf_nan=False)
+    cost: Amount
 
     @property
     def arm(self) -> Arm:
@@ -58,8 +59,8 @@ class FieldFile(FileModel):
     model: str
     equal: Literal["epochs", "macs", "wall-clock"]
     request: str
-    first_seed: int = Field(ge=0)
-    seeds: int = Field(ge=1)
+    first_seed: Seed
+    seeds: Few
     entrants: tuple[Entrant, ...] = Field(min_length=1)
     left_out: dict[str, str] = Field(default_factory=dict)
 

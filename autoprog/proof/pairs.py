@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from autoprog.bounds import Epochs, Few, Points, Processes, Seconds, Seed
 from autoprog.files import FileModel
 from autoprog.proof.compare import charged_parts
 from autoprog.proof.rounds import Arm, ArmEnded, ArmStarted, Waiting
@@ -56,9 +57,9 @@ class OtherArm(FileModel):
     role: Literal["length", "longer", "control"]
     words: tuple[str, ...]
     schedule: str | None = None
-    epochs: float = Field(gt=0, allow_inf_nan=False)
+    epochs: Epochs
     about: str = ""
-    seeds: int | None = Field(default=None, ge=1)
+    seeds: Few | None = None
 
     def is_trained_for(self, number: int) -> bool:
         """Tell whether it is trained for a seed, by its number from 0."""
@@ -90,12 +91,12 @@ class Plan(FileModel):
     candidate: tuple[str, ...]
     schedule: str | None
     settings: str
-    margin: float = Field(gt=0, allow_inf_nan=False)
-    first_seed: int = Field(ge=0)
-    seeds: int = Field(ge=1)
+    margin: Points
+    first_seed: Seed
+    seeds: Few
     side_by_side: bool
-    search_seconds: float = Field(ge=0, allow_inf_nan=False)
-    nproc: int = Field(default=1, ge=1)
+    search_seconds: Seconds
+    nproc: Processes = 1
     others: tuple[OtherArm, ...] = ()
     equal_by: str = ""
 
@@ -153,7 +154,7 @@ class Plan(FileModel):
 class Pair(FileModel):
     """The complete runs of one seed."""
 
-    seed: int
+    seed: Seed
     order: tuple[Arm, ...]
     baseline: Result
     candidate: Result
@@ -184,7 +185,7 @@ class Verification(FileModel):
     verify_id: str
     created: str
     plan: Plan
-    looks: tuple[int, ...]
+    looks: tuple[Few, ...]
     differing: dict[str, tuple[Any, Any]]
     pairs: tuple[Pair, ...] = ()
     verdict: dict[str, Any] | None = None
