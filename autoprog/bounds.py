@@ -1,9 +1,9 @@
 """The numbers that files and flags may hold, each with the least and the greatest that make sense.
 
 A name here says what is counted or measured. As the annotation of a field it refuses everything else in a
-file, truth values and texts too; :func:`flag` makes the same of a word of the command line. The bounds are
-far beyond any run that was ever made, and near enough that nothing which is built from such a number takes
-all of the memory or a day. pydantic is imported by those who have fields: the command line does without.
+file, truth values and texts too; :func:`range_of` makes the same of a word of the command line. The bounds
+are far beyond any run that was ever made, and near enough that nothing which is built from such a number
+takes all of the memory or a day. pydantic is imported by those who have fields: flags do without.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import argparse
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from autoprog.printable import brief
 
@@ -31,6 +31,7 @@ __all__ = [
     "Budget",
     "Bytes",
     "Classes",
+    "Compared",
     "Correlation",
     "CorrelationGain",
     "Count",
@@ -81,8 +82,9 @@ __all__ = [
     "Visits",
     "WeightDecay",
     "WhiteLevel",
+    "Workers",
     "WorldSize",
-    "flag",
+    "range_of",
     "ranges_in",
 ]
 
@@ -101,26 +103,31 @@ class Range:
         high: The greatest.
         whole: Whether only whole numbers are.
         or_zero: Whether 0 is as well, below ``low``.
+        word: What may stand in place of a number, such as ``auto``; empty if nothing may.
     """
 
     low: float
     high: float
     whole: bool = False
     or_zero: bool = False
+    word: str = ""
 
     @property
     def law(self) -> str:
         """Return what must hold, for errors."""
         kind = "a whole number" if self.whole else "a number"
         kind = f"0 or {kind}" if self.or_zero else kind
-        return f"must be {kind} from {_text(self.low)} to {_text(self.high)}"
+        word = f" or {self.word!r}" if self.word else ""
+        return f"must be {kind} from {_text(self.low)} to {_text(self.high)}{word}"
 
     def __contains__(self, number: float) -> bool:
         """Tell whether a number is one of them."""
         return self.low <= number <= self.high or (self.or_zero and number == 0)
 
-    def __call__(self, text: str) -> int | float:
+    def __call__(self, text: str) -> int | float | str:
         """Return the number that a word of the command line is, as argparse asks for it."""
+        if self.word and text == self.word:
+            return text
         is_whole = _WHOLE_NUMBER.fullmatch(text) is not None
         if len(text) <= _MOST_DIGITS and (is_whole if self.whole else _NUMBER.fullmatch(text)):
             number = int(text) if is_whole else float(text)
@@ -146,7 +153,8 @@ class Range:
             numbers = [core.float_schema(strict=True, ge=self.low, le=self.high)]
             if self.or_zero:
                 numbers.append(core.float_schema(strict=True, ge=0, le=0))
-        # Of a strict union no member takes a truth value or a text.
+        if self.word:
+            numbers.append(core.literal_schema([self.word]))
         return core.custom_error_schema(
             core.union_schema(numbers, mode="left_to_right"),
             custom_error_type="number_type",
@@ -158,7 +166,9 @@ class Range:
     ) -> dict[str, Any]:
         """Return what an editor is told of it."""
         kind = "integer" if self.whole else "number"
-        return {"type": kind, "minimum": 0 if self.or_zero else self.low, "maximum": self.high}
+        low = 0 if self.or_zero else self.low
+        number = {"type": kind, "minimum": low, "maximum": self.high}
+        return {"anyOf": [number, {"const": self.word}]} if self.word else number
 
 
 def _text(number: float) -> str:
@@ -168,7 +178,7 @@ def _text(number: float) -> str:
     return f"{number:g}"
 
 
-def flag(number: Any) -> Range:
+def range_of(number: Any) -> Range:
     """Return the ``type`` of a flag for one of the numbers below."""
     (found,) = ranges_in(number)
     return found
@@ -178,7 +188,7 @@ def ranges_in(annotation: Any) -> Iterator[Range]:
     """Yield the ranges in an annotation, also those inside its unions, lists and mappings."""
     if isinstance(annotation, Range):
         yield annotation
-    for part in (*get_args(annotation), *getattr(annotation, "__metadata__", ())[1:]):
+    for part in get_args(annotation):
         yield from ranges_in(part)
 
 
@@ -206,6 +216,8 @@ Count = Annotated[int, Range(0, 10**10, whole=True)]
 """Images, pairs, ticks: things of which there may be none. The largest public set has 6 · 10^9 images."""
 Few = Annotated[int, Range(1, 1_000, whole=True)]
 """What each costs a training or a loop over all others: stages, decisions, candidates, repeats."""
+Compared = Annotated[int, Range(4, 1_000, whole=True)]
+"""Subnets whose order is compared: of fewer there is none to speak of."""
 Several = Annotated[int, Range(2, 1_000, whole=True)]
 Many = Annotated[int, Range(1, 100_000, whole=True)]
 """What each costs a moment: trials, evaluations, schedules that Optuna proposes."""
@@ -223,7 +235,8 @@ Ticks = Annotated[int, Range(0, 2**63 - 1, whole=True)]
 # How a machine is used.
 Threads = Annotated[int, Range(1, 1_024, whole=True)]
 """OpenMP fails to make a million threads by a segmentation fault."""
-LoaderProcesses = Annotated[int, Range(0, 256, whole=True)]
+LoaderProcesses = Annotated[int | Literal["auto"], Range(0, 256, whole=True, word="auto")]
+Workers = Annotated[int, Range(1, 256, whole=True)]
 Processes = Annotated[int, Range(1, 1_024, whole=True)]
 WorldSize = Annotated[int, Range(1, 10**6, whole=True)]
 
@@ -241,7 +254,7 @@ Epochs = Annotated[float, Range(1e-6, 100_000)]
 AnyEpochs = Annotated[float, Range(1e-6, 100_000, or_zero=True)]
 PassedEpochs = Annotated[float, Range(0, 1e9)]
 """Of a run by time there may be more than anybody asks for."""
-Length = Annotated[float, Range(1e-6, MOST_STEPS)]
+Length = Annotated[float | Literal["rest"], Range(1e-6, MOST_STEPS, word="rest")]
 """Of a stage, in whatever unit."""
 Seconds = Annotated[float, Range(0, 1e10)]
 SignedSeconds = Annotated[float, Range(-1e10, 1e10)]

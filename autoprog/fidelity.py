@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from autoprog.bounds import (
     Amount,
+    Compared,
     Correlation,
     CorrelationGain,
     Count,
@@ -18,7 +19,6 @@ from autoprog.bounds import (
     Index,
     Measured,
     PassedEpochs,
-    Range,
     Seconds,
     Seed,
     Steps,
@@ -57,7 +57,7 @@ class FidelitySettings(FileModel):
         begin: From the network that the supernet was grown from, or from new weights.
     """
 
-    candidates: Annotated[int, Range(4, 1_000, whole=True)]
+    candidates: Compared
     at: Index = 0
     epochs: Epochs | None = None
     seeds: Few = 2

@@ -158,7 +158,7 @@ class RunSettings(FileModel):
     seed: Seed = 0
     device: str = "auto"
     amp: Literal["auto", "none", "bfloat16", "float16"] = "auto"
-    workers: LoaderProcesses | Literal["auto"] = "auto"
+    workers: LoaderProcesses = "auto"
     threads: Threads | None = None
     checkpoint_minutes: Minutes = 10.0
     log_every_steps: SomeSteps = 20

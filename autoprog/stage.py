@@ -220,7 +220,7 @@ class Stage(FileModel):
     the square root of ``batch_scale``, the rule for adaptive optimizers.
     """
 
-    length: Length | Literal["rest"]
+    length: Length
     depth: Depth
     img_size: Px | Ramp
     tokens: Tokens = Tokens()
