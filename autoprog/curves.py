@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
+from autoprog.bounds import Correlation, Epochs, RampEnd, Range
 from autoprog.errors import ConfigError
 from autoprog.files import FileModel
 
@@ -37,9 +38,9 @@ class Ramp(FileModel):
     model_config = ConfigDict(allow_inf_nan=False)
 
     ramp: Literal["linear", "exponential"]
-    start: float = Field(alias="from", ge=0)
-    to: float = Field(ge=0)
-    every_epochs: float = Field(default=1.0, gt=0)
+    start: RampEnd = Field(alias="from")
+    to: RampEnd
+    every_epochs: Epochs = 1.0
 
     @model_validator(mode="after")
     def _exponential_needs_positive_ends(self) -> Ramp:
@@ -85,9 +86,9 @@ class KeepCurve(FileModel):
     model_config = ConfigDict(allow_inf_nan=False)
 
     curve: Literal["linear", "cosine", "cyclic"]
-    drop: tuple[float, float] = (0.8, -0.1)
-    period_epochs: float = Field(default=1.0, gt=0)
-    quantum: float = Field(default=0.2, ge=0.01, le=1)
+    drop: tuple[Correlation, Correlation] = (0.8, -0.1)
+    period_epochs: Epochs = 1.0
+    quantum: Annotated[float, Range(0.01, 1)] = 0.2
 
     @model_validator(mode="after")
     def _keeps_some(self) -> KeepCurve:
@@ -145,7 +146,7 @@ def _level_changes(value_at: Callable[[int], float], start: int, stop: int) -> I
         start = high
 
 
-Curve = float | Ramp
+Curve = RampEnd | Ramp
 
 
 def plateaus(

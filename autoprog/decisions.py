@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
+from autoprog.bounds import (
+    Amount,
+    FewOrNone,
+    Index,
+    Measured,
+    PassedEpochs,
+    SignedSeconds,
+    SomeSteps,
+    Steps,
+)
 from autoprog.errors import ConfigError
 from autoprog.files import FileModel
+from autoprog.subnets import Subnet
 from supernet.config import SubnetConfig
 
 __all__ = ["Candidate", "Decision", "DecisionInputs", "Estimate", "FrontPoint", "Tail"]
 
-Tail = tuple[tuple[int, SubnetConfig], ...]
+Tail = tuple[tuple[Steps, Subnet], ...]
 """A way on to the end of a run: from which step on which subnet trains; the last is the full model."""
 
 
@@ -21,10 +32,10 @@ class Estimate(FileModel):
     over batches of (this loss - the loss of staying), with its standard error, at the last time point.
     """
 
-    subnet: SubnetConfig
-    losses: tuple[float, ...] = Field(min_length=1)
-    difference: float = 0.0
-    difference_se: float = 0.0
+    subnet: Subnet
+    losses: tuple[Measured, ...] = Field(min_length=1)
+    difference: Measured = 0.0
+    difference_se: Measured = 0.0
 
     @property
     def loss(self) -> float:
@@ -41,9 +52,9 @@ class Shown(FileModel):
         training: Its mean loss of late on training images, augmented.
     """
 
-    subnet: SubnetConfig
-    held_out: float
-    training: float
+    subnet: Subnet
+    held_out: Measured
+    training: Measured
 
 
 class DecisionInputs(FileModel):
@@ -73,23 +84,23 @@ class DecisionInputs(FileModel):
         is_strengthened: Whether regularisation is of full strength already.
     """
 
-    index: int
-    step: int
-    steps_per_epoch: int
-    total_steps: int
-    full_step: int
-    current: SubnetConfig
+    index: Index
+    step: Steps
+    steps_per_epoch: SomeSteps
+    total_steps: Steps
+    full_step: Steps
+    current: Subnet
     incumbent: Tail = ()
-    num_points: int = 0
-    steps_so_far: tuple[tuple[SubnetConfig, int], ...] = ()
-    curve: tuple[tuple[float, float], ...] = ()
-    candidates: tuple[SubnetConfig, ...] = Field(min_length=1)
-    losses: tuple[tuple[tuple[float, ...], ...], ...] = Field(min_length=1)
-    step_seconds: dict[str, float]
-    seconds_left: float | None = None
-    position: int | None = None
-    chance_loss: float | None = None
-    loss_floor: float = 0.0
+    num_points: FewOrNone = 0
+    steps_so_far: tuple[tuple[Subnet, Steps], ...] = ()
+    curve: tuple[tuple[Amount, Measured], ...] = ()
+    candidates: tuple[Subnet, ...] = Field(min_length=1)
+    losses: tuple[tuple[tuple[Measured, ...], ...], ...] = Field(min_length=1)
+    step_seconds: dict[str, Amount]
+    seconds_left: SignedSeconds | None = None
+    position: Steps | None = None
+    chance_loss: Measured | None = None
+    loss_floor: Measured = 0.0
     shown: Shown | None = None
     shown_before: Shown | None = None
     is_strengthened: bool = False
@@ -111,23 +122,23 @@ class Candidate(FileModel):
     ``tail`` is the best way on that begins with this subnet; what is predicted is predicted for it.
     """
 
-    subnet: SubnetConfig
+    subnet: Subnet
     label: str
-    loss: float
-    difference: float
-    difference_se: float
-    step_seconds: float
-    predicted_loss: float
-    remaining_seconds: float
-    score: float
+    loss: Measured
+    difference: Measured
+    difference_se: Measured
+    step_seconds: Amount
+    predicted_loss: Measured
+    remaining_seconds: Measured
+    score: Measured
     tail: Tail = ()
 
 
 class FrontPoint(FileModel):
     """A way on than which none is predicted to be both better and cheaper."""
 
-    predicted_loss: float
-    remaining_seconds: float
+    predicted_loss: Measured
+    remaining_seconds: Measured
     tail: Tail
 
 
@@ -141,20 +152,20 @@ class Decision(FileModel):
     regularisation is of full strength.
     """
 
-    index: int
-    step: int
-    epoch: float
+    index: Index
+    step: Steps
+    epoch: PassedEpochs
     rule: str
-    current: SubnetConfig
+    current: Subnet
     candidates: tuple[Candidate, ...] = ()
-    winner: int = 0
-    forced: SubnetConfig | None = None
-    alpha: float = 0.0
+    winner: Index = 0
+    forced: Subnet | None = None
+    alpha: Measured = 0.0
     reason: str
     tail: Tail = ()
     front: tuple[FrontPoint, ...] = ()
-    position: int | None = None
-    length: int | None = None
+    position: Steps | None = None
+    length: Steps | None = None
     strengthens: bool = False
 
     @model_validator(mode="after")

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, ValidationError
 
+from autoprog.bounds import (
+    Amount,
+    Count,
+    Index,
+    Measured,
+    PassedEpochs,
+    Percent,
+    Seconds,
+    Seed,
+    Share,
+    SignedSeconds,
+    Steps,
+    WorldSize,
+)
 from autoprog.curves import Curriculum
 from autoprog.decisions import Decision
 from autoprog.errors import ConfigError
 from autoprog.files import FileModel
-from supernet.config import SubnetConfig
+from autoprog.subnets import Subnet
 
 __all__ = [
     "CheckpointSaved",
@@ -38,7 +52,7 @@ __all__ = [
 class _Event(FileModel):
     model_config = ConfigDict(defer_build=True)  # until the first of its kind: all take 0.2 s
 
-    step: int = Field(ge=0)
+    step: Steps
 
 
 class RunStarted(_Event):
@@ -54,18 +68,18 @@ class RunStarted(_Event):
     run_id: str
     run_kind: str
     model: str
-    total_steps: int
-    steps_per_epoch: int
-    epochs: float
-    num_images: int
+    total_steps: Steps
+    steps_per_epoch: Steps
+    epochs: PassedEpochs
+    num_images: Count
     device: str
     amp: str
-    seed: int
-    time_budget_seconds: float | None = None
-    time_share: float | None = None
-    world_size: int = 1
+    seed: Seed
+    time_budget_seconds: Seconds | None = None
+    time_share: Share | None = None
+    world_size: WorldSize = 1
     hardware: str = ""
-    num_classes: int = 1000
+    num_classes: Count = 1000
 
 
 class CostsMeasured(_Event):
@@ -77,10 +91,10 @@ class CostsMeasured(_Event):
     """
 
     kind: Literal["costs_measured"] = "costs_measured"
-    num_measured: int
-    num_subnets: int
-    left_seconds: float
-    run_seconds: float | None = None
+    num_measured: Count
+    num_subnets: Count
+    left_seconds: SignedSeconds
+    run_seconds: Amount | None = None
 
 
 class CostsKnown(_Event):
@@ -91,17 +105,17 @@ class CostsKnown(_Event):
     """
 
     kind: Literal["costs_known"] = "costs_known"
-    step_seconds: tuple[tuple[SubnetConfig, float], ...]
-    num_estimated: int
+    step_seconds: tuple[tuple[Subnet, Measured], ...]
+    num_estimated: Count
 
 
 class StageStarted(_Event):
     """Training at one subnet begins. ``stop_step`` is where the stage ends as far as is known."""
 
     kind: Literal["stage_started"] = "stage_started"
-    stage: int
-    subnet: SubnetConfig
-    stop_step: int
+    stage: Index
+    subnet: Subnet
+    stop_step: Steps
     curriculum: Curriculum
 
 
@@ -109,10 +123,10 @@ class SupernetStarted(_Event):
     """A supernet phase begins: each step trains one of ``candidates``."""
 
     kind: Literal["supernet_started"] = "supernet_started"
-    decision: int
-    current: SubnetConfig
-    candidates: tuple[SubnetConfig, ...]
-    stop_step: int
+    decision: Index
+    current: Subnet
+    candidates: tuple[Subnet, ...]
+    stop_step: Steps
 
 
 class Progressed(_Event):
@@ -124,15 +138,15 @@ class Progressed(_Event):
     """
 
     kind: Literal["progressed"] = "progressed"
-    epoch: float
-    loss: float
-    lr: float
-    subnet: SubnetConfig
-    step_seconds: float
-    images_per_second: float
-    data_wait_share: float
-    train_seconds: float
-    budget_share: float | None = None
+    epoch: PassedEpochs
+    loss: Measured
+    lr: Amount
+    subnet: Subnet
+    step_seconds: Amount
+    images_per_second: Amount
+    data_wait_share: Amount
+    train_seconds: Seconds
+    budget_share: Amount | None = None
 
 
 class Evaluated(_Event):
@@ -143,40 +157,40 @@ class Evaluated(_Event):
     """
 
     kind: Literal["evaluated"] = "evaluated"
-    epoch: float
-    subnet: SubnetConfig
-    loss: float
-    top1: float
-    loss_ema: float
-    top1_ema: float
-    seconds: float
-    train_seconds: float
-    wall_seconds: float
-    balanced_top1: float | None = None
-    balanced_top1_ema: float | None = None
-    num_images: int | None = None
-    largest_class_share: float | None = None
+    epoch: PassedEpochs
+    subnet: Subnet
+    loss: Measured
+    top1: Percent
+    loss_ema: Measured
+    top1_ema: Percent
+    seconds: Seconds
+    train_seconds: Seconds
+    wall_seconds: Seconds
+    balanced_top1: Percent | None = None
+    balanced_top1_ema: Percent | None = None
+    num_images: Count | None = None
+    largest_class_share: Share | None = None
 
 
 class Estimated(_Event):
     """The held-out losses of all candidates at one time point of a supernet phase."""
 
     kind: Literal["estimated"] = "estimated"
-    decision: int
-    point: int
-    losses: tuple[tuple[SubnetConfig, float], ...]
-    seconds: float
+    decision: Index
+    point: Index
+    losses: tuple[tuple[Subnet, Measured], ...]
+    seconds: Seconds
 
 
 class TrialTold(_Event):
     """A trial of a search by trials has ended: with values, or early because others did better."""
 
     kind: Literal["trial_told"] = "trial_told"
-    number: int
+    number: Index
     pruned: bool = False
-    loss: float | None = None
-    seconds: float | None = None
-    stages: tuple[tuple[float, SubnetConfig], ...] = ()
+    loss: Measured | None = None
+    seconds: Seconds | None = None
+    stages: tuple[tuple[Amount, Subnet], ...] = ()
 
 
 class SubnetTrained(_Event):
@@ -187,12 +201,12 @@ class SubnetTrained(_Event):
     """
 
     kind: Literal["subnet_trained"] = "subnet_trained"
-    decision: int
-    number: int
-    total: int
-    subnet: SubnetConfig
-    loss: float | None
-    seconds: float
+    decision: Index
+    number: Index
+    total: Count
+    subnet: Subnet
+    loss: Measured | None
+    seconds: Seconds
 
 
 class Decided(_Event):
@@ -211,16 +225,16 @@ class Grown(_Event):
     """
 
     kind: Literal["grown"] = "grown"
-    before: SubnetConfig
-    after: SubnetConfig
+    before: Subnet
+    after: Subnet
     op: str
     map: str
     source: str
     state: str
     origins: tuple[str, ...]
-    delta_loss: float
-    delta_logits: float
-    lost_seconds: float
+    delta_loss: Measured
+    delta_logits: Measured
+    lost_seconds: Seconds
     opens_supernet: bool = False
 
 

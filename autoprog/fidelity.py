@@ -8,10 +8,25 @@ from typing import Literal
 
 from pydantic import Field
 
+from autoprog.bounds import (
+    Amount,
+    Compared,
+    Correlation,
+    CorrelationGain,
+    Count,
+    Epochs,
+    Few,
+    Index,
+    Measured,
+    PassedEpochs,
+    Seconds,
+    Seed,
+    Steps,
+)
 from autoprog.files import FileModel, parse
 from autoprog.jsonlines import append_row, read_object, read_rows
 from autoprog.openfiles import write_atomically
-from supernet.config import SubnetConfig
+from autoprog.subnets import Subnet
 
 __all__ = [
     "Agreement",
@@ -42,10 +57,10 @@ class FidelitySettings(FileModel):
         begin: From the network that the supernet was grown from, or from new weights.
     """
 
-    candidates: int = Field(ge=4)
-    at: int = Field(default=0, ge=0)
-    epochs: float | None = Field(default=None, gt=0)
-    seeds: int = Field(default=2, ge=1)
+    candidates: Compared
+    at: Index = 0
+    epochs: Epochs | None = None
+    seeds: Few = 2
     begin: Start = "start"
 
 
@@ -56,10 +71,10 @@ class RealTraining(FileModel):
     subnet's own size; None if it is not finite.
     """
 
-    subnet: SubnetConfig
-    seed: int
-    loss: float | None
-    seconds: float
+    subnet: Subnet
+    seed: Seed
+    loss: Measured | None
+    seconds: Seconds
 
 
 class Judged(FileModel):
@@ -68,10 +83,10 @@ class Judged(FileModel):
     ``relative_cost`` are its multiply-accumulates as a share of those of the full model.
     """
 
-    subnet: SubnetConfig
-    relative_cost: float
-    estimate: float
-    losses: tuple[float | None, ...]
+    subnet: Subnet
+    relative_cost: Amount
+    estimate: Measured
+    losses: tuple[Measured | None, ...]
 
     @property
     def loss(self) -> float | None:
@@ -96,14 +111,14 @@ class Agreement(FileModel):
         seeds_tau: Of one real training against another; what can be expected at best.
     """
 
-    pairs: int
-    tau: float | None
-    low: float | None
-    high: float | None
-    null_tau: float | None
-    gain_low: float | None
-    gain_high: float | None
-    seeds_tau: float | None
+    pairs: Count
+    tau: Correlation | None
+    low: Correlation | None
+    high: Correlation | None
+    null_tau: Correlation | None
+    gain_low: CorrelationGain | None
+    gain_high: CorrelationGain | None
+    seeds_tau: Correlation | None
 
 
 class Fidelity(FileModel):
@@ -115,17 +130,17 @@ class Fidelity(FileModel):
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
-    decision: int
-    step: int
+    decision: Index
+    step: Steps
     begin: Start
-    epochs: float
-    seeds: int
+    epochs: PassedEpochs
+    seeds: Count
     subnets: tuple[Judged, ...]
     overall: Agreement
     equal_cost: Agreement
     told_apart: Agreement | None = None
-    cost_ratio: float
-    seconds: float
+    cost_ratio: Amount
+    seconds: Seconds
 
     @property
     def summary(self) -> FidelitySummary:
@@ -143,11 +158,11 @@ class Fidelity(FileModel):
 class FidelitySummary(FileModel):
     """Kendall's tau of the estimates on ``n`` subnets with its 95 % interval, and that of cost alone."""
 
-    tau: float | None
-    low: float | None
-    high: float | None
-    n: int
-    null_tau: float | None
+    tau: Correlation | None
+    low: Correlation | None
+    high: Correlation | None
+    n: Count
+    null_tau: Correlation | None
 
 
 def append_training(run: Path, training: RealTraining) -> None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from autoprog.bounds import ProcessNumber, Ticks
+
 __all__ = ["ProcessName", "is_gone", "is_here", "this_process"]
 
 
@@ -23,8 +25,8 @@ class ProcessName:
 
     host: str
     boot_id: str
-    pid: int
-    started: int
+    pid: ProcessNumber
+    started: Ticks
 
 
 def this_process() -> ProcessName:

@@ -9,6 +9,23 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
+from autoprog.bounds import (
+    Aspect,
+    BatchSize,
+    DropPath,
+    Epochs,
+    Fraction,
+    GradientNorm,
+    Jitter,
+    MicroBatches,
+    MixingAlpha,
+    Rate,
+    Share,
+    ShareBelowOne,
+    SomeRate,
+    SomeShare,
+    WeightDecay,
+)
 from autoprog.curves import Curriculum
 from autoprog.errors import ConfigError, suggest
 from autoprog.files import FileModel, parse
@@ -38,60 +55,56 @@ class Recipe(FileModel):
 
     model_config = ConfigDict(allow_inf_nan=False)
 
-    epochs: float = Field(default=300, gt=0, description="passes over the training images")
-    batch_size: int = Field(default=1024, gt=0, description="images a step, over all processes")
-    grad_accum_steps: int = Field(default=1, gt=0, description="micro-batches a step is split into")
-    opt: str = Field(default="adamw", description="timm optimizer")
-    lr: float | None = Field(default=None, gt=0, description="learning rate; overrides --lr-base")
-    lr_base: float = Field(
-        default=5e-4, gt=0, description="learning rate at --lr-base-size images a step"
+    epochs: Epochs = Field(default=300, description="passes over the training images")
+    batch_size: BatchSize = Field(default=1024, description="images a step, over all processes")
+    grad_accum_steps: MicroBatches = Field(
+        default=1, description="micro-batches a step is split into"
     )
-    lr_base_size: int = Field(
-        default=512, gt=0, description="batch size that --lr-base is meant for"
+    opt: str = Field(default="adamw", max_length=64, description="timm optimizer")
+    lr: SomeRate | None = Field(default=None, description="learning rate; overrides --lr-base")
+    lr_base: SomeRate = Field(
+        default=5e-4, description="learning rate at --lr-base-size images a step"
     )
-    weight_decay: float = Field(default=0.05, ge=0, description="weight decay")
-    layer_decay: float | None = Field(
-        default=None, gt=0, le=1, description="learning rate of a block over that of the next"
+    lr_base_size: BatchSize = Field(
+        default=512, description="batch size that --lr-base is meant for"
     )
-    clip_grad: float | None = Field(
-        default=None, ge=0, description="largest gradient norm, 0 or none is without limit"
+    weight_decay: WeightDecay = Field(default=0.05, description="weight decay")
+    layer_decay: SomeShare | None = Field(
+        default=None, description="learning rate of a block over that of the next"
+    )
+    clip_grad: GradientNorm | None = Field(
+        default=None, description="largest gradient norm, 0 or none is without limit"
     )
     sched: Literal["cosine", "wsd", "constant"] = Field(
         default="cosine", description="shape of the rate"
     )
-    warmup_share: float = Field(
-        default=0.05, ge=0, lt=1, description="share of the run to warm up in"
-    )
-    warmup_lr: float = Field(default=1e-6, ge=0, description="learning rate at the first step")
-    min_lr: float = Field(default=1e-5, ge=0, description="learning rate at the last step")
-    decay_share: float = Field(
-        default=0.2, gt=0, lt=1, description="share of the run that wsd decays in"
-    )
-    smoothing: float = Field(default=0.1, ge=0, lt=1, description="label smoothing")
-    mixup: float = Field(default=0.8, ge=0, description="mixup alpha, 0 turns it off")
-    cutmix: float = Field(default=1.0, ge=0, description="cutmix alpha, 0 turns it off")
+    warmup_share: ShareBelowOne = Field(default=0.05, description="share of the run to warm up in")
+    warmup_lr: Rate = Field(default=1e-6, description="learning rate at the first step")
+    min_lr: Rate = Field(default=1e-5, description="learning rate at the last step")
+    decay_share: Fraction = Field(default=0.2, description="share of the run that wsd decays in")
+    smoothing: ShareBelowOne = Field(default=0.1, description="label smoothing")
+    mixup: MixingAlpha = Field(default=0.8, description="mixup alpha, 0 turns it off")
+    cutmix: MixingAlpha = Field(default=1.0, description="cutmix alpha, 0 turns it off")
     aa: str | None = Field(
         default="rand-m9-mstd0.5-inc1", description="timm auto-augment policy or none"
     )
-    reprob: float = Field(default=0.25, ge=0, le=1, description="random erasing probability")
+    reprob: Share = Field(default=0.25, description="random erasing probability")
     remode: Literal["const", "rand", "pixel"] = Field(default="pixel", description="erasing mode")
-    drop_path: float = Field(
-        default=0.1, ge=0, le=0.99, description="drop-path rate of the last block"
+    drop_path: DropPath = Field(default=0.1, description="drop-path rate of the last block")
+    scale: tuple[SomeShare, SomeShare] = Field(
+        default=(0.08, 1.0), description="area of the random crop"
     )
-    scale: tuple[float, float] = Field(default=(0.08, 1.0), description="area of the random crop")
-    ratio: tuple[float, float] = Field(
+    ratio: tuple[Aspect, Aspect] = Field(
         default=(3 / 4, 4 / 3), description="aspect of the random crop"
     )
-    hflip: float = Field(default=0.5, ge=0, le=1, description="horizontal flip probability")
-    vflip: float = Field(default=0.0, ge=0, le=1, description="vertical flip probability")
-    color_jitter: float = Field(default=0.4, ge=0, description="colour jitter where aa is none")
+    hflip: Share = Field(default=0.5, description="horizontal flip probability")
+    vflip: Share = Field(default=0.0, description="vertical flip probability")
+    color_jitter: Jitter = Field(default=0.4, description="colour jitter where aa is none")
     interpolation: Literal["random", "bilinear", "bicubic"] = Field(
         default="bicubic", description="resize filter"
     )
-    crop_pct: float = Field(default=0.9, gt=0, le=1, description="centre crop at evaluation")
-    ema_epochs: float = Field(
-        default=1.0, gt=0, description="time constant of the slow EMA, in epochs"
-    )
+    crop_pct: SomeShare = Field(default=0.9, description="centre crop at evaluation")
+    ema_epochs: Epochs = Field(default=1.0, description="time constant of the slow EMA, in epochs")
 
     @field_validator("clip_grad")
     @classmethod

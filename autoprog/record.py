@@ -16,6 +16,17 @@ from typing import Literal
 
 from pydantic import Field
 
+from autoprog.bounds import (
+    Amount,
+    Blocks,
+    Measured,
+    PassedEpochs,
+    Percent,
+    Px,
+    Seconds,
+    Steps,
+    WorldSize,
+)
 from autoprog.events import Evaluated, Event, Progressed, RunStarted
 from autoprog.files import FileModel
 from autoprog.openfiles import write_atomically
@@ -33,26 +44,26 @@ class Speed(FileModel):
     Where they waited for more than :data:`LOADER_BOUND_SHARE` of the time, they are ``loader_bound``.
     """
 
-    depth: tuple[int, ...]
-    img_size: int
-    steps: int
-    train_seconds: float
-    images_per_second: float
-    data_wait_share: float
+    depth: tuple[Blocks, ...]
+    img_size: Px
+    steps: Steps
+    train_seconds: Seconds
+    images_per_second: Amount
+    data_wait_share: Amount
     loader_bound: bool
 
 
 class Score(FileModel):
     """Accuracy at full image size, in per cent, after so many hours of everything from the first step on."""
 
-    hours: float
-    epoch: float
-    step: int
-    depth: tuple[int, ...]
-    top1: float
-    top1_ema: float
-    loss: float
-    loss_ema: float
+    hours: Amount
+    epoch: PassedEpochs
+    step: Steps
+    depth: tuple[Blocks, ...]
+    top1: Percent
+    top1_ema: Percent
+    loss: Measured
+    loss_ema: Measured
 
 
 class BudgetRecord(FileModel):
@@ -64,8 +75,8 @@ class BudgetRecord(FileModel):
     schema_version: Literal[1] = Field(default=1, alias="schema")
     run_id: str
     hardware: tuple[str, ...]
-    processes: int
-    time_budget_seconds: float
+    processes: WorldSize
+    time_budget_seconds: Seconds
     speeds: tuple[Speed, ...]
     scores: tuple[Score, ...]
 

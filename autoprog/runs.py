@@ -19,6 +19,18 @@ from typing import IO, Any, Literal
 
 from pydantic import Field
 
+from autoprog.bounds import (
+    Amount,
+    Bytes,
+    Count,
+    Measured,
+    PassedEpochs,
+    Percent,
+    Seconds,
+    Seed,
+    Share,
+    Steps,
+)
 from autoprog.costs.table import CostTable, table_of
 from autoprog.decisions import Decision, DecisionInputs
 from autoprog.errors import ConfigError, RunError, RunExistsError, RunLockedError
@@ -63,39 +75,39 @@ class Result(FileModel):
     run_id: str
     kind: str
     model: str
-    top1: float
-    top1_ema: float
-    loss: float
-    loss_ema: float
-    epochs: float
-    wall_seconds: float
-    train_seconds: float
-    supernet_seconds: float
-    search_seconds: float
-    lost_seconds: float
-    data_wait_seconds: float
-    eval_seconds: float
-    image_epochs: float
-    macs: float
-    peak_memory_bytes: int
-    seed: int
+    top1: Percent
+    top1_ema: Percent
+    loss: Measured
+    loss_ema: Measured
+    epochs: PassedEpochs
+    wall_seconds: Seconds
+    train_seconds: Seconds
+    supernet_seconds: Seconds
+    search_seconds: Seconds
+    lost_seconds: Seconds
+    data_wait_seconds: Seconds
+    eval_seconds: Seconds
+    image_epochs: Amount
+    macs: Amount
+    peak_memory_bytes: Bytes
+    seed: Seed
     device: str
     amp: str
     versions: dict[str, str]
     schedule: dict[str, Any]
-    num_validation_images: int | None = None
-    largest_class_share: float | None = None
-    balanced_top1: float | None = None
-    balanced_top1_ema: float | None = None
-    class_images: tuple[int, ...] | None = None
-    class_top1: tuple[float | None, ...] | None = None
-    class_top1_ema: tuple[float | None, ...] | None = None
-    best_top1: float | None = None
-    best_step: int | None = None
-    best_epoch: float | None = None
+    num_validation_images: Count | None = None
+    largest_class_share: Share | None = None
+    balanced_top1: Percent | None = None
+    balanced_top1_ema: Percent | None = None
+    class_images: tuple[Count, ...] | None = None
+    class_top1: tuple[Percent | None, ...] | None = None
+    class_top1_ema: tuple[Percent | None, ...] | None = None
+    best_top1: Percent | None = None
+    best_step: Steps | None = None
+    best_epoch: PassedEpochs | None = None
     stopped_early: bool = False
-    full_model_epochs: float | None = None
-    full_model_seconds: float | None = None
+    full_model_epochs: PassedEpochs | None = None
+    full_model_seconds: Amount | None = None
 
 
 class RunFolder:

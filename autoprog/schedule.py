@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from autoprog.bounds import Index, Seed
 from autoprog.fidelity import FidelitySummary
 from autoprog.files import FileModel, dump_yaml, parse, read_yaml
 from autoprog.laws import SHARES, check_schedule
@@ -28,9 +29,9 @@ class FoundBy(FileModel):
 
     run: str
     rule: str
-    seed: int
+    seed: Seed
     costs: str = "costs.json"
-    trial: int | None = None
+    trial: Index | None = None
     fidelity: FidelitySummary | None = None
 
 

@@ -7,6 +7,23 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from autoprog.bounds import (
+    AnyEpochs,
+    Budget,
+    Classes,
+    Count,
+    Fraction,
+    LoaderProcesses,
+    Many,
+    Minutes,
+    Px,
+    Seconds,
+    Seed,
+    SomeShare,
+    SomeSteps,
+    Threads,
+    WhiteLevel,
+)
 from autoprog.errors import ConfigError
 from autoprog.fidelity import FidelitySettings
 from autoprog.files import FileModel
@@ -34,12 +51,12 @@ class DataSettings(FileModel):
     val_split: str = "validation"
     input_key: str | None = None
     target_key: str | None = None
-    num_classes: int | None = Field(default=None, gt=0)
-    val_fraction: float | None = Field(default=None, gt=0, lt=1)
-    val_seed: int = Field(default=0, ge=0)
+    num_classes: Classes | None = None
+    val_fraction: Fraction | None = None
+    val_seed: Seed = 0
     class_folders: Literal["auto", "first", "innermost"] = "auto"
-    white_level: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    share: float = Field(default=1.0, gt=0, le=1)
+    white_level: WhiteLevel | None = None
+    share: SomeShare = 1.0
     on_held_out: bool = False
 
     @property
@@ -61,8 +78,8 @@ class RecordedData(FileModel):
     """
 
     class_names: tuple[str, ...]
-    num_train_images: int
-    num_val_images: int
+    num_train_images: Count
+    num_val_images: Count
     digests: dict[str, str] = Field(default_factory=dict)
 
 
@@ -78,13 +95,13 @@ class SearchSettings(FileModel):
     space_from: str
     rule: Rule = "rollout"
     sampler: Literal["nsga2", "tpe", "random", "gp"] = "nsga2"
-    time_share: float | None = Field(default=None, gt=0, le=1)
-    budget_seconds: float | None = Field(default=None, gt=0)
-    trials: int | None = Field(default=None, gt=0)
-    proxy: float = Field(default=1.0, gt=0, le=1)
+    time_share: SomeShare | None = None
+    budget_seconds: Budget | None = None
+    trials: Many | None = None
+    proxy: SomeShare = 1.0
     storage: str | None = None
     costs_from: str | None = None
-    profile_seconds: float = Field(default=20.0, ge=0, allow_inf_nan=False)
+    profile_seconds: Seconds = 20.0
     fidelity: FidelitySettings | None = None
 
     @model_validator(mode="after")
@@ -137,21 +154,21 @@ class RunSettings(FileModel):
     recipe: Recipe
     schedule_from: str | None = None
     search: SearchSettings | None = None
-    table_sizes: tuple[int, ...] = ()
-    seed: int = 0
+    table_sizes: tuple[Px, ...] = Field(default=(), max_length=64)
+    seed: Seed = 0
     device: str = "auto"
     amp: Literal["auto", "none", "bfloat16", "float16"] = "auto"
-    workers: int | Literal["auto"] = "auto"
-    threads: int | None = Field(default=None, gt=0)
-    checkpoint_minutes: float = Field(default=10.0, ge=0)
-    log_every_steps: int = Field(default=20, gt=0)
-    eval_every_epochs: float | None = Field(default=None, ge=0)
-    patience: int | None = Field(default=None, gt=0)
-    time_budget_seconds: float | None = Field(default=None, gt=0)
+    workers: LoaderProcesses = "auto"
+    threads: Threads | None = None
+    checkpoint_minutes: Minutes = 10.0
+    log_every_steps: SomeSteps = 20
+    eval_every_epochs: AnyEpochs | None = None
+    patience: Many | None = None
+    time_budget_seconds: Budget | None = None
     on_divergence: Literal["stop", "rollback"] = "stop"
     compile: bool = False
     cache: str | None = None
-    max_bad_images: int = Field(default=10, ge=0)
+    max_bad_images: Count = 10
     pretrained: bool = False
     initial_checkpoint: str | None = None
     fresh_head: bool = False

@@ -6,14 +6,29 @@ from collections.abc import Sequence
 from importlib import resources
 from itertools import pairwise, product, starmap
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from autoprog.bounds import (
+    BlockNumber,
+    Blocks,
+    Epochs,
+    Few,
+    Fraction,
+    Many,
+    Px,
+    Range,
+    Scale,
+    Several,
+    SomeShare,
+    Visits,
+)
 from autoprog.errors import ConfigError, suggest
 from autoprog.files import FileModel, parse, parse_yaml, read_yaml
 from autoprog.laws import nearest_multiples
 from autoprog.stage import Grow
+from autoprog.subnets import KeptTokens
 from supernet.config import ALL_TOKENS, ModelSpec, SubnetConfig, TokenRule
 
 __all__ = [
@@ -32,8 +47,8 @@ __all__ = [
 class Axis(FileModel):
     """The values of one axis, given as such or as shares of the full model's value."""
 
-    values: tuple[int, ...] | None = None
-    shares: tuple[float, ...] | None = None
+    values: tuple[Px, ...] | None = Field(default=None, max_length=64)
+    shares: tuple[SomeShare, ...] | None = Field(default=None, max_length=64)
 
     @model_validator(mode="after")
     def _one_form(self) -> Axis:
@@ -59,9 +74,9 @@ class Axis(FileModel):
 class KeepAxis(FileModel):
     """Keep-rates of tokens, rising to 1, and how tokens are dropped (see :class:`autoprog.stage.Tokens`)."""
 
-    values: tuple[float, ...] = (1.0,)
+    values: tuple[SomeShare, ...] = Field(default=(1.0,), min_length=1, max_length=64)
     by: Literal["magnitude", "l2_magnitude", "random", "class_attention"] = "magnitude"
-    at_blocks: tuple[int, ...] = (0,)
+    at_blocks: tuple[BlockNumber, ...] = Field(default=(0,), max_length=64)
 
     @model_validator(mode="after")
     def _rising_to_all(self) -> KeepAxis:
@@ -80,7 +95,7 @@ class KeepAxis(FileModel):
 class ScaleAxis(FileModel):
     """Multiples of the recipe's value in the order in which a run goes through them; the last is 1."""
 
-    values: tuple[float, ...] = (1.0,)
+    values: tuple[Scale, ...] = Field(default=(1.0,), min_length=1, max_length=64)
 
     @model_validator(mode="after")
     def _ends_at_one(self) -> ScaleAxis:
@@ -139,17 +154,17 @@ class Decisions(FileModel):
         grow: How blocks are added.
     """
 
-    num_stages: int = Field(default=4, ge=2)
-    supernet_epochs: float = Field(default=2.0, gt=0)
-    num_points: int = Field(default=8, ge=1)
-    supernet_share: float = Field(default=0.1, gt=0, lt=1)
-    min_visits: float = Field(default=2.0, gt=0)
-    good_visits: float = Field(default=8.0, gt=0)
-    search_share: float = Field(default=0.03, gt=0, lt=1)
-    max_candidates: int = Field(default=9, ge=2)
-    min_full_share: float = Field(default=0.15, gt=0, lt=1)
-    estimate_images: int = Field(default=2500, ge=2)
-    tail_trials: int = Field(default=200, ge=1)
+    num_stages: Several = 4
+    supernet_epochs: Epochs = 2.0
+    num_points: Few = 8
+    supernet_share: Fraction = 0.1
+    min_visits: Visits = 2.0
+    good_visits: Visits = 8.0
+    search_share: Fraction = 0.03
+    max_candidates: Several = 9
+    min_full_share: Fraction = 0.15
+    estimate_images: Annotated[int, Range(2, 10**7, whole=True)] = 2500
+    tail_trials: Many = 200
     grow: Grow = Grow()
 
 
@@ -158,7 +173,7 @@ class SpaceFile(FileModel):
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
     model: str | None = None
-    img_size: int | None = Field(default=None, gt=0)
+    img_size: Px | None = None
     axes: Axes = Axes()
     decisions: Decisions = Decisions()
     recipe: dict[str, Any] = Field(default_factory=dict)
@@ -193,9 +208,9 @@ class SearchSpace(FileModel):
     """The growth space of one model: depths, image sizes and keep-rates that rise to the full model."""
 
     spec: ModelSpec
-    depths: tuple[tuple[int, ...], ...]
-    sizes: tuple[int, ...]
-    keep_rates: tuple[TokenRule, ...] = (ALL_TOKENS,)
+    depths: tuple[tuple[Blocks, ...], ...] = Field(min_length=1)
+    sizes: tuple[Px, ...] = Field(min_length=1)
+    keep_rates: tuple[KeptTokens, ...] = (ALL_TOKENS,)
     axes: Axes = Axes()
     decisions: Decisions
 

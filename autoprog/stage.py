@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from autoprog.bounds import BlockNumber, Blocks, Length, Px, SomeScale, SomeShare
 from autoprog.curves import Curriculum, KeepCurve, Ramp, curve_ends
 from autoprog.errors import ConfigError
 from autoprog.files import FileModel
@@ -28,7 +29,7 @@ __all__ = [
     "shown_depth",
 ]
 
-Depth = int | tuple[int, ...]
+Depth = Blocks | tuple[Blocks, ...]
 
 
 class OutlookPart(FileModel):
@@ -138,9 +139,9 @@ class Grow(FileModel):
 class Tokens(FileModel):
     """Which patch tokens a stage trains on; see :class:`supernet.config.TokenRule`."""
 
-    keep_rate: float | KeepCurve = 1.0
+    keep_rate: SomeShare | KeepCurve = 1.0
     by: Literal["magnitude", "l2_magnitude", "random", "class_attention"] = "magnitude"
-    at_blocks: tuple[int, ...] = (0,)
+    at_blocks: tuple[BlockNumber, ...] = (0,)
 
     @model_validator(mode="after")
     def _legal_rule(self) -> Tokens:
@@ -164,8 +165,8 @@ class Unfrozen(FileModel):
     AutoProg-Zero's axis for fine-tuning (arXiv 2410.00350): the level grows from stage to stage.
     """
 
-    every: int = Field(default=4, ge=1)
-    level: int = Field(ge=1)
+    every: Blocks = 4
+    level: Blocks
 
     @model_validator(mode="after")
     def _within_the_group(self) -> Unfrozen:
@@ -190,8 +191,8 @@ class Unfrozen(FileModel):
 class SandwichSizes(FileModel):
     """The smaller image sizes and keep-rates that a sandwich step draws from, rising."""
 
-    sizes: tuple[int, ...] = Field(min_length=1)
-    keep_rates: tuple[float, ...] = Field(min_length=1)
+    sizes: tuple[Px, ...] = Field(min_length=1, max_length=64)
+    keep_rates: tuple[SomeShare, ...] = Field(min_length=1, max_length=64)
 
     @model_validator(mode="after")
     def _rising(self) -> SandwichSizes:
@@ -219,24 +220,17 @@ class Stage(FileModel):
     the square root of ``batch_scale``, the rule for adaptive optimizers.
     """
 
-    length: float | Literal["rest"]
+    length: Length
     depth: Depth
-    img_size: int | Ramp
+    img_size: Px | Ramp
     tokens: Tokens = Tokens()
     grow: Grow = Grow()
     curriculum: Curriculum = Curriculum()
     shrink_by: Literal["resize", "fourier"] = "resize"
-    batch_scale: float = Field(default=1.0, gt=0, le=64)
-    lr_scale: float | None = Field(default=None, gt=0, le=64)
+    batch_scale: SomeScale = 1.0
+    lr_scale: SomeScale | None = None
     trainable: Literal["all"] | Unfrozen = "all"
     step: Literal["plain"] | Sandwich = "plain"
-
-    @field_validator("length")
-    @classmethod
-    def _positive(cls, length: float | str) -> float | str:
-        if not isinstance(length, str) and length <= 0:
-            raise ConfigError("", "", "must be above 0 or 'rest'", length)
-        return length
 
     @field_validator("depth")
     @classmethod

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from autoprog.bounds import Count, Index, UnixSeconds
 from autoprog.files import FileModel
 from autoprog.openfiles import write_atomically
 from autoprog.processes import ProcessName, is_gone, is_here, this_process
@@ -42,14 +43,14 @@ class WorkerStatus(FileModel):
     ``trial`` is under way since ``since``; ``num_trials`` were begun, that one included.
     """
 
-    worker: int
+    worker: Index
     process: ProcessName
     state: WorkerState
-    trial: int | None = None
-    since: float
-    num_trials: int = 0
+    trial: Index | None = None
+    since: UnixSeconds
+    num_trials: Count = 0
     message: str = ""
-    updated: float
+    updated: UnixSeconds
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import pytest
 
 from autoprog.curves import Curriculum
 from autoprog.errors import ConfigError
+from autoprog.files import parse_yaml
 from autoprog.recipe import (
     RECIPES,
     Recipe,
@@ -37,11 +38,11 @@ def test_no_layers_give_the_recipe_itself() -> None:
     ("values", "message"),
     [
         ({"mixpu": 1}, "mixpu: unknown key, but got 'mixpu'; did you mean 'mixup'?"),
-        ({"lr": -1}, "lr: must be greater than 0, but got -1"),
-        ({"epochs": float("inf")}, "epochs: must be a finite number, but got inf"),
-        ({"drop_path": 1.0}, "drop_path: must be less than or equal to 0.99, but got 1.0"),
+        ({"lr": -1}, "lr: must be a number from 1e-12 to 1,000, but got -1"),
+        ({"epochs": float("inf")}, "epochs: must be a number from 1e-06 to 100,000, but got inf"),
+        ({"drop_path": 1.0}, "drop_path: must be a number from 0 to 0.99, but got 1.0"),
         ({"scale": [0.9, 0.1]}, "scale: must be two rising numbers above 0, but got (0.9, 0.1)"),
-        ({"ratio": [0.0, 1.0]}, "ratio: must be two rising numbers above 0, but got (0.0, 1.0)"),
+        ({"ratio": [0.0, 1.0]}, "ratio[0]: must be a number from 0.01 to 100, but got 0.0"),
         ({"scale": [0.5]}, "scale[1]: must be given; add this key"),
         (
             {"sched": "cosin"},
@@ -72,8 +73,11 @@ def test_auto_augment_can_be_turned_off(off: str | None) -> None:
     assert resolve_recipe("deit", ("flags", {"aa": off})).aa is None
 
 
-def test_a_number_that_yaml_reads_as_text_is_still_a_number() -> None:
-    assert resolve_recipe("deit", ("a.yaml", {"lr": "1e-3"})).lr == 0.001
+def test_a_number_without_a_point_is_one_and_a_text_is_none() -> None:
+    values = parse_yaml("lr: 1e-3", "a.yaml")
+    assert resolve_recipe("deit", ("a.yaml", values)).lr == 0.001
+    with pytest.raises(ConfigError, match="must be a number from 1e-12 to 1,000, but got '1e-3'"):
+        resolve_recipe("deit", ("a.yaml", parse_yaml("lr: '1e-3'", "a.yaml")))
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,10 @@ def test_shares_that_round_to_one_depth_count_once(two_stages: ModelSpec) -> Non
             "{depth: {values: [6, 6, 12]}}",
             "axes.depth: must be rising and above 0, but got [6, 6, 12]",
         ),
-        ("{depth: {values: [0, 12]}}", "axes.depth: must be rising and above 0, but got [0, 12]"),
+        (
+            "{depth: {values: [0, 12]}}",
+            "axes.depth.values[0]: must be a whole number from 1 to 4,096, but got 0",
+        ),
         ("{depth: {values: []}}", "axes.depth: must give either values or shares"),
         ("{depth: {}}", "axes.depth: must give either values or shares"),
         (

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from autoprog.bounds import Few, FewValues, Many, Seconds, range_of
 from autoprog.commands import train
 from autoprog.commands.flags import LOGGER_SETTINGS, flag_of
 from autoprog.errors import ConfigError
@@ -45,10 +45,18 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def _add_measurement_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--blocks", type=_count, default=12, metavar="N", help="blocks of each arm, in turns (12)"
+        "--blocks",
+        type=range_of(Few),
+        default=12,
+        metavar="N",
+        help="blocks of each arm, in turns (12)",
     )
     group.add_argument(
-        "--block-steps", type=_count, default=20, metavar="N", help="timed steps of a block (20)"
+        "--block-steps",
+        type=range_of(Many),
+        default=20,
+        metavar="N",
+        help="timed steps of a block (20)",
     )
     group.add_argument(
         "--timm-script",
@@ -64,7 +72,7 @@ def _add_measurement_flags(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--profile-seconds",
-        type=_seconds,
+        type=range_of(Seconds),
         default=argparse.SUPPRESS,
         metavar="S",
         help="costs, and presets at equal wall-clock: most time to measure in (60)",
@@ -80,9 +88,11 @@ def _add_preset_flags(group: argparse._ArgumentGroup) -> None:
     ways = ("epochs", "macs", "wall-clock")
     group.add_argument("--equal", choices=ways, default=nothing, help=equal)
     names = "presets: only these, and constant (all)"
-    group.add_argument("--presets", nargs="+", metavar="NAME", default=nothing, help=names)
+    group.add_argument(
+        "--presets", nargs="+", action=FewValues, metavar="NAME", default=nothing, help=names
+    )
     seeds = "presets: runs of each, counted up from --seed (3); --tier: pairs, if more than its own"
-    group.add_argument("--seeds", type=_count, metavar="N", default=nothing, help=seeds)
+    group.add_argument("--seeds", type=range_of(Few), metavar="N", default=nothing, help=seeds)
     table = "presets: the result as a Markdown table"
     group.add_argument("--markdown", action="store_true", default=nothing, help=table)
 
@@ -222,19 +232,3 @@ def _refuse(args: argparse.Namespace, names: Iterable[str], why: str) -> None:
     for name in names:
         if getattr(args, name, None) is not None:
             raise ConfigError(flag_of(name), "", f"must be left out: {why}")
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"must be seconds from 0, but got {text!r}")
-    return seconds
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1, but got {text!r}")
-    return int(text)

@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autoprog.bounds import Days, range_of
 from autoprog.errors import ConfigError, RunError, suggest
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def _add_flags(parser: argparse.ArgumentParser, defaults: Mapping[str, object]) 
 
     add("--dir", "dir", metavar="DIR", help="the folder of --cache DIR (the user's cache folder)")
     old = "clear what no run has opened for so many days"
-    add("--older-than", "older_than", type=float, metavar="DAYS", help=old)
+    add("--older-than", "older_than", type=range_of(Days), metavar="DAYS", help=old)
     add("--all", "all", action="store_true", help="clear every file")
     add("--json", "as_json", action="store_true", help="one JSON object")
 

@@ -6,6 +6,7 @@ import argparse
 import os
 from typing import Any
 
+from autoprog.bounds import Classes, Fraction, Seed, SomeShare, WhiteLevel, range_of
 from autoprog.commands.flags import flag_of
 from autoprog.errors import ConfigError
 from autoprog.files import parse
@@ -39,18 +40,23 @@ def add_data_flags(parser: argparse.ArgumentParser, trains: bool = True) -> None
     add("--val-split", metavar="NAME", help="split to evaluate on (validation)")
     add("--input-key", metavar="KEY", help="field of the image in --dataset")
     add("--target-key", metavar="KEY", help="field of the target in --dataset")
-    add("--num-classes", type=int, metavar="N", help="classes, where --dataset names none")
+    add(
+        "--num-classes",
+        type=range_of(Classes),
+        metavar="N",
+        help="classes, where --dataset names none",
+    )
     first = "the folder of a class, where folders lie in folders (auto: the innermost, if that is clear)"
     add("--class-folders", choices=["auto", "first", "innermost"], help=first)
     fraction = "evaluate on this fraction of the images of data without a val part, e.g. 0.2"
-    add("--val-fraction", type=float, metavar="F", help=fraction)
+    add("--val-fraction", type=range_of(Fraction), metavar="F", help=fraction)
     white = "what is white in images of more than 8 bits, e.g. 4095 (by the brightest of some)"
-    add("--white-level", type=float, metavar="X", help=white)
-    add("--val-seed", type=int, metavar="N", help="seed that draws them (0)")
+    add("--white-level", type=range_of(WhiteLevel), metavar="X", help=white)
+    add("--val-seed", type=range_of(Seed), metavar="N", help="seed that draws them (0)")
     if not trains:
         return
     share = "share of the training images to use, the same ones in every run (1)"
-    add("--data-share", type=float, metavar="S", help=share)
+    add("--data-share", type=range_of(SomeShare), metavar="S", help=share)
     held_out = "evaluate on 5 %% of the training images, which are then not trained on"
     add("--held-out", action="store_true", help=held_out)
 

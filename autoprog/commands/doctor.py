@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from autoprog.bench.packages import Finding, check_packages
+from autoprog.bounds import Fraction, range_of
 
 __all__ = ["add_flags", "run"]
 
@@ -30,7 +31,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         " (embedded digits)",
     )
     fraction = "as in a training: data without a val part"
-    group.add_argument("--val-fraction", type=float, metavar="F", help=fraction)
+    group.add_argument("--val-fraction", type=range_of(Fraction), metavar="F", help=fraction)
     first = "as in a training: the folder of a class (auto)"
     group.add_argument(
         "--class-folders", choices=["auto", "first", "innermost"], default="auto", help=first

@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+from autoprog.bounds import BatchSize, BlockNumber, FewOrNone, FewValues, Px, SomeShare, range_of
 from autoprog.commands.data_flags import add_data_flags
 from autoprog.commands.flags import add_device_flags
 
@@ -35,7 +36,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--model", default=nothing, metavar="NAME", help="deit-s, vit-xs, a timm ViT …"
     )
     group.add_argument(
-        "--img-size", type=int, default=nothing, metavar="PX", help="full size, if not the model's"
+        "--img-size",
+        type=range_of(Px),
+        default=nothing,
+        metavar="PX",
+        help="full size, if not the model's",
     )
     group.add_argument(
         "--recipe",
@@ -51,10 +56,18 @@ def _add_evaluation_flags(parser: argparse.ArgumentParser) -> None:
     nothing = argparse.SUPPRESS
     group = parser.add_argument_group("evaluation")
     group.add_argument(
-        "--batch-size", type=int, default=nothing, metavar="N", help="images a batch (up to 256)"
+        "--batch-size",
+        type=range_of(BatchSize),
+        default=nothing,
+        metavar="N",
+        help="images a batch (up to 256)",
     )
     group.add_argument(
-        "--crop-pct", type=float, default=nothing, metavar="N", help="centre crop (the recipe's)"
+        "--crop-pct",
+        type=range_of(SomeShare),
+        default=nothing,
+        metavar="N",
+        help="centre crop (the recipe's)",
     )
     group.add_argument(
         "--interpolation",
@@ -63,7 +76,11 @@ def _add_evaluation_flags(parser: argparse.ArgumentParser) -> None:
         help="resize filter (the recipe's)",
     )
     group.add_argument(
-        "--rounds", type=_rounds, default=5, metavar="N", help="timed rounds, 0 for no speed (5)"
+        "--rounds",
+        type=range_of(FewOrNone),
+        default=5,
+        metavar="N",
+        help="timed rounds, 0 for no speed (5)",
     )
     add_device_flags(group)
     group.add_argument("--json", action="store_true", dest="as_json", help="one JSON object")
@@ -84,9 +101,21 @@ def _add_cell_flags(parser: argparse.ArgumentParser) -> None:
         help="the weights of the end of a run, the averaged ones of its best evaluation, or those of its last"
         " checkpoint (final)",
     )
-    group.add_argument("--img-sizes", type=int, nargs="+", metavar="PX", help="image sizes")
     group.add_argument(
-        "--keep-rates", type=float, nargs="+", metavar="K", help="shares of tokens to keep"
+        "--img-sizes",
+        type=range_of(Px),
+        nargs="+",
+        action=FewValues,
+        metavar="PX",
+        help="image sizes",
+    )
+    group.add_argument(
+        "--keep-rates",
+        type=range_of(SomeShare),
+        nargs="+",
+        action=FewValues,
+        metavar="K",
+        help="shares of tokens to keep",
     )
     group.add_argument(
         "--grid",
@@ -100,8 +129,9 @@ def _add_cell_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--at-blocks",
-        type=int,
+        type=range_of(BlockNumber),
         nargs="+",
+        action=FewValues,
         metavar="B",
         help="running blocks at which the others go",
     )
@@ -135,9 +165,3 @@ def run(args: argparse.Namespace) -> int:
     else:
         console.out(grid_text(grid), end="", highlight=False)
     return 0
-
-
-def _rounds(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a whole number from 0, but got {text!r}")
-    return int(text)

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autoprog.bounds import BlockNumber, FewValues, Px, SomeShare, range_of
 from autoprog.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -63,15 +64,22 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         " image size and keep-rate (weights)",
     )
     group = parser.add_argument_group("cell of a program")
-    group.add_argument("--img-size", type=int, metavar="PX", help="image size (full)")
-    group.add_argument("--keep-rate", type=float, metavar="K", help="share of tokens to keep (1)")
+    group.add_argument("--img-size", type=range_of(Px), metavar="PX", help="image size (full)")
+    group.add_argument(
+        "--keep-rate", type=range_of(SomeShare), metavar="K", help="share of tokens to keep (1)"
+    )
     group.add_argument(
         "--by",
         choices=["magnitude", "l2_magnitude", "random", "class_attention"],
         help="which tokens stay (as the run trained, or magnitude)",
     )
     group.add_argument(
-        "--at-blocks", type=int, nargs="+", metavar="B", help="running blocks at which others go"
+        "--at-blocks",
+        type=range_of(BlockNumber),
+        nargs="+",
+        action=FewValues,
+        metavar="B",
+        help="running blocks at which others go",
     )
 
 

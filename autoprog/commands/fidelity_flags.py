@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from autoprog.bounds import Compared, Epochs, Few, Index, range_of
 from autoprog.errors import ConfigError
 from autoprog.fidelity import FidelitySettings
 from autoprog.files import parse
@@ -23,11 +24,23 @@ _FLAGS = {
 def add_fidelity_flags(group: argparse._ArgumentGroup) -> None:
     """Add what is trained for real, at which decision and how."""
     check = "check the estimates of one decision: really train N subnets, at extra cost"
-    _add(group, "--fidelity", type=int, metavar="N", help=check)
-    _add(group, "--fidelity-at", type=int, metavar="K", help="number of that decision (0)")
+    _add(group, "--fidelity", type=range_of(Compared), metavar="N", help=check)
+    _add(
+        group,
+        "--fidelity-at",
+        type=range_of(Index),
+        metavar="K",
+        help="number of that decision (0)",
+    )
     length = "length of each training (that of the supernet phase)"
-    _add(group, "--fidelity-epochs", type=float, metavar="E", help=length)
-    _add(group, "--fidelity-seeds", type=int, metavar="S", help="trainings of each subnet (2)")
+    _add(group, "--fidelity-epochs", type=range_of(Epochs), metavar="E", help=length)
+    _add(
+        group,
+        "--fidelity-seeds",
+        type=range_of(Few),
+        metavar="S",
+        help="trainings of each subnet (2)",
+    )
     begin = "begin with the network before the supernet phase, or new weights (start)"
     _add(group, "--fidelity-from", choices=["start", "scratch"], help=begin)
 

@@ -10,6 +10,20 @@ from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
+from autoprog.bounds import (
+    AnyEpochs,
+    Budget,
+    Count,
+    LoaderProcesses,
+    Many,
+    Minutes,
+    Seed,
+    SomeSteps,
+    Threads,
+    range_of,
+    ranges_in,
+)
+from autoprog.printable import brief
 from autoprog.recipe import RECIPES, Recipe, defaults_text
 
 __all__ = [
@@ -110,7 +124,7 @@ def add_initial_flags(parser: argparse.ArgumentParser) -> None:
 def add_run_flags(parser: argparse.ArgumentParser) -> None:
     """Add how and where a run is carried out."""
     group = parser.add_argument_group("run")
-    _add(group, "--seed", type=int, metavar="N", help="seed of everything random (0)")
+    _add(group, "--seed", type=range_of(Seed), metavar="N", help="seed of everything random (0)")
     group.add_argument(
         "--runs-dir", default="runs", metavar="DIR", help="where run folders go (runs)"
     )
@@ -124,17 +138,16 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     _add(
         group,
         "--checkpoint-minutes",
-        type=float,
+        type=range_of(Minutes),
         metavar="M",
         help="minutes between checkpoints within a stage (10)",
     )
-    _add(
-        group, "--log-every-steps", type=int, metavar="N", help="steps between progress events (20)"
-    )
+    steps = "steps between progress events (20)"
+    _add(group, "--log-every-steps", type=range_of(SomeSteps), metavar="N", help=steps)
     _add(
         group,
         "--eval-every-epochs",
-        type=float,
+        type=range_of(AnyEpochs),
         metavar="E",
         help="evaluate every so many epochs, and at each stage end; 0 for once, at the end (some 20 times,"
         " where each is less than 5 %% of the training since the last one, and at the end)",
@@ -142,7 +155,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     _add(
         group,
         "--patience",
-        type=int,
+        type=range_of(Many),
         metavar="N",
         help="stop where N evaluations of the full model in a row were not better than the best one",
     )
@@ -190,8 +203,20 @@ def add_device_flags(group: Group) -> None:
     """Add on what to compute."""
     _add(group, "--device", metavar="NAME", help="auto, cpu, mps, cuda or cuda:N (auto)")
     _add(group, "--amp", choices=["auto", "none", "bfloat16", "float16"], help="precision (auto)")
-    _add(group, "--threads", type=int, metavar="N", help="CPU threads of the training process")
-    _add(group, "--workers", type=_int_or_auto, metavar="N", help="loader processes (auto)")
+    _add(
+        group,
+        "--threads",
+        type=range_of(Threads),
+        metavar="N",
+        help="CPU threads of the training process",
+    )
+    _add(
+        group,
+        "--workers",
+        type=range_of(LoaderProcesses),
+        metavar="N",
+        help="loader processes (auto)",
+    )
 
 
 def _add_care_flags(group: Group) -> None:
@@ -213,7 +238,7 @@ def _add_care_flags(group: Group) -> None:
     _add(
         group,
         "--max-bad-images",
-        type=int,
+        type=range_of(Count),
         metavar="N",
         help="unreadable training images to skip before the run stops (10)",
     )
@@ -259,15 +284,14 @@ def given_recipe(args: argparse.Namespace) -> dict[str, Any]:
 def _add_field(group: Group, name: str, field: FieldInfo, default: str) -> None:
     flag = "--" + name.replace("_", "-")
     text = f"{field.description} ({default})".replace("%", "%%")
-    pair = name in ("scale", "ratio")
-    choices = get_args(field.annotation)
-    literal = [c for c in choices if isinstance(c, str)]
-    if literal:
-        _add(group, flag, choices=literal, help=text)
-    elif pair:
-        _add(group, flag, nargs=2, type=float, metavar=("LOW", "HIGH"), help=text)
+    words = [choice for choice in get_args(field.annotation) if isinstance(choice, str)]
+    ranges = [one for part in (field.annotation, *field.metadata) for one in ranges_in(part)]
+    if words:
+        _add(group, flag, choices=words, help=text)
+    elif len(ranges) == 2:
+        _add(group, flag, nargs=2, type=ranges[0], metavar=("LOW", "HIGH"), help=text)
     else:
-        _add(group, flag, metavar=_metavar(name), help=text)
+        _add(group, flag, type=ranges[0] if ranges else None, metavar=_metavar(name), help=text)
 
 
 def _metavar(name: str) -> str:
@@ -293,19 +317,17 @@ def _add(group: Group, flag: str, **options: Any) -> None:
 
 def duration_seconds(text: str) -> float:
     """Return the seconds that a text such as ``90m``, ``24h``, ``1h30m`` or ``45s`` means."""
-    match = re.fullmatch(r"(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s)?", text)
-    try:
-        assert match is not None
-        hours, minutes, seconds = (float(part or 0) for part in match.groups())
-    except (AssertionError, ValueError):
-        law = f"must be a duration such as 90m, 24h or 1h30m, but got {text!r}"
-        raise argparse.ArgumentTypeError(law) from None
-    return 3600 * hours + 60 * minutes + seconds
+    match = re.fullmatch(rf"(?:{_PART}h)?(?:{_PART}m)?(?:{_PART}s)?", text)
+    if match is None or not text:
+        law = f"must be a duration such as 90m, 24h or 1h30m, but got {brief(text)}"
+        raise argparse.ArgumentTypeError(law)
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    total = 3600 * hours + 60 * minutes + seconds
+    granted = range_of(Budget)
+    if total not in granted:
+        law = f"must be a duration from 1 ms to {granted.high / 3600:,.0f}h"
+        raise argparse.ArgumentTypeError(f"{law}, but got {brief(text)}")
+    return total
 
 
-def _int_or_auto(text: str) -> int | str:
-    try:
-        return text if text == "auto" else int(text)
-    except ValueError:
-        law = f"must be a whole number or auto, but got {text!r}"
-        raise argparse.ArgumentTypeError(law) from None
+_PART = r"([0-9]{1,12}(?:\.[0-9]{0,12})?|\.[0-9]{1,12})"

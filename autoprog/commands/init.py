@@ -7,6 +7,7 @@ import math
 import os
 from pathlib import Path
 
+from autoprog.bounds import Epochs, Px, range_of
 from autoprog.errors import ConfigError, RunError, suggest
 
 __all__ = ["add_flags", "check_output", "run", "write_file"]
@@ -39,7 +40,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--from", dest="preset", metavar="PRESET", help="a name that autoprog schedules lists"
     )
-    group.add_argument("--epochs", type=float, metavar="N", help="length of the run (the recipe's)")
+    group.add_argument(
+        "--epochs", type=range_of(Epochs), metavar="N", help="length of the run (the recipe's)"
+    )
     group.add_argument(
         "--recipe",
         metavar="NAME",
@@ -47,7 +50,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         " else deit)",
     )
     group.add_argument(
-        "--img-size", type=int, metavar="PX", help="full image size, if not the model's"
+        "--img-size", type=range_of(Px), metavar="PX", help="full image size, if not the model's"
     )
     group = parser.add_argument_group("output")
     group.add_argument(

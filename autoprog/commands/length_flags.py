@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from autoprog.bounds import SomeShare, range_of
 from autoprog.errors import ConfigError
 
 __all__ = ["TIME_SHARE", "add_length_flags", "given_time_share"]
@@ -16,7 +17,7 @@ def add_length_flags(group: argparse._ArgumentGroup) -> None:
     """Add the flags that say how long a search is."""
     group.add_argument(
         "--time-share",
-        type=float,
+        type=range_of(SomeShare),
         default=argparse.SUPPRESS,
         metavar="S",
         help=f"time of the steps of the run, relative to the full model over --epochs; how many epochs that"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autoprog.bounds import Epochs, Few, Fraction, Many, Px, Seconds, Several, range_of
 from autoprog.commands.data_flags import add_data_flags
 from autoprog.commands.fidelity_flags import add_fidelity_flags
 from autoprog.commands.flags import (
@@ -70,7 +71,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def _add_scope_flags(group: argparse._ArgumentGroup) -> None:
     models = "deit-ti, deit-s, deit-b, vit-xs or a timm ViT"
     _add(group, "--model", metavar="NAME", help=models)
-    _add(group, "--img-size", type=int, metavar="PX", help="full image size, if not the model's")
+    _add(
+        group,
+        "--img-size",
+        type=range_of(Px),
+        metavar="PX",
+        help="full image size, if not the model's",
+    )
     _add(group, "--space", metavar="NAME|FILE", help="search space (the model's own)")
 
 
@@ -94,25 +101,43 @@ def _add_decision_flags(group: argparse._ArgumentGroup) -> None:
     _add(
         group,
         "--tail-trials",
-        type=int,
+        type=range_of(Many),
         metavar="N",
         help="schedules Optuna proposes at a decision (200)",
     )
-    _add(group, "--num-points", type=int, metavar="N", help="decision points at the most (8)")
+    _add(
+        group,
+        "--num-points",
+        type=range_of(Few),
+        metavar="N",
+        help="decision points at the most (8)",
+    )
     share = "share of the run that supernets may take (0.1)"
-    _add(group, "--supernet-share", type=float, metavar="S", help=share)
+    _add(group, "--supernet-share", type=range_of(Fraction), metavar="S", help=share)
     share = "most that estimates may cost, as a share of a full run (0.03)"
-    _add(group, "--search-share", type=float, metavar="S", help=share)
+    _add(group, "--search-share", type=range_of(Fraction), metavar="S", help=share)
     costs = "costs.json of an earlier run, instead of measuring"
     _add(group, "--costs", dest="costs_from", metavar="FILE", help=costs)
     profile = "most time to measure step seconds, besides 1 %% of the run (20)"
-    _add(group, "--profile-seconds", type=float, metavar="S", help=profile)
+    _add(group, "--profile-seconds", type=range_of(Seconds), metavar="S", help=profile)
     pieces = "pieces of the run: of regularisation, and of --rule autoprog (4)"
-    _add(group, "--num-stages", type=int, metavar="K", help=pieces)
+    _add(group, "--num-stages", type=range_of(Several), metavar="K", help=pieces)
     phase = "supernet phase of --rule autoprog (space)"
-    _add(group, "--supernet-epochs", type=float, metavar="E", help=phase)
-    _add(group, "--max-candidates", type=int, metavar="N", help="a decision looks at (space)")
-    _add(group, "--min-full-share", type=float, metavar="S", help="share at full size (space)")
+    _add(group, "--supernet-epochs", type=range_of(Epochs), metavar="E", help=phase)
+    _add(
+        group,
+        "--max-candidates",
+        type=range_of(Several),
+        metavar="N",
+        help="a decision looks at (space)",
+    )
+    _add(
+        group,
+        "--min-full-share",
+        type=range_of(Fraction),
+        metavar="S",
+        help="share at full size (space)",
+    )
 
 
 def _add_replay_flags(group: argparse._ArgumentGroup) -> None:

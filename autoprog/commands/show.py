@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autoprog.bounds import Epochs, range_of
+
 if TYPE_CHECKING:
     from supernet.config import ModelSpec
 
@@ -28,7 +30,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--model", metavar="NAME", help="model of a preset: deit-s, vit-xs, a timm ViT (deit-s)"
     )
     parser.add_argument(
-        "--epochs", type=float, metavar="N", help="length of a preset's run (the recipe's)"
+        "--epochs",
+        type=range_of(Epochs),
+        metavar="N",
+        help="length of a preset's run (the recipe's)",
     )
     parser.add_argument("--recipe", metavar="NAME", help="recipe of a preset (deit)")
     parser.add_argument(

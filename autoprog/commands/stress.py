@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
 
+from autoprog.bounds import Few, Seed, range_of
 from autoprog.errors import ConfigError, RunError
 
 __all__ = ["add_flags", "ending_on_sigterm", "run"]
@@ -42,7 +43,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "  autoprog stress --kills 50 --signal mixed -- search --model vit-mu --epochs 8\n"
         "  autoprog stress --kills 5 --keep stress -- train --schedule best.yaml --data DIR\n"
     )
-    parser.add_argument("--kills", type=_count, default=20, metavar="N", help="how often (20)")
+    parser.add_argument(
+        "--kills", type=range_of(Few), default=20, metavar="N", help="how often (20)"
+    )
     parser.add_argument(
         "--signal",
         choices=["KILL", "TERM", "INT", "mixed"],
@@ -50,7 +53,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="by what; after TERM and INT the exit code and the checkpoint are checked too (KILL)",
     )
     parser.add_argument(
-        "--stress-seed", type=int, default=0, metavar="S", help="seed of the moments (0)"
+        "--stress-seed", type=range_of(Seed), default=0, metavar="S", help="seed of the moments (0)"
     )
     parser.add_argument(
         "--keep", type=Path, metavar="DIR", help="put all files into DIR and leave them there"
@@ -148,9 +151,3 @@ def ending_on_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number above 0, but got {text!r}")
-    return int(text)

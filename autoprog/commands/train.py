@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autoprog.bounds import Px, range_of
 from autoprog.commands.data_flags import add_data_flags
 from autoprog.commands.flags import (
     add_changed_data_flag,
@@ -85,7 +86,11 @@ def _add_schedule_flags(parser: argparse.ArgumentParser) -> None:
         help="for a preset: deit-s, vit-xs, a timm ViT …",
     )
     group.add_argument(
-        "--img-size", type=int, default=nothing, metavar="PX", help="full size, if not the model's"
+        "--img-size",
+        type=range_of(Px),
+        default=nothing,
+        metavar="PX",
+        help="full size, if not the model's",
     )
     group.add_argument(
         "--time-budget",

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from autoprog.bounds import Many, SomeShare, Workers, range_of
 from autoprog.commands.flags import LOGGER_SETTINGS, add_run_flags, changeable, words_of
 from autoprog.errors import ConfigError
 
@@ -15,11 +16,16 @@ __all__ = ["add_trial_flags", "check_trials", "from_anywhere", "worker_words"]
 def add_trial_flags(group: argparse._ArgumentGroup) -> None:
     """Add how many trials, of what size, by which workers and where they are recorded."""
     trials = "really train N schedules on a share of the data, then the best of them at full length"
-    _add(group, "--trials", type=int, metavar="N", help=trials)
+    _add(group, "--trials", type=range_of(Many), metavar="N", help=trials)
     proxy = "share of the images and of the epochs that trials take, or a whole search (1)"
-    _add(group, "--proxy", type=float, metavar="S", help=proxy)
+    _add(group, "--proxy", type=range_of(SomeShare), metavar="S", help=proxy)
     group.add_argument(
-        "-j", "--jobs", type=int, default=1, metavar="N", help="workers that carry out trials (1)"
+        "-j",
+        "--jobs",
+        type=range_of(Workers),
+        default=1,
+        metavar="N",
+        help="workers that carry out trials (1)",
     )
     join = "work on the trials of a run that another process has begun"
     group.add_argument("--join", metavar="RUN", help=join)

@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autoprog.bounds import Epochs, Few, FewValues, Points, Processes, Px, Seconds, Times, range_of
 from autoprog.commands.data_flags import add_data_flags
 from autoprog.commands.flags import (
     add_initial_flags,
@@ -56,17 +57,25 @@ def _add_proof_flags(group: argparse._ArgumentGroup) -> None:
     file = "each candidate trains along a YAML file or a preset"
     group.add_argument("--schedule", default=nothing, metavar="FILE|PRESET", help=file)
     seeds = f"pairs of runs; seeds count up from --seed ({_DEFAULT_SEEDS})"
-    group.add_argument("--seeds", type=int, default=nothing, metavar="N", help=seeds)
+    group.add_argument("--seeds", type=range_of(Few), default=nothing, metavar="N", help=seeds)
     margin = f"points of top-1 (EMA) it may lose; fixed before the first run ({_DEFAULT_MARGIN})"
-    group.add_argument("--margin", type=float, default=nothing, metavar="PT", help=margin)
+    group.add_argument(
+        "--margin", type=range_of(Points), default=nothing, metavar="PT", help=margin
+    )
     epochs = "length of the candidate, if not that of the baseline"
-    group.add_argument("--candidate-epochs", default=nothing, metavar="N", help=epochs)
+    group.add_argument(
+        "--candidate-epochs", type=range_of(Epochs), default=nothing, metavar="N", help=epochs
+    )
     seconds = "what finding --schedule took (read beside a best.yaml; else 0)"
-    group.add_argument("--search-seconds", type=float, default=nothing, metavar="S", help=seconds)
+    group.add_argument(
+        "--search-seconds", type=range_of(Seconds), default=nothing, metavar="S", help=seconds
+    )
     both = "two runs at once, one thread each"
     group.add_argument("--side-by-side", action="store_true", default=nothing, help=both)
     nproc = "start each run through torchrun, in N processes of this machine (1)"
-    group.add_argument("--nproc", type=int, default=nothing, metavar="N", help=nproc)
+    group.add_argument(
+        "--nproc", type=range_of(Processes), default=nothing, metavar="N", help=nproc
+    )
     group.add_argument("--json", action="store_true", dest="as_json", help="one JSON object")
     group.add_argument("--markdown", action="store_true", help="the result as a Markdown table")
 
@@ -80,13 +89,13 @@ def _add_other_flags(group: argparse._ArgumentGroup) -> None:
 
     lengths = "the candidate at these lengths too, as shares of the baseline's epochs: what is the"
     lengths += " shortest that reaches its accuracy"
-    add("--lengths", "SHARE", lengths, nargs="+", type=float)
+    add("--lengths", "SHARE", lengths, nargs="+", action=FewValues, type=range_of(Times))
     longer = "the baseline at so many times its epochs too, such as 1.5: is it near convergence"
-    add("--baseline-longer", "TIMES", longer, type=float)
+    add("--baseline-longer", "TIMES", longer, type=range_of(Times))
     seeds = "train it for so many of the first seeds (all of them)"
-    add("--longer-seeds", "N", seeds, type=int)
+    add("--longer-seeds", "N", seeds, type=range_of(Few))
     names = "what costs as much as --schedule: reannealed, ramp, random or random:N (N = 3)"
-    add("--controls", "NAME", names, nargs="+")
+    add("--controls", "NAME", names, nargs="+", action=FewValues)
     space = "search space of the controls (the model's own)"
     add("--controls-space", "NAME|FILE", space)
     costs = "costs.json by whose seconds controls cost as much (beside a best.yaml; else by MACs)"
@@ -100,7 +109,7 @@ def add_shared_flags(parser: argparse.ArgumentParser) -> None:
     models = "deit-s, vit-xs, a timm ViT …; a schedule file names its own"
     group.add_argument("--model", default=nothing, metavar="NAME", help=models)
     size = "full size, if not the model's"
-    group.add_argument("--img-size", type=int, default=nothing, metavar="PX", help=size)
+    group.add_argument("--img-size", type=range_of(Px), default=nothing, metavar="PX", help=size)
     add_data_flags(parser)
     add_initial_flags(parser)
     add_recipe_flags(parser, {"sched": "of --search: wsd in a search by time"})

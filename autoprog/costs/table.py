@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from autoprog.bounds import Count, Seconds, Share, SomeSeconds
 from autoprog.errors import ConfigError
 from autoprog.files import FileModel, parse
 
@@ -31,10 +32,10 @@ class CellCost(FileModel):
         source: ``grid``: in turns with other cells; ``own``: the run's own steps; ``file``: given.
     """
 
-    seconds: float = Field(gt=0, allow_inf_nan=False, strict=True)
-    interval: tuple[float, float] | None = None
-    data_seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False, strict=True)
-    rounds: int = Field(default=0, ge=0)
+    seconds: SomeSeconds
+    interval: tuple[Seconds, Seconds] | None = None
+    data_seconds: Seconds | None = None
+    rounds: Count = 0
     source: Literal["grid", "own", "file"] = "file"
 
     @model_validator(mode="after")
@@ -57,9 +58,9 @@ class CostTable(FileModel):
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
-    overlap: float = Field(default=0.0, ge=0, le=1)
+    overlap: Share = 0.0
     overlap_is_measured: bool = False
-    conditions: dict[str, str | int] = Field(default_factory=dict)
+    conditions: dict[str, str | Count] = Field(default_factory=dict)
     cells: dict[str, CellCost] = Field(default_factory=dict)
 
     @property

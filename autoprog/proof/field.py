@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from autoprog.bounds import Few, Seed, SomeAmount
 from autoprog.errors import ConfigError, RunError
 from autoprog.files import FileModel, parse
 from autoprog.jsonlines import read_object
@@ -32,7 +33,7 @@ from autoprog.proof.rounds import (
 __all__ = ["Entrant", "FieldFile", "Progress", "finished_runs", "read_field", "run_field"]
 
 _FILE, _LOCK_FILE = "bench.json", "bench.lock"
-_MOST_SEEDS, _MOST_ENTRANTS = 10_000, 100
+_MOST_ENTRANTS = 100
 
 
 class Entrant(FileModel):
@@ -45,7 +46,7 @@ class Entrant(FileModel):
 
     name: Line
     settings: ArmSettings
-    cost: float = Field(gt=0, allow_inf_nan=False)
+    cost: SomeAmount
 
     @model_validator(mode="after")
     def _is_named_as_its_preset(self) -> Entrant:
@@ -77,8 +78,8 @@ class FieldFile(FileModel):
     model: Line
     equal: Literal["epochs", "macs", "wall-clock"]
     request: Line
-    first_seed: int = Field(ge=0, lt=2**32)
-    seeds: int = Field(ge=1, le=_MOST_SEEDS)
+    first_seed: Seed
+    seeds: Few
     entrants: tuple[Entrant, ...] = Field(min_length=1, max_length=_MOST_ENTRANTS)
     left_out: dict[Line, Line] = Field(default_factory=dict, max_length=_MOST_ENTRANTS)
 

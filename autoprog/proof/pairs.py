@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from autoprog.bounds import Epochs, Few, Points, Processes, Seconds, Seed
 from autoprog.errors import ConfigError
 from autoprog.files import FileModel
 from autoprog.proof.arms import ArmName, ArmSettings, Line
@@ -34,7 +35,7 @@ ARMS: tuple[Arm, Arm] = ("baseline", "candidate")
 """The two arms that the verdict is about."""
 SCHEDULE_FILE = "candidate.yaml"
 """Name of the copy of a verified schedule, so that later changes of the file do not matter."""
-_MOST_SEEDS, _MOST_OTHERS = 10_000, 300
+_MOST_LOOKS, _MOST_OTHERS = 1_000, 300
 _MOST_LETTERS = 2**20  # of a schedule file
 
 RecipeValue = bool | int | float | Line | tuple[float, float] | None
@@ -59,9 +60,9 @@ class OtherArm(FileModel):
     role: Literal["length", "longer", "control"]
     settings: ArmSettings
     schedule: ScheduleText | None = None
-    epochs: float = Field(gt=0, allow_inf_nan=False)
+    epochs: Epochs
     about: Line = ""
-    seeds: int | None = Field(default=None, ge=1)
+    seeds: Few | None = None
 
     def is_trained_for(self, number: int) -> bool:
         """Tell whether it is trained for a seed, by its number from 0."""
@@ -93,12 +94,12 @@ class Plan(FileModel):
     candidate: ArmSettings
     schedule: ScheduleText | None
     settings: Line
-    margin: float = Field(gt=0, allow_inf_nan=False)
-    first_seed: int = Field(ge=0, lt=2**32)
-    seeds: int = Field(ge=1, le=_MOST_SEEDS)
+    margin: Points
+    first_seed: Seed
+    seeds: Few
     side_by_side: bool
-    search_seconds: float = Field(ge=0, allow_inf_nan=False)
-    nproc: int = Field(default=1, ge=1)
+    search_seconds: Seconds
+    nproc: Processes = 1
     others: tuple[OtherArm, ...] = Field(default=(), max_length=_MOST_OTHERS)
     equal_by: Line = ""
 
@@ -171,7 +172,7 @@ class Plan(FileModel):
 class Pair(FileModel):
     """The complete runs of one seed."""
 
-    seed: int
+    seed: Seed
     order: tuple[Arm, ...]
     baseline: Result
     candidate: Result
@@ -211,7 +212,7 @@ class Verification(FileModel):
     verify_id: Line
     created: Line
     plan: Plan
-    looks: tuple[int, ...] = Field(max_length=_MOST_SEEDS)
+    looks: tuple[Few, ...] = Field(max_length=_MOST_LOOKS)
     differing: dict[Line, tuple[RecipeValue, RecipeValue]]
     pairs: tuple[Pair, ...] = ()
     verdict: dict[str, Any] | None = None

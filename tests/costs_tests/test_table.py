@@ -34,17 +34,26 @@ def test_a_file_that_is_just_seconds_is_read_as_given() -> None:
 @pytest.mark.parametrize(
     ("cost", "complaint"),
     [
-        ({"seconds": 0}, "cells.d2 r8 b16.seconds: must be greater than 0, but got 0"),
+        (
+            {"seconds": 0},
+            "cells.d2 r8 b16.seconds: must be a number from 1e-09 to 1e+10, but got 0",
+        ),
         (
             {"seconds": float("inf")},
-            "cells.d2 r8 b16.seconds: must be a finite number, but got inf",
+            "cells.d2 r8 b16.seconds: must be a number from 1e-09 to 1e+10, but got inf",
         ),
-        ({"seconds": True}, "cells.d2 r8 b16.seconds: must be a number, but got True"),
-        ({"seconds": "1"}, "cells.d2 r8 b16.seconds: must be a number, but got '1'"),
+        (
+            {"seconds": True},
+            "cells.d2 r8 b16.seconds: must be a number from 1e-09 to 1e+10, but got True",
+        ),
+        (
+            {"seconds": "1"},
+            "cells.d2 r8 b16.seconds: must be a number from 1e-09 to 1e+10, but got '1'",
+        ),
         ({}, "cells.d2 r8 b16.seconds: must be given; add this key"),
         (
             {"seconds": 1.0, "data_seconds": -1.0},
-            "cells.d2 r8 b16.data_seconds: must be greater than or equal to 0, but got -1.0",
+            "cells.d2 r8 b16.data_seconds: must be a number from 0 to 1e+10, but got -1.0",
         ),
         (
             {"seconds": 1.0, "interval": [1.1, 1.2]},

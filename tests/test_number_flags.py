@@ -1,0 +1,83 @@
+"""Every flag that takes a number takes those in its bounds, and refuses all else in one line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from autoprog.bounds import Range
+from autoprog.cli import COMMANDS, build_parser, main
+from autoprog.commands.configure import configure_search, configure_train
+from autoprog.commands.flags import duration_seconds
+from autoprog.commands.preflight import check_run
+from autoprog.errors import ConfigError
+
+NO_NUMBERS = ("", " 5", "1_000", "0x10", "１２", "nan", "inf", "-inf", "1e400", "five", "--", "\x1b[2J")
+BEYOND = ("-1", "1e300", "-1e300", str(10**40), "9" * 5000, "1e-320")
+WITHOUT_NUMBERS = {"--opt", "--aa"}
+"""Flags of a recipe that are words."""
+
+
+def actions(command: str) -> list[argparse.Action]:
+    parser = build_parser(command, all_flags=True)
+    (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    return list(commands.choices[command]._actions)
+
+
+def number_flags() -> Iterator[tuple[str, argparse.Action, Range]]:
+    for command in COMMANDS:
+        for action in actions(command):
+            if isinstance(action.type, Range):
+                yield command, action, action.type
+
+
+FLAGS = [*number_flags()]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_flag_for_a_number_has_bounds(command: str) -> None:
+    kinds = {action.dest: action.type for action in actions(command)}
+    assert not [name for name, kind in kinds.items() if kind in (int, float)]
+    known = {Path, None, duration_seconds}
+    assert {kind for kind in kinds.values() if not isinstance(kind, Range)} <= known
+
+
+@pytest.mark.parametrize("command", ["train", "search", "verify", "bench"])
+def test_every_number_of_a_recipe_is_a_flag_with_bounds(command: str) -> None:
+    letters = [a for a in actions(command) if a.metavar == "N" or a.metavar == ("LOW", "HIGH")]
+    assert len(letters) > 20
+    assert {a.option_strings[-1] for a in letters if not isinstance(a.type, Range)} == set()
+
+
+@pytest.mark.parametrize(
+    ("command", "action", "bounds"), FLAGS, ids=[f"{c} {a.option_strings[-1]}" for c, a, _ in FLAGS]
+)
+def test_what_is_no_number_or_beyond_the_bounds_is_refused_in_one_line(
+    command: str,
+    action: argparse.Action,
+    bounds: Range,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flag = action.option_strings[-1]
+    inside = [text for text in BEYOND if "e400" not in text and float(text) in bounds]
+    for text in (*NO_NUMBERS, *BEYOND):
+        if text in inside:
+            continue
+        count = action.nargs if isinstance(action.nargs, int) else 1
+        with pytest.raises(SystemExit) as ended:
+            main([command, f"{flag}={text}"] if count == 1 else [command, flag, *[text] * count])
+        told = capsys.readouterr()
+        assert ended.value.code == 2
+        assert told.err.count("\n") == 1
+        assert len(told.err) < 700
+        assert "\x1b" not in told.err
+        if text != "--" or count == 1:
+            assert "/".join(action.option_strings) in told.err
+            assert bounds.law in told.err
+    assert not [*tmp_path.iterdir()]
