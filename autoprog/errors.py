@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
-from autoprog.printable import brief, one_line
+from autoprog.printable import brief, one_line, printable
 
 __all__ = [
     "AutoprogError",
@@ -100,4 +100,4 @@ def suggest(word: str, known: Iterable[str], list_all: bool = True) -> str:
 def tell_at_once(text: str) -> None:
     """Write a line on standard error, unbuffered: a signal handler must leave buffered streams alone."""
     with suppress(OSError):  # nobody may be listening
-        os.write(2, f"{text}\n".encode())
+        os.write(2, f"{printable(text)}\n".encode())

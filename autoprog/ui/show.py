@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 
+from autoprog.console import Console
 from autoprog.errors import ConfigError, RunError
 from autoprog.presets import PRESETS
 from autoprog.ui.diff import diff_document, diff_plain, diff_view, schedule_diff
