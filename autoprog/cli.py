@@ -101,11 +101,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
-    except (MemoryError, RecursionError, UnicodeError, OSError) as error:
+    except (MemoryError, RecursionError, UnicodeEncodeError, OSError) as error:
         if args.debug:
             raise
         say(f"autoprog: {_cause(error)}", file=sys.stderr)
-        return 2 if isinstance(error, RecursionError | UnicodeError) else 1
+        return 2 if isinstance(error, RecursionError | UnicodeEncodeError) else 1
 
 
 def build_parser(command: str | None, *, all_flags: bool = False) -> argparse.ArgumentParser:
@@ -175,7 +175,7 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, one_line(f"{self.prog}: {message}") + f" (see {self.prog} --help)\n")
 
 
-def _cause(error: MemoryError | RecursionError | UnicodeError | OSError) -> str:
+def _cause(error: MemoryError | RecursionError | UnicodeEncodeError | OSError) -> str:
     """Return in one line what no command has a better sentence for."""
     match error:
         case MemoryError():
@@ -186,7 +186,9 @@ def _cause(error: MemoryError | RecursionError | UnicodeError | OSError) -> str:
             place = "" if error.filename is None else f"{brief(error.filename)}: "
             return one_line(f"{place}{error.strerror or error}")
         case _:
-            return one_line(f"names and texts must be UTF-8: {error.reason} in {brief(error.object)}")
+            return one_line(
+                f"names and texts must be UTF-8: {error.reason} in {brief(error.object)}"
+            )
 
 
 def _command(name: str):  # type: ignore[no-untyped-def]
