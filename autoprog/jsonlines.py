@@ -39,13 +39,19 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+def read_rows(path: Path, most: int | None = None) -> Iterator[dict[str, Any]]:
     """Yield the rows of a log, none of one that is missing; a half-written last line is left out.
 
+    Args:
+        path: The log.
+        most: The most rows that it may have.
+
     Raises:
-        ConfigError: If it is no regular file, or any other line is no JSON object.
+        ConfigError: If it is no regular file, too long, or any other line is no JSON object.
     """
     for number, line in enumerate(read_lines(path), 1):
+        if most is not None and number > most:
+            raise ConfigError(str(path), "", f"must have at most {most:,} lines")
         yield json_object(line, str(path), f"line {number}")
 
 

@@ -44,6 +44,7 @@ __all__ = [
 
 CURVE_FILE = "curve.jsonl"
 """What is published of ``events.jsonl``."""
+_MOST_DECISIONS = 1000
 
 
 class Result(FileModel):
@@ -236,7 +237,7 @@ class Run:
 
     def inputs(self) -> tuple[DecisionInputs, ...]:
         """Return what the decisions were taken from; the last one may have been taken by nobody yet."""
-        rows = read_rows(self.path / "inputs.jsonl")
+        rows = read_rows(self.path / "inputs.jsonl", _MOST_DECISIONS)
         return tuple(parse(DecisionInputs, row, "inputs.jsonl") for row in rows)
 
     def events(self) -> Iterator[Event]:
@@ -261,7 +262,8 @@ def load_run(path: str | Path) -> Run:
         schedule=_schedule_if_there(folder / "schedule.yaml"),
         best=_schedule_if_there(folder / "best.yaml"),
         decisions=tuple(
-            parse(Decision, row, "decisions.jsonl") for row in read_rows(folder / "decisions.jsonl")
+            parse(Decision, row, "decisions.jsonl")
+            for row in read_rows(folder / "decisions.jsonl", _MOST_DECISIONS)
         ),
         cost_table=table_of(read_object(costs), str(costs)) if costs.exists() else CostTable(),
         result=parse(Result, read_object(result), str(result)) if result.exists() else None,

@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autoprog.errors import ConfigError
+from autoprog.errors import ConfigError, consistent
 from autoprog.printable import say
 
 if TYPE_CHECKING:
@@ -61,10 +61,11 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("RUN", "", "must name at least one finished run", cure=cure)
     if left_out and left_out[0][0] == args.runs[0]:
         say(f"autoprog: so the reference is {runs[0].path}", file=sys.stderr)
-    comparison = compare(runs)
-    if args.html is not None:
-        _write_page(args.html, comparison)
-    print_comparison(args, comparison, left_out)
+    with consistent(", ".join(one.path for one in runs)):
+        comparison = compare(runs)
+        if args.html is not None:
+            _write_page(args.html, comparison)
+        print_comparison(args, comparison, left_out)
     return 0
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoprog.errors import AutoprogError
+from autoprog.errors import AutoprogError, consistent
 from autoprog.jsonlines import LONGEST_ROW_BYTES
 from autoprog.runs import event_of, load_run
 from autoprog.settings import RunSettings
@@ -116,9 +116,10 @@ def _mark(status: str) -> str:
 
 def _read(path: Path, now: float) -> RunRow:
     try:
-        run = load_run(path)
-        state = fold(map(event_of, _ends(path / "events.jsonl")), run_start(run))
-        return _row_of(path, run_subject(run, state, None, now))
+        with consistent(str(path)):
+            run = load_run(path)
+            state = fold(map(event_of, _ends(path / "events.jsonl")), run_start(run))
+            return _row_of(path, run_subject(run, state, None, now))
     except (AutoprogError, OSError) as error:
         return RunRow(path, path.name, "unreadable", note=str(error))
 
