@@ -18,6 +18,7 @@ from rich_argparse import RawDescriptionRichHelpFormatter
 
 from autoprog.errors import AutoprogError, suggest
 from autoprog.libwarnings import passed_on
+from autoprog.printable import brief, one_line, say
 
 __all__ = ["COMMANDS", "build_parser", "flags_of", "main"]
 
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         near = suggest(unknown[0], flags_of(parser, args.command), list_all=False)
         parser.error(f"unknown argument {unknown[0]}" + (f"; {near}" if near else ""))
     try:
-        with passed_on(lambda text: print(f"autoprog: warning: {text}", file=sys.stderr)):
+        with passed_on(lambda text: say(f"autoprog: warning: {text}", file=sys.stderr)):
             if args.command in _WITH_TORCH and sys.stderr.isatty():
                 _load_torch()
             return _command(args.command).run(args)
@@ -88,18 +89,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rank = os.environ.get("RANK", "0")
         if rank == "0" or not error.on_all_ranks:
             name = "autoprog" if rank == "0" else f"autoprog: rank {rank}"
-            print(f"{name}: {error}", file=sys.stderr)
+            say(f"{name}: {error}", file=sys.stderr)
         return error.exit_code
     except SystemExit as ended:
         if isinstance(ended.__context__, BrokenPipeError):
             return 0  # where nobody reads on, rich's consoles end so
         raise
     except KeyboardInterrupt:
-        print("autoprog: stopped by SIGINT", file=sys.stderr)
+        say("autoprog: stopped by SIGINT", file=sys.stderr)
         return 130
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except (MemoryError, RecursionError, UnicodeEncodeError, OSError) as error:
+        if args.debug:
+            raise
+        say(f"autoprog: {_cause(error)}", file=sys.stderr)
+        return 2 if isinstance(error, RecursionError | UnicodeEncodeError) else 1
 
 
 def build_parser(command: str | None, *, all_flags: bool = False) -> argparse.ArgumentParser:
@@ -166,7 +172,23 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:  # type: ignore[override]
         """Print one line with the way to help; exit with 2."""
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        self.exit(2, one_line(f"{self.prog}: {message}") + f" (see {self.prog} --help)\n")
+
+
+def _cause(error: MemoryError | RecursionError | UnicodeEncodeError | OSError) -> str:
+    """Return in one line what no command has a better sentence for."""
+    match error:
+        case MemoryError():
+            return "out of memory: what was given is too large for this machine"
+        case RecursionError():
+            return "what was given is nested too deep"
+        case OSError():
+            place = "" if error.filename is None else f"{brief(error.filename)}: "
+            return one_line(f"{place}{error.strerror or error}")
+        case _:
+            return one_line(
+                f"names and texts must be UTF-8: {error.reason} in {brief(error.object)}"
+            )
 
 
 def _command(name: str):  # type: ignore[no-untyped-def]

@@ -105,6 +105,25 @@ class DecisionInputs(FileModel):
     shown_before: Shown | None = None
     is_strengthened: bool = False
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> DecisionInputs:
+        shape = (len(self.candidates), len(self.losses[0][0]) if self.losses[0] else 0)
+        if 0 in shape or any(
+            (len(point), *{len(losses) for losses in point}) != shape for point in self.losses
+        ):
+            law = "must hold, for each time point, as many losses of each of the candidates"
+            raise ConfigError("", "losses", law)
+        known = self.step_seconds.keys()
+        subnets = (self.current, *self.candidates, *(subnet for _, subnet in self.incumbent))
+        unknown = [str(one) for one in subnets if str(one) not in known]
+        if unknown:
+            raise ConfigError(
+                "", "step_seconds", "must hold all subnets, but lacks one", unknown[0]
+            )
+        if len(set(self.candidates)) < len(self.candidates):
+            raise ConfigError("", "candidates", "must differ")
+        return self
+
     @property
     def at(self) -> int:
         """Return where the run stands, in what tails count."""
@@ -139,7 +158,7 @@ class FrontPoint(FileModel):
 
     predicted_loss: Measured
     remaining_seconds: Measured
-    tail: Tail
+    tail: Tail = Field(min_length=1)
 
 
 class Decision(FileModel):
@@ -175,6 +194,8 @@ class Decision(FileModel):
         if self.candidates and not 0 <= self.winner < len(self.candidates):
             law = f"must lie in 0 to {len(self.candidates) - 1}"
             raise ConfigError("", "winner", law, self.winner)
+        if self.length == 0:
+            raise ConfigError("", "length", "must be above 0", self.length)
         return self
 
     @property

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from autoprog.printable import brief, one_line
+from autoprog.printable import brief, one_line, printable
 
 __all__ = [
     "AutoprogError",
@@ -18,6 +18,7 @@ __all__ = [
     "RunError",
     "RunExistsError",
     "RunLockedError",
+    "consistent",
     "suggest",
     "tell_at_once",
 ]
@@ -82,6 +83,25 @@ class DivergedError(RunError):
     on_all_ranks = True
 
 
+@contextmanager
+def consistent(where: str) -> Iterator[None]:
+    """Tell in one sentence that numbers do not go together, for whoever calculates with those of files.
+
+    Each file of a run may be right and yet contradict another one, such as a decision between subnets whose
+    costs are not on record. `where` names what was read.
+
+    Raises:
+        ConfigError: In place of what the calculation raises.
+    """
+    try:
+        yield
+    except AutoprogError:
+        raise
+    except (ArithmeticError, LookupError, ValueError) as error:
+        law = f"must hold values that go together, but they contradict each other ({error!r})"
+        raise ConfigError(where, "", law, cure="--debug shows where") from error
+
+
 def suggest(word: str, known: Iterable[str], list_all: bool = True) -> str:
     """Return "did you mean …?" for the nearest known word in either case, else all of them, or nothing.
 
@@ -100,4 +120,4 @@ def suggest(word: str, known: Iterable[str], list_all: bool = True) -> str:
 def tell_at_once(text: str) -> None:
     """Write a line on standard error, unbuffered: a signal handler must leave buffered streams alone."""
     with suppress(OSError):  # nobody may be listening
-        os.write(2, f"{text}\n".encode())
+        os.write(2, f"{printable(text)}\n".encode())

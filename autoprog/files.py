@@ -20,6 +20,9 @@ __all__ = ["FileModel", "dump_yaml", "parse", "parse_yaml", "read_text", "read_y
 Model = TypeVar("Model", bound=BaseModel)
 _MOST_YAML_BYTES = 4 * 2**20
 """PyYAML reads about 1 MB a second; the class names of ImageNet-21k take 0.6 MB."""
+_MOST_YAML_SIGNS = 150_000
+"""Signs that begin a value or end one; PyYAML reads about 40,000 values a second."""
+_LONGEST_TEXT = 100_000
 _DEEPEST = 64
 
 
@@ -32,6 +35,7 @@ class FileModel(BaseModel):
         populate_by_name=True,
         arbitrary_types_allowed=True,
         allow_inf_nan=False,
+        str_max_length=_LONGEST_TEXT,
     )
 
 
@@ -122,6 +126,8 @@ def parse_yaml(text: str, where: str) -> Any:
     Raises:
         ConfigError: If the text is not YAML or gives a key twice.
     """
+    if sum(map(text.count, ",\n-:?[{")) > _MOST_YAML_SIGNS:
+        raise ConfigError(where, "", "must hold fewer values: it is too large to read in seconds")
     try:
         return _Loader(text).get_single_data()
     except yaml.YAMLError as error:
@@ -207,6 +213,7 @@ def _rank(problem: ErrorDetails) -> int:
 _LAWS = {
     "too_short": "must have at least one entry",
     "tuple_type": "must be a list",
+    "string_too_long": f"must be at most {_LONGEST_TEXT:,} characters long",
     "model_type": "must be a mapping of keys to values",
     "invalid_key": "keys must be words",
     "int_type": "must be a whole number",

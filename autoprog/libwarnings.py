@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TextIO
 
+from autoprog.printable import one_line
+
 __all__ = ["LibraryWarning", "about", "passed_on"]
 
 _image: ContextVar[str] = ContextVar("image", default="")
@@ -47,7 +49,7 @@ def passed_on(tell: Callable[[str], None]) -> Iterator[None]:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        text = " ".join(str(message).split()).rstrip(".")
+        text = one_line(" ".join(str(message).split()).rstrip("."))
         kind = re.sub(r"\d+", "#", text.rpartition(_MARK)[2])
         if kind not in told:
             told.add(kind)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import reprlib
-from typing import Any
+from typing import Any, TextIO
 
-__all__ = ["brief", "is_printable", "one_line", "printable"]
+__all__ = ["brief", "is_printable", "one_line", "printable", "say"]
 
 _PICTURES = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"}
 _REPLACED = {
@@ -29,12 +29,19 @@ def printable(text: str) -> str:
 
     A terminal's escape sequences begin with a control character, so that none is left.
     """
-    return text.translate(_REPLACED) if _ANY_REPLACED.search(text) else text
+    return text if is_printable(text) else text.translate(_REPLACED)
 
 
 def is_printable(text: str) -> bool:
     """Return whether `text` holds no control character but new lines and tabs."""
-    return _ANY_REPLACED.search(text) is None
+    return text.isprintable() or _ANY_REPLACED.search(text) is None  # the first is much faster
+
+
+def say(
+    text: object = "", file: TextIO | None = None, end: str = "\n", flush: bool = False
+) -> None:
+    """Print a text, made :func:`printable`: the one way to print anything that is not drawn."""
+    print(printable(str(text)), file=file, end=end, flush=flush)
 
 
 def one_line(text: str, most: int = _LONGEST_LINE) -> str:

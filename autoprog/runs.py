@@ -34,7 +34,8 @@ from autoprog.bounds import (
 from autoprog.costs.table import CostTable, table_of
 from autoprog.decisions import Decision, DecisionInputs
 from autoprog.errors import ConfigError, RunError, RunExistsError, RunLockedError
-from autoprog.events import Event, decode, encode
+from autoprog.eventlog import effective_rows, event_of, read_log
+from autoprog.events import Event, encode
 from autoprog.files import FileModel, dump_yaml, parse, read_yaml
 from autoprog.jsonlines import append_row, cut_torn_tail, read_object, read_rows
 from autoprog.openfiles import write_atomically
@@ -55,6 +56,7 @@ __all__ = [
 
 CURVE_FILE = "curve.jsonl"
 """What is published of ``events.jsonl``."""
+_MOST_DECISIONS = 1000
 
 
 class Result(FileModel):
@@ -247,14 +249,13 @@ class Run:
 
     def inputs(self) -> tuple[DecisionInputs, ...]:
         """Return what the decisions were taken from; the last one may have been taken by nobody yet."""
-        rows = read_rows(self.path / "inputs.jsonl")
+        rows = read_rows(self.path / "inputs.jsonl", _MOST_DECISIONS)
         return tuple(parse(DecisionInputs, row, "inputs.jsonl") for row in rows)
 
     def events(self) -> Iterator[Event]:
-        """Yield what happened, without what a later attempt replayed; of a published run, its curve."""
+        """Return what happened, without what a later attempt replayed; of a published run, its curve."""
         log = self.path / "events.jsonl"
-        for row in effective_rows(read_rows(log if log.exists() else self.path / CURVE_FILE)):
-            yield event_of(row)
+        return map(event_of, read_log(log if log.exists() else self.path / CURVE_FILE))
 
 
 def load_run(path: str | Path) -> Run:
@@ -273,42 +274,12 @@ def load_run(path: str | Path) -> Run:
         schedule=_schedule_if_there(folder / "schedule.yaml"),
         best=_schedule_if_there(folder / "best.yaml"),
         decisions=tuple(
-            parse(Decision, row, "decisions.jsonl") for row in read_rows(folder / "decisions.jsonl")
+            parse(Decision, row, "decisions.jsonl")
+            for row in read_rows(folder / "decisions.jsonl", _MOST_DECISIONS)
         ),
         cost_table=table_of(read_object(costs), str(costs)) if costs.exists() else CostTable(),
         result=parse(Result, read_object(result), str(result)) if result.exists() else None,
     )
-
-
-def event_of(row: dict[str, Any]) -> Event:
-    """Return the event of a row of the log."""
-    return decode({key: value for key, value in row.items() if key not in ("attempt", "time")})
-
-
-def effective_rows(rows: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows that hold after all attempts.
-
-    An attempt that starts at step s goes on from the checkpoint of step s: rows that came after the
-    ``checkpoint_saved`` row of that step are replayed and dropped; from step 0, all are. A crash may
-    have lost that row; then the rows of later steps go. What trials before the training came to stays.
-    """
-    kept: list[dict[str, Any]] = []
-    for row in rows:
-        if row["kind"] == "run_started" and row["attempt"] > 0:
-            start = _replay_start(kept, row["step"])
-            kept[start:] = [one for one in kept[start:] if one["kind"] == "trial_told"]
-        kept.append(row)
-    return kept
-
-
-def _replay_start(kept: list[dict[str, Any]], step: int) -> int:
-    for index in range(len(kept) - 1, -1, -1):
-        if kept[index]["kind"] == "checkpoint_saved" and kept[index]["step"] == step:
-            return index + 1
-    if step == 0:
-        return 0
-    later = (index for index, row in enumerate(kept) if row["step"] > step)
-    return next(later, len(kept))
 
 
 def _read_manifest(path: Path) -> RunManifest:

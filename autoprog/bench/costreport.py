@@ -6,9 +6,8 @@ import dataclasses
 import json
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from autoprog.bench.costgrid import CostGrid, CostRow
+from autoprog.console import Console
 from autoprog.ui.tables import Column, plain_table, rich_table
 from autoprog.ui.units import ascii_text, depth_text, number, per_cent
 

@@ -6,8 +6,6 @@ import dataclasses
 import json
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from autoprog.bench.speed import (
     BARE,
     BARE_EMA,
@@ -19,6 +17,7 @@ from autoprog.bench.speed import (
 )
 from autoprog.bench.statistics import CONFIDENCE, Estimate
 from autoprog.bench.timm_script import ScriptSpeed
+from autoprog.console import Console
 from autoprog.ui.tables import Column, plain_table, rich_table
 from autoprog.ui.units import ascii_text, speed_text, subnet_text
 

@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 from autoprog.bench.stress import Kill, KilledRun, Plan, Reference, Report, Tick
+from autoprog.console import Console
 from autoprog.ui.tables import Column, plain_table, rich_table
 from autoprog.ui.units import ascii_text, duration
 

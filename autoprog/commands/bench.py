@@ -11,6 +11,7 @@ from autoprog.bounds import Few, FewValues, Many, Seconds, range_of
 from autoprog.commands import train
 from autoprog.commands.flags import LOGGER_SETTINGS, flag_of
 from autoprog.errors import ConfigError
+from autoprog.printable import say
 from supernet.config import SubnetConfig
 
 __all__ = ["add_flags", "run"]
@@ -120,13 +121,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _bench_runner(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from autoprog.bench.report import as_json, print_report
     from autoprog.bench.speed import measure_runner
     from autoprog.bench.timm_script import check_script, measure_script
     from autoprog.commands.configure import configure_train
     from autoprog.commands.preflight import check_run
+    from autoprog.console import Console
 
     configured = configure_train(args)
     check_run(configured, is_new=True)
@@ -163,12 +163,11 @@ def _bench_presets(args: argparse.Namespace) -> int:
 
 
 def _bench_costs(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from autoprog.bench.costgrid import measure_costs
     from autoprog.bench.costreport import costs_as_json, print_costs
     from autoprog.commands.configure import configure_search
     from autoprog.commands.preflight import check_run
+    from autoprog.console import Console
     from autoprog.costs.cells import space_cells
     from autoprog.search.profile import Limits
 
@@ -194,7 +193,8 @@ def _tell(args: argparse.Namespace) -> Callable[[SubnetConfig, int], None]:
         if sys.stderr.isatty() and not args.quiet:
             depth = "+".join(map(str, subnet.depth))
             line = f"depth {depth}, {subnet.img_size} px: round {number} of {args.blocks}"
-            print(f"\r\x1b[2K{line}", end="\r", file=sys.stderr, flush=True)
+            sys.stderr.write("\r\x1b[2K")  # in place of the line before
+            say(line, end="\r", file=sys.stderr, flush=True)
 
     return tell
 

@@ -24,6 +24,7 @@ from autoprog.costs.predict import predict_seconds
 from autoprog.errors import ConfigError, suggest
 from autoprog.files import parse
 from autoprog.presets import PRESETS, preset
+from autoprog.printable import say
 from autoprog.proof.arms import ArmSettings, flag_words
 from autoprog.proof.compare import compare
 from autoprog.proof.controls import Cost, Make, epochs_of_cost, images_cost, macs_cost
@@ -252,4 +253,4 @@ class _Progress:
 
     def _say(self, text: str) -> None:
         if not self._quiet:
-            print(f"autoprog: {text}", file=sys.stderr, flush=True)
+            say(f"autoprog: {text}", file=sys.stderr, flush=True)

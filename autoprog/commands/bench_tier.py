@@ -20,6 +20,7 @@ from autoprog.costs.model import CostModel
 from autoprog.costs.predict import predict_seconds
 from autoprog.errors import ConfigError
 from autoprog.openfiles import write_atomically
+from autoprog.printable import say
 from autoprog.proof.arms import flag_words
 from autoprog.proof.pairs import Plan
 from autoprog.proof.publish import check_target, publish
@@ -177,22 +178,22 @@ def _print_forecast(args: argparse.Namespace, words: list[str], found: _Forecast
             "seconds": found.seconds,
             "total_seconds": found.total,
         }
-        print(json.dumps(body, indent=1))
+        say(json.dumps(body, indent=1))
         return
-    print(f"tier {args.tier}: {TIERS[args.tier].about}")
-    print(f"autoprog {' '.join(words)}")
+    say(f"tier {args.tier}: {TIERS[args.tier].about}")
+    say(f"autoprog {' '.join(words)}")
     columns = [
         Column("arm", plan.arms, "left"),
         Column("seeds", tuple(str(found.seeds[arm]) for arm in plan.arms)),
         Column("epochs", tuple(number(found.epochs[arm]) for arm in plan.arms)),
         Column("predicted", tuple(duration(found.seconds[arm]) for arm in plan.arms)),
     ]
-    print("\n".join(plain_table(columns)))
+    say("\n".join(plain_table(columns)))
     how = "two arms side by side" if plan.side_by_side else "one run after the other"
     most = ", searches priced at their share of the baseline" if plan.searches else ""
     caches = "cache" in plan.baseline.flags
     most += ", loading without the cache" if caches else ""
-    print(
+    say(
         f"{plan.seeds} seeds of {len(plan.arms)} arms on {found.images} images, margin"
         f" {plan.margin:g}, {how}: about {duration(found.total)} of training here{most}"
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from autoprog.bounds import Days, range_of
 from autoprog.errors import ConfigError, RunError, suggest
+from autoprog.printable import say
 
 if TYPE_CHECKING:
     from autoprog.cachefolder import CacheFile
@@ -130,17 +131,16 @@ def _list(folder: Path, files: Sequence[CacheFile], as_json: bool) -> None:
     if as_json:
         facts = [_facts(file) | {"in_use": used} for file, used in zip(files, in_use, strict=True)]
         whole = {"folder": str(folder), "bytes": _total(files), "files": facts}
-        print(json.dumps(whole, indent=1))
+        say(json.dumps(whole, indent=1))
         return
-    from rich.console import Console
-
+    from autoprog.console import Console
     from autoprog.ui.tables import plain_table, rich_table
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
     if files and console.is_terminal:
         console.print(rich_table(_columns(files, in_use, console.width), console.width))
     elif files:
-        print("\n".join(plain_table(_columns(files, in_use, None))))
+        say("\n".join(plain_table(_columns(files, in_use, None))))
     console.print(f"{_count(files)} in {folder}")
 
 
@@ -165,13 +165,13 @@ def _clear(folder: Path, files: Sequence[CacheFile], as_json: bool) -> None:
         found: dict[str, Any] = {
             key: [one.path.name for one in ones] for key, ones in names.items()
         }
-        print(json.dumps({"folder": str(folder), "bytes": _total(removed), **found}, indent=1))
+        say(json.dumps({"folder": str(folder), "bytes": _total(removed), **found}, indent=1))
     else:
         for file in removed:
-            print(f"removed {file.path.name} ({_size(file.num_bytes)})")
+            say(f"removed {file.path.name} ({_size(file.num_bytes)})")
         for file in kept:
-            print(f"kept {file.path.name} ({_size(file.num_bytes)}): it is in use")
-        print(f"removed {_count(removed)} from {folder}")
+            say(f"kept {file.path.name} ({_size(file.num_bytes)}): it is in use")
+        say(f"removed {_count(removed)} from {folder}")
     if failed:
         raise RunError(
             "; ".join(f"{path}: cannot be removed: {why}" for path, why in failed.items())

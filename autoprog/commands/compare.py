@@ -10,7 +10,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autoprog.errors import ConfigError
+from autoprog.errors import ConfigError, consistent
+from autoprog.printable import say
 
 if TYPE_CHECKING:
     from autoprog.proof.compare import Comparison
@@ -54,16 +55,17 @@ def run(args: argparse.Namespace) -> int:
 
     runs, left_out = _read(args.runs, args.runs_dir)
     for path, reason in left_out:
-        print(f"autoprog: left out: {path}: {reason}", file=sys.stderr)
+        say(f"autoprog: left out: {path}: {reason}", file=sys.stderr)
     if not runs:
         cure = "give folders that hold a result.json"
         raise ConfigError("RUN", "", "must name at least one finished run", cure=cure)
     if left_out and left_out[0][0] == args.runs[0]:
-        print(f"autoprog: so the reference is {runs[0].path}", file=sys.stderr)
-    comparison = compare(runs)
-    if args.html is not None:
-        _write_page(args.html, comparison)
-    print_comparison(args, comparison, left_out)
+        say(f"autoprog: so the reference is {runs[0].path}", file=sys.stderr)
+    with consistent(", ".join(one.path for one in runs)):
+        comparison = compare(runs)
+        if args.html is not None:
+            _write_page(args.html, comparison)
+        print_comparison(args, comparison, left_out)
     return 0
 
 
@@ -116,8 +118,7 @@ def print_comparison(
     args: argparse.Namespace, comparison: Comparison, left_out: Sequence[tuple[str, str]]
 ) -> None:
     """Print a comparison in the form that the flags ask for."""
-    from rich.console import Console
-
+    from autoprog.console import Console
     from autoprog.ui.compare import (
         compare_document,
         compare_markdown,
@@ -127,11 +128,11 @@ def print_comparison(
 
     console = Console()
     if args.as_json:
-        print(json.dumps(compare_document(comparison, left_out), indent=1, allow_nan=False))
+        say(json.dumps(compare_document(comparison, left_out), indent=1, allow_nan=False))
     elif args.markdown:
-        print(compare_markdown(comparison))
+        say(compare_markdown(comparison))
     elif console.is_dumb_terminal or not console.encoding.startswith("utf"):
-        print(compare_plain(comparison))
+        say(compare_plain(comparison))
     else:
         width = max(MIN_WIDTH, min(console.width, MAX_WIDTH))
         for view in compare_views(comparison, getattr(args, "x", "seconds")):

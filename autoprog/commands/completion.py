@@ -9,6 +9,8 @@ from typing import Any
 
 import shtab
 
+from autoprog.printable import say
+
 __all__ = ["add_flags", "run"]
 
 _SHELLS = ("bash", "zsh", "tcsh")
@@ -33,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     parser = build_parser(None, all_flags=True)
     for action in _actions(parser):
         _complete(action)
-    print(shtab.complete(parser, args.shell))
+    say(shtab.complete(parser, args.shell))
     return 0
 
 

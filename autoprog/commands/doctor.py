@@ -10,6 +10,7 @@ from pathlib import Path
 
 from autoprog.bench.packages import Finding, check_packages
 from autoprog.bounds import Fraction, range_of
+from autoprog.printable import say
 
 __all__ = ["add_flags", "run"]
 
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         if not args.as_json:
             _show(finding)
     if args.as_json:
-        print(json.dumps([asdict(finding) for finding in found], indent=1))
+        say(json.dumps([asdict(finding) for finding in found], indent=1))
     return 1 if any(finding.verdict == "wrong" for finding in found) else 0
 
 
@@ -72,4 +73,4 @@ def _findings(args: argparse.Namespace) -> Iterator[Finding]:
 def _show(finding: Finding) -> None:
     """Print a line as soon as it is known; no colours, since rich may be what is missing."""
     cure = f"; {finding.cure}" if finding.cure else ""
-    print(f"{finding.verdict:<6}{finding.subject:<11} {finding.found}{cure}", flush=True)
+    say(f"{finding.verdict:<6}{finding.subject:<11} {finding.found}{cure}", flush=True)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from rich.console import Console
 from rich.text import Text
 
 from autoprog.bench.costgrid import measure_costs
@@ -19,6 +18,7 @@ from autoprog.commands.preflight import check_run, check_validation_images
 from autoprog.commands.provenance import new_run_id
 from autoprog.commands.report import plan_text, space_text
 from autoprog.commands.run_words import put_paths
+from autoprog.console import Console
 from autoprog.costs.cells import CostCell, cell_of_step, full_cell, space_cells
 from autoprog.costs.model import CostModel
 from autoprog.costs.predict import predict_seconds

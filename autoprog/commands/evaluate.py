@@ -10,6 +10,7 @@ from pathlib import Path
 from autoprog.bounds import BatchSize, BlockNumber, FewOrNone, FewValues, Px, SomeShare, range_of
 from autoprog.commands.data_flags import add_data_flags
 from autoprog.commands.flags import add_device_flags
+from autoprog.printable import say
 
 __all__ = ["add_flags", "run"]
 
@@ -139,11 +140,10 @@ def _add_cell_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
-    from rich.console import Console
-
     from autoprog.bench.grid import evaluate_grid
     from autoprog.commands.evaluation import configure_evaluation
     from autoprog.commands.run_words import named_run
+    from autoprog.console import Console
     from autoprog.ui.grid import grid_document, grid_text, grid_view
     from autoprog.ui.progress import PartsBar
 
@@ -152,7 +152,7 @@ def run(args: argparse.Namespace) -> int:
         args.target = str(named_run(args.target))
     found = configure_evaluation(args)
     for note in found.notes:
-        print(f"autoprog: {note}", file=sys.stderr)
+        say(f"autoprog: {note}", file=sys.stderr)
     with PartsBar(Console(stderr=True)) as bar:
         grid = evaluate_grid(
             found.settings, found.opened, found.file, found.subnets, args.rounds, bar.tell

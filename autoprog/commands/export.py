@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from autoprog.bounds import BlockNumber, FewValues, Px, SomeShare, range_of
 from autoprog.errors import ConfigError
+from autoprog.printable import say
 
 if TYPE_CHECKING:
     from autoprog.runs import Run
@@ -99,17 +100,17 @@ def run(args: argparse.Namespace) -> int:
     _check_output(args)
     model = ExportedModel.of(file, found.manifest)
     if file.taken:
-        print(file.taken)
+        say(file.taken)
     if args.format == "weights":
-        print(export_weights(model, args.output))
+        say(export_weights(model, args.output))
         return 0
     if args.format == "hf":
-        print(export_folder(model, args.output))
+        say(export_folder(model, args.output))
         return 0
     from autoprog.train.program import export_onnx, export_program
 
     export = export_onnx if args.format == "onnx" else export_program
-    print(export(settings, file, _cell(args, found, file), args.output, model))
+    say(export(settings, file, _cell(args, found, file), args.output, model))
     return 0
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from autoprog.bounds import Epochs, Px, range_of
 from autoprog.errors import ConfigError, RunError, suggest
+from autoprog.printable import say
 
 __all__ = ["add_flags", "check_output", "run", "write_file"]
 
@@ -74,12 +75,12 @@ def run(args: argparse.Namespace) -> int:
     check_output("--schema", args.schema, args.force, (".json",))
     text = _text(args, str(output or f"my-{args.kind}.yaml"))
     if output is None:
-        print(text, end="")
+        say(text, end="")
         return 0
     if args.schema is not None:
         text = _with_schema(args.kind, args.schema, output) + text
     write_file(output, text)
-    print(output)
+    say(output)
     return 0
 
 

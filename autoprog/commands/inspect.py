@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoprog.errors import ConfigError
+from autoprog.printable import say
 
 if TYPE_CHECKING:
     from autoprog.importance import Importance
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     for path in inspect(
         args.targets, args.runs_dir, _importances, args.screenshots, _size(args.size)
     ):
-        print(path)
+        say(path)
     return 0
 
 

@@ -11,7 +11,6 @@ from datetime import datetime
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 from autoprog.commands.configure import Configured
 from autoprog.commands.data_record import (
@@ -23,6 +22,7 @@ from autoprog.commands.data_record import (
 from autoprog.commands.flags import changeable, flag_of, only_carries_out
 from autoprog.commands.preflight import check_run, check_validation_images
 from autoprog.commands.provenance import git_state, new_run_id, versions
+from autoprog.console import Console
 from autoprog.errors import (
     ConfigError,
     DivergedError,
@@ -37,6 +37,7 @@ from autoprog.follower import FollowedFolder
 from autoprog.libwarnings import passed_on
 from autoprog.locate import runs_in
 from autoprog.loggers.relay import Relays
+from autoprog.printable import say
 from autoprog.runs import Run, RunFolder, is_written_now, load_run
 from autoprog.schedule import GrowthSchedule
 from autoprog.settings import RunManifest, RunSettings
@@ -252,7 +253,7 @@ def _follow(events: Iterator[Event], ranks: Ranks) -> None:
     """Carry out a run whose events rank 0 writes and shows; only warnings are this rank's own."""
     for event in events:
         if isinstance(event, Warned):
-            print(f"rank {ranks.rank}: {event.message}", file=sys.stderr)
+            say(f"rank {ranks.rank}: {event.message}", file=sys.stderr)
 
 
 def _create(args: argparse.Namespace, configured: Configured) -> RunFolder:

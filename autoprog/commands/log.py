@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from autoprog.commands.flags import add_wandb_flags
 from autoprog.errors import ConfigError
+from autoprog.printable import say
 
 if TYPE_CHECKING:
     from autoprog.runs import Run
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         _check_log(one, args.to)
     check_logger(args.to, manifests[0].settings, f"--to {args.to}")
     for one, manifest in zip(runs, manifests, strict=True):
-        print(replay(args.to, one.path, manifest))
+        say(replay(args.to, one.path, manifest))
     return 0
 
 

@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from autoprog.errors import ConfigError
+from autoprog.printable import say
 
 if TYPE_CHECKING:
     from autoprog.ui.tables import Column
@@ -38,10 +39,9 @@ def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
     specs = _found(args.filter)
     if args.as_json:
-        print(json.dumps({spec.name: _facts(spec) for spec in specs}, indent=1))
+        say(json.dumps({spec.name: _facts(spec) for spec in specs}, indent=1))
         return 0
-    from rich.console import Console
-
+    from autoprog.console import Console
     from autoprog.ui.tables import rich_table
 
     console = Console(highlight=False)
@@ -72,8 +72,7 @@ def _found(pattern: str | None) -> list[ModelSpec]:
 
 def _of_timm(pattern: str) -> list[ModelSpec]:
     """Describe the models of timm that match and can grow, with a bar on a terminal."""
-    from rich.console import Console
-
+    from autoprog.console import Console
     from autoprog.ui.progress import PartsBar
     from supernet.elastic import describe, growable_names
 

@@ -12,6 +12,7 @@ from autoprog.curves import Curriculum, curve_ends
 from autoprog.errors import ConfigError
 from autoprog.events import Evaluated
 from autoprog.loggers.relay import check_loggers
+from autoprog.printable import say
 from autoprog.recipe import Recipe
 from autoprog.runs import load_run
 from autoprog.schedule import GrowthSchedule
@@ -98,7 +99,7 @@ def check_validation_images(
         elif checked.num_read < len(val):
             text = f"{checked.num_read:,} of {len(val):,} read in {_MOST_CHECK_SECONDS:.0f} seconds"
             rest = "the others are read when the run is evaluated, after a checkpoint"
-            print(f"validation images: {text}, all fine; {rest}", file=sys.stderr)
+            say(f"validation images: {text}, all fine; {rest}", file=sys.stderr)
     if problem := ranks.share(problem):
         where = "--data" if configured.settings.data.dataset is None else "--dataset"
         raise ConfigError(where, "", problem, cure=f"then --resume {resumed}" if resumed else "")

@@ -11,6 +11,7 @@ from autoprog.commands.flags import flag_of
 from autoprog.commands.run_words import named_run
 from autoprog.decisions import Decision
 from autoprog.errors import ConfigError
+from autoprog.printable import say
 from autoprog.runs import load_run
 
 if TYPE_CHECKING:
@@ -51,9 +52,9 @@ def replay_run(args: argparse.Namespace) -> int:
         raise ConfigError("--rule", "", law, chooser.rule, cure)
     found = replay(run, chooser)
     if getattr(args, "as_json", False):
-        print(json.dumps(replay_document(run.path.name, chooser, recorded, found), indent=1))
+        say(json.dumps(replay_document(run.path.name, chooser, recorded, found), indent=1))
     else:
-        print("\n".join(plain_table(replay_columns(found))))
+        say("\n".join(plain_table(replay_columns(found))))
     differs = any(one.differences for one in found)
     return int(differs and chooser == recorded)
 

@@ -6,7 +6,6 @@ import argparse
 import shlex
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -19,6 +18,7 @@ from autoprog.commands.flags import (
     flag_of,
     words_of,
 )
+from autoprog.console import Console
 from autoprog.fidelity import Fidelity, read_fidelity
 from autoprog.recipe import RECIPES
 from autoprog.runs import RunFolder

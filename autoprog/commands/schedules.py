@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
+from autoprog.printable import say
+
 __all__ = ["add_flags", "run"]
 
 
@@ -25,10 +27,9 @@ def run(args: argparse.Namespace) -> int:
 
     summaries = {name: summary_of(name) for name in PRESETS}
     if args.as_json:
-        print(json.dumps(summaries, indent=1))
+        say(json.dumps(summaries, indent=1))
         return 0
-    from rich.console import Console
-
+    from autoprog.console import Console
     from autoprog.ui.tables import list_table
 
     Console(highlight=False).print(list_table(summaries))

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from autoprog.commands.init import check_output, write_file
+from autoprog.printable import say
 
 __all__ = ["add_flags", "run"]
 
@@ -35,8 +36,8 @@ def run(args: argparse.Namespace) -> int:
 
     text = schema_text(args.kind)
     if args.output is None:
-        print(text, end="")
+        say(text, end="")
         return 0
     write_file(args.output, text)
-    print(args.output)
+    say(args.output)
     return 0

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from autoprog.printable import say
+
 if TYPE_CHECKING:
     from autoprog.space import SpaceFile
     from autoprog.ui.tables import Column
@@ -30,10 +32,9 @@ def run(args: argparse.Namespace) -> int:
 
     facts = {name: _facts(find_space(name, name)[0]) for name in shipped_spaces()}
     if args.as_json:
-        print(json.dumps(facts, indent=1))
+        say(json.dumps(facts, indent=1))
         return 0
-    from rich.console import Console
-
+    from autoprog.console import Console
     from autoprog.ui.tables import rich_table
 
     console = Console(highlight=False)

@@ -15,6 +15,7 @@ from types import FrameType
 
 from autoprog.bounds import Few, Seed, range_of
 from autoprog.errors import ConfigError, RunError
+from autoprog.printable import say
 
 __all__ = ["add_flags", "ending_on_sigterm", "run"]
 
@@ -70,10 +71,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry out the command: 0 if all ends are equal, 1 if not."""
     words = _checked(args.words)
-    from rich.console import Console
-
     from autoprog.bench.stress import Plan, stress
     from autoprog.bench.stress_view import StressView
+    from autoprog.console import Console
 
     console = Console(highlight=False, stderr=args.as_json)
     with ending_on_sigterm(), _work_folder(args.keep) as work:
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
         view.conclude()
         summary = view.summary
         if args.as_json:
-            print(json.dumps(summary.as_json(view.wall_seconds), indent=1))
+            say(json.dumps(summary.as_json(view.wall_seconds), indent=1))
         if not summary.equal:
             raise RunError("a run with kills came to another end")
     return 0

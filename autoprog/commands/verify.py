@@ -19,6 +19,7 @@ from autoprog.commands.flags import (
 )
 from autoprog.errors import ConfigError
 from autoprog.files import parse
+from autoprog.printable import say
 
 if TYPE_CHECKING:
     from autoprog.proof.pairs import Plan, Verification
@@ -129,9 +130,8 @@ def execute(
     if args.as_json and args.markdown:
         raise ConfigError("--markdown", "", "must not be given together with --json")
     folder, verification = _opened(args, default_seeds)
-    from rich.console import Console
-
     from autoprog.commands.stress import ending_on_sigterm
+    from autoprog.console import Console
     from autoprog.proof.verify import verify
     from autoprog.ui.verify import VerifyView, markdown_lines
 
@@ -144,9 +144,9 @@ def execute(
                 view.show(report)
         if args.as_json:
             body = view.verification.model_dump(mode="json", by_alias=True)
-            print(json.dumps(body, indent=1))
+            say(json.dumps(body, indent=1))
         elif args.markdown:
-            print("\n".join(markdown_lines(view.verification)))
+            say("\n".join(markdown_lines(view.verification)))
         else:
             view.conclude()
     return folder, view.verification

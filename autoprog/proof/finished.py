@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprog.effort import image_macs
-from autoprog.errors import ConfigError
+from autoprog.errors import ConfigError, consistent
 from autoprog.events import Evaluated, Event, Progressed, RunStarted
 from autoprog.runs import Result, Run, load_run
 from autoprog.settings import RunSettings
@@ -80,15 +80,20 @@ def read_finished(path: str | Path) -> Finished:
     run = load_run(path)
     if run.result is None:
         raise ConfigError(str(path), "", "must be a complete run: there is no result.json yet")
+    with consistent(str(path)):
+        return _finished(path, run, run.result)
+
+
+def _finished(path: str | Path, run: Run, result: Result) -> Finished:
     settings, events = run.manifest.settings, list(run.events())
     starts = [event for event in events if isinstance(event, RunStarted)]
     return Finished(
         path=str(path),
         name=_name(settings),
-        result=run.result,
-        configuration=_configuration(run, run.result),
-        conditions=_conditions(settings, run.result, starts),
-        curve=curve_of(events, settings.model.spec(), run.result),
+        result=result,
+        configuration=_configuration(run, result),
+        conditions=_conditions(settings, result, starts),
+        curve=curve_of(events, settings.model.spec(), result),
         found_by=_search_before(run),
         planned_share=None if settings.search is None else settings.search.time_share,
     )

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from autoprog.decisions import Decision, DecisionInputs
-from autoprog.errors import ConfigError
+from autoprog.errors import ConfigError, consistent
+from autoprog.hints import command
 from autoprog.runs import Run
 from autoprog.search.decide import Chooser, decide
 from autoprog.settings import Rule, SearchSettings
@@ -74,7 +75,7 @@ def chooser_of(
     settings = run.manifest.settings
     if settings.search is None:
         law = f"must be the folder of a search, but is that of a {settings.kind} run"
-        raise ConfigError("--replay", "", law, cure=f"see autoprog show {run.path}")
+        raise ConfigError("--replay", "", law, cure=f"see {command('show', run.path)}")
     search: SearchSettings = settings.search
     return Chooser(
         rule=rule or search.rule,
@@ -98,7 +99,8 @@ def _again(chooser: Chooser, inputs: DecisionInputs | None) -> Decision | None:
     if chooser.rule == "budget" and inputs.seconds_left is None:
         law = "must be rollout, autoprog or pareto for a run without --budget"
         raise ConfigError("--rule", "", law, chooser.rule)
-    return decide(chooser, inputs)
+    with consistent(f"inputs.jsonl: decision {inputs.index}"):
+        return decide(chooser, inputs)
 
 
 def _alike(one: Any, two: Any) -> bool:

@@ -8,10 +8,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import TracebackType
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from autoprog.console import Console
 from autoprog.errors import tell_at_once
 from autoprog.events import (
     CostsKnown,

@@ -42,11 +42,11 @@ class Piece:
 
 def extended(pieces: tuple[Piece, ...], new: Piece) -> tuple[Piece, ...]:
     """Return `pieces` cut where `new` begins, with `new` behind; an equal neighbour is merged."""
-    cut = [
-        replace(piece, stop_step=min(piece.stop_step, new.start_step))
-        for piece in pieces
-        if piece.start_step < new.start_step
-    ]
+    cut = list(pieces)
+    while cut and cut[-1].start_step >= new.start_step:
+        cut.pop()
+    if cut:  # those before it end where it begins
+        cut[-1] = replace(cut[-1], stop_step=min(cut[-1].stop_step, new.start_step))
     if cut and replace(cut[-1], start_step=0, stop_step=0) == replace(
         new, start_step=0, stop_step=0
     ):

@@ -54,8 +54,8 @@ class Span:
         return cls(0.0, right, "0", f"epoch {number(right)}")
 
     def share(self, x: float) -> float:
-        """Return where `x` lies, from 0 at the left to 1 at the right."""
-        return (x - self.left) / ((self.right - self.left) or 1.0)
+        """Return where `x` lies, from 0 at the left to 1 at the right, and that too if it is outside."""
+        return min(1.0, max(0.0, (x - self.left) / ((self.right - self.left) or 1.0)))
 
 
 def chart(
@@ -66,7 +66,7 @@ def chart(
     Args:
         series: Curves with finite values; later ones are drawn over earlier ones.
         marks: What is marked on the axis, such as the epochs at which the network grew.
-        span: What the chart is drawn over; nothing lies outside.
+        span: What the chart is drawn over.
         width: Columns, axis labels included.
         height: Rows of the plot itself.
     """

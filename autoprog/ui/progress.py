@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from autoprog.console import Console
 
 __all__ = ["PartsBar"]
 
@@ -28,7 +29,7 @@ class PartsBar:
         self._clock, self._drawn_seconds = clock, -math.inf
         self._tasks: dict[str, TaskID] = {}
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             TimeRemainingColumn(elapsed_when_finished=True),

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 
-from autoprog.errors import ConfigError, RunError
+from autoprog.console import Console
+from autoprog.errors import ConfigError, RunError, consistent
 from autoprog.presets import PRESETS
 from autoprog.ui.diff import diff_document, diff_plain, diff_view, schedule_diff
 from autoprog.ui.document import document
@@ -66,25 +67,26 @@ def show(
     if spec is not None and not {target, diff} & PRESETS.keys():
         law = "must go with a preset: a run and a schedule file say it themselves"
         raise ConfigError("--model", "", law, spec.name)
-    subject = find_subject(target, spec, epochs, recipe, clock())
-    forms = _forms(subject)
-    if diff is not None:
-        other = find_subject(diff, spec, epochs, recipe, clock())
-        if other.kind == "preset" != subject.kind:
-            other = preset_beside(diff, subject, spec, epochs, recipe)
-        elif subject.kind == "preset" != other.kind:
-            subject = preset_beside(target, other, spec, epochs, recipe)
-        forms = _diff_forms(subject, other)
-    if as_json:
-        console.out(json.dumps(forms.document(), indent=1, allow_nan=False), highlight=False)
-    elif svg is not None or html is not None:
-        _export(forms, svg, html)
-    elif plain or not _draws(console):
-        console.out(forms.plain(), end="", highlight=False)
-    else:
-        width = max(MIN_WIDTH, min(console.width, MAX_WIDTH))
-        for view in forms.views():
-            console.print(view, width=width, crop=False)
+    with consistent(target):
+        subject = find_subject(target, spec, epochs, recipe, clock())
+        forms = _forms(subject)
+        if diff is not None:
+            other = find_subject(diff, spec, epochs, recipe, clock())
+            if other.kind == "preset" != subject.kind:
+                other = preset_beside(diff, subject, spec, epochs, recipe)
+            elif subject.kind == "preset" != other.kind:
+                subject = preset_beside(target, other, spec, epochs, recipe)
+            forms = _diff_forms(subject, other)
+        if as_json:
+            console.out(json.dumps(forms.document(), indent=1, allow_nan=False), highlight=False)
+        elif svg is not None or html is not None:
+            _export(forms, svg, html)
+        elif plain or not _draws(console):
+            console.out(forms.plain(), end="", highlight=False)
+        else:
+            width = max(MIN_WIDTH, min(console.width, MAX_WIDTH))
+            for view in forms.views():
+                console.print(view, width=width, crop=False)
 
 
 @dataclass(frozen=True)

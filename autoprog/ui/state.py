@@ -25,6 +25,7 @@ from autoprog.events import (
     TrialTold,
     Warned,
 )
+from autoprog.printable import one_line
 from autoprog.schedule import GrowthSchedule
 from autoprog.stage import Unfrozen
 from autoprog.steptable import StepTable
@@ -37,6 +38,8 @@ __all__ = ["RunState", "fold", "reduce"]
 
 MAX_EVALUATIONS = 1024
 MAX_WARNINGS = 20
+MAX_DECISIONS = 1024
+LONGEST_WARNING = 1000
 SMOOTHING = 0.3  # weight of the newest step time; the first steps of a stage are slow
 
 Phase = Literal["starting", "measuring", "training", "supernet", "interrupted", "complete"]
@@ -154,9 +157,14 @@ def reduce(state: RunState, event: Event) -> RunState:
 def fold(events: Iterable[Event], start: RunState | None = None) -> RunState:
     """Return the state after `events` of a run, from its beginning."""
     state = RunState() if start is None else start
+    trials = {trial.number: trial for trial in state.trials}
     for event in events:
-        state = reduce(state, event)
-    return state
+        if isinstance(event, TrialTold):  # one by one, 100,000 of them would take minutes
+            trials.pop(event.number, None)
+            trials[event.number] = event
+        else:
+            state = reduce(state, event)
+    return replace(state, trials=tuple(trials.values()))
 
 
 def _started(state: RunState, event: RunStarted) -> RunState:
@@ -312,7 +320,8 @@ def _evaluated(state: RunState, event: Evaluated) -> RunState:
 
 def _decided(state: RunState, event: Decided) -> RunState:
     others = tuple(old for old in state.decisions if old.index != event.decision.index)
-    return replace(state, step=event.step, decisions=(*others, event.decision))
+    decisions = (*others, event.decision)[-MAX_DECISIONS:]
+    return replace(state, step=event.step, decisions=decisions)
 
 
 def _trial_told(state: RunState, event: TrialTold) -> RunState:
@@ -327,7 +336,7 @@ def _warned(state: RunState, event: Warned) -> RunState:
     return replace(
         state,
         step=event.step,
-        warnings=(*state.warnings, event.message)[-MAX_WARNINGS:],
+        warnings=(*state.warnings, one_line(event.message, LONGEST_WARNING))[-MAX_WARNINGS:],
         num_warnings=state.num_warnings + 1,
     )
 

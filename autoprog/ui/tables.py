@@ -10,6 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from autoprog.printable import one_line
 from autoprog.ui.palette import DIM, WINNER
 from autoprog.ui.units import ascii_text
 
@@ -27,13 +28,16 @@ __all__ = [
 
 GAP = 2
 _LEAST_TEXT, _LEAST_COLUMNS = 8, 3
+_MOST_ROWS = 1000
+_LONGEST_CELL = 500
 
 
 @dataclass(frozen=True)
 class Column:
     """A column of texts. ``rank`` 0 always stays; of the others the highest leaves first.
 
-    A text that has to be cut loses its end, or its start where ``keeps_end``.
+    A text that has to be cut loses its end, or its start where ``keeps_end``. What is too long to be drawn
+    is cut at once: tables of hundreds of thousands of rows, texts of pages.
     """
 
     header: str
@@ -41,6 +45,11 @@ class Column:
     justify: Literal["left", "right"] = "right"
     rank: int = 0
     keeps_end: bool = False
+
+    def __post_init__(self) -> None:
+        cells = (one_line(cell, _LONGEST_CELL) for cell in self.cells[:_MOST_ROWS])
+        more = ("…",) if len(self.cells) > _MOST_ROWS else ()
+        object.__setattr__(self, "cells", (*cells, *more))
 
     @property
     def width(self) -> int:

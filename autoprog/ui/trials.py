@@ -31,7 +31,7 @@ def trial_columns(trials: Sequence[TrialTold]) -> list[Column]:
     """Return the table of the best trials by loss, those of the front marked."""
     front = on_front(trials)
     rows = sorted(_complete(trials), key=lambda t: (t.loss or 0.0, t.number))
-    shown = [row for row in rows if row.number in front or rows.index(row) < MOST_ROWS]
+    shown = [row for i, row in enumerate(rows) if row.number in front or i < MOST_ROWS]
     return [
         Column("trial", tuple(str(row.number) for row in shown)),
         Column("front", tuple("*" if row.number in front else "" for row in shown), "left"),

@@ -6,10 +6,11 @@ import time
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from autoprog.console import Console
 from autoprog.proof.pairs import ARMS, OtherArm, Pair, PairEnded, Report, Verification
 from autoprog.proof.rounds import Arm, ArmEnded, ArmStarted
 from autoprog.ui.arms import arm_columns, other_lines, reached_text

@@ -6,9 +6,11 @@ import io
 import json
 import warnings
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from optuna.exceptions import OptunaError
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
@@ -17,11 +19,15 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autoprog.errors import RunError
 from autoprog.importance import Importance
+from autoprog.jsonlines import read_lines
+from autoprog.printable import brief
 
 __all__ = ["LEAST_TRIALS", "importances"]
 
 LEAST_TRIALS = 10
 """Below so many complete trials, importances are noise."""
+_MOST_OPERATIONS = 300_000
+"""Of a journal, of which each trial has some thirty; what is beyond is left out."""
 
 
 def importances(journal: Path) -> list[Importance]:
@@ -34,22 +40,35 @@ def importances(journal: Path) -> list[Importance]:
     """
     try:
         storage = JournalStorage(_Copy(journal))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"{journal}: the journal is damaged ({error})") from None
-    studies = storage.get_all_studies()
-    return [
-        one
-        for study in studies
-        for one in _of(load_study(study_name=study.study_name, storage=storage))
-    ]
+        return [
+            one
+            for study in storage.get_all_studies()
+            for one in _of(load_study(study_name=study.study_name, storage=storage))
+        ]
+    except _FAILURES as error:
+        raise RunError(f"{journal}: the journal is damaged ({brief(error)})") from None
+
+
+# Whatever Optuna does with operations that it has not written: it checks none of them.
+_FAILURES = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    OSError,
+    OptunaError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 class _Copy(BaseJournalBackend):
     """The whole lines of a journal as they were when it was opened."""
 
     def __init__(self, path: Path) -> None:
-        data = path.read_bytes()
-        lines = data[: data.rfind(b"\n") + 1].splitlines()
+        lines = islice(read_lines(path), _MOST_OPERATIONS)
         self._logs: list[dict[str, Any]] = [json.loads(line) for line in lines]
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:

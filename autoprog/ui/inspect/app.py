@@ -12,15 +12,18 @@ from rich.text import Text
 from textual import on
 from textual.app import App, ComposeResult, SystemCommand
 from textual.binding import BindingType
+from textual.filter import LineFilter
 from textual.message import Message
 from textual.screen import Screen
 from textual.widgets import Footer, Input, Static, TabbedContent, TabPane
 from textual.worker import get_current_worker
 
 from autoprog.errors import AutoprogError
+from autoprog.ui.fitted import Fitted
 from autoprog.ui.inspect.colours import DARK, LIGHT
 from autoprog.ui.inspect.compare_pane import ComparePane
 from autoprog.ui.inspect.follow import Follower, PlanFollower, RunFollower
+from autoprog.ui.inspect.foreign import Checked, PrintableLines, without_markup
 from autoprog.ui.inspect.guide import GuideScreen
 from autoprog.ui.inspect.keys import APP_KEYS, LOOKING, MOVES_IN_PAGE, MOVES_IN_TABLE, VIEWS
 from autoprog.ui.inspect.library import Library, Marks
@@ -89,6 +92,7 @@ class InspectApp(App[None]):
         marked: Sequence[Path] = (),
         importances: Importances | None = None,
     ) -> None:
+        self._printable_lines = PrintableLines()
         super().__init__()
         self._poll_seconds = poll_seconds
         self._follower = opened[0] if opened else None
@@ -109,6 +113,10 @@ class InspectApp(App[None]):
         self._busy = False
         self.animation_level = "none"  # a jump is faster than a slide, also over a slow line
         self.ansi_theme_dark, self.ansi_theme_light = DARK, LIGHT
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        """Return what every line passes before it is written (a method that Textual calls)."""
+        return [*super().get_line_filters(), self._printable_lines]
 
     def compose(self) -> ComposeResult:
         """Yield the headline, the tabs and the keys."""
@@ -136,10 +144,13 @@ class InspectApp(App[None]):
         for name, help_text, action in _PANE_COMMANDS:
             yield SystemCommand(name, help_text, partial(self._act, *action))
         for plan in self._plans:
-            yield SystemCommand(f"Open {plan.target}", "a plan", partial(self._show, plan))
+            name = without_markup(f"Open {plan.target}")
+            yield SystemCommand(name, "a plan", partial(self._show, plan))
         for row in self.query_one(RunsPane).rows:
-            help_text = f"{row.status} {row.came_to}"
-            yield SystemCommand(f"Open {row.name}", help_text, partial(self._open, row.path))
+            name, help_text = map(
+                without_markup, (f"Open {row.name}", f"{row.status} {row.came_to}")
+            )
+            yield SystemCommand(name, help_text, partial(self._open, row.path))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Leave keys to what is typed into and to what lies above the views."""
@@ -282,8 +293,13 @@ class InspectApp(App[None]):
         if self._closes:
             return
         if self._subject is not None:
-            self.query_one("#headline", Static).update(headline(self._subject))
+            line = Fitted(partial(_headline, self._subject))
+            self.query_one("#headline", Static).update(Checked(line))
         self._pane.show(self._subject)
+
+
+def _headline(subject: Subject, width: int) -> Text:
+    return headline(subject)
 
 
 _PANE_COMMANDS = (

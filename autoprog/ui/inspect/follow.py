@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from autoprog.errors import RunError
+from autoprog.errors import RunError, consistent
 from autoprog.fidelity import read_fidelity
 from autoprog.runs import load_run
 from autoprog.ui.inspect.log import EventLog
@@ -58,12 +58,13 @@ class RunFollower:
         if not self._path.is_dir():
             raise RunError(f"{self._path}: the run folder is gone; this is how it was last seen")
         now = stamp(self._path, FILES)
-        if now != self._stamp:
-            self._run, self._fidelity = load_run(self._path), read_fidelity(self._path)
-            self._log.begin(run_start(self._run))
-            self._stamp = now
-        more = self._log.advance()
-        self.subject = run_subject(self._run, self._log.state, self._fidelity, self._clock())
+        with consistent(str(self._path)):
+            if now != self._stamp:
+                self._run, self._fidelity = load_run(self._path), read_fidelity(self._path)
+                self._log.begin(run_start(self._run))
+                self._stamp = now
+            more = self._log.advance()
+            self.subject = run_subject(self._run, self._log.state, self._fidelity, self._clock())
         return more
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autoprog.errors import AutoprogError, ConfigError
+from autoprog.errors import AutoprogError, ConfigError, consistent
 from autoprog.runs import load_run
 from autoprog.ui.curves import Ghost
 from autoprog.ui.inspect.follow import FILES, Follower, PlanFollower, RunFollower, Stamp, stamp
@@ -77,12 +77,10 @@ class Library:
         """Return the comparison of runs; the same one while nothing changes."""
         read = tuple(self._read(path) for path in paths)
         if read != self._compared[0]:
-            from autoprog.proof.compare import compare
-
             runs = [one for one in read if not isinstance(one, str)]
             reasons = zip(paths, read, strict=True)
             left_out = tuple((path.name, why) for path, why in reasons if isinstance(why, str))
-            self._compared = (read, Compared(compare(runs) if runs else None, left_out))
+            self._compared = (read, _compared(runs, left_out))
         return self._compared[1]
 
     def ghost(self, subject: Subject, marks: Marks) -> Ghost | None:
@@ -129,6 +127,17 @@ def subject_of(library: Library, other: Path | Follower) -> Subject:
         return library.subject(other)
     assert other.subject is not None
     return other.subject
+
+
+def _compared(runs: Sequence[Finished], left_out: tuple[tuple[str, str], ...]) -> Compared:
+    """Return the comparison of runs; without one where they cannot be compared, which is told too."""
+    from autoprog.proof.compare import compare
+
+    try:
+        with consistent("these runs"):
+            return Compared(compare(runs) if runs else None, left_out)
+    except ConfigError as error:
+        return Compared(None, (*left_out, ("the comparison", str(error))))
 
 
 def _finished(path: Path) -> Finished | str:

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoprog.errors import AutoprogError
+from autoprog.errors import AutoprogError, consistent
+from autoprog.jsonlines import LONGEST_ROW_BYTES
 from autoprog.runs import event_of, load_run
 from autoprog.settings import RunSettings
 from autoprog.ui.inspect.follow import FILES, Stamp, stamp
-from autoprog.ui.inspect.log import parse_rows
+from autoprog.ui.inspect.log import open_log, parse_rows
 from autoprog.ui.palette import STATUS
 from autoprog.ui.state import RunState, fold
 from autoprog.ui.subject import Subject, run_start, run_subject
@@ -115,19 +116,21 @@ def _mark(status: str) -> str:
 
 def _read(path: Path, now: float) -> RunRow:
     try:
-        run = load_run(path)
-        state = fold(map(event_of, _ends(path / "events.jsonl")), run_start(run))
-        return _row_of(path, run_subject(run, state, None, now))
+        with consistent(str(path)):
+            run = load_run(path)
+            state = fold(map(event_of, _ends(path / "events.jsonl")), run_start(run))
+            return _row_of(path, run_subject(run, state, None, now))
     except (AutoprogError, OSError) as error:
         return RunRow(path, path.name, "unreadable", note=str(error))
 
 
 def _ends(log: Path) -> list[dict[str, object]]:
     """Return the first row of a log and its last ones, as far as they are whole."""
-    if not log.exists():
+    opened = open_log(log)
+    if opened is None:
         return []
-    with log.open("rb") as file:
-        first = file.readline()
+    with opened as file:
+        first = file.readline(LONGEST_ROW_BYTES)
         size = file.seek(0, 2)
         start = max(len(first), size - TAIL_BYTES)
         file.seek(start - 1 if start else 0)

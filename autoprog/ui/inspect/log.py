@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 from autoprog.errors import ConfigError
-from autoprog.runs import effective_rows, event_of
+from autoprog.eventlog import (
+    MOST_PROGRESS,
+    WHOLE_BYTES,
+    Row,
+    RowCounter,
+    effective_rows,
+    event_of,
+    event_row,
+    picked,
+)
+from autoprog.jsonlines import LONGEST_ROW_BYTES
+from autoprog.openfiles import NotRegularFileError, open_regular
 from autoprog.ui.state import RunState, fold
 
-__all__ = ["EventLog", "parse_rows", "picked"]
-
-Row = dict[str, Any]
+__all__ = ["EventLog", "open_log", "parse_rows"]
 
 CHUNK_BYTES = 1 << 23
-WHOLE_BYTES = 1 << 22
-"""A backlog up to this size is taken in row by row; of a longer one, progress is picked evenly."""
-MOST_PROGRESS = 4096
-_PROGRESS = b'"kind": "progressed"'  # in a text of JSON a quote has a backslash before it
 
 
 class EventLog:
@@ -35,6 +40,7 @@ class EventLog:
         self._rows: list[Row] = []
         self._offset = 0
         self._spacing_bytes = 0
+        self._counter = RowCounter(str(path))
 
     def begin(self, start: RunState) -> None:
         """Fold from another state before the first event, because more is known of the run."""
@@ -48,13 +54,22 @@ class EventLog:
         Raises:
             ConfigError: If a whole line is no event.
         """
-        size = self._path.stat().st_size if self._path.exists() else 0
+        file = open_log(self._path)
+        if file is None:
+            self._forget()
+            return False
+        with file:
+            return self._read_on(file)
+
+    def _read_on(self, file: IO[bytes]) -> bool:
+        size = os.fstat(file.fileno()).st_size
         if size < self._offset:
             self._forget()
         if not self._spacing_bytes and size - self._offset > WHOLE_BYTES:
             self._spacing_bytes = (size - self._offset) // MOST_PROGRESS
-        lines, length = self._chunk()
-        self._take(parse_rows(picked(lines, self._spacing_bytes), str(self._path)))
+        lines, length = self._chunk(file)
+        new = parse_rows(picked(lines, self._spacing_bytes), str(self._path), self._counter)
+        self._take(new)
         self._offset += length
         if not length:
             self._spacing_bytes = 0
@@ -62,17 +77,18 @@ class EventLog:
 
     def _forget(self) -> None:
         self._rows, self._offset, self._spacing_bytes = [], 0, 0
+        self._counter = RowCounter(str(self._path))
         self.state = self._start
 
-    def _chunk(self) -> tuple[list[bytes], int]:
+    def _chunk(self, file: IO[bytes]) -> tuple[list[bytes], int]:
         """Return the next whole lines and their length in bytes."""
-        if not self._path.exists():
-            return [], 0
-        with self._path.open("rb") as file:
-            file.seek(self._offset)
-            data = file.read(CHUNK_BYTES)
-            while b"\n" not in data and (more := file.read(CHUNK_BYTES)):
-                data += more
+        file.seek(self._offset)
+        data = file.read(CHUNK_BYTES)
+        while b"\n" not in data and (more := file.read(CHUNK_BYTES)):
+            data += more
+            if len(data) > LONGEST_ROW_BYTES:
+                law = f"must hold no line of more than {LONGEST_ROW_BYTES / 2**20:g} MiB"
+                raise ConfigError(str(self._path), "", law)
         length = data.rfind(b"\n") + 1
         return data[:length].split(b"\n")[:-1], length
 
@@ -86,45 +102,33 @@ class EventLog:
         self._rows = _thinned(self._rows)
 
 
-def parse_rows(lines: Iterable[bytes], where: str) -> list[Row]:
+def parse_rows(lines: Iterable[bytes], where: str, counter: RowCounter | None = None) -> list[Row]:
     """Return the rows of whole lines.
 
     Raises:
         ConfigError: If a line is no row of an event log.
     """
-    return [_row(line, where) for line in lines]
-
-
-def picked(lines: Iterable[bytes], spacing_bytes: int) -> Iterator[bytes]:
-    """Yield all lines but those of progress that follow another within `spacing_bytes`.
-
-    The first and the last of each stretch of progress stay.
-    """
-    last, since = b"", spacing_bytes
+    counter = counter or RowCounter(where)
+    rows: list[Row] = []
     for line in lines:
-        if _PROGRESS not in line:
-            if last:
-                yield last
-            last, since = b"", spacing_bytes
-            yield line
-        elif since >= spacing_bytes:
-            last, since = b"", 0
-            yield line
-        else:
-            last = line
-            since += len(line)
-    if last:
-        yield last
+        rows.append(event_row(line, where))
+        counter.add(rows[-1], len(line))
+    return rows
 
 
-def _row(line: bytes, where: str) -> Row:
+def open_log(path: Path) -> IO[bytes] | None:
+    """Open a log; None where it is not there yet.
+
+    Raises:
+        ConfigError: If it is no regular file.
+    """
     try:
-        row = json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        row = None
-    if not isinstance(row, dict) or not {"kind", "attempt", "step"} <= row.keys():
-        raise ConfigError(where, "", "must hold a JSON object of an event in every line")
-    return row
+        return open_regular(path)
+    except FileNotFoundError:
+        return None
+    except NotRegularFileError as error:
+        law = f"must be a regular file, but it is {error.strerror}"
+        raise ConfigError(str(path), "", law) from None
 
 
 def _thinned(rows: list[Row]) -> list[Row]:

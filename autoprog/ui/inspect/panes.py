@@ -14,10 +14,12 @@ from textual.message import Message
 from textual.widget import Widget
 from textual.widgets import DataTable, Static
 
+from autoprog.errors import ConfigError, consistent
 from autoprog.ui.decision import decision_view
+from autoprog.ui.inspect.foreign import Checked
 from autoprog.ui.inspect.library import Marks
 from autoprog.ui.inspect.pages import Page, decision_list_columns
-from autoprog.ui.palette import DIM
+from autoprog.ui.palette import DIM, WARNING
 from autoprog.ui.subject import Subject
 from autoprog.ui.tables import Column, cut_columns, fit_columns
 
@@ -93,8 +95,13 @@ class PagePane(VerticalScroll):
 
     def draw(self) -> None:
         """Draw what is shown again."""
-        picture = self.picture(self._subject, *self.scrollable_content_region.size)
-        self.query_one(Static).update(Text(self.waiting, DIM) if picture is None else picture)
+        try:
+            with consistent("this view"):
+                picture = self.picture(self._subject, *self.scrollable_content_region.size)
+        except ConfigError as error:
+            picture = Text(f"! {error}", WARNING)
+        shown = Text(self.waiting, DIM) if picture is None else Checked(picture)
+        self.query_one(Static).update(shown)
 
     def picture(self, subject: Subject | None, columns: int, rows: int) -> RenderableType | None:
         """Return what to show; None while there is nothing, and :attr:`waiting` says why."""
@@ -175,7 +182,8 @@ class WhyPane(Container):
         self._subject = subject
         decisions = () if subject is None else subject.decisions
         self.mover.display = bool(decisions)
-        self.mover.show(decision_list_columns(decisions), [str(d.index) for d in decisions])
+        rows = [str(row) for row in range(len(decisions))]
+        self.mover.show(decision_list_columns(decisions), rows)
         self._draw()
 
     @on(DataTable.RowHighlighted)
@@ -184,14 +192,13 @@ class WhyPane(Container):
         if self._subject is None:
             place.update(Text(self.waiting, DIM))
         else:
-            place.update(_why(self._subject, self.mover.key_at_cursor))
+            place.update(Checked(_why(self._subject, self.mover.key_at_cursor)))
 
 
 def _why(subject: Subject, key: str) -> RenderableType:
-    """Return the decision with this number, or what there is instead."""
-    found = [decision for decision in subject.decisions if str(decision.index) == key]
-    if found:
-        return decision_view(found[0])
+    """Return the decision of a row of the list, or what there is instead."""
+    if key and int(key) < len(subject.decisions):
+        return decision_view(subject.decisions[int(key)])
     if subject.kind == "search":
         return Text("No decision has been taken yet.", DIM)
     return Text("No decisions: the schedule was given.", DIM)

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 from textual.binding import Binding, BindingType
 
-from autoprog.errors import AutoprogError
+from autoprog.errors import AutoprogError, consistent
 from autoprog.ui.inspect.library import Library, Marks, subject_of
 from autoprog.ui.inspect.pages import PAGES
 from autoprog.ui.inspect.panes import READING, PagePane
@@ -66,9 +66,9 @@ class SchedulePane(PagePane):
             return _Other(NO_OTHER, 0, 0)
         index = number % len(others)
         try:
-            diff: ScheduleDiff | str = schedule_diff(
-                subject, subject_of(self._library, others[index])
-            )
+            with consistent("these schedules"):
+                other = subject_of(self._library, others[index])
+                diff: ScheduleDiff | str = schedule_diff(subject, other)
         except (AutoprogError, OSError) as error:
             diff = str(error)
         return _Other(diff, index, len(others))

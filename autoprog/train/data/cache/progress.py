@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TypeAlias
 
+from autoprog.printable import say
+
 __all__ = ["Progress", "progress_on_stderr"]
 
 Progress: TypeAlias = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
@@ -17,11 +19,12 @@ Progress: TypeAlias = Callable[[str, int], AbstractContextManager[Callable[[int]
 def progress_on_stderr(text: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show a task's line, and on a terminal a bar with the time that is left."""
     if not sys.stderr.isatty():
-        print(text, file=sys.stderr)
+        say(text, file=sys.stderr)
         yield lambda done: None
         return
     from rich import progress  # for terminals alone
-    from rich.console import Console
+
+    from autoprog.console import Console
 
     console = Console(stderr=True, highlight=False)
     console.print(text, markup=False)

@@ -1,0 +1,169 @@
+"""``events.jsonl`` as a reader sees it, however long it is and whoever wrote it."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from autoprog.errors import ConfigError
+from autoprog.events import Event, decode
+from autoprog.jsonlines import json_object, read_lines
+
+__all__ = [
+    "MOST_PROGRESS",
+    "WHOLE_BYTES",
+    "Row",
+    "RowCounter",
+    "effective_rows",
+    "event_of",
+    "event_row",
+    "picked",
+    "read_log",
+]
+
+Row = dict[str, Any]
+
+WHOLE_BYTES = 1 << 22
+"""A log up to this size is taken in row by row; of a longer one, progress is picked evenly."""
+MOST_PROGRESS = 4096
+_PROGRESS = b'"kind": "progressed"'  # in a text of JSON a quote has a backslash before it
+
+# Runs of 10,000 epochs and searches of 100,000 trials are read; to draw more would take minutes.
+_MOST_OFTEN = dict.fromkeys(
+    ("progressed", "evaluated", "trial_told", "checkpoint_saved", "warned"), 100_000
+)
+_MOST_OFTEN["run_started"] = 1_000
+_MOST_OF_OTHERS = 5_000
+_MOST_BYTES = 64 * 2**20
+
+
+class RowCounter:
+    """Counts what is read of one log, so that none takes all of the time or the memory.
+
+    Args:
+        where: Names the log in errors.
+    """
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._rows: Counter[str] = Counter()
+        self._num_bytes = 0
+
+    def add(self, row: Row, num_bytes: int) -> None:
+        """Count a row.
+
+        Raises:
+            ConfigError: If there are too many.
+        """
+        kind = row["kind"]
+        self._rows[kind] += 1
+        self._num_bytes += num_bytes
+        most = _MOST_OFTEN.get(kind, _MOST_OF_OTHERS)
+        if self._rows[kind] > most:
+            raise ConfigError(self._where, "", f"must hold at most {most:,} events of a kind", kind)
+        if self._num_bytes > _MOST_BYTES:
+            law = f"must hold at most {_MOST_BYTES / 2**20:g} MiB beside progress"
+            raise ConfigError(self._where, "", law)
+
+
+def read_log(path: Path) -> list[Row]:
+    """Return the rows of a log that hold after all attempts, none of one that is missing.
+
+    Raises:
+        ConfigError: If it is no regular file, too large, or a whole line is no row of an event.
+    """
+    lines, where = read_lines(path), str(path)
+    numbers: Iterable[int | None] = count(1)
+    if path.exists() and (size := path.stat().st_size) > WHOLE_BYTES:
+        lines, numbers = picked(lines, size // MOST_PROGRESS), iter(lambda: None, 0)
+    counter = RowCounter(where)
+
+    def rows() -> Iterator[Row]:
+        for number, line in zip(numbers, lines, strict=False):
+            row = event_row(line, where, "" if number is None else f"line {number}")
+            counter.add(row, len(line))
+            yield row
+
+    return effective_rows(rows())
+
+
+def event_row(line: bytes, where: str, key: str = "") -> Row:
+    """Return the row of a whole line.
+
+    Raises:
+        ConfigError: If it is no row of an event log.
+    """
+    row = json_object(line, where, key)
+    if not isinstance(row.get("kind"), str) or not all(
+        type(row.get(name)) is int and 0 <= row[name] < 2**63 for name in ("attempt", "step")
+    ):
+        law = "must be an event with its kind, and its attempt and step as whole numbers from 0"
+        raise ConfigError(where, key, law)
+    return row
+
+
+def event_of(row: Row) -> Event:
+    """Return the event of a row of the log.
+
+    Raises:
+        ConfigError: If it is no event that this version of autoprog knows.
+    """
+    return decode({key: value for key, value in row.items() if key not in ("attempt", "time")})
+
+
+def effective_rows(rows: Iterable[Row]) -> list[Row]:
+    """Return the rows that hold after all attempts.
+
+    An attempt that starts at step s goes on from the checkpoint of step s: rows that came after the
+    ``checkpoint_saved`` row of that step are replayed and dropped; from step 0, all are. A crash may
+    have lost that row; then the rows of later steps go. What trials before the training came to stays.
+    """
+    kept: list[Row] = []
+    saved: list[tuple[int, int]] = []  # where in `kept` a checkpoint of which step is
+    saved_at: defaultdict[int, list[int]] = defaultdict(list)  # where they are, by their step
+    for row in rows:
+        if row["kind"] == "run_started" and row["attempt"] > 0:
+            start = _replay_start(kept, saved_at[row["step"]], row["step"])
+            kept[start:] = [one for one in kept[start:] if one["kind"] == "trial_told"]
+            while saved and saved[-1][0] >= start:
+                saved_at[saved.pop()[1]].pop()
+        elif row["kind"] == "checkpoint_saved":
+            saved.append((len(kept), row["step"]))
+            saved_at[row["step"]].append(len(kept))
+        kept.append(row)
+    return kept
+
+
+def _replay_start(kept: list[Row], saved: list[int], step: int) -> int:
+    """Return where the rows begin that an attempt replays, which starts at `step`."""
+    if saved:
+        return saved[-1] + 1
+    if step == 0:
+        return 0
+    later = (index for index, row in enumerate(kept) if row["step"] > step)
+    return next(later, len(kept))
+
+
+def picked(lines: Iterable[bytes], spacing_bytes: int) -> Iterator[bytes]:
+    """Yield all lines but those of progress that follow another within `spacing_bytes`.
+
+    The first and the last of each stretch of progress stay.
+    """
+    last, since = b"", spacing_bytes
+    for line in lines:
+        if _PROGRESS not in line:
+            if last:
+                yield last
+            last, since = b"", spacing_bytes
+            yield line
+        elif since >= spacing_bytes:
+            last, since = b"", 0
+            yield line
+        else:
+            last = line
+            since += len(line)
+    if last:
+        yield last
