@@ -7,10 +7,9 @@ builds it an exclusive one on the lock file beside it. So a file that nobody has
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import re
-import stat
+import secrets
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,18 +17,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from autoprog.errors import ConfigError
+from autoprog.jsonlines import json_object
+from autoprog.openfiles import open_for_appending, open_regular
+
 __all__ = [
     "FOOTER",
     "MAGIC",
+    "MOST_FACTS_BYTES",
     "CacheFile",
     "cache_files",
     "cache_folder",
     "file_lock",
     "is_in_use",
     "lock_of",
+    "new_part_of",
     "note_use",
-    "part_of",
     "remove",
+    "remove_parts",
     "share",
 ]
 
@@ -38,8 +43,11 @@ FOOTER = struct.Struct(
     "<8sIIQQ"
 )  # magic, version, CRC-32 of tables and facts, images, bytes of facts
 
-_NAME = re.compile(r"(?P<part>\w+)-[0-9a-f]{12}-(?P<px>\d+)px\.images")
-_MOST_FACTS_BYTES = 2**26
+MOST_FACTS_BYTES = 2**24
+"""More than the reasons of 50,000 unreadable images take."""
+
+_NAME = re.compile(r"(?P<part>training|validation)-[0-9a-f]{12}-(?P<px>[0-9]{1,9})px\.images")
+_PART = re.compile(r"(?P<whole>.+\.images)(\.[0-9a-f]{16})?\.part")
 
 
 @dataclass(frozen=True)
@@ -78,9 +86,15 @@ def cache_folder(folder: str) -> Path:
     return Path(base) / "autoprog"
 
 
-def part_of(path: Path) -> Path:
-    """Return the name under which a file is written until it is whole."""
-    return path.with_name(f"{path.name}.part")
+def new_part_of(path: Path) -> Path:
+    """Return a name under which a file may be written until it is whole; nobody can have put a link there."""
+    return path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
+
+
+def remove_parts(path: Path) -> None:
+    """Remove what killed builds left of a file; to be called by whoever holds its lock."""
+    for part in _parts_of(path):
+        part.unlink(missing_ok=True)
 
 
 def lock_of(path: Path) -> Path:
@@ -118,7 +132,7 @@ def remove(file: CacheFile) -> bool:
         if not is_mine or (not file.is_unfinished and _is_locked(file.path)):
             return False
         file.path.unlink(missing_ok=True)
-        if not (whole.exists() or part_of(whole).exists()):
+        if not whole.exists() and not _parts_of(whole):
             lock_of(whole).unlink(missing_ok=True)  # held, so whoever waits for it makes a new one
     return True
 
@@ -130,10 +144,10 @@ def file_lock(path: Path, wait: bool = True) -> Iterator[bool]:
     Gives True; False where `wait` is off and somebody else holds it.
 
     Raises:
-        OSError: If the file cannot be made.
+        OSError: If the file cannot be made, or something else, such as a link or a pipe, is in its place.
     """
     while True:
-        with path.open("a") as file:
+        with open_for_appending(path) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
@@ -158,12 +172,12 @@ def share(file: IO[bytes]) -> bool:
 def note_use(path: Path) -> None:
     """Make this moment the file's time of last use, where we may."""
     with suppress(OSError):
-        os.utime(path)
+        os.utime(path, follow_symlinks=False)
 
 
 def _described(path: Path) -> CacheFile | None:
     try:
-        with _opened(path) as file:
+        with open_regular(path, follow_links=False) as file:
             status = os.fstat(file.fileno())
             facts = _facts(path, file, status.st_size)
     except OSError:
@@ -174,7 +188,7 @@ def _described(path: Path) -> CacheFile | None:
     return CacheFile(
         path=path,
         part=name and name["part"],
-        data=facts.get("origin"),
+        data=facts["origin"],
         short_px=int(name["px"]) if name else None,
         images=facts["images"],
         num_bytes=status.st_size,
@@ -187,34 +201,25 @@ def _facts(path: Path, file: IO[bytes], size_bytes: int) -> dict[str, Any] | Non
     if path.suffix == ".part":
         whole = _whole(path)
         is_ours = _NAME.fullmatch(whole.name) is not None and lock_of(whole).is_file()
-        return {"images": None} if is_ours else None
+        return {"origin": None, "images": None} if is_ours else None
     if path.suffix != ".images" or size_bytes < FOOTER.size:
         return None
     file.seek(size_bytes - FOOTER.size)
     magic, _, _, images, facts_bytes = FOOTER.unpack(file.read(FOOTER.size))
     if magic != MAGIC:
         return None
-    facts: dict[str, Any] = {}
-    if facts_bytes <= min(size_bytes - FOOTER.size, _MOST_FACTS_BYTES):
+    origin = None
+    if facts_bytes <= min(size_bytes - FOOTER.size, MOST_FACTS_BYTES):
         file.seek(size_bytes - FOOTER.size - facts_bytes)
-        with suppress(ValueError):  # of another version, or damaged, but ours
-            facts = json.loads(file.read(facts_bytes))
-    return {"origin": facts.get("origin"), "images": images}
-
-
-def _opened(path: Path) -> IO[bytes]:
-    """Open a plain file for reading; links, folders and pipes are an OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(f"{path} is no plain file")
-    return open(descriptor, "rb")
+        with suppress(ConfigError):  # of another version, or damaged, but ours
+            origin = json_object(file.read(facts_bytes), str(path)).get("origin")
+    return {"origin": origin if isinstance(origin, str) else None, "images": images}
 
 
 def _is_locked(path: Path) -> bool:
     """Tell whether somebody else holds a lock on a file."""
     try:
-        with _opened(path) as file:
+        with open_regular(path, follow_links=False) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -225,4 +230,11 @@ def _is_locked(path: Path) -> bool:
 
 def _whole(path: Path) -> Path:
     """Return the name of the finished file."""
-    return path.with_suffix("") if path.suffix == ".part" else path
+    found = _PART.fullmatch(path.name)
+    return path if found is None else path.with_name(found["whole"])
+
+
+def _parts_of(path: Path) -> list[Path]:
+    """Return what is there of unfinished builds of a file."""
+    named = (one for one in path.parent.iterdir() if _PART.fullmatch(one.name))
+    return [one for one in named if _whole(one) == path and one.is_file() and not one.is_symlink()]

@@ -23,6 +23,8 @@ from autoprog.bench.stress_plan import (
 )
 from autoprog.bench.stress_verdict import compare_runs
 from autoprog.errors import RunError
+from autoprog.outside import words_of_asks
+from autoprog.runs import load_run
 
 __all__ = ["Kill", "KilledRun", "Plan", "Reference", "Report", "Tick", "stress"]
 
@@ -265,7 +267,8 @@ def _first_words(words: Sequence[str], runs: Path) -> list[str]:
 
 
 def _resuming(command: str, folder: Path) -> list[str]:
-    return [command, "--resume", str(folder), "-q"]
+    settings = load_run(folder).manifest.settings
+    return [command, "--resume", str(folder), *words_of_asks(settings, folder), "-q"]
 
 
 def _tick(rows: Sequence[Row], row: Row) -> Tick:

@@ -21,6 +21,7 @@ import torch
 import autoprog
 from autoprog.bench.statistics import Estimate, speed_ratio
 from autoprog.errors import ConfigError, RunError
+from autoprog.outside import words_of_asks
 from autoprog.presets import constant
 from autoprog.program import PROGRAM
 from autoprog.runs import RunFolder
@@ -211,7 +212,8 @@ def _run_timm(
 
 def _run_own(settings: RunSettings, place: Path, block_steps: int) -> float:
     folder = _prepare(settings, place, block_steps)
-    command = [*PROGRAM, "train", "--quiet", "--resume", str(folder)]
+    again = words_of_asks(settings, folder)
+    command = [*PROGRAM, "train", "--quiet", "--resume", str(folder), *again]
     events = folder / "events.jsonl"
     return _run(command, place / "log.txt", events, lambda text: our_seconds(text, block_steps))
 

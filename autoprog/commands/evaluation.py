@@ -10,6 +10,7 @@ from typing import Any
 
 from autoprog.commands.cells import Elastic, check_rate, check_size, elastic_of, tokens_of
 from autoprog.commands.data_flags import data_settings
+from autoprog.commands.outside import check_data_asks
 from autoprog.commands.recipe_layers import recipe_of
 from autoprog.errors import ConfigError
 from autoprog.files import parse
@@ -142,6 +143,7 @@ def _data_of_run(data: DataSettings, run: Run) -> tuple[DataSettings, OpenedData
     """
     recorded = run.manifest.settings.data
     if data.embedded:
+        check_data_asks(recorded, run.path)
         return recorded, _opened(recorded), ""
     if data.white_level is None:
         data = data.model_copy(update={"white_level": recorded.white_level})

@@ -27,6 +27,7 @@ from autoprog.printable import brief
 from autoprog.recipe import RECIPES, Recipe, defaults_text
 
 __all__ = [
+    "GIVEN_AGAIN",
     "LOGGER_SETTINGS",
     "NOT_FOR_RESUME",
     "add_changed_data_flag",
@@ -64,6 +65,18 @@ NOT_FOR_RESUME = {
 """Settings that say how a run is carried out here."""
 
 
+GIVEN_AGAIN = {
+    "cache",
+    "storage",
+    "pretrained",
+    "dataset",
+    "data_dir",
+    "train_split",
+    "val_split",
+}
+"""Settings that a resume may repeat: what a run asks for outside its folder is done only if they are given."""
+
+
 def changeable(kind: str) -> set[str]:
     """Return the settings that a resume may change: a search looks at the losses that it logs."""
     return NOT_FOR_RESUME - {"log_every_steps"} if kind == "search" else NOT_FOR_RESUME
@@ -81,7 +94,7 @@ def only_carries_out(args: argparse.Namespace) -> bool:
         "join",
         "allow_changed_data",
     }
-    return set(vars(args)) <= beside | changeable(args.command)
+    return set(vars(args)) <= beside | changeable(args.command) | GIVEN_AGAIN
 
 
 def words_of(args: argparse.Namespace, actions: Iterable[argparse.Action]) -> list[str]:

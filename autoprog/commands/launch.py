@@ -20,6 +20,7 @@ from autoprog.commands.data_record import (
     with_absolute_paths,
 )
 from autoprog.commands.flags import changeable, flag_of, only_carries_out
+from autoprog.commands.outside import check_asks, given_again, loads_weights
 from autoprog.commands.preflight import check_run, check_validation_images
 from autoprog.commands.provenance import git_state, new_run_id, versions
 from autoprog.console import Console
@@ -40,6 +41,7 @@ from autoprog.loggers.relay import Relays
 from autoprog.printable import say
 from autoprog.runs import Run, RunFolder, is_written_now, load_run
 from autoprog.schedule import GrowthSchedule
+from autoprog.search.trials import check_storage
 from autoprog.settings import RunManifest, RunSettings
 from autoprog.train.engine import Job
 from autoprog.train.feed import open_data
@@ -121,7 +123,8 @@ def open_run(
     torchrun has restarted goes on with its run as by ``--resume auto``.
 
     Raises:
-        ConfigError: If anything given is unknown, breaks a law, or does not go with ``--resume``.
+        ConfigError: If anything given is unknown, breaks a law, or does not go with ``--resume``; if the
+            run folder asks for something outside itself that was not given.
         RunError: If the folder cannot be written or another process writes it.
     """
     found: Path | None
@@ -142,6 +145,7 @@ def open_run(
     check_run(configured, is_new=found is None, ranks=ranks)
     check_validation_images(configured, found, ranks)
     if ranks.is_main:
+        check_storage(configured.settings)
         folder = _create(args, configured) if found is None else _reopened(found, configured)
         ranks.share(str(folder.path))
         return configured, folder
@@ -321,6 +325,8 @@ def _recorded(args: argparse.Namespace, path: Path) -> Configured:
         raise ConfigError("--schedule", "", law, args.schedule)
     settings = carried_out_by(args, settings, _KEPT_ON_RESUME, "--resume")
     settings = settings.model_copy(update={"data": moved_data(args, settings.data)})
+    now = not hasattr(args, "pretrained") and loads_weights(settings, path)
+    check_asks(args, settings, path, "--resume", loads_weights=now)
     configured = Configured(settings, open_data(settings.data), run.schedule)
     return _with_data_of(args, configured, run)
 
@@ -338,6 +344,8 @@ def carried_out_by(
 ) -> RunSettings:
     """Return recorded settings with the flags over them that say how a run is carried out here.
 
+    What a run asks for outside its folder may be given again.
+
     Args:
         args: What was given.
         settings: Of the run that `flag` names.
@@ -347,11 +355,14 @@ def carried_out_by(
     Raises:
         ConfigError: If anything else is given.
     """
-    given = {name for name in vars(args) if name not in kept}
+    again = given_again(args, settings)
+    given = {name for name in vars(args) if name not in kept} - again.keys()
     if wrong := sorted(given - changeable(settings.kind)):
         law, cure = f"must not be given with {flag} RUN", "leave it out, or start a new run"
         raise ConfigError(flag_of(wrong[0]), "", law, cure=cure)
     values = {**settings.model_dump(), **{name: getattr(args, name) for name in given}}
+    values["cache"] = again.get("cache", settings.cache)
+    values["data"]["data_dir"] = again.get("data_dir", settings.data.data_dir)
     return parse(RunSettings, values, "flags")
 
 

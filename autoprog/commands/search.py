@@ -207,7 +207,9 @@ def execute(args: argparse.Namespace) -> Path:
         by_trials = settings.search.trials is not None
         if by_trials and not args.quiet:
             announce_search(launch.console, configured, folder, None)
-        begin = _trials(args, configured) if by_trials else _decisions(args, configured, launch)
+        begin = (
+            _trials(args, configured, folder) if by_trials else _decisions(args, configured, launch)
+        )
         carry_out(begin, launch, folder)
         if not args.quiet:
             farewell(launch.console, folder, settings)
@@ -228,11 +230,13 @@ def _decisions(args: argparse.Namespace, configured: Configured, launch: Launch)
     return begin
 
 
-def _trials(args: argparse.Namespace, configured: Configured) -> Begin:
+def _trials(args: argparse.Namespace, configured: Configured, folder: RunFolder) -> Begin:
     """Return a search that trains many schedules briefly, and the best of them at full length."""
+    from autoprog.outside import words_of_asks
     from autoprog.search.trials import Workforce, search_by_trials
 
-    workforce = Workforce(args.jobs, worker_words(args))
+    again = words_of_asks(configured.settings, folder.path, logs=False)
+    workforce = Workforce(args.jobs, (*worker_words(args), *again))
 
     def begin(folder: RunFolder, job: Job) -> Iterator[Event]:
         return search_by_trials(configured.settings, folder, configured.opened, workforce, job)
@@ -244,10 +248,12 @@ def _join(args: argparse.Namespace) -> None:
     """Work on the trials of a run.
 
     Raises:
-        ConfigError: If it is not a search by trials, or is complete; if more is given than how to carry out.
+        ConfigError: If it is not a search by trials, or is complete; if more is given than how to carry out;
+            if the run folder asks for something outside itself that was not given.
         InterruptedRunError: If a stop was requested.
     """
     from autoprog.commands.launch import carried_out_by
+    from autoprog.commands.outside import check_asks
     from autoprog.commands.run_words import named_run
     from autoprog.runs import load_run
     from autoprog.search.trials import join
@@ -265,6 +271,7 @@ def _join(args: argparse.Namespace) -> None:
         raise ConfigError("--join", "", "must be a search with --trials", str(path))
     if found.result is not None:
         raise ConfigError("--join", "", "must be an unfinished run", str(path))
+    check_asks(args, settings, path, "--join", logs=False)
     resolve_compute(settings)  # refuses what would fail each trial
     with stop_on_signals() as stop:
         join(settings, path, stop, given_number())

@@ -19,7 +19,9 @@ from autoprog.search.controller import (
     SharedStudy,
     StopRule,
     TrialState,
+    close_storage,
     create_sampler,
+    open_storage,
     run_worker,
 )
 from autoprog.search.spawn import Crew, WorkerDied, spawn_workers
@@ -32,7 +34,7 @@ from autoprog.train.feed import open_data
 from autoprog.train.stop import InterruptedRunError, StopRequest
 from autoprog.workers import WorkerFile, claim_worker
 
-__all__ = ["Trialled", "Workforce", "join", "search_by_trials", "within"]
+__all__ = ["Trialled", "Workforce", "check_storage", "join", "search_by_trials", "within"]
 
 _STUDY = "trials"
 
@@ -104,6 +106,16 @@ def join(settings: RunSettings, folder: Path, stop: StopRequest, number: int | N
     file = WorkerFile(folder, claim_worker(folder) if number is None else number)
     rule = StopRule(trials=settings.search.trials)
     run_worker(_open(settings, folder), runner, rule, file, stop, halving=RUNGS)
+
+
+def check_storage(settings: RunSettings) -> None:
+    """Open and close the database of trials, if there is one, before anything else is written.
+
+    Raises:
+        ConfigError: If there is none at that address, or it cannot be used.
+    """
+    if settings.search is not None and settings.search.storage is not None:
+        close_storage(open_storage(settings.search.storage))
 
 
 def _open(settings: RunSettings, folder: Path) -> SharedStudy:

@@ -30,7 +30,7 @@ from autoprog.search.controller.reaper import LeaseTerms
 from autoprog.search.controller.records import TrialRecord, rebuild_study, records_of
 from autoprog.search.controller.samplers import SAMPLERS, create_sampler, num_points, points_of
 from autoprog.search.controller.shared import Plan, SharedStudy
-from autoprog.search.controller.storage import open_journal, open_storage
+from autoprog.search.controller.storage import close_storage, open_journal, open_storage
 from autoprog.search.controller.trials import OpenTrial, PrunedTrial, ReleasedTrial
 from autoprog.search.controller.worker import (
     EXPECTED_ERRORS,
@@ -65,6 +65,7 @@ __all__ = [
     "TrialRecord",
     "TrialState",
     "WorkerEnd",
+    "close_storage",
     "create_sampler",
     "importances",
     "num_points",

@@ -23,7 +23,7 @@ from autoprog.processes import this_process
 from autoprog.search.controller.attributes import ERROR, FINISHED, LEASE, RELEASED
 from autoprog.search.controller.leases import Lease, LeaseKeeper, folder_clock
 from autoprog.search.controller.reaper import LeaseTerms, Reaper, is_doubled
-from autoprog.search.controller.storage import open_storage, sync
+from autoprog.search.controller.storage import STORAGE_ERRORS, open_storage, sync
 
 __all__ = ["JOURNAL", "Plan", "SharedStudy", "create_study"]
 
@@ -129,7 +129,15 @@ class SharedStudy:
         lock = FileLock(folder / "study.lock", patience_seconds=terms.seconds)
         with lock:
             storage = open_storage(where)
-            study = create_study(storage, plan.name, plan.metrics, sampler)
+            try:
+                study = create_study(storage, plan.name, plan.metrics, sampler)
+                study.get_trials(deepcopy=False)  # reads all that is there
+            except ConfigError:
+                raise
+            except STORAGE_ERRORS as error:
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                law = f"must be readable as Optuna has written it ({reason})"
+                raise ConfigError(_shown(where), plan.name, law, cure="take another one") from None
         return cls(study, storage, plan, lock, folder_clock(folder), terms)
 
     @property
@@ -234,6 +242,11 @@ class SharedStudy:
             trial.system_attrs.get("fixed_params") == params and ERROR not in trial.user_attrs
             for trial in self.study.get_trials(deepcopy=False)
         )
+
+
+def _shown(where: Path | str) -> str:
+    """Return what to call a storage: of an address, which may hold a password, the scheme alone."""
+    return str(where) if isinstance(where, Path) else f"--storage {where.partition('://')[0]}://…"
 
 
 def is_doubled_now(study: Study, trial: Trial) -> bool:

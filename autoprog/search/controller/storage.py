@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.exc import SQLAlchemyError
@@ -15,7 +16,20 @@ from sqlalchemy.exc import SQLAlchemyError
 from autoprog.errors import ConfigError, RunError
 from autoprog.locks import FileLock
 
-__all__ = ["Journal", "open_journal", "open_storage", "sync"]
+__all__ = ["STORAGE_ERRORS", "Journal", "close_storage", "open_journal", "open_storage", "sync"]
+
+STORAGE_ERRORS = (
+    OSError,
+    SQLAlchemyError,
+    StorageInternalError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    RecursionError,
+)
+"""What Optuna raises where a database or a journal does not answer, or holds what it has not written."""
 
 _SQLITE_TIMEOUT_SECONDS = 60
 """How long to wait for another writer: SQLite has one at a time, and by default waits for 5 s."""
@@ -43,9 +57,16 @@ def open_journal(path: Path) -> Journal:
         return Journal(path)
     except OSError as error:
         raise RunError(f"{path}: the journal cannot be opened: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except STORAGE_ERRORS as error:
         cure = "move it away; what was decided stays in decisions.jsonl"
         raise RunError(f"{path}: the journal is damaged ({error}); {cure}") from None
+
+
+def close_storage(storage: BaseStorage) -> None:
+    """Close the connections to a database."""
+    if isinstance(storage, RDBStorage):
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 def sync(storage: BaseStorage) -> None:
@@ -146,7 +167,7 @@ def _open_database(url: str) -> RDBStorage:
         cure = "install one, such as psycopg for PostgreSQL or mysqlclient for MySQL"
         law = "must be a database whose Python driver is installed"
         raise ConfigError("--storage", "", law, f"{scheme}://…", cure) from None
-    except SQLAlchemyError as error:
-        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+    except (*STORAGE_ERRORS, RuntimeError) as error:  # the last one for tables of another version
+        reason = (str(getattr(error, "orig", None) or error).splitlines() or [""])[0]
         law = f"must be the URL of a database that answers: {reason}"
         raise ConfigError("--storage", "", law, f"{scheme}://…") from None

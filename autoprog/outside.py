@@ -1,0 +1,141 @@
+"""What the settings of a run ask for outside its folder: writes, the network, programs.
+
+A run folder may come from somebody else, and so may its ``run.yaml``. What it asks for beyond reading images
+of a folder is therefore carried out only where the command line says so again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from autoprog.cachefolder import cache_folder
+from autoprog.settings import DataSettings, RunSettings
+
+__all__ = ["Ask", "asks_of", "asks_of_data", "repeatable", "words_of_asks"]
+
+_READ_AS_FOLDERS = ("torch/image_folder", "torch/folder")
+_SQLITE_FILE = re.compile(r"sqlite:///(/[^?#]*)")
+_BESIDE_SQLITE = ("-journal", "-wal", "-shm")
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One thing that settings ask for outside the run folder.
+
+    Attributes:
+        key: Its place in ``run.yaml``.
+        what: What it does, such as "decoded images are written there".
+        flags: What asks for it on a command line, by setting; True for a flag without a value.
+    """
+
+    key: str
+    what: str
+    flags: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Return the flags as they stand on a command line."""
+        pairs = ((f"--{name.replace('_', '-')}", value) for name, value in self.flags.items())
+        return tuple(flag if value is True else f"{flag}={value}" for flag, value in pairs)
+
+
+def asks_of(
+    settings: RunSettings, folder: Path, *, loads_weights: bool = True, logs: bool = True
+) -> list[Ask]:
+    """Return what settings ask for outside a run folder.
+
+    Args:
+        settings: Of the run.
+        folder: The run folder; what is written into it is no ask.
+        loads_weights: Whether initial weights would be loaded now, as before the first checkpoint.
+        logs: Whether loggers are told, as they are of a run, not of its trials.
+    """
+    asks = [*_of_cache(settings, folder), *_of_storage(settings, folder)]
+    asks += asks_of_data(settings.data)
+    if settings.pretrained and loads_weights:
+        what = "the weights may have to be downloaded"
+        asks.append(Ask("settings.pretrained", what, {"pretrained": True}))
+    if logs and settings.log_wandb and not _stays_here(settings):
+        named = {"log_wandb": True, "wandb_project": settings.wandb_project}
+        flags = {name: value for name, value in named.items() if value is not None}
+        asks.append(Ask("settings.log_wandb", "the run is sent to Weights & Biases", flags))
+    return asks
+
+
+def asks_of_data(data: DataSettings) -> list[Ask]:
+    """Return what data settings ask for beyond reading images of a folder.
+
+    The libraries behind ``dataset`` download, and webdataset runs what a ``pipe:`` address says.
+    """
+    if data.dataset is None or data.dataset.lower() in _READ_AS_FOLDERS:
+        return []
+    changed = data.model_dump(include=set(_OF_DATASET), exclude_defaults=True)
+    flags = {name: changed[name] for name in _OF_DATASET if name in changed}
+    what = "its library may download it, or start a program for it"
+    return [Ask("settings.data.dataset", what, flags)]
+
+
+def repeatable(settings: RunSettings) -> dict[str, Any]:
+    """Return the settings that may be given again when a run goes on, with the values that they have.
+
+    None stands for a value that may be another one: where a cache or the images lie is up to this machine.
+    """
+    storage = None if settings.search is None else settings.search.storage
+    data = settings.data
+    names: dict[str, Any] = {}
+    if settings.cache is not None:
+        names["cache"] = None
+    if storage is not None:
+        names["storage"] = storage
+    if settings.pretrained:
+        names["pretrained"] = True
+    if data.dataset is not None:
+        names |= {"dataset": data.dataset, "data_dir": None}
+        names |= {"train_split": data.train_split, "val_split": data.val_split}
+    return names
+
+
+def words_of_asks(settings: RunSettings, folder: Path, *, logs: bool = True) -> tuple[str, ...]:
+    """Return the flags by which another process that goes on with a run may do all that it asks for."""
+    asks = asks_of(settings, folder, logs=logs)
+    return tuple(word for ask in asks for word in ask.words)
+
+
+_OF_DATASET = ("dataset", "data_dir", "train_split", "val_split")
+
+
+def _of_cache(settings: RunSettings, folder: Path) -> Iterator[Ask]:
+    cache = settings.cache
+    if cache is None or _is_inside(folder, cache):
+        return
+    if os.path.realpath(cache_folder(cache)) != os.path.realpath(cache_folder("auto")):
+        yield Ask("settings.cache", "decoded images are written there", {"cache": cache})
+
+
+def _of_storage(settings: RunSettings, folder: Path) -> Iterator[Ask]:
+    url = None if settings.search is None else settings.search.storage
+    if url is None:
+        return
+    file = _SQLITE_FILE.fullmatch(url)
+    if file is None or not _is_inside(folder, file[1]) or _is_linked(file[1]):
+        yield Ask("settings.search.storage", "trials are written there", {"storage": url})
+
+
+def _is_inside(folder: Path, path: str) -> bool:
+    whole = os.path.realpath(folder)
+    return os.path.realpath(path).startswith(os.path.join(whole, ""))
+
+
+def _is_linked(path: str) -> bool:
+    """Tell whether SQLite would write through a symbolic link beside a database."""
+    return any(os.path.islink(f"{path}{ending}") for ending in _BESIDE_SQLITE)
+
+
+def _stays_here(settings: RunSettings) -> bool:
+    """Tell whether W&B keeps the run in its folder, and sends nothing."""
+    return (settings.wandb_mode or os.environ.get("WANDB_MODE")) in ("offline", "disabled")
