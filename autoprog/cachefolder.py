@@ -46,6 +46,9 @@ FOOTER = struct.Struct(
 MOST_FACTS_BYTES = 2**24
 """More than the reasons of 50,000 unreadable images take."""
 
+_MOST_LISTED_BYTES = 2**20
+"""So much is read of each file of a list, of which there may be many."""
+
 _NAME = re.compile(r"(?P<part>training|validation)-[0-9a-f]{12}-(?P<px>[0-9]{1,9})px\.images")
 _PART = re.compile(r"(?P<whole>.+\.images)(\.[0-9a-f]{16})?\.part")
 
@@ -176,6 +179,8 @@ def note_use(path: Path) -> None:
 
 
 def _described(path: Path) -> CacheFile | None:
+    if path.suffix not in (".images", ".part"):
+        return None
     try:
         with open_regular(path, follow_links=False) as file:
             status = os.fstat(file.fileno())
@@ -202,14 +207,14 @@ def _facts(path: Path, file: IO[bytes], size_bytes: int) -> dict[str, Any] | Non
         whole = _whole(path)
         is_ours = _NAME.fullmatch(whole.name) is not None and lock_of(whole).is_file()
         return {"origin": None, "images": None} if is_ours else None
-    if path.suffix != ".images" or size_bytes < FOOTER.size:
+    if size_bytes < FOOTER.size:
         return None
     file.seek(size_bytes - FOOTER.size)
     magic, _, _, images, facts_bytes = FOOTER.unpack(file.read(FOOTER.size))
     if magic != MAGIC:
         return None
     origin = None
-    if facts_bytes <= min(size_bytes - FOOTER.size, MOST_FACTS_BYTES):
+    if facts_bytes <= min(size_bytes - FOOTER.size, _MOST_LISTED_BYTES):
         file.seek(size_bytes - FOOTER.size - facts_bytes)
         with suppress(ConfigError):  # of another version, or damaged, but ours
             origin = json_object(file.read(facts_bytes), str(path)).get("origin")

@@ -31,6 +31,7 @@ CORE = (
     "files",
     "curves",
     "cachefolder",
+    "outside",
     "steptable",
     "settings",
     "starters",

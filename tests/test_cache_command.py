@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autoprog.cachefolder import FOOTER, MAGIC, cache_files, file_lock, lock_of, part_of, share
+from autoprog.cachefolder import FOOTER, MAGIC, cache_files, file_lock, lock_of, new_part_of, share
 from autoprog.cli import main
 from autoprog.train.data.cache.image_file import ImageWriter, read_table
 
@@ -181,7 +181,7 @@ def test_a_file_that_does_not_say_where_its_images_are_from_is_ours(
 
 
 def test_a_file_that_is_mapped_is_kept_until_it_is_not(folder: Path, capsys: Capture) -> None:
-    table = read_table(folder / TRAIN, "digest")
+    table = read_table(folder / TRAIN, "digest", 3)
     assert table is not None
     assert [file["in_use"] for file in as_json(capsys, folder)["files"]] == [True, False]
     found = as_json(capsys, folder, "clear", "--all")
@@ -196,7 +196,7 @@ def test_a_file_that_another_process_maps_is_kept(folder: Path, capsys: Capture)
     program = (
         "import sys; from pathlib import Path;"
         "from autoprog.train.data.cache.image_file import read_table;"
-        "table = read_table(Path(sys.argv[1]), 'digest'); print('mapped', flush=True); sys.stdin.read()"
+        "table = read_table(Path(sys.argv[1]), 'digest', 3); print('mapped', flush=True); sys.stdin.read()"
     )
     child = subprocess.Popen(
         [sys.executable, "-c", program, str(folder / TRAIN)],
@@ -215,7 +215,7 @@ def test_a_file_that_another_process_maps_is_kept(folder: Path, capsys: Capture)
 def test_what_is_being_built_is_kept_and_what_a_killed_build_left_is_not(
     folder: Path, capsys: Capture
 ) -> None:
-    part = part_of(folder / TRAIN)
+    part = new_part_of(folder / TRAIN)
     part.write_bytes(b"half")
     with file_lock(lock_of(folder / TRAIN)) as is_mine:
         assert is_mine

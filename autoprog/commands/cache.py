@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from autoprog.bounds import Days, range_of
 from autoprog.errors import ConfigError, RunError, suggest
-from autoprog.printable import say
+from autoprog.printable import one_line, say
 
 if TYPE_CHECKING:
     from autoprog.cachefolder import CacheFile
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["add_flags", "run"]
 
 _DAY_SECONDS = 86400.0
+_LAST_SECONDS = datetime(9999, 12, 31, tzinfo=timezone.utc).timestamp()
 _LEAST_PLACE = 12
 """Characters of where images come from that a narrow terminal shows at the least."""
 
@@ -141,7 +142,7 @@ def _list(folder: Path, files: Sequence[CacheFile], as_json: bool) -> None:
         console.print(rich_table(_columns(files, in_use, console.width), console.width))
     elif files:
         say("\n".join(plain_table(_columns(files, in_use, None))))
-    console.print(f"{_count(files)} in {folder}")
+    console.print(f"{_count(files)} in {one_line(str(folder))}")
 
 
 def _clear(folder: Path, files: Sequence[CacheFile], as_json: bool) -> None:
@@ -168,10 +169,10 @@ def _clear(folder: Path, files: Sequence[CacheFile], as_json: bool) -> None:
         say(json.dumps({"folder": str(folder), "bytes": _total(removed), **found}, indent=1))
     else:
         for file in removed:
-            say(f"removed {file.path.name} ({_size(file.num_bytes)})")
+            say(f"removed {one_line(file.path.name)} ({_size(file.num_bytes)})")
         for file in kept:
-            say(f"kept {file.path.name} ({_size(file.num_bytes)}): it is in use")
-        say(f"removed {_count(removed)} from {folder}")
+            say(f"kept {one_line(file.path.name)} ({_size(file.num_bytes)}): it is in use")
+        say(f"removed {_count(removed)} from {one_line(str(folder))}")
     if failed:
         raise RunError(
             "; ".join(f"{path}: cannot be removed: {why}" for path, why in failed.items())
@@ -187,10 +188,16 @@ def _facts(file: CacheFile) -> dict[str, Any]:
         "short_side_px": file.short_px,
         "images": file.images,
         "bytes": file.num_bytes,
-        "last_used": datetime.fromtimestamp(file.used, timezone.utc).isoformat(timespec="seconds"),
+        "last_used": _moment(file.used),
         "unused_seconds": round(max(0.0, time.time() - file.used), 1),
         "unfinished": file.is_unfinished,
     }
+
+
+def _moment(seconds: float) -> str:
+    """Return a time of a file, which may be any number on some file systems."""
+    known = min(max(seconds, 0.0), _LAST_SECONDS)
+    return datetime.fromtimestamp(known, timezone.utc).isoformat(timespec="seconds")
 
 
 def _columns(files: Sequence[CacheFile], in_use: Sequence[bool], width: int | None) -> list[Column]:
@@ -206,14 +213,14 @@ def _columns(files: Sequence[CacheFile], in_use: Sequence[bool], width: int | No
     images = ["-" if file.images is None else count(file.images) for file in files]
     unused = [duration(max(0.0, now - file.used)) for file in files]
     columns = [
-        Column("name", tuple(file.path.name for file in files), "left"),
+        Column("name", tuple(one_line(file.path.name) for file in files), "left"),
         Column("images", tuple(images)),
         Column("size", tuple(_size(file.num_bytes) for file in files)),
         Column("unused", tuple(unused)),
         *([Column("state", tuple(state), "left")] if any(state) else []),
     ]
     room = None if width is None else max(_LEAST_PLACE, width - table_width(columns) - GAP)
-    places = tuple(_end_of(file.data or "-", room) for file in files)
+    places = tuple(_end_of(one_line(file.data or "-"), room) for file in files)
     up_to = Column("up to px", tuple(str(file.short_px or "-") for file in files), rank=1)
     return [columns[0], Column("data", places, "left"), up_to, *columns[1:]]
 

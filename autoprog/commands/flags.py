@@ -74,7 +74,7 @@ GIVEN_AGAIN = {
     "train_split",
     "val_split",
 }
-"""Settings that a resume may repeat: what a run asks for outside its folder is done only if they are given."""
+"""Settings that a resume may repeat: what a run asks for outside its folder needs them to be given."""
 
 
 def changeable(kind: str) -> set[str]:

@@ -95,7 +95,8 @@ def loads_weights(settings: RunSettings, folder: Path) -> bool:
 def _refusal(folder: Path, ask: Ask, cure: str) -> ConfigError:
     where, (value, *_) = str(folder / "run.yaml"), ask.flags.values()
     law = f"must be allowed on the command line, since {ask.what}"
-    return ConfigError(where, ask.key, law, _shown(value), cure)
+    got = ConfigError.NO_VALUE if value is True else _shown(value)
+    return ConfigError(where, ask.key, law, got, cure)
 
 
 def _words(asks: Iterable[Ask]) -> Sequence[str]:

@@ -68,20 +68,20 @@ class CacheBuild:
         Raises:
             RunError: The folder cannot be written, the disk is too small, or too many images are bad.
         """
-        table = read_table(path, digest)
+        table = read_table(path, digest, len(self.source))
         if table is not None:
             note_use(path)
             return table
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with _stoppable(), file_lock(lock_of(path)):
-                table = read_table(path, digest)
+                table = read_table(path, digest, len(self.source))
                 if table is None:
                     self._build(path, digest)
         except OSError as error:
             reason = error.strerror or str(error)
             raise RunError(f"{path}: the cache cannot be written: {reason}") from error
-        table = table or read_table(path, digest)
+        table = table or read_table(path, digest, len(self.source))
         if table is None:
             raise RunError(f"{path}: the cache cannot be read back; is its disk in order?")
         return table

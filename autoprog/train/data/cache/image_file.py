@@ -13,18 +13,23 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image
 
-from autoprog.cachefolder import FOOTER, MAGIC, part_of, share
-from autoprog.errors import RunError
+from autoprog.cachefolder import FOOTER, MAGIC, MOST_FACTS_BYTES, new_part_of, remove_parts, share
+from autoprog.errors import ConfigError, RunError
+from autoprog.jsonlines import json_object
+from autoprog.openfiles import open_regular
 
 __all__ = ["ImageTable", "ImageWriter", "in_memory", "read_table"]
 
 _VERSION = 1
 _PLACE = np.dtype([("start", "<i8"), ("width", "<i4"), ("height", "<i4")])
+
+_MOST_PIXELS = 2**27
+"""Of an image: 400 MB when it is copied. Pillow refuses to decode larger ones than 1.3 times that."""
 
 
 @dataclasses.dataclass
@@ -54,7 +59,7 @@ class ImageTable:
         self.__dict__.update(state)
         if self.path is None:
             return
-        table = read_table(self.path, self.digest)
+        table = read_table(self.path, self.digest, len(self.places))
         if table is None:
             raise RunError(f"{self.path}: the cache was replaced during the run; start it again")
         self.pixels = table.pixels
@@ -68,13 +73,16 @@ class ImageTable:
 class ImageWriter:
     """Writes an image file under a temporary name, and gives it its own when it is whole.
 
+    What killed builds left is removed first.
+
     Args:
         path: The final name. The caller sees to it that nobody else writes there.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path, self._part = path, part_of(path)
-        self._file = open(self._part, "wb")  # noqa: SIM115  (closed by finish or __exit__)
+        remove_parts(path)
+        self._path, self._part = path, new_part_of(path)
+        self._file = open(self._part, "xb")  # noqa: SIM115  (closed by finish or __exit__)
         self._places: list[tuple[int, int, int]] = []
         self._end_bytes = 0
 
@@ -122,46 +130,83 @@ class ImageWriter:
         os.replace(self._part, self._path)
 
 
-def read_table(path: Path, digest: str) -> ImageTable | None:
-    """Map a file; None where there is none, or one that is torn, foreign or made from other images."""
+def read_table(path: Path, digest: str, num_images: int) -> ImageTable | None:
+    """Map a file; None where there is none, or one that is torn, foreign or made from other images.
+
+    Args:
+        path: The file, which may come from anybody.
+        digest: What it must have been made from.
+        num_images: How many images it must have, unless they were too large.
+    """
     try:
-        size_bytes = path.stat().st_size
-        with path.open("rb") as file:
-            return _read(path, file, size_bytes, digest) if share(file) else None
-    except (OSError, struct.error, ValueError, KeyError):
+        with open_regular(path, follow_links=False) as file:
+            return _read(path, file, digest, num_images) if share(file) else None
+    except (OSError, struct.error, ValueError):
         return None
 
 
-def _read(path: Path, file: Any, size_bytes: int, digest: str) -> ImageTable | None:
+def _read(path: Path, file: IO[bytes], digest: str, num_images: int) -> ImageTable | None:
+    size_bytes = os.fstat(file.fileno()).st_size
     file.seek(size_bytes - FOOTER.size)
-    magic, version, checksum, images, facts_bytes = FOOTER.unpack(file.read())
+    magic, version, checksum, images, facts_bytes = FOOTER.unpack(file.read(FOOTER.size))
     tail_bytes = images * _PLACE.itemsize + facts_bytes
     pixels_bytes = size_bytes - FOOTER.size - tail_bytes
-    if (magic, version) != (MAGIC, _VERSION) or pixels_bytes < 0:
+    is_foreign = (magic, version) != (MAGIC, _VERSION) or images not in (0, num_images)
+    if is_foreign or facts_bytes > MOST_FACTS_BYTES or pixels_bytes < 0:
         return None
     file.seek(pixels_bytes)
     tail = file.read(tail_bytes)
     if zlib.crc32(tail) != checksum:
         return None
-    facts = json.loads(tail[images * _PLACE.itemsize :])
-    if facts["digest"] != digest:
+    facts = _facts(tail[images * _PLACE.itemsize :])
+    if facts is None or facts.digest != digest or facts.too_large != (images != num_images):
         return None
     places = np.frombuffer(tail, _PLACE, images)
-    if _end_of(places) != pixels_bytes:
+    if not _fills(places, pixels_bytes) or not _are_bad(places, facts.unreadable):
         return None
     pixels = np.empty(0, np.uint8)
     if pixels_bytes:  # as a plain array: indexing a np.memmap takes longer
         # Of this very file object: its map keeps the lock of `share` until it is closed.
         pixels = np.asarray(np.memmap(file, np.uint8, "r", 0, (pixels_bytes,)))
-    unreadable = {int(index): reason for index, reason in facts["unreadable"].items()}
-    return ImageTable(pixels, places, unreadable, facts["too_large"], path, digest)
+    return ImageTable(pixels, places, facts.unreadable, facts.too_large, path, digest)
 
 
-def _end_of(places: np.ndarray) -> int:
-    if len(places) == 0:
-        return 0
-    start, width, height = places[-1].item()
-    return int(start + 3 * width * height)
+@dataclasses.dataclass(frozen=True)
+class _Facts:
+    digest: str
+    unreadable: dict[int, str]
+    too_large: bool
+
+
+def _facts(text: bytes) -> _Facts | None:
+    """Return what a file says of itself; None for anything that no build has written."""
+    try:
+        body = json_object(text, "")
+        unreadable = {int(index): reason for index, reason in body["unreadable"].items()}
+        facts = _Facts(body["digest"], unreadable, body["too_large"])
+    except (ConfigError, KeyError, ValueError, AttributeError):
+        return None
+    is_text = all(isinstance(one, str) for one in (facts.digest, *unreadable.values()))
+    return facts if is_text and isinstance(facts.too_large, bool) else None
+
+
+def _fills(places: np.ndarray, num_bytes: int) -> bool:
+    """Tell whether images lie one behind another from the first byte to the last one."""
+    widths, heights = (places[key].astype(np.int64) for key in ("width", "height"))
+    pixels = widths * heights
+    if (
+        min(widths.min(initial=0), heights.min(initial=0)) < 0
+        or pixels.max(initial=0) > _MOST_PIXELS
+    ):
+        return False
+    starts = np.concatenate([[0], np.cumsum(3 * pixels)])
+    return bool((places["start"] == starts[:-1]).all() and starts[-1] == num_bytes)
+
+
+def _are_bad(places: np.ndarray, unreadable: dict[int, str]) -> bool:
+    """Tell whether the images without pixels are those that could not be read."""
+    empty = np.flatnonzero((places["width"] == 0) | (places["height"] == 0))
+    return unreadable.keys() == set(empty.tolist())
 
 
 def in_memory(images: Iterable[Image.Image]) -> ImageTable:
