@@ -291,6 +291,49 @@ def test_what_is_no_request_is_refused(
     assert names(folder) == before
 
 
+@pytest.mark.parametrize(
+    "facts",
+    [
+        b"[" * 10**5,
+        b"9" * 10**5,
+        b'{"origin": [1]}',
+        b'{"origin": NaN}',
+        b'{"origin": "\\u001b]0;x"}',
+    ],
+)
+def test_a_list_of_hostile_files_is_a_list(tmp_path: Path, facts: bytes, capsys: Capture) -> None:
+    by_hand(tmp_path / TRAIN, facts)
+    by_hand(tmp_path / "\x1b]52;c;aGk=\x07\nb.images", b"{}")
+    by_hand(tmp_path / "large.images", facts)
+    (tmp_path / "large.images").write_bytes(FOOTER.pack(MAGIC, 1, 0, 2**64 - 1, 2**64 - 1))
+    os.utime(tmp_path / "large.images", (0, 2**33))
+    assert cache(tmp_path) == 0
+    assert cache(tmp_path, "--json") == 0
+    assert cache(tmp_path, "clear", "--all") == 0
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    assert all(letter >= " " or letter == "\n" for letter in shown.out)
+    assert "␛]52;c;aGk=␇ b.images" in shown.out
+
+
+def test_a_lock_file_that_is_a_link_is_left_alone(folder: Path, capsys: Capture) -> None:
+    victim = folder.parent / "victim"
+    victim.write_text("dear")
+    lock_of(folder / TRAIN).unlink()
+    lock_of(folder / TRAIN).symlink_to(victim)
+    lock_of(folder / VAL).unlink()
+    os.mkfifo(lock_of(folder / VAL))
+    assert cache(folder) == 0
+    assert cache(folder, "clear", "--all") == 1
+    said = capsys.readouterr().err
+    assert said == (
+        f"autoprog: {folder / TRAIN}: cannot be removed: a symbolic link;"
+        f" {folder / VAL}: cannot be removed: a pipe\n"
+    )
+    assert victim.read_text() == "dear"
+    assert names(folder) == {TRAIN, VAL, f"{TRAIN}.lock", f"{VAL}.lock"}
+
+
 def test_the_command_imports_no_torch(folder: Path) -> None:
     place = f"'--dir', {str(folder)!r}"
     program = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import fcntl
+import json
 import multiprocessing
 import os
 import pickle
@@ -13,6 +14,7 @@ import signal
 import sys
 import tarfile
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +26,7 @@ import pytest
 import torch
 from PIL import Image
 
-from autoprog.cachefolder import cache_files
+from autoprog.cachefolder import FOOTER, MAGIC, cache_files
 from autoprog.errors import RunError
 from autoprog.recipe import RECIPES
 from autoprog.settings import DataSettings, RunSettings
@@ -647,3 +649,135 @@ def test_progress_on_a_terminal_is_a_bar(
     assert out == ""
     assert errors.startswith("decoding [x]")
     assert "100%" in errors
+
+
+# Files of somebody else in the place of the cache's.
+
+
+def to_file(path: Path, victim: Path) -> None:
+    path.symlink_to(victim / "file")
+
+
+def to_folder(path: Path, victim: Path) -> None:
+    path.symlink_to(victim)
+
+
+def to_nothing(path: Path, victim: Path) -> None:
+    path.symlink_to(victim / "new")
+
+
+def to_itself(path: Path, victim: Path) -> None:
+    path.symlink_to(path)
+
+
+def to_device(path: Path, victim: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def pipe(path: Path, victim: Path) -> None:
+    os.mkfifo(path)
+
+
+def folder(path: Path, victim: Path) -> None:
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    "plant", [to_file, to_folder, to_nothing, to_itself, to_device, pipe, folder]
+)
+@pytest.mark.parametrize("ending", ["", ".lock", ".part"])
+def test_nothing_is_written_through_what_others_have_put_there(
+    tree: Path, tmp_path: Path, cached: Any, plant: Callable[[Path, Path], None], ending: str
+) -> None:
+    cached()
+    path = the_file(tmp_path)
+    shutil.rmtree(path.parent)
+    path.parent.mkdir()
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "file").write_bytes(b"dear")
+    plant(path.with_name(path.name + ending), victim)
+    planted = path.with_name(path.name + ending)
+    if ending == ".lock" or (plant is folder and ending == ""):
+        with pytest.raises(RunError, match=f"^{path}: the cache cannot be written: "):
+            cached()
+    else:
+        assert_same_images(cached()[0], FolderSource(tree / "train"))
+        assert path.is_file()
+        assert not path.is_symlink()
+    assert os.path.lexists(planted)
+    assert [(file.name, file.read_bytes()) for file in victim.iterdir()] == [("file", b"dear")]
+
+
+def rewritten(path: Path, facts: bytes, places: np.ndarray, pixels: int, **footer: int) -> None:
+    """Write a cache file with the given parts, as large as it says, whose checksum is right."""
+    tail = places.tobytes() + facts
+    parts = {"images": len(places), "facts_bytes": len(facts), **footer}
+    with path.open("wb") as file:
+        file.truncate(pixels)
+        file.seek(pixels)
+        file.write(tail)
+        file.write(FOOTER.pack(MAGIC, 1, zlib.crc32(tail), parts["images"], parts["facts_bytes"]))
+
+
+HUGE = 2**31 - 1
+
+
+@pytest.mark.parametrize(
+    ("facts", "places", "pixels", "footer"),
+    [
+        (None, [(0, 24, 20)] * 20, 20 * 3 * 24 * 20, {}),
+        (None, [(-1440, 24, 20), *((1440 * k, 24, 20) for k in range(19))], 19 * 1440, {}),
+        (None, [(0, 0, 0)] * 20, 0, {}),
+        (None, [*[(0, 1, 0)] * 20], 0, {}),
+        (None, [(0, HUGE, HUGE), *[(0, 0, 0)] * 19], 1000, {}),
+        (None, [(0, 2**14, 2**14), *[(3 * 2**28, 1, 1)] * 19], 3 * 2**28 + 57, {}),
+        (None, [(0, -1, -1)] * 20, 60, {}),
+        (None, [(3 * k, 1, 1) for k in range(20)], 60, {"images": 2**40}),
+        (None, [(3 * k, 1, 1) for k in range(20)], 2**42, {"images": 2**38}),
+        (None, [(3 * k, 1, 1) for k in range(20)], 2**42, {"facts_bytes": 2**41}),
+        (None, [(3 * k, 1, 1) for k in range(20)], 60, {"images": 2**64 - 1}),
+        (None, [(3 * k, 1, 1) for k in range(20)], 60, {"facts_bytes": 2**64 - 1}),
+        (b"[" * 100000, [(3 * k, 1, 1) for k in range(20)], 60, {}),
+        (b"null", [(3 * k, 1, 1) for k in range(20)], 60, {}),
+        (b'{"digest": NaN}', [(3 * k, 1, 1) for k in range(20)], 60, {}),
+        (b'{"digest": 9', [(3 * k, 1, 1) for k in range(20)], 60, {}),
+        ({"unreadable": []}, [(3 * k, 1, 1) for k in range(20)], 60, {}),
+        ({"unreadable": {"x": "bad"}}, [(3 * k, 1, 1) for k in range(20)], 60, {}),
+        ({"unreadable": {"99": "bad"}}, [(3 * k, 1, 1) for k in range(20)], 60, {}),
+        ({"unreadable": {"0": {}}}, [(0, 0, 0), *((3 * k, 1, 1) for k in range(19))], 57, {}),
+        ({"too_large": "yes"}, [(3 * k, 1, 1) for k in range(20)], 60, {}),
+        ({"too_large": True}, [(3 * k, 1, 1) for k in range(20)], 60, {}),
+        ({"too_large": False}, [], 0, {}),
+    ],
+)
+def test_a_table_that_no_build_has_written_is_rebuilt(
+    tree: Path,
+    tmp_path: Path,
+    cached: Any,
+    facts: Any,
+    places: list[tuple[int, int, int]],
+    pixels: int,
+    footer: dict[str, int],
+) -> None:
+    source, _ = cached()
+    path, digest = the_file(tmp_path), source._table.digest
+    own = {"digest": digest, "unreadable": {}, "too_large": False}
+    text = facts if isinstance(facts, bytes) else json.dumps({**own, **(facts or {})}).encode()
+    rewritten(path, text, np.array(places, dtype=source._table.places.dtype), pixels, **footer)
+    begun = time.monotonic()
+    again, watch = cached()
+    assert time.monotonic() - begun < 5
+    assert len(watch.texts) == 1
+    assert_same_images(again, FolderSource(tree / "train"))
+
+
+def test_a_table_of_small_images_is_taken(tree: Path, tmp_path: Path, cached: Any) -> None:
+    source, _ = cached()
+    path, digest = the_file(tmp_path), source._table.digest
+    facts = json.dumps({"digest": digest, "unreadable": {"0": "bad"}, "too_large": False}).encode()
+    places = [(0, 0, 0), *((3 * k, 1, 1) for k in range(19))]
+    rewritten(path, facts, np.array(places, dtype=source._table.places.dtype), 57)
+    again, watch = cached()
+    assert watch.texts == []
+    assert again.load(1)[0].size == (1, 1)
