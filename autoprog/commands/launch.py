@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
@@ -38,7 +39,7 @@ from autoprog.follower import FollowedFolder
 from autoprog.libwarnings import passed_on
 from autoprog.locate import runs_in
 from autoprog.loggers.relay import Relays
-from autoprog.printable import say
+from autoprog.printable import one_line, say
 from autoprog.runs import Run, RunFolder, is_written_now, load_run
 from autoprog.schedule import GrowthSchedule
 from autoprog.search.trials import check_storage
@@ -189,21 +190,26 @@ def _carry_out(begin: Begin, launch: Launch, folder: RunFolder, job: Job) -> Non
             return
         _tell(events, launch, folder, job.stop)
     except ResumableError as error:
-        raise ResumableError(f"{error}; then --resume {folder.path}") from error
+        raise ResumableError(f"{error}; then {_resume_of(folder.path)}") from error
     except OSError as error:
         raise RunError(f"{folder.path}: {error}") from error
     except KeyboardInterrupt:  # such as while the cache is built, which is given up at once
         raise InterruptedRunError("SIGINT", str(folder.path), "before a step was taken") from None
     except MemoryError as error:
-        cure = f"lower --batch-size or --workers; go on with --resume {folder.path}"
+        cure = f"lower --batch-size or --workers; go on with {_resume_of(folder.path)}"
         raise RunError(f"{folder.path}: out of memory; {cure}") from error
     except RuntimeError as error:
         what = _known_failure(error, launch.ranks)
         if what is None:
             raise
-        raise RunError(f"{folder.path}: {what}; go on with --resume {folder.path}") from error
+        raise RunError(f"{folder.path}: {what}; go on with {_resume_of(folder.path)}") from error
     finally:
         folder.close()
+
+
+def _resume_of(path: Path) -> str:
+    """Return the flag that goes on with a run, as a shell takes it."""
+    return f"--resume {shlex.quote(str(path))}"
 
 
 def _with_notices(events: Iterator[Event], notices: Collection[str]) -> Iterator[Event]:
@@ -248,6 +254,8 @@ def _known_failure(error: RuntimeError, ranks: Ranks) -> str | None:
     """Return what a RuntimeError of torch means, where it is not a mistake of ours."""
     if isinstance(error, torch.OutOfMemoryError):
         return "out of memory outside a step; lower --batch-size"
+    if "can't allocate memory" in str(error):  # of torch's allocator for the CPU
+        return "out of memory; lower --batch-size or --workers"
     if not ranks.alone and is_lost_rank(error):
         return "another process of this run is gone"
     return None
@@ -257,7 +265,7 @@ def _follow(events: Iterator[Event], ranks: Ranks) -> None:
     """Carry out a run whose events rank 0 writes and shows; only warnings are this rank's own."""
     for event in events:
         if isinstance(event, Warned):
-            say(f"rank {ranks.rank}: {event.message}", file=sys.stderr)
+            say(one_line(f"rank {ranks.rank}: {event.message}"), file=sys.stderr)
 
 
 def _create(args: argparse.Namespace, configured: Configured) -> RunFolder:
@@ -312,10 +320,10 @@ def _recorded(args: argparse.Namespace, path: Path) -> Configured:
     run = load_run(path)
     settings = run.manifest.settings
     if settings.kind != args.command:
-        cure = f"use autoprog {settings.kind} --resume {path}"
+        cure = f"use autoprog {settings.kind} {_resume_of(path)}"
         raise ConfigError("--resume", "", f"must be a {args.command} run", str(path), cure)
     if run.result is not None:
-        cure = f"see autoprog show {path}"
+        cure = f"see autoprog show {shlex.quote(str(path))}"
         raise ConfigError("--resume", "", "must be an unfinished run", str(path), cure)
     if settings.kind == "train" and run.schedule is None:
         cure = "it was stopped before its start: start a new run"

@@ -10,7 +10,7 @@ from pathlib import Path
 from autoprog.errors import ConfigError
 from autoprog.locate import is_last, is_word, locate_run, locate_schedule, runs_in
 from autoprog.presets import PRESETS
-from autoprog.printable import say
+from autoprog.printable import one_line, say
 
 __all__ = ["named_run", "put_paths"]
 
@@ -55,4 +55,4 @@ def _means_a_run(word: str, name: str, runs_dir: str) -> bool:
 
 def _tell(word: str, path: Path) -> None:
     if Path(word).name not in (path.name, path.parent.name) and os.environ.get("RANK", "0") == "0":
-        say(f"autoprog: {word} is {path}", file=sys.stderr)
+        say(one_line(f"autoprog: {word} is {path}"), file=sys.stderr)

@@ -7,7 +7,6 @@ and ``result/``.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,6 +15,7 @@ from typing import Any
 
 from autoprog.curves import curve_value
 from autoprog.decisions import Decision
+from autoprog.errors import ConfigError
 from autoprog.events import (
     Decided,
     Evaluated,
@@ -26,10 +26,15 @@ from autoprog.events import (
     StageStarted,
     SupernetStarted,
 )
+from autoprog.jsonlines import json_object
+from autoprog.openfiles import open_regular
 from autoprog.runs import effective_rows, event_of
 from supernet.config import SubnetConfig
 
 __all__ = ["EventTail", "Point", "point_of"]
+
+
+_LONGEST_ROW_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -56,16 +61,28 @@ class EventTail:
     def read(self) -> list[Point]:
         """Return the points that are new since the last read; a half-written line waits."""
         rows = self._new_rows() if self._offset else effective_rows(iter(self._new_rows()))
-        found = (point_of(event_of(row), _seconds(row["time"])) for row in rows)
+        found = (point_of(event_of(row), self._seconds(row)) for row in rows)
         return [point for point in found if point is not None]
 
+    def _seconds(self, row: Mapping[str, Any]) -> float:
+        """Return when an event was written, in seconds since 1970."""
+        try:
+            return datetime.fromisoformat(row["time"]).timestamp()
+        except (KeyError, TypeError, ValueError, OverflowError, OSError):
+            law, cure = "must be a time such as 2026-01-02T03:04:05+00:00", "repair that row"
+            raise ConfigError(str(self._path), "time", law, row.get("time"), cure) from None
+
     def _new_rows(self) -> list[dict[str, Any]]:
-        with self._path.open("rb") as file:
-            file.seek(self._offset or 0)
-            data = file.read()
-        whole = data[: data.rfind(b"\n") + 1]
-        self._offset = (self._offset or 0) + len(whole)
-        return [json.loads(line) for line in whole.splitlines()]
+        rows, self._offset = [], self._offset or 0
+        with open_regular(self._path) as file:
+            file.seek(self._offset)
+            while (line := file.readline(_LONGEST_ROW_BYTES)).endswith(b"\n"):
+                rows.append(json_object(line, str(self._path)))
+                self._offset += len(line)
+        if len(line) == _LONGEST_ROW_BYTES:
+            law = f"must have rows of at most {_LONGEST_ROW_BYTES / 2**20:g} MiB"
+            raise ConfigError(str(self._path), "", law)
+        return rows
 
 
 def point_of(event: Event, time: float) -> Point | None:
@@ -198,7 +215,3 @@ def _axes(subnet: SubnetConfig) -> dict[str, float]:
         "schedule/img_size": float(subnet.img_size),
         "schedule/keep_rate": subnet.tokens.keep_rate,
     }
-
-
-def _seconds(time: str) -> float:
-    return datetime.fromisoformat(time).timestamp()

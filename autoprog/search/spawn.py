@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from autoprog.errors import ConfigError, RunError
+from autoprog.openfiles import open_for_appending, open_regular
+from autoprog.printable import one_line
 from autoprog.train.cores import CORES_VARIABLE, usable_cores
 from autoprog.train.stop import StopRequest
 from autoprog.workers import NUMBER_VARIABLE, claim_worker, log_of
@@ -30,6 +32,7 @@ __all__ = [
 ]
 
 _LAST_SECONDS = 5.0
+_LAST_BYTES = 2**14
 _STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 
@@ -150,7 +153,7 @@ class _Worker:
             self.index, self.crew.count, usable_cores(), visible_gpus(os.environ), os.environ
         )
         environ[NUMBER_VARIABLE] = str(self.number)
-        with log_of(self.crew.folder, self.number).open("ab") as log:
+        with open_for_appending(log_of(self.crew.folder, self.number)) as log:
             self.process = subprocess.Popen(
                 list(self.crew.words_of(self.number)),
                 env=environ,
@@ -172,9 +175,10 @@ class _Worker:
 
     def last_words(self) -> str:
         """Return the last line of the log."""
-        text = log_of(self.crew.folder, self.number).read_text(encoding="utf-8", errors="replace")
-        lines = text.strip().splitlines()
-        return lines[-1] if lines else "nothing was said"
+        with open_regular(log_of(self.crew.folder, self.number), follow_links=False) as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - _LAST_BYTES))
+            lines = log.read(_LAST_BYTES).decode(errors="replace").strip().splitlines()
+        return one_line(lines[-1]) if lines else "nothing was said"
 
 
 def _watch(

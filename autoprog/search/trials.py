@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,7 +148,8 @@ def _carry_out_trials(
     assert settings.search is not None, "a search has search settings"
     ended, wanted = shared.num_finished(), settings.search.trials
     if wanted is not None and ended < wanted:
-        cure = f"the workers were stopped; go on with --resume {folder.path}"
+        again = shlex.quote(str(folder.path))
+        cure = f"the workers were stopped; go on with --resume {again}"
         raise RunError(f"{folder.path}: {ended} of {wanted} trials have come to an end; {cure}")
 
 
