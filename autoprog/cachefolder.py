@@ -28,6 +28,7 @@ __all__ = [
     "CacheFile",
     "cache_files",
     "cache_folder",
+    "check_cache_folder",
     "file_lock",
     "is_in_use",
     "lock_of",
@@ -87,6 +88,21 @@ def cache_folder(folder: str) -> Path:
         return Path(folder)
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "autoprog"
+
+
+def check_cache_folder(folder: str) -> None:
+    """Check that ``--cache`` names a folder, or where one can be made.
+
+    Raises:
+        ConfigError: If it does not.
+    """
+    path = cache_folder(folder)
+    nearest = next((one for one in (path, *path.parents) if os.path.lexists(one)), path)
+    if "\0" in folder or not os.path.isdir(nearest):
+        raise ConfigError("--cache", "", "must be a folder, or where one can be made", folder)
+    if nearest != path and not os.access(nearest, os.W_OK | os.X_OK):
+        law = f"must be where a folder can be made, and {nearest} may not be changed"
+        raise ConfigError("--cache", "", law, folder)
 
 
 def new_part_of(path: Path) -> Path:

@@ -113,7 +113,7 @@ def _of_cache(settings: RunSettings, folder: Path) -> Iterator[Ask]:
     cache = settings.cache
     if cache is None or _is_inside(folder, cache):
         return
-    if os.path.realpath(cache_folder(cache)) != os.path.realpath(cache_folder("auto")):
+    if _real(cache_folder(cache)) != _real(cache_folder("auto")):
         yield Ask("settings.cache", "decoded images are written there", {"cache": cache})
 
 
@@ -127,8 +127,12 @@ def _of_storage(settings: RunSettings, folder: Path) -> Iterator[Ask]:
 
 
 def _is_inside(folder: Path, path: str) -> bool:
-    whole = os.path.realpath(folder)
-    return os.path.realpath(path).startswith(os.path.join(whole, ""))
+    return _real(path).startswith(os.path.join(_real(folder), ""))
+
+
+def _real(path: str | Path) -> str:
+    """Return a path without links; one that no file can have stays as it is."""
+    return str(path) if "\0" in str(path) else os.path.realpath(path)
 
 
 def _is_linked(path: str) -> bool:

@@ -254,6 +254,8 @@ def test_what_stays_in_the_folder_is_no_ask(
     assert words(cache=str(run / "images")) == ()
     assert words(cache=str(run / "out" / "images")) == (f"--cache={run}/out/images",)
     assert words(cache=str(run)) == (f"--cache={run}",)
+    assert words(cache=f"{run}/a\0b") == ()
+    assert words(cache="a\0b") == ("--cache=a\0b",)
     assert words(log_wandb=True, wandb_mode="offline") == words(log_tensorboard=True) == ()
     assert words(log_wandb=True, wandb_mode="online") == ("--log-wandb",)
     assert asks_of(settings.model_copy(update={"pretrained": True}), run, loads_weights=False) == []

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from autoprog.cachefolder import check_cache_folder
 from autoprog.commands.configure import Configured
 from autoprog.commands.data_record import (
     data_notice,
@@ -146,6 +147,8 @@ def open_run(
     check_run(configured, is_new=found is None, ranks=ranks)
     check_validation_images(configured, found, ranks)
     if ranks.is_main:
+        if configured.settings.cache is not None:
+            check_cache_folder(configured.settings.cache)
         check_storage(configured.settings)
         folder = _create(args, configured) if found is None else _reopened(found, configured)
         ranks.share(str(folder.path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,4 +56,4 @@ def recipe_of(
 
 def is_file(name: str) -> bool:
     """Tell whether a word on the command line means a file."""
-    return Path(name).suffix in (".yaml", ".yml") or Path(name).is_file()
+    return name.endswith((".yaml", ".yml")) or os.path.isfile(name)

@@ -48,9 +48,9 @@ def put_paths(args: argparse.Namespace) -> None:
 
 def _means_a_run(word: str, name: str, runs_dir: str) -> bool:
     """Tell whether a word means a run; a folder of weights may hold anything else too."""
-    path = Path(word)
-    is_run = name == "schedule" and (path / "run.yaml").is_file()
-    return is_word(word, runs_dir) or is_run or (path.is_dir() and bool(runs_in(path)))
+    is_run = name == "schedule" and os.path.isfile(os.path.join(word, "run.yaml"))
+    holds_runs = os.path.isdir(word) and bool(runs_in(Path(word)))
+    return is_run or holds_runs or is_word(word, runs_dir)
 
 
 def _tell(word: str, path: Path) -> None:

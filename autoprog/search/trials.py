@@ -154,8 +154,8 @@ def _carry_out_trials(
 
 
 def _news(settings: RunSettings, shared: SharedStudy, told: set[int]) -> Iterator[TrialTold]:
-    states = (TrialState.COMPLETE, TrialState.PRUNED)
-    for trial in shared.study.get_trials(deepcopy=False, states=states):
+    states = TrialState.COMPLETE, TrialState.PRUNED
+    for trial in shared.ended(*states):
         if trial.number not in told:
             told.add(trial.number)
             yield _event_of(settings, trial)
@@ -180,7 +180,7 @@ def _event_of(settings: RunSettings, trial: FrozenTrial) -> TrialTold:
 
 
 def _finished(shared: SharedStudy) -> list[Trialled]:
-    trials = shared.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    trials = shared.ended(TrialState.COMPLETE)
     return [Trialled(t.number, t.values[0], t.values[1], dict(t.params)) for t in trials]
 
 

@@ -11,9 +11,18 @@ import optuna
 import pytest
 from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._base import BaseJournalSnapshot
 
+from autoprog.cli import main
 from autoprog.errors import ConfigError, RunError
-from autoprog.search.controller import IntDistribution, open_journal, open_storage
+from autoprog.search.controller import (
+    IntDistribution,
+    Plan,
+    SharedStudy,
+    TrialState,
+    open_journal,
+    open_storage,
+)
 
 SPACE = {"x": IntDistribution(0, 9)}
 TORN = b'{"op_code":4,"worker_id":"w","stud'
@@ -190,3 +199,75 @@ def test_a_missing_driver_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="whose Python driver is installed") as told:
         open_storage("postgresql://user:secret@host/studies")
     assert "secret" not in str(told.value)
+
+
+# Databases and journals of somebody else.
+
+
+def test_no_storage_of_ours_reads_a_snapshot_which_would_be_unpickled(journal: Path) -> None:
+    study_in(journal)
+    assert not isinstance(open_journal(journal)._backend, BaseJournalSnapshot)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "://x",
+        "os://x/y",
+        "grpc://host:1/x",
+        "redis://localhost:6379",
+        "mysql://host:port/x",
+        "sqlite://host/x.db",
+        "sqlite:///a\0b",
+        "sqlite:////dev/zero",
+        "sqlite:////proc/x.db",
+        "sqlite:///{folder}",
+        "sqlite:///{folder}/x.db?timeout=soon",
+        "sqlite:///{folder}/missing/x.db",
+        "sqlite:///{folder}/pipe",
+        "sqlite:///{folder}/text",
+        "sqlite:///" + "x" * 5000,
+    ],
+)
+def test_a_database_that_cannot_be_used_is_refused_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], url: str
+) -> None:
+    (tmp_path / "text").write_text("text\n" * 2000)
+    os.mkfifo(tmp_path / "pipe")
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    words = ("--model=vit-mu", "--trials=1", f"--runs-dir={tmp_path}/runs", "--device=cpu", "-q")
+    assert main(["search", *words, f"--storage={url.format(folder=tmp_path)}"]) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("autoprog: --storage: must be ")
+    assert shown.count("\n") == 1
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("params", "values"),
+    [
+        ({"y": 1}, [1.0]),
+        ({"x": 1, "y": 1}, [1.0]),
+        ({"x": 10**9}, [1.0]),
+        ({"x": "1"}, [1.0]),
+        ({"x": 1}, [1.0, 2.0]),
+        ({"x": 1}, [float("inf")]),
+        ({"x": 1}, ["1"]),
+        ({"x": 1}, [10**400]),
+    ],
+)
+def test_a_trial_of_another_study_is_not_taken(
+    tmp_path: Path, params: dict[str, object], values: list[object]
+) -> None:
+    shared = SharedStudy.open(
+        tmp_path, Plan("s", ("loss",), SPACE), optuna.samplers.RandomSampler()
+    )
+    trial = optuna.trial.create_trial(params={"x": 1}, distributions=SPACE, value=1.0)
+    shared.study.add_trial(trial)
+    (one,) = shared.ended(TrialState.COMPLETE)
+    one.params, one._values = params, values  # as a journal that somebody else wrote gives them
+    with pytest.raises(
+        RunError, match=r"^s: trial 0 is none of this search; move its journal away"
+    ):
+        shared.ended(TrialState.COMPLETE)

@@ -27,6 +27,7 @@ import torch
 from PIL import Image
 
 from autoprog.cachefolder import FOOTER, MAGIC, cache_files
+from autoprog.cli import main
 from autoprog.errors import RunError
 from autoprog.recipe import RECIPES
 from autoprog.settings import DataSettings, RunSettings
@@ -707,6 +708,47 @@ def test_nothing_is_written_through_what_others_have_put_there(
         assert not path.is_symlink()
     assert os.path.lexists(planted)
     assert [(file.name, file.read_bytes()) for file in victim.iterdir()] == [("file", b"dear")]
+
+
+@pytest.mark.parametrize("plant", [to_file, to_nothing, to_device, pipe])
+def test_a_run_with_planted_locks_is_told_in_one_line(
+    tree: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    plant: Callable[[Path, Path], None],
+) -> None:
+    words = ["train", "--schedule=constant", "--model=vit-mu", "--epochs=1", f"--data={tree}", "-q"]
+    here = ["--device=cpu", "--threads=1", "--workers=0", f"--runs-dir={tmp_path}/runs"]
+    words += [*here, f"--cache={tmp_path}/cache", "--batch-size=4"]
+    assert main(words) == 0
+    locks = list((tmp_path / "cache").glob("*.lock"))
+    shutil.rmtree(tmp_path / "cache")
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim" / "file").write_bytes(b"dear")
+    for lock in locks:
+        plant(lock, tmp_path / "victim")
+    capsys.readouterr()
+    assert main(words) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    what = "a pipe" if plant is pipe else "a symbolic link"
+    assert said.endswith(f": the cache cannot be written: {what}\n")
+    assert (tmp_path / "victim" / "file").read_bytes() == b"dear"
+    assert [file.name for file in (tmp_path / "victim").iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("place", ["file", "file/cache", "pipe", "/dev/null", "/dev/null/x"])
+def test_a_cache_that_is_no_folder_is_refused_before_a_run_folder_is_made(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    words = ["train", "--schedule=constant", "--model=vit-mu", f"--data={tree}", "-q"]
+    assert main([*words, f"--runs-dir={tmp_path}/runs", f"--cache={tmp_path / place}"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("autoprog: --cache: must be a folder, or where one can be made, but got")
+    assert not (tmp_path / "runs").exists()
 
 
 def rewritten(path: Path, facts: bytes, places: np.ndarray, pixels: int, **footer: int) -> None:

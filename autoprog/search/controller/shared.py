@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -15,7 +16,7 @@ from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.study import Study
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autoprog.errors import ConfigError, RunError
 from autoprog.locks import FileLock
@@ -131,7 +132,9 @@ class SharedStudy:
             storage = open_storage(where)
             try:
                 study = create_study(storage, plan.name, plan.metrics, sampler)
-                study.get_trials(deepcopy=False)  # reads all that is there
+                numbers = [trial.number for trial in study.get_trials(deepcopy=False)]
+                if numbers != list(range(len(numbers))):
+                    raise ValueError("some trials are missing")
             except ConfigError:
                 raise
             except STORAGE_ERRORS as error:
@@ -153,6 +156,19 @@ class SharedStudy:
     def num_finished(self) -> int:
         """Count the trials that are complete or pruned: those that failed are no part of a search."""
         return len(self.study.get_trials(deepcopy=False, states=FINISHED))
+
+    def ended(self, *states: TrialState) -> list[FrozenTrial]:
+        """Return the trials that ended so, with all the parameters and values that this study asks for.
+
+        Raises:
+            RunError: If one is none of this study's: the storage may come from somebody else.
+        """
+        trials = self.study.get_trials(deepcopy=False, states=states)
+        for trial in trials:
+            if not _fits(trial, self.plan):
+                what = f"trial {trial.number} is none of this search"
+                raise RunError(f"{self.plan.name}: {what}; move its journal away, or begin anew")
+        return trials
 
     def ask(self, most: int | None, worker: int) -> tuple[Trial, Lease] | None:
         """Return a trial to evaluate under a lease, or None while those under way may be enough.
@@ -242,6 +258,24 @@ class SharedStudy:
             trial.system_attrs.get("fixed_params") == params and ERROR not in trial.user_attrs
             for trial in self.study.get_trials(deepcopy=False)
         )
+
+
+def _fits(trial: FrozenTrial, plan: Plan) -> bool:
+    """Tell whether a trial has the parameters of a study and, if it is complete, its metrics."""
+    if trial.params.keys() != plan.space.keys():
+        return False
+    num_values = len(plan.metrics) if trial.state is TrialState.COMPLETE else 0
+    try:
+        has_values = not num_values or (
+            len(trial.values) == num_values and all(map(math.isfinite, trial.values))
+        )
+        return has_values and all(
+            one._contains(internal := one.to_internal_repr(trial.params[name]))
+            and one.to_external_repr(internal) == trial.params[name]
+            for name, one in plan.space.items()
+        )
+    except (ValueError, TypeError, OverflowError):  # of another kind
+        return False
 
 
 def _shown(where: Path | str) -> str:
