@@ -37,6 +37,7 @@ from autoprog.errors import (
 from autoprog.events import Event, RunStarted, Warned
 from autoprog.files import parse
 from autoprog.follower import FollowedFolder
+from autoprog.hints import command
 from autoprog.libwarnings import passed_on
 from autoprog.locate import runs_in
 from autoprog.loggers.relay import Relays
@@ -323,10 +324,10 @@ def _recorded(args: argparse.Namespace, path: Path) -> Configured:
     run = load_run(path)
     settings = run.manifest.settings
     if settings.kind != args.command:
-        cure = f"use autoprog {settings.kind} {_resume_of(path)}"
+        cure = f"use {command(settings.kind, '--resume', path)}"
         raise ConfigError("--resume", "", f"must be a {args.command} run", str(path), cure)
     if run.result is not None:
-        cure = f"see autoprog show {shlex.quote(str(path))}"
+        cure = f"see {command('show', path)}"
         raise ConfigError("--resume", "", "must be an unfinished run", str(path), cure)
     if settings.kind == "train" and run.schedule is None:
         cure = "it was stopped before its start: start a new run"
