@@ -60,6 +60,9 @@ def asks_of(
     if settings.pretrained and loads_weights:
         what = "the weights may have to be downloaded"
         asks.append(Ask("settings.pretrained", what, {"pretrained": True}))
+    if settings.compile:
+        what = "a compiler is started, and its files are kept in a temporary folder"
+        asks.append(Ask("settings.compile", what, {"compile": True}))
     if logs and settings.log_wandb and not _stays_here(settings):
         named = {"log_wandb": True, "wandb_project": settings.wandb_project}
         flags = {name: value for name, value in named.items() if value is not None}

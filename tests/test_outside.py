@@ -116,6 +116,12 @@ def refused(capsys: Capture, folder: Path, *words: str) -> str:
             "--dataset=hfds/cifar10 '--train-split=a b'",
         ),
         (
+            {"compile": True},
+            "settings.compile",
+            "a compiler is started, and its files are kept in a temporary folder",
+            "--compile",
+        ),
+        (
             {"cache": "/elsewhere", "log_wandb": True},
             "settings.cache",
             "decoded images are written there, but got '/elsewhere'",

@@ -69,10 +69,10 @@ PAIRS = frozenset({"scale", "ratio"})
 """Those that have two numbers."""
 
 ELSEWHERE = (
-    *("cache", "log-wandb", "wandb-project", "pretrained"),
+    *("cache", "log-wandb", "wandb-project", "pretrained", "compile"),
     *("dataset", "data-dir", "train-split", "val-split"),
 )
-"""Flags that let a run write outside its folder, or read from the network."""
+"""Flags that let a run write outside its folder, start a compiler, or read from the network."""
 _NUMBER = re.compile(r"\d+(\.\d*)?([eE][-+]?\d+)?|\.\d+([eE][-+]?\d+)?")
 _MOST_WORDS, _MOST_LETTERS = 500, 4096
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +78,13 @@ def test_a_bad_file_is_refused(tmp_path: Path, text: str, complaint: str) -> Non
 
 
 def test_a_missing_file_a_folder_and_binary_rubbish_are_refused(tmp_path: Path) -> None:
-    rubbish = tmp_path / "rubbish"
+    rubbish, deep, pipe, large = (tmp_path / name for name in ("rubbish", "deep", "pipe", "large"))
     rubbish.write_bytes(b"\xff\xfe\x00")
-    for path in (tmp_path / "none.json", tmp_path, rubbish):
+    deep.write_text("[" * 100_000)
+    os.mkfifo(pipe)
+    with large.open("wb") as file:
+        file.truncate(2**40)
+    for path in (tmp_path / "none.json", tmp_path, rubbish, deep, pipe, large, Path("/dev/zero")):
         with pytest.raises(ConfigError, match="must be a readable JSON file"):
             Costs.read(path, BATCH)
 

@@ -12,6 +12,7 @@ from autoprog.costs.table import CellCost, CostTable, table_of
 from autoprog.errors import ConfigError
 from autoprog.events import CostsMeasured
 from autoprog.intervals import estimate
+from autoprog.openfiles import read_bytes
 from autoprog.search.profile.grid import measuring
 from autoprog.search.profile.turns import Limits, outcome
 from autoprog.train.phase import Choice
@@ -23,6 +24,8 @@ __all__ = ["Costs", "complete_costs", "completing_costs"]
 
 PROFILE_SECONDS = 20.0
 """What measuring may take where a run does not say."""
+
+_MOST_BYTES = 2**24
 
 
 class Costs:
@@ -41,8 +44,8 @@ class Costs:
             ConfigError: If it is missing or holds anything but costs of cells.
         """
         try:
-            body = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            body = json.loads(read_bytes(path, _MOST_BYTES))
+        except (OSError, ValueError, RecursionError):
             law = "must be a readable JSON file of step seconds"
             raise ConfigError(str(path), "", law) from None
         if not isinstance(body, dict):
