@@ -111,7 +111,7 @@ def _check_below(path: Path, folder: Path) -> None:
 
 
 def _is_link_of_wandb(path: Path, folder: Path) -> bool:
-    """Tell whether a link is one of those that W&B makes, such as ``latest-run``: from folder to folder of it."""
+    """Tell whether a link is one that W&B makes, such as ``latest-run``, which leads to its own files."""
     if folder.name != "wandb" or not path.is_symlink():
         return False
     target = os.path.realpath(path)
@@ -141,7 +141,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def remove_checkpoints(folder: Path) -> None:
-    """Remove the checkpoints and weights that a run keeps in a folder, and that where nothing else is in it."""
+    """Remove the checkpoints and weights of a run, and their folder where nothing else is in it."""
     if kind_of(folder) != "a folder":
         return
     with suppress(OSError):  # nothing depends on it

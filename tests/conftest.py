@@ -78,7 +78,11 @@ def no_room_for(monkeypatch: pytest.MonkeyPatch) -> set[Path]:
 
     def descriptor_or_none(path: Path, flags: int, follow_links: bool) -> int:
         is_full = path in files and flags & os.O_WRONLY
-        return os.open("/dev/full", flags) if is_full else regular_descriptor(path, flags, follow_links)
+        return (
+            os.open("/dev/full", flags)
+            if is_full
+            else regular_descriptor(path, flags, follow_links)
+        )
 
     monkeypatch.setattr(openfiles, "_new_file", new_file_or_none)
     monkeypatch.setattr(openfiles, "_regular_descriptor", descriptor_or_none)

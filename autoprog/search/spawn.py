@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from autoprog.errors import ConfigError, RunError
+from autoprog.openfiles import open_for_appending
 from autoprog.train.cores import CORES_VARIABLE, usable_cores
 from autoprog.train.stop import StopRequest
 from autoprog.workers import NUMBER_VARIABLE, claim_worker, log_of
@@ -150,7 +151,7 @@ class _Worker:
             self.index, self.crew.count, usable_cores(), visible_gpus(os.environ), os.environ
         )
         environ[NUMBER_VARIABLE] = str(self.number)
-        with log_of(self.crew.folder, self.number).open("ab") as log:
+        with open_for_appending(log_of(self.crew.folder, self.number)) as log:
             self.process = subprocess.Popen(
                 list(self.crew.words_of(self.number)),
                 env=environ,
