@@ -9,9 +9,10 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
 import stat
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO
@@ -19,14 +20,16 @@ from typing import IO
 __all__ = [
     "MOST_TEXT_BYTES",
     "NotRegularFileError",
+    "check_replaceable",
+    "folder_beside",
     "kind_of",
-    "new_folder_beside",
     "open_for_appending",
     "open_regular",
     "read_bytes",
     "refuse_links",
     "remove_temporary_files",
     "replacing",
+    "write_all",
     "write_atomically",
 ]
 
@@ -102,7 +105,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         NotRegularFileError: If a folder, a pipe, a device or a socket is in its place.
         OSError: If the file cannot be written or put in place.
     """
-    _check_replaceable(path)
+    check_replaceable(path)
     descriptor, temporary = _new_file(path)
     is_in_place = False
     try:
@@ -124,8 +127,33 @@ def write_atomically(path: Path, text: str) -> None:
     Raises:
         OSError: If it cannot be written.
     """
-    with replacing(path) as file:
-        file.write(text.encode())
+    write_all({path: text})
+
+
+def write_all(texts: Mapping[Path, str]) -> None:
+    """Replace several files, or none of them where one cannot be written.
+
+    Raises:
+        OSError: If one cannot be written.
+    """
+    with ExitStack() as stack:
+        for path, text in texts.items():
+            stack.enter_context(replacing(path)).write(text.encode(errors="replace"))
+
+
+def check_replaceable(path: Path) -> None:
+    """Refuse to replace what is no file, which a rename of a file onto it would do without a word.
+
+    Raises:
+        NotRegularFileError: If it is something else.
+    """
+    try:
+        status = path.stat()
+    except OSError:  # nothing is there, or a link to nowhere
+        return
+    is_link_to_folder = stat.S_ISDIR(status.st_mode) and path.is_symlink()
+    if not stat.S_ISREG(status.st_mode) and not is_link_to_folder:
+        raise NotRegularFileError(errno.EINVAL, _kind_of(status), str(path))
 
 
 def kind_of(path: Path) -> str | None:
@@ -136,17 +164,19 @@ def kind_of(path: Path) -> str | None:
         return None
 
 
-def new_folder_beside(path: Path) -> Path:
-    """Make a folder beside `path`, under a name that :func:`replacing` could give to a file.
+@contextmanager
+def folder_beside(path: Path) -> Iterator[Path]:
+    """Give a new folder beside `path`, on the same file system, that is removed when the block ends.
 
     Raises:
         OSError: If it cannot be made.
     """
-    while True:
-        folder = _temporary_name(path)
-        with suppress(FileExistsError):
-            folder.mkdir()
-            return folder
+    folder = _temporary_name(path)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def refuse_links(folder: Path, names: Iterable[str]) -> None:
@@ -189,21 +219,6 @@ def _new_file(path: Path) -> tuple[int, Path]:
 def _temporary_name(path: Path) -> Path:
     random = secrets.token_hex(_RANDOM_LETTERS // 2)
     return path.with_name(f".{path.name}.{random}{_TEMPORARY_SUFFIX}")
-
-
-def _check_replaceable(path: Path) -> None:
-    """Refuse to replace what is no file, which a rename of a file onto it would do without a word.
-
-    Raises:
-        NotRegularFileError: If it is something else.
-    """
-    try:
-        status = path.stat()
-    except OSError:  # nothing is there, or a link to nowhere
-        return
-    is_link_to_folder = stat.S_ISDIR(status.st_mode) and path.is_symlink()
-    if not stat.S_ISREG(status.st_mode) and not is_link_to_folder:
-        raise NotRegularFileError(errno.EINVAL, _kind_of(status), str(path))
 
 
 def _regular_descriptor(path: Path, flags: int, follow_links: bool) -> int:
