@@ -11,11 +11,19 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-from autoprog.errors import ConfigError, suggest
-from autoprog.openfiles import MOST_TEXT_BYTES, NotRegularFileError, read_bytes
+from autoprog.errors import ConfigError, RunError, suggest
+from autoprog.openfiles import MOST_TEXT_BYTES, NotRegularFileError, read_bytes, write_all
 from autoprog.printable import brief
 
-__all__ = ["FileModel", "dump_yaml", "parse", "parse_yaml", "read_text", "read_yaml"]
+__all__ = [
+    "FileModel",
+    "dump_yaml",
+    "parse",
+    "parse_yaml",
+    "read_text",
+    "read_yaml",
+    "write_outputs",
+]
 
 Model = TypeVar("Model", bound=BaseModel)
 _MOST_YAML_BYTES = 4 * 2**20
@@ -162,6 +170,25 @@ def read_text(path: Path, most_bytes: int = MOST_TEXT_BYTES) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise ConfigError(str(path), "", f"must be a readable file: {reason}") from None
+
+
+def write_outputs(texts: Mapping[Path, str]) -> None:
+    """Write files that the user has named, all of them or none.
+
+    A link at such a place is replaced by the file, and not followed.
+
+    Raises:
+        ConfigError: If something else than a file is in a place.
+        RunError: If one cannot be written.
+    """
+    try:
+        write_all(texts)
+    except NotRegularFileError as error:
+        law = f"must be a file, but it is {error.strerror}"
+        raise ConfigError(str(error.filename), "", law, cure="take another name") from None
+    except OSError as error:
+        paths = " and ".join(map(str, texts))
+        raise RunError(f"{paths}: the file cannot be written: {error.strerror}") from None
 
 
 def dump_yaml(value: Mapping[str, Any]) -> str:

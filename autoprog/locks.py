@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
+import math
 import os
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -14,13 +15,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
-from autoprog.processes import ProcessName, is_gone, this_process
+from autoprog.openfiles import NotRegularFileError, open_regular
+from autoprog.processes import ProcessName, is_gone, process_in, this_process
 
 __all__ = ["FileLock"]
 
 _FIRST_PAUSE_SECONDS = 0.001
 _LONGEST_PAUSE_SECONDS = 0.05
 _STRANGER_PATIENCE_SECONDS = 5.0
+_LONG_SECONDS = 1.0
+"""After so long a wait, it is asked how old the file is: it may be of a folder that was copied."""
+
+_LONGEST_TEXT_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -38,8 +44,9 @@ class FileLock:
     It is made exclusively, which works on any file system that several hosts share (``flock`` does not on
     some), and by the name and in the way that Optuna uses, so that both exclude each other. A holder of this
     machine is looked up among its processes, and once it is gone, the lock is broken at once. Otherwise
-    it is broken after the file has stayed the same for `patience_seconds` by the clock of who
-    waits; for 5 s, if it does not say who made it: Optuna holds a lock for the milliseconds of one append.
+    it is broken after the file has stayed the same for `patience_seconds`, by the clock of who waits or by
+    that of the file system; for 5 s, if it does not say who made it: Optuna holds a lock for the milliseconds
+    of one append.
 
     Args:
         path: The file; its folder must exist.
@@ -68,12 +75,15 @@ class FileLock:
         Raises:
             OSError: If the file cannot be made.
         """
-        pause, seen, since = _FIRST_PAUSE_SECONDS, None, time.monotonic()
+        pause, seen, since, age = _FIRST_PAUSE_SECONDS, None, time.monotonic(), 0.0
         while not self._make():
             sight = self._look()
             if sight != seen:
-                seen, since = sight, time.monotonic()
-            if sight is not None and self._is_abandoned(sight, time.monotonic() - since):
+                seen, since, age = sight, time.monotonic(), 0.0
+            waited = time.monotonic() - since
+            if sight is not None and not age and waited > _LONG_SECONDS:
+                age = self._age_seconds(sight)
+            if sight is not None and self._is_abandoned(sight, max(waited, age)):
                 self._break(sight)
                 continue
             time.sleep(pause)
@@ -100,17 +110,19 @@ class FileLock:
         return True
 
     def _look(self) -> _Sight | None:
-        """Return the lock file as it is now; one that is a link, as Optuna makes them, says nothing."""
+        """Return the lock file as it is now.
+
+        One that is a link, as Optuna makes them, or a pipe, as somebody may have put there, says nothing.
+        """
         try:
-            file = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW)
-        except OSError as error:
-            return self._look_at_link() if error.errno == errno.ELOOP else None
-        try:
-            stat = os.fstat(file)
-            text = os.read(file, 4096).decode(errors="replace")
-        finally:
-            os.close(file)
-        return _Sight(stat.st_ino, stat.st_mtime_ns, text)
+            with open_regular(self._path, follow_links=False) as file:
+                stat = os.fstat(file.fileno())
+                text = file.read(_LONGEST_TEXT_BYTES).decode(errors="replace")
+            return _Sight(stat.st_ino, stat.st_mtime_ns, text)
+        except NotRegularFileError:
+            return self._look_at_link()
+        except OSError:
+            return None
 
     def _look_at_link(self) -> _Sight | None:
         try:
@@ -118,6 +130,18 @@ class FileLock:
         except OSError:
             return None
         return _Sight(stat.st_ino, stat.st_mtime_ns, None)
+
+    def _age_seconds(self, sight: _Sight) -> float:
+        """Return how long a lock file has stayed the same, by the clock of the file system that holds it.
+
+        One from the future is of no use as a lock, and counts as old.
+        """
+        try:
+            with tempfile.TemporaryFile(dir=self._path.parent) as now:
+                age = (os.fstat(now.fileno()).st_mtime_ns - sight.modified_ns) / 1e9
+        except OSError:
+            return _LONG_SECONDS
+        return age if age > -self._patience else math.inf
 
     def _is_abandoned(self, sight: _Sight, same_for_seconds: float) -> bool:
         holder = _process_in(sight.text)
@@ -135,9 +159,8 @@ class FileLock:
 def _process_in(text: str | None) -> ProcessName | None:
     """Return the process that a lock file names, if it was written by this class."""
     try:
-        fields = json.loads(text or "")
-        return ProcessName(fields["host"], fields["boot_id"], fields["pid"], fields["started"])
-    except (ValueError, KeyError, TypeError):
+        return process_in(json.loads(text or ""))
+    except (ValueError, RecursionError):
         return None
 
 

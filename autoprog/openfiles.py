@@ -9,21 +9,27 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
 import stat
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO
 
 __all__ = [
     "MOST_TEXT_BYTES",
     "NotRegularFileError",
+    "check_replaceable",
+    "folder_beside",
+    "kind_of",
     "open_for_appending",
     "open_regular",
     "read_bytes",
     "refuse_links",
     "remove_temporary_files",
     "replacing",
+    "write_all",
     "write_atomically",
 ]
 
@@ -31,6 +37,7 @@ MOST_TEXT_BYTES = 64 * 2**20
 """The most that is read of a text file at once; logs are read by the line."""
 
 _KINDS = (
+    (stat.S_ISREG, "a regular file"),
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a pipe"),
     (stat.S_ISLNK, "a symbolic link"),
@@ -91,11 +98,14 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     """Give a temporary file beside `path` that takes its place, flushed to disk, when the block ends.
 
     Its name is drawn anew each time, so nobody can have put a link there. Where the block raises, the
-    file is removed and `path` stays as it was. A link at `path` is replaced, not followed.
+    file is removed and `path` stays as it was. A link at `path` is replaced, not followed, but for one to a
+    device or a pipe, such as ``/dev/stdout``.
 
     Raises:
+        NotRegularFileError: If a folder, a pipe, a device or a socket is in its place.
         OSError: If the file cannot be written or put in place.
     """
+    check_replaceable(path)
     descriptor, temporary = _new_file(path)
     is_in_place = False
     try:
@@ -117,8 +127,56 @@ def write_atomically(path: Path, text: str) -> None:
     Raises:
         OSError: If it cannot be written.
     """
-    with replacing(path) as file:
-        file.write(text.encode())
+    write_all({path: text})
+
+
+def write_all(texts: Mapping[Path, str]) -> None:
+    """Replace several files, or none of them where one cannot be written.
+
+    Raises:
+        OSError: If one cannot be written.
+    """
+    with ExitStack() as stack:
+        for path, text in texts.items():
+            stack.enter_context(replacing(path)).write(text.encode(errors="replace"))
+
+
+def check_replaceable(path: Path) -> None:
+    """Refuse to replace what is no file, which a rename of a file onto it would do without a word.
+
+    Raises:
+        NotRegularFileError: If it is something else.
+    """
+    try:
+        status = path.stat()
+    except OSError:  # nothing is there, or a link to nowhere
+        return
+    is_link_to_folder = stat.S_ISDIR(status.st_mode) and path.is_symlink()
+    if not stat.S_ISREG(status.st_mode) and not is_link_to_folder:
+        raise NotRegularFileError(errno.EINVAL, _kind_of(status), str(path))
+
+
+def kind_of(path: Path) -> str | None:
+    """Return in words what is at `path`, such as "a regular file" or "a symbolic link"; None for nothing."""
+    try:
+        return _kind_of(path.lstat())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+@contextmanager
+def folder_beside(path: Path) -> Iterator[Path]:
+    """Give a new folder beside `path`, on the same file system, that is removed when the block ends.
+
+    Raises:
+        OSError: If it cannot be made.
+    """
+    folder = _temporary_name(path)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def refuse_links(folder: Path, names: Iterable[str]) -> None:
@@ -137,15 +195,14 @@ def remove_temporary_files(folder: Path, names: Iterable[str]) -> None:
     """Remove what :func:`replacing` left of these files where a process was killed.
 
     To be called by whoever holds the lock of the folder.
+
+    Args:
+        folder: Where the files are.
+        names: Of the files, or patterns of names as the shell has them.
     """
-    starts = tuple(f".{name}." for name in names)
+    patterns = [f".{name}.{'[0-9a-f]' * _RANDOM_LETTERS}{_TEMPORARY_SUFFIX}" for name in names]
     for path in folder.iterdir():
-        random = path.name.removesuffix(_TEMPORARY_SUFFIX).rpartition(".")
-        is_ours = (
-            path.name.endswith(_TEMPORARY_SUFFIX)
-            and f"{random[0]}." in starts
-            and len(random[2]) == _RANDOM_LETTERS
-        )
+        is_ours = any(fnmatchcase(path.name, pattern) for pattern in patterns)
         if is_ours and stat.S_ISREG(path.lstat().st_mode):
             path.unlink(missing_ok=True)
 
@@ -154,10 +211,14 @@ def _new_file(path: Path) -> tuple[int, Path]:
     """Make a file under a new name, as mkstemp does, but with the permissions that the umask leaves."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     while True:
-        random = secrets.token_hex(_RANDOM_LETTERS // 2)
-        temporary = path.with_name(f".{path.name}.{random}{_TEMPORARY_SUFFIX}")
+        temporary = _temporary_name(path)
         with suppress(FileExistsError):
             return os.open(temporary, flags, 0o666), temporary
+
+
+def _temporary_name(path: Path) -> Path:
+    random = secrets.token_hex(_RANDOM_LETTERS // 2)
+    return path.with_name(f".{path.name}.{random}{_TEMPORARY_SUFFIX}")
 
 
 def _regular_descriptor(path: Path, flags: int, follow_links: bool) -> int:
@@ -181,5 +242,4 @@ def _regular_descriptor(path: Path, flags: int, follow_links: bool) -> int:
 
 
 def _kind_of(status: os.stat_result) -> str:
-    what = next((text for is_kind, text in _KINDS if is_kind(status.st_mode)), "something else")
-    return what
+    return next((text for is_kind, text in _KINDS if is_kind(status.st_mode)), "something else")

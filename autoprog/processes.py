@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from autoprog.bounds import ProcessNumber, Ticks
 
-__all__ = ["ProcessName", "is_gone", "is_here", "this_process"]
+__all__ = ["ProcessName", "is_gone", "is_here", "process_in", "this_process"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,19 @@ class ProcessName:
     boot_id: str
     pid: ProcessNumber
     started: Ticks
+
+
+def process_in(fields: Any) -> ProcessName | None:
+    """Return the process that a mapping from a file names; None if it names none."""
+    if not isinstance(fields, Mapping):
+        return None
+    host, boot_id = fields.get("host"), fields.get("boot_id")
+    pid, started = fields.get("pid"), fields.get("started")
+    if not isinstance(host, str) or not isinstance(boot_id, str):
+        return None
+    if type(pid) is not int or type(started) is not int or pid < 1:
+        return None
+    return ProcessName(host, boot_id, pid, started)
 
 
 def this_process() -> ProcessName:
@@ -83,7 +98,7 @@ def _is_in_use(pid: int) -> bool:
     """Tell whether a number belongs to a process, also where the table hides those of other users."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # no process has such a number
         return False
     except PermissionError:
         pass

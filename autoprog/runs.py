@@ -9,9 +9,10 @@ from __future__ import annotations
 import fcntl
 import json
 import re
+import shutil
 import textwrap
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -38,7 +39,8 @@ from autoprog.eventlog import effective_rows, event_of, read_log
 from autoprog.events import Event, encode
 from autoprog.files import FileModel, dump_yaml, parse, read_yaml
 from autoprog.jsonlines import append_row, cut_torn_tail, read_object, read_rows
-from autoprog.openfiles import write_atomically
+from autoprog.openfiles import open_for_appending, open_regular, write_atomically
+from autoprog.runfiles import check_run_files, remove_leftovers
 from autoprog.schedule import GrowthSchedule, load_schedule
 from autoprog.settings import RunManifest
 
@@ -123,7 +125,7 @@ class RunFolder:
         self.manifest = manifest
         self.attempt = attempt
         self._lock = lock
-        self._events = (path / "events.jsonl").open("a", encoding="utf-8")
+        self._events = open_for_appending(path / "events.jsonl")
 
     @classmethod
     def create(cls, runs_dir: Path, manifest: RunManifest) -> RunFolder:
@@ -135,33 +137,46 @@ class RunFolder:
         """
         path = runs_dir / manifest.run_id
         try:
-            (path / "checkpoints").mkdir(parents=True)
-            lock = _take_lock(path)
-            body = manifest.model_dump(mode="json", by_alias=True)
-            write_atomically(path / "run.yaml", dump_yaml(body))
+            with ExitStack() as undo:
+                for parent in reversed(path.parents):
+                    if not parent.exists():
+                        parent.mkdir(exist_ok=True)
+                        undo.callback(_remove_if_empty, parent)
+                path.mkdir()
+                undo.callback(shutil.rmtree, path, ignore_errors=True)
+                (path / "checkpoints").mkdir()
+                lock = undo.enter_context(_take_lock(path))
+                body = manifest.model_dump(mode="json", by_alias=True)
+                write_atomically(path / "run.yaml", dump_yaml(body))
+                folder = cls(path, manifest, attempt=0, lock=lock)
+                undo.pop_all()
+                return folder
         except OSError as error:
             is_there = isinstance(error, FileExistsError) and path.is_dir()
             kind = RunExistsError if is_there else RunError
             raise kind(f"{path}: the run folder cannot be made: {error.strerror}") from None
-        return cls(path, manifest, attempt=0, lock=lock)
 
     @classmethod
     def reopen(cls, path: Path) -> RunFolder:
         """Go on with a run: take its lock, cut half-written last lines, count the attempt.
 
         Raises:
-            ConfigError: If it is no run folder.
+            ConfigError: If it is no run folder, or holds links and the like in place of files.
             RunLockedError: If another process is writing it.
             RunError: If it cannot be written.
         """
-        manifest = _read_manifest(path)
         try:
-            lock = _take_lock(path)
-            (path / "checkpoints").mkdir(exist_ok=True)
-            for name in ("events.jsonl", "decisions.jsonl", "inputs.jsonl", "fidelity.jsonl"):
-                cut_torn_tail(path / name)
-            attempts = [row["attempt"] for row in read_rows(path / "events.jsonl")]
-            return cls(path, manifest, attempt=max(attempts, default=-1) + 1, lock=lock)
+            check_run_files(path)
+            manifest = _read_manifest(path)
+            with ExitStack() as undo:
+                lock = undo.enter_context(_take_lock(path))
+                remove_leftovers(path)
+                (path / "checkpoints").mkdir(exist_ok=True)
+                for name in ("events.jsonl", "decisions.jsonl", "inputs.jsonl", "fidelity.jsonl"):
+                    cut_torn_tail(path / name)
+                folder = cls(path, manifest, attempt=_last_attempt(path) + 1, lock=lock)
+                undo.pop_all()
+                return folder
         except OSError as error:
             raise RunError(f"{path}: the run folder cannot be written: {error.strerror}") from None
 
@@ -292,8 +307,23 @@ def _schedule_if_there(path: Path) -> GrowthSchedule | None:
     return load_schedule(path) if path.exists() else None
 
 
+def _last_attempt(path: Path) -> int:
+    """Return the number of the last attempt that wrote an event, -1 for none."""
+    last = -1
+    for number, row in enumerate(read_rows(path / "events.jsonl"), start=1):
+        attempt = row.get("attempt")
+        if not isinstance(attempt, int) or not 0 <= attempt < _MOST_ATTEMPTS:
+            where, key = str(path / "events.jsonl"), f"line {number}: attempt"
+            raise ConfigError(where, key, "must be the number of an attempt", attempt)
+        last = max(last, attempt)
+    return last
+
+
+_MOST_ATTEMPTS = 10**6
+
+
 def _take_lock(path: Path) -> IO[str]:
-    lock = (path / "run.lock").open("a", encoding="utf-8")
+    lock = open_for_appending(path / "run.lock")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -306,11 +336,16 @@ def _take_lock(path: Path) -> IO[str]:
 def is_written_now(path: Path) -> bool:
     """Tell whether a process of this machine is writing a run."""
     try:
-        with (path / "run.lock").open(encoding="utf-8") as lock:
+        with open_regular(path / "run.lock", follow_links=False) as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except (BlockingIOError, FileNotFoundError) as error:
+    except OSError as error:  # none, unreadable, or no lock of ours
         return isinstance(error, BlockingIOError)
     return False
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _now() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from contextlib import suppress
@@ -11,8 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from autoprog.bounds import Count, Index, UnixSeconds
+from autoprog.errors import ConfigError
 from autoprog.files import FileModel
-from autoprog.openfiles import write_atomically
+from autoprog.openfiles import read_bytes, write_atomically
 from autoprog.processes import ProcessName, is_gone, is_here, this_process
 
 __all__ = [
@@ -35,6 +37,7 @@ NUMBER_VARIABLE = "AUTOPROG_WORKER"
 _FOLDER = "workers"
 _BEAT_SECONDS = 5.0
 _SILENT_SECONDS = 60.0
+_MOST_STATUS_BYTES = 2**20
 
 
 class WorkerStatus(FileModel):
@@ -113,8 +116,14 @@ def claim_worker(folder: Path) -> int:
 
 
 def given_number() -> int | None:
-    """Return the number that whoever started this worker has claimed for it, if anybody did."""
+    """Return the number that whoever started this worker has claimed for it, if anybody did.
+
+    Raises:
+        ConfigError: If the environment holds something else.
+    """
     number = os.environ.get(NUMBER_VARIABLE)
+    if number is not None and not re.fullmatch(r"[0-9]{1,6}", number):
+        raise ConfigError(NUMBER_VARIABLE, "", "must be a number from 0", number, "unset it")
     return None if number is None else int(number)
 
 
@@ -128,7 +137,7 @@ def read_workers(folder: Path) -> list[WorkerSeen]:
     found = []
     for path in (folder / _FOLDER).glob("worker-*.json"):
         with suppress(OSError, ValueError):
-            status = WorkerStatus.model_validate_json(path.read_text(encoding="utf-8"))
+            status = WorkerStatus.model_validate_json(read_bytes(path, _MOST_STATUS_BYTES))
             found.append(WorkerSeen(status, _is_alive(status, time.time())))
     return sorted(found, key=lambda seen: seen.status.worker)
 

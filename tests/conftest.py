@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from autoprog import openfiles
 from autoprog.presets import constant
 from autoprog.recipe import RECIPES
 from autoprog.settings import DataSettings, RunManifest, RunSettings
@@ -60,3 +61,29 @@ def manifest(vit_mu: ModelSpec) -> RunManifest:
 def schedule_text(vit_mu: ModelSpec) -> str:
     """A small schedule file."""
     return constant(vit_mu, 4, RECIPES["digits"].strength).to_yaml()
+
+
+@pytest.fixture
+def no_room_for(monkeypatch: pytest.MonkeyPatch) -> set[Path]:
+    """Files that cannot be written as long as they are in this set: the disk is full."""
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    files: set[Path] = set()
+    new_file, regular_descriptor = openfiles._new_file, openfiles._regular_descriptor
+
+    def new_file_or_none(path: Path) -> tuple[int, Path]:
+        if path in files:
+            return os.open("/dev/full", os.O_WRONLY), openfiles._temporary_name(path)
+        return new_file(path)
+
+    def descriptor_or_none(path: Path, flags: int, follow_links: bool) -> int:
+        is_full = path in files and flags & os.O_WRONLY
+        return (
+            os.open("/dev/full", flags)
+            if is_full
+            else regular_descriptor(path, flags, follow_links)
+        )
+
+    monkeypatch.setattr(openfiles, "_new_file", new_file_or_none)
+    monkeypatch.setattr(openfiles, "_regular_descriptor", descriptor_or_none)
+    return files

@@ -27,6 +27,8 @@ CORE = (
     "recipe",
     "events",
     "runs",
+    "runfiles",
+    "openfiles",
     "locate",
     "files",
     "curves",

@@ -144,12 +144,6 @@ def step_of_checkpoint(folder: Path) -> int:
     return int(state["step"])
 
 
-def to_dev_full(path: Path) -> None:
-    if not Path("/dev/full").exists():
-        pytest.skip("needs /dev/full")
-    path.symlink_to("/dev/full")
-
-
 # Which file the disk has no room for, from which event on, and what the line says.
 FULL = {
     "a checkpoint": (
@@ -163,10 +157,10 @@ FULL = {
         "train",
         "progressed",
         3,
-        "checkpoints/.final.safetensors",
+        "checkpoints/final.safetensors",
         "final.safetensors: the weights cannot be written",
     ),
-    "the result": ("train", "run_finished", 1, ".result.json.tmp", ""),
+    "the result": ("train", "run_finished", 1, "result.json", ""),
     "a decision": ("search", "estimated", 1, "decisions.jsonl", ""),
 }
 
@@ -177,6 +171,7 @@ def test_no_room_for_a_file_ends_a_run_in_one_line_and_a_resume_makes_up_for_it(
     straight: dict[str, Path],
     words: dict[str, tuple[str, ...]],
     when: When,
+    no_room_for: set[Path],
     tmp_path: Path,
     kind: str,
     event: str,
@@ -184,14 +179,13 @@ def test_no_room_for_a_file_ends_a_run_in_one_line_and_a_resume_makes_up_for_it(
     name: str,
     said: str,
 ) -> None:
-    when(event, number, lambda folder: to_dev_full(folder.path / name))
+    when(event, number, lambda folder: no_room_for.add(folder.path / name))
     done = autoprog(*words[kind], "--runs-dir", tmp_path / "runs")
     folder = the_run(tmp_path / "runs")
     assert done.is_one_line(str(folder), "No space left on device", said), done.err
     assert not (folder / "result.json").exists()
     assert step_of_checkpoint(folder) > 0
-    if (folder / name).is_symlink():
-        (folder / name).unlink()
+    no_room_for.clear()
     finish(autoprog, kind, folder, straight[kind])
 
 
@@ -277,13 +271,16 @@ def test_a_disk_that_fills_up_ends_a_run_in_one_line_and_a_resume_makes_up_for_i
 
 
 def test_no_room_for_the_schedule_at_the_start_is_one_line(
-    autoprog: Autoprog, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    autoprog: Autoprog,
+    monkeypatch: pytest.MonkeyPatch,
+    no_room_for: set[Path],
+    tmp_path: Path,
 ) -> None:
     create = RunFolder.create
 
     def create_and_fill(runs_dir: Path, manifest: RunManifest) -> RunFolder:
         folder = create(runs_dir, manifest)
-        to_dev_full(folder.path / ".schedule.yaml.tmp")
+        no_room_for.add(folder.path / "schedule.yaml")
         return folder
 
     monkeypatch.setattr(RunFolder, "create", create_and_fill)

@@ -105,10 +105,16 @@ def _runs_of(word: str, runs_dir: str) -> list[Path]:
 
 
 def _write_page(path: Path, comparison: Comparison) -> None:
+    """Write the page; a link in its place is replaced, and not followed.
+
+    Raises:
+        ConfigError: If it cannot be written.
+    """
+    from autoprog.openfiles import write_atomically
     from autoprog.ui.compare_html import compare_page
 
     try:
-        path.write_text(compare_page(comparison), encoding="utf-8")
+        write_atomically(path, compare_page(comparison))
     except OSError as error:
         law = f"must be a file that can be written: {error.strerror}"
         raise ConfigError("--html", str(path), law) from None

@@ -144,10 +144,13 @@ def _weights(args: argparse.Namespace, found: Run) -> WeightsFile:
 def _check_output(args: argparse.Namespace) -> None:
     """Refuse to replace what is there, unless that is asked for; a folder only if it is an export.
 
+    A link in place of a file is replaced itself, not what it leads to.
+
     Raises:
         ConfigError: If there is something.
     """
-    from autoprog.train.export import classes_of
+    from autoprog.openfiles import NotRegularFileError, check_replaceable, kind_of
+    from autoprog.train.export import classes_of, is_exported_folder
     from autoprog.train.weights import description_of
 
     output: Path = args.output
@@ -155,22 +158,23 @@ def _check_output(args: argparse.Namespace) -> None:
         law, cure = "must lie in an existing folder", f"make {output.parent} first"
         raise ConfigError("--output", "", law, str(output), cure)
     if args.format == "hf":
-        exported = {"config.json", "model.safetensors"}
-        if not output.exists() and not output.is_symlink():
+        if kind_of(output) is None:
             return
         law, cure = "must be a new folder", "take another name, or remove it"
-        is_export = output.is_dir() and {path.name for path in output.iterdir()} == exported
-        if is_export and not output.is_symlink():
+        if is_exported_folder(output):
             if args.overwrite:
                 return
             cure = "take another name, or add --overwrite"
         raise ConfigError("--output", "", law, str(output), cure)
-    if output.is_dir():
-        raise ConfigError("--output", "", "must be a file, not a folder", str(output))
-    there = [path for path in (output, description_of(output), classes_of(output)) if path.exists()]
-    if there and not args.overwrite:
-        law, cure = "must be a new file", "take another name, or add --overwrite"
-        raise ConfigError("--output", "", law, str(there[0]), cure)
+    for path in (output, description_of(output), classes_of(output)):
+        try:
+            check_replaceable(path)
+        except NotRegularFileError as error:
+            law = f"must be a file, not {error.strerror}"
+            raise ConfigError("--output", "", law, str(path)) from None
+        if kind_of(path) is not None and not args.overwrite:
+            law, cure = "must be a new file", "take another name, or add --overwrite"
+            raise ConfigError("--output", "", law, str(path), cure)
 
 
 def _check_flags(args: argparse.Namespace) -> None:

@@ -8,10 +8,11 @@ import os
 from pathlib import Path
 
 from autoprog.bounds import Epochs, Px, range_of
-from autoprog.errors import ConfigError, RunError, suggest
+from autoprog.errors import ConfigError, suggest
+from autoprog.openfiles import NotRegularFileError, check_replaceable, kind_of
 from autoprog.printable import say
 
-__all__ = ["add_flags", "check_output", "run", "write_file"]
+__all__ = ["add_flags", "check_output", "run"]
 
 _KINDS = ("space", "recipe", "schedule")
 _OF_SCHEDULE = {
@@ -68,6 +69,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
+    from autoprog.files import write_outputs
+
     output: Path | None = args.output
     check_output("--output", output, args.force, (".yaml", ".yml"))
     if output is None and args.schema is not None:
@@ -77,9 +80,13 @@ def run(args: argparse.Namespace) -> int:
     if output is None:
         say(text, end="")
         return 0
+    texts = {}
     if args.schema is not None:
-        text = _with_schema(args.kind, args.schema, output) + text
-    write_file(output, text)
+        from autoprog.schemas import modeline, schema_text
+
+        texts[args.schema] = schema_text(args.kind)
+        text = modeline(os.path.relpath(args.schema, output.parent)) + text
+    write_outputs({**texts, output: text})
     say(output)
     return 0
 
@@ -118,28 +125,6 @@ def _text(args: argparse.Namespace, output: str) -> str:
     return schedule_starter(args.preset, spec, args.epochs, args.recipe, output)
 
 
-def _with_schema(kind: str, schema: Path, output: Path) -> str:
-    """Write the schema; return the first line of the file that goes by it."""
-    from autoprog.schemas import modeline, schema_text
-
-    write_file(schema, schema_text(kind))
-    return modeline(os.path.relpath(schema, output.parent))
-
-
-def write_file(path: Path, text: str) -> None:
-    """Write a file that the user asked for.
-
-    Raises:
-        RunError: If it cannot be written.
-    """
-    from autoprog.openfiles import write_atomically
-
-    try:
-        write_atomically(path, text)
-    except OSError as error:
-        raise RunError(f"{path}: the file cannot be written: {error.strerror}") from None
-
-
 def check_output(flag: str, path: Path | None, force: bool, endings: tuple[str, ...]) -> None:
     """Refuse a file of another kind, or one that is there, unless `force` is given with a file.
 
@@ -152,6 +137,10 @@ def check_output(flag: str, path: Path | None, force: bool, endings: tuple[str, 
         return
     if path.suffix not in endings:
         raise ConfigError(flag, "", f"must end in {' or '.join(endings)}", str(path))
-    if path.exists() and not force:
+    if kind_of(path) is not None and not force:
         law, cure = "must be a new file", "add --force to replace it"
         raise ConfigError(flag, "", law, str(path), cure)
+    try:
+        check_replaceable(path)
+    except NotRegularFileError as error:
+        raise ConfigError(flag, "", f"must be a file, not {error.strerror}", str(path)) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from autoprog.commands.init import check_output, write_file
+from autoprog.commands.init import check_output
 from autoprog.printable import say
 
 __all__ = ["add_flags", "run"]
@@ -32,12 +32,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
     check_output("--output", args.output, args.force, (".json",))
+    from autoprog.files import write_outputs
     from autoprog.schemas import schema_text
 
     text = schema_text(args.kind)
     if args.output is None:
         say(text, end="")
         return 0
-    write_file(args.output, text)
+    write_outputs({args.output: text})
     say(args.output)
     return 0

@@ -11,6 +11,8 @@ from typing import Protocol
 from autoprog.errors import ConfigError, RunError
 from autoprog.events import Event, RunStarted, Warned
 from autoprog.loggers.points import EventTail, Point
+from autoprog.printable import one_line
+from autoprog.runfiles import check_run_files
 from autoprog.settings import RunManifest, RunSettings
 
 __all__ = ["LOGGERS", "Relay", "Relays", "check_logger", "check_loggers", "replay"]
@@ -91,7 +93,7 @@ class Relay:
         if error is None:
             return None
         self._failed = True
-        reason = (str(error).strip().splitlines() or [""])[0]
+        reason = one_line((str(error).strip().splitlines() or [""])[0])
         return f"{self.name} has stopped ({type(error).__name__}: {reason})"
 
     def _pass_on(self) -> None:
@@ -140,8 +142,10 @@ def replay(name: str, folder: Path, manifest: RunManifest) -> str:
     """Pass on everything that a run folder has, finished or not; return where a user finds it.
 
     Raises:
+        ConfigError: If a link or the like is in place of a file of the run folder.
         RunError: If the logger fails.
     """
+    check_run_files(folder)
     relay = Relay(name, folder, manifest)
     problem = relay.pass_all()
     if problem is not None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +25,7 @@ from autoprog.fidelity import (
     read_trainings,
     write_fidelity,
 )
+from autoprog.runfiles import remove_checkpoints
 from autoprog.search.brief import BriefTrainings
 from autoprog.search.plan import DecisionPoint, SearchPlan
 from autoprog.search.rank import COST_RATIO, agreement, equal_cost, spread_over_cost, told_apart
@@ -108,7 +108,7 @@ def measure_fidelity(
         with suppress(GaveUpError), trainer.ledger.charge("search"):
             report = _report(searcher, settings, point, chosen, trainings.steps, estimate)
             write_fidelity(trainer.folder.path, report)
-            shutil.rmtree(_start_folder(trainer), ignore_errors=True)
+            remove_checkpoints(_start_folder(trainer))
     yield from trainer.halt_if_asked()
 
 

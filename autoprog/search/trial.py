@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from autoprog.effort import image_macs
-from autoprog.errors import DivergedError, RunLockedError
+from autoprog.errors import DivergedError, RunExistsError, RunLockedError
 from autoprog.events import Evaluated
+from autoprog.runfiles import remove_checkpoints, remove_unstarted
 from autoprog.runs import RunFolder
 from autoprog.schedule import GrowthSchedule
 from autoprog.search.controller import Halving, OpenTrial, PrunedTrial, ReleasedTrial
@@ -115,11 +115,12 @@ class TrialRunner:
     def _open(self, number: int) -> RunFolder:
         """Return the folder of a trial, as an earlier worker left it or new.
 
-        One that was taken for dead may still write in it; then the trial begins anew beside it.
+        One that was taken for dead may still write in it, or something else be in its place; then the trial
+        begins anew beside it.
         """
         name, again = f"{number:04d}", 1
         while True:
-            with suppress(RunLockedError):
+            with suppress(RunLockedError, RunExistsError):
                 return self._open_as(name)
             again += 1
             name = f"{number:04d}-{again}"
@@ -135,12 +136,12 @@ class TrialRunner:
             versions={},
             settings=self.settings,
         )
-        shutil.rmtree(parent / name, ignore_errors=True)  # cut off before there was anything in it
+        remove_unstarted(parent / name)
         return RunFolder.create(parent, manifest)
 
     def _drop_weights(self, folder: RunFolder) -> None:
         """Delete what only a resume needs; a search of hundreds of trials would fill the disk."""
-        shutil.rmtree(folder.checkpoints, ignore_errors=True)
+        remove_checkpoints(folder.checkpoints)
 
 
 class _TrialStop(StopRequest):

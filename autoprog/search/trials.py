@@ -10,6 +10,7 @@ from pathlib import Path
 from autoprog.errors import RunError
 from autoprog.events import Event, TrialTold, Warned
 from autoprog.program import PROGRAM
+from autoprog.runfiles import check_run_files
 from autoprog.runs import RunFolder
 from autoprog.schedule import FoundBy, GrowthSchedule, load_schedule
 from autoprog.search.controller import (
@@ -99,9 +100,11 @@ def join(settings: RunSettings, folder: Path, stop: StopRequest, number: int | N
         number: Of this worker, if whoever started it has claimed one.
 
     Raises:
+        ConfigError: If a link or the like is in place of a file of the run folder.
         RunError: If trials fail in a row, or the storage does not answer.
     """
     assert settings.search is not None, "a search has search settings"
+    check_run_files(folder)
     own = trial_settings(settings)
     runner = TrialRunner(own, open_data(own.data), schedule_space(settings), folder)
     file = WorkerFile(folder, claim_worker(folder) if number is None else number)

@@ -7,7 +7,6 @@ import shutil
 import struct
 import zipfile
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 
 from autoprog.errors import RunError
+from autoprog.openfiles import replacing
 
 __all__ = ["UNREADABLE", "load_newest", "publish", "stage_as"]
 
@@ -39,20 +39,16 @@ def stage_as(folder: Path, state: dict[str, Any]) -> Path:
     Raises:
         RunError: If the disk is full or the folder cannot be written; published files are untouched.
     """
-    temporary = folder / ".next.pt"
+    staged = folder / ".next.pt"
     try:
-        with temporary.open("wb") as file:
+        with replacing(staged) as file:
             torch.save({"schema": SCHEMA, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:
-        with suppress(OSError):
-            temporary.unlink()
         raise _unwritable(folder, error) from None
-    return temporary
+    return staged
 
 
-def publish(folder: Path, temporary: Path, keep_as: str | None = None) -> None:
+def publish(folder: Path, staged: Path, keep_as: str | None = None) -> None:
     """Make a written checkpoint the last one, the last one the previous, and keep a copy by name.
 
     Raises:
@@ -62,7 +58,7 @@ def publish(folder: Path, temporary: Path, keep_as: str | None = None) -> None:
     try:
         if last.exists():
             last.replace(folder / "previous.pt")
-        temporary.replace(last)
+        staged.replace(last)
         if keep_as is not None:
             _link(last, folder / f"{keep_as}.pt")
     except OSError as error:
@@ -112,4 +108,5 @@ def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:
-        shutil.copyfile(source, target)
+        with source.open("rb") as whole, replacing(target) as copy:
+            shutil.copyfileobj(whole, copy)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,9 @@ from timm.models import model_entrypoint, save_for_hf
 from torch import Tensor
 
 import supernet.elastic  # registers the models of ours with timm
-from autoprog.errors import RunError
-from autoprog.openfiles import write_atomically
+from autoprog.errors import ConfigError, RunError
+from autoprog.jsonlines import read_object
+from autoprog.openfiles import folder_beside, kind_of, replacing, write_atomically
 from autoprog.settings import RunManifest
 from autoprog.train.data.transforms import THUMBNAIL_PX
 from autoprog.train.model import evaluation_images
@@ -25,7 +25,14 @@ from autoprog.train.weights import WeightsFile, description_of, write_weights
 from supernet.elastic import create_elastic
 from supernet.positions import TABLES
 
-__all__ = ["ExportedModel", "classes_of", "describe_beside", "export_folder", "export_weights"]
+__all__ = [
+    "ExportedModel",
+    "classes_of",
+    "describe_beside",
+    "export_folder",
+    "export_weights",
+    "is_exported_folder",
+]
 
 _KEPT_OF_TIMM = {  # of a pretrained_cfg, without what only timm's own weights can claim
     "classifier",
@@ -40,6 +47,11 @@ _KEPT_OF_TIMM = {  # of a pretrained_cfg, without what only timm's own weights c
     "pool_size",
     "std",
 }
+
+
+_EXPORTED = ("config.json", "model.safetensors")
+_TAG = "autoprog"
+"""What a ``config.json`` says of the origin of the weights."""
 
 
 @dataclass(frozen=True)
@@ -105,9 +117,8 @@ def export_weights(model: ExportedModel, output: Path) -> str:
         if output.suffix == ".safetensors":
             write_weights(output, model.weights, _metadata(model))
         else:
-            temporary = output.with_name(f".{output.name}")
-            torch.save(model.weights, temporary)
-            temporary.replace(output)
+            with replacing(output) as file:
+                torch.save(model.weights, file)
         beside = describe_beside(output, model)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise RunError(f"{output}: the weights cannot be exported: {error}") from None
@@ -126,8 +137,6 @@ def export_folder(model: ExportedModel, output: Path) -> str:
     Raises:
         RunError: If a file cannot be written.
     """
-    temporary = output.with_name(f".{output.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
     try:
         with torch.device("meta"):  # no weight is drawn only to be overwritten
             network = timm.create_model(model.timm, **model.kwargs)
@@ -137,25 +146,47 @@ def export_folder(model: ExportedModel, output: Path) -> str:
             about["label_names"] = list(model.class_names)
         images = {key: value for key, value in model.images.items() if key != "img_size"}
         side = model.images["img_size"]
-        save_for_hf(
-            network,
-            str(temporary),
-            about,
-            dict(model.kwargs),
-            safe_serialization=True,
-            data_config={**images, "input_size": (3, side, side)},
-        )
-        _claim_nothing(temporary / "config.json")
-        write_weights(temporary / "model.safetensors", model.weights, _metadata(model))
-        if output.exists():
-            shutil.rmtree(output)
-        temporary.replace(output)
+        with folder_beside(output) as beside:
+            new = beside / "export"
+            save_for_hf(
+                network,
+                str(new),
+                about,
+                dict(model.kwargs),
+                safe_serialization=True,
+                data_config={**images, "input_size": (3, side, side)},
+            )
+            _claim_nothing(new / "config.json")
+            write_weights(new / "model.safetensors", model.weights, _metadata(model))
+            if is_exported_folder(output):
+                _remove_export(output)
+            new.replace(output)
     except (OSError, RuntimeError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         raise RunError(f"{output}: the folder cannot be exported: {error}") from None
     build = f"timm.create_model({f'local-dir:{output}'!r}, pretrained=True)"
     load = f"load with: {_needed_import(model.timm)}{build}"
     return "\n".join([str(output), load, f"images: {model.transform_words}"])
+
+
+def is_exported_folder(folder: Path) -> bool:
+    """Tell whether a folder holds what :func:`export_folder` writes, and nothing else."""
+    if kind_of(folder) != "a folder":
+        return False
+    if {path.name: kind_of(path) for path in folder.iterdir()} != dict.fromkeys(
+        _EXPORTED, "a regular file"
+    ):
+        return False
+    try:
+        images = read_object(folder / "config.json").get("pretrained_cfg")
+    except ConfigError:
+        return False
+    return isinstance(images, Mapping) and images.get("tag") == _TAG
+
+
+def _remove_export(folder: Path) -> None:
+    for name in _EXPORTED:
+        (folder / name).unlink()
+    folder.rmdir()
 
 
 def classes_of(output: Path) -> Path:
@@ -206,7 +237,7 @@ def _claim_nothing(config: Path) -> None:
     """Drop from a ``config.json`` what holds for timm's own weights alone: licence, paper, origin."""
     body = json.loads(config.read_text(encoding="utf-8"))
     kept = {key: value for key, value in body["pretrained_cfg"].items() if key in _KEPT_OF_TIMM}
-    body["pretrained_cfg"] = {"tag": "autoprog", **kept}
+    body["pretrained_cfg"] = {"tag": _TAG, **kept}
     text = json.dumps(body, indent=2, ensure_ascii=False) + "\n"
     write_atomically(config, text)
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from autoprog.errors import ConfigError, RunError
+from autoprog.openfiles import folder_beside, replacing
 from autoprog.settings import RunSettings
 from autoprog.train.data import TransformSettings
 from autoprog.train.export import ExportedModel, describe_beside
@@ -47,10 +48,9 @@ def export_program(
     batch = {0: torch.export.Dim("batch", min=1)}
     with torch.no_grad():
         program = torch.export.export(cell.network, (cell.images,), dynamic_shapes=(batch,))
-    temporary = output.with_name(f".{output.name}")
     try:
-        torch.export.save(program, temporary)
-        temporary.replace(output)
+        with replacing(output) as written:
+            torch.export.save(program, written)
     except (OSError, RuntimeError) as error:
         raise RunError(f"{output}: the program cannot be written: {error}") from None
     return _usage(
@@ -90,10 +90,10 @@ def export_onnx(
             custom_translation_table={torch.ops.aten.sort.stable: _sort},
         )
     assert program is not None, "the exporter of torch.export returns its program"
-    temporary = output.with_name(f".{output.name}")
     try:
-        program.save(temporary, external_data=False)
-        temporary.replace(output)
+        with folder_beside(output) as beside:
+            program.save(beside / output.name, external_data=False)
+            (beside / output.name).replace(output)
     except OSError as error:
         raise RunError(f"{output}: the program cannot be written: {error}") from None
     session = f"onnxruntime.InferenceSession({str(output)!r})"

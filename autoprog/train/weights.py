@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from autoprog.classes import some
 from autoprog.errors import ConfigError, RunError
 from autoprog.events import CheckpointSaved, StageStarted, SupernetStarted
 from autoprog.jsonlines import read_object
+from autoprog.openfiles import replacing
 from autoprog.runs import Run, load_run
 from autoprog.train.checkpoint import UNREADABLE
 from autoprog.train.file_kinds import is_safetensors, what_else_it_is, why_it_is_not_loaded
@@ -176,9 +176,9 @@ def write_weights(path: Path, weights: dict[str, Tensor], metadata: Mapping[str,
         OSError: If it cannot be written.
         SafetensorError: If the tensors cannot be stored.
     """
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_bytes(save(weights, metadata=dict(metadata)))
-    os.replace(temporary, path)
+    data = save(weights, metadata=dict(metadata))
+    with replacing(path) as file:
+        file.write(data)
 
 
 def _differs(found: Tensor | None, own: Tensor) -> bool:

@@ -13,7 +13,8 @@ from typing import Any
 from rich.console import RenderableType
 
 from autoprog.console import Console
-from autoprog.errors import ConfigError, RunError, consistent
+from autoprog.errors import ConfigError, consistent
+from autoprog.files import write_outputs
 from autoprog.presets import PRESETS
 from autoprog.ui.diff import diff_document, diff_plain, diff_view, schedule_diff
 from autoprog.ui.document import document
@@ -61,7 +62,7 @@ def show(
 
     Raises:
         ConfigError: If `target` is nothing that can be shown.
-        RunError: If a file cannot be written.
+        RunError: If a file cannot be written; then none is.
     """
     console = Console() if console is None else console
     if spec is not None and not {target, diff} & PRESETS.keys():
@@ -126,6 +127,7 @@ def _draws(console: Console) -> bool:
 
 
 def _export(forms: _Forms, svg: Path | None, html: Path | None) -> None:
+    texts = {}
     if svg is not None:
         console = Console(
             record=True,
@@ -139,13 +141,7 @@ def _export(forms: _Forms, svg: Path | None, html: Path | None) -> None:
             console.print(view)
         title = f"autoprog show {forms.name}"
         picture = console.export_svg(title=title, font_aspect_ratio=FONT_ASPECT_RATIO)
-        _write(svg, with_local_fonts(picture))
+        texts[svg] = with_local_fonts(picture)
     if html is not None:
-        _write(html, forms.page())
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise RunError(f"{path}: cannot be written: {error.strerror}") from None
+        texts[html] = forms.page()
+    write_outputs(texts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, TypeGuard
 
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -18,6 +19,7 @@ __all__ = [
     "attempt_of",
     "index_of",
     "origin_of",
+    "retried_by",
     "rung_name",
 ]
 
@@ -53,15 +55,28 @@ def rung_name(rung: int) -> str:
 
 def origin_of(trial: FrozenTrial | Trial) -> int:
     """Return the number of the trial that this one is, or repeats."""
-    return int(trial.user_attrs.get(ORIGIN, trial.number))
+    origin = trial.user_attrs.get(ORIGIN)
+    return origin if _is_count(origin) and origin < trial.number else trial.number
 
 
 def attempt_of(trial: FrozenTrial | Trial) -> int:
     """Return how many workers have died over the parameters of a trial."""
-    return int(trial.user_attrs.get(ATTEMPT, 0))
+    attempt = trial.user_attrs.get(ATTEMPT)
+    return attempt if _is_count(attempt) else 0
+
+
+def retried_by(trial: FrozenTrial | Trial) -> int | None:
+    """Return the number of the lost trial that this one repeats, if it does."""
+    number = trial.user_attrs.get(RETRY_OF)
+    return number if _is_count(number) and number < trial.number else None
 
 
 def index_of(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> int:
     """Return which trial this would be had no worker ever died; `trials` are all of its study."""
     origin = origin_of(trial)
     return origin - sum(RETRY_OF in earlier.user_attrs for earlier in trials[:origin])
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    """Tell whether an attribute, which may be of somebody else, is a count from 0."""
+    return type(value) is int and value >= 0

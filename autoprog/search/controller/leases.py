@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +14,8 @@ from typing import Any, Literal
 
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 
-from autoprog.processes import ProcessName, is_gone, is_here
+from autoprog.openfiles import open_for_appending
+from autoprog.processes import ProcessName, is_gone, is_here, process_in
 
 __all__ = ["Clock", "Lease", "LeaseKeeper", "Verdict", "folder_clock", "lease_in", "verdict_on"]
 
@@ -38,13 +40,12 @@ class Lease:
 
 def lease_in(attribute: Any) -> Lease | None:
     """Return the lease that a user attribute holds, if it is one."""
-    if not isinstance(attribute, Mapping):
+    name = process_in(attribute)
+    if name is None:
         return None
-    try:
-        name = ProcessName(*(attribute[key] for key in ("host", "boot_id", "pid", "started")))
-        return Lease(name, attribute["worker"], float(attribute["expires"]))
-    except (KeyError, TypeError, ValueError):
-        return None
+    worker, expires = attribute.get("worker"), attribute.get("expires")
+    is_one = type(worker) is int and type(expires) in (int, float) and math.isfinite(expires)
+    return Lease(name, worker, float(expires)) if is_one else None
 
 
 def verdict_on(lease: Lease, now: float) -> Verdict:
@@ -69,12 +70,11 @@ def folder_clock(folder: Path) -> Clock:
 
     def now() -> float:
         try:
-            os.utime(probe)  # without times: a file server then takes its own clock
-        except FileNotFoundError:
-            probe.touch()
-        except OSError:  # made by another user, or a full disk
+            with open_for_appending(probe) as file:
+                os.utime(file.fileno())  # without times: a file server then takes its own clock
+                return os.fstat(file.fileno()).st_mtime
+        except OSError:  # made by another user, no file, or a full disk
             return time.time()
-        return probe.stat().st_mtime
 
     return now
 

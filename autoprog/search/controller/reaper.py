@@ -22,6 +22,7 @@ from autoprog.search.controller.attributes import (
     RETRY_OF,
     attempt_of,
     origin_of,
+    retried_by,
 )
 from autoprog.search.controller.leases import Clock, lease_in, verdict_on
 
@@ -106,10 +107,15 @@ class Reaper:
             age = datetime.now() - (trial.datetime_start or datetime.min)
             is_new = age < timedelta(seconds=self._terms.grace_seconds)
             return "" if is_new else "its worker died before it said who it was"
+        if lease.expires > now + _MOST_TERMS * self._terms.seconds:
+            return "no lease lasts as long as its own"  # nobody's who works here
         verdict = verdict_on(lease, now)
         if verdict == "lost":
             return f"worker {lease.worker} ({lease.holder.pid} on {lease.holder.host}) died"
         return "" if verdict == "held" else verdict
+
+
+_MOST_TERMS = 10  # leases of other terms of this program, and clocks that differ
 
 
 def _second_look(before: FrozenTrial, after: FrozenTrial | None) -> str:
@@ -120,7 +126,7 @@ def _second_look(before: FrozenTrial, after: FrozenTrial | None) -> str:
 
 def retries_due(trials: Sequence[FrozenTrial], most_attempts: int) -> list[FrozenTrial]:
     """Return the lost trials that nobody has repeated and that are not given up."""
-    repeated = {trial.user_attrs.get(RETRY_OF) for trial in trials}
+    repeated = {retried_by(trial) for trial in trials}
     return [
         trial
         for trial in trials
@@ -133,9 +139,9 @@ def retries_due(trials: Sequence[FrozenTrial], most_attempts: int) -> list[Froze
 
 def is_doubled(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> bool:
     """Tell whether an earlier trial repeats the same lost one: of reapers that shared no lock."""
-    mine = trial.user_attrs.get(RETRY_OF)
+    mine = retried_by(trial)
     earlier = trials[: trial.number]
-    return mine is not None and any(other.user_attrs.get(RETRY_OF) == mine for other in earlier)
+    return mine is not None and any(retried_by(other) == mine for other in earlier)
 
 
 def _attempts_after(lost: FrozenTrial) -> int:

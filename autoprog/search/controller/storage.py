@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from autoprog.errors import ConfigError, RunError
 from autoprog.locks import FileLock
+from autoprog.openfiles import open_for_appending
 
 __all__ = ["STORAGE_ERRORS", "Journal", "close_storage", "open_journal", "open_storage", "sync"]
 
@@ -31,6 +32,7 @@ STORAGE_ERRORS = (
 )
 """What Optuna raises where a database or a journal does not answer, or holds what it has not written."""
 
+_NO_LINK = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # nor a pipe, which would be waited for
 _SQLITE_TIMEOUT_SECONDS = 60
 """How long to wait for another writer: SQLite has one at a time, and by default waits for 5 s."""
 
@@ -98,6 +100,7 @@ class _JournalFile(JournalFileBackend):
     """The lines of a journal. A half-written last one, which Optuna cannot read past, never stays."""
 
     def __init__(self, path: Path) -> None:
+        open_for_appending(path).close()  # Optuna would make the file through a link
         super().__init__(str(path))  # with Optuna's own lock, of which append_logs makes no use
         self._path, self._mutex = path, FileLock(path.with_name(f"{path.name}.lock"))
 
@@ -105,7 +108,7 @@ class _JournalFile(JournalFileBackend):
         """Append one line an operation, whole or not at all, also where the disk is full."""
         lines = "".join(f"{json.dumps(log, separators=(',', ':'))}\n" for log in logs)
         with self._mutex:
-            file = os.open(self._path, os.O_RDWR | os.O_APPEND)
+            file = os.open(self._path, os.O_RDWR | os.O_APPEND | _NO_LINK)
             try:
                 self._cut_torn_tail(file)
                 _append(file, lines.encode())
@@ -115,7 +118,7 @@ class _JournalFile(JournalFileBackend):
     def repair(self) -> None:
         """Cut a half-written last line and keep it in a file with the suffix ``.bak``."""
         with self._mutex:
-            file = os.open(self._path, os.O_RDWR)
+            file = os.open(self._path, os.O_RDWR | _NO_LINK)
             try:
                 self._cut_torn_tail(file)
             finally:
@@ -123,7 +126,7 @@ class _JournalFile(JournalFileBackend):
 
     def sync(self) -> None:
         """Wait until the file is on disk."""
-        file = os.open(self._path, os.O_RDONLY)
+        file = os.open(self._path, os.O_RDONLY | _NO_LINK)
         try:
             os.fsync(file)
         finally:
@@ -135,8 +138,8 @@ class _JournalFile(JournalFileBackend):
             return
         data = self._path.read_bytes()
         end = data.rfind(b"\n") + 1
-        with self._path.with_name(f"{self._path.name}.bak").open("ab") as bak:
-            bak.write(data[end:] + b"\n")
+        with open_for_appending(self._path.with_name(f"{self._path.name}.bak")) as bak:
+            _append(bak.fileno(), data[end:] + b"\n")
         os.ftruncate(file, end)
 
 

@@ -11,6 +11,7 @@ from textual.pilot import Pilot
 from textual.widgets import Static
 
 from autoprog.errors import RunError
+from autoprog.openfiles import write_all
 from autoprog.ui.inspect.app import InspectApp
 from autoprog.ui.inspect.keys import VIEWS
 from autoprog.ui.inspect.search_pane import SearchPane
@@ -36,26 +37,27 @@ def take_screenshots(app: InspectApp, folder: Path, size: tuple[int, int]) -> li
     Raises:
         RunError: If they cannot be written, or a run cannot be read.
     """
+    pictures = asyncio.run(_take(app, size))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return asyncio.run(_take(app, folder, size))
+        write_all({folder / name: picture for name, picture in pictures.items()})
+        return [folder / name for name in pictures]
     except OSError as error:
         raise RunError(f"{folder}: cannot be written: {error.strerror}") from None
 
 
-async def _take(app: InspectApp, folder: Path, size: tuple[int, int]) -> list[Path]:
-    paths = []
+async def _take(app: InspectApp, size: tuple[int, int]) -> dict[str, str]:
+    """Return the pictures by the names of their files."""
+    pictures = {}
     async with app.run_test(size=size) as pilot:
         for view in VIEWS:
             await _settled(app, pilot, view)
             problem = app.query_one("#problem", Static)
             if problem.display:
                 raise RunError(str(problem.content).removeprefix(" ! "))
-            path = folder / f"{view}.svg"
-            picture = with_local_fonts(app.export_screenshot(title="autoprog inspect"))
-            path.write_text(picture, encoding="utf-8")
-            paths.append(path)
-    return paths
+            picture = app.export_screenshot(title="autoprog inspect")
+            pictures[f"{view}.svg"] = with_local_fonts(picture)
+    return pictures
 
 
 async def _settled(app: InspectApp, pilot: Pilot[None], view: str) -> None:
