@@ -273,8 +273,6 @@ def test_a_folder_that_may_not_be_changed_is_an_error_of_one_line(
         (["clear"], "clear: must be told which files; give a NAME, --older-than DAYS or --all"),
         (["clear", "--all", TRAIN], "--all: must be given without a NAME and without --older-than"),
         (["clear", "--all", "--older-than", "3"], "--all: must be given without a NAME and"),
-        (["clear", "--older-than", "-1"], "--older-than: must be days, at least 0, but got -1.0"),
-        (["clear", "--older-than", "nan"], "--older-than: must be days, at least 0, but got nan"),
         (["--all"], "--all: must be given with autoprog cache clear"),
         (["list", TRAIN], "NAME: must be given with autoprog cache clear"),
         (["--older-than", "3"], "--older-than: must be given with autoprog cache clear"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
@@ -94,8 +93,6 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError("clear", "", "must be told which files", cure=cure)
     if args.all and (args.names or args.older_than is not None):
         raise ConfigError("--all", "", "must be given without a NAME and without --older-than")
-    if args.older_than is not None and not 0 <= args.older_than < math.inf:
-        raise ConfigError("--older-than", "", "must be days, at least 0", args.older_than)
 
 
 def _chosen(args: argparse.Namespace, folder: Path, files: Sequence[CacheFile]) -> list[CacheFile]:
