@@ -35,6 +35,8 @@ __all__ = [
     "Correlation",
     "CorrelationGain",
     "Count",
+    "CropPct",
+    "CurveValue",
     "Days",
     "DropPath",
     "Epochs",
@@ -55,9 +57,12 @@ __all__ = [
     "MixingAlpha",
     "PassedEpochs",
     "Percent",
+    "PlateauEpochs",
     "Points",
+    "Port",
     "ProcessNumber",
     "Processes",
+    "Proposals",
     "Px",
     "RampEnd",
     "Range",
@@ -76,6 +81,7 @@ __all__ = [
     "SomeShare",
     "SomeSteps",
     "Steps",
+    "TerminalSize",
     "Threads",
     "Ticks",
     "Times",
@@ -221,7 +227,9 @@ Compared = Annotated[int, Range(4, 1_000, whole=True)]
 """Subnets whose order is compared: of fewer there is none to speak of."""
 Several = Annotated[int, Range(2, 1_000, whole=True)]
 Many = Annotated[int, Range(1, 100_000, whole=True)]
-"""What each costs a moment: trials, evaluations, schedules that Optuna proposes."""
+"""What each costs a moment: trials, evaluations, timed steps."""
+Proposals = Annotated[int, Range(1, 2_000, whole=True)]
+"""Schedules of one decision: Optuna takes milliseconds for each, and more of them as they get more."""
 FewOrNone = Annotated[int, Range(0, 1_000, whole=True)]
 Index = Annotated[int, Range(0, 10**6, whole=True)]
 """The number of one of a list that is counted from 0."""
@@ -239,7 +247,9 @@ Threads = Annotated[int, Range(1, 1_024, whole=True)]
 LoaderProcesses = Annotated[int | Literal["auto"], Range(0, 256, whole=True, word="auto")]
 Workers = Annotated[int, Range(1, 256, whole=True)]
 Processes = Annotated[int, Range(1, 1_024, whole=True)]
+Port = Annotated[int, Range(1, 65_535, whole=True)]
 WorldSize = Annotated[int, Range(1, 10**6, whole=True)]
+TerminalSize = Annotated[int, Range(2, 10_000, whole=True)]
 
 # Images and networks.
 BatchSize = Annotated[int, Range(1, 2**20, whole=True)]
@@ -252,11 +262,13 @@ WhiteLevel = Annotated[float, Range(1e-6, 1e9)]
 
 # Lengths and times.
 Epochs = Annotated[float, Range(1e-6, 100_000)]
+PlateauEpochs = Annotated[float, Range(1e-9, 100_000)]
+"""A part of a stage, which may be one of a thousand plateaus."""
 AnyEpochs = Annotated[float, Range(1e-6, 100_000, or_zero=True)]
 PassedEpochs = Annotated[float, Range(0, 1e9)]
 """Of a run by time there may be more than anybody asks for."""
-Length = Annotated[float | Literal["rest"], Range(1e-6, MOST_STEPS, word="rest")]
-"""Of a stage, in whatever unit."""
+Length = Annotated[float | Literal["rest"], Range(1e-9, MOST_STEPS, word="rest")]
+"""Of a stage, in whatever unit: down to one of a thousand stages of the shortest run."""
 Seconds = Annotated[float, Range(0, 1e10)]
 SignedSeconds = Annotated[float, Range(-1e10, 1e10)]
 SomeSeconds = Annotated[float, Range(1e-9, 1e10)]
@@ -277,6 +289,10 @@ Fraction = Annotated[float, Range(1e-6, 1 - 1e-6)]
 ShareBelowOne = Annotated[float, Range(0, 1 - 1e-6)]
 RampEnd = Annotated[float, Range(1e-6, 4_096, or_zero=True)]
 """Of an image size, a keep-rate, a magnitude or a rate."""
+CurveValue = Annotated[float, Range(1e-12, 4_096, or_zero=True)]
+"""One of them on the way, of as many plateaus as there may be."""
+CropPct = Annotated[float, Range(0.25, 1)]
+"""Images are enlarged by its inverse before they are cropped."""
 DropPath = Annotated[float, Range(0, 0.99)]
 Percent = Annotated[float, Range(0, 100 + 1e-6)]
 """A mean over classes may come out above 100 by rounding."""

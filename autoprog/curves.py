@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from autoprog.bounds import Correlation, Epochs, RampEnd, Range
+from autoprog.bounds import Correlation, CurveValue, PlateauEpochs, RampEnd, Range
 from autoprog.errors import ConfigError
 from autoprog.files import FileModel
 
@@ -40,7 +40,7 @@ class Ramp(FileModel):
     ramp: Literal["linear", "exponential"]
     start: RampEnd = Field(alias="from")
     to: RampEnd
-    every_epochs: Epochs = 1.0
+    every_epochs: PlateauEpochs = 1.0
 
     @model_validator(mode="after")
     def _exponential_needs_positive_ends(self) -> Ramp:
@@ -59,6 +59,7 @@ class Ramp(FileModel):
     def plateaus(self, stage_steps: int, steps_per_epoch: float) -> list[Plateau]:
         """Return the plateaus over a stage of `stage_steps`, whose lengths differ by at most one step."""
         count = self._num_plateaus(stage_steps, self.every_epochs * steps_per_epoch)
+        _refuse_too_many(count, "every_epochs", self.every_epochs)
         return [
             (number * stage_steps // count, self.at(number / (count - 1) if count > 1 else 1.0))
             for number in range(count)
@@ -87,7 +88,7 @@ class KeepCurve(FileModel):
 
     curve: Literal["linear", "cosine", "cyclic"]
     drop: tuple[Correlation, Correlation] = (0.8, -0.1)
-    period_epochs: Epochs = 1.0
+    period_epochs: PlateauEpochs = 1.0
     quantum: Annotated[float, Range(0.01, 1)] = 0.2
 
     @model_validator(mode="after")
@@ -112,6 +113,7 @@ class KeepCurve(FileModel):
             *_level_changes(lambda step: self._in_period(step, period), turn, period),
         ]
         starts = range(0, stage_steps, period)
+        _refuse_too_many(len(starts) * len(wave), "period_epochs", self.period_epochs)
         levels = ((start + step, rate) for start in starts for step, rate in wave)
         return [level for level in levels if level[0] < stage_steps]
 
@@ -146,7 +148,16 @@ def _level_changes(value_at: Callable[[int], float], start: int, stop: int) -> I
         start = high
 
 
-Curve = RampEnd | Ramp
+_MOST_PLATEAUS = 200_000
+
+
+def _refuse_too_many(count: int, key: str, epochs: float) -> None:
+    if count > _MOST_PLATEAUS:
+        law = f"must make at most {_MOST_PLATEAUS:,} plateaus a stage, not {count:,}"
+        raise ConfigError("schedule", key, law, epochs, "raise it")
+
+
+Curve = CurveValue | Ramp
 
 
 def plateaus(

@@ -78,11 +78,11 @@ BROKEN = {
     f"length_unit: hours\nstages: [{LAST}]": "length_unit: must be 'epochs', 'steps', 'share', "
     "'time_share' or 'compute_share', but got 'hours'",
     "stages: [{length: 0, depth: 12, img_size: 224}]": "stages[0].length: must be a number "
-    "from 1e-06 to 1,000,000,000 or 'rest', but got 0",
+    "from 1e-09 to 1,000,000,000 or 'rest', but got 0",
     "stages: [{length: .inf, depth: 12, img_size: 224}]": "stages[0].length: must be a number "
-    "from 1e-06 to 1,000,000,000 or 'rest', but got inf",
+    "from 1e-09 to 1,000,000,000 or 'rest', but got inf",
     "stages: [{length: long, depth: 12, img_size: 224}]": "stages[0].length: must be a number "
-    "from 1e-06 to 1,000,000,000 or 'rest', but got 'long'",
+    "from 1e-09 to 1,000,000,000 or 'rest', but got 'long'",
     f"stages: [{{length: rest, depth: 12, img_size: 224}}, {LAST}]": "stages[0].length: only the "
     "last stage may be 'rest'",
     "length_unit: share\nstages: [{length: 0.4, depth: 12, img_size: 224}]": "stages: shares must "
@@ -127,7 +127,7 @@ BROKEN = {
     "stages: [{length: 1, depth: 12, img_size: 224, curriculum: {randaug: 11}}]": "stages[0]"
     ".curriculum.randaug: must lie in [0, 10], but got 11.0",
     "stages: [{length: 1, depth: 12, img_size: 224, curriculum: {mixup: .inf}}]": "stages[0]"
-    ".curriculum.mixup: must be 0 or a number from 1e-06 to 4,096, but got inf",
+    ".curriculum.mixup: must be 0 or a number from 1e-12 to 4,096, but got inf",
     "stages: [{length: 1, depth: 12, img_size: 224, curriculum: {reprob: {ramp: x, from: 0, to: 1}"
     "}}]": "stages[0].curriculum.reprob.ramp: must be 'linear' or 'exponential', but got 'x'",
     "stages: [{length: 1, depth: 12, img_size: 224, grow: {op: copy, source: ema}}]": "stages[0]"
@@ -617,3 +617,49 @@ def test_a_segment_says_what_to_train(two_stages: ModelSpec) -> None:
 def test_where_a_schedule_was_found_is_kept() -> None:
     read = from_text(HAND_WRITTEN["found by a search"])
     assert read.found_by == FoundBy(run="runs/a", rule="rollout", seed=3, costs="costs.json")
+
+
+RISING = "{ramp: linear, from: 1, to: 9, every_epochs: %s}"
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        (
+            [f"curriculum: {{randaug: {RISING % 1e-6}}}"],
+            "schedule: every_epochs: must make at most 200,000 plateaus a stage, not 10,000,000, but got",
+        ),
+        (
+            ["tokens: {keep_rate: {curve: cyclic, period_epochs: 0.00001}}"],
+            "schedule: period_epochs: must make at most 200,000 plateaus a stage, not",
+        ),
+        (
+            [f"curriculum: {{randaug: {RISING % 0.004}}}"] * 10,
+            "schedule: stages[8]: must change sizes, keep-rates and regularisation at most 20,000 times",
+        ),
+    ],
+)
+@pytest.mark.parametrize("unit", ["epochs", "compute_share"])
+def test_plateaus_beyond_number_are_refused_before_they_are_made(
+    stages: list[str], message: str, unit: str
+) -> None:
+    length = 10.0 if unit == "epochs" else 1 / len(stages)
+    body = ", ".join(f"{{length: {length}, depth: 12, img_size: 224, {one}}}" for one in stages)
+    text = f"{DEIT_S}length_unit: {unit}\nmonotone: false\nend: free\nstages: [{body}]"
+    schedule = from_text(text)
+    with pytest.raises(ConfigError) as caught:
+        schedule.resolve(1_250_000, 10.0 * len(stages))
+    assert str(caught.value).startswith(message)
+
+
+def test_a_schedule_of_a_million_stages_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"stages: .*at most 1000"):
+        from_text(DEIT_S + f"stages: [{', '.join([LAST] * 2000)}]")
+
+
+def test_a_ramp_may_rise_in_the_smallest_steps() -> None:
+    rising = "{ramp: linear, from: 0, to: 0.000001, every_epochs: 0.001}"
+    text = f"stages: [{{length: 10, depth: 12, img_size: 224, curriculum: {{mixup: {rising}}}}}]"
+    segments = from_text(DEIT_S + text).resolve(1000).segments
+    assert len(segments) == 10_000
+    assert segments[1].curriculum.mixup == pytest.approx(1e-10, rel=1e-3)

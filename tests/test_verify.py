@@ -411,7 +411,7 @@ def test_both_arms_get_the_same_flags(command: Command, fake: Fake, tmp_path: Pa
     shared = baseline[2 : ends[0]]
     assert baseline[:2] == ("train", "--schedule=constant")
     assert set(shared) >= {"--epochs=2", "--lr=0.001", "--compile", "--threads=1", "--workers=0"}
-    assert shared[shared.index("--scale") :][:3] == ("--scale", "0.5", "1.0")
+    assert shared[shared.index("--scale") :][:3] == ("--scale", "0.5", "1")
     assert candidate[: ends[1]] == ("search", *shared, "--rule=pareto", "--num-points=2")
     assert baseline[ends[0] :][:2] == ("--seed", "7")
 
@@ -500,10 +500,10 @@ def test_a_run_that_fails_ends_with_1(command: Command, fake: Fake) -> None:
     [
         ((*SMALL,), "--search: must be given, or --schedule FILE, and not both"),
         ((*SEARCH, "--schedule", "linear"), "and not both"),
-        ((*SEARCH, "--margin", "0"), "margin: must be greater than 0"),
+        ((*SEARCH, "--margin", "0"), "--margin: must be a number from 1e-06 to 100, but got '0'"),
         ((*SEARCH, "--margin", "nan"), "margin"),
-        ((*SEARCH, "--seeds", "0"), "seeds: must be greater than or equal to 1"),
-        ((*SEARCH, "--seed", "-1"), "first_seed: must be greater than or equal to 0"),
+        ((*SEARCH, "--seeds", "0"), "--seeds: must be a whole number from 1 to 1,000, but got '0'"),
+        ((*SEARCH, "--seed", "-1"), "--seed: must be a whole number from 0 to"),
         ((*SEARCH, "--search-seconds", "3"), "--search-seconds: must be given together with"),
         (("--search", "--epochs", "2"), "--model"),
         (("--schedule", "lineal", *SMALL), "did you mean 'linear'?"),
@@ -945,7 +945,10 @@ def test_controls_may_cost_as_much_by_measured_seconds(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((*LINEAR, "--lengths", "0"), "--lengths: must lie in (0, 100], but got 0.0"),
+        (
+            (*LINEAR, "--lengths", "0"),
+            "--lengths: must be a number from 0.001 to 1,000, but got '0'",
+        ),
         ((*LINEAR, "--lengths", "0.5", "0.5"), "--lengths: must differ, but got 0.5"),
         ((*LINEAR, "--lengths", "1"), "--lengths: must leave out 1: the candidate has that length"),
         ((*LINEAR, "--lengths", "0.001"), "must last at least one step"),
@@ -953,13 +956,15 @@ def test_controls_may_cost_as_much_by_measured_seconds(
         ((*LINEAR, "--longer-seeds", "1"), "--longer-seeds: must be given together with"),
         (
             (*LINEAR, "--baseline-longer", "2", "--longer-seeds", "0"),
-            "--longer-seeds: must be at least 1, but got 0",
+            "--longer-seeds: must be a whole number from 1 to 1,000, but got '0'",
         ),
         (
             (*LINEAR, "--controls", "slow"),
             "--controls: must be reannealed, ramp, random or random:N",
         ),
         ((*LINEAR, "--controls", "random:0"), "or random:N, but got 'random:0'"),
+        ((*LINEAR, "--controls", f"random:{'9' * 5000}"), "or random:N, but got 'random:999"),
+        ((*LINEAR, "--controls", "random:９"), "or random:N, but got 'random:９'"),
         ((*LINEAR, "--controls", "ramp", "ramp"), "--controls: must differ, but got 'ramp'"),
         ((*LINEAR, "--controls", "ramp:2"), "or random:N, but got 'ramp:2'"),
         ((*LINEAR, "--controls", "random:500"), "must find 500 schedules, but only"),
@@ -970,7 +975,7 @@ def test_controls_may_cost_as_much_by_measured_seconds(
         ((*LINEAR, "--mixup", "0.8", "--batch-size", "63"), "--batch-size: must be even for mixup"),
         ((*SEARCH, "--", "--fidelity", "4", "--fidelity-at", "9"), "--fidelity-at: must be below"),
         ((*SEARCH, "--lengths", "0.02"), "are too few to search"),
-        ((*LINEAR, "--nproc", "0"), "nproc: must be greater than or equal to 1"),
+        ((*LINEAR, "--nproc", "0"), "--nproc: must be a whole number from 1 to 1,024"),
         ((*LINEAR, "--nproc", "2", "--side-by-side"), "--side-by-side: must be left out with"),
     ],
 )

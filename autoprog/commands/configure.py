@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autoprog.commands.data_flags import data_settings, share_of
+from autoprog.bounds import WorldSize
+from autoprog.commands.data_flags import data_settings
 from autoprog.commands.fidelity_flags import given_fidelity
 from autoprog.commands.flags import LOGGER_SETTINGS
 from autoprog.commands.length_flags import given_time_share
 from autoprog.commands.recipe_layers import is_file, recipe_of
 from autoprog.commands.trial_flags import check_trials, from_anywhere
+from autoprog.environment import optional_number_in
 from autoprog.errors import ConfigError, suggest
 from autoprog.files import parse
 from autoprog.presets import PRESETS, preset
@@ -61,14 +62,14 @@ def configure_search(args: argparse.Namespace) -> Configured:
     file, where = find_space(space_name(args, data, spec), spec.name)
     spec = spec if (size := _image_size(args, data, spec, file)) is None else _resized(spec, size)
     space = _with_decision_flags(args, file).space(spec, where)
-    proxy = share_of(args, "proxy")
+    proxy = float(getattr(args, "proxy", 1.0))
     whole = hasattr(args, "trials")  # then only the trials take a share of the data
     check_trials(args, whole)
     if whole and data.on_held_out:
         cure = "trials are evaluated on held-out images in any case"
         raise ConfigError("--held-out", "", "must be left out with --trials", cure=cure)
     if not whole:
-        data = data.model_copy(update={"share": data.share * proxy})
+        data = parse(DataSettings, {**data.model_dump(), "share": data.share * proxy}, "--proxy")
     opened = open_data(data)
     data = data.model_copy(update={"white_level": opened.white_level})
     share = given_time_share(args)
@@ -78,7 +79,8 @@ def configure_search(args: argparse.Namespace) -> Configured:
     if _given(args, "pretrained", "initial_checkpoint"):
         space = space.at_full_depth()
     if not whole:
-        recipe = recipe.model_copy(update={"epochs": recipe.epochs * proxy})
+        short = {"epochs": recipe.epochs * proxy}
+        recipe = parse(Recipe, {**recipe.model_dump(), **short}, "--proxy")
     recipe, notices = _with_fitting_batches(recipe, len(opened.train))
     search = {"space": space, "space_from": where, **_given(args, *_OF_SEARCH)}
     if "storage" in search:
@@ -114,7 +116,7 @@ def configure_train(args: argparse.Namespace) -> Configured:
 
 def _with_fitting_batches(recipe: Recipe, num_images: int) -> tuple[Recipe, tuple[str, ...]]:
     """Lower the batch size where whole batches of it are no pass over so few images, and say so."""
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    processes = optional_number_in("WORLD_SIZE", WorldSize, 1)
     parts = processes * (recipe.grad_accum_steps if processes > 1 else 1)
     multiple_of = math.lcm(parts, 2 * processes) if recipe.mixes else parts
     size = fitting_batch_size(recipe.batch_size, num_images, multiple_of)
@@ -211,7 +213,7 @@ def _fit_together(
     own_epochs = found.own_epochs(steps_per_epoch_of(num_images, recipe.batch_size))
     if not hasattr(args, "epochs") and own_epochs is not None:
         values["epochs"] = own_epochs
-    return found, recipe.model_copy(update=values)
+    return found, parse(Recipe, {**recipe.model_dump(), **values}, args.schedule)
 
 
 def _with_shape(schedule: GrowthSchedule, shape: str) -> dict[str, Any]:

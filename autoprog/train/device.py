@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import resource
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -16,7 +17,7 @@ from autoprog.stage import FullModel
 from autoprog.train.cores import processor_name, usable_cores
 from autoprog.train.ranks import ONE_PROCESS, Ranks
 
-__all__ = ["Compute", "cpu_has_bfloat16", "resolve_compute"]
+__all__ = ["Compute", "cpu_has_bfloat16", "is_out_of_memory", "resolve_compute"]
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's malloc.h
 
@@ -73,6 +74,11 @@ class Compute:
         return peak if sys.platform == "darwin" else peak * 1024
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell whether torch had no memory; on CPUs it raises a plain RuntimeError for that."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
 def resolve_compute(settings: RunSettings, ranks: Ranks = ONE_PROCESS) -> Compute:
     """Return what ``--device``, ``--amp`` and ``--threads`` mean on this machine, and set it up.
 
@@ -81,8 +87,9 @@ def resolve_compute(settings: RunSettings, ranks: Ranks = ONE_PROCESS) -> Comput
     gain by it, and off elsewhere.
 
     Raises:
-        ConfigError: If the device is unknown or not there.
+        ConfigError: If the device is unknown or not there, or more is to be started than the cores can carry.
     """
+    _check_cores(settings)
     chosen, threads, amp = _resolve_device(settings.device, ranks), settings.threads, settings.amp
     if threads is None and not ranks.alone and chosen.type == "cpu":
         threads = max(1, usable_cores() // ranks.local_world_size)  # torchrun gives each rank one
@@ -93,6 +100,18 @@ def resolve_compute(settings: RunSettings, ranks: Ranks = ONE_PROCESS) -> Comput
     elif chosen.type == "cpu":
         _keep_freed_memory()
     return Compute(chosen, _default_amp(chosen, settings.model) if amp == "auto" else amp)
+
+
+def _check_cores(settings: RunSettings) -> None:
+    """Refuse threads and loader processes in numbers of which starting them is all that would be done."""
+    cores = usable_cores()
+    for flag, number, most in (
+        ("--threads", settings.threads, max(64, 4 * cores)),
+        ("--workers", settings.workers, max(16, 8 * cores)),
+    ):
+        if isinstance(number, int) and number > most:
+            law = f"must be at most {most} on a machine with {cores} cores"
+            raise ConfigError(flag, "", law, number, "lower it, or leave it out")
 
 
 def _keep_freed_memory() -> None:
@@ -124,11 +143,10 @@ def _resolve_device(name: str, ranks: Ranks) -> torch.device:
         return torch.device("cuda", ranks.local_rank)
     if name == "auto":
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
+    if re.fullmatch(r"cpu(:0)?|mps|cuda(:[0-9]{1,2})?", name) is None:
         law = "must be auto, cpu, mps, cuda or cuda:N"
-        raise ConfigError("--device", "", law, name) from None
+        raise ConfigError("--device", "", law, name)
+    device = torch.device(name)
     if not _is_there(device):
         cure = "take --device auto"
         raise ConfigError("--device", "", "must be there on this machine", name, cure)
