@@ -74,6 +74,7 @@ ELSEWHERE = (
 )
 """Flags that let a run write outside its folder, or read from the network."""
 _NUMBER = re.compile(r"\d+(\.\d*)?([eE][-+]?\d+)?|\.\d+([eE][-+]?\d+)?")
+_NAME, _LONGEST_NAME = re.compile(r"[a-z0-9]+([.:+-][a-z0-9]+)*"), 64
 _MOST_WORDS, _MOST_LETTERS = 500, 4096
 
 
@@ -87,9 +88,16 @@ def _line(text: str) -> str:
     return text
 
 
+def _arm_name(text: str) -> str:
+    if len(text) > _LONGEST_NAME or not _NAME.fullmatch(text):
+        law = f"must be at most {_LONGEST_NAME} small letters and digits, with single .:+- between"
+        raise ConfigError("", "", law, text)
+    return text
+
+
 Line = Annotated[str, Field(max_length=_MOST_LETTERS), AfterValidator(_line)]
 """A line of text that a terminal may show."""
-ArmName = Annotated[str, Field(max_length=64, pattern=r"^[a-z0-9]+([.:+-][a-z0-9]+)*$")]
+ArmName = Annotated[str, AfterValidator(_arm_name)]
 """Name of an arm: also of a folder, so that it can neither leave nor hide one."""
 FlagValue = Literal[True] | str | tuple[str, str]
 """Of a flag: True for a switch, else its text, or the texts of a pair of numbers."""
