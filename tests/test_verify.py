@@ -411,7 +411,7 @@ def test_both_arms_get_the_same_flags(command: Command, fake: Fake, tmp_path: Pa
     shared = baseline[2 : ends[0]]
     assert baseline[:2] == ("train", "--schedule=constant")
     assert set(shared) >= {"--epochs=2", "--lr=0.001", "--compile", "--threads=1", "--workers=0"}
-    assert shared[shared.index("--scale") :][:3] == ("--scale", "0.5", "1.0")
+    assert shared[shared.index("--scale") :][:3] == ("--scale", "0.5", "1")
     assert candidate[: ends[1]] == ("search", *shared, "--rule=pareto", "--num-points=2")
     assert baseline[ends[0] :][:2] == ("--seed", "7")
 

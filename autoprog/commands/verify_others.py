@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -191,7 +192,7 @@ def _wanted(words: list[str]) -> dict[str, int]:
     for word in words:
         name, colon, number = word.partition(":")
         count = number if colon else str(_RANDOM_SCHEDULES)
-        sound = not colon or (name == "random" and number.isdecimal() and int(number) > 0)
+        sound = not colon or (name == "random" and re.fullmatch(r"[1-9]\d{0,2}", number))
         if name not in _CONTROLS or not sound:
             law = f"must be {', '.join(_CONTROLS)} or random:N"
             raise ConfigError("--controls", "", law, word)

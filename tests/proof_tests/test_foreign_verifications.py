@@ -146,7 +146,8 @@ TEXT = "must be a text of at most 4096 letters, without control characters"
         (put("plan.seeds", 10**9), "plan.seeds: "),
         (put("plan.first_seed", 10**30), "plan.first_seed: "),
         (put("plan.model", "\x1b[2J"), "plan.model: must be a line without control characters"),
-        (put("plan.nproc", 100_000), "plan.nproc: must be at most "),
+        (put("plan.nproc", 100_000), "plan.nproc: must be a whole number from 1 to 1,024"),
+        (put("plan.nproc", 1024), "plan.nproc: must be at most "),
         (put("pairs.0.order", ["x"]), "pairs[0]: must hold the runs of seed 0 that the plan says"),
         (put("pairs.0.seed", 7), "pairs[0]: must hold the runs of seed 0 that the plan says"),
         (put("pairs.0.baseline.wall_seconds", 0), "baseline.wall_seconds: must be above 0"),
@@ -191,11 +192,11 @@ def test_too_many_pairs_are_refused(command: Command, fake: Fake, verified: Veri
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ({"model": "vit-mu", "lr": "fast"}, "flags: lr: must be a number, but got 'fast'"),
-        ({"model": "vit-mu", "lr": "nan"}, "lr: "),
+        ({"model": "vit-mu", "lr": "fast"}, "flags: argument --lr: must be a number"),
+        ({"model": "vit-mu", "lr": "nan"}, "argument --lr: "),
         ({"model": "no-such"}, "--model: "),
         ({"model": "vit-mu", "threads": "x"}, "baseline: flags: argument --threads: "),
-        ({"model": "vit-mu", "epochs": "-5"}, "epochs: must be greater than 0"),
+        ({"model": "vit-mu", "epochs": "-5"}, "flags: argument --epochs: must be a number"),
         ({"model": "vit-mu", "data": "nowhere"}, "nowhere"),
         ({"model": "vit-mu", "recipe": "/etc/passwd"}, "/etc/passwd"),
     ],
@@ -248,7 +249,8 @@ def test_words_of_an_older_file_become_settings(
         plan["others"][0]["words"] = [*plan["candidate"], "--epochs=1.5"]
 
     poison(folder, age)
-    assert load(folder) == new
+    assert load(folder).plan.verifies_the_same(new.plan)
+    assert load(folder).pairs == new.pairs
     code, _, err = command("--resume", "V")
     assert (code, err) == (0, "")
     assert len(fake.started) == 3
@@ -275,6 +277,8 @@ def test_what_was_published_is_still_read(repository: Path, name: str) -> None:
         ("pretrained", True, "--pretrained"),
         ("dataset", "wds/x", "--dataset=wds/x"),
         ("data-dir", "pipe:touch x", "'--data-dir=pipe:touch x'"),
+        ("train-split", "pipe:touch x", "'--train-split=pipe:touch x'"),
+        ("wandb-project", "of/others", "--wandb-project=of/others"),
     ],
 )
 def test_what_reaches_outside_must_be_asked_for_again(
@@ -316,6 +320,17 @@ def test_asked_for_again_it_is_carried_out_and_passed_on_to_a_broken_run(
     assert ("train", f"--resume={broken}", f"--cache={cache}", "-q") in fake.started
     assert sum(f"--cache={cache}" in words for words in fake.started) == 2
     assert command("--resume", "V")[0] == 0  # complete: there is nothing to allow any more
+
+
+def test_what_is_kept_to_be_sent_later_needs_no_second_asking(
+    command: Command, fake: Fake, verified: Verified
+) -> None:
+    folder = verified()
+    for flag, value in (("log-wandb", True), ("wandb-mode", "offline")):
+        poison(folder, put(f"plan.candidate.flags.{flag}", value))
+    assert load(folder).plan.candidate.elsewhere == {}
+    poison(folder, put("plan.candidate.flags.wandb-mode", "online"))
+    assert load(folder).plan.candidate.elsewhere == {"log-wandb": True}
 
 
 def test_the_own_cache_folder_needs_no_second_asking(
@@ -498,7 +513,7 @@ def test_nothing_is_published_through_a_link(
     (public / name).rename(tmp_path / "victim")
     (public / name).symlink_to(tmp_path / "victim")
     before = tree(tmp_path)
-    with pytest.raises(ConfigError, match="must be no symbolic link|run.yaml"):
+    with pytest.raises(ConfigError, match=r"must be no symbolic link|run\.yaml"):
         publish(folder, public)
     assert tree(tmp_path) == before
 
