@@ -945,7 +945,7 @@ def test_controls_may_cost_as_much_by_measured_seconds(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((*LINEAR, "--lengths", "0"), "--lengths: must lie in (0, 100], but got 0.0"),
+        ((*LINEAR, "--lengths", "0"), "--lengths: must be a number from 0.001 to 1,000, but got '0'"),
         ((*LINEAR, "--lengths", "0.5", "0.5"), "--lengths: must differ, but got 0.5"),
         ((*LINEAR, "--lengths", "1"), "--lengths: must leave out 1: the candidate has that length"),
         ((*LINEAR, "--lengths", "0.001"), "must last at least one step"),
@@ -953,7 +953,7 @@ def test_controls_may_cost_as_much_by_measured_seconds(
         ((*LINEAR, "--longer-seeds", "1"), "--longer-seeds: must be given together with"),
         (
             (*LINEAR, "--baseline-longer", "2", "--longer-seeds", "0"),
-            "--longer-seeds: must be at least 1, but got 0",
+            "--longer-seeds: must be a whole number from 1 to 1,000, but got '0'",
         ),
         (
             (*LINEAR, "--controls", "slow"),
