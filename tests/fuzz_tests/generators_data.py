@@ -287,7 +287,10 @@ def _images(draw: Draw, place: Place) -> Command:
             content = good
         return draw.any([content, content[: len(content) // 2], _flipped(draw, content)])
 
-    eps = f"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n%%EndComments\n({place.canary}/CANARY) (w) file closefile\nshowpage\n%%EOF\n"
+    eps = (
+        "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n%%EndComments\n"
+        f"({place.canary}/CANARY) (w) file closefile\nshowpage\n%%EOF\n"
+    )
     svg = '<?xml version="1.0"?><!DOCTYPE x [<!ENTITY e SYSTEM "file:///etc/passwd">]><svg xmlns="http://www.w3.org/2000/svg">&e;</svg>'
     options: dict[str, Callable[[], bytes]] = {
         "a bomb of 170,000,000 x 1": lambda: _png_of(170_000_000, 1),
@@ -491,14 +494,21 @@ def _folders(draw: Draw, place: Place) -> Command:
                 path.unlink()
         case "dataset":
             given = "data"
-            words = [
-                "train",
-                "--schedule=constant",
-                *SMALL,
-                *_RUN,
-                f"--dataset={draw.any(['torch/cifar10', 'hfds/x/y', 'wds/x', 'tfds/x', 'hfids/x', name, '', 'folder', '../../victim', 'torch/' + name])}",
-                f"--data-dir={draw.any(['data', str(place.victim), 'pipe:' + place.touch, 'hf://x/y', 'https://127.0.0.1:9/x', ''])}",
+            names = [
+                "torch/cifar10",
+                "hfds/x/y",
+                "wds/x",
+                "tfds/x",
+                "hfids/x",
+                "",
+                "folder",
+                "../../victim",
             ]
+            reader = draw.any([*names, name, f"torch/{name}"])
+            roots = ["data", str(place.victim), "hf://x/y", "https://127.0.0.1:9/x", ""]
+            root = draw.any([*roots, f"pipe:{place.touch}"])
+            words = ["train", "--schedule=constant", *SMALL, *_RUN]
+            words += [f"--dataset={reader}", f"--data-dir={root}"]
             return Command(words, f"{what}: {words[-2:]}", ("runs",), ANY)
         case "data is a file":
             given = draw.any(
@@ -517,7 +527,7 @@ def _folders(draw: Draw, place: Place) -> Command:
             (train / "CAT").mkdir()
             (train / "CAT" / "00.PNG").write_bytes(png(1))
     words, writes = _any_command(draw, given)
-    return Command(words, f"{what}: {ascii(name)}", writes, ANY)
+    return Command(words, f"{what}: {name!a}", writes, ANY)
 
 
 # --- the cache ---

@@ -15,8 +15,35 @@ from tests.fuzz_tests.values import ESCAPES, shown
 
 __all__ = ["KINDS"]
 
-_NUMBERS = ("-1", "0", "1", "0.5", "1000000", "1000000000", "1" + "0" * 30, "9" * 5_000, "1e300", "-1e300", "nan",
-            "inf", "-inf", "", " ", "abc", "1_0", "0x10", "١", "1e-320", "2**3", "1,5", "99999999999999999999")  # fmt: skip
+_NUMBERS = (
+    *(
+        "-1",
+        "0",
+        "1",
+        "0.5",
+        "1000000",
+        "1000000000",
+        "1" + "0" * 30,
+        "9" * 5_000,
+        "1e300",
+        "-1e300",
+        "1e-320",
+    ),
+    *(
+        "nan",
+        "inf",
+        "-inf",
+        "",
+        " ",
+        "abc",
+        "1_0",
+        "0x10",
+        "١",
+        "2**3",
+        "1,5",
+        "99999999999999999999",
+    ),
+)
 _VARIABLES = {
     "WORLD_SIZE": ("abc", "-1", "0", "2", "1000000", "", "nan"),
     "RANK": ("abc", "-1", "7", ""),
@@ -153,10 +180,19 @@ def _working_directory(draw: Draw, place: Place) -> Command:
         "broken",
         "submodule",
     ]
-    what = draw.turn(
-        [*(f"git {name}" for name in gits), "git pipe", "git is a file", "git is a pipe", "modules", "dot files",
-         "wandb", "runs is a link", "runs is a file", "runs is a pipe", "runs of many", "latest", "search_spaces"]
-    )  # fmt: skip
+    others = (
+        *(
+            "git pipe",
+            "git is a file",
+            "git is a pipe",
+            "modules",
+            "dot files",
+            "wandb",
+            "runs is a link",
+        ),
+        *("runs is a file", "runs is a pipe", "runs of many", "latest", "search_spaces"),
+    )
+    what = draw.turn([*(f"git {name}" for name in gits), *others])
     if what in [f"git {name}" for name in gits]:
         _commit(place)
         config = (place.work / ".git" / "config").read_text()
@@ -177,12 +213,14 @@ def _working_directory(draw: Draw, place: Place) -> Command:
     elif what == "git is a pipe":
         os.mkfifo(place.work / ".git")
     elif what == "modules":
-        for name in ("sitecustomize", "usercustomize", "torch", "timm", "yaml", "json", "wandb", "autoprog/__init__",
-                     "tensorboard", "conftest", "onnx", "pillow_heif", "supernet", "PIL/__init__", "rich"):  # fmt: skip
+        names = (
+            "sitecustomize usercustomize torch timm yaml json wandb autoprog/__init__ tensorboard"
+        )
+        for name in f"{names} conftest onnx pillow_heif supernet PIL/__init__ rich".split():
             place.file(f"{name}.py", place.code)
     elif what == "dot files":
-        for name in (".env", ".netrc", ".pdbrc", "pyproject.toml", "setup.cfg", ".autoprog.yaml", "autoprog.yaml",
-                     ".config/autoprog.yaml", "tox.ini", ".python-version", "pyvenv.cfg", "python311._pth"):  # fmt: skip
+        names = ".env .netrc .pdbrc pyproject.toml setup.cfg .autoprog.yaml autoprog.yaml tox.ini"
+        for name in f"{names} .config/autoprog.yaml .python-version pyvenv.cfg".split():
             place.file(
                 name,
                 f"PYTHONPATH={place.work}\nx: !!python/object/apply:os.system ['{place.touch}']\n",
@@ -239,7 +277,6 @@ def _working_directory(draw: Draw, place: Place) -> Command:
     words, writes = draw.any(options)
     if what == "runs is a link":  # the folder that the user works in by that name
         writes = ()
-    # Only what imports no torch is started anew: by `python -m`, the working directory comes first on the path.
     return Command(words, what, writes, ANY, {}, real_git=True)
 
 
@@ -292,9 +329,7 @@ def _actions(command: str) -> tuple[argparse.Action, ...]:
     parser = build_parser(command)
     (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
     found = commands.choices[command]._actions
-    return tuple(
-        a for a in found if a.nargs != 0 and not isinstance(a, argparse._SubParsersAction)
-    )
+    return tuple(a for a in found if a.nargs != 0 and not isinstance(a, argparse._SubParsersAction))
 
 
 def _flag_texts(place: Place) -> list[str]:

@@ -1,4 +1,4 @@
-"""Weights of somebody else: pickles that act, headers that lie, tensors that are none, and models that are bombs."""
+"""Weights of somebody else: pickles that act, headers that lie, tensors that are none, bombs of models."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def _tensors(draw: Draw, place: Place) -> Command:
     elif how == "extra":
         state[f"blocks.{draw.any([4, 99, 10**9, -1])}.attn.qkv.weight"] = state[name]
     elif how == "all" and isinstance(state[name], torch.Tensor):
-        state = {key: state[name] for key in state}
+        state = dict.fromkeys(state, state[name])
     held: Any = {"model": {"model": state}} if how == "nested" else state
     path = place.work / "w.pth"
     try:

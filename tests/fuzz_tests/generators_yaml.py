@@ -1,4 +1,4 @@
-"""Hostile YAML: bombs, nests, tags, scalars of YAML 1.1, bytes that are no text, and wrong values in known keys."""
+"""Hostile YAML: bombs, nests, tags, scalars of YAML 1.1, bytes that are no text, wrong values in keys."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _BOMB = "\n".join(
 )
 
 SCHEDULE = """schema: 1
-full: {model: vit-mu, timm: vit_tiny_patch16_224, depth: 4, img_size: 16, stride: 4, embed_dim: 24, num_heads: 2,
-  overrides: {depth: 4, embed_dim: 24, num_heads: 2, patch_size: 4}}
+full: {model: vit-mu, timm: vit_tiny_patch16_224, depth: 4, img_size: 16, stride: 4, embed_dim: 24,
+  num_heads: 2, overrides: {depth: 4, embed_dim: 24, num_heads: 2, patch_size: 4}}
 length_unit: epochs
 lr: {shape: cosine}
 stages:
@@ -111,7 +111,8 @@ def _texts(place: Place) -> Mapping[str, Callable[[Draw], str | bytes]]:
         "apply": f"!!python/object/apply:os.system ['{touch}']",
         "apply-mapping": f"!!python/object/apply:subprocess.Popen {{args: [[touch, '{canary}/CANARY']]}}",
         "new": f"!!python/object/new:os.system ['{touch}']",
-        "new-state": f'!!python/object/new:type {{args: [z, [], {{extend: !!python/name:exec }}], listitems: "{place.code.strip()}"}}',
+        "new-state": "!!python/object/new:type {args: [z, [], {extend: !!python/name:exec }],"
+        f' listitems: "{place.code.strip()}"}}',
         "name": "!!python/name:os.system ''",
         "module": "!!python/module:antigravity ''",
         "tuple": "!!python/tuple [1, 2]",
@@ -125,7 +126,27 @@ def _texts(place: Place) -> Mapping[str, Callable[[Draw], str | bytes]]:
         "int": "!!int '1_000'",
         "null": "!!null x",
     }
-    scalars = "12:30 yes on off NO 0o17 017 1_000 0x1F 0b11 2001-01-01 .inf -.inf .nan 1e3 ~ null 1e999 +1".split()
+    scalars = [
+        "12:30",
+        "yes",
+        "on",
+        "off",
+        "NO",
+        "0o17",
+        "017",
+        "1_000",
+        "0x1F",
+        "0b11",
+        "2001-01-01",
+        ".inf",
+        "-.inf",
+        ".nan",
+        "1e3",
+        "~",
+        "null",
+        "1e999",
+        "+1",
+    ]
     bomb = _BOMB.replace("\n", ", ")
     found: dict[str, Callable[[Draw], str | bytes]] = {
         f"tag {name}": lambda draw, text=text: text for name, text in tags.items()
@@ -253,7 +274,7 @@ def _values(draw: Draw, place: Place) -> Command:
 
 
 def _special_file(draw: Draw, place: Place) -> Command:
-    """Make something in place of the file that no read comes to the end of, or that is not what it is named."""
+    """Make something in place of the file that no read comes to the end of, or that is no file."""
     path = place.work / "f.yaml"
     kind = draw.turn(sorted(_GOOD))
     what = draw.turn(

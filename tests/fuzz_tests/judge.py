@@ -25,6 +25,7 @@ FAULTS = (
 
 _CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 _MOST_LETTERS = 2_500
+_MOST_LINES = 4
 _TRACEBACK = "Traceback (most recent call last)"
 _HARMLESS = re.compile(r"^git (-c \S+ |--\S+ )*rev-parse( |$)")
 _OWN_WORDS = re.compile(r"^python -m autoprog (train|search) ")
@@ -152,12 +153,11 @@ def _refused_badly(command: Command, outcome: Outcome, err: str) -> Iterable[Fau
         said = [line for line in lines if not re.match(r"(autoprog: )?warning: ", line)]
         if outcome.code == 2 and not said:
             yield Fault("message", "refused without a word")
-        elif outcome.code == 2 and len(said) > 1:
+        # What was found on the way may be told before the refusal, such as where the class names came from.
+        elif outcome.code == 2 and len(said) > _MOST_LINES:
             yield Fault("message", f"{len(said)} lines: {' / '.join(said)[:300]!r}")
         if strange := [line for line in said if not line.startswith("autoprog")]:
             yield Fault("message", f"not the program's own words: {strange[0][:200]!r}")
-        if longest := max(map(len, lines), default=0):
-            if longest > _MOST_LETTERS:
-                yield Fault(
-                    "message", f"a line of {longest:,} characters: {max(lines, key=len)[:150]!r}"
-                )
+        longest = max(lines, key=len, default="")
+        if len(longest) > _MOST_LETTERS:
+            yield Fault("message", f"a line of {len(longest):,} characters: {longest[:150]!r}")

@@ -23,18 +23,18 @@ os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = (
 )
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-from tests.fuzz_tests import (  # noqa: E402
+from tests.fuzz_tests import (
     generators_data,
     generators_run_folder,
     generators_surroundings,
     generators_weights,
     generators_yaml,
 )
-from tests.fuzz_tests.corpus import Case, Kind, Place, Specimens, chosen_cases  # noqa: E402
-from tests.fuzz_tests.judge import Fault, faults_of  # noqa: E402
-from tests.fuzz_tests.sandbox import Limits, Outcome, run_command  # noqa: E402
-from tests.fuzz_tests.specimens import build, warm  # noqa: E402
-from tests.fuzz_tests.table import Verdict, failures, table  # noqa: E402
+from tests.fuzz_tests.corpus import Case, Kind, Place, Specimens, chosen_cases
+from tests.fuzz_tests.judge import faults_of
+from tests.fuzz_tests.sandbox import Limits, Outcome, run_command
+from tests.fuzz_tests.specimens import build, warm
+from tests.fuzz_tests.table import Verdict, failures, table
 
 __all__ = ["KINDS", "main", "run_case"]
 
@@ -163,11 +163,19 @@ def _tell(verdicts: Sequence[Verdict], args: argparse.Namespace) -> None:
         _write(verdicts, args)
     if args.json:
         rows = [
-            {"case": one.case.name, "again": one.again, "words": list(map(ascii, one.words)), "note": ascii(one.note),
-             "code": one.code, "seconds": one.seconds, "peak_bytes": one.peak_bytes, "said": ascii(one.said[-1_500:]),
-             "faults": [asdict(fault) for fault in one.faults]}
+            {
+                "case": one.case.name,
+                "again": one.again,
+                "words": list(map(ascii, one.words)),
+                "note": ascii(one.note),
+                "code": one.code,
+                "seconds": one.seconds,
+                "peak_bytes": one.peak_bytes,
+                "said": ascii(one.said[-1_500:]),
+                "faults": [asdict(fault) for fault in one.faults],
+            }
             for one in verdicts
-        ]  # fmt: skip
+        ]
         args.json.write_text(json.dumps(rows, indent=1), "utf-8")
 
 

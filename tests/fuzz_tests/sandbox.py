@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import errno
+import faulthandler
 import io
 import json
 import os
@@ -139,7 +140,14 @@ def run_command(
     limits: Limits,
     program: Callable[[Sequence[str]], int] | None = None,
 ) -> Outcome:
-    """Run a command in a place and return what it came to; `program` stands for autoprog in tests of the judge."""
+    """Run a command in a place and return what it came to.
+
+    Args:
+        command: The words, and how they are run.
+        place: Its files lie there already.
+        limits: Of time and memory.
+        program: What is run in place of autoprog, in tests of the judge.
+    """
     _make_wrappers(place, command.real_git)
     before = _snapshots(place)
     began = time.monotonic()
@@ -211,7 +219,7 @@ def _wait(pid: int, limits: Limits) -> tuple[int, int, bool, bool]:
     began = time.monotonic()
     asked_at: float | None = None
     seen = (began, 0.0)
-    pause = 0.002
+    pause, pace = 0.002, min(3.0, limits.seconds)
     while True:
         ended, status, usage = os.wait4(pid, os.WNOHANG)
         if ended:
@@ -227,7 +235,7 @@ def _wait(pid: int, limits: Limits) -> tuple[int, int, bool, bool]:
         if asked_at is None and now - began > limits.seconds:
             # Other processes keep this one waiting on a busy machine: what counts is its own time, or that
             # it does nothing at all.
-            if now - seen[0] > 3:
+            if now - seen[0] > pace:
                 idle = busy - seen[1] < 0.05
                 seen = (now, busy)
             else:
@@ -236,7 +244,7 @@ def _wait(pid: int, limits: Limits) -> tuple[int, int, bool, bool]:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGTERM)
                 asked_at = now
-        elif asked_at is None and now - seen[0] > 3:
+        elif asked_at is None and now - seen[0] > pace:
             seen = (now, busy)
         time.sleep(pause)
         pause = min(0.02, pause * 1.2)
@@ -260,6 +268,8 @@ def _child(
 ) -> int:
     """Become the command; return its exit code."""
     os.setsid()
+    atexit._clear()  # what the parent wants to do at its own end
+    faulthandler.disable()  # pytest's, which tells of a child's end where the parent's output goes
     _redirect(place)
     os.chdir(place.work)
     _set_environment(command, place)
@@ -336,7 +346,7 @@ def _set_environment(command: Command, place: Place) -> None:
 
 
 def _limit(limits: Limits) -> None:
-    """Bound memory a little above the limit, so that a case cannot harm the machine, and the size of files."""
+    """Bound files, and memory a little above the limit, so that a case cannot harm the machine."""
     with open("/proc/self/statm") as file:
         held = int(file.read().split()[0]) * os.sysconf("SC_PAGESIZE")
     most = held + limits.memory_bytes + GIB // 4
