@@ -18,9 +18,6 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = (
-    "1"  # a child of threads would lack them
-)
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from tests.fuzz_tests import (
@@ -87,7 +84,7 @@ def _remove(folder: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what is asked for, print the table and the failures; 1 where there are some."""
     args = _arguments(arguments)
-    kinds = [kind for kind in KINDS if args.only is None or kind.name.startswith(args.only)]
+    kinds = [kind for kind in KINDS if kind.name.startswith(tuple(args.only or [""]))]
     if args.kinds:
         print("\n".join(f"{kind.name}: {kind.cases}" for kind in kinds))
         return 0
@@ -97,6 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cases = [Case(kind, int(index), args.seed)]
     else:
         cases = chosen_cases(kinds, args.seed, args.cases)
+    # Threads that a library starts are not there in a forked child.
+    os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
     base = Path(args.folder or tempfile.mkdtemp(prefix="autoprog-fuzz-"))
     base.mkdir(parents=True, exist_ok=True)
     try:
@@ -195,7 +194,8 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, help="about so many, from all kinds (all)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", metavar="KIND", help="only kinds whose names begin so")
+    only = "only kinds whose names begin so"
+    parser.add_argument("--only", nargs="+", metavar="KIND", help=only)
     parser.add_argument("--case", metavar="NAME", help="one case, with everything about it")
     parser.add_argument("--kinds", action="store_true", help="list the kinds, and run nothing")
     parser.add_argument("--seconds", type=float, default=10.0, help="after which a case hangs (10)")
