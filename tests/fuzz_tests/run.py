@@ -124,13 +124,10 @@ def _all(
             _tell_case(verdict, outcome, base / case.name)
         elif number % 20 == 0 or number == len(cases):
             spent = time.monotonic() - began
-            print(
-                f"{number} of {len(cases)} cases, {bad} failed, {spent:.0f} s",
-                file=sys.stderr,
-                flush=True,
-            )
-            if args.markdown:
-                _write(verdicts, args)
+            progress = f"{number} of {len(cases)} cases, {bad} failed, {spent:.0f} s"
+            print(progress, file=sys.stderr, flush=True)
+        if number % 100 == 0:
+            _write(verdicts, args)
     return verdicts
 
 
@@ -158,8 +155,16 @@ def _tell_case(verdict: Verdict, outcome: Outcome, folder: Path) -> None:
 def _tell(verdicts: Sequence[Verdict], args: argparse.Namespace) -> None:
     print(table(verdicts))
     print(failures(verdicts))
+    _write(verdicts, args)
+
+
+def _write(verdicts: Sequence[Verdict], args: argparse.Namespace) -> None:
+    """Write what is known so far to the files that are asked for."""
     if args.markdown:
-        _write(verdicts, args)
+        seconds = sum(one.seconds for one in verdicts) / len(verdicts)
+        head = f"{len(verdicts)} cases, seed {args.seed}, {seconds:.2f} s a case"
+        text = f"{head}\n\n{table(verdicts)}\n{failures(verdicts)}\n"
+        args.markdown.write_text(text, "utf-8", "backslashreplace")
     if args.json:
         rows = [
             {
@@ -178,18 +183,6 @@ def _tell(verdicts: Sequence[Verdict], args: argparse.Namespace) -> None:
         args.json.write_text(json.dumps(rows, indent=1), "utf-8")
 
 
-def _write(verdicts: Sequence[Verdict], args: argparse.Namespace) -> None:
-    seconds = sum(one.seconds for one in verdicts) / len(verdicts)
-    head = (
-        f"{args.title}\n\n{len(verdicts)} cases, seed {args.seed}, {seconds:.2f} s a case\n\n"
-        if args.title
-        else ""
-    )
-    args.markdown.write_text(
-        f"{head}{table(verdicts)}\n{failures(verdicts)}\n", "utf-8", "backslashreplace"
-    )
-
-
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, help="about so many, from all kinds (all)")
@@ -202,7 +195,6 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--folder", help="where cases are made (a temporary folder)")
     parser.add_argument("--keep", action="store_true", help="leave the folders of the cases")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write table and failures")
-    parser.add_argument("--title", default="", help="of that file")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every case")
     return parser.parse_args(arguments)
 
