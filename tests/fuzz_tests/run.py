@@ -100,7 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     base.mkdir(parents=True, exist_ok=True)
     try:
         warm()
-        specimens = build(Path(tempfile.mkdtemp(prefix="specimens-", dir=base)))
+        folder = args.specimens or base / "specimens"
+        specimens = Specimens(folder) if folder.exists() else build(folder)
         verdicts = _all(cases, specimens, base, args)
     finally:
         if not args.keep:
@@ -193,6 +194,8 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--kinds", action="store_true", help="list the kinds, and run nothing")
     parser.add_argument("--seconds", type=float, default=10.0, help="after which a case hangs (10)")
     parser.add_argument("--folder", help="where cases are made (a temporary folder)")
+    again = "take what is made into cases from there, and make it where it is not (made anew)"
+    parser.add_argument("--specimens", type=Path, metavar="DIR", help=again)
     parser.add_argument("--keep", action="store_true", help="leave the folders of the cases")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write table and failures")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every case")

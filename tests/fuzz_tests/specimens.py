@@ -52,6 +52,7 @@ def build(folder: Path) -> Specimens:
         "bench": ("bench", "presets", *SMALL, "--epochs=1", "--seeds=1", "--presets", "late-jump"),
         "cached": ("train", "--schedule=constant", *SMALL, "-q", "--epochs=1", "--batch-size=8"),
     }
+    folder.mkdir(parents=True)
     _make_data(folder / "data")
     _make_tars(folder / "data", folder / "tars")
     imported: set[str] = set()
@@ -218,7 +219,6 @@ def main() -> None:
     warm()
     target = Path(sys.argv[1])
     shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
     build(target)
 
 
