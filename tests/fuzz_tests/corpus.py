@@ -130,7 +130,7 @@ class Command:
         codes: The exit codes that are right.
         environment: Variables that are set, or with None unset.
         real_git: Whether git is the real one.
-        as_module: Started as a process of its own by ``python -m autoprog`` in the working directory.
+        anew: Whether a process of its own carries it out, as the console script starts it.
     """
 
     words: Sequence[str]
@@ -139,7 +139,7 @@ class Command:
     codes: frozenset[int] = ANY
     environment: Mapping[str, str | None] = field(default_factory=dict)
     real_git: bool = False
-    as_module: bool = False
+    anew: bool = False
 
 
 class Draw:

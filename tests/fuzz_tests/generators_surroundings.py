@@ -16,33 +16,27 @@ from tests.fuzz_tests.values import ESCAPES, shown
 __all__ = ["KINDS"]
 
 _NUMBERS = (
-    *(
+    *[
         "-1",
         "0",
         "1",
         "0.5",
         "1000000",
         "1000000000",
-        "1" + "0" * 30,
-        "9" * 5_000,
         "1e300",
         "-1e300",
         "1e-320",
-    ),
-    *(
         "nan",
         "inf",
         "-inf",
-        "",
-        " ",
         "abc",
         "1_0",
         "0x10",
         "١",
         "2**3",
         "1,5",
-        "99999999999999999999",
-    ),
+    ],
+    *("", " ", "1" + "0" * 30, "9" * 5_000, "99999999999999999999"),
 )
 _VARIABLES = {
     "WORLD_SIZE": ("abc", "-1", "0", "2", "1000000", "", "nan"),
@@ -165,6 +159,13 @@ def _commit(place: Place) -> None:
     os.utime(place.work / "file.txt", (1, 1))
 
 
+def _make_modules(place: Place) -> None:
+    """Make modules of names that the program imports, or that Python imports by itself."""
+    names = "sitecustomize usercustomize torch timm yaml json wandb autoprog/__init__ tensorboard conftest onnx"
+    for name in f"{names} pillow_heif supernet PIL/__init__ rich argparse".split():
+        place.file(f"{name}.py", place.code)
+
+
 def _working_directory(draw: Draw, place: Place) -> Command:
     """Make a working directory that acts on whoever works in it: git, modules of known names, settings."""
     gits = [
@@ -188,7 +189,7 @@ def _working_directory(draw: Draw, place: Place) -> Command:
             "modules",
             "dot files",
             "wandb",
-            "runs is a link",
+            "runs links to itself",
         ),
         *("runs is a file", "runs is a pipe", "runs of many", "latest", "search_spaces"),
     )
@@ -213,11 +214,7 @@ def _working_directory(draw: Draw, place: Place) -> Command:
     elif what == "git is a pipe":
         os.mkfifo(place.work / ".git")
     elif what == "modules":
-        names = (
-            "sitecustomize usercustomize torch timm yaml json wandb autoprog/__init__ tensorboard"
-        )
-        for name in f"{names} conftest onnx pillow_heif supernet PIL/__init__ rich".split():
-            place.file(f"{name}.py", place.code)
+        _make_modules(place)
     elif what == "dot files":
         names = ".env .netrc .pdbrc pyproject.toml setup.cfg .autoprog.yaml autoprog.yaml tox.ini"
         for name in f"{names} .config/autoprog.yaml .python-version pyvenv.cfg".split():
@@ -230,8 +227,8 @@ def _working_directory(draw: Draw, place: Place) -> Command:
             "wandb/settings",
             f"[default]\nbase_url = http://127.0.0.1:9\nprogram = {place.script}\n",
         )
-    elif what == "runs is a link":
-        (place.work / "runs").symlink_to(draw.any([place.victim, place.victim / "new"]))
+    elif what == "runs links to itself":
+        (place.work / "runs").symlink_to("runs")
     elif what == "runs is a file":
         place.file("runs", "x")
     elif what == "runs is a pipe":
@@ -275,8 +272,6 @@ def _working_directory(draw: Draw, place: Place) -> Command:
         (["log", "last", "--to=wandb"], ("runs",)),
     ]
     words, writes = draw.any(options)
-    if what == "runs is a link":  # the folder that the user works in by that name
-        writes = ()
     return Command(words, what, writes, ANY, {}, real_git=True)
 
 
@@ -433,12 +428,11 @@ def _numbers(place: Place) -> list[str]:
     return list(_NUMBERS)
 
 
-def _module_start(draw: Draw, place: Place) -> Command:
-    """Start the program anew in a working directory with modules of known names, as `python -m autoprog`."""
-    name = draw.turn(["sitecustomize", "usercustomize", "conftest", "wandb"])
-    place.file(f"{name}.py", place.code)
-    words = draw.any([["schedules"], ["spaces"], ["show", "linear"]])
-    return Command(words, f"{name}.py", (), ANY, {"PYTHONSAFEPATH": "1"}, as_module=True)
+def _started_anew(draw: Draw, place: Place) -> Command:
+    """Start the program as its console script does, in a working directory with modules of known names."""
+    _make_modules(place)
+    words = draw.turn([["schedules"], ["spaces"], ["show", "linear"], ["cache"]])
+    return Command(words, "modules in the working directory", anew=True)
 
 
 def _other_words(draw: Draw, place: Place) -> Command:
@@ -456,7 +450,7 @@ def _other_words(draw: Draw, place: Place) -> Command:
 KINDS = [
     Kind("environment", _environment, 120),
     Kind("working-directory", _working_directory, 120),
-    Kind("module-start", _module_start, 4),
+    Kind("started-anew", _started_anew, 4),
     Kind("flags-numbers", lambda draw, place: _flags(draw, place, _numbers, True), 420),
     Kind("flags-texts", lambda draw, place: _flags(draw, place, _flag_texts, False), 420),
     Kind("words", _other_words, 120),

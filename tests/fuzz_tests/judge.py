@@ -28,7 +28,7 @@ _MOST_LETTERS = 2_500
 _MOST_LINES = 4
 _TRACEBACK = "Traceback (most recent call last)"
 _HARMLESS = re.compile(r"^git (-c \S+ |--\S+ )*rev-parse( |$)")
-_OWN_WORDS = re.compile(r"^python -m autoprog (train|search) ")
+_OWN_WORDS = re.compile(r"^autoprog (train|search) ")
 _DANGEROUS_WORDS = re.compile(r"--timm-script|--debug|pipe:|touch |\.\./|/victim")
 
 

@@ -26,9 +26,10 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from autoprog.program import PROGRAM
 from tests.fuzz_tests.corpus import Command, Place
 
-__all__ = ["GIB", "Limits", "Outcome", "Snapshot", "run_command", "snapshot"]
+__all__ = ["GIB", "Limits", "Outcome", "Snapshot", "own_words", "run_command", "snapshot"]
 
 GIB = 2**30
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -179,6 +180,18 @@ def run_command(
     return outcome
 
 
+def own_words(args: Sequence[str | os.PathLike[str]]) -> list[str] | None:
+    """Return what stands after ``autoprog`` where a process is the program itself, else None."""
+    words = list(map(os.fspath, args))
+    count = len(PROGRAM)
+    for start in range(
+        len(words) - count + 1
+    ):  # behind the words of torchrun, where there are several
+        if tuple(words[start : start + count]) == PROGRAM:
+            return words[start + count :]
+    return None
+
+
 def _read(path: Path) -> bytes:
     """Return the first 20 MB of a file; nothing where there is none."""
     if not path.exists():
@@ -274,12 +287,11 @@ def _child(
     os.chdir(place.work)
     _set_environment(command, place)
     _limit(limits)
-    if command.as_module:
-        os.execve(
-            sys.executable,
-            [sys.executable, "-m", "autoprog", *command.words],
-            {**os.environ, "PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]},
-        )
+    if command.anew:
+        script = place.judge / "autoprog"
+        script.write_text("import sys\nfrom autoprog.cli import main\nsys.exit(main())\n")
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        os.execve(sys.executable, [sys.executable, str(script), *command.words], environment)
     _guard(place)
     sys.argv = ["autoprog", *command.words]
     code = _exit_code(program, command.words)
@@ -408,8 +420,10 @@ def _guard(place: Place) -> None:
 
     def started(self: Any, args: Any, *others: Any, **options: Any) -> None:
         words = [args] if isinstance(args, (str, bytes)) else [os.fspath(word) for word in args]
-        if words[0] == python:  # the program itself, which would take seconds to load
-            note("started", " ".join(["python", *map(str, words[1:])]))
+        if words[0] == python:  # it would take seconds to load
+            own = own_words(words)
+            shown = ["python", *words[1:]] if own is None else ["autoprog", *own]
+            note("started", " ".join(map(str, shown)))
             words[0] = "/bin/false"
         elif options.get("shell"):
             note("started", f"shell: {words}")

@@ -20,6 +20,7 @@ from typing import Any
 from PIL import Image
 
 from tests.fuzz_tests.corpus import Specimens
+from tests.fuzz_tests.sandbox import own_words
 
 __all__ = ["SMALL", "build", "png", "warm"]
 
@@ -148,9 +149,9 @@ class _Forked:
     """
 
     def __init__(self, args: Sequence[str], **options: Any) -> None:
-        words = list(map(os.fspath, args))
-        if words[:3] != [sys.executable, "-m", "autoprog"]:
-            raise FileNotFoundError(words[0])
+        words = own_words(args)
+        if words is None:
+            raise FileNotFoundError(args[0])
         self.args, self.returncode = args, None
         self.pid = os.fork()
         if self.pid == 0:
@@ -166,7 +167,7 @@ class _Forked:
                         os.dup2(stream.fileno(), target)
                 from autoprog.cli import main
 
-                code = main(words[3:])
+                code = main(words)
                 sys.stdout.flush()
                 sys.stderr.flush()
             except BaseException:

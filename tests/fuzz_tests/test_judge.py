@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from autoprog.program import PROGRAM, program_in_processes
 from tests.fuzz_tests.corpus import Case, Command, Place, Specimens, chosen_cases
 from tests.fuzz_tests.judge import Fault, control_characters, faults_of
 from tests.fuzz_tests.run import KINDS
@@ -176,8 +177,10 @@ def import_from_here(place: Place) -> int:
         start("curl", "http://127.0.0.1:9"),
         start("/bin/sh", "-c", "true"),
         start(sys.executable, "evil.py"),
-        start(sys.executable, "-m", "autoprog", "bench", "runner", "--timm-script", "evil.py"),
-        start(sys.executable, "-m", "autoprog", "train", "--timm-script=evil.py"),
+        start(sys.executable, "-c", "x = 1"),
+        start(*PROGRAM, "bench", "runner", "--timm-script", "evil.py"),
+        start(*PROGRAM, "train", "--timm-script=evil.py"),
+        start(*program_in_processes(2), "train", "--timm-script=evil.py"),
     ],
 )
 def test_whatever_is_run_is_told_of(judged: Judged, program: Program, place: Place) -> None:
@@ -192,8 +195,9 @@ def test_a_module_of_the_working_directory_is_told_of(judged: Judged) -> None:
 def test_what_the_program_starts_itself_is_right(judged: Judged) -> None:
     assert judged(start("git", "rev-parse", "HEAD")) == set()
     assert judged(start("git", "-c", "core.fsmonitor=false", "rev-parse", "HEAD")) == set()
-    arm = (sys.executable, "-m", "autoprog", "train", "--schedule=constant", "--model=vit-mu")
-    assert judged(start(*arm)) == set()
+    arm = ("train", "--schedule=constant", "--model=vit-mu")
+    assert judged(start(*PROGRAM, *arm)) == set()
+    assert judged(start(*program_in_processes(2), *arm)) == set()
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
