@@ -15,29 +15,20 @@ from tests.fuzz_tests.values import ESCAPES, shown
 
 __all__ = ["KINDS"]
 
-_NUMBERS = (
-    *[
-        "-1",
-        "0",
-        "1",
-        "0.5",
-        "1000000",
-        "1000000000",
-        "1e300",
-        "-1e300",
-        "1e-320",
-        "nan",
-        "inf",
-        "-inf",
-        "abc",
-        "1_0",
-        "0x10",
-        "١",
-        "2**3",
-        "1,5",
-    ],
-    *("", " ", "1" + "0" * 30, "9" * 5_000, "99999999999999999999"),
+_WHOLE = (
+    "-1",
+    "0",
+    "1",
+    "1000000",
+    "1000000000",
+    "1" + "0" * 30,
+    "9" * 5_000,
+    "9" * 20,
+    "1_0",
+    "١",
 )
+_REAL = ("0.5", "1e300", "-1e300", "1e-320", "nan", "inf", "-inf", "1,5")
+_NUMBERS = (*_WHOLE, *_REAL, "", " ", "abc", "0x10", "2**3")
 _VARIABLES = {
     "WORLD_SIZE": ("abc", "-1", "0", "2", "1000000", "", "nan"),
     "RANK": ("abc", "-1", "7", ""),
@@ -161,8 +152,9 @@ def _commit(place: Place) -> None:
 
 def _make_modules(place: Place) -> None:
     """Make modules of names that the program imports, or that Python imports by itself."""
-    names = "sitecustomize usercustomize torch timm yaml json wandb autoprog/__init__ tensorboard conftest onnx"
-    for name in f"{names} pillow_heif supernet PIL/__init__ rich argparse".split():
+    by_python = ("sitecustomize", "usercustomize", "argparse", "json")
+    by_program = ("autoprog/__init__", "supernet", "torch", "timm", "yaml", "rich", "PIL/__init__")
+    for name in (*by_python, *by_program, "wandb", "tensorboard", "onnx", "pillow_heif"):
         place.file(f"{name}.py", place.code)
 
 
@@ -444,6 +436,8 @@ def _other_words(draw: Draw, place: Place) -> Command:
         [[], ["show"], ["train"], ["cache", "clear"], ["stress"], ["train", "--schedule=linear"]]
     )
     words = [*before, word.replace("\x00", "\\0")]
+    if word == "--debug":  # which asks for a traceback
+        words = ["--debug"]
     return Command(words, f"words {shown(words)}", (), ANY)
 
 
