@@ -50,7 +50,9 @@ def as_depth(depth: int | Sequence[int]) -> tuple[int, ...]:
     """Normalise a depth to one positive number of blocks per stage."""
     blocks = tuple(depth) if isinstance(depth, (tuple, list)) else (depth,)
     if not 1 <= len(blocks) <= _MOST_STAGES:
-        raise ValueError(f"depth must have one entry per stage of the model, but got {brief(depth)}")
+        raise ValueError(
+            f"depth must have one entry per stage of the model, but got {brief(depth)}"
+        )
     for number in blocks:
         check_count("depth", number, MOST_BLOCKS)
     return blocks

@@ -22,13 +22,12 @@ from supernet.build import build_network, check_known
 from supernet.config import ALL_TOKENS, ModelSpec, Slots, SubnetConfig, first_slots
 from supernet.cost import parameters
 from supernet.drop import DropPath
-from supernet.limits import check_count
 from supernet.locality import LocalBlock
 from supernet.network import ElasticViT, resize
 from supernet.positions import add_tables, position, table_of
 from supernet.tokencount import BlockTokens, block_tokens, check_tokens
 from supernet.tokens import PruningBlock, run_blocks
-from supernet.volo import ElasticVOLO, check_volo, describe_volo
+from supernet.volo import ElasticVOLO, describe_volo
 
 __all__ = [
     "DropPath",
@@ -147,6 +146,7 @@ def describe(timm_name: str, **overrides: Any) -> ModelSpec:
             raise ValueError(
                 f"{timm_name}: {key} must be left to supernet, but got {overrides[key]!r}"
             )
+    overrides = {key: value for key, value in overrides.items() if value is not None}
     with torch.device("meta"):
         vit = build_network(timm_name, overrides)
     spec = _read_spec(timm_name, vit, overrides)

@@ -173,7 +173,7 @@ def check_arguments(owner: str, arguments: Mapping[str, Any]) -> None:
         if is_list and key in _MANY | _ONE_OR_MANY:
             is_right = len(value) <= _MOST_PARTS and all(map(law.holds, value))
         else:
-            is_right = key not in _MANY and (value is None or law.holds(value))
+            is_right = key not in _MANY and law.holds(value)
         if not is_right:
             many = f"a list of at most {_MOST_PARTS}, each " if key in _MANY else ""
             raise ValueError(f"{owner}: {key} must be {many}{law}, but got {brief(value)}")
