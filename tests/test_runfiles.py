@@ -1,4 +1,4 @@
-"""Run folders that somebody else has made: nothing outside is written, whatever lies in place of our files."""
+"""Run folders of somebody else: nothing outside is written, whatever lies in place of our files."""
 
 from __future__ import annotations
 
