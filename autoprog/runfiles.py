@@ -114,8 +114,8 @@ def _is_link_of_wandb(path: Path, folder: Path) -> bool:
     """Tell whether a link is one that W&B makes, such as ``latest-run``, which leads to its own files."""
     if folder.name != "wandb" or not path.is_symlink():
         return False
-    target = os.path.realpath(path)
-    return target.startswith(os.path.realpath(folder) + os.sep)
+    target = os.path.realpath(path)  # still a link where links lead around in a circle
+    return target.startswith(os.path.realpath(folder) + os.sep) and not os.path.islink(target)
 
 
 def _below(folder: Path) -> Iterator[Path]:
