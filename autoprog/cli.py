@@ -170,6 +170,12 @@ class _Parser(argparse.ArgumentParser):
         law += f", but got {value!r}" + (f"; {near}" if near else "")
         raise argparse.ArgumentError(action, law)
 
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """Refuse ``--flag=--``, of which argparse makes an empty list (a method that argparse calls)."""
+        if action.option_strings and arg_strings == ["--"]:
+            raise argparse.ArgumentError(action, "must be given a value, but got '--'")
+        return super()._get_values(action, arg_strings)
+
     def error(self, message: str) -> None:  # type: ignore[override]
         """Print one line with the way to help; exit with 2."""
         self.exit(2, one_line(f"{self.prog}: {message}") + f" (see {self.prog} --help)\n")

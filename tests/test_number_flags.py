@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from autoprog.bounds import Range
 from autoprog.cli import COMMANDS, build_parser, main
-from autoprog.commands.configure import configure_search, configure_train
 from autoprog.commands.flags import duration_seconds
-from autoprog.commands.preflight import check_run
-from autoprog.errors import ConfigError
 
-NO_NUMBERS = ("", " 5", "1_000", "0x10", "１２", "nan", "inf", "-inf", "1e400", "five", "--", "\x1b[2J")
+NO_NUMBERS = ("", " 5", "1_000", "0x10", "１２", "nan", "inf", "-inf", "1e400", "five", "\x1b[2J")
 BEYOND = ("-1", "1e300", "-1e300", str(10**40), "9" * 5000, "1e-320")
-WITHOUT_NUMBERS = {"--opt", "--aa"}
-"""Flags of a recipe that are words."""
+NEEDED = {
+    "show": ["linear"],
+    "evaluate": ["a.safetensors"],
+    "export": ["run", "--output", "a.pth"],
+    "init": ["recipe", "--model", "deit-s"],
+    "cache": ["clear"],
+}
+"""What a command must be given besides."""
+
+
+@cache
+def parser_of(command: str) -> argparse.ArgumentParser:
+    return build_parser(command)
 
 
 def actions(command: str) -> list[argparse.Action]:
-    parser = build_parser(command, all_flags=True)
-    (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    (commands,) = (
+        a for a in parser_of(command)._actions if isinstance(a, argparse._SubParsersAction)
+    )
     return list(commands.choices[command]._actions)
 
 
@@ -65,19 +75,55 @@ def test_what_is_no_number_or_beyond_the_bounds_is_refused_in_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     flag = action.option_strings[-1]
-    inside = [text for text in BEYOND if "e400" not in text and float(text) in bounds]
-    for text in (*NO_NUMBERS, *BEYOND):
-        if text in inside:
-            continue
-        count = action.nargs if isinstance(action.nargs, int) else 1
+    count = action.nargs if isinstance(action.nargs, int) else 1
+    for text in (*NO_NUMBERS, *(text for text in BEYOND if float(text) not in bounds)):
+        words = [f"{flag}={text}"] if count == 1 else [flag, *[f" {text}"] * count]
         with pytest.raises(SystemExit) as ended:
-            main([command, f"{flag}={text}"] if count == 1 else [command, flag, *[text] * count])
+            parser_of(command).parse_args([command, *NEEDED.get(command, []), *words])
         told = capsys.readouterr()
         assert ended.value.code == 2
         assert told.err.count("\n") == 1
         assert len(told.err) < 700
         assert "\x1b" not in told.err
-        if text != "--" or count == 1:
-            assert "/".join(action.option_strings) in told.err
-            assert bounds.law in told.err
+        assert f"argument {'/'.join(action.option_strings)}: {bounds.law}" in told.err
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("flag", ["--seed", "--time-budget", "--schedule", "--model", "--data"])
+def test_two_dashes_are_no_value(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", f"{flag}=--"])
+    assert f"argument {flag}: must be given a value, but got '--'" in capsys.readouterr().err
+
+
+def test_a_list_of_numbers_has_an_end(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["evaluate", "a.safetensors", "--img-sizes", *["32"] * 100_000])
+    law = "argument --img-sizes: must be at most 64 values, but got 100,000 of them"
+    assert law in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "0",
+        "h",
+        "1e300h",
+        "nanh",
+        "infs",
+        "-1h",
+        "1_0h",
+        "１h",
+        "9" * 500 + "h",
+        "1h 30m",
+        "87601h",
+    ],
+)
+def test_a_duration_is_one_or_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", f"--time-budget={text}"])
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "argument --time-budget: must be a duration" in told
+    assert len(told) < 700
