@@ -19,6 +19,7 @@ from autoprog.bounds import (
     Jitter,
     MicroBatches,
     MixingAlpha,
+    Range,
     Rate,
     Share,
     ShareBelowOne,
@@ -48,6 +49,20 @@ def randaug_magnitude(policy: str | None) -> float | None:
         return None
     found = re.search(r"-m(\d+(?:\.\d+)?)", policy)
     return float(found.group(1)) if found else 10.0
+
+
+_SWITCH = Range(0, 1, whole=True)
+_OF_A_POLICY = {
+    "m": Range(0, 10),
+    "mstd": Range(0, 1_000),  # timm draws evenly where it is above 100
+    "mmax": Range(0, 100),
+    "n": Range(0, 16, whole=True),  # operations an image, of which timm makes a list
+    "w": Range(1, 16, whole=True),
+    "d": Range(0, 16, whole=True),
+    "a": Range(0.01, 100),
+    "p": Range(0, 1),
+}
+"""The numbers in timm's policies, by what stands before them."""
 
 
 class Recipe(FileModel):
@@ -86,7 +101,9 @@ class Recipe(FileModel):
     mixup: MixingAlpha = Field(default=0.8, description="mixup alpha, 0 turns it off")
     cutmix: MixingAlpha = Field(default=1.0, description="cutmix alpha, 0 turns it off")
     aa: str | None = Field(
-        default="rand-m9-mstd0.5-inc1", description="timm auto-augment policy or none"
+        default="rand-m9-mstd0.5-inc1",
+        max_length=100,
+        description="timm auto-augment policy or none",
     )
     reprob: Share = Field(default=0.25, description="random erasing probability")
     remode: Literal["const", "rand", "pixel"] = Field(default="pixel", description="erasing mode")
@@ -121,6 +138,11 @@ class Recipe(FileModel):
     def _magnitude_in_range(cls, policy: str | None) -> str | None:
         if (randaug_magnitude(policy) or 0.0) > 10:
             raise ConfigError("", "", "must have a magnitude of at most 10", policy)
+        for name, text in re.findall(r"-([^-\d]*)(\d[^-]*)", policy or ""):
+            bounds = _OF_A_POLICY.get(name, _SWITCH)
+            is_number = re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) is not None
+            if not is_number or float(text) not in bounds:
+                raise ConfigError("", "", f"after -{name} {bounds.law}", policy)
         return policy
 
     @field_validator("scale", "ratio")

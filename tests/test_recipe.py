@@ -52,6 +52,30 @@ def test_no_layers_give_the_recipe_itself() -> None:
             {"aa": "rand-m15-mstd0.5"},
             "aa: must have a magnitude of at most 10, but got 'rand-m15-mstd0.5'",
         ),
+        (
+            {"aa": "rand-m9-n99999999"},
+            "aa: after -n must be a whole number from 0 to 16, but got 'rand-m9-n99999999'",
+        ),
+        (
+            {"aa": "rand-m9-m99"},
+            "aa: after -m must be a number from 0 to 10, but got 'rand-m9-m99'",
+        ),
+        (
+            {"aa": "augmix-w99"},
+            "aa: after -w must be a whole number from 1 to 16, but got 'augmix-w99'",
+        ),
+        (
+            {"aa": "augmix-a0"},
+            "aa: after -a must be a number from 0.01 to 100, but got 'augmix-a0'",
+        ),
+        (
+            {"aa": "rand-n９"},
+            "aa: after -n must be a whole number from 0 to 16, but got 'rand-n９'",
+        ),
+        (
+            {"aa": "rand-inc9"},
+            "aa: after -inc must be a whole number from 0 to 1, but got 'rand-inc9'",
+        ),
     ],
 )
 def test_a_bad_value_names_its_layer(values: dict[str, object], message: str) -> None:

@@ -500,10 +500,10 @@ def test_a_run_that_fails_ends_with_1(command: Command, fake: Fake) -> None:
     [
         ((*SMALL,), "--search: must be given, or --schedule FILE, and not both"),
         ((*SEARCH, "--schedule", "linear"), "and not both"),
-        ((*SEARCH, "--margin", "0"), "margin: must be greater than 0"),
+        ((*SEARCH, "--margin", "0"), "--margin: must be a number from 1e-06 to 100, but got '0'"),
         ((*SEARCH, "--margin", "nan"), "margin"),
-        ((*SEARCH, "--seeds", "0"), "seeds: must be greater than or equal to 1"),
-        ((*SEARCH, "--seed", "-1"), "first_seed: must be greater than or equal to 0"),
+        ((*SEARCH, "--seeds", "0"), "--seeds: must be a whole number from 1 to 1,000, but got '0'"),
+        ((*SEARCH, "--seed", "-1"), "--seed: must be a whole number from 0 to"),
         ((*SEARCH, "--search-seconds", "3"), "--search-seconds: must be given together with"),
         (("--search", "--epochs", "2"), "--model"),
         (("--schedule", "lineal", *SMALL), "did you mean 'linear'?"),
@@ -970,7 +970,7 @@ def test_controls_may_cost_as_much_by_measured_seconds(
         ((*LINEAR, "--mixup", "0.8", "--batch-size", "63"), "--batch-size: must be even for mixup"),
         ((*SEARCH, "--", "--fidelity", "4", "--fidelity-at", "9"), "--fidelity-at: must be below"),
         ((*SEARCH, "--lengths", "0.02"), "are too few to search"),
-        ((*LINEAR, "--nproc", "0"), "nproc: must be greater than or equal to 1"),
+        ((*LINEAR, "--nproc", "0"), "--nproc: must be a whole number from 1 to 1,024"),
         ((*LINEAR, "--nproc", "2", "--side-by-side"), "--side-by-side: must be left out with"),
     ],
 )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autoprog.commands.data_flags import data_settings, share_of
+from autoprog.commands.data_flags import data_settings
 from autoprog.commands.fidelity_flags import given_fidelity
 from autoprog.commands.flags import LOGGER_SETTINGS
 from autoprog.commands.length_flags import given_time_share
@@ -61,7 +61,7 @@ def configure_search(args: argparse.Namespace) -> Configured:
     file, where = find_space(space_name(args, data, spec), spec.name)
     spec = spec if (size := _image_size(args, data, spec, file)) is None else _resized(spec, size)
     space = _with_decision_flags(args, file).space(spec, where)
-    proxy = share_of(args, "proxy")
+    proxy = float(getattr(args, "proxy", 1.0))
     whole = hasattr(args, "trials")  # then only the trials take a share of the data
     check_trials(args, whole)
     if whole and data.on_held_out:

@@ -12,7 +12,7 @@ from autoprog.errors import ConfigError
 from autoprog.files import parse
 from autoprog.settings import DataSettings
 
-__all__ = ["absolute", "add_data_flags", "data_settings", "share_of"]
+__all__ = ["absolute", "add_data_flags", "data_settings"]
 
 _OF_DATASET = (
     "data_dir",
@@ -65,7 +65,7 @@ def data_settings(args: argparse.Namespace) -> DataSettings:
     """Return where the flags say that images come from; the embedded digits without any.
 
     Raises:
-        ConfigError: If flags do not go together, or a share does not lie in (0, 1].
+        ConfigError: If flags do not go together.
     """
     values: dict[str, Any] = {key: getattr(args, key) for key in _OF_DATASET if hasattr(args, key)}
     if values and not hasattr(args, "dataset"):
@@ -74,29 +74,15 @@ def data_settings(args: argparse.Namespace) -> DataSettings:
         values["dataset"] = args.dataset
     if hasattr(args, "data"):
         values["dir"] = args.data
-    if hasattr(args, "val_fraction") and not 0 < args.val_fraction < 1:
-        raise ConfigError("--val-fraction", "", "must lie in (0, 1)", args.val_fraction)
     if hasattr(args, "val_seed") and not hasattr(args, "val_fraction"):
         raise ConfigError("--val-seed", "", "must be given together with --val-fraction")
     for key in ("val_fraction", "val_seed", "class_folders", "white_level"):
         if hasattr(args, key):
             values[key] = getattr(args, key)
-    share, held_out = share_of(args, "data_share"), hasattr(args, "held_out")
+    share, held_out = getattr(args, "data_share", 1.0), hasattr(args, "held_out")
     return parse(DataSettings, {**values, "share": share, "on_held_out": held_out}, "flags")
 
 
 def absolute(path: str) -> str:
     """Return a path that means the same from every folder; an address, such as ``hf://…``, is one already."""
     return path if "://" in path or path.startswith("pipe:") else os.path.abspath(path)
-
-
-def share_of(args: argparse.Namespace, name: str) -> float:
-    """Return the share that a flag says, 1 without it.
-
-    Raises:
-        ConfigError: If it does not lie in (0, 1].
-    """
-    share = float(getattr(args, name, 1.0))
-    if not 0 < share <= 1:
-        raise ConfigError(flag_of(name), "", "must lie in (0, 1]", share)
-    return share

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 from pathlib import Path
 
@@ -103,8 +102,6 @@ def _text(args: argparse.Namespace, output: str) -> str:
     if args.kind == "schedule" and args.preset is None:
         cure = "add --from linear, or another name that autoprog schedules lists"
         raise ConfigError("--from", "", "must be given", cure=cure)
-    if args.epochs is not None and not 0 < args.epochs < math.inf:
-        raise ConfigError("--epochs", "", "must be a finite number above 0", args.epochs)
     from autoprog.presets import PRESETS
     from autoprog.starters import recipe_starter, schedule_starter, space_starter
     from autoprog.train.model import find_model

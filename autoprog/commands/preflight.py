@@ -53,7 +53,6 @@ def check_run(configured: Configured, is_new: bool, ranks: Ranks = ONE_PROCESS) 
     """
     settings, schedule = configured.settings, configured.schedule
     recipe = settings.recipe
-    _check_numbers(settings)
     check_loggers(settings)
     compute = resolve_compute(settings, ranks)
     num_images = len(configured.opened.train)
@@ -134,17 +133,6 @@ def _growth_rules(
     return [
         ((search.space_from, "axes.grow"), found.grow(op).rule()) for op in search.space.axes.grow
     ]
-
-
-_MOST_SEEDS = 2**63
-
-
-def _check_numbers(settings: RunSettings) -> None:
-    for flag, value in (("--seed", settings.seed), ("--workers", settings.workers)):
-        if isinstance(value, int) and value < 0:
-            raise ConfigError(flag, "", "must be at least 0", value)
-    if settings.seed >= _MOST_SEEDS:
-        raise ConfigError("--seed", "", "must be below 2^63", settings.seed)
 
 
 def _check_batches(

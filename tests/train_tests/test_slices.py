@@ -108,9 +108,9 @@ def test_both_are_flags_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--data-share", "0"), "--data-share: must lie in (0, 1], but got 0.0"),
-        (("--data-share", "nan"), "--data-share: must lie in (0, 1], but got nan"),
-        (("--data-share", "1.5"), "--data-share: must lie in (0, 1], but got 1.5"),
+        (("--data-share", "0"), "--data-share: must be a number from 1e-06 to 1, but got '0'"),
+        (("--data-share", "nan"), "--data-share: must be a number from 1e-06 to 1, but got 'nan'"),
+        (("--data-share", "1.5"), "--data-share: must be a number from 1e-06 to 1, but got '1.5'"),
         (("--held-out", "--trials", "2"), "--held-out: must be left out with --trials; trials are"),
     ],
 )
@@ -118,7 +118,10 @@ def test_bad_shares_are_one_line_and_write_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], said: str
 ) -> None:
     command = ("search", *SMALL, f"--runs-dir={tmp_path / 'runs'}", *words)
-    assert main(list(command)) == 2
+    try:
+        assert main(list(command)) == 2
+    except SystemExit as ended:  # by argparse
+        assert ended.code == 2
     err = capsys.readouterr().err
     assert (said in err, err.count("\n")) == (True, 1), err
     assert list(tmp_path.iterdir()) == []
