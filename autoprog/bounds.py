@@ -56,6 +56,7 @@ __all__ = [
     "PassedEpochs",
     "Percent",
     "Points",
+    "Port",
     "ProcessNumber",
     "Processes",
     "Px",
@@ -76,6 +77,7 @@ __all__ = [
     "SomeShare",
     "SomeSteps",
     "Steps",
+    "TerminalSize",
     "Threads",
     "Ticks",
     "Times",
@@ -239,7 +241,9 @@ Threads = Annotated[int, Range(1, 1_024, whole=True)]
 LoaderProcesses = Annotated[int | Literal["auto"], Range(0, 256, whole=True, word="auto")]
 Workers = Annotated[int, Range(1, 256, whole=True)]
 Processes = Annotated[int, Range(1, 1_024, whole=True)]
+Port = Annotated[int, Range(1, 65_535, whole=True)]
 WorldSize = Annotated[int, Range(1, 10**6, whole=True)]
+TerminalSize = Annotated[int, Range(2, 10_000, whole=True)]
 
 # Images and networks.
 BatchSize = Annotated[int, Range(1, 2**20, whole=True)]

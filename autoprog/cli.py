@@ -16,6 +16,7 @@ from typing import Any
 
 from rich_argparse import RawDescriptionRichHelpFormatter
 
+from autoprog.environment import forget_odd_sizes
 from autoprog.errors import AutoprogError, suggest
 from autoprog.libwarnings import passed_on
 from autoprog.printable import brief, one_line, say
@@ -70,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     if "WORLD_SIZE" in os.environ:  # else torch advises against what supernets need, on every rank
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    forget_odd_sizes()
     if isinstance(sys.stdout, io.TextIOWrapper):  # what an output cannot show is no reason to fail
         sys.stdout.reconfigure(errors="replace")
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -86,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AutoprogError as error:
         if args.debug:
             raise
-        rank = os.environ.get("RANK", "0")
+        rank = one_line(os.environ.get("RANK", "0"), 40) if "WORLD_SIZE" in os.environ else "0"
         if rank == "0" or not error.on_all_ranks:
             name = "autoprog" if rank == "0" else f"autoprog: rank {rank}"
             say(f"{name}: {error}", file=sys.stderr)

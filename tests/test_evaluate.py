@@ -44,11 +44,16 @@ def network(run: Path) -> ElasticViT:
     return model
 
 
-def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+def exit_code(words: list[str]) -> int:
+    """Return what a command ends with, also where argparse ends it."""
     try:
-        assert main(["evaluate", *map(str, words), *HERE]) == 2
-    except SystemExit as refused_by_argparse:
-        assert refused_by_argparse.code == 2
+        return main(words)
+    except SystemExit as ended:
+        return int(ended.code or 0)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    assert exit_code(["evaluate", *map(str, words), *HERE]) == 2
     return capsys.readouterr().err
 
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autoprog.bounds import WorldSize
 from autoprog.commands.data_flags import data_settings
 from autoprog.commands.fidelity_flags import given_fidelity
 from autoprog.commands.flags import LOGGER_SETTINGS
 from autoprog.commands.length_flags import given_time_share
 from autoprog.commands.recipe_layers import is_file, recipe_of
 from autoprog.commands.trial_flags import check_trials, from_anywhere
+from autoprog.environment import optional_number_in
 from autoprog.errors import ConfigError, suggest
 from autoprog.files import parse
 from autoprog.presets import PRESETS, preset
@@ -114,7 +115,7 @@ def configure_train(args: argparse.Namespace) -> Configured:
 
 def _with_fitting_batches(recipe: Recipe, num_images: int) -> tuple[Recipe, tuple[str, ...]]:
     """Lower the batch size where whole batches of it are no pass over so few images, and say so."""
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    processes = optional_number_in("WORLD_SIZE", WorldSize, 1)
     parts = processes * (recipe.grad_accum_steps if processes > 1 else 1)
     multiple_of = math.lcm(parts, 2 * processes) if recipe.mixes else parts
     size = fitting_batch_size(recipe.batch_size, num_images, multiple_of)

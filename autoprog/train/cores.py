@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import re
+from contextlib import suppress
 from pathlib import Path
+
+from autoprog.bounds import Processes, range_of
 
 __all__ = ["CORES_VARIABLE", "processor_name", "usable_cores"]
 
@@ -17,8 +21,8 @@ CORES_VARIABLE = "PYTHON_CPU_COUNT"
 def usable_cores() -> int:
     """Return the number of cores that this process may use: what the environment says, else its affinity."""
     given = os.environ.get(CORES_VARIABLE, "")
-    if given.isdecimal() and int(given) > 0:
-        return int(given)
+    with suppress(argparse.ArgumentTypeError):  # what is no number of cores says nothing
+        return int(range_of(Processes)(given))
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 

@@ -20,6 +20,8 @@ from torch import distributed as dist
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
+from autoprog.bounds import Index, Port, WorldSize
+from autoprog.environment import VariableError, number_in, optional_number_in
 from autoprog.errors import RunError
 from supernet.elastic import ElasticViT
 
@@ -133,22 +135,31 @@ ONE_PROCESS = Ranks()
 @contextmanager
 def joined_ranks() -> Iterator[Ranks]:
     """Join the other processes that torchrun started, if it did."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    world_size = optional_number_in("WORLD_SIZE", WorldSize, 1)
+    if world_size == 1:
         yield ONE_PROCESS
         return
-    _join_group()
     ranks = Ranks(
-        rank=dist.get_rank(),
-        world_size=dist.get_world_size(),
-        local_rank=int(os.environ["LOCAL_RANK"]),
-        local_world_size=int(os.environ["LOCAL_WORLD_SIZE"]),
+        rank=_number_below(world_size, "RANK"),
+        world_size=world_size,
+        local_rank=_number_below(local := number_in("LOCAL_WORLD_SIZE", WorldSize), "LOCAL_RANK"),
+        local_world_size=local,
     )
+    _join_group()
     try:
         yield ranks
         ranks.most(0)  # nobody leaves before rank 0 has written the result
     finally:
         gc.collect()  # what averages gradients must be gone before the group is
         dist.destroy_process_group()
+
+
+def _number_below(limit: int, variable: str) -> int:
+    """Return the number of this process that a variable holds, of so many."""
+    number = number_in(variable, Index)
+    if number >= limit:
+        raise VariableError(variable, "", f"must be below the number of processes, {limit}", number)
+    return number
 
 
 def _join_group() -> None:
@@ -159,8 +170,16 @@ def _join_group() -> None:
     attempt has keys of its own.
     """
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    store, rank, world_size = next(rendezvous("env://", timeout=_PATIENCE))
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    address, port = os.environ.get("MASTER_ADDR", ""), number_in("MASTER_PORT", Port)
+    if not address:
+        law, cure = "must name the machine of rank 0", "start with torchrun, or unset WORLD_SIZE"
+        raise VariableError("MASTER_ADDR", "", law, cure=cure)
+    try:
+        store, rank, world_size = next(rendezvous("env://", timeout=_PATIENCE))
+    except dist.DistError as error:
+        reason = str(error).partition("\n")[0]
+        raise RunError(f"processes cannot meet at {address}:{port}: {reason}") from None
+    attempt = optional_number_in("TORCHELASTIC_RESTART_COUNT", Index, 0)
     dist.init_process_group(
         backend,
         store=dist.PrefixStore(f"attempt-{attempt}", store),
@@ -172,7 +191,7 @@ def _join_group() -> None:
 
 def was_restarted() -> bool:
     """Tell whether torchrun started this job anew after one of its processes had died."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return optional_number_in("TORCHELASTIC_RESTART_COUNT", Index, 0) > 0
 
 
 def is_lost_rank(error: RuntimeError) -> bool:
