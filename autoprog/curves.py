@@ -59,6 +59,7 @@ class Ramp(FileModel):
     def plateaus(self, stage_steps: int, steps_per_epoch: float) -> list[Plateau]:
         """Return the plateaus over a stage of `stage_steps`, whose lengths differ by at most one step."""
         count = self._num_plateaus(stage_steps, self.every_epochs * steps_per_epoch)
+        _refuse_too_many(count, "every_epochs", self.every_epochs)
         return [
             (number * stage_steps // count, self.at(number / (count - 1) if count > 1 else 1.0))
             for number in range(count)
@@ -112,6 +113,7 @@ class KeepCurve(FileModel):
             *_level_changes(lambda step: self._in_period(step, period), turn, period),
         ]
         starts = range(0, stage_steps, period)
+        _refuse_too_many(len(starts) * len(wave), "period_epochs", self.period_epochs)
         levels = ((start + step, rate) for start in starts for step, rate in wave)
         return [level for level in levels if level[0] < stage_steps]
 
@@ -144,6 +146,15 @@ def _level_changes(value_at: Callable[[int], float], start: int, stop: int) -> I
             low, high = (middle, high) if value_at(middle) == value else (low, middle)
         yield start, value
         start = high
+
+
+_MOST_PLATEAUS = 200_000
+
+
+def _refuse_too_many(count: int, key: str, epochs: float) -> None:
+    if count > _MOST_PLATEAUS:
+        law = f"must make at most {_MOST_PLATEAUS:,} plateaus a stage, not {count:,}"
+        raise ConfigError("schedule", key, law, epochs, "raise it")
 
 
 Curve = RampEnd | Ramp

@@ -49,7 +49,7 @@ class GrowthSchedule(FileModel):
     lr: LearningRate = LearningRate()
     monotone: bool = True
     end: Literal["full", "free"] = "full"
-    stages: tuple[Stage, ...] = Field(min_length=1)
+    stages: tuple[Stage, ...] = Field(min_length=1, max_length=1_000)
     found_by: FoundBy | None = None
 
     @model_validator(mode="after")

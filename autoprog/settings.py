@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -176,6 +177,16 @@ class RunSettings(FileModel):
     log_wandb: bool = False
     wandb_project: str | None = None
     wandb_mode: Literal["online", "offline"] | None = None
+
+    @model_validator(mode="after")
+    def _searches_its_own_model(self) -> RunSettings:
+        """A space describes its model once more, beyond what is stored of it only by parameter counts."""
+        if self.search is not None:
+            spec = replace(self.search.space.spec, extra_parameters=(0, 0))
+            if spec != self.model.spec():
+                law = f"must be the model of the run, {self.model.model}"
+                raise ConfigError("", "search.space.spec", law, spec.name)
+        return self
 
     @model_validator(mode="after")
     def _one_start(self) -> RunSettings:

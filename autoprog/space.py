@@ -194,14 +194,19 @@ class SpaceFile(FileModel):
             law, rates = "must be [1.0]", list(self.axes.keep_rate.values)
             cure = f"{spec.name} needs the whole grid"
             raise ConfigError(where, "axes.keep_rate.values", law, rates, cure)
-        return SearchSpace(
-            spec=spec,
-            depths=depths,
-            sizes=sizes,
-            keep_rates=self.axes.keep_rate.rules,
-            axes=self.axes,
-            decisions=self.decisions,
-        )
+        values = {
+            "spec": spec,
+            "depths": depths,
+            "sizes": sizes,
+            "keep_rates": self.axes.keep_rate.rules,
+            "axes": self.axes,
+            "decisions": self.decisions,
+        }
+        return parse(SearchSpace, values, where)
+
+
+_MOST_POINTS = 2_000
+"""A supernet phase trains each of them, and each is looked at in all decisions."""
 
 
 class SearchSpace(FileModel):
@@ -213,6 +218,26 @@ class SearchSpace(FileModel):
     keep_rates: tuple[KeptTokens, ...] = (ALL_TOKENS,)
     axes: Axes = Axes()
     decisions: Decisions
+
+    @model_validator(mode="after")
+    def _lies_in_the_model(self) -> SearchSpace:
+        stages = {len(depth) for depth in self.depths}
+        if stages != {len(self.spec.depth)} or not all(
+            blocks <= most
+            for depth in self.depths
+            for blocks, most in zip(depth, self.spec.depth, strict=True)
+        ):
+            law = f"must be depths of {self.spec.name}, at most {list(self.spec.depth)}"
+            raise ConfigError("", "depths", law, [*map(list, self.depths)])
+        stride, most_px = self.spec.patch_size, self.spec.img_size
+        if any(size % stride or size > most_px for size in self.sizes):
+            law = f"must be multiples of the stride {stride}, at most {most_px}"
+            raise ConfigError("", "sizes", law, [*self.sizes])
+        count = len(self.depths) * len(self.sizes) * len(self.keep_rates)
+        if count > _MOST_POINTS:
+            law = f"must make at most {_MOST_POINTS:,} subnets"
+            raise ConfigError("", "axes", law, count, "give fewer values to an axis")
+        return self
 
     @property
     def smallest(self) -> SubnetConfig:

@@ -157,12 +157,24 @@ def _stage_bounds(
     scale = as_written if open_end else total_steps / fixed
     ends = list(accumulate(float(length) * scale for length in lengths[:-1]))
     spans = [stop - start for start, stop in zip([0.0, *ends], [*ends, total_steps], strict=True)]
+    _check_changes(schedule, spans, steps_per_epoch)
     factors = [
         _steps_a_unit(schedule, stage, span, steps_per_epoch)
         for stage, span in zip(schedule.stages, spans, strict=True)
     ]
     positions = accumulate(span * factor for span, factor in zip(spans, factors, strict=True))
     return [0, *(math.floor(position + 1e-6) for position in positions)]
+
+
+def _check_changes(schedule: GrowthSchedule, spans: Sequence[float], steps_per_epoch: int) -> None:
+    """Refuse more changes than can be built, before any is."""
+    changes = 0
+    for index, (stage, span) in enumerate(zip(schedule.stages, spans, strict=True)):
+        steps = max(1, round(span / stage.batch_scale))
+        sizes, rates, curricula = _levels(stage, steps, steps_per_epoch)
+        changes += sum(len(levels) - 1 for levels in (sizes, rates, *curricula.values()))
+        if changes > _MOST_CHANGES:
+            raise _too_many_changes(index)
 
 
 def _steps_a_unit(
@@ -186,17 +198,12 @@ def _segments(
 ) -> Iterator[Segment]:
     """Yield the plateaus of one stage; neighbours that came out equal are merged."""
     steps, training = stop - start, Training.of(stage)
-    own_epoch = max(1.0, steps_per_epoch / stage.batch_scale)
-    sizes = plateaus(stage.img_size, steps, own_epoch)
-    rates = plateaus(stage.tokens.keep_rate, steps, own_epoch)
-    curricula = {
-        name: plateaus(curve, steps, own_epoch)
-        for name, curve in stage.curriculum
-        if curve is not None
-    }
+    sizes, rates, curricula = _levels(stage, steps, steps_per_epoch)
     firsts = sorted(
         {first for levels in (sizes, rates, *curricula.values()) for first, _ in levels}
     )
+    if len(firsts) > _MOST_CHANGES:
+        raise _too_many_changes(index)
     pending: Segment | None = None
     for first, last in zip(firsts, [*firsts[1:], steps], strict=True):
         subnet = SubnetConfig(
@@ -215,6 +222,29 @@ def _segments(
         )
     assert pending is not None
     yield pending
+
+
+def _levels(
+    stage: Stage, steps: int, steps_per_epoch: int
+) -> tuple[list[Plateau], list[Plateau], dict[str, list[Plateau]]]:
+    """Return the plateaus of a stage's image size and keep-rate, and of its curriculum by name."""
+    own_epoch = max(1.0, steps_per_epoch / stage.batch_scale)
+    curricula = {
+        name: plateaus(curve, steps, own_epoch)
+        for name, curve in stage.curriculum
+        if curve is not None
+    }
+    sizes = plateaus(stage.img_size, steps, own_epoch)
+    return sizes, plateaus(stage.tokens.keep_rate, steps, own_epoch), curricula
+
+
+_MOST_CHANGES = 20_000
+"""Of a run, ten an epoch over 2,000 epochs: each makes a segment, which is built and looked at."""
+
+
+def _too_many_changes(stage: int) -> ConfigError:
+    law = f"must change sizes, keep-rates and regularisation at most {_MOST_CHANGES:,} times a run"
+    return ConfigError("schedule", f"stages[{stage}]", law, cure="make its plateaus longer")
 
 
 def _level(levels: Sequence[Plateau], step: int) -> float:

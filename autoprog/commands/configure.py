@@ -69,7 +69,7 @@ def configure_search(args: argparse.Namespace) -> Configured:
         cure = "trials are evaluated on held-out images in any case"
         raise ConfigError("--held-out", "", "must be left out with --trials", cure=cure)
     if not whole:
-        data = data.model_copy(update={"share": data.share * proxy})
+        data = parse(DataSettings, {**data.model_dump(), "share": data.share * proxy}, "--proxy")
     opened = open_data(data)
     data = data.model_copy(update={"white_level": opened.white_level})
     share = given_time_share(args)
@@ -79,7 +79,8 @@ def configure_search(args: argparse.Namespace) -> Configured:
     if _given(args, "pretrained", "initial_checkpoint"):
         space = space.at_full_depth()
     if not whole:
-        recipe = recipe.model_copy(update={"epochs": recipe.epochs * proxy})
+        short = {"epochs": recipe.epochs * proxy}
+        recipe = parse(Recipe, {**recipe.model_dump(), **short}, "--proxy")
     recipe, notices = _with_fitting_batches(recipe, len(opened.train))
     search = {"space": space, "space_from": where, **_given(args, *_OF_SEARCH)}
     if "storage" in search:
@@ -212,7 +213,7 @@ def _fit_together(
     own_epochs = found.own_epochs(steps_per_epoch_of(num_images, recipe.batch_size))
     if not hasattr(args, "epochs") and own_epochs is not None:
         values["epochs"] = own_epochs
-    return found, recipe.model_copy(update=values)
+    return found, parse(Recipe, {**recipe.model_dump(), **values}, args.schedule)
 
 
 def _with_shape(schedule: GrowthSchedule, shape: str) -> dict[str, Any]:

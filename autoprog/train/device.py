@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import resource
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -124,11 +125,10 @@ def _resolve_device(name: str, ranks: Ranks) -> torch.device:
         return torch.device("cuda", ranks.local_rank)
     if name == "auto":
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
+    if re.fullmatch(r"cpu(:0)?|mps|cuda(:[0-9]{1,2})?", name) is None:
         law = "must be auto, cpu, mps, cuda or cuda:N"
-        raise ConfigError("--device", "", law, name) from None
+        raise ConfigError("--device", "", law, name)
+    device = torch.device(name)
     if not _is_there(device):
         cure = "take --device auto"
         raise ConfigError("--device", "", "must be there on this machine", name, cure)

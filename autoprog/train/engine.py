@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from autoprog.accuracy import class_accuracies, no_better_than_a_class
+from autoprog.bounds import MOST_STEPS
+from autoprog.errors import ConfigError
 from autoprog.events import Event, RunFinished, RunStarted, Warned
 from autoprog.recipe import Recipe
 from autoprog.record import budget_record, write_record
@@ -78,9 +80,20 @@ def steps_per_epoch_of(num_images: int, batch_size: int) -> int:
 
 
 def run_length(num_images: int, batch_size: int, epochs: float) -> RunLength:
-    """Return the length of a run; it has at least two steps."""
+    """Return the length of a run; it has at least two steps.
+
+    Raises:
+        ConfigError: If it has more steps than a run may have.
+    """
     steps_per_epoch = steps_per_epoch_of(num_images, batch_size)
-    return RunLength(steps_per_epoch, max(2, int(epochs * steps_per_epoch + 1e-6)))
+    return RunLength(steps_per_epoch, _few_enough(int(epochs * steps_per_epoch + 1e-6)))
+
+
+def _few_enough(steps: int) -> int:
+    if steps > MOST_STEPS:
+        law, cure = f"must make at most {MOST_STEPS:,} steps", "train for fewer epochs"
+        raise ConfigError("--epochs", "", law, steps, cure)
+    return max(2, steps)
 
 
 def build_trainer(
@@ -179,10 +192,12 @@ def step_table(recipe: Recipe, schedule: GrowthSchedule, num_images: int) -> Ste
     """Return a schedule in steps of a run over `num_images`; it has at least two steps.
 
     Raises:
-        ConfigError: If a stage is shorter than a step.
+        ConfigError: If a stage is shorter than a step, or there are more steps than a run may have.
     """
     steps_per_epoch = steps_per_epoch_of(num_images, recipe.batch_size)
-    return schedule.resolve(steps_per_epoch, nominal_epochs(recipe, num_images))
+    table = schedule.resolve(steps_per_epoch, nominal_epochs(recipe, num_images))
+    _few_enough(table.total_steps)  # small batches make more steps of as many epochs
+    return table
 
 
 def nominal_epochs(recipe: Recipe, num_images: int) -> float:

@@ -51,6 +51,19 @@ def test_a_cpu_takes_bfloat16_where_it_has_it_and_the_network_is_wide(
 @pytest.mark.parametrize(
     ("name", "ranks", "said"),
     [
+        *(
+            (name, Ranks(0, 1), "--device: must be auto, cpu, mps, cuda or cuda:N, but got ")
+            for name in (
+                "cuda:99999999999",
+                "cuda:-1",
+                "cuda:２",
+                "cpu:3",
+                "meta",
+                "mkldnn",
+                "",
+                "CPU",
+            )
+        ),
         ("cuda:7", Ranks(0, 1), "--device: must be there on this machine, but got 'cuda:7'"),
         (
             "cuda",
