@@ -617,3 +617,41 @@ def test_a_segment_says_what_to_train(two_stages: ModelSpec) -> None:
 def test_where_a_schedule_was_found_is_kept() -> None:
     read = from_text(HAND_WRITTEN["found by a search"])
     assert read.found_by == FoundBy(run="runs/a", rule="rollout", seed=3, costs="costs.json")
+
+
+RISING = "{ramp: linear, from: 1, to: 9, every_epochs: %s}"
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        (
+            [f"curriculum: {{randaug: {RISING % 1e-6}}}"],
+            "schedule: every_epochs: must make at most 200,000 plateaus a stage, not 10,000,000, but got",
+        ),
+        (
+            ["tokens: {keep_rate: {curve: cyclic, period_epochs: 0.00001}}"],
+            "schedule: period_epochs: must make at most 200,000 plateaus a stage, not",
+        ),
+        (
+            [f"curriculum: {{randaug: {RISING % 0.004}}}"] * 10,
+            "schedule: stages[8]: must change sizes, keep-rates and regularisation at most 20,000 times",
+        ),
+    ],
+)
+@pytest.mark.parametrize("unit", ["epochs", "compute_share"])
+def test_plateaus_beyond_number_are_refused_before_they_are_made(
+    stages: list[str], message: str, unit: str
+) -> None:
+    length = 10.0 if unit == "epochs" else 1 / len(stages)
+    body = ", ".join(f"{{length: {length}, depth: 12, img_size: 224, {one}}}" for one in stages)
+    text = f"{DEIT_S}length_unit: {unit}\nmonotone: false\nend: free\nstages: [{body}]"
+    schedule = from_text(text)
+    with pytest.raises(ConfigError) as caught:
+        schedule.resolve(1_250_000, 10.0 * len(stages))
+    assert str(caught.value).startswith(message)
+
+
+def test_a_schedule_of_a_million_stages_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"stages: .*at most 1000"):
+        from_text(DEIT_S + f"stages: [{', '.join([LAST] * 2000)}]")

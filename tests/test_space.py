@@ -242,3 +242,48 @@ def test_an_unknown_space_is_refused_with_the_nearest_name() -> None:
 def test_a_space_survives_its_own_file_form() -> None:
     found = shipped("deit-s")
     assert SearchSpace.model_validate(found.model_dump(mode="json", by_alias=True)) == found
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"depths": [[999]]}, "depths: must be depths of deit-s, at most [12], but got [[999]]"),
+        ({"depths": [[4, 8]]}, "depths: must be depths of deit-s, at most [12], but got [[4, 8]]"),
+        ({"depths": []}, "depths: must have at least one entry, but got []"),
+        (
+            {"depths": [[True]]},
+            "depths[0][0]: must be a whole number from 1 to 1,000, but got True",
+        ),
+        ({"sizes": [448]}, "sizes: must be multiples of the stride 16, at most 224, but got [448]"),
+        ({"sizes": [10]}, "sizes: must be multiples of the stride 16, at most 224, but got [10]"),
+        (
+            {"keep_rates": [{"keep_rate": "1"}]},
+            "keep_rates[0].keep_rate: must be a number from 1e-06 to 1, but got '1'",
+        ),
+        (
+            {"decisions": {"num_points": 10**12}},
+            "decisions.num_points: must be a whole number from 1 to 1,000, but got 1000000000000",
+        ),
+        (
+            {
+                "depths": [[depth] for depth in range(1, 13)],
+                "sizes": [*range(16, 225, 16)],
+                "keep_rates": [{"keep_rate": number / 20} for number in range(1, 21)],
+            },
+            "axes: must make at most 2,000 subnets, but got 3360; give fewer values to an axis",
+        ),
+    ],
+)
+def test_the_space_of_a_run_file_lies_in_its_model(values: dict[str, object], message: str) -> None:
+    """What a run folder holds of its space was checked when it was made, but anybody may write one."""
+    body = {**shipped("deit-s").model_dump(), **values}
+    with pytest.raises(ConfigError) as caught:
+        parse(SearchSpace, body, "run.yaml")
+    assert str(caught.value) == f"run.yaml: {message}"
+
+
+def test_a_space_of_too_many_subnets_is_refused() -> None:
+    rates = [number / 20 for number in range(1, 21)]
+    axes = f"{{depth: {{values: {[*range(1, 13)]}}}, img_size: {{values: {[*range(16, 225, 16)]}}},"
+    with pytest.raises(ConfigError, match=r"a\.yaml: axes: must make at most 2,000 subnets"):
+        space(f"{axes} keep_rate: {{values: {rates}}}}}", ZOO["deit-s"])

@@ -82,8 +82,9 @@ def resolve_compute(settings: RunSettings, ranks: Ranks = ONE_PROCESS) -> Comput
     gain by it, and off elsewhere.
 
     Raises:
-        ConfigError: If the device is unknown or not there.
+        ConfigError: If the device is unknown or not there, or more is to be started than the cores can carry.
     """
+    _check_cores(settings)
     chosen, threads, amp = _resolve_device(settings.device, ranks), settings.threads, settings.amp
     if threads is None and not ranks.alone and chosen.type == "cpu":
         threads = max(1, usable_cores() // ranks.local_world_size)  # torchrun gives each rank one
@@ -94,6 +95,18 @@ def resolve_compute(settings: RunSettings, ranks: Ranks = ONE_PROCESS) -> Comput
     elif chosen.type == "cpu":
         _keep_freed_memory()
     return Compute(chosen, _default_amp(chosen, settings.model) if amp == "auto" else amp)
+
+
+def _check_cores(settings: RunSettings) -> None:
+    """Refuse threads and loader processes in numbers of which starting them is all that would be done."""
+    cores = usable_cores()
+    for flag, number, most in (
+        ("--threads", settings.threads, max(64, 4 * cores)),
+        ("--workers", settings.workers, max(16, 8 * cores)),
+    ):
+        if isinstance(number, int) and number > most:
+            law = f"must be at most {most} on a machine with {cores} cores"
+            raise ConfigError(flag, "", law, number, "lower it, or leave it out")
 
 
 def _keep_freed_memory() -> None:

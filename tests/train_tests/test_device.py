@@ -150,3 +150,26 @@ def test_the_hardware_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert Compute(torch.device("cpu"), "none").hardware() == "A Chip 9000, 3 cores"
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "A GPU")
     assert Compute(torch.device("cuda", 0), "none").hardware() == "A GPU"
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            {"threads": 65},
+            "--threads: must be at most 64 on a machine with 2 cores, but got 65; lower",
+        ),
+        (
+            {"workers": 17},
+            "--workers: must be at most 16 on a machine with 2 cores, but got 17; lower",
+        ),
+    ],
+)
+def test_more_processes_than_the_cores_can_carry_are_refused(
+    bench: Any, monkeypatch: pytest.MonkeyPatch, values: dict[str, int], said: str
+) -> None:
+    monkeypatch.setattr(device, "usable_cores", lambda: 2)
+    with pytest.raises(ConfigError, match=said):
+        resolve_compute(settings(bench, **values))
+    monkeypatch.setattr(device, "usable_cores", lambda: 64)
+    resolve_compute(settings(bench, workers=17))
