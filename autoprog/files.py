@@ -224,7 +224,7 @@ def _first_problem(error: ValidationError, model: type[BaseModel], where: str) -
     if best["type"] == "missing":
         return ConfigError(where, _key(best), "must be given", cure="add this key")
     law = best["msg"][0].lower() + best["msg"][1:]
-    law = _LAWS.get(best["type"], law.replace("input should be", "must be"))
+    law = _LAWS.get(best["type"], re.sub(r"^\w+ should (be|have)", r"must \1", law))
     return ConfigError(where, _key(best), law, _brief(best["input"]))
 
 

@@ -34,6 +34,9 @@ def test_a_search_goes_by_the_losses_that_it_logs() -> None:
 def test_failures_outside_our_code_are_told_in_a_line() -> None:
     memory = torch.OutOfMemoryError("CUDA out of memory")
     assert "lower --batch-size" in str(_known_failure(memory, ONE_PROCESS))
+    with pytest.raises(RuntimeError) as of_a_cpu:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert "lower --batch-size" in str(_known_failure(of_a_cpu.value, ONE_PROCESS))
     lost = RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer\nmore")
     assert _known_failure(lost, TWO) == "another process of this run is gone"
     assert _known_failure(lost, ONE_PROCESS) is None

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-import torch
 
 from autoprog.cachefolder import check_cache_folder
 from autoprog.commands.configure import Configured
@@ -46,6 +45,7 @@ from autoprog.runs import Run, RunFolder, is_written_now, load_run
 from autoprog.schedule import GrowthSchedule
 from autoprog.search.trials import check_storage
 from autoprog.settings import RunManifest, RunSettings
+from autoprog.train.device import is_out_of_memory
 from autoprog.train.engine import Job
 from autoprog.train.feed import open_data
 from autoprog.train.ranks import Ranks, is_lost_rank, was_restarted
@@ -256,10 +256,8 @@ def _tell(events: Iterator[Event], launch: Launch, folder: RunFolder, stop: Stop
 
 def _known_failure(error: RuntimeError, ranks: Ranks) -> str | None:
     """Return what a RuntimeError of torch means, where it is not a mistake of ours."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return "out of memory outside a step; lower --batch-size"
-    if "can't allocate memory" in str(error):  # of torch's allocator for the CPU
-        return "out of memory; lower --batch-size or --workers"
+    if is_out_of_memory(error):
+        return "out of memory; lower --batch-size or --img-size"
     if not ranks.alone and is_lost_rank(error):
         return "another process of this run is gone"
     return None

@@ -17,7 +17,7 @@ from autoprog.stage import FullModel
 from autoprog.train.cores import processor_name, usable_cores
 from autoprog.train.ranks import ONE_PROCESS, Ranks
 
-__all__ = ["Compute", "cpu_has_bfloat16", "resolve_compute"]
+__all__ = ["Compute", "cpu_has_bfloat16", "is_out_of_memory", "resolve_compute"]
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's malloc.h
 
@@ -72,6 +72,11 @@ class Compute:
             return torch.cuda.max_memory_allocated(self.device)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell whether torch had no memory; on CPUs it raises a plain RuntimeError for that."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def resolve_compute(settings: RunSettings, ranks: Ranks = ONE_PROCESS) -> Compute:
