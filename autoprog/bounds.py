@@ -259,8 +259,8 @@ Epochs = Annotated[float, Range(1e-6, 100_000)]
 AnyEpochs = Annotated[float, Range(1e-6, 100_000, or_zero=True)]
 PassedEpochs = Annotated[float, Range(0, 1e9)]
 """Of a run by time there may be more than anybody asks for."""
-Length = Annotated[float | Literal["rest"], Range(1e-6, MOST_STEPS, word="rest")]
-"""Of a stage, in whatever unit."""
+Length = Annotated[float | Literal["rest"], Range(1e-9, MOST_STEPS, word="rest")]
+"""Of a stage, in whatever unit: down to one of a thousand stages of the shortest run."""
 Seconds = Annotated[float, Range(0, 1e10)]
 SignedSeconds = Annotated[float, Range(-1e10, 1e10)]
 SomeSeconds = Annotated[float, Range(1e-9, 1e10)]

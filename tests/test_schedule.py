@@ -78,11 +78,11 @@ BROKEN = {
     f"length_unit: hours\nstages: [{LAST}]": "length_unit: must be 'epochs', 'steps', 'share', "
     "'time_share' or 'compute_share', but got 'hours'",
     "stages: [{length: 0, depth: 12, img_size: 224}]": "stages[0].length: must be a number "
-    "from 1e-06 to 1,000,000,000 or 'rest', but got 0",
+    "from 1e-09 to 1,000,000,000 or 'rest', but got 0",
     "stages: [{length: .inf, depth: 12, img_size: 224}]": "stages[0].length: must be a number "
-    "from 1e-06 to 1,000,000,000 or 'rest', but got inf",
+    "from 1e-09 to 1,000,000,000 or 'rest', but got inf",
     "stages: [{length: long, depth: 12, img_size: 224}]": "stages[0].length: must be a number "
-    "from 1e-06 to 1,000,000,000 or 'rest', but got 'long'",
+    "from 1e-09 to 1,000,000,000 or 'rest', but got 'long'",
     f"stages: [{{length: rest, depth: 12, img_size: 224}}, {LAST}]": "stages[0].length: only the "
     "last stage may be 'rest'",
     "length_unit: share\nstages: [{length: 0.4, depth: 12, img_size: 224}]": "stages: shares must "
