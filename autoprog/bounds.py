@@ -35,6 +35,7 @@ __all__ = [
     "Correlation",
     "CorrelationGain",
     "Count",
+    "CurveValue",
     "Days",
     "DropPath",
     "Epochs",
@@ -55,6 +56,7 @@ __all__ = [
     "MixingAlpha",
     "PassedEpochs",
     "Percent",
+    "PlateauEpochs",
     "Points",
     "Port",
     "ProcessNumber",
@@ -256,6 +258,8 @@ WhiteLevel = Annotated[float, Range(1e-6, 1e9)]
 
 # Lengths and times.
 Epochs = Annotated[float, Range(1e-6, 100_000)]
+PlateauEpochs = Annotated[float, Range(1e-9, 100_000)]
+"""A part of a stage, which may be one of a thousand plateaus."""
 AnyEpochs = Annotated[float, Range(1e-6, 100_000, or_zero=True)]
 PassedEpochs = Annotated[float, Range(0, 1e9)]
 """Of a run by time there may be more than anybody asks for."""
@@ -281,6 +285,8 @@ Fraction = Annotated[float, Range(1e-6, 1 - 1e-6)]
 ShareBelowOne = Annotated[float, Range(0, 1 - 1e-6)]
 RampEnd = Annotated[float, Range(1e-6, 4_096, or_zero=True)]
 """Of an image size, a keep-rate, a magnitude or a rate."""
+CurveValue = Annotated[float, Range(1e-12, 4_096, or_zero=True)]
+"""One of them on the way, of as many plateaus as there may be."""
 DropPath = Annotated[float, Range(0, 0.99)]
 Percent = Annotated[float, Range(0, 100 + 1e-6)]
 """A mean over classes may come out above 100 by rounding."""

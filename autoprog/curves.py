@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from autoprog.bounds import Correlation, Epochs, RampEnd, Range
+from autoprog.bounds import Correlation, CurveValue, PlateauEpochs, RampEnd, Range
 from autoprog.errors import ConfigError
 from autoprog.files import FileModel
 
@@ -40,7 +40,7 @@ class Ramp(FileModel):
     ramp: Literal["linear", "exponential"]
     start: RampEnd = Field(alias="from")
     to: RampEnd
-    every_epochs: Epochs = 1.0
+    every_epochs: PlateauEpochs = 1.0
 
     @model_validator(mode="after")
     def _exponential_needs_positive_ends(self) -> Ramp:
@@ -88,7 +88,7 @@ class KeepCurve(FileModel):
 
     curve: Literal["linear", "cosine", "cyclic"]
     drop: tuple[Correlation, Correlation] = (0.8, -0.1)
-    period_epochs: Epochs = 1.0
+    period_epochs: PlateauEpochs = 1.0
     quantum: Annotated[float, Range(0.01, 1)] = 0.2
 
     @model_validator(mode="after")
@@ -157,7 +157,7 @@ def _refuse_too_many(count: int, key: str, epochs: float) -> None:
         raise ConfigError("schedule", key, law, epochs, "raise it")
 
 
-Curve = RampEnd | Ramp
+Curve = CurveValue | Ramp
 
 
 def plateaus(

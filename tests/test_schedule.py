@@ -127,7 +127,7 @@ BROKEN = {
     "stages: [{length: 1, depth: 12, img_size: 224, curriculum: {randaug: 11}}]": "stages[0]"
     ".curriculum.randaug: must lie in [0, 10], but got 11.0",
     "stages: [{length: 1, depth: 12, img_size: 224, curriculum: {mixup: .inf}}]": "stages[0]"
-    ".curriculum.mixup: must be 0 or a number from 1e-06 to 4,096, but got inf",
+    ".curriculum.mixup: must be 0 or a number from 1e-12 to 4,096, but got inf",
     "stages: [{length: 1, depth: 12, img_size: 224, curriculum: {reprob: {ramp: x, from: 0, to: 1}"
     "}}]": "stages[0].curriculum.reprob.ramp: must be 'linear' or 'exponential', but got 'x'",
     "stages: [{length: 1, depth: 12, img_size: 224, grow: {op: copy, source: ema}}]": "stages[0]"
@@ -655,3 +655,11 @@ def test_plateaus_beyond_number_are_refused_before_they_are_made(
 def test_a_schedule_of_a_million_stages_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"stages: .*at most 1000"):
         from_text(DEIT_S + f"stages: [{', '.join([LAST] * 2000)}]")
+
+
+def test_a_ramp_may_rise_in_the_smallest_steps() -> None:
+    rising = "{ramp: linear, from: 0, to: 0.000001, every_epochs: 0.001}"
+    text = f"stages: [{{length: 10, depth: 12, img_size: 224, curriculum: {{mixup: {rising}}}}}]"
+    segments = from_text(DEIT_S + text).resolve(1000).segments
+    assert len(segments) == 10_000
+    assert segments[1].curriculum.mixup == pytest.approx(1e-10, rel=1e-3)
