@@ -290,8 +290,8 @@ REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
         "--device: must be auto, cpu, mps, cuda or cuda:N, but got 'gpu'",
     ),
     "a device that is not there": (
-        (*LINEAR, "--device", "meta"),
-        "--device: must be there on this machine, but got 'meta'; take --device auto",
+        (*LINEAR, "--device", "cuda:99"),
+        "--device: must be there on this machine, but got 'cuda:99'; take --device auto",
     ),
     "a run folder that is not there": (
         ("train", "--resume", "some/run"),

@@ -195,7 +195,7 @@ def test_a_decision_knows_its_winner() -> None:
 @pytest.mark.parametrize("winner", [-1, 2])
 def test_a_decision_for_nobody_is_refused(winner: int) -> None:
     with pytest.raises(
-        ValidationError, match="winner: must lie in 0 to 1|must be a whole number from 0"
+        ValidationError, match=r"winner: must lie in 0 to 1|must be a whole number from 0"
     ):
         decision(winner)
 

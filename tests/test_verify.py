@@ -411,7 +411,7 @@ def test_both_arms_get_the_same_flags(command: Command, fake: Fake, tmp_path: Pa
     shared = baseline[2 : ends[0]]
     assert baseline[:2] == ("train", "--schedule=constant")
     assert set(shared) >= {"--epochs=2", "--lr=0.001", "--compile", "--threads=1", "--workers=0"}
-    assert shared[shared.index("--scale") :][:3] == ("--scale", "0.5", "1.0")
+    assert shared[shared.index("--scale") :][:3] == ("--scale", "0.5", "1")
     assert candidate[: ends[1]] == ("search", *shared, "--rule=pareto", "--num-points=2")
     assert baseline[ends[0] :][:2] == ("--seed", "7")
 
@@ -945,7 +945,10 @@ def test_controls_may_cost_as_much_by_measured_seconds(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((*LINEAR, "--lengths", "0"), "--lengths: must lie in (0, 100], but got 0.0"),
+        (
+            (*LINEAR, "--lengths", "0"),
+            "--lengths: must be a number from 0.001 to 1,000, but got '0'",
+        ),
         ((*LINEAR, "--lengths", "0.5", "0.5"), "--lengths: must differ, but got 0.5"),
         ((*LINEAR, "--lengths", "1"), "--lengths: must leave out 1: the candidate has that length"),
         ((*LINEAR, "--lengths", "0.001"), "must last at least one step"),
@@ -953,7 +956,7 @@ def test_controls_may_cost_as_much_by_measured_seconds(
         ((*LINEAR, "--longer-seeds", "1"), "--longer-seeds: must be given together with"),
         (
             (*LINEAR, "--baseline-longer", "2", "--longer-seeds", "0"),
-            "--longer-seeds: must be at least 1, but got 0",
+            "--longer-seeds: must be a whole number from 1 to 1,000, but got '0'",
         ),
         (
             (*LINEAR, "--controls", "slow"),
