@@ -35,6 +35,7 @@ __all__ = [
     "Correlation",
     "CorrelationGain",
     "Count",
+    "CropPct",
     "CurveValue",
     "Days",
     "DropPath",
@@ -61,6 +62,7 @@ __all__ = [
     "Port",
     "ProcessNumber",
     "Processes",
+    "Proposals",
     "Px",
     "RampEnd",
     "Range",
@@ -225,7 +227,9 @@ Compared = Annotated[int, Range(4, 1_000, whole=True)]
 """Subnets whose order is compared: of fewer there is none to speak of."""
 Several = Annotated[int, Range(2, 1_000, whole=True)]
 Many = Annotated[int, Range(1, 100_000, whole=True)]
-"""What each costs a moment: trials, evaluations, schedules that Optuna proposes."""
+"""What each costs a moment: trials, evaluations, timed steps."""
+Proposals = Annotated[int, Range(1, 10_000, whole=True)]
+"""Schedules of one decision: Optuna takes a millisecond for each."""
 FewOrNone = Annotated[int, Range(0, 1_000, whole=True)]
 Index = Annotated[int, Range(0, 10**6, whole=True)]
 """The number of one of a list that is counted from 0."""
@@ -287,6 +291,8 @@ RampEnd = Annotated[float, Range(1e-6, 4_096, or_zero=True)]
 """Of an image size, a keep-rate, a magnitude or a rate."""
 CurveValue = Annotated[float, Range(1e-12, 4_096, or_zero=True)]
 """One of them on the way, of as many plateaus as there may be."""
+CropPct = Annotated[float, Range(0.25, 1)]
+"""Images are enlarged by its inverse before they are cropped."""
 DropPath = Annotated[float, Range(0, 0.99)]
 Percent = Annotated[float, Range(0, 100 + 1e-6)]
 """A mean over classes may come out above 100 by rounding."""

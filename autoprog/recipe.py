@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field, field_validator
 from autoprog.bounds import (
     Aspect,
     BatchSize,
+    CropPct,
     DropPath,
     Epochs,
     Fraction,
@@ -120,7 +121,7 @@ class Recipe(FileModel):
     interpolation: Literal["random", "bilinear", "bicubic"] = Field(
         default="bicubic", description="resize filter"
     )
-    crop_pct: SomeShare = Field(default=0.9, description="centre crop at evaluation")
+    crop_pct: CropPct = Field(default=0.9, description="centre crop at evaluation")
     ema_epochs: Epochs = Field(default=1.0, description="time constant of the slow EMA, in epochs")
 
     @field_validator("clip_grad")

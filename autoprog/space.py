@@ -16,7 +16,7 @@ from autoprog.bounds import (
     Epochs,
     Few,
     Fraction,
-    Many,
+    Proposals,
     Px,
     Range,
     Scale,
@@ -164,7 +164,7 @@ class Decisions(FileModel):
     max_candidates: Several = 9
     min_full_share: Fraction = 0.15
     estimate_images: Annotated[int, Range(2, 10**7, whole=True)] = 2500
-    tail_trials: Many = 200
+    tail_trials: Proposals = 200
     grow: Grow = Grow()
 
 

@@ -7,7 +7,16 @@ import json
 import sys
 from pathlib import Path
 
-from autoprog.bounds import BatchSize, BlockNumber, FewOrNone, FewValues, Px, SomeShare, range_of
+from autoprog.bounds import (
+    BatchSize,
+    BlockNumber,
+    CropPct,
+    FewOrNone,
+    FewValues,
+    Px,
+    SomeShare,
+    range_of,
+)
 from autoprog.commands.data_flags import add_data_flags
 from autoprog.commands.flags import add_device_flags
 from autoprog.printable import say
@@ -65,7 +74,7 @@ def _add_evaluation_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--crop-pct",
-        type=range_of(SomeShare),
+        type=range_of(CropPct),
         default=nothing,
         metavar="N",
         help="centre crop (the recipe's)",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoprog.bounds import Epochs, Few, Fraction, Many, Px, Seconds, Several, range_of
+from autoprog.bounds import Epochs, Few, Fraction, Proposals, Px, Seconds, Several, range_of
 from autoprog.commands.data_flags import add_data_flags
 from autoprog.commands.fidelity_flags import add_fidelity_flags
 from autoprog.commands.flags import (
@@ -101,7 +101,7 @@ def _add_decision_flags(group: argparse._ArgumentGroup) -> None:
     _add(
         group,
         "--tail-trials",
-        type=range_of(Many),
+        type=range_of(Proposals),
         metavar="N",
         help="schedules Optuna proposes at a decision (200)",
     )
