@@ -228,8 +228,8 @@ Compared = Annotated[int, Range(4, 1_000, whole=True)]
 Several = Annotated[int, Range(2, 1_000, whole=True)]
 Many = Annotated[int, Range(1, 100_000, whole=True)]
 """What each costs a moment: trials, evaluations, timed steps."""
-Proposals = Annotated[int, Range(1, 10_000, whole=True)]
-"""Schedules of one decision: Optuna takes a millisecond for each."""
+Proposals = Annotated[int, Range(1, 2_000, whole=True)]
+"""Schedules of one decision: Optuna takes milliseconds for each, and more of them as they get more."""
 FewOrNone = Annotated[int, Range(0, 1_000, whole=True)]
 Index = Annotated[int, Range(0, 10**6, whole=True)]
 """The number of one of a list that is counted from 0."""

@@ -963,6 +963,8 @@ def test_controls_may_cost_as_much_by_measured_seconds(
             "--controls: must be reannealed, ramp, random or random:N",
         ),
         ((*LINEAR, "--controls", "random:0"), "or random:N, but got 'random:0'"),
+        ((*LINEAR, "--controls", f"random:{'9' * 5000}"), "or random:N, but got 'random:999"),
+        ((*LINEAR, "--controls", "random:９"), "or random:N, but got 'random:９'"),
         ((*LINEAR, "--controls", "ramp", "ramp"), "--controls: must differ, but got 'ramp'"),
         ((*LINEAR, "--controls", "ramp:2"), "or random:N, but got 'ramp:2'"),
         ((*LINEAR, "--controls", "random:500"), "must find 500 schedules, but only"),

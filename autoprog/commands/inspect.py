@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,7 +68,7 @@ def _size(text: str) -> tuple[int, int]:
     """
     columns, _, rows = text.partition("x")
     law, cure = "must be columns x rows of at least 60x18 and at most 400x200", "such as 80x24"
-    if not (columns.isdecimal() and rows.isdecimal()):
+    if re.fullmatch(r"[0-9]{1,4}x[0-9]{1,4}", text) is None:
         raise ConfigError("--size", "", law, text, cure)
     if not (60 <= int(columns) <= 400 and 18 <= int(rows) <= 200):
         raise ConfigError("--size", "", law, text, cure)

@@ -6,6 +6,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
+from autoprog.bounds import Few, range_of
 from autoprog.commands.configure import Configured, space_name
 from autoprog.costs.model import CostModel
 from autoprog.costs.predict import predict_seconds
@@ -190,9 +191,11 @@ def _wanted(words: list[str]) -> dict[str, int]:
     wanted: dict[str, int] = {}
     for word in words:
         name, colon, number = word.partition(":")
-        count = number if colon else str(_RANDOM_SCHEDULES)
-        sound = not colon or (name == "random" and number.isdecimal() and int(number) > 0)
-        if name not in _CONTROLS or not sound:
+        try:
+            count = range_of(Few)(number) if colon else _RANDOM_SCHEDULES
+        except argparse.ArgumentTypeError:
+            count = 0
+        if name not in _CONTROLS or not count or (colon and name != "random"):
             law = f"must be {', '.join(_CONTROLS)} or random:N"
             raise ConfigError("--controls", "", law, word)
         if name in wanted:

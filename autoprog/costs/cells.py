@@ -14,9 +14,9 @@ from supernet.config import ALL_TOKENS, ModelSpec, SubnetConfig, TokenRule
 __all__ = ["CostCell", "cell_name", "cell_of_step", "full_cell", "space_cells"]
 
 _NAME = re.compile(
-    r"d(?P<depth>\d+(?:\+\d+)*) r(?P<size>\d+)"
-    r"(?: k(?P<rate>[\d.e+-]+)(?: (?P<by>\w+)@(?P<places>\d+(?:,\d+)*))?)?"
-    r" b(?P<batch>\d+)(?P<fourier> fourier)?(?: u(?P<level>\d+)/(?P<every>\d+))?"
+    r"d(?P<depth>[0-9]{1,4}(?:\+[0-9]{1,4})?) r(?P<size>[0-9]{1,5})"
+    r"(?: k(?P<rate>[0-9.e+-]{1,24})(?: (?P<by>\w+)@(?P<places>[0-9]{1,4}(?:,[0-9]{1,4})*))?)?"
+    r" b(?P<batch>[0-9]{1,8})(?P<fourier> fourier)?(?: u(?P<level>[0-9]{1,4})/(?P<every>[0-9]{1,4}))?"
 )
 
 

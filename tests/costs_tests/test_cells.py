@@ -91,3 +91,19 @@ def test_the_cells_of_a_space_are_its_subnets_at_each_batch_size(vit_mu: ModelSp
     assert len(names) == 16
     assert names[:3] == ["d2 r8 k0.5 b16", "d2 r8 b16", "d2 r16 k0.5 b16"]
     assert names[-1] == "d4 r16 b32"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"d{'9' * 5000} r8 b16",
+        f"d2 r8 b{'9' * 5000}",
+        "d2 r99999999 b16",
+        "d２ r8 b16",
+        "d2 r8 kinf b16",
+        "d2 r8 b16 u1/0",
+        f"d2 r8 k0.5 magnitude@{'9' * 5000} b16",
+    ],
+)
+def test_numbers_beyond_all_sense_name_no_cell(name: str) -> None:
+    assert CostCell.parse(name) is None
