@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-
 from autoprog.cachefolder import check_cache_folder
 from autoprog.commands.configure import Configured
 from autoprog.commands.data_record import (
