@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 Depth = Blocks | tuple[Blocks, ...]
+Argument = int | float | str | bool
 
 
 class OutlookPart(FileModel):
@@ -54,7 +55,7 @@ class FullModel(FileModel):
     mlp_ratio: float = Field(default=4.0, gt=0)
     num_prefix_tokens: int = Field(default=1, ge=0)
     in_chans: int = Field(default=3, gt=0)
-    overrides: dict[str, int | float | str | bool] = Field(default_factory=dict)
+    overrides: dict[str, Argument | tuple[Argument, ...]] = Field(default_factory=dict)
     outlook: OutlookPart | None = None
     class_token: bool = True
 

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from reprlib import repr as brief
 from typing import Any
 
 from supernet.depthmap import MAPS, split_blocks
+from supernet.limits import (
+    MOST_BLOCKS,
+    check_arguments,
+    check_count,
+    check_name,
+    check_ratio,
+    check_tokens_of_image,
+)
 
 __all__ = [
     "ALL_TOKENS",
@@ -31,12 +40,6 @@ def first_slots(depth: Sequence[int]) -> Slots:
     return tuple(tuple(range(blocks)) for blocks in depth)
 
 
-def check_count(law: str, value: Any) -> None:
-    """Refuse anything but a whole number of at least one, and name the law."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{law} must be a whole number >= 1, but got {value!r}")
-
-
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Refuse a word outside ``choices``."""
     if value not in choices:
@@ -46,11 +49,16 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
 def as_depth(depth: int | Sequence[int]) -> tuple[int, ...]:
     """Normalise a depth to one positive number of blocks per stage."""
     blocks = tuple(depth) if isinstance(depth, (tuple, list)) else (depth,)
-    if not blocks:
-        raise ValueError(f"depth must have one entry per stage of the model, but got {depth!r}")
+    if not 1 <= len(blocks) <= _MOST_STAGES:
+        raise ValueError(
+            f"depth must have one entry per stage of the model, but got {brief(depth)}"
+        )
     for number in blocks:
-        check_count("depth", number)
+        check_count("depth", number, MOST_BLOCKS)
     return blocks
+
+
+_MOST_STAGES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +84,11 @@ class TokenRule:
         check_choice("by", self.by, TOKEN_SCORES)
         blocks = tuple(self.at_blocks)
         if not blocks or list(blocks) != sorted(set(blocks)) or blocks[0] < 0:
-            raise ValueError(f"at_blocks must be rising numbers from 0, but got {self.at_blocks!r}")
+            raise ValueError(
+                f"at_blocks must be rising numbers from 0, but got {brief(self.at_blocks)}"
+            )
+        if blocks[-1] >= MOST_BLOCKS:
+            raise ValueError(f"at_blocks must be below {MOST_BLOCKS}, but got {brief(blocks[-1])}")
         if self.keep_rate == 1:  # whatever the rest says, it keeps all: one value for one meaning
             blocks = (0,)
             object.__setattr__(self, "by", "magnitude")
@@ -174,8 +186,9 @@ class Outlook:
     class_blocks: int = 2
 
     def __post_init__(self) -> None:
+        most = {"stem_dim": 32_768, "class_blocks": MOST_BLOCKS}
         for key in ("embed_dim", "num_heads", "stem_dim", "class_blocks"):
-            check_count(f"outlook.{key}", getattr(self, key))
+            check_count(f"outlook.{key}", getattr(self, key), most.get(key))
         check_heads("outlook.embed_dim", self.embed_dim, self.num_heads)
 
 
@@ -218,22 +231,27 @@ class ModelSpec:
     class_token: bool = True
 
     def __post_init__(self) -> None:
+        check_name("model", self.name)
+        check_name("timm", self.timm)
         object.__setattr__(self, "depth", as_depth(self.depth))
         object.__setattr__(self, "overrides", _hashable(self.overrides))
         for key in ("embed_dim", "num_heads", "patch_size", "img_size", "in_chans"):
             check_count(key, getattr(self, key))
         if self.num_prefix_tokens < 0:
             raise ValueError(f"num_prefix_tokens must be >= 0, but got {self.num_prefix_tokens}")
-        if self.num_prefix_tokens == 0:
+        if self.num_prefix_tokens > 0:
+            check_count("num_prefix_tokens", self.num_prefix_tokens)
+        else:
             object.__setattr__(self, "class_token", False)
-        if self.mlp_ratio <= 0:
-            raise ValueError(f"mlp_ratio must be > 0, but got {self.mlp_ratio}")
+        check_ratio("mlp_ratio", self.mlp_ratio)
         check_heads("embed_dim", self.embed_dim, self.num_heads)
         stages = 1 if self.outlook is None else 2
         if len(self.depth) != stages:
             law = "depth must be two numbers, outlookers and transformers, with outlook, else one"
             raise ValueError(f"{law}, but got {list(self.depth)}")
         check_multiple(self.img_size, self.patch_size)
+        check_tokens_of_image(self.img_size, self.patch_size)
+        check_arguments(self.timm, dict(self.overrides))
 
     @property
     def full(self) -> SubnetConfig:

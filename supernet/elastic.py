@@ -5,7 +5,6 @@ Legend: B images, C channels, H W px, N tokens, K tokens kept, D width.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,6 +18,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from timm.models.volo import VOLO
 from torch import Tensor, nn
 
+from supernet.build import build_network, check_known
 from supernet.config import ALL_TOKENS, ModelSpec, Slots, SubnetConfig, first_slots
 from supernet.cost import parameters
 from supernet.drop import DropPath
@@ -27,7 +27,7 @@ from supernet.network import ElasticViT, resize
 from supernet.positions import add_tables, position, table_of
 from supernet.tokencount import BlockTokens, block_tokens, check_tokens
 from supernet.tokens import PruningBlock, run_blocks
-from supernet.volo import ElasticVOLO, check_volo, describe_volo
+from supernet.volo import ElasticVOLO, describe_volo
 
 __all__ = [
     "DropPath",
@@ -114,27 +114,21 @@ class ElasticPlainViT(ElasticViT):
 
 
 def create_elastic(
-    spec: ModelSpec,
-    num_classes: int,
-    pretrained: bool = False,
-    table_sizes: Sequence[int] = (),
+    spec: ModelSpec, num_classes: int, table_sizes: Sequence[int] = ()
 ) -> ElasticViT:
     """Build the full model of ``spec``, with weights from torch's global generator (seed it before).
 
     Image sizes in ``table_sizes`` get position tables of their own (:mod:`supernet.positions`).
+
+    Raises:
+        ValueError: If ``spec`` is not what timm builds of it, or it does not fit into memory.
     """
-    own = {"dynamic_img_size": True} if spec.outlook is None else {}
-    vit = timm.create_model(
-        spec.timm,
-        pretrained=pretrained,
-        num_classes=num_classes,
-        **own,
-        **spec.create_kwargs(),
-    )
+    _check_table_sizes(spec, table_sizes)
+    dynamic = True if spec.outlook is None else None
+    vit = build_network(spec.timm, spec.create_kwargs(), num_classes, dynamic_img_size=dynamic)
+    _check_describes(spec, vit)
     if type(vit) is VOLO:
-        check_volo(spec.timm, vit)
         return ElasticVOLO(spec, vit)
-    _check_supported(spec.timm, vit)
     if table_sizes:
         add_tables(vit, table_sizes)
     return ElasticPlainViT(spec, vit)
@@ -146,17 +140,17 @@ def describe(timm_name: str, **overrides: Any) -> ModelSpec:
     ``overrides`` are further arguments of ``timm.create_model`` (``img_size``, ``depth``, …).
     Raises ValueError for unknown names, other architectures, and shapes that are not square.
     """
-    _check_known(timm_name)
+    check_known(timm_name)
     for key in _OWN_ARGUMENTS:
         if key in overrides:
             raise ValueError(
                 f"{timm_name}: {key} must be left to supernet, but got {overrides[key]!r}"
             )
-    vit = _build_on_meta(timm_name, **overrides)
-    if type(vit) is VOLO:
-        return describe_volo(timm_name, vit, overrides)
-    _check_supported(timm_name, vit)
-    return _with_exact_parameters(_read_spec(timm_name, vit, overrides), vit)
+    overrides = {key: value for key, value in overrides.items() if value is not None}
+    with torch.device("meta"):
+        vit = build_network(timm_name, overrides)
+    spec = _read_spec(timm_name, vit, overrides)
+    return spec if spec.outlook is not None else _with_exact_parameters(spec, vit)
 
 
 def growable_names(pattern: str) -> list[str]:
@@ -178,22 +172,38 @@ _HOMES = (
 )
 
 
-def _check_known(timm_name: str) -> None:
-    if timm.is_model(timm_name):
-        return
-    near = difflib.get_close_matches(timm_name, timm.list_models(), n=3)
-    cure = f"; did you mean {', '.join(near)}?" if near else ""
-    raise ValueError(f"model must be a short name or a timm model, but got {timm_name!r}{cure}")
+_MOST_TABLES = 64
 
 
-def _build_on_meta(timm_name: str, **kwargs: Any) -> Any:
-    try:
-        with torch.device("meta"):
-            return timm.create_model(timm_name, **kwargs)
-    except TypeError as error:
-        raise ValueError(
-            f"{timm_name}: overrides must be arguments of that model: {error}"
-        ) from error
+def _check_table_sizes(spec: ModelSpec, sizes: Sequence[int]) -> None:
+    """Refuse more position tables than a run can train, and sizes that the model cannot see."""
+    if len(sizes) > _MOST_TABLES:
+        law = f"position tables must be for at most {_MOST_TABLES} image sizes"
+        raise ValueError(f"{spec.name}: {law}, but got {len(sizes)}")
+    for size in sizes:
+        spec.with_img_size(size)
+
+
+_DESCRIBED = (
+    "depth",
+    "embed_dim",
+    "num_heads",
+    "patch_size",
+    "num_prefix_tokens",
+    "class_token",
+    "in_chans",
+    "outlook",
+)
+
+
+def _check_describes(spec: ModelSpec, vit: Any) -> None:
+    """Refuse a description whose parts are not those of the network that its name and arguments make."""
+    built = _read_spec(spec.timm, vit, spec.create_kwargs())
+    for key in _DESCRIBED:
+        said, found = getattr(spec, key), getattr(built, key)
+        if said != found:
+            law = f"{key} must be {found}, as timm builds {spec.timm} with its overrides"
+            raise ValueError(f"{spec.name}: {law}, but got {said}")
 
 
 def _check_supported(timm_name: str, vit: Any) -> None:
@@ -215,7 +225,11 @@ def _check_supported(timm_name: str, vit: Any) -> None:
             raise ValueError(f"{timm_name}: {key} must be square, but got {height}x{width}")
 
 
-def _read_spec(timm_name: str, vit: VisionTransformer, overrides: dict[str, Any]) -> ModelSpec:
+def _read_spec(timm_name: str, vit: Any, overrides: dict[str, Any]) -> ModelSpec:
+    """Describe a built network; raises ValueError for one that cannot grow."""
+    if type(vit) is VOLO:
+        return describe_volo(timm_name, vit, overrides)
+    _check_supported(timm_name, vit)
     embed, block = vit.patch_embed, vit.blocks[0]
     feed_forward = sum(p.numel() for p in block.mlp.parameters() if p.ndim == 2)
     return ModelSpec(

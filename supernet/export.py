@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain
 
-import timm
 import torch
 from timm.layers import DropPath, calculate_drop_path_rates
 from timm.models.vision_transformer import VisionTransformer
 from timm.models.volo import VOLO
 from torch import Tensor, nn
 
+from supernet.build import build_network
 from supernet.config import ALL_TOKENS, ModelSpec, Slots, SubnetConfig, TokenRule, first_slots
 from supernet.elastic import ElasticPlainViT, ElasticViT
 from supernet.positions import TABLES
@@ -110,9 +110,9 @@ def plain_network(
     spec: ModelSpec, subnet: SubnetConfig, num_classes: int, drop_path_rate: float = 0.0
 ) -> VisionTransformer | VOLO:
     """Build timm's own network of a subnet's depth and image size, with weights drawn anew."""
-    kwargs = spec.with_img_size(subnet.img_size).create_kwargs()
-    vit = timm.create_model(
-        spec.timm, num_classes=num_classes, drop_path_rate=drop_path_rate, **kwargs
+    arguments = spec.with_img_size(subnet.img_size).create_kwargs()
+    vit: VisionTransformer | VOLO = build_network(
+        spec.timm, arguments, num_classes, drop_path_rate=drop_path_rate
     )
     family = ElasticVOLO if type(vit) is VOLO else ElasticPlainViT
     lists_of_stages = family.block_lists(vit)

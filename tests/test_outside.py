@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from autoprog.cli import main
+from autoprog.commands.outside import words_to_repeat
 from autoprog.outside import asks_of, words_of_asks
 from autoprog.runs import load_run
 from autoprog.search import trials as trials_module
@@ -236,6 +237,18 @@ def test_a_password_is_not_shown(
     line = refused(capsys, tmp_path, "search", f"--resume={path}")
     assert "mysql://me:***@host/trials" in line
     assert "secret" not in line
+
+
+def test_a_command_line_says_what_to_repeat() -> None:
+    words = ("train", "--schedule=linear", "--cache", "x", "--log-wandb", "--epochs=2", "--bogus")
+    assert words_to_repeat(words) == ("--cache=x", "--log-wandb")
+    words = ("search", "--dataset", "torch/x", "--storage=sqlite:///y", "--compile", "--pretrained")
+    assert set(words_to_repeat(words)) == {
+        "--dataset=torch/x",
+        "--storage=sqlite:///y",
+        "--compile",
+        "--pretrained",
+    }
 
 
 @pytest.fixture

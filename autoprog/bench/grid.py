@@ -18,9 +18,9 @@ from autoprog.train.data import Batch, OpenedData
 from autoprog.train.device import Compute, resolve_compute
 from autoprog.train.evaluate import Scores, evaluate_choices
 from autoprog.train.feed import open_feed
-from autoprog.train.model import build_model, transform_settings
+from autoprog.train.model import transform_settings
 from autoprog.train.phase import Choice, plain_choice
-from autoprog.train.weights import WeightsFile, load_weights
+from autoprog.train.weights import WeightsFile, loaded_network
 from supernet.config import SubnetConfig
 from supernet.cost import macs
 from supernet.elastic import ElasticViT
@@ -64,8 +64,7 @@ def evaluate_grid(
     """
     compute = resolve_compute(settings)
     spec, tables = settings.model.spec(), settings.table_sizes
-    model = build_model(spec, len(opened.class_names), settings.seed, tables)
-    load_weights(model, file)
+    model = loaded_network(file, spec, len(opened.class_names), settings.seed, tables)
     model.to(compute.device).eval()
     choices = [plain_choice(subnet) for subnet in subnets]
     scores, images = _scores(model, settings, opened, choices, compute, tell)

@@ -23,8 +23,6 @@ from autoprog.bench.stress_plan import (
 )
 from autoprog.bench.stress_verdict import compare_runs
 from autoprog.errors import RunError
-from autoprog.outside import words_of_asks
-from autoprog.runs import load_run
 
 __all__ = ["Kill", "KilledRun", "Plan", "Reference", "Report", "Tick", "stress"]
 
@@ -34,13 +32,17 @@ _LEAST_STALL_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do: the words after ``autoprog``, how many kills by which signal, the folder for all files."""
+    """What to do: the words after ``autoprog``, how many kills by which signal, the folder for all files.
+
+    ``again`` are those of the words that a run is given again when it goes on.
+    """
 
     words: tuple[str, ...]
     kills: int
     signal: str
     seed: int
     work: Path
+    again: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,7 @@ class _Killed:
                 code, said = attempt.exit_code, attempt.last_words()
                 raise RunError(f"attempt {number} ended by itself with exit code {code}: {said}")
             strike = self._judged(attempt, waiting.pop(0), struck_at)
-            words = _resuming(self.plan.words[0], attempt.folder)
+            words = _resuming(self.plan, attempt.folder)
         differences = compare_runs(self.reference.folder, attempt.folder, self.plan.words[0])
         yield KilledRun(attempt.folder, number, len(waiting), differences)
         return waiting
@@ -266,9 +268,8 @@ def _first_words(words: Sequence[str], runs: Path) -> list[str]:
     return [*words, "--runs-dir", str(runs), "--checkpoint-minutes", "0", "-q"]
 
 
-def _resuming(command: str, folder: Path) -> list[str]:
-    settings = load_run(folder).manifest.settings
-    return [command, "--resume", str(folder), *words_of_asks(settings, folder), "-q"]
+def _resuming(plan: Plan, folder: Path) -> list[str]:
+    return [plan.words[0], "--resume", str(folder), *plan.again, "-q"]
 
 
 def _tick(rows: Sequence[Row], row: Row) -> Tick:

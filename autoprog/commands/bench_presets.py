@@ -17,7 +17,7 @@ from autoprog.commands.compare import print_comparison
 from autoprog.commands.configure import Configured, configure_train
 from autoprog.commands.preflight import check_run
 from autoprog.commands.stress import ending_on_sigterm
-from autoprog.commands.verify_plan import NOT_COMPARED, shared_flags
+from autoprog.commands.verify_plan import NOT_COMPARED, configured_arm, shared_flags
 from autoprog.costs.cells import CostCell, cell_of_step, full_cell
 from autoprog.costs.model import CostModel
 from autoprog.costs.predict import predict_seconds
@@ -25,7 +25,7 @@ from autoprog.errors import ConfigError, suggest
 from autoprog.files import parse
 from autoprog.presets import PRESETS, preset
 from autoprog.printable import say
-from autoprog.proof.arms import ArmSettings, flag_words
+from autoprog.proof.arms import ArmSettings, flag_words, with_numbers
 from autoprog.proof.compare import compare
 from autoprog.proof.controls import Cost, Make, epochs_of_cost, images_cost, macs_cost
 from autoprog.proof.field import Entrant, FieldFile, Progress, finished_runs, read_field, run_field
@@ -68,9 +68,12 @@ def _opened(args: argparse.Namespace, profile_seconds: float) -> tuple[Path, Fie
     for path in sorted(runs_dir.glob("*-bench-presets-*/bench.json"), reverse=True):
         try:
             known = read_field(path.parent)
+            is_same = (known.request, known.first_seed) == (request, first)
+            if is_same:
+                _check_entrants(known, args)
         except ConfigError:
             continue  # of another version, or damaged: none of this command line's business
-        if (known.request, known.first_seed) == (request, first) and _asks_for(known, args):
+        if is_same:
             fewest = max(known.seeds, seeds)
             return path.parent, known.model_copy(update={"seeds": fewest})
     model = configured.settings.model.model
@@ -88,12 +91,18 @@ def _opened(args: argparse.Namespace, profile_seconds: float) -> tuple[Path, Fie
     return runs_dir / name, parse(FieldFile, field, "flags")
 
 
-def _asks_for(known: FieldFile, args: argparse.Namespace) -> bool:
-    """Tell whether a field runs what the command line says, each preset for epochs of its own."""
+def _check_entrants(known: FieldFile, args: argparse.Namespace) -> None:
+    """Check that a field runs what the command line says, each preset for epochs of its own.
+
+    Raises:
+        ConfigError: If an entrant is another run, or cannot be trained so.
+    """
     shared = shared_flags(args)
-    return all(
-        {**one.settings.flags, "epochs": ""} == {**shared, "epochs": ""} for one in known.entrants
-    )
+    for entrant in known.entrants:
+        flags = {**shared, "epochs": entrant.settings.flags.get("epochs", "")}
+        if with_numbers(entrant.settings.flags) != with_numbers(flags):
+            raise ConfigError("bench.json", entrant.name, "must be what the command line says")
+        check_run(configured_arm(entrant.settings, ""), is_new=True)
 
 
 def _names(args: argparse.Namespace) -> list[str]:

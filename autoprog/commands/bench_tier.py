@@ -19,7 +19,7 @@ from autoprog.costs.cells import full_cell
 from autoprog.costs.model import CostModel
 from autoprog.costs.predict import predict_seconds
 from autoprog.errors import ConfigError
-from autoprog.openfiles import write_atomically
+from autoprog.openfiles import read_bytes, write_atomically
 from autoprog.printable import say
 from autoprog.proof.arms import flag_words
 from autoprog.proof.pairs import Plan
@@ -201,7 +201,9 @@ def _print_forecast(args: argparse.Namespace, words: list[str], found: _Forecast
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        law = f"must be a file that can be read: {error.strerror}"
-        raise ConfigError("--write", str(path), law) from None
+        return read_bytes(path).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise ConfigError(
+            "--write", str(path), f"must be a file that can be read: {reason}"
+        ) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -156,8 +157,9 @@ def run(args: argparse.Namespace) -> int:
     from autoprog.ui.grid import grid_document, grid_text, grid_view
     from autoprog.ui.progress import PartsBar
 
-    is_exported = (Path(args.target) / "model.safetensors").is_file()
-    if not is_exported and not Path(args.target).is_file():
+    is_exported = os.path.lexists(Path(args.target) / "model.safetensors")
+    is_run = os.path.isdir(args.target) or not os.path.lexists(args.target)
+    if is_run and not is_exported:
         args.target = str(named_run(args.target))
     found = configure_evaluation(args)
     for note in found.notes:

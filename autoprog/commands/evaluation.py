@@ -99,7 +99,7 @@ def _labelled(
     own = opened.val.class_names
     if file.class_names is not None and data.has_names(own):
         return labelled_as(opened, file.class_names, where)
-    if head is not None and len(head) != len(own):
+    if head is not None and head.ndim > 0 and len(head) != len(own):
         law = f"must have as many classes as the weights have outputs, {len(head)}"
         raise ConfigError(where, "", law, len(own))
     who = "the weights name no" if file.class_names is None else "the data name no"
@@ -195,6 +195,8 @@ def _model(args: argparse.Namespace, file: WeightsFile) -> ModelSpec:
         return find_model(args.model, getattr(args, "img_size", None))
     if file.spec is None:
         law = f"must be given: {file.path} does not say what model it is for"
+        if file.refused:
+            law = f"must be given: {file.path} names no model that can be built ({file.refused})"
         raise ConfigError("--model", "", law, cure="add --model deit-s, or any timm model")
     return short_named(file.spec)
 

@@ -149,7 +149,8 @@ def open_run(
     if ranks.is_main:
         if configured.settings.cache is not None:
             check_cache_folder(configured.settings.cache)
-        check_storage(configured.settings)
+        if found is None:
+            check_storage(configured.settings)
         folder = _create(args, configured) if found is None else _reopened(found, configured)
         ranks.share(str(folder.path))
         return configured, folder

@@ -9,15 +9,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from autoprog.cli import build_parser
 from autoprog.commands.data_flags import absolute
-from autoprog.commands.flags import flag_of
+from autoprog.commands.flags import GIVEN_AGAIN, flag_of, words_of
 from autoprog.commands.trial_flags import from_anywhere
 from autoprog.errors import ConfigError
 from autoprog.outside import Ask, asks_of, asks_of_data, repeatable
 from autoprog.settings import DataSettings, RunSettings
 from autoprog.train.checkpoint import load_newest
 
-__all__ = ["check_asks", "check_data_asks", "given_again", "loads_weights"]
+__all__ = ["check_asks", "check_data_asks", "given_again", "loads_weights", "words_to_repeat"]
 
 _IN_EVALUATION = ("input_key", "target_key", "num_classes")
 
@@ -81,6 +82,16 @@ def check_data_asks(data: DataSettings, folder: Path) -> None:
         fields = data.model_dump(include=set(_IN_EVALUATION), exclude_none=True)
         whole = Ask(ask.key, ask.what, {**ask.flags, **fields})
         raise _refusal(folder, ask, f"to allow that, add {_quoted(whole.words)}")
+
+
+def words_to_repeat(words: Sequence[str]) -> tuple[str, ...]:
+    """Return those of the words after ``autoprog`` that a run is given again when it goes on."""
+    parser = build_parser(words[0])
+    args, _ = parser.parse_known_args(list(words))
+    (commands,) = (one for one in parser._actions if isinstance(one, argparse._SubParsersAction))
+    names = GIVEN_AGAIN | {"compile", "log_wandb", "wandb_project"}
+    actions = (one for one in commands.choices[words[0]]._actions if one.dest in names)
+    return tuple(words_of(args, actions))
 
 
 def loads_weights(settings: RunSettings, folder: Path) -> bool:

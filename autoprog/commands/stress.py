@@ -73,11 +73,13 @@ def run(args: argparse.Namespace) -> int:
     words = _checked(args.words)
     from autoprog.bench.stress import Plan, stress
     from autoprog.bench.stress_view import StressView
+    from autoprog.commands.outside import words_to_repeat
     from autoprog.console import Console
 
     console = Console(highlight=False, stderr=args.as_json)
     with ending_on_sigterm(), _work_folder(args.keep) as work:
-        plan = Plan(words, args.kills, args.signal, args.stress_seed, work)
+        again = words_to_repeat(words)
+        plan = Plan(words, args.kills, args.signal, args.stress_seed, work, again)
         with StressView(console, plan) as view, closing(stress(plan)) as reports:
             for report in reports:
                 view.show(report)

@@ -20,7 +20,7 @@ from autoprog.commands.recipe_layers import is_file
 from autoprog.commands.verify import add_shared_flags
 from autoprog.commands.verify_others import other_arms
 from autoprog.errors import ConfigError, suggest
-from autoprog.files import parse
+from autoprog.files import parse, read_text
 from autoprog.jsonlines import read_object
 from autoprog.presets import PRESETS
 from autoprog.proof.arms import (
@@ -102,7 +102,7 @@ def given_plan(
         "model": arms[0].settings.model.model,
         "baseline": baseline,
         "candidate": candidate,
-        "schedule": None if file is None else Path(file).read_text(encoding="utf-8"),
+        "schedule": None if file is None else read_text(Path(file)),
         "settings": _digest(arms),
         "margin": margin,
         "first_seed": getattr(args, "seed", 0),
@@ -139,7 +139,7 @@ def _check_processes(nproc: int, where: str, key: str = "") -> None:
     if "WORLD_SIZE" in os.environ:
         cure = "give --nproc N, and each run is started through it"
         raise ConfigError("verify", "", "must be started without torchrun", cure=cure)
-    most = max(_LEAST_PROCESSORS, os.cpu_count() or 1)
+    most = max(_LEAST_PROCESSORS, os.cpu_count() or 1)  # else a folder might fill the machine
     if nproc > most:
         raise ConfigError(where, key, f"must be at most {most} on this machine", nproc)
 

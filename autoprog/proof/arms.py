@@ -32,6 +32,7 @@ __all__ = [
     "Line",
     "flag_words",
     "flags_of_words",
+    "with_numbers",
     "with_settings",
 ]
 
@@ -74,6 +75,7 @@ ELSEWHERE = (
 )
 """Flags that let a run write outside its folder, start a compiler, or read from the network."""
 _NUMBER = re.compile(r"\d+(\.\d*)?([eE][-+]?\d+)?|\.\d+([eE][-+]?\d+)?")
+_NAME, _LONGEST_NAME = re.compile(r"[a-z0-9]+([.:+-][a-z0-9]+)*"), 64
 _MOST_WORDS, _MOST_LETTERS = 500, 4096
 
 
@@ -87,9 +89,16 @@ def _line(text: str) -> str:
     return text
 
 
+def _arm_name(text: str) -> str:
+    if len(text) > _LONGEST_NAME or not _NAME.fullmatch(text):
+        law = f"must be at most {_LONGEST_NAME} small letters and digits, with single .:+- between"
+        raise ConfigError("", "", law, text)
+    return text
+
+
 Line = Annotated[str, Field(max_length=_MOST_LETTERS), AfterValidator(_line)]
 """A line of text that a terminal may show."""
-ArmName = Annotated[str, Field(max_length=64, pattern=r"^[a-z0-9]+([.:+-][a-z0-9]+)*$")]
+ArmName = Annotated[str, AfterValidator(_arm_name)]
 """Name of an arm: also of a folder, so that it can neither leave nor hide one."""
 FlagValue = Literal[True] | str | tuple[str, str]
 """Of a flag: True for a switch, else its text, or the texts of a pair of numbers."""
@@ -149,11 +158,13 @@ class ArmSettings(FileModel):
     def elsewhere(self) -> dict[str, FlagValue]:
         """Return the flags that let it write outside its folder, or read from the network.
 
-        The user's own cache folder is none of these.
+        The user's own cache folder is none of these, nor is what W&B keeps to be sent later.
         """
         found = {flag: self.flags[flag] for flag in ELSEWHERE if flag in self.flags}
         if cache_folder(str(found.get("cache", "auto"))) == cache_folder("auto"):
             found.pop("cache", None)
+        if self.flags.get("wandb-mode") == "offline":
+            found = {flag: value for flag, value in found.items() if "wandb" not in flag}
         return found
 
 
@@ -175,7 +186,18 @@ def _sound_value(flag: str, value: Any) -> FlagValue:
     if not isinstance(value, str) or len(value) > _MOST_LETTERS or not _is_line(value):
         law = f"must be a text of at most {_MOST_LETTERS} letters, without control characters"
         raise ConfigError("", flag, law, value)
+    if value == "--":  # which argparse takes out wherever it stands
+        raise ConfigError("", flag, "must be a value", value)
     return value
+
+
+def with_numbers(value: Any) -> Any:
+    """Return a value with a number for each text of one, so that 2.5e-4 and 0.00025 are the same."""
+    if isinstance(value, Mapping):
+        return {key: with_numbers(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [with_numbers(one) for one in value]
+    return float(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else value
 
 
 def flag_words(flags: Mapping[str, FlagValue]) -> tuple[str, ...]:

@@ -111,7 +111,7 @@ def read_field(folder: Path) -> FieldFile:
     """Read the file of a field.
 
     Raises:
-        ConfigError: If the folder holds none, or one that is damaged.
+        ConfigError: If the folder holds none, or one that is damaged, or one of our files is a link.
     """
     path = folder / _FILE
     if not path.is_file():
@@ -123,7 +123,9 @@ def read_field(folder: Path) -> FieldFile:
             for number, entrant in enumerate(body["entrants"])
         ]
         body = {**body, "schema": 2, "entrants": entrants}
-    return parse(FieldFile, body, str(path))
+    found = parse(FieldFile, body, str(path))
+    check_folder(folder, (_FILE, _LOCK_FILE))
+    return found
 
 
 def run_field(

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from autoprog.bounds import Count, Epochs, Few, Measured, Points, Processes, Seconds, Seed
 from autoprog.errors import ConfigError
 from autoprog.files import FileModel
-from autoprog.proof.arms import ArmName, ArmSettings, Line
+from autoprog.proof.arms import ArmName, ArmSettings, Line, with_numbers
 from autoprog.proof.compare import charged_parts
 from autoprog.proof.rounds import Arm, ArmEnded, ArmStarted, Waiting
 from autoprog.proof.standings import standings, time_to_accuracy
@@ -36,7 +36,7 @@ ARMS: tuple[Arm, Arm] = ("baseline", "candidate")
 SCHEDULE_FILE = "candidate.yaml"
 """Name of the copy of a verified schedule, so that later changes of the file do not matter."""
 _MOST_LOOKS, _MOST_OTHERS = 1_000, 300
-_MOST_LETTERS = 2**20  # of a schedule file
+_MOST_LETTERS = 2**22  # of a schedule file
 
 RecipeValue = bool | Count | Measured | Line | tuple[Measured, Measured] | None
 ScheduleText = Annotated[str, Field(max_length=_MOST_LETTERS)]
@@ -166,7 +166,8 @@ class Plan(FileModel):
     def verifies_the_same(self, other: Plan) -> bool:
         """Tell whether it is about the same runs, whatever margin and number of seeds."""
         free = {"margin", "seeds"}
-        return self.model_dump(exclude=free) == other.model_dump(exclude=free)
+        one, two = (plan.model_dump(exclude=free) for plan in (self, other))
+        return bool(with_numbers(one) == with_numbers(two))
 
 
 class Pair(FileModel):
@@ -225,8 +226,9 @@ class Verification(FileModel):
         for number, pair in enumerate(self.pairs):
             seed, order = plan.first_seed + number, plan.order(number)
             others = {arm for arm in order if arm not in ARMS}
-            if pair.seed != seed or {*pair.others} != others or pair.order != order:
-                law = f"must hold the runs of seed {seed} that the plan says, in its order"
+            is_whole = sorted(pair.order) == sorted(order) and {*pair.others} == others
+            if pair.seed != seed or not is_whole:
+                law = f"must hold the runs of seed {seed} that the plan says"
                 raise ConfigError("", f"pairs[{number}]", law)
         return self
 

@@ -24,6 +24,8 @@ __all__ = [
 SURENESS = 0.95
 """How surely a one-sided bound holds, and a two-sided interval."""
 
+_LARGEST_LOGARITHM = 709.0
+
 Outcome = Literal["non-inferior", "inferior", "undecided"]
 
 
@@ -108,12 +110,17 @@ def pairs_needed(mean: float, sd: float, margin: float, sureness: float = SURENE
 
 def ratio(candidate: Sequence[float], baseline: Sequence[float]) -> Ratio:
     """Return candidate over baseline of paired positive values (at least one pair)."""
-    logs = [math.log(c / b) for c, b in zip(candidate, baseline, strict=True)]
+    logs = [math.log(c) - math.log(b) for c, b in zip(candidate, baseline, strict=True)]
     mean, count = fmean(logs), len(logs)
     if count < 2:
-        return Ratio(math.exp(mean), None, None)
+        return Ratio(_exp(mean), None, None)
     reach = t_quantile((1 + SURENESS) / 2, count - 1) * stdev(logs) / math.sqrt(count)
-    return Ratio(math.exp(mean), math.exp(mean - reach), math.exp(mean + reach))
+    return Ratio(_exp(mean), _exp(mean - reach), _exp(mean + reach))
+
+
+def _exp(logarithm: float) -> float:
+    """Return the number of a logarithm, at most about the greatest that there is."""
+    return math.exp(min(logarithm, _LARGEST_LOGARITHM))
 
 
 def _reach(sd: float, count: int, sureness: float) -> float:

@@ -24,7 +24,7 @@ def load(folder: Path) -> Verification:
     """Read a verification; what follows from its pairs is worked out anew.
 
     Raises:
-        ConfigError: If the folder holds none, or one that is damaged.
+        ConfigError: If the folder holds none, or one that is damaged, or one of our files is a link.
     """
     path = folder / "verify.json"
     if not path.is_file():
@@ -33,6 +33,7 @@ def load(folder: Path) -> Verification:
     if body.get("schema", 1) == 1:
         body = _of_schema_1(body, str(path))
     found = parse(Verification, body, str(path))
+    _check_links(folder, found.plan)
     return found.model_copy(update={"verdict": summarise(found.pairs, found.plan)})
 
 
@@ -54,6 +55,10 @@ def _of_schema_1(body: dict[str, Any], where: str) -> dict[str, Any]:
     return {**body, "schema": 2, "plan": plan}
 
 
+def _check_links(folder: Path, plan: Plan) -> None:
+    check_folder(folder, ("verify.json", LOCK_FILE, *plan.files()))
+
+
 def save(folder: Path, verification: Verification) -> None:
     """Write ``verify.json``."""
     body = verification.model_dump(mode="json", by_alias=True)
@@ -72,7 +77,7 @@ def verify(
     plan = verification.plan
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        check_folder(folder, ("verify.json", LOCK_FILE, *plan.files()))
+        _check_links(folder, plan)
         with alone(folder, LOCK_FILE) as lock:
             save(folder, verification)
             for name, text in plan.files().items():

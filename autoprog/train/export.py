@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from safetensors import SafetensorError
 from timm.models import model_entrypoint, save_for_hf
@@ -20,9 +19,15 @@ from autoprog.jsonlines import read_object
 from autoprog.openfiles import folder_beside, kind_of, replacing, write_atomically
 from autoprog.settings import RunManifest
 from autoprog.train.data.transforms import THUMBNAIL_PX
-from autoprog.train.model import evaluation_images
-from autoprog.train.weights import WeightsFile, description_of, write_weights
-from supernet.elastic import create_elastic
+from autoprog.train.model import build_model, evaluation_images
+from autoprog.train.weights import (
+    WeightsFile,
+    check_fits,
+    description_of,
+    num_outputs,
+    write_weights,
+)
+from supernet.build import build_network
 from supernet.positions import TABLES
 
 __all__ = [
@@ -80,9 +85,10 @@ class ExportedModel:
         settings = manifest.settings
         spec = settings.model.spec() if file.spec is None else file.spec
         weights = {k: v for k, v in file.state.items() if not k.startswith(f"{TABLES}.")}
-        num_classes = len(weights["head.weight"])
+        num_classes = num_outputs(file)
         with torch.device("meta"):  # no weight is drawn
-            elastic = create_elastic(spec, num_classes)
+            elastic = build_model(spec, num_classes, settings.seed)
+        check_fits(elastic, replace(file, state=weights))
         return cls(
             timm=spec.timm,
             kwargs={**spec.create_kwargs(), "num_classes": num_classes},
@@ -139,7 +145,8 @@ def export_folder(model: ExportedModel, output: Path) -> str:
     """
     try:
         with torch.device("meta"):  # no weight is drawn only to be overwritten
-            network = timm.create_model(model.timm, **model.kwargs)
+            arguments = {k: v for k, v in model.kwargs.items() if k != "num_classes"}
+            network = build_network(model.timm, arguments, model.kwargs["num_classes"])
         network.load_state_dict(model.weights, strict=True, assign=True)
         about: dict[str, Any] = {"architecture": model.timm}
         if model.class_names is not None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 from pathlib import Path
 
-import torch
-
 from autoprog.classes import some
-from autoprog.train.checkpoint import UNREADABLE
+from autoprog.openfiles import open_regular
+from autoprog.train.torch_files import ForeignPickleError, NotLoadedError
 
 __all__ = ["is_safetensors", "what_else_it_is", "why_it_is_not_loaded"]
 
@@ -22,6 +22,16 @@ _HEAD_BYTES = 4096
 _LEGACY_TORCH = (0x1950A86A20F9469CFC6C).to_bytes(
     10, "little"
 )  # what torch.save began with before 1.6
+_LONGEST_NAME = 60
+_TENSORS = {  # by the function that builds them
+    "torch._utils._rebuild_sparse_tensor": "sparse tensors",
+    "torch._utils._rebuild_sparse_csr_tensor": "sparse tensors",
+    "torch._utils._rebuild_qtensor": "quantised tensors",
+    "torch._utils._rebuild_nested_tensor": "nested tensors",
+    "torch._utils._rebuild_meta_tensor_no_storage": "tensors without values",
+    "torch._utils._rebuild_wrapper_subclass": "tensors of another class",
+    "torch._tensor._rebuild_from_type_v2": "tensors of another class",
+}
 _KINDS = {
     b"\x1f\x8b": "a gzip archive",
     b"BZh": "a bzip2 archive",
@@ -38,16 +48,22 @@ _KINDS = {
 }
 
 
+_MOST_HEADER_BYTES = 100_000_000
+"""What the safetensors library reads; a file whose header says more is none."""
+_MOST_PARSED_BYTES = 16 * 2**20
+"""Of a header, for which Python takes a hundred times its size; one of 10,000 tensors has a megabyte."""
+
+
 def is_safetensors(path: Path) -> bool:
     """Tell whether a file begins as safetensors do: with the length of a JSON object, and the object."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         head = file.read(9)
-    return len(head) == 9 and head[8:] == b"{" and _header_bytes(head) < 100_000_000
+    return len(head) == 9 and head[8:] == b"{" and _header_bytes(head) < _MOST_HEADER_BYTES
 
 
 def what_else_it_is(path: Path) -> Refusal | None:
     """Return what a file is, and what to do about it, where its first bytes tell that it holds no weights."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         head = file.read(_HEAD_BYTES)
     if not head.strip(b"\0"):
         return "an empty file" if not head else "a file of zeros", _AGAIN
@@ -70,18 +86,18 @@ def what_else_it_is(path: Path) -> Refusal | None:
     return _text(head)
 
 
-def why_it_is_not_loaded(path: Path) -> Refusal:
+def why_it_is_not_loaded(error: NotLoadedError) -> Refusal:
     """Return what keeps a file of torch.save from being loaded without unpickling."""
-    try:
-        unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except UNREADABLE:
-        unsafe = []
-    if not unsafe:
-        return "damaged, or more than tensors in a file of an old torch", f"{_AGAIN}, or {_SAVE}"
-    usual = ("torch.", "builtins.")
-    own = [name for name in sorted(unsafe) if not name.startswith(usual)] or sorted(unsafe)
+    if not isinstance(error, ForeignPickleError):
+        return str(error), f"{_AGAIN}, or {_SAVE}"
+    unsafe = sorted(name[:_LONGEST_NAME] for name in error.names)
+    tensors = next((_TENSORS[name] for name in unsafe if name in _TENSORS), None)
+    if tensors is not None:
+        return f"a file of {tensors}", "save dense tensors of floating point numbers"
+    usual = ("torch.", "builtins.", "_codecs.", "collections.")
+    own = [name for name in unsafe if not name.startswith(usual)] or unsafe
     if any(name.startswith(("torch.nn.modules.", "timm.")) for name in unsafe):
-        kind = next((name for name in own if ".models." in name), own[0])
+        kind = next((n for n in (*own, *unsafe) if ".models." in n or ".modules." in n), own[0])
         return f"a whole pickled model ({kind})", _SAVE
     cure = "where you trust it, load it and save torch.save(checkpoint['state_dict'], FILE)"
     return f"a checkpoint with more than tensors in it, such as {some(own)}", cure
@@ -93,18 +109,20 @@ def _header_bytes(head: bytes) -> int:
 
 def _cut_safetensors(path: Path) -> Refusal | None:
     """Return how much is there of a file that is cut off; None of a whole one."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
         length = _header_bytes(file.read(8))
+        if length > size - 8:
+            return "a safetensors file that is cut off in its header", _AGAIN
+        if length > _MOST_PARSED_BYTES:
+            return f"a safetensors file with a header of {length:,} bytes", _AGAIN
         text = file.read(length)
-    if len(text) < length:
-        return "a safetensors file that is cut off in its header", _AGAIN
     try:
         header = json.loads(text)
         ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
-    except (ValueError, LookupError, TypeError, AttributeError):
+        whole = 8 + length + max(map(int, ends), default=0)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError):
         return "a safetensors file with a damaged header", _AGAIN
-    whole = 8 + length + max(ends, default=0)
     if size < whole:
         return f"a safetensors file that is cut off: {size:,} of {whole:,} bytes", _AGAIN
     return None
@@ -116,8 +134,8 @@ def _other_zip(path: Path) -> Refusal | None:
         return "a file that is cut off: the end of the zip archive is missing", _AGAIN
     try:
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError):
+            names = [name[:_LONGEST_NAME] for name in archive.namelist()]
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         return "a damaged zip archive", _AGAIN
     parts = {name.partition("/")[2] for name in names}
     if "constants.pkl" in parts:

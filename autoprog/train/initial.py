@@ -17,10 +17,12 @@ from torch import Tensor
 from autoprog.classes import class_difference, order_of
 from autoprog.errors import ConfigError, RunError
 from autoprog.settings import RunSettings
-from autoprog.train.checkpoint import UNREADABLE
+from autoprog.train.model import build_model
+from autoprog.train.tensors import differs, first_not_finite, shown_key
+from autoprog.train.torch_files import UNREADABLE
 from autoprog.train.weights import WeightsFile, read_weights, with_tables
 from supernet.config import ModelSpec
-from supernet.elastic import ElasticViT, create_elastic
+from supernet.elastic import ElasticViT
 from supernet.positions import TABLES, resample_tables
 
 __all__ = ["InitialWeights", "find_initial", "load_initial", "weights_of_file"]
@@ -62,7 +64,7 @@ def find_initial(settings: RunSettings, class_names: Sequence[str]) -> InitialWe
     else:
         return None
     with torch.device("meta"):
-        vit = create_elastic(spec, len(class_names), table_sizes=settings.table_sizes).vit
+        vit = build_model(spec, len(class_names), settings.seed, settings.table_sizes).vit
     try:
         return _fitted(file, vit, _head_of(file, settings, tuple(class_names)))
     except _MisfitError as misfit:
@@ -117,10 +119,12 @@ class _Head:
 
 def _head_of(file: WeightsFile, settings: RunSettings, class_names: tuple[str, ...]) -> _Head:
     rows = file.state.get("head.weight")
+    if rows is not None and rows.ndim == 0:
+        rows = None
     own = file.class_names
     if settings.fresh_head:
         return _Head(None, "as --fresh-head says")
-    if rows is None or rows.ndim == 0:
+    if rows is None:
         return _Head(None, "the weights have none")
     if own is None or len(own) != len(rows) or not settings.data.has_names(class_names):
         if len(rows) != len(class_names):
@@ -167,6 +171,9 @@ def _fitted(file: WeightsFile, vit: Any, head: _Head) -> InitialWeights:
     if _set_aside(state, own, TABLES, as_a_whole=False) & weights.keys():
         notes.append(f"{TABLES} does not fit and is left out")
     _refuse_misfit(state, own)
+    key = first_not_finite(state, own)
+    if key is not None:
+        raise _MisfitError(f"{key} has NaN or infinity")
     notes += [
         f"{key} is resampled from {_shape(weights[key])} to {_shape(state[key])}"
         for key in state
@@ -209,8 +216,15 @@ def _set_aside(
     return dropped
 
 
+_LARGEST_PATCH_PX = 64
+"""Of a kernel that is resampled, which takes time with the fourth power of its side."""
+
+
 def _in_timm_format(weights: Mapping[str, Any], vit: Any) -> dict[str, Tensor]:
     """Return weights as timm names them now, with the position table of the network's size."""
+    patches = weights.get("patch_embed.proj.weight")
+    if isinstance(patches, Tensor) and max(patches.shape[2:], default=0) > _LARGEST_PATCH_PX:
+        raise ValueError("patches that are too large to be resampled")
     if isinstance(vit, VisionTransformer):
         return dict(checkpoint_filter_fn(dict(weights), vit))
     state, positions = dict(weights), weights.get("pos_embed")
@@ -224,7 +238,7 @@ def _refuse_misfit(state: Mapping[str, Any], own: Mapping[str, Tensor]) -> None:
     missing = [key for key in own if key not in state]
     other = [key for key in own if key in state and not _same_shape(state, own, key)]
     what = [
-        f"{len(keys)} {kind}, such as {keys[0]}"
+        f"{len(keys)} {kind}, such as {shown_key(keys[0])}"
         for kind, keys in (("missing", missing), ("too many", foreign), ("of another shape", other))
         if keys
     ]
@@ -234,10 +248,7 @@ def _refuse_misfit(state: Mapping[str, Any], own: Mapping[str, Tensor]) -> None:
 
 def _same_shape(state: Mapping[str, Any], own: Mapping[str, Tensor], key: str) -> bool:
     """Tell whether both have a tensor of that name and shape."""
-    if key not in own or not isinstance(state.get(key), Tensor):
-        return False
-    same: bool = state[key].shape == own[key].shape
-    return same
+    return key in own and not differs(state.get(key), own[key])
 
 
 def _shape(tensor: Tensor) -> str:

@@ -51,10 +51,17 @@ def build_model(
     """Return the elastic network with weights drawn from `seed`.
 
     Image sizes in `table_sizes` have position tables of their own.
+
+    Raises:
+        ConfigError: If the model is not what timm builds, or does not fit into memory.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return create_elastic(spec, num_classes, table_sizes=table_sizes)
+        try:
+            return create_elastic(spec, num_classes, table_sizes)
+        except ValueError as error:
+            law = str(error).removeprefix(f"{spec.name}: ")
+            raise ConfigError(f"model {spec.name}", "", law) from None
 
 
 def transform_settings(model: ElasticViT, recipe: Recipe) -> TransformSettings:

@@ -14,8 +14,8 @@ from autoprog.openfiles import folder_beside, replacing
 from autoprog.settings import RunSettings
 from autoprog.train.data import TransformSettings
 from autoprog.train.export import ExportedModel, describe_beside
-from autoprog.train.model import build_model, transform_settings
-from autoprog.train.weights import WeightsFile, load_weights
+from autoprog.train.model import transform_settings
+from autoprog.train.weights import WeightsFile, loaded_network, num_outputs
 from supernet.config import SubnetConfig
 from supernet.export import StaticViT, static_model
 
@@ -110,14 +110,12 @@ def _sort(scores: Any, stable: bool = True, dim: int = -1, descending: bool = Fa
 
 def _cell(settings: RunSettings, file: WeightsFile, subnet: SubnetConfig) -> _Cell:
     """Return the network of a subnet with the weights of a file."""
-    num_classes = len(file.state["head.weight"]) if "head.weight" in file.state else 0
     spec = settings.model.spec() if file.spec is None else file.spec
     tables = settings.table_sizes
     if spec.outlook is not None:
         law, cure = f"must be weights or hf for {spec.name}", "programs are made of plain ViTs"
         raise ConfigError("--format", "", law, cure=cure)
-    model = build_model(spec, num_classes, settings.seed, tables)
-    load_weights(model, file)
+    model = loaded_network(file, spec, num_outputs(file), settings.seed, tables)
     images = torch.zeros(2, model.spec.in_chans, subnet.img_size, subnet.img_size)
     transform = transform_settings(model, settings.recipe)
     return _Cell(static_model(model, subnet), images, transform)

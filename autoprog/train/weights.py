@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from timm.models import clean_state_dict
@@ -18,20 +19,27 @@ from torch import Tensor
 from autoprog.classes import some
 from autoprog.errors import ConfigError, RunError
 from autoprog.events import CheckpointSaved, StageStarted, SupernetStarted
+from autoprog.files import parse
 from autoprog.jsonlines import read_object
-from autoprog.openfiles import replacing
+from autoprog.openfiles import NotRegularFileError, open_regular, replacing
+from autoprog.printable import brief
 from autoprog.runs import Run, load_run
-from autoprog.train.checkpoint import UNREADABLE
 from autoprog.train.file_kinds import is_safetensors, what_else_it_is, why_it_is_not_loaded
+from autoprog.train.model import build_model
+from autoprog.train.tensors import check_dense, differs, first_not_finite, shown_key
+from autoprog.train.torch_files import UNREADABLE, NotLoadedError, load_torch
 from supernet.config import ModelSpec, SubnetConfig
-from supernet.elastic import ElasticViT, create_elastic, describe
+from supernet.elastic import ElasticViT, describe
 from supernet.export import export_subnet, plain_state_dict, table_state_dict
 
 __all__ = [
     "WeightsFile",
+    "check_fits",
     "description_of",
     "load_weights",
+    "loaded_network",
     "metadata_of",
+    "num_outputs",
     "read_weights",
     "run_of",
     "saved_weights",
@@ -57,6 +65,7 @@ class WeightsFile:
         images: How images are prepared: ``img_size``, ``mean``, ``std``, ``interpolation`` and ``crop_pct``;
             None where it says nothing.
         taken: In words, which weights were taken of a file that holds more; empty for nothing else in it.
+        refused: Why the model that it says it is for cannot be built; empty where it can, or says nothing.
     """
 
     path: Path
@@ -65,6 +74,7 @@ class WeightsFile:
     class_names: tuple[str, ...] | None = None
     images: Mapping[str, Any] | None = None
     taken: str = ""
+    refused: str = ""
 
 
 def read_weights(path: Path, averaged: bool) -> WeightsFile:
@@ -76,13 +86,16 @@ def read_weights(path: Path, averaged: bool) -> WeightsFile:
     Raises:
         ConfigError: If it cannot be read, or holds no weights; says what it is instead.
     """
-    if path.is_dir():
-        return _read_folder(path, averaged)
-    if not path.is_file():
+    if not os.path.exists(path):
         raise ConfigError(str(path), "", "must be an existing weights file or a run folder")
     try:
+        if path.is_dir():
+            return _read_folder(path, averaged)
         _refuse(path, what_else_it_is(path))
         file = _read_safetensors(path) if is_safetensors(path) else _read_torch(path, averaged)
+    except NotRegularFileError as error:
+        law = f"must be a weights file or a run folder, but it is {error.strerror}"
+        raise ConfigError(str(path), "", law) from None
     except OSError as error:
         raise ConfigError(str(path), "", f"must be readable: {error.strerror}") from None
     run = run_of(path)
@@ -138,25 +151,68 @@ def write_files(
 def metadata_of(path: Path) -> dict[str, str]:
     """Return what a ``.safetensors`` file says of itself; nothing if it cannot be read or is missing."""
     try:
-        with safe_open(path, framework="pt") as file:
+        with open_regular(path), safe_open(path, framework="pt") as file:
             return dict(file.metadata() or {})
     except (OSError, SafetensorError):
         return {}
+
+
+def loaded_network(
+    file: WeightsFile,
+    spec: ModelSpec,
+    num_classes: int,
+    seed: int = 0,
+    table_sizes: Sequence[int] = (),
+) -> ElasticViT:
+    """Return a network with the weights of a file, whose shapes are compared before any memory is taken.
+
+    Raises:
+        ConfigError: If they are those of another network, or are not finite.
+    """
+    with torch.device("meta"):
+        check_fits(build_model(spec, num_classes, seed, table_sizes), file)
+    model = build_model(spec, num_classes, seed, table_sizes)
+    model.vit.load_state_dict(file.state)
+    return model
 
 
 def load_weights(model: ElasticViT, file: WeightsFile) -> None:
     """Put the weights of a file into a network.
 
     Raises:
-        ConfigError: If they are those of another network.
+        ConfigError: If they are those of another network, or are not finite.
+    """
+    check_fits(model, file)
+    model.vit.load_state_dict(file.state)
+
+
+def num_outputs(file: WeightsFile) -> int:
+    """Return how many classes the head of weights tells apart.
+
+    Raises:
+        ConfigError: If they have no head.
+    """
+    head = file.state.get("head.weight")
+    if head is None or head.ndim == 0:
+        law = "must hold the weights of a network with a head"
+        raise ConfigError(str(file.path), "", law, cure="it has no head.weight of one row a class")
+    return len(head)
+
+
+def check_fits(model: ElasticViT, file: WeightsFile) -> None:
+    """Compare weights with a network, which may be on the meta device.
+
+    Raises:
+        ConfigError: If they are those of another network, or are not finite.
     """
     own = model.vit.state_dict()
+    there = [key for key in own if key in file.state]
     complaints = [
-        f"{len(keys)} {kind}, such as {keys[0]}"
+        f"{len(keys)} {kind}, such as {shown_key(keys[0])}"
         for kind, keys in (
             ("missing", [key for key in own if key not in file.state]),
             ("too many", [key for key in file.state if key not in own]),
-            ("of another shape", [key for key in own if _differs(file.state.get(key), own[key])]),
+            ("of another shape", [key for key in there if differs(file.state[key], own[key])]),
         )
         if keys
     ]
@@ -164,7 +220,10 @@ def load_weights(model: ElasticViT, file: WeightsFile) -> None:
         law = f"must hold the weights of {model.spec.name} ({'; '.join(complaints)})"
         cure = f"at {model.spec.img_size} px with {model.vit.num_classes} classes"
         raise ConfigError(str(file.path), "", f"{law}, {cure}")
-    model.vit.load_state_dict(file.state)
+    key = first_not_finite(file.state, own)
+    if key is not None:
+        law = f"must hold finite numbers, but {key} has NaN or infinity"
+        raise ConfigError(str(file.path), "", law, cure="take weights from before it diverged")
 
 
 def write_weights(path: Path, weights: dict[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -181,10 +240,6 @@ def write_weights(path: Path, weights: dict[str, Tensor], metadata: Mapping[str,
         file.write(data)
 
 
-def _differs(found: Tensor | None, own: Tensor) -> bool:
-    return found is not None and found.shape != own.shape
-
-
 def _refuse(path: Path, found: tuple[str, str] | None) -> None:
     """Raise where a file is something else than weights."""
     if found is not None:
@@ -195,7 +250,7 @@ def _refuse(path: Path, found: tuple[str, str] | None) -> None:
 def _read_folder(folder: Path, averaged: bool) -> WeightsFile:
     checkpoints = folder if folder.name == "checkpoints" else folder / "checkpoints"
     final = checkpoints / ("final_ema.safetensors" if averaged else "final.safetensors")
-    if final.is_file():
+    if os.path.lexists(final):
         return with_tables(read_weights(final, averaged))
     if run_of(folder) is not None:
         law, last = "must be a finished run", checkpoints / "last.pt"
@@ -212,30 +267,68 @@ def _read_folder(folder: Path, averaged: bool) -> WeightsFile:
 
 def _with_config(file: WeightsFile, config: Path) -> WeightsFile:
     """Return weights with what the ``config.json`` of the Hugging Face hub says of them."""
-    body = read_object(config)
-    images = body.get("pretrained_cfg") or {}
-    kwargs = {k: v for k, v in (body.get("model_args") or {}).items() if k != "num_classes"}
-    if images.get("input_size") is not None:
-        kwargs.setdefault("img_size", images["input_size"][-1])
-    if isinstance(kwargs.get("img_size"), list) and len({*kwargs["img_size"]}) == 1:
-        kwargs["img_size"] = kwargs["img_size"][0]
-    names, spec = body.get("label_names"), file.spec
-    if isinstance(names, dict):
-        names = [names[key] for key in sorted(names, key=int)]
-    if spec is None and "architecture" in body:
-        spec = _described(str(body["architecture"]), kwargs)
-    wanted = {key: images[key] for key in _OF_IMAGES if key in images}
+    body = parse(_HubConfig, read_object(config), str(config))
+    images = body.pretrained_cfg or _HubImages()
+    kwargs = {k: v for k, v in (body.model_args or {}).items() if k != "num_classes"}
+    if images.input_size is not None:
+        kwargs.setdefault("img_size", images.input_size[-1])
+    side = kwargs.get("img_size")
+    if isinstance(side, list) and side and all(one == side[0] for one in side):
+        kwargs["img_size"] = side[0]
+    if file.spec is None and body.architecture is not None:
+        file = _described(file, body.architecture, kwargs)
+    wanted = images.model_dump(mode="json", exclude={"input_size"}, exclude_none=True)
+    is_told = wanted and isinstance(kwargs.get("img_size"), int)
     return replace(
         file,
-        spec=spec,
-        class_names=tuple(map(str, names)) if isinstance(names, list) else file.class_names,
-        images={"img_size": kwargs["img_size"], **wanted}
-        if wanted and "img_size" in kwargs
-        else None,
+        class_names=_names(body.label_names) or file.class_names,
+        images={"img_size": kwargs["img_size"], **wanted} if is_told else None,
     )
 
 
-_OF_IMAGES = ("mean", "std", "interpolation", "crop_pct")
+class _Foreign(BaseModel):
+    """What a file of others says; they may say more than is asked for."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+
+class _HubImages(_Foreign):
+    """``pretrained_cfg`` of a ``config.json``."""
+
+    input_size: tuple[int, int, int] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    interpolation: str | None = None
+    crop_pct: float | None = None
+
+
+class _HubConfig(_Foreign):
+    """``config.json`` of the Hugging Face hub, as timm writes it."""
+
+    architecture: str | None = None
+    model_args: dict[str, Any] | None = None
+    pretrained_cfg: _HubImages | None = None
+    label_names: dict[int, str] | list[str] | None = None
+
+
+class _Beside(_Foreign):
+    """The JSON file beside exported weights."""
+
+    timm: str | None = None
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    class_names: list[str] | None = None
+
+
+def _names(found: Any) -> tuple[str, ...] | None:
+    """Return the names of classes, in order, where a file has some."""
+    if isinstance(found, dict):
+        found = [found[key] for key in sorted(found)]
+    if not isinstance(found, list) or not found:
+        return None
+    return tuple(str(name)[:_LONGEST_CLASS_NAME] for name in found)
+
+
+_LONGEST_CLASS_NAME = 1_000
 
 
 def description_of(path: Path) -> Path:
@@ -248,64 +341,72 @@ def _described_beside(file: WeightsFile) -> WeightsFile:
     beside = description_of(file.path)
     if file.spec is not None or not beside.is_file():
         return file
-    body = read_object(beside)
-    if "timm" not in body:
+    images = read_object(beside)
+    body = parse(_Beside, {**images, "arguments": images.get("kwargs") or {}}, str(beside))
+    if body.timm is None:
         return file
-    kwargs = {k: v for k, v in body.get("kwargs", {}).items() if k != "num_classes"}
-    names = body.get("class_names")
-    return replace(
-        file,
-        spec=_described(str(body["timm"]), kwargs),
-        class_names=tuple(map(str, names)) if isinstance(names, list) else None,
-        images=body,
-    )
+    kwargs = {k: v for k, v in body.arguments.items() if k != "num_classes"}
+    file = _described(file, body.timm, kwargs)
+    return replace(file, class_names=_names(body.class_names), images=images)
 
 
 def _read_safetensors(path: Path) -> WeightsFile:
     try:
-        with safe_open(path, framework="pt") as file:
+        with open_regular(path), safe_open(path, framework="pt") as file:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             about = file.metadata() or {}
+    except NotRegularFileError:
+        raise
     except (SafetensorError, *UNREADABLE):
         _refuse(path, ("a damaged safetensors file", "copy or download it again"))
         raise
-    names, images = (_json_of(about, key) for key in ("class_names", "images"))
-    return WeightsFile(
+    names, images, arguments = (_json_of(about, key) for key in ("class_names", "images", "kwargs"))
+    found = WeightsFile(
         path,
-        state,
-        _spec_of(about),
-        class_names=tuple(map(str, names)) if isinstance(names, list) else None,
+        _dense(path, state),
+        spec=None,
+        class_names=_names(names),
         images=images if isinstance(images, dict) else None,
     )
+    is_told = "timm" in about and arguments is not None
+    return _described(found, about["timm"], arguments) if is_told else found
+
+
+def _dense(path: Path, state: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """Return tensors that may be weights.
+
+    Raises:
+        ConfigError: If one of them cannot be.
+    """
+    try:
+        check_dense(state)
+    except ValueError as error:
+        raise ConfigError(str(path), "", str(error)) from None
+    return dict(state)
 
 
 def _json_of(about: Mapping[str, str], key: str) -> Any:
     try:
         return json.loads(about.get(key, "null"))
-    except ValueError:  # of another program
+    except (ValueError, RecursionError):  # of another program
         return None
 
 
-def _spec_of(about: Mapping[str, str]) -> ModelSpec | None:
-    """Return the model that a file of ours says it is for."""
-    kwargs = _json_of(about, "kwargs")
-    return _described(about["timm"], kwargs) if "timm" in about and kwargs is not None else None
-
-
-def _described(name: str, kwargs: Any) -> ModelSpec | None:
+def _described(file: WeightsFile, name: str, kwargs: Any) -> WeightsFile:
+    """Return weights with the model that they are said to be for, if it can be built and can grow."""
+    if not isinstance(kwargs, Mapping):
+        return replace(file, refused=f"arguments must be a mapping, but got {brief(kwargs)}")
     try:
-        return describe(name, **kwargs)
-    except (ValueError, TypeError):  # of another version, or no model that can grow
-        return None
+        return replace(file, spec=describe(name, **kwargs))
+    except (ValueError, TypeError) as error:  # of another version, or hostile
+        return replace(file, refused=str(error))
 
 
 def _read_torch(path: Path, averaged: bool) -> WeightsFile:
     try:
-        # Namespace, as timm's train.py keeps its flags; opened here, as torch goes by the ending of a name
-        with torch.serialization.safe_globals([argparse.Namespace]), path.open("rb") as file:
-            found = torch.load(file, map_location="cpu", weights_only=True)
-    except UNREADABLE:
-        _refuse(path, why_it_is_not_loaded(path))
+        found = load_torch(path)
+    except NotLoadedError as error:
+        _refuse(path, why_it_is_not_loaded(error))
         raise
     if isinstance(found, Mapping) and {"optimizer", "emas", "model"} <= found.keys():
         return _of_checkpoint(path, found, averaged)
@@ -321,10 +422,17 @@ def _of_checkpoint(path: Path, found: Mapping[str, Any], averaged: bool) -> Weig
     Raises:
         ConfigError: If that is not the full one, and the blocks that run cannot be told from the others.
     """
-    emas, run = found["emas"], run_of(path)
-    step, is_averaged = found.get("step", 0), averaged and bool(emas)
+    emas, step, run = found["emas"], found.get("step", 0), run_of(path)
+    if not isinstance(emas, list) or not isinstance(step, int):
+        law = "must hold weights, but it is the state of no run"
+        raise ConfigError(str(path), "", law, cure="copy it again")
+    is_averaged = averaged and bool(emas)
+    state = emas[-1] if is_averaged else found["model"]
+    if not isinstance(state, Mapping):
+        law = "must hold tensors by name, but it holds"
+        raise ConfigError(str(path), "", f"{law} {_content(state)}")
     taken = f"{'averaged' if is_averaged else 'online'} weights of step {step:,}, in {path.name}"
-    file = WeightsFile(path, dict(emas[-1] if is_averaged else found["model"]), None, taken=taken)
+    file = WeightsFile(path, _dense(path, state), None, taken=taken)
     if run is None:
         return file
     spec = run.manifest.settings.model.spec()
@@ -342,8 +450,10 @@ def _cut(
     file: WeightsFile, spec: ModelSpec, depth: tuple[int, ...], tables: Sequence[int]
 ) -> WeightsFile:
     """Return the weights of the blocks that run in a network that has not grown to its full depth."""
-    model = create_elastic(spec, len(file.state["head.weight"]), table_sizes=tables)
-    model.vit.load_state_dict(file.state)
+    if len(depth) != len(spec.depth) or not SubnetConfig(depth, spec.img_size).within(spec.full):
+        law = f"must be of a run of {spec.name}, but its events tell of other depths"
+        raise ConfigError(str(file.path), "", law)
+    model = loaded_network(file, spec, num_outputs(file), table_sizes=tables)
     vit = export_subnet(model, SubnetConfig(depth, spec.img_size))
     cut = describe(spec.timm, **{**spec.create_kwargs(), "depth": sum(depth)})
     taken = f"{file.taken}: {sum(depth)} of {spec.full.total_depth} blocks, as far as it has grown"
@@ -376,7 +486,7 @@ def _tensors(found: Any, averaged: bool, where: str) -> tuple[dict[str, Tensor],
         part = next((key for key in keys if isinstance(found.get(key), Mapping)), "")
         held = found[part] if part else found
     if isinstance(held, Mapping) and held and all(torch.is_tensor(v) for v in held.values()):
-        return dict(clean_state_dict(dict(held))), part
+        return dict(clean_state_dict(_dense(Path(where), held))), part
     law = f"must hold tensors by name, but it holds {_content(held)}"
     cure = f"save torch.save(model.state_dict(), FILE), or that under {_ONLINE[0]!r}"
     raise ConfigError(where, "", law, cure=cure)
@@ -390,4 +500,5 @@ def _content(held: Any) -> str:
         return f"a {type(held).__name__}"
     if {"state", "param_groups"} <= held.keys():
         return "the state of an optimizer"
-    return f"only {some(list(map(str, held)))}" if held else "nothing"
+    names = [shown_key(key) if isinstance(key, str) else brief(key) for key in held]
+    return f"only {some(names)}" if names else "nothing"

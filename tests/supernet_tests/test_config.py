@@ -106,10 +106,10 @@ def test_a_model_description_refuses_what_cannot_be_built(
 
 
 def test_a_model_description_is_hashable_whatever_the_order_and_kind_of_its_overrides() -> None:
-    one = model_spec(overrides=(("depth", 12), ("act", ["gelu"])))
-    other = model_spec(overrides=(("act", ("gelu",)), ("depth", 12)))
+    one = model_spec(overrides=(("depth", 12), ("patch_size", [16, 16])))
+    other = model_spec(overrides=(("patch_size", (16, 16)), ("depth", 12)))
     assert hash(one) == hash(other)
-    assert one.create_kwargs() == {"img_size": 224, "act": ("gelu",), "depth": 12}
+    assert one.create_kwargs() == {"img_size": 224, "patch_size": (16, 16), "depth": 12}
 
 
 def test_the_image_size_of_a_model_can_be_changed_to_a_multiple_of_its_stride() -> None:

@@ -223,7 +223,7 @@ def test_compiled_blocks_compute_what_eager_blocks_do(family: Any) -> None:
             "patch_size must be square, but got 8x16",
         ),
         ("vit_tiny_patch16_224", {"img_size": 100}, "multiple of the stride 16, but got 100"),
-        ("vit_tiny_patch16_224", {"dept": 3}, "unexpected keyword argument 'dept'"),
+        ("vit_tiny_patch16_224", {"dept": 3}, "but got 'dept'; did you mean depth"),
         ("vit_tiny_patch16_224", {"num_classes": 3}, "num_classes must be left to supernet"),
     ],
 )

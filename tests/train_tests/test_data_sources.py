@@ -12,7 +12,7 @@ from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 
 from autoprog.errors import RunError
 from autoprog.train.data import DataSource, eval_batches, open_source
-from autoprog.train.data.images import FolderSource, TarSource
+from autoprog.train.data.images import FolderSource, TarSource, class_numbers
 from autoprog.train.data.transforms import TransformSettings
 
 CIFAR10 = Path(__file__).parents[3] / "shared" / "data" / "cifar10"
@@ -209,3 +209,10 @@ def test_cifar10_tars_open() -> None:
     assert data.class_names[0] == "airplane"
     image, target = train.load(49_999)
     assert (image.mode, image.size, target) == ("RGB", (32, 32), 9)
+
+
+@pytest.mark.parametrize("target", [2, -1, 10**30, None, 0.5, "cat", [1]])
+def test_targets_that_are_no_class_are_refused(target: object) -> None:
+    with pytest.raises(ValueError, match=r"image 1 must be of one of the 2 classes, 0 to 1, but"):
+        class_numbers([0, target, 1], 2)
+    assert class_numbers([0, np.int32(1)], 2).tolist() == [0, 1]

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
-from autoprog.errors import ConfigError
+from autoprog.errors import ConfigError, RunError
 from autoprog.train.data import Cell, DataSource, TransformSettings, open_source
 from autoprog.train.data.stream import StreamLoader, StreamSource, pixel_hash
+
+from .hostile_data import EPS
 
 SETTINGS = TransformSettings()
 NUM_IMAGES = 200
@@ -204,3 +208,125 @@ def test_a_reader_that_divides_the_data_gives_all_of_it_to_an_evaluation() -> No
     list(loader.eval_batches(8, 16))
     next(loader.batches(0, 16, 1, Cell(8)))
     assert [(r.dist_rank, r.dist_num_replicas) for r in readers] == [(0, 1), (1, 2)]
+
+
+def sharded(folder: Path, info: object, split: str = "train") -> DataSource:
+    """Return a web dataset with such an info file."""
+    pytest.importorskip("webdataset", reason="the optional package webdataset is not installed")
+    write_shard(folder / "train-0.tar", range(40))
+    text = info if isinstance(info, str) else json.dumps(info)
+    (folder / "_info.json").write_text(text)
+    return DataSource(
+        dataset="wds/x", data_dir=str(folder), num_classes=2, train_split=split, val_split=split
+    )
+
+
+def info_of(*names: object, **changes: object) -> dict[str, object]:
+    split = {"name": "train", "num_samples": 40, "filenames": names, "shard_lengths": [40]}
+    return {"splits": {"train": {**split, **changes}}}
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        info_of("train-0.tar; touch CANARY"),
+        info_of("$(touch CANARY).tar"),
+        info_of("pipe:touch CANARY"),
+        info_of("../other.tar"),
+        info_of("/etc/passwd"),
+        info_of("a/../../b.tar"),
+        info_of("train-0.tar", "\x1b]0;x\x07.tar"),
+        info_of("gone.tar"),
+        info_of(3),
+        info_of("train-0.tar", filenames="train-0.tar"),
+        info_of("train-0.tar", num_samples=10**30),
+        info_of("train-0.tar", num_samples=-5),
+        info_of("train-0.tar", num_samples="many"),
+        info_of("train-0.tar", shard_lengths=7),
+        {"splits": [1]},
+        {"splits": {"train": 1}},
+        "[" * 100_000,
+        "[1]",
+        '{"splits": {"train": {"num_samples": NaN}}}',
+    ],
+)
+def test_info_files_of_shards_are_checked(
+    tmp_path: Path, info: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = sharded(tmp_path, info)
+    with pytest.raises(ConfigError) as caught:
+        open_source(source)
+    assert str(caught.value).isprintable()
+    assert not (tmp_path / "CANARY").exists()
+
+
+def test_no_file_has_a_shell_run_for_the_shards_of_a_pipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = sharded(tmp_path, info_of("train-0.tar; touch CANARY"))
+    with pytest.raises(ConfigError, match="must name its shards by plain file names"):
+        open_source(replace(source, data_dir=f"pipe:cat {tmp_path}"))
+    assert not (tmp_path / "CANARY").exists()
+
+
+@pytest.mark.parametrize("name", ["_info.json", "info.json", "train-0.tar"])
+def test_pipes_in_place_of_shards_are_not_waited_for(tmp_path: Path, name: str) -> None:
+    source = sharded(tmp_path, info_of("train-0.tar"))
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ConfigError):
+        open_source(source)
+
+
+def test_a_split_of_a_billion_shards_is_refused(tmp_path: Path) -> None:
+    source = sharded(tmp_path, info_of("train-0.tar"), "train-{0..999}-{0..9999999}.tar|40")
+    with pytest.raises(ConfigError, match="must be at most 1,000,000 shards"):
+        open_source(source)
+
+
+@pytest.mark.parametrize(
+    "sample",
+    [
+        (picture(0), 2),
+        (picture(0), -1),
+        (picture(0), 10**30),
+        (picture(0), [1, 2]),
+        (picture(0), None),
+        ("no image", 1),
+        (None, 1),
+        (picture(0),),
+        ValueError("two\nlines"),
+        OverflowError("\x1b[2J"),
+    ],
+)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_samples_that_are_none_stop_a_run_with_a_line(sample: object, workers: int) -> None:
+    class Broken(FakeStream):
+        def __iter__(self) -> Iterator[Any]:
+            if isinstance(sample, Exception):
+                raise sample
+            yield sample
+
+    source = StreamSource(
+        "wds/fake", None, "train", {}, create=lambda name, **asked: Broken(is_training=False)
+    )
+    with pytest.raises(RunError, match=r"^wds/fake: a ") as caught:
+        list(StreamLoader(source, SETTINGS, 0, workers).eval_batches(8, 4))
+    assert str(caught.value).isprintable()
+
+
+def test_a_stream_opens_only_the_formats_that_are_read(tmp_path: Path) -> None:
+    """The reader has Pillow open samples, which would start Ghostscript for EPS."""
+
+    class Opening(FakeStream):
+        def __iter__(self) -> Iterator[Any]:
+            yield Image.open(io.BytesIO(EPS)), 1
+
+    source = StreamSource(
+        "wds/fake", None, "train", {}, create=lambda name, **asked: Opening(is_training=False)
+    )
+    with pytest.raises(RunError, match="cannot identify image file"):
+        list(StreamLoader(source, SETTINGS, 0, 0).eval_batches(8, 4))
+    assert "EPS" in Image.ID  # as before

@@ -322,7 +322,7 @@ def test_pretrained_weights_come_from_timm_and_are_made_to_fit(
     settings = settings.model_copy(update={"model": FullModel.of(spec.with_img_size(64))})
     plain = timm.create_model("deit_tiny_patch16_224", num_classes=1000)
     skeleton = build_model(spec.with_img_size(64), 10, seed=0)
-    monkeypatch.setattr("autoprog.train.initial.create_elastic", lambda *_, **__: skeleton)
+    monkeypatch.setattr("autoprog.train.initial.build_model", lambda *_, **__: skeleton)
     asked = from_timm(plain)
     before = torch.get_rng_state()
     found = find_initial(settings, DIGITS)

@@ -151,7 +151,7 @@ OTHERS: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "a model of an old torch": (
         lambda path: torch.save(torch.nn.Linear(2, 2), path, _use_new_zipfile_serialization=False),
-        f"more than tensors in a file of an old torch.*{SAVE}",
+        f"a whole pickled model \\(torch\\.nn\\.modules\\.linear\\.Linear.*{SAVE}",
     ),
     "an optimizer": (lambda path: torch.save(SGD.state_dict(), path), "the state of an optimizer"),
     "a checkpoint without weights": (

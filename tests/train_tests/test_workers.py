@@ -227,6 +227,18 @@ def test_warnings_and_prints_of_workers_come_out_once_a_kind(pool: Pool) -> None
     ]
 
 
+def test_what_workers_print_is_printable_and_not_endless(pool: Pool) -> None:
+    def loud(number: int) -> tuple[Any, ...]:
+        os.write(2, b"\x1b]52;c;\x07 quoted " + b"".join(b"%x line\n" % k for k in range(99_999)))
+        return (number,)
+
+    told: list[str] = []
+    with passed_on(told.append):
+        list(pool(loud, 1).results(iter(range(2))))
+    assert 1 <= len(told) <= 40
+    assert all(line.isprintable() for line in told)
+
+
 def test_a_pool_that_is_forgotten_ends_its_workers() -> None:
     pool: WorkerPool[int, Any] = WorkerPool(squares, 2)
     next(pool.results(count()))

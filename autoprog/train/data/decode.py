@@ -75,7 +75,10 @@ _MOST_SCANS = 64
 _MOST_STRIPS = 2**17
 """Of a TIFF file. Pillow makes a list of them before it tells the size: measured 4 us and 280 bytes each."""
 
-_ROWS_AT_ONCE_BYTES = 2**22
+_MOST_READS = 2**20
+"""Of parts of a file, which Pillow goes through in Python: measured 0.5 to 2 us each, empty ones too."""
+
+_VALUES_AT_ONCE = 2**19
 
 WIDE_MODES = {
     "I;16": "of 16 bits",
@@ -187,17 +190,36 @@ def _to_8_bits(values: np.ndarray, white_level: float | None) -> np.ndarray:
         )
     found = np.empty(values.shape, np.uint8)
     flat, flat_found = values.reshape(-1), found.reshape(-1)
-    step = (
-        _ROWS_AT_ONCE_BYTES // 8
-    )  # the quotients are float64, of which a whole image would be too large
-    for start in range(0, flat.size, step):
-        part = flat[start : start + step]
+    for start in range(
+        0, flat.size, _VALUES_AT_ONCE
+    ):  # as float64 a whole image would be too large
+        chosen = slice(start, start + _VALUES_AT_ONCE)
+        part = flat[chosen]
         if white == WHITE_LEVELS[-1]:  # without the lower 8 bits, as Pillow takes 16-bit colour
-            flat_found[start : start + step] = np.minimum(part / 256, 255).astype(np.uint8)
+            flat_found[chosen] = np.minimum(part / 256, 255).astype(np.uint8)
         else:
             shares = np.minimum(part / white, 1.0)
-            flat_found[start : start + step] = np.round(shares * 255).astype(np.uint8)
+            flat_found[chosen] = np.round(shares * 255).astype(np.uint8)
     return found
+
+
+class _Parts(io.BytesIO):
+    """An image file of which Pillow may read so many parts."""
+
+    num_reads, most_reads = 0, _MOST_READS
+
+    def read(self, size: int | None = -1) -> bytes:
+        self._count()
+        return super().read(size)
+
+    def readline(self, size: int | None = -1) -> bytes:
+        self._count()
+        return super().readline(size)
+
+    def _count(self) -> None:
+        self.num_reads += 1
+        if self.num_reads > self.most_reads:
+            raise ValueError("a file of too many parts")
 
 
 def open_image(data: bytes) -> Image.Image:
@@ -212,11 +234,13 @@ def open_image(data: bytes) -> Image.Image:
     """
     if data[:2] in (b"II", b"MM") and data[2:4] in _TIFF_MARKS and _num_strips(data) > _MOST_STRIPS:
         raise ValueError(f"more than {_MOST_STRIPS:,} strips or tiles")
-    image = Image.open(io.BytesIO(data), formats=readable_formats())
+    parts = _Parts(data)
+    image = Image.open(parts, formats=readable_formats())
     most = min(MOST_PIXELS, _MOST_PIXELS_OF.get(image.format or "", MOST_PIXELS))
     tiles: list[Any] = getattr(image, "tile", [])
     if any(tile[0] in Image.DECODERS for tile in tiles):
         most = min(most, _MOST_PIXELS_IN_PYTHON)
+        parts.most_reads = 4 * most  # some take each pixel by itself
     width, height = image.size
     if width * height > most:
         raise ValueError(f"more than the {most:,} pixels that are read of such files")
