@@ -30,6 +30,7 @@ __all__ = [
     "Blocks",
     "Budget",
     "Bytes",
+    "Channels",
     "Classes",
     "Compared",
     "Correlation",
@@ -45,6 +46,7 @@ __all__ = [
     "FewValues",
     "Fraction",
     "GradientNorm",
+    "Heads",
     "Index",
     "Jitter",
     "Length",
@@ -60,6 +62,7 @@ __all__ = [
     "PlateauEpochs",
     "Points",
     "Port",
+    "PrefixTokens",
     "ProcessNumber",
     "Processes",
     "Proposals",
@@ -89,6 +92,8 @@ __all__ = [
     "Visits",
     "WeightDecay",
     "WhiteLevel",
+    "Width",
+    "WidthRatio",
     "Workers",
     "WorldSize",
     "range_of",
@@ -257,6 +262,11 @@ MicroBatches = Annotated[int, Range(1, 2**16, whole=True)]
 Px = Annotated[int, Range(1, 4_096, whole=True)]
 Blocks = Annotated[int, Range(1, 1_000, whole=True)]
 BlockNumber = Annotated[int, Range(0, 999, whole=True)]
+Width = Annotated[int, Range(1, 32_768, whole=True)]
+Channels = Annotated[int, Range(1, 1_024, whole=True)]
+Heads = Annotated[int, Range(1, 512, whole=True)]
+PrefixTokens = Annotated[int, Range(0, 1_024, whole=True)]
+WidthRatio = Annotated[float, Range(1e-3, 64)]
 Classes = Annotated[int, Range(1, 10**6, whole=True)]
 WhiteLevel = Annotated[float, Range(1e-6, 1e9)]
 

@@ -19,7 +19,7 @@ from rich_argparse import RawDescriptionRichHelpFormatter
 from autoprog.environment import forget_odd_sizes
 from autoprog.errors import AutoprogError, suggest
 from autoprog.libwarnings import passed_on
-from autoprog.printable import brief, one_line, printable, say
+from autoprog.printable import brief, one_line, say
 
 __all__ = ["COMMANDS", "build_parser", "flags_of", "main"]
 
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AutoprogError as error:
         if args.debug:
             raise
-        rank = printable(os.environ.get("RANK", "0")) if "WORLD_SIZE" in os.environ else "0"
+        rank = one_line(os.environ.get("RANK", "0"), 40) if "WORLD_SIZE" in os.environ else "0"
         if rank == "0" or not error.on_all_ranks:
             name = "autoprog" if rank == "0" else f"autoprog: rank {rank}"
             say(f"{name}: {error}", file=sys.stderr)

@@ -8,7 +8,21 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from autoprog.bounds import BlockNumber, Blocks, Length, Px, SomeScale, SomeShare
+from autoprog.bounds import (
+    BlockNumber,
+    Blocks,
+    Channels,
+    Count,
+    Heads,
+    Length,
+    Measured,
+    PrefixTokens,
+    Px,
+    SomeScale,
+    SomeShare,
+    Width,
+    WidthRatio,
+)
 from autoprog.curves import Curriculum, KeepCurve, Ramp, curve_ends
 from autoprog.errors import ConfigError
 from autoprog.files import FileModel
@@ -30,16 +44,16 @@ __all__ = [
 ]
 
 Depth = Blocks | tuple[Blocks, ...]
-Argument = int | float | str | bool
+Argument = bool | Count | Measured | str
 
 
 class OutlookPart(FileModel):
     """What a VOLO has beside its transformers; see :class:`supernet.config.Outlook`."""
 
-    embed_dim: int = Field(gt=0)
-    num_heads: int = Field(gt=0)
-    stem_dim: int = Field(default=64, gt=0)
-    class_blocks: int = Field(default=2, gt=0)
+    embed_dim: Width
+    num_heads: Heads
+    stem_dim: Width = 64
+    class_blocks: Blocks = 2
 
 
 class FullModel(FileModel):
@@ -48,13 +62,13 @@ class FullModel(FileModel):
     model: str
     timm: str
     depth: Depth
-    img_size: int = Field(gt=0)
-    stride: int = Field(gt=0)
-    embed_dim: int = Field(gt=0)
-    num_heads: int = Field(gt=0)
-    mlp_ratio: float = Field(default=4.0, gt=0)
-    num_prefix_tokens: int = Field(default=1, ge=0)
-    in_chans: int = Field(default=3, gt=0)
+    img_size: Px
+    stride: Px
+    embed_dim: Width
+    num_heads: Heads
+    mlp_ratio: WidthRatio = 4.0
+    num_prefix_tokens: PrefixTokens = 1
+    in_chans: Channels = 3
     overrides: dict[str, Argument | tuple[Argument, ...]] = Field(default_factory=dict)
     outlook: OutlookPart | None = None
     class_token: bool = True

@@ -19,8 +19,6 @@ from autoprog.errors import ConfigError
 from autoprog.files import FileModel, parse
 
 BY_NAME = {name: flag for name, flag in vars(bounds).items() if get_origin(flag) is Annotated}
-OF_THE_NETWORK = {"FullModel", "OutlookPart"}
-"""Bounded by supernet.limits, together with all other ways to describe a network."""
 
 
 def models() -> list[type[FileModel]]:
@@ -51,8 +49,6 @@ def unbounded(annotation: Any) -> Iterator[str]:
 
 @pytest.mark.parametrize("model", models(), ids=lambda model: model.__name__)
 def test_every_number_of_a_file_has_bounds(model: type[FileModel]) -> None:
-    if model.__name__ in OF_THE_NETWORK:
-        return
     hints = get_type_hints(model, include_extras=True)
     without = {
         name: [*unbounded(hints[name])]

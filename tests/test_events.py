@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import get_args
 
 import pytest
@@ -115,7 +114,7 @@ EVENTS: list[Event] = [
         subnet=LARGE,
         loss=6.5,
         top1=1.5,
-        loss_ema=math.inf,
+        loss_ema=7.0,
         top1_ema=0.1,
         seconds=0.3,
         train_seconds=10.0,

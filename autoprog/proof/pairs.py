@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from autoprog.bounds import Epochs, Few, Points, Processes, Seconds, Seed
+from autoprog.bounds import Count, Epochs, Few, Measured, Points, Processes, Seconds, Seed
 from autoprog.errors import ConfigError
 from autoprog.files import FileModel
 from autoprog.proof.arms import ArmName, ArmSettings, Line, with_numbers
@@ -38,7 +38,7 @@ SCHEDULE_FILE = "candidate.yaml"
 _MOST_LOOKS, _MOST_OTHERS = 1_000, 300
 _MOST_LETTERS = 2**22  # of a schedule file
 
-RecipeValue = bool | int | float | Line | tuple[float, float] | None
+RecipeValue = bool | Count | Measured | Line | tuple[Measured, Measured] | None
 ScheduleText = Annotated[str, Field(max_length=_MOST_LETTERS)]
 
 
