@@ -10,12 +10,22 @@ import pytest
 
 from autoprog.bounds import Range
 from autoprog.cli import COMMANDS, build_parser, main
-from autoprog.commands.configure import configure_search, configure_train
 from autoprog.commands.flags import duration_seconds
-from autoprog.commands.preflight import check_run
-from autoprog.errors import ConfigError
 
-NO_NUMBERS = ("", " 5", "1_000", "0x10", "１２", "nan", "inf", "-inf", "1e400", "five", "--", "\x1b[2J")
+NO_NUMBERS = (
+    "",
+    " 5",
+    "1_000",
+    "0x10",
+    "１２",
+    "nan",
+    "inf",
+    "-inf",
+    "1e400",
+    "five",
+    "--",
+    "\x1b[2J",
+)
 BEYOND = ("-1", "1e300", "-1e300", str(10**40), "9" * 5000, "1e-320")
 WITHOUT_NUMBERS = {"--opt", "--aa"}
 """Flags of a recipe that are words."""
