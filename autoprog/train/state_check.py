@@ -171,7 +171,11 @@ def _check_group(group: Any, own: Mapping[str, Any]) -> None:
             law = f"{key} of the optimizer must be like {brief(now)}"
             raise ValueError(f"{law}, but got {brief(group[key])}")
     for key in group.keys() - own.keys():  # such as the step count of LAMB
-        if not (isinstance(group[key], bool | None) or _is_number(group[key])):
+        value = group[key]
+        is_single = (
+            isinstance(value, Tensor) and value.shape == () and value.dtype.is_floating_point
+        )
+        if not (isinstance(value, bool | None) or _is_number(value) or is_single):
             raise ValueError(f"{brief(key)} of the optimizer must be a number")
 
 
