@@ -617,3 +617,29 @@ def test_a_segment_says_what_to_train(two_stages: ModelSpec) -> None:
 def test_where_a_schedule_was_found_is_kept() -> None:
     read = from_text(HAND_WRITTEN["found by a search"])
     assert read.found_by == FoundBy(run="runs/a", rule="rollout", seed=3, costs="costs.json")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"timm": "hf-hub:timm/vit_tiny"},
+        {"timm": "/tmp/vit"},
+        {"model": "\x1b[2J"},
+        {"depth": 10**9},
+        {"img_size": 2**40},
+        {"embed_dim": 10**9, "num_heads": 1},
+        {"mlp_ratio": 1e300},
+        {"overrides": {"checkpoint_path": "/etc/passwd"}},
+        {"overrides": {"depth": 10**9}},
+        {"overrides": {"pretrained_cfg": "x"}},
+        {"overrides": {"depth": True}},
+        {"in_chans": 10**9},
+        {"num_prefix_tokens": 10**9},
+    ],
+)
+def test_a_hostile_model_is_refused_before_it_is_built(changes: dict[str, Any]) -> None:
+    body = FullModel.of(ZOO["vit-mu"]).model_dump(mode="json")
+    with pytest.raises(ConfigError) as caught:
+        parse(FullModel, {**body, **changes}, "run.yaml")
+    assert str(caught.value).startswith("run.yaml: ")
+    assert len(str(caught.value)) < 400
