@@ -355,3 +355,15 @@ def test_a_package_comes_from_this_checkout(package: str) -> None:
 def test_every_folder_of_code_is_a_package() -> None:
     folders = {source.path.parent for source in SOURCES}
     assert [str(folder) for folder in folders if not (folder / "__init__.py").is_file()] == []
+
+
+def test_one_function_builds_the_networks_that_files_describe() -> None:
+    own = {"supernet/build.py", "autoprog/train/initial.py"}  # the other gets the weights of timm
+    places = [
+        source.place(call)
+        for source in SOURCES
+        for call in calls(source)
+        if ast.unparse(call.func) in ("timm.create_model", "create_model")
+    ]
+    assert [place for place in places if place.partition(":")[0] not in own] == []
+    assert len(places) == 2

@@ -663,3 +663,29 @@ def test_a_ramp_may_rise_in_the_smallest_steps() -> None:
     segments = from_text(DEIT_S + text).resolve(1000).segments
     assert len(segments) == 10_000
     assert segments[1].curriculum.mixup == pytest.approx(1e-10, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"timm": "hf-hub:timm/vit_tiny"},
+        {"timm": "/tmp/vit"},
+        {"model": "\x1b[2J"},
+        {"depth": 10**9},
+        {"img_size": 2**40},
+        {"embed_dim": 10**9, "num_heads": 1},
+        {"mlp_ratio": 1e300},
+        {"overrides": {"checkpoint_path": "/etc/passwd"}},
+        {"overrides": {"depth": 10**9}},
+        {"overrides": {"pretrained_cfg": "x"}},
+        {"overrides": {"depth": True}},
+        {"in_chans": 10**9},
+        {"num_prefix_tokens": 10**9},
+    ],
+)
+def test_a_hostile_model_is_refused_before_it_is_built(changes: dict[str, Any]) -> None:
+    body = FullModel.of(ZOO["vit-mu"]).model_dump(mode="json")
+    with pytest.raises(ConfigError) as caught:
+        parse(FullModel, {**body, **changes}, "run.yaml")
+    assert str(caught.value).startswith("run.yaml: ")
+    assert len(str(caught.value)) < 400

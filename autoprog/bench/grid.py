@@ -116,6 +116,9 @@ def _scores(
         feed.close()
     if not seen:
         raise RunError("there are no validation images to evaluate on")
+    for choice, found in zip(choices, scores, strict=True):
+        if not math.isfinite(found.loss):
+            raise RunError(f"{choice.subnet}: the loss on the validation images is {found.loss}")
     return scores, seen[0][0].to(compute.device)
 
 

@@ -4,33 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
-import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 
 from autoprog.errors import RunError
-from autoprog.openfiles import replacing
+from autoprog.openfiles import open_regular, replacing
+from autoprog.train.torch_files import NotLoadedError, load_torch
 
-__all__ = ["UNREADABLE", "load_newest", "publish", "stage_as"]
+__all__ = ["MisfitStateError", "load_newest", "publish", "stage_as"]
 
 SCHEMA = 1
-UNREADABLE = (  # what torch.load raises for damaged and foreign files
-    OSError,
-    RuntimeError,
-    EOFError,
-    UnpicklingError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    struct.error,
-)
 
 
 def stage_as(folder: Path, state: dict[str, Any]) -> Path:
@@ -65,19 +52,34 @@ def publish(folder: Path, staged: Path, keep_as: str | None = None) -> None:
         raise _unwritable(folder, error) from None
 
 
-def load_newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
+class MisfitStateError(ValueError):
+    """A checkpoint that is whole, but whose values are not those of the run; says which."""
+
+
+def load_newest(
+    folder: Path, check: Callable[[dict[str, Any]], None] | None = None
+) -> tuple[dict[str, Any] | None, list[str]]:
     """Return the newest readable checkpoint and a word on each passed over; None if none is left.
 
     Its tensors are on the CPU. Those that belong elsewhere are put there by whoever takes them; the step
     counters of an optimizer stay, for on a GPU some optimizers would wait for them in each step.
+
+    Args:
+        folder: Of the checkpoints.
+        check: Raises :class:`MisfitStateError` for values that a run cannot be put into.
     """
     complaints: list[str] = []
     for path in _candidates(folder):
         try:
-            return _load(path), complaints
-        except UNREADABLE as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            complaints.append(f"{path.name} cannot be read ({reason[:80]})")
+            state = _load(path)
+            if check is not None:
+                check(state)
+            return state, complaints
+        except MisfitStateError as error:
+            complaints.append(f"{path.name} does not fit this run ({error})")
+        except (NotLoadedError, OSError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            complaints.append(f"{path.name} cannot be read ({reason})")
     if complaints:
         complaints.append("no checkpoint can be read: the run starts from the beginning")
     return None, complaints
@@ -85,11 +87,12 @@ def load_newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
 
 def _load(path: Path) -> dict[str, Any]:
     # Ours are zip files; anything else would go to the reader of torch's older format, a bare pickle.
-    if not zipfile.is_zipfile(path):
-        raise ValueError("damaged, or not a checkpoint")
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    with open_regular(path) as file:
+        if file.read(4) != b"PK\x03\x04" or not zipfile.is_zipfile(file):
+            raise NotLoadedError("damaged, or not a checkpoint")
+    state = load_torch(path)
     if not isinstance(state, dict) or state.get("schema") != SCHEMA:
-        raise ValueError("not a checkpoint of this version")
+        raise NotLoadedError("not a checkpoint of this version")
     return state
 
 

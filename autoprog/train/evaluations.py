@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from autoprog.accuracy import largest_class_share
 from autoprog.effort import evaluation_macs
+from autoprog.errors import DivergedError
 from autoprog.events import Evaluated, Event, Warned
 from autoprog.train.evaluate import Scores, evaluate
 from autoprog.train.phase import Phase, plain_choice
@@ -124,6 +126,7 @@ def _evaluate(trainer: Trainer, depth: tuple[int, ...]) -> Generator[Event, None
         yield from trainer.halt(request.signal_name)
         raise
     yield from trainer.halt_if_asked()
+    _check_finite(trainer, online, averaged)
     trainer.evaluated_step, trainer.evaluated_macs = trainer.step, trainer.macs
     trainer.evaluated_position = trainer.pace.position(trainer.step)
     trainer.by_class = _by_class(online, averaged)
@@ -144,6 +147,20 @@ def _evaluate(trainer: Trainer, depth: tuple[int, ...]) -> Generator[Event, None
         largest_class_share=largest_class_share(online.images),
     )
     return trainer.last_evaluation
+
+
+def _check_finite(trainer: Trainer, online: Scores, averaged: Scores) -> None:
+    """Look at the losses of an evaluation: finite weights can make logits that are not.
+
+    Raises:
+        DivergedError: If one is not finite.
+    """
+    for name, scores in (("online", online), ("averaged", averaged)):
+        if not math.isfinite(scores.loss):
+            raise DivergedError(
+                f"the loss of the {name} network on the validation images is {scores.loss} at step"
+                f" {trainer.step} (epoch {trainer.epoch:.2f}); checkpoints are from before; lower --lr"
+            )
 
 
 def _by_class(online: Scores, averaged: Scores) -> dict[str, list[int]]:

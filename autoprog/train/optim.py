@@ -27,6 +27,7 @@ __all__ = [
     "create_mixup",
     "create_optimizer",
     "create_scheduler",
+    "example_states",
 ]
 
 
@@ -78,6 +79,20 @@ def check_growth(
             check_state(rule, optimizer)
         except ValueError as error:
             raise ConfigError(where, key, str(error)) from None
+
+
+def example_states(
+    recipe: Recipe, device: torch.device
+) -> list[tuple[torch.Tensor, dict[str, Any]]]:
+    """Return parameters of one and two dimensions with what the optimizer of a run keeps of each."""
+    flat = recipe.model_copy(update={"layer_decay": None})
+    with torch.random.fork_rng(devices=[]):  # the weights of the layer are of no use
+        network = nn.Linear(3, 5).to(device)
+        optimizer = _create_optimizer(network, flat, device)
+        for parameter in network.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+    return [(parameter, dict(optimizer.state[parameter])) for parameter in network.parameters()]
 
 
 def _create_optimizer(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +14,7 @@ from autoprog.events import Evaluated
 from autoprog.train.checkpoint import load_newest
 from autoprog.train.evaluations import Best
 from autoprog.train.initial import load_initial
+from autoprog.train.state_check import check_state
 from autoprog.train.weights import metadata_of
 from supernet.config import SubnetConfig, TokenRule
 
@@ -58,11 +60,15 @@ def restore_newest(trainer: Trainer) -> list[str]:
 
     Raises:
         ConfigError: If there are no initial weights any more, or other ones.
-        RunError: If it is of another network or optimizer, or the ranks read different ones.
+        RunError: If all that can be read are of another network or optimizer, or the ranks read different
+            ones.
     """
     folder, rollbacks = trainer.folder.checkpoints, trainer.rollbacks
-    state, complaints = load_newest(folder)
+    state, complaints = load_newest(folder, partial(check_state, trainer))
     if state is None:
+        misfits = [text for text in complaints if "does not fit this run" in text]
+        if misfits:  # to begin anew would replace what may be the checkpoint of another run
+            raise RunError(f"{folder}: {misfits[0]}; was it copied from another one?")
         complaints += _begin(trainer)
     else:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from autoprog.errors import RunError
 from autoprog.train.checkpoint import load_newest, publish, stage_as
 from autoprog.train.engine import train_schedule
+from autoprog.train.state_check import check_state
 
 
 def write(folder: Path, step: int, keep_as: str | None = None) -> None:
@@ -231,3 +233,55 @@ def test_final_weights_that_cannot_be_written_are_one_line(bench: Any) -> None:
     trainer.folder.close()
     assert "final.safetensors: the weights cannot be written: " in str(error.value)
     assert not (trainer.folder.path / "result.json").exists()
+
+
+CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "a negative step": lambda s: s.update(step=-1),
+    "a huge step": lambda s: s.update(step=10**30),
+    "a text for a step": lambda s: s.update(step="3"),
+    "a tensor for a step": lambda s: s.update(step=torch.ones(3)),
+    "no step": lambda s: s.pop("step"),
+    "a list for weights": lambda s: s.update(model=[1]),
+    "weights of another shape": lambda s: s["model"].update({"head.bias": torch.zeros(3)}),
+    "whole numbers": lambda s: s["model"].update({"head.bias": s["model"]["head.bias"].long()}),
+    "not finite": lambda s: s["model"].update({"head.bias": s["model"]["head.bias"] * torch.nan}),
+    "no averages": lambda s: s.update(emas=[]),
+    "a text for an average": lambda s: s.update(emas=["x"]),
+    "no optimizer": lambda s: s.update(optimizer={}),
+    "no groups": lambda s: s["optimizer"].update(param_groups=[]),
+    "a text for betas": lambda s: s["optimizer"]["param_groups"][0].update(betas="x"),
+    "moments of another shape": lambda s: s["optimizer"]["state"][0].update(exp_avg=torch.ones(2)),
+    "no moments": lambda s: s["optimizer"]["state"][0].pop("exp_avg"),
+    "a scaler without values": lambda s: s.update(scaler={"scale": 1.0}),
+    "seconds in words": lambda s: s.update(seconds={"train": "long"}),
+    "another subnet": lambda s: s["steps_by_subnet"].append([[10**9], 16, [1.0, "x", (0,)], 3]),
+    "an evaluation of nothing": lambda s: s.update(last_evaluation={}),
+    "a best one without a step": lambda s: s.update(best={"step": None}),
+    "counts in words": lambda s: s.update(by_class={"images": ["x"]}),
+    "notes in a list": lambda s: s.update(notes=[]),
+    "no micro-batch": lambda s: s.update(micro_batches=0),
+    "rollbacks without end": lambda s: s.update(rollbacks=10**9),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_values_of_other_types_are_passed_over_before_anything_is_restored(
+    bench: Any, change: Callable[[dict[str, Any]], Any]
+) -> None:
+    schedule = bench.ramped()
+    trainer = bench.trainer(bench.settings(), schedule)
+    bench.signal_during(trainer, 3)
+    path = bench.carry_out(trainer, schedule).path / "checkpoints"
+    publish(path, stage_as(path, torch.load(path / "last.pt", weights_only=True)))
+    state = torch.load(path / "last.pt", weights_only=True)
+    change(state)
+    torch.save(state, path / "last.pt")
+    before = {key: value.clone() for key, value in trainer.stepper.model.state_dict().items()}
+    found, complaints = load_newest(path, partial(check_state, trainer))
+    assert found is not None
+    assert found["step"] == trainer.step
+    assert len(complaints) == 1
+    assert complaints[0].startswith("last.pt does not fit this run (")
+    assert "\n" not in complaints[0]
+    after = trainer.stepper.model.state_dict()
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
