@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -11,8 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from autoprog.errors import DivergedError
+from autoprog.train import evaluations
 from autoprog.train.engine import train_schedule
+from autoprog.train.evaluate import WORST_LOSS, Scores, batch_losses
 from autoprog.train.loop import LossRing, check_weights
+from autoprog.train.phase import plain_choice
 
 
 def spoil(trainer: Any, step: int, how: str) -> None:
@@ -57,6 +61,34 @@ def test_a_run_that_diverges_names_stage_epoch_and_step(
     spoil(trainer, step, how)
     cure = "checkpoints are from before; lower --lr or set --clip-grad"
     assert diverged(trainer, schedule) == f"{message}; {cure}"
+
+
+def test_an_evaluation_whose_loss_is_not_finite_ends_the_run(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Finite weights may make logits that are not, as in half precision."""
+    schedule = bench.ramped()
+    trainer = bench.trainer(bench.settings(), schedule)
+
+    def overflowing(*_: Any) -> list[Scores]:
+        return [Scores(loss, (1,), (2,)) for loss in (0.5, math.inf)]
+
+    monkeypatch.setattr(evaluations, "evaluate", overflowing)
+    said = diverged(trainer, schedule)
+    assert said.startswith("the loss of the averaged network on the validation images is inf at")
+    log = (trainer.folder.path / "events.jsonl").read_text()
+    assert "Infinity" not in log
+
+
+def test_a_subnet_that_has_diverged_is_ranked_last(bench: Any) -> None:
+    trainer = bench.trainer(bench.settings(), bench.ramped())
+    model = trainer.stepper.model
+    choice = plain_choice(model.spec.full)
+    with torch.no_grad():
+        model.vit.head.weight[0, 0] = math.inf
+    images = torch.rand(4, 3, model.spec.img_size, model.spec.img_size)
+    batches = [(images, torch.tensor([0, 1, 2, 3]))]
+    assert batch_losses(model, batches, choice, trainer.compute) == [pytest.approx(WORST_LOSS)]
 
 
 @pytest.mark.parametrize(("how", "step"), [("nan", 15), ("weight", 15), ("weight", 23)])
