@@ -110,7 +110,7 @@ def test_the_last_checkpoint_is_from_before_and_good(
 
 def test_an_absurd_learning_rate_diverges(bench: Any) -> None:
     schedule = bench.ramped()
-    settings = bench.settings({**bench.plain, "lr": 1e30, "opt": "sgd"})
+    settings = bench.settings({**bench.plain, "lr": 1000.0, "opt": "sgd"})
     message = diverged(bench.trainer(settings, schedule), schedule)
     assert re.match(r"the loss is nan at step \d \(stage 0, epoch 0\.\d\d\); ", message)
 
