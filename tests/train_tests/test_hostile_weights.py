@@ -272,16 +272,9 @@ def test_a_hostile_description_is_no_model(
     if source == "beside":
         path.with_name(f"{path.name}.json").write_text(json.dumps(about))
     with pytest.raises(ConfigError) as caught:
-        _load(path)
+        built_as_described(path)
     assert "\n" not in str(caught.value)
     assert str(caught.value).isprintable()
-
-
-def _load(path: Path) -> None:
-    found = read_weights(path, averaged=True)
-    if found.spec is None:
-        raise ConfigError("--model", "", found.refused)
-    loaded_network(found, found.spec, 5)  # the description may be in order, but of another network
 
 
 def _in_little_memory(path: str, queue: Any) -> None:
