@@ -331,9 +331,7 @@ def test_a_broken_line_is_told_and_does_not_stop_the_program(run_builder: Builde
         with (run / "events.jsonl").open("a") as file:
             file.write("{broken}\n")
         # The message is broken into lines where the folder's name is long.
-        await seen(
-            pilot, "events.jsonl: must be a JSON object", flowing=True
-        )
+        await seen(pilot, "events.jsonl: must be a JSON object", flowing=True)
         await pilot.press("5")
         await seen(pilot, "Curves")
 
