@@ -46,6 +46,8 @@ CORE = (
     "costs.choose",
     "fidelity",
     "processes",
+    "eventlog",
+    "hints",
     "jsonlines",
     "locks",
     "workers",
@@ -260,6 +262,30 @@ def imports_only_an_error(node: ast.AST) -> bool:
 
 def is_true(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and node.value is True
+
+
+def test_one_console_and_one_way_to_print() -> None:
+    broken = [
+        source.place(node)
+        for source in SOURCES
+        if source.module not in ("autoprog.printable", "autoprog.console")
+        for node in calls(source)
+        if ast.unparse(node.func) == "print"
+        or (
+            ast.unparse(node.func) in ("sys.stdout.write", "sys.stderr.write")
+            and not isinstance(node.args[0], ast.Constant)
+        )
+    ]
+    assert broken == [], "printed otherwise than by autoprog.printable.say"
+    broken = [
+        source.place(node)
+        for source in SOURCES
+        if source.module != "autoprog.console"
+        and not any(name == "autoprog.console.Console" for name, _ in imports(source))
+        for node in calls(source)
+        if ast.unparse(node.func).rpartition(".")[2] == "Console"
+    ]
+    assert broken == [], "a console of rich that is not autoprog.console.Console"
 
 
 def test_no_library_code_draws_from_a_global_generator_of_python_or_numpy() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from autoprog.errors import ConfigError, RunError
 from autoprog.files import parse
+from autoprog.hints import command
 from autoprog.jsonlines import read_object
 from autoprog.openfiles import write_atomically
 from autoprog.proof.arms import with_settings
@@ -97,7 +98,7 @@ def _pair(folder: Path, plan: Plan, number: int, start: Start) -> Generator[Repo
     seed, order = plan.first_seed + number, plan.order(number)
     arms = {arm: plan.settings_of(arm) for arm in order}
     files = {arm: folder / plan.file_of(arm) for arm in order}
-    cure = f"go on with autoprog verify --resume {folder}"
+    cure = f"go on with {command('verify', '--resume', folder)}"
     runs = Round(folder, seed, arms, files, start, cure)
     results = yield from runs.carry_out(order, plan.at_once)
     baseline, candidate = (results.pop(arm) for arm in ARMS)

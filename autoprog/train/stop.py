@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -31,7 +32,9 @@ class InterruptedRunError(AutoprogError):
 
     def __init__(self, signal_name: str, run: str, where: str = "after a checkpoint") -> None:
         self.exit_code = {"SIGINT": 130, "SIGTERM": 143}.get(signal_name, 1)
-        super().__init__(f"stopped by {signal_name} {where}; go on with --resume {run}")
+        super().__init__(
+            f"stopped by {signal_name} {where}; go on with --resume {shlex.quote(run)}"
+        )
 
 
 class StopNow(BaseException):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from autoprog.printable import printable
 from autoprog.ui.palette import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION
 from autoprog.ui.tables import Column
 
@@ -61,7 +62,7 @@ ul { margin: .3rem 0; padding-left: 1.2rem }
 
 def page(title: str, body: Iterable[str]) -> str:
     """Return a whole page; the parts of the body are HTML already, the title is not."""
-    return (
+    return printable(
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{_style()}</style></head>\n<body>"

@@ -8,6 +8,7 @@ from html import escape
 from itertools import groupby
 from math import floor, log10
 
+from autoprog.printable import printable
 from autoprog.ui.plot import Series, Span
 from autoprog.ui.track import Lane, Track, lanes
 from autoprog.ui.units import number
@@ -38,15 +39,16 @@ def ticks(low: float, high: float, most: int, time: bool = False) -> list[float]
 
 
 def with_local_fonts(svg: str) -> str:
-    """Return a picture of a terminal whose letters are of a font that is there.
+    """Return a picture of a terminal, printable, whose letters are of a font that is there.
 
     Rich and Textual name a font of the web, which no picture inside a page may load; its widths then space
     out the letters of another one.
     """
     svg = re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.DOTALL)
-    return re.sub(
+    svg = re.sub(
         r"font-family: (?:\"?Fira Code\"?|Fira Code), ?monospace", f"font-family: {_FONTS}", svg
     )
+    return printable(svg)
 
 
 def lanes_svg(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import optuna
@@ -59,3 +60,30 @@ def test_a_damaged_journal_is_told_in_one_line(tmp_path: Path) -> None:
     path.write_bytes(b"{broken}\n" + path.read_bytes())
     with pytest.raises(RunError, match="the journal is damaged"):
         importances(path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"[]",
+        b"7",
+        b'{"op_code": 99}',
+        b'{"op_code": 0}',
+        b'{"op_code": 4, "study_id": 10}',
+        b'{"op_code": 6, "trial_id": 1e300, "state": "x"}',
+        b"[" * 100_000,
+    ],
+)
+def test_operations_that_optuna_has_not_written_are_told_in_one_line(
+    tmp_path: Path, line: bytes
+) -> None:
+    path = journal_of(tmp_path, 2)
+    path.write_bytes(path.read_bytes() + line + b"\n")
+    with pytest.raises(RunError, match="the journal is damaged"):
+        importances(path)
+
+
+def test_a_pipe_in_place_of_a_journal_never_waits(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "search.journal")
+    with pytest.raises(RunError, match="must be a regular file"):
+        importances(tmp_path / "search.journal")
