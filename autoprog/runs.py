@@ -114,6 +114,9 @@ class Result(FileModel):
     full_model_seconds: Amount | None = None
 
 
+_LOGS = ("events.jsonl", "decisions.jsonl", "inputs.jsonl", "fidelity.jsonl")
+
+
 class RunFolder:
     """A run folder that this process writes, under a lock.
 
@@ -168,11 +171,12 @@ class RunFolder:
         try:
             check_run_files(path)
             manifest = _read_manifest(path)
+            _check_logs(path)  # before the lock file is made and half-written lines are cut
             with ExitStack() as undo:
                 lock = undo.enter_context(_take_lock(path))
                 remove_leftovers(path)
                 (path / "checkpoints").mkdir(exist_ok=True)
-                for name in ("events.jsonl", "decisions.jsonl", "inputs.jsonl", "fidelity.jsonl"):
+                for name in _LOGS:
                     cut_torn_tail(path / name)
                 folder = cls(path, manifest, attempt=_last_attempt(path) + 1, lock=lock)
                 undo.pop_all()
@@ -305,6 +309,18 @@ def _read_manifest(path: Path) -> RunManifest:
 
 def _schedule_if_there(path: Path) -> GrowthSchedule | None:
     return load_schedule(path) if path.exists() else None
+
+
+def _check_logs(path: Path) -> None:
+    """Read all rows of the logs that a run appends to.
+
+    Raises:
+        ConfigError: If one is no log of ours.
+    """
+    _last_attempt(path)
+    for name in _LOGS[1:]:
+        for _ in read_rows(path / name):
+            pass
 
 
 def _last_attempt(path: Path) -> int:

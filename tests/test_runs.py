@@ -196,6 +196,29 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, manifest: RunM
         RunFolder.create(tmp_path / "file", manifest)
 
 
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("events.jsonl", b'{"attempt": -1}\n'),
+        ("events.jsonl", b'{"attempt": "0"}\n'),
+        ("events.jsonl", b"\xff\x00\n"),
+        ("decisions.jsonl", b"[1]\n"),
+        ("inputs.jsonl", b"5\n"),
+        ("fidelity.jsonl", b'{"a": NaN}\n'),
+    ],
+)
+def test_a_log_that_is_none_of_ours_is_refused_as_it_is(
+    folder: RunFolder, name: str, row: bytes
+) -> None:
+    folder.close()
+    (folder.path / "run.lock").unlink()
+    (folder.path / name).write_bytes(row + b"half a li")
+    with pytest.raises(ConfigError, match=f"{name}: line 1"):
+        RunFolder.reopen(folder.path)
+    assert (folder.path / name).read_bytes() == row + b"half a li"
+    assert not (folder.path / "run.lock").exists()
+
+
 def test_each_reopening_counts_an_attempt(folder: RunFolder) -> None:
     folder.append(started(0))
     folder.close()

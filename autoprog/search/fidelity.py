@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from autoprog.curves import Curriculum
@@ -32,6 +33,7 @@ from autoprog.search.rank import COST_RATIO, agreement, equal_cost, spread_over_
 from autoprog.search.searcher import Searcher
 from autoprog.train.checkpoint import load_newest, publish, stage_as
 from autoprog.train.state import snapshot
+from autoprog.train.state_check import check_state
 from autoprog.train.stop import GaveUpError
 from autoprog.train.trainer import Trainer
 from supernet.config import SubnetConfig
@@ -130,7 +132,7 @@ def _trainings(
     """Return what trains the subnets; None if the network that they begin from has been lost."""
     trainer, start = searcher.trainer, None
     if settings.begin == "start":
-        start, _ = load_newest(_start_folder(trainer))
+        start, _ = load_newest(_start_folder(trainer), partial(check_state, trainer))
         before = searcher.num_phases - len(point.estimate_steps) - 1
         if trainer.ranks.most(int(start is None or start["phase"] != before)):
             return None
