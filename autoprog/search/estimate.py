@@ -14,16 +14,22 @@ from autoprog.train.trainer import Trainer
 from supernet.config import SubnetConfig
 from supernet.elastic import ElasticViT
 
-__all__ = ["estimate_losses", "held_out_losses", "paired_difference", "summarise"]
+__all__ = ["WORST_LOSS", "estimate_losses", "held_out_losses", "paired_difference", "summarise"]
+
+WORST_LOSS = 1e30
+"""Stands for a loss that is not finite where subnets are ranked: worse than any that is."""
 
 
 def estimate_losses(trainer: Trainer, choice: Choice) -> list[float]:
     """Return a subnet's loss on every held-out batch: the same batches for all, EMA weights, eval mode.
 
+    One that is not finite, as of a subnet that has diverged, is :data:`WORST_LOSS`.
+
     Raises:
         GaveUpError: If a stop was requested of this process.
     """
-    return held_out_losses(trainer, trainer.stepper.emas[0].module, choice)
+    losses = held_out_losses(trainer, trainer.stepper.emas[0].module, choice)
+    return [min(loss, WORST_LOSS) if math.isfinite(loss) else WORST_LOSS for loss in losses]
 
 
 def held_out_losses(trainer: Trainer, network: ElasticViT, choice: Choice) -> list[float]:

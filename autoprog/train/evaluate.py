@@ -15,10 +15,7 @@ from autoprog.train.phase import Choice
 from autoprog.train.ranks import ONE_PROCESS, Ranks
 from supernet.elastic import ElasticViT
 
-__all__ = ["WORST_LOSS", "Scores", "batch_losses", "evaluate", "evaluate_choices"]
-
-WORST_LOSS = 1e30
-"""Stands for a loss that is not finite where subnets are ranked: worse than any that is."""
+__all__ = ["Scores", "batch_losses", "evaluate", "evaluate_choices"]
 
 
 @dataclass(frozen=True)
@@ -114,10 +111,7 @@ def _totals(
 def batch_losses(
     model: ElasticViT, batches: Iterable[tuple[Tensor, Tensor]], choice: Choice, compute: Compute
 ) -> list[float]:
-    """Return the mean cross-entropy of each batch, in eval mode: the paired samples of an estimate.
-
-    One that is not finite, as of a subnet that has diverged, is :data:`WORST_LOSS`.
-    """
+    """Return the mean cross-entropy of each batch, in eval mode: the paired samples of an estimate."""
     training = model.training
     model.eval()
     losses = []
@@ -126,5 +120,4 @@ def batch_losses(
             logits = model(images, choice.subnet, choice.slots).float()
         losses.append(functional.cross_entropy(logits, targets))
     model.train(training)
-    found = torch.stack(losses).nan_to_num(nan=WORST_LOSS, posinf=WORST_LOSS, neginf=WORST_LOSS)
-    return found.clamp(max=WORST_LOSS).tolist()
+    return torch.stack(losses).tolist()

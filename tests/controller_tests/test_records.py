@@ -27,7 +27,7 @@ from autoprog.search.controller import (
     studies_of_decisions,
     write_study,
 )
-from autoprog.train.evaluate import WORST_LOSS
+from autoprog.search.estimate import WORST_LOSS
 from supernet.config import SubnetConfig, TokenRule
 
 

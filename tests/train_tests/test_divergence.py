@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from autoprog.errors import DivergedError
+from autoprog.search import estimate
+from autoprog.search.estimate import WORST_LOSS, estimate_losses
 from autoprog.train import evaluations
 from autoprog.train.engine import train_schedule
-from autoprog.train.evaluate import WORST_LOSS, Scores, batch_losses
+from autoprog.train.evaluate import Scores
 from autoprog.train.loop import LossRing, check_weights
 from autoprog.train.phase import plain_choice
 
@@ -80,15 +82,16 @@ def test_an_evaluation_whose_loss_is_not_finite_ends_the_run(
     assert "Infinity" not in log
 
 
-def test_a_subnet_that_has_diverged_is_ranked_last(bench: Any) -> None:
+def test_a_subnet_that_has_diverged_is_ranked_last(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trainer = bench.trainer(bench.settings(), bench.ramped())
     model = trainer.stepper.model
     choice = plain_choice(model.spec.full)
-    with torch.no_grad():
-        model.vit.head.weight[0, 0] = math.inf
-    images = torch.rand(4, 3, model.spec.img_size, model.spec.img_size)
-    batches = [(images, torch.tensor([0, 1, 2, 3]))]
-    assert batch_losses(model, batches, choice, trainer.compute) == [pytest.approx(WORST_LOSS)]
+    losses = iter([[1.5, math.nan], [math.inf, 1e35]])
+    monkeypatch.setattr(estimate, "held_out_losses", lambda *_: next(losses))
+    assert estimate_losses(trainer, choice) == [1.5, WORST_LOSS]
+    assert estimate_losses(trainer, choice) == [WORST_LOSS, WORST_LOSS]
 
 
 @pytest.mark.parametrize(("how", "step"), [("nan", 15), ("weight", 15), ("weight", 23)])
