@@ -31,10 +31,9 @@ WHOLE_BYTES = 1 << 22
 MOST_PROGRESS = 4096
 _PROGRESS = b'"kind": "progressed"'  # in a text of JSON a quote has a backslash before it
 
-# Runs of 10,000 epochs and searches of 100,000 trials are read; to draw more would take minutes.
-_MOST_OFTEN = dict.fromkeys(
-    ("progressed", "evaluated", "trial_told", "checkpoint_saved", "warned"), 100_000
-)
+# Runs of 50,000 evaluations and searches of 20,000 trials are read; to draw more would take minutes.
+_MOST_OFTEN = dict.fromkeys(("progressed", "evaluated", "checkpoint_saved", "warned"), 50_000)
+_MOST_OFTEN["trial_told"] = 20_000
 _MOST_OFTEN["run_started"] = 1_000
 _MOST_OF_OTHERS = 5_000
 _MOST_BYTES = 64 * 2**20

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import reprlib
-from typing import Any, TextIO
+from typing import IO, Any
 
 __all__ = ["brief", "is_printable", "one_line", "printable", "say"]
 
@@ -38,7 +38,7 @@ def is_printable(text: str) -> bool:
 
 
 def say(
-    text: object = "", file: TextIO | None = None, end: str = "\n", flush: bool = False
+    text: object = "", file: IO[str] | None = None, end: str = "\n", flush: bool = False
 ) -> None:
     """Print a text, made :func:`printable`: the one way to print anything that is not drawn."""
     print(printable(str(text)), file=file, end=end, flush=flush)

@@ -24,6 +24,7 @@ from rich.console import Console
 
 from autoprog.cli import COMMANDS, build_parser, main
 from autoprog.events import Event, Warned
+from autoprog.printable import is_printable
 from autoprog.runs import RunFolder, load_run
 from autoprog.stage import FullModel
 from supernet.config import ModelSpec
@@ -985,3 +986,43 @@ def test_signals_stop_the_real_program_after_a_checkpoint_and_resume_finishes(
     assert run.result is not None
     steps = [event.step for event in run.events() if event.kind == "progressed"]
     assert steps == list(range(1, 89 * 3 + 1))
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (MemoryError(), 1, "out of memory: what was given is too large for this machine"),
+        (RecursionError(), 2, "what was given is nested too deep"),
+        (OSError(5, "Input/output error", "a\x1bb"), 1, "'a\\x1bb': Input/output error"),
+        (
+            UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed"),
+            2,
+            "names and texts must be UTF-8: surrogates not allowed in '\\ud800'",
+        ),
+    ],
+)
+def test_what_no_command_has_a_sentence_for_is_one_line(
+    error: Exception,
+    code: int,
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(args: argparse.Namespace) -> int:
+        raise error
+
+    monkeypatch.setattr("autoprog.commands.schedules.run", fail)
+    assert main(["schedules"]) == code
+    assert capsys.readouterr().err == f"autoprog: {sentence}\n"
+    with pytest.raises(type(error)):
+        main(["schedules", "--debug"])
+
+
+def test_a_usage_error_is_one_printable_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["\x1b]0;x\x07\n"], ["show", "linear", "--\x1b]0;x\x07\n" + "x" * 9_000]):
+        with pytest.raises(SystemExit):
+            main(words)
+        text = capsys.readouterr().err
+        assert is_printable(text)
+        assert text.count("\n") == 1
+        assert len(text) < 2_500

@@ -16,6 +16,7 @@ from autoprog.console import Console
 from autoprog.errors import ConfigError, consistent
 from autoprog.files import write_outputs
 from autoprog.presets import PRESETS
+from autoprog.printable import say
 from autoprog.ui.diff import diff_document, diff_plain, diff_view, schedule_diff
 from autoprog.ui.document import document
 from autoprog.ui.plain import plain_text
@@ -79,7 +80,8 @@ def show(
                 subject = preset_beside(target, other, spec, epochs, recipe)
             forms = _diff_forms(subject, other)
         if as_json:
-            console.out(json.dumps(forms.document(), indent=1, allow_nan=False), highlight=False)
+            text = json.dumps(forms.document(), indent=1, allow_nan=False)
+            say(text, file=console.file)  # rich takes ten times as long
         elif svg is not None or html is not None:
             _export(forms, svg, html)
         elif plain or not _draws(console):
