@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from tests.fuzz_tests import (
     generators_data,
+    generators_good,
     generators_run_folder,
     generators_surroundings,
     generators_weights,
@@ -36,6 +37,7 @@ from tests.fuzz_tests.table import Verdict, failures, table
 __all__ = ["KINDS", "main", "run_case"]
 
 KINDS: list[Kind] = [
+    *generators_good.KINDS,
     *generators_yaml.KINDS,
     *generators_run_folder.KINDS,
     *generators_weights.KINDS,
