@@ -13,6 +13,7 @@ import shutil
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -52,7 +53,9 @@ def run_case(
     """Make a case, run it, judge it, and remove it."""
     place = Place(folder, specimens)
     try:
-        command = case.make(place)
+        with warnings.catch_warnings():  # of what is odd about the files, which it is meant to be
+            warnings.simplefilter("ignore")
+            command = case.make(place)
         outcome = run_command(command, place, limits)
     finally:
         if not keep:
