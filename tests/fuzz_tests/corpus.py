@@ -186,11 +186,11 @@ class Case:
 
 
 def chosen_cases(kinds: Sequence[Kind], seed: int, number: int | None) -> list[Case]:
-    """Return all cases, or about `number` of them, from every kind at least four and spread over each."""
+    """Return all cases, or about `number` of them, from every kind at least three and spread over each."""
     whole = sum(kind.cases for kind in kinds)
     chosen: list[Case] = []
     for kind in kinds:
-        wanted = kind.cases if number is None else max(4, round(number * kind.cases / whole))
+        wanted = kind.cases if number is None else max(3, round(number * kind.cases / whole))
         if number is not None and wanted < kind.cases:
             # Spread by chance: steps of one width would meet the same option of each list again and again.
             indices = sorted(random.Random(f"{seed}/{kind.name}").sample(range(kind.cases), wanted))

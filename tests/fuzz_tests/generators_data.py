@@ -17,7 +17,7 @@ from tests.fuzz_tests.corpus import ANY, Command, Draw, Kind, Place
 from tests.fuzz_tests.specimens import SMALL, png
 from tests.fuzz_tests.values import ESCAPES
 
-__all__ = ["KINDS"]
+__all__ = ["KINDS", "commands"]
 
 _RUN = ("--epochs=1", "--batch-size=8", "-q")
 
@@ -46,14 +46,14 @@ _NAMES = (
 )
 
 
-def _commands(data: str) -> list[tuple[list[str], tuple[str, ...]]]:
+def commands(data: str) -> list[tuple[list[str], tuple[str, ...]]]:
     train = ["train", "--schedule=constant", *SMALL, *_RUN, f"--data={data}"]
     return [
         (train, ("runs",)),
         ([*train, "--cache=cache"], ("runs", "cache")),
         ([*train, "--cache"], ("runs", "home/.cache/autoprog")),
         ([*train, "--dry-run"], ()),
-        ([*train, "--val-fraction=0.25"], ("runs",)),
+        ([*train, "--held-out"], ("runs",)),
         ([*train, "--class-folders=first"], ("runs",)),
         (["doctor", f"--data={data}"], ()),
         (["doctor", f"--data={data}", "--json"], ()),
@@ -61,7 +61,7 @@ def _commands(data: str) -> list[tuple[list[str], tuple[str, ...]]]:
 
 
 def _any_command(draw: Draw, data: str) -> tuple[list[str], tuple[str, ...]]:
-    return draw.any(_commands(data))
+    return draw.any(commands(data))
 
 
 # --- tar files ---

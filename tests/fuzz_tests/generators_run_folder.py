@@ -13,9 +13,10 @@ import yaml
 
 from autoprog.files import parse_yaml
 from tests.fuzz_tests.corpus import ANY, Command, Draw, Kind, Place
+from tests.fuzz_tests.specimens import BENCH
 from tests.fuzz_tests.values import hostile, mutated, shown, texts, to_json, to_yaml
 
-__all__ = ["KINDS", "damage", "readers"]
+__all__ = ["KINDS", "readers", "resumers"]
 
 Met = tuple[list[str], tuple[str, ...]]
 """A command line, and what it may write."""
@@ -101,7 +102,7 @@ def readers(run: str) -> list[Met]:
         (["compare", run, run], ()),
         (["compare", run, "--json"], ()),
         (["compare", run, "--markdown"], ()),
-        (["compare", "--runs-dir=runs", "--html=out.html"], ("out.html",)),
+        (["compare", "last", "--html=out.html"], ("out.html",)),
         (["evaluate", run, "--device=cpu", "--workers=0", "--threads=1"], ()),
         (["evaluate", run, "--checkpoint=best", "--device=cpu", "--workers=0", "--json"], ()),
         (["export", run, "--output=out.pth"], ("out.pth", "out.pth.json", "out.pth.classes.txt")),
@@ -146,9 +147,9 @@ def _resumers(run: str, kind: str) -> list[Met]:
     ]
 
 
-def _met(name: str, run: str) -> list[Met]:
+def resumers(name: str, run: str) -> list[Met]:
     """Return the commands that go on with a specimen."""
-    if name == "trials":
+    if name == "stopped-trials":
         return [
             (["search", "--join", run, "--device=cpu"], (run,)),
             (["search", "--resume", run, "-q"], (run,)),
@@ -161,17 +162,18 @@ def _met(name: str, run: str) -> list[Met]:
             (["verify", "--resume", run, "--seeds=2"], (run,)),
             (["verify", "--resume", "last", "--markdown"], (run,)),
         ]
-    if name == "bench":
+    if name == "bench":  # the same command line goes on
+        again = [*BENCH, "--runs-dir=runs"]
         return [
-            (["bench", "presets", "--resume", run], (run,)),
-            (["bench", "presets", "--resume", run, "--json"], (run,)),
-            (["bench", "presets", "--resume", run, "--seeds=2"], (run,)),
+            (again, ("runs",)),
+            ([*again, "--json"], ("runs",)),
+            ([*again, "--seeds=2"], ("runs",)),
         ]
     return _resumers(run, "search" if "search" in name else "train")
 
 
 _READ = ("train", "search", "trials", "stopped-train", "stopped-search")
-_WRITTEN = ("stopped-train", "stopped-search", "trials", "train")
+_WRITTEN = ("stopped-train", "stopped-search", "stopped-trials", "train")
 _PROOFS = ("verify", "bench")
 
 
@@ -180,7 +182,7 @@ def _files(run: Path, ours: bool = True) -> list[Path]:
     return [path for path in sorted(run.rglob("*")) if ours or path.suffix in _TEXTS]
 
 
-def damage(draw: Draw, place: Place, path: Path, how: str) -> None:
+def _damage(draw: Draw, place: Place, path: Path, how: str) -> None:
     """Put something else in place of a file or a folder."""
     content = path.read_bytes() if path.is_file() else b""
     if how in ("cut", "bit flips", "other rights", "many lines") and not content:
@@ -245,9 +247,9 @@ def _damaged(names: Sequence[str], draw: Draw, place: Place, run_again: bool) ->
     how = draw.turn(_DAMAGES)
     run = place.copy(name)
     path = draw.any(_files(run))
-    damage(draw, place, path, how)
+    _damage(draw, place, path, how)
     words, writes = draw.any(
-        _met(name, f"runs/{run.name}") if run_again else readers(f"runs/{run.name}")
+        resumers(name, f"runs/{run.name}") if run_again else readers(f"runs/{run.name}")
     )
     where = path.relative_to(run)
     return Command(words, f"{name}: {where}: {how}", writes, ANY)
@@ -261,7 +263,7 @@ def _lying(names: Sequence[str], draw: Draw, place: Place, run_again: bool) -> C
     path = draw.any(top if draw.random.random() < 0.8 else found)
     note = _lie(draw, place, path)
     words, writes = draw.any(
-        _met(name, f"runs/{run.name}") if run_again else readers(f"runs/{run.name}")
+        resumers(name, f"runs/{run.name}") if run_again else readers(f"runs/{run.name}")
     )
     return Command(words, f"{name}: {path.relative_to(run)}: {note}", writes, ANY)
 
@@ -297,7 +299,7 @@ def _as_json(document: Any) -> str:
 def _planted(draw: Draw, place: Place) -> Command:
     """Plant links in a folder where the program would write."""
     where = draw.turn(_PLANTED)
-    name = draw.turn(("stopped-train", "stopped-search", "trials", "verify", "bench"))
+    name = draw.turn(("stopped-train", "stopped-search", "stopped-trials", "verify", "bench"))
     run = place.copy(name)
     path = run / where
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -310,15 +312,13 @@ def _planted(draw: Draw, place: Place) -> Command:
         [place.victim / "keep.txt", place.victim / "new.txt", folder, "../../victim/keep.yaml"]
     )
     path.symlink_to(target)
-    if name in _PROOFS:
-        (run / f"{name}.json").exists()
-    words, writes = draw.any(_met(name, f"runs/{run.name}"))
+    words, writes = draw.any(resumers(name, f"runs/{run.name}"))
     return Command(words, f"{name}: {where} -> {os.path.basename(target)}", writes, ANY)
 
 
 def _redirected(draw: Draw, place: Place) -> Command:
     """Let a foreign run.yaml say where things are read from and written to, and what is called."""
-    name = draw.turn(("stopped-train", "stopped-search", "trials"))
+    name = draw.turn(("stopped-train", "stopped-search", "stopped-trials"))
     run = place.copy(name)
     path = run / "run.yaml"
     document = parse_yaml(path.read_text(), "specimen")
@@ -374,7 +374,7 @@ def _redirected(draw: Draw, place: Place) -> Command:
         inside = inside[key]
     inside[keys[-1]] = value
     path.write_text(yaml.safe_dump(document, sort_keys=False))
-    words, writes = draw.any(_met(name, f"runs/{run.name}")[:2])
+    words, writes = draw.any(resumers(name, f"runs/{run.name}")[:2])
     return Command(words, f"{name}: run.yaml: {'.'.join(keys)}: {shown(value)}", writes, ANY)
 
 
@@ -431,7 +431,7 @@ def _proof_words(draw: Draw, place: Place) -> Command:
         if arm != "words":
             entrant["name"] = hostile_name
     path.write_text(json.dumps(document))
-    given, writes = draw.any(_met(name, f"runs/{run.name}"))
+    given, writes = draw.any(resumers(name, f"runs/{run.name}"))
     note = f"{name}.json: {arm}: {shown(words)} {shown(hostile_name)}"
     return Command(given, note, writes, ANY)
 

@@ -16,7 +16,7 @@ from tests.fuzz_tests.corpus import ANY, REFUSED, Command, Draw, Kind, Place
 from tests.fuzz_tests.specimens import SMALL
 from tests.fuzz_tests.values import hostile, mutated, shown
 
-__all__ = ["KINDS"]
+__all__ = ["KINDS", "commands"]
 
 
 class _Gadget:
@@ -62,7 +62,7 @@ def _raw_pickles(place: Place) -> dict[str, bytes]:
     }
 
 
-def _commands(path: str) -> list[tuple[list[str], tuple[str, ...]]]:
+def commands(path: str) -> list[tuple[list[str], tuple[str, ...]]]:
     few = ["--epochs=1", "-q"]
     return [
         (["evaluate", path, "--model=vit-mu", "--device=cpu", "--workers=0", "--threads=1"], ()),
@@ -140,7 +140,7 @@ def _pickles(draw: Draw, place: Place) -> Command:
                 ]
             )
             return Command(words, f"{what} in {target} of a run", writes, ANY)
-    words, writes = draw.any(_commands(path.name))
+    words, writes = draw.any(commands(path.name))
     codes = REFUSED if how in ("plain", "torch.save", "in a zip") else ANY
     return Command(words, f"{what}, {how}, protocol {protocol}", writes, codes)
 
@@ -212,7 +212,7 @@ def _tensors(draw: Draw, place: Place) -> Command:
         torch.save(held, path)
     except (RuntimeError, NotImplementedError, AttributeError):
         torch.save({**state, name: None}, path)
-    words, writes = draw.any(_commands(path.name))
+    words, writes = draw.any(commands(path.name))
     return Command(words, f"{name}: {what} ({how})", writes, ANY)
 
 
@@ -305,7 +305,7 @@ def _safetensors(draw: Draw, place: Place) -> Command:
     if what == "cut":
         data = data[: draw.random.randrange(len(data))]
     path = place.file("w.safetensors", data)
-    words, writes = draw.any(_commands(path.name))
+    words, writes = draw.any(commands(path.name))
     return Command(words, note, writes, ANY)
 
 
@@ -404,7 +404,7 @@ def _archives(draw: Draw, place: Place) -> Command:
             torch.save({"a": torch.zeros(1).expand(3), "b": 10**300, "c": "x" * 10**6}, path)
         case "script":
             torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path)
-    words, writes = draw.any(_commands(path.name))
+    words, writes = draw.any(commands(path.name))
     return Command(words, what, writes, ANY)
 
 

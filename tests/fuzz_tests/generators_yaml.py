@@ -12,7 +12,7 @@ from tests.fuzz_tests.corpus import ANY, REFUSED, Command, Draw, Kind, Place
 from tests.fuzz_tests.specimens import SMALL
 from tests.fuzz_tests.values import ESCAPES, mutated, to_yaml
 
-__all__ = ["KINDS"]
+__all__ = ["GOOD_FILES", "KINDS", "commands"]
 
 _BOMB = "\n".join(
     f"{letter}: &{letter} [{', '.join([f'*{before}'] * 9) if before else 'lol'}]"
@@ -23,22 +23,23 @@ SCHEDULE = """schema: 1
 full: {model: vit-mu, timm: vit_tiny_patch16_224, depth: 4, img_size: 16, stride: 4, embed_dim: 24,
   num_heads: 2, overrides: {depth: 4, embed_dim: 24, num_heads: 2, patch_size: 4}}
 length_unit: epochs
+monotone: false
 lr: {shape: cosine}
 stages:
-- {length: 1, depth: 2, img_size: 8, curriculum: {randaug: 4, drop_path: 0.0}}
-- length: 1
+- {length: 0.25, depth: 2, img_size: 8, curriculum: {randaug: 4, drop_path: 0.0}}
+- length: 0.25
   depth: 3
-  img_size: {ramp: linear, from: 8, to: 16, every_epochs: 1}
+  img_size: {ramp: linear, from: 8, to: 16, every_epochs: 0.1}
   tokens: {keep_rate: 0.6, by: magnitude}
   grow: {op: mogrow, map: interpolate, source: online, state: carry}
-- length: 1
+- length: 0.25
   depth: 4
   img_size: 16
   batch_scale: 2
   lr_scale: 1.4
   trainable: {every: 4, level: 2}
   shrink_by: fourier
-- {length: 1, depth: 4, img_size: 16}
+- {length: 0.25, depth: 4, img_size: 16}
 """
 SPACE = """schema: 1
 model: vit-mu
@@ -47,13 +48,13 @@ axes:
   img_size: {values: [8, 12, 16]}
   keep_rate: {values: [0.6, 1.0], by: magnitude}
   randaug: {values: [0.5, 1.0]}
-  batch_scale: {values: [1.0, 2.0]}
+  batch_scale: {values: [2.0, 1.0]}
   grow: [mogrow]
   map: [interpolate]
 decisions: {num_points: 4, supernet_share: 0.1, good_visits: 8, search_share: 0.03, max_candidates: 4,
   min_full_share: 0.15, tail_trials: 20, grow: {op: mogrow, map: interpolate, source: online, state: carry}}
 """
-RECIPE = """epochs: 1
+RECIPE = """epochs: 4
 batch_size: 64
 opt: adamw
 lr: 0.001
@@ -69,15 +70,15 @@ interpolation: bicubic
 crop_pct: 1.0
 ema_epochs: 1.0
 """
-_GOOD = {"schedule": SCHEDULE, "space": SPACE, "recipe": RECIPE}
+GOOD_FILES = {"schedule": SCHEDULE, "space": SPACE, "recipe": RECIPE}
 
 Text = Callable[[Draw, Place], bytes]
 
 
-def _commands(kind: str, path: str) -> list[tuple[list[str], tuple[str, ...]]]:
+def commands(kind: str, path: str) -> list[tuple[list[str], tuple[str, ...]]]:
     """Return what meets a file of a kind: words, and what they may write."""
     small = list(SMALL)
-    few = [*small, "--epochs=1"]
+    few = [*small, "--epochs=4"]
     return {
         "schedule": [
             (["show", path], ()),
@@ -91,14 +92,16 @@ def _commands(kind: str, path: str) -> list[tuple[list[str], tuple[str, ...]]]:
             (["verify", f"--schedule={path}", *SMALL[1:], "--seeds=1"], ("runs",)),
         ],
         "space": [
-            (["search", f"--space={path}", *few[1:], "--dry-run"], ()),
-            (["search", f"--space={path}", *few[1:], "--trials=2", "--dry-run"], ()),
-            (["bench", "costs", f"--space={path}", *few[1:], "--profile-seconds=0.1"], ()),
+            (["search", f"--space={path}", *few, "--dry-run"], ()),
+            (["search", f"--space={path}", *few, "--trials=2", "--dry-run"], ()),
+            (["bench", "costs", f"--space={path}", *few, "--profile-seconds=0.1"], ()),
         ],
         "recipe": [
             (["train", "--schedule=linear", f"--recipe={path}", *small, "--dry-run"], ()),
-            (["train", "--schedule=linear", f"--recipe={path}", *small, "-q"], ("runs",)),
-            (["show", "linear", "--model=vit-mu", f"--recipe={path}"], ()),
+            (
+                ["train", "--schedule=linear", f"--recipe={path}", *small, "--epochs=1", "-q"],
+                ("runs",),
+            ),
             (["search", f"--recipe={path}", *small, "--dry-run"], ()),
         ],
     }[kind]
@@ -234,9 +237,9 @@ def _in_a_key(draw: Draw, place: Place) -> Command:
     """Make a good file of which one value at the top, or one inside, is hostile YAML text."""
     options = _texts(place)
     what = draw.turn(sorted(options))
-    kind = draw.turn(sorted(_GOOD))
+    kind = draw.turn(sorted(GOOD_FILES))
     value = options[what](draw)
-    good: dict[str, Any] = parse_yaml(_GOOD[kind], "good")
+    good: dict[str, Any] = parse_yaml(GOOD_FILES[kind], "good")
     key = draw.any([*good, "unknown", "schema"])
     parts = [
         f"{name}: {json.dumps(other)}\n".encode() for name, other in good.items() if name != key
@@ -246,7 +249,7 @@ def _in_a_key(draw: Draw, place: Place) -> Command:
         body = b"[1, " + body + b"]"
     content = b"".join(parts) + f"{key}: ".encode() + body + b"\n"
     place.file("f.yaml", content)
-    words, writes = draw.any(_commands(kind, "f.yaml"))
+    words, writes = draw.any(commands(kind, "f.yaml"))
     return Command(words, f"{kind}: {key}: {what}", writes, ANY)
 
 
@@ -254,29 +257,29 @@ def _whole(draw: Draw, place: Place) -> Command:
     """Make a file that is hostile as a whole."""
     options = _whole_files(place)
     what = draw.turn(sorted(options))
-    kind = draw.turn(sorted(_GOOD))
-    place.file("f.yaml", options[what](draw, _GOOD[kind]))
-    words, writes = draw.any(_commands(kind, "f.yaml"))
+    kind = draw.turn(sorted(GOOD_FILES))
+    place.file("f.yaml", options[what](draw, GOOD_FILES[kind]))
+    words, writes = draw.any(commands(kind, "f.yaml"))
     return Command(words, f"{kind}: the file is {what}", writes, ANY)
 
 
 def _values(draw: Draw, place: Place) -> Command:
     """Make a good file with a hostile value in one field, at any depth."""
-    kind = draw.turn(sorted(_GOOD))
-    document, note = mutated(draw, place, parse_yaml(_GOOD[kind], "good"))
+    kind = draw.turn(sorted(GOOD_FILES))
+    document, note = mutated(draw, place, parse_yaml(GOOD_FILES[kind], "good"))
     try:
         text = to_yaml(document)
     except (ValueError, UnicodeError):  # lone surrogates, numbers of too many digits
         text = json.dumps(str(document)[:100])
     place.file("f.yaml", text)
-    words, writes = draw.any(_commands(kind, "f.yaml"))
+    words, writes = draw.any(commands(kind, "f.yaml"))
     return Command(words, f"{kind}: {note}", writes, ANY)
 
 
 def _special_file(draw: Draw, place: Place) -> Command:
     """Make something in place of the file that no read comes to the end of, or that is no file."""
     path = place.work / "f.yaml"
-    kind = draw.turn(sorted(_GOOD))
+    kind = draw.turn(sorted(GOOD_FILES))
     what = draw.turn(
         [
             "pipe",
@@ -307,7 +310,7 @@ def _special_file(draw: Draw, place: Place) -> Command:
             path.symlink_to("/proc/self/mem")
         case "tty":
             path.symlink_to("/dev/tty")
-    words, writes = draw.any(_commands(kind, "f.yaml"))
+    words, writes = draw.any(commands(kind, "f.yaml"))
     return Command(words, f"{kind}: in place of the file: {what}", writes, REFUSED)
 
 

@@ -13,6 +13,7 @@ import shutil
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -22,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from tests.fuzz_tests import (
     generators_data,
+    generators_good,
     generators_run_folder,
     generators_surroundings,
     generators_weights,
@@ -36,6 +38,7 @@ from tests.fuzz_tests.table import Verdict, failures, table
 __all__ = ["KINDS", "main", "run_case"]
 
 KINDS: list[Kind] = [
+    *generators_good.KINDS,
     *generators_yaml.KINDS,
     *generators_run_folder.KINDS,
     *generators_weights.KINDS,
@@ -50,7 +53,9 @@ def run_case(
     """Make a case, run it, judge it, and remove it."""
     place = Place(folder, specimens)
     try:
-        command = case.make(place)
+        with warnings.catch_warnings():  # of what is odd about the files, which it is meant to be
+            warnings.simplefilter("ignore")
+            command = case.make(place)
         outcome = run_command(command, place, limits)
     finally:
         if not keep:

@@ -22,10 +22,11 @@ from PIL import Image
 from tests.fuzz_tests.corpus import Specimens
 from tests.fuzz_tests.sandbox import own_words
 
-__all__ = ["SMALL", "build", "png", "warm"]
+__all__ = ["BENCH", "SMALL", "build", "png", "warm"]
 
 SMALL = ("--model=vit-mu", "--device=cpu", "--amp=none", "--threads=1", "--workers=0")
 _OFTEN = ("--log-every-steps=4", "--checkpoint-minutes=0", "-q")
+BENCH = ("bench", "presets", *SMALL, "--epochs=1", "--seeds=1", "--presets", "late-jump")
 _TRAIN = ("train", "--schedule=linear", *SMALL, *_OFTEN, "--epochs=1", "--seed=3")
 _SEARCH = ("search", *SMALL, *_OFTEN, "--epochs=4", "--batch-size=128")
 _LEFT_OUT = {"autoprog.__main__", "autoprog.loggers.wandb"}
@@ -50,7 +51,7 @@ def build(folder: Path) -> Specimens:
         "search": _SEARCH,
         "trials": ("search", *SMALL, "-q", "--epochs=4", "--trials=2"),
         "verify": ("verify", "--schedule=linear", *SMALL, "--epochs=1", "--seeds=1"),
-        "bench": ("bench", "presets", *SMALL, "--epochs=1", "--seeds=1", "--presets", "late-jump"),
+        "bench": BENCH,
         "cached": ("train", "--schedule=constant", *SMALL, "-q", "--epochs=1", "--batch-size=8"),
     }
     folder.mkdir(parents=True)
@@ -67,6 +68,8 @@ def build(folder: Path) -> Specimens:
             [*words, f"--runs-dir={folder / f'stopped-{kind}'}"], folder, stop_late=True
         )
     specimens = Specimens(folder)
+    shutil.copytree(folder / "trials", folder / "stopped-trials")
+    (specimens.run("stopped-trials") / "result.json").unlink()
     (folder / "weights").mkdir()
     for ending in ("pth", "safetensors"):
         output = f"--output={folder / 'weights' / f'vit.{ending}'}"

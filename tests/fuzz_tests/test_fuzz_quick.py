@@ -12,7 +12,7 @@ import pytest
 
 from tests.fuzz_tests.run import KINDS
 
-_CASES = 140
+_CASES = 120
 
 Row = dict[str, Any]
 

@@ -13,12 +13,21 @@ from tests.fuzz_tests.corpus import Kind
 from tests.fuzz_tests.run import KINDS
 
 
+@pytest.fixture(scope="module")
+def specimens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder that the first kind fills for the others."""
+    return tmp_path_factory.mktemp("fuzz") / "specimens"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-def test_nothing_foreign_is_obeyed(repository: Path, tmp_path: Path, kind: Kind) -> None:
+def test_nothing_foreign_is_obeyed(
+    repository: Path, tmp_path: Path, specimens: Path, kind: Kind
+) -> None:
     found = tmp_path / "cases.json"
     program = repository / "tests" / "fuzz_tests" / "run.py"
     words = [sys.executable, str(program), f"--only={kind.name}", f"--json={found}"]
+    words += [f"--specimens={specimens}"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert found.exists(), done.stderr[-3_000:]
     rows = json.loads(found.read_text("utf-8"))

@@ -278,6 +278,7 @@ def test_what_is_allocated_is_told_of(judged: Judged) -> None:
         "autoprog: a\nautoprog: b\nautoprog: c\nautoprog: d\nautoprog: e\n",
         "autoprog: a: must be b\n  and more of it\n",
         "KeyError: 'x'\n",
+        "/lib/x.py:3: UserWarning: this is odd\nautoprog: a: must be b\n",
         f"autoprog: {'x' * 3_000}\n",
     ],
 )
