@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from autoprog.outside import asks_of, words_of_asks
 from autoprog.runs import load_run
 from autoprog.search import trials as trials_module
 from autoprog.settings import RunManifest, RunSettings
+from autoprog.train.loop import Stepper
 
 Capture = pytest.CaptureFixture[str]
 HERE = ("--device=cpu", "--threads=1", "--workers=0", "-q")
@@ -319,3 +323,24 @@ def test_a_database_in_the_folder_is_no_ask_unless_links_lead_out_of_it(
     (path / "trials.db-journal").unlink()
     (path / "trials.db").symlink_to(tmp_path / "victim")
     assert words(inside) == (f"--storage={inside}",)
+
+
+def test_a_run_that_is_stopped_names_what_must_be_given_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    take = Stepper.step
+
+    def stopped(self: Stepper, *rest: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return take(self, *rest)
+
+    monkeypatch.setattr(Stepper, "step", stopped)
+    cache, runs = tmp_path / "my cache", tmp_path / "runs"
+    words = ("--schedule=constant", "--model=vit-mu", "--epochs=1", f"--runs-dir={runs}")
+    assert main(["train", *words, *HERE, f"--cache={cache}"]) == 143
+    (run,) = runs.iterdir()
+    again = f"go on with --resume {run} '--cache={cache}'"
+    assert capsys.readouterr().err.splitlines()[-1].endswith(again)
+
+    monkeypatch.setattr(Stepper, "step", take)
+    assert main(["train", *shlex.split(again.removeprefix("go on with ")), *HERE]) == 0

@@ -20,7 +20,7 @@ from autoprog.commands.data_record import (
     with_absolute_paths,
 )
 from autoprog.commands.flags import changeable, flag_of, only_carries_out
-from autoprog.commands.outside import check_asks, given_again, loads_weights
+from autoprog.commands.outside import check_asks, given_again, loads_weights, shown_words
 from autoprog.commands.preflight import check_run, check_validation_images
 from autoprog.commands.provenance import git_state, new_run_id, versions
 from autoprog.console import Console
@@ -39,6 +39,7 @@ from autoprog.hints import command
 from autoprog.libwarnings import passed_on
 from autoprog.locate import runs_in
 from autoprog.loggers.relay import Relays
+from autoprog.outside import words_of_asks
 from autoprog.printable import one_line, say
 from autoprog.runs import Run, RunFolder, is_written_now, load_run
 from autoprog.schedule import GrowthSchedule
@@ -193,27 +194,36 @@ def _carry_out(begin: Begin, launch: Launch, folder: RunFolder, job: Job) -> Non
             _follow(events, launch.ranks)
             return
         _tell(events, launch, folder, job.stop)
+    except InterruptedRunError as error:
+        raise error.with_flags(_flags_again(launch, folder)) from None
     except ResumableError as error:
-        raise ResumableError(f"{error}; then {_resume_of(folder.path)}") from error
+        raise ResumableError(f"{error}; then {_resume_of(launch, folder)}") from error
     except OSError as error:
         raise RunError(f"{folder.path}: {error}") from error
     except KeyboardInterrupt:  # such as while the cache is built, which is given up at once
-        raise InterruptedRunError("SIGINT", str(folder.path), "before a step was taken") from None
+        where, flags = "before a step was taken", _flags_again(launch, folder)
+        raise InterruptedRunError("SIGINT", str(folder.path), where, flags) from None
     except MemoryError as error:
-        cure = f"lower --batch-size or --workers; go on with {_resume_of(folder.path)}"
+        cure = f"lower --batch-size or --workers; go on with {_resume_of(launch, folder)}"
         raise RunError(f"{folder.path}: out of memory; {cure}") from error
     except RuntimeError as error:
         what = _known_failure(error, launch.ranks)
         if what is None:
             raise
-        raise RunError(f"{folder.path}: {what}; go on with {_resume_of(folder.path)}") from error
+        raise RunError(f"{folder.path}: {what}; go on with {_resume_of(launch, folder)}") from error
     finally:
         folder.close()
 
 
-def _resume_of(path: Path) -> str:
-    """Return the flag that goes on with a run, as a shell takes it."""
-    return f"--resume {shlex.quote(str(path))}"
+def _resume_of(launch: Launch, folder: RunFolder) -> str:
+    """Return the flags that go on with a run, as a shell takes them."""
+    flags = _flags_again(launch, folder)
+    return f"--resume {shlex.quote(str(folder.path))} {flags}".rstrip()
+
+
+def _flags_again(launch: Launch, folder: RunFolder) -> str:
+    """Return the flags for what a run asks for outside its folder, as a shell takes them."""
+    return shown_words(words_of_asks(launch.settings or folder.manifest.settings, folder.path))
 
 
 def _with_notices(events: Iterator[Event], notices: Collection[str]) -> Iterator[Event]:

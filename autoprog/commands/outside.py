@@ -18,7 +18,14 @@ from autoprog.outside import Ask, asks_of, asks_of_data, repeatable
 from autoprog.settings import DataSettings, RunSettings
 from autoprog.train.checkpoint import load_newest
 
-__all__ = ["check_asks", "check_data_asks", "given_again", "loads_weights", "words_to_repeat"]
+__all__ = [
+    "check_asks",
+    "check_data_asks",
+    "given_again",
+    "loads_weights",
+    "shown_words",
+    "words_to_repeat",
+]
 
 _IN_EVALUATION = ("input_key", "target_key", "num_classes")
 
@@ -66,7 +73,7 @@ def check_asks(
     asks = asks_of(settings, folder, loads_weights=loads_weights, logs=logs)
     missing = [ask for ask in asks if any(not hasattr(args, name) for name in ask.flags)]
     if missing:
-        cure = f"to allow that, add {_quoted(_words(missing))} to {flag}"
+        cure = f"to allow that, add {shown_words(_words(missing))} to {flag}"
         if "log_wandb" in missing[0].flags:
             cure += ", or --wandb-mode offline to keep it in the run folder"
         raise _refusal(folder, missing[0], cure)
@@ -81,7 +88,7 @@ def check_data_asks(data: DataSettings, folder: Path) -> None:
     for ask in asks_of_data(data):
         fields = data.model_dump(include=set(_IN_EVALUATION), exclude_none=True)
         whole = Ask(ask.key, ask.what, {**ask.flags, **fields})
-        raise _refusal(folder, ask, f"to allow that, add {_quoted(whole.words)}")
+        raise _refusal(folder, ask, f"to allow that, add {shown_words(whole.words)}")
 
 
 def words_to_repeat(words: Sequence[str]) -> tuple[str, ...]:
@@ -92,6 +99,11 @@ def words_to_repeat(words: Sequence[str]) -> tuple[str, ...]:
     names = GIVEN_AGAIN | {"compile", "log_wandb", "wandb_project"}
     actions = (one for one in commands.choices[words[0]]._actions if one.dest in names)
     return tuple(words_of(args, actions))
+
+
+def shown_words(words: Sequence[str]) -> str:
+    """Return words of a command line as a shell takes them, with the passwords in addresses left out."""
+    return shlex.join([_shown(word) for word in words])
 
 
 def loads_weights(settings: RunSettings, folder: Path) -> bool:
@@ -112,10 +124,6 @@ def _refusal(folder: Path, ask: Ask, cure: str) -> ConfigError:
 
 def _words(asks: Iterable[Ask]) -> Sequence[str]:
     return [word for ask in asks for word in ask.words]
-
-
-def _quoted(words: Sequence[str]) -> str:
-    return shlex.join([_shown(word) for word in words])
 
 
 def _as_recorded(name: str, value: Any) -> Any:

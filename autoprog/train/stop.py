@@ -28,13 +28,22 @@ class GaveUpError(Exception):
 
 
 class InterruptedRunError(AutoprogError):
-    """A run that stopped on a signal, after a checkpoint unless ``where`` says otherwise."""
+    """A run that stopped on a signal, after a checkpoint unless ``where`` says otherwise.
 
-    def __init__(self, signal_name: str, run: str, where: str = "after a checkpoint") -> None:
+    ``flags`` is what must be given beside ``--resume RUN``.
+    """
+
+    def __init__(
+        self, signal_name: str, run: str, where: str = "after a checkpoint", flags: str = ""
+    ) -> None:
         self.exit_code = {"SIGINT": 130, "SIGTERM": 143}.get(signal_name, 1)
-        super().__init__(
-            f"stopped by {signal_name} {where}; go on with --resume {shlex.quote(run)}"
-        )
+        self._parts = signal_name, run, where
+        text = f"stopped by {signal_name} {where}; go on with --resume {shlex.quote(run)} {flags}"
+        super().__init__(text.rstrip())
+
+    def with_flags(self, flags: str) -> InterruptedRunError:
+        """Return it with what must be given beside ``--resume RUN``."""
+        return InterruptedRunError(*self._parts, flags)
 
 
 class StopNow(BaseException):
