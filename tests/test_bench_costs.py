@@ -151,4 +151,4 @@ def test_time_to_measure_in_is_a_number_of_seconds(
     with pytest.raises(SystemExit) as stopped:
         main(["bench", "costs", *FAST, f"--profile-seconds={text}"])
     assert stopped.value.code == 2
-    assert "must be seconds from 0" in capsys.readouterr().err
+    assert "--profile-seconds: must be a number from 0" in capsys.readouterr().err
