@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from autoprog.errors import AutoprogError, ConfigError
+from autoprog.train import torch_files
 from autoprog.train.model import build_model
 from autoprog.train.torch_files import ForeignPickleError, NotLoadedError, load_torch
 from autoprog.train.weights import loaded_network, read_weights
@@ -148,7 +149,6 @@ PICKLES = {
     "a key with 2^60 parts": repeated_tuple(),
     "an empty stack": b"\x80\x02\x86.",
     "no end": b"\x80\x02}",
-    "too long": b"\x80\x02" + b"]" * 3_000_000 + b".",
     "another protocol": b"\x80\x04\x8c\x01a.",
     "an old class": b"\x80\x02(iposix\nsystem\n.",
     "a name without an end": b"\x80\x02c" + b"a" * 100_000,
@@ -165,6 +165,15 @@ def test_a_hostile_pickle_is_never_built(tmp_path: Path, pickle: bytes) -> None:
         read_weights(tmp_path / "w.pt", averaged=True)
     assert "still be loaded" not in str(refused.value)
     assert str(refused.value).isprintable()
+
+
+def test_a_pickle_of_too_many_instructions_is_not_gone_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_files, "_MOST_INSTRUCTIONS", 2_000)  # of 2.5 million, which take 4 s
+    archive(tmp_path / "w.pt", b"\x80\x02" + b"]" * 3_000 + b".")
+    with pytest.raises(NotLoadedError, match="too long a pickle"):
+        load_torch(tmp_path / "w.pt")
 
 
 def test_a_packed_archive_is_refused(tmp_path: Path) -> None:
