@@ -37,6 +37,7 @@ _MOST_OFTEN["trial_told"] = 20_000
 _MOST_OFTEN["run_started"] = 1_000
 _MOST_OF_OTHERS = 5_000
 _MOST_BYTES = 64 * 2**20
+_LONGEST_TIME = 40
 
 
 class RowCounter:
@@ -84,6 +85,9 @@ def read_log(path: Path) -> list[Row]:
         for number, line in zip(numbers, lines, strict=False):
             row = event_row(line, where, "" if number is None else f"line {number}")
             counter.add(row, len(line))
+            event_of(
+                row
+            )  # now, as rows are kept: what is none may take 30 times the room of its text
             yield row
 
     return effective_rows(rows())
@@ -101,6 +105,10 @@ def event_row(line: bytes, where: str, key: str = "") -> Row:
     ):
         law = "must be an event with its kind, and its attempt and step as whole numbers from 0"
         raise ConfigError(where, key, law)
+    time = row.get("time", "")
+    if not isinstance(time, str) or len(time) > _LONGEST_TIME:
+        law = f"must be a text of at most {_LONGEST_TIME} letters"
+        raise ConfigError(where, f"{key}: time" if key else "time", law, time)
     return row
 
 

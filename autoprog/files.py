@@ -116,6 +116,11 @@ for _name, (_first, _pattern) in _CORE_SCHEMA.items():
             f"tag:yaml.org,2002:{_name}", re.compile(f"^(?:{_pattern})$"), [*_first]
         )
 _Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("^$"), [""])
+_Loader.yaml_constructors = {  # without those of YAML 1.1 alone: dates, sets, binary, …
+    tag: construct
+    for tag, construct in yaml.SafeLoader.yaml_constructors.items()
+    if tag is None or tag.rpartition(":")[2] in ("null", "bool", "str", "seq", "map")
+}
 for _name in ("int", "float"):
     _Loader.add_constructor(f"tag:yaml.org,2002:{_name}", _Loader.construct_number)
 

@@ -14,8 +14,28 @@ from autoprog.eventlog import Row, effective_rows, event_row, read_log
 WHOLE = {"attempt": 0, "step": 3, "kind": "warned", "message": "x"}
 
 
+SUBNET = {"depth": [4], "img_size": 16}
+FIELDS: dict[str, dict[str, Any]] = {
+    "run_started": {
+        **{"run_id": "a", "run_kind": "train", "model": "vit-mu", "total_steps": 300, "epochs": 1},
+        **{"steps_per_epoch": 300, "num_images": 9, "device": "cpu", "amp": "none", "seed": 0},
+    },
+    "progressed": {
+        **{"epoch": 0.5, "loss": 1.5, "lr": 0.1, "subnet": SUBNET, "step_seconds": 0.1},
+        **{"images_per_second": 9.0, "data_wait_share": 0.1, "train_seconds": 2.0},
+    },
+    "evaluated": {
+        **{"epoch": 0.5, "subnet": SUBNET, "loss": 1.5, "top1": 9.0, "loss_ema": 1.5},
+        **{"top1_ema": 9.0, "seconds": 1.0, "train_seconds": 2.0, "wall_seconds": 3.0},
+    },
+    "stage_started": {"stage": 0, "subnet": SUBNET, "stop_step": 9, "curriculum": {}},
+    "warned": {"message": "x"},
+    "checkpoint_saved": {"path": "last.pt"},
+}
+
+
 def row(kind: str, step: int, attempt: int = 0, **more: Any) -> Row:
-    return {"kind": kind, "step": step, "attempt": attempt, **more}
+    return {"kind": kind, "step": step, "attempt": attempt, **FIELDS[kind], **more}
 
 
 def written(folder: Path, rows: list[Row]) -> Path:
@@ -48,11 +68,32 @@ def test_of_a_huge_log_progress_is_picked_and_the_rest_stays(
     assert found[-2:] == rows[-2:]
 
 
-@pytest.mark.parametrize(("kind", "most"), [("grown", 5_000), ("run_started", 1_000)])
+@pytest.mark.parametrize(("kind", "most"), [("stage_started", 5_000), ("run_started", 1_000)])
 def test_a_log_of_too_many_events_is_refused(tmp_path: Path, kind: str, most: int) -> None:
     path = written(tmp_path, [row(kind, 0)] * (most + 1))
     with pytest.raises(ConfigError, match=f"must hold at most {most:,} events of a kind"):
         read_log(path)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"time": [{}] * 60_000},
+        {"time": "x" * 41},
+        {"time": 5},
+        {"message": [[[]]] * 60_000},
+        {"other": [{}] * 60_000},
+    ],
+)
+def test_what_takes_more_room_than_its_text_is_not_kept(
+    more: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path, [row("warned", 3), row("warned", 3, **more), row("warned", 4)])
+    kept: list[Row] = []
+    monkeypatch.setattr(eventlog, "effective_rows", lambda rows: kept.extend(rows))
+    with pytest.raises(ConfigError, match="must be"):
+        read_log(path)
+    assert kept == [row("warned", 3)]
 
 
 def test_a_missing_log_has_no_rows_and_a_folder_is_refused(tmp_path: Path) -> None:

@@ -64,6 +64,15 @@ def test_text_that_is_not_yaml_is_told_with_its_line(text: str, message: str) ->
         "!!python/name:os.system",
         "a: !!python/tuple [1, 2]",
         "a: !mine 3",
+        "a: !!timestamp foo",
+        "a: !!timestamp 2026-12-01",
+        "a: !!set {b}",
+        "a: !!omap [b: 1]",
+        "a: !!pairs [b: 1]",
+        "a: !!binary aGk=",
+        "a: !!value b",
+        "a: !!merge b",
+        "!!set {a, b}",
     ],
 )
 def test_tags_that_would_build_objects_are_refused(text: str) -> None:
