@@ -46,6 +46,9 @@ Start = Literal["start", "scratch"]
 _TRAININGS, _REPORT = "fidelity.jsonl", "fidelity.json"
 
 
+_MOST_TRAININGS = 10_000
+
+
 class FidelitySettings(FileModel):
     """How the estimates of a decision are checked against real trainings.
 
@@ -177,7 +180,7 @@ def read_trainings(run: Path) -> list[RealTraining]:
         ConfigError: If a line is not one of them.
     """
     path = run / _TRAININGS
-    return [parse(RealTraining, row, str(path)) for row in read_rows(path)]
+    return [parse(RealTraining, row, str(path)) for row in read_rows(path, _MOST_TRAININGS)]
 
 
 def write_fidelity(run: Path, fidelity: Fidelity) -> None:

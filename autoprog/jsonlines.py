@@ -28,6 +28,7 @@ _BLOCK_BYTES = 2**16
 
 LONGEST_ROW_BYTES = 16 * 2**20
 _MOST_VALUES = 300_000
+_MOST_LOG_BYTES = 32 * 2**20
 """In one object: three lists with a number for each of 100,000 classes."""
 
 
@@ -44,14 +45,18 @@ def read_rows(path: Path, most: int | None = None) -> Iterator[dict[str, Any]]:
 
     Args:
         path: The log.
-        most: The most rows that it may have.
+        most: The most rows that it may have; all of them together then have at most 32 MiB.
 
     Raises:
         ConfigError: If it is no regular file, too long, or any other line is no JSON object.
     """
+    num_bytes = 0
     for number, line in enumerate(read_lines(path), 1):
+        num_bytes += len(line)
         if most is not None and number > most:
             raise ConfigError(str(path), "", f"must have at most {most:,} lines")
+        if most is not None and num_bytes > _MOST_LOG_BYTES:
+            raise ConfigError(str(path), "", f"must have at most {_MOST_LOG_BYTES / 2**20:g} MiB")
         yield json_object(line, str(path), f"line {number}")
 
 

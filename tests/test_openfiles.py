@@ -169,6 +169,18 @@ def test_a_row_without_end_is_not_read(tmp_path: Path) -> None:
         next(rows)
 
 
+def test_a_log_of_a_few_rows_is_read_up_to_a_bound(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b'{"a": "' + b"x" * 2**22 + b'"}\n')
+    assert len(list(read_rows(path, most=10))) == 1
+    path.write_bytes(path.read_bytes() * 9)
+    with pytest.raises(ConfigError, match="must have at most 32 MiB"):
+        list(read_rows(path, most=10))
+    with pytest.raises(ConfigError, match="must have at most 5 lines"):
+        list(read_rows(path, most=5))
+    assert len(list(read_rows(path))) == 9
+
+
 @pytest.mark.parametrize("whole", [b"", b"{}\n", b"{}\n" * 50_000])
 @pytest.mark.parametrize("torn", [b"", b"{", b"x" * 200_000])
 def test_a_torn_tail_is_cut(whole: bytes, torn: bytes, tmp_path: Path) -> None:
