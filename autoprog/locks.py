@@ -9,12 +9,14 @@ import os
 import tempfile
 import time
 import uuid
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
+from autoprog.libwarnings import LibraryWarning
 from autoprog.openfiles import NotRegularFileError, open_regular
 from autoprog.processes import ProcessName, is_gone, process_in, this_process
 
@@ -24,6 +26,7 @@ _FIRST_PAUSE_SECONDS = 0.001
 _LONGEST_PAUSE_SECONDS = 0.05
 _STRANGER_PATIENCE_SECONDS = 5.0
 _LONG_SECONDS = 1.0
+_SILENT_SECONDS = 3.0
 """After so long a wait, it is asked how old the file is: it may be of a folder that was copied."""
 
 _LONGEST_TEXT_BYTES = 4096
@@ -70,12 +73,13 @@ class FileLock:
         self.release()
 
     def acquire(self) -> None:
-        """Wait until the lock is ours.
+        """Wait until the lock is ours; warn of a wait of some seconds.
 
         Raises:
             OSError: If the file cannot be made.
         """
         pause, seen, since, age = _FIRST_PAUSE_SECONDS, None, time.monotonic(), 0.0
+        warn_at = since + _SILENT_SECONDS
         while not self._make():
             sight = self._look()
             if sight != seen:
@@ -86,6 +90,9 @@ class FileLock:
             if sight is not None and self._is_abandoned(sight, max(waited, age)):
                 self._break(sight)
                 continue
+            if sight is not None and time.monotonic() > warn_at:
+                warn_at = math.inf
+                self._warn(sight)
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
@@ -94,6 +101,15 @@ class FileLock:
         sight = self._look()
         if sight is not None and sight.text == self._mine:
             self._path.unlink(missing_ok=True)
+
+    def _warn(self, sight: _Sight) -> None:
+        holder = _process_in(sight.text)
+        who = "somebody" if holder is None else f"process {holder.pid} of {holder.host}"
+        text = (
+            f"waiting for {self._path}, which {who} holds; without a sign of life it is taken over"
+        )
+        text += f" {self._patience:g} s after it was made"
+        warnings.warn(LibraryWarning(text), stacklevel=2)
 
     def _make(self) -> bool:
         try:

@@ -13,6 +13,7 @@ import pytest
 from optuna.storages.journal import JournalFileOpenLock, JournalFileSymlinkLock
 
 from autoprog import locks, processes
+from autoprog.libwarnings import passed_on
 from autoprog.locks import FileLock
 from autoprog.processes import ProcessName, is_gone, is_here, this_process
 
@@ -144,6 +145,18 @@ def test_patience_with_a_holder_ends(path: Path, where: str) -> None:
     here = this_process()
     hold(path, here if where == "here" else ProcessName("far", "another boot", here.pid, 1))
     assert 0.3 <= seconds_to_acquire(path, patience_seconds=0.3) < 2
+
+
+def test_a_long_wait_is_told_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "_SILENT_SECONDS", 0.1)
+    hold(path, ProcessName("far\x1b", "another boot", 7, 1))
+    told: list[str] = []
+    with passed_on(told.append):
+        seconds_to_acquire(path, patience_seconds=0.5)
+    assert told == [
+        f"waiting for {path}, which process 7 of far␛ holds; without a sign of life it is taken over"
+        " 0.5 s after it was made"
+    ]
 
 
 def test_patience_begins_anew_with_each_holder(path: Path) -> None:
