@@ -91,7 +91,8 @@ def _load(path: Path) -> dict[str, Any]:
         if file.read(4) != b"PK\x03\x04" or not zipfile.is_zipfile(file):
             raise NotLoadedError("damaged, or not a checkpoint")
     state = load_torch(path)
-    if not isinstance(state, dict) or state.get("schema") != SCHEMA:
+    schema = state.get("schema") if isinstance(state, dict) else None
+    if not isinstance(schema, int) or schema != SCHEMA:  # a tensor is neither equal nor not
         raise NotLoadedError("not a checkpoint of this version")
     return state
 

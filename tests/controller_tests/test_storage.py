@@ -134,6 +134,42 @@ def test_damage_in_the_middle_is_told_in_one_line(journal: Path) -> None:
     assert "\n" not in str(told.value)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"datetime_start": "0001-01-01T00:00:00+23:00"},
+        {"params": {"x": float("inf")}},
+        {
+            "params": {"y": 0.5},
+            "distributions": {
+                "y": '{"name": "FloatDistribution", "attributes":'
+                ' {"step": 1e-300, "low": 0.0, "high": 1e300, "log": false}}'
+            },
+        },
+    ],
+)
+def test_rows_that_break_optunas_arithmetic_are_told_in_one_line(
+    journal: Path, change: dict[str, object]
+) -> None:
+    space = {
+        "x": '{"name": "IntDistribution", "attributes": {"log": false, "step": 1, "low": 0, "high": 2}}'
+    }
+    add_trials(study_in(journal), 1)
+    worker = json.loads(journal.read_text().splitlines()[0])["worker_id"]
+    row = {
+        **{"op_code": 4, "worker_id": worker, "study_id": 0, "state": 2, "value": None},
+        **{"values": None, "datetime_start": "2026-01-01T00:00:00", "distributions": space},
+        **{"datetime_complete": "2026-01-01T00:00:00", "params": {"x": 1}},
+        **{"user_attrs": {}, "system_attrs": {}},
+        **change,
+    }
+    with journal.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    with pytest.raises(RunError, match="the journal is damaged") as told:
+        open_journal(journal)
+    assert "\n" not in str(told.value)
+
+
 @pytest.mark.parametrize("make", ["folder", "missing"])
 def test_a_journal_that_cannot_be_opened_is_told_in_one_line(tmp_path: Path, make: str) -> None:
     path = tmp_path / "no" / "search.journal"

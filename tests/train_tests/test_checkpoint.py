@@ -285,3 +285,11 @@ def test_values_of_other_types_are_passed_over_before_anything_is_restored(
     assert "\n" not in complaints[0]
     after = trainer.stepper.model.state_dict()
     assert all(torch.equal(value, after[key]) for key, value in before.items())
+
+
+@pytest.mark.parametrize("schema", [torch.ones(4), torch.ones(1), "1", None, 2, [1]])
+def test_a_checkpoint_of_another_schema_is_passed_over(schema: Any, tmp_path: Path) -> None:
+    torch.save({"schema": schema}, tmp_path / "last.pt")
+    state, complaints = load_newest(tmp_path)
+    assert state is None
+    assert complaints[0] == "last.pt cannot be read (not a checkpoint of this version)"

@@ -28,7 +28,8 @@ STORAGE_ERRORS = (
     LookupError,
     AttributeError,
     AssertionError,
-    RecursionError,
+    ArithmeticError,
+    RuntimeError,
 )
 """What Optuna raises where a database or a journal does not answer, or holds what it has not written."""
 
@@ -170,7 +171,7 @@ def _open_database(url: str) -> RDBStorage:
         cure = "install one, such as psycopg for PostgreSQL or mysqlclient for MySQL"
         law = "must be a database whose Python driver is installed"
         raise ConfigError("--storage", "", law, f"{scheme}://…", cure) from None
-    except (*STORAGE_ERRORS, RuntimeError) as error:  # the last one for tables of another version
+    except STORAGE_ERRORS as error:
         reason = (str(getattr(error, "orig", None) or error).splitlines() or [""])[0]
         law = f"must be the URL of a database that answers: {reason}"
         raise ConfigError("--storage", "", law, f"{scheme}://…") from None
