@@ -79,6 +79,23 @@ def test_a_lease_elsewhere_ends_with_its_time(bench: Any) -> None:
     assert bench.trials(on)[held].state is TrialState.RUNNING
 
 
+def test_a_lease_longer_than_any_of_ours_holds_nobody_up(bench: Any) -> None:
+    on = bench.open()
+    long, longer = (hold(on, FAR, on.clock() + times * on.terms.seconds) for times in (1.5, 2.5))
+    assert on.reap() == [longer]
+    assert bench.trials(on)[long].state is TrialState.RUNNING
+
+
+@pytest.mark.parametrize("fixed", [[1], "x", 5, {}])
+def test_a_lost_trial_of_a_foreign_journal_is_repeated(bench: Any, fixed: object) -> None:
+    on = bench.open()
+    number = hold(on, FAR, on.clock() - 1)
+    trial_id = bench.trials(on)[number]._trial_id
+    on.storage.set_trial_system_attr(trial_id, "fixed_params", fixed)
+    assert on.reap() == [number]
+    assert bench.trials(on)[-1].state is TrialState.WAITING
+
+
 @pytest.mark.parametrize("is_renewed", [True, False])
 def test_a_machine_that_slept_is_looked_at_twice(bench: Any, is_renewed: bool) -> None:
     on = bench.open()

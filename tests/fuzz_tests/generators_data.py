@@ -465,6 +465,7 @@ def _folders(draw: Draw, place: Place) -> Command:
             (train / "dog" / "01.png").rename(train / "dog" / f"{name}.png")
         case "data name":
             given = draw.any([f"d{name}", f"./{name}"])
+            (place.work / given).parent.mkdir(parents=True, exist_ok=True)
             folder.rename(place.work / given)
         case "link to a class elsewhere":
             (train / "elsewhere").symlink_to(place.victim)

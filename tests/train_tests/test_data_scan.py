@@ -293,6 +293,21 @@ def test_brightness_of_more_than_8_bits_is_scaled(
     assert (pixels[..., 0] == pixels[..., 2]).all()
 
 
+@pytest.mark.parametrize("brightness", [np.nan, np.inf])
+def test_images_whose_brightness_is_not_finite_are_named(brightness: float, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        for part in ("train", "val"):
+            (tmp_path / part / name).mkdir(parents=True)
+            pixels = Image.fromarray(np.full((8, 8), brightness, np.float32))
+            pixels.save(tmp_path / part / name / "1.tif")
+    opened = open_source(DataSource(dir=str(tmp_path)))
+    assert opened.white_level is None
+    said = (
+        "2 of 2 images looked at are of floating-point numbers, but their brightness is not finite"
+    )
+    assert f"train: {said}" in opened.report.lines()
+
+
 @pytest.mark.parametrize(
     ("brightness", "white"),
     [

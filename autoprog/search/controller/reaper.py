@@ -95,6 +95,7 @@ class Reaper:
         """Enqueue every lost trial that nobody has enqueued yet."""
         for trial in retries_due(self._trials(None), self._terms.most_attempts):
             given = trial.system_attrs.get("fixed_params", {})
+            given = given if isinstance(given, dict) else {}  # in a journal of somebody else
             self._study.enqueue_trial({**given, **trial.params}, user_attrs=_retry_of(trial))
 
     def _trials(self, states: tuple[TrialState, ...] | None) -> list[FrozenTrial]:
@@ -115,7 +116,7 @@ class Reaper:
         return "" if verdict == "held" else verdict
 
 
-_MOST_TERMS = 10  # leases of other terms of this program, and clocks that differ
+_MOST_TERMS = 2  # leases of other terms of this program, and clocks that differ
 
 
 def _second_look(before: FrozenTrial, after: FrozenTrial | None) -> str:

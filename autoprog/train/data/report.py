@@ -110,7 +110,10 @@ class Probe:
         """Yield what users of other programs may not expect of the images."""
         for kind, count in self.kinds:
             text = f"{count} of {self.num_images} images looked at are {kind}"
-            yield f"{text}: 0 to {white_level:g} becomes black to white (--white-level)"
+            if white_level is None:
+                yield f"{text}, but their brightness is not finite"
+            else:
+                yield f"{text}: 0 to {white_level:g} becomes black to white (--white-level)"
         if self.num_turned:
             text = f"{self.num_turned} of {self.num_images} images looked at are marked as turned"
             yield f"{text} (EXIF), which is not applied, as in timm"
