@@ -7,7 +7,6 @@ of a folder is therefore carried out only where the command line says so again.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +18,6 @@ from autoprog.settings import DataSettings, RunSettings
 __all__ = ["Ask", "asks_of", "asks_of_data", "repeatable", "words_of_asks"]
 
 _READ_AS_FOLDERS = ("torch/image_folder", "torch/folder")
-_SQLITE_FILE = re.compile(r"sqlite:///(/[^?#]*)")
-_BESIDE_SQLITE = ("-journal", "-wal", "-shm")
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ def asks_of(
         loads_weights: Whether initial weights would be loaded now, as before the first checkpoint.
         logs: Whether loggers are told, as they are of a run, not of its trials.
     """
-    asks = [*_of_cache(settings, folder), *_of_storage(settings, folder)]
+    asks = [*_of_cache(settings, folder), *_of_storage(settings)]
     asks += asks_of_data(settings.data)
     if settings.pretrained and loads_weights:
         what = "the weights may have to be downloaded"
@@ -120,12 +117,9 @@ def _of_cache(settings: RunSettings, folder: Path) -> Iterator[Ask]:
         yield Ask("settings.cache", "decoded images are written there", {"cache": cache})
 
 
-def _of_storage(settings: RunSettings, folder: Path) -> Iterator[Ask]:
+def _of_storage(settings: RunSettings) -> Iterator[Ask]:
     url = None if settings.search is None else settings.search.storage
-    if url is None:
-        return
-    file = _SQLITE_FILE.fullmatch(url)
-    if file is None or not _is_inside(folder, file[1]) or _is_linked(file[1]):
+    if url is not None:  # wherever it lies: a database has views and triggers, which may never end
         yield Ask("settings.search.storage", "trials are written there", {"storage": url})
 
 
@@ -136,11 +130,6 @@ def _is_inside(folder: Path, path: str) -> bool:
 def _real(path: str | Path) -> str:
     """Return a path without links; one that no file can have stays as it is."""
     return str(path) if "\0" in str(path) else os.path.realpath(path)
-
-
-def _is_linked(path: str) -> bool:
-    """Tell whether SQLite would write through a symbolic link beside a database."""
-    return any(os.path.islink(f"{path}{ending}") for ending in _BESIDE_SQLITE)
 
 
 def _stays_here(settings: RunSettings) -> bool:

@@ -21,6 +21,9 @@ CLIPBOARD = "\x1b]52;c;cHduZWQ=\x07"
         ("\x7f\x00", "␡␀"),
         ("evil\u202egnp.exe", "evil�gnp.exe"),
         ("two\u2028lines", "two�lines"),
+        ("right\u200fto\u200eleft\u061c", "right�to�left�"),
+        ("no\u200bbody\u2060sees\ufeff", "no�body�sees�"),
+        ("👩\u200d🔬 क्\u200dष", "👩\u200d🔬 क्\u200dष"),  # joined letters
         ("name \udcff", "name �"),
     ],
 )
