@@ -424,6 +424,12 @@ def _with_exif(image: Image.Image) -> bytes:
     return _saved(image, "JPEG", exif=exif)
 
 
+def _move(path: Path, target: Path) -> None:
+    """Rename a file or a folder; a slash in the new name makes folders."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    path.rename(target)
+
+
 def _folders(draw: Draw, place: Place) -> Command:
     """Make folders of images whose names, links and shapes are hostile."""
     folder = place.work / "data"
@@ -456,17 +462,15 @@ def _folders(draw: Draw, place: Place) -> Command:
     match what:
         case "class names":
             for part in ("train", "val"):
-                (folder / part / name).parent.mkdir(parents=True, exist_ok=True)
-                (folder / part / "cat").rename(folder / part / name)
+                _move(folder / part / "cat", folder / part / name)
         case "image names":
-            (train / "cat" / "00.png").rename(train / "cat" / f"{name}.png")
-            (train / "cat" / "01.png").rename(train / "cat" / f"{name}.txt")
+            _move(train / "cat" / "00.png", train / "cat" / f"{name}.png")
+            _move(train / "cat" / "01.png", train / "cat" / f"{name}.txt")
             (train / "dog" / "01.png").write_bytes(b"no image")
-            (train / "dog" / "01.png").rename(train / "dog" / f"{name}.png")
+            _move(train / "dog" / "01.png", train / "dog" / f"{name}.png")
         case "data name":
             given = draw.any([f"d{name}", f"./{name}"])
-            (place.work / given).parent.mkdir(parents=True, exist_ok=True)
-            folder.rename(place.work / given)
+            _move(folder, place.work / given)
         case "link to a class elsewhere":
             (train / "elsewhere").symlink_to(place.victim)
         case "link in a circle":
