@@ -77,6 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser = build_parser(_first_word(given))
     args, unknown = parser.parse_known_args(given)
+    if not _has_working_directory():  # before torch is loaded, which ends the process then
+        say("autoprog: the working directory is gone; change to another one", file=sys.stderr)
+        return 2
     if unknown:
         near = suggest(unknown[0], flags_of(parser, args.command), list_all=False)
         parser.error(f"unknown argument {unknown[0]}" + (f"; {near}" if near else ""))
@@ -197,6 +200,14 @@ def _cause(error: MemoryError | RecursionError | UnicodeEncodeError | OSError) -
             return one_line(
                 f"names and texts must be UTF-8: {error.reason} in {brief(error.object)}"
             )
+
+
+def _has_working_directory() -> bool:
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
 
 
 def _command(name: str):  # type: ignore[no-untyped-def]

@@ -30,7 +30,7 @@ MOST_BLOCKS = 256
 """timm builds so many in a second; the deepest published ViTs have about 60."""
 MOST_IMAGE_PX = 4096
 MOST_CLASSES = 1_000_000
-MOST_PATCHES = 2**16
+MOST_PATCHES = 2**14
 """A grid of 256 x 256, as of 4,096 px with a stride of 16."""
 _MOST_PARTS = 16  # entries of a list, such as the widths of a VOLO
 _NAME = re.compile(r"[A-Za-z0-9_]+([.-][A-Za-z0-9_]+)*")

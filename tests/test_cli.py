@@ -1026,3 +1026,19 @@ def test_a_usage_error_is_one_printable_line(capsys: pytest.CaptureFixture[str])
         assert is_printable(text)
         assert text.count("\n") == 1
         assert len(text) < 2_500
+
+
+@pytest.mark.parametrize("words", [("show", "last"), ("train",), ("doctor",)])
+def test_a_working_directory_that_is_gone_is_one_line(
+    words: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert main([*words]) == 2
+    line = "autoprog: the working directory is gone; change to another one\n"
+    assert capsys.readouterr() == ("", line)

@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 
 from autoprog.api import run_training
+from autoprog.commands import preflight
 from autoprog.commands.flags import changeable
 from autoprog.commands.launch import _created_under_free_name, _known_failure, stop_on_signals
 from autoprog.commands.preflight import _check_batches
@@ -21,7 +22,9 @@ from autoprog.errors import ConfigError, DivergedError, RunError
 from autoprog.runs import load_run
 from autoprog.schedule import GrowthSchedule
 from autoprog.settings import RunManifest, RunSettings
+from autoprog.stage import FullModel
 from autoprog.train.ranks import ONE_PROCESS, Ranks
+from supernet.zoo import ZOO
 
 TWO = Ranks(rank=0, world_size=2, local_world_size=2)
 
@@ -90,6 +93,30 @@ def test_scaled_batches_are_checked_before_they_are_reached(
     where = r"--schedule: stages\[0\]\.batch_scale: must make batches that are "
     with pytest.raises(ConfigError, match=where + said):
         _check_batches(settings, mixing(settings, scale), 600, ranks)
+
+
+@pytest.mark.parametrize(
+    ("img_size", "batch_size", "is_held"),
+    [(16, 2**17, True), (512, 64, True), (512, 2**15, False), (256, 2**20, False)],
+)
+def test_batches_that_no_memory_holds_are_refused_beforehand(
+    manifest: RunManifest,
+    img_size: int,
+    batch_size: int,
+    is_held: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(preflight, "machine_bytes", lambda: 24 * 2**30)
+    model = FullModel.of(ZOO["vit-mu"].with_img_size(img_size))
+    recipe = manifest.settings.recipe.model_copy(update={"batch_size": batch_size})
+    settings = manifest.settings.model_copy(update={"recipe": recipe, "model": model})
+    if is_held:
+        _check_batches(settings, None, 2**20, ONE_PROCESS)
+    else:
+        with pytest.raises(
+            ConfigError, match=r"--batch-size: must be smaller: a step takes .* GiB"
+        ):
+            _check_batches(settings, None, 2**20, ONE_PROCESS)
 
 
 def test_a_run_may_be_started_from_any_thread(tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ from supernet.config import ModelSpec, SubnetConfig
 __all__ = ["Evaluation", "configure_evaluation", "finished_run", "target_of"]
 
 _BATCH_SIZE = 256
+_BATCH_PIXELS = 256 * 256**2
+"""Of a batch whose size nobody gave: weights may describe a network for images of any size."""
 _RATES = (1.0, 0.8, 0.6, 0.4, 0.2)
 """Of a grid over weights that no run has made elastic."""
 
@@ -207,7 +209,9 @@ def _settings(args: argparse.Namespace, values: dict[str, Any]) -> RunSettings:
     changes = {
         key: getattr(args, key) for key in ("crop_pct", "interpolation") if hasattr(args, key)
     }
-    changes["batch_size"] = getattr(args, "batch_size", min(_BATCH_SIZE, recipe.batch_size))
+    few = max(1, _BATCH_PIXELS // values["model"].img_size ** 2)
+    fitting = min(_BATCH_SIZE, recipe.batch_size, few)
+    changes["batch_size"] = getattr(args, "batch_size", fitting)
     recipe = parse(type(recipe), {**recipe.model_dump(), **changes}, "flags")
     here = ("device", "amp", "threads", "workers")
     given = {name: getattr(args, name) for name in here if hasattr(args, name)}

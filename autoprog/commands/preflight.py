@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
+import torch
+
 from autoprog.commands.configure import Configured
 from autoprog.curves import Curriculum, curve_ends
 from autoprog.errors import ConfigError
@@ -38,6 +40,7 @@ from autoprog.train.initial import find_initial
 from autoprog.train.optim import check_growth, check_optimizer
 from autoprog.train.ranks import ONE_PROCESS, Ranks
 from autoprog.train.regularise import augmented_cell, scaled_batch_size
+from supernet.build import machine_bytes
 from supernet.config import GrowthRule, as_depth
 
 __all__ = ["check_run", "check_validation_images"]
@@ -155,7 +158,27 @@ def _check_batches(
         batches.append(_Batch(own.where if scale == 1 else where, size))
     for batch in batches:
         _check_shares(settings, batch, ranks)
+        _check_memory(settings, batch, ranks)
         _check_mixing(settings, batch, ranks)
+
+
+def _check_memory(settings: RunSettings, batch: _Batch, ranks: Ranks) -> None:
+    """Refuse batches that cannot be held: the kernel would kill the run, and maybe another program.
+
+    What a step keeps for its backward pass is at least 8 numbers of 2 bytes a token, channel and block: of
+    queries, keys and values, and of the hidden layer, which is four times as wide. On other devices a batch
+    that is too large is taken in parts.
+    """
+    spec, size = settings.model.spec(), batch.size // ranks.world_size
+    held = 4 * size * spec.in_chans * spec.img_size**2
+    if settings.device == "cpu" or not torch.cuda.is_available():
+        patches = (spec.img_size // spec.patch_size) ** 2
+        parts = settings.recipe.grad_accum_steps
+        held += 16 * size // parts * patches * spec.embed_dim * spec.full.total_depth
+    if held > machine_bytes():
+        gib, most = held / 2**30, machine_bytes() / 2**30
+        what = f"smaller: a step takes {gib:,.3g} GiB or more, and this machine has {most:.3g} GiB"
+        raise batch.refuse(what, "lower it, or raise --grad-accum-steps")
 
 
 def _size_at(recipe: Recipe, scale: float, where: tuple[str, str, object]) -> int:

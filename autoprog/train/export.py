@@ -17,6 +17,7 @@ import supernet.elastic  # registers the models of ours with timm
 from autoprog.errors import ConfigError, RunError
 from autoprog.jsonlines import read_object
 from autoprog.openfiles import folder_beside, kind_of, replacing, write_atomically
+from autoprog.printable import one_line
 from autoprog.settings import RunManifest
 from autoprog.train.data.transforms import THUMBNAIL_PX
 from autoprog.train.model import build_model, evaluation_images
@@ -221,7 +222,7 @@ def describe_beside(output: Path, model: ExportedModel) -> str:
     if model.class_names is None:
         classes.unlink(missing_ok=True)  # of an export that is replaced
         return f"beside it: {description} (the run did not record its classes)"
-    lines = (name.replace("\n", " ") for name in model.class_names)
+    lines = map(one_line, model.class_names)  # a line each, whoever reads it
     write_atomically(classes, "".join(f"{line}\n" for line in lines))
     return f"beside it: {description} and {classes}, in the order of the outputs"
 

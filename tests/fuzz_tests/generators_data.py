@@ -510,7 +510,7 @@ def _folders(draw: Draw, place: Place) -> Command:
                 "../../victim",
             ]
             reader = draw.any([*names, name, f"torch/{name}"])
-            roots = ["data", str(place.victim), "hf://x/y", "https://127.0.0.1:9/x", ""]
+            roots = ["data", str(place.victim), ""]  # an address would be the user's own wish
             root = draw.any([*roots, f"pipe:{place.touch}"])
             words = ["train", "--schedule=constant", *SMALL, *_RUN]
             words += [f"--dataset={reader}", f"--data-dir={root}"]
@@ -672,7 +672,7 @@ def _caches(draw: Draw, place: Place) -> Command:
             path.write_bytes(with_facts(draw.any(odd)))
         case "cache is a link":
             shutil.move(cache, place.work / "real")
-            cache.symlink_to(draw.any([place.victim, place.work / "real"]))
+            cache.symlink_to(place.work / "real")
         case "cache is a file":
             shutil.rmtree(cache)
             cache.write_text("x")
@@ -704,6 +704,8 @@ def _caches(draw: Draw, place: Place) -> Command:
             ),
         ]
     )
+    if what == "cache is a link" and "cache" in writes:
+        writes = (*writes, "real")  # the user has named the link
     return Command(words, f"cache: {ours}: {what}", writes, ANY)
 
 
