@@ -6,6 +6,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import Field
 
+from autoprog import files
 from autoprog.errors import ConfigError
 from autoprog.files import FileModel, dump_yaml, parse, parse_yaml, read_yaml
 
@@ -128,6 +129,14 @@ def test_text_stays_text_whichever_version_of_yaml_reads_it(text: str) -> None:
     written = dump_yaml({"a": text})
     assert parse_yaml(written, "a.yaml") == {"a": text}
     assert written != f"a: {text}\n"  # quoted, for readers of YAML 1.1
+
+
+def test_what_could_not_be_read_again_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"class {number}" for number in range(100)]
+    assert parse_yaml(dump_yaml({"class_names": names}), "a.yaml") == {"class_names": names}
+    monkeypatch.setattr(files, "_MOST_YAML_SIGNS", 50)
+    with pytest.raises(ConfigError, match="must hold fewer values"):
+        dump_yaml({"class_names": names})
 
 
 def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
