@@ -23,7 +23,7 @@ from autoprog.bounds import (
 from autoprog.curves import Curriculum
 from autoprog.decisions import Decision
 from autoprog.errors import ConfigError
-from autoprog.files import FileModel
+from autoprog.files import FileModel, Line
 from autoprog.subnets import Subnet
 
 __all__ = [
@@ -65,20 +65,20 @@ class RunStarted(_Event):
     """
 
     kind: Literal["run_started"] = "run_started"
-    run_id: str
-    run_kind: str
-    model: str
+    run_id: Line
+    run_kind: Line
+    model: Line
     total_steps: Steps
     steps_per_epoch: Steps
     epochs: PassedEpochs
     num_images: Count
-    device: str
-    amp: str
+    device: Line
+    amp: Line
     seed: Seed
     time_budget_seconds: Seconds | None = None
     time_share: Share | None = None
     world_size: WorldSize = 1
-    hardware: str = ""
+    hardware: Line = ""
     num_classes: Count = 1000
 
 

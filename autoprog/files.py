@@ -5,19 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from autoprog.errors import ConfigError, RunError, suggest
 from autoprog.openfiles import MOST_TEXT_BYTES, NotRegularFileError, read_bytes, write_all
-from autoprog.printable import brief
+from autoprog.printable import brief, is_printable
 
 __all__ = [
+    "MOST_LETTERS",
     "FileModel",
+    "Line",
     "dump_yaml",
+    "is_line",
     "parse",
     "parse_yaml",
     "read_text",
@@ -32,6 +35,8 @@ _MOST_YAML_SIGNS = 350_000
 """Signs that begin a value or end one; PyYAML reads about 60,000 values a second, so that the names of
 203,000 classes, as many as Google Landmarks has, take 4 s."""
 _LONGEST_TEXT = 100_000
+MOST_LETTERS = 4096
+"""Of a :data:`Line`."""
 _DEEPEST = 64
 
 
@@ -46,6 +51,21 @@ class FileModel(BaseModel):
         allow_inf_nan=False,
         str_max_length=_LONGEST_TEXT,
     )
+
+
+def is_line(text: str) -> bool:
+    """Tell whether a text is one line that a terminal may show as it is."""
+    return is_printable(text) and "\n" not in text and "\t" not in text
+
+
+def _line(text: str) -> str:
+    if not is_line(text):
+        raise ConfigError("", "", "must be a line without control characters", text)
+    return text
+
+
+Line = Annotated[str, Field(max_length=MOST_LETTERS), AfterValidator(_line)]
+"""A line of text that a terminal may show, so that it cannot look like other lines of the program."""
 
 
 class _Loader(yaml.SafeLoader):

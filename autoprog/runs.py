@@ -37,7 +37,7 @@ from autoprog.decisions import Decision, DecisionInputs
 from autoprog.errors import ConfigError, RunError, RunExistsError, RunLockedError
 from autoprog.eventlog import effective_rows, event_of, read_log
 from autoprog.events import Event, encode
-from autoprog.files import FileModel, dump_yaml, parse, read_yaml
+from autoprog.files import FileModel, Line, dump_yaml, parse, read_yaml
 from autoprog.jsonlines import append_row, cut_torn_tail, read_object, read_rows
 from autoprog.openfiles import open_for_appending, open_regular, write_atomically
 from autoprog.runfiles import check_run_files, remove_leftovers
@@ -76,9 +76,9 @@ class Result(FileModel):
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
-    run_id: str
-    kind: str
-    model: str
+    run_id: Line
+    kind: Line
+    model: Line
     top1: Percent
     top1_ema: Percent
     loss: Measured
@@ -95,9 +95,9 @@ class Result(FileModel):
     macs: Amount
     peak_memory_bytes: Bytes
     seed: Seed
-    device: str
-    amp: str
-    versions: dict[str, str]
+    device: Line
+    amp: Line
+    versions: dict[Line, Line]
     schedule: dict[str, Any]
     num_validation_images: Count | None = None
     largest_class_share: Share | None = None

@@ -27,7 +27,7 @@ from autoprog.bounds import (
 )
 from autoprog.errors import ConfigError
 from autoprog.fidelity import FidelitySettings
-from autoprog.files import FileModel
+from autoprog.files import FileModel, Line
 from autoprog.recipe import Recipe
 from autoprog.space import SearchSpace
 from autoprog.stage import FullModel
@@ -218,10 +218,10 @@ class RunManifest(FileModel):
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
-    run_id: str
-    created: str
+    run_id: Line
+    created: Line
     argv: tuple[str, ...]
-    versions: dict[str, str]
+    versions: dict[Line, Line]
     git: dict[str, Any] = Field(default_factory=dict)
     settings: RunSettings
     data: RecordedData | None = None

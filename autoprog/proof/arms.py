@@ -15,9 +15,8 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from autoprog.cachefolder import cache_folder
 from autoprog.errors import ConfigError, suggest
-from autoprog.files import FileModel
+from autoprog.files import MOST_LETTERS, FileModel, is_line
 from autoprog.presets import PRESETS
-from autoprog.printable import is_printable
 from autoprog.recipe import Recipe
 
 __all__ = [
@@ -29,7 +28,6 @@ __all__ = [
     "ArmName",
     "ArmSettings",
     "FlagValue",
-    "Line",
     "flag_words",
     "flags_of_words",
     "with_numbers",
@@ -76,17 +74,7 @@ ELSEWHERE = (
 """Flags that let a run write outside its folder, start a compiler, or read from the network."""
 _NUMBER = re.compile(r"\d+(\.\d*)?([eE][-+]?\d+)?|\.\d+([eE][-+]?\d+)?")
 _NAME, _LONGEST_NAME = re.compile(r"[a-z0-9]+([.:+-][a-z0-9]+)*"), 64
-_MOST_WORDS, _MOST_LETTERS = 500, 4096
-
-
-def _is_line(text: str) -> bool:
-    return is_printable(text) and "\n" not in text and "\t" not in text
-
-
-def _line(text: str) -> str:
-    if not _is_line(text):
-        raise ConfigError("", "", "must be a line without control characters", text)
-    return text
+_MOST_WORDS = 500
 
 
 def _arm_name(text: str) -> str:
@@ -96,8 +84,6 @@ def _arm_name(text: str) -> str:
     return text
 
 
-Line = Annotated[str, Field(max_length=_MOST_LETTERS), AfterValidator(_line)]
-"""A line of text that a terminal may show."""
 ArmName = Annotated[str, AfterValidator(_arm_name)]
 """Name of an arm: also of a folder, so that it can neither leave nor hide one."""
 FlagValue = Literal[True] | str | tuple[str, str]
@@ -183,8 +169,8 @@ def _sound_value(flag: str, value: Any) -> FlagValue:
         if not is_pair or not all(isinstance(v, str) and _NUMBER.fullmatch(v) for v in value):
             raise ConfigError("", flag, "must be the texts of two numbers", value)
         return value[0], value[1]
-    if not isinstance(value, str) or len(value) > _MOST_LETTERS or not _is_line(value):
-        law = f"must be a text of at most {_MOST_LETTERS} letters, without control characters"
+    if not isinstance(value, str) or len(value) > MOST_LETTERS or not is_line(value):
+        law = f"must be a text of at most {MOST_LETTERS} letters, without control characters"
         raise ConfigError("", flag, law, value)
     if value == "--":  # which argparse takes out wherever it stands
         raise ConfigError("", flag, "must be a value", value)

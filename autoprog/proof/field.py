@@ -12,10 +12,10 @@ from pydantic import Field, model_validator
 
 from autoprog.bounds import Few, Seed, SomeAmount
 from autoprog.errors import ConfigError, RunError
-from autoprog.files import FileModel, parse
+from autoprog.files import FileModel, Line, parse
 from autoprog.jsonlines import read_object
 from autoprog.openfiles import write_atomically
-from autoprog.proof.arms import ArmSettings, Line, with_settings
+from autoprog.proof.arms import ArmSettings, with_settings
 from autoprog.proof.finished import Finished, read_finished
 from autoprog.proof.rounds import (
     Arm,

@@ -11,8 +11,8 @@ from pydantic import Field, model_validator
 
 from autoprog.bounds import Count, Epochs, Few, Measured, Points, Processes, Seconds, Seed
 from autoprog.errors import ConfigError
-from autoprog.files import FileModel
-from autoprog.proof.arms import ArmName, ArmSettings, Line, with_numbers
+from autoprog.files import FileModel, Line
+from autoprog.proof.arms import ArmName, ArmSettings, with_numbers
 from autoprog.proof.compare import charged_parts
 from autoprog.proof.rounds import Arm, ArmEnded, ArmStarted, Waiting
 from autoprog.proof.standings import standings, time_to_accuracy

@@ -462,16 +462,17 @@ def test_a_damaged_result_is_one_line(
     assert err.startswith("autoprog: V/seed-1-candidate/run/result.json: ")
 
 
-def test_texts_of_results_do_not_steer_the_terminal(
-    command: Command, fake: Fake, verified: Verified
+@pytest.mark.parametrize("text", ["cpu\x1b]0;evil\x07", "a\nnon-inferior: evil", "a\u202eevil"])
+def test_texts_of_results_are_lines(
+    command: Command, fake: Fake, verified: Verified, text: str
 ) -> None:
     folder = verified()
-    poison(folder, put("pairs.0.baseline.device", "cpu\x1b]0;evil\x07"))
+    poison(folder, put("pairs.0.baseline.device", text))
     for form in ((), ("--markdown",)):
-        code, out, _ = command("--resume", "V", *form)
-        assert code == 0
-        assert "evil" in out
-        assert not set(out) & {"\x1b", "\x07"}
+        code, out, err = command("--resume", "V", *form)
+        assert (code, out, err.count("\n"), fake.started) == (2, "", 1, [])
+        assert "baseline.device: must be a line without control characters" in err
+        assert not set(err) & {"\x1b", "\x07", "\u202e"}
 
 
 # What is published.
