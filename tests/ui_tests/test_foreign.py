@@ -168,7 +168,7 @@ def test_names_and_warnings_steer_neither_terminal_nor_files(
     warning = {"attempt": 0, "step": 4000, "kind": "warned", "message": STEERING + "W" * 90_000}
     rows.append({**warning, "time": ""})
     (run / "events.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    edit(run / "run.yaml", ("run_id",), STEERING)
+    edit(run / "run.yaml", ("settings", "recipe_name"), STEERING)
     for form in FORMS[:3]:
         code, text = show(run, form, capsys, tmp_path)
         assert code == 0
@@ -177,6 +177,12 @@ def test_names_and_warnings_steer_neither_terminal_nor_files(
     for form in FORMS[3:]:
         assert show(run, form, capsys, tmp_path)[0] == 0
         assert "\x1b" not in (tmp_path / "picture").read_text(encoding="utf-8")
+    edit(run / "run.yaml", ("run_id",), STEERING)
+    for form in FORMS:
+        code, text = show(run, form, capsys, tmp_path)
+        assert code == 2
+        assert "run_id: must be a line without control characters" in text
+        assert "\x1b" not in text
 
 
 def test_one_broken_run_does_not_hide_the_others(run: Path) -> None:
