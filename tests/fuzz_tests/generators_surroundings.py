@@ -385,7 +385,8 @@ def _flags(draw: Draw, place: Place, texts: Callable[[Place], list[str]], bounde
     where = action.option_strings[-1] if action.option_strings else action.dest
     value = value.replace("\x00", "\\0")
     words = [word.replace("\x00", "\\0") for word in words]
-    if name in ("init", "schema", "show", "compare", "cache", "bench", "export", "doctor"):
+    names_outputs = ("init", "schema", "show", "compare", "cache", "bench", "export", "doctor")
+    if name in names_outputs or where == "--keep":
         writes = (*writes, *_named(value))
     return Command(words, f"{name} {where} {shown(value)}", writes, ANY)
 
