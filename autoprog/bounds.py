@@ -51,7 +51,6 @@ __all__ = [
     "Jitter",
     "Length",
     "LoaderProcesses",
-    "Magnitude",
     "Many",
     "Measured",
     "MicroBatches",
@@ -315,7 +314,6 @@ WeightDecay = Annotated[float, Range(0, 1_000)]
 GradientNorm = Annotated[float, Range(1e-9, 1e9, or_zero=True)]
 MixingAlpha = Annotated[float, Range(1e-6, 1_000, or_zero=True)]
 """Of a beta distribution, from which numpy draws what is no number for still smaller ones."""
-Magnitude = Annotated[float, Range(0, 10)]
 Jitter = Annotated[float, Range(0, 10)]
 Aspect = Annotated[float, Range(0.01, 100)]
 SomeScale = Annotated[float, Range(1e-3, 64)]

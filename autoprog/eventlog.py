@@ -38,6 +38,8 @@ _MOST_OFTEN["run_started"] = 1_000
 _MOST_OF_OTHERS = 5_000
 _MOST_BYTES = 64 * 2**20
 _LONGEST_TIME = 40
+_OF_REPLAY = ("kind", "attempt", "step")
+"""What says which rows a later attempt replays."""
 
 
 class RowCounter:
@@ -69,8 +71,8 @@ class RowCounter:
             raise ConfigError(self._where, "", law)
 
 
-def read_log(path: Path) -> list[Row]:
-    """Return the rows of a log that hold after all attempts, none of one that is missing.
+def read_log(path: Path) -> list[Event]:
+    """Return the events of a log that hold after all attempts, none of one that is missing.
 
     Raises:
         ConfigError: If it is no regular file, too large, or a whole line is no row of an event.
@@ -85,12 +87,10 @@ def read_log(path: Path) -> list[Row]:
         for number, line in zip(numbers, lines, strict=False):
             row = event_row(line, where, "" if number is None else f"line {number}")
             counter.add(row, len(line))
-            event_of(
-                row
-            )  # now, as rows are kept: what is none may take 30 times the room of its text
-            yield row
+            # Of a row its event alone is kept: other JSON may take 30 times the room of its text.
+            yield {**{key: row[key] for key in _OF_REPLAY}, "event": event_of(row)}
 
-    return effective_rows(rows())
+    return [row["event"] for row in effective_rows(rows())]
 
 
 def event_row(line: bytes, where: str, key: str = "") -> Row:

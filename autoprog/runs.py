@@ -274,7 +274,7 @@ class Run:
     def events(self) -> Iterator[Event]:
         """Return what happened, without what a later attempt replayed; of a published run, its curve."""
         log = self.path / "events.jsonl"
-        return map(event_of, read_log(log if log.exists() else self.path / CURVE_FILE))
+        return iter(read_log(log if log.exists() else self.path / CURVE_FILE))
 
 
 def load_run(path: str | Path) -> Run:

@@ -9,7 +9,7 @@ import pytest
 
 from autoprog import eventlog
 from autoprog.errors import ConfigError
-from autoprog.eventlog import Row, effective_rows, event_row, read_log
+from autoprog.eventlog import Row, effective_rows, event_of, event_row, read_log
 
 WHOLE = {"attempt": 0, "step": 3, "kind": "warned", "message": "x"}
 
@@ -64,8 +64,8 @@ def test_of_a_huge_log_progress_is_picked_and_the_rest_stays(
     rows = [row("run_started", 0), *rows, row("evaluated", 200), row("progressed", 201)]
     found = read_log(written(tmp_path, rows))
     assert len(found) < 20
-    assert found[0] == rows[0]
-    assert found[-2:] == rows[-2:]
+    assert found[0] == event_of(rows[0])
+    assert found[-2:] == [event_of(one) for one in rows[-2:]]
 
 
 @pytest.mark.parametrize(("kind", "most"), [("stage_started", 5_000), ("run_started", 1_000)])
@@ -90,10 +90,11 @@ def test_what_takes_more_room_than_its_text_is_not_kept(
 ) -> None:
     path = written(tmp_path, [row("warned", 3), row("warned", 3, **more), row("warned", 4)])
     kept: list[Row] = []
-    monkeypatch.setattr(eventlog, "effective_rows", lambda rows: kept.extend(rows))
+    monkeypatch.setattr(eventlog, "effective_rows", kept.extend)
     with pytest.raises(ConfigError, match="must be"):
         read_log(path)
-    assert kept == [row("warned", 3)]
+    assert [one["event"] for one in kept] == [event_of(row("warned", 3))]
+    assert all(len(one) == 4 for one in kept)
 
 
 def test_a_missing_log_has_no_rows_and_a_folder_is_refused(tmp_path: Path) -> None:

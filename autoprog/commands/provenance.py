@@ -1,4 +1,4 @@
-"""What a run is called, and what it was made with: versions and the state of git."""
+"""What a run is called, and what it was made with: versions and the commit."""
 
 from __future__ import annotations
 
