@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import os
+import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from autoprog.printable import brief, one_line, printable
@@ -18,6 +20,7 @@ __all__ = [
     "RunError",
     "RunExistsError",
     "RunLockedError",
+    "command",
     "consistent",
     "suggest",
     "tell_at_once",
@@ -121,3 +124,12 @@ def tell_at_once(text: str) -> None:
     """Write a line on standard error, unbuffered: a signal handler must leave buffered streams alone."""
     with suppress(OSError):  # nobody may be listening
         os.write(2, f"{printable(text)}\n".encode())
+
+
+# --------------------------------------------------------------------------------------------------
+# Commands that messages name, ready to be copied into a shell.
+
+
+def command(*words: str | Path) -> str:
+    """Return ``autoprog WORDS``, quoted as a shell needs it: a path may hold spaces or ``$(…)``."""
+    return shlex.join(["autoprog", *map(str, words)])

@@ -10,7 +10,7 @@ from typing import Any
 
 from autoprog.errors import ConfigError
 from autoprog.events import Event, decode
-from autoprog.jsonlines import json_object, read_lines
+from autoprog.files import json_object, read_lines
 
 __all__ = [
     "MOST_PROGRESS",
@@ -23,6 +23,7 @@ __all__ = [
     "picked",
     "read_log",
 ]
+
 
 Row = dict[str, Any]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autoprog.cachefolder import cache_folder
+from autoprog.data.cache_folder import cache_folder
 from autoprog.settings import DataSettings, RunSettings
 
 __all__ = ["Ask", "asks_of", "asks_of_data", "repeatable", "words_of_asks"]

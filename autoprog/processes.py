@@ -2,18 +2,81 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
+import math
 import os
+import re
 import socket
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+import sys
+import tempfile
+import threading
+import time
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Literal
 
-from autoprog.bounds import ProcessNumber, Ticks
+import autoprog
+from autoprog.bounds import Count, Index, ProcessNumber, Ticks, UnixSeconds
+from autoprog.errors import ConfigError
+from autoprog.files import FileModel
+from autoprog.libwarnings import LibraryWarning
+from autoprog.openfiles import NotRegularFileError, open_regular, read_bytes, write_atomically
 
-__all__ = ["ProcessName", "is_gone", "is_here", "process_in", "this_process"]
+__all__ = [
+    "NUMBER_VARIABLE",
+    "PROGRAM",
+    "FileLock",
+    "ProcessName",
+    "WorkerFile",
+    "WorkerSeen",
+    "WorkerState",
+    "WorkerStatus",
+    "claim_worker",
+    "given_number",
+    "is_gone",
+    "is_here",
+    "log_of",
+    "process_in",
+    "program_in_processes",
+    "read_workers",
+    "this_process",
+]
+
+
+# --------------------------------------------------------------------------------------------------
+# The words that start autoprog anew, as for the workers of a search and the arms of a verification.
+
+
+_ROOT = str(Path(autoprog.__file__).resolve().parent.parent)
+# Not `python -m autoprog`, which looks for modules in the working directory first: a file torch.py in it
+# would be run. With -c the first place to look is '', the working directory; this very package takes it.
+_PREPARE = f"import sys; sys.path[0] = {_ROOT!r}; "
+PROGRAM = (
+    sys.executable,
+    "-c",
+    f"{_PREPARE}from autoprog.cli import main; sys.exit(main())",
+)
+"""Words of a process of this very package; those of its command line follow."""
+_TORCHRUN = (
+    sys.executable,
+    "-c",
+    f"{_PREPARE}from torch.distributed.run import main; sys.exit(main())",
+)
+
+
+def program_in_processes(num_processes: int, program: tuple[str, ...] = PROGRAM) -> tuple[str, ...]:
+    """Return the words that start `program` in so many processes of this machine, through torchrun."""
+    if num_processes == 1:
+        return program
+    places = ("--standalone", "--nproc-per-node", str(num_processes), "--no-python")
+    return (*_TORCHRUN, *places, *program)
 
 
 @dataclass(frozen=True)
@@ -103,3 +166,308 @@ def _is_in_use(pid: int) -> bool:
     except PermissionError:
         pass
     return True
+
+
+# --------------------------------------------------------------------------------------------------
+# Locks as files, for processes of one or many hosts, that do not outlast the process that holds them.
+
+
+_FIRST_PAUSE_SECONDS = 0.001
+_LONGEST_PAUSE_SECONDS = 0.05
+_STRANGER_PATIENCE_SECONDS = 5.0
+_LONG_SECONDS = 1.0
+_SILENT_SECONDS = 3.0
+"""After so long a wait, it is asked how old the file is: it may be of a folder that was copied."""
+
+_LONGEST_TEXT_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class _Sight:
+    """A lock file as it was seen: a new holder makes a new file."""
+
+    inode: int
+    modified_ns: int
+    text: str | None
+
+
+class FileLock:
+    """A file that exists while somebody holds the lock, and says who.
+
+    It is made exclusively, which works on any file system that several hosts share (``flock`` does not on
+    some), and by the name and in the way that Optuna uses, so that both exclude each other. A holder of this
+    machine is looked up among its processes, and once it is gone, the lock is broken at once. Otherwise
+    it is broken after the file has stayed the same for `patience_seconds`, by the clock of who waits or by
+    that of the file system; for 5 s, if it does not say who made it: Optuna holds a lock for the milliseconds
+    of one append.
+
+    Args:
+        path: The file; its folder must exist.
+        patience_seconds: The longest that somebody may hold the lock.
+    """
+
+    def __init__(self, path: Path, patience_seconds: float = 30.0) -> None:
+        self._path, self._patience = path, patience_seconds
+        self._mine = ""
+
+    def __enter__(self) -> FileLock:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def acquire(self) -> None:
+        """Wait until the lock is ours; warn of a wait of some seconds.
+
+        Raises:
+            OSError: If the file cannot be made.
+        """
+        pause, seen, since, age = _FIRST_PAUSE_SECONDS, None, time.monotonic(), 0.0
+        warn_at = since + _SILENT_SECONDS
+        while not self._make():
+            sight = self._look()
+            if sight != seen:
+                seen, since, age = sight, time.monotonic(), 0.0
+            waited = time.monotonic() - since
+            if sight is not None and not age and waited > _LONG_SECONDS:
+                age = self._age_seconds(sight)
+            if sight is not None and self._is_abandoned(sight, max(waited, age)):
+                self._break(sight)
+                continue
+            if sight is not None and time.monotonic() > warn_at:
+                warn_at = math.inf
+                self._warn(sight)
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+    def release(self) -> None:
+        """Give the lock up, unless somebody has broken it meanwhile."""
+        sight = self._look()
+        if sight is not None and sight.text == self._mine:
+            self._path.unlink(missing_ok=True)
+
+    def _warn(self, sight: _Sight) -> None:
+        holder = _process_in(sight.text)
+        who = "somebody" if holder is None else f"process {holder.pid} of {holder.host}"
+        text = (
+            f"waiting for {self._path}, which {who} holds; without a sign of life it is taken over"
+        )
+        text += f" {self._patience:g} s after it was made"
+        warnings.warn(LibraryWarning(text), stacklevel=2)
+
+    def _make(self) -> bool:
+        try:
+            file = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        except FileExistsError:
+            return False
+        self._mine = json.dumps({**asdict(this_process()), "token": uuid.uuid4().hex})
+        try:
+            os.write(file, self._mine.encode())
+        except OSError:  # no room: the lock holds without a name, and is broken as a stranger's
+            self._mine = ""
+        finally:
+            os.close(file)
+        return True
+
+    def _look(self) -> _Sight | None:
+        """Return the lock file as it is now.
+
+        One that is a link, as Optuna makes them, or a pipe, as somebody may have put there, says nothing.
+        """
+        try:
+            with open_regular(self._path, follow_links=False) as file:
+                stat = os.fstat(file.fileno())
+                text = file.read(_LONGEST_TEXT_BYTES).decode(errors="replace")
+            return _Sight(stat.st_ino, stat.st_mtime_ns, text)
+        except NotRegularFileError:
+            return self._look_at_link()
+        except OSError:
+            return None
+
+    def _look_at_link(self) -> _Sight | None:
+        try:
+            stat = os.lstat(self._path)
+        except OSError:
+            return None
+        return _Sight(stat.st_ino, stat.st_mtime_ns, None)
+
+    def _age_seconds(self, sight: _Sight) -> float:
+        """Return how long a lock file has stayed the same, by the clock of the file system that holds it.
+
+        One from the future is of no use as a lock, and counts as old.
+        """
+        try:
+            with tempfile.TemporaryFile(dir=self._path.parent) as now:
+                age = (os.fstat(now.fileno()).st_mtime_ns - sight.modified_ns) / 1e9
+        except OSError:
+            return _LONG_SECONDS
+        return age if age > -self._patience else math.inf
+
+    def _is_abandoned(self, sight: _Sight, same_for_seconds: float) -> bool:
+        holder = _process_in(sight.text)
+        if holder is not None:
+            return is_gone(holder) or same_for_seconds > self._patience
+        return same_for_seconds > min(self._patience, _STRANGER_PATIENCE_SECONDS)
+
+    def _break(self, abandoned: _Sight) -> None:
+        """Remove the lock file, unless another process has been faster and holds a new one by now."""
+        with _one_at_a_time(self._path.parent):
+            if self._look() == abandoned:
+                self._path.unlink(missing_ok=True)
+
+
+def _process_in(text: str | None) -> ProcessName | None:
+    """Return the process that a lock file names, if it was written by this class."""
+    try:
+        return process_in(json.loads(text or ""))
+    except (ValueError, RecursionError):
+        return None
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Keep two processes of one machine from breaking a lock at once, the second of them a fresh one.
+
+    Across hosts, and on file systems that cannot lock a folder, the moment between look and
+    removal stays open, as it does in Optuna.
+    """
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
+
+
+# --------------------------------------------------------------------------------------------------
+# The workers of a run: each says in a file of the run folder what it does, for all who look on.
+
+
+WorkerState = Literal["starting", "waiting", "running", "done", "failed"]
+
+NUMBER_VARIABLE = "AUTOPROG_WORKER"
+"""Environment variable by which a worker is told the number that was claimed for it."""
+
+_FOLDER = "workers"
+_BEAT_SECONDS = 5.0
+_SILENT_WORKER_SECONDS = 60.0
+_MOST_STATUS_BYTES = 2**20
+
+
+class WorkerStatus(FileModel):
+    """``workers/worker-0.json``: what a worker does. Times are in seconds since 1970.
+
+    ``trial`` is under way since ``since``; ``num_trials`` were begun, that one included.
+    """
+
+    worker: Index
+    process: ProcessName
+    state: WorkerState
+    trial: Index | None = None
+    since: UnixSeconds
+    num_trials: Count = 0
+    message: str = ""
+    updated: UnixSeconds
+
+
+@dataclass(frozen=True)
+class WorkerSeen:
+    """A worker as one sees it who looks on."""
+
+    status: WorkerStatus
+    is_alive: bool
+
+
+class WorkerFile:
+    """The file of one worker, which that alone writes, from any of its threads."""
+
+    def __init__(self, folder: Path, number: int) -> None:
+        self.number = number
+        self._path = _path(folder, number, "json")
+        self._path.parent.mkdir(exist_ok=True)
+        self._lock = threading.Lock()
+        now = time.time()
+        self._status = WorkerStatus(
+            worker=number, process=this_process(), state="starting", since=now, updated=now
+        )
+        self._write({})
+
+    def say(self, state: WorkerState, message: str = "", trial: int | None = None) -> None:
+        """Say what the worker does from now on; to say the same again is to beat."""
+        with self._lock:
+            status, now = self._status, time.time()
+            if (status.state, status.trial) != (state, trial):
+                begun = status.num_trials + (trial is not None)
+                changes = {"state": state, "message": message, "trial": trial, "num_trials": begun}
+                self._write({**changes, "since": now, "updated": now})
+                return
+        self.beat()
+
+    def beat(self) -> None:
+        """Show that the worker lives, if it has not done so for some seconds."""
+        with self._lock:
+            now = time.time()
+            if now - self._status.updated >= _BEAT_SECONDS:
+                self._write({"updated": now})
+
+    def _write(self, changes: dict[str, Any]) -> None:
+        self._status = self._status.model_copy(update=changes)
+        with suppress(OSError):  # nobody's work depends on it
+            write_atomically(self._path, self._status.model_dump_json() + "\n")
+
+
+def claim_worker(folder: Path) -> int:
+    """Return a number that no worker of this run has, and make ``workers/worker-0.log`` for it."""
+    (folder / _FOLDER).mkdir(exist_ok=True)
+    number = 0
+    while True:
+        try:
+            log_of(folder, number).open("x").close()
+        except FileExistsError:
+            number += 1
+        else:
+            return number
+
+
+def given_number() -> int | None:
+    """Return the number that whoever started this worker has claimed for it, if anybody did.
+
+    Raises:
+        ConfigError: If the environment holds something else.
+    """
+    number = os.environ.get(NUMBER_VARIABLE)
+    if number is not None and not re.fullmatch(r"[0-9]{1,6}", number):
+        raise ConfigError(NUMBER_VARIABLE, "", "must be a number from 0", number, "unset it")
+    return None if number is None else int(number)
+
+
+def log_of(folder: Path, number: int) -> Path:
+    """Return the file that the output of a worker goes to."""
+    return _path(folder, number, "log")
+
+
+def read_workers(folder: Path) -> list[WorkerSeen]:
+    """Return all workers that a run ever had, by number; what cannot be read is left out."""
+    found = []
+    for path in (folder / _FOLDER).glob("worker-*.json"):
+        with suppress(OSError, ValueError):
+            status = WorkerStatus.model_validate_json(read_bytes(path, _MOST_STATUS_BYTES))
+            found.append(WorkerSeen(status, _is_alive(status, time.time())))
+    return sorted(found, key=lambda seen: seen.status.worker)
+
+
+def _is_alive(status: WorkerStatus, now: float) -> bool:
+    if status.state in ("done", "failed") or is_gone(status.process):
+        return False
+    return is_here(status.process) or now - status.updated < _SILENT_WORKER_SECONDS
+
+
+def _path(folder: Path, number: int, suffix: str) -> Path:
+    return folder / _FOLDER / f"worker-{number}.{suffix}"

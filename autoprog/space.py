@@ -26,8 +26,7 @@ from autoprog.bounds import (
 )
 from autoprog.errors import ConfigError, suggest
 from autoprog.files import FileModel, parse, parse_yaml, read_yaml
-from autoprog.laws import nearest_multiples
-from autoprog.stage import Grow
+from autoprog.stage import Grow, nearest_multiples
 from autoprog.subnets import KeptTokens
 from supernet.config import ALL_TOKENS, ModelSpec, SubnetConfig, TokenRule
 

@@ -11,10 +11,8 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from autoprog.curves import Curriculum, Plateau, plateaus
-from autoprog.effort import relative_step_cost
 from autoprog.errors import ConfigError
-from autoprog.laws import SHARES
-from autoprog.stage import FullModel, Grow, Stage, Training
+from autoprog.stage import SHARES, FullModel, Grow, Stage, Training, relative_step_cost
 from supernet.config import SubnetConfig, as_depth
 
 if TYPE_CHECKING:

@@ -20,12 +20,10 @@ from torch import Tensor, nn
 
 from supernet.build import build_network, check_known
 from supernet.config import ALL_TOKENS, ModelSpec, Slots, SubnetConfig, first_slots
-from supernet.cost import parameters
-from supernet.drop import DropPath
+from supernet.cost import BlockTokens, block_tokens, check_tokens, parameters
 from supernet.locality import LocalBlock
-from supernet.network import ElasticViT, resize
+from supernet.network import DropPath, ElasticViT, resize
 from supernet.positions import add_tables, position, table_of
-from supernet.tokencount import BlockTokens, block_tokens, check_tokens
 from supernet.tokens import PruningBlock, run_blocks
 from supernet.volo import ElasticVOLO, describe_volo
 

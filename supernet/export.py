@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from supernet.build import build_network
 from supernet.config import ALL_TOKENS, ModelSpec, Slots, SubnetConfig, TokenRule, first_slots
+from supernet.cost import BlockTokens, block_tokens, check_tokens
 from supernet.elastic import ElasticPlainViT, ElasticViT
 from supernet.positions import TABLES
-from supernet.tokencount import BlockTokens, block_tokens, check_tokens
 from supernet.tokens import PruningBlock, run_blocks
 from supernet.volo import ElasticVOLO
 

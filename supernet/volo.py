@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from supernet.config import ALL_TOKENS, ModelSpec, Outlook, Slots, SubnetConfig, first_slots
 from supernet.cost import parameters
-from supernet.drop import DropPath
-from supernet.network import ElasticViT, resize
+from supernet.network import DropPath, ElasticViT, resize
 
 __all__ = ["ElasticVOLO", "check_volo", "describe_volo"]
 

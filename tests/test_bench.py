@@ -17,41 +17,38 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from autoprog.bench.arms import (
-    LEAD_IN_STEPS,
-    BareLoop,
-    ResidentFeed,
-    RunnerArm,
-    bare_loop,
-)
-from autoprog.bench.report import as_json, print_report
-from autoprog.bench.speed import (
+from autoprog.bench.runner import (
     BARE,
     BARE_EMA,
+    LEAD_IN_STEPS,
     LOADED,
     LOADED_UNCACHED,
     RESIDENT,
+    BareLoop,
+    ResidentFeed,
+    RunnerArm,
     RunnerSpeed,
-    compare,
-    distinct_phases,
-    scratch_folder,
-)
-from autoprog.bench.statistics import Estimate, estimate, share_lost, speed_ratio, take_turns
-from autoprog.bench.timm_script import (
     ScriptSpeed,
+    as_json,
+    bare_loop,
+    compare,
     data_arguments,
+    distinct_phases,
     our_seconds,
+    print_report,
+    scratch_folder,
     timm_arguments,
     timm_seconds,
 )
 from autoprog.cli import build_parser, main
 from autoprog.commands.configure import Configured, configure_train
+from autoprog.data import Batch
 from autoprog.events import Event, Progressed
-from autoprog.train.data import Batch
+from autoprog.paired_timing import Estimate, estimate, share_lost, speed_ratio, take_turns
 from autoprog.train.device import Compute
-from autoprog.train.engine import Job, start_training
 from autoprog.train.phase import Phase
-from autoprog.train.regularise import regularise
+from autoprog.train.run import Job, start_training
+from autoprog.train.step import regularise
 from autoprog.train.trainer import Trainer
 from supernet.config import SubnetConfig
 

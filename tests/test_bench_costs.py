@@ -9,12 +9,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from autoprog.bench.costgrid import CostGrid, cost_rows
-from autoprog.bench.costreport import costs_as_json, print_costs
+from autoprog.bench.costs import CostGrid, cost_rows, costs_as_json, print_costs
 from autoprog.cli import main
-from autoprog.costs.cells import CostCell
 from autoprog.costs.model import CostModel
-from autoprog.costs.table import CellCost, CostTable, table_of
+from autoprog.costs.table import CellCost, CostCell, CostTable, table_of
 from supernet.config import SubnetConfig, TokenRule
 from supernet.zoo import ZOO
 

@@ -19,14 +19,13 @@ from autoprog.commands.configure import configure_train
 from autoprog.curves import Curriculum
 from autoprog.errors import ConfigError, RunError
 from autoprog.presets import PRESETS, preset
-from autoprog.proof import rounds
-from autoprog.proof.arms import ArmSettings
-from autoprog.proof.controls import always, epochs_of_cost, images_cost, macs_cost
-from autoprog.proof.field import read_field
-from autoprog.proof.pairs import OtherArm, Plan
-from autoprog.proof.publish import check_target
 from autoprog.runs import load_run
-from autoprog.train.engine import step_table
+from autoprog.train.run import step_table
+from autoprog.verify import attempts
+from autoprog.verify.arms import ArmSettings
+from autoprog.verify.controls import always, epochs_of_cost, images_cost, macs_cost, read_field
+from autoprog.verify.verdict import OtherArm, Plan
+from autoprog.verify.verification import check_target
 from supernet.zoo import ZOO
 
 SPEC = ZOO["vit-mu"]
@@ -84,7 +83,7 @@ def command(
 ) -> Command:
     """Return ``autoprog bench`` in an empty folder; its runs are of this process."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(rounds, "Attempt", InProcess)
+    monkeypatch.setattr(attempts, "Attempt", InProcess)
     monkeypatch.setattr(InProcess, "words", [])
     monkeypatch.setattr(InProcess, "exit_codes", {})
 
@@ -163,7 +162,7 @@ def planned(
         raise RunError("planned")
 
     def plan(*words: str) -> Any:
-        monkeypatch.setattr(rounds, "Attempt", stop)
+        monkeypatch.setattr(attempts, "Attempt", stop)
         assert command(*words)[0] == 1
         (file,) = tmp_path.glob("runs/*/bench.json")
         field = read_field(file.parent)

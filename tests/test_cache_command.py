@@ -14,9 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autoprog.cachefolder import FOOTER, MAGIC, cache_files, file_lock, lock_of, new_part_of, share
 from autoprog.cli import main
-from autoprog.train.data.cache.image_file import ImageWriter, read_table
+from autoprog.data.cache import ImageWriter, read_table
+from autoprog.data.cache_folder import (
+    FOOTER,
+    MAGIC,
+    cache_files,
+    file_lock,
+    lock_of,
+    new_part_of,
+    share,
+)
 
 Capture = pytest.CaptureFixture[str]
 TRAIN, VAL = "training-0123456789ab-448px.images", "validation-ba9876543210-64px.images"
@@ -195,7 +203,7 @@ def test_a_file_that_is_mapped_is_kept_until_it_is_not(folder: Path, capsys: Cap
 def test_a_file_that_another_process_maps_is_kept(folder: Path, capsys: Capture) -> None:
     program = (
         "import sys; from pathlib import Path;"
-        "from autoprog.train.data.cache.image_file import read_table;"
+        "from autoprog.data.cache import read_table;"
         "table = read_table(Path(sys.argv[1]), 'digest', 3); print('mapped', flush=True); sys.stdin.read()"
     )
     child = subprocess.Popen(

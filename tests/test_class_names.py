@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from autoprog.classes import class_difference
+from autoprog.accuracy import class_difference
 from autoprog.cli import main
 from autoprog.files import parse_yaml
 from autoprog.runs import load_run

@@ -18,8 +18,6 @@ from autoprog.curves import Curriculum
 from autoprog.errors import ConfigError
 from autoprog.events import Evaluated, Event, Progressed, RunStarted
 from autoprog.presets import preset
-from autoprog.proof.compare import charged_parts, compare, label, spread
-from autoprog.proof.finished import Finished, Point, curve_of, read_finished
 from autoprog.recipe import RECIPES
 from autoprog.runs import Result, RunFolder
 from autoprog.settings import DataSettings, RunManifest, RunSettings, SearchSettings
@@ -32,8 +30,17 @@ from autoprog.ui.compare import (
     difference_lines,
     difference_texts,
 )
-from autoprog.ui.compare_html import compare_page
-from autoprog.ui.compare_svg import ticks
+from autoprog.ui.html import compare_page, ticks
+from autoprog.verify.compare import (
+    Finished,
+    Point,
+    charged_parts,
+    compare,
+    curve_of,
+    label,
+    read_finished,
+    spread,
+)
 from supernet.config import SubnetConfig
 from supernet.cost import macs
 from supernet.zoo import ZOO

@@ -12,9 +12,15 @@ import pytest
 import torch
 from PIL import Image
 
-from autoprog.bench import checkup, packages
-from autoprog.bench.checkup import check_disk, check_loading, check_processor, check_threads
-from autoprog.bench.packages import PACKAGES, check_packages
+from autoprog.bench import doctor
+from autoprog.bench.doctor import (
+    PACKAGES,
+    check_disk,
+    check_loading,
+    check_packages,
+    check_processor,
+    check_threads,
+)
 from autoprog.cli import main
 from autoprog.settings import DataSettings
 
@@ -24,8 +30,8 @@ Capture = pytest.CaptureFixture[str]
 def test_a_whole_checkup_is_one_json_list(
     capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkup, "_LEAST_FREE_BYTES", 1)
-    monkeypatch.setattr(checkup, "LOADING_SECONDS", 0.1)
+    monkeypatch.setattr(doctor, "_LEAST_FREE_BYTES", 1)
+    monkeypatch.setattr(doctor, "LOADING_SECONDS", 0.1)
     assert main(["doctor", "--json", "--runs-dir", str(tmp_path / "a" / "b")]) == 0
     found = {one["subject"]: one for one in json.loads(capsys.readouterr().out)}
     assert list(found) == [
@@ -46,7 +52,7 @@ def test_a_whole_checkup_is_one_json_list(
 def test_something_wrong_is_exit_code_1_and_has_a_cure(
     capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkup, "_LEAST_FREE_BYTES", 1)
+    monkeypatch.setattr(doctor, "_LEAST_FREE_BYTES", 1)
     assert main(["doctor", "--data", str(tmp_path / "none"), "--runs-dir", str(tmp_path)]) == 1
     *others, data = capsys.readouterr().out.splitlines()
     assert data.startswith("wrong data ")
@@ -57,7 +63,7 @@ def test_something_wrong_is_exit_code_1_and_has_a_cure(
 def test_a_package_that_is_missing_ends_the_checkup(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packages, "PACKAGES", {"no-such-package": (1, 2)})
+    monkeypatch.setattr(doctor, "PACKAGES", {"no-such-package": (1, 2)})
     assert main(["doctor"]) == 1
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == ("wrong no-such-package not installed; pip install 'no-such-package>=1.2'")
@@ -70,8 +76,8 @@ def test_a_package_that_is_missing_ends_the_checkup(
 def test_versions_are_compared_as_numbers(
     installed: str, verdict: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packages, "PACKAGES", {"torch": (2, 6)})
-    monkeypatch.setattr(packages, "version", lambda name: installed)
+    monkeypatch.setattr(doctor, "PACKAGES", {"torch": (2, 6)})
+    monkeypatch.setattr(doctor, "version", lambda name: installed)
     _, torch_finding = check_packages()
     assert torch_finding.verdict == verdict
     assert (torch_finding.cure == "") == (verdict == "ok")
@@ -104,9 +110,9 @@ def test_threads_are_compared_with_cores(
 def test_a_full_disk_and_a_file_in_the_way_are_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkup, "_LEAST_FREE_BYTES", 1)
+    monkeypatch.setattr(doctor, "_LEAST_FREE_BYTES", 1)
     assert check_disk(tmp_path).verdict == "ok"
-    monkeypatch.setattr(checkup, "_LEAST_FREE_BYTES", 2**80)
+    monkeypatch.setattr(doctor, "_LEAST_FREE_BYTES", 2**80)
     assert "make room" in check_disk(tmp_path).cure
     (tmp_path / "file").touch()
     assert check_disk(tmp_path / "file" / "runs").found.endswith("file cannot be written")
@@ -119,7 +125,7 @@ def test_a_processor_without_vector_instructions_is_slow(monkeypatch: pytest.Mon
 
 def test_loading_below_the_pace_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     speeds: Any = {"cuda": 1e9, "mps": 1e9, "cpu": 1e9}
-    monkeypatch.setattr(checkup, "_LEAST_SPEED", speeds)
+    monkeypatch.setattr(doctor, "_LEAST_SPEED", speeds)
     found = check_loading(DataSettings(), seconds=0.05)
     assert (found.verdict, "--cache" in found.cure) == ("slow", True)
 

@@ -10,9 +10,9 @@ from itertools import pairwise, product
 
 import pytest
 
-from autoprog.encoding import AxisRange, Encoding, Timeline
 from autoprog.files import parse, parse_yaml
 from autoprog.schedule import GrowthSchedule
+from autoprog.search.forecast import AxisRange, Encoding, Timeline
 from autoprog.space import SearchSpace, SpaceFile, shipped_spaces
 from autoprog.stage import FullModel, Stage, Tokens, depth_value
 from supernet.zoo import ZOO

@@ -12,7 +12,7 @@ import pytest
 from autoprog.bounds import Port, WorldSize
 from autoprog.cli import main
 from autoprog.environment import VariableError, forget_odd_sizes, number_in, optional_number_in
-from autoprog.train.cores import CORES_VARIABLE, usable_cores
+from autoprog.train.device import CORES_VARIABLE, usable_cores
 
 TRAIN = ("train", "--schedule", "linear", "--model", "vit-mu", "--epochs", "1", "--runs-dir", "r")
 RANKS = {

@@ -12,8 +12,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from autoprog.cli import main
+from autoprog.data.run_data import open_data, open_feed
 from autoprog.runs import load_run
-from autoprog.train.feed import open_data, open_feed
 from autoprog.train.model import build_model, transform_settings
 from supernet.config import SubnetConfig, TokenRule
 from supernet.elastic import ElasticViT

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from autoprog.cli import main
-from autoprog.train import program
+from autoprog.train import export
 from autoprog.train.model import build_model
 from supernet.config import SubnetConfig, TokenRule
 from supernet.elastic import ElasticViT
@@ -112,7 +112,7 @@ def test_without_the_extra_the_refusal_names_it(
 ) -> None:
     missing = {"onnxscript"}
     find = importlib.util.find_spec
-    monkeypatch.setattr(program, "find_spec", lambda n: None if n in missing else find(n))
+    monkeypatch.setattr(export, "find_spec", lambda n: None if n in missing else find(n))
     words = ("--format", "onnx", "--output", str(tmp_path / "cell.onnx"))
     assert main(["export", str(run), *words]) == 2
     assert "pip install 'autoprog[onnx]'" in capsys.readouterr().err

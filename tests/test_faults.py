@@ -25,7 +25,7 @@ from typing import Any
 import pytest
 import torch
 
-from autoprog.bench.stress_verdict import compare_runs
+from autoprog.bench.stress import compare_runs
 from autoprog.cli import main
 from autoprog.events import Event
 from autoprog.runs import RunFolder, load_run

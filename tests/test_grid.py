@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 
-from autoprog.bench.grid import _speeds
-from autoprog.grid import EvaluatedCell, cells_of, front
+from autoprog.evaluation_grid import EvaluatedCell, cells_of, front
+from autoprog.train.evaluate import _speeds
 from supernet.config import SubnetConfig, TokenRule
 
 FULL = SubnetConfig(4, 16)

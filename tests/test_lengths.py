@@ -6,12 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from autoprog.effort import relative_step_cost
-from autoprog.lengths import Lengths, full_epochs_of
 from autoprog.runs import RunFolder
-from autoprog.schedule import GrowthSchedule, load_schedule
+from autoprog.schedule import GrowthSchedule, Lengths, full_epochs_of, load_schedule
 from autoprog.settings import RunManifest
-from autoprog.stage import FullModel, Stage, Training
+from autoprog.stage import FullModel, Stage, Training, relative_step_cost
 from supernet.config import ModelSpec, SubnetConfig
 
 

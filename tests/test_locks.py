@@ -12,15 +12,14 @@ from pathlib import Path
 import pytest
 from optuna.storages.journal import JournalFileOpenLock, JournalFileSymlinkLock
 
-from autoprog import locks, processes
+from autoprog import processes
 from autoprog.libwarnings import passed_on
-from autoprog.locks import FileLock
-from autoprog.processes import ProcessName, is_gone, is_here, this_process
+from autoprog.processes import FileLock, ProcessName, is_gone, is_here, this_process
 
 HOLDER = """
 import os, signal, sys
 from pathlib import Path
-from autoprog.locks import FileLock
+from autoprog.processes import FileLock
 FileLock(Path(sys.argv[1])).acquire()
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -148,7 +147,7 @@ def test_patience_with_a_holder_ends(path: Path, where: str) -> None:
 
 
 def test_a_long_wait_is_told_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locks, "_SILENT_SECONDS", 0.1)
+    monkeypatch.setattr(processes, "_SILENT_SECONDS", 0.1)
     hold(path, ProcessName("far\x1b", "another boot", 7, 1))
     told: list[str] = []
     with passed_on(told.append):
@@ -170,7 +169,7 @@ def test_patience_begins_anew_with_each_holder(path: Path) -> None:
 def test_a_lock_that_says_nothing_is_waited_for_a_while(
     path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(locks, "_STRANGER_PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(processes, "_STRANGER_PATIENCE_SECONDS", 0.3)
     journal = path.with_suffix("")
     journal.write_text('{"host": "a journal"}\n' * 3)
     if kind == "half":

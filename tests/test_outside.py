@@ -14,12 +14,12 @@ import pytest
 import yaml
 
 from autoprog.cli import main
-from autoprog.commands.outside import words_to_repeat
+from autoprog.commands.launch import words_to_repeat
 from autoprog.outside import asks_of, words_of_asks
 from autoprog.runs import load_run
 from autoprog.search import trials as trials_module
 from autoprog.settings import RunManifest, RunSettings
-from autoprog.train.loop import Stepper
+from autoprog.train.step import Stepper
 
 Capture = pytest.CaptureFixture[str]
 HERE = ("--device=cpu", "--threads=1", "--workers=0", "-q")

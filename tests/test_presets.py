@@ -5,8 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from autoprog.curves import Curriculum, KeepCurve, Ramp
-from autoprog.effort import relative_step_cost
+from autoprog.curves import Curriculum, KeepCurve, Ramp, linear_ramp, ramped_curriculum
 from autoprog.errors import ConfigError
 from autoprog.files import parse, parse_yaml
 from autoprog.presets import (
@@ -16,10 +15,9 @@ from autoprog.presets import (
     preset,
     summary_of,
 )
-from autoprog.ramps import linear_ramp, ramped_curriculum
 from autoprog.recipe import RECIPES
 from autoprog.schedule import GrowthSchedule
-from autoprog.stage import LearningRate
+from autoprog.stage import LearningRate, relative_step_cost
 from supernet.config import ModelSpec
 from supernet.depthmap import make_divisible
 from supernet.zoo import ZOO

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from autoprog.program import PROGRAM, program_in_processes
+from autoprog.processes import PROGRAM, program_in_processes
 
 MODULES = ("torch", "numpy", "json", "argparse", "runpy", "timm", "sitecustomize", "autoprog")
 

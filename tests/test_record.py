@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from autoprog.events import Evaluated, Event, Progressed, RunStarted
-from autoprog.record import BudgetRecord, budget_record, write_record
+from autoprog.runs import BudgetRecord, budget_record, write_record
 from supernet.config import SubnetConfig, TokenRule
 
 SMALL, LARGE = SubnetConfig(2, 8), SubnetConfig((4, 14), 16)

@@ -12,11 +12,10 @@ from pydantic import ValidationError
 from autoprog.curves import Curriculum, Ramp
 from autoprog.errors import ConfigError
 from autoprog.files import parse, parse_yaml
-from autoprog.laws import nearest_multiples
 from autoprog.presets import PRESETS, preset
 from autoprog.recipe import RECIPES
 from autoprog.schedule import FoundBy, GrowthSchedule, load_schedule
-from autoprog.stage import FullModel, Grow, LearningRate, Stage
+from autoprog.stage import FullModel, Grow, LearningRate, Stage, nearest_multiples
 from autoprog.steptable import StepTable
 from supernet.config import GrowthRule, ModelSpec, SubnetConfig
 from supernet.zoo import ZOO

@@ -26,20 +26,26 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from autoprog.bench import stress as driver
-from autoprog.bench import stress_child
-from autoprog.bench.stress import Kill, KilledRun, Plan, Reference, Tick
-from autoprog.bench.stress_plan import (
+from autoprog.bench.stress import (
     SPECIAL,
     Aim,
+    Forecast,
+    Kill,
+    KilledRun,
     Moment,
+    Plan,
+    Reference,
     SignalName,
+    StressView,
+    Summary,
+    Tick,
+    compare_runs,
     draw_signals,
     plan_kills,
     spot_of,
+    tensor_hashes,
     timeline,
 )
-from autoprog.bench.stress_verdict import compare_runs, tensor_hashes
-from autoprog.bench.stress_view import Forecast, StressView, Summary
 from autoprog.cli import main
 from autoprog.errors import ConfigError
 
@@ -374,7 +380,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Put a small program into the place of the real one."""
     program = tmp_path / "fake.py"
     program.write_text(FAKE, encoding="utf-8")
-    monkeypatch.setattr(stress_child, "PROGRAM", (sys.executable, str(program)))
+    monkeypatch.setattr(driver, "PROGRAM", (sys.executable, str(program)))
     monkeypatch.setattr(driver, "_LEAST_STALL_SECONDS", 1.0)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
@@ -549,7 +555,7 @@ def test_a_stress_that_is_stopped_takes_its_run_with_it(
 ) -> None:
     program = (
         "import sys; from autoprog.bench import stress_child; from autoprog.cli import main;"
-        f"stress_child.PROGRAM = (sys.executable, {str(tmp_path / 'fake.py')!r});"
+        f"driver.PROGRAM = (sys.executable, {str(tmp_path / 'fake.py')!r});"
         f"sys.exit(main(['stress', '--keep', {str(tmp_path / 'kept')!r}, 'train', '--fault', 'none']))"
     )
     child = subprocess.Popen(

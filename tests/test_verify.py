@@ -21,23 +21,26 @@ from rich.console import Console
 from autoprog.cli import main
 from autoprog.errors import ConfigError, RunError
 from autoprog.files import dump_yaml
-from autoprog.proof import rounds as driver
-from autoprog.proof.arms import ArmSettings
-from autoprog.proof.pairs import (
-    OtherArm,
-    Pair,
-    Plan,
-    Verification,
-    summarise,
-)
-from autoprog.proof.rounds import ArmEnded, ArmStarted
-from autoprog.proof.verdict import judge, pairs_needed, ratio, t_quantile
-from autoprog.proof.verify import load, verify
 from autoprog.runs import Result
 from autoprog.schedule import load_schedule
 from autoprog.settings import RunManifest, SearchSettings
 from autoprog.space import find_space
 from autoprog.ui.verify import VerifyView, markdown_lines, verdict_lines
+from autoprog.verify import attempts as driver
+from autoprog.verify.arms import ArmSettings
+from autoprog.verify.attempts import ArmEnded, ArmStarted
+from autoprog.verify.verdict import (
+    OtherArm,
+    Pair,
+    Plan,
+    Verification,
+    judge,
+    pairs_needed,
+    ratio,
+    summarise,
+    t_quantile,
+)
+from autoprog.verify.verification import load, verify
 from supernet.zoo import ZOO
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -890,8 +893,8 @@ def macs_of(words: Sequence[str], runs: Path) -> float:
     """Return the multiply-accumulates of a run, relative to full steps."""
     from autoprog.cli import build_parser
     from autoprog.commands.configure import configure_train
-    from autoprog.proof.controls import macs_cost
-    from autoprog.train.engine import step_table
+    from autoprog.train.run import step_table
+    from autoprog.verify.controls import macs_cost
 
     args = build_parser("train").parse_args(list(words[: words.index("--seed")]))
     arm = configure_train(args)

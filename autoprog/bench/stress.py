@@ -2,29 +2,456 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import random
+import re
+import signal
+import struct
+import subprocess
 import time
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from itertools import cycle, islice, pairwise
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
 
-from autoprog.bench.stress_child import EXIT_CODES, Attempt, RefusedError, Row, follow
-from autoprog.bench.stress_plan import (
-    Aim,
-    Moment,
-    SignalName,
-    Spot,
-    draw_signals,
-    plan_kills,
-    row_seconds,
-    spot_of,
-    timeline,
-)
-from autoprog.bench.stress_verdict import compare_runs
-from autoprog.errors import RunError
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
 
-__all__ = ["Kill", "KilledRun", "Plan", "Reference", "Report", "Tick", "stress"]
+from autoprog.console import Console
+from autoprog.errors import AutoprogError, ConfigError, RunError
+from autoprog.files import read_yaml
+from autoprog.processes import PROGRAM, program_in_processes
+from autoprog.runs import load_run
+from autoprog.ui.format import ascii_text, duration
+from autoprog.ui.tables import Column, plain_table, rich_table
+
+__all__ = [
+    "EXIT_CODES",
+    "SPECIAL",
+    "Aim",
+    "Attempt",
+    "Forecast",
+    "Kill",
+    "KilledRun",
+    "Moment",
+    "Plan",
+    "Reference",
+    "RefusedError",
+    "Report",
+    "SignalName",
+    "Spot",
+    "StressView",
+    "Summary",
+    "Tick",
+    "compare_runs",
+    "draw_signals",
+    "follow",
+    "plan_kills",
+    "row_seconds",
+    "spot_of",
+    "stress",
+    "tensor_hashes",
+    "timeline",
+]
+
+
+# --------------------------------------------------------------------------------------------------
+# When to strike: moments of a run that nothing interrupted, and kills spread over all of them.
+
+
+SignalName = Literal["KILL", "TERM", "INT"]
+
+SPECIAL = {
+    "checkpoint_saved": "writing a checkpoint",
+    "grown": "growing",
+    "evaluated": "evaluating",
+    "estimated": "estimating candidates",
+    "decided": "deciding",
+    "run_finished": "writing the final weights",
+}
+"""What a run does that is not training, by the kind of the row that ends it."""
+
+_OVERSHOOT = 1.2
+_SLACK_SECONDS = 0.005
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A row of a run's log, ``seconds`` after the start of training; ``place`` says where the run stood."""
+
+    seconds: float
+    kind: str
+    step: int
+    place: str
+
+
+@dataclass(frozen=True)
+class Aim:
+    """A kill to come: ``signal``, ``delay_seconds`` after the log has come to ``after``."""
+
+    after: Moment
+    delay_seconds: float
+    signal: SignalName
+
+    @property
+    def seconds(self) -> float:
+        """Return where in the run it lies, in seconds of the run that nothing interrupted."""
+        return self.after.seconds + self.delay_seconds
+
+    def is_reached_by(self, row: Mapping[str, Any]) -> bool:
+        """Tell whether a row stands where the delay begins, or later in the run."""
+        if row["step"] != self.after.step:
+            return bool(row["step"] > self.after.step)
+        return row["kind"] in (self.after.kind, "run_started")
+
+
+@dataclass(frozen=True)
+class Spot:
+    """Where a kill struck: at about ``step``, in ``place``, while the run was ``doing`` something."""
+
+    step: int
+    place: str
+    doing: str
+
+
+def timeline(rows: Sequence[Mapping[str, Any]]) -> tuple[Moment, ...]:
+    """Return the moments of a run that one attempt carried out from its beginning to its end."""
+    begin, place, moments = row_seconds(rows[0]), "the start", []
+    for row in rows:
+        if row["kind"] == "stage_started":
+            place = f"stage {row['stage'] + 1}"
+        elif row["kind"] == "supernet_started":
+            place = f"supernet of decision {row['decision']}"
+        moments.append(Moment(row_seconds(row) - begin, row["kind"], row["step"], place))
+    return tuple(moments)
+
+
+def row_seconds(row: Mapping[str, Any]) -> float:
+    """Return when a row was written, in seconds since 1970."""
+    return datetime.fromisoformat(row["time"]).timestamp()
+
+
+def draw_signals(name: str, count: int, rng: random.Random) -> list[SignalName]:
+    """Return the signal of each kill: one for all, or with ``mixed`` equal shares in a drawn order."""
+    kinds: tuple[SignalName, ...] = ("KILL", "TERM", "INT")
+    if name != "mixed":
+        return [next(kind for kind in kinds if kind == name)] * count
+    drawn = [kinds[index % len(kinds)] for index in range(count)]
+    rng.shuffle(drawn)
+    return drawn
+
+
+def plan_kills(
+    moments: Sequence[Moment], signals: Sequence[SignalName], rng: random.Random
+) -> list[Aim]:
+    """Return one kill a signal, in the order of the run.
+
+    Half of them strike while the run does something else than training, each such thing in turn, or just
+    after it; the others fall evenly over the whole run, one at a random point of each of equal stretches.
+    A signal that asks the run to stop comes before its last step, since the run would else just end.
+    """
+    end, last_step = moments[-1].seconds, moments[-1].step
+    until = max(
+        (m.seconds for m in moments if m.kind == "progressed" and m.step < last_step), default=end
+    )
+    drawn = list(_special_seconds(moments, len(signals) // 2, rng))
+    rest = len(signals) - len(drawn)
+    drawn += [(index + rng.random()) * end / rest for index in range(rest)]
+    aims = [
+        _aim(
+            moments,
+            seconds if signal == "KILL" or seconds <= until else seconds - end + until,
+            signal,
+        )
+        for seconds, signal in zip(sorted(drawn), signals, strict=True)
+    ]
+    return sorted(aims, key=lambda aim: aim.seconds)
+
+
+def spot_of(moments: Sequence[Moment], row: Mapping[str, Any], elapsed_seconds: float) -> Spot:
+    """Return where a run stood `elapsed_seconds` after its last row, as the uninterrupted run tells."""
+    last = _index_of(moments, row)
+    here = moments[last]
+    if last + 1 == len(moments):
+        return Spot(row["step"], here.place, "writing the result")
+    there = moments[last + 1]
+    place = there.place if there.kind in ("stage_started", "supernet_started") else here.place
+    if there.kind in SPECIAL or there.step <= row["step"]:
+        return Spot(row["step"], place, SPECIAL.get(there.kind, "training"))
+    share = min(elapsed_seconds / max(there.seconds - here.seconds, 1e-9), 0.999)
+    return Spot(row["step"] + int(share * (there.step - row["step"])), place, "training")
+
+
+def _special_seconds(moments: Sequence[Moment], most: int, rng: random.Random) -> Iterator[float]:
+    """Yield points in time inside random stretches of each special kind in turn."""
+    kinds = sorted({m.kind for m in moments} & SPECIAL.keys())
+    rng.shuffle(kinds)
+    for kind in islice(cycle(kinds), most):
+        stretches = [(a.seconds, b.seconds) for a, b in pairwise(moments) if b.kind == kind]
+        begin, end = rng.choice(stretches)
+        seconds = begin + rng.random() * (_OVERSHOOT * (end - begin) + _SLACK_SECONDS)
+        yield min(seconds, moments[-1].seconds)
+
+
+def _aim(moments: Sequence[Moment], seconds: float, signal: SignalName) -> Aim:
+    after = next((m for m in reversed(moments) if m.seconds <= seconds), moments[0])
+    return Aim(after, seconds - after.seconds, signal)
+
+
+def _index_of(moments: Sequence[Moment], row: Mapping[str, Any]) -> int:
+    """Return the last moment of that kind and step; for one that is not there, the last before that step.
+
+    A resume goes on from a checkpoint, with which it stands behind what came before it at the same step.
+    """
+    kind, step = row["kind"], row["step"]
+    same = [i for i, m in enumerate(moments) if (m.kind, m.step) == (kind, step)]
+    if same and kind != "run_started":
+        return same[-1]
+    saved = ("checkpoint_saved", step)
+    before = [i for i, m in enumerate(moments) if m.step < step or (m.kind, m.step) == saved]
+    return max(before, default=0)
+
+
+# --------------------------------------------------------------------------------------------------
+# One attempt at a run: the program in a process group of its own, its log read as it grows.
+
+
+EXIT_CODES = {"KILL": -signal.SIGKILL, "TERM": 143, "INT": 130}
+"""What an attempt ends with when it gets that signal."""
+
+_POLL_SECONDS = 0.004
+
+Row = dict[str, Any]
+
+
+class RefusedError(AutoprogError):
+    """A command line that the program itself refuses."""
+
+    exit_code = 2
+
+
+class Attempt:
+    """A process that writes a run folder.
+
+    Args:
+        words: What stands after ``autoprog`` on its command line.
+        runs: Folder with at most the one run folder that it writes.
+        number: Of the attempt, from 0; names the files that its output goes to.
+        nproc: Processes that carry it out, started by torchrun if there are several.
+        held_files: Descriptors of files that it holds open, for the locks on them.
+    """
+
+    def __init__(
+        self,
+        words: Sequence[str],
+        runs: Path,
+        number: int,
+        nproc: int = 1,
+        held_files: Sequence[int] = (),
+    ) -> None:
+        self.number, self._runs, self._offset, self._nproc = number, runs, 0, nproc
+        self._err = runs.with_name(f"{runs.name}-attempt-{number}.err")
+        # Made anew, so that nobody can have put a link there.
+        with self._err.open("xb") as err, self._err.with_suffix(".out").open("xb") as out:
+            self._process = subprocess.Popen(
+                [*program_in_processes(nproc, PROGRAM), *words],
+                pass_fds=held_files,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+            )
+
+    @property
+    def exit_code(self) -> int | None:
+        """Return the exit code, below 0 for the number of a signal; None while it runs."""
+        return self._process.poll()
+
+    @property
+    def folder(self) -> Path:
+        """Return the run folder.
+
+        Raises:
+            RunError: If there is none.
+        """
+        found = self._log()
+        if found is None:
+            raise RunError(f"{self._runs}: no run folder was made: {self.last_words()}")
+        return found.parent
+
+    def new_rows(self) -> list[Row]:
+        """Return the whole rows that this attempt has written since the last call."""
+        log = self._log()
+        if log is None:
+            return []
+        with log.open("rb") as file:
+            file.seek(self._offset)
+            data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        rows = [json.loads(line) for line in whole.splitlines()]
+        return [row for row in rows if row["attempt"] == self.number]
+
+    def send(self, name: str) -> None:
+        """Send a signal to the process and its workers."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.Signals[f"SIG{name}"])
+
+    def wait(self, timeout_seconds: float) -> None:
+        """Wait for the end.
+
+        Raises:
+            RunError: If it does not come in time; the process is killed then.
+        """
+        try:
+            self._process.wait(timeout_seconds)
+        except subprocess.TimeoutExpired:
+            self.end()
+            raise RunError(
+                f"attempt {self.number + 1} did not end within {timeout_seconds:.0f} s of its signal"
+            ) from None
+
+    def end(self) -> None:
+        """Kill whatever still runs."""
+        self.send("KILL")
+        self._process.wait()
+
+    def last_words(self) -> str:
+        """Return the last line that it wrote on stderr; its own one where torchrun says more after it."""
+        lines = self._err.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        own = [line for line in lines if line.startswith("autoprog")] if self._nproc > 1 else []
+        return re.sub("^autoprog:? ", "", (own or lines)[-1]) if lines else "nothing was said"
+
+    def has_traceback(self) -> bool:
+        """Tell whether it ended in a way that users must not see."""
+        return b"Traceback (most recent call last)" in self._err.read_bytes()
+
+    def _log(self) -> Path | None:
+        return next(self._runs.glob("*/events.jsonl"), None)
+
+
+def follow(
+    attempt: Attempt,
+    aim: Aim | None,
+    stall_seconds: float,
+    clock: Callable[[], float] = time.monotonic,
+) -> Generator[Row, None, bool]:
+    """Yield the rows of an attempt as they come; strike where `aim` says; return whether that was done.
+
+    Raises:
+        RunError: If no row comes for `stall_seconds`; the process is killed then.
+    """
+    told_at, due = clock(), None
+    while True:
+        ended = attempt.exit_code is not None  # asked before reading, so that no row is missed
+        rows = attempt.new_rows()
+        yield from rows
+        now = clock()
+        told_at = now if rows else told_at
+        if ended:
+            return False
+        if aim is not None and due is None and any(map(aim.is_reached_by, rows)):
+            due = now + aim.delay_seconds
+        if due is not None and now >= due:
+            assert aim is not None
+            attempt.send(aim.signal)
+            return True
+        if now - told_at > stall_seconds:
+            attempt.end()
+            raise RunError(
+                f"attempt {attempt.number + 1} told nothing for {stall_seconds:.0f} s:"
+                " a dead-lock; it was killed"
+            )
+        time.sleep(_POLL_SECONDS if due is None else min(_POLL_SECONDS, max(0.0, due - now)))
+
+
+# --------------------------------------------------------------------------------------------------
+# Whether two runs came to the same end: weights bit for bit, schedules, decisions, accuracies.
+
+
+_RESULTS = ("top1", "top1_ema", "loss", "loss_ema", "epochs", "macs", "image_epochs")
+
+
+def compare_runs(one: Path, other: Path, kind: str) -> dict[str, str]:
+    """Return by artefact how the second run differs from the first: an empty text where it does not.
+
+    Args:
+        one: A finished run folder.
+        other: Another one of the same command line.
+        kind: ``train`` or ``search``.
+    """
+    readers: dict[str, Callable[[Path], Any]] = {
+        "checkpoints/final.safetensors": tensor_hashes,
+        "checkpoints/final_ema.safetensors": tensor_hashes,
+        "schedule.yaml": _schedule,
+        **({"best.yaml": _schedule, "decisions.jsonl": _winners} if kind == "search" else {}),
+        "result.json": _accuracies,
+    }
+    return {name: _difference(one / name, other / name, read) for name, read in readers.items()}
+
+
+def tensor_hashes(path: Path) -> dict[str, str]:
+    """Return the type, the shape and a hash of the bits of each tensor of a safetensors file.
+
+    Raises:
+        ConfigError: If it is no such file.
+    """
+    data = path.read_bytes()
+    try:
+        (size,) = struct.unpack("<Q", data[:8])
+        header, body = json.loads(data[8 : 8 + size]), data[8 + size :]
+        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        return {name: _fingerprint(entry, body) for name, entry in sorted(entries.items())}
+    except (struct.error, ValueError, KeyError, AttributeError, TypeError):
+        raise ConfigError(str(path), "", "must be a safetensors file") from None
+
+
+def _fingerprint(entry: dict[str, Any], body: bytes) -> str:
+    begin, end = entry["data_offsets"]
+    if not 0 <= begin <= end <= len(body):
+        raise ValueError("cut short")
+    bits = hashlib.sha256(body[begin:end]).hexdigest()
+    return f"{entry['dtype']} {entry['shape']} {bits}"
+
+
+def _schedule(path: Path) -> dict[str, Any]:
+    """Return a schedule file without the name of the run that it came from."""
+    found: dict[str, Any] = read_yaml(path)
+    if "found_by" in found:
+        found = {**found, "found_by": {**found["found_by"], "run": ""}}
+    return found
+
+
+def _winners(path: Path) -> dict[str, str]:
+    decisions = load_run(path.parent).decisions
+    return {f"decision {d.index}": f"{d.subnet} at step {d.step}" for d in decisions}
+
+
+def _accuracies(path: Path) -> dict[str, float]:
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return {name: found[name] for name in _RESULTS}
+
+
+def _difference(one: Path, other: Path, read: Callable[[Path], Any]) -> str:
+    missing = [str(path) for path in (one, other) if not path.is_file()]
+    if missing:
+        return f"{missing[0]} is missing"
+    try:
+        first, second = read(one), read(other)
+    except ConfigError as error:
+        return str(error)
+    different = [key for key in {**first, **second} if first.get(key) != second.get(key)]
+    if not different:
+        return ""
+    return f"{len(different)} of {len(first)} differ, such as {different[0]}"
+
 
 _REFERENCE_STALL_SECONDS = 3600.0
 _LEAST_STALL_SECONDS = 120.0
@@ -275,3 +702,228 @@ def _resuming(plan: Plan, folder: Path) -> list[str]:
 def _tick(rows: Sequence[Row], row: Row) -> Tick:
     started = next(row for row in rows if row["kind"] == "run_started")
     return Tick(row["step"], started["total_steps"])
+
+
+# --------------------------------------------------------------------------------------------------
+# What ``autoprog stress`` shows: a line a kill, how long it will take, and the verdict.
+
+
+Clock = Callable[[], float]
+
+
+@dataclass
+class Summary:
+    """All that has happened so far."""
+
+    plan: Plan
+    reference: Reference | None = None
+    kills: list[Kill] = field(default_factory=list)
+    runs: list[KilledRun] = field(default_factory=list)
+
+    def add(self, report: Report) -> None:
+        """Take in what has happened."""
+        match report:
+            case Reference():
+                self.reference = report
+            case Kill():
+                self.kills.append(report)
+            case KilledRun():
+                self.runs.append(report)
+
+    @property
+    def equal(self) -> bool:
+        """Tell whether all runs with kills came to the end of the one without."""
+        return bool(self.runs) and not any(any(run.differences.values()) for run in self.runs)
+
+    @property
+    def artefacts(self) -> dict[str, str]:
+        """Return by artefact its first difference in any run; empty where there is none."""
+        first: dict[str, str] = {}
+        for run in self.runs:
+            for name, text in run.differences.items():
+                first[name] = first.get(name) or text
+        return first
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Return the figures of the verdict."""
+        return {
+            "runs": 1 + len(self.runs),
+            "kills": len(self.kills),
+            "attempts": 1 + sum(run.attempts for run in self.runs),
+            "steps_replayed": sum(kill.replayed_steps for kill in self.kills),
+            "seconds_lost": round(sum(kill.lost_seconds for kill in self.kills), 1),
+            "struck_while": dict(Counter(kill.doing for kill in self.kills).most_common()),
+        }
+
+    def as_json(self, wall_seconds: float) -> dict[str, Any]:
+        """Return everything for ``--json``."""
+        return {
+            "command": list(self.plan.words),
+            "equal": self.equal,
+            **self.facts,
+            "wall_seconds": round(wall_seconds, 1),
+            "artefacts": {name: text or "equal" for name, text in self.artefacts.items()},
+            "each_kill": [asdict(kill) for kill in self.kills],
+        }
+
+
+class Forecast:
+    """How long it will take, from how long things took so far."""
+
+    def __init__(self, summary: Summary, clock: Clock) -> None:
+        self._summary, self._clock = summary, clock
+        self._begin = clock()
+        self._first_tick: float | None = None
+        self._share = 0.0
+        self._remaining: float | None = None
+        self._at = self._begin
+
+    def add(self, report: Report) -> None:
+        """Take in what has happened; the summary has it already."""
+        now = self._clock()
+        if isinstance(report, Tick):
+            self._first_tick = now if self._first_tick is None else self._first_tick
+            self._share = report.step / report.total_steps
+        elif isinstance(report, Reference | KilledRun):
+            self._share = 0.0
+        self._remaining, self._at = self._estimate(now), now
+
+    def remaining_seconds(self) -> float | None:
+        """Return the seconds left as of now; None while nothing is known."""
+        if self._remaining is None:
+            return None
+        return max(0.0, self._remaining - (self._clock() - self._at))
+
+    def share_done(self) -> float:
+        """Return what part of the whole time is over."""
+        left, gone = self.remaining_seconds(), self._clock() - self._begin
+        return 0.0 if left is None else gone / max(gone + left, 1e-9)
+
+    def _estimate(self, now: float) -> float | None:
+        if self._first_tick is None:
+            return None
+        known, kills, to_do = self._summary.reference, self._summary.kills, self._share
+        left = self._summary.plan.kills - len(kills)
+        if known is None:
+            if to_do == 0:
+                return None
+            startup = self._first_tick - self._begin
+            train = (now - self._first_tick) / to_do
+            return train * (2 - to_do) + (left + 1) * startup
+        lost = known.startup_seconds
+        if kills:
+            lost = sum(kill.lost_seconds for kill in kills) / len(kills)
+        return known.train_seconds * (1 - to_do) + left * lost
+
+
+class StressView:
+    """Shows reports as they come: lines, with a bar below them on a terminal; a context manager."""
+
+    def __init__(self, console: Console, plan: Plan, clock: Clock = time.monotonic) -> None:
+        self.summary = Summary(plan)
+        self._console, self._clock, self._begin = console, clock, clock()
+        self._forecast = Forecast(self.summary, clock)
+        self._bar = _bar(console, self._forecast)
+        self._task = self._bar.add_task("run without kills", total=1.0)
+
+    def __enter__(self) -> StressView:
+        """Say what will be done and begin to show."""
+        plan = self.summary.plan
+        self._say("stress", f"autoprog {' '.join(plan.words)}")
+        by = "signals mixed" if plan.signal == "mixed" else f"SIG{plan.signal}"
+        self._say(
+            "plan",
+            f"one run without kills, then the same with {plan.kills} ({by}, seed {plan.seed}),"
+            " each followed by --resume; both must end in the same bits",
+        )
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Take the bar away."""
+        self._bar.stop()
+
+    @property
+    def wall_seconds(self) -> float:
+        """Return how long it has taken."""
+        return self._clock() - self._begin
+
+    def show(self, report: Report) -> None:
+        """Take in what has happened and show it."""
+        self.summary.add(report)
+        self._forecast.add(report)
+        kills, most = len(self.summary.kills), self.summary.plan.kills
+        if self.summary.reference is not None:
+            self._bar.update(self._task, description=f"kill {kills}/{most}")
+        match report:
+            case Reference():
+                self._say("reference", _reference_text(report))
+            case Kill():
+                self._say(f"kill {report.number}/{most}", kill_text(report))
+            case KilledRun() if report.left:
+                done = f"run {len(self.summary.runs)} with kills came to its end after"
+                self._say("again", f"{done} {kills} of {most}; the others go to another one")
+
+    def conclude(self) -> None:
+        """Print the verdict."""
+        facts, equal = self.summary.facts, self.summary.equal
+        self._say(
+            "verdict",
+            f"{'equal' if equal else 'NOT equal'}: {facts['runs']} runs, {facts['kills']} kills,"
+            f" {facts['attempts']} attempts, {facts['steps_replayed']} steps replayed,"
+            f" {duration(facts['seconds_lost'])} lost, {duration(self.wall_seconds)} in all",
+        )
+        struck = ", ".join(f"{doing} {times}" for doing, times in facts["struck_while"].items())
+        self._say("struck", f"while {struck}")
+        names, texts = zip(*self.summary.artefacts.items(), strict=True)
+        answers = tuple(f"no: {text}" if text else "yes" for text in texts)
+        columns = [Column("artefact", names, "left"), Column("equal", answers, "left")]
+        if self._console.is_terminal:
+            self._console.print(rich_table(columns, self._console.width))
+        else:
+            for line in plain_table(columns):
+                self._console.print(Text(line), soft_wrap=True)
+
+    def _say(self, name: str, text: str) -> None:
+        shown = text if self._console.is_terminal else ascii_text(text)
+        self._console.print(Text.assemble((f"{name:<10}", "bold"), " ", shown), soft_wrap=True)
+
+
+def kill_text(kill: Kill) -> str:
+    """Return where a kill struck and where the run went on."""
+    return (
+        f"SIG{kill.signal} {kill.seconds:.1f} s into attempt {kill.attempt}, at about step {kill.step},"
+        f" {kill.place}, while {kill.doing}; went on from step {kill.resumed_step}"
+    )
+
+
+def _reference_text(reference: Reference) -> str:
+    return (
+        f"{reference.moments[-1].step} steps in {duration(reference.train_seconds)},"
+        f" after {duration(reference.startup_seconds)} of starting up"
+    )
+
+
+class _TimeLeft(ProgressColumn):
+    """The forecast, counted down between reports."""
+
+    def __init__(self, forecast: Forecast) -> None:
+        super().__init__()
+        self._forecast = forecast
+
+    def render(self, task: Task) -> Text:
+        """Return the time left; move the bar."""
+        task.completed = self._forecast.share_done()
+        return Text(f"left {duration(self._forecast.remaining_seconds())}")
+
+
+def _bar(console: Console, forecast: Forecast) -> Progress:
+    """Return a bar that only a terminal shows."""
+    columns = TextColumn("{task.description}"), BarColumn(), _TimeLeft(forecast)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from autoprog.errors import ConfigError
 
 if TYPE_CHECKING:
-    from autoprog.proof.pairs import Plan
+    from autoprog.verify.verdict import Plan
 
 __all__ = ["TIERS", "Tier", "arm_seconds", "between_markers", "total_seconds"]
 

@@ -121,9 +121,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _bench_runner(args: argparse.Namespace) -> int:
-    from autoprog.bench.report import as_json, print_report
-    from autoprog.bench.speed import measure_runner
-    from autoprog.bench.timm_script import check_script, measure_script
+    from autoprog.bench.runner import (
+        as_json,
+        check_script,
+        measure_runner,
+        measure_script,
+        print_report,
+    )
     from autoprog.commands.configure import configure_train
     from autoprog.commands.preflight import check_run
     from autoprog.console import Console
@@ -163,13 +167,12 @@ def _bench_presets(args: argparse.Namespace) -> int:
 
 
 def _bench_costs(args: argparse.Namespace) -> int:
-    from autoprog.bench.costgrid import measure_costs
-    from autoprog.bench.costreport import costs_as_json, print_costs
+    from autoprog.bench.costs import costs_as_json, measure_costs, print_costs
     from autoprog.commands.configure import configure_search
     from autoprog.commands.preflight import check_run
     from autoprog.console import Console
-    from autoprog.costs.cells import space_cells
-    from autoprog.search.profile import Limits
+    from autoprog.costs.table import space_cells
+    from autoprog.search.measured_costs import Limits
 
     configured = configure_search(args)
     check_run(configured, is_new=True)

@@ -12,29 +12,39 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from autoprog.bench.costgrid import measure_costs
+from autoprog.bench.costs import measure_costs
 from autoprog.commands.compare import print_comparison
 from autoprog.commands.configure import Configured, configure_train
 from autoprog.commands.preflight import check_run
 from autoprog.commands.stress import ending_on_sigterm
-from autoprog.commands.verify_plan import NOT_COMPARED, configured_arm, shared_flags
-from autoprog.costs.cells import CostCell, cell_of_step, full_cell
-from autoprog.costs.model import CostModel
-from autoprog.costs.predict import predict_seconds
+from autoprog.commands.verify import NOT_COMPARED, configured_arm, shared_flags
+from autoprog.costs.model import CostModel, predict_seconds
+from autoprog.costs.table import CostCell, cell_of_step, full_cell
 from autoprog.errors import ConfigError, suggest
 from autoprog.files import parse
 from autoprog.presets import PRESETS, preset
 from autoprog.printable import say
-from autoprog.proof.arms import ArmSettings, flag_words, with_numbers
-from autoprog.proof.compare import compare
-from autoprog.proof.controls import Cost, Make, epochs_of_cost, images_cost, macs_cost
-from autoprog.proof.field import Entrant, FieldFile, Progress, finished_runs, read_field, run_field
-from autoprog.proof.rounds import ArmEnded, ArmStarted
 from autoprog.schedule import GrowthSchedule
-from autoprog.search.profile import Limits
+from autoprog.search.measured_costs import Limits
 from autoprog.steptable import StepTable
-from autoprog.train.engine import step_table, steps_per_epoch_of
-from autoprog.ui.units import duration
+from autoprog.train.run import step_table, steps_per_epoch_of
+from autoprog.ui.format import duration
+from autoprog.verify.arms import ArmSettings, flag_words, with_numbers
+from autoprog.verify.attempts import ArmEnded, ArmStarted
+from autoprog.verify.compare import compare
+from autoprog.verify.controls import (
+    Cost,
+    Entrant,
+    FieldFile,
+    Make,
+    Progress,
+    epochs_of_cost,
+    finished_runs,
+    images_cost,
+    macs_cost,
+    read_field,
+    run_field,
+)
 
 __all__ = ["bench_presets"]
 

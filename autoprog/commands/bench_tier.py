@@ -7,28 +7,26 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoprog.bench.costgrid import measure_costs
+from autoprog.bench.costs import measure_costs
 from autoprog.bench.tiers import TIERS, Tier, arm_seconds, between_markers, total_seconds
 from autoprog.cli import build_parser
 from autoprog.commands import verify
 from autoprog.commands.configure import Configured
-from autoprog.commands.data_flags import add_data_flags
-from autoprog.commands.flags import NOT_FOR_RESUME, flag_of
-from autoprog.commands.verify_plan import configured_arm, given_plan, shared_flags
-from autoprog.costs.cells import full_cell
-from autoprog.costs.model import CostModel
-from autoprog.costs.predict import predict_seconds
+from autoprog.commands.flags import NOT_FOR_RESUME, add_data_flags, flag_of
+from autoprog.commands.verify import configured_arm, given_plan, shared_flags
+from autoprog.costs.model import CostModel, predict_seconds
+from autoprog.costs.table import full_cell
 from autoprog.errors import ConfigError
 from autoprog.openfiles import read_bytes, write_atomically
 from autoprog.printable import say
-from autoprog.proof.arms import flag_words
-from autoprog.proof.pairs import Plan
-from autoprog.proof.publish import check_target, publish
-from autoprog.search.profile import Limits
-from autoprog.train.engine import step_table
+from autoprog.search.measured_costs import Limits
+from autoprog.train.run import step_table
+from autoprog.ui.format import duration, number
 from autoprog.ui.tables import Column, plain_table
-from autoprog.ui.units import duration, number
 from autoprog.ui.verify import markdown_lines
+from autoprog.verify.arms import flag_words
+from autoprog.verify.verdict import Plan
+from autoprog.verify.verification import check_target, publish
 
 __all__ = ["bench_tier"]
 

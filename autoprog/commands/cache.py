@@ -15,7 +15,7 @@ from autoprog.errors import ConfigError, RunError, suggest
 from autoprog.printable import one_line, say
 
 if TYPE_CHECKING:
-    from autoprog.cachefolder import CacheFile
+    from autoprog.data.cache_folder import CacheFile
     from autoprog.ui.tables import Column
 
 __all__ = ["add_flags", "run"]
@@ -63,7 +63,7 @@ def _add_flags(parser: argparse.ArgumentParser, defaults: Mapping[str, object]) 
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
-    from autoprog.cachefolder import cache_files, cache_folder
+    from autoprog.data.cache_folder import cache_files, cache_folder
 
     _check(args)
     folder = cache_folder("auto" if args.dir is None else args.dir)
@@ -123,7 +123,7 @@ def _chosen(args: argparse.Namespace, folder: Path, files: Sequence[CacheFile]) 
 
 
 def _list(folder: Path, files: Sequence[CacheFile], as_json: bool) -> None:
-    from autoprog.cachefolder import is_in_use
+    from autoprog.data.cache_folder import is_in_use
 
     in_use = [is_in_use(file) for file in files]
     if as_json:
@@ -148,7 +148,7 @@ def _clear(folder: Path, files: Sequence[CacheFile], as_json: bool) -> None:
     Raises:
         RunError: If one of them cannot be removed; the others are.
     """
-    from autoprog.cachefolder import remove
+    from autoprog.data.cache_folder import remove
 
     removed: list[CacheFile] = []
     kept: list[CacheFile] = []
@@ -199,8 +199,8 @@ def _moment(seconds: float) -> str:
 
 def _columns(files: Sequence[CacheFile], in_use: Sequence[bool], width: int | None) -> list[Column]:
     """Return what the list shows; with a width the end of each place is what is left of it."""
+    from autoprog.ui.format import count, duration
     from autoprog.ui.tables import GAP, Column, table_width
-    from autoprog.ui.units import count, duration
 
     now = time.time()
     state = [

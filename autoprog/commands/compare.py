@@ -14,8 +14,7 @@ from autoprog.errors import ConfigError, consistent
 from autoprog.printable import say
 
 if TYPE_CHECKING:
-    from autoprog.proof.compare import Comparison
-    from autoprog.proof.finished import Finished
+    from autoprog.verify.compare import Comparison, Finished
 
 __all__ = ["add_flags", "print_comparison", "run"]
 
@@ -51,7 +50,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
-    from autoprog.proof.compare import compare
+    from autoprog.verify.compare import compare
 
     runs, left_out = _read(args.runs, args.runs_dir)
     for path, reason in left_out:
@@ -75,7 +74,7 @@ def _read(paths: Sequence[str], runs_dir: str) -> tuple[list[Finished], list[tup
     Raises:
         ConfigError: If a path does not exist, which is a slip and no unfinished run, or the only one is none.
     """
-    from autoprog.proof.finished import read_finished
+    from autoprog.verify.compare import read_finished
 
     runs, left_out = [], []
     once: dict[Path, str] = {}
@@ -97,7 +96,7 @@ def _runs_of(word: str, runs_dir: str) -> list[Path]:
     Raises:
         ConfigError: If there is nothing of this name.
     """
-    from autoprog.locate import locate_run, runs_in
+    from autoprog.runs import locate_run, runs_in
 
     path = Path(word)
     inside = [] if (path / "run.yaml").is_file() else runs_in(path)[::-1]
@@ -111,7 +110,7 @@ def _write_page(path: Path, comparison: Comparison) -> None:
         ConfigError: If it cannot be written.
     """
     from autoprog.openfiles import write_atomically
-    from autoprog.ui.compare_html import compare_page
+    from autoprog.ui.html import compare_page
 
     try:
         write_atomically(path, compare_page(comparison))

@@ -4,35 +4,95 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from autoprog.bounds import WorldSize
-from autoprog.commands.data_flags import data_settings
-from autoprog.commands.fidelity_flags import given_fidelity
-from autoprog.commands.flags import LOGGER_SETTINGS
-from autoprog.commands.length_flags import given_time_share
-from autoprog.commands.recipe_layers import is_file, recipe_of
-from autoprog.commands.trial_flags import check_trials, from_anywhere
+from autoprog.commands.flags import (
+    LOGGER_SETTINGS,
+    check_trials,
+    data_settings,
+    from_anywhere,
+    given_fidelity,
+    given_recipe,
+    given_time_share,
+)
+from autoprog.data import OpenedData
+from autoprog.data.run_data import open_data
 from autoprog.environment import optional_number_in
 from autoprog.errors import ConfigError, suggest
-from autoprog.files import parse
+from autoprog.files import FileModel, parse, read_yaml
 from autoprog.presets import PRESETS, preset
-from autoprog.recipe import Recipe, fitting_batch_size
+from autoprog.recipe import RECIPES, Recipe, default_recipe_name, fitting_batch_size, resolve_recipe
 from autoprog.schedule import GrowthSchedule, load_schedule
 from autoprog.settings import DataSettings, RunSettings
 from autoprog.space import SpaceFile, find_space
 from autoprog.stage import FullModel, Sandwich
-from autoprog.train.data import OpenedData
-from autoprog.train.engine import steps_per_epoch_of
-from autoprog.train.feed import open_data
-from autoprog.train.initial import weights_of_file
+from autoprog.train.initial_weights import weights_of_file
 from autoprog.train.model import find_model, short_named
+from autoprog.train.run import steps_per_epoch_of
 from autoprog.train.weights import run_of
 from supernet.config import ModelSpec
 
-__all__ = ["Configured", "configure_search", "configure_train", "data_settings", "space_name"]
+__all__ = [
+    "Configured",
+    "configure_search",
+    "configure_train",
+    "data_settings",
+    "is_file",
+    "recipe_of",
+    "space_name",
+]
+
+
+# --------------------------------------------------------------------------------------------------
+# The recipe of a run: defaults, then the space, then the recipe file, then the flags.
+
+
+_OF_IMAGES = {"batch_size", "smoothing", "aa", "scale", "ratio", "hflip", "color_jitter"}
+"""What the default recipe takes from that of the embedded digits for these, which must not be mirrored."""
+
+
+class RecipeFile(FileModel):
+    """A recipe file: any of the recipe's keys, and which named recipe they are laid over."""
+
+    base: str | None = None
+
+
+def recipe_of(
+    args: argparse.Namespace,
+    num_images: int,
+    data: DataSettings,
+    space: tuple[str, Mapping[str, Any]],
+) -> tuple[str, Recipe]:
+    """Return the recipe and the name it is based on: defaults < space < recipe file < flags."""
+    name, layers = getattr(args, "recipe", None), [space]
+    if name is not None and is_file(name):
+        body = read_yaml(Path(name)) or {}
+        if not isinstance(body, Mapping):
+            raise ConfigError(name, "", "must be a mapping of keys to values", body)
+        base = parse(RecipeFile, {k: v for k, v in body.items() if k == "base"}, name).base
+        if base is not None and base not in RECIPES:
+            raise ConfigError(name, "base", "unknown recipe", base, suggest(base, RECIPES))
+        layers.append((name, {k: v for k, v in body.items() if k != "base"}))
+        name = base
+    if name is None:
+        has_weights = hasattr(args, "pretrained") or hasattr(args, "initial_checkpoint")
+        name = default_recipe_name(num_images, data.embedded, has_weights)
+        if data.embedded:
+            of_digits = RECIPES["digits"].model_dump(include=_OF_IMAGES)
+            layers.insert(0, ("digits", of_digits))
+    layers.append(("flags", given_recipe(args)))
+    return name, resolve_recipe(name, *layers)
+
+
+def is_file(name: str) -> bool:
+    """Tell whether a word on the command line means a file."""
+    return name.endswith((".yaml", ".yml")) or os.path.isfile(name)
+
 
 EMBEDDED_PATCHES = 4
 """Side of the embedded digits in patches, for models made for larger images."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from autoprog.bench.packages import Finding, check_packages
+from autoprog.bench.doctor import Finding, check_packages
 from autoprog.bounds import Fraction, range_of
 from autoprog.printable import say
 
@@ -61,7 +61,7 @@ def _findings(args: argparse.Namespace) -> Iterator[Finding]:
     yield from packages
     if any(finding.verdict == "wrong" for finding in packages):
         return
-    from autoprog.bench.checkup import findings
+    from autoprog.bench.doctor import findings
     from autoprog.files import parse
     from autoprog.settings import DataSettings
 

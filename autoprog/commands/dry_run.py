@@ -11,31 +11,28 @@ from pathlib import Path
 
 from rich.text import Text
 
-from autoprog.bench.costgrid import measure_costs
+from autoprog.bench.costs import measure_costs
 from autoprog.commands.configure import Configured
-from autoprog.commands.launch import Configure
+from autoprog.commands.launch import Configure, new_run_id
 from autoprog.commands.preflight import check_run, check_validation_images
-from autoprog.commands.provenance import new_run_id
 from autoprog.commands.report import plan_text, space_text
-from autoprog.commands.run_words import put_paths
+from autoprog.commands.show import put_paths
 from autoprog.console import Console
-from autoprog.costs.cells import CostCell, cell_of_step, full_cell, space_cells
-from autoprog.costs.model import CostModel
-from autoprog.costs.predict import predict_seconds
-from autoprog.effort import evaluation_macs, image_macs
+from autoprog.costs.model import CostModel, predict_seconds
+from autoprog.costs.table import CostCell, cell_of_step, full_cell, space_cells
 from autoprog.errors import ConfigError
 from autoprog.schedule import GrowthSchedule
-from autoprog.search.length import length_and_plan
-from autoprog.search.profile import Limits
+from autoprog.search.measured_costs import Limits
+from autoprog.search.searcher import length_and_plan
 from autoprog.settings import RunSettings
-from autoprog.stage import Training
+from autoprog.stage import Training, evaluation_macs, image_macs
 from autoprog.steptable import StepTable
 from autoprog.train.device import resolve_compute
-from autoprog.train.engine import step_table
+from autoprog.train.run import step_table
+from autoprog.ui.format import amount, ascii_text, count, duration, mebibytes, number
 from autoprog.ui.plain import stage_columns
 from autoprog.ui.tables import Column, plain_table, rich_table
-from autoprog.ui.track import track_of_table
-from autoprog.ui.units import amount, ascii_text, count, duration, mebibytes, number
+from autoprog.ui.timeline import track_of_table
 from supernet.cost import macs, parameters
 
 __all__ = ["dry_run"]

@@ -87,7 +87,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
     _check_flags(args)
-    from autoprog.commands.run_words import named_run
+    from autoprog.commands.show import named_run
     from autoprog.runs import load_run
     from autoprog.train.export import ExportedModel, export_folder, export_weights
 
@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     if args.format == "hf":
         say(export_folder(model, args.output))
         return 0
-    from autoprog.train.program import export_onnx, export_program
+    from autoprog.train.export import export_onnx, export_program
 
     export = export_onnx if args.format == "onnx" else export_program
     say(export(settings, file, _cell(args, found, file), args.output, model))
@@ -124,7 +124,7 @@ def _weights(args: argparse.Namespace, found: Run) -> WeightsFile:
 
     checkpoints, averaged = found.path / "checkpoints", args.weights == "ema"
     if args.checkpoint == "best":
-        from autoprog.commands.evaluation import target_of
+        from autoprog.commands.evaluate import target_of
 
         return with_tables(read_weights(target_of(str(found.path), "best", args.weights), averaged))
     if args.checkpoint == "last":
@@ -192,7 +192,7 @@ def _check_flags(args: argparse.Namespace) -> None:
 
 def _cell(args: argparse.Namespace, found: Run, file: WeightsFile) -> SubnetConfig:
     """Return the cell that the flags name, which drops tokens as the run did."""
-    from autoprog.commands.cells import check_rate, check_size, elastic_of, tokens_of
+    from autoprog.commands.evaluate import check_rate, check_size, elastic_of, tokens_of
     from supernet.config import SubnetConfig
 
     spec = found.manifest.settings.model.spec() if file.spec is None else file.spec

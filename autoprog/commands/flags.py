@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_args
 
@@ -13,37 +15,302 @@ from pydantic.fields import FieldInfo
 from autoprog.bounds import (
     AnyEpochs,
     Budget,
+    Classes,
+    Compared,
     Count,
+    Epochs,
+    Few,
+    Fraction,
+    Index,
     LoaderProcesses,
     Many,
     Minutes,
     Seed,
+    SomeShare,
     SomeSteps,
     Threads,
+    WhiteLevel,
+    Workers,
     range_of,
     ranges_in,
 )
+from autoprog.decisions import FidelitySettings
+from autoprog.errors import ConfigError
+from autoprog.files import parse
 from autoprog.printable import brief
 from autoprog.recipe import RECIPES, Recipe, defaults_text
+from autoprog.settings import DataSettings
 
 __all__ = [
     "GIVEN_AGAIN",
     "LOGGER_SETTINGS",
     "NOT_FOR_RESUME",
+    "TIME_SHARE",
+    "absolute",
     "add_changed_data_flag",
+    "add_data_flags",
     "add_device_flags",
     "add_dry_run_flag",
+    "add_fidelity_flags",
     "add_initial_flags",
+    "add_length_flags",
     "add_recipe_flags",
     "add_run_flags",
+    "add_trial_flags",
     "add_wandb_flags",
     "changeable",
+    "check_trials",
+    "data_settings",
     "duration_seconds",
     "flag_of",
+    "from_anywhere",
+    "given_fidelity",
     "given_recipe",
+    "given_time_share",
     "only_carries_out",
     "words_of",
+    "worker_words",
 ]
+
+
+# --------------------------------------------------------------------------------------------------
+# The flags that say where images come from, and how many of them are used.
+
+
+_OF_DATASET = (
+    "data_dir",
+    "train_split",
+    "val_split",
+    "input_key",
+    "target_key",
+    "num_classes",
+)
+
+
+def add_data_flags(parser: argparse.ArgumentParser, trains: bool = True) -> None:
+    """Add where images come from; how many of them to train on only for what trains."""
+    group = parser.add_argument_group(
+        "data", "with neither --data nor --dataset: the embedded digits, 1,797 scanned images"
+    )
+
+    def add(flag: str, **options: Any) -> None:
+        group.add_argument(flag, default=argparse.SUPPRESS, **options)
+
+    add("--data", metavar="DIR", help="folder with train and val, as class folders or .tar")
+    add("--dataset", metavar="NAME", help="timm reader: torch/…, hfds/…, wds/…, tfds/…")
+    add("--data-dir", metavar="DIR", help="root folder of --dataset")
+    add("--train-split", metavar="NAME", help="split of --dataset to train on (train)")
+    add("--val-split", metavar="NAME", help="split to evaluate on (validation)")
+    add("--input-key", metavar="KEY", help="field of the image in --dataset")
+    add("--target-key", metavar="KEY", help="field of the target in --dataset")
+    add(
+        "--num-classes",
+        type=range_of(Classes),
+        metavar="N",
+        help="classes, where --dataset names none",
+    )
+    first = "the folder of a class, where folders lie in folders (auto: the innermost, if that is clear)"
+    add("--class-folders", choices=["auto", "first", "innermost"], help=first)
+    fraction = "evaluate on this fraction of the images of data without a val part, e.g. 0.2"
+    add("--val-fraction", type=range_of(Fraction), metavar="F", help=fraction)
+    white = "what is white in images of more than 8 bits, e.g. 4095 (by the brightest of some)"
+    add("--white-level", type=range_of(WhiteLevel), metavar="X", help=white)
+    add("--val-seed", type=range_of(Seed), metavar="N", help="seed that draws them (0)")
+    if not trains:
+        return
+    share = "share of the training images to use, the same ones in every run (1)"
+    add("--data-share", type=range_of(SomeShare), metavar="S", help=share)
+    held_out = "evaluate on 5 %% of the training images, which are then not trained on"
+    add("--held-out", action="store_true", help=held_out)
+
+
+def data_settings(args: argparse.Namespace) -> DataSettings:
+    """Return where the flags say that images come from; the embedded digits without any.
+
+    Raises:
+        ConfigError: If flags do not go together.
+    """
+    values: dict[str, Any] = {key: getattr(args, key) for key in _OF_DATASET if hasattr(args, key)}
+    if values and not hasattr(args, "dataset"):
+        raise ConfigError(flag_of(next(iter(values))), "", "must be given together with --dataset")
+    if hasattr(args, "dataset"):
+        values["dataset"] = args.dataset
+    if hasattr(args, "data"):
+        values["dir"] = args.data
+    if hasattr(args, "val_seed") and not hasattr(args, "val_fraction"):
+        raise ConfigError("--val-seed", "", "must be given together with --val-fraction")
+    for key in ("val_fraction", "val_seed", "class_folders", "white_level"):
+        if hasattr(args, key):
+            values[key] = getattr(args, key)
+    share, held_out = getattr(args, "data_share", 1.0), hasattr(args, "held_out")
+    return parse(DataSettings, {**values, "share": share, "on_held_out": held_out}, "flags")
+
+
+def absolute(path: str) -> str:
+    """Return a path that means the same from every folder; an address, such as ``hf://…``, is one already."""
+    return path if "://" in path or path.startswith("pipe:") else os.path.abspath(path)
+
+
+# --------------------------------------------------------------------------------------------------
+# How long a search is: a share of the time of a plain training, or as many epochs.
+
+
+TIME_SHARE = 0.5
+"""Length of a search where nothing is said, relative to the time of the full model over the same epochs."""
+
+
+def add_length_flags(group: argparse._ArgumentGroup) -> None:
+    """Add the flags that say how long a search is."""
+    group.add_argument(
+        "--time-share",
+        type=range_of(SomeShare),
+        default=argparse.SUPPRESS,
+        metavar="S",
+        help=f"time of the steps of the run, relative to the full model over --epochs; how many epochs that"
+        f" makes is an outcome ({TIME_SHARE})",
+    )
+    group.add_argument(
+        "--same-epochs",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="train for --epochs epochs, whatever they take",
+    )
+
+
+def given_time_share(args: argparse.Namespace) -> float | None:
+    """Return the length of a search relative to the time of its epochs; None if it is as long as these.
+
+    Raises:
+        ConfigError: If two lengths are given.
+    """
+    given = getattr(args, "time_share", None)
+    if hasattr(args, "same_epochs"):
+        if given is not None:
+            raise ConfigError("--same-epochs", "", "must not be given together with --time-share")
+        return None
+    by_default = getattr(args, "rule", "rollout") == "rollout" and not hasattr(args, "trials")
+    return TIME_SHARE if given is None and by_default else given
+
+
+# --------------------------------------------------------------------------------------------------
+# The flags of a search that checks its estimates.
+
+
+_FLAGS = {
+    "candidates": "fidelity",
+    "at": "fidelity_at",
+    "epochs": "fidelity_epochs",
+    "seeds": "fidelity_seeds",
+    "begin": "fidelity_from",
+}
+
+
+def add_fidelity_flags(group: argparse._ArgumentGroup) -> None:
+    """Add what is trained for real, at which decision and how."""
+    check = "check the estimates of one decision: really train N subnets, at extra cost"
+    _add_fidelity_flag(group, "--fidelity", type=range_of(Compared), metavar="N", help=check)
+    _add_fidelity_flag(
+        group,
+        "--fidelity-at",
+        type=range_of(Index),
+        metavar="K",
+        help="number of that decision (0)",
+    )
+    length = "length of each training (that of the supernet phase)"
+    _add_fidelity_flag(group, "--fidelity-epochs", type=range_of(Epochs), metavar="E", help=length)
+    _add_fidelity_flag(
+        group,
+        "--fidelity-seeds",
+        type=range_of(Few),
+        metavar="S",
+        help="trainings of each subnet (2)",
+    )
+    begin = "begin with the network before the supernet phase, or new weights (start)"
+    _add_fidelity_flag(group, "--fidelity-from", choices=["start", "scratch"], help=begin)
+
+
+def given_fidelity(args: argparse.Namespace) -> FidelitySettings | None:
+    """Return how estimates are to be checked, if they are.
+
+    Raises:
+        ConfigError: If a value breaks a law, or there is nothing to be checked.
+    """
+    given = {key: getattr(args, flag) for key, flag in _FLAGS.items() if hasattr(args, flag)}
+    if not given:
+        return None
+    flag = "--" + _FLAGS[next(iter(given))].replace("_", "-")
+    if not hasattr(args, "fidelity"):
+        raise ConfigError(flag, "", "must be given together with --fidelity")
+    if hasattr(args, "trials"):
+        raise ConfigError(flag, "", "must be left out with --trials, which estimate nothing")
+    return parse(FidelitySettings, given, flag)
+
+
+def _add_fidelity_flag(group: argparse._ArgumentGroup, flag: str, **options: Any) -> None:
+    group.add_argument(flag, default=argparse.SUPPRESS, **options)
+
+
+# --------------------------------------------------------------------------------------------------
+# The flags of a search by trials: what they are, what is refused, and what workers are told.
+
+
+def add_trial_flags(group: argparse._ArgumentGroup) -> None:
+    """Add how many trials, of what size, by which workers and where they are recorded."""
+    trials = "really train N schedules on a share of the data, then the best of them at full length"
+    _add_trial_flag(group, "--trials", type=range_of(Many), metavar="N", help=trials)
+    proxy = "share of the images and of the epochs that trials take, or a whole search (1)"
+    _add_trial_flag(group, "--proxy", type=range_of(SomeShare), metavar="S", help=proxy)
+    group.add_argument(
+        "-j",
+        "--jobs",
+        type=range_of(Workers),
+        default=1,
+        metavar="N",
+        help="workers that carry out trials (1)",
+    )
+    join = "work on the trials of a run that another process has begun"
+    group.add_argument("--join", metavar="RUN", help=join)
+    storage = (
+        "Optuna storage URL for trials, such as sqlite:///trials.db (a journal in the run folder)"
+    )
+    _add_trial_flag(group, "--storage", metavar="URL", help=storage)
+
+
+def check_trials(args: argparse.Namespace, by_trials: bool) -> None:
+    """Refuse what is for trials without them, and what several workers cannot share.
+
+    Raises:
+        ConfigError: If any of that is given.
+    """
+    given = {"-j": getattr(args, "jobs", 1) != 1, "--storage": hasattr(args, "storage")}
+    for flag, is_given in given.items():
+        if is_given and not by_trials:
+            raise ConfigError(flag, "", "must come with --trials N, whose workers it is for")
+    device = getattr(args, "device", "")
+    if by_trials and device.startswith("cuda:"):
+        cure = f"set CUDA_VISIBLE_DEVICES={device.removeprefix('cuda:')}"
+        raise ConfigError("--device", "", "must leave the number to the workers", device, cure)
+
+
+def from_anywhere(storage: str) -> str:
+    """Return the URL of a database that means the same file to workers in other folders."""
+    scheme, _, path = storage.partition(":///")
+    if not scheme.startswith("sqlite") or not path.strip("/") or ":memory:" in path:
+        return storage
+    return f"{scheme}:///{Path(path).absolute()}"
+
+
+def worker_words(args: argparse.Namespace) -> tuple[str, ...]:
+    """Return the flags that say how trials are carried out, for the workers."""
+    parser = argparse.ArgumentParser()
+    add_run_flags(parser)
+    names = changeable("search").difference(LOGGER_SETTINGS)
+    return tuple(words_of(args, (one for one in parser._actions if one.dest in names)))
+
+
+def _add_trial_flag(group: argparse._ArgumentGroup, flag: str, **options: Any) -> None:
+    group.add_argument(flag, default=argparse.SUPPRESS, **options)
+
 
 Group = argparse._ArgumentGroup
 

@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     texts = {}
     if args.schema is not None:
-        from autoprog.schemas import modeline, schema_text
+        from autoprog.starters import modeline, schema_text
 
         texts[args.schema] = schema_text(args.kind)
         text = modeline(os.path.relpath(args.schema, output.parent)) + text

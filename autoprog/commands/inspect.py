@@ -12,7 +12,7 @@ from autoprog.errors import ConfigError
 from autoprog.printable import say
 
 if TYPE_CHECKING:
-    from autoprog.importance import Importance
+    from autoprog.decisions import Importance
 
 __all__ = ["add_flags", "run"]
 
@@ -51,7 +51,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
-    from autoprog.ui.inspect.launch import inspect
+    from autoprog.ui.inspect.app import inspect
 
     for path in inspect(
         args.targets, args.runs_dir, _importances, args.screenshots, _size(args.size)

@@ -3,55 +3,62 @@
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import os
+import platform
+import re
 import shlex
+import subprocess
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import Any
 
-from autoprog.cachefolder import check_cache_folder
+from autoprog.accuracy import class_difference
+from autoprog.cli import build_parser
 from autoprog.commands.configure import Configured
-from autoprog.commands.data_record import (
-    data_notice,
-    moved_data,
-    recorded_data,
-    with_absolute_paths,
+from autoprog.commands.flags import (
+    GIVEN_AGAIN,
+    absolute,
+    changeable,
+    flag_of,
+    from_anywhere,
+    only_carries_out,
+    words_of,
 )
-from autoprog.commands.flags import changeable, flag_of, only_carries_out
-from autoprog.commands.outside import check_asks, given_again, loads_weights, shown_words
 from autoprog.commands.preflight import check_run, check_validation_images
-from autoprog.commands.provenance import git_state, new_run_id, versions
 from autoprog.console import Console
+from autoprog.data import OpenedData
+from autoprog.data.cache_folder import check_cache_folder
+from autoprog.data.run_data import open_data
 from autoprog.errors import (
     ConfigError,
     DivergedError,
     ResumableError,
     RunError,
     RunExistsError,
+    command,
     tell_at_once,
 )
 from autoprog.events import Event, RunStarted, Warned
-from autoprog.files import parse
-from autoprog.follower import FollowedFolder
-from autoprog.hints import command
+from autoprog.files import FileModel, parse
 from autoprog.libwarnings import passed_on
-from autoprog.locate import runs_in
 from autoprog.loggers.relay import Relays
-from autoprog.outside import words_of_asks
+from autoprog.outside import Ask, asks_of, asks_of_data, repeatable, words_of_asks
 from autoprog.printable import one_line, say
-from autoprog.runs import Run, RunFolder, is_written_now, load_run
+from autoprog.runs import FollowedFolder, Run, RunFolder, is_written_now, load_run, runs_in
 from autoprog.schedule import GrowthSchedule
 from autoprog.search.trials import check_storage
-from autoprog.settings import RunManifest, RunSettings
+from autoprog.settings import DataSettings, RecordedData, RunManifest, RunSettings
+from autoprog.train.checkpoint import load_newest
 from autoprog.train.device import is_out_of_memory
-from autoprog.train.engine import Job
-from autoprog.train.feed import open_data
 from autoprog.train.ranks import Ranks, is_lost_rank, was_restarted
-from autoprog.train.rollback import MOST_ROLLBACKS, Rollbacks
+from autoprog.train.run import Job
+from autoprog.train.step import MOST_ROLLBACKS, Rollbacks
 from autoprog.train.stop import InterruptedRunError, StopRequest, stop_on_signals
-from autoprog.ui.display import make_display
+from autoprog.ui.live import make_display
 
 __all__ = [
     "Begin",
@@ -60,9 +67,292 @@ __all__ = [
     "RunConsole",
     "carried_out_by",
     "carry_out",
+    "check_asks",
+    "check_data_asks",
+    "data_notice",
+    "git_state",
+    "given_again",
+    "loads_weights",
+    "moved_data",
+    "new_run_id",
     "open_run",
+    "recorded_data",
+    "shown_words",
     "stop_on_signals",
+    "versions",
+    "with_absolute_paths",
+    "words_to_repeat",
 ]
+
+
+# --------------------------------------------------------------------------------------------------
+# What a run is called, and what it was made with: versions and the commit.
+
+
+_VERSIONED = ("autoprog", "torch", "timm", "optuna", "numpy")
+
+
+_MOST_LETTERS = 40
+"""Of a schedule's name in that of a folder, which file systems bound."""
+
+
+def new_run_id(kind: str, model: str, schedule_from: str | None, now: datetime) -> str:
+    """Return the name of a run's folder, such as ``2026-11-22-143005-train-deit-s-linear``.
+
+    Args:
+        kind: ``train`` or ``search``.
+        model: Short name, or that of timm.
+        schedule_from: A preset, or the path of a schedule file, of which the stem counts; None for a search.
+        now: When the run begins.
+    """
+    schedule = re.sub(r"\.ya?ml$", "", PurePath(schedule_from or "").name)
+    words = (_plain(model), _plain(schedule)[:_MOST_LETTERS].strip("-."))
+    return "-".join([f"{now:%Y-%m-%d-%H%M%S}", kind, *filter(None, words)])
+
+
+def _plain(name: str) -> str:
+    """Return a name without what a shell, a file system or ``scp`` takes for something else."""
+    return re.sub(r"[^\w.]+", "-", name).strip("-.")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of what decides a run's numbers."""
+    found = {"python": platform.python_version()}
+    for name in _VERSIONED:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def git_state() -> dict[str, str]:
+    """Return the commit of the working directory; empty outside git.
+
+    Not whether there are changes: ``git status`` runs programs that the configuration of a repository
+    names (file-system monitors, clean filters), and the working directory may be somebody else's.
+    """
+    command = ("git", "rev-parse", "--verify", "--quiet", "HEAD")
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    commit = done.stdout.strip()
+    return {"commit": commit} if re.fullmatch("[0-9a-f]{40,64}", commit) else {}
+
+
+# --------------------------------------------------------------------------------------------------
+# What a run records of its images, and how those of now are compared with it when it goes on.
+
+
+def recorded_data(opened: OpenedData) -> RecordedData:
+    """Return what a run records of its images."""
+    return RecordedData(
+        class_names=opened.class_names,
+        num_train_images=len(opened.train),
+        num_val_images=len(opened.val),
+        digests=dict(opened.digests),
+    )
+
+
+def with_absolute_paths(settings: RunSettings) -> RunSettings:
+    """Return settings whose paths mean the same from every folder, as a run records them."""
+    search = settings.search
+    if search is not None:
+        search = search.model_copy(update=_absolute(search, "costs_from"))
+    changes = _absolute(settings, "initial_checkpoint", "cache")
+    data = settings.data.model_copy(update=_absolute(settings.data, "dir", "data_dir"))
+    return settings.model_copy(update={**changes, "data": data, "search": search})
+
+
+def _absolute(values: FileModel, *names: str) -> dict[str, str]:
+    paths = {name: getattr(values, name) for name in names}
+    return {k: absolute(path) for k, path in paths.items() if path not in (None, "auto")}
+
+
+def moved_data(args: argparse.Namespace, data: DataSettings) -> DataSettings:
+    """Return where the images of a resumed run lie now: where the flags say, or where they were.
+
+    Raises:
+        ConfigError: If a flag names a place that the run has none of.
+    """
+    changes = _absolute(data, "dir", "data_dir")
+    for name, key, origin in (("data", "dir", data.dir), ("data_dir", "data_dir", data.dataset)):
+        if not hasattr(args, name):
+            continue
+        if origin is None:
+            now = "the embedded digits" if data.embedded else f"{data.dir or data.dataset}"
+            law = f"must be left out with --resume: the run trains on {now}"
+            raise ConfigError("--" + name.replace("_", "-"), "", law, getattr(args, name))
+        changes[key] = absolute(getattr(args, name))
+    return data.model_copy(update=changes)
+
+
+def data_notice(run: Run, now: RecordedData, allow_changed: bool, is_moved: bool) -> str | None:
+    """Return a warning to go on with where images cannot be compared or may differ; None for the same.
+
+    Raises:
+        ConfigError: If the classes differ, whatever is allowed: the outputs of the network would mean others;
+            or the images, unless that is allowed.
+    """
+    before = run.manifest.data
+    if before is None:
+        if run.manifest.settings.data.embedded:
+            return None
+        if is_moved and not allow_changed:
+            law = "must be left out: the run did not record what its images were"
+            cure = "or add --allow-changed-data"
+            raise ConfigError("--data", "", law, cure=cure)
+        return "the run did not record its images: they are not compared with those it began with"
+    if now.class_names != before.class_names:
+        what = class_difference(now.class_names, before.class_names)
+        cure = "put the class folders back, or start a new run"
+        law = f"classes must be those that the run began with: {what}"
+        raise ConfigError("--resume", str(run.path), law, cure=cure)
+    changes = _changes(before, now)
+    if not changes:
+        return None
+    if changes == _VAL_REPLACED:  # as by the repair of a broken one, which no weight depends on
+        return f"the images have changed: {changes}; evaluations are of these from here on"
+    if not allow_changed:
+        law = f"images must be those that the run began with, but {changes}"
+        cure = "put them back, or add --allow-changed-data to go on with these"
+        raise ConfigError("--resume", str(run.path), law, cure=cure)
+    return f"the images have changed: {changes}; their order is another from here on"
+
+
+_REPLACED = "some {} images are others or in other classes"
+_VAL_REPLACED = _REPLACED.format("validation")
+
+
+def _changes(before: RecordedData, now: RecordedData) -> str:
+    """Return in words what has changed of the images; empty for nothing."""
+    texts = []
+    for part, word in (("train", "training"), ("val", "validation")):
+        counts = [getattr(one, f"num_{part}_images") for one in (now, before)]
+        digests = [one.digests.get(part) for one in (now, before)]
+        if counts[0] != counts[1]:
+            texts.append(f"there are {counts[0]:,} instead of {counts[1]:,} {word} images")
+        elif None not in digests and digests[0] != digests[1]:
+            texts.append(_REPLACED.format(word))
+    return " and ".join(texts)
+
+
+# --------------------------------------------------------------------------------------------------
+# What a run folder asks for outside itself is refused unless the command line says it again.
+
+
+_IN_EVALUATION = ("input_key", "target_key", "num_classes")
+
+
+def given_again(args: argparse.Namespace, settings: RunSettings) -> dict[str, Any]:
+    """Return what was given of the settings that a run has already, with paths as a run records them.
+
+    Raises:
+        ConfigError: If one of them is another value than that of the run.
+    """
+    found = {}
+    for name, value in repeatable(settings).items():
+        if not hasattr(args, name):
+            continue
+        given = _as_recorded(name, getattr(args, name))
+        if value is not None and given != value:
+            law = f"must be {_shown(value)!r}, as the run has, or be left out"
+            raise ConfigError(flag_of(name), "", law, _shown(given))
+        found[name] = given
+    return found
+
+
+def check_asks(
+    args: argparse.Namespace,
+    settings: RunSettings,
+    folder: Path,
+    flag: str,
+    *,
+    loads_weights: bool = True,
+    logs: bool = True,
+) -> None:
+    """Refuse what a run's settings ask for outside its folder and the command line does not.
+
+    Args:
+        args: What was given.
+        settings: Of the run, with what was given laid over them.
+        folder: The run folder.
+        flag: What goes on with it, such as ``--resume``.
+        loads_weights: Whether initial weights would be loaded now.
+        logs: Whether loggers are told.
+
+    Raises:
+        ConfigError: It names the first thing, and the flags that allow all of them.
+    """
+    asks = asks_of(settings, folder, loads_weights=loads_weights, logs=logs)
+    missing = [ask for ask in asks if any(not hasattr(args, name) for name in ask.flags)]
+    if missing:
+        cure = f"to allow that, add {shown_words(_words(missing))} to {flag}"
+        if "log_wandb" in missing[0].flags:
+            cure += ", or --wandb-mode offline to keep it in the run folder"
+        raise _refusal(folder, missing[0], cure)
+
+
+def check_data_asks(data: DataSettings, folder: Path) -> None:
+    """Refuse to open by itself a data set that a run folder names and that is more than a folder.
+
+    Raises:
+        ConfigError: It names the flags that say which data set to open.
+    """
+    for ask in asks_of_data(data):
+        fields = data.model_dump(include=set(_IN_EVALUATION), exclude_none=True)
+        whole = Ask(ask.key, ask.what, {**ask.flags, **fields})
+        raise _refusal(folder, ask, f"to allow that, add {shown_words(whole.words)}")
+
+
+def words_to_repeat(words: Sequence[str]) -> tuple[str, ...]:
+    """Return those of the words after ``autoprog`` that a run is given again when it goes on."""
+    parser = build_parser(words[0])
+    args, _ = parser.parse_known_args(list(words))
+    (commands,) = (one for one in parser._actions if isinstance(one, argparse._SubParsersAction))
+    names = GIVEN_AGAIN | {"compile", "log_wandb", "wandb_project"}
+    actions = (one for one in commands.choices[words[0]]._actions if one.dest in names)
+    return tuple(words_of(args, actions))
+
+
+def shown_words(words: Sequence[str]) -> str:
+    """Return words of a command line as a shell takes them, with the passwords in addresses left out."""
+    return shlex.join([_shown(word) for word in words])
+
+
+def loads_weights(settings: RunSettings, folder: Path) -> bool:
+    """Tell whether a run that goes on would load timm's weights, as it does without a readable checkpoint."""
+    if (
+        not settings.pretrained or settings.search is not None
+    ):  # which also trains anew for its estimates
+        return settings.pretrained
+    return load_newest(folder / "checkpoints")[0] is None
+
+
+def _refusal(folder: Path, ask: Ask, cure: str) -> ConfigError:
+    where, (value, *_) = str(folder / "run.yaml"), ask.flags.values()
+    law = f"must be allowed on the command line, since {ask.what}"
+    got = ConfigError.NO_VALUE if value is True else _shown(value)
+    return ConfigError(where, ask.key, law, got, cure)
+
+
+def _words(asks: Iterable[Ask]) -> Sequence[str]:
+    return [word for ask in asks for word in ask.words]
+
+
+def _as_recorded(name: str, value: Any) -> Any:
+    if name == "storage":
+        return from_anywhere(value)
+    if name == "data_dir" or (name == "cache" and value != "auto"):
+        return absolute(value)
+    return value
+
+
+def _shown(value: Any) -> Any:
+    """Return a value without the password that the address of a database may hold."""
+    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", value) if isinstance(value, str) else value
+
 
 Configure = Callable[[argparse.Namespace], Configured]
 Begin = Callable[[RunFolder, Job], Iterator[Event]]

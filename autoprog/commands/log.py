@@ -31,7 +31,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
-    from autoprog.commands.run_words import named_run
+    from autoprog.commands.show import named_run
     from autoprog.loggers.relay import check_logger, replay
     from autoprog.runs import load_run
 

@@ -73,7 +73,7 @@ def _found(pattern: str | None) -> list[ModelSpec]:
 def _of_timm(pattern: str) -> list[ModelSpec]:
     """Describe the models of timm that match and can grow, with a bar on a terminal."""
     from autoprog.console import Console
-    from autoprog.ui.progress import PartsBar
+    from autoprog.ui.live import PartsBar
     from supernet.elastic import describe, growable_names
 
     names, found = growable_names(pattern), []
@@ -123,8 +123,8 @@ def _is_ours(spec: ModelSpec) -> bool:
 
 
 def _columns(specs: Sequence[ModelSpec]) -> list[Column]:
+    from autoprog.ui.format import amount
     from autoprog.ui.tables import Column
-    from autoprog.ui.units import amount
 
     facts = [_facts(spec) for spec in specs]
     return [

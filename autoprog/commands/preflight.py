@@ -11,6 +11,15 @@ import torch
 
 from autoprog.commands.configure import Configured
 from autoprog.curves import Curriculum, curve_ends
+from autoprog.data import (
+    StreamSource,
+    TransformSettings,
+    check_images,
+    resolve_workers,
+    train_transform,
+)
+from autoprog.data.decode import validation_refusal
+from autoprog.data.progress import progress_on_stderr
 from autoprog.errors import ConfigError
 from autoprog.events import Evaluated
 from autoprog.loggers.relay import check_loggers
@@ -19,27 +28,18 @@ from autoprog.recipe import Recipe
 from autoprog.runs import load_run
 from autoprog.schedule import GrowthSchedule
 from autoprog.search.fidelity import check_fidelity
-from autoprog.search.length import length_and_plan
-from autoprog.search.profile import Costs
-from autoprog.search.trial import schedule_space
+from autoprog.search.measured_costs import Costs
+from autoprog.search.searcher import length_and_plan
+from autoprog.search.trials import schedule_space
 from autoprog.settings import RunSettings
 from autoprog.stage import Training, shown_depth
 from autoprog.steptable import StepTable
-from autoprog.train.data import (
-    StreamSource,
-    TransformSettings,
-    check_images,
-    resolve_workers,
-    train_transform,
-)
-from autoprog.train.data.bad_images import validation_refusal
-from autoprog.train.data.cache.progress import progress_on_stderr
 from autoprog.train.device import resolve_compute
-from autoprog.train.engine import run_length, step_table
-from autoprog.train.initial import find_initial
+from autoprog.train.initial_weights import find_initial
 from autoprog.train.optim import check_growth, check_optimizer
 from autoprog.train.ranks import ONE_PROCESS, Ranks
-from autoprog.train.regularise import augmented_cell, scaled_batch_size
+from autoprog.train.run import run_length, step_table
+from autoprog.train.step import augmented_cell, scaled_batch_size
 from supernet.build import machine_bytes
 from supernet.config import GrowthRule, as_depth
 

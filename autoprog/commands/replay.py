@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from autoprog.commands.flags import flag_of
-from autoprog.commands.run_words import named_run
+from autoprog.commands.show import named_run
 from autoprog.decisions import Decision
 from autoprog.errors import ConfigError
 from autoprog.printable import say
@@ -61,8 +61,8 @@ def replay_run(args: argparse.Namespace) -> int:
 
 def replay_columns(found: Sequence[Replayed]) -> list[Column]:
     """Return the table: when, what was decided, what the inputs come to, and how the two differ."""
+    from autoprog.ui.format import number
     from autoprog.ui.tables import Column
-    from autoprog.ui.units import number
 
     return [
         Column("decision", tuple(str(one.known.index) for one in found)),
@@ -106,7 +106,7 @@ def _outcome(one: Replayed) -> str:
 
 
 def _way_text(decision: Decision | None) -> str:
-    from autoprog.ui.ways import way_text
+    from autoprog.ui.search_views import way_text
 
     return "-" if decision is None else way_text(decision)
 

@@ -19,12 +19,12 @@ from autoprog.commands.flags import (
     words_of,
 )
 from autoprog.console import Console
-from autoprog.fidelity import Fidelity, read_fidelity
+from autoprog.decisions import Fidelity, read_fidelity
 from autoprog.recipe import RECIPES
 from autoprog.runs import RunFolder
 from autoprog.search.plan import SearchPlan, point_candidates
 from autoprog.settings import RunSettings, SearchSettings
-from autoprog.ui.fidelity import fidelity_lines
+from autoprog.ui.search_views import fidelity_lines
 
 __all__ = ["announce_search", "announce_train", "farewell", "plan_text", "space_text"]
 

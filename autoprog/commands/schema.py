@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
     check_output("--output", args.output, args.force, (".json",))
     from autoprog.files import write_outputs
-    from autoprog.schemas import schema_text
+    from autoprog.starters import schema_text
 
     text = schema_text(args.kind)
     if args.output is None:

@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoprog.bounds import Epochs, Few, Fraction, Proposals, Px, Seconds, Several, range_of
-from autoprog.commands.data_flags import add_data_flags
-from autoprog.commands.fidelity_flags import add_fidelity_flags
 from autoprog.commands.flags import (
     add_changed_data_flag,
+    add_data_flags,
     add_dry_run_flag,
+    add_fidelity_flags,
     add_initial_flags,
+    add_length_flags,
     add_recipe_flags,
     add_run_flags,
+    add_trial_flags,
     duration_seconds,
+    worker_words,
 )
-from autoprog.commands.length_flags import add_length_flags
-from autoprog.commands.trial_flags import add_trial_flags, worker_words
 from autoprog.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from autoprog.commands.launch import Begin, Launch
     from autoprog.events import Event
     from autoprog.runs import RunFolder
-    from autoprog.train.engine import Job
+    from autoprog.train.run import Job
 
 __all__ = ["add_flags", "execute", "run"]
 
@@ -185,7 +186,7 @@ def execute(args: argparse.Namespace) -> Path:
     from autoprog.commands.configure import configure_search
     from autoprog.commands.launch import Launch, carry_out, open_run
     from autoprog.commands.report import announce_search, farewell
-    from autoprog.commands.run_words import put_paths
+    from autoprog.commands.show import put_paths
     from autoprog.train.ranks import joined_ranks
 
     put_paths(args)
@@ -219,7 +220,7 @@ def execute(args: argparse.Namespace) -> Path:
 def _decisions(args: argparse.Namespace, configured: Configured, launch: Launch) -> Begin:
     """Return a search that decides while it trains."""
     from autoprog.commands.report import announce_search
-    from autoprog.search.engine import build_searcher, search_schedule
+    from autoprog.search.searcher import build_searcher, search_schedule
 
     def begin(folder: RunFolder, job: Job) -> Iterator[Event]:
         searcher = build_searcher(configured.settings, folder, configured.opened, job)
@@ -252,14 +253,13 @@ def _join(args: argparse.Namespace) -> None:
             if the run folder asks for something outside itself that was not given.
         InterruptedRunError: If a stop was requested.
     """
-    from autoprog.commands.launch import carried_out_by
-    from autoprog.commands.outside import check_asks
-    from autoprog.commands.run_words import named_run
+    from autoprog.commands.launch import carried_out_by, check_asks
+    from autoprog.commands.show import named_run
+    from autoprog.processes import given_number
     from autoprog.runs import load_run
     from autoprog.search.trials import join
     from autoprog.train.device import resolve_compute
     from autoprog.train.stop import InterruptedRunError, stop_on_signals
-    from autoprog.workers import given_number
 
     path = named_run(args.join, args.runs_dir)
     if args.jobs != 1:

@@ -71,9 +71,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry out the command: 0 if all ends are equal, 1 if not."""
     words = _checked(args.words)
-    from autoprog.bench.stress import Plan, stress
-    from autoprog.bench.stress_view import StressView
-    from autoprog.commands.outside import words_to_repeat
+    from autoprog.bench.stress import Plan, StressView, stress
+    from autoprog.commands.launch import words_to_repeat
     from autoprog.console import Console
 
     console = Console(highlight=False, stderr=args.as_json)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoprog.bounds import Px, range_of
-from autoprog.commands.data_flags import add_data_flags
 from autoprog.commands.flags import (
     add_changed_data_flag,
+    add_data_flags,
     add_dry_run_flag,
     add_initial_flags,
     add_recipe_flags,
@@ -117,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
 
 def execute(args: argparse.Namespace) -> Path:
     """Train; return the run folder."""
-    from autoprog.commands.run_words import put_paths
+    from autoprog.commands.show import put_paths
 
     if hasattr(args, "dry_run"):
         raise ConfigError("--dry-run", "", "must be given to the command autoprog train")
@@ -130,8 +130,8 @@ def execute(args: argparse.Namespace) -> Path:
     from autoprog.commands.configure import configure_train
     from autoprog.commands.launch import Launch, carry_out, open_run
     from autoprog.commands.report import announce_train, farewell
-    from autoprog.train.engine import Job, start_training, train_schedule
     from autoprog.train.ranks import joined_ranks
+    from autoprog.train.run import Job, start_training, train_schedule
 
     with joined_ranks() as ranks:
         configured, folder = open_run(args, configure_train, ranks)

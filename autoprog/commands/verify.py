@@ -3,28 +3,544 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import io
 import json
+import os
 import shlex
-from contextlib import closing
+from contextlib import closing, redirect_stderr
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from autoprog.bounds import Epochs, Few, FewValues, Points, Processes, Px, Seconds, Times, range_of
-from autoprog.commands.data_flags import add_data_flags
+from autoprog.cli import build_parser, flags_of
+from autoprog.commands.configure import (
+    Configured,
+    configure_search,
+    configure_train,
+    is_file,
+    space_name,
+)
 from autoprog.commands.flags import (
+    NOT_FOR_RESUME,
+    add_data_flags,
     add_initial_flags,
     add_recipe_flags,
     add_run_flags,
 )
-from autoprog.errors import ConfigError
-from autoprog.files import parse
+from autoprog.commands.preflight import check_run
+from autoprog.costs.model import CostModel, predict_seconds
+from autoprog.errors import ConfigError, suggest
+from autoprog.files import parse, read_object, read_text
+from autoprog.presets import PRESETS
 from autoprog.printable import say
+from autoprog.runs import Result, load_run
+from autoprog.schedule import load_schedule
+from autoprog.search.measured_costs import Costs
+from autoprog.space import SearchSpace, find_space
+from autoprog.steptable import StepTable
+from autoprog.train.run import step_table, steps_per_epoch_of
+from autoprog.verify.arms import (
+    FLAGS_OF_BOTH,
+    FLAGS_OF_SEARCH,
+    PAIRS,
+    ArmSettings,
+    FlagValue,
+    flags_of_words,
+)
+from autoprog.verify.controls import (
+    Control,
+    Cost,
+    always,
+    epochs_of_cost,
+    macs_cost,
+    ramps,
+    random_schedules,
+)
+from autoprog.verify.verdict import OtherArm, Plan
+from autoprog.verify.verification import load
 
 if TYPE_CHECKING:
-    from autoprog.proof.pairs import Plan, Verification
+    from autoprog.verify.verdict import Plan, Verification
 
-__all__ = ["add_flags", "add_shared_flags", "execute", "run"]
+__all__ = [
+    "NOT_COMPARED",
+    "Others",
+    "add_flags",
+    "add_shared_flags",
+    "check_arms",
+    "configured_arm",
+    "execute",
+    "given_plan",
+    "other_arms",
+    "run",
+    "same_verification",
+    "shared_flags",
+]
+
+
+# --------------------------------------------------------------------------------------------------
+# What a verification runs: the settings of all arms, checked before anything is written.
+
+
+NOT_COMPARED = NOT_FOR_RESUME | {"seed", "schedule_from"}
+"""Settings in which two runs may differ and be the same arm."""
+_LEAST_PROCESSORS = 8
+_REFUSED = {
+    "--costs": "measuring is part of what a search costs",
+    "--storage": "each seed must be searched anew",
+    "--join": "each seed must be searched anew",
+    "--replay": "a replay trains nothing",
+    "--json": "it goes before the --",
+    "--dry-run": "each run is a real one",
+    "--allow-changed-data": "each run is a new one",
+}
+
+
+def given_plan(
+    args: argparse.Namespace, margin: float, seeds: int
+) -> tuple[Plan, dict[str, tuple[Any, Any]]]:
+    """Return the plan of a command line, and the recipe values in which the arms differ.
+
+    Raises:
+        ConfigError: If either arm would be refused, or they are not two ways to train the same network.
+    """
+    searches, name = hasattr(args, "search"), getattr(args, "schedule", None)
+    if searches == (name is not None):
+        law, cure = "must be given, or --schedule FILE, and not both", "what is to be verified?"
+        raise ConfigError("--search", "", law, cure=cure)
+    file = name if name is not None and name not in PRESETS else None
+    if file is not None:
+        if not is_file(file):
+            law, near = "must be an existing YAML file or a preset", suggest(file, PRESETS, False)
+            raise ConfigError("--schedule", "", law, file, near or "see autoprog schedules")
+        full = load_schedule(file).full
+        args.model = getattr(args, "model", full.model)
+        args.img_size = getattr(args, "img_size", full.img_size)
+    nproc = getattr(args, "nproc", 1)
+    _check_processes(nproc, "--nproc")
+    if nproc > 1 and hasattr(args, "side_by_side"):
+        raise ConfigError("--side-by-side", "", "must be left out with --nproc")
+    shared = shared_flags(args)
+    own = {**shared, **_candidate_flags(args, searches)}
+    values: dict[str, Any] = {"command": "train", "preset": "constant", "flags": shared}
+    baseline = parse(ArmSettings, values, "flags")
+    if searches:
+        candidate = parse(ArmSettings, {"command": "search", "flags": own}, "flags")
+    else:
+        along = {"preset": name} if file is None else {"follows_file": True}
+        candidate = parse(ArmSettings, {"command": "train", **along, "flags": own}, "flags")
+    arms = configured_arm(baseline, ""), configured_arm(candidate, file or "")
+    others = other_arms(args, arms, (baseline, candidate), file)
+    differing = _differing(args, *arms)
+    lengths = [configured_arm(one.settings, file or "") for one in others.arms if not one.schedule]
+    for arm in (*arms, *lengths):
+        check_run(arm, is_new=True)
+    values = {
+        "model": arms[0].settings.model.model,
+        "baseline": baseline,
+        "candidate": candidate,
+        "schedule": None if file is None else read_text(Path(file)),
+        "settings": _digest(arms),
+        "margin": margin,
+        "first_seed": getattr(args, "seed", 0),
+        "seeds": seeds,
+        "side_by_side": hasattr(args, "side_by_side"),
+        "search_seconds": _search_seconds(args, searches, file),
+        "nproc": nproc,
+        "others": others.arms,
+        "equal_by": others.equal_by,
+    }
+    return parse(Plan, values, "flags"), differing
+
+
+def check_arms(folder: Path, plan: Plan) -> None:
+    """Check the arms that a folder says as those of a command line are, before anything is started.
+
+    Raises:
+        ConfigError: If one could not run.
+    """
+    _check_processes(plan.nproc, str(folder / "verify.json"), "plan.nproc")
+    with TemporaryDirectory() as place:
+        for name, text in plan.files().items():
+            Path(place, name).write_text(text, encoding="utf-8")
+        for arm in plan.arms:
+            try:
+                file = Path(place, plan.file_of(arm))
+                check_run(configured_arm(plan.settings_of(arm), str(file)), is_new=True)
+            except ConfigError as error:
+                said = str(error).replace(f"{place}/", "")
+                raise ConfigError(str(folder / "verify.json"), arm, said) from None
+
+
+def _check_processes(nproc: int, where: str, key: str = "") -> None:
+    if "WORLD_SIZE" in os.environ:
+        cure = "give --nproc N, and each run is started through it"
+        raise ConfigError("verify", "", "must be started without torchrun", cure=cure)
+    most = max(_LEAST_PROCESSORS, os.cpu_count() or 1)  # else a folder might fill the machine
+    if nproc > most:
+        raise ConfigError(where, key, f"must be at most {most} on this machine", nproc)
+
+
+def same_verification(runs_dir: Path, plan: Plan) -> Path | None:
+    """Return the newest folder of the same runs, whatever margin and number of seeds."""
+    for path in sorted(runs_dir.glob("*-verify-*/verify.json"), reverse=True):
+        try:
+            known = load(path.parent).plan
+        except ConfigError:
+            continue  # of another version, or damaged: none of this command line's business
+        if known.verifies_the_same(plan):
+            return path.parent
+    return None
+
+
+def shared_flags(args: argparse.Namespace) -> dict[str, FlagValue]:
+    """Return the flags given for both arms, as texts."""
+    if hasattr(args, "side_by_side"):
+        if getattr(args, "threads", 1) != 1:
+            raise ConfigError("--threads", "", "must be 1 with --side-by-side", args.threads)
+        args.threads = 1
+    parser = argparse.ArgumentParser()
+    add_shared_flags(parser)
+    flags: dict[str, FlagValue] = {}
+    for action in parser._actions:
+        flag = action.option_strings[-1].removeprefix("--")
+        if flag not in FLAGS_OF_BOTH or not hasattr(args, action.dest):
+            continue
+        value = getattr(args, action.dest)
+        if action.nargs == 0:
+            flags[flag] = True
+        else:
+            flags[flag] = (str(value[0]), str(value[1])) if flag in PAIRS else str(value)
+    return flags
+
+
+def _candidate_flags(args: argparse.Namespace, searches: bool) -> dict[str, FlagValue]:
+    """Return the flags of the candidate alone.
+
+    Raises:
+        ConfigError: If one belongs to both arms, or to no search.
+    """
+    given = tuple(args.words)
+    if given and given[0] != "--":
+        raise ConfigError("verify", "", "must be given flags", given[0], "see --help")
+    known = {"-j", *(f"--{flag}" for flag in FLAGS_OF_SEARCH)}
+    both = flags_of(build_parser("verify"), "verify")
+    for word in given[1:]:
+        flag = word.partition("=")[0]
+        if not flag.startswith("-") or flag[1:2].isdigit():
+            continue
+        if not searches:
+            raise ConfigError(flag, "", "must not follow --", cure="only a search has own flags")
+        if flag in _REFUSED:
+            raise ConfigError(flag, "", "must be left out", cure=_REFUSED[flag])
+        if flag in both:
+            raise ConfigError(flag, "", "must stand before --", cure="it belongs to both arms")
+        if flag not in known:
+            raise ConfigError(
+                flag, "", "unknown flag of a search", cure=suggest(flag, known, False)
+            )
+    longer = getattr(args, "candidate_epochs", None)
+    own = flags_of_words(given[1:], FLAGS_OF_SEARCH)
+    return own if longer is None else {"epochs": str(longer), **own}
+
+
+def configured_arm(settings: ArmSettings, schedule: str) -> Configured:
+    """Return what an arm would run; `schedule` is the file that it follows, if it does.
+
+    Raises:
+        ConfigError: If anything that it says is unknown or breaks a law.
+    """
+    parser, said = build_parser(settings.command), io.StringIO()
+    try:
+        with redirect_stderr(said):
+            args = parser.parse_args(settings.words(Path(schedule)))
+    except SystemExit:
+        law = said.getvalue().strip().removeprefix(f"autoprog {settings.command}: ")
+        raise ConfigError("flags", "", law) from None
+    return configure_search(args) if settings.command == "search" else configure_train(args)
+
+
+def _differing(
+    args: argparse.Namespace, baseline: Configured, candidate: Configured
+) -> dict[str, tuple[Any, Any]]:
+    """Return the recipe values that differ: ``epochs`` if that was asked for, others by the search space.
+
+    Raises:
+        ConfigError: If network or data differ, or lengths that nobody asked to differ.
+    """
+    own, other = candidate.settings, baseline.settings
+    for key in ("model", "data"):
+        if getattr(own, key) != getattr(other, key):
+            cure = "give --img-size" if key == "model" else "leave out --proxy"
+            raise ConfigError("verify", key, "must be the same in both arms", cure=cure)
+    recipes = other.recipe.model_dump(), own.recipe.model_dump()
+    differing = {key: (recipes[0][key], recipes[1][key]) for key in recipes[0]}
+    differing = {key: pair for key, pair in differing.items() if pair[0] != pair[1]}
+    if "epochs" in differing and not hasattr(args, "candidate_epochs"):
+        law = f"must be given: the candidate has {own.recipe.epochs:g}"
+        law += f" of its own, the baseline {other.recipe.epochs:g}"
+        raise ConfigError("--epochs", "", law, cure="or give --candidate-epochs")
+    return differing
+
+
+def _digest(arms: tuple[Configured, Configured]) -> str:
+    bodies = [
+        {
+            "settings": arm.settings.model_dump(mode="json", exclude=NOT_COMPARED),
+            "schedule": None if arm.schedule is None else arm.schedule.model_dump(mode="json"),
+        }
+        for arm in arms
+    ]
+    return hashlib.sha256(json.dumps(bodies, sort_keys=True).encode()).hexdigest()
+
+
+def _search_seconds(args: argparse.Namespace, searches: bool, file: str | None) -> float:
+    """Return what finding the schedule took beside training along it: estimates and supernets.
+
+    Of a search on a share of the images nothing else is of use to the training either.
+
+    Raises:
+        ConfigError: If they are given for a search, whose runs hold their own.
+    """
+    if hasattr(args, "search_seconds"):
+        if searches:
+            raise ConfigError("--search-seconds", "", "must be given together with --schedule")
+        return float(args.search_seconds)
+    beside = None if file is None else Path(file).with_name("result.json")
+    if file is None or beside is None or Path(file).name != "best.yaml" or not beside.exists():
+        return 0.0
+    result = parse(Result, read_object(beside), str(beside))
+    if (beside.parent / "run.yaml").exists():
+        search = load_run(beside.parent).manifest.settings.search
+        if search is not None and search.trials is None and search.proxy < 1:
+            return result.wall_seconds
+    return result.search_seconds + result.supernet_seconds
+
+
+# --------------------------------------------------------------------------------------------------
+# The arms of a verification beside its two: more lengths, a longer baseline, and controls.
+
+
+_CONTROLS = ("reannealed", "ramp", "random")
+_RANDOM_SCHEDULES = 3
+
+
+@dataclass(frozen=True)
+class Others:
+    """Other arms, and what makes the controls among them cost as much as the candidate."""
+
+    arms: tuple[OtherArm, ...]
+    equal_by: str = ""
+
+
+def other_arms(
+    args: argparse.Namespace,
+    arms: tuple[Configured, Configured],
+    settings: tuple[ArmSettings, ArmSettings],
+    file: str | None,
+) -> Others:
+    """Return the arms asked for beside `arms`, baseline and candidate, which `settings` say.
+
+    Raises:
+        ConfigError: If one cannot be made.
+    """
+    for flag in ("controls_space", "costs"):
+        if hasattr(args, flag) and not hasattr(args, "controls"):
+            name = "--" + flag.replace("_", "-")
+            raise ConfigError(name, "", "must be given together with --controls")
+    longer = _longer(args, arms[0], settings[0])
+    found = [*_lengths(args, arms, settings[1]), *longer]
+    if not hasattr(args, "controls"):
+        return Others(tuple(found))
+    controls, equal_by = _controls(args, arms, file)
+    return Others((*found, *(_control_arm(one, settings[0]) for one in controls)), equal_by)
+
+
+def _lengths(
+    args: argparse.Namespace, arms: tuple[Configured, Configured], settings: ArmSettings
+) -> list[OtherArm]:
+    """Return the candidate at other lengths, the shortest first; of a search by time these are its shares."""
+    baseline, candidate = arms
+    shares = sorted(getattr(args, "lengths", ()))
+    search = candidate.settings.search
+    by_time = None if search is None else search.time_share
+    times = candidate.settings.recipe.epochs / baseline.settings.recipe.epochs
+    own = times * (1.0 if by_time is None else by_time)
+    for index, share in enumerate(shares):
+        if not 0 < share <= 100:
+            raise ConfigError("--lengths", "", "must lie in (0, 100]", share)
+        if share in shares[:index]:
+            raise ConfigError("--lengths", "", "must differ", share)
+        if abs(share - own) < 1e-9:
+            law = f"must leave out {own:g}: the candidate has that length"
+            raise ConfigError("--lengths", "", law, share)
+    if by_time is not None:
+        return [_at_time_share(share, times, candidate, settings) for share in shares]
+    return [
+        OtherArm(
+            name=f"candidate-{share:g}",
+            role="length",
+            settings=settings.having(epochs=f"{_at(candidate, share / own):g}"),
+            epochs=_at(candidate, share / own),
+            about=f"at {share:g} x the baseline's epochs",
+        )
+        for share in shares
+    ]
+
+
+def _at_time_share(
+    share: float, times: float, candidate: Configured, settings: ArmSettings
+) -> OtherArm:
+    """Return a search at another share of the baseline's time.
+
+    Its own share is of the time of the full model over the candidate's epochs, `times` the baseline's.
+
+    Raises:
+        ConfigError: If that is longer than the full model takes.
+    """
+    if share > times:
+        law = f"must be at most {times:g} for a search whose length is a share of the time"
+        raise ConfigError("--lengths", "", law, share, "or give --same-epochs after --")
+    return OtherArm(
+        name=f"candidate-{share:g}",
+        role="length",
+        settings=settings.having(time_share=f"{share / times:g}"),
+        epochs=share * candidate.settings.recipe.epochs / times,  # full ones, which take as long
+        about=f"at {share:g} of the baseline's time",
+    )
+
+
+def _longer(
+    args: argparse.Namespace, baseline: Configured, settings: ArmSettings
+) -> list[OtherArm]:
+    if not hasattr(args, "baseline_longer"):
+        if hasattr(args, "longer_seeds"):
+            law = "must be given together with --baseline-longer"
+            raise ConfigError("--longer-seeds", "", law)
+        return []
+    times = args.baseline_longer
+    if not 1 < times <= 100:
+        raise ConfigError("--baseline-longer", "", "must lie in (1, 100]", times)
+    epochs, seeds = _at(baseline, times), getattr(args, "longer_seeds", None)
+    if seeds is not None and seeds < 1:
+        raise ConfigError("--longer-seeds", "", "must be at least 1", seeds)
+    return [
+        OtherArm(
+            name=f"baseline-{times:g}",
+            role="longer",
+            settings=settings.having(epochs=f"{epochs:g}"),
+            epochs=epochs,
+            about=f"at {times:g} x its epochs",
+            seeds=seeds,
+        )
+    ]
+
+
+def _at(arm: Configured, times: float) -> float:
+    """Return so many times the epochs of an arm.
+
+    Raises:
+        ConfigError: If a stage of its schedule is shorter than a step then.
+    """
+    recipe = arm.settings.recipe
+    epochs = float(f"{times * recipe.epochs:g}")  # as the word says
+    if arm.schedule is not None:
+        longer = recipe.model_copy(update={"epochs": epochs})
+        step_table(longer, arm.schedule, len(arm.opened.train))
+    return epochs
+
+
+def _controls(
+    args: argparse.Namespace, arms: tuple[Configured, Configured], file: str | None
+) -> tuple[list[Control], str]:
+    """Return the controls asked for, and what makes them cost as much as the candidate."""
+    baseline, candidate = arms
+    wanted = _wanted(args.controls)
+    if candidate.schedule is None or baseline.schedule is None:
+        cure = "verify the best.yaml of a search, whose cost is known before it runs"
+        raise ConfigError("--controls", "", "must be given together with --schedule", cure=cure)
+    settings, num_images = candidate.settings, len(candidate.opened.train)
+    steps_per_epoch = steps_per_epoch_of(num_images, settings.recipe.batch_size)
+    cost, equal_by = _cost(args, candidate, file)
+    target = cost(step_table(settings.recipe, candidate.schedule, num_images))
+    found, lr = [], candidate.schedule.lr
+    if "reannealed" in wanted:
+        epochs = epochs_of_cost(always(baseline.schedule), steps_per_epoch, cost, target)
+        found.append(
+            Control("reannealed", "the baseline, annealed sooner", baseline.schedule, epochs)
+        )
+    if "ramp" in wanted:
+        found += ramps(_space(args, candidate), lr, steps_per_epoch, cost, target)
+    if "random" in wanted:
+        count, seed = wanted["random"], getattr(args, "seed", 0)
+        space = _space(args, candidate)
+        found += random_schedules(space, lr, steps_per_epoch, cost, target, count, seed)
+    return found, equal_by
+
+
+def _wanted(words: list[str]) -> dict[str, int]:
+    """Return the names of controls with how many of each kind."""
+    wanted: dict[str, int] = {}
+    for word in words:
+        name, colon, number = word.partition(":")
+        try:
+            count = range_of(Few)(number) if colon else _RANDOM_SCHEDULES
+        except argparse.ArgumentTypeError:
+            count = 0
+        if name not in _CONTROLS or not count or (colon and name != "random"):
+            law = f"must be {', '.join(_CONTROLS)} or random:N"
+            raise ConfigError("--controls", "", law, word)
+        if name in wanted:
+            raise ConfigError("--controls", "", "must differ", word)
+        wanted[name] = int(count)
+    return wanted
+
+
+def _cost(args: argparse.Namespace, candidate: Configured, file: str | None) -> tuple[Cost, str]:
+    """Return what steps cost: by measured seconds where there are some, else by compute."""
+    spec, batch_size = candidate.settings.model.spec(), candidate.settings.recipe.batch_size
+    beside = None if file is None else Path(file).with_name("costs.json")
+    is_found = beside is not None and Path(file or "").name == "best.yaml" and beside.exists()
+    path = getattr(args, "costs", beside if is_found else None)
+    if path is None:
+        return macs_cost(spec), "training MACs"
+    table = Costs.read(Path(path), batch_size).table
+    if not table.cells:
+        raise ConfigError(str(path), "", "must hold at least one cell")
+    model = CostModel(spec, table)
+
+    def seconds(steps: StepTable) -> float:
+        return predict_seconds(steps, model, batch_size).total
+
+    return seconds, f"seconds predicted from {path}"
+
+
+def _space(args: argparse.Namespace, candidate: Configured) -> SearchSpace:
+    settings = candidate.settings
+    spec = settings.model.spec()
+    given = getattr(args, "controls_space", None)
+    file, where = find_space(given or space_name(args, settings.data, spec), spec.name)
+    space = file.space(spec, where)
+    return space.at_full_depth() if settings.has_initial_weights else space
+
+
+def _control_arm(control: Control, baseline: ArmSettings) -> OtherArm:
+    """Return the arm of a control: a run as the baseline, along another schedule for other epochs."""
+    is_constant = control.name == "reannealed"
+    along = baseline if is_constant else baseline.following_file()
+    return OtherArm(
+        name=control.name,
+        role="control",
+        settings=along.having(epochs=repr(control.epochs)),
+        schedule=None if is_constant else control.schedule.to_yaml(),
+        epochs=control.epochs,
+        about=control.about,
+    )
+
 
 _DEFAULT_MARGIN, _DEFAULT_SEEDS = 1.0, 5
 
@@ -132,8 +648,8 @@ def execute(
     folder, verification = _opened(args, default_seeds)
     from autoprog.commands.stress import ending_on_sigterm
     from autoprog.console import Console
-    from autoprog.proof.verify import verify
     from autoprog.ui.verify import VerifyView, markdown_lines
+    from autoprog.verify.verification import verify
 
     aside = args.as_json or args.markdown
     console = Console(highlight=False, stderr=aside, quiet=args.quiet and aside)
@@ -158,9 +674,8 @@ def _opened(args: argparse.Namespace, default_seeds: int) -> tuple[Path, Verific
     Raises:
         ConfigError: If anything given is unknown, breaks a law, or does not go with what is there.
     """
-    from autoprog.commands.verify_plan import check_arms, given_plan, same_verification
-    from autoprog.proof.pairs import Verification
-    from autoprog.proof.verify import load
+    from autoprog.verify.verdict import Verification
+    from autoprog.verify.verification import load
 
     if args.resume not in (None, "auto"):
         _only_with_resume(args)
@@ -215,7 +730,7 @@ def _gone_on_with(
 
 def _only_with_resume(args: argparse.Namespace) -> None:
     from autoprog.commands.flags import flag_of
-    from autoprog.proof.arms import ELSEWHERE
+    from autoprog.verify.arms import ELSEWHERE
 
     free = {"command", "debug", "resume", "runs_dir", "quiet", "seeds", "margin", "as_json"}
     again = {flag.replace("-", "_") for flag in ELSEWHERE}
@@ -237,8 +752,7 @@ def _check_asked_again(
     Raises:
         ConfigError: If a flag is not repeated as the folder has it, or no run has it.
     """
-    from autoprog.commands.verify_plan import shared_flags
-    from autoprog.proof.arms import flag_words
+    from autoprog.verify.arms import flag_words
 
     arms = [plan.settings_of(arm) for arm in plan.arms]
     given, where = shared_flags(args), str(folder / "verify.json")

@@ -2,18 +2,104 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from statistics import median
+from statistics import fmean, median
 from typing import NamedTuple
 
-from autoprog.costs.cells import CostCell
-from autoprog.costs.law import SecondsLaw, data_terms, fit_law, step_terms
-from autoprog.costs.table import CellCost, CostTable, together_seconds
-from supernet.config import ModelSpec
+import numpy as np
+from scipy.optimize import nnls
 
-__all__ = ["CostModel", "Price"]
+from autoprog.costs.table import CellCost, CostCell, CostTable, cell_of_step, together_seconds
+from autoprog.stage import SandwichSizes, Training, image_macs
+from autoprog.steptable import Segment, StepTable
+from supernet.config import ModelSpec, SubnetConfig
+from supernet.cost import block_tokens
+
+__all__ = [
+    "CostModel",
+    "Prediction",
+    "Price",
+    "SecondsLaw",
+    "data_terms",
+    "fit_law",
+    "predict_seconds",
+    "step_terms",
+]
+
+
+# --------------------------------------------------------------------------------------------------
+# Seconds as a sum of physical terms with coefficients that are not negative, fitted on relative error.
+
+
+Terms = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class SecondsLaw:
+    """Seconds = sum of coefficient · term."""
+
+    coefficients: Terms
+
+    def seconds(self, terms: Sequence[float]) -> float:
+        """Return the seconds of a cell."""
+        return sum(c * term for c, term in zip(self.coefficients, terms, strict=True))
+
+
+def step_terms(spec: ModelSpec, cell: CostCell) -> Terms:
+    """Return what the seconds of a step are made of, the most telling first.
+
+    Multiply-accumulates of linear layers, forward and backward; 1 (the program itself); those of attention;
+    blocks (launches, and what optimizer and averages do to their weights); pixels (transfer, mixing, stem);
+    pixels of images that are cut on the device.
+    """
+    subnet, images = cell.subnet, cell.batch_size
+    attention = _attention_macs(spec, subnet)
+    everything = image_macs(spec, subnet, Training(unfrozen=cell.unfrozen))
+    full_pixels = spec.img_size**2 * images if cell.shrink_by == "fourier" else 0
+    return (
+        float(images * max(0, everything - attention)),
+        1.0,
+        float(images * attention),
+        float(subnet.total_depth),
+        float(images * subnet.img_size**2),
+        float(full_pixels),
+    )
+
+
+def data_terms(num_images: int, img_size: int) -> Terms:
+    """Return what the seconds of making a batch are made of: images (to read, to decode), pixels, and 1."""
+    return float(num_images), float(num_images * img_size**2), 1.0
+
+
+def fit_law(rows: Sequence[Terms], seconds: Sequence[float]) -> SecondsLaw:
+    """Return the law that fits the terms (rows) of some cells best, by relative error.
+
+    With few cells only the first terms are used, so that all of the fit does not go into the noise: one a
+    cell up to two cells, then one less than there are cells.
+    """
+    terms, wanted = np.array(rows), np.array(seconds)
+    assert len(terms) > 0, "a law of nothing"
+    told = [column for column in range(terms.shape[1]) if terms[:, column].any()]
+    used = told[: len(terms) if len(terms) <= 2 else len(terms) - 1]
+    relative = terms[:, used] / wanted[:, None]
+    scale = relative.max(axis=0)
+    found, _ = nnls(relative / scale, np.ones(len(wanted)))
+    coefficients = np.zeros(terms.shape[1])
+    coefficients[used] = found / scale
+    return SecondsLaw(tuple(coefficients.tolist()))
+
+
+def _attention_macs(spec: ModelSpec, subnet: SubnetConfig) -> int:
+    """Return the multiply-accumulates between all tokens for one image, forward and backward.
+
+    Only the last stage has such attention; an outlooker's window costs as much at every place.
+    """
+    tokens = (subnet.img_size // spec.patch_size) ** 2 + spec.num_prefix_tokens
+    counts = block_tokens(tokens, spec.num_prefix_tokens, subnet.depth[-1], subnet.tokens)
+    return 3 * sum(2 * count.attention**2 * spec.embed_dim for count in counts)
+
 
 _LEAST_DATA_SHARE = 1e-3
 
@@ -141,3 +227,76 @@ def _kind(cell: CostCell) -> tuple[object, ...]:
 
 def _is_within(one: CostCell, other: CostCell) -> bool:
     return one.batch_size <= other.batch_size and one.subnet.within(other.subnet)
+
+
+# --------------------------------------------------------------------------------------------------
+# What a whole schedule will take on this machine, by measured costs.
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Predicted seconds of a run by purpose.
+
+    Attributes:
+        train: Steps on batches that are there.
+        data: Waiting for batches.
+    """
+
+    train: float
+    data: float
+
+    @property
+    def total(self) -> float:
+        """Return all of it."""
+        return self.train + self.data
+
+
+def predict_seconds(table: StepTable, costs: CostModel, batch_size: int) -> Prediction:
+    """Return what the steps of a schedule will take, without growth, evaluations and checkpoints.
+
+    Args:
+        table: The schedule in steps.
+        costs: Of the run, or of one like it.
+        batch_size: The recipe's, over all processes.
+    """
+    train = data = 0.0
+    for segment in table.segments:
+        step_seconds = _step_seconds(segment, costs, batch_size)
+        train += segment.steps * step_seconds
+        data += segment.steps * _waiting_seconds(segment, step_seconds, costs, batch_size)
+    return Prediction(train, data)
+
+
+def _step_seconds(segment: Segment, costs: CostModel, batch_size: int) -> float:
+    """Return the seconds of a step; a sandwich is its passes, with what is no part of a pass counted once."""
+    sandwich, training = segment.training.sandwich, segment.training
+    if sandwich is None:
+        return costs.step(cell_of_step(costs.spec, segment.subnet, training, batch_size)).seconds
+    passes = [
+        fmean(
+            costs.step(cell_of_step(costs.spec, subnet, training, batch_size)).seconds
+            for subnet in drawn
+        )
+        for drawn in _passes(segment, sandwich)
+    ]
+    seconds = sum(passes) - (len(passes) - 1) * costs.fixed_seconds
+    return max(seconds, *passes)
+
+
+def _passes(segment: Segment, smaller: SandwichSizes) -> Iterator[list[SubnetConfig]]:
+    """Yield what each pass draws from: (full, 1), (full, k), (size, 1) and (size, k)."""
+    depth = segment.subnet.depth
+    rules = [segment.training.tokens.rule(rate) for rate in smaller.keep_rates]
+    for sizes in ((segment.subnet.img_size,), smaller.sizes):
+        yield [SubnetConfig(depth, size) for size in sizes]
+        yield [SubnetConfig(depth, size, rule) for size in sizes for rule in rules]
+
+
+def _waiting_seconds(
+    segment: Segment, step_seconds: float, costs: CostModel, batch_size: int
+) -> float:
+    """Return the seconds that a step waits for its batch; none where no batch was measured."""
+    data = costs.data(cell_of_step(costs.spec, segment.subnet, segment.training, batch_size))
+    if data is None:
+        return 0.0
+    return together_seconds(step_seconds, data.seconds, costs.table.overlap) - step_seconds

@@ -26,7 +26,7 @@ from autoprog.events import (
     StageStarted,
     SupernetStarted,
 )
-from autoprog.jsonlines import json_object
+from autoprog.files import json_object
 from autoprog.openfiles import open_regular
 from autoprog.runs import effective_rows, event_of
 from supernet.config import SubnetConfig

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator, Sequence
 from statistics import fmean, stdev
 
+from autoprog.data import Batch
 from autoprog.decisions import Estimate
-from autoprog.train.data import Batch
 from autoprog.train.evaluate import batch_losses
 from autoprog.train.phase import Choice
 from autoprog.train.trainer import Trainer

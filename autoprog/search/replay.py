@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autoprog.decisions import Decision, DecisionInputs
-from autoprog.errors import ConfigError, consistent
-from autoprog.hints import command
+from autoprog.errors import ConfigError, command, consistent
 from autoprog.runs import Run
 from autoprog.search.decide import Chooser, decide
 from autoprog.settings import Rule, SearchSettings

@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shlex
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from autoprog.errors import RunError
-from autoprog.events import Event, TrialTold, Warned
-from autoprog.program import PROGRAM
-from autoprog.runfiles import check_run_files
+from autoprog.curves import Curriculum, curve_value
+from autoprog.data import OpenedData
+from autoprog.data.run_data import open_data
+from autoprog.errors import ConfigError, DivergedError, RunError, RunExistsError, RunLockedError
+from autoprog.events import Evaluated, Event, TrialTold, Warned
+from autoprog.openfiles import open_for_appending, open_regular
+from autoprog.printable import one_line
+from autoprog.processes import NUMBER_VARIABLE, PROGRAM, WorkerFile, claim_worker, log_of
+from autoprog.runfiles import check_run_files, remove_checkpoints, remove_unstarted
 from autoprog.runs import RunFolder
 from autoprog.schedule import FoundBy, GrowthSchedule, load_schedule
 from autoprog.search.controller import (
     LOST,
     RELEASED,
+    BaseDistribution,
+    CategoricalDistribution,
     FrozenTrial,
+    Halving,
+    IntDistribution,
+    OpenTrial,
     Plan,
+    PrunedTrial,
+    ReleasedTrial,
     SharedStudy,
     StopRule,
     TrialState,
@@ -26,17 +46,536 @@ from autoprog.search.controller import (
     open_storage,
     run_worker,
 )
-from autoprog.search.spawn import Crew, WorkerDied, spawn_workers
-from autoprog.search.tails import front_of, knee_of
-from autoprog.search.trial import METRICS, RUNGS, TrialRunner, schedule_space, trial_settings
-from autoprog.settings import RunSettings
-from autoprog.train.data import OpenedData
-from autoprog.train.engine import Job, start_training, train_schedule
-from autoprog.train.feed import open_data
+from autoprog.search.forecast import AxisRange, Encoding, LossLaw, front_of, knee_of, score_of
+from autoprog.settings import RunManifest, RunSettings
+from autoprog.space import SearchSpace
+from autoprog.stage import FullModel, Grow, LearningRate, Stage, Tokens, depth_value, image_macs
+from autoprog.train.device import CORES_VARIABLE, usable_cores
+from autoprog.train.run import Job, start_training, step_table, train_schedule
+from autoprog.train.step import scaled_batch_size
 from autoprog.train.stop import InterruptedRunError, StopRequest
-from autoprog.workers import WorkerFile, claim_worker
+from autoprog.train.trainer import Trainer
 
-__all__ = ["Trialled", "Workforce", "check_storage", "join", "search_by_trials", "within"]
+__all__ = [
+    "CELLS",
+    "METRICS",
+    "RUNGS",
+    "Crew",
+    "ScheduleSpace",
+    "TrialRunner",
+    "Trialled",
+    "WorkerDied",
+    "WorkerEnded",
+    "WorkerReport",
+    "WorkerStarted",
+    "WorkersWork",
+    "Workforce",
+    "check_storage",
+    "join",
+    "schedule_space",
+    "search_by_trials",
+    "share_of_machine",
+    "spawn_workers",
+    "trial_settings",
+    "visible_gpus",
+    "within",
+]
+
+
+# --------------------------------------------------------------------------------------------------
+# Whole schedules as the parameters of trials: every axis of a space, and the choices beside them.
+
+
+CELLS = 20
+"""Dates that a growth may have, from the start to where the model is full at the latest."""
+
+_RISING = ("depth", "img_size", "keep_rate", "randaug", "drop_path", "batch_scale")
+
+
+@dataclass(frozen=True)
+class ScheduleSpace:
+    """The schedules of a space. ``strength`` is the recipe's regularisation, ``lr`` the rate's shape."""
+
+    space: SearchSpace
+    strength: Curriculum
+    lr: LearningRate
+
+    @property
+    def encoding(self) -> Encoding:
+        """Return the vectors of the axes that rise over a run."""
+        counts = self._counts()
+        axes = tuple(AxisRange(name, 0, counts[name] - 1) for name in _RISING)
+        return Encoding(axes, 0.0, 1.0 - self.space.decisions.min_full_share, CELLS)
+
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """Return what a trial is asked for: increments of dates, and choices where there are several."""
+        rising = {key: IntDistribution(*ends) for key, ends in self.encoding.bounds().items()}
+        choices = {
+            name: CategoricalDistribution(values)
+            for name, values in self._choices().items()
+            if len(values) > 1
+        }
+        return {**rising, **choices}
+
+    def first(self) -> tuple[dict[str, Any], ...]:
+        """Return the trials to begin with: the baseline and the published ways to grow.
+
+        The full model at once; AutoProg's even ramp of all axes; sizes in an even ramp at full depth; half of
+        the run at the smallest size; depth in one late jump; everything as late as may be.
+        """
+        encoding, counts = self.encoding, self._counts()
+        end = encoding.full_share
+
+        def arrivals(**own: list[float]) -> dict[str, int]:
+            at_once = {name: [0.0] * (counts[name] - 1) for name in _RISING}
+            return encoding.encode({**at_once, **own})
+
+        def even(name: str) -> list[float]:
+            return [end * (k + 1) / (counts[name] - 1) for k in range(counts[name] - 1)]
+
+        def late(name: str, share: float = end) -> list[float]:
+            return [share] * (counts[name] - 1)
+
+        ways = (
+            arrivals(),
+            arrivals(**{name: even(name) for name in _RISING}),
+            arrivals(img_size=even("img_size")),
+            arrivals(img_size=late("img_size", 0.5)),
+            arrivals(depth=late("depth", 0.7)),
+            arrivals(**{name: late(name) for name in ("depth", "img_size", "keep_rate")}),
+        )
+        return tuple(
+            dict(way) for way in {tuple(sorted(way.items())): way for way in ways}.values()
+        )
+
+    def schedule_of(
+        self, params: Mapping[str, Any], found_by: FoundBy | None = None
+    ) -> GrowthSchedule:
+        """Return the schedule of a trial's parameters, with lengths in shares of the run."""
+        choices = {name: params.get(name, values[0]) for name, values in self._choices().items()}
+        timeline = self.encoding.decode(params)
+        ends = [share for share, _ in timeline[1:]] + [1.0]
+        stages = tuple(
+            self._stage(numbers, stop - start, choices)
+            for (start, numbers), stop in zip(timeline, ends, strict=True)
+        )
+        return GrowthSchedule(
+            full=FullModel.of(self.space.spec),
+            length_unit="share",
+            lr=LearningRate(shape=choices["lr"], clock=self.lr.clock),
+            stages=stages,
+            found_by=found_by,
+        )
+
+    def grow(self, op: str, source_map: str = "interpolate") -> Grow:
+        """Return the growth of a trial that adds blocks by `op`; the space's own says the rest."""
+        own = self.space.decisions.grow
+        source = own.source if op == "mogrow" else "online"
+        return Grow.model_validate(
+            {"op": op, "map": source_map, "source": source, "state": own.state}
+        )
+
+    def _stage(self, numbers: tuple[int, ...], length: float, choices: Mapping[str, Any]) -> Stage:
+        space, axes = self.space, self.space.axes
+        depth, size, rate, randaug, drop_path, batch = numbers
+        return Stage(
+            length=length,
+            depth=depth_value(space.depths[depth]),
+            img_size=space.sizes[size],
+            tokens=Tokens.of(space.keep_rates[rate]),
+            grow=self.grow(choices["grow"], choices["map"]),
+            curriculum=Curriculum(
+                randaug=_scaled(self.strength.randaug, axes.randaug.values[randaug]),
+                drop_path=_scaled(self.strength.drop_path, axes.drop_path.values[drop_path]),
+            ),
+            batch_scale=axes.batch_scale.values[batch],
+        )
+
+    def _counts(self) -> dict[str, int]:
+        space, axes = self.space, self.space.axes
+        values = (
+            space.depths,
+            space.sizes,
+            space.keep_rates,
+            axes.randaug.values,
+            axes.drop_path.values,
+            axes.batch_scale.values,
+        )
+        return {name: len(own) for name, own in zip(_RISING, values, strict=True)}
+
+    def _choices(self) -> dict[str, tuple[str, ...]]:
+        axes = self.space.axes
+        return {"map": axes.map, "grow": axes.grow, "lr": axes.lr or (self.lr.shape,)}
+
+
+def _scaled(strength: object, scale: float) -> float | None:
+    """Return a share of the recipe's value; None, which keeps it, for all of it."""
+    if strength is None or scale == 1:
+        return None
+    assert isinstance(strength, int | float)
+    return round(curve_value(strength, 1.0) * scale, 6)
+
+
+# --------------------------------------------------------------------------------------------------
+# One trial: a schedule is really trained, on a share of the data and of the epochs.
+
+
+METRICS = ("loss", "seconds")
+RUNGS = Halving(first_step=40, reduction=2)
+"""Where trials are compared, in per cent of their own cost: at 40 and at 80 the better half goes on."""
+
+_RUNG_WINDOW = 12
+"""Trials are compared where they have just passed a rung, since later they know more."""
+
+_EVALUATIONS = 10
+
+
+def schedule_space(settings: RunSettings) -> ScheduleSpace:
+    """Return the schedules that a search may try."""
+    assert settings.search is not None, "a search has search settings"
+    recipe = settings.recipe
+    return ScheduleSpace(settings.search.space, recipe.strength, recipe.learning_rate)
+
+
+def trial_settings(settings: RunSettings) -> RunSettings:
+    """Return the settings of a trial: shares of epochs and images, some of these to evaluate on."""
+    assert settings.search is not None, "a search has search settings"
+    proxy, recipe = settings.search.proxy, settings.recipe
+    epochs = recipe.epochs * proxy
+    share = settings.data.share * proxy
+    changes = {
+        "kind": "train",
+        "search": None,
+        "schedule_from": "trial",
+        "recipe": recipe.model_copy(update={"epochs": epochs}),
+        "data": settings.data.model_copy(update={"share": share, "on_held_out": True}),
+        "eval_every_epochs": epochs / _EVALUATIONS,
+        "patience": None,
+        "time_budget_seconds": None,
+        "on_divergence": "stop",
+    }
+    return settings.model_copy(update=changes)
+
+
+@dataclass(frozen=True)
+class TrialRunner:
+    """Trains the schedule of a trial in a run folder of its own, ``trials/<number>``.
+
+    What an earlier worker left of the same trial is gone on with. Returns (loss, seconds): the averaged
+    network's loss on images that are trained on in no trial, and the seconds of training.
+    """
+
+    settings: RunSettings
+    opened: OpenedData
+    schedules: ScheduleSpace
+    folder: Path
+
+    def __call__(self, params: Mapping[str, Any], trial: OpenTrial) -> tuple[float, float]:
+        """Evaluate one trial.
+
+        Raises:
+            PrunedTrial: If others do better, or it diverges.
+            ReleasedTrial: If a stop was requested, or others took this worker for dead; the next one goes on
+                from a checkpoint.
+        """
+        schedule = self.schedules.schedule_of(params)
+        folder = self._open(trial.origin)
+        stop = _TrialStop(trial)
+        try:
+            trainer = start_training(self.settings, folder, self.opened, schedule, Job(stop))
+            total = _total_macs(trainer, schedule)
+            for event in train_schedule(trainer, schedule):
+                folder.append(event)
+                if isinstance(event, Evaluated):
+                    _report(trial, trainer, event, total)
+        except InterruptedRunError:
+            raise ReleasedTrial from None
+        except DivergedError as error:
+            trial.note("diverged", True)
+            self._drop_weights(folder)
+            raise PrunedTrial(str(error)) from error
+        except PrunedTrial:
+            self._drop_weights(folder)
+            raise
+        finally:
+            folder.close()
+        self._drop_weights(folder)
+        last, seconds = trainer.last_evaluation, trainer.ledger.seconds
+        assert last is not None, "a run ends with an evaluation"
+        trial.note("top1_ema", last.top1_ema)
+        return last.loss_ema, seconds["train"] + seconds["data_wait"] + seconds["lost"]
+
+    def _open(self, number: int) -> RunFolder:
+        """Return the folder of a trial, as an earlier worker left it or new.
+
+        One that was taken for dead may still write in it, or something else be in its place; then the trial
+        begins anew beside it.
+        """
+        name, again = f"{number:04d}", 1
+        while True:
+            with suppress(RunLockedError, RunExistsError):
+                return self._open_as(name)
+            again += 1
+            name = f"{number:04d}-{again}"
+
+    def _open_as(self, name: str) -> RunFolder:
+        parent = self.folder / "trials"
+        if (parent / name / "run.yaml").exists():
+            return RunFolder.reopen(parent / name)
+        manifest = RunManifest(
+            run_id=name,
+            created=datetime.now().astimezone().isoformat(timespec="seconds"),
+            argv=(),
+            versions={},
+            settings=self.settings,
+        )
+        remove_unstarted(parent / name)
+        return RunFolder.create(parent, manifest)
+
+    def _drop_weights(self, folder: RunFolder) -> None:
+        """Delete what only a resume needs; a search of hundreds of trials would fill the disk."""
+        remove_checkpoints(folder.checkpoints)
+
+
+class _TrialStop(StopRequest):
+    """The wish of a trial's worker to stop, or the news that nobody waits for its result."""
+
+    def __init__(self, trial: OpenTrial) -> None:
+        self._trial = trial
+
+    @property
+    def signal_name(self) -> str | None:  # type: ignore[override]
+        """Return a signal as soon as the worker is to stop."""
+        return "SIGTERM" if self._trial.stop_requested or self._trial.is_lost else None
+
+
+def _report(trial: OpenTrial, trainer: Trainer, event: Evaluated, total_macs: int) -> None:
+    """Let others judge a trial that is full and at a rung, by its loss and by what it will have cost."""
+    share = round(100 * trainer.macs / total_macs)
+    rung = RUNGS.rung_of(share)
+    if trainer.stepper.subnet != trainer.stepper.model.spec.full or rung is None:
+        return
+    if share - RUNGS.first_step * RUNGS.reduction**rung <= _RUNG_WINDOW:
+        trial.report(share, score_of(LossLaw(_LEARNING), event.loss_ema, total_macs))
+
+
+_LEARNING = 0.2
+
+
+def _total_macs(trainer: Trainer, schedule: GrowthSchedule) -> int:
+    """Return the multiply-accumulates of a whole training along a schedule."""
+    recipe, feed = trainer.recipe, trainer.feed
+    table, spec = step_table(recipe, schedule, feed.num_images), trainer.stepper.model.spec
+    return sum(
+        s.steps
+        * scaled_batch_size(recipe, s.training)
+        * image_macs(spec, s.subnet, s.training, feed.num_classes)
+        for s in table.segments
+    )
+
+
+# --------------------------------------------------------------------------------------------------
+# Worker processes of one run: started with their share of the machine, watched, and started again.
+
+
+_LAST_SECONDS = 5.0
+_LAST_BYTES = 2**14
+_STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Which workers to start.
+
+    Attributes:
+        folder: The run folder; what they write goes to ``workers/worker-0.log`` and so on in it.
+        count: How many, at least one.
+        words_of: Returns the whole command line of a worker, given its number.
+        most_restarts: How often each may die and be started again.
+    """
+
+    folder: Path
+    count: int
+    words_of: Callable[[int], Sequence[str]]
+    most_restarts: int = 3
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ConfigError("-j", "", "must be at least 1", self.count)
+
+
+@dataclass(frozen=True)
+class WorkerStarted:
+    """A worker has been started, for the first time or again."""
+
+    number: int
+    pid: int
+
+
+@dataclass(frozen=True)
+class WorkerDied:
+    """A worker has died; it is started again if it may be. A code below 0 is the signal that killed it."""
+
+    number: int
+    exit_code: int
+    last_words: str
+    restarts_left: int
+
+
+@dataclass(frozen=True)
+class WorkerEnded:
+    """A worker has ended as it should: it is done, or was asked to stop."""
+
+    number: int
+    exit_code: int
+
+
+@dataclass(frozen=True)
+class WorkersWork:
+    """Nothing has changed since the last report; comes at each look."""
+
+
+WorkerReport = WorkerStarted | WorkerDied | WorkerEnded | WorkersWork
+
+
+def spawn_workers(
+    crew: Crew, stop: StopRequest | None = None, *, poll_seconds: float = 0.2
+) -> Iterator[WorkerReport]:
+    """Start workers and yield what becomes of them until the last has ended.
+
+    They are in sessions of their own, so that Ctrl-C reaches this process alone, which passes on the first
+    signal; each worker then ends its trial or gives it back. If this process ends before them
+    by a second signal, they get theirs; if it is killed, they go on and come to their end.
+
+    Raises:
+        ConfigError: If a worker refuses its command line; the others are ended.
+        RunError: If none has ended as it should.
+    """
+    stop = stop or StopRequest()
+    workers = [_Worker(crew, index, claim_worker(crew.folder)) for index in range(crew.count)]
+    try:
+        for worker in workers:
+            yield worker.start()
+        yield from _watch(workers, stop, poll_seconds)
+    finally:
+        _end(workers)
+    if not any(worker.ended_well for worker in workers):
+        raise RunError(f"no worker came to its end: {workers[0].last_words()}")
+
+
+def share_of_machine(
+    index: int, count: int, cores: int, gpus: Sequence[str], environ: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the environment of worker `index` of `count`: an equal share of the cores, GPUs in turn.
+
+    The cores count for its threads and for its loader workers. What the user has set for the threads holds.
+    """
+    own_cores = str(max(1, cores // count))
+    share = {"OMP_NUM_THREADS": own_cores, **environ, CORES_VARIABLE: own_cores}
+    if gpus:
+        share["CUDA_VISIBLE_DEVICES"] = gpus[index % len(gpus)]
+    return share
+
+
+def visible_gpus(environ: Mapping[str, str], devices: Path = Path("/dev")) -> tuple[str, ...]:
+    """Return the CUDA devices of this machine, or those that the environment leaves of them."""
+    given = environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return tuple(word.strip() for word in given.split(",") if word.strip())
+    found = [path for path in devices.glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name)]
+    return tuple(str(number) for number in range(len(found)))
+
+
+@dataclass
+class _Worker:
+    crew: Crew
+    index: int
+    number: int
+    restarts: int = 0
+    ended_well: bool = False
+    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+
+    def start(self) -> WorkerStarted:
+        environ = share_of_machine(
+            self.index, self.crew.count, usable_cores(), visible_gpus(os.environ), os.environ
+        )
+        environ[NUMBER_VARIABLE] = str(self.number)
+        with open_for_appending(log_of(self.crew.folder, self.number)) as log:
+            self.process = subprocess.Popen(
+                list(self.crew.words_of(self.number)),
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        return WorkerStarted(self.number, self.process.pid)
+
+    @property
+    def runs(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def send(self, number: int) -> None:
+        if self.runs and self.process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, number)
+
+    def last_words(self) -> str:
+        """Return the last line of the log."""
+        with open_regular(log_of(self.crew.folder, self.number), follow_links=False) as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - _LAST_BYTES))
+            lines = log.read(_LAST_BYTES).decode(errors="replace").strip().splitlines()
+        return one_line(lines[-1]) if lines else "nothing was said"
+
+
+def _watch(
+    workers: Sequence[_Worker], stop: StopRequest, poll_seconds: float
+) -> Iterator[WorkerReport]:
+    """Yield the ends of workers and their new beginnings; pass on the first signal."""
+    passed_on, open_ = False, list(workers)
+    while open_:
+        if stop.signal_name is not None and not passed_on:
+            passed_on = True
+            for worker in open_:
+                worker.send(signal.Signals[stop.signal_name])
+        for worker in [worker for worker in open_ if not worker.runs]:
+            open_.remove(worker)
+            report = _what_became_of(worker, may_restart=not passed_on)
+            yield report
+            if isinstance(report, WorkerDied) and report.restarts_left:
+                worker.restarts += 1
+                yield worker.start()
+                open_.append(worker)
+        if open_:
+            yield WorkersWork()
+            time.sleep(poll_seconds)
+
+
+def _what_became_of(worker: _Worker, may_restart: bool) -> WorkerDied | WorkerEnded:
+    assert worker.process is not None
+    code = worker.process.returncode
+    if code == ConfigError.exit_code:
+        words = worker.last_words()
+        raise ConfigError(f"worker {worker.number}", "", words.removeprefix("autoprog: "))
+    if code == 0 or code in _STOPPED:
+        worker.ended_well = True
+        return WorkerEnded(worker.number, code)
+    left = worker.crew.most_restarts - worker.restarts if may_restart else 0
+    return WorkerDied(worker.number, code, worker.last_words(), left)
+
+
+def _end(workers: Sequence[_Worker]) -> None:
+    """End workers that still run: a second signal ends at once one that has got a first."""
+    deadline = time.monotonic() + _LAST_SECONDS
+    while any(worker.runs for worker in workers) and time.monotonic() < deadline:
+        for worker in workers:
+            worker.send(signal.SIGTERM)
+        time.sleep(0.2)
+    for worker in workers:
+        worker.send(signal.SIGKILL)
+        if worker.process is not None:
+            worker.process.wait()
+
 
 _STUDY = "trials"
 

@@ -2,22 +2,61 @@
 
 from __future__ import annotations
 
+import argparse
 import ctypes
+import os
+import platform
 import re
 import resource
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
+from autoprog.bounds import Processes, range_of
 from autoprog.errors import ConfigError
 from autoprog.settings import RunSettings
 from autoprog.stage import FullModel
-from autoprog.train.cores import processor_name, usable_cores
 from autoprog.train.ranks import ONE_PROCESS, Ranks
 
-__all__ = ["Compute", "cpu_has_bfloat16", "is_out_of_memory", "resolve_compute"]
+__all__ = [
+    "CORES_VARIABLE",
+    "Compute",
+    "cpu_has_bfloat16",
+    "is_out_of_memory",
+    "processor_name",
+    "resolve_compute",
+    "usable_cores",
+]
+
+
+# --------------------------------------------------------------------------------------------------
+# The processor cores of this process.
+
+
+CORES_VARIABLE = "PYTHON_CPU_COUNT"
+"""How many cores a process may use, whatever the machine has; Python 3.13 goes by it as well."""
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process may use: what the environment says, else its affinity."""
+    given = os.environ.get(CORES_VARIABLE, "")
+    with suppress(argparse.ArgumentTypeError):  # what is no number of cores says nothing
+        return int(range_of(Processes)(given))
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Return the model of the processor as Linux tells it, elsewhere what Python knows."""
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found.group(1) if found else platform.processor() or platform.machine()
+
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's malloc.h
 

@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from autoprog.events import Grown
 from autoprog.train.device import Compute
-from autoprog.train.loop import Stepper
 from autoprog.train.phase import Choice, GrowTo, plain_choice
+from autoprog.train.step import Stepper
 from supernet.elastic import ElasticViT
 from supernet.grow import SlotOrigin, grow
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from autoprog.data import TransformSettings
 from autoprog.errors import ConfigError
 from autoprog.recipe import Recipe
-from autoprog.train.data import TransformSettings
 from supernet.config import ModelSpec
 from supernet.elastic import ElasticViT, create_elastic, describe
 from supernet.zoo import ZOO, lookup

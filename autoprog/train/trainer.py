@@ -2,48 +2,472 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from autoprog.effort import image_macs
-from autoprog.errors import ResumableError
+from autoprog.accuracy import largest_class_share
+from autoprog.data import Batch
+from autoprog.data.run_data import Feed
+from autoprog.errors import DivergedError, ResumableError, RunError
 from autoprog.events import (
     CheckpointSaved,
     Evaluated,
     Event,
+    Grown,
     Interrupted,
     Progressed,
+    StageStarted,
     Warned,
 )
 from autoprog.recipe import Recipe
 from autoprog.runs import RunFolder
 from autoprog.settings import RunSettings
-from autoprog.stage import Training
-from autoprog.train.budget import look, reserve
-from autoprog.train.checkpoint import publish, stage_as
-from autoprog.train.data import Batch
+from autoprog.stage import Training, evaluation_macs, image_macs
+from autoprog.train.checkpoint import check_state, load_newest, publish, stage_as
 from autoprog.train.device import Compute
-from autoprog.train.entry import enter
-from autoprog.train.evaluations import Best, evaluate_phase, is_due, is_due_on_the_way
-from autoprog.train.feed import Feed
-from autoprog.train.loop import Stepper, check_weights
-from autoprog.train.meter import Meter
+from autoprog.train.evaluate import Scores, evaluate
+from autoprog.train.growth import apply_growth
+from autoprog.train.initial_weights import load_initial
 from autoprog.train.pace import Pace
-from autoprog.train.phase import Choice, Phase, choice_of
+from autoprog.train.phase import Choice, Compact, GrowTo, Phase, choice_of, plain_choice
 from autoprog.train.ranks import Ranks
-from autoprog.train.regularise import batch_size_of, cell_of
-from autoprog.train.rollback import Rollbacks
-from autoprog.train.state import restore_newest, snapshot
+from autoprog.train.step import (
+    Ledger,
+    Meter,
+    Rollbacks,
+    Stepper,
+    batch_size_of,
+    cell_of,
+    check_weights,
+    regularise,
+)
 from autoprog.train.stop import InterruptedRunError, StopNow, StopRequest
-from autoprog.train.timing import Ledger
-from supernet.config import SubnetConfig
+from autoprog.train.weights import metadata_of, saved_weights, write_files
+from supernet.config import SubnetConfig, TokenRule
+from supernet.grow import compact
 
-__all__ = ["InterruptedRunError", "StopRequest", "Trainer"]
+__all__ = [
+    "Best",
+    "InterruptedRunError",
+    "StopRequest",
+    "Trainer",
+    "enter",
+    "evaluate_phase",
+    "evaluate_run",
+    "is_due",
+    "is_due_on_the_way",
+    "look",
+    "measure_reserve",
+    "reserve",
+    "restore",
+    "restore_newest",
+    "snapshot",
+]
+
+
+# --------------------------------------------------------------------------------------------------
+# The whole state of a trainer as plain containers and tensors, and back.
+
+
+def snapshot(trainer: Trainer) -> dict[str, Any]:
+    """Return what a checkpoint holds; its tensors are the trainer's own."""
+    stepper, evaluation = trainer.stepper, trainer.last_evaluation
+    return {
+        "step": trainer.step,
+        "samples": trainer.samples,
+        "macs": trainer.macs,
+        "phase": trainer.phase,
+        "model": stepper.model.vit.state_dict(),
+        "emas": [ema.module.vit.state_dict() for ema in stepper.emas],
+        "optimizer": stepper.optimizer.state_dict(),
+        "scaler": stepper.scaler.state_dict(),
+        "seconds": dict(trainer.ledger.seconds),
+        "steps_by_subnet": _rows(trainer.steps_by_subnet),
+        "phase_seconds": _rows(trainer.phase_seconds),
+        "last_evaluation": evaluation.model_dump(mode="json") if evaluation else None,
+        "marked_at": trainer.evaluated_step,
+        "evaluated_macs": trainer.evaluated_macs,
+        "evaluated_position": trainer.evaluated_position,
+        "best": asdict(trainer.best) if trainer.best else None,
+        "evaluations_since_best": trainer.evaluations_since_best,
+        "stopped_early": trainer.stopped_early,
+        "by_class": trainer.by_class,
+        "notes": trainer.notes,
+        "micro_batches": stepper.micro_batches,
+        "rollbacks": trainer.rollbacks.count,
+    }
+
+
+def restore_newest(trainer: Trainer) -> list[str]:
+    """Restore the newest readable checkpoint; without one, load the weights that the run starts from.
+
+    Returns a word on each checkpoint passed over, and on what initial weights did not fit as they were.
+
+    Raises:
+        ConfigError: If there are no initial weights any more, or other ones.
+        RunError: If all that can be read are of another network or optimizer, or the ranks read different
+            ones.
+    """
+    folder, rollbacks = trainer.folder.checkpoints, trainer.rollbacks
+    state, complaints = load_newest(folder, partial(check_state, trainer))
+    if state is None:
+        misfits = [text for text in complaints if "does not fit this run" in text]
+        if misfits:  # to begin anew would replace what may be the checkpoint of another run
+            raise RunError(f"{folder}: {misfits[0]}; was it copied from another one?")
+        complaints += _begin(trainer)
+    else:
+        try:
+            restore(trainer, state)
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise RunError(
+                f"{folder}: the checkpoint does not fit this run ({reason});"
+                " was it copied from another one?"
+            ) from None
+    if rollbacks.count > (state["rollbacks"] if state else 0):
+        scale = f"learning rate x {rollbacks.lr_scale:g} from now on"
+        complaints.append(f"the run diverged: rolled back to step {trainer.step}, {scale}")
+    what = "the checkpoints they read; the run folder must be on a shared file system"
+    trainer.ranks.check_equal(torch.tensor([trainer.step, trainer.phase]), what)
+    return complaints
+
+
+def _begin(trainer: Trainer) -> list[str]:
+    """Load initial weights, if the settings name any."""
+    stepper = trainer.stepper
+    networks = (stepper.model, *(ema.module for ema in stepper.emas))
+    notes = load_initial(networks, trainer.settings, trainer.feed.class_names)
+    return [f"initial weights: {note}" for note in notes]
+
+
+def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
+    """Put a trainer into the state that :func:`snapshot` returned.
+
+    Raises:
+        KeyError: If something is missing.
+        RuntimeError: If the weights are of another network.
+        ValueError: If the optimizer or the number of averages is another.
+    """
+    stepper = trainer.stepper
+    stepper.model.vit.load_state_dict(state["model"], strict=True)
+    for ema, weights in zip(stepper.emas, state["emas"], strict=True):
+        ema.module.vit.load_state_dict(weights, strict=True)
+    stepper.optimizer.load_state_dict(state["optimizer"])
+    if state["scaler"]:  # empty where the precision needed none; a resume may choose another one
+        stepper.scaler.load_state_dict(state["scaler"])
+    trainer.step, trainer.phase, trainer.notes = state["step"], state["phase"], state["notes"]
+    trainer.samples, trainer.macs = state["samples"], state["macs"]
+    trainer.ledger.seconds.update(state["seconds"])
+    for *subnet, steps in state["steps_by_subnet"]:
+        trainer.steps_by_subnet[_subnet(*subnet)] = steps
+    for *subnet, seconds in state["phase_seconds"]:
+        trainer.phase_seconds[_subnet(*subnet)] = list(seconds)
+    if state["last_evaluation"] is not None:
+        trainer.last_evaluation = Evaluated(**state["last_evaluation"])
+    trainer.evaluated_step = state["marked_at"]
+    trainer.evaluated_macs = state.get("evaluated_macs", 0)  # older checkpoints have none
+    trainer.evaluated_position = state.get("evaluated_position", 0.0)
+    trainer.by_class = state.get("by_class", {})
+    trainer.stopped_early = state.get("stopped_early", False)
+    _restore_best(trainer, state)
+    stepper.micro_batches = max(stepper.micro_batches, state["micro_batches"])
+    trainer.rollbacks.count = max(trainer.rollbacks.count, state["rollbacks"])
+
+
+def _restore_best(trainer: Trainer, state: Mapping[str, Any]) -> None:
+    """Take over the best evaluation, unless its weights are gone.
+
+    Better ones of a later evaluation replaced them then. A run that goes on as before finds these again.
+    """
+    best = state.get("best")
+    path = trainer.folder.checkpoints / "best.safetensors"
+    if best is not None and metadata_of(path).get("step") == str(best["step"]):
+        trainer.best = Best(**best)
+        trainer.evaluations_since_best = state["evaluations_since_best"]
+
+
+def _rows(by_subnet: Mapping[SubnetConfig, Any]) -> list[list[Any]]:
+    """Return a mapping in containers that are read back without unpickling classes."""
+    return [
+        [
+            list(net.depth),
+            net.img_size,
+            [net.tokens.keep_rate, net.tokens.by, net.tokens.at_blocks],
+            value,
+        ]
+        for net, value in by_subnet.items()
+    ]
+
+
+def _subnet(depth: list[int], img_size: int, tokens: list[Any]) -> SubnetConfig:
+    return SubnetConfig(depth, img_size, TokenRule(*tokens))
+
+
+# --------------------------------------------------------------------------------------------------
+# How a run keeps to a time budget: it looks at the clock, and keeps time for its end.
+
+
+def look(trainer: Trainer, step_seconds: float = 0.0) -> None:
+    """Look at the clock where the run goes by it; all ranks go by that of rank 0.
+
+    ``step_seconds`` are those of the steps just made, 0 if there were none.
+    """
+    pace, stepper = trainer.pace, trainer.stepper
+    if pace.budget_seconds is None:
+        return
+    seen = trainer.ranks.share(f"{trainer.ledger.wall_seconds()} {step_seconds}")
+    used, of_a_step = map(float, seen.split())
+    pace.look(trainer.step, used, of_a_step)
+    if of_a_step:
+        for ema in stepper.emas:
+            ema.limit(pace.projected_step(trainer.step, trainer.total_steps))
+
+
+def reserve(trainer: Trainer, is_start: bool = False) -> None:
+    """Keep time for an evaluation and the writing of the last checkpoint and the final weights."""
+    last = trainer.last_evaluation
+    if trainer.pace.budget_seconds is None or last is None:
+        return
+    as_deep = trainer.stepper.model.spec.full.total_depth / last.subnet.total_depth
+    seconds = 1.2 * last.seconds * as_deep + 3.0 * trainer.save_seconds
+    trainer.pace.reserve(float(trainer.ranks.share(str(seconds))), is_start)
+
+
+def measure_reserve(trainer: Trainer) -> Iterator[Event]:
+    """Find out how much of a time budget the last evaluation and checkpoint will take.
+
+    Raises:
+        RunError: If they take more than half of it.
+    """
+    if trainer.pace.budget_seconds is None:
+        return
+    if trainer.last_evaluation is None:
+        yield from evaluate_run(trainer, trainer.stepper.model.spec.depth)
+    yield from trainer.save()
+    reserve(trainer, is_start=True)
+
+
+# --------------------------------------------------------------------------------------------------
+# When a run is evaluated, what it is told then, and which weights were best.
+
+
+_SHARE = 0.05  # of the training between two evaluations, in multiply-accumulates
+_MOST = 20  # evaluations within the stages of a run; their ends come on top
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best evaluation of the full depth so far, by top-1 of the averaged network in per cent."""
+
+    step: int
+    epoch: float
+    top1: float
+
+
+def is_due(trainer: Trainer, phase: Phase) -> bool:
+    """Tell whether the end of a stage is to be evaluated: where that is new, and cheap beside the training.
+
+    A test set can be many times what a short stage trains on. The end of the run is always evaluated, and so
+    is each stage with ``eval_every_epochs`` above 0, by which it has been said how often.
+    """
+    last, every = trainer.last_evaluation, trainer.settings.eval_every_epochs
+    is_new = trainer.evaluated_step < trainer.step  # a budget may leave no steps
+    if not is_new and last is not None and last.subnet.depth == phase.depth:
+        return False
+    if phase.stop_step >= trainer.total_steps or every:
+        return True
+    return every is None and _is_cheap(trainer, phase)
+
+
+def is_due_on_the_way(trainer: Trainer, phase: Phase) -> bool:
+    """Tell whether a run is to be evaluated within a stage: after a twentieth of it, where that is cheap.
+
+    A pure function of steps, their costs and what a checkpoint holds, so that a run which was stopped is
+    evaluated where a straight one is. Losses have been read there, so weights are known to be finite.
+    """
+    step, every = trainer.step, trainer.settings.eval_every_epochs
+    if step <= trainer.evaluated_step or step % trainer.settings.log_every_steps:
+        return False
+    if every is not None:
+        interval = max(1, round(every * trainer.steps_per_epoch / phase.training.batch_scale))
+        return every > 0 and step - trainer.evaluated_step >= interval
+    place, distance = trainer.pace.position(step), trainer.total_steps / _MOST
+    if place - trainer.evaluated_position < distance:
+        return False
+    if phase.ends_stage and phase.stop_step - place < distance / 2:
+        return False  # the end of the stage, of which a checkpoint is kept, is near
+    return _is_cheap(trainer, phase)
+
+
+def _is_cheap(trainer: Trainer, phase: Phase) -> bool:
+    spec, feed = trainer.stepper.model.spec, trainer.feed
+    subnet = SubnetConfig(phase.depth, spec.img_size)
+    cost = evaluation_macs(spec, subnet, feed.num_validation_images, feed.num_classes)
+    return cost <= _SHARE * (trainer.macs - trainer.evaluated_macs)
+
+
+def evaluate_phase(trainer: Trainer, phase: Phase) -> Iterator[Event]:
+    """Evaluate where a phase stands; keep the weights if they are the best, stop the run where none will be.
+
+    What has fewer blocks than the full model is not what the run hands over, so it is never the best one.
+
+    Raises:
+        InterruptedRunError: If a stop was requested meanwhile; the evaluation then counts for nothing.
+        ResumableError: An image cannot be read, or a loader worker has died.
+    """
+    event = yield from _evaluate(trainer, phase.depth)
+    spec = trainer.stepper.model.spec
+    if phase.depth == spec.depth:
+        is_full = phase.kind == "plain" and phase.choices[0].subnet.img_size == spec.img_size
+        _judge(trainer, event, counts=is_full)
+    yield event
+    if trainer.stopped_early:
+        best = trainer.best
+        assert best is not None, "patience counts from the best evaluation"
+        yield Warned(
+            step=trainer.step,
+            message=f"stopped early: no evaluation was better than {best.top1:.2f} % (EMA) at epoch"
+            f" {best.epoch:.4g} for {trainer.evaluations_since_best} times (--patience)",
+        )
+
+
+def evaluate_run(trainer: Trainer, depth: tuple[int, ...]) -> Iterator[Event]:
+    """Evaluate the online and the averaged network at the full image size.
+
+    Raises:
+        InterruptedRunError: As :func:`evaluate_phase` does.
+        ResumableError: So too.
+    """
+    yield (yield from _evaluate(trainer, depth))
+
+
+def _evaluate(trainer: Trainer, depth: tuple[int, ...]) -> Generator[Event, None, Evaluated]:
+    if not trainer.is_saved():  # what an unreadable image or a death must not cost
+        yield from trainer.save()
+    stepper, start = trainer.stepper, trainer.clock()
+    choice = plain_choice(SubnetConfig(depth, stepper.model.spec.img_size))
+    try:
+        with trainer.ledger.charge("evaluate"), trainer.stop.at_once(trainer.ranks):
+            models = (stepper.model, stepper.emas[-1].module)
+            batches = trainer.stop.until_asked(trainer.feed.validation())
+            online, averaged = evaluate(models, batches, choice, trainer.compute, trainer.ranks)
+    except StopNow as request:
+        yield from trainer.halt(request.signal_name)
+        raise
+    yield from trainer.halt_if_asked()
+    _check_finite(trainer, online, averaged)
+    trainer.evaluated_step, trainer.evaluated_macs = trainer.step, trainer.macs
+    trainer.evaluated_position = trainer.pace.position(trainer.step)
+    trainer.by_class = _by_class(online, averaged)
+    trainer.last_evaluation = Evaluated(
+        step=trainer.step,
+        epoch=trainer.epoch,
+        subnet=choice.subnet,
+        loss=online.loss,
+        top1=online.top1,
+        loss_ema=averaged.loss,
+        top1_ema=averaged.top1,
+        seconds=trainer.clock() - start,
+        train_seconds=trainer.ledger.seconds["train"],
+        wall_seconds=trainer.ledger.wall_seconds(),
+        balanced_top1=online.balanced,
+        balanced_top1_ema=averaged.balanced,
+        num_images=sum(online.images),
+        largest_class_share=largest_class_share(online.images),
+    )
+    return trainer.last_evaluation
+
+
+def _check_finite(trainer: Trainer, online: Scores, averaged: Scores) -> None:
+    """Look at the losses of an evaluation: finite weights can make logits that are not.
+
+    Raises:
+        DivergedError: If one is not finite.
+    """
+    for name, scores in (("online", online), ("averaged", averaged)):
+        if not math.isfinite(scores.loss):
+            raise DivergedError(
+                f"the loss of the {name} network on the validation images is {scores.loss} at step"
+                f" {trainer.step} (epoch {trainer.epoch:.2f}); checkpoints are from before; lower --lr"
+            )
+
+
+def _by_class(online: Scores, averaged: Scores) -> dict[str, list[int]]:
+    """Return how many validation images each class has, and how many of them each network got right."""
+    found = {"images": online.images, "correct": online.correct, "correct_ema": averaged.correct}
+    return {name: list(counts) for name, counts in found.items()}
+
+
+def _judge(trainer: Trainer, event: Evaluated, counts: bool) -> None:
+    """Keep the averaged weights where they are the best so far; else count, if that `counts`.
+
+    Of equals the first stays. The file is the best one's of what this run has evaluated, whatever a resume
+    repeats: :func:`autoprog.train.trainer.restore` forgets a best evaluation whose weights were replaced.
+    """
+    best = trainer.best
+    if event.top1_ema > (-1.0 if best is None else best.top1):
+        trainer.best = Best(event.step, event.epoch, event.top1_ema)
+        trainer.evaluations_since_best = 0
+        if trainer.ranks.is_main:
+            with trainer.ledger.charge("checkpoint"):
+                networks = {"best": trainer.stepper.emas[-1].module}
+                weights = saved_weights(networks, bool(trainer.settings.table_sizes))
+                metadata = {**trainer.metadata, "step": str(event.step)}
+                write_files(trainer.folder.checkpoints, weights, metadata)
+        return
+    trainer.evaluations_since_best += counts
+    patience = trainer.settings.patience
+    if patience is not None and counts:
+        trainer.stopped_early = trainer.evaluations_since_best >= patience
+
+
+# --------------------------------------------------------------------------------------------------
+# What happens where a phase begins: the network changes, then the steps get ready.
+
+
+def enter(trainer: Trainer, phase: Phase) -> Iterator[Event]:
+    """Prepare the network for a phase; what changes weights happens only once."""
+    if trainer.phase < phase.index:
+        yield from _change(trainer, phase)
+        trainer.phase = phase.index
+    regularise(trainer.stepper, phase, trainer.recipe, trainer.feed.num_classes)
+    if trainer.is_over(phase):
+        return
+    with trainer.ledger.charge("lost"):
+        trainer.stepper.enter(phase)
+    look(trainer)
+    if phase.starts_stage and phase.kind == "plain":
+        yield StageStarted(
+            step=trainer.step,
+            stage=phase.stage,
+            subnet=phase.choices[0].subnet,
+            stop_step=trainer.pace.projected_step(trainer.step, phase.stop_step),
+            curriculum=phase.curriculum,
+        )
+
+
+def _change(trainer: Trainer, phase: Phase) -> Iterator[Grown]:
+    if isinstance(phase.enter, GrowTo):
+        with trainer.ledger.charge("lost"):
+            probe, step = trainer.feed.probe(), trainer.step
+            grown = apply_growth(trainer.stepper, probe, phase.enter, step, trainer.clock)
+        yield grown.model_copy(update={"opens_supernet": phase.kind == "supernet"})
+    elif isinstance(phase.enter, Compact):
+        with trainer.ledger.charge("lost"):
+            averages = [ema.module for ema in trainer.stepper.emas]
+            stepper = trainer.stepper
+            compact(stepper.model, averages, stepper.optimizer, phase.enter.slots)
+    if phase.enter is not None or phase.kind == "plain":
+        trainer.phase_seconds.clear()
+
 
 _BUDGET_LOOK_STEPS = 20  # how often a run under a time budget looks at the clock at least
 _STOP_STEPS = 5  # how often ranks ask for a signal: torchrun kills them half a minute after it

@@ -16,18 +16,26 @@ from safetensors.torch import save
 from timm.models import clean_state_dict
 from torch import Tensor
 
-from autoprog.classes import some
+from autoprog.accuracy import some
 from autoprog.errors import ConfigError, RunError
 from autoprog.events import CheckpointSaved, StageStarted, SupernetStarted
-from autoprog.files import parse
-from autoprog.jsonlines import read_object
+from autoprog.files import parse, read_object
 from autoprog.openfiles import NotRegularFileError, open_regular, replacing
 from autoprog.printable import brief
 from autoprog.runs import Run, load_run
-from autoprog.train.file_kinds import is_safetensors, what_else_it_is, why_it_is_not_loaded
 from autoprog.train.model import build_model
-from autoprog.train.tensors import check_dense, differs, first_not_finite, shown_key
-from autoprog.train.torch_files import UNREADABLE, NotLoadedError, load_torch
+from autoprog.train.torch_files import (
+    UNREADABLE,
+    NotLoadedError,
+    check_dense,
+    differs,
+    first_not_finite,
+    is_safetensors,
+    load_torch,
+    shown_key,
+    what_else_it_is,
+    why_it_is_not_loaded,
+)
 from supernet.config import ModelSpec, SubnetConfig
 from supernet.elastic import ElasticViT, describe
 from supernet.export import export_subnet, plain_state_dict, table_state_dict

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 from autoprog.curves import Curriculum
 from autoprog.decisions import Decision
@@ -27,14 +28,276 @@ from autoprog.events import (
 )
 from autoprog.printable import one_line
 from autoprog.schedule import GrowthSchedule
-from autoprog.stage import Unfrozen
+from autoprog.stage import Training, Unfrozen, relative_step_cost
 from autoprog.steptable import StepTable
-from autoprog.ui.eta import projected_steps, remaining_seconds
-from autoprog.ui.history import Piece, Point, extended, stretched, thinned, with_point
 from supernet.config import ModelSpec, SubnetConfig
 from supernet.zoo import lookup
 
-__all__ = ["RunState", "fold", "reduce"]
+__all__ = [
+    "Clock",
+    "Piece",
+    "Point",
+    "RunState",
+    "clock_of",
+    "extended",
+    "fold",
+    "projected_steps",
+    "reduce",
+    "remaining_seconds",
+    "stretched",
+    "thinned",
+    "with_point",
+]
+
+
+# --------------------------------------------------------------------------------------------------
+# When a run was where, by wall time: what is between evaluations is between their times.
+
+
+Knots = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Wall time by training time and by step, straight between knots that rise in both."""
+
+    wall_by_train: tuple[tuple[float, float], ...]
+    train_by_step: tuple[tuple[float, float], ...]
+
+    def wall_seconds(self, train_seconds: float) -> float:
+        """Return the wall time at which so much had been trained."""
+        return _at(self.wall_by_train, train_seconds)
+
+    def wall_seconds_at(self, step: float) -> float:
+        """Return the wall time of a step."""
+        return self.wall_seconds(_at(self.train_by_step, step))
+
+
+def clock_of(state: RunState) -> Clock:
+    """Return the clock of a run; after its last evaluation, wall time goes on as training does."""
+    evaluations = [(one.train_seconds, one.wall_seconds) for one in state.evaluations]
+    last_train, last_wall = evaluations[-1] if evaluations else (0.0, 0.0)
+    after = max(last_train, state.train_seconds) + 1.0
+    steps = [(point.step, point.train_seconds) for point in state.points]
+    return Clock(
+        ((0.0, 0.0), *evaluations, (after, last_wall + after - last_train)), ((0.0, 0.0), *steps)
+    )
+
+
+def _at(knots: Knots, x: float) -> float:
+    """Return the value at `x`; before the first knot and after the last one that of the knot."""
+    index = bisect_right(knots, x, key=lambda knot: knot[0])
+    if index in (0, len(knots)):
+        return knots[min(index, len(knots) - 1)][1]
+    (x0, y0), (x1, y1) = knots[index - 1], knots[index]
+    return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
+
+
+# --------------------------------------------------------------------------------------------------
+# What a state keeps of the past, cut down so that a long run costs no more than a short one.
+
+
+MAX_POINTS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One kept progress report."""
+
+    step: int
+    epoch: float
+    loss: float
+    lr: float
+    images_per_second: float
+    train_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Steps ``start_step`` to ``stop_step`` (exclusive, as far as is known) that were or are carried out.
+
+    In a supernet phase ``subnet`` is the one that training came with.
+    """
+
+    start_step: int
+    stop_step: int
+    stage: int
+    subnet: SubnetConfig
+    curriculum: Curriculum
+    supernet: bool = False
+
+
+def extended(pieces: tuple[Piece, ...], new: Piece) -> tuple[Piece, ...]:
+    """Return `pieces` cut where `new` begins, with `new` behind; an equal neighbour is merged."""
+    cut = list(pieces)
+    while cut and cut[-1].start_step >= new.start_step:
+        cut.pop()
+    if cut:  # those before it end where it begins
+        cut[-1] = replace(cut[-1], stop_step=min(cut[-1].stop_step, new.start_step))
+    if cut and replace(cut[-1], start_step=0, stop_step=0) == replace(
+        new, start_step=0, stop_step=0
+    ):
+        new = replace(new, start_step=cut.pop().start_step)
+    return (*cut, new)
+
+
+def stretched(pieces: tuple[Piece, ...], stop_step: int) -> tuple[Piece, ...]:
+    """Return `pieces` with the last one ending at `stop_step`."""
+    return (*pieces[:-1], *(replace(piece, stop_step=stop_step) for piece in pieces[-1:]))
+
+
+def with_point(
+    points: tuple[Point, ...], spacing_steps: int, point: Point
+) -> tuple[tuple[Point, ...], int]:
+    """Return the points and their least spacing after one more, which is kept if it is far enough.
+
+    A full list loses every second point and doubles the spacing.
+    """
+    if points and point.step - points[-1].step < spacing_steps:
+        return points, spacing_steps
+    points = (*points, point)
+    if len(points) > MAX_POINTS:
+        points = points[::2]
+        spacing_steps = max(1, (points[-1].step - points[0].step) // (len(points) - 1))
+    return points, spacing_steps
+
+
+class _Stepped(Protocol):
+    @property
+    def step(self) -> int: ...
+
+
+Item = TypeVar("Item", bound=_Stepped)
+
+
+def thinned(items: tuple[Item, ...], most: int) -> tuple[Item, ...]:
+    """Return at most `most` items: every second one but the last where there are more."""
+    return items if len(items) <= most else (*items[:-1:2], items[-1])
+
+
+# --------------------------------------------------------------------------------------------------
+# What the rest of a run will take, and how many steps that makes.
+
+
+_TRUST = 0.1
+"""Measured costs count as much as so large a share of the run in which steps took what they say."""
+
+_LEAST_SHARE = 0.02  # of the run, from which on its evaluations tell how many are to come
+
+
+def remaining_seconds(state: RunState) -> float | None:
+    """Return the seconds that remain, data and evaluations included; None before any speed is known."""
+    if state.phase == "complete":
+        return 0.0
+    if state.time_budget_seconds is not None:
+        return (1.0 - state.share_done) * state.time_budget_seconds
+    if state.measuring is not None and not state.cost_seconds:
+        told = state.measuring
+        return None if told.run_seconds is None else told.left_seconds + told.run_seconds
+    if state.cost_seconds:
+        seconds = _to_come_by_costs(state) * _correction(state)
+    elif state.time_share is not None:
+        if not state.share_done:
+            return None
+        seconds = state.train_seconds * (1.0 - state.share_done) / state.share_done
+    elif state.subnet is None or state.subnet not in state.step_seconds:
+        return None
+    else:
+        waits = min(state.data_wait_smoothed or 0.0, 0.99)
+        seconds = _to_come_by_speed(state, state.subnet) / (1.0 - waits)
+    return seconds + _evaluations_to_come(state)
+
+
+def projected_steps(state: RunState) -> int:
+    """Return about how many steps a search by time will have made, by the plan in force and its costs."""
+    costs = state.cost_seconds
+    full = costs[_full(state)]
+    steps = sum(
+        units * max(1.0, full / costs.get(subnet, full)) for units, subnet in _planned(state)
+    )
+    return state.step + round(steps)
+
+
+def _to_come_by_costs(state: RunState) -> float:
+    """Return the seconds of the steps to come by the costs that were measured at the start."""
+    costs, full = state.cost_seconds, state.cost_seconds[_full(state)]
+    if state.time_share is not None:
+        return (1.0 - state.share_done) * state.nominal_steps * full
+    return sum(steps * costs.get(subnet, full) for steps, subnet in _planned(state))
+
+
+def _full(state: RunState) -> SubnetConfig:
+    """Return the full model, which is the last of the subnets of a space."""
+    return next(reversed(state.cost_seconds))
+
+
+def _correction(state: RunState) -> float:
+    """Return how much longer than measured steps and their data take, as far as can be told by now."""
+    if state.first_costed_seconds is None:
+        return 1.0
+    costed = state.costed_seconds - state.first_costed_seconds
+    trust = _TRUST * (state.costed_seconds + _to_come_by_costs(state))
+    return (state.stepped_seconds + trust) / (costed + trust) if costed + trust > 0 else 1.0
+
+
+def _planned(state: RunState) -> Iterator[tuple[float, SubnetConfig]]:
+    """Yield the plan in force from now on: (steps, subnet); by time steps of the full model.
+
+    Before the first decision half of the rest is taken to be that of now and half the full model.
+    """
+    now = state.share_done * state.nominal_steps
+    full = _full(state)
+    tail = state.decisions[-1].tail if state.decisions else ()
+    if not state.decisions:
+        tail = ((0, state.subnet or full), (round((now + state.nominal_steps) / 2), full))
+    elif not tail:
+        tail = ((0, state.decisions[-1].subnet),)
+    stops = [start for start, _ in tail[1:]] + [state.nominal_steps]
+    for (start, subnet), stop in zip(tail, stops, strict=True):
+        yield max(0.0, stop - max(start, now)), subnet
+
+
+def _evaluations_to_come(state: RunState) -> float:
+    """Return the seconds of evaluations: one at the end, or as often as there were any so far."""
+    if not state.evaluations:
+        return 0.0
+    share = state.share_done
+    as_often = state.evaluation_seconds * (1.0 - share) / share if share > _LEAST_SHARE else 0.0
+    return max(state.evaluations[-1].seconds, as_often)
+
+
+def _to_come_by_speed(state: RunState, now: SubnetConfig) -> float:
+    """Return the seconds of the steps to come, by the speed of those that were seen."""
+    if state.table is None:
+        return max(0, state.total_steps - state.step) * state.step_seconds[now]
+    return sum(
+        (segment.stop_step - max(segment.start_step, state.step))
+        * _seconds_of(state, segment.subnet, segment.training, now)
+        for segment in state.table.segments
+        if segment.stop_step > state.step
+    )
+
+
+def _seconds_of(
+    state: RunState, subnet: SubnetConfig, training: Training, now: SubnetConfig
+) -> float:
+    """Return the seconds of a step: as seen, or on the line through the two largest seen, by MACs."""
+    seen = state.step_seconds
+    if subnet in seen:
+        return seen[subnet]
+    if state.spec is None:
+        return seen[now]
+    spec, classes = state.spec, state.num_classes
+    cost = relative_step_cost(spec, subnet, training, classes)
+    known = sorted(
+        (relative_step_cost(spec, one, Training(), classes), s) for one, s in seen.items()
+    )
+    if len(known) == 1:
+        return seen[now] * cost / known[0][0]
+    (low, low_seconds), (high, high_seconds) = known[-2:]
+    slope = max(0.0, (high_seconds - low_seconds) / (high - low)) if high > low else 0.0
+    return max(high_seconds + slope * (cost - high), min(seen.values()))
+
 
 MAX_EVALUATIONS = 1024
 MAX_WARNINGS = 20

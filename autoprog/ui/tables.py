@@ -2,29 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from rich import box
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from autoprog.printable import one_line
-from autoprog.ui.palette import DIM, WINNER
-from autoprog.ui.units import ascii_text
+from autoprog.ui.format import DIM, WINNER, ascii_text
 
 __all__ = [
     "GAP",
     "Column",
+    "Fitted",
     "cut_columns",
     "fit_columns",
+    "flowing",
     "list_table",
     "markdown_table",
+    "panel",
     "plain_table",
     "rich_table",
     "table_width",
 ]
+
+
+# --------------------------------------------------------------------------------------------------
+# Renderables that are drawn for the width they get.
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A renderable that is made by a pure function of the width in columns."""
+
+    draw: Callable[[int], RenderableType]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the drawing at the width that there is."""
+        yield self.draw(options.max_width)
+
+
+def flowing(parts: Sequence[Text], width: int, gap: str = "   ") -> Text:
+    """Return parts one after the other, a new line before each that would be broken."""
+    text, used = Text(), 0
+    for part in parts:
+        if used and used + len(gap) + part.cell_len > width:
+            text.append("\n")
+            used = 0
+        text.append(gap if used else "").append_text(part)
+        used += len(gap) * bool(used) + part.cell_len
+    return text
+
+
+def panel(content: RenderableType, title: str) -> Panel:
+    """Return `content` in the frame that all views share."""
+    heading = Text(f" {title} ", "bold")
+    return Panel(content, title=heading, title_align="left", box=box.ROUNDED, border_style=DIM)
+
 
 GAP = 2
 _LEAST_TEXT, _LEAST_COLUMNS = 8, 3

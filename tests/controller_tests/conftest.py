@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from autoprog.processes import ProcessName, this_process
+from autoprog.processes import ProcessName, WorkerFile, this_process
 from autoprog.search.controller import (
     CategoricalDistribution,
     Evaluate,
@@ -32,9 +32,8 @@ from autoprog.search.controller import (
     WorkerEnd,
     create_sampler,
     run_worker,
-    shared,
+    workers,
 )
-from autoprog.workers import WorkerFile
 
 PROGRAM = Path(__file__).with_name("worker_program.py")
 SPACE = {
@@ -98,7 +97,7 @@ class Bench:
     def die(self, on: SharedStudy, trials: int, evaluate: Evaluate, **fields: Any) -> None:
         """Work as a process that is found dead afterwards."""
         with self.patch.context() as patch:
-            patch.setattr(shared, "this_process", lambda: self.dead)
+            patch.setattr(workers, "this_process", lambda: self.dead)
             with suppress(Killed):
                 self.work(on, trials, evaluate, **fields)
 

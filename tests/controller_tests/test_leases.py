@@ -11,7 +11,7 @@ import pytest
 from optuna.exceptions import UpdateFinishedTrialError
 
 from autoprog.processes import ProcessName, this_process
-from autoprog.search.controller.leases import (
+from autoprog.search.controller.workers import (
     Lease,
     LeaseKeeper,
     folder_clock,

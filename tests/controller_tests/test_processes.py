@@ -17,9 +17,17 @@ import optuna
 import pytest
 
 from autoprog.errors import ConfigError, RunError
-from autoprog.processes import ProcessName, this_process
+from autoprog.processes import (
+    ProcessName,
+    WorkerFile,
+    WorkerStatus,
+    claim_worker,
+    log_of,
+    read_workers,
+    this_process,
+)
 from autoprog.search.controller import SharedStudy, open_journal
-from autoprog.search.spawn import (
+from autoprog.search.trials import (
     Crew,
     WorkerDied,
     WorkerEnded,
@@ -30,7 +38,6 @@ from autoprog.search.spawn import (
     visible_gpus,
 )
 from autoprog.train.stop import StopRequest
-from autoprog.workers import WorkerFile, WorkerStatus, claim_worker, log_of, read_workers
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:

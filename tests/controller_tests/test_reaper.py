@@ -9,13 +9,8 @@ from typing import Any
 import pytest
 
 from autoprog.processes import ProcessName, this_process
-from autoprog.search.controller import (
-    OpenTrial,
-    SharedStudy,
-    TrialState,
-    reaper,
-)
-from autoprog.search.controller.leases import Lease
+from autoprog.search.controller import OpenTrial, SharedStudy, TrialState, workers
+from autoprog.search.controller.workers import Lease
 
 FAR = ProcessName("far", "another boot", 7, 1)
 
@@ -109,7 +104,7 @@ def test_a_machine_that_slept_is_looked_at_twice(bench: Any, is_renewed: bool) -
         if is_renewed:
             on.write_lease(asked[0], Lease(this_process(), 0, on.clock() + 90))
 
-    looking = reaper.Reaper(on.study, on.storage, on.clock, on.terms, sleep)
+    looking = workers.Reaper(on.study, on.storage, on.clock, on.terms, sleep)
     assert looking.reap() == ([] if is_renewed else [0])
     assert slept == [on.terms.second_look_seconds]
 
@@ -194,13 +189,13 @@ def test_a_worker_that_finishes_before_the_reaper_wins(
     asked = on.ask(None, 0)
     assert asked is not None
     on.write_lease(asked[0], Lease(FAR, 0, 0))
-    fail = reaper.Reaper.fail
+    fail = workers.Reaper.fail
 
-    def late(self: reaper.Reaper, number: int, why: str) -> bool:
+    def late(self: workers.Reaper, number: int, why: str) -> bool:
         assert on.tell(asked[0], [1.0])
         return fail(self, number, why)
 
-    monkeypatch.setattr(reaper.Reaper, "fail", late)
+    monkeypatch.setattr(workers.Reaper, "fail", late)
     assert other.reap() == []
     assert bench.states(on) == ["COMPLETE"]
 

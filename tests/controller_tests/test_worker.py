@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from autoprog.errors import ConfigError, RunError
+from autoprog.processes import read_workers
 from autoprog.search.controller import (
     OpenTrial,
     Plan,
@@ -19,7 +20,6 @@ from autoprog.search.controller import (
     create_sampler,
 )
 from autoprog.train.stop import StopRequest
-from autoprog.workers import read_workers
 
 STORAGES = (None, "sqlite")
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from autoprog.processes import WorkerFile
 from autoprog.search.controller import (
     FloatDistribution,
     IntDistribution,
@@ -24,7 +25,6 @@ from autoprog.search.controller import (
     run_worker,
 )
 from autoprog.train.stop import stop_on_signals
-from autoprog.workers import WorkerFile
 
 PLAN = Plan(
     "whole",

@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 
-from autoprog.costs.cells import CostCell, cell_name, cell_of_step, full_cell, space_cells
+from autoprog.costs.table import CostCell, cell_name, cell_of_step, full_cell, space_cells
 from autoprog.space import SpaceFile
 from autoprog.stage import Training, Unfrozen
 from supernet.config import ModelSpec, SubnetConfig, TokenRule

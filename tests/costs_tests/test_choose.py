@@ -2,8 +2,7 @@ from __future__ import annotations
 
 from itertools import product
 
-from autoprog.costs.cells import CostCell
-from autoprog.costs.choose import by_worth, cells_to_measure
+from autoprog.costs.table import CostCell, by_worth, cells_to_measure
 from supernet.config import SubnetConfig, TokenRule
 
 GRID = [CostCell(SubnetConfig(*one), 64) for one in product((6, 8, 10, 12), (96, 160, 224))]

@@ -7,10 +7,9 @@ from itertools import product
 
 import pytest
 
-from autoprog.costs.cells import CostCell
-from autoprog.costs.law import data_terms, fit_law, step_terms
-from autoprog.effort import image_macs
-from autoprog.stage import Training, Unfrozen
+from autoprog.costs.model import data_terms, fit_law, step_terms
+from autoprog.costs.table import CostCell
+from autoprog.stage import Training, Unfrozen, image_macs
 from supernet.config import SubnetConfig, TokenRule
 from supernet.zoo import ZOO
 

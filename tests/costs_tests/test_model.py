@@ -6,9 +6,8 @@ from itertools import product
 
 import pytest
 
-from autoprog.costs.cells import CostCell
 from autoprog.costs.model import CostModel
-from autoprog.costs.table import CellCost, CostTable
+from autoprog.costs.table import CellCost, CostCell, CostTable
 from supernet.config import SubnetConfig, TokenRule
 from supernet.zoo import ZOO
 

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from autoprog.costs.model import CostModel
-from autoprog.costs.predict import predict_seconds
+from autoprog.costs.model import CostModel, predict_seconds
 from autoprog.costs.table import CellCost, CostTable
 from autoprog.schedule import GrowthSchedule
 from autoprog.stage import FullModel

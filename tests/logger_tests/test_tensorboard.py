@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from autoprog.api import run_training
 from autoprog.cli import main
 from autoprog.events import Evaluated, Progressed, Warned
-from autoprog.jsonlines import read_rows
+from autoprog.files import read_rows
 from autoprog.loggers.relay import Relay, replay
 from autoprog.runs import Run, RunFolder, load_run
 from autoprog.settings import RunManifest

@@ -10,7 +10,7 @@ import pytest
 from autoprog.cli import build_parser, flags_of
 from autoprog.errors import ConfigError
 from autoprog.files import parse
-from autoprog.proof.arms import (
+from autoprog.verify.arms import (
     FLAGS_OF_BOTH,
     FLAGS_OF_SEARCH,
     PAIRS,

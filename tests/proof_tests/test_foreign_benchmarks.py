@@ -11,8 +11,8 @@ import pytest
 
 from autoprog.cli import main
 from autoprog.errors import ConfigError, RunError
-from autoprog.proof import rounds
-from autoprog.proof.field import read_field
+from autoprog.verify import attempts
+from autoprog.verify.controls import read_field
 from tests.proof_tests.conftest import SMALL, tree
 
 WORDS = ("bench", "presets", "--presets", "linear", *SMALL, "--epochs", "2", "--seeds", "1", "-q")
@@ -29,7 +29,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Sequence[st
         raise RunError("stopped")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(rounds, "Attempt", stop)
+    monkeypatch.setattr(attempts, "Attempt", stop)
     return found
 
 

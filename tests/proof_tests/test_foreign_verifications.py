@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from autoprog.errors import ConfigError
-from autoprog.proof.publish import check_target, publish
-from autoprog.proof.verify import load
+from autoprog.verify.verification import check_target, load, publish
 from tests.proof_tests.conftest import Verified, tree
 from tests.test_verify import Command, Fake, starts
 

@@ -13,28 +13,27 @@ from typing import Any, TypeVar
 import pytest
 import torch
 from safetensors.torch import load_file
+from searcher.config import ModelSpec, Slots, SubnetConfig
+from searcher.cost import relative_cost
+from searcher.zoo import ZOO
 from torch import Tensor
 
+from autoprog.data import DataReport, OpenedData, PartReport, open_digits
+from autoprog.data.images import DigitsSource
 from autoprog.decisions import Decision, DecisionInputs, Tail
 from autoprog.events import Decided, Event
 from autoprog.recipe import Recipe, resolve_recipe
 from autoprog.runs import Run, RunFolder, load_run
 from autoprog.schedule import GrowthSchedule
-from autoprog.search.engine import build_searcher, search_schedule
-from autoprog.search.profile import cell_name
-from autoprog.search.searcher import Searcher
+from autoprog.search.measured_costs import cell_name
+from autoprog.search.searcher import Searcher, build_searcher, search_schedule
 from autoprog.settings import DataSettings, Rule, RunManifest, RunSettings, SearchSettings
 from autoprog.space import SearchSpace, SpaceFile
 from autoprog.stage import FullModel
-from autoprog.train.data import DataReport, OpenedData, PartReport, open_digits
-from autoprog.train.data.digits import DigitsSource
-from autoprog.train.engine import Job, start_training, train_schedule
 from autoprog.train.phase import Choice
+from autoprog.train.run import Job, start_training, train_schedule
 from autoprog.train.stop import InterruptedRunError, StopRequest
 from autoprog.train.trainer import Trainer
-from supernet.config import ModelSpec, Slots, SubnetConfig
-from supernet.cost import relative_cost
-from supernet.zoo import ZOO
 
 BATCH = 16
 NUM_IMAGES = 8 * BATCH
@@ -268,7 +267,7 @@ def quick_files(monkeypatch: pytest.MonkeyPatch) -> None:
 def longer_averages() -> Iterator[None]:
     """Average over a tenth of a run: of so few steps a 40th would make all averages of a search alike."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("autoprog.train.ema._LONGEST_SHARE", 0.1)
+        patch.setattr("autoprog.train.optim._LONGEST_SHARE", 0.1)
         yield
 
 
@@ -290,10 +289,10 @@ def new_lab(
 
 @pytest.fixture
 def lab(tmp_path: Path, small_digits: OpenedData, monkeypatch: pytest.MonkeyPatch) -> Lab:
-    from autoprog.search import supernet
+    from autoprog.search import searcher
 
     made = Lab(tmp_path, small_digits)
-    monkeypatch.setattr(supernet, "decide", _scripted(made, supernet.decide))
+    monkeypatch.setattr(searcher, "decide", _scripted(made, searcher.decide))
     return made
 
 
@@ -340,19 +339,19 @@ SCRIPTS: dict[Rule, dict[int, SubnetConfig]] = {
 
 
 def _observe(lab: Lab, rule: Rule, patch: pytest.MonkeyPatch) -> Observed:
-    from autoprog.search import supernet
-    from autoprog.train import entry as entry_module
-    from autoprog.train.data import loader
-    from autoprog.train.loop import Stepper
+    from autoprog.data import loader
+    from autoprog.search import searcher
+    from autoprog.train import trainer as entry_module
+    from autoprog.train.step import Stepper
 
     given = lab.costs()
     settings = lab.settings(rule, costs=given)
     seen = Observed(None, given, lab.script)  # type: ignore[arg-type]
     plan_batches, step_of = loader.plan_batches, Stepper.step
     estimate_losses, compact, decide = (
-        supernet.estimate_losses,
+        searcher.estimate_losses,
         entry_module.compact,
-        supernet.decide,
+        searcher.decide,
     )
 
     def planned(stream: Any, first_sample: int, batch_size: int, *rest: Any) -> Iterator[Any]:
@@ -388,9 +387,9 @@ def _observe(lab: Lab, rule: Rule, patch: pytest.MonkeyPatch) -> Observed:
 
     patch.setattr(loader, "plan_batches", planned)
     patch.setattr(Stepper, "step", stepped)
-    patch.setattr(supernet, "estimate_losses", estimated)
+    patch.setattr(searcher, "estimate_losses", estimated)
     patch.setattr(entry_module, "compact", compacted)
-    patch.setattr(supernet, "decide", decided)
+    patch.setattr(searcher, "decide", decided)
     seen.attempt = lab.search(settings)
     return seen
 
@@ -407,13 +406,13 @@ def _logits(network: Any, images: Tensor, subnet: SubnetConfig, slots: Slots | N
 def observations(
     tmp_path_factory: pytest.TempPathFactory, small_digits: OpenedData
 ) -> Callable[[Rule], Observed]:
-    from autoprog.search import supernet
+    from autoprog.search import searcher
 
     @cache
     def observe(rule: Rule) -> Observed:
         made = Lab(tmp_path_factory.mktemp("straight"), small_digits, SCRIPTS[rule])
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(supernet, "decide", _scripted(made, supernet.decide))
+            patch.setattr(searcher, "decide", _scripted(made, searcher.decide))
             return _observe(made, rule, patch)
 
     return observe

@@ -11,10 +11,11 @@ import torch
 from autoprog.costs.table import CellCost, CostTable
 from autoprog.errors import ConfigError
 from autoprog.runs import load_run
-from autoprog.search.engine import search_schedule
-from autoprog.search.profile import Costs, cell_name, complete_costs, record
+from autoprog.search import measured_costs
+from autoprog.search.measured_costs import Costs, cell_name, complete_costs
+from autoprog.search.searcher import search_schedule
 from autoprog.train.phase import Choice, plain_choice
-from autoprog.train.timing import typical_seconds
+from autoprog.train.step import typical_seconds
 from autoprog.train.trainer import Trainer
 from supernet.config import SubnetConfig
 from supernet.zoo import ZOO
@@ -177,13 +178,13 @@ def test_no_more_is_measured_when_the_time_is_spent(
     trainer: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits: list[float] = []
-    measure = record.measuring
+    measure = measured_costs.measuring
 
     def watched(trainer: Trainer, cells: Any, given: Any, **more: Any) -> Any:
         limits.append(given.seconds)
         return measure(trainer, cells, given, **more)
 
-    monkeypatch.setattr(record, "measuring", watched)
+    monkeypatch.setattr(measured_costs, "measuring", watched)
     costs = Costs({}, BATCH)
     complete_costs(trainer, costs, [plain_choice(SMALL)])
     complete_costs(trainer, costs, [plain_choice(MIDDLE)])
@@ -257,7 +258,7 @@ def test_a_search_measures_a_grid_before_its_first_step_and_never_again(
     assert recorded.conditions["device"] == "cpu"
     assert searcher.trainer.ledger.seconds["search"] > 0
     folder.close()
-    monkeypatch.setattr(record, "measuring", None)  # what is called fails
+    monkeypatch.setattr(measured_costs, "measuring", None)  # what is called fails
     again = lab.prepare(lab.settings())
     begun(again)
     assert again.costs.table == recorded
@@ -266,5 +267,5 @@ def test_a_search_measures_a_grid_before_its_first_step_and_never_again(
 def test_a_search_that_is_given_all_costs_measures_none(
     lab: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(record, "measuring", None)
+    monkeypatch.setattr(measured_costs, "measuring", None)
     begun(lab.prepare(lab.settings(costs=lab.costs())))

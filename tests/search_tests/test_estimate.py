@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch.nn import functional
 
+from autoprog.data import run_data, stratified_holdout
 from autoprog.search import estimate
 from autoprog.search.estimate import estimate_losses, paired_difference, summarise
-from autoprog.train import map_feed
-from autoprog.train.data import stratified_holdout
 from autoprog.train.phase import Choice, plain_choice
 from autoprog.train.trainer import Trainer
 from supernet.config import SubnetConfig
@@ -24,7 +23,7 @@ IN_SUPERNET = Choice(SMALL, ((0, 3),))
 @pytest.fixture
 def trainer(lab: Any, monkeypatch: pytest.MonkeyPatch) -> Trainer:
     """A trainer whose averages differ from its network, with three batches held out."""
-    monkeypatch.setattr(map_feed, "PROBE_IMAGES", 2)
+    monkeypatch.setattr(run_data, "PROBE_IMAGES", 2)
     made: Trainer = lab.prepare(lab.settings()).trainer
     generator = torch.Generator().manual_seed(1)
     for ema in made.stepper.emas:

@@ -15,6 +15,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from autoprog.data import loader
+from autoprog.decisions import Fidelity, FidelitySettings, read_fidelity, read_trainings
 from autoprog.errors import ConfigError
 from autoprog.events import (
     CheckpointSaved,
@@ -25,21 +27,18 @@ from autoprog.events import (
     SupernetStarted,
     Warned,
 )
-from autoprog.fidelity import Fidelity, FidelitySettings, read_fidelity, read_trainings
 from autoprog.runs import load_run
-from autoprog.search import brief
+from autoprog.search import fidelity
 from autoprog.search import fidelity as fidelity_module
-from autoprog.search.brief import BriefTrainings
 from autoprog.search.estimate import held_out_losses
-from autoprog.search.fidelity import check_fidelity
+from autoprog.search.fidelity import BriefTrainings, check_fidelity
 from autoprog.search.searcher import Searcher
 from autoprog.settings import RunSettings
-from autoprog.train.data import loader
 from autoprog.train.growth import fingerprint
-from autoprog.train.loop import Stepper
 from autoprog.train.phase import plain_choice
-from autoprog.train.state import snapshot
+from autoprog.train.step import Stepper
 from autoprog.train.stop import StopRequest
+from autoprog.train.trainer import snapshot
 from supernet.config import SubnetConfig
 from supernet.cost import relative_cost
 from supernet.grow import grow
@@ -418,13 +417,13 @@ def test_they_see_images_that_the_run_never_sees_and_none_that_are_held_out(
 def test_a_training_that_diverges_has_no_loss_and_stops_nothing(
     lab: Any, settings: RunSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    losses = brief.held_out_losses
+    losses = fidelity.held_out_losses
 
     def broken(trainer: Any, network: Any, choice: Any) -> list[float]:
         values = losses(trainer, network, choice)
         return [math.nan] if choice.subnet == SMALL else values
 
-    monkeypatch.setattr(brief, "held_out_losses", broken)
+    monkeypatch.setattr(fidelity, "held_out_losses", broken)
     done = lab.search(settings)
     report = report_of(done)
     assert report.subnets[0].losses == (None, None)

@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 
-from autoprog.search.fill import filled_losses
+from autoprog.search.forecast import filled_losses
 from supernet.config import ALL_TOKENS, SubnetConfig, TokenRule
 
 DEPTHS, SIZES = (6, 8, 10, 12), (128, 160, 192, 224)

@@ -11,8 +11,7 @@ import torch
 from autoprog.decisions import DecisionInputs, Shown
 from autoprog.events import Decided, Progressed, StageStarted
 from autoprog.search import decide as deciding
-from autoprog.search.decide import Chooser, decide
-from autoprog.search.generalise import generalised_share
+from autoprog.search.decide import Chooser, decide, generalised_share
 from autoprog.search.replay import chooser_of, replay
 from autoprog.settings import Rule
 from autoprog.space import SpaceFile

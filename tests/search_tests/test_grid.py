@@ -12,14 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from autoprog.costs.cells import CostCell
-from autoprog.costs.table import CostTable
+from autoprog.costs.table import CostCell, CostTable
 from autoprog.curves import Curriculum
-from autoprog.search.profile import Limits, measure_grid
-from autoprog.search.profile.grid import RUN_SHARE, measuring
-from autoprog.search.profile.untouched import untouched
+from autoprog.data import Batch, Cell
+from autoprog.search.measured_costs import RUN_SHARE, Limits, measure_grid, measuring
+from autoprog.search.step_timing import untouched
 from autoprog.stage import Training, Unfrozen
-from autoprog.train.data import Batch, Cell
 from autoprog.train.phase import Phase, plain_choice
 from autoprog.train.stop import GaveUpError
 from autoprog.train.trainer import Trainer

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from autoprog.fidelity import Judged
-from autoprog.search.rank import (
+from autoprog.decisions import Judged
+from autoprog.search.fidelity import (
     agreement,
     bootstrap_interval,
     equal_cost,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from searcher.config import SubnetConfig
 
 from autoprog.errors import ConfigError
 from autoprog.events import Decided
@@ -17,7 +18,6 @@ from autoprog.search.decide import decide
 from autoprog.search.replay import Replayed, chooser_of, differences, replay
 from autoprog.settings import Rule, RunManifest
 from autoprog.train.stop import InterruptedRunError
-from supernet.config import SubnetConfig
 
 Begun = Callable[[Rule], Run]
 RULES: tuple[Rule, ...] = get_args(Rule)
@@ -126,9 +126,9 @@ def crash_before_deciding(
     lab: Any, monkeypatch: pytest.MonkeyPatch, given: Any, at: int = 0
 ) -> Any:
     """Carry out a search to where the inputs of decision `at` are on disk and the decision is not taken."""
-    from autoprog.search import supernet
+    from autoprog.search import searcher
 
-    decide_ = supernet.decide
+    decide_ = searcher.decide
 
     def crash(chooser: Any, inputs: Any) -> Any:
         if inputs.index == at:
@@ -137,7 +137,7 @@ def crash_before_deciding(
         return decide_(chooser, inputs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(supernet, "decide", crash)
+        patch.setattr(searcher, "decide", crash)
         crashed = lab.search(given)
     assert crashed.interrupted
     assert len(crashed.run.decisions) == at
@@ -148,19 +148,19 @@ def crash_before_deciding(
 def test_a_resume_decides_from_what_is_on_record_and_estimates_nothing_again(
     lab: Any, monkeypatch: pytest.MonkeyPatch, rule: Rule, at: int
 ) -> None:
-    from autoprog.search import supernet
+    from autoprog.search import searcher
 
     given = lab.settings(rule, costs=lab.costs(), log_every_steps=20)
     straight = lab.search(given, name="straight")
     crash_before_deciding(lab, monkeypatch, given, at)
     estimated: list[int] = []
-    estimate_losses = supernet.estimate_losses
+    estimate_losses = searcher.estimate_losses
 
     def noting(trainer: Any, choice: Any) -> list[float]:
         estimated.append(trainer.step)
         return estimate_losses(trainer, choice)
 
-    monkeypatch.setattr(supernet, "estimate_losses", noting)
+    monkeypatch.setattr(searcher, "estimate_losses", noting)
     resumed = lab.search(given)
     decision = straight.run.decisions[at]
     assert decision.step not in estimated

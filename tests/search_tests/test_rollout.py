@@ -5,11 +5,13 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from autoprog.search.rollout import (
+from autoprog.search.forecast import (
     CAPACITY_EXPONENT,
+    Forecast,
     Leg,
     LossLaw,
     Option,
+    Outlook,
     end_loss,
     flattening,
     learning_exponent,
@@ -19,7 +21,6 @@ from autoprog.search.rollout import (
     target_entropy,
     transfer,
 )
-from autoprog.search.tails import Forecast, Outlook
 from supernet.config import SubnetConfig
 
 # The current subnet costs a quarter of the full model; the full model already has its loss.

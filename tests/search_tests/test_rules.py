@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from autoprog.search.rules import (
+from autoprog.search.forecast import (
     autoprog_scores,
     power_law_slope,
     runner_up,

@@ -11,7 +11,10 @@ import pytest
 import timm
 import torch
 from optuna.trial import TrialState
+from searcher.config import SubnetConfig
+from searcher.depthmap import skip_lists
 
+from autoprog.data import stratified_holdout
 from autoprog.decisions import Decision
 from autoprog.events import (
     CheckpointSaved,
@@ -30,11 +33,8 @@ from autoprog.events import (
 from autoprog.runs import load_run
 from autoprog.schedule import load_schedule
 from autoprog.search.controller import open_journal
-from autoprog.train.data import stratified_holdout
 from autoprog.train.evaluate import evaluate
 from autoprog.train.phase import plain_choice
-from supernet.config import SubnetConfig
-from supernet.depthmap import skip_lists
 
 FULL = SubnetConfig(4, 16)
 EPOCH, TOTAL = 8, 64
@@ -323,16 +323,16 @@ def test_averages_follow_all_slots_of_a_supernet_phase(observed: Any) -> None:
 def test_estimates_are_charged_to_the_search_and_to_the_wall(
     lab: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from autoprog.search import supernet
+    from autoprog.search import searcher
 
-    estimate_losses, slept = supernet.estimate_losses, []
+    estimate_losses, slept = searcher.estimate_losses, []
 
     def slow(*args: Any) -> Any:
         slept.append(0.05)
         time.sleep(0.05)
         return estimate_losses(*args)
 
-    monkeypatch.setattr(supernet, "estimate_losses", slow)
+    monkeypatch.setattr(searcher, "estimate_losses", slow)
     begin = time.perf_counter()
     result = lab.search(lab.settings("autoprog", costs=lab.costs())).run.result
     outside = time.perf_counter() - begin

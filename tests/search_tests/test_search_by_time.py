@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-from autoprog.commands.length_flags import add_length_flags, given_time_share
+from autoprog.commands.flags import add_length_flags, given_time_share
 from autoprog.decisions import DecisionInputs
 from autoprog.errors import ConfigError
 from autoprog.events import Decided, Evaluated, Event, Progressed, RunStarted, StageStarted
 from autoprog.files import parse
+from autoprog.search.forecast import Outlook
 from autoprog.search.replay import chooser_of, replay
-from autoprog.search.tails import Outlook
 from autoprog.settings import SearchSettings
-from autoprog.train import evaluations
+from autoprog.train import trainer
 from autoprog.ui.state import fold
 from supernet.config import SubnetConfig
 from supernet.cost import relative_cost
@@ -84,7 +84,7 @@ def test_where_evaluations_are_dear_there_is_one_at_the_end(
     lab: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They take time that the length of the run does not count."""
-    monkeypatch.setattr(evaluations, "_SHARE", 1e-3)
+    monkeypatch.setattr(trainer, "_SHARE", 1e-3)
     settings = lab.settings(costs=lab.costs(), time_share=SHARE, eval_every_epochs=None)
     attempt = lab.search(settings)
     assert len(attempt.of(StageStarted)) > 2

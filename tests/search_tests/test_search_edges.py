@@ -6,7 +6,7 @@ import pytest
 
 from autoprog.events import Decided, Estimated, Evaluated, Grown, StageStarted, SupernetStarted
 from autoprog.settings import Rule
-from autoprog.train import entry as entry_module
+from autoprog.train import trainer as entry_module
 from supernet.config import Slots, SubnetConfig, TokenRule
 from supernet.depthmap import skip_lists
 

@@ -13,9 +13,9 @@ from autoprog.events import Decided, Event, Grown, StageStarted, SupernetStarted
 from autoprog.runs import load_run
 from autoprog.search.searcher import Searcher
 from autoprog.settings import Rule
-from autoprog.train import entry
+from autoprog.train import trainer
 from autoprog.train.phase import Phase
-from autoprog.train.timing import Ledger
+from autoprog.train.step import Ledger
 from supernet.config import SubnetConfig
 
 SMALL, FULL = SubnetConfig(1, 8), SubnetConfig(4, 16)
@@ -128,13 +128,13 @@ def test_a_growth_that_follows_at_once_grows_what_was_decided_for(
 ) -> None:
     """The supernet's winner is extracted first, though it trains for no step."""
     extracted = []
-    compact = entry.compact
+    compact = trainer.compact
 
     def noting(model: Any, averages: Any, optimizer: Any, slots: Any) -> None:
         extracted.append(len(slots[0]))
         compact(model, averages, optimizer, slots)
 
-    monkeypatch.setattr(entry, "compact", noting)
+    monkeypatch.setattr(trainer, "compact", noting)
     lab.tail = ((STOP, SubnetConfig(3, 16)), (STOP, FULL))
     attempt = lab.search(settings(lab, "pareto"), crash_when=at(Grown, STOP))
     assert extracted == [3]

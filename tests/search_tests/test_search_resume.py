@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from searcher.config import SubnetConfig
 
 from autoprog.events import (
     CostsKnown,
@@ -19,7 +20,6 @@ from autoprog.events import (
     StageStarted,
 )
 from autoprog.runs import load_run
-from supernet.config import SubnetConfig
 
 When = Callable[[Event], bool]
 
@@ -160,11 +160,11 @@ def test_a_checkpoint_in_every_pause_changes_nothing(observed: Any, again: Any) 
 def test_a_recorded_decision_is_not_taken_again(
     observed: Any, again: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from autoprog.search import supernet
+    from autoprog.search import searcher
 
     again.search(again.repeated, crash_when=decided(0))
-    taken, estimated, decide = [], [], supernet.decide
-    estimate_losses = supernet.estimate_losses
+    taken, estimated, decide = [], [], searcher.decide
+    estimate_losses = searcher.estimate_losses
 
     def noting(*arguments: Any) -> Any:
         taken.append(arguments[1].index)
@@ -174,8 +174,8 @@ def test_a_recorded_decision_is_not_taken_again(
         estimated.append(trainer.step)
         return estimate_losses(trainer, choice)
 
-    monkeypatch.setattr(supernet, "decide", noting)
-    monkeypatch.setattr(supernet, "estimate_losses", estimating)
+    monkeypatch.setattr(searcher, "decide", noting)
+    monkeypatch.setattr(searcher, "estimate_losses", estimating)
     resumed = again.search(again.repeated)
     first = observed.attempt.run.decisions[0]
     assert 0 not in taken

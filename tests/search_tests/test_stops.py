@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from autoprog.data.run_data import MapFeed
+from autoprog.decisions import FidelitySettings
 from autoprog.events import CostsKnown, CostsMeasured, Decided, Estimated, Evaluated, Interrupted
-from autoprog.fidelity import FidelitySettings
 from autoprog.runs import load_run
-from autoprog.search import brief
-from autoprog.train.map_feed import MapFeed
+from autoprog.search import fidelity
 from autoprog.train.stop import StopRequest
 from supernet.config import SubnetConfig
 
@@ -127,14 +127,14 @@ def test_a_stop_while_estimates_are_checked_is_granted_after_a_step(
     search = settings.search.model_copy(update={"fidelity": check})
     settings = settings.model_copy(update={"search": search})
     stop, steps = StopRequest(), []
-    take = brief.BriefTrainings._take_step
+    take = fidelity.BriefTrainings._take_step
 
     def interrupted(self: Any, *args: Any) -> None:
         steps.append(args[2])
         stop.signal_name = "SIGTERM" if len(steps) == 2 else stop.signal_name
         take(self, *args)
 
-    monkeypatch.setattr(brief.BriefTrainings, "_take_step", interrupted)
+    monkeypatch.setattr(fidelity.BriefTrainings, "_take_step", interrupted)
     stopped = lab.search(settings, "stopped", stop=stop)
     assert stopped.interrupted
     assert len(steps) == 2

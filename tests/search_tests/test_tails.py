@@ -10,9 +10,10 @@ import pytest
 
 from autoprog.decisions import DecisionInputs, Tail
 from autoprog.search.decide import Chooser, decide
-from autoprog.search.rollout import LossLaw, Option
-from autoprog.search.tails import (
+from autoprog.search.forecast import (
     Forecast,
+    LossLaw,
+    Option,
     Outlook,
     TailSearch,
     front_of,

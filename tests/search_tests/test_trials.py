@@ -14,13 +14,12 @@ from autoprog.cli import build_parser, main
 from autoprog.commands.configure import configure_search
 from autoprog.errors import DivergedError
 from autoprog.events import TrialTold
+from autoprog.processes import read_workers
 from autoprog.runs import load_run
-from autoprog.search import trial as trial_module
+from autoprog.search import trials as trial_module
 from autoprog.search import trials as trials_module
 from autoprog.search.controller import LOST, RELEASED, PrunedTrial, ReleasedTrial
-from autoprog.search.trial import TrialRunner, schedule_space, trial_settings
-from autoprog.search.trials import Trialled, within
-from autoprog.workers import read_workers
+from autoprog.search.trials import Trialled, TrialRunner, schedule_space, trial_settings, within
 
 SEARCH = ("search", "--model=vit-mu", "--trials=2", "--proxy=0.5", "--epochs=2")
 HERE = ("--device=cpu", "--threads=1", "--workers=0")

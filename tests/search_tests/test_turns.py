@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from autoprog.search.profile.turns import (
+from autoprog.search.step_timing import (
     Limits,
     TimeIsUpError,
     Turns,

@@ -25,10 +25,10 @@ from supernet.config import (
 )
 from supernet.cost import macs, parameters
 from supernet.depthmap import new_slots, skip_lists, split_blocks
-from supernet.drop import DropPath
 from supernet.elastic import create_elastic, describe
 from supernet.export import export_subnet, plain_network
 from supernet.grow import compact, grow
+from supernet.network import DropPath
 from supernet.volo import ElasticVOLO
 from supernet.zoo import ZOO
 

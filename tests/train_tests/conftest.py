@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 from torch._functorch.aot_autograd import aot_module_simplified
 
+from autoprog.data import DataReport, OpenedData, PartReport, open_digits
+from autoprog.data.images import DigitsSource
 from autoprog.events import Event
 from autoprog.recipe import RECIPES, Recipe
 from autoprog.runs import RunFolder, load_run
 from autoprog.schedule import GrowthSchedule
 from autoprog.settings import DataSettings, RunManifest, RunSettings
 from autoprog.stage import FullModel, LearningRate, Stage
-from autoprog.train.data import DataReport, OpenedData, PartReport, open_digits
-from autoprog.train.data.digits import DigitsSource
-from autoprog.train.engine import Job, start_training, train_schedule
+from autoprog.train.run import Job, start_training, train_schedule
 from autoprog.train.stop import InterruptedRunError
 from autoprog.train.trainer import Trainer
 from supernet.elastic import ElasticViT

@@ -16,8 +16,8 @@ from autoprog.cli import main
 from autoprog.errors import RunError
 from autoprog.events import Grown
 from autoprog.train import growth
-from autoprog.train.loop import Stepper
 from autoprog.train.ranks import Ranks, joined_ranks
+from autoprog.train.step import Stepper
 
 KILLED_RANK, KILLED_STEP = 1, 50
 
@@ -50,9 +50,9 @@ def note_growths(folder: Path) -> None:
             file.write(f"{event.step} {digest(stepper)}\n")
         return event
 
-    from autoprog.train import entry
+    from autoprog.train import trainer
 
-    entry.apply_growth = noting  # type: ignore[attr-defined]
+    trainer.apply_growth = noting  # type: ignore[attr-defined]
 
 
 def die_once() -> None:

@@ -11,12 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from autoprog.errors import RunError
-from autoprog.recipe import RECIPES, Recipe
-from autoprog.settings import DataSettings, RunSettings, SearchSettings
-from autoprog.space import SpaceFile
-from autoprog.stage import FullModel
-from autoprog.train.data import (
+from autoprog.data import (
     BadImages,
     Batch,
     Cell,
@@ -26,9 +21,14 @@ from autoprog.train.data import (
     cache_batches,
     open_source,
 )
-from autoprog.train.data.bad_images import Unreadable, stand_ins
-from autoprog.train.data.images import FolderSource, ImageSource, TarSource
-from autoprog.train.feed import Feed, open_feed
+from autoprog.data.decode import Unreadable, stand_ins
+from autoprog.data.images import FolderSource, ImageSource, TarSource
+from autoprog.data.run_data import Feed, open_feed
+from autoprog.errors import RunError
+from autoprog.recipe import RECIPES, Recipe
+from autoprog.settings import DataSettings, RunSettings, SearchSettings
+from autoprog.space import SpaceFile
+from autoprog.stage import FullModel
 from supernet.zoo import ZOO
 
 SETTINGS = TransformSettings()
@@ -158,7 +158,7 @@ def test_the_next_of_the_batch_stands_in_whatever_the_workers(
 
 
 def draw_order(indices: list[int], batch: int) -> list[int]:
-    from autoprog.train.data import SampleStream
+    from autoprog.data import SampleStream
 
     return SampleStream(np.array(indices), 3).index(0, batch).tolist()  # type: ignore[no-any-return]
 

@@ -18,17 +18,28 @@ from torch import Tensor
 from torchvision.transforms import ColorJitter
 from torchvision.transforms import functional as tvf
 
-from autoprog.train.data import CachedSource, Cell, TrainLoader, TransformSettings, open_digits
-from autoprog.train.data.batchwise.augment import BatchAugment, can_augment_by_batch
-from autoprog.train.data.batchwise.crops import Crops, draw_crops
-from autoprog.train.data.batchwise.draws import Draws
-from autoprog.train.data.batchwise.erase import draw_erasures, erase_
-from autoprog.train.data.batchwise.jitter import Jitter, draw_jitter, jitter_
-from autoprog.train.data.batchwise.policy import apply_policy
-from autoprog.train.data.batchwise.resample import FILTERS, crop_and_resize, weight_table
-from autoprog.train.data.cache.image_file import in_memory
-from autoprog.train.data.sampler import seed_sample
-from autoprog.train.data.transforms import policy_steps
+from autoprog.data import CachedSource, Cell, TrainLoader, TransformSettings, open_digits
+from autoprog.data.batch_augment import (
+    BatchAugment,
+    Jitter,
+    apply_policy,
+    can_augment_by_batch,
+    draw_erasures,
+    draw_jitter,
+    erase_,
+    jitter_,
+)
+from autoprog.data.batch_crops import (
+    FILTERS,
+    Crops,
+    Draws,
+    crop_and_resize,
+    draw_crops,
+    weight_table,
+)
+from autoprog.data.cache import in_memory
+from autoprog.data.sampler import seed_sample
+from autoprog.data.transforms import policy_steps
 
 SETTINGS = TransformSettings()
 RICH = Cell(24, "rand-m9-mstd0.5-inc1", 0.5)

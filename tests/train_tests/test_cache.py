@@ -26,13 +26,8 @@ import pytest
 import torch
 from PIL import Image
 
-from autoprog.cachefolder import FOOTER, MAGIC, cache_files
 from autoprog.cli import main
-from autoprog.errors import RunError
-from autoprog.recipe import RECIPES
-from autoprog.settings import DataSettings, RunSettings
-from autoprog.stage import FullModel
-from autoprog.train.data import (
+from autoprog.data import (
     BadImages,
     CachedSource,
     CacheSettings,
@@ -45,11 +40,16 @@ from autoprog.train.data import (
     open_cached,
     open_source,
 )
-from autoprog.train.data.cache.fingerprint import content_digest
-from autoprog.train.data.cache.progress import progress_on_stderr
-from autoprog.train.data.images import FolderSource, ReaderSource, TarSource
-from autoprog.train.data.transforms import eval_transform
-from autoprog.train.feed import Feed, open_feed
+from autoprog.data.cache import content_digest
+from autoprog.data.cache_folder import FOOTER, MAGIC, cache_files
+from autoprog.data.images import FolderSource, ReaderSource, TarSource
+from autoprog.data.progress import progress_on_stderr
+from autoprog.data.run_data import Feed, open_feed
+from autoprog.data.transforms import eval_transform
+from autoprog.errors import RunError
+from autoprog.recipe import RECIPES
+from autoprog.settings import DataSettings, RunSettings
+from autoprog.stage import FullModel
 from supernet.zoo import ZOO
 
 SETTINGS = TransformSettings()
@@ -377,7 +377,7 @@ def test_a_disk_that_fills_up_meanwhile_leaves_nothing(
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("autoprog.train.data.cache.image_file.os.fsync", full)
+    monkeypatch.setattr("autoprog.data.cache.os.fsync", full)
     with pytest.raises(RunError, match="the cache cannot be written: No space left on device"):
         cached()
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
@@ -414,7 +414,7 @@ def test_large_images_are_made_smaller_at_the_same_aspect(tree: Path, cached: An
 def test_an_exact_cache_of_a_too_large_image_gives_the_source_itself(
     tree: Path, tmp_path: Path, cached: Any, where: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("autoprog.train.data.cache.build._SAMPLED_IMAGES", 2)
+    monkeypatch.setattr("autoprog.data.cache._SAMPLED_IMAGES", 2)
     source = FolderSource(tree / "train")
     Image.new("RGB", (33, 34)).save(source.name(where))
     source = FolderSource(tree / "train")

@@ -13,9 +13,8 @@ import pytest
 import torch
 
 from autoprog.errors import RunError
-from autoprog.train.checkpoint import load_newest, publish, stage_as
-from autoprog.train.engine import train_schedule
-from autoprog.train.state_check import check_state
+from autoprog.train.checkpoint import check_state, load_newest, publish, stage_as
+from autoprog.train.run import train_schedule
 
 
 def write(folder: Path, step: int, keep_as: str | None = None) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from autoprog.train.crop import fourier_crop
+from autoprog.train.step import fourier_crop
 
 
 @pytest.mark.parametrize("size", [8, 20, 31, 32])

@@ -13,8 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from autoprog.errors import ConfigError, RunError
-from autoprog.train.data import (
+from autoprog.data import (
     Cell,
     DataSource,
     TrainLoader,
@@ -26,8 +25,8 @@ from autoprog.train.data import (
     resolve_workers,
     stratified_holdout,
 )
-from autoprog.train.data.digits import DigitsSource
-from autoprog.train.data.images import FolderSource
+from autoprog.data.images import DigitsSource, FolderSource
+from autoprog.errors import ConfigError, RunError
 
 SETTINGS = TransformSettings()
 RICH = Cell(16, "rand-m9-mstd0.5-inc1", 0.5)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from autoprog.data import DataSource, open_source
 from autoprog.errors import ConfigError
-from autoprog.train.data import DataSource, open_source
 
 
 @pytest.fixture

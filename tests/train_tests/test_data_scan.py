@@ -17,16 +17,16 @@ import pytest
 from PIL import Image
 from timm.data.readers.reader_image_folder import find_images_and_targets
 
+from autoprog.data import DataSource, open_source
+from autoprog.data.decode import fitting_white_level
+from autoprog.data.folders import natural_key
+from autoprog.data.images import FolderSource, TarSource, digest_of
 from autoprog.errors import ConfigError
-from autoprog.train.data import DataSource, open_source
-from autoprog.train.data.decode import fitting_white_level
-from autoprog.train.data.images import FolderSource, TarSource, digest_of
-from autoprog.train.data.scan import natural_key
 
 LABELS = """
 import json, sys
 from pathlib import Path
-from autoprog.train.data.images import FolderSource, TarSource
+from autoprog.data.images import FolderSource, TarSource
 path = Path(sys.argv[1])
 source = (FolderSource if path.is_dir() else TarSource)(path)
 print(json.dumps([source.class_names, source.targets.tolist()]))

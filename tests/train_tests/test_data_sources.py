@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 
+from autoprog.data import DataSource, eval_batches, open_source
+from autoprog.data.images import FolderSource, TarSource, class_numbers
+from autoprog.data.transforms import TransformSettings
 from autoprog.errors import RunError
-from autoprog.train.data import DataSource, eval_batches, open_source
-from autoprog.train.data.images import FolderSource, TarSource, class_numbers
-from autoprog.train.data.transforms import TransformSettings
 
 CIFAR10 = Path(__file__).parents[3] / "shared" / "data" / "cifar10"
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
+from autoprog.data import Cell, DataSource, TransformSettings, open_source
+from autoprog.data.stream import StreamLoader, StreamSource, pixel_hash
 from autoprog.errors import ConfigError, RunError
-from autoprog.train.data import Cell, DataSource, TransformSettings, open_source
-from autoprog.train.data.stream import StreamLoader, StreamSource, pixel_hash
 
 from .hostile_data import EPS
 

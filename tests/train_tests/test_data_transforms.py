@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from timm.data import auto_augment, create_transform
 
+from autoprog.data import Cell, TransformSettings, eval_transform, train_transform
+from autoprog.data.sampler import seed_sample
+from autoprog.data.transforms import LOOKUPS
 from autoprog.errors import ConfigError
-from autoprog.train.data import Cell, TransformSettings, eval_transform, train_transform
-from autoprog.train.data.lookups import LOOKUPS
-from autoprog.train.data.sampler import seed_sample
 
 SETTINGS = TransformSettings()
 

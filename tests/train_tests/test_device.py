@@ -13,8 +13,7 @@ import torch
 from autoprog.errors import ConfigError
 from autoprog.stage import FullModel
 from autoprog.train import device
-from autoprog.train.cores import processor_name, usable_cores
-from autoprog.train.device import Compute, resolve_compute
+from autoprog.train.device import Compute, processor_name, resolve_compute, usable_cores
 from autoprog.train.ranks import Ranks
 from supernet.zoo import ZOO
 

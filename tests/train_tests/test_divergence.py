@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from autoprog.errors import DivergedError
 from autoprog.search import estimate
 from autoprog.search.estimate import WORST_LOSS, estimate_losses
-from autoprog.train import evaluations
-from autoprog.train.engine import train_schedule
 from autoprog.train.evaluate import Scores
-from autoprog.train.loop import LossRing, check_weights
 from autoprog.train.phase import plain_choice
+from autoprog.train.run import train_schedule
+from autoprog.train.step import LossRing, check_weights
 
 
 def spoil(trainer: Any, step: int, how: str) -> None:
@@ -75,7 +74,7 @@ def test_an_evaluation_whose_loss_is_not_finite_ends_the_run(
     def overflowing(*_: Any) -> list[Scores]:
         return [Scores(loss, (1,), (2,)) for loss in (0.5, math.inf)]
 
-    monkeypatch.setattr(evaluations, "evaluate", overflowing)
+    monkeypatch.setattr(trainer, "evaluate", overflowing)
     said = diverged(trainer, schedule)
     assert said.startswith("the loss of the averaged network on the validation images is inf at")
     log = (trainer.folder.path / "events.jsonl").read_text()

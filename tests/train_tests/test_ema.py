@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from autoprog.train.ema import ElasticEma, decay_of, time_constants_steps
 from autoprog.train.model import build_model
+from autoprog.train.optim import ElasticEma, decay_of, time_constants_steps
 from supernet.config import first_slots
 from supernet.zoo import ZOO
 

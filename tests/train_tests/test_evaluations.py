@@ -10,9 +10,8 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from autoprog.effort import evaluation_macs
 from autoprog.schedule import GrowthSchedule
-from autoprog.stage import FullModel, Stage
+from autoprog.stage import FullModel, Stage, evaluation_macs
 from autoprog.train.evaluate import Scores
 from supernet.config import SubnetConfig
 from supernet.cost import macs
@@ -70,7 +69,7 @@ def score(monkeypatch: pytest.MonkeyPatch, averaged: Sequence[int], online: int 
     def scores(*_: Any) -> list[Scores]:
         return [Scores(1.0, (right, 0), (100, 0)) for right in (online, next(left))]
 
-    monkeypatch.setattr("autoprog.train.evaluations.evaluate", scores)
+    monkeypatch.setattr("autoprog.train.trainer.evaluate", scores)
 
 
 def test_an_evaluation_is_a_forward_of_two_networks() -> None:
@@ -266,7 +265,7 @@ def test_a_network_that_names_one_class_is_warned_of_and_judged_by_class(
     bench: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = [Scores(0.6, (64, 0), (64, 16)), Scores(0.6, (63, 1), (64, 16))]
-    monkeypatch.setattr("autoprog.train.evaluations.evaluate", lambda *_: scores)
+    monkeypatch.setattr("autoprog.train.trainer.evaluate", lambda *_: scores)
     outcome = bench.carry_out(*constant(bench, eval_every_epochs=0.0))
     result = outcome.result
     assert (result.num_validation_images, result.largest_class_share) == (80, 0.8)

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from autoprog.errors import AutoprogError, ConfigError, RunError
-from autoprog.train.data import (
+from autoprog.data import (
     CacheSettings,
     DataSource,
     TransformSettings,
@@ -21,10 +20,10 @@ from autoprog.train.data import (
     open_cached,
     open_source,
 )
-from autoprog.train.data.cache.progress import progress_on_stderr
-from autoprog.train.data.evaluated import open_evaluated_folder
-from autoprog.train.data.images import FolderSource, TarSource, load_at_most
-from autoprog.train.data.sources import open_part
+from autoprog.data.images import FolderSource, TarSource, load_at_most
+from autoprog.data.progress import progress_on_stderr
+from autoprog.data.sources import open_evaluated_folder, open_part
+from autoprog.errors import AutoprogError, ConfigError, RunError
 
 from .hostile_data import (
     EPS,

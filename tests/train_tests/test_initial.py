@@ -18,10 +18,10 @@ from autoprog.errors import ConfigError, RunError
 from autoprog.recipe import Recipe
 from autoprog.schedule import GrowthSchedule
 from autoprog.stage import FullModel
-from autoprog.train.engine import start
-from autoprog.train.initial import find_initial
+from autoprog.train.initial_weights import find_initial
 from autoprog.train.model import build_model
 from autoprog.train.optim import create_optimizer, create_scheduler
+from autoprog.train.run import start
 from supernet.config import ModelSpec
 from supernet.zoo import ZOO
 
@@ -308,7 +308,7 @@ def from_timm(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], list[str]]:
                 raise answer
             return answer
 
-        monkeypatch.setattr("autoprog.train.initial.timm.create_model", create_model)
+        monkeypatch.setattr("autoprog.train.initial_weights.timm.create_model", create_model)
         return asked
 
     return answering
@@ -322,7 +322,7 @@ def test_pretrained_weights_come_from_timm_and_are_made_to_fit(
     settings = settings.model_copy(update={"model": FullModel.of(spec.with_img_size(64))})
     plain = timm.create_model("deit_tiny_patch16_224", num_classes=1000)
     skeleton = build_model(spec.with_img_size(64), 10, seed=0)
-    monkeypatch.setattr("autoprog.train.initial.build_model", lambda *_, **__: skeleton)
+    monkeypatch.setattr("autoprog.train.initial_weights.build_model", lambda *_, **__: skeleton)
     asked = from_timm(plain)
     before = torch.get_rng_state()
     found = find_initial(settings, DIGITS)

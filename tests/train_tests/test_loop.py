@@ -15,7 +15,7 @@ from autoprog.train.growth import apply_growth
 from autoprog.train.optim import create_loss, create_mixup
 from autoprog.train.phase import GrowTo, phases_of, plain_choice
 from autoprog.train.ranks import Ranks
-from autoprog.train.regularise import regularise
+from autoprog.train.step import regularise
 from supernet.config import SubnetConfig
 from supernet.zoo import ZOO
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from autoprog.errors import RunError
-from autoprog.record import budget_record
-from autoprog.train.cores import usable_cores
-from autoprog.train.ema import ElasticEma, decay_of
+from autoprog.runs import budget_record
+from autoprog.train.device import usable_cores
+from autoprog.train.optim import ElasticEma, decay_of
 from autoprog.train.pace import BudgetPace, CostPace, StepPace
 from supernet.config import SubnetConfig
 from supernet.elastic import create_elastic

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from autoprog.errors import RunError
 from autoprog.events import CheckpointSaved, Event
 from autoprog.train.checkpoint import publish, stage_as
-from autoprog.train.engine import train_schedule
-from autoprog.train.state import snapshot
+from autoprog.train.run import train_schedule
 from autoprog.train.stop import InterruptedRunError
+from autoprog.train.trainer import snapshot
 
 # Last step of the run: 40. Growth at 12 and 24, image sizes change at 16 and 20, epochs end at 10, 20, 30.
 STOPS = {

@@ -11,7 +11,7 @@ import torch
 from autoprog.cli import main
 from autoprog.events import Progressed, Warned
 from autoprog.runs import load_run
-from autoprog.train.loop import Stepper
+from autoprog.train.step import Stepper
 
 WORDS = [
     *("train", "--schedule", "linear", "--model", "vit-mu", "--epochs", "4", "--device", "cpu"),

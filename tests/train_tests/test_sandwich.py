@@ -16,13 +16,7 @@ from torch import Tensor, nn
 from autoprog.schedule import GrowthSchedule
 from autoprog.stage import FullModel, SandwichSizes, Stage, Tokens, Training
 from autoprog.train.phase import Choice, plain_choice
-from autoprog.train.sandwich import (
-    Pass,
-    accumulate,
-    imitation_loss,
-    passes_of,
-    sandwich_passes,
-)
+from autoprog.train.step import Pass, accumulate, imitation_loss, passes_of, sandwich_passes
 from supernet.config import ALL_TOKENS, SubnetConfig, TokenRule
 from supernet.cost import macs
 from supernet.elastic import ElasticViT, create_elastic

@@ -13,13 +13,13 @@ from PIL import Image
 from autoprog import recipe
 from autoprog.cli import build_parser, main
 from autoprog.commands.configure import configure_search
+from autoprog.data import sliced
+from autoprog.data.images import SlicedSource, whole_of
+from autoprog.data.run_data import open_data
 from autoprog.errors import ConfigError
-from autoprog.search.trial import trial_settings
+from autoprog.search.trials import trial_settings
 from autoprog.settings import DataSettings, RunManifest, SearchSettings
 from autoprog.space import find_space
-from autoprog.train.data import sliced
-from autoprog.train.data.slices import SlicedSource, whole_of
-from autoprog.train.feed import open_data
 from supernet.zoo import ZOO
 
 SMALL = ("--model=vit-mu", "--device=cpu", "--threads=1", "--workers=0", "--epochs=1")

@@ -11,9 +11,9 @@ import torch
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
+from autoprog.data import Cell
 from autoprog.presets import constant, linear
 from autoprog.schedule import GrowthSchedule
-from autoprog.train.data import Cell
 from autoprog.train.trainer import Trainer
 from supernet.config import SubnetConfig
 from supernet.elastic import DropPath

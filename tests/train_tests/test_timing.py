@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from autoprog.train.timing import Ledger, StepTimer, typical_seconds
+from autoprog.train.step import Ledger, StepTimer, typical_seconds
 from supernet.config import SubnetConfig
 
 SMALL, LARGE = SubnetConfig(2, 8), SubnetConfig(4, 16)

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from autoprog.cli import main
 from autoprog.schedule import GrowthSchedule
 from autoprog.stage import FullModel, Unfrozen
-from autoprog.train.freeze import set_trainable
+from autoprog.train.step import set_trainable
 from supernet.config import ModelSpec, SubnetConfig, first_slots
 from supernet.elastic import ElasticViT, create_elastic, describe
 from supernet.zoo import ZOO

@@ -14,13 +14,13 @@ from PIL import Image
 
 from autoprog.cli import main
 from autoprog.commands import launch
+from autoprog.data import CacheSettings, check_images, decode, images, open_cached
+from autoprog.data.images import FolderSource
+from autoprog.data.progress import progress_on_stderr
 from autoprog.errors import ResumableError
 from autoprog.recipe import Recipe
 from autoprog.runs import load_run
 from autoprog.train.checkpoint import load_newest
-from autoprog.train.data import CacheSettings, check_images, decode, images, open_cached
-from autoprog.train.data.cache.progress import progress_on_stderr
-from autoprog.train.data.images import FolderSource
 
 WORDS = ("train", "--schedule=constant", "--model=vit-mu", "--threads=1", "--epochs=1", "-q")
 

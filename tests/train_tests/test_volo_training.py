@@ -12,20 +12,19 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from autoprog.cli import main
-from autoprog.costs.cells import CostCell
+from autoprog.costs.table import CostCell
 from autoprog.presets import linear
 from autoprog.runs import load_run
 from autoprog.schedule import GrowthSchedule
 from autoprog.search.estimate import estimate_losses
-from autoprog.search.profile import Limits, measure_grid
+from autoprog.search.measured_costs import Limits, measure_grid
 from autoprog.settings import RunSettings
 from autoprog.stage import FullModel, Stage
-from autoprog.train.ema import ElasticEma
-from autoprog.train.evaluations import evaluate_run
 from autoprog.train.growth import fingerprint
 from autoprog.train.model import build_model
+from autoprog.train.optim import ElasticEma
 from autoprog.train.phase import plain_choice
-from autoprog.train.trainer import Trainer
+from autoprog.train.trainer import Trainer, evaluate_run
 from supernet.config import SubnetConfig, first_slots
 from supernet.zoo import ZOO
 

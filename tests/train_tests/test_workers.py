@@ -21,10 +21,10 @@ import pytest
 import torch
 from PIL import Image
 
+from autoprog.data import loader_workers as module
+from autoprog.data.loader_workers import WorkerDiedError, WorkerPool
 from autoprog.errors import RunError
 from autoprog.libwarnings import LibraryWarning, passed_on
-from autoprog.train.data import workers as module
-from autoprog.train.data.workers import WorkerDiedError, WorkerPool
 
 if not hasattr(os, "fork") or not Path("/proc/self/stat").exists():
     pytest.skip("needs the processes of Linux", allow_module_level=True)

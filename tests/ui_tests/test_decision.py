@@ -6,7 +6,13 @@ import pytest
 from rich.console import Console
 
 from autoprog.decisions import Decision
-from autoprog.ui.decision import decision_columns, decision_view, heat_map, ranked, runner_up_text
+from autoprog.ui.search_views import (
+    decision_columns,
+    decision_view,
+    heat_map,
+    ranked,
+    runner_up_text,
+)
 from autoprog.ui.tables import Column, fit_columns, plain_table
 from supernet.config import SubnetConfig, TokenRule
 

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from autoprog.cli import main
-from autoprog.effort import relative_step_cost
 from autoprog.schedule import GrowthSchedule
-from autoprog.stage import FullModel, Stage, Training
-from autoprog.ui.diff import schedule_diff
+from autoprog.stage import FullModel, Stage, Training, relative_step_cost
+from autoprog.ui.compare import schedule_diff
 from autoprog.ui.subject import Subject, find_subject, preset_beside
 from supernet.config import SubnetConfig
 from supernet.zoo import ZOO

@@ -16,7 +16,7 @@ from autoprog.events import (
     StageStarted,
     SupernetStarted,
 )
-from autoprog.ui.display import make_display
+from autoprog.ui.live import make_display
 from supernet.config import SubnetConfig
 
 

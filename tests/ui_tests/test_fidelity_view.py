@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from autoprog.decisions import Agreement, Fidelity, Judged, write_fidelity
 from autoprog.events import SubnetTrained
-from autoprog.fidelity import Agreement, Fidelity, Judged, write_fidelity
-from autoprog.ui.fidelity import fidelity_columns, fidelity_lines, fidelity_view, training_text
-from autoprog.ui.lines import event_lines
+from autoprog.ui.plain import event_lines
+from autoprog.ui.search_views import fidelity_columns, fidelity_lines, fidelity_view, training_text
 from autoprog.ui.show import show
 from autoprog.ui.state import RunState
 from supernet.config import SubnetConfig, TokenRule

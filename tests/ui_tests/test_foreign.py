@@ -23,11 +23,10 @@ from autoprog.cli import main
 from autoprog.errors import ConfigError, consistent
 from autoprog.events import TrialTold
 from autoprog.printable import is_printable
-from autoprog.ui.inspect.app import InspectApp
-from autoprog.ui.inspect.foreign import PrintableLines, without_markup
-from autoprog.ui.inspect.launch import make_app
-from autoprog.ui.inspect.listing import Listing
-from autoprog.ui.plot import Series, Span, chart
+from autoprog.ui.charts import Series, Span, chart
+from autoprog.ui.inspect.app import InspectApp, make_app
+from autoprog.ui.inspect.panes import PrintableLines, without_markup
+from autoprog.ui.inspect.readers import Listing
 from autoprog.ui.state import RunState, fold
 from autoprog.ui.tables import Column
 from supernet.config import SubnetConfig

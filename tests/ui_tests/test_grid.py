@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from autoprog.grid import EvaluatedCell, EvaluationGrid
-from autoprog.ui.grid import grid_document, grid_text, grid_view
-from autoprog.ui.progress import PartsBar
+from autoprog.evaluation_grid import EvaluatedCell, EvaluationGrid
+from autoprog.ui.evaluation import grid_document, grid_text, grid_view
+from autoprog.ui.live import PartsBar
 from supernet.config import SubnetConfig, TokenRule
 
 RULE = TokenRule(0.5, "class_attention", (3, 6, 9))

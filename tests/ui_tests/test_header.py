@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from autoprog.ui.header import header_facts, header_view
+from autoprog.ui.format import amount
+from autoprog.ui.run_views import header_facts, header_view
 from autoprog.ui.subject import find_subject
-from autoprog.ui.units import amount
 from supernet.cost import macs, parameters
 from supernet.zoo import ZOO
 

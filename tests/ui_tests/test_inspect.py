@@ -17,11 +17,9 @@ from autoprog.files import dump_yaml
 from autoprog.runs import RunFolder, load_run
 from autoprog.settings import SearchSettings
 from autoprog.space import find_space
-from autoprog.ui.inspect import log as event_log
-from autoprog.ui.inspect.app import VIEWS, InspectApp
-from autoprog.ui.inspect.launch import make_app
-from autoprog.ui.inspect.listing import Listing, filtered, run_columns
-from autoprog.ui.inspect.log import EventLog
+from autoprog.ui.inspect import readers as event_log
+from autoprog.ui.inspect.app import VIEWS, InspectApp, make_app
+from autoprog.ui.inspect.readers import EventLog, Listing, filtered, run_columns
 from autoprog.ui.state import RunState, fold
 from autoprog.ui.tables import cut_columns, fit_columns, table_width
 from supernet.zoo import ZOO

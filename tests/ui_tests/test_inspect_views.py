@@ -17,20 +17,15 @@ from rich.console import Console
 from textual.pilot import Pilot
 
 from autoprog.cli import main
+from autoprog.decisions import Importance
 from autoprog.events import Event
-from autoprog.importance import Importance
 from autoprog.openfiles import write_atomically
-from autoprog.processes import this_process
-from autoprog.ui.clock import clock_of
-from autoprog.ui.curves import Ghost, accuracy_series, curves_view, loss_series
-from autoprog.ui.inspect.app import InspectApp
-from autoprog.ui.inspect.guide import KEYS
-from autoprog.ui.inspect.keys import VIEWS
-from autoprog.ui.inspect.launch import make_app
-from autoprog.ui.inspect.search_pane import Importances
-from autoprog.ui.palette import DIM
-from autoprog.ui.state import fold
-from autoprog.workers import WorkerStatus
+from autoprog.processes import WorkerStatus, this_process
+from autoprog.ui.charts import Ghost, accuracy_series, curves_view, loss_series
+from autoprog.ui.format import DIM
+from autoprog.ui.inspect.app import KEYS, InspectApp, make_app
+from autoprog.ui.inspect.panes import VIEWS, Importances
+from autoprog.ui.state import clock_of, fold
 
 SMALL, LARGE = (80, 24), (160, 50)
 
@@ -361,7 +356,7 @@ def test_a_size_that_is_none_is_refused_and_nothing_is_written(
 
 def test_a_program_that_only_looks_loads_neither_torch_nor_optuna() -> None:
     program = (
-        "import sys, autoprog.ui.inspect.launch\n"
+        "import sys, autoprog.ui.inspect.app\n"
         "print(sorted({'torch', 'optuna', 'scipy', 'sklearn'} & sys.modules.keys()))"
     )
     done = subprocess.run(

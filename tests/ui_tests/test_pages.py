@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from autoprog.cli import main
+from autoprog.ui.html import lanes_svg
 from autoprog.ui.subject import find_subject
-from autoprog.ui.svg import lanes_svg
 
 VOID = {"meta"}
 

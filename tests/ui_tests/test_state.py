@@ -24,8 +24,7 @@ from autoprog.events import (
 )
 from autoprog.presets import preset
 from autoprog.recipe import RECIPES
-from autoprog.ui.history import MAX_POINTS
-from autoprog.ui.state import MAX_WARNINGS, RunState, fold, reduce
+from autoprog.ui.state import MAX_POINTS, MAX_WARNINGS, RunState, fold, reduce
 from supernet.config import SubnetConfig
 from supernet.cost import relative_cost
 from supernet.zoo import ZOO

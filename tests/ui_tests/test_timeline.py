@@ -9,14 +9,16 @@ from autoprog.events import Event
 from autoprog.presets import preset
 from autoprog.recipe import RECIPES
 from autoprog.ui.state import fold
-from autoprog.ui.timeline import place_labels, step_plot, timeline
-from autoprog.ui.track import (
+from autoprog.ui.timeline import (
     Lane,
     Track,
     constants,
     lanes,
     mean_relative_cost,
     measured_speed_up,
+    place_labels,
+    step_plot,
+    timeline,
     track_of_run,
     track_of_table,
 )

@@ -7,13 +7,8 @@ import pytest
 from rich.console import Console
 
 from autoprog.events import Event
-from autoprog.ui.curves import accuracy_series, curves_view
-from autoprog.ui.frame import frame
-from autoprog.ui.growth import growth_view
-from autoprog.ui.plot import Series, Span, chart
-from autoprog.ui.result import result_rows
-from autoprog.ui.state import fold
-from autoprog.ui.units import (
+from autoprog.ui.charts import Series, Span, accuracy_series, chart, curves_view
+from autoprog.ui.format import (
     amount,
     ascii_text,
     duration,
@@ -22,6 +17,9 @@ from autoprog.ui.units import (
     number,
     per_cent,
 )
+from autoprog.ui.live import frame
+from autoprog.ui.run_views import growth_view, result_rows
+from autoprog.ui.state import fold
 
 
 @pytest.mark.parametrize(

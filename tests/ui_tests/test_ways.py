@@ -11,11 +11,10 @@ from rich.console import Console
 
 from autoprog.decisions import Decision, FrontPoint, Tail
 from autoprog.events import Decided
-from autoprog.ui.decision import decision_view
-from autoprog.ui.lines import event_lines
+from autoprog.ui.plain import event_lines
+from autoprog.ui.search_views import decision_view, front_columns, front_view, then_text, way_text
 from autoprog.ui.show import show
 from autoprog.ui.state import RunState
-from autoprog.ui.ways import front_columns, front_view, then_text, way_text
 from supernet.config import SubnetConfig, TokenRule
 
 # The decision is taken at step 1000, epoch 10, for d8 r160; the run has 4000 steps.

@@ -20,21 +20,35 @@ from optuna.distributions import (
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from autoprog.search.controller.attributes import LOST, RELEASED
-from autoprog.search.controller.halving import Halving, should_stop
-from autoprog.search.controller.history import studies_of_decisions
 from autoprog.search.controller.importances import importances
-from autoprog.search.controller.memory import search_in_memory, write_study
-from autoprog.search.controller.proposals import Controller, Proposals
-from autoprog.search.controller.reaper import LeaseTerms
-from autoprog.search.controller.records import TrialRecord, rebuild_study, records_of
-from autoprog.search.controller.samplers import SAMPLERS, create_sampler, num_points, points_of
-from autoprog.search.controller.shared import Plan, SharedStudy
+from autoprog.search.controller.samplers import (
+    LOST,
+    RELEASED,
+    SAMPLERS,
+    Halving,
+    create_sampler,
+    num_points,
+    points_of,
+    should_stop,
+)
 from autoprog.search.controller.storage import close_storage, open_journal, open_storage
+from autoprog.search.controller.studies import (
+    Controller,
+    Proposals,
+    TrialRecord,
+    rebuild_study,
+    records_of,
+    search_in_memory,
+    studies_of_decisions,
+    write_study,
+)
 from autoprog.search.controller.trials import OpenTrial, PrunedTrial, ReleasedTrial
-from autoprog.search.controller.worker import (
+from autoprog.search.controller.workers import (
     EXPECTED_ERRORS,
     Evaluate,
+    LeaseTerms,
+    Plan,
+    SharedStudy,
     StopRule,
     WorkerEnd,
     run_worker,

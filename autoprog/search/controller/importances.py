@@ -17,9 +17,9 @@ from optuna.storages.journal import BaseJournalBackend
 from optuna.study import Study, load_study
 from optuna.trial import FrozenTrial, TrialState
 
+from autoprog.decisions import Importance
 from autoprog.errors import RunError
-from autoprog.importance import Importance
-from autoprog.jsonlines import read_lines
+from autoprog.files import read_lines
 from autoprog.printable import brief
 
 __all__ = ["LEAST_TRIALS", "importances"]

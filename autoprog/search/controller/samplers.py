@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import product
-from typing import Any
+from typing import Any, TypeGuard
 
 from optuna.distributions import (
     BaseDistribution,
@@ -23,13 +24,97 @@ from optuna.samplers import (
     TPESampler,
 )
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autoprog.errors import ConfigError, suggest
-from autoprog.search.controller.attributes import index_of
 from autoprog.train.phase import step_seed
 
-__all__ = ["SAMPLERS", "SteadySampler", "create_sampler", "num_points", "points_of"]
+__all__ = [
+    "ATTEMPT",
+    "ERROR",
+    "FINISHED",
+    "LEASE",
+    "LOST",
+    "ORIGIN",
+    "RELEASED",
+    "RETRY_OF",
+    "SAMPLERS",
+    "Halving",
+    "SteadySampler",
+    "attempt_of",
+    "create_sampler",
+    "index_of",
+    "num_points",
+    "origin_of",
+    "points_of",
+    "retried_by",
+    "rung_name",
+    "should_stop",
+]
+
+
+# --------------------------------------------------------------------------------------------------
+# What this package writes into the user attributes of a trial; each is one word for one thing.
+
+
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+"""The states of trials that count: those that have told what they were asked for."""
+
+LEASE = "lease"
+"""Who works on the trial and until when nobody else may."""
+
+LOST = "lost"
+"""Why a failed trial has no result: its worker died, or gave it back. Such a trial is tried again."""
+
+RELEASED = "given back"
+"""Why a trial is lost whose worker was asked to stop; it did not die over the trial."""
+
+RETRY_OF = "retry_of"
+"""The number of the lost trial that this one repeats."""
+
+ORIGIN = "origin"
+"""The number of the first trial of such a chain."""
+
+ATTEMPT = "attempt"
+"""How many workers have died over the parameters of this trial before it."""
+
+ERROR = "error"
+"""The message of the error that the trial failed by; it is not tried again."""
+
+
+def rung_name(rung: int) -> str:
+    """Return the name of the attribute that holds the value at a rung."""
+    return f"rung_{rung}"
+
+
+def origin_of(trial: FrozenTrial | Trial) -> int:
+    """Return the number of the trial that this one is, or repeats."""
+    origin = trial.user_attrs.get(ORIGIN)
+    return origin if _is_count(origin) and origin < trial.number else trial.number
+
+
+def attempt_of(trial: FrozenTrial | Trial) -> int:
+    """Return how many workers have died over the parameters of a trial."""
+    attempt = trial.user_attrs.get(ATTEMPT)
+    return attempt if _is_count(attempt) else 0
+
+
+def retried_by(trial: FrozenTrial | Trial) -> int | None:
+    """Return the number of the lost trial that this one repeats, if it does."""
+    number = trial.user_attrs.get(RETRY_OF)
+    return number if _is_count(number) and number < trial.number else None
+
+
+def index_of(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> int:
+    """Return which trial this would be had no worker ever died; `trials` are all of its study."""
+    origin = origin_of(trial)
+    return origin - sum(RETRY_OF in earlier.user_attrs for earlier in trials[:origin])
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    """Tell whether an attribute, which may be of somebody else, is a count from 0."""
+    return type(value) is int and value >= 0
+
 
 Space = Mapping[str, BaseDistribution]
 
@@ -216,3 +301,51 @@ def _values(name: str, axis: BaseDistribution) -> list[Any]:
 
 def _numpy_seed(seed: int, purpose: str, index: int) -> int:
     return step_seed(seed, purpose, index) & 0xFFFFFFFF  # numpy takes no more
+
+
+# --------------------------------------------------------------------------------------------------
+# Asynchronous successive halving: poor trials end early, with one or several objectives.
+
+
+@dataclass(frozen=True)
+class Halving:
+    """Where trials are compared: at ``first_step · reduction^k``, the rungs.
+
+    Of those that have come to a rung, one in ``reduction`` goes on (ASHA, arXiv 1810.05934, in the variant
+    that stops trials and never pauses them). Optuna's own pruners refuse several objectives.
+    """
+
+    first_step: int
+    reduction: int = 3
+
+    def __post_init__(self) -> None:
+        if self.first_step < 1:
+            raise ValueError(f"first_step must be >= 1, but got {self.first_step}")
+        if self.reduction < 2:
+            raise ValueError(f"reduction must be >= 2, but got {self.reduction}")
+
+    def rung_of(self, step: int) -> int | None:
+        """Return the highest rung that is not above `step`."""
+        if step < self.first_step:
+            return None
+        rung = 0
+        while self.first_step * self.reduction ** (rung + 1) <= step:
+            rung += 1
+        return rung
+
+
+def should_stop(value: float, others: Sequence[float], reduction: int) -> bool:
+    """Tell whether a trial ends at a rung: whether it is outside the best one in `reduction`.
+
+    As long as fewer than `reduction` trials have come there, none is stopped. Ties go on.
+
+    Args:
+        value: Of the trial at this rung; lower is better.
+        others: Of all other trials that have come to this rung so far.
+        reduction: Of so many trials one goes on.
+    """
+    if math.isnan(value):
+        return True
+    count = len(others) + 1
+    better = sum(other < value for other in others)
+    return count >= reduction and better >= count // reduction

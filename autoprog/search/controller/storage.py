@@ -14,10 +14,11 @@ from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.exc import SQLAlchemyError
 
 from autoprog.errors import ConfigError, RunError
-from autoprog.locks import FileLock
 from autoprog.openfiles import open_for_appending
+from autoprog.processes import FileLock
 
 __all__ = ["STORAGE_ERRORS", "Journal", "close_storage", "open_journal", "open_storage", "sync"]
+
 
 STORAGE_ERRORS = (
     OSError,

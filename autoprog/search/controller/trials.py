@@ -7,8 +7,13 @@ from typing import Any
 
 from optuna.trial import Trial, TrialState
 
-from autoprog.search.controller.attributes import attempt_of, origin_of, rung_name
-from autoprog.search.controller.halving import Halving, should_stop
+from autoprog.search.controller.samplers import (
+    Halving,
+    attempt_of,
+    origin_of,
+    rung_name,
+    should_stop,
+)
 
 __all__ = ["OpenTrial", "PrunedTrial", "ReleasedTrial"]
 

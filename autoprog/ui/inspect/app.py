@@ -2,50 +2,104 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from functools import partial
+from os import environ
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, cast
 
+from rich.console import Group
 from rich.text import Text
 from textual import on
 from textual.app import App, ComposeResult, SystemCommand
 from textual.binding import BindingType
+from textual.containers import VerticalScroll
 from textual.filter import LineFilter
 from textual.message import Message
-from textual.screen import Screen
+from textual.pilot import Pilot
+from textual.screen import ModalScreen, Screen
 from textual.widgets import Footer, Input, Static, TabbedContent, TabPane
 from textual.worker import get_current_worker
 
-from autoprog.errors import AutoprogError
-from autoprog.ui.fitted import Fitted
-from autoprog.ui.inspect.colours import DARK, LIGHT
-from autoprog.ui.inspect.compare_pane import ComparePane
-from autoprog.ui.inspect.follow import Follower, PlanFollower, RunFollower
-from autoprog.ui.inspect.foreign import Checked, PrintableLines, without_markup
-from autoprog.ui.inspect.guide import GuideScreen
-from autoprog.ui.inspect.keys import APP_KEYS, LOOKING, MOVES_IN_PAGE, MOVES_IN_TABLE, VIEWS
-from autoprog.ui.inspect.library import Library, Marks
-from autoprog.ui.inspect.listing import Listing
-from autoprog.ui.inspect.live_pane import LivePane
-from autoprog.ui.inspect.pages import PAGES, headline
+from autoprog.errors import AutoprogError, ConfigError, RunError
+from autoprog.openfiles import write_all
+from autoprog.runs import is_word, locate_run
+from autoprog.ui.format import DIM, WARNING
+from autoprog.ui.html import with_local_fonts
+from autoprog.ui.inspect.pages import DARK, LIGHT, PAGES, headline
 from autoprog.ui.inspect.panes import (
+    APP_KEYS,
+    LOOKING,
+    MOVES_IN_PAGE,
+    MOVES_IN_TABLE,
     NOTHING_OPEN,
     READING,
+    VIEWS,
+    Checked,
+    ComparePane,
+    Importances,
+    LivePane,
     Looking,
     PagePane,
     Pane,
+    PrintableLines,
     ReadOn,
+    RunsPane,
+    SchedulePane,
+    SearchPane,
     WhyPane,
+    without_markup,
 )
-from autoprog.ui.inspect.runs_pane import RunsPane
-from autoprog.ui.inspect.schedule_pane import SchedulePane
-from autoprog.ui.inspect.search_pane import Importances, SearchPane
-from autoprog.ui.palette import WARNING
-from autoprog.ui.subject import Subject
+from autoprog.ui.inspect.readers import Follower, Library, Listing, Marks, PlanFollower, RunFollower
+from autoprog.ui.subject import Subject, find_subject
+from autoprog.ui.tables import Fitted, list_table
 
-__all__ = ["POLL_SECONDS", "VIEWS", "InspectApp"]
+__all__ = [
+    "KEYS",
+    "POLL_SECONDS",
+    "VIEWS",
+    "GuideScreen",
+    "InspectApp",
+    "inspect",
+    "make_app",
+    "take_screenshots",
+]
+
+
+# --------------------------------------------------------------------------------------------------
+# Which keys there are.
+
+
+KEYS = {
+    "1 … 7, Tab, h l, ← →": "the views, from Runs to Compare",
+    "j k, ↑ ↓": "down and up: a run, a decision, a line",
+    "g G, Home End": "first and last",
+    "Space, PgUp PgDn, ^D ^U": "a page; under Why, of the decision",
+    "Enter": "Runs: open the run under the cursor",
+    "Space, b": "Runs: mark to compare; take as baseline",
+    "d": "Schedule: beside the next other one",
+    "x": "Live, Compare: another axis of the curves",
+    "/": "filter the runs; Enter keeps, Esc clears it",
+    "^P": "palette: every command by name",
+    "?": "this page; Esc or ? closes it",
+    "q": "quit; a run that is writing goes on",
+}
+
+
+class GuideScreen(ModalScreen[None]):
+    """The keys and what they do, above what is shown."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [("escape,question_mark,q,enter", "dismiss", "Close")]
+
+    def compose(self) -> ComposeResult:
+        """Yield the table of keys."""
+        note = Text("Looking changes nothing: no run is written to, none is stopped.", DIM)
+        with VerticalScroll(id="guide"):
+            yield Static(Group(list_table(KEYS), Text(""), note))
+
 
 POLL_SECONDS = 1.0
 REDRAW_SECONDS = 0.3  # while a long log is read
@@ -309,3 +363,145 @@ _PANE_COMMANDS = (
     ("Axis of Live", "Draw curves over epochs or seconds", ("live", "axis")),
     ("Axis of Compare", "Draw curves over seconds, images or MACs", ("compare", "axis")),
 )
+
+
+# --------------------------------------------------------------------------------------------------
+# From the words of the command line to the program.
+
+
+SCREENSHOT_POLL_SECONDS = 0.1
+
+
+def inspect(
+    targets: Sequence[str],
+    runs_dir: str,
+    importances: Importances | None = None,
+    screenshots: Path | None = None,
+    size: tuple[int, int] = (80, 24),
+) -> list[Path]:
+    """Open the program in this terminal, until it is left; or write pictures of its views.
+
+    Args:
+        targets: Run folders, folders of runs, schedule files and presets; the first one is open at once.
+        runs_dir: Folder of the runs to choose from where none is named.
+        importances: Computes parameter importances from a journal.
+        screenshots: Folder for the pictures, which need no terminal.
+        size: Their columns and rows.
+
+    Returns:
+        The pictures.
+
+    Raises:
+        ConfigError: If a target is none of these, or this is no terminal.
+        RunError: If pictures cannot be made.
+    """
+    poll_seconds = POLL_SECONDS if screenshots is None else SCREENSHOT_POLL_SECONDS
+    app = make_app(targets, runs_dir, poll_seconds, importances)
+    if screenshots is not None:
+        return take_screenshots(app, screenshots, size)
+    if not (sys.stdin.isatty() and sys.stdout.isatty()) or environ.get("TERM") == "dumb":
+        cure = "autoprog show prints the same views anywhere"
+        raise ConfigError("inspect", "", "must be run in a terminal", cure=cure)
+    app.run()
+    return []
+
+
+def make_app(
+    targets: Sequence[str],
+    runs_dir: str,
+    poll_seconds: float = POLL_SECONDS,
+    importances: Importances | None = None,
+) -> InspectApp:
+    """Return the program for these targets, which reads what has changed every `poll_seconds`.
+
+    Where two runs or more are named, they are marked from the start.
+
+    Raises:
+        ConfigError: If a target is nothing that can be looked at.
+    """
+    folders = [Path(target) for target in targets if _is_runs_folder(Path(target))]
+    opened = [target for target in targets if Path(target) not in folders]
+    opened = [str(locate_run(t, runs_dir)) if is_word(t, runs_dir) else t for t in opened]
+    followers = [_follower(target) for target in opened]
+    named = [Path(target) for target in opened]
+    if len(folders) > 1:
+        raise ConfigError("inspect", "", "must have one folder of runs at most", str(folders[1]))
+    if not folders and len(named) < 2:
+        folders = [_beside(named, runs_dir)]
+    listing = Listing(folders[0] if folders else None, named)
+    runs = [path for path in named if path.is_dir()]
+    marked = runs if len(runs) > 1 else []
+    return InspectApp(followers, listing, poll_seconds, marked, importances)
+
+
+def _is_runs_folder(path: Path) -> bool:
+    return path.is_dir() and not (path / "run.yaml").is_file() and any(path.glob("*/run.yaml"))
+
+
+def _beside(named: Sequence[Path], runs_dir: str) -> Path:
+    """Return the folder that holds the one run that is named, so that its neighbours are at hand."""
+    return named[0].parent if named and named[0].is_dir() else Path(runs_dir)
+
+
+def _follower(target: str) -> Follower:
+    path = Path(target)
+    if (path / "run.yaml").is_file():
+        return RunFollower(path)
+    return PlanFollower(target, find_subject(target, None, None, None, time.time()))
+
+
+# --------------------------------------------------------------------------------------------------
+# Pictures of all views, without a terminal.
+
+
+MOST_SECONDS = 60.0
+PAUSE_SECONDS = 0.02
+
+
+def take_screenshots(app: InspectApp, folder: Path, size: tuple[int, int]) -> list[Path]:
+    """Write ``runs.svg``, ``schedule.svg`` … of a program that nobody has started.
+
+    Args:
+        app: What to show.
+        folder: Where the files go; made if it is missing.
+        size: Columns and rows of the terminal there would be.
+
+    Returns:
+        The files, in the order of the views.
+
+    Raises:
+        RunError: If they cannot be written, or a run cannot be read.
+    """
+    pictures = asyncio.run(_take(app, size))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_all({folder / name: picture for name, picture in pictures.items()})
+        return [folder / name for name in pictures]
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be written: {error.strerror}") from None
+
+
+async def _take(app: InspectApp, size: tuple[int, int]) -> dict[str, str]:
+    """Return the pictures by the names of their files."""
+    pictures = {}
+    async with app.run_test(size=size) as pilot:
+        for view in VIEWS:
+            await _settled(app, pilot, view)
+            problem = app.query_one("#problem", Static)
+            if problem.display:
+                raise RunError(str(problem.content).removeprefix(" ! "))
+            picture = app.export_screenshot(title="autoprog inspect")
+            pictures[f"{view}.svg"] = with_local_fonts(picture)
+    return pictures
+
+
+async def _settled(app: InspectApp, pilot: Pilot[None], view: str) -> None:
+    """Wait until a view is shown and what it shows has been read twice, so that it is all there."""
+    search = cast(SearchPane, app.query_one("#search-pane"))
+    await pilot.pause()
+    app.action_view(view)
+    await pilot.pause()
+    end, last = app.num_reads + 2, time.monotonic() + MOST_SECONDS
+    while (app.num_reads < end or search.is_computing) and time.monotonic() < last:
+        await pilot.pause(PAUSE_SECONDS)
+    await pilot.pause()

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Group, RenderableType
+from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
 from autoprog.decisions import Decision
-from autoprog.ui.curves import (
+from autoprog.ui.charts import (
     TWO_PLOTS_WIDTH,
     CurveAxis,
     Ghost,
@@ -16,22 +17,49 @@ from autoprog.ui.curves import (
     curves_view,
     loss_series,
 )
-from autoprog.ui.decision import decision_summary
-from autoprog.ui.fidelity import fidelity_view
-from autoprog.ui.fitted import Fitted, panel
-from autoprog.ui.frame import frame
-from autoprog.ui.growth import growth_view
-from autoprog.ui.header import header_view
-from autoprog.ui.palette import DIM, STATUS
-from autoprog.ui.result import result_view
-from autoprog.ui.step_costs import costs_view
+from autoprog.ui.format import DIM, STATUS, duration, number, per_cent
+from autoprog.ui.live import frame
+from autoprog.ui.run_views import growth_view, header_view, result_of, result_view, timeline_of
+from autoprog.ui.search_views import (
+    continuations_view,
+    costs_view,
+    decision_summary,
+    fidelity_view,
+    front_view,
+)
 from autoprog.ui.subject import Subject
-from autoprog.ui.tables import Column
-from autoprog.ui.units import duration, number, per_cent
-from autoprog.ui.views import result_of, timeline_of
-from autoprog.ui.ways import continuations_view, front_view
+from autoprog.ui.tables import Column, Fitted, panel
 
-__all__ = ["PAGES", "Page", "decision_list_columns", "headline", "live", "weighed"]
+__all__ = ["DARK", "LIGHT", "PAGES", "Page", "decision_list_columns", "headline", "live", "weighed"]
+
+
+# --------------------------------------------------------------------------------------------------
+# What the sixteen colours of a terminal look like on the grounds that the program paints.
+
+
+_COLOURS = [
+    (213, 94, 0),
+    (0, 158, 115),
+    (230, 159, 0),
+    (86, 180, 233),
+    (204, 121, 167),
+    (86, 180, 233),
+]  # red, green, yellow, blue, magenta, cyan, as in the palette
+
+# Dim text has to be read: 6.6 to 1 on the dark ground, 5.3 to 1 on the light one.
+DARK = TerminalTheme(
+    (18, 18, 18),
+    (224, 224, 224),
+    [(40, 40, 40), *_COLOURS, (208, 208, 208)],
+    [(150, 150, 150), *_COLOURS, (255, 255, 255)],
+)
+LIGHT = TerminalTheme(
+    (255, 255, 255),
+    (31, 31, 31),
+    [(0, 0, 0), *_COLOURS, (90, 90, 90)],
+    [(107, 107, 107), *_COLOURS, (0, 0, 0)],
+)
+
 
 Page = Callable[[Subject, int, int], RenderableType]
 """From a subject and the columns and rows that there are."""

@@ -1,0 +1,656 @@
+"""Augmenting a whole batch of decoded thumbnails at once."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import permutations
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data.auto_augment import RandAugment
+from torch import Tensor
+
+from autoprog.data.batch_crops import CROP_SLOTS, FILTERS, Draws, crop_and_resize, draw_crops, slide
+from autoprog.data.cache import CachedSource
+from autoprog.data.sampler import seed_sample
+from autoprog.data.transforms import Cell, TransformSettings, normalize_, policy_steps
+
+__all__ = [
+    "OPERATIONS",
+    "BatchAugment",
+    "BatchRandAugment",
+    "Change",
+    "Jitter",
+    "Operation",
+    "apply_policy",
+    "can_augment_by_batch",
+    "draw_erasures",
+    "draw_jitter",
+    "erase_",
+    "jitter_",
+    "paste_changed",
+]
+
+
+# --------------------------------------------------------------------------------------------------
+# Colour jitter of a whole batch: brightness, contrast and saturation, as torchvision has Pillow do it.
+
+
+_BRIGHTNESS, _CONTRAST, _SATURATION = range(3)
+_ORDERS = np.array(list(permutations(range(3))))
+_LUMA = (19595.0, 38470.0, 7471.0)  # Pillow's, in units of 2^-16; sums of 8-bit pixels are exact
+_EPSILON = 2.0**-13  # so that rounding errors do not make 99 of what must be 100
+
+
+@dataclass(frozen=True)
+class Jitter:
+    """How the colours of B images change.
+
+    Args:
+        factors: Of brightness, contrast and saturation; float64 B x 3.
+        orders: Which of the three comes first, second and last; int64 B x 3.
+    """
+
+    factors: np.ndarray
+    orders: np.ndarray
+
+
+def draw_jitter(draws: Draws, strengths: tuple[float, float, float], first_slot: int) -> Jitter:
+    """Draw what torchvision's ColorJitter would.
+
+    Args:
+        draws: Of B samples.
+        strengths: Of brightness, contrast and saturation; factors lie so far around 1, at least at 0.
+        first_slot: Four slots of the draws are taken from here.
+    """
+    chances = draws.uniform(range(first_slot, first_slot + 4))
+    low = np.maximum(1.0 - np.array(strengths), 0.0)
+    high = 1.0 + np.array(strengths)
+    return Jitter(
+        factors=low + (high - low) * chances[:, :3],
+        orders=_ORDERS[(chances[:, 3] * len(_ORDERS)).astype(np.int64)],
+    )
+
+
+def jitter_(images: Tensor, jitter: Jitter) -> None:
+    """Change colours in place.
+
+    Each of the three blends the image with another: with black, with its mean grey, with its own grey
+    version. As in Pillow every step is cut to whole numbers from 0 to 255.
+
+    Args:
+        images: Whole numbers from 0 to 255, float32 B x 3 x H x W.
+        jitter: What to do.
+    """
+    batch = len(images)
+    flat = images.view(batch, 3, -1)
+    luma = torch.tensor(_LUMA).view(1, 1, 3).expand(batch, 1, 3)
+    for place in range(3):
+        kinds = jitter.orders[:, place]
+        factors = _column(jitter.factors[np.arange(batch), kinds])
+        grey = torch.bmm(luma, flat).add_(32768.0).mul_(2.0**-16).floor_()
+        mean_grey = grey.mean(dim=2, keepdim=True).add_(0.5).floor_()
+        other = grey.mul_(_column(kinds == _SATURATION))
+        other.add_(mean_grey.mul_(_column(kinds == _CONTRAST)))
+        other.mul_(1.0 - factors).add_(_EPSILON)
+        flat.mul_(factors).add_(other).clamp_(0.0, 255.0).floor_()
+
+
+def _column(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(values.astype(np.float32)).view(-1, 1, 1)
+
+
+# --------------------------------------------------------------------------------------------------
+# Random erasing of a whole batch, distributed as timm's RandomErasing draws it.
+
+
+_TRIES, _PER_TRY = 10, 4
+_LOW_AREA, _HIGH_AREA, _LOW_ASPECT = 0.02, 1 / 3, 0.3
+
+
+def draw_erasures(
+    draws: Draws, probability: float, most: int, img_size: int, first_slot: int
+) -> np.ndarray:
+    """Draw the boxes to erase; return (number of the sample, top, left, height, width), int64 K x 5.
+
+    Args:
+        draws: Of B samples.
+        probability: That anything is erased in a sample.
+        most: Each gets one to so many boxes, which are the smaller the more they are.
+        img_size: Side of the images, in pixels.
+        first_slot: All slots of the draws from here on may be taken.
+    """
+    chances = draws.uniform((first_slot, first_slot + 1))
+    rows = np.flatnonzero(chances[:, 0] <= probability)
+    counts = 1 + (chances[rows, 1] * most).astype(np.int64)
+    found = [np.empty((0, 5), np.int64)]
+    for number in range(most):
+        wanted = rows[counts > number]
+        slot = first_slot + 2 + number * _TRIES * _PER_TRY
+        found.append(_draw_boxes(draws, wanted, counts[counts > number], img_size, slot))
+    boxes = np.concatenate(found)
+    return boxes[np.argsort(boxes[:, 0], kind="stable")]
+
+
+def _draw_boxes(
+    draws: Draws, rows: np.ndarray, counts: np.ndarray, img_size: int, first_slot: int
+) -> np.ndarray:
+    """Return a box for each row, but for those where none of the tries fits."""
+    found = [np.empty((0, 5), np.int64)]
+    for attempt in range(_TRIES):
+        slot = first_slot + attempt * _PER_TRY
+        chances = draws[rows].uniform(range(slot, slot + _PER_TRY))
+        areas = (_LOW_AREA + (_HIGH_AREA - _LOW_AREA) * chances[:, 0]) * img_size**2 / counts
+        root = np.exp(np.log(_LOW_ASPECT) * (0.5 - chances[:, 1]))
+        sides = np.sqrt(areas)
+        extents = np.rint(np.stack([sides * root, sides / root], 1)).astype(np.int64)
+        fits = (extents < img_size).all(axis=1)
+        corners = (chances[:, 2:] * (img_size - extents + 1)).astype(np.int64)
+        found.append(np.concatenate([rows[:, None], corners, extents], axis=1)[fits])
+        rows, counts = rows[~fits], counts[~fits]
+        if len(rows) == 0:
+            break
+    return np.concatenate(found)
+
+
+def erase_(images: Tensor, boxes: np.ndarray, mode: str, draws: Draws) -> None:
+    """Erase in place.
+
+    Args:
+        images: Normalised, float32 B x 3 x H x W.
+        boxes: As :func:`draw_erasures` gives them.
+        mode: ``const`` for 0, ``rand`` for one normal colour a box, ``pixel`` for one a pixel.
+        draws: Of the B samples; seed the colours.
+    """
+    pixels, generator, last_row = images.numpy(), torch.Generator(), -1
+    for row, top, left, height, width in boxes.tolist():
+        target = pixels[row, :, top : top + height, left : left + width]
+        if mode == "const":
+            target[:] = 0.0
+            continue
+        if row != last_row:
+            generator.manual_seed(int(draws.keys[row] >> np.uint64(1)))
+            last_row = row
+        shape = (3, height, width) if mode == "pixel" else (3, 1, 1)
+        target[:] = torch.empty(shape).normal_(generator=generator).numpy()
+
+
+# --------------------------------------------------------------------------------------------------
+# timm's augmentations that keep every pixel in its place, for a group of images at once.
+#
+# Each function gives bit for bit what timm has Pillow make of the images one by one, on machines whose
+# compilers do not fuse a product and a sum (x86-64); elsewhere a blend may be off by one. Images are
+# planes, uint8 N x 3 x H x W, and each has its own level, float64 N: the argument that timm hands on.
+# Nothing is changed in place.
+
+
+Operation: TypeAlias = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+_LUMA_ROW = np.array([[19595.0, 38470.0, 7471.0]], dtype=np.float32)  # in units of 2^-16
+_SOLARIZE_ADD_BELOW = 128
+
+
+def _auto_contrast(pixels: np.ndarray, _: np.ndarray) -> np.ndarray:
+    """Stretch each channel to 0..255: trunc(v s - low s) with s = 255 / (high - low), in doubles."""
+    flat = pixels.reshape(len(pixels), 3, -1)
+    low = flat.min(axis=2, keepdims=True).astype(np.float64)
+    span = flat.max(axis=2, keepdims=True) - low
+    scale = np.where(span > 0, 255.0 / np.maximum(span, 1.0), 1.0)
+    values = flat * scale
+    values += np.where(span > 0, -low * scale, 0.0)
+    return _to_8_bits(values).reshape(pixels.shape)
+
+
+def _equalize(pixels: np.ndarray, _: np.ndarray) -> np.ndarray:
+    """Make the histogram of each channel even.
+
+    A value becomes (step // 2 + number of smaller values) // step, at most 255, where step is a 255th
+    of the pixels, without those of the highest value. A channel with step 0 is left as it is.
+    """
+    planes = pixels.reshape(len(pixels) * 3, -1)
+    highest = planes.max(axis=1, keepdims=True)
+    steps = (planes.shape[1] - np.count_nonzero(planes == highest, axis=1)) // 255
+    rows = np.flatnonzero(steps)
+    result = planes.copy()
+    if len(rows):
+        steps = steps[rows, None]
+        places = planes[rows] + 256 * np.arange(len(rows))[:, None]
+        counts = np.bincount(places.reshape(-1), minlength=256 * len(rows)).reshape(-1, 256)
+        smaller = np.cumsum(counts, axis=1) - counts
+        tables = np.minimum((steps // 2 + smaller) // steps, 255).astype(np.uint8)
+        result[rows] = tables.reshape(-1)[places]
+    return result.reshape(pixels.shape)
+
+
+def _invert(pixels: np.ndarray, _: np.ndarray) -> np.ndarray:
+    """255 - v."""
+    return ~pixels
+
+
+def _posterize(pixels: np.ndarray, bits_to_keep: np.ndarray) -> np.ndarray:
+    """Keep so many of the highest bits: all from 8 on, none from 0 down."""
+    dropped = 8 - bits_to_keep.clip(0, 8).astype(np.int64)
+    return pixels & _each(256 - 2**dropped).astype(np.uint8)
+
+
+def _solarize(pixels: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """v below the threshold, 255 - v from there on."""
+    return np.where(pixels < _each(thresholds).astype(np.int16), pixels, ~pixels)
+
+
+def _solarize_add(pixels: np.ndarray, added: np.ndarray) -> np.ndarray:
+    """min(v + added, 255) for v < 128, else v."""
+    added_8_bits = _each(added).astype(np.uint8)  # timm adds 128 at most, so that nothing overflows
+    return pixels + added_8_bits * (pixels < _SOLARIZE_ADD_BELOW)
+
+
+def _color(pixels: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """Blend with the grey version."""
+    return _blend(_grey(pixels), pixels, factors)
+
+
+def _contrast(pixels: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """Blend with the mean of the grey version, rounded."""
+    means = _grey(pixels).mean(axis=(1, 2, 3), dtype=np.float64)
+    return _blend(_each(np.floor(means + 0.5)).astype(np.float32), pixels, factors)
+
+
+def _brightness(pixels: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """Blend with black."""
+    return _blend(np.zeros((1, 1, 1, 1), dtype=np.float32), pixels, factors)
+
+
+def _sharpness(pixels: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """Blend with the version smoothed by weights of 1, and 5 in the centre, over 13.
+
+    Borders stay. Pillow rounds sums of floats, which are never near to half a unit: s / 13 is not.
+    """
+    whole = pixels.astype(np.uint16)
+    inner = whole[:, :, 1:-1, 1:-1]
+    threes = whole[:, :, :-2] + whole[:, :, 1:-1] + whole[:, :, 2:]
+    sums = threes[..., :-2] + threes[..., 1:-1] + threes[..., 2:] + 4 * inner
+    smooth = pixels.astype(np.float32)
+    smooth[:, :, 1:-1, 1:-1] = (sums + 6) // 13
+    return _blend(smooth, pixels, factors)
+
+
+def _blend(grounds: np.ndarray, pixels: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """Return ground + factor (v - ground) in single precision, clipped and truncated."""
+    values = pixels.astype(np.float32)
+    values -= grounds
+    values *= _each(factors).astype(np.float32)
+    values += grounds
+    return _to_8_bits(values)
+
+
+def _grey(pixels: np.ndarray) -> np.ndarray:
+    """Return Pillow's conversion to L, as float32 N x 1 x H x W; the sums of products are exact."""
+    batch, _, height, width = pixels.shape
+    grey = np.matmul(_LUMA_ROW, pixels.reshape(batch, 3, -1).astype(np.float32))
+    grey += np.float32(2**15)
+    grey *= np.float32(2**-16)
+    return np.floor(grey, out=grey).reshape(batch, 1, height, width)
+
+
+def _each(levels: np.ndarray) -> np.ndarray:
+    return levels.reshape(-1, 1, 1, 1)
+
+
+def _to_8_bits(values: np.ndarray) -> np.ndarray:
+    return np.clip(values, 0.0, 255.0, out=values).astype(np.uint8)
+
+
+OPERATIONS: dict[str, Operation] = {
+    "AutoContrast": _auto_contrast,
+    "Equalize": _equalize,
+    "Invert": _invert,
+    "Posterize": _posterize,
+    "PosterizeIncreasing": _posterize,
+    "PosterizeOriginal": _posterize,
+    "Solarize": _solarize,
+    "SolarizeIncreasing": _solarize,
+    "SolarizeAdd": _solarize_add,
+    "Color": _color,
+    "ColorIncreasing": _color,
+    "Contrast": _contrast,
+    "ContrastIncreasing": _contrast,
+    "Brightness": _brightness,
+    "BrightnessIncreasing": _brightness,
+    "Sharpness": _sharpness,
+    "SharpnessIncreasing": _sharpness,
+}
+"""What to call on a group of images, by timm's name of the operation."""
+
+
+# --------------------------------------------------------------------------------------------------
+# timm's RandAugment on a batch: images that get the same operation at the same turn go through together.
+
+
+Change: TypeAlias = Callable[[Image.Image], Image.Image]
+"""What Pillow does to an image."""
+_Function: TypeAlias = Callable[[np.ndarray, Any], np.ndarray]
+
+_MOVES = ("Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel")
+_FILTERS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
+
+
+class BatchRandAugment:
+    """timm's RandAugment for images whose operations have been chosen.
+
+    Args:
+        policy: One that :meth:`knows` tells of.
+    """
+
+    def __init__(self, policy: RandAugment) -> None:
+        self._steps = [_step(operation) for operation in policy.ops]
+
+    @staticmethod
+    def knows(policy: RandAugment) -> bool:
+        """Tell whether each operation of the policy can be done by batch."""
+        return all(
+            operation.name in OPERATIONS
+            or (operation.name in _MOVES and _filters(operation) <= set(_FILTERS))
+            for operation in policy.ops
+        )
+
+    def __call__(self, pixels: np.ndarray, chosen: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        """Return the images after their operations, uint8 B x 3 x P x P.
+
+        Args:
+            pixels: uint8 B x 3 x P x P.
+            chosen: Numbers of operations in their order, -1 for none, int64 B x layers.
+            keys: Seeds of what the operations draw, uint64 B.
+        """
+        result = pixels.copy()
+        for turn in self._turns(chosen, keys):
+            for function, (rows, levels) in turn.items():
+                result[rows] = function(result[rows], levels)
+        return result
+
+    def _turns(
+        self, chosen: np.ndarray, keys: np.ndarray
+    ) -> list[dict[_Function, tuple[list[int], list[Any]]]]:
+        """Draw levels, and return all first operations, all second ones, ..., with rows and levels."""
+        turns: list[Any] = [defaultdict(lambda: ([], [])) for _ in range(chosen.shape[1])]
+        touched = np.flatnonzero((chosen >= 0).any(axis=1))
+        samples = zip(
+            touched.tolist(), chosen[touched].tolist(), keys[touched].tolist(), strict=True
+        )
+        for row, numbers, key in samples:
+            random.seed(key)
+            number_of_turn = 0
+            for number in numbers:
+                if number >= 0:
+                    function, level = self._steps[number](_ASKED)
+                    rows, levels = turns[number_of_turn][function]
+                    rows.append(row)
+                    levels.append(level)
+                    number_of_turn += 1
+        return turns
+
+
+class _Asked:
+    """Stands for an image of one pixel, and returns what timm asks of it as a function and its level.
+
+    Thus timm itself draws the filter of a move.
+    """
+
+    size = (1, 1)
+
+    def transform(
+        self, _size: Any, _method: Any, matrix: tuple[float, ...], *, fillcolor: Any, resample: Any
+    ) -> tuple[_Function, tuple[float, float, bool]]:
+        """Return a slide: the affine matrix is 1, slope, offset, 0, 1, 0 or that of columns."""
+        _, slope_across, offset_across, slope_down, _, offset_down = matrix
+        is_down = slope_down != 0.0 or offset_down != 0.0
+        levels = (slope_across + slope_down, offset_across + offset_down, is_down)
+        return _slider(resample, fillcolor), levels
+
+    def rotate(self, degrees: float, **options: Any) -> tuple[_Function, Change]:
+        """Return Pillow's own rotation."""
+        return _change_each, lambda image: image.rotate(degrees, **options)
+
+
+_ASKED = _Asked()
+
+
+def _step(operation: Any) -> Callable[[_Asked], tuple[_Function, Any]]:
+    """Return timm's operation as one that draws as it does, but returns what is to be called.
+
+    That is a function of a group of images and their levels, and the level of this image. Whether the
+    operation is applied is not drawn.
+    """
+    step = copy.copy(operation)
+    step.prob = 1.0
+    if operation.name in OPERATIONS:
+        step.aug_fn = _with_level(OPERATIONS[operation.name])
+    return step
+
+
+def _with_level(function: Operation) -> Callable[..., tuple[_Function, float]]:
+    def apply(pixels: np.ndarray, levels: list[float]) -> np.ndarray:
+        return function(pixels, np.array(levels, dtype=np.float64))
+
+    return lambda _, level=0.0, **__: (apply, level)
+
+
+@lru_cache(maxsize=64)
+def _slider(resample: int, fill: tuple[int, ...]) -> _Function:
+    is_bicubic = resample == Image.Resampling.BICUBIC
+
+    def apply(pixels: np.ndarray, levels: list[tuple[float, float, bool]]) -> np.ndarray:
+        return slide(pixels, np.array(levels), is_bicubic=is_bicubic, fill=fill)
+
+    return apply
+
+
+def _change_each(pixels: np.ndarray, changes: list[Change]) -> np.ndarray:
+    return paste_changed(pixels, enumerate(changes))
+
+
+def _filters(operation: Any) -> set[int]:
+    resample = operation.kwargs["resample"]
+    return set(resample) if isinstance(resample, list | tuple) else {resample}
+
+
+def paste_changed(pixels: np.ndarray, changes: Iterable[tuple[int, Change]]) -> np.ndarray:
+    """Return the images, some of them changed by Pillow, uint8 N x 3 x P x P.
+
+    All images are one tall image: cutting out and pasting take half the time of conversions.
+
+    Args:
+        pixels: uint8 N x 3 x P x P.
+        changes: Which image is changed, and how.
+    """
+    count, _, side, _ = pixels.shape
+    rows = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))  # N3HW -> NHW3
+    tall = Image.frombuffer("RGB", (side, count * side), rows, "raw", "RGB", 0, 1)
+    result = tall.copy()
+    for number, change in changes:
+        box = (0, number * side, side, (number + 1) * side)
+        result.paste(change(tall.crop(box)), box)
+    return np.array(result).reshape(rows.shape).transpose(0, 3, 1, 2)
+
+
+# --------------------------------------------------------------------------------------------------
+# timm's augmentation policies (RandAugment, AutoAugment, AugMix) on a batch of cropped images.
+
+
+def apply_policy(
+    pixels: np.ndarray,
+    cell: Cell,
+    settings: TransformSettings,
+    draws: Draws,
+    samples: tuple[int, np.ndarray, np.ndarray],
+    first_slot: int,
+) -> np.ndarray:
+    """Return the images after the policy, uint8 B x 3 x P x P.
+
+    RandAugment without weights takes its choice of operations from the draws, so that images without
+    any, a quarter by default, cost nothing; what an operation itself draws comes from the global
+    generator of ``random``, seeded for each image. If all its operations are known they are done
+    together, else Pillow works on the images one by one, as timm has it do. So it does for other
+    policies, which get all three global generators seeded.
+
+    Args:
+        pixels: uint8 B x 3 x P x P.
+        cell: Names the policy.
+        settings: What stays fixed over the run.
+        draws: Of the B samples.
+        samples: The seed of the run, and passes and indices of the samples.
+        first_slot: All slots of the draws from here on may be taken.
+    """
+    steps = _steps(cell, settings)
+    if not isinstance(steps, _RandAugment):
+        return paste_changed(pixels, _seeded_changes(steps, *samples))
+    chosen = steps.choose(draws, first_slot)
+    if steps.by_batch is not None:
+        return steps.by_batch(pixels, chosen, draws.keys)
+    return paste_changed(pixels, steps.changes(chosen, draws.keys))
+
+
+@lru_cache(maxsize=64)
+def _steps(cell: Cell, settings: TransformSettings) -> _RandAugment | list[Any]:
+    steps = policy_steps(cell, settings)
+    if len(steps) == 1 and isinstance(steps[0], RandAugment) and steps[0].choice_weights is None:
+        return _RandAugment(steps[0])
+    return steps
+
+
+class _RandAugment:
+    """timm's RandAugment, told what to apply.
+
+    ``by_batch`` does so if all operations can be done by batch, else it is None.
+    """
+
+    def __init__(self, policy: RandAugment) -> None:
+        self.by_batch = BatchRandAugment(policy) if BatchRandAugment.knows(policy) else None
+        self._layers = policy.num_layers
+        self._rates = np.array([operation.prob for operation in policy.ops])
+        self._operations = [_certain(operation) for operation in policy.ops]
+
+    def choose(self, draws: Draws, first_slot: int) -> np.ndarray:
+        """Return numbers of operations, -1 for none, int64 B x layers."""
+        chances = draws.uniform(range(first_slot, first_slot + 2 * self._layers))
+        numbers = (chances[:, : self._layers] * len(self._rates)).astype(np.int64)
+        return np.where(chances[:, self._layers :] <= self._rates[numbers], numbers, -1)
+
+    def changes(self, chosen: np.ndarray, keys: np.ndarray) -> Iterator[tuple[int, Change]]:
+        """Yield the rows of images with any operation, and what applies those."""
+        for row in np.flatnonzero((chosen >= 0).any(axis=1)).tolist():
+            operations = [self._operations[k] for k in chosen[row].tolist() if k >= 0]
+            yield row, partial(_in_turn, operations, partial(random.seed, int(keys[row])))
+
+
+def _certain(operation: Any) -> Any:
+    """Return timm's operation without its own draw of whether it is applied."""
+    certain = copy.copy(operation)
+    certain.prob = 1.0
+    return certain
+
+
+def _seeded_changes(
+    steps: Sequence[Any], seed: int, passes: np.ndarray, indices: np.ndarray
+) -> Iterator[tuple[int, Change]]:
+    """Yield each row and timm's steps one after another, for each image with its own seeds."""
+    samples = zip(passes.tolist(), indices.tolist(), strict=True)
+    for row, sample in enumerate(samples):
+        yield row, partial(_in_turn, steps, partial(seed_sample, seed, *sample))
+
+
+def _in_turn(steps: Sequence[Change], seed: Callable[[], None], image: Image.Image) -> Image.Image:
+    seed()
+    for step in steps:
+        image = step(image)
+    return image
+
+
+_JITTER_SLOT = CROP_SLOTS
+_POLICY_SLOT = _JITTER_SLOT + 4
+_MOST_AT_ONCE = 256  # what is computed in between takes several times the memory of the result
+_ERASE_SLOT = 2**16  # a policy takes two slots for each of its layers
+
+
+def can_augment_by_batch(source: object, settings: TransformSettings) -> bool:
+    """Tell whether these images and settings are ones that :class:`BatchAugment` knows."""
+    is_small = isinstance(source, CachedSource) and source.are_thumbnails
+    is_known = settings.interpolation == "random" or settings.interpolation in FILTERS
+    jitter = settings.color_jitter
+    has_hue = isinstance(jitter, tuple) and len(jitter) != 3
+    return is_small and is_known and not has_hue
+
+
+@dataclass(frozen=True)
+class BatchAugment:
+    """timm's training transform for a batch: the same distribution, drawn and computed together.
+
+    What a sample becomes depends on (seed, pass, index, cell) alone.
+
+    Args:
+        source: Thumbnails.
+        settings: What stays fixed over the run.
+        seed: Of the run.
+    """
+
+    source: CachedSource
+    settings: TransformSettings
+    seed: int
+
+    def __call__(self, indices: np.ndarray, passes: np.ndarray, cell: Cell) -> Tensor:
+        """Return images, float32 B x 3 x P x P.
+
+        Args:
+            indices: Numbers of readable images, int64 B.
+            passes: Number of the pass of each, int64 B.
+            cell: What to do with them.
+        """
+        if len(indices) <= _MOST_AT_ONCE:
+            return self._some(indices, passes, cell)
+        parts = range(0, len(indices), _MOST_AT_ONCE)
+        return torch.cat(
+            [
+                self._some(indices[k : k + _MOST_AT_ONCE], passes[k : k + _MOST_AT_ONCE], cell)
+                for k in parts
+            ]
+        )
+
+    def _some(self, indices: np.ndarray, passes: np.ndarray, cell: Cell) -> Tensor:
+        fixed = self.settings
+        draws = Draws.of(self.seed, passes, indices)
+        images = self._crop(indices, draws, cell.img_size)
+        if cell.aa is not None:
+            samples = (self.seed, passes, indices)
+            pixels = images.to(torch.uint8).numpy()
+            changed = apply_policy(pixels, cell, fixed, draws, samples, _POLICY_SLOT)
+            images.copy_(torch.from_numpy(changed))
+        elif any(strengths := self._jitter_strengths()):
+            jitter_(images, draw_jitter(draws, strengths, _JITTER_SLOT))
+        normalize_(images, fixed.mean, fixed.std)
+        if cell.reprob > 0.0:
+            most, side = fixed.recount, cell.img_size
+            boxes = draw_erasures(draws, cell.reprob, most, side, _ERASE_SLOT)
+            erase_(images, boxes, fixed.remode, draws)
+        return images
+
+    def _crop(self, indices: np.ndarray, draws: Draws, img_size: int) -> Tensor:
+        fixed = self.settings
+        is_random = fixed.interpolation == "random"
+        filters = tuple(FILTERS) if is_random else (fixed.interpolation,)
+        pixels, sizes = self.source.gather(indices)
+        rates = (fixed.hflip, fixed.vflip)
+        crops = draw_crops(draws, sizes, fixed.scale, fixed.ratio, rates, len(filters))
+        return crop_and_resize(pixels, crops, img_size, filters)
+
+    def _jitter_strengths(self) -> tuple[float, float, float]:
+        jitter = self.settings.color_jitter or 0.0
+        if isinstance(jitter, tuple):
+            brightness, contrast, saturation = jitter
+            return brightness, contrast, saturation
+        return jitter, jitter, jitter

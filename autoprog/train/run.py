@@ -1,0 +1,354 @@
+"""One whole training run: a schedule in, events out, plain timm weights and a result at the end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from autoprog.accuracy import class_accuracies, no_better_than_a_class
+from autoprog.bounds import MOST_STEPS
+from autoprog.data import OpenedData
+from autoprog.data.run_data import open_feed
+from autoprog.errors import ConfigError
+from autoprog.events import Event, RunFinished, RunStarted, Warned
+from autoprog.recipe import Recipe
+from autoprog.runs import Result, RunFolder, budget_record, load_run, write_record
+from autoprog.schedule import GrowthSchedule
+from autoprog.settings import RunSettings
+from autoprog.steptable import StepTable
+from autoprog.train.device import Compute, resolve_compute
+from autoprog.train.model import build_model, evaluation_images, transform_settings
+from autoprog.train.optim import (
+    ElasticEma,
+    create_optimizer,
+    create_scheduler,
+    time_constants_steps,
+)
+from autoprog.train.pace import BudgetPace, Pace, StepPace
+from autoprog.train.phase import phases_of
+from autoprog.train.ranks import ONE_PROCESS, Ranks
+from autoprog.train.step import Rollbacks, Stepper, typical_seconds
+from autoprog.train.stop import StopRequest
+from autoprog.train.trainer import Trainer, measure_reserve
+from autoprog.train.weights import saved_weights, write_files
+
+__all__ = [
+    "Job",
+    "RunLength",
+    "build_trainer",
+    "finish",
+    "run_length",
+    "start",
+    "start_training",
+    "step_table",
+    "steps_per_epoch_of",
+    "train_schedule",
+    "weights_metadata",
+]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What carries out a run: the processes, how to stop them, and how often it was rolled back."""
+
+    stop: StopRequest = field(default_factory=StopRequest)
+    ranks: Ranks = ONE_PROCESS
+    rollbacks: Rollbacks = field(default_factory=Rollbacks)
+
+
+_MOST_LEFT_OUT = 0.05
+
+
+@dataclass(frozen=True)
+class RunLength:
+    """How long a run is. An epoch is as many whole batches as come nearest to one pass."""
+
+    steps_per_epoch: int
+    total_steps: int
+
+
+def steps_per_epoch_of(num_images: int, batch_size: int) -> int:
+    """Return the steps of an epoch: as many whole batches as the training images fill, at least one.
+
+    Where that leaves out more than 5 % of them it is the nearest number instead, so that epochs are passes
+    over the images in small data sets as well.
+    """
+    exact = num_images / batch_size
+    whole = max(1, int(exact))
+    return whole if exact - whole <= _MOST_LEFT_OUT * exact else max(1, round(exact))
+
+
+def run_length(num_images: int, batch_size: int, epochs: float) -> RunLength:
+    """Return the length of a run; it has at least two steps.
+
+    Raises:
+        ConfigError: If it has more steps than a run may have.
+    """
+    steps_per_epoch = steps_per_epoch_of(num_images, batch_size)
+    return RunLength(steps_per_epoch, _few_enough(int(epochs * steps_per_epoch + 1e-6)))
+
+
+def _few_enough(steps: int) -> int:
+    if steps > MOST_STEPS:
+        law, cure = f"must make at most {MOST_STEPS:,} steps", "train for fewer epochs"
+        raise ConfigError("--epochs", "", law, steps, cure)
+    return max(2, steps)
+
+
+def build_trainer(
+    settings: RunSettings,
+    folder: RunFolder,
+    opened: OpenedData,
+    compute: Compute,
+    length: RunLength,
+    lr_shape: str,
+    job: Job,
+    clock: Callable[[int], float] = float,
+    supernet_steps: int | None = None,
+) -> Trainer:
+    """Return a trainer at step 0: network, optimizer, averages and data, all drawn from the seed.
+
+    ``clock`` is that of the learning rate, where it is not the step; ``supernet_steps`` the length of a
+    supernet phase, in a run that has some.
+    """
+    recipe = settings.recipe
+    spec, tables = settings.model.spec(), settings.table_sizes
+    model = build_model(spec, len(opened.class_names), settings.seed, tables)
+    model.to(compute.device)
+    transform = transform_settings(model, recipe)
+    optimizer = create_optimizer(model, recipe, compute.device)
+    constants = time_constants_steps(
+        recipe.ema_epochs, supernet_steps, length.steps_per_epoch, length.total_steps
+    )
+    stepper = Stepper(
+        model=model,
+        emas=tuple(ElasticEma(model, constant) for constant in constants),
+        optimizer=optimizer,
+        scheduler=create_scheduler(optimizer, recipe, lr_shape, length.total_steps),
+        scaler=compute.scaler(),
+        compute=compute,
+        seed=settings.seed,
+        micro_batches=recipe.grad_accum_steps,
+        clip_grad=recipe.clip_grad,
+        ranks=job.ranks,
+        pace=_pace(settings, length, clock),
+    )
+    if settings.compile:
+        model.compile_blocks()  # after the averages were copied from it: those stay eager
+    pin_memory, ranks = compute.device.type == "cuda", job.ranks
+    places = (ranks.rank, ranks.world_size, ranks.local_world_size)
+    feed = open_feed(opened, transform, settings, pin_memory, *places)
+    trainer = Trainer(
+        settings=settings,
+        folder=folder,
+        feed=feed,
+        stepper=stepper,
+        total_steps=length.total_steps,
+        steps_per_epoch=length.steps_per_epoch,
+        stop=job.stop,
+        rollbacks=job.rollbacks,
+    )
+    trainer.metadata = weights_metadata(trainer)
+    return trainer
+
+
+def weights_metadata(trainer: Trainer) -> dict[str, str]:
+    """Return what every file of weights of a run says of itself: its model, images and classes."""
+    settings = trainer.settings
+    metadata = {
+        "timm": settings.model.timm,
+        "kwargs": json.dumps(settings.model.spec().create_kwargs()),
+        "num_classes": str(trainer.feed.num_classes),
+        "images": json.dumps(evaluation_images(trainer.stepper.model, settings.recipe)),
+    }
+    if settings.data.has_names(trainer.feed.class_names):
+        metadata["class_names"] = json.dumps(trainer.feed.class_names)
+    return metadata
+
+
+def _pace(settings: RunSettings, length: RunLength, clock: Callable[[int], float]) -> Pace:
+    if settings.time_budget_seconds is None:
+        return StepPace(clock)
+    return BudgetPace(settings.time_budget_seconds, length.total_steps)
+
+
+def start_training(
+    settings: RunSettings,
+    folder: RunFolder,
+    opened: OpenedData,
+    schedule: GrowthSchedule,
+    job: Job,
+) -> Trainer:
+    """Return the trainer of a schedule, on the device that the settings name."""
+    compute = resolve_compute(settings, job.ranks)
+    table = step_table(settings.recipe, schedule, len(opened.train))
+    length = RunLength(table.steps_per_epoch, table.total_steps)
+    shape = schedule.lr.shape
+    return build_trainer(settings, folder, opened, compute, length, shape, job, table.clock)
+
+
+def step_table(recipe: Recipe, schedule: GrowthSchedule, num_images: int) -> StepTable:
+    """Return a schedule in steps of a run over `num_images`; it has at least two steps.
+
+    Raises:
+        ConfigError: If a stage is shorter than a step, or there are more steps than a run may have.
+    """
+    steps_per_epoch = steps_per_epoch_of(num_images, recipe.batch_size)
+    table = schedule.resolve(steps_per_epoch, nominal_epochs(recipe, num_images))
+    _few_enough(table.total_steps)  # small batches make more steps of as many epochs
+    return table
+
+
+def nominal_epochs(recipe: Recipe, num_images: int) -> float:
+    """Return the epochs that a schedule is resolved for: as many whole steps as the recipe's fill."""
+    length = run_length(num_images, recipe.batch_size, recipe.epochs)
+    return length.total_steps / length.steps_per_epoch
+
+
+def train_schedule(trainer: Trainer, schedule: GrowthSchedule) -> Iterator[Event]:
+    """Carry out a schedule from wherever the run folder's checkpoint stands, and finish the run.
+
+    Raises:
+        DivergedError: If a loss is not finite.
+        InterruptedRunError: If a stop was requested.
+    """
+    phases = phases_of(step_table(trainer.recipe, schedule, trainer.feed.num_images))
+    try:
+        yield from start(trainer)
+        yield from measure_reserve(trainer)
+        for phase in phases:
+            yield from trainer.run(phase)
+        yield from finish(trainer, schedule)
+    finally:
+        trainer.feed.close()
+
+
+def start(trainer: Trainer) -> Iterator[Event]:
+    """Load the newest checkpoint, if any, and announce the run."""
+    warnings = trainer.resume()
+    settings, manifest = trainer.settings, trainer.folder.manifest
+    yield RunStarted(
+        step=trainer.step,
+        run_id=manifest.run_id,
+        run_kind=settings.kind,
+        model=settings.model.model,
+        total_steps=trainer.total_steps,
+        steps_per_epoch=trainer.steps_per_epoch,
+        epochs=nominal_epochs(trainer.recipe, trainer.feed.num_images),
+        num_images=trainer.feed.num_images,
+        device=str(trainer.compute.device),
+        amp=trainer.compute.amp,
+        seed=settings.seed,
+        time_budget_seconds=settings.time_budget_seconds,
+        time_share=None if settings.search is None else settings.search.time_share,
+        world_size=trainer.ranks.world_size,
+        hardware=trainer.compute.hardware(),
+        num_classes=trainer.feed.num_classes,
+    )
+    yield from warnings
+
+
+def finish(trainer: Trainer, schedule: GrowthSchedule) -> Iterator[Event]:
+    """Write the final weights and, last of all, the result that makes the run complete."""
+    if trainer.ranks.is_main:
+        _export(trainer)
+    result = _result(trainer, schedule)
+    better = max(result.top1, result.top1_ema)
+    warning = no_better_than_a_class(
+        better, result.largest_class_share or 0.0, result.num_validation_images
+    )
+    if warning is not None and trainer.ranks.is_main:
+        yield Warned(step=trainer.step, message=warning)
+    yield RunFinished(step=trainer.step, result=result.model_dump(mode="json", by_alias=True))
+    if trainer.ranks.is_main and trainer.pace.budget_seconds is not None:
+        _record_budget(trainer.folder)
+    trainer.folder.write_result(result)
+
+
+def _record_budget(folder: RunFolder) -> None:
+    """Write down what the events of all attempts tell of a run under a time budget."""
+    record = budget_record(load_run(folder.path).events())
+    assert record is not None, "the run has a budget"
+    write_record(folder.path, record)
+
+
+def _export(trainer: Trainer) -> None:
+    """Write online and averaged weights under plain timm keys, with the model, its classes and their images.
+
+    Raises:
+        RunError: If they cannot be written.
+    """
+    networks = {"final": trainer.stepper.model, "final_ema": trainer.stepper.emas[-1].module}
+    files = saved_weights(networks, bool(trainer.settings.table_sizes))
+    write_files(trainer.folder.checkpoints, files, trainer.metadata)
+
+
+def _result(trainer: Trainer, schedule: GrowthSchedule) -> Result:
+    evaluation, ledger = trainer.last_evaluation, trainer.ledger
+    assert evaluation is not None, "a run ends with an evaluation"
+    settings, manifest = trainer.settings, trainer.folder.manifest
+    by_class, best = trainer.by_class, trainer.best
+    epochs = nominal_epochs(trainer.recipe, trainer.feed.num_images)
+    is_constant = len(schedule.stages) == 1 and set(trainer.steps_by_subnet) == {
+        settings.model.spec().full
+    }
+    full_seconds = None if is_constant else predicted_full_seconds(trainer, epochs)
+    return Result(
+        run_id=manifest.run_id,
+        kind=settings.kind,
+        model=settings.model.model,
+        top1=evaluation.top1,
+        top1_ema=evaluation.top1_ema,
+        loss=evaluation.loss,
+        loss_ema=evaluation.loss_ema,
+        epochs=trainer.epoch,
+        wall_seconds=ledger.wall_seconds(),
+        train_seconds=ledger.seconds["train"],
+        supernet_seconds=ledger.seconds["supernet"],
+        search_seconds=ledger.seconds["search"],
+        lost_seconds=ledger.seconds["lost"],
+        data_wait_seconds=ledger.seconds["data_wait"],
+        eval_seconds=ledger.seconds["evaluate"],
+        image_epochs=trainer.samples / trainer.feed.num_images,
+        macs=float(trainer.macs),
+        peak_memory_bytes=trainer.compute.peak_memory_bytes(),
+        seed=settings.seed,
+        device=str(trainer.compute.device),
+        amp=trainer.compute.amp,
+        versions=manifest.versions,
+        schedule=schedule.model_dump(mode="json", by_alias=True, exclude_defaults=True),
+        num_validation_images=evaluation.num_images,
+        largest_class_share=evaluation.largest_class_share,
+        balanced_top1=evaluation.balanced_top1,
+        balanced_top1_ema=evaluation.balanced_top1_ema,
+        class_images=by_class.get("images"),
+        class_top1=_class_top1(by_class, "correct"),
+        class_top1_ema=_class_top1(by_class, "correct_ema"),
+        best_top1=None if best is None else best.top1,
+        best_step=None if best is None else best.step,
+        best_epoch=None if best is None else best.epoch,
+        stopped_early=trainer.stopped_early,
+        full_model_epochs=None if full_seconds is None else epochs,
+        full_model_seconds=full_seconds,
+    )
+
+
+def _class_top1(by_class: Mapping[str, list[int]], correct: str) -> list[float | None] | None:
+    return class_accuracies(by_class[correct], by_class["images"]) if by_class else None
+
+
+def predicted_full_seconds(trainer: Trainer, epochs: float) -> float | None:
+    """Return what the full model would take for `epochs`, all charged, by the steps that it took at the end.
+
+    Images come as slowly as they did in this run, and evaluations and checkpoints cost as much. None where
+    the run has not timed plain steps of the full model, or goes by a time budget.
+    """
+    spec = trainer.stepper.model.spec
+    seconds = typical_seconds(trainer.phase_seconds.get(spec.full, []))
+    if seconds is None or not trainer.trains_plainly or trainer.pace.budget_seconds is not None:
+        return None
+    spent = trainer.ledger.seconds
+    waiting = spent["data_wait"] / max(1, trainer.step)
+    steps = epochs * trainer.steps_per_epoch
+    return steps * (seconds + waiting) + spent["evaluate"] + spent["checkpoint"]

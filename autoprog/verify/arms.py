@@ -1,0 +1,283 @@
+"""What an arm runs: a training or a search with flags of a fixed list; no other command line can be said.
+
+``verify.json`` and ``bench.json`` may come from somebody else, and what they say is started. So they hold
+settings, from which the words of a command line are made here, and nothing that is taken for words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from autoprog.data.cache_folder import cache_folder
+from autoprog.errors import ConfigError, suggest
+from autoprog.files import MOST_LETTERS, FileModel, is_line
+from autoprog.presets import PRESETS
+from autoprog.recipe import Recipe
+
+__all__ = [
+    "ELSEWHERE",
+    "FLAGS_OF_BOTH",
+    "FLAGS_OF_SEARCH",
+    "PAIRS",
+    "SWITCHES",
+    "ArmName",
+    "ArmSettings",
+    "FlagValue",
+    "flag_words",
+    "flags_of_words",
+    "with_numbers",
+    "with_settings",
+]
+
+FLAGS_OF_BOTH = frozenset(
+    {
+        *(name.replace("_", "-") for name in Recipe.model_fields),
+        *("recipe", "model", "img-size", "pretrained", "initial-checkpoint", "fresh-head"),
+        *("data", "dataset", "data-dir", "train-split", "val-split", "input-key", "target-key"),
+        *("num-classes", "class-folders", "val-fraction", "val-seed", "white-level"),
+        *("data-share", "held-out", "device", "amp", "threads", "workers", "compile", "cache"),
+        *("checkpoint-minutes", "log-every-steps", "eval-every-epochs", "patience"),
+        *("max-bad-images", "on-divergence"),
+        *("log-tensorboard", "log-wandb", "wandb-project", "wandb-mode"),
+    }
+)
+"""Flags that any arm may have."""
+FLAGS_OF_SEARCH = frozenset(
+    {
+        *("space", "rule", "budget", "sampler", "time-share", "same-epochs", "profile-seconds"),
+        *("num-points", "num-stages", "supernet-epochs", "supernet-share", "search-share"),
+        *("tail-trials", "max-candidates", "min-full-share"),
+        *("fidelity", "fidelity-at", "fidelity-epochs", "fidelity-seeds", "fidelity-from"),
+        *("grow-op", "grow-map", "grow-source", "grow-state", "trials", "proxy", "jobs"),
+    }
+)
+"""Flags that a search may have beside them."""
+SWITCHES = frozenset(
+    {
+        *("pretrained", "fresh-head", "held-out", "compile", "log-tensorboard", "log-wandb"),
+        "same-epochs",
+    }
+)
+"""Those of all these flags that have no value."""
+PAIRS = frozenset({"scale", "ratio"})
+"""Those that have two numbers."""
+
+ELSEWHERE = (
+    *("cache", "log-wandb", "wandb-project", "pretrained", "compile"),
+    *("dataset", "data-dir", "train-split", "val-split"),
+)
+"""Flags that let a run write outside its folder, start a compiler, or read from the network."""
+_NUMBER = re.compile(r"\d+(\.\d*)?([eE][-+]?\d+)?|\.\d+([eE][-+]?\d+)?")
+_NAME, _LONGEST_NAME = re.compile(r"[a-z0-9]+([.:+-][a-z0-9]+)*"), 64
+_MOST_WORDS = 500
+
+
+def _arm_name(text: str) -> str:
+    if len(text) > _LONGEST_NAME or not _NAME.fullmatch(text):
+        law = f"must be at most {_LONGEST_NAME} small letters and digits, with single .:+- between"
+        raise ConfigError("", "", law, text)
+    return text
+
+
+ArmName = Annotated[str, AfterValidator(_arm_name)]
+"""Name of an arm: also of a folder, so that it can neither leave nor hide one."""
+FlagValue = Literal[True] | str | tuple[str, str]
+"""Of a flag: True for a switch, else its text, or the texts of a pair of numbers."""
+
+
+class ArmSettings(FileModel):
+    """A run of one of the two commands, without seed and folder.
+
+    Args:
+        command: Which.
+        preset: The schedule of a training that has a name.
+        follows_file: Whether a training goes along a schedule file, which is copied beside the plan.
+        flags: Text of each flag, without the dashes.
+    """
+
+    command: Literal["train", "search"]
+    preset: Literal[tuple(PRESETS)] | None = None  # type: ignore[valid-type]
+    follows_file: bool = False
+    flags: dict[str, FlagValue] = Field(default_factory=dict)
+
+    @field_validator("flags", mode="before")
+    @classmethod
+    def _each_has_its_shape(cls, flags: Any) -> dict[str, FlagValue]:
+        if not isinstance(flags, Mapping):
+            raise ConfigError("", "", "must be a mapping of flags to values", flags)
+        return {flag: _sound_value(flag, value) for flag, value in flags.items()}
+
+    @model_validator(mode="after")
+    def _is_a_run(self) -> ArmSettings:
+        known = _flags_of(self.command)
+        for flag in self.flags:
+            if flag not in known:
+                near = suggest(flag, known, list_all=False)
+                raise ConfigError("", "flags", f"unknown flag of a {self.command}", flag, near)
+        schedules = (self.preset is not None) + self.follows_file
+        if schedules != (self.command == "train"):
+            law = "must be given, or follows_file, for a training and for nothing else"
+            raise ConfigError("", "preset", law, self.preset)
+        return self
+
+    def having(self, **flags: FlagValue) -> ArmSettings:
+        """Return it with other values of some flags, whose names have underscores here."""
+        named = {name.replace("_", "-"): value for name, value in flags.items()}
+        return self.model_copy(update={"flags": {**self.flags, **named}})
+
+    def following_file(self) -> ArmSettings:
+        """Return the same training along a schedule file."""
+        return self.model_copy(update={"preset": None, "follows_file": True})
+
+    def words(self, schedule: Path | None) -> tuple[str, ...]:
+        """Return what stands after ``autoprog``; `schedule` is the file that it follows, if it does."""
+        along = self.preset if schedule is None or not self.follows_file else schedule
+        own = () if self.command == "search" else (f"--schedule={along}",)
+        return (self.command, *own, *flag_words(self.flags))
+
+    @property
+    def elsewhere(self) -> dict[str, FlagValue]:
+        """Return the flags that let it write outside its folder, or read from the network.
+
+        The user's own cache folder is none of these, nor is what W&B keeps to be sent later.
+        """
+        found = {flag: self.flags[flag] for flag in ELSEWHERE if flag in self.flags}
+        if cache_folder(str(found.get("cache", "auto"))) == cache_folder("auto"):
+            found.pop("cache", None)
+        if self.flags.get("wandb-mode") == "offline":
+            found = {flag: value for flag, value in found.items() if "wandb" not in flag}
+        return found
+
+
+def _sound_value(flag: str, value: Any) -> FlagValue:
+    """Return the value of a flag as its kind has it.
+
+    Raises:
+        ConfigError: If it is of another kind.
+    """
+    if flag in SWITCHES:
+        if value is not True:
+            raise ConfigError("", flag, "must be true", value)
+        return True
+    if flag in PAIRS:
+        is_pair = isinstance(value, list | tuple) and len(value) == 2
+        if not is_pair or not all(isinstance(v, str) and _NUMBER.fullmatch(v) for v in value):
+            raise ConfigError("", flag, "must be the texts of two numbers", value)
+        return value[0], value[1]
+    if not isinstance(value, str) or len(value) > MOST_LETTERS or not is_line(value):
+        law = f"must be a text of at most {MOST_LETTERS} letters, without control characters"
+        raise ConfigError("", flag, law, value)
+    if value == "--":  # which argparse takes out wherever it stands
+        raise ConfigError("", flag, "must be a value", value)
+    return value
+
+
+def with_numbers(value: Any) -> Any:
+    """Return a value with a number for each text of one, so that 2.5e-4 and 0.00025 are the same."""
+    if isinstance(value, Mapping):
+        return {key: with_numbers(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [with_numbers(one) for one in value]
+    return float(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else value
+
+
+def flag_words(flags: Mapping[str, FlagValue]) -> tuple[str, ...]:
+    """Return flags as words of a command line, in which no value can be taken for a flag."""
+    words: list[str] = []
+    for flag, value in flags.items():
+        if value is True:
+            words.append(f"--{flag}")
+        elif isinstance(value, tuple):
+            words += [f"--{flag}", *value]
+        else:
+            words.append(f"--{flag}={value}")
+    return tuple(words)
+
+
+def flags_of_words(words: Iterable[str], known: Iterable[str]) -> dict[str, FlagValue]:
+    """Return the flags that stand on a command line; of one that is given twice, the last.
+
+    Raises:
+        ConfigError: If anything but flags of `known` with their values stands there.
+    """
+    flags: dict[str, FlagValue] = {}
+    allowed, waiting = frozenset(known), list(words)
+    while waiting:
+        word, equals, value = waiting.pop(0).partition("=")
+        flag = "jobs" if word == "-j" else word.removeprefix("--")
+        if flag not in allowed or word not in ("-j", f"--{flag}"):
+            raise ConfigError(
+                word, "", "must be a flag of a run", cure="see autoprog search --help"
+            )
+        if flag in SWITCHES or (flag == "cache" and not equals and not _next_value(waiting)):
+            if equals:
+                raise ConfigError(word, "", "must have no value", value)
+            flags[flag] = True if flag in SWITCHES else "auto"
+            continue
+        values = [value] if equals else []
+        for _ in range((2 if flag in PAIRS else 1) - len(values)):
+            if not _next_value(waiting):
+                raise ConfigError(word, "", "must have a value")
+            values.append(waiting.pop(0))
+        flags[flag] = (values[0], values[1]) if flag in PAIRS else values[0]
+    return flags
+
+
+def with_settings(holder: Any, old: str, new: str, where: str, place: str) -> Any:
+    """Return a mapping of an older file whose words of a command line, under `old`, are settings.
+
+    Args:
+        holder: The mapping; anything else is returned as it is, for its validation to refuse.
+        old: The key of the words.
+        new: The key of the settings.
+        where: The file.
+        place: The key of the mapping in it.
+
+    Raises:
+        ConfigError: If the words are not those of an arm.
+    """
+    if not isinstance(holder, dict) or old not in holder:
+        return holder
+    rest = {key: value for key, value in holder.items() if key != old}
+    return {**rest, new: _settings_of(holder[old], where, f"{place}.{old}")}
+
+
+def _settings_of(words: Any, where: str, key: str) -> dict[str, Any]:
+    """Return the values of :class:`ArmSettings` for words of before there was one."""
+    is_list = isinstance(words, list) and 0 < len(words) <= _MOST_WORDS
+    if not is_list or not all(isinstance(word, str) for word in words):
+        raise ConfigError(where, key, "must be a list of words", words)
+    if words[0] not in ("train", "search"):
+        raise ConfigError(where, key, "must begin with train or search", words[0])
+    command, *rest = words
+    try:
+        if command == "search":
+            return {"command": command, "flags": flags_of_words(rest, _flags_of(command))}
+        schedule, rest = _leading_schedule(rest)
+        flags = flags_of_words(rest, _flags_of(command))
+    except ConfigError as error:
+        raise ConfigError(where, key, str(error)) from None
+    own = {"follows_file": True} if schedule == "{schedule}" else {"preset": schedule}
+    return {"command": command, **own, "flags": flags}
+
+
+def _leading_schedule(words: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the schedule of a training, which its words begin with, and the other words."""
+    flag, equals, value = (words[0] if words else "").partition("=")
+    if flag != "--schedule" or not (equals or len(words) > 1):
+        raise ConfigError("--schedule", "", "must follow train")
+    return (value, [*words[1:]]) if equals else (words[1], [*words[2:]])
+
+
+def _flags_of(command: str) -> frozenset[str]:
+    return FLAGS_OF_BOTH | FLAGS_OF_SEARCH if command == "search" else FLAGS_OF_BOTH
+
+
+def _next_value(words: Sequence[str]) -> bool:
+    """Tell whether the next word is a value, such as ``-0.5``, and no flag."""
+    return bool(words) and (words[0][:1] != "-" or words[0][1:2].isdigit())

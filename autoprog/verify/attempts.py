@@ -1,0 +1,303 @@
+"""The runs of one seed, one for each arm: each a process of the program itself, each resumable."""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import os
+import stat
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from autoprog.bench.stress import Attempt
+from autoprog.errors import ConfigError, RunError
+from autoprog.files import parse, read_object
+from autoprog.openfiles import (
+    NotRegularFileError,
+    open_for_appending,
+    refuse_links,
+    remove_temporary_files,
+)
+from autoprog.runs import Result
+from autoprog.verify.arms import ArmSettings, flag_words
+
+__all__ = [
+    "Arm",
+    "ArmEnded",
+    "ArmStarted",
+    "Process",
+    "Round",
+    "Start",
+    "Waiting",
+    "alone",
+    "check_folder",
+    "run_folders",
+    "starter",
+]
+
+
+Arm = str
+"""Name of one way to train, such as ``baseline``."""
+
+_POLL_SECONDS = 0.1
+_LAST_SECONDS = 60.0
+_OF_UNSTARTED = ("run.lock", "run.yaml", "events.jsonl")
+"""Files of a run that was stopped before its start, beside its empty folder of checkpoints."""
+_TEMPORARY = ("run.yaml", "schedule.yaml")
+
+
+@dataclass(frozen=True)
+class ArmStarted:
+    """A run has been started, or gone on with."""
+
+    seed: int
+    arm: Arm
+    resumed: bool
+
+
+@dataclass(frozen=True)
+class ArmEnded:
+    """A run is complete; ``reused`` if it was so before."""
+
+    seed: int
+    arm: Arm
+    result: Result
+    reused: bool
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Runs are under way."""
+
+
+class Process(Protocol):
+    """What is asked of a running arm."""
+
+    @property
+    def exit_code(self) -> int | None:
+        """Return the exit code; None while it runs."""
+
+    def send(self, name: str) -> None:
+        """Send a signal, such as ``TERM``."""
+
+    def wait(self, timeout_seconds: float) -> None:
+        """Wait for the end."""
+
+    def end(self) -> None:
+        """Kill it."""
+
+    def last_words(self) -> str:
+        """Return the last line that it wrote on stderr."""
+
+
+Start = Callable[[Sequence[str], Path, int], Process]
+"""Starts the program: its words, the folder for its one run folder, the number of the attempt."""
+
+
+def starter(nproc: int, lock: int) -> Start:
+    """Return what starts an arm in so many processes, through torchrun if there are several.
+
+    Each holds `lock`, a file descriptor, so that its folder stays locked while it runs on, whatever becomes
+    of this process.
+    """
+    return partial(Attempt, nproc=nproc, held_files=(lock,))
+
+
+class Round:
+    """The runs of one seed in a folder.
+
+    Args:
+        folder: Holds a folder for each seed and arm.
+        seed: Of all of them.
+        arms: What each of them is.
+        files: The schedule file of each arm that follows one.
+        start: Starts one.
+        cure: What to do about a run that failed.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        seed: int,
+        arms: Mapping[Arm, ArmSettings],
+        files: Mapping[Arm, Path],
+        start: Start,
+        cure: str,
+    ) -> None:
+        self._folder, self._seed, self._arms, self._files = folder, seed, arms, files
+        self._start, self._cure = start, cure
+
+    def carry_out(
+        self, order: Iterable[Arm], at_once: int = 1
+    ) -> Generator[ArmStarted | ArmEnded | Waiting, None, dict[Arm, Result]]:
+        """Make the runs that are missing, the next as soon as fewer than `at_once` go on; return all results.
+
+        Raises:
+            RunError: If a run fails.
+        """
+        results: dict[Arm, Result] = {}
+        missing = []
+        for arm in order:
+            done = self._result(arm)
+            if done is None:
+                missing.append(arm)
+            else:
+                results[arm] = done
+                yield ArmEnded(self._seed, arm, done, reused=True)
+        yield from self._run(missing, at_once, results)
+        return results
+
+    def _run(
+        self, arms: Iterable[Arm], at_once: int, results: dict[Arm, Result]
+    ) -> Iterator[ArmStarted | ArmEnded | Waiting]:
+        waiting, running = deque(arms), dict[Arm, Process]()
+        try:
+            while waiting or running:
+                while waiting and len(running) < at_once:
+                    arm = waiting.popleft()
+                    found = self._broken_run(arm)
+                    running[arm] = self._started(arm, found)
+                    yield ArmStarted(self._seed, arm, resumed=found is not None)
+                for arm in [arm for arm, one in running.items() if one.exit_code is not None]:
+                    results[arm] = self._ended(arm, running.pop(arm))
+                    yield ArmEnded(self._seed, arm, results[arm], reused=False)
+                if running:
+                    yield Waiting()
+                    time.sleep(_POLL_SECONDS)
+        finally:
+            _end(running.values())
+
+    def _started(self, arm: Arm, found: Path | None) -> Process:
+        settings, runs = self._arms[arm], self._runs(arm)
+        runs.mkdir(exist_ok=True)
+        if found is not None:  # which asks again for what is written outside its folder
+            again = flag_words(settings.elsewhere)
+            words = (settings.command, f"--resume={found}", *again, "-q")
+        else:
+            words = settings.words(self._files.get(arm))
+            words = (*words, "--seed", str(self._seed), f"--runs-dir={runs}", "-q")
+        return self._start(words, runs, self._free_number(runs.name))
+
+    def _free_number(self, name: str) -> int:
+        """Return the number of the next attempt, whose files are not there yet."""
+        for number in itertools.count():
+            paths = (self._folder / f"{name}-attempt-{number}.{end}" for end in ("err", "out"))
+            if not any(map(os.path.lexists, paths)):
+                return number
+        raise AssertionError("numbers do not end")
+
+    def _ended(self, arm: Arm, process: Process) -> Result:
+        result = self._result(arm) if process.exit_code == 0 else None
+        if result is None:
+            raise RunError(
+                f"{self._runs(arm)}: the run ended with exit code {process.exit_code}:"
+                f" {process.last_words()}; {self._cure}"
+            )
+        return result
+
+    def _result(self, arm: Arm) -> Result | None:
+        paths = (folder / "result.json" for folder in run_folders(self._runs(arm)))
+        path = next((path for path in paths if path.exists()), None)
+        return None if path is None else parse(Result, read_object(path), str(path))
+
+    def _broken_run(self, arm: Arm) -> Path | None:
+        """Return the run that was begun; one that was stopped before its start is removed."""
+        needed = "run.yaml" if self._arms[arm].command == "search" else "schedule.yaml"
+        for path in run_folders(self._runs(arm)):
+            if (path / needed).exists():
+                return path
+            _remove_unstarted(path)
+        return None
+
+    def _runs(self, arm: Arm) -> Path:
+        return self._folder / f"seed-{self._seed}-{arm}"
+
+
+def check_folder(folder: Path, names: Iterable[str]) -> None:
+    """Check that none of ours in a folder is a symbolic link, through which we would write elsewhere.
+
+    Args:
+        folder: Has folders of arms, such as ``seed-0-baseline``, and the files of their attempts.
+        names: Its other files of ours.
+
+    Raises:
+        ConfigError: With the first that is a link, or a folder of an arm in which something is one.
+    """
+    arms = sorted(path for path in folder.iterdir() if path.name.startswith("seed-"))
+    try:
+        refuse_links(folder, [*names, *(path.name for path in arms)])
+        for path in (path for path in arms if path.is_dir()):
+            refuse_links(path, sorted(os.listdir(path)))
+    except NotRegularFileError as error:
+        law = "must be no symbolic link, through which files elsewhere would change"
+        raise ConfigError(str(error.filename), "", law, cure="remove it") from None
+
+
+def run_folders(runs: Path) -> list[Path]:
+    """Return the run folders in the folder of an arm, by name; none where it is missing."""
+    if runs.is_symlink() or not runs.is_dir():
+        return []
+    return sorted(path for path in runs.iterdir() if path.is_dir() and not path.is_symlink())
+
+
+def _remove_unstarted(path: Path) -> None:
+    """Remove the folder of a run that was stopped before its start, name by name.
+
+    Raises:
+        RunError: If it holds anything that such a run has not: it is not ours, then.
+    """
+    remove_temporary_files(path, _TEMPORARY)
+    entries = sorted(path.iterdir())
+    for entry in entries:
+        if not _is_of_unstarted(entry):
+            law = f"must be a run that was stopped before its start, but holds {entry.name}"
+            raise RunError(f"{path}: {law}; move it away, and a new run is made")
+    for entry in entries:
+        if entry.name == "checkpoints":
+            entry.rmdir()
+        else:
+            entry.unlink()
+    path.rmdir()
+
+
+def _is_of_unstarted(entry: Path) -> bool:
+    """Tell whether an entry of a run folder is one of a run that was stopped before its start."""
+    status = entry.lstat()
+    if entry.name == "checkpoints":
+        return stat.S_ISDIR(status.st_mode) and not any(entry.iterdir())
+    is_empty = entry.name != "events.jsonl" or status.st_size == 0
+    return entry.name in _OF_UNSTARTED and stat.S_ISREG(status.st_mode) and is_empty
+
+
+def _end(processes: Iterable[Process]) -> None:
+    """Let runs that are still under way write a checkpoint and end."""
+    waiting = list(processes)
+    for process in waiting:
+        process.send("TERM")
+    for process in waiting:
+        with suppress(RunError):
+            process.wait(_LAST_SECONDS)
+        process.end()
+
+
+@contextmanager
+def alone(folder: Path, name: str) -> Iterator[int]:
+    """Hold the lock file `name` of a folder; yield its file descriptor.
+
+    Raises:
+        RunError: If another process holds it.
+        OSError: If it cannot be made, or something else than a file is in its place.
+    """
+    with open_for_appending(folder / name) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            why = "another process is at it, or a run that one started still goes on"
+            raise RunError(f"{folder}: {why}; wait for it or stop it") from None
+        yield lock.fileno()
