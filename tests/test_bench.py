@@ -42,7 +42,7 @@ from autoprog.bench.runner import (
 )
 from autoprog.cli import build_parser, main
 from autoprog.commands.configure import Configured, configure_train
-from autoprog.data import Batch
+from autoprog.data.loader import Batch
 from autoprog.events import Event, Progressed
 from autoprog.paired_timing import Estimate, estimate, share_lost, speed_ratio, take_turns
 from autoprog.train.device import Compute

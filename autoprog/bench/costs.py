@@ -13,7 +13,7 @@ from autoprog.bench.runner import scratch_folder
 from autoprog.console import Console
 from autoprog.costs.model import CostModel
 from autoprog.costs.table import CostCell, CostTable, full_cell
-from autoprog.data import OpenedData
+from autoprog.data.sources import OpenedData
 from autoprog.search.measured_costs import Limits, measure_grid
 from autoprog.settings import RunSettings
 from autoprog.stage import Training, image_macs

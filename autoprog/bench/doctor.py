@@ -14,16 +14,12 @@ from typing import Literal
 
 import torch
 
-from autoprog.data import (
-    AnySource,
-    OpenedData,
-    StreamSource,
-    TransformSettings,
-    check_images,
-    resolve_workers,
-)
+from autoprog.data.loader_workers import resolve_workers
 from autoprog.data.progress import progress_on_stderr
 from autoprog.data.run_data import open_data, open_feed
+from autoprog.data.sources import AnySource, OpenedData, check_images
+from autoprog.data.stream import StreamSource
+from autoprog.data.transforms import TransformSettings
 from autoprog.errors import AutoprogError, ConfigError
 from autoprog.recipe import RECIPES, default_recipe_name
 from autoprog.settings import DataSettings, RunSettings

@@ -28,8 +28,11 @@ from torch import Tensor, nn
 
 import autoprog
 from autoprog.console import Console
-from autoprog.data import Batch, Cell, OpenedData, resolve_workers
+from autoprog.data.loader import Batch
+from autoprog.data.loader_workers import resolve_workers
 from autoprog.data.run_data import Feed, open_feed
+from autoprog.data.sources import OpenedData
+from autoprog.data.transforms import Cell
 from autoprog.errors import ConfigError, RunError
 from autoprog.outside import words_of_asks
 from autoprog.paired_timing import CONFIDENCE, Arm, Estimate, share_lost, speed_ratio, take_turns

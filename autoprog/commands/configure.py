@@ -20,8 +20,8 @@ from autoprog.commands.flags import (
     given_recipe,
     given_time_share,
 )
-from autoprog.data import OpenedData
 from autoprog.data.run_data import open_data
+from autoprog.data.sources import OpenedData
 from autoprog.environment import optional_number_in
 from autoprog.errors import ConfigError, suggest
 from autoprog.files import FileModel, parse, read_yaml

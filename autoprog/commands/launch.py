@@ -30,9 +30,9 @@ from autoprog.commands.flags import (
 )
 from autoprog.commands.preflight import check_run, check_validation_images
 from autoprog.console import Console
-from autoprog.data import OpenedData
 from autoprog.data.cache_folder import check_cache_folder
 from autoprog.data.run_data import open_data
+from autoprog.data.sources import OpenedData
 from autoprog.errors import (
     ConfigError,
     DivergedError,

@@ -9,30 +9,15 @@ from typing import Protocol
 
 import numpy as np
 
-from autoprog.data import (
-    BadImages,
-    Batch,
-    CacheSettings,
-    Cell,
-    DataSource,
-    ImageSource,
-    OpenedData,
-    Part,
-    SlicedSource,
-    StreamLoader,
-    StreamSource,
-    TrainLoader,
-    TransformSettings,
-    cache_batches,
-    eval_batches,
-    open_cached,
-    open_source,
-    resolve_workers,
-    sliced,
-    stratified_holdout,
-    whole_of,
-)
+from autoprog.data.cache import CacheSettings, open_cached
+from autoprog.data.decode import BadImages
+from autoprog.data.images import ImageSource, SlicedSource, stratified_holdout, whole_of
+from autoprog.data.loader import Batch, TrainLoader, cache_batches, eval_batches
+from autoprog.data.loader_workers import resolve_workers
 from autoprog.data.progress import Progress, progress_on_stderr
+from autoprog.data.sources import DataSource, OpenedData, open_source, sliced
+from autoprog.data.stream import Part, StreamLoader, StreamSource
+from autoprog.data.transforms import Cell, TransformSettings
 from autoprog.errors import RunError
 from autoprog.settings import DataSettings, RunSettings
 

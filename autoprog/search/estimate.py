@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from statistics import fmean, stdev
 
-from autoprog.data import Batch
+from autoprog.data.loader import Batch
 from autoprog.decisions import Estimate
 from autoprog.train.evaluate import batch_losses
 from autoprog.train.phase import Choice

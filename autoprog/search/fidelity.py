@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autoprog.curves import Curriculum
-from autoprog.data import Batch
+from autoprog.data.loader import Batch
 from autoprog.decisions import (
     Agreement,
     Fidelity,

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean
 
 from autoprog.curves import Curriculum, ramped_curriculum
-from autoprog.data import OpenedData
+from autoprog.data.sources import OpenedData
 from autoprog.decisions import Decision, DecisionInputs, Shown, Tail, read_fidelity
 from autoprog.errors import ConfigError
 from autoprog.events import CostsKnown, Decided, Estimated, Event, Progressed, SupernetStarted

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from autoprog.costs.table import CostCell
 from autoprog.curves import Curriculum
-from autoprog.data import Batch
+from autoprog.data.loader import Batch
 from autoprog.paired_timing import Estimate, estimate
 from autoprog.stage import Training
 from autoprog.train.phase import Phase, plain_choice

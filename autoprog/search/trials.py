@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from autoprog.curves import Curriculum, curve_value
-from autoprog.data import OpenedData
 from autoprog.data.run_data import open_data
+from autoprog.data.sources import OpenedData
 from autoprog.errors import ConfigError, DivergedError, RunError, RunExistsError, RunLockedError
 from autoprog.events import Evaluated, Event, TrialTold, Warned
 from autoprog.openfiles import open_for_appending, open_regular

@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from autoprog.accuracy import balanced_accuracy
-from autoprog.data import Batch, OpenedData
+from autoprog.data.loader import Batch
 from autoprog.data.run_data import open_feed
+from autoprog.data.sources import OpenedData
 from autoprog.errors import RunError
 from autoprog.evaluation_grid import EvaluatedCell, EvaluationGrid
 from autoprog.paired_timing import Arm, take_turns

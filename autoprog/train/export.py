@@ -15,8 +15,7 @@ from timm.models import model_entrypoint, save_for_hf
 from torch import Tensor
 
 import supernet.elastic  # registers the models of ours with timm
-from autoprog.data import TransformSettings
-from autoprog.data.transforms import THUMBNAIL_PX
+from autoprog.data.transforms import THUMBNAIL_PX, TransformSettings
 from autoprog.errors import ConfigError, RunError
 from autoprog.files import read_object
 from autoprog.openfiles import folder_beside, kind_of, replacing, write_atomically

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from autoprog.data import TransformSettings
+from autoprog.data.transforms import TransformSettings
 from autoprog.errors import ConfigError
 from autoprog.recipe import Recipe
 from supernet.config import ModelSpec

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from autoprog.accuracy import class_accuracies, no_better_than_a_class
 from autoprog.bounds import MOST_STEPS
-from autoprog.data import OpenedData
 from autoprog.data.run_data import open_feed
+from autoprog.data.sources import OpenedData
 from autoprog.errors import ConfigError
 from autoprog.events import Event, RunFinished, RunStarted, Warned
 from autoprog.recipe import Recipe

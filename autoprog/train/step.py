@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autoprog.curves import Curriculum
-from autoprog.data import Cell
+from autoprog.data.transforms import Cell
 from autoprog.errors import DivergedError, RunError
 from autoprog.recipe import Recipe, with_randaug_magnitude
 from autoprog.stage import SandwichSizes, Tokens, Training, Unfrozen

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from autoprog.accuracy import largest_class_share
-from autoprog.data import Batch
+from autoprog.data.loader import Batch
 from autoprog.data.run_data import Feed
 from autoprog.errors import DivergedError, ResumableError, RunError
 from autoprog.events import (

@@ -18,8 +18,9 @@ from searcher.cost import relative_cost
 from searcher.zoo import ZOO
 from torch import Tensor
 
-from autoprog.data import DataReport, OpenedData, PartReport, open_digits
-from autoprog.data.images import DigitsSource
+from autoprog.data.images import DigitsSource, open_digits
+from autoprog.data.report import DataReport, PartReport
+from autoprog.data.sources import OpenedData
 from autoprog.decisions import Decision, DecisionInputs, Tail
 from autoprog.events import Decided, Event
 from autoprog.recipe import Recipe, resolve_recipe

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from autoprog.data import run_data, stratified_holdout
+from autoprog.data import run_data
+from autoprog.data.images import stratified_holdout
 from autoprog.search import estimate
 from autoprog.search.estimate import estimate_losses, paired_difference, summarise
 from autoprog.train.phase import Choice, plain_choice

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from autoprog.costs.table import CostCell, CostTable
 from autoprog.curves import Curriculum
-from autoprog.data import Batch, Cell
+from autoprog.data.loader import Batch
+from autoprog.data.transforms import Cell
 from autoprog.search.measured_costs import RUN_SHARE, Limits, measure_grid, measuring
 from autoprog.search.step_timing import untouched
 from autoprog.stage import Training, Unfrozen

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from searcher.config import SubnetConfig
 from searcher.depthmap import skip_lists
 
-from autoprog.data import stratified_holdout
+from autoprog.data.images import stratified_holdout
 from autoprog.decisions import Decision
 from autoprog.events import (
     CheckpointSaved,

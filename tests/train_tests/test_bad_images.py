@@ -11,19 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from autoprog.data import (
-    BadImages,
-    Batch,
-    Cell,
-    DataSource,
-    TrainLoader,
-    TransformSettings,
-    cache_batches,
-    open_source,
-)
-from autoprog.data.decode import Unreadable, stand_ins
+from autoprog.data.decode import BadImages, Unreadable, stand_ins
 from autoprog.data.images import FolderSource, ImageSource, TarSource
+from autoprog.data.loader import Batch, TrainLoader, cache_batches
 from autoprog.data.run_data import Feed, open_feed
+from autoprog.data.sources import DataSource, open_source
+from autoprog.data.transforms import Cell, TransformSettings
 from autoprog.errors import RunError
 from autoprog.recipe import RECIPES, Recipe
 from autoprog.settings import DataSettings, RunSettings, SearchSettings
@@ -158,7 +151,7 @@ def test_the_next_of_the_batch_stands_in_whatever_the_workers(
 
 
 def draw_order(indices: list[int], batch: int) -> list[int]:
-    from autoprog.data import SampleStream
+    from autoprog.data.sampler import SampleStream
 
     return SampleStream(np.array(indices), 3).index(0, batch).tolist()  # type: ignore[no-any-return]
 

@@ -18,7 +18,6 @@ from torch import Tensor
 from torchvision.transforms import ColorJitter
 from torchvision.transforms import functional as tvf
 
-from autoprog.data import CachedSource, Cell, TrainLoader, TransformSettings, open_digits
 from autoprog.data.batch_augment import (
     BatchAugment,
     Jitter,
@@ -37,9 +36,11 @@ from autoprog.data.batch_crops import (
     draw_crops,
     weight_table,
 )
-from autoprog.data.cache import in_memory
+from autoprog.data.cache import CachedSource, in_memory
+from autoprog.data.images import open_digits
+from autoprog.data.loader import TrainLoader
 from autoprog.data.sampler import seed_sample
-from autoprog.data.transforms import policy_steps
+from autoprog.data.transforms import Cell, TransformSettings, policy_steps
 
 SETTINGS = TransformSettings()
 RICH = Cell(24, "rand-m9-mstd0.5-inc1", 0.5)

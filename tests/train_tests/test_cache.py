@@ -27,25 +27,15 @@ import torch
 from PIL import Image
 
 from autoprog.cli import main
-from autoprog.data import (
-    BadImages,
-    CachedSource,
-    CacheSettings,
-    Cell,
-    DataSource,
-    ImageSource,
-    TrainLoader,
-    TransformSettings,
-    eval_batches,
-    open_cached,
-    open_source,
-)
-from autoprog.data.cache import content_digest
+from autoprog.data.cache import CachedSource, CacheSettings, content_digest, open_cached
 from autoprog.data.cache_folder import FOOTER, MAGIC, cache_files
-from autoprog.data.images import FolderSource, ReaderSource, TarSource
+from autoprog.data.decode import BadImages
+from autoprog.data.images import FolderSource, ImageSource, ReaderSource, TarSource
+from autoprog.data.loader import TrainLoader, eval_batches
 from autoprog.data.progress import progress_on_stderr
 from autoprog.data.run_data import Feed, open_feed
-from autoprog.data.transforms import eval_transform
+from autoprog.data.sources import DataSource, open_source
+from autoprog.data.transforms import Cell, TransformSettings, eval_transform
 from autoprog.errors import RunError
 from autoprog.recipe import RECIPES
 from autoprog.settings import DataSettings, RunSettings

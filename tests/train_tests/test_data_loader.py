@@ -13,19 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from autoprog.data import (
-    Cell,
-    DataSource,
-    TrainLoader,
-    TransformSettings,
-    cache_batches,
-    eval_batches,
-    open_digits,
-    open_source,
-    resolve_workers,
-    stratified_holdout,
-)
-from autoprog.data.images import DigitsSource, FolderSource
+from autoprog.data.images import DigitsSource, FolderSource, open_digits, stratified_holdout
+from autoprog.data.loader import TrainLoader, cache_batches, eval_batches
+from autoprog.data.loader_workers import resolve_workers
+from autoprog.data.sources import DataSource, open_source
+from autoprog.data.transforms import Cell, TransformSettings
 from autoprog.errors import ConfigError, RunError
 
 SETTINGS = TransformSettings()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from autoprog.data import DataSource, open_source
+from autoprog.data.sources import DataSource, open_source
 from autoprog.errors import ConfigError
 
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from autoprog.data import Cell, SampleStream, stratified_holdout
-from autoprog.data.images import apportion
-from autoprog.data.sampler import plan_batches, sample_seeds
+from autoprog.data.images import apportion, stratified_holdout
+from autoprog.data.sampler import SampleStream, plan_batches, sample_seeds
+from autoprog.data.transforms import Cell
 
 CELL = Cell(8)
 STREAM_1 = [4, 1, 3, 0, 2, 5, 2, 0, 3, 4, 1, 5]

@@ -17,10 +17,10 @@ import pytest
 from PIL import Image
 from timm.data.readers.reader_image_folder import find_images_and_targets
 
-from autoprog.data import DataSource, open_source
 from autoprog.data.decode import fitting_white_level
 from autoprog.data.folders import natural_key
 from autoprog.data.images import FolderSource, TarSource, digest_of
+from autoprog.data.sources import DataSource, open_source
 from autoprog.errors import ConfigError
 
 LABELS = """

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 
-from autoprog.data import DataSource, eval_batches, open_source
 from autoprog.data.images import FolderSource, TarSource, class_numbers
+from autoprog.data.loader import eval_batches
+from autoprog.data.sources import DataSource, open_source
 from autoprog.data.transforms import TransformSettings
 from autoprog.errors import RunError
 

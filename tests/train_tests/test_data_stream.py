@@ -14,8 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from autoprog.data import Cell, DataSource, TransformSettings, open_source
+from autoprog.data.sources import DataSource, open_source
 from autoprog.data.stream import StreamLoader, StreamSource, pixel_hash
+from autoprog.data.transforms import Cell, TransformSettings
 from autoprog.errors import ConfigError, RunError
 
 from .hostile_data import EPS

@@ -8,9 +8,14 @@ import torch
 from PIL import Image
 from timm.data import auto_augment, create_transform
 
-from autoprog.data import Cell, TransformSettings, eval_transform, train_transform
 from autoprog.data.sampler import seed_sample
-from autoprog.data.transforms import LOOKUPS
+from autoprog.data.transforms import (
+    LOOKUPS,
+    Cell,
+    TransformSettings,
+    eval_transform,
+    train_transform,
+)
 from autoprog.errors import ConfigError
 
 SETTINGS = TransformSettings()

@@ -12,17 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from autoprog.data import (
-    CacheSettings,
-    DataSource,
-    TransformSettings,
-    eval_transform,
-    open_cached,
-    open_source,
-)
+from autoprog.data.cache import CacheSettings, open_cached
 from autoprog.data.images import FolderSource, TarSource, load_at_most
 from autoprog.data.progress import progress_on_stderr
-from autoprog.data.sources import open_evaluated_folder, open_part
+from autoprog.data.sources import DataSource, open_evaluated_folder, open_part, open_source
+from autoprog.data.transforms import TransformSettings, eval_transform
 from autoprog.errors import AutoprogError, ConfigError, RunError
 
 from .hostile_data import (

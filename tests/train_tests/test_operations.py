@@ -14,10 +14,9 @@ import pytest
 from PIL import Image
 from timm.data import auto_augment
 
-from autoprog.data import Cell, TransformSettings
 from autoprog.data.batch_augment import OPERATIONS, apply_policy
 from autoprog.data.batch_crops import Draws, slide
-from autoprog.data.transforms import policy_steps
+from autoprog.data.transforms import Cell, TransformSettings, policy_steps
 
 FUSES = platform.machine().lower() not in ("x86_64", "amd64")
 """Whether Pillow's compiler may have fused products and sums; then a blend may be off by one."""

@@ -11,7 +11,7 @@ import torch
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
-from autoprog.data import Cell
+from autoprog.data.transforms import Cell
 from autoprog.presets import constant, linear
 from autoprog.schedule import GrowthSchedule
 from autoprog.train.trainer import Trainer

@@ -14,9 +14,11 @@ from PIL import Image
 
 from autoprog.cli import main
 from autoprog.commands import launch
-from autoprog.data import CacheSettings, check_images, decode, images, open_cached
+from autoprog.data import decode, images
+from autoprog.data.cache import CacheSettings, open_cached
 from autoprog.data.images import FolderSource
 from autoprog.data.progress import progress_on_stderr
+from autoprog.data.sources import check_images
 from autoprog.errors import ResumableError
 from autoprog.recipe import Recipe
 from autoprog.runs import load_run
