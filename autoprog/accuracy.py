@@ -1,4 +1,4 @@
-"""What an accuracy is worth: beside the share of the largest class, by class, and by the number of images."""
+"""What an accuracy is worth: beside the fraction of the largest class, by class, and by the number of images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = [
     "class_accuracies",
     "class_difference",
     "is_unbalanced",
-    "largest_class_share",
+    "largest_class_fraction",
     "no_better_than_a_class",
     "order_of",
     "sampling_error",
@@ -22,7 +22,7 @@ __all__ = [
 # Class names of one run set against those of other images or other weights, in words.
 
 
-_MOST_NAMED = 3
+_MAX_NAMED = 3
 
 
 def class_difference(found: Sequence[str], expected: Sequence[str]) -> str:
@@ -51,8 +51,8 @@ def order_of(names: Sequence[str], among: Sequence[str]) -> list[int] | None:
 
 def some(names: Sequence[str]) -> str:
     """Return the first few of some names, and how many more there are."""
-    text = ", ".join(map(repr, names[:_MOST_NAMED]))
-    more = len(names) - _MOST_NAMED
+    text = ", ".join(map(repr, names[:_MAX_NAMED]))
+    more = len(names) - _MAX_NAMED
     return f"{text} and {more} more" if more > 0 else text
 
 
@@ -74,30 +74,30 @@ def balanced_accuracy(correct: Sequence[int], images: Sequence[int]) -> float:
     return math.fsum(known) / len(known) if known else math.nan
 
 
-def largest_class_share(images: Sequence[int]) -> float:
-    """Return the share of the images that the largest class has: what naming it each time gets right."""
+def largest_class_fraction(images: Sequence[int]) -> float:
+    """Return the fraction of the images that the largest class has: what naming it each time gets right."""
     return max(images, default=0) / max(1, sum(images))
 
 
-def is_unbalanced(largest_share: float, num_classes: int) -> bool:
+def is_unbalanced(largest_fraction: float, num_classes: int) -> bool:
     """Tell whether the largest class has a fifth more images than the mean one, or more."""
-    return largest_share * num_classes >= _UNBALANCED
+    return largest_fraction * num_classes >= _UNBALANCED
 
 
 def no_better_than_a_class(
-    top1: float, largest_share: float, num_images: int | None = None
+    top1: float, largest_fraction: float, num_images: int | None = None
 ) -> str | None:
     """Return a warning where `top1`, in per cent, is no more than the largest class alone would give.
 
     So it is where it is more by no more than the sampling error of `num_images`.
     """
-    share = f"the share of the largest class ({100 * largest_share:.1f} % of the validation images)"
-    if top1 <= 100.0 * largest_share + 1e-6:
+    fraction = f"the fraction of the largest class ({100 * largest_fraction:.1f} % of the validation images)"
+    if top1 <= 100.0 * largest_fraction + 1e-6:
         why = "the network has learnt nothing beyond it"
-        return f"top-1 of {top1:.2f} % is not above {share}: {why}"
-    if num_images and top1 - sampling_error(top1, num_images) <= 100.0 * largest_share:
+        return f"top-1 of {top1:.2f} % is not above {fraction}: {why}"
+    if num_images and top1 - sampling_error(top1, num_images) <= 100.0 * largest_fraction:
         why = f"of {num_images:,} images that may be chance"
-        return f"top-1 of {top1:.2f} % is hardly above {share}: {why}"
+        return f"top-1 of {top1:.2f} % is hardly above {fraction}: {why}"
     return None
 
 
@@ -106,6 +106,6 @@ def sampling_error(top1: float, num_images: int) -> float:
 
     It is above 0 where all or none are right, where the normal approximation is not.
     """
-    share, z2 = top1 / 100.0, _Z**2
-    spread = math.sqrt(share * (1.0 - share) / num_images + z2 / (4.0 * num_images**2))
+    fraction, z2 = top1 / 100.0, _Z**2
+    spread = math.sqrt(fraction * (1.0 - fraction) / num_images + z2 / (4.0 * num_images**2))
     return 100.0 * _Z * spread / (1.0 + z2 / num_images)

@@ -52,7 +52,7 @@ def _carry_out(
     known = {flag[2:].replace("-", "_") for flag in flags_of(parser, command)}
     for name, value in flags.items():
         if name not in known:
-            raise ConfigError(f"run_{command}", name, "unknown argument", cure=suggest(name, known))
+            raise ConfigError(f"run_{command}", name, "unknown argument", hint=suggest(name, known))
         words += _words(name, value)
     try:
         args = parser.parse_args(words)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pydantic_core import CoreSchema
 
 __all__ = [
-    "MOST_STEPS",
+    "MAX_STEPS",
     "Amount",
     "AnyEpochs",
     "Aspect",
@@ -44,7 +44,7 @@ __all__ = [
     "Few",
     "FewOrNone",
     "FewValues",
-    "Fraction",
+    "FractionBelowOne",
     "GradientNorm",
     "Heads",
     "Index",
@@ -56,11 +56,13 @@ __all__ = [
     "MicroBatches",
     "Minutes",
     "MixingAlpha",
+    "OpenFraction",
     "PassedEpochs",
     "Percent",
     "PlateauEpochs",
     "Points",
     "Port",
+    "PositiveFraction",
     "PrefixTokens",
     "ProcessNumber",
     "Processes",
@@ -73,20 +75,18 @@ __all__ = [
     "Seconds",
     "Seed",
     "Several",
-    "Share",
-    "ShareBelowOne",
     "SignedSeconds",
     "SomeAmount",
     "SomeRate",
     "SomeScale",
     "SomeSeconds",
-    "SomeShare",
     "SomeSteps",
     "Steps",
     "TerminalSize",
     "Threads",
     "Ticks",
     "Times",
+    "UnitInterval",
     "UnixSeconds",
     "Visits",
     "WeightDecay",
@@ -101,8 +101,8 @@ __all__ = [
 
 _NUMBER = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]{1,4})?")
 _WHOLE_NUMBER = re.compile(r"[-+]?[0-9]+")
-MOST_STEPS = 10**9
-_MOST_DIGITS = 400  # Python refuses whole numbers of more than 4,300 with an error of its own
+MAX_STEPS = 10**9
+_MAX_DIGITS = 400  # Python refuses whole numbers of more than 4,300 with an error of its own
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Range:
     word: str = ""
 
     @property
-    def law(self) -> str:
+    def problem(self) -> str:
         """Return what must hold, for errors."""
         kind = "a whole number" if self.whole else "a number"
         kind = f"0 or {kind}" if self.or_zero else kind
@@ -140,11 +140,11 @@ class Range:
         if self.word and text == self.word:
             return text
         is_whole = _WHOLE_NUMBER.fullmatch(text) is not None
-        if len(text) <= _MOST_DIGITS and (is_whole if self.whole else _NUMBER.fullmatch(text)):
+        if len(text) <= _MAX_DIGITS and (is_whole if self.whole else _NUMBER.fullmatch(text)):
             number = int(text) if is_whole else float(text)
             if number in self:
                 return number
-        raise argparse.ArgumentTypeError(f"{self.law}, but got {brief(text)}")
+        raise argparse.ArgumentTypeError(f"{self.problem}, but got {brief(text)}")
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
@@ -169,7 +169,7 @@ class Range:
         return core.custom_error_schema(
             core.union_schema(numbers, mode="left_to_right"),
             custom_error_type="number_type",
-            custom_error_message=self.law,
+            custom_error_message=self.problem,
         )
 
     def __get_pydantic_json_schema__(
@@ -217,8 +217,8 @@ class FewValues(argparse.Action):
     ) -> None:
         """Store the values (a method that argparse calls)."""
         if values is not None and len(values) > self.most:
-            law = f"must be at most {self.most} values, but got {len(values):,} of them"
-            raise argparse.ArgumentError(self, law)
+            problem = f"must be at most {self.most} values, but got {len(values):,} of them"
+            raise argparse.ArgumentError(self, problem)
         setattr(namespace, self.dest, values)
 
 
@@ -237,8 +237,8 @@ Proposals = Annotated[int, Range(1, 2_000, whole=True)]
 FewOrNone = Annotated[int, Range(0, 1_000, whole=True)]
 Index = Annotated[int, Range(0, 10**6, whole=True)]
 """The number of one of a list that is counted from 0."""
-Steps = Annotated[int, Range(0, MOST_STEPS, whole=True)]
-SomeSteps = Annotated[int, Range(1, MOST_STEPS, whole=True)]
+Steps = Annotated[int, Range(0, MAX_STEPS, whole=True)]
+SomeSteps = Annotated[int, Range(1, MAX_STEPS, whole=True)]
 Bytes = Annotated[int, Range(0, 2**50, whole=True)]
 Seed = Annotated[int, Range(0, 2**63 - 1, whole=True)]
 """torch and numpy take seeds of 63 bits."""
@@ -276,7 +276,7 @@ PlateauEpochs = Annotated[float, Range(1e-9, 100_000)]
 AnyEpochs = Annotated[float, Range(1e-6, 100_000, or_zero=True)]
 PassedEpochs = Annotated[float, Range(0, 1e9)]
 """Of a run by time there may be more than anybody asks for."""
-Length = Annotated[float | Literal["rest"], Range(1e-9, MOST_STEPS, word="rest")]
+Length = Annotated[float | Literal["rest"], Range(1e-9, MAX_STEPS, word="rest")]
 """Of a stage, in whatever unit: down to one of a thousand stages of the shortest run."""
 Seconds = Annotated[float, Range(0, 1e10)]
 SignedSeconds = Annotated[float, Range(-1e10, 1e10)]
@@ -292,10 +292,10 @@ Visits = Annotated[float, Range(1e-3, 10**6)]
 Days = Annotated[float, Range(0, 100_000)]
 
 # Shares, rates and measures.
-Share = Annotated[float, Range(0, 1)]
-SomeShare = Annotated[float, Range(1e-6, 1)]
-Fraction = Annotated[float, Range(1e-6, 1 - 1e-6)]
-ShareBelowOne = Annotated[float, Range(0, 1 - 1e-6)]
+UnitInterval = Annotated[float, Range(0, 1)]
+PositiveFraction = Annotated[float, Range(1e-6, 1)]
+OpenFraction = Annotated[float, Range(1e-6, 1 - 1e-6)]
+FractionBelowOne = Annotated[float, Range(0, 1 - 1e-6)]
 RampEnd = Annotated[float, Range(1e-6, 4_096, or_zero=True)]
 """Of an image size, a keep-rate, a magnitude or a rate."""
 CurveValue = Annotated[float, Range(1e-12, 4_096, or_zero=True)]

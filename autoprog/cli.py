@@ -65,8 +65,10 @@ _EXAMPLES = """examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; return its exit code."""
-    # Read by GNU OpenMP when torch loads: how long a waiting thread spins before it sleeps. By default so
-    # long that any other busy process stalls training. Measured, seconds a step of a small ViT with 2 threads
+    # Read by GNU OpenMP when torch loads: how long a waiting thread spins before it sleeps. By
+    # default so
+    # long that any other busy process stalls training. Measured, seconds a step of a small ViT with
+    # 2 threads
     # on 2 cores: alone 0.16 by default and 0.16 so; beside two busy processes 0.64 and 0.35.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     if "WORLD_SIZE" in os.environ:  # else torch advises against what supernets need, on every rank
@@ -168,12 +170,12 @@ class _Parser(argparse.ArgumentParser):
                 flag for one in self._actions for flag in one.option_strings
             ]  # as for "help"
             near = suggest(str(value), [*known, *options], list_all=False)
-            law = f"unknown command {value!r}; {near or suggest('', known)}"
-            raise argparse.ArgumentError(None, law)
-        law = f"must be {' or '.join(filter(None, (', '.join(known[:-1]), known[-1])))}"
+            problem = f"unknown command {value!r}; {near or suggest('', known)}"
+            raise argparse.ArgumentError(None, problem)
+        problem = f"must be {' or '.join(filter(None, (', '.join(known[:-1]), known[-1])))}"
         near = suggest(str(value), known, list_all=False)
-        law += f", but got {value!r}" + (f"; {near}" if near else "")
-        raise argparse.ArgumentError(action, law)
+        problem += f", but got {value!r}" + (f"; {near}" if near else "")
+        raise argparse.ArgumentError(action, problem)
 
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
         """Refuse ``--flag=--``, of which argparse makes an empty list (a method that argparse calls)."""

@@ -53,7 +53,7 @@ def size_divisor(spec: ModelSpec) -> int:
 
 def linear_ramp(start: float, count: int, top: int, divisor: int) -> list[int]:
     """Return `count` values from `start`·top to top on the grid of `divisor`."""
-    return [make_divisible(share * top, divisor) for share in linspace(start, 1.0, count)]
+    return [make_divisible(fraction * top, divisor) for fraction in linspace(start, 1.0, count)]
 
 
 def ramped_curriculum(strength: Curriculum, index: int, count: int) -> Curriculum:
@@ -62,15 +62,15 @@ def ramped_curriculum(strength: Curriculum, index: int, count: int) -> Curriculu
     Magnitudes are whole numbers with halves rounded down, which gives the published 4, 6, 7, 9.
     """
     values = strength.at(1.0)
-    randaug = _share(0.5, index, count, values.randaug)
+    randaug = _fraction(0.5, index, count, values.randaug)
     return Curriculum(
         randaug=None if randaug is None else math.ceil(randaug - 0.5 - 1e-9),
-        drop_path=_share(0.0, index, count, values.drop_path),
-        reprob=_share(0.0, index, count, values.reprob),
+        drop_path=_fraction(0.0, index, count, values.drop_path),
+        reprob=_fraction(0.0, index, count, values.reprob),
     )
 
 
-def _share(start: float, index: int, count: int, top: object) -> float | None:
+def _fraction(start: float, index: int, count: int, top: object) -> float | None:
     if top is None:
         return None
     assert isinstance(top, int | float)
@@ -84,10 +84,10 @@ def linspace(start: float, stop: float, count: int) -> Sequence[float]:
     return [start + (stop - start) * index / (count - 1) for index in range(count)]
 
 
-def size_on_grid(spec: ModelSpec, share: float) -> int:
-    """Return the image size of `share` of the full number of patches a side, at least one patch."""
+def size_on_grid(spec: ModelSpec, fraction: float) -> int:
+    """Return the image size of `fraction` of the full number of patches a side, at least one patch."""
     side = spec.img_size // spec.patch_size
-    return spec.patch_size * max(1, round(share * side))
+    return spec.patch_size * max(1, round(fraction * side))
 
 
 Plateau = tuple[int, float]
@@ -115,13 +115,13 @@ class Ramp(FileModel):
             raise ConfigError("", "from", "must be above 0 for an exponential ramp", self.start)
         return self
 
-    def at(self, share: float) -> float:
-        """Return the value at `share` (0 to 1) of the way from the first plateau to the last."""
-        if share == 1.0:
+    def at(self, fraction: float) -> float:
+        """Return the value at `fraction` (0 to 1) of the way from the first plateau to the last."""
+        if fraction == 1.0:
             return self.to  # the sums below can miss it by one rounding
         if self.ramp == "linear":
-            return self.start + (self.to - self.start) * share
-        return self.start * (self.to / self.start) ** share
+            return self.start + (self.to - self.start) * fraction
+        return self.start * (self.to / self.start) ** fraction
 
     def plateaus(self, stage_steps: int, steps_per_epoch: float) -> list[Plateau]:
         """Return the plateaus over a stage of `stage_steps`, whose lengths differ by at most one step."""
@@ -134,10 +134,12 @@ class Ramp(FileModel):
 
     @staticmethod
     def _num_plateaus(stage_steps: int, plateau_steps: float) -> int:
-        # A stage's ends are rounded down to steps, so a stage of one plateau can be a step longer than it.
+        # A stage's ends are rounded down to steps, so a stage of one plateau can be a step longer
+        # than it.
         if stage_steps < plateau_steps + 1:
             return 1
-        # The length in steps is no whole number in general: only their count is rounded, never the length,
+        # The length in steps is no whole number in general: only their count is rounded, never the
+        # length,
         # or the rounding of each plateau adds up to one plateau too many.
         return min(stage_steps, max(2, math.floor(stage_steps / plateau_steps + 0.5)))
 
@@ -145,7 +147,7 @@ class Ramp(FileModel):
 class KeepCurve(FileModel):
     """A keep-rate that changes from step to step, as in Patch Sampling Schedule (arXiv 2208.09520).
 
-    The share of tokens that is *dropped* runs from the first to the second value of ``drop``: over the
+    The fraction of tokens that is *dropped* runs from the first to the second value of ``drop``: over the
     whole stage (``linear``, ``cosine``), or to the second and back in each period (``cyclic``). It is cut to
     [0, 1] and then rounded to the nearest ``quantum``, so that there are few token counts. The end of -0.1
     that the paper uses makes the plateau of keep-rate 1 as long as the others.
@@ -161,8 +163,8 @@ class KeepCurve(FileModel):
     @model_validator(mode="after")
     def _keeps_some(self) -> KeepCurve:
         if min(self.ends()) <= 0 or max(map(abs, self.drop)) > 1:
-            law = "must lie in [-1, 1] and leave some tokens when rounded to the quantum"
-            raise ConfigError("", "drop", law, list(self.drop))
+            problem = "must lie in [-1, 1] and leave some tokens when rounded to the quantum"
+            raise ConfigError("", "drop", problem, list(self.drop))
         return self
 
     def ends(self) -> list[float]:
@@ -184,18 +186,18 @@ class KeepCurve(FileModel):
         levels = ((start + step, rate) for start in starts for step, rate in wave)
         return [level for level in levels if level[0] < stage_steps]
 
-    def _over(self, share: float) -> float:
+    def _over(self, fraction: float) -> float:
         first, last = self.drop
         if self.curve == "linear":
-            return _keep_rate(first * (1 - share) + last * share, self.quantum)
-        drop = last + (first - last) * (1 + math.cos(math.pi * share)) / 2
+            return _keep_rate(first * (1 - fraction) + last * fraction, self.quantum)
+        drop = last + (first - last) * (1 + math.cos(math.pi * fraction)) / 2
         return _keep_rate(drop, self.quantum)
 
     def _in_period(self, step: int, period: int) -> float:
         half = period / 2
-        share = (step if step <= half else period - step) / half
+        fraction = (step if step <= half else period - step) / half
         first, last = self.drop
-        return _keep_rate(first * (1 - share) + last * share, self.quantum)
+        return _keep_rate(first * (1 - fraction) + last * fraction, self.quantum)
 
 
 def _keep_rate(drop: float, quantum: float) -> float:
@@ -215,13 +217,13 @@ def _level_changes(value_at: Callable[[int], float], start: int, stop: int) -> I
         start = high
 
 
-_MOST_PLATEAUS = 200_000
+_MAX_PLATEAUS = 200_000
 
 
 def _refuse_too_many(count: int, key: str, epochs: float) -> None:
-    if count > _MOST_PLATEAUS:
-        law = f"must make at most {_MOST_PLATEAUS:,} plateaus a stage, not {count:,}"
-        raise ConfigError("schedule", key, law, epochs, "raise it")
+    if count > _MAX_PLATEAUS:
+        problem = f"must make at most {_MAX_PLATEAUS:,} plateaus a stage, not {count:,}"
+        raise ConfigError("schedule", key, problem, epochs, "raise it")
 
 
 Curve = CurveValue | Ramp
@@ -236,9 +238,9 @@ def plateaus(
     return [(0, float(curve))]
 
 
-def curve_value(curve: Curve, share: float) -> float:
-    """Return a curve's value at `share` of its stage."""
-    return curve.at(share) if isinstance(curve, Ramp) else float(curve)
+def curve_value(curve: Curve, fraction: float) -> float:
+    """Return a curve's value at `fraction` of its stage."""
+    return curve.at(fraction) if isinstance(curve, Ramp) else float(curve)
 
 
 def curve_ends(curve: float | Ramp | KeepCurve | None) -> list[float]:
@@ -273,10 +275,10 @@ class Curriculum(FileModel):
                     raise ConfigError("", name, f"must lie in [0, {high:g}]", value)
         return self
 
-    def at(self, share: float) -> Curriculum:
-        """Return the constant curriculum at `share` of the stage."""
+    def at(self, fraction: float) -> Curriculum:
+        """Return the constant curriculum at `fraction` of the stage."""
         return Curriculum(
-            **{name: curve_value(curve, share) for name, curve in self if curve is not None}
+            **{name: curve_value(curve, fraction) for name, curve in self if curve is not None}
         )
 
 

@@ -37,6 +37,7 @@ from supernet.config import SubnetConfig
 __all__ = [
     "Agreement",
     "Candidate",
+    "Continuation",
     "Decision",
     "DecisionInputs",
     "Estimate",
@@ -47,7 +48,6 @@ __all__ = [
     "Importance",
     "Judged",
     "RealTraining",
-    "Tail",
     "append_training",
     "read_fidelity",
     "read_trainings",
@@ -63,13 +63,13 @@ __all__ = [
 class Importance:
     """How much of a metric hangs on each parameter of a study, by the trials that were told.
 
-    ``shares`` sum to 1, the largest first; they are empty where ``problem`` says why none are known.
+    ``fractions`` sum to 1, the largest first; they are empty where ``problem`` says why none are known.
     """
 
     study: str
     metric: str
     num_trials: int
-    shares: Mapping[str, float]
+    fractions: Mapping[str, float]
     problem: str = ""
 
 
@@ -82,7 +82,7 @@ Start = Literal["start", "scratch"]
 _TRAININGS, _REPORT = "fidelity.jsonl", "fidelity.json"
 
 
-_MOST_TRAININGS = 10_000
+_MAX_TRAININGS = 10_000
 
 
 class FidelitySettings(FileModel):
@@ -119,7 +119,7 @@ class RealTraining(FileModel):
 class Judged(FileModel):
     """A subnet with its estimate and the losses of its real trainings, one a seed.
 
-    ``relative_cost`` are its multiply-accumulates as a share of those of the full model.
+    ``relative_cost`` are its multiply-accumulates as a fraction of those of the full model.
     """
 
     subnet: Subnet
@@ -216,7 +216,7 @@ def read_trainings(run: Path) -> list[RealTraining]:
         ConfigError: If a line is not one of them.
     """
     path = run / _TRAININGS
-    return [parse(RealTraining, row, str(path)) for row in read_rows(path, _MOST_TRAININGS)]
+    return [parse(RealTraining, row, str(path)) for row in read_rows(path, _MAX_TRAININGS)]
 
 
 def write_fidelity(run: Path, fidelity: Fidelity) -> None:
@@ -235,7 +235,7 @@ def read_fidelity(run: Path) -> Fidelity | None:
     return parse(Fidelity, read_object(path), str(path)) if path.exists() else None
 
 
-Tail = tuple[tuple[Steps, Subnet], ...]
+Continuation = tuple[tuple[Steps, Subnet], ...]
 """A way on to the end of a run: from which step on which subnet trains; the last is the full model."""
 
 
@@ -281,16 +281,16 @@ class DecisionInputs(FileModel):
         total_steps: Steps of the whole run.
         full_step: From here on only the full model trains.
         current: The subnet trained so far.
-        incumbent: The tail chosen at the decision before; empty at the first.
+        incumbent: The continuation chosen at the decision before; empty at the first.
         num_points: Decision points to come.
         steps_so_far: Steps by subnet.
         curve: (step, training loss) of the first subnet.
         candidates: The subnets that were estimated.
         losses: Held-out losses by time point, candidate and batch.
-        step_seconds: Of all subnets that a tail may pass through, by their text, such as ``d6 r128``.
+        step_seconds: Of all subnets that a continuation may pass through, by their text, such as ``d6 r128``.
         seconds_left: Of a wall-clock budget; None without one.
         position: Where the run stands if its length is a time, which ``total_steps``, ``full_step``
-            and tails then count too, in steps of the full model. None if these are steps.
+            and continuations then count too, in steps of the full model. None if these are steps.
         chance_loss: Of guessing, where carrying over is measured from it: in a run whose length is a time.
         loss_floor: What the training loss cannot fall below: the entropy of smoothed targets.
         shown: What the current subnet has come to; None before it has trained for long enough to tell.
@@ -304,7 +304,7 @@ class DecisionInputs(FileModel):
     total_steps: Steps
     full_step: Steps
     current: Subnet
-    incumbent: Tail = ()
+    incumbent: Continuation = ()
     num_points: FewOrNone = 0
     steps_so_far: tuple[tuple[Subnet, Steps], ...] = ()
     curve: tuple[tuple[Amount, Measured], ...] = ()
@@ -325,8 +325,8 @@ class DecisionInputs(FileModel):
         if 0 in shape or any(
             (len(point), *{len(losses) for losses in point}) != shape for point in self.losses
         ):
-            law = "must hold, for each time point, as many losses of each of the candidates"
-            raise ConfigError("", "losses", law)
+            problem = "must hold, for each time point, as many losses of each of the candidates"
+            raise ConfigError("", "losses", problem)
         known = self.step_seconds.keys()
         subnets = (self.current, *self.candidates, *(subnet for _, subnet in self.incumbent))
         unknown = [str(one) for one in subnets if str(one) not in known]
@@ -340,7 +340,7 @@ class DecisionInputs(FileModel):
 
     @property
     def at(self) -> int:
-        """Return where the run stands, in what tails count."""
+        """Return where the run stands, in what continuations count."""
         return self.step if self.position is None else self.position
 
     @property
@@ -352,7 +352,7 @@ class DecisionInputs(FileModel):
 class Candidate(FileModel):
     """One way to go on, with everything its score was made of. Lower scores are better.
 
-    ``tail`` is the best way on that begins with this subnet; what is predicted is predicted for it.
+    ``continuation`` is the best way on that begins with this subnet; what is predicted is predicted for it.
     """
 
     subnet: Subnet
@@ -364,7 +364,7 @@ class Candidate(FileModel):
     predicted_loss: Measured
     remaining_seconds: Measured
     score: Measured
-    tail: Tail = ()
+    continuation: Continuation = ()
 
 
 class FrontPoint(FileModel):
@@ -372,16 +372,16 @@ class FrontPoint(FileModel):
 
     predicted_loss: Measured
     remaining_seconds: Measured
-    tail: Tail = Field(min_length=1)
+    continuation: Continuation = Field(min_length=1)
 
 
 class Decision(FileModel):
     """One decision: taken at ``step`` after a supernet phase, executed from there on.
 
-    Where only one way to go on was left, there are no candidates and ``forced`` names it. ``tail`` is what
+    Where only one way to go on was left, there are no candidates and ``forced`` names it. ``continuation`` is what
     the run would do from here on if it never decided again, ``front`` the other ways worth a look.
     Where the length of the run is a time, ``position`` and ``length`` say where it stands and ends in
-    steps of the full model, in which tails then count. From a decision that ``strengthens`` on,
+    steps of the full model, in which continuations then count. From a decision that ``strengthens`` on,
     regularisation is of full strength.
     """
 
@@ -395,7 +395,7 @@ class Decision(FileModel):
     forced: Subnet | None = None
     alpha: Measured = 0.0
     reason: str
-    tail: Tail = ()
+    continuation: Continuation = ()
     front: tuple[FrontPoint, ...] = ()
     position: Steps | None = None
     length: Steps | None = None
@@ -406,8 +406,8 @@ class Decision(FileModel):
         if (self.forced is None) == (not self.candidates):
             raise ConfigError("", "candidates", "must be there unless the decision is forced")
         if self.candidates and not 0 <= self.winner < len(self.candidates):
-            law = f"must lie in 0 to {len(self.candidates) - 1}"
-            raise ConfigError("", "winner", law, self.winner)
+            problem = f"must lie in 0 to {len(self.candidates) - 1}"
+            raise ConfigError("", "winner", problem, self.winner)
         if self.length == 0:
             raise ConfigError("", "length", "must be above 0", self.length)
         return self

@@ -26,14 +26,14 @@ def number_in(variable: str, number: Any) -> int:
     """
     text = os.environ.get(variable)
     if text is None:
-        cure = "start with torchrun, or unset WORLD_SIZE"
-        raise VariableError(variable, "", "must be set where WORLD_SIZE is", cure=cure)
+        hint = "start with torchrun, or unset WORLD_SIZE"
+        raise VariableError(variable, "", "must be set where WORLD_SIZE is", hint=hint)
     bounds = range_of(number)
     try:
         return int(bounds(text))
     except argparse.ArgumentTypeError:
-        cure = "it is an environment variable: unset or correct it"
-        raise VariableError(variable, "", bounds.law, text, cure) from None
+        hint = "it is an environment variable: unset or correct it"
+        raise VariableError(variable, "", bounds.problem, text, hint) from None
 
 
 def optional_number_in(variable: str, number: Any, default: int) -> int:

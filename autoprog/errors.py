@@ -54,12 +54,12 @@ class ConfigError(AutoprogError, ValueError):
     NO_VALUE = object()
 
     def __init__(
-        self, where: str, key: str, law: str, value: Any = NO_VALUE, cure: str = ""
+        self, where: str, key: str, problem: str, value: Any = NO_VALUE, hint: str = ""
     ) -> None:
-        self.where, self.key, self.law, self.value, self.cure = where, key, law, value, cure
+        self.where, self.key, self.problem, self.value, self.hint = where, key, problem, value, hint
         place = ": ".join(part for part in (where, key) if part)
         got = "" if value is ConfigError.NO_VALUE else f", but got {brief(value)}"
-        super().__init__(f"{place}: {law}{got}" + (f"; {cure}" if cure else ""))
+        super().__init__(f"{place}: {problem}{got}" + (f"; {hint}" if hint else ""))
 
 
 class RunError(AutoprogError):
@@ -101,8 +101,8 @@ def consistent(where: str) -> Iterator[None]:
     except AutoprogError:
         raise
     except (ArithmeticError, LookupError, ValueError) as error:
-        law = f"must hold values that go together, but they contradict each other ({error!r})"
-        raise ConfigError(where, "", law, cure="--debug shows where") from error
+        problem = f"must hold values that go together, but they contradict each other ({error!r})"
+        raise ConfigError(where, "", problem, hint="--debug shows where") from error
 
 
 def suggest(word: str, known: Iterable[str], list_all: bool = True) -> str:

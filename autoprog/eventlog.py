@@ -13,7 +13,7 @@ from autoprog.events import Event, decode
 from autoprog.files import json_object, read_lines
 
 __all__ = [
-    "MOST_PROGRESS",
+    "MAX_PROGRESS",
     "WHOLE_BYTES",
     "Row",
     "RowCounter",
@@ -29,15 +29,18 @@ Row = dict[str, Any]
 
 WHOLE_BYTES = 1 << 22
 """A log up to this size is taken in row by row; of a longer one, progress is picked evenly."""
-MOST_PROGRESS = 4096
-_PROGRESS = b'"kind": "progressed"'  # in a text of JSON a quote has a backslash before it
+MAX_PROGRESS = 4096
+_PROGRESS = b'"kind": "step_logged"'  # in a text of JSON a quote has a backslash before it
 
-# Runs of 50,000 evaluations and searches of 20,000 trials are read; to draw more would take minutes.
-_MOST_OFTEN = dict.fromkeys(("progressed", "evaluated", "checkpoint_saved", "warned"), 50_000)
-_MOST_OFTEN["trial_told"] = 20_000
-_MOST_OFTEN["run_started"] = 1_000
-_MOST_OF_OTHERS = 5_000
-_MOST_BYTES = 64 * 2**20
+# Runs of 50,000 evaluations and searches of 20,000 trials are read; to draw more would take
+# minutes.
+_MAX_OFTEN = dict.fromkeys(
+    ("step_logged", "evaluated", "checkpoint_saved", "warning_raised"), 50_000
+)
+_MAX_OFTEN["trial_finished"] = 20_000
+_MAX_OFTEN["run_started"] = 1_000
+_MAX_OF_OTHERS = 5_000
+_MAX_BYTES = 64 * 2**20
 _LONGEST_TIME = 40
 _OF_REPLAY = ("kind", "attempt", "step")
 """What says which rows a later attempt replays."""
@@ -64,12 +67,12 @@ class RowCounter:
         kind = row["kind"]
         self._rows[kind] += 1
         self._num_bytes += num_bytes
-        most = _MOST_OFTEN.get(kind, _MOST_OF_OTHERS)
+        most = _MAX_OFTEN.get(kind, _MAX_OF_OTHERS)
         if self._rows[kind] > most:
             raise ConfigError(self._where, "", f"must hold at most {most:,} events of a kind", kind)
-        if self._num_bytes > _MOST_BYTES:
-            law = f"must hold at most {_MOST_BYTES / 2**20:g} MiB beside progress"
-            raise ConfigError(self._where, "", law)
+        if self._num_bytes > _MAX_BYTES:
+            problem = f"must hold at most {_MAX_BYTES / 2**20:g} MiB beside progress"
+            raise ConfigError(self._where, "", problem)
 
 
 def read_log(path: Path) -> list[Event]:
@@ -81,7 +84,7 @@ def read_log(path: Path) -> list[Event]:
     lines, where = read_lines(path), str(path)
     numbers: Iterable[int | None] = count(1)
     if path.exists() and (size := path.stat().st_size) > WHOLE_BYTES:
-        lines, numbers = picked(lines, size // MOST_PROGRESS), iter(lambda: None, 0)
+        lines, numbers = picked(lines, size // MAX_PROGRESS), iter(lambda: None, 0)
     counter = RowCounter(where)
 
     def rows() -> Iterator[Row]:
@@ -104,12 +107,12 @@ def event_row(line: bytes, where: str, key: str = "") -> Row:
     if not isinstance(row.get("kind"), str) or not all(
         type(row.get(name)) is int and 0 <= row[name] < 2**63 for name in ("attempt", "step")
     ):
-        law = "must be an event with its kind, and its attempt and step as whole numbers from 0"
-        raise ConfigError(where, key, law)
+        problem = "must be an event with its kind, and its attempt and step as whole numbers from 0"
+        raise ConfigError(where, key, problem)
     time = row.get("time", "")
     if not isinstance(time, str) or len(time) > _LONGEST_TIME:
-        law = f"must be a text of at most {_LONGEST_TIME} letters"
-        raise ConfigError(where, f"{key}: time" if key else "time", law, time)
+        problem = f"must be a text of at most {_LONGEST_TIME} letters"
+        raise ConfigError(where, f"{key}: time" if key else "time", problem, time)
     return row
 
 
@@ -135,7 +138,7 @@ def effective_rows(rows: Iterable[Row]) -> list[Row]:
     for row in rows:
         if row["kind"] == "run_started" and row["attempt"] > 0:
             start = _replay_start(kept, saved_at[row["step"]], row["step"])
-            kept[start:] = [one for one in kept[start:] if one["kind"] == "trial_told"]
+            kept[start:] = [one for one in kept[start:] if one["kind"] == "trial_finished"]
             while saved and saved[-1][0] >= start:
                 saved_at[saved.pop()[1]].pop()
         elif row["kind"] == "checkpoint_saved":

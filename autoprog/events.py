@@ -15,9 +15,9 @@ from autoprog.bounds import (
     Percent,
     Seconds,
     Seed,
-    Share,
     SignedSeconds,
     Steps,
+    UnitInterval,
     WorldSize,
 )
 from autoprog.curves import Curriculum
@@ -36,14 +36,14 @@ __all__ = [
     "Event",
     "Grown",
     "Interrupted",
-    "Progressed",
     "RunFinished",
     "RunStarted",
     "StageStarted",
+    "StepLogged",
     "SubnetTrained",
     "SupernetStarted",
-    "TrialTold",
-    "Warned",
+    "TrialFinished",
+    "WarningRaised",
     "decode",
     "encode",
 ]
@@ -59,7 +59,7 @@ class RunStarted(_Event):
     """A run begins or, with ``step`` above 0, goes on.
 
     ``epochs`` is the length that the schedule was resolved for, ``hardware`` the processor or the GPU that
-    each process has. ``num_classes`` is 1000 where a log of before does not tell. ``time_share`` is the
+    each process has. ``num_classes`` is 1000 where a log of before does not tell. ``cost_fraction`` is the
     length of a search that goes by the time of its steps, relative to the full model over all epochs;
     ``total_steps`` are then steps of the full model.
     """
@@ -76,7 +76,7 @@ class RunStarted(_Event):
     amp: Line
     seed: Seed
     time_budget_seconds: Seconds | None = None
-    time_share: Share | None = None
+    cost_fraction: UnitInterval | None = None
     world_size: WorldSize = 1
     hardware: Line = ""
     num_classes: Count = 1000
@@ -129,31 +129,31 @@ class SupernetStarted(_Event):
     stop_step: Steps
 
 
-class Progressed(_Event):
+class StepLogged(_Event):
     """The state of training over the last few steps. Throughput leaves out waiting for data.
 
     ``lr`` is the highest of all layers.
 
-    ``budget_share`` is the share that is used of the time of a run without a fixed number of steps.
+    ``budget_fraction`` is the fraction that is used of the time of a run without a fixed number of steps.
     """
 
-    kind: Literal["progressed"] = "progressed"
+    kind: Literal["step_logged"] = "step_logged"
     epoch: PassedEpochs
     loss: Measured
     lr: Amount
     subnet: Subnet
     step_seconds: Amount
     images_per_second: Amount
-    data_wait_share: Amount
+    data_wait_fraction: Amount
     train_seconds: Seconds
-    budget_share: Amount | None = None
+    budget_fraction: Amount | None = None
 
 
 class Evaluated(_Event):
     """Accuracy on the validation set at full size; top-1 in per cent.
 
     ``wall_seconds`` is everything from the first step on, this evaluation included. Balanced top-1 is the
-    mean over classes, ``largest_class_share`` what always naming one class gets right; None in older logs.
+    mean over classes, ``largest_class_fraction`` what always naming one class gets right; None in older logs.
     """
 
     kind: Literal["evaluated"] = "evaluated"
@@ -169,7 +169,7 @@ class Evaluated(_Event):
     balanced_top1: Percent | None = None
     balanced_top1_ema: Percent | None = None
     num_images: Count | None = None
-    largest_class_share: Share | None = None
+    largest_class_fraction: UnitInterval | None = None
 
 
 class Estimated(_Event):
@@ -182,10 +182,10 @@ class Estimated(_Event):
     seconds: Seconds
 
 
-class TrialTold(_Event):
+class TrialFinished(_Event):
     """A trial of a search by trials has ended: with values, or early because others did better."""
 
-    kind: Literal["trial_told"] = "trial_told"
+    kind: Literal["trial_finished"] = "trial_finished"
     number: Index
     pruned: bool = False
     loss: Measured | None = None
@@ -245,10 +245,10 @@ class CheckpointSaved(_Event):
     path: str
 
 
-class Warned(_Event):
+class WarningRaised(_Event):
     """Something the user should know."""
 
-    kind: Literal["warned"] = "warned"
+    kind: Literal["warning_raised"] = "warning_raised"
     message: str
 
 
@@ -272,15 +272,15 @@ Event = (
     | CostsKnown
     | StageStarted
     | SupernetStarted
-    | Progressed
+    | StepLogged
     | Evaluated
     | Estimated
-    | TrialTold
+    | TrialFinished
     | SubnetTrained
     | Decided
     | Grown
     | CheckpointSaved
-    | Warned
+    | WarningRaised
     | Interrupted
     | RunFinished
 )
@@ -308,5 +308,5 @@ def decode(row: dict[str, Any]) -> Event:
             return kind.model_validate(row)
     except ValidationError:
         pass
-    law = "must be an event of this version of autoprog"
-    raise ConfigError("events.jsonl", "", law, name)
+    problem = "must be an event of this version of autoprog"
+    raise ConfigError("events.jsonl", "", problem, name)

@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 
 from autoprog.errors import ConfigError, RunError, suggest
 from autoprog.openfiles import (
-    MOST_TEXT_BYTES,
+    MAX_TEXT_BYTES,
     NotRegularFileError,
     open_for_appending,
     open_regular,
@@ -28,7 +28,7 @@ from autoprog.printable import brief, is_printable
 
 __all__ = [
     "LONGEST_ROW_BYTES",
-    "MOST_LETTERS",
+    "MAX_LETTERS",
     "FileModel",
     "Line",
     "append_row",
@@ -54,8 +54,8 @@ __all__ = [
 _BLOCK_BYTES = 2**16
 
 LONGEST_ROW_BYTES = 16 * 2**20
-_MOST_VALUES = 300_000
-_MOST_LOG_BYTES = 32 * 2**20
+_MAX_VALUES = 300_000
+_MAX_LOG_BYTES = 32 * 2**20
 """In one object: three lists with a number for each of 100,000 classes."""
 
 
@@ -82,8 +82,8 @@ def read_rows(path: Path, most: int | None = None) -> Iterator[dict[str, Any]]:
         num_bytes += len(line)
         if most is not None and number > most:
             raise ConfigError(str(path), "", f"must have at most {most:,} lines")
-        if most is not None and num_bytes > _MOST_LOG_BYTES:
-            raise ConfigError(str(path), "", f"must have at most {_MOST_LOG_BYTES / 2**20:g} MiB")
+        if most is not None and num_bytes > _MAX_LOG_BYTES:
+            raise ConfigError(str(path), "", f"must have at most {_MAX_LOG_BYTES / 2**20:g} MiB")
         yield json_object(line, str(path), f"line {number}")
 
 
@@ -98,16 +98,16 @@ def read_lines(path: Path) -> Iterator[bytes]:
     except FileNotFoundError:
         return
     except NotRegularFileError as error:
-        law = f"must be a regular file, but it is {error.strerror}"
-        raise ConfigError(str(path), "", law) from None
+        problem = f"must be a regular file, but it is {error.strerror}"
+        raise ConfigError(str(path), "", problem) from None
     except OSError as error:
         raise ConfigError(str(path), "", f"must be a readable file: {error.strerror}") from None
     with file:
         for number in itertools.count(1):
             line = file.readline(LONGEST_ROW_BYTES)
             if len(line) == LONGEST_ROW_BYTES:
-                law = f"must be a JSON object of at most {LONGEST_ROW_BYTES / 2**20:g} MiB"
-                raise ConfigError(str(path), f"line {number}", law)
+                problem = f"must be a JSON object of at most {LONGEST_ROW_BYTES / 2**20:g} MiB"
+                raise ConfigError(str(path), f"line {number}", problem)
             if not line.endswith(b"\n"):
                 return
             yield line
@@ -153,8 +153,8 @@ def json_object(text: str | bytes, where: str, key: str = "") -> dict[str, Any]:
         ConfigError: If it is no JSON, no object, too large, nested too deep, or holds NaN or an infinity.
     """
     decoded = text if isinstance(text, str) else text.decode(errors="replace")
-    if sum(map(decoded.count, ",[{")) > _MOST_VALUES:  # no value without one of these before it
-        raise ConfigError(where, key, f"must hold at most {_MOST_VALUES:,} values")
+    if sum(map(decoded.count, ",[{")) > _MAX_VALUES:  # no value without one of these before it
+        raise ConfigError(where, key, f"must hold at most {_MAX_VALUES:,} values")
     try:
         value = json.loads(decoded, parse_constant=_refuse_constant)
     except _NotANumberError as error:
@@ -175,13 +175,13 @@ def _refuse_constant(name: str) -> None:
 
 
 Model = TypeVar("Model", bound=BaseModel)
-_MOST_YAML_BYTES = 4 * 2**20
+_MAX_YAML_BYTES = 4 * 2**20
 """PyYAML reads about 1 MB a second; the class names of ImageNet-21k take 0.6 MB."""
-_MOST_YAML_SIGNS = 350_000
+_MAX_YAML_SIGNS = 350_000
 """Signs that begin a value or end one; PyYAML reads about 60,000 values a second, so that the names of
 203,000 classes, as many as Google Landmarks has, take 4 s."""
 _LONGEST_TEXT = 100_000
-MOST_LETTERS = 4096
+MAX_LETTERS = 4096
 """Of a :data:`Line`."""
 _DEEPEST = 64
 
@@ -210,7 +210,7 @@ def _line(text: str) -> str:
     return text
 
 
-Line = Annotated[str, Field(max_length=MOST_LETTERS), AfterValidator(_line)]
+Line = Annotated[str, Field(max_length=MAX_LETTERS), AfterValidator(_line)]
 """A line of text that a terminal may show, so that it cannot look like other lines of the program."""
 
 
@@ -301,7 +301,7 @@ _Dumper.add_representer(list, _represent_list)
 
 
 def _check_amount(text: str, where: str) -> None:
-    if sum(map(text.count, ",\n-:?[{")) > _MOST_YAML_SIGNS or len(text) > _MOST_YAML_BYTES:
+    if sum(map(text.count, ",\n-:?[{")) > _MAX_YAML_SIGNS or len(text) > _MAX_YAML_BYTES:
         raise ConfigError(where, "", "must hold fewer values: it is too large to read in seconds")
 
 
@@ -329,20 +329,20 @@ def read_yaml(path: Path) -> Any:
     Raises:
         ConfigError: If it is missing, unreadable or not YAML.
     """
-    return parse_yaml(read_text(path, _MOST_YAML_BYTES), str(path))
+    return parse_yaml(read_text(path, _MAX_YAML_BYTES), str(path))
 
 
-def read_text(path: Path, most_bytes: int = MOST_TEXT_BYTES) -> str:
+def read_text(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> str:
     """Return the text of a regular UTF-8 file.
 
     Raises:
         ConfigError: If it is missing, something else, too large or in another encoding.
     """
     try:
-        return read_bytes(path, most_bytes).decode("utf-8")
+        return read_bytes(path, max_bytes).decode("utf-8")
     except NotRegularFileError as error:
-        law = f"must be a regular file, but it is {error.strerror}"
-        raise ConfigError(str(path), "", law) from None
+        problem = f"must be a regular file, but it is {error.strerror}"
+        raise ConfigError(str(path), "", problem) from None
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise ConfigError(str(path), "", f"must be a readable file: {reason}") from None
@@ -360,8 +360,8 @@ def write_outputs(texts: Mapping[Path, str]) -> None:
     try:
         write_all(texts)
     except NotRegularFileError as error:
-        law = f"must be a file, but it is {error.strerror}"
-        raise ConfigError(str(error.filename), "", law, cure="take another name") from None
+        problem = f"must be a file, but it is {error.strerror}"
+        raise ConfigError(str(error.filename), "", problem, hint="take another name") from None
     except OSError as error:
         paths = " and ".join(map(str, texts))
         raise RunError(f"{paths}: the file cannot be written: {error.strerror}") from None
@@ -401,13 +401,13 @@ def _first_problem(error: ValidationError, model: type[BaseModel], where: str) -
         cause = best.get("ctx", {}).get("error")
         if isinstance(cause, ConfigError):
             key = ".".join(part for part in (_key(best), cause.key) if part)
-            return ConfigError(where, key, cause.law, cause.value, cause.cure)
+            return ConfigError(where, key, cause.problem, cause.value, cause.hint)
         return ConfigError(where, _key(best), str(cause))
     if best["type"] == "missing":
-        return ConfigError(where, _key(best), "must be given", cure="add this key")
-    law = best["msg"][0].lower() + best["msg"][1:]
-    law = _LAWS.get(best["type"], re.sub(r"^\w+ should (be|have)", r"must \1", law))
-    return ConfigError(where, _key(best), law, _brief(best["input"]))
+        return ConfigError(where, _key(best), "must be given", hint="add this key")
+    problem = best["msg"][0].lower() + best["msg"][1:]
+    problem = _LAWS.get(best["type"], re.sub(r"^\w+ should (be|have)", r"must \1", problem))
+    return ConfigError(where, _key(best), problem, _brief(best["input"]))
 
 
 def _rank(problem: ErrorDetails) -> int:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO
 
 __all__ = [
-    "MOST_TEXT_BYTES",
+    "MAX_TEXT_BYTES",
     "NotRegularFileError",
     "check_replaceable",
     "folder_beside",
@@ -33,7 +33,7 @@ __all__ = [
     "write_atomically",
 ]
 
-MOST_TEXT_BYTES = 64 * 2**20
+MAX_TEXT_BYTES = 64 * 2**20
 """The most that is read of a text file at once; logs are read by the line."""
 
 _KINDS = (
@@ -79,17 +79,17 @@ def open_for_appending(path: Path) -> IO[str]:
     return open(_regular_descriptor(path, flags, follow_links=False), "a", encoding="utf-8")
 
 
-def read_bytes(path: Path, most_bytes: int = MOST_TEXT_BYTES) -> bytes:
-    """Return the content of a regular file of at most `most_bytes`.
+def read_bytes(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
+    """Return the content of a regular file of at most `max_bytes`.
 
     Raises:
         NotRegularFileError: If it is no regular file.
         OSError: If it cannot be read, or is larger (``EFBIG``).
     """
     with open_regular(path) as file:
-        data = file.read(most_bytes + 1)
-    if len(data) > most_bytes:
-        raise OSError(errno.EFBIG, f"larger than {most_bytes / 2**20:g} MiB", str(path))
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise OSError(errno.EFBIG, f"larger than {max_bytes / 2**20:g} MiB", str(path))
     return data
 
 

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from math import comb
 from statistics import median
 
-__all__ = ["CONFIDENCE", "Arm", "Estimate", "estimate", "share_lost", "speed_ratio", "take_turns"]
+__all__ = [
+    "CONFIDENCE",
+    "Arm",
+    "Estimate",
+    "estimate",
+    "fraction_lost",
+    "speed_ratio",
+    "take_turns",
+]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -63,8 +71,8 @@ def speed_ratio(seconds: Sequence[float], reference_seconds: Sequence[float]) ->
     return estimate([ref / own for own, ref in zip(seconds, reference_seconds, strict=True)])
 
 
-def share_lost(seconds: Sequence[float], reference_seconds: Sequence[float]) -> Estimate:
-    """Return the share of the reference's speed that is lost: 1 - speed / speed of the reference."""
+def fraction_lost(seconds: Sequence[float], reference_seconds: Sequence[float]) -> Estimate:
+    """Return the fraction of the reference's speed that is lost: 1 - speed / speed of the reference."""
     return speed_ratio(seconds, reference_seconds).mirrored()
 
 

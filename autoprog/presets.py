@@ -178,17 +178,17 @@ def size_curriculum(
 def size_curriculum_of_time(
     spec: ModelSpec, epochs: float, strength: Curriculum, lr: LearningRate = LearningRate()
 ) -> GrowthSchedule:
-    """The sizes of size-curriculum by the clock of --time-budget: equal shares of 80 % of it, then full size.
+    """The sizes of size-curriculum by the clock of --time-budget: equal fractions of 80 % of it, then full size.
 
     The published run of a day reaches its full size shortly before the day is over.
     """
     *smaller, full = _rising_sizes(spec)
-    shares = [0.8 / len(smaller)] * len(smaller) + [0.2] if smaller else [1.0]
+    fractions = [0.8 / len(smaller)] * len(smaller) + [0.2] if smaller else [1.0]
     stages = [
-        Stage(length=share, depth=depth_value(spec.depth), img_size=size)
-        for share, size in zip(shares, [*smaller, full], strict=True)
+        Stage(length=fraction, depth=depth_value(spec.depth), img_size=size)
+        for fraction, size in zip(fractions, [*smaller, full], strict=True)
     ]
-    return schedule_of(spec, lr, stages, length_unit="time_share")
+    return schedule_of(spec, lr, stages, length_unit="budget_fraction")
 
 
 def efficienttrain(
@@ -207,21 +207,21 @@ def efficienttrain(
     counted in multiply-accumulates, where the release counts pixels. Warm-up and learning rate are the
     recipe's, and there is no replay buffer.
     """
-    shares = [6 / 14] * 2 + [10 / 14] * 4 + [12 / 14] * 2 + [1.0] * 2
+    fractions = [6 / 14] * 2 + [10 / 14] * 4 + [12 / 14] * 2 + [1.0] * 2
     top = strength.randaug
     magnitudes = None if top is None else linspace(0.0, curve_value(top, 1.0), 10)
     stages = [
         Stage(
             length=0.1,
             depth=depth_value(spec.depth),
-            img_size=size_on_grid(spec, share),
-            shrink_by="resize" if share == 1.0 else shrink_by,
+            img_size=size_on_grid(spec, fraction),
+            shrink_by="resize" if fraction == 1.0 else shrink_by,
             curriculum=Curriculum(randaug=None if magnitudes is None else magnitudes[tenth]),
         )
-        for tenth, share in enumerate(shares)
+        for tenth, fraction in enumerate(fractions)
     ]
     clock = LearningRate(shape=lr.shape, clock="compute")
-    return schedule_of(spec, clock, stages, length_unit="compute_share")
+    return schedule_of(spec, clock, stages, length_unit="compute_fraction")
 
 
 def progressive_resizing(
@@ -254,7 +254,7 @@ def progressive_resizing(
 
 
 def _date_above(patches: int, side: int) -> float:
-    """Return the share of the run at which Composer goes from `patches` a side to one more of `side`."""
+    """Return the fraction of the run at which Composer goes from `patches` a side to one more of `side`."""
     scale = (patches + 0.5) / side  # rises from 0.5 at 50 % of the run to 1 at 80 %
     return 0.5 + 0.3 * (scale - 0.5) / 0.5
 
@@ -353,16 +353,16 @@ PRESETS: dict[str, Preset] = {
 _VARIANTS = {
     "size-curriculum:exponential": "The sizes of size-curriculum at dates further and further apart: epochs"
     " 2, 4, 8, 12, 20, 36 (arXiv 2211.05187).",
-    "patch-sampling:linear": "Patch Sampling Schedule whose share of tokens rises evenly over the run, from"
+    "patch-sampling:linear": "Patch Sampling Schedule whose fraction of tokens rises evenly over the run, from"
     " 20 to 100 %.",
-    "patch-sampling:cosine": "Patch Sampling Schedule whose share of tokens rises over the run along a"
+    "patch-sampling:cosine": "Patch Sampling Schedule whose fraction of tokens rises over the run along a"
     " cosine, from 20 to 100 %.",
     "patch-sampling:fixed": "Patch Sampling Schedule's control: 60 % of the tokens from the first step to the"
     " last.",
     "efficienttrain:fourier": "EfficientTrain++ with images cut out of the low frequencies of full-size ones,"
     " as in the paper.",
 }
-"""What a preset says of itself that shares its function with another."""
+"""What a preset says of itself that fractions its function with another."""
 
 
 def summary_of(name: str) -> str:

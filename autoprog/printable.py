@@ -49,8 +49,8 @@ def say(
 def one_line(text: str, most: int = _LONGEST_LINE) -> str:
     """Return `text` as one printable line of at most `most` characters, cut in the middle."""
     if len(text) > most:
-        tail = most // 4
-        text = f"{text[: most - tail - 3]} … {text[-tail:]}"
+        end = most // 4
+        text = f"{text[: most - end - 3]} … {text[-end:]}"
     return printable(text).replace("\n", " ").replace("\t", " ")
 
 

@@ -55,8 +55,10 @@ __all__ = [
 
 
 _ROOT = str(Path(autoprog.__file__).resolve().parent.parent)
-# Not `python -m autoprog`, which looks for modules in the working directory first: a file torch.py in it
-# would be run. With -c the first place to look is '', the working directory; this very package takes it.
+# Not `python -m autoprog`, which looks for modules in the working directory first: a file torch.py
+# in it
+# would be run. With -c the first place to look is '', the working directory; this very package
+# takes it.
 _PREPARE = f"import sys; sys.path[0] = {_ROOT!r}; "
 PROGRAM = (
     sys.executable,
@@ -169,7 +171,8 @@ def _is_in_use(pid: int) -> bool:
 
 
 # --------------------------------------------------------------------------------------------------
-# Locks as files, for processes of one or many hosts, that do not outlast the process that holds them.
+# Locks as files, for processes of one or many hosts, that do not outlast the process that holds
+# them.
 
 
 _FIRST_PAUSE_SECONDS = 0.001
@@ -358,7 +361,7 @@ NUMBER_VARIABLE = "AUTOPROG_WORKER"
 _FOLDER = "workers"
 _BEAT_SECONDS = 5.0
 _SILENT_WORKER_SECONDS = 60.0
-_MOST_STATUS_BYTES = 2**20
+_MAX_STATUS_BYTES = 2**20
 
 
 class WorkerStatus(FileModel):
@@ -458,7 +461,7 @@ def read_workers(folder: Path) -> list[WorkerSeen]:
     found = []
     for path in (folder / _FOLDER).glob("worker-*.json"):
         with suppress(OSError, ValueError):
-            status = WorkerStatus.model_validate_json(read_bytes(path, _MOST_STATUS_BYTES))
+            status = WorkerStatus.model_validate_json(read_bytes(path, _MAX_STATUS_BYTES))
             found.append(WorkerSeen(status, _is_alive(status, time.time())))
     return sorted(found, key=lambda seen: seen.status.worker)
 

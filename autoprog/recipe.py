@@ -15,17 +15,17 @@ from autoprog.bounds import (
     CropPct,
     DropPath,
     Epochs,
-    Fraction,
+    FractionBelowOne,
     GradientNorm,
     Jitter,
     MicroBatches,
     MixingAlpha,
+    OpenFraction,
+    PositiveFraction,
     Range,
     Rate,
-    Share,
-    ShareBelowOne,
     SomeRate,
-    SomeShare,
+    UnitInterval,
     WeightDecay,
 )
 from autoprog.curves import Curriculum
@@ -67,7 +67,7 @@ _OF_A_POLICY = {
 
 
 class Recipe(FileModel):
-    """Optimizer, learning rate, augmentation and averaging. Rates and shares lie in [0, 1] unless said."""
+    """Optimizer, learning rate, augmentation and averaging. Rates and fractions lie in [0, 1] unless said."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -85,7 +85,7 @@ class Recipe(FileModel):
         default=512, description="batch size that --lr-base is meant for"
     )
     weight_decay: WeightDecay = Field(default=0.05, description="weight decay")
-    layer_decay: SomeShare | None = Field(
+    layer_decay: PositiveFraction | None = Field(
         default=None, description="learning rate of a block over that of the next"
     )
     clip_grad: GradientNorm | None = Field(
@@ -94,11 +94,15 @@ class Recipe(FileModel):
     sched: Literal["cosine", "wsd", "constant"] = Field(
         default="cosine", description="shape of the rate"
     )
-    warmup_share: ShareBelowOne = Field(default=0.05, description="share of the run to warm up in")
+    warmup_fraction: FractionBelowOne = Field(
+        default=0.05, description="fraction of the run to warm up in"
+    )
     warmup_lr: Rate = Field(default=1e-6, description="learning rate at the first step")
     min_lr: Rate = Field(default=1e-5, description="learning rate at the last step")
-    decay_share: Fraction = Field(default=0.2, description="share of the run that wsd decays in")
-    smoothing: ShareBelowOne = Field(default=0.1, description="label smoothing")
+    decay_fraction: OpenFraction = Field(
+        default=0.2, description="fraction of the run that wsd decays in"
+    )
+    smoothing: FractionBelowOne = Field(default=0.1, description="label smoothing")
     mixup: MixingAlpha = Field(default=0.8, description="mixup alpha, 0 turns it off")
     cutmix: MixingAlpha = Field(default=1.0, description="cutmix alpha, 0 turns it off")
     aa: str | None = Field(
@@ -106,17 +110,17 @@ class Recipe(FileModel):
         max_length=100,
         description="timm auto-augment policy or none",
     )
-    reprob: Share = Field(default=0.25, description="random erasing probability")
+    reprob: UnitInterval = Field(default=0.25, description="random erasing probability")
     remode: Literal["const", "rand", "pixel"] = Field(default="pixel", description="erasing mode")
     drop_path: DropPath = Field(default=0.1, description="drop-path rate of the last block")
-    scale: tuple[SomeShare, SomeShare] = Field(
+    scale: tuple[PositiveFraction, PositiveFraction] = Field(
         default=(0.08, 1.0), description="area of the random crop"
     )
     ratio: tuple[Aspect, Aspect] = Field(
         default=(3 / 4, 4 / 3), description="aspect of the random crop"
     )
-    hflip: Share = Field(default=0.5, description="horizontal flip probability")
-    vflip: Share = Field(default=0.0, description="vertical flip probability")
+    hflip: UnitInterval = Field(default=0.5, description="horizontal flip probability")
+    vflip: UnitInterval = Field(default=0.0, description="vertical flip probability")
     color_jitter: Jitter = Field(default=0.4, description="colour jitter where aa is none")
     interpolation: Literal["random", "bilinear", "bicubic"] = Field(
         default="bicubic", description="resize filter"
@@ -143,7 +147,7 @@ class Recipe(FileModel):
             bounds = _OF_A_POLICY.get(name, _SWITCH)
             is_number = re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) is not None
             if not is_number or float(text) not in bounds:
-                raise ConfigError("", "", f"after -{name} {bounds.law}", policy)
+                raise ConfigError("", "", f"after -{name} {bounds.problem}", policy)
         return policy
 
     @field_validator("scale", "ratio")
@@ -206,7 +210,7 @@ RECIPES: dict[str, Recipe] = {
             "epochs": 30,
             "lr_base": 2e-4,
             "layer_decay": 0.75,
-            "warmup_share": 0.1,
+            "warmup_fraction": 0.1,
             "min_lr": 1e-6,
         }
     ),
@@ -216,7 +220,7 @@ RECIPES: dict[str, Recipe] = {
         lr_base=5e-4,
         lr_base_size=64,
         clip_grad=1.0,
-        warmup_share=0.1,
+        warmup_fraction=0.1,
         smoothing=0.0,
         mixup=0.0,
         cutmix=0.0,

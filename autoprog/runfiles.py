@@ -83,22 +83,25 @@ def _check_names(folder: Path) -> None:
     _check(folder / "checkpoints" / "fidelity", "a folder")
     settings = folder / "wandb" / "settings"
     if kind_of(settings) is not None:
-        law = "must not be there: W&B would go by it, and might send the run elsewhere"
-        raise ConfigError(str(settings), "", law, cure="remove it")
+        problem = "must not be there: W&B would go by it, and might send the run elsewhere"
+        raise ConfigError(str(settings), "", problem, hint="remove it")
 
 
 def _check(path: Path, wanted: str) -> None:
     found = kind_of(path)
     if found not in (wanted, None):
-        law, cure = f"must be {wanted}, but it is {found}", "remove it, or put a copy in its place"
-        raise ConfigError(str(path), "", law, cure=cure)
+        problem, hint = (
+            f"must be {wanted}, but it is {found}",
+            "remove it, or put a copy in its place",
+        )
+        raise ConfigError(str(path), "", problem, hint=hint)
 
 
 def _check_own(path: Path) -> None:
     """Refuse a second name of a file, which would grow together with the first."""
     if path.exists() and path.stat().st_nlink > 1:
-        law = "must be a file of its own, but other names lead to it, too"
-        raise ConfigError(str(path), "", law, cure="put a copy in its place")
+        problem = "must be a file of its own, but other names lead to it, too"
+        raise ConfigError(str(path), "", problem, hint="put a copy in its place")
 
 
 def _check_below(path: Path, folder: Path) -> None:

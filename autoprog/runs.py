@@ -34,15 +34,15 @@ from autoprog.bounds import (
     Px,
     Seconds,
     Seed,
-    Share,
     Steps,
+    UnitInterval,
     WorldSize,
 )
 from autoprog.costs.table import CostTable, table_of
 from autoprog.decisions import Decision, DecisionInputs
 from autoprog.errors import ConfigError, RunError, RunExistsError, RunLockedError, suggest
 from autoprog.eventlog import effective_rows, event_of, read_log
-from autoprog.events import Evaluated, Event, Progressed, RunStarted, encode
+from autoprog.events import Evaluated, Event, RunStarted, StepLogged, encode
 from autoprog.files import (
     FileModel,
     Line,
@@ -63,7 +63,7 @@ from supernet.config import SubnetConfig
 __all__ = [
     "CURVE_FILE",
     "LAST",
-    "LOADER_BOUND_SHARE",
+    "LOADER_BOUND_FRACTION",
     "BudgetRecord",
     "FollowedFolder",
     "Result",
@@ -92,7 +92,7 @@ __all__ = [
 LAST = ("last", "@last")
 """Words for the newest run; the first one gives way to a file or folder of that name."""
 
-_MOST_NAMES = 5
+_MAX_NAMES = 5
 
 
 def is_word(word: str, runs_dir: str | Path = "runs") -> bool:
@@ -134,8 +134,8 @@ def locate_run(word: str, runs_dir: str | Path = "runs") -> Path:
         return place / word
     names = [run.name for run in runs_in(place)]
     near = suggest(path.name, names, list_all=False)
-    cure = near or ("last means the newest run" if names else "")
-    raise ConfigError(word, "", "must be a run folder with a run.yaml in it", cure=cure)
+    hint = near or ("last means the newest run" if names else "")
+    raise ConfigError(word, "", "must be a run folder with a run.yaml in it", hint=hint)
 
 
 def locate_schedule(word: str, runs_dir: str | Path = "runs") -> Path:
@@ -147,8 +147,8 @@ def locate_schedule(word: str, runs_dir: str | Path = "runs") -> Path:
     run = locate_run(word, runs_dir)
     found = [run / name for name in ("best.yaml", "schedule.yaml") if (run / name).is_file()]
     if not found:
-        law = "must have a best.yaml or a schedule.yaml"
-        raise ConfigError(str(run), "", law, cure="its search has found none yet")
+        problem = "must have a best.yaml or a schedule.yaml"
+        raise ConfigError(str(run), "", problem, hint="its search has found none yet")
     return found[0]
 
 
@@ -162,20 +162,20 @@ def _newest(word: str, folder: Path) -> Path:
     if found:
         return found[0]
     if not folder.is_dir():
-        law = f"must be a run, and there is no folder {folder} in {Path.cwd()}"
-        raise ConfigError(word, "", law, cure="name a run folder, or a folder of runs")
+        problem = f"must be a run, and there is no folder {folder} in {Path.cwd()}"
+        raise ConfigError(word, "", problem, hint="name a run folder, or a folder of runs")
     deeper = {file.parent.parent for file in folder.glob("*/*/run.yaml")}
     inside = _listed(one.name for one in folder.iterdir()) or "nothing"
-    cure = f"runs lie in {_listed(map(str, deeper))}" if deeper else f"it holds {inside}"
-    law = "must be a run folder with a run.yaml in it, or a folder of such folders"
-    raise ConfigError(str(folder) if is_last(word) else word, "", law, cure=cure)
+    hint = f"runs lie in {_listed(map(str, deeper))}" if deeper else f"it holds {inside}"
+    problem = "must be a run folder with a run.yaml in it, or a folder of such folders"
+    raise ConfigError(str(folder) if is_last(word) else word, "", problem, hint=hint)
 
 
 def _listed(names: Iterable[str]) -> str:
     """Return the first few names, and how many more there are."""
     ordered = sorted(names)
-    shown = ", ".join(ordered[:_MOST_NAMES])
-    more = len(ordered) - _MOST_NAMES
+    shown = ", ".join(ordered[:_MAX_NAMES])
+    more = len(ordered) - _MAX_NAMES
     return f"{shown} and {more} more" if more > 0 else shown
 
 
@@ -192,7 +192,7 @@ def _begun(run: Path) -> tuple[float, int, str]:
 
 CURVE_FILE = "curve.jsonl"
 """What is published of ``events.jsonl``."""
-_MOST_DECISIONS = 1000
+_MAX_DECISIONS = 1000
 
 
 class Result(FileModel):
@@ -234,7 +234,7 @@ class Result(FileModel):
     versions: dict[Line, Line]
     schedule: dict[str, Any]
     num_validation_images: Count | None = None
-    largest_class_share: Share | None = None
+    largest_class_fraction: UnitInterval | None = None
     balanced_top1: Percent | None = None
     balanced_top1_ema: Percent | None = None
     class_images: tuple[Count, ...] | None = None
@@ -402,7 +402,7 @@ class Run:
 
     def inputs(self) -> tuple[DecisionInputs, ...]:
         """Return what the decisions were taken from; the last one may have been taken by nobody yet."""
-        rows = read_rows(self.path / "inputs.jsonl", _MOST_DECISIONS)
+        rows = read_rows(self.path / "inputs.jsonl", _MAX_DECISIONS)
         return tuple(parse(DecisionInputs, row, "inputs.jsonl") for row in rows)
 
     def events(self) -> Iterator[Event]:
@@ -428,7 +428,7 @@ def load_run(path: str | Path) -> Run:
         best=_schedule_if_there(folder / "best.yaml"),
         decisions=tuple(
             parse(Decision, row, "decisions.jsonl")
-            for row in read_rows(folder / "decisions.jsonl", _MOST_DECISIONS)
+            for row in read_rows(folder / "decisions.jsonl", _MAX_DECISIONS)
         ),
         cost_table=table_of(read_object(costs), str(costs)) if costs.exists() else CostTable(),
         result=parse(Result, read_object(result), str(result)) if result.exists() else None,
@@ -462,14 +462,14 @@ def _last_attempt(path: Path) -> int:
     last = -1
     for number, row in enumerate(read_rows(path / "events.jsonl"), start=1):
         attempt = row.get("attempt")
-        if not isinstance(attempt, int) or not 0 <= attempt < _MOST_ATTEMPTS:
+        if not isinstance(attempt, int) or not 0 <= attempt < _MAX_ATTEMPTS:
             where, key = str(path / "events.jsonl"), f"line {number}: attempt"
             raise ConfigError(where, key, "must be the number of an attempt", attempt)
         last = max(last, attempt)
     return last
 
 
-_MOST_ATTEMPTS = 10**6
+_MAX_ATTEMPTS = 10**6
 
 
 def _take_lock(path: Path) -> IO[str]:
@@ -539,18 +539,20 @@ class FollowedFolder(RunFolder):
 # --------------------------------------------------------------------------------------------------
 # The record of a run under a time budget: what it ran on, how fast, and how accurate it was when.
 #
-# The benchmark of "ViT from scratch in less than 24 hours with 1 GPU" (arXiv 2211.05187) compares accuracy over
-# hours. What ``result.json`` says, such as the seconds used, the epochs done and the versions, is not repeated.
+# The benchmark of "ViT from scratch in less than 24 hours with 1 GPU" (arXiv 2211.05187) compares
+# accuracy over
+# hours. What ``result.json`` says, such as the seconds used, the epochs done and the versions, is
+# not repeated.
 
 
-LOADER_BOUND_SHARE = 0.1
-"""Where steps wait for images for a larger share of the time, the loader sets the pace."""
+LOADER_BOUND_FRACTION = 0.1
+"""Where steps wait for images for a larger fraction of the time, the loader sets the pace."""
 
 
 class Speed(FileModel):
     """The steps at one depth and image size; throughput leaves out waiting for images.
 
-    Where they waited for more than :data:`LOADER_BOUND_SHARE` of the time, they are ``loader_bound``.
+    Where they waited for more than :data:`LOADER_BOUND_FRACTION` of the time, they are ``loader_bound``.
     """
 
     depth: tuple[Blocks, ...]
@@ -558,7 +560,7 @@ class Speed(FileModel):
     steps: Steps
     train_seconds: Seconds
     images_per_second: Amount
-    data_wait_share: Amount
+    data_wait_fraction: Amount
     loader_bound: bool
 
 
@@ -627,12 +629,12 @@ def write_record(folder: Path, record: BudgetRecord) -> None:
 
 def _speeds(events: Sequence[Event]) -> Iterator[Speed]:
     """Yield speeds in the order in which subnets were trained first; keep-rates are taken together."""
-    spans: dict[SubnetConfig, list[tuple[int, Progressed]]] = defaultdict(list)
+    spans: dict[SubnetConfig, list[tuple[int, StepLogged]]] = defaultdict(list)
     before = 0
     for event in events:
         if isinstance(event, RunStarted):
             before = event.step
-        elif isinstance(event, Progressed):
+        elif isinstance(event, StepLogged):
             subnet = SubnetConfig(event.subnet.depth, event.subnet.img_size)
             spans[subnet].append((event.step - before, event))
             before = event.step
@@ -640,23 +642,25 @@ def _speeds(events: Sequence[Event]) -> Iterator[Speed]:
         yield _speed(subnet, reports)
 
 
-def _speed(subnet: SubnetConfig, reports: Sequence[tuple[int, Progressed]]) -> Speed:
+def _speed(subnet: SubnetConfig, reports: Sequence[tuple[int, StepLogged]]) -> Speed:
     seconds = [steps * report.step_seconds for steps, report in reports]
-    shares = [min(report.data_wait_share, 1 - 1e-9) for _, report in reports]
+    fractions = [min(report.data_wait_fraction, 1 - 1e-9) for _, report in reports]
     images = sum(
         s * report.images_per_second for s, (_, report) in zip(seconds, reports, strict=True)
     )
-    waited = sum(s * share / (1 - share) for s, share in zip(seconds, shares, strict=True))
+    waited = sum(
+        s * fraction / (1 - fraction) for s, fraction in zip(seconds, fractions, strict=True)
+    )
     trained = sum(seconds)
-    wait_share = waited / (waited + trained)
+    wait_fraction = waited / (waited + trained)
     return Speed(
         depth=subnet.depth,
         img_size=subnet.img_size,
         steps=sum(steps for steps, _ in reports),
         train_seconds=trained,
         images_per_second=images / trained,
-        data_wait_share=wait_share,
-        loader_bound=wait_share > LOADER_BOUND_SHARE,
+        data_wait_fraction=wait_fraction,
+        loader_bound=wait_fraction > LOADER_BOUND_FRACTION,
     )
 
 

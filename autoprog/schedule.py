@@ -16,7 +16,7 @@ from autoprog.bounds import Index, Seed
 from autoprog.decisions import FidelitySummary
 from autoprog.files import FileModel, dump_yaml, parse, read_yaml
 from autoprog.stage import (
-    SHARES,
+    FRACTION_UNITS,
     FullModel,
     LearningRate,
     Stage,
@@ -29,7 +29,7 @@ __all__ = ["FoundBy", "GrowthSchedule", "Lengths", "full_epochs_of", "load_sched
 
 
 SCHEMA = 1
-LengthUnit = Literal["epochs", "steps", "share", "time_share", "compute_share"]
+LengthUnit = Literal["epochs", "steps", "fraction", "budget_fraction", "compute_fraction"]
 
 
 class FoundBy(FileModel):
@@ -72,7 +72,7 @@ class GrowthSchedule(FileModel):
             steps_per_epoch: Optimizer steps in one pass over the training images, at the recipe's
                 batch size.
             epochs: Length of the run; stretches stages that count in epochs or steps, and is needed
-                where lengths are shares or 'rest'. None takes the sum of the lengths. For shares of
+                where lengths are fractions or 'rest'. None takes the sum of the lengths. For fractions of
                 compute it is what the compute would last for with the full model.
 
         Raises:
@@ -81,9 +81,9 @@ class GrowthSchedule(FileModel):
         return resolve_steps(self, steps_per_epoch, epochs)
 
     def own_epochs(self, steps_per_epoch: int) -> float | None:
-        """Return the sum of the lengths in epochs; None for a file in shares or with 'rest'."""
+        """Return the sum of the lengths in epochs; None for a file in fractions or with 'rest'."""
         lengths = [stage.length for stage in self.stages if not isinstance(stage.length, str)]
-        if self.length_unit in SHARES or len(lengths) < len(self.stages):
+        if self.length_unit in FRACTION_UNITS or len(lengths) < len(self.stages):
             return None
         return sum(lengths) / (steps_per_epoch if self.length_unit == "steps" else 1)
 
@@ -116,7 +116,7 @@ class Lengths:
 
     Attributes:
         named_epochs: ``--epochs``: of a search by time, those of the full model that it is compared with.
-        time_share: The share of the time of those epochs that a search by time takes.
+        cost_fraction: The fraction of the time of those epochs that a search by time takes.
         steps: Optimizer steps that were taken.
         trained_epochs: The same in epochs, steps of supernets among them.
         schedule_epochs: What the schedule lasts when it is trained along.
@@ -124,7 +124,7 @@ class Lengths:
     """
 
     named_epochs: float | None = None
-    time_share: float | None = None
+    cost_fraction: float | None = None
     steps: int | None = None
     trained_epochs: float | None = None
     schedule_epochs: float | None = None
@@ -138,9 +138,9 @@ class Lengths:
             parts.append(
                 f"{self.trained_epochs:.4g} epochs trained in {self.steps:,} steps{supernets}"
             )
-        if self.time_share is not None:
+        if self.cost_fraction is not None:
             parts.append(
-                f"{self.time_share:g} of the time of the full model's --epochs {self.named_epochs:.4g}"
+                f"{self.cost_fraction:g} of the time of the full model's --epochs {self.named_epochs:.4g}"
             )
         elif self.named_epochs is not None:
             parts.append(f"--epochs {self.named_epochs:.4g}")

@@ -13,14 +13,14 @@ from autoprog.bounds import (
     Budget,
     Classes,
     Count,
-    Fraction,
     LoaderProcesses,
     Many,
     Minutes,
+    OpenFraction,
+    PositiveFraction,
     Px,
     Seconds,
     Seed,
-    SomeShare,
     SomeSteps,
     Threads,
     WhiteLevel,
@@ -40,7 +40,7 @@ Rule = Literal["rollout", "autoprog", "pareto", "budget"]
 class DataSettings(FileModel):
     """Where images come from; with neither ``dir`` nor ``dataset`` the embedded digits.
 
-    ``share`` of the training images is used; with ``on_held_out`` a slice of them takes the place of the
+    ``fraction`` of the training images is used; with ``on_held_out`` a slice of them takes the place of the
     validation images. ``val_fraction`` of the images of a data set without validation images, drawn with
     ``val_seed``, are these. ``class_folders`` says which of several folders above an image is its class.
     """
@@ -53,11 +53,11 @@ class DataSettings(FileModel):
     input_key: str | None = None
     target_key: str | None = None
     num_classes: Classes | None = None
-    val_fraction: Fraction | None = None
+    val_fraction: OpenFraction | None = None
     val_seed: Seed = 0
     class_folders: Literal["auto", "first", "innermost"] = "auto"
     white_level: WhiteLevel | None = None
-    share: SomeShare = 1.0
+    fraction: PositiveFraction = 1.0
     on_held_out: bool = False
 
     @property
@@ -87,7 +87,7 @@ class RecordedData(FileModel):
 class SearchSettings(FileModel):
     """What the search may choose from and by which rule it chooses.
 
-    ``time_share`` is the length of the run: what its steps take, by the costs measured at its start, relative
+    ``cost_fraction`` is the length of the run: what its steps take, by the costs measured at its start, relative
     to the full model over all epochs; how many epochs that makes is then an outcome. None for a run that is
     as long as its epochs.
     """
@@ -96,10 +96,10 @@ class SearchSettings(FileModel):
     space_from: str
     rule: Rule = "rollout"
     sampler: Literal["nsga2", "tpe", "random", "gp"] = "nsga2"
-    time_share: SomeShare | None = None
+    cost_fraction: PositiveFraction | None = None
     budget_seconds: Budget | None = None
     trials: Many | None = None
-    proxy: SomeShare = 1.0
+    proxy: PositiveFraction = 1.0
     storage: str | None = None
     costs_from: str | None = None
     profile_seconds: Seconds = 20.0
@@ -108,37 +108,37 @@ class SearchSettings(FileModel):
     @model_validator(mode="after")
     def _budget_goes_with_its_rule(self) -> SearchSettings:
         if (self.rule == "budget") != (self.budget_seconds is not None):
-            law = "must be given for --rule budget, and for no other"
-            raise ConfigError("", "budget", law, cure="such as --budget 90m")
-        if self.time_share is not None and (self.rule != "rollout" or self.trials is not None):
-            law, cure = "must be rollout, without --trials", "or leave out --time-share"
-            raise ConfigError("", "rule", law, self.rule, cure)
+            problem = "must be given for --rule budget, and for no other"
+            raise ConfigError("", "budget", problem, hint="such as --budget 90m")
+        if self.cost_fraction is not None and (self.rule != "rollout" or self.trials is not None):
+            problem, hint = "must be rollout, without --trials", "or leave out --cost-fraction"
+            raise ConfigError("", "rule", problem, self.rule, hint)
         if self.trials is not None and self.rule not in ("pareto", "budget"):
-            law, cure = "must be pareto or budget with --trials", "leave it out, or take pareto"
-            raise ConfigError("", "rule", law, self.rule, cure)
+            problem, hint = "must be pareto or budget with --trials", "leave it out, or take pareto"
+            raise ConfigError("", "rule", problem, self.rule, hint)
         return self
 
     def images_to_estimate(self, run_images: float) -> int:
         """Return the most images of the held-out slice in a run over so many images.
 
-        So many that the estimates of all decisions keep to ``search_share``: a forward pass is a third of
+        So many that the estimates of all decisions keep to ``search_fraction``: a forward pass is a third of
         a training step, and the candidates cost 0.6 of the full model on average.
         """
         decisions = self.space.decisions
-        affordable = 3 * decisions.search_share * run_images / (0.6 * self._most_estimates)
-        return min(decisions.estimate_images, max(_LEAST_ESTIMATED, int(affordable)))
+        affordable = 3 * decisions.search_fraction * run_images / (0.6 * self._max_estimates)
+        return min(decisions.estimate_images, max(_MIN_ESTIMATED, int(affordable)))
 
     @property
-    def _most_estimates(self) -> int:
+    def _max_estimates(self) -> int:
         """Return how often a subnet is estimated at most; AutoProg does it for all at each time point."""
         decisions = self.space.decisions
         if self.rule == "autoprog":
             return (decisions.num_stages - 1) * _PUBLISHED_TIME_POINTS * _PUBLISHED_CANDIDATES
-        glances = 0 if self.time_share is None else 1
+        glances = 0 if self.cost_fraction is None else 1
         return (decisions.num_points + glances) * decisions.max_candidates
 
 
-_LEAST_ESTIMATED = 64
+_MIN_ESTIMATED = 64
 _PUBLISHED_TIME_POINTS, _PUBLISHED_CANDIDATES = 5, 9
 
 
@@ -184,18 +184,18 @@ class RunSettings(FileModel):
         if self.search is not None:
             spec = replace(self.search.space.spec, extra_parameters=(0, 0))
             if spec != self.model.spec():
-                law = f"must be the model of the run, {self.model.model}"
-                raise ConfigError("", "search.space.spec", law, spec.name)
+                problem = f"must be the model of the run, {self.model.model}"
+                raise ConfigError("", "search.space.spec", problem, spec.name)
         return self
 
     @model_validator(mode="after")
     def _one_start(self) -> RunSettings:
         if self.pretrained and self.initial_checkpoint is not None:
-            law = "must not be given together with --pretrained"
-            raise ConfigError("", "initial_checkpoint", law, self.initial_checkpoint)
+            problem = "must not be given together with --pretrained"
+            raise ConfigError("", "initial_checkpoint", problem, self.initial_checkpoint)
         if self.fresh_head and not self.has_initial_weights:
-            law = "must be given together with --pretrained or --initial-checkpoint"
-            raise ConfigError("", "fresh_head", law)
+            problem = "must be given together with --pretrained or --initial-checkpoint"
+            raise ConfigError("", "fresh_head", problem)
         return self
 
     @model_validator(mode="after")

@@ -15,13 +15,13 @@ from autoprog.bounds import (
     Blocks,
     Epochs,
     Few,
-    Fraction,
+    OpenFraction,
+    PositiveFraction,
     Proposals,
     Px,
     Range,
     Scale,
     Several,
-    SomeShare,
     Visits,
 )
 from autoprog.errors import ConfigError, suggest
@@ -44,36 +44,36 @@ __all__ = [
 
 
 class Axis(FileModel):
-    """The values of one axis, given as such or as shares of the full model's value."""
+    """The values of one axis, given as such or as fractions of the full model's value."""
 
     values: tuple[Px, ...] | None = Field(default=None, max_length=64)
-    shares: tuple[SomeShare, ...] | None = Field(default=None, max_length=64)
+    fractions: tuple[PositiveFraction, ...] | None = Field(default=None, max_length=64)
 
     @model_validator(mode="after")
     def _one_form(self) -> Axis:
-        given = self.values if self.values is not None else self.shares
-        if (self.values is None) == (self.shares is None) or not given:
-            raise ConfigError("", "", "must give either values or shares")
+        given = self.values if self.values is not None else self.fractions
+        if (self.values is None) == (self.fractions is None) or not given:
+            raise ConfigError("", "", "must give either values or fractions")
         if list(given) != sorted(set(given)) or given[0] <= 0:
             raise ConfigError("", "", "must be rising and above 0", list(given))
-        if self.shares is not None and self.shares[-1] != 1.0:
-            raise ConfigError("", "shares", "must end at 1.0", list(self.shares))
+        if self.fractions is not None and self.fractions[-1] != 1.0:
+            raise ConfigError("", "fractions", "must end at 1.0", list(self.fractions))
         return self
 
     def grid(self, full: int, step: int) -> tuple[int, ...]:
         """Return the values for a model whose full value is `full`, on multiples of `step`."""
         if self.values is not None:
             return self.values
-        assert self.shares is not None
+        assert self.fractions is not None
         return tuple(
-            sorted({max(step, round(share * full / step) * step) for share in self.shares})
+            sorted({max(step, round(fraction * full / step) * step) for fraction in self.fractions})
         )
 
 
 class KeepAxis(FileModel):
     """Keep-rates of tokens, rising to 1, and how tokens are dropped (see :class:`autoprog.stage.Tokens`)."""
 
-    values: tuple[SomeShare, ...] = Field(default=(1.0,), min_length=1, max_length=64)
+    values: tuple[PositiveFraction, ...] = Field(default=(1.0,), min_length=1, max_length=64)
     by: Literal["magnitude", "l2_magnitude", "random", "class_attention"] = "magnitude"
     at_blocks: tuple[BlockNumber, ...] = Field(default=(0,), max_length=64)
 
@@ -115,8 +115,8 @@ class Axes(FileModel):
     can tell what those are worth, so no other search changes them.
     """
 
-    depth: Axis = Axis(shares=(0.5, 2 / 3, 5 / 6, 1.0))
-    img_size: Axis = Axis(shares=(0.5, 2 / 3, 5 / 6, 1.0))
+    depth: Axis = Axis(fractions=(0.5, 2 / 3, 5 / 6, 1.0))
+    img_size: Axis = Axis(fractions=(0.5, 2 / 3, 5 / 6, 1.0))
     keep_rate: KeepAxis = KeepAxis()
     randaug: ScaleAxis = ScaleAxis()
     drop_path: ScaleAxis = ScaleAxis()
@@ -128,8 +128,8 @@ class Axes(FileModel):
     @model_validator(mode="after")
     def _batches_of_something(self) -> Axes:
         if min(self.batch_scale.values) == 0:
-            law = "must be above 0"
-            raise ConfigError("", "batch_scale.values", law, list(self.batch_scale.values))
+            problem = "must be above 0"
+            raise ConfigError("", "batch_scale.values", problem, list(self.batch_scale.values))
         return self
 
 
@@ -140,30 +140,30 @@ class Decisions(FileModel):
         num_stages: K of AutoProg: its rule decides at the start of each of K equal pieces but the last.
         supernet_epochs: Length of a supernet phase of that rule.
         num_points: Decision points of the other rules, evenly spread up to the last growth.
-        supernet_share: Share of the run that their supernet phases take, all together: of its steps, or
+        supernet_fraction: Fraction of the run that their supernet phases take, all together: of its steps, or
             of its time where this is its length.
         min_visits: Steps that a supernet phase of theirs gives each subnet at the least.
         good_visits: Steps after which its estimates are worth something; a run too short to give each subnet
             so many at each decision decides less often.
-        search_share: The most that estimates may cost, as a share of a run of the full model.
+        search_fraction: The most that estimates may cost, as a fraction of a run of the full model.
         max_candidates: The most subnets that are estimated at a decision.
-        min_full_share: The least share of the run that the full model trains for, of steps or time likewise.
+        min_full_fraction: The least fraction of the run that the full model trains for, of steps or time likewise.
         estimate_images: The most images of the held-out slice, which is otherwise 5 % of the images.
-        tail_trials: Schedules that Optuna proposes at a decision, five times as many where it is for good.
+        continuation_trials: Schedules that Optuna proposes at a decision, five times as many where it is for good.
         grow: How blocks are added.
     """
 
     num_stages: Several = 4
     supernet_epochs: Epochs = 2.0
     num_points: Few = 8
-    supernet_share: Fraction = 0.1
+    supernet_fraction: OpenFraction = 0.1
     min_visits: Visits = 2.0
     good_visits: Visits = 8.0
-    search_share: Fraction = 0.03
+    search_fraction: OpenFraction = 0.03
     max_candidates: Several = 9
-    min_full_share: Fraction = 0.15
+    min_full_fraction: OpenFraction = 0.15
     estimate_images: Annotated[int, Range(2, 10**7, whole=True)] = 2500
-    tail_trials: Proposals = 200
+    continuation_trials: Proposals = 200
     grow: Grow = Grow()
 
 
@@ -190,9 +190,9 @@ class SpaceFile(FileModel):
         _check_depths(where, depths)
         _check_axis(where, "axes.img_size", list(sizes), spec.img_size, spec.patch_size)
         if spec.needs_grid and len(self.axes.keep_rate.values) > 1:
-            law, rates = "must be [1.0]", list(self.axes.keep_rate.values)
-            cure = f"{spec.name} needs the whole grid"
-            raise ConfigError(where, "axes.keep_rate.values", law, rates, cure)
+            problem, rates = "must be [1.0]", list(self.axes.keep_rate.values)
+            hint = f"{spec.name} needs the whole grid"
+            raise ConfigError(where, "axes.keep_rate.values", problem, rates, hint)
         values = {
             "spec": spec,
             "depths": depths,
@@ -204,7 +204,7 @@ class SpaceFile(FileModel):
         return parse(SearchSpace, values, where)
 
 
-_MOST_POINTS = 2_000
+_MAX_POINTS = 2_000
 """A supernet phase trains each of them, and each is looked at in all decisions."""
 
 
@@ -226,16 +226,16 @@ class SearchSpace(FileModel):
             for depth in self.depths
             for blocks, most in zip(depth, self.spec.depth, strict=True)
         ):
-            law = f"must be depths of {self.spec.name}, at most {list(self.spec.depth)}"
-            raise ConfigError("", "depths", law, [*map(list, self.depths)])
-        stride, most_px = self.spec.patch_size, self.spec.img_size
-        if any(size % stride or size > most_px for size in self.sizes):
-            law = f"must be multiples of the stride {stride}, at most {most_px}"
-            raise ConfigError("", "sizes", law, [*self.sizes])
+            problem = f"must be depths of {self.spec.name}, at most {list(self.spec.depth)}"
+            raise ConfigError("", "depths", problem, [*map(list, self.depths)])
+        stride, max_px = self.spec.patch_size, self.spec.img_size
+        if any(size % stride or size > max_px for size in self.sizes):
+            problem = f"must be multiples of the stride {stride}, at most {max_px}"
+            raise ConfigError("", "sizes", problem, [*self.sizes])
         count = len(self.depths) * len(self.sizes) * len(self.keep_rates)
-        if count > _MOST_POINTS:
-            law = f"must make at most {_MOST_POINTS:,} subnets"
-            raise ConfigError("", "axes", law, count, "give fewer values to an axis")
+        if count > _MAX_POINTS:
+            problem = f"must make at most {_MAX_POINTS:,} subnets"
+            raise ConfigError("", "axes", problem, count, "give fewer values to an axis")
         return self
 
     @property
@@ -250,8 +250,8 @@ class SearchSpace(FileModel):
             ConfigError: If nothing is left to choose.
         """
         if len(self.sizes) == len(self.keep_rates) == 1:
-            law, cure = "must have several with given weights", "or train --schedule constant"
-            raise ConfigError("--space", "axes.img_size", law, list(self.sizes), cure)
+            problem, hint = "must have several with given weights", "or train --schedule constant"
+            raise ConfigError("--space", "axes.img_size", problem, list(self.sizes), hint)
         return self.model_copy(update={"depths": (self.spec.depth,)})
 
     def above(self, current: SubnetConfig) -> tuple[SubnetConfig, ...]:
@@ -270,20 +270,22 @@ def _check_depths(where: str, depths: Sequence[tuple[int, ...]]) -> None:
     """Refuse depths that rise as a whole while a stage of the model falls, as 9 and 10 blocks of VOLO-D1."""
     for low, high in pairwise(depths):
         if any(a > b for a, b in zip(low, high, strict=True)):
-            law = f"must not fall in a stage of the model, but {sum(low)} blocks are {list(low)}"
-            cure = f"{sum(high)} are {list(high)}; leave out one of the two"
-            raise ConfigError(where, "axes.depth", f"{law} and {cure}")
+            problem = (
+                f"must not fall in a stage of the model, but {sum(low)} blocks are {list(low)}"
+            )
+            hint = f"{sum(high)} are {list(high)}; leave out one of the two"
+            raise ConfigError(where, "axes.depth", f"{problem} and {hint}")
 
 
 def _check_axis(where: str, key: str, values: list[int], full: int, step: int) -> None:
     if values[-1] != full:
-        cure = "take --space default, which fits any model and size" if is_shipped(where) else ""
-        raise ConfigError(where, key, f"must end at the full value {full}", values, cure)
+        hint = "take --space default, which fits any model and size" if is_shipped(where) else ""
+        raise ConfigError(where, key, f"must end at the full value {full}", values, hint)
     for value in values:
         if value % step:
             low, high = nearest_multiples(value, step)
-            law = f"must be a multiple of the stride {step}"
-            raise ConfigError(where, key, law, value, f"nearest are {low} and {high}")
+            problem = f"must be a multiple of the stride {step}"
+            raise ConfigError(where, key, problem, value, f"nearest are {low} and {high}")
 
 
 def shipped_spaces() -> dict[str, str]:

@@ -18,10 +18,10 @@ from autoprog.bounds import (
     Heads,
     Length,
     Measured,
+    PositiveFraction,
     PrefixTokens,
     Px,
     SomeScale,
-    SomeShare,
     Width,
     WidthRatio,
 )
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from autoprog.schedule import GrowthSchedule
 
 __all__ = [
-    "SHARES",
+    "FRACTION_UNITS",
     "Depth",
     "FullModel",
     "Grow",
@@ -82,7 +82,7 @@ def image_macs(
 def relative_step_cost(
     spec: ModelSpec, subnet: SubnetConfig, training: Training, num_classes: int = 1000
 ) -> float:
-    """Return the multiply-accumulates of a step as a share of those of a plain full one."""
+    """Return the multiply-accumulates of a step as a fraction of those of a plain full one."""
     full = image_macs(spec, spec.full, Training(), num_classes)
     return training.batch_scale * image_macs(spec, subnet, training, num_classes) / full
 
@@ -228,7 +228,7 @@ class Grow(FileModel):
 class Tokens(FileModel):
     """Which patch tokens a stage trains on; see :class:`supernet.config.TokenRule`."""
 
-    keep_rate: SomeShare | KeepCurve = 1.0
+    keep_rate: PositiveFraction | KeepCurve = 1.0
     by: Literal["magnitude", "l2_magnitude", "random", "class_attention"] = "magnitude"
     at_blocks: tuple[BlockNumber, ...] = (0,)
 
@@ -272,8 +272,8 @@ class Unfrozen(FileModel):
         return [block for block in range(depth) if self.trains(block)]
 
     @property
-    def share(self) -> float:
-        """Return the share of blocks that train."""
+    def fraction(self) -> float:
+        """Return the fraction of blocks that train."""
         return self.level / self.every
 
 
@@ -281,7 +281,7 @@ class SandwichSizes(FileModel):
     """The smaller image sizes and keep-rates that a sandwich step draws from, rising."""
 
     sizes: tuple[Px, ...] = Field(min_length=1, max_length=64)
-    keep_rates: tuple[SomeShare, ...] = Field(min_length=1, max_length=64)
+    keep_rates: tuple[PositiveFraction, ...] = Field(min_length=1, max_length=64)
 
     @model_validator(mode="after")
     def _rising(self) -> SandwichSizes:
@@ -289,8 +289,8 @@ class SandwichSizes(FileModel):
             if list(values) != sorted(set(values)) or values[0] <= 0:
                 raise ConfigError("", key, "must be rising and above 0", list(values))
         if self.keep_rates[-1] >= 1:
-            law, cure = "must be below 1", "keep-rate 1 is always trained"
-            raise ConfigError("", "keep_rates", law, self.keep_rates[-1], cure)
+            problem, hint = "must be below 1", "keep-rate 1 is always trained"
+            raise ConfigError("", "keep_rates", problem, self.keep_rates[-1], hint)
         return self
 
 
@@ -379,10 +379,11 @@ def depth_value(depth: tuple[int, ...]) -> Depth:
 
 
 # --------------------------------------------------------------------------------------------------
-# The laws of a schedule: what its stages must fulfil together, each broken one told with place and cure.
+# The laws of a schedule: what its stages must fulfil together, each broken one told with place and
+# cure.
 
 
-SHARES = ("share", "time_share", "compute_share")
+FRACTION_UNITS = ("fraction", "budget_fraction", "compute_fraction")
 """Units of length in which the stages sum to 1."""
 
 
@@ -414,25 +415,28 @@ def _check_lengths(schedule: GrowthSchedule) -> None:
         if stage.length == "rest":
             raise ConfigError("", f"stages[{index}].length", "only the last stage may be 'rest'")
     lengths = [stage.length for stage in schedule.stages if not isinstance(stage.length, str)]
-    if schedule.length_unit in SHARES:
+    if schedule.length_unit in FRACTION_UNITS:
         total = sum(lengths)
         open_end = schedule.stages[-1].length == "rest"
         if open_end and total >= 1:
-            law, cure = "shares must sum to less than 1 before 'rest'", "leave some for 'rest'"
-            raise ConfigError("", "stages", law, round(total, 6), cure)
+            problem, hint = (
+                "fractions must sum to less than 1 before 'rest'",
+                "leave some for 'rest'",
+            )
+            raise ConfigError("", "stages", problem, round(total, 6), hint)
         if not open_end and abs(total - 1) > 1e-6:
-            cure = "or end with length: rest"
-            raise ConfigError("", "stages", "shares must sum to 1", round(total, 6), cure)
+            hint = "or end with length: rest"
+            raise ConfigError("", "stages", "fractions must sum to 1", round(total, 6), hint)
 
 
 def _check_stage(full: FullModel, stage: Stage, key: str) -> None:
     depth, full_depth = as_depth(stage.depth), as_depth(full.depth)
     if len(depth) != len(full_depth):
-        law = f"must have one entry for each stage of {full.model}, {len(full_depth)} in all"
-        raise ConfigError("", f"{key}.depth", law, shown_depth(depth))
+        problem = f"must have one entry for each stage of {full.model}, {len(full_depth)} in all"
+        raise ConfigError("", f"{key}.depth", problem, shown_depth(depth))
     if any(value > top for value, top in zip(depth, full_depth, strict=True)):
-        law = f"must lie in 1 to {shown_depth(full_depth)}"
-        raise ConfigError("", f"{key}.depth", law, shown_depth(depth))
+        problem = f"must lie in 1 to {shown_depth(full_depth)}"
+        raise ConfigError("", f"{key}.depth", problem, shown_depth(depth))
     ends = [stage.img_size] if isinstance(stage.img_size, int) else curve_ends(stage.img_size)
     for size in ends:
         if size % full.stride or size < full.stride:
@@ -456,50 +460,50 @@ def _check_tokens(full: FullModel, stage: Stage, key: str) -> None:
         return
     last, blocks = stage.tokens.at_blocks[-1], sum(as_depth(stage.depth))
     if last >= blocks:
-        law = f"must be below the depth {blocks}"
-        raise ConfigError("", f"{key}.tokens.at_blocks", law, last)
+        problem = f"must be below the depth {blocks}"
+        raise ConfigError("", f"{key}.tokens.at_blocks", problem, last)
     if stage.tokens.by == "class_attention" and not full.spec().class_token:
-        law = f"must be magnitude, l2_magnitude or random: {full.model} has no class token"
-        raise ConfigError("", f"{key}.tokens.by", law, stage.tokens.by)
+        problem = f"must be magnitude, l2_magnitude or random: {full.model} has no class token"
+        raise ConfigError("", f"{key}.tokens.by", problem, stage.tokens.by)
     if full.spec().needs_grid:
-        law = f"must keep all tokens: {full.model} needs the whole grid"
-        raise ConfigError("", f"{key}.tokens.keep_rate", law)
+        problem = f"must keep all tokens: {full.model} needs the whole grid"
+        raise ConfigError("", f"{key}.tokens.keep_rate", problem)
 
 
 def _check_sandwich(full: FullModel, sizes: SandwichSizes, stage_px: int, key: str) -> None:
     for size in sizes.sizes:
         if size % full.stride or size >= stage_px:
-            law = f"must be multiples of the stride {full.stride} below {stage_px}"
-            raise ConfigError("", f"{key}.step.sandwich.sizes", law, size)
+            problem = f"must be multiples of the stride {full.stride} below {stage_px}"
+            raise ConfigError("", f"{key}.step.sandwich.sizes", problem, size)
 
 
 def _check_end(full: FullModel, last: Stage, index: int) -> None:
-    key, cure = f"stages[{index}]", "make the last stage the full model"
+    key, hint = f"stages[{index}]", "make the last stage the full model"
     depth, full_depth = as_depth(last.depth), as_depth(full.depth)
     if depth != full_depth:
-        law = f"must end at the full depth {shown_depth(full_depth)}"
-        raise ConfigError("", f"{key}.depth", law, shown_depth(depth), cure)
+        problem = f"must end at the full depth {shown_depth(full_depth)}"
+        raise ConfigError("", f"{key}.depth", problem, shown_depth(depth), hint)
     size = int(curve_ends(last.img_size)[-1])
     if size != full.img_size:
-        law = f"must end at the full size {full.img_size}"
-        raise ConfigError("", f"{key}.img_size", law, size, cure)
+        problem = f"must end at the full size {full.img_size}"
+        raise ConfigError("", f"{key}.img_size", problem, size, hint)
 
 
 def _check_full_training(last: Stage, index: int) -> None:
-    key, cure = f"stages[{index}]", "add a last stage that does, or set end: free"
+    key, hint = f"stages[{index}]", "add a last stage that does, or set end: free"
     if min(curve_ends(last.tokens.keep_rate)) < 1:
         rate = min(curve_ends(last.tokens.keep_rate))
-        raise ConfigError("", f"{key}.tokens.keep_rate", "must end at 1", rate, cure)
-    if isinstance(last.trainable, Unfrozen) and last.trainable.share < 1:
-        law, level = "must train all blocks", last.trainable.level
-        raise ConfigError("", f"{key}.trainable.level", law, level, cure)
+        raise ConfigError("", f"{key}.tokens.keep_rate", "must end at 1", rate, hint)
+    if isinstance(last.trainable, Unfrozen) and last.trainable.fraction < 1:
+        problem, level = "must train all blocks", last.trainable.level
+        raise ConfigError("", f"{key}.trainable.level", problem, level, hint)
     if last.step != "plain":
-        raise ConfigError("", f"{key}.step", "must be plain", "sandwich", cure)
+        raise ConfigError("", f"{key}.step", "must be plain", "sandwich", hint)
 
 
 def _check_monotone(stages: tuple[Stage, ...]) -> None:
     before: tuple[int, ...] = ()
-    size_before, rate_before, cure = 0.0, 0.0, "set monotone: false to allow it"
+    size_before, rate_before, hint = 0.0, 0.0, "set monotone: false to allow it"
     for index, stage in enumerate(stages):
         key, depth, sizes = f"stages[{index}]", as_depth(stage.depth), curve_ends(stage.img_size)
         rates = curve_ends(stage.tokens.keep_rate)
@@ -507,12 +511,12 @@ def _check_monotone(stages: tuple[Stage, ...]) -> None:
             stage.tokens.keep_rate.curve == "cyclic"
         )
         if before and any(now < old for now, old in zip(depth, before, strict=True)):
-            law = f"must not fall below {shown_depth(before)}"
-            raise ConfigError("", f"{key}.depth", law, shown_depth(depth), cure)
+            problem = f"must not fall below {shown_depth(before)}"
+            raise ConfigError("", f"{key}.depth", problem, shown_depth(depth), hint)
         if sizes[0] < size_before or sizes[-1] < sizes[0]:
-            law = f"must not fall below {max(size_before, sizes[0]):g}"
-            raise ConfigError("", f"{key}.img_size", law, int(min(sizes)), cure)
+            problem = f"must not fall below {max(size_before, sizes[0]):g}"
+            raise ConfigError("", f"{key}.img_size", problem, int(min(sizes)), hint)
         if cyclic or rates[0] < rate_before or rates[-1] < rates[0]:
-            law = "must not fall"
-            raise ConfigError("", f"{key}.tokens.keep_rate", law, min(rates), cure)
+            problem = "must not fall"
+            raise ConfigError("", f"{key}.tokens.keep_rate", problem, min(rates), hint)
         before, size_before, rate_before = depth, sizes[-1], rates[-1]

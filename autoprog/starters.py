@@ -29,9 +29,11 @@ __all__ = [
 
 
 # --------------------------------------------------------------------------------------------------
-# JSON Schemas of the files that users write, for editors: completion, hints and errors while typing.
+# JSON Schemas of the files that users write, for editors: completion, hints and errors while
+# typing.
 #
-# They say which keys there are and which values each of them takes. Laws between keys are checked when a
+# They say which keys there are and which values each of them takes. Laws between keys are checked
+# when a
 # file is read.
 
 
@@ -85,14 +87,14 @@ DECISIONS = {
     "num_stages": "stages of --rule autoprog",
     "supernet_epochs": "length of a supernet phase of --rule autoprog, in epochs",
     "num_points": "decision points of the other rules",
-    "supernet_share": "share of the run that their supernet phases take, all together",
+    "supernet_fraction": "fraction of the run that their supernet phases take, all together",
     "min_visits": "steps that a supernet phase gives each subnet at the least",
     "good_visits": "steps after which its estimates are worth something; short runs decide less often",
-    "search_share": "the most that estimates may cost, as a share of a run of the full model",
+    "search_fraction": "the most that estimates may cost, as a fraction of a run of the full model",
     "max_candidates": "the most subnets that are estimated at a decision",
-    "min_full_share": "the least share of the run that the full model trains for",
+    "min_full_fraction": "the least fraction of the run that the full model trains for",
     "estimate_images": "the most images of the held-out slice",
-    "tail_trials": "schedules that Optuna proposes at a decision",
+    "continuation_trials": "schedules that Optuna proposes at a decision",
 }
 
 _OPTIONAL_AXES = """\
@@ -127,7 +129,9 @@ def space_starter(spec: ModelSpec, output: str) -> str:
         f"  img_size: {{values: {sizes}}}    # px, multiples of the stride {spec.patch_size}",
     ]
     if not spec.needs_grid:
-        lines += ["  # Shares of patch tokens that are kept, ending at 1, such as [0.6, 0.8, 1.0]:"]
+        lines += [
+            "  # Fractions of patch tokens that are kept, ending at 1, such as [0.6, 0.8, 1.0]:"
+        ]
         lines += ["  keep_rate: {values: [1.0], by: magnitude}"]
     lines += [_OPTIONAL_AXES.rstrip(), "decisions:"]
     lines += _decisions(file.decisions)
@@ -174,7 +178,7 @@ def recipe_starter(spec: ModelSpec, output: str) -> str:
 
 _OF_SCHEDULE = {
     "full": "the model at its full size, which the last stage ends at",
-    "length_unit": "what lengths count in: epochs, steps, share, compute_share or time_share",
+    "length_unit": "what lengths count in: epochs, steps, fraction, compute_fraction or budget_fraction",
     "lr": "shape: cosine, wsd or constant; clock: epochs or compute",
     "monotone": "false where depth, size or keep-rate may fall",
     "end": "free where the last stage need not train the whole model on all tokens",
@@ -190,8 +194,8 @@ _OF_STAGE = {
     "every_epochs": "length of a plateau of the ramp",
     "tokens": "which patch tokens train",
     "curve": "cyclic: up and down in each period; linear or cosine: once over the stage",
-    "drop": "the share of tokens that is dropped, from and to",
-    "quantum": "shares are rounded to it",
+    "drop": "the fraction of tokens that is dropped, from and to",
+    "quantum": "fractions are rounded to it",
     "by": "magnitude, l2_magnitude, random or class_attention",
     "at_blocks": "blocks that drop tokens",
     "grow": "how new blocks are filled",
@@ -203,7 +207,7 @@ _OF_STAGE = {
 """What the keys of a stage mean, told where each comes first."""
 
 _OPTIONAL_OF_STAGE = {
-    "tokens": "{keep_rate: 0.6, by: magnitude}    # share of patch tokens that are kept",
+    "tokens": "{keep_rate: 0.6, by: magnitude}    # fraction of patch tokens that are kept",
     "grow": "{op: mogrow, map: interpolate, source: online, state: carry}    # how new blocks are filled",
     "curriculum": "{randaug: 4, drop_path: 0.0, reprob: 0.0, mixup: 0.2, cutmix: 0.5}",
     "shrink_by": "fourier    # the low frequencies of full-size images instead of smaller images",
@@ -214,9 +218,9 @@ _OPTIONAL_OF_STAGE = {
 """What a stage may have beside its length, depth and size; img_size also takes a ramp."""
 
 _SHARE_OF = {
-    "share": "of the run",
-    "compute_share": "of the compute",
-    "time_share": "of the time budget",
+    "fraction": "of the run",
+    "compute_fraction": "of the compute",
+    "budget_fraction": "of the time budget",
 }
 
 
@@ -240,7 +244,7 @@ def schedule_starter(
     epochs = recipe.epochs if epochs is None else epochs
     schedule = preset(name, spec, epochs, recipe.strength, recipe.learning_rate)
     flags = f" --epochs {epochs:g}" if schedule.length_unit in _SHARE_OF else ""
-    budget = " --time-budget 24h" if schedule.length_unit == "time_share" else ""
+    budget = " --time-budget 24h" if schedule.length_unit == "budget_fraction" else ""
     lines = [
         f"# {summary_of(name)}",
         f"# {name} for {spec.name} over {epochs:g} epochs, strengths of the recipe {recipe_name}. Try it:",

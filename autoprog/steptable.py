@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from autoprog.curves import Curriculum, Plateau, plateaus
 from autoprog.errors import ConfigError
-from autoprog.stage import SHARES, FullModel, Grow, Stage, Training, relative_step_cost
+from autoprog.stage import FRACTION_UNITS, FullModel, Grow, Stage, Training, relative_step_cost
 from supernet.config import SubnetConfig, as_depth
 
 if TYPE_CHECKING:
@@ -143,15 +143,17 @@ def _stage_bounds(
 
     Lengths are counted in steps of the recipe's batch size first; a stage of larger batches then has fewer.
     """
-    in_shares = schedule.length_unit in SHARES
+    in_fractions = schedule.length_unit in FRACTION_UNITS
     unit = 1.0 if schedule.length_unit == "steps" else float(steps_per_epoch)
     lengths = [stage.length for stage in schedule.stages]
     fixed = sum(length for length in lengths if not isinstance(length, str))
     open_end = lengths[-1] == "rest"
-    if epochs is None and (open_end or in_shares):
-        raise ConfigError("--epochs", "", "must be given for a schedule in shares or with 'rest'")
+    if epochs is None and (open_end or in_fractions):
+        raise ConfigError(
+            "--epochs", "", "must be given for a schedule in fractions or with 'rest'"
+        )
     total_steps = fixed * unit if epochs is None else epochs * steps_per_epoch
-    as_written = total_steps if in_shares else unit
+    as_written = total_steps if in_fractions else unit
     scale = as_written if open_end else total_steps / fixed
     ends = list(accumulate(float(length) * scale for length in lengths[:-1]))
     spans = [stop - start for start, stop in zip([0.0, *ends], [*ends, total_steps], strict=True)]
@@ -171,7 +173,7 @@ def _check_changes(schedule: GrowthSchedule, spans: Sequence[float], steps_per_e
         steps = max(1, round(span / stage.batch_scale))
         sizes, rates, curricula = _levels(stage, steps, steps_per_epoch)
         changes += sum(len(levels) - 1 for levels in (sizes, rates, *curricula.values()))
-        if changes > _MOST_CHANGES:
+        if changes > _MAX_CHANGES:
             raise _too_many_changes(index)
 
 
@@ -181,10 +183,10 @@ def _steps_a_unit(
     """Return the optimizer steps that stand for one nominal step of a stage's length."""
     if schedule.length_unit == "steps":
         return 1.0
-    if schedule.length_unit != "compute_share":
+    if schedule.length_unit != "compute_fraction":
         return 1.0 / stage.batch_scale
     spec, steps = schedule.full.spec(), nominal_steps / stage.batch_scale
-    for _ in range(3):  # plateaus are counted in epochs, so their shares move with the length
+    for _ in range(3):  # plateaus are counted in epochs, so their fractions move with the length
         table = list(_segments(schedule.full, stage, 0, 0, max(1, round(steps)), steps_per_epoch))
         cost = sum(s.steps * relative_step_cost(spec, s.subnet, s.training) for s in table)
         steps = nominal_steps * table[-1].stop_step / cost
@@ -200,7 +202,7 @@ def _segments(
     firsts = sorted(
         {first for levels in (sizes, rates, *curricula.values()) for first, _ in levels}
     )
-    if len(firsts) > _MOST_CHANGES:
+    if len(firsts) > _MAX_CHANGES:
         raise _too_many_changes(index)
     pending: Segment | None = None
     for first, last in zip(firsts, [*firsts[1:], steps], strict=True):
@@ -236,13 +238,15 @@ def _levels(
     return sizes, plateaus(stage.tokens.keep_rate, steps, own_epoch), curricula
 
 
-_MOST_CHANGES = 20_000
+_MAX_CHANGES = 20_000
 """Of a run, ten an epoch over 2,000 epochs: each makes a segment, which is built and looked at."""
 
 
 def _too_many_changes(stage: int) -> ConfigError:
-    law = f"must change sizes, keep-rates and regularisation at most {_MOST_CHANGES:,} times a run"
-    return ConfigError("schedule", f"stages[{stage}]", law, cure="make its plateaus longer")
+    problem = (
+        f"must change sizes, keep-rates and regularisation at most {_MAX_CHANGES:,} times a run"
+    )
+    return ConfigError("schedule", f"stages[{stage}]", problem, hint="make its plateaus longer")
 
 
 def _level(levels: Sequence[Plateau], step: int) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 
 from supernet.depthmap import MAPS, split_blocks
 from supernet.limits import (
-    MOST_BLOCKS,
+    MAX_BLOCKS,
     check_arguments,
     check_count,
     check_name,
@@ -49,16 +49,16 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
 def as_depth(depth: int | Sequence[int]) -> tuple[int, ...]:
     """Normalise a depth to one positive number of blocks per stage."""
     blocks = tuple(depth) if isinstance(depth, (tuple, list)) else (depth,)
-    if not 1 <= len(blocks) <= _MOST_STAGES:
+    if not 1 <= len(blocks) <= _MAX_STAGES:
         raise ValueError(
             f"depth must have one entry per stage of the model, but got {brief(depth)}"
         )
     for number in blocks:
-        check_count("depth", number, MOST_BLOCKS)
+        check_count("depth", number, MAX_BLOCKS)
     return blocks
 
 
-_MOST_STAGES = 4
+_MAX_STAGES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class TokenRule:
     """Which patch tokens go on through a network; class and register tokens always do.
 
     Args:
-        keep_rate: Share that each of ``at_blocks`` keeps, in (0, 1].
+        keep_rate: UnitInterval that each of ``at_blocks`` keeps, in (0, 1].
         by: What is kept: the tokens of largest ``magnitude`` (L1) or ``l2_magnitude``, ``random`` ones
             (all three PSS, arXiv 2208.09520), or those that the class token attends to most
             (``class_attention``; SuperViT, arXiv 2205.11397).
@@ -87,8 +87,8 @@ class TokenRule:
             raise ValueError(
                 f"at_blocks must be rising numbers from 0, but got {brief(self.at_blocks)}"
             )
-        if blocks[-1] >= MOST_BLOCKS:
-            raise ValueError(f"at_blocks must be below {MOST_BLOCKS}, but got {brief(blocks[-1])}")
+        if blocks[-1] >= MAX_BLOCKS:
+            raise ValueError(f"at_blocks must be below {MAX_BLOCKS}, but got {brief(blocks[-1])}")
         if self.keep_rate == 1:  # whatever the rest says, it keeps all: one value for one meaning
             blocks = (0,)
             object.__setattr__(self, "by", "magnitude")
@@ -186,7 +186,7 @@ class Outlook:
     class_blocks: int = 2
 
     def __post_init__(self) -> None:
-        most = {"stem_dim": 32_768, "class_blocks": MOST_BLOCKS}
+        most = {"stem_dim": 32_768, "class_blocks": MAX_BLOCKS}
         for key in ("embed_dim", "num_heads", "stem_dim", "class_blocks"):
             check_count(f"outlook.{key}", getattr(self, key), most.get(key))
         check_heads("outlook.embed_dim", self.embed_dim, self.num_heads)
@@ -247,8 +247,10 @@ class ModelSpec:
         check_heads("embed_dim", self.embed_dim, self.num_heads)
         stages = 1 if self.outlook is None else 2
         if len(self.depth) != stages:
-            law = "depth must be two numbers, outlookers and transformers, with outlook, else one"
-            raise ValueError(f"{law}, but got {list(self.depth)}")
+            problem = (
+                "depth must be two numbers, outlookers and transformers, with outlook, else one"
+            )
+            raise ValueError(f"{problem}, but got {list(self.depth)}")
         check_multiple(self.img_size, self.patch_size)
         check_tokens_of_image(self.img_size, self.patch_size)
         check_arguments(self.timm, dict(self.overrides))
@@ -302,5 +304,5 @@ def check_multiple(img_size: int, patch_size: int) -> None:
     if img_size % patch_size:
         below = img_size // patch_size * patch_size
         near = " and ".join(str(size) for size in (below, below + patch_size) if size)
-        law = f"img_size must be a multiple of the stride {patch_size}"
-        raise ValueError(f"{law}, but got {img_size}; nearest are {near}")
+        problem = f"img_size must be a multiple of the stride {patch_size}"
+        raise ValueError(f"{problem}, but got {img_size}; nearest are {near}")

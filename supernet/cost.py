@@ -183,7 +183,7 @@ def macs(spec: ModelSpec, subnet: SubnetConfig, num_classes: int = 1000) -> int:
 
 
 def relative_cost(spec: ModelSpec, subnet: SubnetConfig) -> float:
-    """Return the forward MACs as a share of those of the full model."""
+    """Return the forward MACs as a fraction of those of the full model."""
     return macs(spec, subnet) / macs(spec, spec.full)
 
 

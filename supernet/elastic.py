@@ -170,14 +170,14 @@ _HOMES = (
 )
 
 
-_MOST_TABLES = 64
+_MAX_TABLES = 64
 
 
 def _check_table_sizes(spec: ModelSpec, sizes: Sequence[int]) -> None:
     """Refuse more position tables than a run can train, and sizes that the model cannot see."""
-    if len(sizes) > _MOST_TABLES:
-        law = f"position tables must be for at most {_MOST_TABLES} image sizes"
-        raise ValueError(f"{spec.name}: {law}, but got {len(sizes)}")
+    if len(sizes) > _MAX_TABLES:
+        problem = f"position tables must be for at most {_MAX_TABLES} image sizes"
+        raise ValueError(f"{spec.name}: {problem}, but got {len(sizes)}")
     for size in sizes:
         spec.with_img_size(size)
 
@@ -200,23 +200,23 @@ def _check_describes(spec: ModelSpec, vit: Any) -> None:
     for key in _DESCRIBED:
         said, found = getattr(spec, key), getattr(built, key)
         if said != found:
-            law = f"{key} must be {found}, as timm builds {spec.timm} with its overrides"
-            raise ValueError(f"{spec.name}: {law}, but got {said}")
+            problem = f"{key} must be {found}, as timm builds {spec.timm} with its overrides"
+            raise ValueError(f"{spec.name}: {problem}, but got {said}")
 
 
 def _check_supported(timm_name: str, vit: Any) -> None:
     """Refuse models whose forward, growth or export would not be that of the plain ViT."""
     if type(vit) is not VisionTransformer:
-        law = "must be a plain timm VisionTransformer or VOLO"
-        raise ValueError(f"{timm_name}: {law}, but is a {type(vit).__name__}")
+        problem = "must be a plain timm VisionTransformer or VOLO"
+        raise ValueError(f"{timm_name}: {problem}, but is a {type(vit).__name__}")
     if type(vit.patch_embed) is not PatchEmbed:
-        law = "must embed patches by one convolution and support dynamic_img_size"
-        raise ValueError(f"{timm_name}: {law}, but has {type(vit.patch_embed).__name__}")
+        problem = "must embed patches by one convolution and support dynamic_img_size"
+        raise ValueError(f"{timm_name}: {problem}, but has {type(vit.patch_embed).__name__}")
     for block in vit.blocks:
         if type(block) not in (Block, LocalBlock) or type(block.attn) is not Attention:
             kind = type(getattr(block, "attn", block)).__name__
-            law = "must have standard blocks and attention"
-            raise ValueError(f"{timm_name}: {law}, but has {type(block).__name__} with {kind}")
+            problem = "must have standard blocks and attention"
+            raise ValueError(f"{timm_name}: {problem}, but has {type(block).__name__} with {kind}")
     for key in ("img_size", "patch_size"):
         height, width = getattr(vit.patch_embed, key)
         if height != width:

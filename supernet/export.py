@@ -52,8 +52,8 @@ def export_subnet(
     Raises ValueError for a subnet that drops tokens, which weights alone cannot say.
     """
     if subnet.tokens != ALL_TOKENS:
-        law = "a plain timm model must keep all tokens"
-        raise ValueError(f"{law}, but got {subnet}; use static_model")
+        problem = "a plain timm model must keep all tokens"
+        raise ValueError(f"{problem}, but got {subnet}; use static_model")
     running = first_slots(subnet.depth) if slots is None else slots
     assert tuple(map(len, running)) == subnet.depth, f"{subnet} does not run the slots {running}"
     state = _renumber(model, plain_state_dict(model), running)

@@ -86,12 +86,12 @@ def check_state(rule: GrowthRule, optimizer: torch.optim.Optimizer) -> None:
     """
     name = type(optimizer).__name__
     if rule.state == "fresh" and any("step" in group for group in optimizer.param_groups):
-        law = "state fresh must have a step count per parameter"
-        raise ValueError(f"{law}, but {name} counts per group; use carry or reset")
+        problem = "state fresh must have a step count per parameter"
+        raise ValueError(f"{problem}, but {name} counts per group; use carry or reset")
     silences = rule.op == "zero" and rule.state == "carry"
     if silences and any("x0" in entry for entry in optimizer.state.values()):
-        law = "op zero must go with an optimizer that keeps no initial weights"
-        raise ValueError(f"{law}, but {name} does; use state fresh or reset")
+        problem = "op zero must go with an optimizer that keeps no initial weights"
+        raise ValueError(f"{problem}, but {name} does; use state fresh or reset")
 
 
 @torch.no_grad()

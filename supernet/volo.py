@@ -77,12 +77,12 @@ def check_volo(timm_name: str, vit: VOLO) -> None:
         for part in vit.network
     ]
     if kinds != [{Outlooker}, Downsample, *[{Transformer}] * (len(kinds) - 2)] or len(kinds) < 3:
-        law = "must have outlookers, then one downsampling, then transformers"
-        raise ValueError(f"{timm_name}: {law}, but has another order")
+        problem = "must have outlookers, then one downsampling, then transformers"
+        raise ValueError(f"{timm_name}: {problem}, but has another order")
     class_blocks = {type(block) for block in vit.post_network or ()}
     if class_blocks != {ClassBlock} or vit.aux_head is None or vit.global_pool != "token":
-        law = "must have class attention, token pooling and an auxiliary head"
-        raise ValueError(f"{timm_name}: {law}, but lacks one of them")
+        problem = "must have class attention, token pooling and an auxiliary head"
+        raise ValueError(f"{timm_name}: {problem}, but lacks one of them")
     if vit.pooling_scale != 2:
         raise ValueError(f"{timm_name}: pooling_scale must be 2, but got {vit.pooling_scale}")
     height, width = vit.pos_embed.shape[1:3]
@@ -118,8 +118,10 @@ def describe_volo(timm_name: str, vit: VOLO, overrides: Mapping[str, Any]) -> Mo
         ),
     )
     if parameters(spec, spec.depth, vit.num_classes) != sum(p.numel() for p in vit.parameters()):
-        law = "must have the layers of timm's own VOLOs"
-        raise ValueError(f"{timm_name}: {law}, but overrides change their biases, norms or widths")
+        problem = "must have the layers of timm's own VOLOs"
+        raise ValueError(
+            f"{timm_name}: {problem}, but overrides change their biases, norms or widths"
+        )
     return spec
 
 

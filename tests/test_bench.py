@@ -43,8 +43,8 @@ from autoprog.bench.runner import (
 from autoprog.cli import build_parser, main
 from autoprog.commands.configure import Configured, configure_train
 from autoprog.data.loader import Batch
-from autoprog.events import Event, Progressed
-from autoprog.paired_timing import Estimate, estimate, share_lost, speed_ratio, take_turns
+from autoprog.events import Event, StepLogged
+from autoprog.paired_timing import Estimate, estimate, fraction_lost, speed_ratio, take_turns
 from autoprog.train.device import Compute
 from autoprog.train.phase import Phase
 from autoprog.train.run import Job, start_training
@@ -114,11 +114,11 @@ def test_too_few_values_say_how_sure_they_are(values: list[float], confidence: f
 def test_twice_the_seconds_is_half_the_speed_and_half_of_it_is_lost() -> None:
     slow, fast = [2.0, 4.0, 6.2], [1.0, 2.0, 3.1]
     assert speed_ratio(slow, fast) == Estimate(0.5, 0.5, 0.5, 0.75)
-    assert share_lost(slow, fast) == Estimate(0.5, 0.5, 0.5, 0.75)
+    assert fraction_lost(slow, fast) == Estimate(0.5, 0.5, 0.5, 0.75)
 
 
-def test_the_ends_of_an_interval_change_places_where_a_share_is_lost() -> None:
-    assert share_lost([1.0, 1.0], [0.9, 0.7]) == Estimate(
+def test_the_ends_of_an_interval_change_places_where_a_fraction_is_lost() -> None:
+    assert fraction_lost([1.0, 1.0], [0.9, 0.7]) == Estimate(
         pytest.approx(0.2), pytest.approx(0.1), pytest.approx(0.3), 0.5
     )
 
@@ -193,7 +193,7 @@ def make_steps_cost(
     monkeypatch.setattr(trainer.stepper, "step", slow_step)
 
 
-def test_data_cost_is_the_share_of_the_resident_speed_that_a_slow_feed_takes(
+def test_data_cost_is_the_fraction_of_the_resident_speed_that_a_slow_feed_takes(
     monkeypatch: pytest.MonkeyPatch, training: tuple[Trainer, list[Phase]]
 ) -> None:
     """A step of 3 s after a wait of 1 s: a quarter of the speed is lost."""
@@ -247,7 +247,7 @@ def test_the_runner_is_timed_from_the_first_batch_after_the_lead_in_with_its_pro
     own = trainer.feed
     arm = RunnerArm(trainer, phase, lambda: ResidentFeed(some_batches()))
     assert arm(8) > 0
-    steps = [event.step for event in seen if isinstance(event, Progressed)]
+    steps = [event.step for event in seen if isinstance(event, StepLogged)]
     assert steps == [4, 8, 12], "one in the lead-in, two for 8 steps"
     assert trainer.feed is own
     assert trainer.step == 12
@@ -417,9 +417,9 @@ def test_our_log_gives_the_seconds_between_two_progress_events() -> None:
         {"kind": kind, "step": step, "time": f"2026-01-02T03:04:{second}+00:00"}
         for kind, step, second in (
             ("run_started", 0, "01.000"),
-            ("progressed", 10, "05.250"),
+            ("step_logged", 10, "05.250"),
             ("evaluated", 40, "09.000"),
-            ("progressed", 40, "09.500"),
+            ("step_logged", 40, "09.500"),
         )
     ]
     log = "".join(json.dumps(row) + "\n" for row in rows)

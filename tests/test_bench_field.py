@@ -284,7 +284,7 @@ def test_a_dry_run_says_what_would_run_and_for_how_long(
 
     monkeypatch.setattr(bench_tier, "_MEASURE_SECONDS", 0.0)
     # A tiny network and all of a few images in their place: the forecast trains a few steps.
-    small = {"--model": "--model=vit-mu", "--data-share": "--data-share=1"}
+    small = {"--model": "--model=vit-mu", "--data-fraction": "--data-fraction=1"}
     words = tuple(small.get(word.partition("=")[0], word) for word in TIERS[tier].words)
     monkeypatch.setitem(vars(TIERS[tier]), "words", words)
     images(tmp_path / "data", 64)
@@ -293,14 +293,14 @@ def test_a_dry_run_says_what_would_run_and_for_how_long(
     assert (code, err) == (0, "")
     body = json.loads(out)
     assert (body["seeds"], body["margin"], body["images"]) == (seeds, margin, 128)
-    own, *shares = {"cpu": (0.29, 0.45), "gpu": (0.5, 0.33)}[tier]
-    shorter = {f"candidate-{share}": share for share in shares}
+    own, *fractions = {"cpu": (0.29, 0.45), "gpu": (0.5, 0.33)}[tier]
+    shorter = {f"candidate-{fraction}": fraction for fraction in fractions}
     assert [*body["epochs"]] == ["baseline", "candidate", *shorter, "baseline-1.5"]
     assert body["arm_seeds"] == {**dict.fromkeys(body["epochs"], seeds), "baseline-1.5": 1}
     one = body["seconds"]
     assert one["candidate"] == pytest.approx(own * one["baseline"])
-    for name, share in shorter.items():
-        assert one[name] == pytest.approx(share * one["baseline"])
+    for name, fraction in shorter.items():
+        assert one[name] == pytest.approx(fraction * one["baseline"])
     assert one["baseline-1.5"] == pytest.approx(1.5 * one["baseline"])
     longer = one.pop("baseline-1.5")
     wanted = longer + seeds * sum(one.values())

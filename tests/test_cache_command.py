@@ -23,7 +23,6 @@ from autoprog.data.cache_folder import (
     file_lock,
     lock_of,
     new_part_of,
-    share,
 )
 
 Capture = pytest.CaptureFixture[str]
@@ -328,8 +327,8 @@ def test_days_are_a_number(folder: Path, days: str, capsys: Capture) -> None:
     with pytest.raises(SystemExit) as ended:
         cache(folder, "clear", "--older-than", days)
     assert ended.value.code == 2
-    law = "argument --older-than: must be a number from 0 to 100,000, but got"
-    assert law in capsys.readouterr().err
+    problem = "argument --older-than: must be a number from 0 to 100,000, but got"
+    assert problem in capsys.readouterr().err
     assert names(folder) == before
 
 

@@ -23,7 +23,7 @@ from PIL import Image
 from rich.console import Console
 
 from autoprog.cli import COMMANDS, build_parser, main
-from autoprog.events import Event, Warned
+from autoprog.events import Event, WarningRaised
 from autoprog.printable import is_printable
 from autoprog.runs import RunFolder, load_run
 from autoprog.stage import FullModel
@@ -35,10 +35,10 @@ DATA = (
     "--data --dataset --data-dir --train-split --val-split --input-key --target-key --num-classes"
     " --class-folders --val-fraction --val-seed --white-level"
 )
-SHARES = "--data-share --held-out"
+FRACTION_UNITS = "--data-fraction --held-out"
 RECIPE = (
     "--recipe --epochs --batch-size --grad-accum-steps --opt --lr --lr-base --lr-base-size"
-    " --weight-decay --layer-decay --clip-grad --sched --warmup-share --warmup-lr --min-lr --decay-share"
+    " --weight-decay --layer-decay --clip-grad --sched --warmup-fraction --warmup-lr --min-lr --decay-fraction"
     " --smoothing --mixup --cutmix --aa --reprob --remode --drop-path --scale --ratio --hflip --vflip"
     " --color-jitter --interpolation --crop-pct --ema-epochs"
 )
@@ -48,11 +48,11 @@ RUN = (
     " -q --quiet"
     " --log-tensorboard --log-wandb --wandb-project --wandb-mode"
 )
-COMMON = f"-h --help --debug {DATA} {SHARES} --pretrained --initial-checkpoint --fresh-head {RECIPE} {RUN}"
+COMMON = f"-h --help --debug {DATA} {FRACTION_UNITS} --pretrained --initial-checkpoint --fresh-head {RECIPE} {RUN}"
 FLAGS = {
     "search": f"{COMMON} --model --img-size --space --rule --sampler --costs --profile-seconds --num-stages"
-    " --supernet-epochs --max-candidates --min-full-share --grow-op --grow-map --grow-source --grow-state"
-    " --budget --time-share --same-epochs --tail-trials --num-points --supernet-share --search-share --trials"
+    " --supernet-epochs --max-candidates --min-full-fraction --grow-op --grow-map --grow-source --grow-state"
+    " --budget --cost-fraction --same-epochs --continuation-trials --num-points --supernet-fraction --search-fraction --trials"
     " --proxy -j --jobs --join --allow-changed-data"
     " --storage --fidelity --fidelity-at --fidelity-epochs --fidelity-seeds --fidelity-from --replay --json"
     " --dry-run",
@@ -315,8 +315,8 @@ REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
         "--batch-size: must be even for mixup and cutmix, but got 33; or set --mixup 0 --cutmix 0",
     ),
     "a warm-up that leaves no room to decay": (
-        (*LINEAR, "--sched", "wsd", "--warmup-share", 0.9),
-        "--decay-share: must leave 317 of 352 steps to the warm-up, but got 0.2; lower --warmup-share",
+        (*LINEAR, "--sched", "wsd", "--warmup-fraction", 0.9),
+        "--decay-fraction: must leave 317 of 352 steps to the warm-up, but got 0.2; lower --warmup-fraction",
     ),
     "nothing to show": (
         ("show", "nosuch"),
@@ -562,8 +562,8 @@ def test_growth_that_the_optimizer_of_a_search_does_not_go_with_is_refused(
 ) -> None:
     Path("mine.yaml").write_text(yaml.safe_dump(body), encoding="utf-8")
     done = autoprog(*SEARCH, "--space", "mine.yaml", *words, "--opt", "madgrad")
-    law = "op zero must go with an optimizer that keeps no initial weights, but MADGRAD does"
-    assert_refused(done, f"mine.yaml: {key}: {law}; use state fresh or reset")
+    problem = "op zero must go with an optimizer that keeps no initial weights, but MADGRAD does"
+    assert_refused(done, f"mine.yaml: {key}: {problem}; use state fresh or reset")
 
 
 def test_a_batch_of_less_than_an_image_is_refused(autoprog: Autoprog) -> None:
@@ -577,8 +577,8 @@ def test_a_batch_of_less_than_an_image_is_refused(autoprog: Autoprog) -> None:
     assert_refused(autoprog("train", "--schedule", "mine.yaml", *SMALL), line)
     body = {"axes": {"batch_scale": {"values": [0.001, 1]}}}
     Path("mine.yaml").write_text(yaml.safe_dump(body), encoding="utf-8")
-    law = "must leave an image of the 64 of a batch, but got 0.001"
-    line = f"mine.yaml: axes.batch_scale.values: {law}"
+    problem = "must leave an image of the 64 of a batch, but got 0.001"
+    line = f"mine.yaml: axes.batch_scale.values: {problem}"
     assert_refused(autoprog(*SEARCH, "--space", "mine.yaml", "--trials", 2), line)
 
 
@@ -593,8 +593,8 @@ def test_growth_that_the_optimizer_of_a_training_does_not_go_with_is_refused(
     body = {"schema": 1, "full": full.model_dump(exclude_none=True), "stages": stages}
     Path("mine.yaml").write_text(yaml.safe_dump(body), encoding="utf-8")
     words = ("train", "--schedule", "mine.yaml", *SMALL)
-    law = "state fresh must have a step count per parameter, but Lamb counts per group"
-    line = f"--schedule: stages[1].grow: {law}; use carry or reset"
+    problem = "state fresh must have a step count per parameter, but Lamb counts per group"
+    line = f"--schedule: stages[1].grow: {problem}; use carry or reset"
     assert_refused(autoprog(*words, "--opt", "lamb"), line)
 
 
@@ -722,7 +722,7 @@ def stopped_early(autoprog: Autoprog, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     def append_and_stop(self: RunFolder, event: Event) -> None:
         append(self, event)
-        if event.kind == "progressed":
+        if event.kind == "step_logged":
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
@@ -861,7 +861,7 @@ def test_a_run_outlives_the_reader_of_its_output(tmp_path: Path, manifest: Any) 
     reading, writing = os.pipe()
     os.close(reading)
     folder = RunFolder.create(tmp_path, manifest)
-    told = [Warned(step=step, message="nobody reads this") for step in range(3)]
+    told = [WarningRaised(step=step, message="nobody reads this") for step in range(3)]
     with open(writing, "w", encoding="utf-8") as nobody:
         launch = Launch(ONE_PROCESS, RunConsole(file=nobody), quiet=False)
         carry_out(lambda folder, job: iter(told), launch, folder)
@@ -874,7 +874,7 @@ def test_a_full_disk_ends_a_run_in_one_line(tmp_path: Path, manifest: Any) -> No
     from autoprog.train.ranks import ONE_PROCESS
 
     def events() -> Iterator[Event]:
-        yield Warned(step=0, message="all is well")
+        yield WarningRaised(step=0, message="all is well")
         raise OSError(28, "No space left on device")
 
     folder = RunFolder.create(tmp_path, manifest)
@@ -906,7 +906,7 @@ def wait_for_progress(child: subprocess.Popen[str], folder: Path, attempt: int) 
                 for line in log.read_text("utf-8").splitlines(keepends=True)
                 if line.endswith("\n")
             ]
-            if any(row["kind"] == "progressed" and row["attempt"] == attempt for row in rows):
+            if any(row["kind"] == "step_logged" and row["attempt"] == attempt for row in rows):
                 return
         time.sleep(0.02)
     raise AssertionError(f"no progress; the program said {child.communicate()}")
@@ -984,7 +984,7 @@ def test_signals_stop_the_real_program_after_a_checkpoint_and_resume_finishes(
     assert autoprog(*LINEAR, *longer, "--resume", "auto", "-q").code == 0
     run = load_run(path)
     assert run.result is not None
-    steps = [event.step for event in run.events() if event.kind == "progressed"]
+    steps = [event.step for event in run.events() if event.kind == "step_logged"]
     assert steps == list(range(1, 89 * 3 + 1))
 
 

@@ -16,7 +16,7 @@ import pytest
 from autoprog.cli import main
 from autoprog.curves import Curriculum
 from autoprog.errors import ConfigError
-from autoprog.events import Evaluated, Event, Progressed, RunStarted
+from autoprog.events import Evaluated, Event, RunStarted, StepLogged
 from autoprog.presets import preset
 from autoprog.recipe import RECIPES
 from autoprog.runs import Result, RunFolder
@@ -165,7 +165,7 @@ def test_the_number_of_validation_images_and_of_seeds_is_told() -> None:
 def test_a_search_tells_what_it_was_planned_for_and_what_it_reached() -> None:
     searched = finished("search", 50.0, 102.0, 1, search_seconds=20.0, train_seconds=50.0)
     baseline = finished("constant", 50.0, 100.0, 1)
-    groups = [baseline, replace(searched, planned_share=0.5)]
+    groups = [baseline, replace(searched, planned_fraction=0.5)]
     assert compare(groups).facts[-1] == (
         "B: planned for 0.5 of the time of the full model's steps; reached 1.02 of the time of A:"
         " steps 0.63, measuring, estimates and decisions 0.20, growth 0.06, evaluations 0.13"
@@ -231,8 +231,8 @@ def started(step: int = 0) -> RunStarted:
     )
 
 
-def progressed(step: int, subnet: SubnetConfig) -> Progressed:
-    return Progressed(
+def progressed(step: int, subnet: SubnetConfig) -> StepLogged:
+    return StepLogged(
         step=step,
         epoch=step / 10,
         loss=1.0,
@@ -240,7 +240,7 @@ def progressed(step: int, subnet: SubnetConfig) -> Progressed:
         subnet=subnet,
         step_seconds=0.5,
         images_per_second=20.0,
-        data_wait_share=0.0,
+        data_wait_fraction=0.0,
         train_seconds=0.0,
     )
 
@@ -394,13 +394,15 @@ def test_searches_of_other_lengths_are_told_apart_by_name(make: Make) -> None:
     axes = {"depth": {"values": [2, 4]}, "img_size": {"values": [8, 16]}}
     space = SpaceFile.model_validate({"axes": axes}).space(SPEC, "test")
     runs = []
-    for share in (0.5, 0.25):
-        search = SearchSettings(space=space, space_from="default", time_share=share)
+    for fraction in (0.5, 0.25):
+        search = SearchSettings(space=space, space_from="default", cost_fraction=fraction)
         values = settings(kind="search", search=search, schedule_from=None)
         found = result(51.0, 70.0, 0, kind="search")
-        runs.append(read_finished(make(f"s{share}", values, found)))
+        runs.append(read_finished(make(f"s{fraction}", values, found)))
     names = [group.name for group in compare(runs).groups]
-    assert names == [f"search rollout planned for {share:g} of the time" for share in (0.5, 0.25)]
+    assert names == [
+        f"search rollout planned for {fraction:g} of the time" for fraction in (0.5, 0.25)
+    ]
 
 
 def test_a_training_along_a_found_schedule_says_that_the_search_is_not_in_its_time(

@@ -317,7 +317,7 @@ def test_the_best_weights_of_a_run_are_evaluated_and_exported(
 
 
 @pytest.mark.parametrize(
-    ("words", "law"),
+    ("words", "problem"),
     [
         (("--checkpoint", "best", "--weights", "online"), "must be final or last for online"),
         (("--checkpoint", "best"), "must go with a run that has best.safetensors"),
@@ -328,14 +328,14 @@ def test_best_weights_that_are_not_there_are_refused(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     words: tuple[str],
-    law: str,
+    problem: str,
 ) -> None:
     interrupted = tmp_path / "run"
     interrupted.mkdir()
     (interrupted / "run.yaml").write_bytes((elastic_run / "run.yaml").read_bytes())
     capsys.readouterr()
     target = elastic_run if "--weights" in words else interrupted
-    assert law in refused(capsys, target, *words)
+    assert problem in refused(capsys, target, *words)
 
 
 def test_what_a_run_held_out_is_found_where_the_images_have_moved(

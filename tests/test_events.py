@@ -20,14 +20,14 @@ from autoprog.events import (
     Event,
     Grown,
     Interrupted,
-    Progressed,
     RunFinished,
     RunStarted,
     StageStarted,
+    StepLogged,
     SubnetTrained,
     SupernetStarted,
-    TrialTold,
-    Warned,
+    TrialFinished,
+    WarningRaised,
     decode,
     encode,
 )
@@ -96,7 +96,7 @@ EVENTS: list[Event] = [
         step=0, stage=0, subnet=SMALL, stop_step=250, curriculum=Curriculum(randaug=4, reprob=0.1)
     ),
     SupernetStarted(step=250, decision=0, current=SMALL, candidates=(SMALL, LARGE), stop_step=450),
-    Progressed(
+    StepLogged(
         step=20,
         epoch=0.2,
         loss=6.9,
@@ -104,7 +104,7 @@ EVENTS: list[Event] = [
         subnet=SMALL,
         step_seconds=0.1,
         images_per_second=640.0,
-        data_wait_share=0.05,
+        data_wait_fraction=0.05,
         train_seconds=2.0,
     ),
     Evaluated(
@@ -120,8 +120,8 @@ EVENTS: list[Event] = [
         train_seconds=10.0,
     ),
     Estimated(step=300, decision=0, point=1, losses=((SMALL, 1.5), (LARGE, 1.25)), seconds=4.0),
-    TrialTold(step=0, number=3, loss=1.5, seconds=20.0, stages=((0.0, SMALL), (0.5, LARGE))),
-    TrialTold(step=0, number=4, pruned=True),
+    TrialFinished(step=0, number=3, loss=1.5, seconds=20.0, stages=((0.0, SMALL), (0.5, LARGE))),
+    TrialFinished(step=0, number=4, pruned=True),
     SubnetTrained(step=250, decision=0, number=3, total=24, subnet=SMALL, loss=1.5, seconds=9.0),
     Decided(step=250, decision=decision()),
     Decided(step=250, decision=forced_decision()),
@@ -139,7 +139,7 @@ EVENTS: list[Event] = [
         lost_seconds=0.5,
     ),
     CheckpointSaved(step=250, path="checkpoints/last.pt"),
-    Warned(step=3, message='a "quoted" word,\nand a ü'),
+    WarningRaised(step=3, message='a "quoted" word,\nand a ü'),
     Interrupted(step=7, signal="SIGTERM"),
     RunFinished(step=1000, result={"top1": 71.5, "versions": {"torch": "2"}, "macs": 1e18}),
 ]
@@ -172,9 +172,9 @@ def test_the_kinds_differ() -> None:
     [
         {"kind": "danced", "step": 1},
         {"step": 1},
-        {"kind": "warned", "step": 1},
-        {"kind": "warned", "step": -1, "message": "x"},
-        {"kind": "warned", "step": 1, "message": "x", "colour": "red"},
+        {"kind": "warning_raised", "step": 1},
+        {"kind": "warning_raised", "step": -1, "message": "x"},
+        {"kind": "warning_raised", "step": 1, "message": "x", "colour": "red"},
     ],
 )
 def test_a_row_that_is_no_event_is_refused(row: dict[str, object]) -> None:

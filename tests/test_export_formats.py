@@ -127,7 +127,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("kind", "output", "code", "law"), REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize(("kind", "output", "code", "problem"), REFUSED.values(), ids=REFUSED)
 def test_what_cannot_be_written_is_one_line(
     run: Path,
     tmp_path: Path,
@@ -136,7 +136,7 @@ def test_what_cannot_be_written_is_one_line(
     kind: str,
     output: str,
     code: int,
-    law: str,
+    problem: str,
 ) -> None:
     if kind == "onnx":
         pytest.importorskip("onnxscript")
@@ -144,7 +144,7 @@ def test_what_cannot_be_written_is_one_line(
     assert main(["export", str(run), "--format", kind, "--output", output]) == code
     shown = capsys.readouterr()
     assert (shown.out, shown.err.count("\n")) == ("", 1)
-    assert law in shown.err
+    assert problem in shown.err
     assert list(tmp_path.iterdir()) == []
 
 

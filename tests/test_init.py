@@ -226,7 +226,7 @@ def test_a_starter_that_cannot_be_made_is_one_line(
 def test_the_printed_command_searches(capsys: Capture) -> None:
     main(["init", "space", "--model", "vit-mu", "--output", "my.yaml"])
     brief = ["--epochs", "3", "--device", "cpu", "--threads", "1", "--workers", "0", "-q"]
-    few = ["--num-points", "1", "--tail-trials", "2", "--profile-seconds", "0.2"]
+    few = ["--num-points", "1", "--continuation-trials", "2", "--profile-seconds", "0.2"]
     assert main(["search", "--model", "vit-mu", "--space", "my.yaml", *brief, *few]) == 0
 
 
@@ -250,12 +250,12 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("words", "code", "law"), REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize(("words", "code", "problem"), REFUSED.values(), ids=REFUSED)
 def test_what_cannot_be_written_is_one_line(
-    words: list[str], code: int, law: str, capsys: Capture, tmp_path: Path
+    words: list[str], code: int, problem: str, capsys: Capture, tmp_path: Path
 ) -> None:
     assert main(["init", "space", *words]) == code
     shown = capsys.readouterr()
     assert (shown.out, shown.err.count("\n")) == ("", 1)
-    assert law in shown.err
+    assert problem in shown.err
     assert list(tmp_path.iterdir()) == []

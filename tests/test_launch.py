@@ -69,7 +69,7 @@ def mixing(settings: RunSettings, scale: float = 1.0) -> GrowthSchedule:
     return GrowthSchedule.model_validate(body)
 
 
-def test_shares_must_be_even_to_be_mixed(manifest: RunManifest) -> None:
+def test_fractions_must_be_even_to_be_mixed(manifest: RunManifest) -> None:
     recipe = manifest.settings.recipe.model_copy(update={"batch_size": 66})
     settings = manifest.settings.model_copy(update={"recipe": recipe})
     schedule = mixing(settings)

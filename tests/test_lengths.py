@@ -41,7 +41,7 @@ def test_what_is_not_known_is_not_told() -> None:
 def test_a_stage_of_less_than_a_step_counts_for_what_it_is(growing: GrowthSchedule) -> None:
     small = relative_step_cost(growing.full.spec(), SubnetConfig(2, 8), Training(), 10)
     assert full_epochs_of(growing, 10) == pytest.approx(5 + 0.004 * small, abs=1e-4)
-    body = {**growing.model_dump(by_alias=True), "length_unit": "share"}
+    body = {**growing.model_dump(by_alias=True), "length_unit": "fraction"}
     body["stages"][1]["length"] = "rest"
     assert full_epochs_of(GrowthSchedule.model_validate(body), 10) is None
 

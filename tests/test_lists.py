@@ -121,7 +121,7 @@ def test_the_shipped_spaces_are_listed_with_their_subnets(capsys: Capture) -> No
             assert tuple(facts["axes"]["img_size"]["values"]) == space.sizes
 
 
-def test_the_table_of_spaces_names_shares_as_such(capsys: Capture) -> None:
+def test_the_table_of_spaces_names_fractions_as_such(capsys: Capture) -> None:
     assert main(["spaces"]) == 0
     rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if line}
     assert rows["vit-mu"] == ["vit-mu", "vit-mu", "2", "3", "4", "8", "12", "16", "1", "9"]

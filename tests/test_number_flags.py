@@ -85,7 +85,7 @@ def test_what_is_no_number_or_beyond_the_bounds_is_refused_in_one_line(
         assert told.err.count("\n") == 1
         assert len(told.err) < 700
         assert "\x1b" not in told.err
-        assert f"argument {'/'.join(action.option_strings)}: {bounds.law}" in told.err
+        assert f"argument {'/'.join(action.option_strings)}: {bounds.problem}" in told.err
     assert not [*tmp_path.iterdir()]
 
 
@@ -99,8 +99,8 @@ def test_two_dashes_are_no_value(flag: str, capsys: pytest.CaptureFixture[str]) 
 def test_a_list_of_numbers_has_an_end(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["evaluate", "a.safetensors", "--img-sizes", *["32"] * 100_000])
-    law = "argument --img-sizes: must be at most 64 values, but got 100,000 of them"
-    assert law in capsys.readouterr().err
+    problem = "argument --img-sizes: must be at most 64 values, but got 100,000 of them"
+    assert problem in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def refused(capsys: Capture, folder: Path, *words: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("values", "key", "since", "cure"),
+    ("values", "key", "since", "hint"),
     [
         (
             {"cache": "/elsewhere"},
@@ -142,11 +142,11 @@ def test_a_run_goes_on_outside_its_folder_only_if_that_is_given_again(
     values: dict[str, Any],
     key: str,
     since: str,
-    cure: str,
+    hint: str,
 ) -> None:
     path = poisoned(trained, **values)
     said = (
-        f"must be allowed on the command line, since {since}; to allow that, add {cure} to --resume"
+        f"must be allowed on the command line, since {since}; to allow that, add {hint} to --resume"
     )
     for resume, place in ((str(path), path), ("auto", path.relative_to(tmp_path))):
         line = refused(capsys, tmp_path, "train", f"--resume={resume}", "-q")

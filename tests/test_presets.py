@@ -167,7 +167,7 @@ def test_every_preset_resolves_for_every_model(
     if schedule.end == "full":
         assert table.segments[-1].subnet == ZOO[model].full
     assert from_text(schedule.to_yaml()) == schedule
-    if schedule.length_unit != "compute_share":
+    if schedule.length_unit != "compute_fraction":
         assert table.total_steps == int(epochs * 120)
         return
     costs = [relative_step_cost(ZOO[model], s.subnet, s.training) for s in table.segments]

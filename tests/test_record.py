@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from autoprog.events import Evaluated, Event, Progressed, RunStarted
+from autoprog.events import Evaluated, Event, RunStarted, StepLogged
 from autoprog.runs import BudgetRecord, budget_record, write_record
 from supernet.config import SubnetConfig, TokenRule
 
@@ -38,8 +38,8 @@ def started(step: int = 0, hardware: str = "a GPU", **changes: Any) -> RunStarte
     return RunStarted(**{**values, **changes})
 
 
-def progressed(step: int, subnet: SubnetConfig, seconds: float, wait_share: float) -> Progressed:
-    return Progressed(
+def progressed(step: int, subnet: SubnetConfig, seconds: float, wait_fraction: float) -> StepLogged:
+    return StepLogged(
         step=step,
         epoch=step / 10,
         loss=1.0,
@@ -47,7 +47,7 @@ def progressed(step: int, subnet: SubnetConfig, seconds: float, wait_share: floa
         subnet=subnet,
         step_seconds=seconds,
         images_per_second=BATCH / seconds,
-        data_wait_share=wait_share,
+        data_wait_fraction=wait_fraction,
         train_seconds=0.0,
     )
 
@@ -70,11 +70,11 @@ def evaluated(step: int, wall_seconds: float, top1: float) -> Evaluated:
 EVENTS: list[Event] = [
     started(),
     evaluated(0, 36.0, 10.0),
-    progressed(20, SMALL, seconds=0.1, wait_share=0.5),
-    progressed(40, SMALL, seconds=0.2, wait_share=0.0),
+    progressed(20, SMALL, seconds=0.1, wait_fraction=0.5),
+    progressed(40, SMALL, seconds=0.2, wait_fraction=0.0),
     started(40, hardware="another GPU", world_size=2),
-    progressed(50, LARGE, seconds=0.4, wait_share=0.0),
-    progressed(60, SubnetConfig((4, 14), 16, TokenRule(0.5)), seconds=0.2, wait_share=0.2),
+    progressed(50, LARGE, seconds=0.4, wait_fraction=0.0),
+    progressed(60, SubnetConfig((4, 14), 16, TokenRule(0.5)), seconds=0.2, wait_fraction=0.2),
     evaluated(60, 5400.0, 50.0),
 ]
 
@@ -105,11 +105,11 @@ def test_speeds_weigh_reports_by_their_steps_and_leave_out_waiting(record: Budge
     assert small.train_seconds == pytest.approx(20 * 0.1 + 20 * 0.2)
     assert small.images_per_second == pytest.approx(40 * BATCH / 6)
     # Half of the first 20 steps' time was waiting, so 2 s beside their 2 s, and 4 s without.
-    assert small.data_wait_share == pytest.approx(2 / 8)
+    assert small.data_wait_fraction == pytest.approx(2 / 8)
     assert small.loader_bound
     # Keep-rates are taken together.
     assert (large.depth, large.img_size, large.steps) == ((4, 14), 16, 20)
-    assert large.data_wait_share == pytest.approx(0.5 / 6.5)
+    assert large.data_wait_fraction == pytest.approx(0.5 / 6.5)
     assert not large.loader_bound
 
 

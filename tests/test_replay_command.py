@@ -55,7 +55,7 @@ def replay(
 @pytest.fixture
 def space(vit_mu: ModelSpec) -> SearchSpace:
     axes = {"depth": {"values": [2, 3, 4]}, "img_size": {"values": [8, 16]}}
-    file = {"axes": axes, "decisions": {"tail_trials": 10}}
+    file = {"axes": axes, "decisions": {"continuation_trials": 10}}
     return SpaceFile.model_validate(file).space(vit_mu, "test")
 
 
@@ -71,7 +71,7 @@ def inputs_at(index: int, space: SearchSpace, decisions: list[Decision], **field
         "total_steps": 1000,
         "full_step": 800,
         "current": current,
-        "incumbent": decisions[-1].tail if decisions else (),
+        "incumbent": decisions[-1].continuation if decisions else (),
         "num_points": len(STEPS) - index - 1,
         "steps_so_far": ((SMALL, step),),
         "curve": tuple((float(k), 4.0 * k**-0.3) for k in range(10, 100, 10)),
@@ -148,7 +148,7 @@ def test_a_way_on_is_told_with_its_epochs(replay: Replay, build: Build) -> None:
     stretches = [
         f"d{subnet['depth'][0]} r{subnet['img_size']}"
         + (f" from epoch {step / 10:g}" if step > STEPS[0] else "")
-        for step, subnet in first["again"]["tail"]
+        for step, subnet in first["again"]["continuation"]
     ]
     assert len(stretches) > 1
     assert row.count(", then ".join((stretches[0], ", ".join(stretches[1:])))) == 2
@@ -156,12 +156,12 @@ def test_a_way_on_is_told_with_its_epochs(replay: Replay, build: Build) -> None:
 
 def test_a_decision_that_differs_is_named_and_ends_with_1(replay: Replay, build: Build) -> None:
     run = build()
-    tamper(run, reason="because", winner=0, tail=[])
+    tamper(run, reason="because", winner=0, continuation=[])
     done = replay("--replay", run)
     assert done.code == 1
     outcome = done.out.splitlines()[1].split("differs: ")[1]
-    assert set(outcome.split(", ")) <= {"subnet", "tail", "reason"}
-    assert {"tail", "reason"} <= set(outcome.split(", "))
+    assert set(outcome.split(", ")) <= {"subnet", "continuation", "reason"}
+    assert {"continuation", "reason"} <= set(outcome.split(", "))
     assert done.out.splitlines()[2].endswith("same")
 
 

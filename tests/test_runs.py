@@ -13,7 +13,7 @@ import pytest
 from autoprog.commands.launch import new_run_id
 from autoprog.decisions import Candidate, Decision
 from autoprog.errors import ConfigError, RunError, RunExistsError
-from autoprog.events import CheckpointSaved, Event, RunStarted, Warned
+from autoprog.events import CheckpointSaved, Event, RunStarted, WarningRaised
 from autoprog.files import parse, parse_yaml
 from autoprog.runs import (
     Result,
@@ -57,8 +57,8 @@ def saved(step: int) -> CheckpointSaved:
     return CheckpointSaved(step=step, path="checkpoints/last.pt")
 
 
-def said(step: int, message: str) -> Warned:
-    return Warned(step=step, message=message)
+def said(step: int, message: str) -> WarningRaised:
+    return WarningRaised(step=step, message=message)
 
 
 def decision() -> Decision:
@@ -271,7 +271,9 @@ def test_a_reader_needs_no_lock(folder: RunFolder) -> None:
     assert run_program(program, str(folder.path)).stdout.strip() == "1"
 
 
-@pytest.mark.parametrize("tail", ['{"kind": "war', '{"attempt": 0, "kind": "warned"}', "\u00fc"])
+@pytest.mark.parametrize(
+    "tail", ['{"kind": "war', '{"attempt": 0, "kind": "warning_raised"}', "\u00fc"]
+)
 def test_a_half_written_last_line_is_left_out_and_then_cut(folder: RunFolder, tail: str) -> None:
     folder.append(said(1, "whole"))
     folder.record_decision(decision())
@@ -437,8 +439,8 @@ def test_a_reader_of_a_resumed_run_sees_each_step_once(folder: RunFolder) -> Non
 def test_trials_outlive_the_start_of_the_training_after_them() -> None:
     rows = [
         {"kind": "run_started", "attempt": 0, "step": 0},
-        {"kind": "trial_told", "attempt": 0, "step": 0, "number": 0},
-        {"kind": "progressed", "attempt": 0, "step": 4},
+        {"kind": "trial_finished", "attempt": 0, "step": 0, "number": 0},
+        {"kind": "step_logged", "attempt": 0, "step": 4},
         {"kind": "run_started", "attempt": 1, "step": 0},
     ]
-    assert [row["kind"] for row in effective_rows(iter(rows))] == ["trial_told", "run_started"]
+    assert [row["kind"] for row in effective_rows(iter(rows))] == ["trial_finished", "run_started"]

@@ -40,7 +40,7 @@ HAND_WRITTEN = {
     + f"length_unit: steps\nlr: {{shape: wsd, clock: epochs}}\nstages: [{LAST}]",
     "shares with ramps": DEIT_S
     + """\
-length_unit: share
+length_unit: fraction
 stages:
   - length: 0.5
     depth: 8
@@ -69,13 +69,13 @@ BROKEN = {
     "but got 'Depth'; did you mean 'depth'?",
     "stages: [{length: 1, depth: 12, img_size: {ramp: linear, from: 160, too: 224}}]": "stages[0]"
     ".img_size.too: unknown key, but got 'too'; did you mean 'to'?",
-    "length_unit: share": "stages: must be given; add this key",
+    "length_unit: fraction": "stages: must be given; add this key",
     "stages: []": "stages: must have at least one entry, but got []",
     "stages: 5": "stages: must be a list, but got 5",
     "stages: [5]": "stages[0]: must be a mapping of keys to values, but got 5",
     "5: 6": "[5]: keys must be words, but got 5",
     f"length_unit: hours\nstages: [{LAST}]": "length_unit: must be 'epochs', 'steps', 'share', "
-    "'time_share' or 'compute_share', but got 'hours'",
+    "'budget_fraction' or 'compute_fraction', but got 'hours'",
     "stages: [{length: 0, depth: 12, img_size: 224}]": "stages[0].length: must be a number "
     "from 1e-09 to 1,000,000,000 or 'rest', but got 0",
     "stages: [{length: .inf, depth: 12, img_size: 224}]": "stages[0].length: must be a number "
@@ -84,9 +84,9 @@ BROKEN = {
     "from 1e-09 to 1,000,000,000 or 'rest', but got 'long'",
     f"stages: [{{length: rest, depth: 12, img_size: 224}}, {LAST}]": "stages[0].length: only the "
     "last stage may be 'rest'",
-    "length_unit: share\nstages: [{length: 0.4, depth: 12, img_size: 224}]": "stages: shares must "
+    "length_unit: fraction\nstages: [{length: 0.4, depth: 12, img_size: 224}]": "stages: shares must "
     "sum to 1, but got 0.4; or end with length: rest",
-    f"length_unit: share\nstages: [{LAST}, {{length: rest, depth: 12, img_size: 224}}]": "stages: "
+    f"length_unit: fraction\nstages: [{LAST}, {{length: rest, depth: 12, img_size: 224}}]": "stages: "
     "shares must sum to less than 1 before 'rest', but got 1.0; leave some for 'rest'",
     "stages: [{length: 1, depth: 0, img_size: 224}]": "stages[0].depth: must be a whole number "
     "from 1 to 1,000, but got 0",
@@ -328,14 +328,14 @@ def test_lengths_in_steps_do_not_depend_on_the_epoch() -> None:
     assert (starts(table), table.total_steps) == ([0, 3], 7)
 
 
-def test_lengths_in_shares_are_of_the_whole_run() -> None:
-    made = equal_stages([0.25, 0.75], length_unit="share")
+def test_lengths_in_fractions_are_of_the_whole_run() -> None:
+    made = equal_stages([0.25, 0.75], length_unit="fraction")
     table = made.resolve(steps_per_epoch=10, epochs=8)
     assert (starts(table), table.total_steps) == ([0, 20], 80)
 
 
-def test_shares_that_miss_one_by_a_rounding_still_fill_the_run() -> None:
-    made = equal_stages([0.3333333, 0.3333333, 0.3333333], length_unit="share")
+def test_fractions_that_miss_one_by_a_rounding_still_fill_the_run() -> None:
+    made = equal_stages([0.3333333, 0.3333333, 0.3333333], length_unit="fraction")
     table = made.resolve(steps_per_epoch=10_000, epochs=300)
     assert (starts(table), table.total_steps) == ([0, 1_000_000, 2_000_000], 3_000_000)
 
@@ -345,7 +345,7 @@ def test_shares_that_miss_one_by_a_rounding_still_fill_the_run() -> None:
     [
         ("epochs", [2, "rest"], [0, 20]),
         ("steps", [2, "rest"], [0, 2]),
-        ("share", [0.25, "rest"], [0, 25]),
+        ("fraction", [0.25, "rest"], [0, 25]),
         ("epochs", ["rest"], [0]),
     ],
 )
@@ -367,13 +367,14 @@ def test_a_run_may_end_inside_an_epoch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("unit", "lengths"), [("share", [0.5, 0.5]), ("epochs", [1, "rest"]), ("share", [0.5, "rest"])]
+    ("unit", "lengths"),
+    [("fraction", [0.5, 0.5]), ("epochs", [1, "rest"]), ("fraction", [0.5, "rest"])],
 )
-def test_shares_and_rest_need_the_length_of_the_run(unit: str, lengths: list[Any]) -> None:
+def test_fractions_and_rest_need_the_length_of_the_run(unit: str, lengths: list[Any]) -> None:
     with pytest.raises(ConfigError) as caught:
         equal_stages(lengths, length_unit=unit).resolve(steps_per_epoch=10)
-    law = "--epochs: must be given for a schedule in shares or with 'rest'"
-    assert str(caught.value) == law
+    problem = "--epochs: must be given for a schedule in fractions or with 'rest'"
+    assert str(caught.value) == problem
 
 
 @pytest.mark.parametrize(
@@ -381,7 +382,7 @@ def test_shares_and_rest_need_the_length_of_the_run(unit: str, lengths: list[Any
     [
         ("epochs", [10, 2.5], 12.5),
         ("steps", [10, 25], 3.5),
-        ("share", [0.5, 0.5], None),
+        ("fraction", [0.5, 0.5], None),
         ("epochs", [1, "rest"], None),
     ],
 )
@@ -525,7 +526,7 @@ def test_a_ramp_ends_exactly_at_its_end(kind: str) -> None:
 
 def test_an_exponential_ramp_grows_by_equal_factors() -> None:
     ramp = Ramp.model_validate({"ramp": "exponential", "from": 1, "to": 16})
-    assert [ramp.at(share) for share in (0.0, 0.25, 0.5, 0.75)] == [1, 2, 4, 8]
+    assert [ramp.at(fraction) for fraction in (0.0, 0.25, 0.5, 0.75)] == [1, 2, 4, 8]
 
 
 def random_curve(draw: random.Random, low: float, high: float) -> dict[str, Any]:
@@ -534,7 +535,7 @@ def random_curve(draw: random.Random, low: float, high: float) -> dict[str, Any]
 
 
 def random_schedule(draw: random.Random) -> GrowthSchedule:
-    unit = draw.choice(["epochs", "steps", "share"])
+    unit = draw.choice(["epochs", "steps", "fraction"])
     count = draw.randint(1, 5)
     depths = [*sorted(draw.randint(1, 12) for _ in range(count - 1)), 12]
     sizes = [*sorted(draw.randint(1, 14) * 16 for _ in range(count - 1)), 224]
@@ -547,7 +548,7 @@ def random_schedule(draw: random.Random) -> GrowthSchedule:
     if unit == "steps":
         for stage in stages:
             stage["length"] *= 50
-    if unit == "share":
+    if unit == "fraction":
         total = sum(stage["length"] for stage in stages)
         for stage in stages:
             stage["length"] /= total
@@ -638,7 +639,7 @@ RISING = "{ramp: linear, from: 1, to: 9, every_epochs: %s}"
         ),
     ],
 )
-@pytest.mark.parametrize("unit", ["epochs", "compute_share"])
+@pytest.mark.parametrize("unit", ["epochs", "compute_fraction"])
 def test_plateaus_beyond_number_are_refused_before_they_are_made(
     stages: list[str], message: str, unit: str
 ) -> None:

@@ -114,15 +114,15 @@ def test_the_command_prints_or_writes_the_schema(
 
 
 @pytest.mark.parametrize(
-    ("words", "law"),
+    ("words", "problem"),
     [
         (["--output", "it.yaml"], "--output: must end in .json"),
         (["--force"], "--force: must come with --output FILE"),
     ],
 )
-def test_other_outputs_are_refused(words: list[str], law: str, capsys: Capture) -> None:
+def test_other_outputs_are_refused(words: list[str], problem: str, capsys: Capture) -> None:
     assert main(["schema", "space", *words]) == 2
-    assert law in capsys.readouterr().err
+    assert problem in capsys.readouterr().err
 
 
 def test_a_starter_file_finds_its_schema(

@@ -57,18 +57,18 @@ TRAIN = ("train", "--schedule", "linear", *SMALL, "--epochs", "4")
 STORY = (
     ("run_started", 0, 0.0),
     ("stage_started", 0, 0.0),
-    ("progressed", 20, 2.0),
+    ("step_logged", 20, 2.0),
     ("checkpoint_saved", 20, 2.1),
     ("evaluated", 20, 2.5),
     ("supernet_started", 20, 2.6),
-    ("progressed", 40, 5.0),
+    ("step_logged", 40, 5.0),
     ("estimated", 40, 5.3),
     ("decided", 40, 5.4),
     ("grown", 40, 5.6),
     ("stage_started", 40, 5.6),
-    ("progressed", 60, 8.0),
+    ("step_logged", 60, 8.0),
     ("checkpoint_saved", 60, 8.1),
-    ("progressed", 80, 9.0),
+    ("step_logged", 80, 9.0),
     ("evaluated", 80, 9.8),
     ("run_finished", 80, 10.0),
 )
@@ -138,7 +138,7 @@ def test_the_same_seed_plans_the_same_kills_and_another_one_others(
     assert one != three
 
 
-def test_mixed_signals_come_in_equal_shares() -> None:
+def test_mixed_signals_come_in_equal_fractions() -> None:
     assert Counter(draw_signals("mixed", 9, random.Random(0))) == {"KILL": 3, "TERM": 3, "INT": 3}
     assert set(draw_signals("mixed", 3, random.Random(1))) == {"KILL", "TERM", "INT"}
     assert draw_signals("INT", 2, random.Random(0)) == ["INT", "INT"]
@@ -147,8 +147,8 @@ def test_mixed_signals_come_in_equal_shares() -> None:
 @pytest.mark.parametrize(
     ("row", "reached"),
     [
-        (("progressed", 39), False),
-        (("progressed", 40), True),
+        (("step_logged", 39), False),
+        (("step_logged", 40), True),
         (("checkpoint_saved", 40), False),
         (("run_started", 40), True),
         (("stage_started", 41), True),
@@ -156,7 +156,7 @@ def test_mixed_signals_come_in_equal_shares() -> None:
     ],
 )
 def test_a_kill_waits_for_its_row_or_a_later_step(row: tuple[str, int], reached: bool) -> None:
-    aim = Aim(Moment(5.0, "progressed", 40, "stage 1"), 0.5, "KILL")
+    aim = Aim(Moment(5.0, "step_logged", 40, "stage 1"), 0.5, "KILL")
     assert aim.is_reached_by({"kind": row[0], "step": row[1]}) is reached
 
 
@@ -166,13 +166,13 @@ def test_a_kill_waits_for_its_row_or_a_later_step(row: tuple[str, int], reached:
         (("run_started", 0), 0.5, (0, "stage 1", "training")),
         (("stage_started", 0), 1.0, (10, "stage 1", "training")),
         (("stage_started", 0), 99.0, (19, "stage 1", "training")),
-        (("progressed", 20), 0.05, (20, "stage 1", "writing a checkpoint")),
+        (("step_logged", 20), 0.05, (20, "stage 1", "writing a checkpoint")),
         (("checkpoint_saved", 20), 0.2, (20, "stage 1", "evaluating")),
         (("run_started", 20), 0.2, (20, "stage 1", "evaluating")),
         (("run_started", 45), 0.0, (45, "stage 2", "training")),
         (("run_started", 35), 0.0, (35, "supernet of decision 0", "training")),
         (("supernet_started", 20), 1.21, (30, "supernet of decision 0", "training")),
-        (("progressed", 40), 0.1, (40, "supernet of decision 0", "estimating candidates")),
+        (("step_logged", 40), 0.1, (40, "supernet of decision 0", "estimating candidates")),
         (("decided", 40), 0.1, (40, "supernet of decision 0", "growing")),
         (("evaluated", 80), 0.1, (80, "stage 2", "writing the final weights")),
         (("run_finished", 80), 0.1, (80, "stage 2", "writing the result")),
@@ -360,7 +360,7 @@ while step < 12 and not early:
     time.sleep(0.02)
     step += 1
     if step % 2 == 0 or caught:
-        tell("progressed")
+        tell("step_logged")
         if caught:
             if fault != "no checkpoint":
                 save()
@@ -381,7 +381,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "fake.py"
     program.write_text(FAKE, encoding="utf-8")
     monkeypatch.setattr(driver, "PROGRAM", (sys.executable, str(program)))
-    monkeypatch.setattr(driver, "_LEAST_STALL_SECONDS", 1.0)
+    monkeypatch.setattr(driver, "_MIN_STALL_SECONDS", 1.0)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
 
@@ -614,7 +614,7 @@ def test_the_forecast_follows_what_has_been_measured(moments: tuple[Moment, ...]
     assert after(15.0, reference_of(moments)) == pytest.approx(10 + 4 * 5)
     clock.now = 17.0
     assert forecast.remaining_seconds() == pytest.approx(28)
-    assert forecast.share_done() == pytest.approx(17 / 45)
+    assert forecast.fraction_done() == pytest.approx(17 / 45)
     assert after(22.0, kill_of()) == pytest.approx(10 + 3 * 7)
     assert after(23.0, Tick(40, 80)) == pytest.approx(5 + 3 * 7)
     clock.now = 99.0

@@ -571,7 +571,7 @@ def test_a_schedule_is_charged_what_its_search_took(
 
 
 @pytest.mark.parametrize(("proxy", "seconds"), [(0.5, 200.0), (1.0, 40.0)])
-def test_a_search_on_a_share_of_the_images_is_charged_whole(
+def test_a_search_on_a_fraction_of_the_images_is_charged_whole(
     command: Command, tmp_path: Path, manifest: RunManifest, proxy: float, seconds: float
 ) -> None:
     best = run_folder(tmp_path / "found")
@@ -815,7 +815,7 @@ def test_side_by_side_the_next_run_starts_when_one_ends(fake: Fake, tmp_path: Pa
 LINEAR = ("--schedule", "linear", *SMALL, "--epochs", "4")
 
 
-def test_lengths_are_shares_of_the_baselines_epochs(command: Command, fake: Fake) -> None:
+def test_lengths_are_fractions_of_the_baselines_epochs(command: Command, fake: Fake) -> None:
     given = ("--lengths", "0.75", "0.25", "--baseline-longer", "1.5", "--seeds", "1")
     code, out, err = command(*LINEAR, *given)
     assert (code, err) == (0, "")
@@ -858,13 +858,13 @@ def test_a_search_has_lengths_too_and_its_own_flags(command: Command, fake: Fake
     assert "--epochs=16" not in fake.started[2]
 
 
-def test_lengths_of_a_search_by_time_are_its_shares_of_it(command: Command, fake: Fake) -> None:
+def test_lengths_of_a_search_by_time_are_its_fractions_of_it(command: Command, fake: Fake) -> None:
     words = ("--epochs", "16", "--lengths", "0.75", "0.25", "--seeds", "1")
-    assert command(*SEARCH, *words, "--", "--time-share", "0.6")[0] == 0
-    assert "--time-share=0.6" in fake.started[1]
-    for started, share in zip(fake.started[2:4], ("0.25", "0.75"), strict=True):
-        shares = [word for word in started if word.startswith("--time-share")]
-        assert shares == [f"--time-share={share}"]
+    assert command(*SEARCH, *words, "--", "--cost-fraction", "0.6")[0] == 0
+    assert "--cost-fraction=0.6" in fake.started[1]
+    for started, fraction in zip(fake.started[2:4], ("0.25", "0.75"), strict=True):
+        fractions = [word for word in started if word.startswith("--cost-fraction")]
+        assert fractions == [f"--cost-fraction={fraction}"]
         assert "--epochs=16" in started
     done = command(*SEARCH, "--lengths", "0.5", "--seeds", "1")
     assert "--lengths: must leave out 0.5: the candidate has that length" in "".join(map(str, done))
@@ -876,7 +876,7 @@ def test_lengths_by_time_are_of_the_baseline_also_where_the_candidate_has_more_e
     words = ("--candidate-epochs", "4", "--lengths", "1.5", "--seeds", "1")
     code, out, _ = command(*SEARCH, *words)
     assert code == 0
-    assert "--time-share=0.75" in fake.started[2]
+    assert "--cost-fraction=0.75" in fake.started[2]
     assert "at 1.5 of the baseline's time" in out
     refused = "".join(map(str, command(*SEARCH, "--candidate-epochs", "4", "--lengths", "1")))
     assert "--lengths: must leave out 1: the candidate has that length" in refused

@@ -59,7 +59,7 @@ class Finding:
     subject: str
     verdict: Literal["ok", "note", "slow", "wrong"]
     found: str
-    cure: str = ""
+    hint: str = ""
 
 
 def check_packages() -> Iterator[Finding]:
@@ -67,14 +67,14 @@ def check_packages() -> Iterator[Finding]:
     yield Finding("python", "ok", platform.python_version())
     for name, least in PACKAGES.items():
         wanted = ".".join(map(str, least))
-        cure = f"pip install '{name}>={wanted}'"
+        hint = f"pip install '{name}>={wanted}'"
         try:
             found = version(name)
         except PackageNotFoundError:
-            yield Finding(name, "wrong", "not installed", cure)
+            yield Finding(name, "wrong", "not installed", hint)
             continue
         enough = _numbers(found) >= least
-        yield Finding(name, "ok" if enough else "wrong", found, "" if enough else cure)
+        yield Finding(name, "ok" if enough else "wrong", found, "" if enough else hint)
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -83,14 +83,14 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in parts if part.isdigit())
 
 
-_LEAST_FREE_BYTES = 2**30
+_MIN_FREE_BYTES = 2**30
 """About what two checkpoints of DeiT-S take: weights, moments and averages of 22 million parameters."""
 
 LOADING_SECONDS = 1.5
 READING_SECONDS = 30.0
 """For which the images of each part are read at most."""
-_MOST_BATCHES = 10_000
-_LEAST_SPEED = {"cuda": 1000, "mps": 300, "cpu": 50}
+_MAX_BATCHES = 10_000
+_MIN_SPEED = {"cuda": 1000, "mps": 300, "cpu": 50}
 """Images a second below which the loader rather than the device is likely to set the pace of DeiT-S."""
 
 
@@ -134,8 +134,8 @@ def check_device() -> Finding:
     if torch.backends.mps.is_available():
         return Finding("device", "ok", "mps")
     if Path("/dev/nvidia0").exists():
-        cure = "install a build of torch for the CUDA version that nvidia-smi names"
-        return Finding("device", "wrong", "cpu, though a GPU is there", cure)
+        hint = "install a build of torch for the CUDA version that nvidia-smi names"
+        return Finding("device", "wrong", "cpu, though a GPU is there", hint)
     return Finding("device", "slow", "cpu", "fine for small models; large ones want a GPU")
 
 
@@ -144,8 +144,8 @@ def check_processor() -> Finding:
     level = torch.backends.cpu.get_cpu_capability()
     found = f"{processor_name()}, {level}{', bfloat16' if cpu_has_bfloat16() else ''}"
     if level == "DEFAULT":
-        cure = "no vector instructions are used: check ATEN_CPU_CAPABILITY and the build of torch"
-        return Finding("processor", "slow", found, cure)
+        hint = "no vector instructions are used: check ATEN_CPU_CAPABILITY and the build of torch"
+        return Finding("processor", "slow", found, hint)
     return Finding("processor", "ok", found)
 
 
@@ -155,8 +155,8 @@ def check_threads(cores: int, threads: int, environment: Mapping[str, str]) -> F
     if threads > cores:
         return Finding("threads", "slow", found, f"--threads {cores}: more threads than cores wait")
     if threads < cores and "OMP_NUM_THREADS" in environment:
-        cure = f"unset OMP_NUM_THREADS, or --threads {cores}"
-        return Finding("threads", "slow", found, cure)
+        hint = f"unset OMP_NUM_THREADS, or --threads {cores}"
+        return Finding("threads", "slow", found, hint)
     return Finding("threads", "ok", found)
 
 
@@ -166,13 +166,13 @@ def check_disk(runs_dir: Path) -> Finding:
         path for path in (runs_dir.absolute(), *runs_dir.absolute().parents) if path.exists()
     )
     if not there.is_dir() or not os.access(there, os.W_OK):
-        cure = "take --runs-dir DIR of a folder that you may write"
-        return Finding("runs folder", "wrong", f"{there} cannot be written", cure)
+        hint = "take --runs-dir DIR of a folder that you may write"
+        return Finding("runs folder", "wrong", f"{there} cannot be written", hint)
     free = shutil.disk_usage(there).free
     found = f"{free / 2**30:.1f} GiB free in {there}"
-    if free < _LEAST_FREE_BYTES:
-        cure = "make room, or take --runs-dir DIR on another disk"
-        return Finding("runs folder", "wrong", found, cure)
+    if free < _MIN_FREE_BYTES:
+        hint = "make room, or take --runs-dir DIR on another disk"
+        return Finding("runs folder", "wrong", found, hint)
     return Finding("runs folder", "ok", found)
 
 
@@ -207,16 +207,16 @@ def check_loading(data: DataSettings, seconds: float) -> Finding:
     except AutoprogError as error:
         return _refused("loading", error)
     found = f"{speed:,.0f} images/s of {_name_of(data)}, {workers} worker processes"
-    if speed < _LEAST_SPEED[device]:
-        cure = "take --cache, which keeps decoded images, or more --workers"
-        return Finding("loading", "slow", found, cure)
+    if speed < _MIN_SPEED[device]:
+        hint = "take --cache, which keeps decoded images, or more --workers"
+        return Finding("loading", "slow", found, hint)
     return Finding("loading", "ok", found)
 
 
 def _refused(subject: str, error: AutoprogError) -> Finding:
-    cure = error.cure if isinstance(error, ConfigError) else ""
-    found = str(error).removesuffix(f"; {cure}")
-    return Finding(subject, "wrong", found, cure or "see the layouts in the README")
+    hint = error.hint if isinstance(error, ConfigError) else ""
+    found = str(error).removesuffix(f"; {hint}")
+    return Finding(subject, "wrong", found, hint or "see the layouts in the README")
 
 
 def _loading_speed(
@@ -234,7 +234,7 @@ def _loading_speed(
     feed = open_feed(opened, transform, settings, compute.device.type == "cuda")
     cell = augmented_cell(recipe.strength, recipe, spec.img_size)
     try:
-        batches = feed.batches(0, 32, _MOST_BATCHES, lambda step: cell, held_out=False)
+        batches = feed.batches(0, 32, _MAX_BATCHES, lambda step: cell, held_out=False)
         next(batches)
         begun, images = time.perf_counter(), 0
         for batch in batches:

@@ -35,7 +35,7 @@ from autoprog.data.sources import OpenedData
 from autoprog.data.transforms import Cell
 from autoprog.errors import ConfigError, RunError
 from autoprog.outside import words_of_asks
-from autoprog.paired_timing import CONFIDENCE, Arm, Estimate, share_lost, speed_ratio, take_turns
+from autoprog.paired_timing import CONFIDENCE, Arm, Estimate, fraction_lost, speed_ratio, take_turns
 from autoprog.presets import constant
 from autoprog.processes import PROGRAM
 from autoprog.recipe import Recipe
@@ -260,7 +260,7 @@ class RunnerArm:
             feed.close()
 
     def _first_step(self, lead_in: int) -> int:
-        """Let the timed steps begin right after a progress event, so that they have their share of them."""
+        """Let the timed steps begin right after a progress event, so that they have their fraction of them."""
         every = self.trainer.settings.log_every_steps
         return -(-(self.trainer.step + lead_in) // every) * every - lead_in
 
@@ -395,8 +395,8 @@ def compare(subnet: SubnetConfig, seconds: dict[str, list[float]], block_images:
         images_per_second={arm: block_images / median(own) for arm, own in seconds.items()},
         runner_to_bare=speed_ratio(seconds[RESIDENT], seconds[BARE]),
         runner_to_bare_ema=speed_ratio(seconds[RESIDENT], seconds[BARE_EMA]),
-        data_cost=share_lost(seconds[LOADED], seconds[RESIDENT]),
-        data_cost_uncached=None if uncached is None else share_lost(uncached, seconds[RESIDENT]),
+        data_cost=fraction_lost(seconds[LOADED], seconds[RESIDENT]),
+        data_cost_uncached=None if uncached is None else fraction_lost(uncached, seconds[RESIDENT]),
     )
 
 
@@ -437,7 +437,8 @@ def _resident_batches(trainer: Trainer, phase: Phase) -> Sequence[Batch]:
 
 
 # --------------------------------------------------------------------------------------------------
-# The runner against timm's own train.py: two programs on the same data, in turns, by their own logs.
+# The runner against timm's own train.py: two programs on the same data, in turns, by their own
+# logs.
 
 
 WINDOW_BLOCKS = 3
@@ -468,12 +469,12 @@ def check_script(script: Path, settings: RunSettings, opened: OpenedData, block_
     if not script.is_file():
         raise ConfigError(flag, "", "must be timm's train.py", str(script))
     if settings.data.dir is None:
-        cure = "timm's script cannot read the embedded digits"
-        raise ConfigError(flag, "", "must be given together with --data", cure=cure)
+        hint = "timm's script cannot read the embedded digits"
+        raise ConfigError(flag, "", "must be given together with --data", hint=hint)
     steps = steps_per_epoch_of(len(opened.train), settings.recipe.batch_size)
     if steps <= (1 + WINDOW_BLOCKS) * block_steps:
-        law = f"must be below {steps / (1 + WINDOW_BLOCKS):g}, a quarter of an epoch"
-        raise ConfigError("--block-steps", "", law, block_steps)
+        problem = f"must be below {steps / (1 + WINDOW_BLOCKS):g}, a quarter of an epoch"
+        raise ConfigError("--block-steps", "", problem, block_steps)
 
 
 def measure_script(
@@ -593,7 +594,7 @@ def timm_seconds(log: str, block_steps: int, batch_size: int) -> float | None:
 def our_seconds(log: str, block_steps: int) -> float | None:
     """Return the seconds of the timed steps by an ``events.jsonl``; None until they are in it."""
     rows = [json.loads(line) for line in log.splitlines(keepends=True) if line.endswith("\n")]
-    times = {row["step"]: row["time"] for row in rows if row["kind"] == "progressed"}
+    times = {row["step"]: row["time"] for row in rows if row["kind"] == "step_logged"}
     first, last = block_steps, (1 + WINDOW_BLOCKS) * block_steps
     if not {first, last} <= set(times):
         return None

@@ -139,7 +139,7 @@ def row_seconds(row: Mapping[str, Any]) -> float:
 
 
 def draw_signals(name: str, count: int, rng: random.Random) -> list[SignalName]:
-    """Return the signal of each kill: one for all, or with ``mixed`` equal shares in a drawn order."""
+    """Return the signal of each kill: one for all, or with ``mixed`` equal fractions in a drawn order."""
     kinds: tuple[SignalName, ...] = ("KILL", "TERM", "INT")
     if name != "mixed":
         return [next(kind for kind in kinds if kind == name)] * count
@@ -159,7 +159,7 @@ def plan_kills(
     """
     end, last_step = moments[-1].seconds, moments[-1].step
     until = max(
-        (m.seconds for m in moments if m.kind == "progressed" and m.step < last_step), default=end
+        (m.seconds for m in moments if m.kind == "step_logged" and m.step < last_step), default=end
     )
     drawn = list(_special_seconds(moments, len(signals) // 2, rng))
     rest = len(signals) - len(drawn)
@@ -185,8 +185,8 @@ def spot_of(moments: Sequence[Moment], row: Mapping[str, Any], elapsed_seconds: 
     place = there.place if there.kind in ("stage_started", "supernet_started") else here.place
     if there.kind in SPECIAL or there.step <= row["step"]:
         return Spot(row["step"], place, SPECIAL.get(there.kind, "training"))
-    share = min(elapsed_seconds / max(there.seconds - here.seconds, 1e-9), 0.999)
-    return Spot(row["step"] + int(share * (there.step - row["step"])), place, "training")
+    fraction = min(elapsed_seconds / max(there.seconds - here.seconds, 1e-9), 0.999)
+    return Spot(row["step"] + int(fraction * (there.step - row["step"])), place, "training")
 
 
 def _special_seconds(moments: Sequence[Moment], most: int, rng: random.Random) -> Iterator[float]:
@@ -454,7 +454,7 @@ def _difference(one: Path, other: Path, read: Callable[[Path], Any]) -> str:
 
 
 _REFERENCE_STALL_SECONDS = 3600.0
-_LEAST_STALL_SECONDS = 120.0
+_MIN_STALL_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -497,7 +497,7 @@ class Reference:
     @property
     def stall_seconds(self) -> float:
         """Return after how long without a word a run counts as stuck."""
-        return max(_LEAST_STALL_SECONDS, 20 * max(self.startup_seconds, self.longest_gap_seconds))
+        return max(_MIN_STALL_SECONDS, 20 * max(self.startup_seconds, self.longest_gap_seconds))
 
 
 @dataclass(frozen=True)
@@ -775,7 +775,7 @@ class Forecast:
         self._summary, self._clock = summary, clock
         self._begin = clock()
         self._first_tick: float | None = None
-        self._share = 0.0
+        self._fraction = 0.0
         self._remaining: float | None = None
         self._at = self._begin
 
@@ -784,9 +784,9 @@ class Forecast:
         now = self._clock()
         if isinstance(report, Tick):
             self._first_tick = now if self._first_tick is None else self._first_tick
-            self._share = report.step / report.total_steps
+            self._fraction = report.step / report.total_steps
         elif isinstance(report, Reference | KilledRun):
-            self._share = 0.0
+            self._fraction = 0.0
         self._remaining, self._at = self._estimate(now), now
 
     def remaining_seconds(self) -> float | None:
@@ -795,7 +795,7 @@ class Forecast:
             return None
         return max(0.0, self._remaining - (self._clock() - self._at))
 
-    def share_done(self) -> float:
+    def fraction_done(self) -> float:
         """Return what part of the whole time is over."""
         left, gone = self.remaining_seconds(), self._clock() - self._begin
         return 0.0 if left is None else gone / max(gone + left, 1e-9)
@@ -803,7 +803,7 @@ class Forecast:
     def _estimate(self, now: float) -> float | None:
         if self._first_tick is None:
             return None
-        known, kills, to_do = self._summary.reference, self._summary.kills, self._share
+        known, kills, to_do = self._summary.reference, self._summary.kills, self._fraction
         left = self._summary.plan.kills - len(kills)
         if known is None:
             if to_do == 0:
@@ -919,7 +919,7 @@ class _TimeLeft(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         """Return the time left; move the bar."""
-        task.completed = self._forecast.share_done()
+        task.completed = self._forecast.fraction_done()
         return Text(f"left {duration(self._forecast.remaining_seconds())}")
 
 

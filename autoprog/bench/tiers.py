@@ -47,12 +47,12 @@ TIERS: Mapping[str, Tier] = {
         "CIFAR-10 on a CPU, a baseline of at most 15 minutes",
         5,
         (
-            *("--search", "--model=vit-xs", "--data-share=0.025", "--epochs=120"),
+            *("--search", "--model=vit-xs", "--data-fraction=0.025", "--epochs=120"),
             *("--batch-size=64", "--lr=2.5e-4", "--sched=wsd", "--margin=1.0"),
             *("--lengths", "0.45", "--baseline-longer=1.5", "--longer-seeds=1"),
             *("--side-by-side", "--cache"),
         ),
-        search_words=("--time-share=0.29",),
+        search_words=("--cost-fraction=0.29",),
         images="CIFAR-10",
     ),
     "gpu": Tier(

@@ -204,8 +204,8 @@ def _tell(args: argparse.Namespace) -> Callable[[SubnetConfig, int], None]:
 
 def _check_flags(args: argparse.Namespace) -> None:
     if args.subject is None:
-        cure = "runner, costs or presets; or give --tier"
-        raise ConfigError("SUBJECT", "", "must be given", cure=cure)
+        hint = "runner, costs or presets; or give --tier"
+        raise ConfigError("SUBJECT", "", "must be given", hint=hint)
     _refuse(args, ("publish", "write"), "it is for --tier")
     if args.dry_run:
         raise ConfigError("--dry-run", "", "must be left out: it is for --tier")
@@ -225,8 +225,8 @@ def _check_flags(args: argparse.Namespace) -> None:
     others = [name for name in of_others if name not in own[args.subject]]
     _refuse(args, others, f"it is not for {args.subject}")
     if args.subject == "runner" and not hasattr(args, "schedule"):
-        cure = "give a YAML file, or a preset with --model"
-        raise ConfigError("--schedule", "", "must be given", cure=cure)
+        hint = "give a YAML file, or a preset with --model"
+        raise ConfigError("--schedule", "", "must be given", hint=hint)
     if args.as_json and hasattr(args, "markdown"):
         raise ConfigError("--markdown", "", "must not be given together with --json")
 

@@ -120,8 +120,8 @@ def _names(args: argparse.Namespace) -> list[str]:
     given = getattr(args, "presets", list(PRESETS))
     for name in given:
         if name not in PRESETS:
-            cure = suggest(name, PRESETS)
-            raise ConfigError("--presets", "", "unknown preset", name, cure)
+            hint = suggest(name, PRESETS)
+            raise ConfigError("--presets", "", "unknown preset", name, hint)
     return list(dict.fromkeys([_REFERENCE, *given]))
 
 
@@ -146,7 +146,7 @@ def _made(configured: Configured, names: list[str]) -> tuple[dict[str, Make], di
         except ConfigError as error:
             left_out[name] = str(error)
             continue
-        if schedule.length_unit == "time_share":
+        if schedule.length_unit == "budget_fraction":
             left_out[name] = "follows the clock of --time-budget"
         else:
             made[name] = make
@@ -257,17 +257,17 @@ class _Progress:
             self._say(f"seed {report.seed} {report.arm}: {how}{self._left(progress)}")
         elif isinstance(report, ArmEnded):
             result, how = report.result, " (reused)" if report.reused else ""
-            self._reused = progress.share if report.reused else self._reused
+            self._reused = progress.fraction if report.reused else self._reused
             text = f"{result.top1_ema:.2f}% in {duration(result.wall_seconds)}{how}"
             done = f"{progress.done} of {progress.runs}"
             self._say(f"seed {report.seed} {report.arm}: {text}; {done}")
 
     def _left(self, progress: Progress) -> str:
         """Return what is left to wait for, once a run has told how long work takes here."""
-        made = progress.share - self._reused
+        made = progress.fraction - self._reused
         if made <= 0:
             return ""
-        left = (time.monotonic() - self._begin) * (1 - progress.share) / made
+        left = (time.monotonic() - self._begin) * (1 - progress.fraction) / made
         return f"; about {duration(left)} left"
 
     def _say(self, text: str) -> None:

@@ -80,11 +80,11 @@ def _words(args: argparse.Namespace, tier: Tier) -> list[str]:
     for name, value in vars(args).items():
         free = name in _OWN | _CARRIED_OUT | (data if tier.images else set())
         if not free and defaults.get(name, None) != value:
-            law = f"must be left out: tier {args.tier} fixes it"
-            raise ConfigError(flag_of(name), "", law)
+            problem = f"must be left out: tier {args.tier} fixes it"
+            raise ConfigError(flag_of(name), "", problem)
     if tier.images and not {"data", "dataset"} & set(vars(args)):
-        law = f"must be given, with {tier.images}"
-        raise ConfigError("--data", "", law, cure="or give --dataset")
+        problem = f"must be given, with {tier.images}"
+        raise ConfigError("--data", "", problem, hint="or give --dataset")
     if args.dry_run and (args.publish is not None or args.write is not None):
         raise ConfigError("--dry-run", "", "must be left out with --publish and --write")
     words = ["verify", *tier.words, f"--seeds={_seeds(args, tier)}"]
@@ -102,8 +102,8 @@ def _seeds(args: argparse.Namespace, tier: Tier) -> int:
     """
     seeds: int = getattr(args, "seeds", tier.seeds)
     if seeds < tier.seeds:
-        law = f"must be at least {tier.seeds} with tier {args.tier}"
-        raise ConfigError("--seeds", "", law, seeds)
+        problem = f"must be at least {tier.seeds} with tier {args.tier}"
+        raise ConfigError("--seeds", "", problem, seeds)
     return seeds
 
 
@@ -146,9 +146,9 @@ def _forecast(args: argparse.Namespace) -> _Forecast:
     whole = _seconds(baseline, model)
     candidate = configured_arm(plan.candidate, "")
     search, epochs = candidate.settings.search, settings.recipe.epochs
-    share = (search.time_share if search else None) or 1.0
-    own_seconds = share * whole if search else _seconds(candidate, model)
-    own = {"baseline": epochs, "candidate": share * epochs}
+    fraction = (search.cost_fraction if search else None) or 1.0
+    own_seconds = fraction * whole if search else _seconds(candidate, model)
+    own = {"baseline": epochs, "candidate": fraction * epochs}
     seconds = arm_seconds(plan, whole, own_seconds, own)
     own |= {arm.name: arm.epochs for arm in plan.others}
     return _Forecast(plan, len(baseline.opened.train), own, seconds)
@@ -188,7 +188,7 @@ def _print_forecast(args: argparse.Namespace, words: list[str], found: _Forecast
     ]
     say("\n".join(plain_table(columns)))
     how = "two arms side by side" if plan.side_by_side else "one run after the other"
-    most = ", searches priced at their share of the baseline" if plan.searches else ""
+    most = ", searches priced at their fraction of the baseline" if plan.searches else ""
     caches = "cache" in plan.baseline.flags
     most += ", loading without the cache" if caches else ""
     say(

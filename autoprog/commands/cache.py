@@ -22,7 +22,7 @@ __all__ = ["add_flags", "run"]
 
 _DAY_SECONDS = 86400.0
 _LAST_SECONDS = datetime(9999, 12, 31, tzinfo=timezone.utc).timestamp()
-_LEAST_PLACE = 12
+_MIN_PLACE = 12
 """Characters of where images come from that a narrow terminal shows at the least."""
 
 
@@ -38,7 +38,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "only files of decoded images are removed, and none that a run reads or builds\n"
     )
     _add_flags(parser, {"dir": None, "older_than": None, "all": False, "as_json": False})
-    # A parser of its own, since argparse takes no NAME behind flags where another word came before them.
+    # A parser of its own, since argparse takes no NAME behind flags where another word came before
+    # them.
     actions = parser.add_subparsers(dest="action", metavar="list|clear")
     for name, summary in (("list", "list the files (default)"), ("clear", "remove files")):
         sub = actions.add_parser(
@@ -91,8 +92,8 @@ def _check(args: argparse.Namespace) -> None:
         where = "NAME" if args.names else "--all" if args.all else "--older-than"
         raise ConfigError(where, "", "must be given with autoprog cache clear")
     if args.action == "clear" and not given:
-        cure = "give a NAME, --older-than DAYS or --all"
-        raise ConfigError("clear", "", "must be told which files", cure=cure)
+        hint = "give a NAME, --older-than DAYS or --all"
+        raise ConfigError("clear", "", "must be told which files", hint=hint)
     if args.all and (args.names or args.older_than is not None):
         raise ConfigError("--all", "", "must be given without a NAME and without --older-than")
 
@@ -111,9 +112,9 @@ def _chosen(args: argparse.Namespace, folder: Path, files: Sequence[CacheFile]) 
             path = Path(given)
             known = by_name.get(path.name)
             if known is None or (path.name != given and path.parent.resolve() != folder.resolve()):
-                law = f"must be a file of decoded images in {folder}"
-                cure = suggest(path.name, by_name, list_all=False) or "see autoprog cache"
-                raise ConfigError("NAME", "", law, given, cure)
+                problem = f"must be a file of decoded images in {folder}"
+                hint = suggest(path.name, by_name, list_all=False) or "see autoprog cache"
+                raise ConfigError("NAME", "", problem, given, hint)
             if known not in chosen:
                 chosen.append(known)
     if args.older_than is not None:
@@ -216,7 +217,7 @@ def _columns(files: Sequence[CacheFile], in_use: Sequence[bool], width: int | No
         Column("unused", tuple(unused)),
         *([Column("state", tuple(state), "left")] if any(state) else []),
     ]
-    room = None if width is None else max(_LEAST_PLACE, width - table_width(columns) - GAP)
+    room = None if width is None else max(_MIN_PLACE, width - table_width(columns) - GAP)
     places = tuple(_end_of(one_line(file.data or "-"), room) for file in files)
     up_to = Column("up to px", tuple(str(file.short_px or "-") for file in files), rank=1)
     return [columns[0], Column("data", places, "left"), up_to, *columns[1:]]

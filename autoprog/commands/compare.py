@@ -56,8 +56,8 @@ def run(args: argparse.Namespace) -> int:
     for path, reason in left_out:
         say(f"autoprog: left out: {path}: {reason}", file=sys.stderr)
     if not runs:
-        cure = "give folders that hold a result.json"
-        raise ConfigError("RUN", "", "must name at least one finished run", cure=cure)
+        hint = "give folders that hold a result.json"
+        raise ConfigError("RUN", "", "must name at least one finished run", hint=hint)
     if left_out and left_out[0][0] == args.runs[0]:
         say(f"autoprog: so the reference is {runs[0].path}", file=sys.stderr)
     with consistent(", ".join(one.path for one in runs)):
@@ -86,7 +86,7 @@ def _read(paths: Sequence[str], runs_dir: str) -> tuple[list[Finished], list[tup
         except ConfigError as error:
             if len(once) == 1:  # then there is nothing to set it beside, and one line says it all
                 raise
-            left_out.append((path, ": ".join(part for part in (error.key, error.law) if part)))
+            left_out.append((path, ": ".join(part for part in (error.key, error.problem) if part)))
     return runs, left_out
 
 
@@ -115,8 +115,8 @@ def _write_page(path: Path, comparison: Comparison) -> None:
     try:
         write_atomically(path, compare_page(comparison))
     except OSError as error:
-        law = f"must be a file that can be written: {error.strerror}"
-        raise ConfigError("--html", str(path), law) from None
+        problem = f"must be a file that can be written: {error.strerror}"
+        raise ConfigError("--html", str(path), problem) from None
 
 
 def print_comparison(

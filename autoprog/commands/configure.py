@@ -16,9 +16,9 @@ from autoprog.commands.flags import (
     check_trials,
     data_settings,
     from_anywhere,
+    given_cost_fraction,
     given_fidelity,
     given_recipe,
-    given_time_share,
 )
 from autoprog.data.run_data import open_data
 from autoprog.data.sources import OpenedData
@@ -123,17 +123,19 @@ def configure_search(args: argparse.Namespace) -> Configured:
     spec = spec if (size := _image_size(args, data, spec, file)) is None else _resized(spec, size)
     space = _with_decision_flags(args, file).space(spec, where)
     proxy = float(getattr(args, "proxy", 1.0))
-    whole = hasattr(args, "trials")  # then only the trials take a share of the data
+    whole = hasattr(args, "trials")  # then only the trials take a fraction of the data
     check_trials(args, whole)
     if whole and data.on_held_out:
-        cure = "trials are evaluated on held-out images in any case"
-        raise ConfigError("--held-out", "", "must be left out with --trials", cure=cure)
+        hint = "trials are evaluated on held-out images in any case"
+        raise ConfigError("--held-out", "", "must be left out with --trials", hint=hint)
     if not whole:
-        data = parse(DataSettings, {**data.model_dump(), "share": data.share * proxy}, "--proxy")
+        data = parse(
+            DataSettings, {**data.model_dump(), "fraction": data.fraction * proxy}, "--proxy"
+        )
     opened = open_data(data)
     data = data.model_copy(update={"white_level": opened.white_level})
-    share = given_time_share(args)
-    of_space = {"sched": "wsd", **file.recipe} if share is not None else file.recipe
+    fraction = given_cost_fraction(args)
+    of_space = {"sched": "wsd", **file.recipe} if fraction is not None else file.recipe
     whole_images = round(len(opened.train) / (1.0 if whole else proxy))
     name, recipe = recipe_of(args, whole_images, data, (where, of_space))
     if _given(args, "pretrained", "initial_checkpoint"):
@@ -147,7 +149,7 @@ def configure_search(args: argparse.Namespace) -> Configured:
         search["storage"] = from_anywhere(search["storage"])
     if whole:
         search.setdefault("rule", "budget" if "budget_seconds" in search else "pareto")
-    search["fidelity"], search["time_share"] = given_fidelity(args), share
+    search["fidelity"], search["cost_fraction"] = given_fidelity(args), fraction
     settings = _settings(args, "search", spec, data, name, recipe, search=search)
     return Configured(settings, opened, None, notices)
 
@@ -198,8 +200,8 @@ def _table_sizes(args: argparse.Namespace, schedule: GrowthSchedule) -> tuple[in
     steps = [stage.step for stage in schedule.stages]
     sizes = {size for s in steps if isinstance(s, Sandwich) for size in s.sandwich.sizes}
     if not sizes:
-        law, cure = "must be resampled for a schedule without sandwich steps", "see --elastic"
-        raise ConfigError("--pos-embed", "", law, kind, cure)
+        problem, hint = "must be resampled for a schedule without sandwich steps", "see --elastic"
+        raise ConfigError("--pos-embed", "", problem, kind, hint)
     return tuple(sorted(sizes))
 
 
@@ -226,9 +228,9 @@ def _model_of_schedule(
     """Return the model that a schedule is for; a file names it, a preset needs --model."""
     if found is None:
         if name not in PRESETS:
-            law = "must be an existing YAML file or a preset"
-            cure = suggest(name, PRESETS, list_all=False) or "see autoprog schedules"
-            raise ConfigError("--schedule", "", law, name, cure)
+            problem = "must be an existing YAML file or a preset"
+            hint = suggest(name, PRESETS, list_all=False) or "see autoprog schedules"
+            raise ConfigError("--schedule", "", problem, name, hint)
         spec = _named_model(args)
         size = _image_size(args, data, spec, None)
         return spec if size is None else _resized(spec, size)
@@ -257,9 +259,9 @@ def _checked_against_timm(full: FullModel, where: str) -> ModelSpec:
     )
     for key in compared:
         if getattr(spec, key) != getattr(built, key):
-            law = f"must be {getattr(built, key)!r}, as {full.model} has"
+            problem = f"must be {getattr(built, key)!r}, as {full.model} has"
             name = {"patch_size": "stride"}.get(key, key)
-            raise ConfigError(where, f"full.{name}", law, getattr(spec, key))
+            raise ConfigError(where, f"full.{name}", problem, getattr(spec, key))
     return built
 
 
@@ -286,11 +288,11 @@ def _with_decision_flags(args: argparse.Namespace, file: SpaceFile) -> SpaceFile
         "num_stages",
         "supernet_epochs",
         "num_points",
-        "supernet_share",
-        "search_share",
-        "tail_trials",
+        "supernet_fraction",
+        "search_fraction",
+        "continuation_trials",
         "max_candidates",
-        "min_full_share",
+        "min_full_fraction",
     )
     given = _given(args, *names)
     grow = {
@@ -339,15 +341,15 @@ def _named_model(args: argparse.Namespace) -> ModelSpec:
     """Return the model that ``--model`` names, or the one that given weights are for, at its image size."""
     if hasattr(args, "model"):
         return find_model(str(args.model))
-    law, cure = "must be given", "add --model deit-s, or any timm VisionTransformer or VOLO"
+    problem, hint = "must be given", "add --model deit-s, or any timm VisionTransformer or VOLO"
     if hasattr(args, "initial_checkpoint"):
         source = str(args.initial_checkpoint)
         run = run_of(Path(source))
         spec = weights_of_file(source).spec if run is None else run.manifest.settings.model.spec()
         if spec is not None:
             return short_named(spec)
-        law = f"must be given: {source} does not say what model it is for"
-    raise ConfigError("--model", "", law, cure=cure)
+        problem = f"must be given: {source} does not say what model it is for"
+    raise ConfigError("--model", "", problem, hint=hint)
 
 
 _OF_SEARCH = (

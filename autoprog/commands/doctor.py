@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from autoprog.bench.doctor import Finding, check_packages
-from autoprog.bounds import Fraction, range_of
+from autoprog.bounds import OpenFraction, range_of
 from autoprog.printable import say
 
 __all__ = ["add_flags", "run"]
@@ -32,7 +32,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         " (embedded digits)",
     )
     fraction = "as in a training: data without a val part"
-    group.add_argument("--val-fraction", type=range_of(Fraction), metavar="F", help=fraction)
+    group.add_argument("--val-fraction", type=range_of(OpenFraction), metavar="F", help=fraction)
     first = "as in a training: the folder of a class (auto)"
     group.add_argument(
         "--class-folders", choices=["auto", "first", "innermost"], default="auto", help=first
@@ -72,5 +72,5 @@ def _findings(args: argparse.Namespace) -> Iterator[Finding]:
 
 def _show(finding: Finding) -> None:
     """Print a line as soon as it is known; no colours, since rich may be what is missing."""
-    cure = f"; {finding.cure}" if finding.cure else ""
-    say(f"{finding.verdict:<6}{finding.subject:<11} {finding.found}{cure}", flush=True)
+    hint = f"; {finding.hint}" if finding.hint else ""
+    say(f"{finding.verdict:<6}{finding.subject:<11} {finding.found}{hint}", flush=True)

@@ -175,11 +175,11 @@ def _forecast(configured: Configured) -> _Forecast | None:
     else:
         assert search is not None, "a run has a schedule or searches one"
         length, _ = length_and_plan(search, settings.recipe, len(configured.opened.train))
-        steps, at_most = length.total_steps, search.time_share is None
+        steps, at_most = length.total_steps, search.cost_fraction is None
         seconds = steps * costs.wall(full).seconds
     return _Forecast(
         steps=steps,
-        steps_are_full=search is not None and search.time_share is not None,
+        steps_are_full=search is not None and search.cost_fraction is not None,
         seconds=settings.time_budget_seconds or seconds + evaluation,
         at_most=at_most,
         evaluation_seconds=evaluation,

@@ -18,8 +18,8 @@ from autoprog.bounds import (
     CropPct,
     FewOrNone,
     FewValues,
+    PositiveFraction,
     Px,
-    SomeShare,
     range_of,
 )
 from autoprog.commands.configure import recipe_of
@@ -93,8 +93,8 @@ def tokens_of(
     try:
         return Tokens.model_validate({"by": chosen, "at_blocks": places, "keep_rate": 0.5})
     except ValueError:
-        law = "must be rising numbers from 0"
-        raise ConfigError("--at-blocks", "", law, list(places)) from None
+        problem = "must be rising numbers from 0"
+        raise ConfigError("--at-blocks", "", problem, list(places)) from None
 
 
 def check_size(size: int, spec: ModelSpec, flag: str) -> None:
@@ -105,8 +105,8 @@ def check_size(size: int, spec: ModelSpec, flag: str) -> None:
     """
     if size % spec.patch_size or size < spec.patch_size:
         low, high = nearest_multiples(size, spec.patch_size)
-        law = f"must be a multiple of the stride {spec.patch_size}"
-        raise ConfigError(flag, "", law, size, f"nearest are {low} and {high}")
+        problem = f"must be a multiple of the stride {spec.patch_size}"
+        raise ConfigError(flag, "", problem, size, f"nearest are {low} and {high}")
     if size > spec.img_size:
         raise ConfigError(flag, "", f"must be at most the full size {spec.img_size}", size)
 
@@ -115,21 +115,21 @@ def check_rate(rate: float, tokens: Tokens, spec: ModelSpec, flag: str) -> None:
     """Refuse a keep-rate that a model cannot run by this choice of tokens.
 
     Raises:
-        ConfigError: If it is no share, or the model lacks the blocks, the class token or the freedom.
+        ConfigError: If it is no fraction, or the model lacks the blocks, the class token or the freedom.
     """
     if not 0 < rate <= 1:
         raise ConfigError(flag, "", "must lie in (0, 1]", rate)
     if rate == 1:
         return
     if spec.needs_grid:
-        law = f"must be 1: {spec.name} needs the whole grid of tokens"
-        raise ConfigError(flag, "", law, rate)
+        problem = f"must be 1: {spec.name} needs the whole grid of tokens"
+        raise ConfigError(flag, "", problem, rate)
     if tokens.by == "class_attention" and not spec.class_token:
-        law = f"must be magnitude, l2_magnitude or random: {spec.name} has no class token"
-        raise ConfigError("--by", "", law, tokens.by)
+        problem = f"must be magnitude, l2_magnitude or random: {spec.name} has no class token"
+        raise ConfigError("--by", "", problem, tokens.by)
     if tokens.at_blocks[-1] >= spec.full.total_depth:
-        law = f"must be below the depth {spec.full.total_depth}"
-        raise ConfigError("--at-blocks", "", law, tokens.at_blocks[-1])
+        problem = f"must be below the depth {spec.full.total_depth}"
+        raise ConfigError("--at-blocks", "", problem, tokens.at_blocks[-1])
 
 
 # --------------------------------------------------------------------------------------------------
@@ -185,14 +185,16 @@ def target_of(target: str, checkpoint: str, weights: str) -> Path:
     if checkpoint == "final":
         return path
     if checkpoint == "best" and weights != "ema":
-        cure = "leave out --weights"
+        hint = "leave out --weights"
         raise ConfigError(
-            "--checkpoint", "", "must be final or last for online weights", checkpoint, cure
+            "--checkpoint", "", "must be final or last for online weights", checkpoint, hint
         )
     file = path / "checkpoints" / {"best": "best.safetensors", "last": "last.pt"}[checkpoint]
     if not file.is_file():
-        law = f"must go with a run that has {file.name}"
-        raise ConfigError("--checkpoint", "", law, checkpoint, "leave it out for the final weights")
+        problem = f"must go with a run that has {file.name}"
+        raise ConfigError(
+            "--checkpoint", "", problem, checkpoint, "leave it out for the final weights"
+        )
     return file
 
 
@@ -210,8 +212,8 @@ def _labelled(
     if file.class_names is not None and data.has_names(own):
         return labelled_as(opened, file.class_names, where)
     if head is not None and head.ndim > 0 and len(head) != len(own):
-        law = f"must have as many classes as the weights have outputs, {len(head)}"
-        raise ConfigError(where, "", law, len(own))
+        problem = f"must have as many classes as the weights have outputs, {len(head)}"
+        raise ConfigError(where, "", problem, len(own))
     who = "the weights name no" if file.class_names is None else "the data name no"
     note = f"{who} classes: outputs are taken in the order of the images' {own[0]!r} … {own[-1]!r}"
     return opened, note
@@ -225,8 +227,8 @@ def finished_run(path: Path) -> Run:
     """
     run = load_run(path)
     if run.result is None:
-        law, cure = "must be a finished run", "go on with --resume first"
-        raise ConfigError("RUN", "", law, str(path), cure)
+        problem, hint = "must be a finished run", "go on with --resume first"
+        raise ConfigError("RUN", "", problem, str(path), hint)
     return run
 
 
@@ -260,7 +262,7 @@ def _data_of_run(data: DataSettings, run: Run) -> tuple[DataSettings, OpenedData
     if recorded.val_fraction is None:
         return data, _opened(data), ""
     held_out = None if run.manifest.data is None else run.manifest.data.digests.get("val")
-    known = ("val_fraction", "val_seed", "class_folders", "share", "on_held_out")
+    known = ("val_fraction", "val_seed", "class_folders", "fraction", "on_held_out")
     again = data.model_copy(update={key: getattr(recorded, key) for key in known})
     if data.val_fraction is None:
         with suppress(ConfigError):  # it has a val part, or is another data set
@@ -304,10 +306,12 @@ def _model(args: argparse.Namespace, file: WeightsFile) -> ModelSpec:
     if hasattr(args, "model"):
         return find_model(args.model, getattr(args, "img_size", None))
     if file.spec is None:
-        law = f"must be given: {file.path} does not say what model it is for"
+        problem = f"must be given: {file.path} does not say what model it is for"
         if file.refused:
-            law = f"must be given: {file.path} names no model that can be built ({file.refused})"
-        raise ConfigError("--model", "", law, cure="add --model deit-s, or any timm model")
+            problem = (
+                f"must be given: {file.path} names no model that can be built ({file.refused})"
+            )
+        raise ConfigError("--model", "", problem, hint="add --model deit-s, or any timm model")
     return short_named(file.spec)
 
 
@@ -446,11 +450,11 @@ def _add_cell_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--keep-rates",
-        type=range_of(SomeShare),
+        type=range_of(PositiveFraction),
         nargs="+",
         action=FewValues,
         metavar="K",
-        help="shares of tokens to keep",
+        help="fractions of tokens to keep",
     )
     group.add_argument(
         "--grid",

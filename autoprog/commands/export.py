@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autoprog.bounds import BlockNumber, FewValues, Px, SomeShare, range_of
+from autoprog.bounds import BlockNumber, FewValues, PositiveFraction, Px, range_of
 from autoprog.errors import ConfigError
 from autoprog.printable import say
 
@@ -67,7 +67,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("cell of a program")
     group.add_argument("--img-size", type=range_of(Px), metavar="PX", help="image size (full)")
     group.add_argument(
-        "--keep-rate", type=range_of(SomeShare), metavar="K", help="share of tokens to keep (1)"
+        "--keep-rate",
+        type=range_of(PositiveFraction),
+        metavar="K",
+        help="fraction of tokens to keep (1)",
     )
     group.add_argument(
         "--by",
@@ -94,8 +97,8 @@ def run(args: argparse.Namespace) -> int:
     found = load_run(named_run(args.run))
     settings = found.manifest.settings
     if args.format == "hf" and settings.model.spec().is_local:
-        law = f"must be weights: {settings.model.model} is built by supernet.locality"
-        raise ConfigError("--format", "", law, "hf")
+        problem = f"must be weights: {settings.model.model} is built by supernet.locality"
+        raise ConfigError("--format", "", problem, "hf")
     file = _weights(args, found)
     _check_output(args)
     model = ExportedModel.of(file, found.manifest)
@@ -129,14 +132,14 @@ def _weights(args: argparse.Namespace, found: Run) -> WeightsFile:
         return with_tables(read_weights(target_of(str(found.path), "best", args.weights), averaged))
     if args.checkpoint == "last":
         if not (checkpoints / "last.pt").is_file():
-            law = "must be final: the run has no checkpoint"
-            raise ConfigError("--checkpoint", "", law, "last", "go on with --resume first")
+            problem = "must be final: the run has no checkpoint"
+            raise ConfigError("--checkpoint", "", problem, "last", "go on with --resume first")
         return read_weights(checkpoints / "last.pt", averaged)
     if found.result is None:
-        law, cure = "must be a finished run", "go on with --resume first"
+        problem, hint = "must be a finished run", "go on with --resume first"
         if (checkpoints / "last.pt").is_file():
-            cure += ", or add --checkpoint last"
-        raise ConfigError("RUN", "", law, str(found.path), cure)
+            hint += ", or add --checkpoint last"
+        raise ConfigError("RUN", "", problem, str(found.path), hint)
     name = "final_ema" if averaged else "final"
     return with_tables(read_weights(checkpoints / f"{name}.safetensors", averaged))
 
@@ -155,26 +158,26 @@ def _check_output(args: argparse.Namespace) -> None:
 
     output: Path = args.output
     if not output.absolute().parent.is_dir():
-        law, cure = "must lie in an existing folder", f"make {output.parent} first"
-        raise ConfigError("--output", "", law, str(output), cure)
+        problem, hint = "must lie in an existing folder", f"make {output.parent} first"
+        raise ConfigError("--output", "", problem, str(output), hint)
     if args.format == "hf":
         if kind_of(output) is None:
             return
-        law, cure = "must be a new folder", "take another name, or remove it"
+        problem, hint = "must be a new folder", "take another name, or remove it"
         if is_exported_folder(output):
             if args.overwrite:
                 return
-            cure = "take another name, or add --overwrite"
-        raise ConfigError("--output", "", law, str(output), cure)
+            hint = "take another name, or add --overwrite"
+        raise ConfigError("--output", "", problem, str(output), hint)
     for path in (output, description_of(output), classes_of(output)):
         try:
             check_replaceable(path)
         except NotRegularFileError as error:
-            law = f"must be a file, not {error.strerror}"
-            raise ConfigError("--output", "", law, str(path)) from None
+            problem = f"must be a file, not {error.strerror}"
+            raise ConfigError("--output", "", problem, str(path)) from None
         if kind_of(path) is not None and not args.overwrite:
-            law, cure = "must be a new file", "take another name, or add --overwrite"
-            raise ConfigError("--output", "", law, str(path), cure)
+            problem, hint = "must be a new file", "take another name, or add --overwrite"
+            raise ConfigError("--output", "", problem, str(path), hint)
 
 
 def _check_flags(args: argparse.Namespace) -> None:
@@ -184,10 +187,10 @@ def _check_flags(args: argparse.Namespace) -> None:
         raise ConfigError("--output", "", f"must end in {known}", str(args.output))
     for flag in ("img_size", "keep_rate", "by", "at_blocks"):
         if args.format not in _PROGRAMS and getattr(args, flag) is not None:
-            law = (
+            problem = (
                 "must go with --format torch-export or onnx: weights are those of the whole network"
             )
-            raise ConfigError("--" + flag.replace("_", "-"), "", law)
+            raise ConfigError("--" + flag.replace("_", "-"), "", problem)
 
 
 def _cell(args: argparse.Namespace, found: Run, file: WeightsFile) -> SubnetConfig:

@@ -20,13 +20,13 @@ from autoprog.bounds import (
     Count,
     Epochs,
     Few,
-    Fraction,
     Index,
     LoaderProcesses,
     Many,
     Minutes,
+    OpenFraction,
+    PositiveFraction,
     Seed,
-    SomeShare,
     SomeSteps,
     Threads,
     WhiteLevel,
@@ -42,10 +42,10 @@ from autoprog.recipe import RECIPES, Recipe, defaults_text
 from autoprog.settings import DataSettings
 
 __all__ = [
+    "DEFAULT_COST_FRACTION",
     "GIVEN_AGAIN",
     "LOGGER_SETTINGS",
     "NOT_FOR_RESUME",
-    "TIME_SHARE",
     "absolute",
     "add_changed_data_flag",
     "add_data_flags",
@@ -64,9 +64,9 @@ __all__ = [
     "duration_seconds",
     "flag_of",
     "from_anywhere",
+    "given_cost_fraction",
     "given_fidelity",
     "given_recipe",
-    "given_time_share",
     "only_carries_out",
     "words_of",
     "worker_words",
@@ -112,14 +112,14 @@ def add_data_flags(parser: argparse.ArgumentParser, trains: bool = True) -> None
     first = "the folder of a class, where folders lie in folders (auto: the innermost, if that is clear)"
     add("--class-folders", choices=["auto", "first", "innermost"], help=first)
     fraction = "evaluate on this fraction of the images of data without a val part, e.g. 0.2"
-    add("--val-fraction", type=range_of(Fraction), metavar="F", help=fraction)
+    add("--val-fraction", type=range_of(OpenFraction), metavar="F", help=fraction)
     white = "what is white in images of more than 8 bits, e.g. 4095 (by the brightest of some)"
     add("--white-level", type=range_of(WhiteLevel), metavar="X", help=white)
     add("--val-seed", type=range_of(Seed), metavar="N", help="seed that draws them (0)")
     if not trains:
         return
-    share = "share of the training images to use, the same ones in every run (1)"
-    add("--data-share", type=range_of(SomeShare), metavar="S", help=share)
+    fraction = "fraction of the training images to use, the same ones in every run (1)"
+    add("--data-fraction", type=range_of(PositiveFraction), metavar="S", help=fraction)
     held_out = "evaluate on 5 %% of the training images, which are then not trained on"
     add("--held-out", action="store_true", help=held_out)
 
@@ -142,8 +142,8 @@ def data_settings(args: argparse.Namespace) -> DataSettings:
     for key in ("val_fraction", "val_seed", "class_folders", "white_level"):
         if hasattr(args, key):
             values[key] = getattr(args, key)
-    share, held_out = getattr(args, "data_share", 1.0), hasattr(args, "held_out")
-    return parse(DataSettings, {**values, "share": share, "on_held_out": held_out}, "flags")
+    fraction, held_out = getattr(args, "data_fraction", 1.0), hasattr(args, "held_out")
+    return parse(DataSettings, {**values, "fraction": fraction, "on_held_out": held_out}, "flags")
 
 
 def absolute(path: str) -> str:
@@ -152,22 +152,22 @@ def absolute(path: str) -> str:
 
 
 # --------------------------------------------------------------------------------------------------
-# How long a search is: a share of the time of a plain training, or as many epochs.
+# How long a search is: a fraction of the time of a plain training, or as many epochs.
 
 
-TIME_SHARE = 0.5
+DEFAULT_COST_FRACTION = 0.5
 """Length of a search where nothing is said, relative to the time of the full model over the same epochs."""
 
 
 def add_length_flags(group: argparse._ArgumentGroup) -> None:
     """Add the flags that say how long a search is."""
     group.add_argument(
-        "--time-share",
-        type=range_of(SomeShare),
+        "--cost-fraction",
+        type=range_of(PositiveFraction),
         default=argparse.SUPPRESS,
         metavar="S",
         help=f"time of the steps of the run, relative to the full model over --epochs; how many epochs that"
-        f" makes is an outcome ({TIME_SHARE})",
+        f" makes is an outcome ({DEFAULT_COST_FRACTION})",
     )
     group.add_argument(
         "--same-epochs",
@@ -177,19 +177,21 @@ def add_length_flags(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def given_time_share(args: argparse.Namespace) -> float | None:
+def given_cost_fraction(args: argparse.Namespace) -> float | None:
     """Return the length of a search relative to the time of its epochs; None if it is as long as these.
 
     Raises:
         ConfigError: If two lengths are given.
     """
-    given = getattr(args, "time_share", None)
+    given = getattr(args, "cost_fraction", None)
     if hasattr(args, "same_epochs"):
         if given is not None:
-            raise ConfigError("--same-epochs", "", "must not be given together with --time-share")
+            raise ConfigError(
+                "--same-epochs", "", "must not be given together with --cost-fraction"
+            )
         return None
     by_default = getattr(args, "rule", "rollout") == "rollout" and not hasattr(args, "trials")
-    return TIME_SHARE if given is None and by_default else given
+    return DEFAULT_COST_FRACTION if given is None and by_default else given
 
 
 # --------------------------------------------------------------------------------------------------
@@ -256,10 +258,12 @@ def _add_fidelity_flag(group: argparse._ArgumentGroup, flag: str, **options: Any
 
 def add_trial_flags(group: argparse._ArgumentGroup) -> None:
     """Add how many trials, of what size, by which workers and where they are recorded."""
-    trials = "really train N schedules on a share of the data, then the best of them at full length"
+    trials = (
+        "really train N schedules on a fraction of the data, then the best of them at full length"
+    )
     _add_trial_flag(group, "--trials", type=range_of(Many), metavar="N", help=trials)
-    proxy = "share of the images and of the epochs that trials take, or a whole search (1)"
-    _add_trial_flag(group, "--proxy", type=range_of(SomeShare), metavar="S", help=proxy)
+    proxy = "fraction of the images and of the epochs that trials take, or a whole search (1)"
+    _add_trial_flag(group, "--proxy", type=range_of(PositiveFraction), metavar="S", help=proxy)
     group.add_argument(
         "-j",
         "--jobs",
@@ -288,8 +292,8 @@ def check_trials(args: argparse.Namespace, by_trials: bool) -> None:
             raise ConfigError(flag, "", "must come with --trials N, whose workers it is for")
     device = getattr(args, "device", "")
     if by_trials and device.startswith("cuda:"):
-        cure = f"set CUDA_VISIBLE_DEVICES={device.removeprefix('cuda:')}"
-        raise ConfigError("--device", "", "must leave the number to the workers", device, cure)
+        hint = f"set CUDA_VISIBLE_DEVICES={device.removeprefix('cuda:')}"
+        raise ConfigError("--device", "", "must leave the number to the workers", device, hint)
 
 
 def from_anywhere(storage: str) -> str:
@@ -599,14 +603,14 @@ def duration_seconds(text: str) -> float:
     """Return the seconds that a text such as ``90m``, ``24h``, ``1h30m`` or ``45s`` means."""
     match = re.fullmatch(rf"(?:{_PART}h)?(?:{_PART}m)?(?:{_PART}s)?", text)
     if match is None or not text:
-        law = f"must be a duration such as 90m, 24h or 1h30m, but got {brief(text)}"
-        raise argparse.ArgumentTypeError(law)
+        problem = f"must be a duration such as 90m, 24h or 1h30m, but got {brief(text)}"
+        raise argparse.ArgumentTypeError(problem)
     hours, minutes, seconds = (float(part or 0) for part in match.groups())
     total = 3600 * hours + 60 * minutes + seconds
     granted = range_of(Budget)
     if total not in granted:
-        law = f"must be a duration from 1 ms to {granted.high / 3600:,.0f}h"
-        raise argparse.ArgumentTypeError(f"{law}, but got {brief(text)}")
+        problem = f"must be a duration from 1 ms to {granted.high / 3600:,.0f}h"
+        raise argparse.ArgumentTypeError(f"{problem}, but got {brief(text)}")
     return total
 
 

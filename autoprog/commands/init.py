@@ -100,15 +100,15 @@ def _text(args: argparse.Namespace, output: str) -> str:
     if args.kind != "schedule" and given:
         raise ConfigError(given[0], "", "must be given with autoprog init schedule")
     if args.kind == "schedule" and args.preset is None:
-        cure = "add --from linear, or another name that autoprog schedules lists"
-        raise ConfigError("--from", "", "must be given", cure=cure)
+        hint = "add --from linear, or another name that autoprog schedules lists"
+        raise ConfigError("--from", "", "must be given", hint=hint)
     from autoprog.presets import PRESETS
     from autoprog.starters import recipe_starter, schedule_starter, space_starter
     from autoprog.train.model import find_model
 
     if args.preset is not None and args.preset not in PRESETS:
-        cure = suggest(args.preset, PRESETS)
-        raise ConfigError("--from", "", "unknown preset", args.preset, cure)
+        hint = suggest(args.preset, PRESETS)
+        raise ConfigError("--from", "", "unknown preset", args.preset, hint)
     spec = find_model(args.model)
     if args.kind == "space":
         return space_starter(spec, output)
@@ -135,8 +135,8 @@ def check_output(flag: str, path: Path | None, force: bool, endings: tuple[str, 
     if path.suffix not in endings:
         raise ConfigError(flag, "", f"must end in {' or '.join(endings)}", str(path))
     if kind_of(path) is not None and not force:
-        law, cure = "must be a new file", "add --force to replace it"
-        raise ConfigError(flag, "", law, str(path), cure)
+        problem, hint = "must be a new file", "add --force to replace it"
+        raise ConfigError(flag, "", problem, str(path), hint)
     try:
         check_replaceable(path)
     except NotRegularFileError as error:

@@ -67,11 +67,11 @@ def _size(text: str) -> tuple[int, int]:
         ConfigError: If the text is not of the form 80x24, or is too small to show anything.
     """
     columns, _, rows = text.partition("x")
-    law, cure = "must be columns x rows of at least 60x18 and at most 400x200", "such as 80x24"
+    problem, hint = "must be columns x rows of at least 60x18 and at most 400x200", "such as 80x24"
     if re.fullmatch(r"[0-9]{1,4}x[0-9]{1,4}", text) is None:
-        raise ConfigError("--size", "", law, text, cure)
+        raise ConfigError("--size", "", problem, text, hint)
     if not (60 <= int(columns) <= 400 and 18 <= int(rows) <= 200):
-        raise ConfigError("--size", "", law, text, cure)
+        raise ConfigError("--size", "", problem, text, hint)
     return int(columns), int(rows)
 
 

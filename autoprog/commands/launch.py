@@ -42,7 +42,7 @@ from autoprog.errors import (
     command,
     tell_at_once,
 )
-from autoprog.events import Event, RunStarted, Warned
+from autoprog.events import Event, RunStarted, WarningRaised
 from autoprog.files import FileModel, parse
 from autoprog.libwarnings import passed_on
 from autoprog.loggers.relay import Relays
@@ -56,7 +56,7 @@ from autoprog.train.checkpoint import load_newest
 from autoprog.train.device import is_out_of_memory
 from autoprog.train.ranks import Ranks, is_lost_rank, was_restarted
 from autoprog.train.run import Job
-from autoprog.train.step import MOST_ROLLBACKS, Rollbacks
+from autoprog.train.step import MAX_ROLLBACKS, Rollbacks
 from autoprog.train.stop import InterruptedRunError, StopRequest, stop_on_signals
 from autoprog.ui.live import make_display
 
@@ -92,7 +92,7 @@ __all__ = [
 _VERSIONED = ("autoprog", "torch", "timm", "optuna", "numpy")
 
 
-_MOST_LETTERS = 40
+_MAX_LETTERS = 40
 """Of a schedule's name in that of a folder, which file systems bound."""
 
 
@@ -106,7 +106,7 @@ def new_run_id(kind: str, model: str, schedule_from: str | None, now: datetime) 
         now: When the run begins.
     """
     schedule = re.sub(r"\.ya?ml$", "", PurePath(schedule_from or "").name)
-    words = (_plain(model), _plain(schedule)[:_MOST_LETTERS].strip("-."))
+    words = (_plain(model), _plain(schedule)[:_MAX_LETTERS].strip("-."))
     return "-".join([f"{now:%Y-%m-%d-%H%M%S}", kind, *filter(None, words)])
 
 
@@ -182,8 +182,8 @@ def moved_data(args: argparse.Namespace, data: DataSettings) -> DataSettings:
             continue
         if origin is None:
             now = "the embedded digits" if data.embedded else f"{data.dir or data.dataset}"
-            law = f"must be left out with --resume: the run trains on {now}"
-            raise ConfigError("--" + name.replace("_", "-"), "", law, getattr(args, name))
+            problem = f"must be left out with --resume: the run trains on {now}"
+            raise ConfigError("--" + name.replace("_", "-"), "", problem, getattr(args, name))
         changes[key] = absolute(getattr(args, name))
     return data.model_copy(update=changes)
 
@@ -200,24 +200,24 @@ def data_notice(run: Run, now: RecordedData, allow_changed: bool, is_moved: bool
         if run.manifest.settings.data.embedded:
             return None
         if is_moved and not allow_changed:
-            law = "must be left out: the run did not record what its images were"
-            cure = "or add --allow-changed-data"
-            raise ConfigError("--data", "", law, cure=cure)
+            problem = "must be left out: the run did not record what its images were"
+            hint = "or add --allow-changed-data"
+            raise ConfigError("--data", "", problem, hint=hint)
         return "the run did not record its images: they are not compared with those it began with"
     if now.class_names != before.class_names:
         what = class_difference(now.class_names, before.class_names)
-        cure = "put the class folders back, or start a new run"
-        law = f"classes must be those that the run began with: {what}"
-        raise ConfigError("--resume", str(run.path), law, cure=cure)
+        hint = "put the class folders back, or start a new run"
+        problem = f"classes must be those that the run began with: {what}"
+        raise ConfigError("--resume", str(run.path), problem, hint=hint)
     changes = _changes(before, now)
     if not changes:
         return None
     if changes == _VAL_REPLACED:  # as by the repair of a broken one, which no weight depends on
         return f"the images have changed: {changes}; evaluations are of these from here on"
     if not allow_changed:
-        law = f"images must be those that the run began with, but {changes}"
-        cure = "put them back, or add --allow-changed-data to go on with these"
-        raise ConfigError("--resume", str(run.path), law, cure=cure)
+        problem = f"images must be those that the run began with, but {changes}"
+        hint = "put them back, or add --allow-changed-data to go on with these"
+        raise ConfigError("--resume", str(run.path), problem, hint=hint)
     return f"the images have changed: {changes}; their order is another from here on"
 
 
@@ -257,8 +257,8 @@ def given_again(args: argparse.Namespace, settings: RunSettings) -> dict[str, An
             continue
         given = _as_recorded(name, getattr(args, name))
         if value is not None and given != value:
-            law = f"must be {_shown(value)!r}, as the run has, or be left out"
-            raise ConfigError(flag_of(name), "", law, _shown(given))
+            problem = f"must be {_shown(value)!r}, as the run has, or be left out"
+            raise ConfigError(flag_of(name), "", problem, _shown(given))
         found[name] = given
     return found
 
@@ -288,10 +288,10 @@ def check_asks(
     asks = asks_of(settings, folder, loads_weights=loads_weights, logs=logs)
     missing = [ask for ask in asks if any(not hasattr(args, name) for name in ask.flags)]
     if missing:
-        cure = f"to allow that, add {shown_words(_words(missing))} to {flag}"
+        hint = f"to allow that, add {shown_words(_words(missing))} to {flag}"
         if "log_wandb" in missing[0].flags:
-            cure += ", or --wandb-mode offline to keep it in the run folder"
-        raise _refusal(folder, missing[0], cure)
+            hint += ", or --wandb-mode offline to keep it in the run folder"
+        raise _refusal(folder, missing[0], hint)
 
 
 def check_data_asks(data: DataSettings, folder: Path) -> None:
@@ -330,11 +330,11 @@ def loads_weights(settings: RunSettings, folder: Path) -> bool:
     return load_newest(folder / "checkpoints")[0] is None
 
 
-def _refusal(folder: Path, ask: Ask, cure: str) -> ConfigError:
+def _refusal(folder: Path, ask: Ask, hint: str) -> ConfigError:
     where, (value, *_) = str(folder / "run.yaml"), ask.flags.values()
-    law = f"must be allowed on the command line, since {ask.what}"
+    problem = f"must be allowed on the command line, since {ask.what}"
     got = ConfigError.NO_VALUE if value is True else _shown(value)
-    return ConfigError(where, ask.key, law, got, cure)
+    return ConfigError(where, ask.key, problem, got, hint)
 
 
 def _words(asks: Iterable[Ask]) -> Sequence[str]:
@@ -443,9 +443,9 @@ def open_run(
         if found is None:
             check_storage(configured.settings)
         folder = _create(args, configured) if found is None else _reopened(found, configured)
-        ranks.share(str(folder.path))
+        ranks.broadcast(str(folder.path))
         return configured, folder
-    path = Path(ranks.share(""))
+    path = Path(ranks.broadcast(""))
     return configured, FollowedFolder(path, load_run(path).manifest)
 
 
@@ -463,12 +463,12 @@ def carry_out(begin: Begin, launch: Launch, folder: RunFolder) -> None:
     rollbacks = Rollbacks()
     with stop_on_signals() as stop:  # one for all attempts: a signal between two is not lost
         job = Job(stop, launch.ranks, rollbacks)
-        for number in range(MOST_ROLLBACKS + 1):
+        for number in range(MAX_ROLLBACKS + 1):
             try:
                 _carry_out(begin, launch, folder, job)
                 return
             except DivergedError:
-                if not launch.rolls_back or number == MOST_ROLLBACKS:
+                if not launch.rolls_back or number == MAX_ROLLBACKS:
                     raise
             rollbacks.count += 1
             if launch.ranks.is_main:
@@ -494,8 +494,8 @@ def _carry_out(begin: Begin, launch: Launch, folder: RunFolder, job: Job) -> Non
         where, flags = "before a step was taken", _flags_again(launch, folder)
         raise InterruptedRunError("SIGINT", str(folder.path), where, flags) from None
     except MemoryError as error:
-        cure = f"lower --batch-size or --workers; go on with {_resume_of(launch, folder)}"
-        raise RunError(f"{folder.path}: out of memory; {cure}") from error
+        hint = f"lower --batch-size or --workers; go on with {_resume_of(launch, folder)}"
+        raise RunError(f"{folder.path}: out of memory; {hint}") from error
     except RuntimeError as error:
         what = _known_failure(error, launch.ranks)
         if what is None:
@@ -521,7 +521,7 @@ def _with_notices(events: Iterator[Event], notices: Collection[str]) -> Iterator
     for event in events:
         yield event
         if isinstance(event, RunStarted):
-            yield from (Warned(step=event.step, message=text) for text in notices)
+            yield from (WarningRaised(step=event.step, message=text) for text in notices)
 
 
 def _tell(events: Iterator[Event], launch: Launch, folder: RunFolder, stop: StopRequest) -> None:
@@ -530,7 +530,7 @@ def _tell(events: Iterator[Event], launch: Launch, folder: RunFolder, stop: Stop
     step = 0
 
     def warn(text: str) -> None:
-        warned = Warned(step=step, message=text)
+        warned = WarningRaised(step=step, message=text)
         folder.append(warned)
         display.show(warned)
 
@@ -566,7 +566,7 @@ def _known_failure(error: RuntimeError, ranks: Ranks) -> str | None:
 def _follow(events: Iterator[Event], ranks: Ranks) -> None:
     """Carry out a run whose events rank 0 writes and shows; only warnings are this rank's own."""
     for event in events:
-        if isinstance(event, Warned):
+        if isinstance(event, WarningRaised):
             say(one_line(f"rank {ranks.rank}: {event.message}"), file=sys.stderr)
 
 
@@ -622,17 +622,17 @@ def _recorded(args: argparse.Namespace, path: Path) -> Configured:
     run = load_run(path)
     settings = run.manifest.settings
     if settings.kind != args.command:
-        cure = f"use {command(settings.kind, '--resume', path)}"
-        raise ConfigError("--resume", "", f"must be a {args.command} run", str(path), cure)
+        hint = f"use {command(settings.kind, '--resume', path)}"
+        raise ConfigError("--resume", "", f"must be a {args.command} run", str(path), hint)
     if run.result is not None:
-        cure = f"see {command('show', path)}"
-        raise ConfigError("--resume", "", "must be an unfinished run", str(path), cure)
+        hint = f"see {command('show', path)}"
+        raise ConfigError("--resume", "", "must be an unfinished run", str(path), hint)
     if settings.kind == "train" and run.schedule is None:
-        cure = "it was stopped before its start: start a new run"
-        raise ConfigError("--resume", "", "must be a run with a schedule.yaml", str(path), cure)
+        hint = "it was stopped before its start: start a new run"
+        raise ConfigError("--resume", "", "must be a run with a schedule.yaml", str(path), hint)
     if getattr(args, "schedule", settings.schedule_from) != settings.schedule_from:
-        law = f"must be {settings.schedule_from!r}, as the run has, or be left out"
-        raise ConfigError("--schedule", "", law, args.schedule)
+        problem = f"must be {settings.schedule_from!r}, as the run has, or be left out"
+        raise ConfigError("--schedule", "", problem, args.schedule)
     settings = carried_out_by(args, settings, _KEPT_ON_RESUME, "--resume")
     settings = settings.model_copy(update={"data": moved_data(args, settings.data)})
     now = not hasattr(args, "pretrained") and loads_weights(settings, path)
@@ -668,8 +668,8 @@ def carried_out_by(
     again = given_again(args, settings)
     given = {name for name in vars(args) if name not in kept} - again.keys()
     if wrong := sorted(given - changeable(settings.kind)):
-        law, cure = f"must not be given with {flag} RUN", "leave it out, or start a new run"
-        raise ConfigError(flag_of(wrong[0]), "", law, cure=cure)
+        problem, hint = f"must not be given with {flag} RUN", "leave it out, or start a new run"
+        raise ConfigError(flag_of(wrong[0]), "", problem, hint=hint)
     values = {**settings.model_dump(), **{name: getattr(args, name) for name in given}}
     values["cache"] = again.get("cache", settings.cache)
     values["data"]["data_dir"] = again.get("data_dir", settings.data.data_dir)
@@ -692,10 +692,12 @@ def _newest_unfinished(args: argparse.Namespace, ranks: Ranks) -> Path:
         and (folder / needed).exists()
         and _kind_of(folder) == args.command
     ]
-    name = ranks.share(str(min(unfinished, key=is_written_now)) if unfinished else "")
+    name = ranks.broadcast(str(min(unfinished, key=is_written_now)) if unfinished else "")
     if not name:
-        law = f"must find an unfinished {args.command} run in {args.runs_dir}, and there is none"
-        raise ConfigError("--resume auto", "", law, cure="without --resume a new one begins")
+        problem = (
+            f"must find an unfinished {args.command} run in {args.runs_dir}, and there is none"
+        )
+        raise ConfigError("--resume auto", "", problem, hint="without --resume a new one begins")
     return Path(name)
 
 
@@ -712,7 +714,7 @@ def _unfinished(runs_dir: Path, configured: Configured, ranks: Ranks) -> Path | 
     if ranks.is_main:
         folders = runs_in(runs_dir)
         found = next((folder for folder in folders if _is_unfinished(folder, configured)), None)
-    name = ranks.share(str(found or ""))
+    name = ranks.broadcast(str(found or ""))
     return Path(name) if name else None
 
 

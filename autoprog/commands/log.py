@@ -63,5 +63,5 @@ def _check_log(run: Run, to: str) -> None:
     if not (run.path / "events.jsonl").is_file():
         raise ConfigError(str(run.path), "", "must have an events.jsonl")
     if getattr(run.manifest.settings, f"log_{to}") and is_written_now(run.path):
-        law = f"must not be going on with --log-{to}"
-        raise ConfigError(str(run.path), "", law, cure="it is told already")
+        problem = f"must not be going on with --log-{to}"
+        raise ConfigError(str(run.path), "", problem, hint="it is told already")

@@ -65,8 +65,8 @@ def _found(pattern: str | None) -> list[ModelSpec]:
     known = {spec.timm for spec in short if not spec.overrides}
     found = [*short, *(spec for spec in _of_timm(pattern) if spec.timm not in known)]
     if not found:
-        law, cure = "must match a model that can grow", "see autoprog models"
-        raise ConfigError("--filter", "", law, pattern, cure)
+        problem, hint = "must match a model that can grow", "see autoprog models"
+        raise ConfigError("--filter", "", problem, pattern, hint)
     return found
 
 

@@ -42,7 +42,7 @@ from supernet.config import GrowthRule, as_depth
 
 __all__ = ["check_run", "check_validation_images"]
 
-_MOST_CHECK_SECONDS = 60.0
+_MAX_CHECK_SECONDS = 60.0
 
 
 def check_run(configured: Configured, is_new: bool, ranks: Ranks = ONE_PROCESS) -> None:
@@ -92,16 +92,16 @@ def check_validation_images(
     problem = ""
     if ranks.is_main:
         workers = resolve_workers(configured.settings.workers, val)
-        checked = check_images(val, workers, _MOST_CHECK_SECONDS, progress_on_stderr)
+        checked = check_images(val, workers, _MAX_CHECK_SECONDS, progress_on_stderr)
         if checked.unreadable:
             problem = validation_refusal(checked.unreadable)
         elif checked.num_read < len(val):
-            text = f"{checked.num_read:,} of {len(val):,} read in {_MOST_CHECK_SECONDS:.0f} seconds"
+            text = f"{checked.num_read:,} of {len(val):,} read in {_MAX_CHECK_SECONDS:.0f} seconds"
             rest = "the others are read when the run is evaluated, after a checkpoint"
             say(f"validation images: {text}, all fine; {rest}", file=sys.stderr)
-    if problem := ranks.share(problem):
+    if problem := ranks.broadcast(problem):
         where = "--data" if configured.settings.data.dataset is None else "--dataset"
-        raise ConfigError(where, "", problem, cure=f"then --resume {resumed}" if resumed else "")
+        raise ConfigError(where, "", problem, hint=f"then --resume {resumed}" if resumed else "")
 
 
 def _check_full_depth(schedule: GrowthSchedule | None) -> None:
@@ -110,8 +110,8 @@ def _check_full_depth(schedule: GrowthSchedule | None) -> None:
         assert schedule is not None
         if as_depth(stage.depth) != as_depth(schedule.full.depth):
             full = shown_depth(as_depth(schedule.full.depth))
-            law, cure = f"must be {full}, as given weights have", "take --schedule constant"
-            raise ConfigError("--schedule", f"stages[{index}].depth", law, stage.depth, cure)
+            problem, hint = f"must be {full}, as given weights have", "take --schedule constant"
+            raise ConfigError("--schedule", f"stages[{index}].depth", problem, stage.depth, hint)
 
 
 def _growth_rules(
@@ -154,7 +154,7 @@ def _check_batches(
         size = _size_at(recipe, scale, where)
         batches.append(_Batch(own.where if scale == 1 else where, size))
     for batch in batches:
-        _check_shares(settings, batch, ranks)
+        _check_fractions(settings, batch, ranks)
         _check_memory(settings, batch, ranks)
         _check_mixing(settings, batch, ranks)
 
@@ -182,8 +182,8 @@ def _size_at(recipe: Recipe, scale: float, where: tuple[str, str, object]) -> in
     """Return the images of a batch at a scale, of which there must be one."""
     if scale * recipe.batch_size < 0.5:
         place, key, value = where
-        law = f"must leave an image of the {recipe.batch_size} of a batch"
-        raise ConfigError(place, key, law, value)
+        problem = f"must leave an image of the {recipe.batch_size} of a batch"
+        raise ConfigError(place, key, problem, value)
     return scaled_batch_size(recipe, Training(batch_scale=scale))
 
 
@@ -195,16 +195,16 @@ class _Batch:
     size: int
     curriculum: Curriculum = field(default_factory=Curriculum)
 
-    def refuse(self, what: str, cure: str = "") -> ConfigError:
+    def refuse(self, what: str, hint: str = "") -> ConfigError:
         """Return the error of a batch that must be something else."""
         place, key, value = self.where
-        law = f"must be {what}"
+        problem = f"must be {what}"
         if value != self.size:
-            law = f"must make batches that are {what}, not of {self.size} images"
-        return ConfigError(place, key, law, value, cure)
+            problem = f"must make batches that are {what}, not of {self.size} images"
+        return ConfigError(place, key, problem, value, hint)
 
 
-def _check_shares(settings: RunSettings, batch: _Batch, ranks: Ranks) -> None:
+def _check_fractions(settings: RunSettings, batch: _Batch, ranks: Ranks) -> None:
     parts = ranks.world_size * settings.recipe.grad_accum_steps
     if batch.size % parts and not ranks.alone:
         what = f"a multiple of {parts} ({ranks.world_size} processes x --grad-accum-steps)"
@@ -212,9 +212,9 @@ def _check_shares(settings: RunSettings, batch: _Batch, ranks: Ranks) -> None:
 
 
 def _check_clock(settings: RunSettings, schedule: GrowthSchedule) -> None:
-    if schedule.length_unit == "time_share" and settings.time_budget_seconds is None:
-        law, cure = "must come with --time-budget", "shares of time need to know the time"
-        raise ConfigError("--schedule", "length_unit", law, "time_share", cure)
+    if schedule.length_unit == "budget_fraction" and settings.time_budget_seconds is None:
+        problem, hint = "must come with --time-budget", "fractions of time need to know the time"
+        raise ConfigError("--schedule", "length_unit", problem, "budget_fraction", hint)
 
 
 def _distinct_curricula(table: StepTable) -> list[Curriculum]:
@@ -226,8 +226,8 @@ def _check_mixing(settings: RunSettings, batch: _Batch, ranks: Ranks) -> None:
     """Refuse odd batches where images are mixed: timm mixes each image with its mirror in the batch."""
     curricula = (settings.recipe.strength, batch.curriculum)
     rates = [rate for one in curricula for rate in (one.mixup, one.cutmix)]
-    share = batch.size // ranks.world_size
-    if share % 2 and any(value > 0 for rate in rates for value in curve_ends(rate)):
+    fraction = batch.size // ranks.world_size
+    if fraction % 2 and any(value > 0 for rate in rates for value in curve_ends(rate)):
         where = "" if ranks.alone else " in each process"
         raise batch.refuse(f"even{where} for mixup and cutmix", "or set --mixup 0 --cutmix 0")
 

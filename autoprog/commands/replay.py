@@ -47,9 +47,9 @@ def replay_run(args: argparse.Namespace) -> int:
     given = (getattr(args, name, None) for name in ("rule", "sampler", "seed"))
     recorded, chooser = chooser_of(run), chooser_of(run, *given)
     search = run.manifest.settings.search
-    if chooser.rule != recorded.rule and search is not None and search.time_share is not None:
-        law, cure = "must be rollout for a search by time", "its ways on all take the same time"
-        raise ConfigError("--rule", "", law, chooser.rule, cure)
+    if chooser.rule != recorded.rule and search is not None and search.cost_fraction is not None:
+        problem, hint = "must be rollout for a search by time", "its ways on all take the same time"
+        raise ConfigError("--rule", "", problem, chooser.rule, hint)
     found = replay(run, chooser)
     if getattr(args, "as_json", False):
         say(json.dumps(replay_document(run.path.name, chooser, recorded, found), indent=1))
@@ -120,6 +120,6 @@ def _check_alone(args: argparse.Namespace) -> None:
     given = {name for name in vars(args) if name not in _TAKEN}
     wrong = sorted(n for n in given if n not in _DEFAULTS or getattr(args, n) != _DEFAULTS[n])
     if wrong:
-        law = "must not be given with --replay RUN"
-        cure = "only --rule, --sampler, --seed and --json go with it"
-        raise ConfigError(flag_of(wrong[0]), "", law, cure=cure)
+        problem = "must not be given with --replay RUN"
+        hint = "only --rule, --sampler, --seed and --json go with it"
+        raise ConfigError(flag_of(wrong[0]), "", problem, hint=hint)

@@ -62,7 +62,7 @@ def plan_text(settings: RunSettings, plan: SearchPlan | None) -> str:
     assert search is not None
     if plan is None:
         return _trials_text(search)
-    if search.time_share is not None:
+    if search.cost_fraction is not None:
         return _time_text(search, plan)
     epoch, space = plan.total_steps / settings.recipe.epochs, search.space
     dates = ", ".join(f"{point.start_step / epoch:.3g}" for point in plan.points)
@@ -77,13 +77,13 @@ def plan_text(settings: RunSettings, plan: SearchPlan | None) -> str:
 
 def _time_text(search: SearchSettings, plan: SearchPlan) -> str:
     """Return when a search decides whose length is a time."""
-    assert search.time_share is not None
+    assert search.cost_fraction is not None
     dates = ", ".join(f"{point.start_step / plan.total_steps:.0%}" for point in plan.points)
     most = min(
         search.space.decisions.max_candidates, len(search.space.above(search.space.smallest))
     )
     return (
-        f"rule {search.rule}: {search.time_share:.0%} of the time of the full model over these epochs;"
+        f"rule {search.rule}: {search.cost_fraction:.0%} of the time of the full model over these epochs;"
         f" decisions at {dates} of it, at most {most} candidates each, supernet"
         f" {plan.supernet_steps / plan.total_steps:.1%}; full model from"
         f" {plan.full_step / plan.total_steps:.0%} at the latest"
@@ -206,7 +206,7 @@ def _say_common(console: Console, configured: Configured, folder: RunFolder) -> 
 
 
 def _data_words(settings: RunSettings) -> list[str]:
-    """Return the flags of the data of a search, of which ``--proxy`` may have taken a share beside."""
+    """Return the flags of the data of a search, of which ``--proxy`` may have taken a fraction beside."""
     data, search = settings.data, settings.search
     given = {
         "--data": data.dir,
@@ -224,8 +224,8 @@ def _data_words(settings: RunSettings) -> list[str]:
     }
     words = [w for flag, value in given.items() if value is not None for w in (flag, str(value))]
     beside = search.proxy if search is not None and search.trials is None else 1.0
-    if (share := data.share / beside) < 1:
-        words += ["--data-share", f"{share:g}"]
+    if (fraction := data.fraction / beside) < 1:
+        words += ["--data-fraction", f"{fraction:g}"]
     return words + (["--held-out"] if data.on_held_out else [])
 
 

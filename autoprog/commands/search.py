@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoprog.bounds import Epochs, Few, Fraction, Proposals, Px, Seconds, Several, range_of
+from autoprog.bounds import Epochs, Few, OpenFraction, Proposals, Px, Seconds, Several, range_of
 from autoprog.commands.flags import (
     add_changed_data_flag,
     add_data_flags,
@@ -101,7 +101,7 @@ def _add_decision_flags(group: argparse._ArgumentGroup) -> None:
     _add(group, "--sampler", choices=["nsga2", "tpe", "random", "gp"], help=samplers)
     _add(
         group,
-        "--tail-trials",
+        "--continuation-trials",
         type=range_of(Proposals),
         metavar="N",
         help="schedules Optuna proposes at a decision (200)",
@@ -113,10 +113,10 @@ def _add_decision_flags(group: argparse._ArgumentGroup) -> None:
         metavar="N",
         help="decision points at the most (8)",
     )
-    share = "share of the run that supernets may take (0.1)"
-    _add(group, "--supernet-share", type=range_of(Fraction), metavar="S", help=share)
-    share = "most that estimates may cost, as a share of a full run (0.03)"
-    _add(group, "--search-share", type=range_of(Fraction), metavar="S", help=share)
+    fraction = "fraction of the run that supernets may take (0.1)"
+    _add(group, "--supernet-fraction", type=range_of(OpenFraction), metavar="S", help=fraction)
+    fraction = "most that estimates may cost, as a fraction of a full run (0.03)"
+    _add(group, "--search-fraction", type=range_of(OpenFraction), metavar="S", help=fraction)
     costs = "costs.json of an earlier run, instead of measuring"
     _add(group, "--costs", dest="costs_from", metavar="FILE", help=costs)
     profile = "most time to measure step seconds, besides 1 %% of the run (20)"
@@ -134,10 +134,10 @@ def _add_decision_flags(group: argparse._ArgumentGroup) -> None:
     )
     _add(
         group,
-        "--min-full-share",
-        type=range_of(Fraction),
+        "--min-full-fraction",
+        type=range_of(OpenFraction),
         metavar="S",
-        help="share at full size (space)",
+        help="fraction of the steps at full size (space)",
     )
 
 
@@ -263,8 +263,8 @@ def _join(args: argparse.Namespace) -> None:
 
     path = named_run(args.join, args.runs_dir)
     if args.jobs != 1:
-        cure = "join once for each worker"
-        raise ConfigError("-j", "", "must not be given with --join RUN", args.jobs, cure)
+        hint = "join once for each worker"
+        raise ConfigError("-j", "", "must not be given with --join RUN", args.jobs, hint)
     found = load_run(path)
     settings = carried_out_by(args, found.manifest.settings, _KEPT_ON_JOIN, "--join")
     if settings.search is None or settings.search.trials is None:

@@ -21,7 +21,8 @@ __all__ = ["add_flags", "named_run", "put_paths", "run"]
 
 
 # --------------------------------------------------------------------------------------------------
-# Words of the command line that mean a run without being its path: ``last``, a folder of runs, a name.
+# Words of the command line that mean a run without being its path: ``last``, a folder of runs, a
+# name.
 
 
 def named_run(word: str, runs_dir: str = "runs") -> Path:
@@ -48,8 +49,8 @@ def put_paths(args: argparse.Namespace) -> None:
         if word is None or word in PRESETS or not _means_a_run(word, name, args.runs_dir):
             continue
         if is_last(word) and (args.resume is not None or "WORLD_SIZE" in os.environ):
-            law, cure = "must be a path with --resume and under torchrun", "name the run"
-            raise ConfigError(f"--{name.replace('_', '-')}", "", law, word, cure)
+            problem, hint = "must be a path with --resume and under torchrun", "name the run"
+            raise ConfigError(f"--{name.replace('_', '-')}", "", problem, word, hint)
         path = locate(word, args.runs_dir)
         _tell(word, path)
         setattr(args, name, str(path))

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 def _facts(file: SpaceFile) -> dict[str, Any]:
     """Return a space's model, or None for any, its axes, and how many subnets they make.
 
-    An axis is a list of values, or of shares of the full model's value. Shares that round to the same
+    An axis is a list of values, or of fractions of the full model's value. Shares that round to the same
     value make fewer subnets.
     """
     axes = {
@@ -77,6 +77,6 @@ def _columns(facts: Mapping[str, Mapping[str, Any]]) -> list[Column]:
 
 def _axis_text(axis: Mapping[str, tuple[float, ...]]) -> str:
     ((form, values),) = axis.items()
-    if form == "shares":
+    if form == "fractions":
         return " ".join(f"{100 * value:.0f}" for value in values) + " %"
     return " ".join(f"{value:g}" for value in values)

@@ -99,13 +99,13 @@ def _checked(words: Sequence[str]) -> tuple[str, ...]:
     """
     given = tuple(words[1:] if words[:1] == ["--"] else words)
     if given[:1] not in (("train",), ("search",)):
-        cure = "such as autoprog stress -- train --schedule linear --model vit-mu --epochs 4"
+        hint = "such as autoprog stress -- train --schedule linear --model vit-mu --epochs 4"
         got = given[0] if given else ConfigError.NO_VALUE
-        raise ConfigError("stress", "", "must be given train or search after --", got, cure)
+        raise ConfigError("stress", "", "must be given train or search after --", got, hint)
     for word in given:
         flag = word.partition("=")[0]
         if flag in _REFUSED:
-            raise ConfigError(f"stress: {flag}", "", "must be left out", cure=_REFUSED[flag])
+            raise ConfigError(f"stress: {flag}", "", "must be left out", hint=_REFUSED[flag])
     return given
 
 
@@ -135,8 +135,8 @@ def _made(folder: Path) -> Path:
         if any(folder.iterdir()):
             raise ConfigError("--keep", "", "must be a new or an empty folder", str(folder))
     except OSError as error:
-        law = f"must be a folder that can be made: {error.strerror}"
-        raise ConfigError("--keep", "", law, str(folder)) from None
+        problem = f"must be a folder that can be made: {error.strerror}"
+        raise ConfigError("--keep", "", problem, str(folder)) from None
     return folder
 
 

@@ -154,5 +154,5 @@ def execute(args: argparse.Namespace) -> Path:
 
 def _check_schedule_given(args: argparse.Namespace) -> None:
     if args.resume in (None, "auto") and not hasattr(args, "schedule"):
-        cure = "give a YAML file, or a preset with --model"
-        raise ConfigError("--schedule", "", "must be given", cure=cure)
+        hint = "give a YAML file, or a preset with --model"
+        raise ConfigError("--schedule", "", "must be given", hint=hint)

@@ -88,7 +88,7 @@ __all__ = [
 
 NOT_COMPARED = NOT_FOR_RESUME | {"seed", "schedule_from"}
 """Settings in which two runs may differ and be the same arm."""
-_LEAST_PROCESSORS = 8
+_MIN_PROCESSORS = 8
 _REFUSED = {
     "--costs": "measuring is part of what a search costs",
     "--storage": "each seed must be searched anew",
@@ -110,13 +110,16 @@ def given_plan(
     """
     searches, name = hasattr(args, "search"), getattr(args, "schedule", None)
     if searches == (name is not None):
-        law, cure = "must be given, or --schedule FILE, and not both", "what is to be verified?"
-        raise ConfigError("--search", "", law, cure=cure)
+        problem, hint = "must be given, or --schedule FILE, and not both", "what is to be verified?"
+        raise ConfigError("--search", "", problem, hint=hint)
     file = name if name is not None and name not in PRESETS else None
     if file is not None:
         if not is_file(file):
-            law, near = "must be an existing YAML file or a preset", suggest(file, PRESETS, False)
-            raise ConfigError("--schedule", "", law, file, near or "see autoprog schedules")
+            problem, near = (
+                "must be an existing YAML file or a preset",
+                suggest(file, PRESETS, False),
+            )
+            raise ConfigError("--schedule", "", problem, file, near or "see autoprog schedules")
         full = load_schedule(file).full
         args.model = getattr(args, "model", full.model)
         args.img_size = getattr(args, "img_size", full.img_size)
@@ -178,9 +181,9 @@ def check_arms(folder: Path, plan: Plan) -> None:
 
 def _check_processes(nproc: int, where: str, key: str = "") -> None:
     if "WORLD_SIZE" in os.environ:
-        cure = "give --nproc N, and each run is started through it"
-        raise ConfigError("verify", "", "must be started without torchrun", cure=cure)
-    most = max(_LEAST_PROCESSORS, os.cpu_count() or 1)  # else a folder might fill the machine
+        hint = "give --nproc N, and each run is started through it"
+        raise ConfigError("verify", "", "must be started without torchrun", hint=hint)
+    most = max(_MIN_PROCESSORS, os.cpu_count() or 1)  # else a folder might fill the machine
     if nproc > most:
         raise ConfigError(where, key, f"must be at most {most} on this machine", nproc)
 
@@ -234,14 +237,14 @@ def _candidate_flags(args: argparse.Namespace, searches: bool) -> dict[str, Flag
         if not flag.startswith("-") or flag[1:2].isdigit():
             continue
         if not searches:
-            raise ConfigError(flag, "", "must not follow --", cure="only a search has own flags")
+            raise ConfigError(flag, "", "must not follow --", hint="only a search has own flags")
         if flag in _REFUSED:
-            raise ConfigError(flag, "", "must be left out", cure=_REFUSED[flag])
+            raise ConfigError(flag, "", "must be left out", hint=_REFUSED[flag])
         if flag in both:
-            raise ConfigError(flag, "", "must stand before --", cure="it belongs to both arms")
+            raise ConfigError(flag, "", "must stand before --", hint="it belongs to both arms")
         if flag not in known:
             raise ConfigError(
-                flag, "", "unknown flag of a search", cure=suggest(flag, known, False)
+                flag, "", "unknown flag of a search", hint=suggest(flag, known, False)
             )
     longer = getattr(args, "candidate_epochs", None)
     own = flags_of_words(given[1:], FLAGS_OF_SEARCH)
@@ -259,8 +262,8 @@ def configured_arm(settings: ArmSettings, schedule: str) -> Configured:
         with redirect_stderr(said):
             args = parser.parse_args(settings.words(Path(schedule)))
     except SystemExit:
-        law = said.getvalue().strip().removeprefix(f"autoprog {settings.command}: ")
-        raise ConfigError("flags", "", law) from None
+        problem = said.getvalue().strip().removeprefix(f"autoprog {settings.command}: ")
+        raise ConfigError("flags", "", problem) from None
     return configure_search(args) if settings.command == "search" else configure_train(args)
 
 
@@ -275,15 +278,15 @@ def _differing(
     own, other = candidate.settings, baseline.settings
     for key in ("model", "data"):
         if getattr(own, key) != getattr(other, key):
-            cure = "give --img-size" if key == "model" else "leave out --proxy"
-            raise ConfigError("verify", key, "must be the same in both arms", cure=cure)
+            hint = "give --img-size" if key == "model" else "leave out --proxy"
+            raise ConfigError("verify", key, "must be the same in both arms", hint=hint)
     recipes = other.recipe.model_dump(), own.recipe.model_dump()
     differing = {key: (recipes[0][key], recipes[1][key]) for key in recipes[0]}
     differing = {key: pair for key, pair in differing.items() if pair[0] != pair[1]}
     if "epochs" in differing and not hasattr(args, "candidate_epochs"):
-        law = f"must be given: the candidate has {own.recipe.epochs:g}"
-        law += f" of its own, the baseline {other.recipe.epochs:g}"
-        raise ConfigError("--epochs", "", law, cure="or give --candidate-epochs")
+        problem = f"must be given: the candidate has {own.recipe.epochs:g}"
+        problem += f" of its own, the baseline {other.recipe.epochs:g}"
+        raise ConfigError("--epochs", "", problem, hint="or give --candidate-epochs")
     return differing
 
 
@@ -301,7 +304,7 @@ def _digest(arms: tuple[Configured, Configured]) -> str:
 def _search_seconds(args: argparse.Namespace, searches: bool, file: str | None) -> float:
     """Return what finding the schedule took beside training along it: estimates and supernets.
 
-    Of a search on a share of the images nothing else is of use to the training either.
+    Of a search on a fraction of the images nothing else is of use to the training either.
 
     Raises:
         ConfigError: If they are given for a search, whose runs hold their own.
@@ -363,54 +366,54 @@ def other_arms(
 def _lengths(
     args: argparse.Namespace, arms: tuple[Configured, Configured], settings: ArmSettings
 ) -> list[OtherArm]:
-    """Return the candidate at other lengths, the shortest first; of a search by time these are its shares."""
+    """Return the candidate at other lengths, the shortest first; of a search by time these are its fractions."""
     baseline, candidate = arms
-    shares = sorted(getattr(args, "lengths", ()))
+    fractions = sorted(getattr(args, "lengths", ()))
     search = candidate.settings.search
-    by_time = None if search is None else search.time_share
+    by_time = None if search is None else search.cost_fraction
     times = candidate.settings.recipe.epochs / baseline.settings.recipe.epochs
     own = times * (1.0 if by_time is None else by_time)
-    for index, share in enumerate(shares):
-        if not 0 < share <= 100:
-            raise ConfigError("--lengths", "", "must lie in (0, 100]", share)
-        if share in shares[:index]:
-            raise ConfigError("--lengths", "", "must differ", share)
-        if abs(share - own) < 1e-9:
-            law = f"must leave out {own:g}: the candidate has that length"
-            raise ConfigError("--lengths", "", law, share)
+    for index, fraction in enumerate(fractions):
+        if not 0 < fraction <= 100:
+            raise ConfigError("--lengths", "", "must lie in (0, 100]", fraction)
+        if fraction in fractions[:index]:
+            raise ConfigError("--lengths", "", "must differ", fraction)
+        if abs(fraction - own) < 1e-9:
+            problem = f"must leave out {own:g}: the candidate has that length"
+            raise ConfigError("--lengths", "", problem, fraction)
     if by_time is not None:
-        return [_at_time_share(share, times, candidate, settings) for share in shares]
+        return [_at_cost_fraction(fraction, times, candidate, settings) for fraction in fractions]
     return [
         OtherArm(
-            name=f"candidate-{share:g}",
+            name=f"candidate-{fraction:g}",
             role="length",
-            settings=settings.having(epochs=f"{_at(candidate, share / own):g}"),
-            epochs=_at(candidate, share / own),
-            about=f"at {share:g} x the baseline's epochs",
+            settings=settings.having(epochs=f"{_at(candidate, fraction / own):g}"),
+            epochs=_at(candidate, fraction / own),
+            about=f"at {fraction:g} x the baseline's epochs",
         )
-        for share in shares
+        for fraction in fractions
     ]
 
 
-def _at_time_share(
-    share: float, times: float, candidate: Configured, settings: ArmSettings
+def _at_cost_fraction(
+    fraction: float, times: float, candidate: Configured, settings: ArmSettings
 ) -> OtherArm:
-    """Return a search at another share of the baseline's time.
+    """Return a search at another fraction of the baseline's time.
 
-    Its own share is of the time of the full model over the candidate's epochs, `times` the baseline's.
+    Its own fraction is of the time of the full model over the candidate's epochs, `times` the baseline's.
 
     Raises:
         ConfigError: If that is longer than the full model takes.
     """
-    if share > times:
-        law = f"must be at most {times:g} for a search whose length is a share of the time"
-        raise ConfigError("--lengths", "", law, share, "or give --same-epochs after --")
+    if fraction > times:
+        problem = f"must be at most {times:g} for a search whose length is a fraction of the time"
+        raise ConfigError("--lengths", "", problem, fraction, "or give --same-epochs after --")
     return OtherArm(
-        name=f"candidate-{share:g}",
+        name=f"candidate-{fraction:g}",
         role="length",
-        settings=settings.having(time_share=f"{share / times:g}"),
-        epochs=share * candidate.settings.recipe.epochs / times,  # full ones, which take as long
-        about=f"at {share:g} of the baseline's time",
+        settings=settings.having(cost_fraction=f"{fraction / times:g}"),
+        epochs=fraction * candidate.settings.recipe.epochs / times,  # full ones, which take as long
+        about=f"at {fraction:g} of the baseline's time",
     )
 
 
@@ -419,8 +422,8 @@ def _longer(
 ) -> list[OtherArm]:
     if not hasattr(args, "baseline_longer"):
         if hasattr(args, "longer_seeds"):
-            law = "must be given together with --baseline-longer"
-            raise ConfigError("--longer-seeds", "", law)
+            problem = "must be given together with --baseline-longer"
+            raise ConfigError("--longer-seeds", "", problem)
         return []
     times = args.baseline_longer
     if not 1 < times <= 100:
@@ -461,8 +464,8 @@ def _controls(
     baseline, candidate = arms
     wanted = _wanted(args.controls)
     if candidate.schedule is None or baseline.schedule is None:
-        cure = "verify the best.yaml of a search, whose cost is known before it runs"
-        raise ConfigError("--controls", "", "must be given together with --schedule", cure=cure)
+        hint = "verify the best.yaml of a search, whose cost is known before it runs"
+        raise ConfigError("--controls", "", "must be given together with --schedule", hint=hint)
     settings, num_images = candidate.settings, len(candidate.opened.train)
     steps_per_epoch = steps_per_epoch_of(num_images, settings.recipe.batch_size)
     cost, equal_by = _cost(args, candidate, file)
@@ -492,8 +495,8 @@ def _wanted(words: list[str]) -> dict[str, int]:
         except argparse.ArgumentTypeError:
             count = 0
         if name not in _CONTROLS or not count or (colon and name != "random"):
-            law = f"must be {', '.join(_CONTROLS)} or random:N"
-            raise ConfigError("--controls", "", law, word)
+            problem = f"must be {', '.join(_CONTROLS)} or random:N"
+            raise ConfigError("--controls", "", problem, word)
         if name in wanted:
             raise ConfigError("--controls", "", "must differ", word)
         wanted[name] = int(count)
@@ -604,9 +607,11 @@ def _add_other_flags(group: argparse._ArgumentGroup) -> None:
     def add(flag: str, metavar: str, text: str, **options: Any) -> None:
         group.add_argument(flag, default=nothing, metavar=metavar, help=text, **options)
 
-    lengths = "the candidate at these lengths too, as shares of the baseline's epochs: what is the"
+    lengths = (
+        "the candidate at these lengths too, as fractions of the baseline's epochs: what is the"
+    )
     lengths += " shortest that reaches its accuracy"
-    add("--lengths", "SHARE", lengths, nargs="+", action=FewValues, type=range_of(Times))
+    add("--lengths", "FRACTION", lengths, nargs="+", action=FewValues, type=range_of(Times))
     longer = "the baseline at so many times its epochs too, such as 1.5: is it near convergence"
     add("--baseline-longer", "TIMES", longer, type=range_of(Times))
     seeds = "train it for so many of the first seeds (all of them)"
@@ -714,14 +719,14 @@ def _gone_on_with(
     automatic = args.resume in (None, "auto")
     margin = _DEFAULT_MARGIN if given is None and automatic else given
     if margin is not None and margin != plan.margin:
-        law = f"must be {plan.margin:g}, as was fixed before the first run of {folder}"
-        cure = "another margin needs new runs: give another --runs-dir or --seed"
-        raise ConfigError("--margin", "", law, margin, cure)
+        problem = f"must be {plan.margin:g}, as was fixed before the first run of {folder}"
+        hint = "another margin needs new runs: give another --runs-dir or --seed"
+        raise ConfigError("--margin", "", problem, margin, hint)
     fewest = max(plan.seeds, default_seeds) if automatic else plan.seeds
     seeds = getattr(args, "seeds", fewest)
     if seeds < plan.seeds:
-        law = f"must be at least {plan.seeds}, as was fixed before the first run of {folder}"
-        raise ConfigError("--seeds", "", law, seeds)
+        problem = f"must be at least {plan.seeds}, as was fixed before the first run of {folder}"
+        raise ConfigError("--seeds", "", problem, seeds)
     if seeds == plan.seeds:
         return found
     more = parse(type(plan), {**plan.model_dump(), "seeds": seeds}, "flags")
@@ -735,11 +740,11 @@ def _only_with_resume(args: argparse.Namespace) -> None:
     free = {"command", "debug", "resume", "runs_dir", "quiet", "seeds", "margin", "as_json"}
     again = {flag.replace("-", "_") for flag in ELSEWHERE}
     for name in sorted(set(vars(args)) - free - again - {"markdown", "words"}):
-        cure = "leave it out, or start a new verification"
-        raise ConfigError(flag_of(name), "", "must not be given with --resume FOLDER", cure=cure)
+        hint = "leave it out, or start a new verification"
+        raise ConfigError(flag_of(name), "", "must not be given with --resume FOLDER", hint=hint)
     if args.words:
-        law = "must not be followed by flags with --resume FOLDER"
-        raise ConfigError("verify", "", law, " ".join(args.words))
+        problem = "must not be followed by flags with --resume FOLDER"
+        raise ConfigError("verify", "", problem, " ".join(args.words))
 
 
 def _check_asked_again(
@@ -758,11 +763,13 @@ def _check_asked_again(
     given, where = shared_flags(args), str(folder / "verify.json")
     for flag, value in given.items():
         if all(arm.flags.get(flag) != value for arm in arms):
-            law = "must be as the verification has it, or be left out, with --resume FOLDER"
-            raise ConfigError(f"--{flag}", "", law, value)
+            problem = "must be as the verification has it, or be left out, with --resume FOLDER"
+            raise ConfigError(f"--{flag}", "", problem, value)
     wanted = [(flag, value) for arm in arms for flag, value in arm.elsewhere.items()]
     missing = [(flag, value) for flag, value in dict.fromkeys(wanted) if given.get(flag) != value]
     if missing and not is_complete:
         words = shlex.join(word for flag, value in missing for word in flag_words({flag: value}))
-        law = f"its runs reach outside the folder, or into the network, by {words}"
-        raise ConfigError(where, "", law, cure="repeat that with --resume FOLDER if you want it")
+        problem = f"its runs reach outside the folder, or into the network, by {words}"
+        raise ConfigError(
+            where, "", problem, hint="repeat that with --resume FOLDER if you want it"
+        )

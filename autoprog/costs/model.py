@@ -30,7 +30,8 @@ __all__ = [
 
 
 # --------------------------------------------------------------------------------------------------
-# Seconds as a sum of physical terms with coefficients that are not negative, fitted on relative error.
+# Seconds as a sum of physical terms with coefficients that are not negative, fitted on relative
+# error.
 
 
 Terms = tuple[float, ...]
@@ -101,7 +102,7 @@ def _attention_macs(spec: ModelSpec, subnet: SubnetConfig) -> int:
     return 3 * sum(2 * count.attention**2 * spec.embed_dim for count in counts)
 
 
-_LEAST_DATA_SHARE = 1e-3
+_MIN_DATA_FRACTION = 1e-3
 
 
 class Price(NamedTuple):
@@ -198,7 +199,7 @@ class CostModel:
     @cached_property
     def _data_law(self) -> SecondsLaw:
         # The fit is by relative error: a batch that takes next to nothing would be all that counts.
-        least = _LEAST_DATA_SHARE * max(self._loaded.values())
+        least = _MIN_DATA_FRACTION * max(self._loaded.values())
         told = {
             batch: max(seconds, 1e-9) for batch, seconds in self._loaded.items() if seconds >= least
         }

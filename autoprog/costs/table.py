@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from autoprog.bounds import Count, Seconds, Share, SomeSeconds
+from autoprog.bounds import Count, Seconds, SomeSeconds, UnitInterval
 from autoprog.errors import ConfigError
 from autoprog.files import FileModel, parse
 from autoprog.space import SearchSpace, by_size
@@ -61,7 +61,7 @@ class CostCell:
     unfrozen: Unfrozen | None = None
 
     def __post_init__(self) -> None:
-        if self.unfrozen is not None and self.unfrozen.share == 1:  # one value for one meaning
+        if self.unfrozen is not None and self.unfrozen.fraction == 1:  # one value for one meaning
             object.__setattr__(self, "unfrozen", None)
 
     @property
@@ -192,7 +192,7 @@ def by_worth(cells: Sequence[CostCell], full: CostCell) -> list[CostCell]:
 
 def _place(cell: CostCell) -> tuple[float, ...]:
     """Return where a cell lies on each axis."""
-    share = 1.0 if cell.unfrozen is None else cell.unfrozen.share
+    fraction = 1.0 if cell.unfrozen is None else cell.unfrozen.fraction
     subnet = cell.subnet
     return (
         subnet.total_depth,
@@ -200,7 +200,7 @@ def _place(cell: CostCell) -> tuple[float, ...]:
         subnet.tokens.keep_rate,
         cell.batch_size,
         float(cell.shrink_by == "fourier"),
-        share,
+        fraction,
     )
 
 
@@ -235,14 +235,14 @@ class CostTable(FileModel):
     """All costs of a run.
 
     Attributes:
-        overlap: Share of the shorter of step and data that the longer one hides: 0 without loader workers.
+        overlap: Fraction of the shorter of step and data that the longer one hides: 0 without loader workers.
         overlap_is_measured: Whether it was, or is what such a machine should do.
         conditions: Where it was measured: device, precision, threads, workers, processes.
         cells: By the name of the cell.
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
-    overlap: Share = 0.0
+    overlap: UnitInterval = 0.0
     overlap_is_measured: bool = False
     conditions: dict[str, str | Count] = Field(default_factory=dict)
     cells: dict[str, CellCost] = Field(default_factory=dict)

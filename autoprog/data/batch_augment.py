@@ -40,7 +40,8 @@ __all__ = [
 
 
 # --------------------------------------------------------------------------------------------------
-# Colour jitter of a whole batch: brightness, contrast and saturation, as torchvision has Pillow do it.
+# Colour jitter of a whole batch: brightness, contrast and saturation, as torchvision has Pillow do
+# it.
 
 
 _BRIGHTNESS, _CONTRAST, _SATURATION = range(3)
@@ -185,9 +186,12 @@ def erase_(images: Tensor, boxes: np.ndarray, mode: str, draws: Draws) -> None:
 # --------------------------------------------------------------------------------------------------
 # timm's augmentations that keep every pixel in its place, for a group of images at once.
 #
-# Each function gives bit for bit what timm has Pillow make of the images one by one, on machines whose
-# compilers do not fuse a product and a sum (x86-64); elsewhere a blend may be off by one. Images are
-# planes, uint8 N x 3 x H x W, and each has its own level, float64 N: the argument that timm hands on.
+# Each function gives bit for bit what timm has Pillow make of the images one by one, on machines
+# whose
+# compilers do not fuse a product and a sum (x86-64); elsewhere a blend may be off by one. Images
+# are
+# planes, uint8 N x 3 x H x W, and each has its own level, float64 N: the argument that timm hands
+# on.
 # Nothing is changed in place.
 
 
@@ -330,7 +334,8 @@ OPERATIONS: dict[str, Operation] = {
 
 
 # --------------------------------------------------------------------------------------------------
-# timm's RandAugment on a batch: images that get the same operation at the same turn go through together.
+# timm's RandAugment on a batch: images that get the same operation at the same turn go through
+# together.
 
 
 Change: TypeAlias = Callable[[Image.Image], Image.Image]
@@ -574,7 +579,7 @@ def _in_turn(steps: Sequence[Change], seed: Callable[[], None], image: Image.Ima
 
 _JITTER_SLOT = CROP_SLOTS
 _POLICY_SLOT = _JITTER_SLOT + 4
-_MOST_AT_ONCE = 256  # what is computed in between takes several times the memory of the result
+_MAX_AT_ONCE = 256  # what is computed in between takes several times the memory of the result
 _ERASE_SLOT = 2**16  # a policy takes two slots for each of its layers
 
 
@@ -611,12 +616,12 @@ class BatchAugment:
             passes: Number of the pass of each, int64 B.
             cell: What to do with them.
         """
-        if len(indices) <= _MOST_AT_ONCE:
+        if len(indices) <= _MAX_AT_ONCE:
             return self._some(indices, passes, cell)
-        parts = range(0, len(indices), _MOST_AT_ONCE)
+        parts = range(0, len(indices), _MAX_AT_ONCE)
         return torch.cat(
             [
-                self._some(indices[k : k + _MOST_AT_ONCE], passes[k : k + _MOST_AT_ONCE], cell)
+                self._some(indices[k : k + _MAX_AT_ONCE], passes[k : k + _MAX_AT_ONCE], cell)
                 for k in parts
             ]
         )

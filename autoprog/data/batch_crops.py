@@ -30,8 +30,10 @@ __all__ = ["FILTERS", "Crops", "Draws", "crop_and_resize", "draw_crops", "slide"
 # --------------------------------------------------------------------------------------------------
 # Random numbers for many samples at once: a hash of (seed, pass, index, slot), with no state.
 #
-# A sample's numbers depend on nothing else, so a batch may be drawn together, apart or in any order.
-# The hash is the finaliser of SplitMix64 (Steele, Lea and Flood, 2014), chained over the parts of the key.
+# A sample's numbers depend on nothing else, so a batch may be drawn together, apart or in any
+# order.
+# The hash is the finaliser of SplitMix64 (Steele, Lea and Flood, 2014), chained over the parts of
+# the key.
 
 
 _STEP = np.uint64(0x9E3779B97F4A7C15)
@@ -121,7 +123,7 @@ def draw_crops(
     Args:
         draws: Of B samples.
         sizes: (height, width) of their images, int64 B x 2.
-        scale: Bounds of the crop's share of the area.
+        scale: Bounds of the crop's fraction of the area.
         ratio: Bounds of its width by its height.
         flip_rates: Probability of a horizontal and a vertical flip.
         num_filters: The resize filter is one of so many, equally likely.
@@ -172,11 +174,15 @@ def _central_crops(sizes: np.ndarray, ratio: tuple[float, float]) -> np.ndarray:
 
 
 # --------------------------------------------------------------------------------------------------
-# timm's shears and translations for a group of images at once: every row or column slides along itself.
+# timm's shears and translations for a group of images at once: every row or column slides along
+# itself.
 #
-# A pixel of the result lies at x + 0.5 + slope (y + 0.5) + offset in its row, so that of Pillow's affine
-# transform with its 4 x 4 or 2 x 2 neighbours only the sum along the row is left. In doubles and in Pillow's
-# order of operations, the results are bit for bit its own wherever compilers do not fuse a product and a
+# A pixel of the result lies at x + 0.5 + slope (y + 0.5) + offset in its row, so that of Pillow's
+# affine
+# transform with its 4 x 4 or 2 x 2 neighbours only the sum along the row is left. In doubles and in
+# Pillow's
+# order of operations, the results are bit for bit its own wherever compilers do not fuse a product
+# and a
 # sum (x86-64).
 
 
@@ -190,7 +196,7 @@ def slide(
 
     Args:
         pixels: uint8 N x 3 x P x P.
-        levels: Of each image its slope, its offset as a share of P, and 1 to slide columns or 0 to
+        levels: Of each image its slope, its offset as a fraction of P, and 1 to slide columns or 0 to
             slide rows; float64 N x 3.
         is_bicubic: Instead of bilinear.
         fill: The colour of pixels from outside.

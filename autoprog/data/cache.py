@@ -26,7 +26,7 @@ from torch import Tensor
 from autoprog.data.cache_folder import (
     FOOTER,
     MAGIC,
-    MOST_FACTS_BYTES,
+    MAX_FACTS_BYTES,
     cache_folder,
     file_lock,
     lock_of,
@@ -54,7 +54,7 @@ from autoprog.files import json_object
 from autoprog.openfiles import open_regular
 
 __all__ = [
-    "MOST_BATCHWISE_PX",
+    "MAX_BATCHWISE_PX",
     "CacheBuild",
     "CacheSettings",
     "CachedSource",
@@ -69,7 +69,8 @@ __all__ = [
 
 
 # --------------------------------------------------------------------------------------------------
-# What tells at little cost whether the images of a source have changed: names, sizes and times of files.
+# What tells at little cost whether the images of a source have changed: names, sizes and times of
+# files.
 
 
 def origin_of(source: ImageSource) -> str:
@@ -150,7 +151,8 @@ def _files_near(root: str) -> Iterator[str]:
 
 
 # --------------------------------------------------------------------------------------------------
-# The file of decoded images: pixels first, then where each image lies, and at the end what all of it is.
+# The file of decoded images: pixels first, then where each image lies, and at the end what all of
+# it is.
 #
 # A file is valid when its last bytes say so, so one whose writing was cut off never is.
 
@@ -158,7 +160,7 @@ def _files_near(root: str) -> Iterator[str]:
 _VERSION = 1
 _PLACE = np.dtype([("start", "<i8"), ("width", "<i4"), ("height", "<i4")])
 
-_MOST_PIXELS = 2**27
+_MAX_PIXELS = 2**27
 """Of an image: 400 MB when it is copied. Pillow refuses to decode larger ones than 1.3 times that."""
 
 
@@ -248,11 +250,11 @@ class ImageWriter:
             "too_large": too_large,
             "origin": origin,
         }
-        tail = np.array(self._places, dtype=_PLACE).tobytes() + json.dumps(facts).encode()
-        facts_bytes = len(tail) - len(self._places) * _PLACE.itemsize
-        self._file.write(tail)
+        continuation = np.array(self._places, dtype=_PLACE).tobytes() + json.dumps(facts).encode()
+        facts_bytes = len(continuation) - len(self._places) * _PLACE.itemsize
+        self._file.write(continuation)
         self._file.write(
-            FOOTER.pack(MAGIC, _VERSION, zlib.crc32(tail), len(self._places), facts_bytes)
+            FOOTER.pack(MAGIC, _VERSION, zlib.crc32(continuation), len(self._places), facts_bytes)
         )
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -282,16 +284,16 @@ def _read(path: Path, file: IO[bytes], digest: str, num_images: int) -> ImageTab
     tail_bytes = images * _PLACE.itemsize + facts_bytes
     pixels_bytes = size_bytes - FOOTER.size - tail_bytes
     is_foreign = (magic, version) != (MAGIC, _VERSION) or images not in (0, num_images)
-    if is_foreign or facts_bytes > MOST_FACTS_BYTES or pixels_bytes < 0:
+    if is_foreign or facts_bytes > MAX_FACTS_BYTES or pixels_bytes < 0:
         return None
     file.seek(pixels_bytes)
-    tail = file.read(tail_bytes)
-    if zlib.crc32(tail) != checksum:
+    continuation = file.read(tail_bytes)
+    if zlib.crc32(continuation) != checksum:
         return None
-    facts = _facts(tail[images * _PLACE.itemsize :])
+    facts = _facts(continuation[images * _PLACE.itemsize :])
     if facts is None or facts.digest != digest or facts.too_large != (images != num_images):
         return None
-    places = np.frombuffer(tail, _PLACE, images)
+    places = np.frombuffer(continuation, _PLACE, images)
     if not _fills(places, pixels_bytes) or not _are_bad(places, facts.unreadable):
         return None
     pixels = np.empty(0, np.uint8)
@@ -326,7 +328,7 @@ def _fills(places: np.ndarray, num_bytes: int) -> bool:
     pixels = widths * heights
     if (
         min(widths.min(initial=0), heights.min(initial=0)) < 0
-        or pixels.max(initial=0) > _MOST_PIXELS
+        or pixels.max(initial=0) > _MAX_PIXELS
     ):
         return False
     starts = np.concatenate([[0], np.cumsum(3 * pixels)])
@@ -353,7 +355,7 @@ def in_memory(images: Iterable[Image.Image]) -> ImageTable:
 # A source whose images are decoded already: in a memory-mapped file, or in memory.
 
 
-MOST_BATCHWISE_PX = 96
+MAX_BATCHWISE_PX = 96
 """Images up to this side are augmented by batch.
 
 Measured, in relative time by batch and one by one: 1 to 8 at 32 px, 1 to 2.4 at 64, 1 to 1.5 at 96 and
@@ -381,7 +383,7 @@ class CachedSource:
         places = table.places
         widths, heights = places["width"], places["height"]
         self._largest = int(heights.max(initial=0)), int(widths.max(initial=0))
-        self.are_thumbnails = 0 < max(self._largest) <= MOST_BATCHWISE_PX
+        self.are_thumbnails = 0 < max(self._largest) <= MAX_BATCHWISE_PX
         self.in_memory = self.are_thumbnails
         kinds = np.unique(places[["height", "width"]][widths > 0])
         self.one_size: tuple[int, int] | None = kinds[0].item() if len(kinds) == 1 else None
@@ -602,8 +604,8 @@ class CacheBuild:
             figures = (
                 f"needs {needed / _GIB:.1f} GiB in {folder}, which has {free / _GIB:.1f} GiB free"
             )
-            cure = "make room, name another folder with --cache DIR, or do without"
-            raise RunError(f"the cache of the {self.part} images {figures}; {cure}")
+            hint = "make room, name another folder with --cache DIR, or do without"
+            raise RunError(f"the cache of the {self.part} images {figures}; {hint}")
 
     def _chunks(self, mean_bytes: float) -> Iterator[_Chunk]:
         size = int(np.clip(_CHUNK_BYTES / max(1.0, mean_bytes), 1, 256))

@@ -24,7 +24,7 @@ from autoprog.openfiles import open_for_appending, open_regular
 __all__ = [
     "FOOTER",
     "MAGIC",
-    "MOST_FACTS_BYTES",
+    "MAX_FACTS_BYTES",
     "CacheFile",
     "cache_files",
     "cache_folder",
@@ -45,10 +45,10 @@ FOOTER = struct.Struct(
     "<8sIIQQ"
 )  # magic, version, CRC-32 of tables and facts, images, bytes of facts
 
-MOST_FACTS_BYTES = 2**24
+MAX_FACTS_BYTES = 2**24
 """More than the reasons of 50,000 unreadable images take."""
 
-_MOST_LISTED_BYTES = 2**20
+_MAX_LISTED_BYTES = 2**20
 """So much is read of each file of a list, of which there may be many."""
 
 _NAME = re.compile(r"(?P<part>training|validation)-[0-9a-f]{12}-(?P<px>[0-9]{1,9})px\.images")
@@ -102,8 +102,8 @@ def check_cache_folder(folder: str) -> None:
     if "\0" in folder or not os.path.isdir(nearest):
         raise ConfigError("--cache", "", "must be a folder, or where one can be made", folder)
     if nearest != path and not os.access(nearest, os.W_OK | os.X_OK):
-        law = f"must be where a folder can be made, and {nearest} may not be changed"
-        raise ConfigError("--cache", "", law, folder)
+        problem = f"must be where a folder can be made, and {nearest} may not be changed"
+        raise ConfigError("--cache", "", problem, folder)
 
 
 def new_part_of(path: Path) -> Path:
@@ -231,7 +231,7 @@ def _facts(path: Path, file: IO[bytes], size_bytes: int) -> dict[str, Any] | Non
     if magic != MAGIC:
         return None
     origin = None
-    if facts_bytes <= min(size_bytes - FOOTER.size, _MOST_LISTED_BYTES):
+    if facts_bytes <= min(size_bytes - FOOTER.size, _MAX_LISTED_BYTES):
         file.seek(size_bytes - FOOTER.size - facts_bytes)
         with suppress(ConfigError):  # of another version, or damaged, but ours
             origin = json_object(file.read(facts_bytes), str(path)).get("origin")

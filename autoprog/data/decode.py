@@ -23,8 +23,8 @@ from autoprog.errors import RunError
 __all__ = [
     "HEIF_ENDINGS",
     "IMAGE_ERRORS",
-    "MOST_FILE_BYTES",
-    "MOST_PIXELS",
+    "MAX_FILE_BYTES",
+    "MAX_PIXELS",
     "NO_IMAGES",
     "WIDE_MODES",
     "BadImages",
@@ -48,7 +48,8 @@ __all__ = [
 
 
 # --------------------------------------------------------------------------------------------------
-# Which image files are read: Pillow's formats, by the ending of a name and by the content of a file.
+# Which image files are read: Pillow's formats, by the ending of a name and by the content of a
+# file.
 
 
 HEIF_ENDINGS = frozenset({".heic", ".heics", ".heif", ".heifs", ".hif"})
@@ -102,7 +103,8 @@ def image_endings() -> frozenset[str]:
 
 # What Pillow raises on broken files, beside OSError: a broken PNG is a SyntaxError, a truncated
 # chunk a struct.error, an image of absurd size a DecompressionBombError, and the readers of rare
-# formats stumble over their own arithmetic. A MemoryError is one image's fault as long as sizes are bounded.
+# formats stumble over their own arithmetic. A MemoryError is one image's fault as long as sizes are
+# bounded.
 IMAGE_ERRORS = (
     OSError,
     SyntaxError,
@@ -121,30 +123,30 @@ IMAGE_ERRORS = (
     Image.DecompressionBombError,
 )
 
-MOST_PIXELS = 2**26
+MAX_PIXELS = 2**26
 """The most pixels of an image, 67 million: more than cameras of 61 megapixels and phones of 50 give.
 
 Measured at 10,000 x 10,000, in bytes a pixel while it is decoded to RGB: 4 for PNG and JPEG files, 8 where
 there is transparency or CMYK, 7 for progressive JPEG, HEIF and TIFF files. So a worker takes up to 0.55 GB.
 """
 
-MOST_FILE_BYTES = 2**29
+MAX_FILE_BYTES = 2**29
 """The most bytes of an image file: that many pixels of 16 bits in three channels are 0.4 GB."""
 
-_MOST_PIXELS_OF = {"WEBP": 2**25, "AVIF": 2**25, "JPEG2000": 2**24}
+_MAX_PIXELS_OF = {"WEBP": 2**25, "AVIF": 2**25, "JPEG2000": 2**24}
 """Of formats that take more: measured 15, 9 and 18 bytes a pixel, and AVIF 6, JPEG 2000 2 megapixels a second
 for noise, which is the slowest to decode."""
 
-_MOST_PIXELS_IN_PYTHON = 2**22
+_MAX_PIXELS_IN_PYTHON = 2**22
 """Of what Pillow decodes in Python, such as PPM files with numbers as text: measured 1 megapixel a second."""
 
-_MOST_SCANS = 64
+_MAX_SCANS = 64
 """Of a progressive JPEG file, which has about 10. Each goes over the whole image: measured 0.4 ns a pixel."""
 
-_MOST_STRIPS = 2**17
+_MAX_STRIPS = 2**17
 """Of a TIFF file. Pillow makes a list of them before it tells the size: measured 4 us and 280 bytes each."""
 
-_MOST_READS = 2**20
+_MAX_READS = 2**20
 """Of parts of a file, which Pillow goes through in Python: measured 0.5 to 2 us each, empty ones too."""
 
 _VALUES_AT_ONCE = 2**19
@@ -172,7 +174,7 @@ def bounded() -> Iterator[None]:
     """
     most, formats = Image.MAX_IMAGE_PIXELS, Image.ID
     Image.ID = list(readable_formats())
-    Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # it refuses twice as many, and warns of fewer
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # it refuses twice as many, and warns of fewer
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -267,15 +269,15 @@ def _to_8_bits(values: np.ndarray, white_level: float | None) -> np.ndarray:
         if white == WHITE_LEVELS[-1]:  # without the lower 8 bits, as Pillow takes 16-bit colour
             flat_found[chosen] = np.minimum(part / 256, 255).astype(np.uint8)
         else:
-            shares = np.minimum(part / white, 1.0)
-            flat_found[chosen] = np.round(shares * 255).astype(np.uint8)
+            fractions = np.minimum(part / white, 1.0)
+            flat_found[chosen] = np.round(fractions * 255).astype(np.uint8)
     return found
 
 
 class _Parts(io.BytesIO):
     """An image file of which Pillow may read so many parts."""
 
-    num_reads, most_reads = 0, _MOST_READS
+    num_reads, max_reads = 0, _MAX_READS
 
     def read(self, size: int | None = -1) -> bytes:
         self._count()
@@ -287,7 +289,7 @@ class _Parts(io.BytesIO):
 
     def _count(self) -> None:
         self.num_reads += 1
-        if self.num_reads > self.most_reads:
+        if self.num_reads > self.max_reads:
             raise ValueError("a file of too many parts")
 
 
@@ -297,25 +299,25 @@ def open_image(data: bytes) -> Image.Image:
     To be called, as what decodes the image, within :func:`bounded`.
 
     Raises:
-        DecompressionBombError: It has more than :data:`MOST_PIXELS`.
+        DecompressionBombError: It has more than :data:`MAX_PIXELS`.
         ValueError: It would take very long, or more memory than other formats.
         IMAGE_ERRORS: It is broken.
     """
-    if data[:2] in (b"II", b"MM") and data[2:4] in _TIFF_MARKS and _num_strips(data) > _MOST_STRIPS:
-        raise ValueError(f"more than {_MOST_STRIPS:,} strips or tiles")
+    if data[:2] in (b"II", b"MM") and data[2:4] in _TIFF_MARKS and _num_strips(data) > _MAX_STRIPS:
+        raise ValueError(f"more than {_MAX_STRIPS:,} strips or tiles")
     parts = _Parts(data)
     image = Image.open(parts, formats=readable_formats())
-    most = min(MOST_PIXELS, _MOST_PIXELS_OF.get(image.format or "", MOST_PIXELS))
+    most = min(MAX_PIXELS, _MAX_PIXELS_OF.get(image.format or "", MAX_PIXELS))
     tiles: list[Any] = getattr(image, "tile", [])
     if any(tile[0] in Image.DECODERS for tile in tiles):
-        most = min(most, _MOST_PIXELS_IN_PYTHON)
-        parts.most_reads = 4 * most  # some take each pixel by itself
+        most = min(most, _MAX_PIXELS_IN_PYTHON)
+        parts.max_reads = 4 * most  # some take each pixel by itself
     width, height = image.size
     if width * height > most:
         raise ValueError(f"more than the {most:,} pixels that are read of such files")
     # FF DA starts a scan; within the data of one FF is followed by 0 or by the mark of a restart.
-    if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > _MOST_SCANS:
-        raise ValueError(f"a JPEG file of more than {_MOST_SCANS} scans")
+    if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > _MAX_SCANS:
+        raise ValueError(f"a JPEG file of more than {_MAX_SCANS} scans")
     return image
 
 

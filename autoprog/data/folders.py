@@ -44,14 +44,14 @@ _SYSTEM_NAMES = frozenset(
     {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"}
     | {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
 )
-_MOST_NESTED_TARS = 2
+_MAX_NESTED_TARS = 2
 _LONGEST_NAME_BYTES = 4096
-_MOST_FOLDERS_DEEP = 64
-_MOST_NAMES_OF_A_FOLDER = 8
+_MAX_FOLDERS_DEEP = 64
+_MAX_NAMES_OF_A_FOLDER = 8
 """Links give a folder more names; without a limit some folders that link to each other have n! names."""
-_MOST_HEADER_BYTES = 2**16
+_MAX_HEADER_BYTES = 2**16
 """What the headers of one member of a tar file may take: names of up to 4 KiB, dates, owners, attributes."""
-_MOST_GLOBAL_HEADERS = 256
+_MAX_GLOBAL_HEADERS = 256
 """tarfile copies them for each member."""
 _LONG_NUMBER = re.compile(rb"\d{300}")
 """What no name has in it. Python before 3.12.6 takes a time that grows as the square of such a header."""
@@ -59,7 +59,7 @@ _LONG_NUMBER = re.compile(rb"\d{300}")
 _DIGITS = re.compile(r"(\d+)")
 _HIDDEN = "hidden or system"
 _LOOSE = "outside the class folders"
-_TOO_DEEP = f"more than {_MOST_FOLDERS_DEEP} folders deep"
+_TOO_DEEP = f"more than {_MAX_FOLDERS_DEEP} folders deep"
 
 
 @dataclass(frozen=True)
@@ -170,9 +170,9 @@ class _Collector:
         if loose := self.directories.pop("", None):
             self.leave_out(_LOOSE, min(loose.names), len(loose.names))
             if not self.directories:
-                law = "must have its images in one folder a class"
-                cure = f"{printable(min(loose.names))!r} and all others lie directly in it"
-                raise ConfigError("--data", "", law, where, cure)
+                problem = "must have its images in one folder a class"
+                hint = f"{printable(min(loose.names))!r} and all others lie directly in it"
+                raise ConfigError("--data", "", problem, where, hint)
         layout = _layout(sorted(self.directories), where, class_folders)
         self._refuse_empty_classes(layout, where)
         class_names = tuple(sorted(set(layout.class_of.values()), key=_order))
@@ -227,9 +227,9 @@ class _Collector:
                 inside = wrappers < len(parts) <= wrappers + layout.class_depth
             if inside:
                 held = self._left_out_below(folder)
-                law = f"class folder {printable(folder)!r} must hold an image{held}"
-                cure = "put images into it, convert those it has, or remove it"
-                raise ConfigError("--data", "", law, where, cure)
+                problem = f"class folder {printable(folder)!r} must hold an image{held}"
+                hint = "put images into it, convert those it has, or remove it"
+                raise ConfigError("--data", "", problem, where, hint)
 
     def _left_out_below(self, folder: str) -> str:
         kinds = [
@@ -288,7 +288,7 @@ def _layout(folders: Sequence[str], where: str, class_folders: ClassFolders) -> 
 
 def _refuse_ambiguous(split: Mapping[str, Sequence[str]], where: str) -> None:
     """Refuse folders within folders of which the innermost names do not tell classes apart."""
-    cure = "give --class-folders first or --class-folders innermost, or one folder a class"
+    hint = "give --class-folders first or --class-folders innermost, or one folder a class"
     parents: dict[str, list[str]] = defaultdict(list)
     for folder, parts in split.items():
         parents[parts[-1]].append(folder)
@@ -297,14 +297,14 @@ def _refuse_ambiguous(split: Mapping[str, Sequence[str]], where: str) -> None:
             both = " and ".join(
                 repr(printable(folder)) for folder in sorted(folders, key=_order)[:2]
             )
-            law = f"must have one folder a class: {both} end alike"
-            raise ConfigError("--data", "", law, where, cure)
+            problem = f"must have one folder a class: {both} end alike"
+            raise ConfigError("--data", "", problem, where, hint)
     by_depth = {len(parts): folder for folder, parts in sorted(split.items(), reverse=True)}
     if len(by_depth) > 1:
         (_, upper), *_, (_, lower) = sorted(by_depth.items())
         both = f"{printable(upper)!r} and {printable(lower)!r}"
-        law = f"must have all class folders at one level: images lie in {both}"
-        raise ConfigError("--data", "", law, where, cure)
+        problem = f"must have all class folders at one level: images lie in {both}"
+        raise ConfigError("--data", "", problem, where, hint)
 
 
 def _refuse_equal_names(chosen: Mapping[str, str], class_of: Mapping[str, str], where: str) -> None:
@@ -313,8 +313,8 @@ def _refuse_equal_names(chosen: Mapping[str, str], class_of: Mapping[str, str], 
     for folder, name in class_of.items():
         other = known.setdefault(name, chosen[folder])
         if other != chosen[folder]:
-            law = f"must not have two class folders whose names are both shown as {name!r}"
-            raise ConfigError("--data", "", law, where, "rename or merge them")
+            problem = f"must not have two class folders whose names are both shown as {name!r}"
+            raise ConfigError("--data", "", problem, where, "rename or merge them")
 
 
 def _groups(directories: Mapping[str, object], num_wrappers: int) -> Iterator[list[str]]:
@@ -354,18 +354,18 @@ def scan_folder(folder: str, class_folders: ClassFolders = "auto") -> ScannedIma
             with os.scandir(path) as listing:
                 entries = list(listing)
         except OSError as error:
-            law = f"must be a folder that can be listed ({error.strerror})"
-            raise ConfigError("--data", "", law, path) from None
+            problem = f"must be a folder that can be listed ({error.strerror})"
+            raise ConfigError("--data", "", problem, path) from None
         if (identity := (status.st_dev, status.st_ino)) in above:
             found.visited.discard(inner)
             found.leave_out("links to a folder above them", inner)
             continue
         num_names[identity] += 1
-        if num_names[identity] > _MOST_NAMES_OF_A_FOLDER:
+        if num_names[identity] > _MAX_NAMES_OF_A_FOLDER:
             found.visited.discard(inner)
             found.leave_out("links to a folder that many others link to", inner)
             continue
-        if len(above) > _MOST_FOLDERS_DEEP:
+        if len(above) > _MAX_FOLDERS_DEEP:
             found.leave_out(_TOO_DEEP, inner)
             continue
         here = above | {identity}
@@ -439,7 +439,7 @@ class _Headers(io.RawIOBase):
 
     def read(self, count: int = -1) -> bytes:
         self._read_bytes += count
-        if count < 0 or self._read_bytes > _MOST_HEADER_BYTES:
+        if count < 0 or self._read_bytes > _MAX_HEADER_BYTES:
             raise tarfile.ReadError(f"a header at byte {self._place_bytes:,} is too long")
         self.file.seek(self.start_bytes + self._place_bytes)
         data = self.file.read(max(0, min(count, self.size_bytes - self._place_bytes)))
@@ -466,8 +466,8 @@ class _Headers(io.RawIOBase):
                     raise tarfile.ReadError(
                         f"the size of member {brief(member.name)} is impossible"
                     )
-                if len(archive.pax_headers) > _MOST_GLOBAL_HEADERS:
-                    raise tarfile.ReadError(f"more than {_MOST_GLOBAL_HEADERS} global headers")
+                if len(archive.pax_headers) > _MAX_GLOBAL_HEADERS:
+                    raise tarfile.ReadError(f"more than {_MAX_GLOBAL_HEADERS} global headers")
                 end, self._read_bytes = archive.offset, 0
                 archive.members.clear()  # type: ignore[attr-defined]  # tarfile keeps 2 KB of each
                 yield member
@@ -486,7 +486,7 @@ def _collect(found: _Collector, headers: _Headers, prefix: str, depth: int) -> N
             continue
         if ".." in parts or "\0" in place or len(os.fsencode(place)) > _LONGEST_NAME_BYTES:
             found.leave_out("of impossible names", place[:80])
-        elif place.count("/") > _MOST_FOLDERS_DEEP:
+        elif place.count("/") > _MAX_FOLDERS_DEEP:
             found.leave_out(_TOO_DEEP, place)
         elif any(map(is_hidden, parts)):
             if not member.isdir():
@@ -502,7 +502,7 @@ def _collect(found: _Collector, headers: _Headers, prefix: str, depth: int) -> N
     for place, (start_bytes, size_bytes) in spans.items():
         folder, _, name = place.rpartition("/")
         stem, ending = os.path.splitext(place)
-        if ending.lower() == ".tar" and depth < _MOST_NESTED_TARS:
+        if ending.lower() == ".tar" and depth < _MAX_NESTED_TARS:
             found.visit(stem)
             _collect(found, _Headers(headers.file, start_bytes, size_bytes), stem, depth + 1)
             continue

@@ -1,4 +1,4 @@
-"""Some images of a source, such as a share of the training images or those held out of them."""
+"""Some images of a source, such as a fraction of the training images or those held out of them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from PIL import Image, UnidentifiedImageError
 
 from autoprog.data.decode import (
     IMAGE_ERRORS,
-    MOST_FILE_BYTES,
-    MOST_PIXELS,
+    MAX_FILE_BYTES,
+    MAX_PIXELS,
     bounded,
     decode_at_most,
     decode_rgb,
@@ -63,13 +63,13 @@ def apportion(class_sizes: np.ndarray, count: int) -> np.ndarray:
     Each class that has two or more gives at least one when ``count`` allows it, and each class
     keeps at least one, so fewer than ``count`` may come out. Ties go to the lower class number.
     """
-    share = class_sizes * (count / max(1, class_sizes.sum()))
+    fraction = class_sizes * (count / max(1, class_sizes.sum()))
     most = np.maximum(class_sizes - 1, 0)
     least = np.minimum(most, 1) if count >= np.count_nonzero(most) else np.zeros_like(most)
     taken = least.copy()
     for _ in range(min(count, int(most.sum())) - int(taken.sum())):
-        # The class that is furthest below its share, of those that can still give.
-        taken[np.argmax(np.where(taken < most, share - taken, -np.inf))] += 1
+        # The class that is furthest below its fraction, of those that can still give.
+        taken[np.argmax(np.where(taken < most, fraction - taken, -np.inf))] += 1
     return taken
 
 
@@ -259,8 +259,8 @@ def class_numbers(targets: Iterable[Any], num_classes: int) -> np.ndarray:
     found = []
     for index, target in enumerate(targets):
         if not isinstance(target, int | np.integer) or not 0 <= target < num_classes:
-            law = f"must be of one of the {num_classes:,} classes, 0 to {num_classes - 1}"
-            raise ValueError(f"image {index} {law}, but its target is {brief(target)}")
+            problem = f"must be of one of the {num_classes:,} classes, 0 to {num_classes - 1}"
+            raise ValueError(f"image {index} {problem}, but its target is {brief(target)}")
         found.append(target)
     return np.array(found, dtype=np.int64)
 
@@ -274,7 +274,7 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "not an image that Pillow reads"
     if isinstance(error, Image.DecompressionBombError):
-        return f"more than the {MOST_PIXELS:,} pixels that are read; make it smaller"
+        return f"more than the {MAX_PIXELS:,} pixels that are read; make it smaller"
     if isinstance(error, MemoryError):
         return "there is not the memory to decode it; make it smaller"
     if isinstance(error, struct.error):
@@ -289,8 +289,8 @@ def _reason(error: BaseException) -> str:
 
 def _check_size(size_bytes: int) -> None:
     """Refuse an image file before it is read, which takes as much memory."""
-    if size_bytes > MOST_FILE_BYTES:
-        raise OSError(errno.EFBIG, f"larger than {MOST_FILE_BYTES / 2**20:g} MiB; make it smaller")
+    if size_bytes > MAX_FILE_BYTES:
+        raise OSError(errno.EFBIG, f"larger than {MAX_FILE_BYTES / 2**20:g} MiB; make it smaller")
 
 
 def _decoded(source: FolderSource | TarSource | ReaderSource, index: int) -> Image.Image:
@@ -437,7 +437,7 @@ class ReaderSource:
         """Return the bytes of the sample's file."""
         file, _ = self.reader[index]
         with file:
-            data = bytes(file.read(MOST_FILE_BYTES + 1))
+            data = bytes(file.read(MAX_FILE_BYTES + 1))
         _check_size(len(data))
         return data
 

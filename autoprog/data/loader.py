@@ -105,7 +105,7 @@ class TrainLoader:
     they are reseeded for each image and not restored, so seed them after fetching a batch.
 
     In the place of an image that cannot be read comes, once more, the next one of this process's
-    share of the batch that can.
+    fraction of the batch that can.
 
     Args:
         source: The images.

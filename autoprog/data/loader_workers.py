@@ -45,15 +45,15 @@ __all__ = ["Results", "WorkerDiedError", "WorkerPool", "resolve_workers"]
 Task = TypeVar("Task")
 T = TypeVar("T")
 
-_MOST_WORKERS = 8
+_MAX_WORKERS = 8
 _TASKS_AHEAD = 2  # of each worker, as in torch
 _LOOK_SECONDS = 0.1
 _END_SECONDS = 2.0  # from being asked to end to being killed
 _ALIGNED_BYTES = 64
-_LEAST_SHARED_BYTES = 2**16  # smaller results go through the connection itself
+_MIN_SHARED_BYTES = 2**16  # smaller results go through the connection itself
 _LONGEST_COMPLAINT = 300
-_MOST_COMPLAINTS = 20  # of a batch
-_MOST_PRINTED_BYTES = 2**16
+_MAX_COMPLAINTS = 20  # of a batch
+_MAX_PRINTED_BYTES = 2**16
 _LONG_WAIT_SECONDS = 60.0
 _LONG_WAIT = (
     f"no images for {_LONG_WAIT_SECONDS:.0f} s, though the loader workers live; is the disk slow, or does a"
@@ -86,7 +86,7 @@ def resolve_workers(
         return workers
     if getattr(source, "in_memory", False) and not has_accelerator:
         return 0
-    return max(1, min(usable_cores() // local_world_size, _MOST_WORKERS))
+    return max(1, min(usable_cores() // local_world_size, _MAX_WORKERS))
 
 
 class WorkerDiedError(ResumableError):
@@ -275,8 +275,8 @@ class _Worker:
             how = f"exit code {code}"
         text = "" if self.printed is None else _printed_text(self.printed).strip()
         said = f": {text.splitlines()[-1][:_LONGEST_COMPLAINT]}" if text else ""
-        cure = "lower --workers" if code in (-9, -7, None) else "--workers 0 shows where"
-        error = WorkerDiedError(f"a loader worker died ({how}){said}; {cure}")
+        hint = "lower --workers" if code in (-9, -7, None) else "--workers 0 shows where"
+        error = WorkerDiedError(f"a loader worker died ({how}){said}; {hint}")
         error.__cause__ = RuntimeError(text) if text else None  # for --debug
         return error
 
@@ -310,8 +310,8 @@ class _Message:
         if self.kind == "failed":
             raise RunError(self.text)
         if self.kind == "no memory":
-            cure = "lower --workers, --batch-size or what else needs memory"
-            raise WorkerDiedError(f"a loader worker has no memory left ({self.text}); {cure}")
+            hint = "lower --workers, --batch-size or what else needs memory"
+            raise WorkerDiedError(f"a loader worker has no memory left ({self.text}); {hint}")
         return self.unpacked[0]
 
 
@@ -359,9 +359,9 @@ def _receive(worker: _Worker, workers: Sequence[_Worker], seconds: float) -> _Me
             raise death from death.__cause__
         # RuntimeError: no room for one more open file, as multiprocessing tells it.
         many = isinstance(error, RuntimeError) or "Too many open files" in str(error)
-        cure = "raise the limit of open files (ulimit -n)" if many else "lower --workers"
+        hint = "raise the limit of open files (ulimit -n)" if many else "lower --workers"
         raise WorkerDiedError(
-            f"a batch cannot be taken from its worker ({error}); {cure}"
+            f"a batch cannot be taken from its worker ({error}); {hint}"
         ) from error
 
 
@@ -530,7 +530,7 @@ def _send(connected: Connection, message: _Message, body: Sequence[memoryview]) 
     file = None
     try:
         try:
-            if sum(message.sizes) >= _LEAST_SHARED_BYTES:
+            if sum(message.sizes) >= _MIN_SHARED_BYTES:
                 file = _shared(message.sizes, body)
         except OSError as error:
             message, body = replace(_Message("no memory", text=str(error))), []
@@ -588,8 +588,8 @@ def _pinned(result: Any) -> Any:
 def _printed_text(printed: IO[bytes]) -> str:
     """Return the end of what was printed; a library may quote a file in it that is not ours."""
     with suppress(OSError, ValueError):
-        start = max(0, os.fstat(printed.fileno()).st_size - _MOST_PRINTED_BYTES)
-        text = os.pread(printed.fileno(), _MOST_PRINTED_BYTES, start).decode(errors="replace")
+        start = max(0, os.fstat(printed.fileno()).st_size - _MAX_PRINTED_BYTES)
+        text = os.pread(printed.fileno(), _MAX_PRINTED_BYTES, start).decode(errors="replace")
         return printable(text)
     return ""
 
@@ -602,7 +602,7 @@ def _take_lines(printed: IO[bytes]) -> list[str]:
     os.ftruncate(printed.fileno(), 0)
     os.lseek(printed.fileno(), 0, os.SEEK_SET)
     found = [line[:_LONGEST_COMPLAINT] for line in lines if line.strip()]
-    return found[-_MOST_COMPLAINTS:]
+    return found[-_MAX_COMPLAINTS:]
 
 
 def _first_line(error: BaseException) -> str:

@@ -25,8 +25,8 @@ from autoprog.data.stream import StreamSource
 
 __all__ = ["DataReport", "PartReport", "Probe", "probe", "report_of"]
 
-_MOST_NAMED = 10
-_MOST_REASONS = 5
+_MAX_NAMED = 10
+_MAX_REASONS = 5
 _PROBED_IMAGES = 48
 _UNUSUALLY_UNEVEN = 10
 """Ratio of the largest and the smallest class from which a line says so."""
@@ -65,8 +65,8 @@ class DataReport:
             if empty:
                 lines.append(f"{part}: no image of {_listed(empty)}")
             if report.left_out:
-                shown = ", ".join(map(str, report.left_out[:_MOST_REASONS]))
-                more = ", …" if len(report.left_out) > _MOST_REASONS else ""
+                shown = ", ".join(map(str, report.left_out[:_MAX_REASONS]))
+                more = ", …" if len(report.left_out) > _MAX_REASONS else ""
                 lines.append(f"{part}: left out {shown}{more}")
             lines += [f"{part}: {note}" for note in report.notes]
         return lines
@@ -76,7 +76,7 @@ class DataReport:
 
     def _classes(self) -> str:
         sizes = self._sizes(self.train)
-        if len(sizes) <= _MOST_NAMED:
+        if len(sizes) <= _MAX_NAMED:
             text = ", ".join(f"{printable(name)} {size:,}" for name, size in sizes)
         else:
             text = f"{_listed(self.class_names)} ({len(sizes):,} in all)"
@@ -84,7 +84,7 @@ class DataReport:
             min(sizes, key=lambda one: one[1]),
             max(sizes, key=lambda one: one[1]),
         )
-        if len(sizes) > _MOST_NAMED:
+        if len(sizes) > _MAX_NAMED:
             text += f"; smallest {printable(small)} {fewest:,}, largest {printable(large)} {most:,}"
         if most >= _UNUSUALLY_UNEVEN * max(1, fewest):
             text += f"; uneven: {most / sum(size for _, size in sizes):.0%} are {printable(large)}"
@@ -167,5 +167,5 @@ def probe(source: ImageSource | StreamSource) -> Probe:
 
 def _listed(names: Sequence[str]) -> str:
     """Return the first names, and that there are more."""
-    shown = ", ".join(map(printable, names[:_MOST_NAMED]))
-    return shown + (", …" if len(names) > _MOST_NAMED else "")
+    shown = ", ".join(map(printable, names[:_MAX_NAMED]))
+    return shown + (", …" if len(names) > _MAX_NAMED else "")

@@ -27,7 +27,7 @@ __all__ = [
     "MapFeed",
     "Place",
     "StreamFeed",
-    "most_held_out",
+    "max_held_out",
     "open_data",
     "open_feed",
 ]
@@ -78,7 +78,7 @@ class MapFeed:
             resolve_workers(settings.workers, source, place.local_world_size, pin_memory)
             for source in (train, self._val)
         )
-        cap = most_held_out(settings, self.num_images)
+        cap = max_held_out(settings, self.num_images)
         targets = train.targets[self._all]
         kept, held = stratified_holdout(targets, settings.seed, cap=cap)
         self._kept, self._held = self._all[kept], self._all[held]
@@ -107,9 +107,9 @@ class MapFeed:
 
     def validation(self) -> Iterator[Batch]:
         """Return every so many-th image of the validation set; see :class:`Feed`."""
-        share = self._evaluated[self._place.rank :: self._place.world_size]
+        fraction = self._evaluated[self._place.rank :: self._place.world_size]
         return eval_batches(
-            self._val, self._transform, self._full_px, self._batch_size, self._val_workers, share
+            self._val, self._transform, self._full_px, self._batch_size, self._val_workers, fraction
         )
 
     def held_out_batches(self) -> list[Batch]:
@@ -155,7 +155,7 @@ def _even_batch_size(num_images: int) -> int:
     return max(1, -(-num_images // max(8, -(-num_images // PROBE_IMAGES))))
 
 
-def most_held_out(settings: RunSettings, num_images: int) -> int:
+def max_held_out(settings: RunSettings, num_images: int) -> int:
     """Return how many training images may be held out for the estimates of a search; 0 without one."""
     if settings.search is None:
         return 0
@@ -172,7 +172,7 @@ class StreamFeed:
 
     Ranks: in training timm's reader gives each rank its part of the shards. All that is evaluated
     is read whole by every rank, since the readers repeat or drop images to make the ranks' numbers
-    equal; of the validation set a rank then passes on its share, each image once over all ranks.
+    equal; of the validation set a rank then passes on its fraction, each image once over all ranks.
 
     Unreadable images are the reader's business: wds logs and skips them, tfds and hfids stop.
     """
@@ -191,7 +191,7 @@ class StreamFeed:
         self.num_classes = len(opened.class_names)
         self.num_validation_images = len(val)
         self._batch_size, self._full_px = settings.recipe.batch_size, settings.model.img_size
-        self._cap = most_held_out(settings, len(train))
+        self._cap = max_held_out(settings, len(train))
         workers = resolve_workers(settings.workers, train, place.local_world_size)
         self.workers = workers
         fixed = transform, settings.seed, workers, place.world_size, pin_memory, place.rank
@@ -213,7 +213,7 @@ class StreamFeed:
         return self._loader.batches(first_pass, batch_size, steps, cell, part)
 
     def validation(self) -> Iterator[Batch]:
-        """Return this rank's share of the validation set; see :class:`Feed`."""
+        """Return this rank's fraction of the validation set; see :class:`Feed`."""
         return self._val_loader.eval_batches(self._full_px, self._batch_size, divided=True)
 
     def held_out_batches(self) -> list[Batch]:
@@ -269,9 +269,9 @@ class Feed(Protocol):
         """
 
     def validation(self) -> Iterator[Batch]:
-        """Return this rank's share of the validation set, at the full image size; may be empty.
+        """Return this rank's fraction of the validation set, at the full image size; may be empty.
 
-        The shares of all ranks are the whole set, each image once.
+        The fractions of all ranks are the whole set, each image once.
         """
 
     def held_out_batches(self) -> list[Batch]:
@@ -296,11 +296,11 @@ def open_data(data: DataSettings) -> OpenedData:
     Raises:
         ConfigError: If it is missing, empty or inconsistent.
     """
-    named = data.model_dump(exclude={"share", "on_held_out"})
+    named = data.model_dump(exclude={"fraction", "on_held_out"})
     opened = open_source(DataSource(**named))
-    if data.share == 1 and not data.on_held_out:
+    if data.fraction == 1 and not data.on_held_out:
         return opened
-    return sliced(opened, data.share, data.on_held_out)
+    return sliced(opened, data.fraction, data.on_held_out)
 
 
 def open_feed(

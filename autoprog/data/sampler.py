@@ -70,7 +70,7 @@ def plan_batches(
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[list[Sample]]:
-    """Yield the samples of ``rank``'s contiguous share of each of ``steps`` batches.
+    """Yield the samples of ``rank``'s contiguous fraction of each of ``steps`` batches.
 
     Args:
         stream: Where the samples come from.

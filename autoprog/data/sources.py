@@ -199,38 +199,38 @@ def _refuse_unused(source: DataSource) -> None:
     name = (source.dataset or "").lower()
     has_folders = source.dir is not None or name in _CLASS_FOLDERS
     if source.class_folders != "auto" and not has_folders:
-        law = "must be given together with --data"
-        raise ConfigError("--class-folders", "", law, source.class_folders)
+        problem = "must be given together with --data"
+        raise ConfigError("--class-folders", "", problem, source.class_folders)
     if source.white_level is not None and not has_folders and not name.startswith("hfds/"):
-        law = "must be given for files that are decoded here: --data, or --dataset hfds/…"
-        raise ConfigError("--white-level", "", law, source.white_level)
+        problem = "must be given for files that are decoded here: --data, or --dataset hfds/…"
+        raise ConfigError("--white-level", "", problem, source.white_level)
 
 
 def _refuse_same_place(where: str, train: ImageSource, val: ImageSource) -> None:
     """Refuse parts that are one folder or file under two names: accuracy would be that of training images."""
     places = [getattr(one, "folder", getattr(one, "path", None)) for one in (train, val)]
     if None not in places and os.path.realpath(str(places[0])) == os.path.realpath(str(places[1])):
-        law = "train and val must be different images"
-        cure = "or --val-fraction 0.2 to evaluate on a fifth of them"
-        raise ConfigError(where, "", law, str(places[1]), cure)
+        problem = "train and val must be different images"
+        hint = "or --val-fraction 0.2 to evaluate on a fifth of them"
+        raise ConfigError(where, "", problem, str(places[1]), hint)
 
 
 def _split(train: AnySource, fraction: float, seed: int) -> tuple[SlicedSource, SlicedSource]:
     """Return (train, val) of the images of one part, stratified."""
     if isinstance(train, StreamSource):
-        law, cure = "must be data that can be read in any order", "give a validation split"
-        raise ConfigError("--val-fraction", "", law, cure=cure)
+        problem, hint = "must be data that can be read in any order", "give a validation split"
+        raise ConfigError("--val-fraction", "", problem, hint=hint)
     kept, taken = stratified_split(train.targets, seed, round(fraction * len(train)))
     if len(taken) == 0:
-        law = f"must hold out at least one of {len(train)} images"
-        raise ConfigError("--val-fraction", "", law, fraction, "take a larger fraction")
+        problem = f"must hold out at least one of {len(train)} images"
+        raise ConfigError("--val-fraction", "", problem, fraction, "take a larger fraction")
     return SlicedSource(train, kept), SlicedSource(train, taken)
 
 
 def _check_number_of_classes(where: str, names: tuple[str, ...]) -> None:
     if len(names) < 2:
-        cure = "give one folder a class"
-        raise ConfigError(where, "train", "must have at least 2 classes", list(names), cure)
+        hint = "give one folder a class"
+        raise ConfigError(where, "train", "must have at least 2 classes", list(names), hint)
 
 
 def _check_classes(where: str, train: tuple[str, ...], val: tuple[str, ...]) -> None:
@@ -244,8 +244,8 @@ def _check_classes(where: str, train: tuple[str, ...], val: tuple[str, ...]) -> 
         for names, part in ((only_train, "train"), (only_val, "val"))
         if names
     )
-    law = f"train and val must have the same classes: {found or 'their order differs'}"
-    raise ConfigError(where, "", law, cure="add or remove that class")
+    problem = f"train and val must have the same classes: {found or 'their order differs'}"
+    raise ConfigError(where, "", problem, hint="add or remove that class")
 
 
 def _open_folder(folder: Path, source: DataSource) -> tuple[ImageSource, ImageSource | None]:
@@ -255,14 +255,14 @@ def _open_folder(folder: Path, source: DataSource) -> tuple[ImageSource, ImageSo
     """
     is_folder = os.path.isdir(folder)
     if not is_folder and not (source.val_fraction is not None and os.path.isfile(folder)):
-        cure = "give a folder with train and val in it, as class folders or as .tar files"
-        raise ConfigError("--data", "", "must be an existing folder", str(folder), cure)
+        hint = "give a folder with train and val in it, as class folders or as .tar files"
+        raise ConfigError("--data", "", "must be an existing folder", str(folder), hint)
     if source.val_fraction is None:
         train, val = (_required_part(folder, part) for part in ("train", "val"))
         return open_part(train, source.class_folders), open_part(val, source.class_folders)
     if is_folder and (val_path := _find_part(folder, "val")) is not None:
-        law, cure = f"must be left out: there is {printable(val_path.name)}", "or rename that"
-        raise ConfigError("--val-fraction", "", law, source.val_fraction, cure)
+        problem, hint = f"must be left out: there is {printable(val_path.name)}", "or rename that"
+        raise ConfigError("--val-fraction", "", problem, source.val_fraction, hint)
     found = _find_part(folder, "train") if is_folder else None
     return open_part(found or folder, source.class_folders), None
 
@@ -275,10 +275,10 @@ def _required_part(folder: Path, part: str, where: str = "--data") -> Path:
     paths = entries_of(folder, where)
     held = [printable(path.name) for path in paths[:6]]
     listing = ", ".join(held[:5]) + (", …" if len(held) > 5 else "") if held else "nothing"
-    cure = f"it holds {listing}"
+    hint = f"it holds {listing}"
     if any(map(os.path.isdir, paths)):
-        cure += "; --val-fraction 0.2 evaluates on a fifth of the training images instead"
-    raise ConfigError(where, "", f"must hold a {part} part ({names})", str(folder), cure)
+        hint += "; --val-fraction 0.2 evaluates on a fifth of the training images instead"
+    raise ConfigError(where, "", f"must hold a {part} part ({names})", str(folder), hint)
 
 
 def _find_part(folder: Path, part: str, where: str = "--data") -> Path | None:
@@ -298,8 +298,8 @@ def _find_part(folder: Path, part: str, where: str = "--data") -> Path | None:
     folders = [path for path in found if os.path.isdir(path)]
     if len({path.name.removesuffix(".tar") for path in found}) > 1 or len(folders) > 1:
         names = " and ".join(path.name for path in found[:2])
-        law, cure = f"must have one {part} part, but there are {names}", "rename or remove one"
-        raise ConfigError(where, "", law, str(folder), cure)
+        problem, hint = f"must have one {part} part, but there are {names}", "rename or remove one"
+        raise ConfigError(where, "", problem, str(folder), hint)
     return next(iter(folders or found), None)
 
 
@@ -312,8 +312,8 @@ def entries_of(folder: Path, where: str) -> list[Path]:
     try:
         return sorted(folder.iterdir())
     except OSError as error:
-        law = f"must be a folder that can be listed ({error.strerror})"
-        raise ConfigError(where, "", law, str(folder)) from None
+        problem = f"must be a folder that can be listed ({error.strerror})"
+        raise ConfigError(where, "", problem, str(folder)) from None
 
 
 def open_part(path: Path, class_folders: ClassFolders) -> ImageSource:
@@ -325,10 +325,10 @@ def open_part(path: Path, class_folders: ClassFolders) -> ImageSource:
     is_folder = os.path.isdir(path)
     opened = FolderSource(path, class_folders) if is_folder else _open_tar(path, class_folders)
     if len(opened) == 0:
-        law = "must hold images, such as .jpg or .png files"
+        problem = "must hold images, such as .jpg or .png files"
         held = ", ".join(map(str, opened.left_out[:3]))
-        cure = f"it holds {held}" if held else "put them into one folder a class"
-        raise ConfigError("--data", "", law, str(path), cure)
+        hint = f"it holds {held}" if held else "put them into one folder a class"
+        raise ConfigError("--data", "", problem, str(path), hint)
     return opened
 
 
@@ -347,8 +347,8 @@ def _open_tar(path: Path, class_folders: ClassFolders) -> TarSource:
         RecursionError,
     ) as error:
         reason = error.strerror if isinstance(error, NotRegularFileError) else first_line(error)
-        law = f"must be an uncompressed, complete tar file ({reason})"
-        raise ConfigError("--data", "", law, str(path), "pack it anew with tar -cf") from error
+        problem = f"must be an uncompressed, complete tar file ({reason})"
+        raise ConfigError("--data", "", problem, str(path), "pack it anew with tar -cf") from error
 
 
 def _open_named(source: DataSource, split: str) -> AnySource:
@@ -366,9 +366,9 @@ def _open_named(source: DataSource, split: str) -> AnySource:
     except ConfigError:
         raise
     except READER_ERRORS as error:
-        law = f"must be a data set that timm can open as split {split!r} ({first_line(error)})"
-        cure = f"check its name, --data-dir (now {source.data_dir!r}) and the splits"
-        raise ConfigError("--dataset", "", law, name, cure) from error
+        problem = f"must be a data set that timm can open as split {split!r} ({first_line(error)})"
+        hint = f"check its name, --data-dir (now {source.data_dir!r}) and the splits"
+        raise ConfigError("--dataset", "", problem, name, hint) from error
 
 
 def _opened_by_timm(
@@ -393,8 +393,8 @@ def _split_folder(source: DataSource, split: str) -> Path:
             return _required_part(root, part, "--data-dir")
     if not os.path.isdir(root / split):
         held = ", ".join(printable(path.name) for path in entries_of(root, "--data-dir")[:5])
-        law = f"must hold a folder {split!r}"
-        raise ConfigError("--data-dir", "", law, str(root), f"it holds {held}")
+        problem = f"must hold a folder {split!r}"
+        raise ConfigError("--data-dir", "", problem, str(root), f"it holds {held}")
     return root / split
 
 
@@ -406,26 +406,26 @@ def _check_name(name: str, prefix: str) -> None:
         )
     package, module = _PACKAGES[prefix]
     if importlib.util.find_spec(module) is None:
-        law = f"needs the package {package}, which is not installed"
-        raise ConfigError("--dataset", "", law, name, f"pip install {package}")
+        problem = f"needs the package {package}, which is not installed"
+        raise ConfigError("--dataset", "", problem, name, f"pip install {package}")
 
 
 # --------------------------------------------------------------------------------------------------
-# A share of a data set to train on, and evaluation on training images that are not trained on.
+# A fraction of a data set to train on, and evaluation on training images that are not trained on.
 
 
 _SEED = 0
-_HELD_OUT, _MOST_EVALUATED = 0.05, 2500
+_HELD_OUT, _MAX_EVALUATED = 0.05, 2500
 
 
-def sliced(opened: OpenedData, share: float, on_held_out: bool) -> OpenedData:
-    """Return a share of the training images, the same in every run and alike in all classes.
+def sliced(opened: OpenedData, fraction: float, on_held_out: bool) -> OpenedData:
+    """Return a fraction of the training images, the same in every run and alike in all classes.
 
-    What is held out is left out of the share, which else stays the same but for a few images.
+    What is held out is left out of the fraction, which else stays the same but for a few images.
 
     Args:
         opened: The whole data.
-        share: Of the training images, in (0, 1].
+        fraction: Of the training images, in (0, 1].
         on_held_out: Evaluate on 5 % of the training images, at most 2,500, which are then not trained on.
 
     Raises:
@@ -433,21 +433,21 @@ def sliced(opened: OpenedData, share: float, on_held_out: bool) -> OpenedData:
     """
     train = opened.train
     if isinstance(train, StreamSource):
-        law, cure = (
+        problem, hint = (
             "must be data that can be read in any order",
-            "or leave out --held-out and shares",
+            "or leave out --held-out and fractions",
         )
-        raise ConfigError("--dataset", "", law, cure=cure)
+        raise ConfigError("--dataset", "", problem, hint=hint)
     val: AnySource = opened.val
     indices = np.arange(len(train))
     if on_held_out:
-        indices, held = stratified_holdout(train.targets, _SEED, _HELD_OUT, _MOST_EVALUATED)
+        indices, held = stratified_holdout(train.targets, _SEED, _HELD_OUT, _MAX_EVALUATED)
         val = SlicedSource(train, held)
-    if share < 1:
-        indices = _stratified_share(train.targets, indices, share)
+    if fraction < 1:
+        indices = _stratified_fraction(train.targets, indices, fraction)
     if len(val) == 0:
-        law = f"must have images to hold out: {_HELD_OUT:.0%} of them are none"
-        raise ConfigError("data", "train", law, len(train), "give more images")
+        problem = f"must have images to hold out: {_HELD_OUT:.0%} of them are none"
+        raise ConfigError("data", "train", problem, len(train), "give more images")
     text = f"{opened.description}; trained on {len(indices):,}"
     text += f", evaluated on {len(val):,} other training images" if on_held_out else ""
     kept = SlicedSource(train, indices)
@@ -461,15 +461,15 @@ def sliced(opened: OpenedData, share: float, on_held_out: bool) -> OpenedData:
     return replace(opened, train=kept, val=val, description=text, report=report)
 
 
-def _stratified_share(targets: np.ndarray, among: np.ndarray, share: float) -> np.ndarray:
-    """Return about `share` of each class `among` some numbers of images, at least one, rising.
+def _stratified_fraction(targets: np.ndarray, among: np.ndarray, fraction: float) -> np.ndarray:
+    """Return about `fraction` of each class `among` some numbers of images, at least one, rising.
 
     Which ones go first hangs on all images, so that it is alike whichever are held out.
     """
     order = np.random.RandomState(_SEED).permutation(len(targets))
     order = order[np.isin(order, among)]
     kept = [
-        own[: max(1, round(share * len(own)))]
+        own[: max(1, round(fraction * len(own)))]
         for label in np.unique(targets)
         for own in [order[targets[order] == label]]
     ]
@@ -477,7 +477,8 @@ def _stratified_share(targets: np.ndarray, among: np.ndarray, share: float) -> n
 
 
 # --------------------------------------------------------------------------------------------------
-# Images to evaluate weights on: a folder without a training part, labelled as the weights' outputs are.
+# Images to evaluate weights on: a folder without a training part, labelled as the weights' outputs
+# are.
 
 
 _EVALUATED = ("val", "validation", "valid", "test")
@@ -515,8 +516,8 @@ def open_evaluated_folder(
         ConfigError: If the folder is missing, or there are no images.
     """
     if not os.path.isdir(folder):
-        cure = "give a folder with val or test in it, as class folders or as .tar files"
-        raise ConfigError("--data", "", "must be an existing folder", str(folder), cure)
+        hint = "give a folder with val or test in it, as class folders or as .tar files"
+        raise ConfigError("--data", "", "must be an existing folder", str(folder), hint)
     held = {path.name.lower(): path for path in entries_of(folder, "--data")}
     if any(name in held or f"{name}.tar" in held for name in _TRAINED):
         return None
@@ -557,17 +558,17 @@ def labelled_as(opened: OpenedData, names: Sequence[str], where: str) -> tuple[O
     if numbers is None:
         known = set(names)
         new = [name for name in own if name not in known]
-        law = f"must have classes that the weights know, but {some(new)} are none of them"
+        problem = f"must have classes that the weights know, but {some(new)} are none of them"
         if len(new) == 1:
-            law = f"must have classes that the weights know, but {some(new)} is none of them"
-        raise ConfigError(where, "", law, cure=f"these are {some(names)}")
+            problem = f"must have classes that the weights know, but {some(new)} is none of them"
+        raise ConfigError(where, "", problem, hint=f"these are {some(names)}")
     val = opened.val
     if isinstance(val, StreamSource):
-        law, cure = (
+        problem, hint = (
             "must have its classes in the order of the weights",
             "as a stream cannot be relabelled",
         )
-        raise ConfigError(where, "", law, cure=cure)
+        raise ConfigError(where, "", problem, hint=hint)
     relabelled = _Relabelled(val, np.array(numbers, dtype=np.int64), names)
     found = dataclasses.replace(opened, train=relabelled, val=relabelled, class_names=names)
     if len(own) < len(names):
@@ -593,7 +594,7 @@ class CheckedImages:
 def check_images(
     source: ImageSource,
     workers: int,
-    most_seconds: float,
+    max_seconds: float,
     progress: Progress,
     clock: Callable[[], float] = time.monotonic,
     part: str = "validation",
@@ -603,7 +604,7 @@ def check_images(
     Args:
         source: The images.
         workers: Number of worker processes.
-        most_seconds: After which no more are begun.
+        max_seconds: After which no more are begun.
         progress: Is shown how far it is, once it takes long.
         clock: Seconds.
         part: What they are called there.
@@ -617,10 +618,10 @@ def check_images(
             num_read += count
             found += unreadable
             seconds = clock() - start
-            if seconds > most_seconds:
+            if seconds > max_seconds:
                 break
             if advance is None and seconds > _QUIET_SECONDS:
-                text = f"{part} images: reading each once, for at most {most_seconds:.0f} seconds"
+                text = f"{part} images: reading each once, for at most {max_seconds:.0f} seconds"
                 advance = stack.enter_context(progress(text, len(source)))
             if advance is not None:
                 advance(num_read)

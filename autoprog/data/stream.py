@@ -58,8 +58,10 @@ __all__ = [
 # --------------------------------------------------------------------------------------------------
 # Checks of web datasets (``wds/…``) before anything of theirs is opened.
 #
-# webdataset opens a shard by its address, and ``pipe:`` is one that it gives to a shell, as part of which it
-# would take a name such as ``0.tar; rm -r .``. Names of shards are what the user writes as the split, or what
+# webdataset opens a shard by its address, and ``pipe:`` is one that it gives to a shell, as part of
+# which it
+# would take a name such as ``0.tar; rm -r .``. Names of shards are what the user writes as the
+# split, or what
 # a file beside the shards says; only of the user is an address taken.
 
 
@@ -68,7 +70,7 @@ _INFO_FILES = ("_info.json", "info.json")
 
 _PLAIN_NAME = re.compile(r"(?!\.)[\w.,+=@ -]+(/(?!\.)[\w.,+=@ -]+)*", re.ASCII)
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
-_MOST_SHARDS = 10**6
+_MAX_SHARDS = 10**6
 
 
 def check_split(split: str) -> None:
@@ -79,9 +81,9 @@ def check_split(split: str) -> None:
     """
     ends = [(int(low[:18]), int(high[:18])) for low, high in _RANGE.findall(split)]
     count = math.prod(1 + abs(high - low) for low, high in ends)
-    if count > _MOST_SHARDS:
-        law = f"must be at most {_MOST_SHARDS:,} shards"
-        raise ConfigError("--train-split or --val-split", "", law, split)
+    if count > _MAX_SHARDS:
+        problem = f"must be at most {_MAX_SHARDS:,} shards"
+        raise ConfigError("--train-split or --val-split", "", problem, split)
 
 
 def check_info_files(root: str | None) -> None:
@@ -106,8 +108,8 @@ def check_shards(root: str | None, reader: Any) -> None:
     where = "--dataset"
     for name in _names_in(getattr(reader, "info", None)):
         if not isinstance(name, str) or not _PLAIN_NAME.fullmatch(name):
-            law = "must name its shards by plain file names in its info file"
-            raise ConfigError(where, "", law, name, "letters, digits and . , + = @ _ - alone")
+            problem = "must name its shards by plain file names in its info file"
+            raise ConfigError(where, "", problem, name, "letters, digits and . , + = @ _ - alone")
     if not _is_here(root):
         return
     for name in getattr(getattr(reader, "split_info", None), "filenames", ()):
@@ -132,8 +134,8 @@ def _names_in(info: Any) -> Iterator[Any]:
     for split in splits.values():
         names = split.get("filenames", ()) if isinstance(split, Mapping) else None
         if not isinstance(names, Sequence) or isinstance(names, str):
-            law = f"must have a list of filenames in each split, but has {brief(names)}"
-            raise ConfigError("--dataset", "", law)
+            problem = f"must have a list of filenames in each split, but has {brief(names)}"
+            raise ConfigError("--dataset", "", problem)
         yield from names
 
 
@@ -156,7 +158,7 @@ READER_ERRORS = (
 )
 """What timm's readers raise for a wrong name, folder, split or field, or for data that they do not expect."""
 
-_MOST_IMAGES = 10**11
+_MAX_IMAGES = 10**11
 
 
 def pixel_hash(image: Image.Image) -> int:
@@ -205,18 +207,18 @@ class StreamSource:
             dataset = self.open(is_training=False, batch_size=1, seed=0)
             self._length = len(dataset)
         except READER_ERRORS as error:
-            law = f"must be data that timm can open as split {split!r} ({first_line(error)})"
-            cure = "check its name, --data-dir and the splits"
-            raise ConfigError("--dataset", "", law, name, cure) from error
+            problem = f"must be data that timm can open as split {split!r} ({first_line(error)})"
+            hint = "check its name, --data-dir and the splits"
+            raise ConfigError("--dataset", "", problem, name, hint) from error
         if is_sharded:
             check_shards(root, dataset.reader)
-        if self._length > _MOST_IMAGES:
-            law = f"must say that it has at most {_MOST_IMAGES:,} images"
-            raise ConfigError("--dataset", "", law, self._length)
+        if self._length > _MAX_IMAGES:
+            problem = f"must say that it has at most {_MAX_IMAGES:,} images"
+            raise ConfigError("--dataset", "", problem, self._length)
         known = names_by_number(getattr(dataset.reader, "class_to_idx", None) or {})
         if not known and not num_classes:
-            law, cure = "must name its classes or be given their number", "add --num-classes"
-            raise ConfigError("--dataset", "", law, name, cure)
+            problem, hint = "must name its classes or be given their number", "add --num-classes"
+            raise ConfigError("--dataset", "", problem, name, hint)
         self.class_names: tuple[str, ...] = tuple(known or map(str, range(num_classes or 0)))
         self._split = split
 
@@ -307,8 +309,8 @@ class StreamLoader:
         dataset = self._source.open(is_training=False, batch_size=batch_size, seed=self._seed)
         _read_undivided(dataset)
         dataset.set_loader_cfg(num_workers=self._workers)
-        share = (self._rank, self._world_size) if divided else (0, 1)
-        stream = _Stream(self._source, dataset, part, _Evaluate(img_size, self._settings), share)
+        fraction = (self._rank, self._world_size) if divided else (0, 1)
+        stream = _Stream(self._source, dataset, part, _Evaluate(img_size, self._settings), fraction)
         batches = self._loader(stream, batch_size, self._seed, drop_last=False)
         yield from islice(batches, None if limit is None else -(-limit // batch_size))
 
@@ -325,13 +327,13 @@ class StreamLoader:
             found = True
             yield batch
         if not found:
-            law = f"must give each worker at least one batch of {batch_size} a pass"
-            raise ConfigError("--dataset", "", law, cure="use fewer workers or smaller batches")
+            problem = f"must give each worker at least one batch of {batch_size} a pass"
+            raise ConfigError("--dataset", "", problem, hint="use fewer workers or smaller batches")
 
     def _loader(
         self, stream: _Stream, batch_size: int, worker_seed: int, drop_last: bool
     ) -> Iterator[Batch]:
-        """Yield batches of the workers in turn, of each until its share is at its end."""
+        """Yield batches of the workers in turn, of each until its fraction is at its end."""
         generator = torch.Generator().manual_seed(worker_seed)
         base = int(torch.empty((), dtype=torch.int64).random_(generator=generator))
         read = _Batches(stream, batch_size, drop_last)
@@ -399,11 +401,11 @@ class _Stream:
         dataset: Any,
         part: Part,
         transform: Callable[[Image.Image, int], Tensor],
-        share: tuple[int, int] = (0, 1),
+        fraction: tuple[int, int] = (0, 1),
     ) -> None:
         self._source, self._dataset = source, dataset
         self._part, self._transform = part, transform
-        self._rank, self._world_size = share
+        self._rank, self._world_size = fraction
 
     def __iter__(self) -> Iterator[tuple[Tensor, int]]:
         for image, target in self._samples():
@@ -433,8 +435,8 @@ class _Stream:
             if not isinstance(image, Image.Image):
                 raise RunError(f"{self._source.name}: a sample holds no image, but {brief(image)}")
             if not 0 <= target < num_classes:
-                law = f"must be a class from 0 to {num_classes - 1}"
-                raise RunError(f"{self._source.name}: a target {law}, but is {brief(target)}")
+                problem = f"must be a class from 0 to {num_classes - 1}"
+                raise RunError(f"{self._source.name}: a target {problem}, but is {brief(target)}")
             yield image, target
 
 

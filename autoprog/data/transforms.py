@@ -35,7 +35,8 @@ __all__ = [
 # --------------------------------------------------------------------------------------------------
 # timm's augmentations that replace each value by another, with tables made by numpy.
 #
-# The results are those of timm and Pillow, which build each table in Python, value by value. Measured at
+# The results are those of timm and Pillow, which build each table in Python, value by value.
+# Measured at
 # 16 px: 17 us instead of 60 us, and for the contrast 50 us instead of 140 us.
 
 
@@ -117,7 +118,7 @@ Transform: TypeAlias = Callable[[Image.Image], Tensor]
 THUMBNAIL_PX = 64
 """Square images up to this side are evaluated whole, whatever ``crop_pct`` says."""
 
-_MOST_ASPECT = 16
+_MAX_ASPECT = 16
 """What is so many times as long as it is wide is cut before it is resized for an evaluation."""
 
 
@@ -212,9 +213,9 @@ def _timm_train_steps(cell: Cell, settings: TransformSettings) -> list[Any]:
             cell.img_size, is_training=True, auto_augment=cell.aa, normalize=False, **fixed
         )
     except (AssertionError, KeyError, ValueError, IndexError) as error:
-        law = "must be an augmentation string that timm knows"
-        cure = "for example 'rand-m9-mstd0.5-inc1', 'augmix-m3-w3' or 'v0'"
-        raise ConfigError("--aa", "", law, cell.aa, cure) from error
+        problem = "must be an augmentation string that timm knows"
+        hint = "for example 'rand-m9-mstd0.5-inc1', 'augmix-m3-w3' or 'v0'"
+        raise ConfigError("--aa", "", problem, cell.aa, hint) from error
     steps = list(chain.transforms[:-1])
     for operation in _augment_operations(steps):
         operation.aug_fn = LOOKUPS.get(operation.aug_fn, operation.aug_fn)
@@ -262,7 +263,7 @@ def _without_ends(image: Image.Image) -> Image.Image:
     The crop to the centre drops the rest anyway, but only after it was resized: one of 1 x 100,000 pixels
     would become 256 x 25,600,000.
     """
-    most = _MOST_ASPECT * min(image.size)
+    most = _MAX_ASPECT * min(image.size)
     if max(image.size) <= most:
         return image
     width, height = (min(side, most) for side in image.size)

@@ -21,9 +21,9 @@ from autoprog.events import (
     Evaluated,
     Event,
     Grown,
-    Progressed,
     RunFinished,
     StageStarted,
+    StepLogged,
     SupernetStarted,
 )
 from autoprog.files import json_object
@@ -69,8 +69,8 @@ class EventTail:
         try:
             return datetime.fromisoformat(row["time"]).timestamp()
         except (KeyError, TypeError, ValueError, OverflowError, OSError):
-            law, cure = "must be a time such as 2026-01-02T03:04:05+00:00", "repair that row"
-            raise ConfigError(str(self._path), "time", law, row.get("time"), cure) from None
+            problem, hint = "must be a time such as 2026-01-02T03:04:05+00:00", "repair that row"
+            raise ConfigError(str(self._path), "time", problem, row.get("time"), hint) from None
 
     def _new_rows(self) -> list[dict[str, Any]]:
         rows, self._offset = [], self._offset or 0
@@ -80,8 +80,8 @@ class EventTail:
                 rows.append(json_object(line, str(self._path)))
                 self._offset += len(line)
         if len(line) == _LONGEST_ROW_BYTES:
-            law = f"must have rows of at most {_LONGEST_ROW_BYTES / 2**20:g} MiB"
-            raise ConfigError(str(self._path), "", law)
+            problem = f"must have rows of at most {_LONGEST_ROW_BYTES / 2**20:g} MiB"
+            raise ConfigError(str(self._path), "", problem)
         return rows
 
 
@@ -97,7 +97,7 @@ def point_of(event: Event, time: float) -> Point | None:
 Parts = tuple[dict[str, float], dict[str, str]]
 
 
-def _of_progressed(event: Progressed) -> Parts:
+def _of_progressed(event: StepLogged) -> Parts:
     numbers = {
         "train/loss": event.loss,
         "train/lr": event.lr,
@@ -105,11 +105,11 @@ def _of_progressed(event: Progressed) -> Parts:
         "train/seconds": event.train_seconds,
         "speed/images_per_second": event.images_per_second,
         "speed/step_seconds": event.step_seconds,
-        "speed/data_wait_share": event.data_wait_share,
+        "speed/data_wait_fraction": event.data_wait_fraction,
         **_axes(event.subnet),
     }
-    if event.budget_share is not None:
-        numbers["train/budget_share"] = event.budget_share
+    if event.budget_fraction is not None:
+        numbers["train/budget_fraction"] = event.budget_fraction
     return numbers, {}
 
 
@@ -199,7 +199,7 @@ _RESULTS = {
 }
 
 _MAKERS: dict[type, Callable[[Any], Parts]] = {
-    Progressed: _of_progressed,
+    StepLogged: _of_progressed,
     Evaluated: _of_evaluated,
     StageStarted: _of_stage,
     SupernetStarted: _of_supernet,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from autoprog.errors import ConfigError, RunError
-from autoprog.events import Event, RunStarted, Warned
+from autoprog.events import Event, RunStarted, WarningRaised
 from autoprog.loggers.points import EventTail, Point
 from autoprog.printable import one_line
 from autoprog.runfiles import check_run_files
@@ -115,11 +115,11 @@ class Relays:
     def __init__(self, folder: Path, manifest: RunManifest) -> None:
         self._relays = [Relay(name, folder, manifest) for name in wanted_loggers(manifest.settings)]
 
-    def show(self, event: Event) -> list[Warned]:
+    def show(self, event: Event) -> list[WarningRaised]:
         """Pass on what is new in the log; return what went wrong."""
         problems = [relay.show(event) for relay in self._relays]
         return [
-            Warned(
+            WarningRaised(
                 step=event.step,
                 message=f"{problem}; the run goes on, and autoprog log can repeat it",
             )
@@ -180,8 +180,8 @@ def check_logger(name: str, settings: RunSettings, flag: str) -> None:
     try:
         import_module(f"autoprog.loggers.{name}")
     except ImportError:
-        law, cure = f"must have {name} installed", f"pip install 'autoprog[{name}]'"
-        raise ConfigError(flag, "", law, cure=cure) from None
+        problem, hint = f"must have {name} installed", f"pip install 'autoprog[{name}]'"
+        raise ConfigError(flag, "", problem, hint=hint) from None
     if name == "wandb":
         from autoprog.loggers.wandb import check_wandb
 

@@ -78,8 +78,8 @@ def check_wandb(settings: RunSettings) -> None:
     except wandb.Error:
         logged_in = False
     if not logged_in:
-        cure = "call wandb login, or add --wandb-mode offline"
-        raise ConfigError("--log-wandb", "", "must be logged in to W&B", cure=cure)
+        hint = "call wandb login, or add --wandb-mode offline"
+        raise ConfigError("--log-wandb", "", "must be logged in to W&B", hint=hint)
 
 
 def _mode(settings: RunSettings) -> Literal["online", "offline", "disabled"]:

@@ -6,15 +6,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from autoprog.decisions import Candidate, Decision, DecisionInputs, Estimate, FrontPoint, Tail
+from autoprog.decisions import (
+    Candidate,
+    Continuation,
+    Decision,
+    DecisionInputs,
+    Estimate,
+    FrontPoint,
+)
 from autoprog.search.estimate import paired_difference, summarise
 from autoprog.search.forecast import (
     CAPACITY_EXPONENT,
+    ContinuationSearch,
     Forecast,
     LossLaw,
     Option,
     Outlook,
-    TailSearch,
     autoprog_scores,
     filled_losses,
     flattening,
@@ -33,7 +40,7 @@ from supernet.config import ModelSpec, SubnetConfig
 from supernet.cost import relative_cost
 
 __all__ = [
-    "LEAST_SHARE",
+    "MIN_FRACTION",
     "ONCE",
     "Chooser",
     "against",
@@ -41,7 +48,7 @@ __all__ = [
     "first_of",
     "forced_decision",
     "from_front",
-    "generalised_share",
+    "generalised_fraction",
     "planned_now",
     "settle",
 ]
@@ -51,21 +58,21 @@ __all__ = [
 # Does training still teach what holds for images that it does not see? Pure.
 
 
-LEAST_SHARE = 1.0
+MIN_FRACTION = 1.0
 """Below it training gains more than held-out images show: regularisation is of full strength from then on.
 
 Augmented images are harder than held-out ones as they are, so what is learnt shows more on these. Measured
 with `vit-xs` on CIFAR-10, regularisation ramped: 1.2 after some 40 passes over 2,375 images, where full
 strength from the start gains nothing; 0.4 to 0.5 after some 90 over 1,250, where it gains 2 points. After 11
 passes over 9,500 images full strength costs 3 points; there the held-out loss was read after the supernet
-phase, which makes it worse, and the share was 1.3 and 1.4.
+phase, which makes it worse, and the fraction was 1.3 and 1.4.
 """
 
-_LEAST_GAIN = 0.05
-"""Of training loss, in nats: below it a share would be noise."""
+_MIN_GAIN = 0.05
+"""Of training loss, in nats: below it a fraction would be noise."""
 
 
-def generalised_share(inputs: DecisionInputs) -> float | None:
+def generalised_fraction(inputs: DecisionInputs) -> float | None:
     """Return the fall of the held-out loss over that of the training loss, since the decision before.
 
     None if another subnet trained then, or if training has not gained enough since to tell.
@@ -74,7 +81,7 @@ def generalised_share(inputs: DecisionInputs) -> float | None:
     if before is None or now is None or before.subnet != now.subnet:
         return None
     gain = before.training - now.training
-    return (before.held_out - now.held_out) / gain if gain >= _LEAST_GAIN else None
+    return (before.held_out - now.held_out) / gain if gain >= _MIN_GAIN else None
 
 
 # --------------------------------------------------------------------------------------------------
@@ -83,7 +90,7 @@ def generalised_share(inputs: DecisionInputs) -> float | None:
 
 def first_of(forecast: Forecast) -> SubnetConfig:
     """Return the subnet that a way on begins with."""
-    return forecast.tail[0][1]
+    return forecast.continuation[0][1]
 
 
 def planned_now(inputs: DecisionInputs) -> SubnetConfig:
@@ -113,10 +120,10 @@ def settle(
         name = "staying" if planned == inputs.current else f"the plan so far, {planned}"
         tied = f"a tie with {estimates[best].subnet} within ±{noise:.1%}"
         return incumbent, f"{tied}, which {name} wins"
-    full_from = ways[best].tail[-1][0]
+    full_from = ways[best].continuation[-1][0]
     if outlook.by_time:
-        share = full_from / outlook.total_steps
-        return best, f"lowest end loss for the time there is, full from {share:.0%} of it"
+        fraction = full_from / outlook.total_steps
+        return best, f"lowest end loss for the time there is, full from {fraction:.0%} of it"
     return best, f"lowest end loss · seconds^{outlook.alpha:.3g}, full from step {full_from}"
 
 
@@ -149,7 +156,7 @@ ONCE: tuple[Rule, ...] = ("pareto", "budget")
 
 DATE_CELLS = 20
 _ONCE_TRIALS = 5  # a decision for the whole run is worth more thought
-MOST_FRONT_POINTS = 24
+MAX_FRONT_POINTS = 24
 _STRENGTHENED = (
     "; held-out images show {:.0%} of what training gained: full regularisation from here"
 )
@@ -157,7 +164,7 @@ _STRENGTHENED = (
 
 @dataclass(frozen=True)
 class Chooser:
-    """How decisions are taken: the rule, the space, and the search for tails."""
+    """How decisions are taken: the rule, the space, and the search for continuations."""
 
     rule: Rule
     space: SearchSpace
@@ -176,10 +183,10 @@ class _Scored(NamedTuple):
 def decide(chooser: Chooser, inputs: DecisionInputs) -> Decision:
     """Return the decision: the same inputs give the same decision, on any machine."""
     estimates = estimates_of(inputs)
-    by_rule = _by_autoprog if chooser.rule == "autoprog" else _by_tails
+    by_rule = _by_autoprog if chooser.rule == "autoprog" else _by_continuations
     scored = by_rule(chooser, inputs, estimates)
     chosen = scored.forecasts[scored.winner]
-    share = _share_to_strengthen_by(chooser, inputs)
+    fraction = _fraction_to_strengthen_by(chooser, inputs)
     return Decision(
         index=inputs.index,
         step=inputs.step,
@@ -189,21 +196,21 @@ def decide(chooser: Chooser, inputs: DecisionInputs) -> Decision:
         candidates=_candidates(chooser, inputs, estimates, scored),
         winner=scored.winner,
         alpha=scored.alpha,
-        reason=scored.reason + ("" if share is None else _STRENGTHENED.format(share)),
-        tail=chosen.tail,
+        reason=scored.reason + ("" if fraction is None else _STRENGTHENED.format(fraction)),
+        continuation=chosen.continuation,
         front=tuple(_front_point(one) for one in _thinned(scored.front, chosen)),
         position=inputs.position,
         length=None if inputs.position is None else inputs.total_steps,
-        strengthens=share is not None,
+        strengthens=fraction is not None,
     )
 
 
-def _share_to_strengthen_by(chooser: Chooser, inputs: DecisionInputs) -> float | None:
-    """Return the share that calls for full regularisation from here on; None if none does."""
+def _fraction_to_strengthen_by(chooser: Chooser, inputs: DecisionInputs) -> float | None:
+    """Return the fraction that calls for full regularisation from here on; None if none does."""
     if chooser.rule != "rollout" or inputs.is_strengthened:
         return None
-    share = generalised_share(inputs)
-    return share if share is not None and share < LEAST_SHARE else None
+    fraction = generalised_fraction(inputs)
+    return fraction if fraction is not None and fraction < MIN_FRACTION else None
 
 
 def forced_decision(
@@ -242,7 +249,7 @@ def _candidates(
             predicted_loss=forecast.loss,
             remaining_seconds=forecast.seconds,
             score=forecast.score,
-            tail=forecast.tail,
+            continuation=forecast.continuation,
         )
         for estimate, forecast in zip(estimates, scored.forecasts, strict=True)
     )
@@ -264,16 +271,18 @@ def _by_autoprog(
     return _Scored(forecasts, alpha, winner, reason, [])
 
 
-def _until_full(chooser: Chooser, inputs: DecisionInputs, subnet: SubnetConfig) -> Tail:
-    """Return the tail that stays at a subnet for as long as it may."""
+def _until_full(chooser: Chooser, inputs: DecisionInputs, subnet: SubnetConfig) -> Continuation:
+    """Return the continuation that stays at a subnet for as long as it may."""
     full = chooser.space.spec.full
     stay = (inputs.at, subnet)
     return (stay,) if subnet == full else (stay, (max(inputs.at, inputs.full_step), full))
 
 
-def _by_tails(chooser: Chooser, inputs: DecisionInputs, estimates: Sequence[Estimate]) -> _Scored:
+def _by_continuations(
+    chooser: Chooser, inputs: DecisionInputs, estimates: Sequence[Estimate]
+) -> _Scored:
     outlook = outlook_of(chooser.space, inputs, estimates)
-    everything = _all_tails(chooser, inputs, outlook, [e.subnet for e in estimates])
+    everything = _all_continuations(chooser, inputs, outlook, [e.subnet for e in estimates])
     best = [_best_from(estimate.subnet, everything) for estimate in estimates]
     front = front_of(everything)
     if chooser.rule == "rollout":
@@ -282,7 +291,7 @@ def _by_tails(chooser: Chooser, inputs: DecisionInputs, estimates: Sequence[Esti
         chosen, why = from_front(chooser.rule, inputs, front)
         winner = next(i for i, e in enumerate(estimates) if e.subnet == first_of(chosen))
         best[winner] = chosen
-        reason = f"{why}; full from step {chosen.tail[-1][0]}"
+        reason = f"{why}; full from step {chosen.continuation[-1][0]}"
     scores = [forecast.score for forecast in best]
     if chooser.rule == "rollout":
         reason += against(estimates, scores, winner)
@@ -327,15 +336,15 @@ def _columns(curve: Sequence[tuple[float, float]]) -> tuple[list[float], list[fl
     return [step for step, _ in curve], [loss for _, loss in curve]
 
 
-def _all_tails(
+def _all_continuations(
     chooser: Chooser, inputs: DecisionInputs, outlook: Outlook, firsts: Sequence[SubnetConfig]
 ) -> list[Forecast]:
-    """Return the forecasts of all tails with one jump, and of those that the sampler proposes.
+    """Return the forecasts of all continuations with one jump, and of those that the sampler proposes.
 
-    Only tails that begin with one of `firsts`, which were estimated, can be chosen.
+    Only continuations that begin with one of `firsts`, which were estimated, can be chosen.
     """
     cells = DATE_CELLS if chooser.rule in ONCE else max(1, inputs.num_points + 1)
-    search = TailSearch(
+    search = ContinuationSearch(
         space=chooser.space,
         current=inputs.current,
         step=inputs.at,
@@ -349,14 +358,18 @@ def _all_tails(
     known = published_arrivals(search)
     if inputs.incumbent:
         known.insert(0, search.arrivals_of(_from_now(inputs)))
-    seed = step_seed(chooser.seed, "tails", inputs.index)
-    trials = chooser.space.decisions.tail_trials * (_ONCE_TRIALS if chooser.rule in ONCE else 1)
+    seed = step_seed(
+        chooser.seed, "tails", inputs.index
+    )  # the word of the first version: it decides the draws
+    trials = chooser.space.decisions.continuation_trials * (
+        _ONCE_TRIALS if chooser.rule in ONCE else 1
+    )
     searched = search.searched(outlook, known, trials, chooser.sampler, seed)
     possible = [forecast for forecast in searched if first_of(forecast) in firsts]
     return [*map(outlook.forecast, search.enumerated(firsts)), *possible]
 
 
-def _from_now(inputs: DecisionInputs) -> Tail:
+def _from_now(inputs: DecisionInputs) -> Continuation:
     """Return what is left of the plan that the decision before has made."""
     later = tuple((step, subnet) for step, subnet in inputs.incumbent if step > inputs.at)
     return ((inputs.at, planned_now(inputs)), *later)
@@ -364,7 +377,7 @@ def _from_now(inputs: DecisionInputs) -> Tail:
 
 def _best_from(subnet: SubnetConfig, forecasts: Sequence[Forecast]) -> Forecast:
     own = [forecast for forecast in forecasts if first_of(forecast) == subnet]
-    return min(own or forecasts, key=lambda f: (f.score, len(f.tail)))
+    return min(own or forecasts, key=lambda f: (f.score, len(f.continuation)))
 
 
 def _label(subnet: SubnetConfig, current: SubnetConfig, full: SubnetConfig) -> str:
@@ -374,13 +387,15 @@ def _label(subnet: SubnetConfig, current: SubnetConfig, full: SubnetConfig) -> s
 
 
 def _front_point(one: Forecast) -> FrontPoint:
-    return FrontPoint(predicted_loss=one.loss, remaining_seconds=one.seconds, tail=one.tail)
+    return FrontPoint(
+        predicted_loss=one.loss, remaining_seconds=one.seconds, continuation=one.continuation
+    )
 
 
 def _thinned(front: Sequence[Forecast], chosen: Forecast) -> Sequence[Forecast]:
     """Return some points of a front, evenly picked: both ends, and the chosen one if it is there."""
-    if len(front) <= MOST_FRONT_POINTS:
+    if len(front) <= MAX_FRONT_POINTS:
         return front
     last = len(front) - 1
-    places = {round(k * last / (MOST_FRONT_POINTS - 1)) for k in range(MOST_FRONT_POINTS)}
+    places = {round(k * last / (MAX_FRONT_POINTS - 1)) for k in range(MAX_FRONT_POINTS)}
     return [one for place, one in enumerate(front) if place in places or one == chosen]

@@ -34,7 +34,7 @@ from autoprog.decisions import (
     write_fidelity,
 )
 from autoprog.errors import ConfigError
-from autoprog.events import Event, SubnetTrained, Warned
+from autoprog.events import Event, SubnetTrained, WarningRaised
 from autoprog.runfiles import remove_checkpoints
 from autoprog.search.estimate import held_out_losses
 from autoprog.search.plan import DecisionPoint, SearchPlan
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COST_RATIO",
-    "FEWEST_SUBNETS",
+    "MIN_SUBNETS",
     "BriefTrainings",
     "agreement",
     "bootstrap_interval",
@@ -76,13 +76,14 @@ __all__ = [
 # --------------------------------------------------------------------------------------------------
 # Rank correlation: do two numbers of each subnet put the subnets into the same order?
 #
-# Legend: n subnets. Signs (n, n) hold -1, 0 or 1 for each ordered pair; masks (n, n) say which pairs count.
+# Legend: n subnets. Signs (n, n) hold -1, 0 or 1 for each ordered pair; masks (n, n) say which
+# pairs count.
 
 
 COST_RATIO = 1.15
 """Subnets whose multiply-accumulates differ by no more than this factor count as equally expensive."""
 
-FEWEST_SUBNETS = 6
+MIN_SUBNETS = 6
 """Below that no interval is given: two that are in order would be in order in all draws."""
 
 _DRAWS = 2000
@@ -93,7 +94,7 @@ def kendall_tau(
 ) -> float | None:
     """Return Kendall's tau-b of two lists of numbers, in -1..1.
 
-    It is the mean of sign(x_i - x_j) · sign(y_i - y_j) over pairs, over the geometric mean of the shares
+    It is the mean of sign(x_i - x_j) · sign(y_i - y_j) over pairs, over the geometric mean of the fractions
     of pairs that are not tied in x and in y (Kendall 1945).
 
     Args:
@@ -204,7 +205,7 @@ def _interval(
     count: int, statistic: Callable[[np.ndarray], float | None]
 ) -> tuple[float | None, float | None]:
     """Return the bootstrap interval; nothing of few subnets, of which any order may be by chance."""
-    found = bootstrap_interval(count, statistic) if count >= FEWEST_SUBNETS else None
+    found = bootstrap_interval(count, statistic) if count >= MIN_SUBNETS else None
     return found or (None, None)
 
 
@@ -271,7 +272,7 @@ def _tau(signs_x: np.ndarray, signs_y: np.ndarray, mask: np.ndarray) -> float | 
 
 
 _STOP_STEPS = 5
-_EMA_SHARE = 0.1
+_EMA_FRACTION = 0.1
 
 
 @dataclass(frozen=True)
@@ -382,7 +383,7 @@ class BriefTrainings:
         stepper = replace(
             trainer.stepper,
             model=model,
-            emas=(ElasticEma(model, _EMA_SHARE * self.steps),),
+            emas=(ElasticEma(model, _EMA_FRACTION * self.steps),),
             optimizer=optimizer,
             scheduler=scheduler,
             scaler=trainer.compute.scaler(),
@@ -430,7 +431,7 @@ def is_due(searcher: Searcher, point: DecisionPoint) -> bool:
     if settings is None or searcher.plan.supernet_points[settings.at] != point:
         return False
     done = read_fidelity(searcher.trainer.folder.path) is not None
-    return not searcher.trainer.ranks.share("done" if done else "")
+    return not searcher.trainer.ranks.broadcast("done" if done else "")
 
 
 def keep_start(searcher: Searcher) -> None:
@@ -472,7 +473,7 @@ def measure_fidelity(
     trainings = _trainings(searcher, settings, point, curriculum)
     if trainings is None:
         text = "no fidelity: the network from before the supernet phase is not there any more"
-        yield Warned(step=trainer.step, message=text)
+        yield WarningRaised(step=trainer.step, message=text)
         return
     yield from trainer.save()  # a crash in what follows need not repeat the supernet phase
     yield from _train_all(trainer, trainings, settings.seeds, chosen, point.index)
@@ -517,13 +518,13 @@ def _trainings(
         before=searcher.current,
         step=point.start_step,
         steps=steps,
-        run_steps=_most_steps(searcher),
+        run_steps=_max_steps(searcher),
         curriculum=curriculum,
         grow=searcher.search.space.decisions.grow,
     )
 
 
-def _most_steps(searcher: Searcher) -> int:
+def _max_steps(searcher: Searcher) -> int:
     """Return what the steps of the run cannot be more than: by time cheap ones count for less than one."""
     total = searcher.trainer.total_steps
     return math.ceil(total / min(searcher.step_costs.values())) if searcher.by_time else total
@@ -540,7 +541,7 @@ def _train_all(
     wanted = [(subnet, seed) for seed in range(seeds) for subnet in subnets]
     on_record = [(one.subnet, one.seed) for one in read_trainings(trainer.folder.path)]
     missing = json.loads(
-        trainer.ranks.share(json.dumps([n for n, w in enumerate(wanted) if w not in on_record]))
+        trainer.ranks.broadcast(json.dumps([n for n, w in enumerate(wanted) if w not in on_record]))
     )
     for number in missing:
         subnet, seed = wanted[number]

@@ -1,4 +1,4 @@
-"""Tails: the ways to go on to the end of a run, enumerated and searched for, each with its forecast."""
+"""Continuations: the ways to go on to the end of a run, enumerated and searched for, each with its forecast."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from autoprog.decisions import Tail
+from autoprog.decisions import Continuation
 from autoprog.search.controller import IntDistribution, Plan, create_sampler, search_in_memory
 from autoprog.space import SearchSpace
 from supernet.config import SubnetConfig
@@ -19,13 +19,13 @@ __all__ = [
     "CAPACITY_EXPONENT",
     "TIME_WEIGHT",
     "AxisRange",
+    "ContinuationSearch",
     "Encoding",
     "Forecast",
     "Leg",
     "LossLaw",
     "Option",
     "Outlook",
-    "TailSearch",
     "Timeline",
     "autoprog_scores",
     "end_loss",
@@ -50,14 +50,17 @@ __all__ = [
 # --------------------------------------------------------------------------------------------------
 # Schedules as vectors of whole numbers, of which every one is a valid growing schedule.
 #
-# Each axis has its values in the order in which a run goes through them, and for each value but the first the
-# date at which it comes into force. A vector holds the *increments* between dates, in cells of a grid that ends
-# where the full model is due at the latest. So dates rise, values may be skipped (an increment of 0) and the
+# Each axis has its values in the order in which a run goes through them, and for each value but the
+# first the
+# date at which it comes into force. A vector holds the *increments* between dates, in cells of a
+# grid that ends
+# where the full model is due at the latest. So dates rise, values may be skipped (an increment of
+# 0) and the
 # end is always the full model.
 
 
 Timeline = tuple[tuple[float, tuple[int, ...]], ...]
-"""Stretches of a run: from which share of it on, and the number of the value on each axis."""
+"""Stretches of a run: from which fraction of it on, and the number of the value on each axis."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +83,14 @@ class Encoding:
 
     Attributes:
         axes: What may grow.
-        start_share: Where the part begins, as a share of the run.
-        full_share: Where all axes have arrived at the latest.
+        start_fraction: Where the part begins, as a fraction of the run.
+        full_fraction: Where all axes have arrived at the latest.
         cells: The number of grid cells between the two; with none, everything arrives at the start.
     """
 
     axes: tuple[AxisRange, ...]
-    start_share: float
-    full_share: float
+    start_fraction: float
+    full_fraction: float
     cells: int
 
     def bounds(self) -> dict[str, tuple[int, int]]:
@@ -100,7 +103,7 @@ class Encoding:
         cells = sorted({0}.union(*dates))
         return tuple(
             (
-                self._share(cell),
+                self._fraction(cell),
                 tuple(
                     axis.first + sum(date <= cell for date in own)
                     for axis, own in zip(self.axes, dates, strict=True)
@@ -110,17 +113,17 @@ class Encoding:
         )
 
     def encode(self, arrivals: Mapping[str, Sequence[float]]) -> dict[str, int]:
-        """Return the vector whose values come into force at the grid cells nearest to the shares given.
+        """Return the vector whose values come into force at the grid cells nearest to the fractions given.
 
         Args:
-            arrivals: For each axis the share of the run at which each value but the first comes into
+            arrivals: For each axis the fraction of the run at which each value but the first comes into
                 force, rising; values that the part of the run begins with are left out.
         """
         vector: dict[str, int] = {}
         for axis in self.axes:
             before = 0
-            for key, share in zip(axis.keys, arrivals[axis.name], strict=True):
-                cell = max(before, min(self.cells, self._cell(share)))
+            for key, fraction in zip(axis.keys, arrivals[axis.name], strict=True):
+                cell = max(before, min(self.cells, self._cell(fraction)))
                 vector[key], before = cell - before, cell
         return vector
 
@@ -128,13 +131,13 @@ class Encoding:
         increments = [vector[key] for key in axis.keys]
         return [min(self.cells, date) for date in accumulate(increments)]
 
-    def _share(self, cell: int) -> float:
+    def _fraction(self, cell: int) -> float:
         part = cell / max(1, self.cells)
-        return self.start_share * (1 - part) + self.full_share * part  # exact at both ends
+        return self.start_fraction * (1 - part) + self.full_fraction * part  # exact at both ends
 
-    def _cell(self, share: float) -> int:
-        span = self.full_share - self.start_share
-        return round((share - self.start_share) / span * self.cells) if span > 0 else 0
+    def _cell(self, fraction: float) -> int:
+        span = self.full_fraction - self.start_fraction
+        return round((fraction - self.start_fraction) / span * self.cells) if span > 0 else 0
 
 
 # --------------------------------------------------------------------------------------------------
@@ -217,33 +220,46 @@ def _features(subnet: SubnetConfig) -> list[float]:
 # --------------------------------------------------------------------------------------------------
 # The roll-out: what a way to go on would come to at the end of the run.
 #
-# Everything is counted in *progress*: steps of the full model that would have taught as much. Three laws, each
+# Everything is counted in *progress*: steps of the full model that would have taught as much. Three
+# laws, each
 # with numbers that are measured or guarded:
 #
-# - *Learning.* The full model's loss falls as progress^-b; b is the slope of this run's own training curve.
-# - *Transfer.* The one-shot losses say how far the full model is: were its loss that of the subnet trained so
-#   far, it has learnt all of it; if it is higher, what the curve says of that loss. They also say what training
-#   a subnet is worth from now on. Where it leads the full model, the share loss(subnet) / loss(full) is kept:
-#   a low loss at a small image size is worth little where the full size shows next to nothing of it. Where it
+# - *Learning.* The full model's loss falls as progress^-b; b is the slope of this run's own
+# training curve.
+# - *Transfer.* The one-shot losses say how far the full model is: were its loss that of the subnet
+# trained so
+#   far, it has learnt all of it; if it is higher, what the curve says of that loss. They also say
+# what training
+#   a subnet is worth from now on. Where it leads the full model, the fraction loss(subnet) /
+# loss(full) is kept:
+#   a low loss at a small image size is worth little where the full size shows next to nothing of
+# it. Where it
 #   falls behind, the progress that the curve gives to its loss: it has not the capacity to follow.
-# - *Capacity.* A step at relative cost c teaches c^γ as much as a full one; γ = 0.15 is a prior: a step at half
+# - *Capacity.* A step at relative cost c teaches c^γ as much as a full one; γ = 0.15 is a prior: a
+# step at half
 #   the cost is worth 90 % of a full one, at an eighth 73 %. Trainings on CIFAR-10 gave 0 to 0.25.
 #
 # A way is priced by the seconds that it still takes: score = loss at the end · seconds^α with
-# α = TIME_WEIGHT · b. At weight 1 a shorter run would count as much as a better one; whoever chose the number
+# α = TIME_WEIGHT · b. At weight 1 a shorter run would count as much as a better one; whoever chose
+# the number
 # of epochs has said that loss counts more.
 #
-# In a run of so much *time* all ways take as long, so the loss at the end decides: what cheap steps save is
-# spent on more of them. What of these carries over is counted from guessing: with ℓ₀ the loss of that, the
-# share is log(ℓ₀ / loss(full)) / log(ℓ₀ / loss(subnet)). For how long they go on teaching is measured: where
-# the subnet's own curve falls more slowly than its power law, by a factor f, a step is worth f times less, and
-# one of another subnet f^(log c / log c of the current one): the full model is as good as new. That is a larger
+# In a run of so much *time* all ways take as long, so the loss at the end decides: what cheap steps
+# save is
+# spent on more of them. What of these carries over is counted from guessing: with ℓ₀ the loss of
+# that, the
+# share is log(ℓ₀ / loss(full)) / log(ℓ₀ / loss(subnet)). For how long they go on teaching is
+# measured: where
+# the subnet's own curve falls more slowly than its power law, by a factor f, a step is worth f
+# times less, and
+# one of another subnet f^(log c / log c of the current one): the full model is as good as new. That
+# is a larger
 # γ.
 
 
 TIME_WEIGHT = 0.25
 CAPACITY_EXPONENT = 0.15
-_LEAST_SHARE = 0.05
+_MIN_FRACTION = 0.05
 _FLATTENING_POINTS = 8
 _CARRIED_NOISE = 0.1
 """What log losses may differ by and tell nothing: without it, two that have learnt nothing had no ratio."""
@@ -301,7 +317,7 @@ def flattening(
 ) -> float:
     """Return what a curve that falls more slowly than before adds to the capacity exponent, 0 or more.
 
-    With f the slope of log (loss - floor) over log steps in the later half of the steps, as a share of that
+    With f the slope of log (loss - floor) over log steps in the later half of the steps, as a fraction of that
     before, a step of this subnet teaches f of what its power law says; so c^x = f, 0.05 ≤ f ≤ 1.
 
     Args:
@@ -318,8 +334,8 @@ def flattening(
     later = power_law_slope(steps[middle:], excess[middle:])
     if before is None or later is None or before >= 0 or relative_cost >= 1:
         return 0.0
-    share = min(max(later / before, _LEAST_SHARE), 1.0)
-    return math.log(share) / math.log(relative_cost)
+    fraction = min(max(later / before, _MIN_FRACTION), 1.0)
+    return math.log(fraction) / math.log(relative_cost)
 
 
 def target_entropy(smoothing: float, num_classes: int) -> float:
@@ -332,7 +348,7 @@ def target_entropy(smoothing: float, num_classes: int) -> float:
 
 
 def transfer(law: LossLaw, option: Option, full: Option) -> float:
-    """Return the share of what `option` learns that the full model keeps, at most 1."""
+    """Return the fraction of what `option` learns that the full model keeps, at most 1."""
     ratio = option.loss / full.loss
     if ratio > 1.0:
         return ratio ** (-1.0 / law.learning)
@@ -396,9 +412,9 @@ Priced = TypeVar("Priced", bound=HasPrice)
 
 @dataclass(frozen=True)
 class Forecast:
-    """A tail and what it is predicted to come to. ``score`` is lower for better ones."""
+    """A continuation and what it is predicted to come to. ``score`` is lower for better ones."""
 
-    tail: Tail
+    continuation: Continuation
     loss: float
     seconds: float
     score: float
@@ -408,7 +424,7 @@ class Forecast:
 class Outlook:
     """What forecasts are made from: the law, what each subnet is like now, and how far the run is.
 
-    With ``by_time`` tails count time, in steps of the full model.
+    With ``by_time`` continuations count time, in steps of the full model.
     """
 
     law: LossLaw
@@ -418,17 +434,17 @@ class Outlook:
     total_steps: int
     by_time: bool = False
 
-    def forecast(self, tail: Tail) -> Forecast:
-        """Return the forecast of a tail, from its first step on."""
-        stops = [step for step, _ in tail[1:]] + [self.total_steps]
+    def forecast(self, continuation: Continuation) -> Forecast:
+        """Return the forecast of a continuation, from its first step on."""
+        stops = [step for step, _ in continuation[1:]] + [self.total_steps]
         legs = [
             Leg(self.options[subnet], (stop - step) / self._unit(subnet))
-            for (step, subnet), stop in zip(tail, stops, strict=True)
+            for (step, subnet), stop in zip(continuation, stops, strict=True)
         ]
         loss = end_loss(self.law, legs, self.options[self.full], self.progress)
-        seconds = self._time(tail[0][0], legs) if self.by_time else legs_seconds(legs)
+        seconds = self._time(continuation[0][0], legs) if self.by_time else legs_seconds(legs)
         score = loss if self.by_time else score_of(self.law, loss, seconds)
-        return Forecast(tail, loss, seconds, score)
+        return Forecast(continuation, loss, seconds, score)
 
     @property
     def alpha(self) -> float:
@@ -445,15 +461,15 @@ class Outlook:
         return full * (self.total_steps - start) + spare
 
     def _unit(self, subnet: SubnetConfig) -> float:
-        """Return what a step of a subnet counts for in a tail."""
+        """Return what a step of a subnet counts for in a continuation."""
         if not self.by_time:
             return 1.0
         return min(1.0, self.options[subnet].step_seconds / self.options[self.full].step_seconds)
 
 
 @dataclass(frozen=True)
-class TailSearch:
-    """The tails from one point of a run on.
+class ContinuationSearch:
+    """The continuations from one point of a run on.
 
     Attributes:
         space: The growth space.
@@ -471,8 +487,8 @@ class TailSearch:
     total_steps: int
     cells: int
 
-    def enumerated(self, firsts: Sequence[SubnetConfig]) -> Iterator[Tail]:
-        """Yield for each first subnet the tails that become full in one jump, at each date."""
+    def enumerated(self, firsts: Sequence[SubnetConfig]) -> Iterator[Continuation]:
+        """Yield for each first subnet the continuations that become full in one jump, at each date."""
         full = self.space.spec.full
         dates = [date for date in self._dates() if date > self.step]
         for subnet in firsts:
@@ -489,10 +505,10 @@ class TailSearch:
         sampler: str,
         seed: int,
     ) -> list[Forecast]:
-        """Return the forecasts of `trials` tails that Optuna proposes, of any number of growths.
+        """Return the forecasts of `trials` continuations that Optuna proposes, of any number of growths.
 
         Args:
-            outlook: What a tail is forecast from.
+            outlook: What a continuation is forecast from.
             first: Arrivals to begin with, such as those of published schedules.
             trials: How many.
             sampler: One of :data:`autoprog.search.controller.SAMPLERS`.
@@ -505,12 +521,12 @@ class TailSearch:
         found: list[Forecast] = []
 
         def evaluate(vector: Mapping[str, Any], _: object) -> tuple[float, float]:
-            found.append(outlook.forecast(self.tail_of(encoding.decode(vector))))
+            found.append(outlook.forecast(self.continuation_of(encoding.decode(vector))))
             return found[-1].loss, found[-1].seconds
 
         space = {key: IntDistribution(low, high) for key, (low, high) in bounds.items()}
         enqueued = tuple(encoding.encode(arrivals) for arrivals in first)
-        plan = Plan("tails", ("loss", "seconds"), space, enqueued)
+        plan = Plan("continuations", ("loss", "seconds"), space, enqueued)
         search_in_memory(plan, evaluate, trials, create_sampler(sampler, seed, space))
         return found
 
@@ -521,7 +537,7 @@ class TailSearch:
 
     @property
     def encoding(self) -> Encoding:
-        """Return the vectors of the tails."""
+        """Return the vectors of the continuations."""
         tops = (len(self.space.depths), len(self.space.sizes), len(self.space.keep_rates))
         axes = tuple(
             AxisRange(name, first, top - 1)
@@ -530,23 +546,24 @@ class TailSearch:
         total = self.total_steps
         return Encoding(axes, self.step / total, self.full_step / total, self.cells)
 
-    def tail_of(self, timeline: Timeline) -> Tail:
-        """Return the tail that a timeline stands for; stretches without a step are left out."""
+    def continuation_of(self, timeline: Timeline) -> Continuation:
+        """Return the continuation that a timeline stands for; stretches without a step are left out."""
         stretches = [
-            (round(share * self.total_steps), self._subnet(numbers)) for share, numbers in timeline
+            (round(fraction * self.total_steps), self._subnet(numbers))
+            for fraction, numbers in timeline
         ]
-        tail: list[tuple[int, SubnetConfig]] = []
+        continuation: list[tuple[int, SubnetConfig]] = []
         for step, subnet in stretches:
-            if tail and tail[-1][0] == step:
-                tail.pop()
-            if not tail or tail[-1][1] != subnet:
-                tail.append((step, subnet))
-        return tuple(tail)
+            if continuation and continuation[-1][0] == step:
+                continuation.pop()
+            if not continuation or continuation[-1][1] != subnet:
+                continuation.append((step, subnet))
+        return tuple(continuation)
 
-    def arrivals_of(self, tail: Tail) -> dict[str, list[float]]:
-        """Return when each value that is left comes into force on a tail, as shares of the run."""
+    def arrivals_of(self, continuation: Continuation) -> dict[str, list[float]]:
+        """Return when each value that is left comes into force on a continuation, as fractions of the run."""
         numbers = self._numbers()
-        steps = [(step, self._numbers_of(subnet)) for step, subnet in tail]
+        steps = [(step, self._numbers_of(subnet)) for step, subnet in continuation]
         tops = [len(self.space.depths), len(self.space.sizes), len(self.space.keep_rates)]
         return {
             name: [
@@ -577,14 +594,14 @@ class TailSearch:
         return SubnetConfig(space.depths[depth], space.sizes[size], space.keep_rates[rate])
 
 
-def published_arrivals(search: TailSearch) -> list[dict[str, list[float]]]:
+def published_arrivals(search: ContinuationSearch) -> list[dict[str, list[float]]]:
     """Return the schedules that are known to be good, as far as they lie ahead, to begin a search with.
 
     Full at once; an even ramp of all axes (AutoProg's "Prog"); image size first and depth first; depth in one
     late jump; sizes held at their smallest for as long as can be.
     """
     axes, encoding = search.encoding.axes, search.encoding
-    start, end = encoding.start_share, encoding.full_share
+    start, end = encoding.start_fraction, encoding.full_fraction
     at_once = {axis.name: [start] * len(axis.keys) for axis in axes}
     late = {axis.name: [end] * len(axis.keys) for axis in axes}
     even = {axis.name: _evenly(start, end, len(axis.keys)) for axis in axes}

@@ -50,7 +50,7 @@ from autoprog.train.trainer import Trainer
 from supernet.config import ModelSpec, SubnetConfig
 
 __all__ = [
-    "RUN_SHARE",
+    "RUN_FRACTION",
     "Costs",
     "Limits",
     "cell_name",
@@ -68,7 +68,7 @@ __all__ = [
 PROFILE_SECONDS = 20.0
 """What measuring may take where a run does not say."""
 
-_MOST_BYTES = 2**24
+_MAX_BYTES = 2**24
 
 
 class Costs:
@@ -87,7 +87,7 @@ class Costs:
             ConfigError: If it is missing or holds anything but costs of cells.
         """
         try:
-            body = json.loads(read_bytes(path, _MOST_BYTES))
+            body = json.loads(read_bytes(path, _MAX_BYTES))
         except (OSError, ValueError, RecursionError):
             law = "must be a readable JSON file of step seconds"
             raise ConfigError(str(path), "", law) from None
@@ -214,7 +214,7 @@ def _own_costs(trainer: Trainer, cells: Sequence[CostCell]) -> CostTable:
 
 
 def _shared(trainer: Trainer, table: CostTable) -> CostTable:
-    text = trainer.ranks.share(json.dumps(table.body()))
+    text = trainer.ranks.broadcast(json.dumps(table.body()))
     return table_of(json.loads(text), "costs of rank 0")
 
 
@@ -227,15 +227,15 @@ def _profile_seconds(trainer: Trainer) -> float:
 # The measured grid: seconds of steps and of batches, in turns, by a trainer that is none the wiser.
 
 
-RUN_SHARE = 0.01
-"""Measuring takes at most this share of the run that it is for, but for two turns of each cell."""
+RUN_FRACTION = 0.01
+"""Measuring takes at most this fraction of the run that it is for, but for two turns of each cell."""
 
-_TWO_TURNS_SHARE = 0.05
+_TWO_TURNS_FRACTION = 0.05
 _TWO_TURNS_SECONDS = 2.0
 """What two turns of each cell may take: so much of a run of the full model, or what nobody minds."""
 
-_TURNS_SHARE = 0.75
-"""Share of the time for turns where there are workers; the rest is for what they hide."""
+_TURNS_FRACTION = 0.75
+"""Fraction of the time for turns where there are workers; the rest is for what they hide."""
 
 _OVERLAP_REPEATS = 3
 _TELL_SECONDS = 0.2
@@ -351,7 +351,7 @@ def measuring(
         trainer: What would train them.
         cells: What to measure.
         limits: When to stop.
-        run_steps: Steps of the run that this is for, which caps the time as well (:data:`RUN_SHARE`).
+        run_steps: Steps of the run that this is for, which caps the time as well (:data:`RUN_FRACTION`).
         full_seconds: What is on record for the full cell; others are put on its scale, so that a machine
             that has become slower does not count for or against them.
         together: All ranks measure, which makes averaging gradients part of a step; otherwise this process
@@ -366,7 +366,7 @@ def measuring(
             trainer.stepper.ranks = ONE_PROCESS
         watch = Watch(trainer)
         bench = _Bench(trainer, Curriculum() if curriculum is None else curriculum, watch)
-        share = trainer.stepper.ranks.share
+        broadcast = trainer.stepper.ranks.broadcast
         full = full_cell(trainer.stepper.model.spec, trainer.recipe.batch_size)
         ordered = by_worth(cells, full)
         yield _told(bench, 0, len(ordered), limits.seconds)
@@ -379,18 +379,18 @@ def measuring(
         if run_steps is not None:
             run_seconds = _run_seconds(bench, full, first[full.name], run_steps)
         worth_it = cells_to_measure(cells, full, lambda c: _price(seconds[c]), watch.left_seconds)
-        names = json.loads(share(json.dumps([cell.name for cell in worth_it])))
+        names = json.loads(broadcast(json.dumps([cell.name for cell in worth_it])))
         chosen = [cell for cell in ordered if cell.name in names]
         for cell in chosen:
             bench.add(cell)
         yield _told(bench, len(first), len(ordered), watch.left_seconds, run_seconds)
-        turns_share = _TURNS_SHARE if trainer.feed.workers else 1.0
-        own = replace(limits, seconds=turns_share * max(0.0, watch.left_seconds))
+        turns_fraction = _TURNS_FRACTION if trainer.feed.workers else 1.0
+        own = replace(limits, seconds=turns_fraction * max(0.0, watch.left_seconds))
         price = _price_of(bench, {cell.name: (cell, seconds[cell]) for cell in chosen})
         arms = bench.arms()
         turns = Turns(full.name, dict(first))
         told_seconds = watch.spent_seconds
-        steps = take_turns(arms, full.name, own, trainer.clock, share, first=first, price=price)
+        steps = take_turns(arms, full.name, own, trainer.clock, broadcast, first=first, price=price)
         for turns in steps:
             watch.between_blocks()
             if watch.spent_seconds - told_seconds >= _TELL_SECONDS:
@@ -400,7 +400,7 @@ def measuring(
                 yield _told(bench, num_measured, len(ordered), left, run_seconds)
         overlap = _overlap(bench, turns, watch.left_seconds)
         table = _table(bench, turns, full, full_seconds, overlap)
-        body = json.loads(share(json.dumps(table.body())))
+        body = json.loads(broadcast(json.dumps(table.body())))
     return CostTable.model_validate(body)
 
 
@@ -420,14 +420,16 @@ def _told(
     )
 
 
-def _first_steps(bench: _Bench, cells: Sequence[CostCell], most_seconds: float) -> dict[str, float]:
+def _first_steps(bench: _Bench, cells: Sequence[CostCell], max_seconds: float) -> dict[str, float]:
     """Return the seconds of a step of each cell: of the second one where there is time for it."""
-    share = bench.trainer.stepper.ranks.share
+    broadcast = bench.trainer.stepper.ranks.broadcast
     seconds = {cell.name: bench.add(cell).once() for cell in cells}
-    if share("again" if bench.watch.spent_seconds + sum(seconds.values()) <= most_seconds else ""):
+    if broadcast(
+        "again" if bench.watch.spent_seconds + sum(seconds.values()) <= max_seconds else ""
+    ):
         again = {cell.name: bench.step_arms[cell].once() for cell in cells}
         seconds = {name: min(one, again[name]) for name, one in seconds.items()}
-    found: dict[str, float] = json.loads(share(json.dumps(seconds)))
+    found: dict[str, float] = json.loads(broadcast(json.dumps(seconds)))
     return found
 
 
@@ -449,19 +451,19 @@ def _price(seconds: float) -> float:
 
 
 def _limit(
-    bench: _Bench, seconds: dict[CostCell, float], most_seconds: float, run_steps: int | None
+    bench: _Bench, seconds: dict[CostCell, float], max_seconds: float, run_steps: int | None
 ) -> float:
-    """Return what measuring may take: a share of the run, or two turns of each cell in a short one."""
+    """Return what measuring may take: a fraction of the run, or two turns of each cell in a short one."""
     if run_steps is None:
-        return most_seconds
+        return max_seconds
     run_seconds = run_steps * fmean(seconds.values())
     num_kinds = len({bench.batches_of(cell) for cell in seconds})
     two_turns = bench.watch.spent_seconds + sum(map(_price, seconds.values()))
     two_turns += 4 * num_kinds * _slowest_batch(bench)
     all_full_seconds = run_steps * max(seconds.values())
-    short = min(two_turns, max(_TWO_TURNS_SHARE * all_full_seconds, _TWO_TURNS_SECONDS))
-    limit = min(most_seconds, max(RUN_SHARE * run_seconds, short))
-    return float(bench.trainer.stepper.ranks.share(repr(limit)))
+    short = min(two_turns, max(_TWO_TURNS_FRACTION * all_full_seconds, _TWO_TURNS_SECONDS))
+    limit = min(max_seconds, max(RUN_FRACTION * run_seconds, short))
+    return float(bench.trainer.stepper.ranks.broadcast(repr(limit)))
 
 
 def _slowest_batch(bench: _Bench) -> float:
@@ -510,7 +512,7 @@ def _overlap(bench: _Bench, turns: Turns, left_seconds: float) -> tuple[float, b
     trainer, workers = bench.trainer, bench.trainer.feed.workers
     if workers == 0:
         return 0.0, True
-    share = trainer.stepper.ranks.share
+    broadcast = trainer.stepper.ranks.broadcast
     pairs = {
         cell: (step, max(batch, 1e-9))
         for cell in bench.step_arms
@@ -519,10 +521,12 @@ def _overlap(bench: _Bench, turns: Turns, left_seconds: float) -> tuple[float, b
         if batch is not None
     }
     alike = min(pairs, key=lambda cell: abs(log(pairs[cell][0] / pairs[cell][1])))
-    cell = next(cell for cell in pairs if cell.name == share(alike.name))
+    cell = next(cell for cell in pairs if cell.name == broadcast(alike.name))
     step, batch = pairs[cell]
     steps = 4 * workers + 4
-    times = int(share(str(int(min(_OVERLAP_REPEATS, left_seconds // (steps * (step + batch)))))))
+    times = int(
+        broadcast(str(int(min(_OVERLAP_REPEATS, left_seconds // (steps * (step + batch))))))
+    )
     if times < 1:
         return _usual_overlap(trainer), False
     arm, data = bench.step_arms[cell], bench.data(cell)

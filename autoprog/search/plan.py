@@ -70,7 +70,7 @@ def make_plan(
     """Return when to decide.
 
     ``autoprog`` decides at the start of every piece but the last, which is full (CVPR 2022). ``rollout``
-    decides at ``num_points`` points, evenly spread up to ``min_full_share`` before the end, from where on
+    decides at ``num_points`` points, evenly spread up to ``min_full_fraction`` before the end, from where on
     the model is full; at fewer points in runs so short that a supernet phase would train each of its
     subnets for less than ``good_visits`` steps. ``pareto`` and ``budget`` decide at the first of them, for
     good. Up to there the smallest subnet trains, since losses near the start of warm-up tell nothing.
@@ -85,7 +85,7 @@ def make_plan(
     decisions = space.decisions
     pieces = _piece_starts(decisions.num_stages, steps_per_epoch, total_steps)
     latest = _whole_epoch(
-        total_steps * (1 - decisions.min_full_share), steps_per_epoch, total_steps
+        total_steps * (1 - decisions.min_full_fraction), steps_per_epoch, total_steps
     )
     if rule == "autoprog":
         full_step = min(pieces[-1], latest)
@@ -113,7 +113,7 @@ def _published_points(
         steps = _quarters(start, stop, steps_per_epoch)
         points.append(DecisionPoint(len(points), piece, start, stop, steps))
     if not points:
-        _refuse_share(decisions, supernet_steps)
+        _refuse_fraction(decisions, supernet_steps)
     return points
 
 
@@ -134,10 +134,10 @@ def _even_points(
     """Return evenly spread decisions whose supernet phases train each subnet a few times.
 
     ``visit`` is the length of a phase that trains each once. A phase ends before the next begins, whatever
-    its share of the steps.
+    its fraction of the steps.
     """
     decisions = space.decisions
-    in_supernets = decisions.supernet_share * total_steps
+    in_supernets = decisions.supernet_fraction * total_steps
     least, good = (math.ceil(v * visit) for v in (decisions.min_visits, decisions.good_visits))
     good = max(good, least)
     most = min(int(in_supernets / good), full_step // good - 1)
@@ -148,7 +148,7 @@ def _even_points(
     else:
         supernet_steps = max(least, min(round(in_supernets / _SHARE_OF_ONE), full_step - apart))
     if apart + supernet_steps > full_step:
-        _refuse_share(decisions, supernet_steps)
+        _refuse_fraction(decisions, supernet_steps)
     starts = [number * full_step // (count + 1) for number in range(1, count + 1)]
     if rule != "rollout":
         starts = starts[:1]
@@ -229,11 +229,13 @@ def _refuse(decisions: Decisions, there: int, steps_per_epoch: int) -> NoReturn:
     )
 
 
-def _refuse_share(decisions: Decisions, supernet_steps: int) -> NoReturn:
-    """Refuse a share of the full model that leaves no time for the first decision."""
-    law = f"must leave {supernet_steps} steps for a supernet phase before the full model"
-    cure = "lower it, train longer, or make the space smaller"
-    raise ConfigError("--space", "decisions.min_full_share", law, decisions.min_full_share, cure)
+def _refuse_fraction(decisions: Decisions, supernet_steps: int) -> NoReturn:
+    """Refuse a fraction of the full model that leaves no time for the first decision."""
+    problem = f"must leave {supernet_steps} steps for a supernet phase before the full model"
+    hint = "lower it, train longer, or make the space smaller"
+    raise ConfigError(
+        "--space", "decisions.min_full_fraction", problem, decisions.min_full_fraction, hint
+    )
 
 
 def _first_middle_last(values: Sequence[Value]) -> list[Value]:

@@ -74,7 +74,7 @@ def chooser_of(
     settings = run.manifest.settings
     if settings.search is None:
         law = f"must be the folder of a search, but is that of a {settings.kind} run"
-        raise ConfigError("--replay", "", law, cure=f"see {command('show', run.path)}")
+        raise ConfigError("--replay", "", law, hint=f"see {command('show', run.path)}")
     search: SearchSettings = settings.search
     return Chooser(
         rule=rule or search.rule,
@@ -85,10 +85,10 @@ def chooser_of(
 
 
 def differences(recorded: Decision, again: Decision) -> tuple[str, ...]:
-    """Return what two decisions do not have in common: subnet, tail, candidates, front, reason, strength."""
+    """Return what two decisions do not have in common: subnet, continuation, candidates, front, reason, strength."""
     one, two = (decision.model_dump(mode="json") for decision in (recorded, again))
     found = [] if recorded.subnet == again.subnet else ["subnet"]
-    keys = ("tail", "candidates", "front", "reason", "strengthens")
+    keys = ("continuation", "candidates", "front", "reason", "strengthens")
     return (*found, *(key for key in keys if not _alike(one[key], two[key])))
 
 

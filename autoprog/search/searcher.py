@@ -13,9 +13,9 @@ from statistics import fmean
 
 from autoprog.curves import Curriculum, ramped_curriculum
 from autoprog.data.sources import OpenedData
-from autoprog.decisions import Decision, DecisionInputs, Shown, Tail, read_fidelity
+from autoprog.decisions import Continuation, Decision, DecisionInputs, Shown, read_fidelity
 from autoprog.errors import ConfigError
-from autoprog.events import CostsKnown, Decided, Estimated, Event, Progressed, SupernetStarted
+from autoprog.events import CostsKnown, Decided, Estimated, Event, StepLogged, SupernetStarted
 from autoprog.files import parse
 from autoprog.recipe import Recipe
 from autoprog.runs import Run, RunFolder, load_run
@@ -91,7 +91,8 @@ def merged(pieces: Sequence[Piece]) -> list[Piece]:
 
 
 # --------------------------------------------------------------------------------------------------
-# What a search keeps with its checkpoints: training losses, and what the subnet of each time came to.
+# What a search keeps with its checkpoints: training losses, and what the subnet of each time came
+# to.
 
 
 _RECENT_POINTS = 4
@@ -101,7 +102,7 @@ def noting_losses(trainer: Trainer, phase: Phase, keeps_curve: bool) -> Iterator
     """Run a plain phase and keep its training losses: the last ones, and the curve that the roll-out fits."""
     name = str(phase.choices[0].subnet)
     for event in trainer.run(phase):
-        if isinstance(event, Progressed):
+        if isinstance(event, StepLogged):
             recent = trainer.notes.setdefault("recent", {}).setdefault(name, [])
             _note(trainer, recent, phase, event)
             del recent[:-_RECENT_POINTS]
@@ -130,7 +131,7 @@ def shown_at(trainer: Trainer, index: int) -> Shown | None:
     return None if found is None else Shown.model_validate(found)
 
 
-def _note(trainer: Trainer, curve: list[list[float]], phase: Phase, event: Progressed) -> None:
+def _note(trainer: Trainer, curve: list[list[float]], phase: Phase, event: StepLogged) -> None:
     """Append to a curve; what a stop had split in two becomes one point again."""
     loss, every = event.loss, trainer.settings.log_every_steps
     if curve and curve[-1][0] > phase.start_step and curve[-1][0] % every:
@@ -150,7 +151,7 @@ def found_schedule(searcher: Searcher) -> GrowthSchedule:
     trainer, search = searcher.trainer, searcher.search
     stops = [piece.step for piece in pieces[1:]] + [trainer.total_steps]
     by_proxy = search.proxy < 1  # meant for runs of another length
-    whole: LengthUnit = "compute_share" if searcher.by_time else "share"
+    whole: LengthUnit = "compute_fraction" if searcher.by_time else "fraction"
     units = {
         subnet: trainer.total_steps if by_proxy else cost * trainer.steps_per_epoch
         for subnet, cost in searcher.step_costs.items()
@@ -188,7 +189,7 @@ def found_lengths(searcher: Searcher, schedule: GrowthSchedule) -> Lengths:
     trainer = searcher.trainer
     return Lengths(
         named_epochs=trainer.recipe.epochs,
-        time_share=searcher.search.time_share,
+        cost_fraction=searcher.search.cost_fraction,
         steps=trainer.step,
         trained_epochs=trainer.step / trainer.steps_per_epoch,
         schedule_epochs=schedule.own_epochs(trainer.steps_per_epoch),
@@ -197,13 +198,14 @@ def found_lengths(searcher: Searcher, schedule: GrowthSchedule) -> Lengths:
 
 
 # --------------------------------------------------------------------------------------------------
-# How long a search is: as many epochs as the recipe says, or a share of the time that these would take.
+# How long a search is: as many epochs as the recipe says, or a fraction of the time that these
+# would take.
 
 
 def length_and_plan(
     search: SearchSettings, recipe: Recipe, num_images: int
 ) -> tuple[RunLength, SearchPlan]:
-    """Return the length of a search and when it decides; a share of time counts in steps of the full model.
+    """Return the length of a search and when it decides; a fraction of time counts in steps of the full model.
 
     Raises:
         ConfigError: If the plan does not fit the length, with what would make it fit.
@@ -218,19 +220,19 @@ def _length_and_plan(
     search: SearchSettings, recipe: Recipe, num_images: int
 ) -> tuple[RunLength, SearchPlan]:
     length = _length(search, recipe, num_images)
-    by_time = search.time_share is not None
+    by_time = search.cost_fraction is not None
     plan = make_plan(search.rule, search.space, length.steps_per_epoch, length.total_steps, by_time)
     return length, plan
 
 
 def _length(search: SearchSettings, recipe: Recipe, num_images: int) -> RunLength:
-    share = 1.0 if search.time_share is None else search.time_share
-    return run_length(num_images, recipe.batch_size, recipe.epochs * share)
+    fraction = 1.0 if search.cost_fraction is None else search.cost_fraction
+    return run_length(num_images, recipe.batch_size, recipe.epochs * fraction)
 
 
-_MOST_EPOCHS = 2**16
+_MAX_EPOCHS = 2**16
 _PLAN_FLAGS = {
-    "decisions.min_full_share": "--min-full-share",
+    "decisions.min_full_fraction": "--min-full-fraction",
     "decisions.supernet_epochs": "--supernet-epochs",
 }
 
@@ -248,21 +250,21 @@ def _refusal(
         return True
 
     epochs, batch_size = _enough_epochs(recipe.epochs, fits), _small_batch(recipe.batch_size, fits)
-    cures = [] if epochs is None else [f"--epochs {math.ceil(epochs / search.proxy)}"]
-    cures += [] if batch_size is None else [f"--batch-size {batch_size}"]
+    hints = [] if epochs is None else [f"--epochs {math.ceil(epochs / search.proxy)}"]
+    hints += [] if batch_size is None else [f"--batch-size {batch_size}"]
     lower = _lower(search, recipe, num_images, error.key)
-    cures += [] if lower is None else [lower]
-    if not cures:
+    hints += [] if lower is None else [lower]
+    if not hints:
         if not is_shipped(search.space_from):
-            return ConfigError(search.space_from, error.key, error.law, error.value, error.cure)
-        return ConfigError(_PLAN_FLAGS[error.key], "", error.law, error.value, error.cure)
+            return ConfigError(search.space_from, error.key, error.problem, error.value, error.hint)
+        return ConfigError(_PLAN_FLAGS[error.key], "", error.problem, error.value, error.hint)
     steps = _length(search, recipe, num_images).total_steps
-    full = "" if search.time_share is None else " of the full model"
+    full = "" if search.cost_fraction is None else " of the full model"
     return ConfigError(
         "search",
         "",
         f"{steps} steps{full} are too few to search",
-        cure=f"take {' or '.join(cures)}",
+        hint=f"take {' or '.join(hints)}",
     )
 
 
@@ -287,7 +289,7 @@ def _enough_epochs(epochs: float, fits: Callable[..., bool]) -> int | None:
     low, high = math.floor(epochs), max(1, math.floor(epochs)) * 2
     while not fits(epochs=high):
         low, high = high, 2 * high
-        if high > _MOST_EPOCHS:
+        if high > _MAX_EPOCHS:
             return None
     while high - low > 1:
         middle = (low + high) // 2
@@ -312,7 +314,7 @@ def step_costs(search: SearchSettings, costs: Costs) -> dict[SubnetConfig, float
     """
     space = search.space
     subnets = space.above(space.smallest)
-    if search.time_share is None:
+    if search.cost_fraction is None:
         return dict.fromkeys(subnets, 1.0)
     seconds = costs.all_seconds(space.spec, subnets)
     full = seconds[str(space.spec.full)]
@@ -333,7 +335,7 @@ def cost_pace(trainer: Trainer, costs: Mapping[SubnetConfig, float]) -> CostPace
 def learning_rate_of(recipe: Recipe, search: SearchSettings) -> LearningRate:
     """Return the learning rate of the schedule that is found."""
     lr = recipe.learning_rate
-    return lr if search.time_share is None else lr.model_copy(update={"clock": "compute"})
+    return lr if search.cost_fraction is None else lr.model_copy(update={"clock": "compute"})
 
 
 @dataclass
@@ -355,7 +357,7 @@ class Searcher:
     position: int = 0
     announced_pieces: int = 0
     pieces: list[Piece] = field(default_factory=list)
-    tail: Tail = ()
+    continuation: Continuation = ()
     is_strengthened: bool = False
     enter: GrowTo | Compact | None = None
 
@@ -397,7 +399,7 @@ class Searcher:
     @property
     def by_time(self) -> bool:
         """Tell whether the length of the run is the time that its steps are known to take."""
-        return self.search.time_share is not None
+        return self.search.cost_fraction is not None
 
     @cached_property
     def step_costs(self) -> dict[SubnetConfig, float]:
@@ -507,7 +509,7 @@ def inputs_of(
         total_steps=trainer.total_steps,
         full_step=plan.full_step,
         current=searcher.current,
-        incumbent=searcher.tail,
+        incumbent=searcher.continuation,
         num_points=sum(point.start_step > searcher.position for point in plan.points),
         steps_so_far=tuple(trainer.steps_by_subnet.items()),
         curve=_after_warmup(searcher),
@@ -523,7 +525,7 @@ def inputs_of(
 
 def _after_warmup(searcher: Searcher) -> tuple[tuple[float, float], ...]:
     trainer, first = searcher.trainer, searcher.search.space.smallest
-    warmup = trainer.recipe.warmup_share * trainer.total_steps / searcher.step_costs[first]
+    warmup = trainer.recipe.warmup_fraction * trainer.total_steps / searcher.step_costs[first]
     curve = trainer.notes.get("curve", [])
     # Rounded, since a point made of two is that of a straight run but for the last bits.
     return tuple((step, round(loss, 6)) for step, loss in curve if step > warmup)
@@ -580,8 +582,12 @@ def decision_point(searcher: Searcher, point: DecisionPoint) -> Iterator[Event]:
         decision = yield from _decide_for_all(searcher, point, choices)
     else:
         yield from tell_again(searcher, decision)
-    searcher.enter, searcher.tail = Compact(choices[decision.subnet].slots), decision.tail
-    # The supernet phase counts to the stage that it leads to: this is what a replay of the schedule does.
+    searcher.enter, searcher.continuation = (
+        Compact(choices[decision.subnet].slots),
+        decision.continuation,
+    )
+    # The supernet phase counts to the stage that it leads to: this is what a replay of the schedule
+    # does.
     turn_to(searcher, decision.subnet, started)
     if decision.strengthens:
         searcher.is_strengthened = True
@@ -712,7 +718,7 @@ def _decide_for_all(
             yield estimated
             yield from announce(searcher, decision)
             text = decision.model_dump_json()
-    text = trainer.ranks.share(text)
+    text = trainer.ranks.broadcast(text)
     if not text:  # rank 0 was asked to stop
         yield from trainer.halt_if_asked()
     return parse(Decision, json.loads(text), "decision of rank 0")
@@ -757,7 +763,7 @@ def _anchors(searcher: Searcher, choices: dict[SubnetConfig, Choice]) -> tuple[S
     """Return what is always looked at: staying (or the smallest step up) and the largest candidate."""
     ordered = tuple(choices)
     stay = searcher.current if searcher.current in choices else ordered[0]
-    planned = [subnet for _, subnet in searcher.tail if subnet in choices]
+    planned = [subnet for _, subnet in searcher.continuation if subnet in choices]
     return tuple(dict.fromkeys((stay, ordered[-1], *planned)))
 
 
@@ -856,16 +862,16 @@ def _train(searcher: Searcher) -> Iterator[Event]:
             yield from _train_until(searcher, point.start_step)
             yield from decision_point(searcher, point)
     if searcher.search.rule in ONCE:
-        yield from _follow_tail(searcher)
+        yield from _follow_continuation(searcher)
     if searcher.current != searcher.full:
         yield from _train_until(searcher, searcher.plan.full_step)
         yield from _become_full(searcher)
     yield from _train_to_the_end(searcher)
 
 
-def _follow_tail(searcher: Searcher) -> Iterator[Event]:
+def _follow_continuation(searcher: Searcher) -> Iterator[Event]:
     """Carry out what was decided for the rest of the run."""
-    for step, subnet in searcher.tail[1:]:
+    for step, subnet in searcher.continuation[1:]:
         for turn in _announced_starts(searcher, step):
             if searcher.curriculum(turn) != searcher.pieces[-1].curriculum:
                 yield from _train_until(searcher, turn)

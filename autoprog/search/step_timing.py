@@ -57,20 +57,20 @@ Arm = Callable[[int], float]
 May raise :class:`TimeIsUpError` between two times, where it is the only process that measures.
 """
 
-Share = Callable[[str], str]
+Broadcast = Callable[[str], str]
 """Returns rank 0's text on all ranks that measure together."""
 
 BLOCK_SECONDS = 0.1
 """What a block lasts at least: a machine is not preempted for much less."""
 
-MOST_IN_A_BLOCK = 20
-SLOW_SHARE = 0.2
-"""An arm whose block takes this share of the limit is not taken again."""
+MAX_IN_A_BLOCK = 20
+SLOW_FRACTION = 0.2
+"""An arm whose block takes this fraction of the limit is not taken again."""
 
-FEWEST_FOR_A_MEDIAN = 3
+MIN_FOR_A_MEDIAN = 3
 """Below that the least of what was seen counts, since whatever disturbs a machine only adds."""
 
-FEWEST_ROUNDS = 6
+MIN_ROUNDS = 6
 """Below that an interval of 95 % does not exist; see :mod:`autoprog.paired_timing`."""
 
 
@@ -95,12 +95,12 @@ class Limits:
     Attributes:
         seconds: The time cap; nothing is begun that is not expected to fit in.
         tolerance: Half the width of the interval of a ratio, relative to it, that is good enough.
-        most_rounds: So many rounds are enough of whatever is so noisy.
+        max_rounds: So many rounds are enough of whatever is so noisy.
     """
 
     seconds: float
     tolerance: float = 0.02
-    most_rounds: int = 60
+    max_rounds: int = 60
 
 
 @dataclass
@@ -126,7 +126,7 @@ class Turns:
         included.
         """
         seen = [one[name] for one in self.rounds if name in one]
-        if len(seen) < FEWEST_FOR_A_MEDIAN:
+        if len(seen) < MIN_FOR_A_MEDIAN:
             seen += [self.first[name]] if name in self.first else []
             return Estimate(min(seen), min(seen), max(seen), confidence=0.0)
         own = [one[self.reference] for one in self.rounds]
@@ -138,7 +138,7 @@ class Turns:
     def is_settled(self, name: str, limits: Limits) -> bool:
         """Tell whether the ratio of an arm to the reference is known well enough."""
         ratios = self.ratios(name)
-        if len(ratios) < FEWEST_ROUNDS:
+        if len(ratios) < MIN_ROUNDS:
             return False
         found = estimate(ratios)
         return found.high - found.low <= 2 * limits.tolerance * found.median
@@ -149,7 +149,7 @@ def take_turns(
     reference: str,
     limits: Limits,
     clock: Callable[[], float],
-    share: Share = str,
+    broadcast: Broadcast = str,
     *,
     first: Mapping[str, float] | None = None,
     price: Callable[[str], float] = lambda name: 0.0,
@@ -165,7 +165,7 @@ def take_turns(
         reference: The arm that takes part in every round.
         limits: When to end.
         clock: Seconds.
-        share: See :data:`Share`.
+        broadcast: See :data:`Broadcast`.
         first: The first turns of those that have had theirs; the reference's must be among them, or is
             taken whatever the time.
         price: Returns about the seconds of one time of an arm that has had no turn.
@@ -179,12 +179,12 @@ def take_turns(
     try:
         for name in [name for name in arms if name not in turns.first]:
             fits = name == reference or 2 * price(name) <= left()
-            if share("fits" if fits else ""):
-                turns.first[name] = float(share(repr(arms[name](1))))
+            if broadcast("fits" if fits else ""):
+                turns.first[name] = float(broadcast(repr(arms[name](1))))
                 yield turns
         blocks = {name: _block(seconds) for name, seconds in turns.first.items()}
         took = {name: turn_seconds(seconds) for name, seconds in turns.first.items()}
-        while names := json.loads(share(json.dumps(_due(turns, took, limits, left())))):
+        while names := json.loads(broadcast(json.dumps(_due(turns, took, limits, left())))):
             shift = len(turns.rounds) % len(names)
             turns.rounds.append({})
             for name in names[shift:] + names[:shift]:
@@ -205,7 +205,7 @@ def turn_seconds(seconds: float) -> float:
 
 
 def _block(seconds: float) -> int:
-    return max(1, min(MOST_IN_A_BLOCK, ceil(BLOCK_SECONDS / max(seconds, 1e-9))))
+    return max(1, min(MAX_IN_A_BLOCK, ceil(BLOCK_SECONDS / max(seconds, 1e-9))))
 
 
 def _due(
@@ -215,16 +215,16 @@ def _due(
 
     The first round takes those in that there is time for, so that no slow one keeps others from theirs.
     """
-    if len(turns.rounds) >= limits.most_rounds:
+    if len(turns.rounds) >= limits.max_rounds:
         return []
     others = [
         name
         for name in took
         if name != turns.reference
         and not turns.is_settled(name, limits)
-        and not (turns.ratios(name) and took[name] > SLOW_SHARE * limits.seconds)
+        and not (turns.ratios(name) and took[name] > SLOW_FRACTION * limits.seconds)
     ]
-    alone = len(took) == 1 and len(turns.rounds) < FEWEST_ROUNDS
+    alone = len(took) == 1 and len(turns.rounds) < MIN_ROUNDS
     if not others and not alone:
         return []
     names = [turns.reference, *others]

@@ -19,7 +19,7 @@ from autoprog.curves import Curriculum, curve_value
 from autoprog.data.run_data import open_data
 from autoprog.data.sources import OpenedData
 from autoprog.errors import ConfigError, DivergedError, RunError, RunExistsError, RunLockedError
-from autoprog.events import Evaluated, Event, TrialTold, Warned
+from autoprog.events import Evaluated, Event, TrialFinished, WarningRaised
 from autoprog.openfiles import open_for_appending, open_regular
 from autoprog.printable import one_line
 from autoprog.processes import NUMBER_VARIABLE, PROGRAM, WorkerFile, claim_worker, log_of
@@ -72,9 +72,9 @@ __all__ = [
     "Workforce",
     "check_storage",
     "join",
+    "part_of_machine",
     "schedule_space",
     "search_by_trials",
-    "share_of_machine",
     "spawn_workers",
     "trial_settings",
     "visible_gpus",
@@ -105,7 +105,7 @@ class ScheduleSpace:
         """Return the vectors of the axes that rise over a run."""
         counts = self._counts()
         axes = tuple(AxisRange(name, 0, counts[name] - 1) for name in _RISING)
-        return Encoding(axes, 0.0, 1.0 - self.space.decisions.min_full_share, CELLS)
+        return Encoding(axes, 0.0, 1.0 - self.space.decisions.min_full_fraction, CELLS)
 
     def distributions(self) -> dict[str, BaseDistribution]:
         """Return what a trial is asked for: increments of dates, and choices where there are several."""
@@ -124,7 +124,7 @@ class ScheduleSpace:
         the run at the smallest size; depth in one late jump; everything as late as may be.
         """
         encoding, counts = self.encoding, self._counts()
-        end = encoding.full_share
+        end = encoding.full_fraction
 
         def arrivals(**own: list[float]) -> dict[str, int]:
             at_once = {name: [0.0] * (counts[name] - 1) for name in _RISING}
@@ -133,8 +133,8 @@ class ScheduleSpace:
         def even(name: str) -> list[float]:
             return [end * (k + 1) / (counts[name] - 1) for k in range(counts[name] - 1)]
 
-        def late(name: str, share: float = end) -> list[float]:
-            return [share] * (counts[name] - 1)
+        def late(name: str, fraction: float = end) -> list[float]:
+            return [fraction] * (counts[name] - 1)
 
         ways = (
             arrivals(),
@@ -151,17 +151,17 @@ class ScheduleSpace:
     def schedule_of(
         self, params: Mapping[str, Any], found_by: FoundBy | None = None
     ) -> GrowthSchedule:
-        """Return the schedule of a trial's parameters, with lengths in shares of the run."""
+        """Return the schedule of a trial's parameters, with lengths in fractions of the run."""
         choices = {name: params.get(name, values[0]) for name, values in self._choices().items()}
         timeline = self.encoding.decode(params)
-        ends = [share for share, _ in timeline[1:]] + [1.0]
+        ends = [fraction for fraction, _ in timeline[1:]] + [1.0]
         stages = tuple(
             self._stage(numbers, stop - start, choices)
             for (start, numbers), stop in zip(timeline, ends, strict=True)
         )
         return GrowthSchedule(
             full=FullModel.of(self.space.spec),
-            length_unit="share",
+            length_unit="fraction",
             lr=LearningRate(shape=choices["lr"], clock=self.lr.clock),
             stages=stages,
             found_by=found_by,
@@ -209,7 +209,7 @@ class ScheduleSpace:
 
 
 def _scaled(strength: object, scale: float) -> float | None:
-    """Return a share of the recipe's value; None, which keeps it, for all of it."""
+    """Return a fraction of the recipe's value; None, which keeps it, for all of it."""
     if strength is None or scale == 1:
         return None
     assert isinstance(strength, int | float)
@@ -217,7 +217,7 @@ def _scaled(strength: object, scale: float) -> float | None:
 
 
 # --------------------------------------------------------------------------------------------------
-# One trial: a schedule is really trained, on a share of the data and of the epochs.
+# One trial: a schedule is really trained, on a fraction of the data and of the epochs.
 
 
 METRICS = ("loss", "seconds")
@@ -238,17 +238,17 @@ def schedule_space(settings: RunSettings) -> ScheduleSpace:
 
 
 def trial_settings(settings: RunSettings) -> RunSettings:
-    """Return the settings of a trial: shares of epochs and images, some of these to evaluate on."""
+    """Return the settings of a trial: fractions of epochs and images, some of these to evaluate on."""
     assert settings.search is not None, "a search has search settings"
     proxy, recipe = settings.search.proxy, settings.recipe
     epochs = recipe.epochs * proxy
-    share = settings.data.share * proxy
+    fraction = settings.data.fraction * proxy
     changes = {
         "kind": "train",
         "search": None,
         "schedule_from": "trial",
         "recipe": recipe.model_copy(update={"epochs": epochs}),
-        "data": settings.data.model_copy(update={"share": share, "on_held_out": True}),
+        "data": settings.data.model_copy(update={"fraction": fraction, "on_held_out": True}),
         "eval_every_epochs": epochs / _EVALUATIONS,
         "patience": None,
         "time_budget_seconds": None,
@@ -351,12 +351,12 @@ class _TrialStop(StopRequest):
 
 def _report(trial: OpenTrial, trainer: Trainer, event: Evaluated, total_macs: int) -> None:
     """Let others judge a trial that is full and at a rung, by its loss and by what it will have cost."""
-    share = round(100 * trainer.macs / total_macs)
-    rung = RUNGS.rung_of(share)
+    fraction = round(100 * trainer.macs / total_macs)
+    rung = RUNGS.rung_of(fraction)
     if trainer.stepper.subnet != trainer.stepper.model.spec.full or rung is None:
         return
-    if share - RUNGS.first_step * RUNGS.reduction**rung <= _RUNG_WINDOW:
-        trial.report(share, score_of(LossLaw(_LEARNING), event.loss_ema, total_macs))
+    if fraction - RUNGS.first_step * RUNGS.reduction**rung <= _RUNG_WINDOW:
+        trial.report(fraction, score_of(LossLaw(_LEARNING), event.loss_ema, total_macs))
 
 
 _LEARNING = 0.2
@@ -375,7 +375,8 @@ def _total_macs(trainer: Trainer, schedule: GrowthSchedule) -> int:
 
 
 # --------------------------------------------------------------------------------------------------
-# Worker processes of one run: started with their share of the machine, watched, and started again.
+# Worker processes of one run: started with their fraction of the machine, watched, and started
+# again.
 
 
 _LAST_SECONDS = 5.0
@@ -391,13 +392,13 @@ class Crew:
         folder: The run folder; what they write goes to ``workers/worker-0.log`` and so on in it.
         count: How many, at least one.
         words_of: Returns the whole command line of a worker, given its number.
-        most_restarts: How often each may die and be started again.
+        max_restarts: How often each may die and be started again.
     """
 
     folder: Path
     count: int
     words_of: Callable[[int], Sequence[str]]
-    most_restarts: int = 3
+    max_restarts: int = 3
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -463,18 +464,18 @@ def spawn_workers(
         raise RunError(f"no worker came to its end: {workers[0].last_words()}")
 
 
-def share_of_machine(
+def part_of_machine(
     index: int, count: int, cores: int, gpus: Sequence[str], environ: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return the environment of worker `index` of `count`: an equal share of the cores, GPUs in turn.
+    """Return the environment of worker `index` of `count`: an equal fraction of the cores, GPUs in turn.
 
     The cores count for its threads and for its loader workers. What the user has set for the threads holds.
     """
     own_cores = str(max(1, cores // count))
-    share = {"OMP_NUM_THREADS": own_cores, **environ, CORES_VARIABLE: own_cores}
+    fraction = {"OMP_NUM_THREADS": own_cores, **environ, CORES_VARIABLE: own_cores}
     if gpus:
-        share["CUDA_VISIBLE_DEVICES"] = gpus[index % len(gpus)]
-    return share
+        fraction["CUDA_VISIBLE_DEVICES"] = gpus[index % len(gpus)]
+    return fraction
 
 
 def visible_gpus(environ: Mapping[str, str], devices: Path = Path("/dev")) -> tuple[str, ...]:
@@ -496,7 +497,7 @@ class _Worker:
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     def start(self) -> WorkerStarted:
-        environ = share_of_machine(
+        environ = part_of_machine(
             self.index, self.crew.count, usable_cores(), visible_gpus(os.environ), os.environ
         )
         environ[NUMBER_VARIABLE] = str(self.number)
@@ -560,7 +561,7 @@ def _what_became_of(worker: _Worker, may_restart: bool) -> WorkerDied | WorkerEn
     if code == 0 or code in _STOPPED:
         worker.ended_well = True
         return WorkerEnded(worker.number, code)
-    left = worker.crew.most_restarts - worker.restarts if may_restart else 0
+    left = worker.crew.max_restarts - worker.restarts if may_restart else 0
     return WorkerDied(worker.number, code, worker.last_words(), left)
 
 
@@ -620,7 +621,7 @@ def search_by_trials(
         yield from _carry_out_trials(settings, folder, shared, workforce, job.stop)
         chosen, complaint = _choose(settings, folder, shared, opened)
         if complaint:
-            yield Warned(step=0, message=complaint)
+            yield WarningRaised(step=0, message=complaint)
         folder.write_schedule(_schedule_of(settings, folder, chosen), "best.yaml")
     schedule = load_schedule(best)
     folder.write_schedule(schedule)
@@ -683,7 +684,7 @@ def _carry_out_trials(
     for report in spawn_workers(Crew(folder.path, workforce.jobs, lambda _: words), stop):
         if isinstance(report, WorkerDied):
             text = f"worker {report.number} died ({report.exit_code}): {report.last_words}"
-            yield Warned(step=0, message=text)
+            yield WarningRaised(step=0, message=text)
         yield from _news(settings, shared, told)
     if stop.signal_name is not None:
         raise InterruptedRunError(stop.signal_name, str(folder.path))
@@ -691,11 +692,11 @@ def _carry_out_trials(
     ended, wanted = shared.num_finished(), settings.search.trials
     if wanted is not None and ended < wanted:
         again = shlex.quote(str(folder.path))
-        cure = f"the workers were stopped; go on with --resume {again}"
-        raise RunError(f"{folder.path}: {ended} of {wanted} trials have come to an end; {cure}")
+        hint = f"the workers were stopped; go on with --resume {again}"
+        raise RunError(f"{folder.path}: {ended} of {wanted} trials have come to an end; {hint}")
 
 
-def _news(settings: RunSettings, shared: SharedStudy, told: set[int]) -> Iterator[TrialTold]:
+def _news(settings: RunSettings, shared: SharedStudy, told: set[int]) -> Iterator[TrialFinished]:
     states = TrialState.COMPLETE, TrialState.PRUNED
     for trial in shared.ended(*states):
         if trial.number not in told:
@@ -703,15 +704,15 @@ def _news(settings: RunSettings, shared: SharedStudy, told: set[int]) -> Iterato
             yield _event_of(settings, trial)
 
 
-def _event_of(settings: RunSettings, trial: FrozenTrial) -> TrialTold:
+def _event_of(settings: RunSettings, trial: FrozenTrial) -> TrialFinished:
     schedules = schedule_space(settings)
-    schedule, share, stages = schedules.schedule_of(trial.params), 0.0, []
+    schedule, fraction, stages = schedules.schedule_of(trial.params), 0.0, []
     for stage in schedule.stages:
-        resolved = schedule.resolve(1000, 1.0).at(min(999, round(1000 * share)))
-        stages.append((share, resolved.subnet))
-        share += float(stage.length)
+        resolved = schedule.resolve(1000, 1.0).at(min(999, round(1000 * fraction)))
+        stages.append((fraction, resolved.subnet))
+        fraction += float(stage.length)
     values = trial.values or [None, None]
-    return TrialTold(
+    return TrialFinished(
         step=0,
         number=trial.number,
         pruned=trial.state is TrialState.PRUNED,
@@ -738,8 +739,8 @@ def _choose(
     if search.budget_seconds is None:
         return knee_of(front), ""
     images = len(open_data(trial_settings(settings).data).train)
-    share = search.proxy * images / len(opened.train)
-    return within(front, search.budget_seconds, share)
+    fraction = search.proxy * images / len(opened.train)
+    return within(front, search.budget_seconds, fraction)
 
 
 def _schedule_of(settings: RunSettings, folder: RunFolder, chosen: Trialled) -> GrowthSchedule:
@@ -749,19 +750,21 @@ def _schedule_of(settings: RunSettings, folder: RunFolder, chosen: Trialled) -> 
     return schedule_space(settings).schedule_of(chosen.params, found_by)
 
 
-def within(front: Sequence[Trialled], budget_seconds: float, share: float) -> tuple[Trialled, str]:
+def within(
+    front: Sequence[Trialled], budget_seconds: float, fraction: float
+) -> tuple[Trialled, str]:
     """Return the best whose full run takes no longer; else the cheapest, and a word on that.
 
     Args:
         front: From the cheapest on.
         budget_seconds: For training the full run.
-        share: Of a full run that a trial takes, by epochs and images.
+        fraction: Of a full run that a trial takes, by epochs and images.
     """
-    affordable = [one for one in front if one.seconds <= budget_seconds * share]
+    affordable = [one for one in front if one.seconds <= budget_seconds * fraction]
     if affordable:
         return min(affordable, key=lambda one: one.loss), ""
     cheapest = front[0]
-    needed = f"{cheapest.seconds / share:.0f} s, the budget is {budget_seconds:.0f} s"
+    needed = f"{cheapest.seconds / fraction:.0f} s, the budget is {budget_seconds:.0f} s"
     return cheapest, f"no trial fits the budget: the cheapest, {cheapest.number}, needs {needed}"
 
 

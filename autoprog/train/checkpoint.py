@@ -15,7 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from autoprog.bounds import MOST_STEPS
+from autoprog.bounds import MAX_STEPS
 from autoprog.decisions import Shown
 from autoprog.errors import RunError
 from autoprog.events import Evaluated
@@ -107,7 +107,8 @@ def load_newest(
 
 
 def _load(path: Path) -> dict[str, Any]:
-    # Ours are zip files; anything else would go to the reader of torch's older format, a bare pickle.
+    # Ours are zip files; anything else would go to the reader of torch's older format, a bare
+    # pickle.
     with open_regular(path) as file:
         if file.read(4) != b"PK\x03\x04" or not zipfile.is_zipfile(file):
             raise NotLoadedError("damaged, or not a checkpoint")
@@ -148,7 +149,7 @@ class _Values(BaseModel):
 
 
 class _Best(_Values):
-    step: int = Field(ge=0, le=MOST_STEPS)
+    step: int = Field(ge=0, le=MAX_STEPS)
     epoch: float = Field(ge=0)
     top1: float = Field(ge=0, le=100)
 
@@ -165,7 +166,7 @@ class _Notes(_Values):
 class _State(_Values):
     """What :func:`autoprog.train.trainer.snapshot` returns; what older checkpoints lack is optional."""
 
-    step: int = Field(ge=0, le=MOST_STEPS)
+    step: int = Field(ge=0, le=MAX_STEPS)
     samples: int = Field(ge=0, le=10**18)
     macs: int = Field(ge=0, le=10**30)
     phase: int = Field(ge=-1, le=10**6)
@@ -177,7 +178,7 @@ class _State(_Values):
     steps_by_subnet: list[list[Any]]
     phase_seconds: list[list[Any]]
     last_evaluation: dict[str, Any] | None
-    marked_at: int = Field(ge=0, le=MOST_STEPS)
+    marked_at: int = Field(ge=0, le=MAX_STEPS)
     evaluated_macs: int = Field(default=0, ge=0, le=10**30)
     evaluated_position: float = 0.0
     best: _Best | None = None
@@ -284,8 +285,8 @@ def _check_group(group: Any, own: Mapping[str, Any]) -> None:
     for key, now in own.items():
         is_new = key not in group and isinstance(now, bool | None)
         if key != "params" and not is_new and not _is_alike(group[key], now):
-            law = f"{key} of the optimizer must be like {brief(now)}"
-            raise ValueError(f"{law}, but got {brief(group[key])}")
+            problem = f"{key} of the optimizer must be like {brief(now)}"
+            raise ValueError(f"{problem}, but got {brief(group[key])}")
     for key in group.keys() - own.keys():  # such as the step count of LAMB
         value = group[key]
         is_single = (

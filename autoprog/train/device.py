@@ -149,8 +149,8 @@ def _check_cores(settings: RunSettings) -> None:
         ("--workers", settings.workers, max(16, 8 * cores)),
     ):
         if isinstance(number, int) and number > most:
-            law = f"must be at most {most} on a machine with {cores} cores"
-            raise ConfigError(flag, "", law, number, "lower it, or leave it out")
+            problem = f"must be at most {most} on a machine with {cores} cores"
+            raise ConfigError(flag, "", problem, number, "lower it, or leave it out")
 
 
 def _keep_freed_memory() -> None:
@@ -177,21 +177,21 @@ def _is_there(device: torch.device) -> bool:
 def _resolve_device(name: str, ranks: Ranks) -> torch.device:
     if name in ("auto", "cuda") and torch.cuda.is_available():
         if ranks.local_rank >= torch.cuda.device_count():
-            law = f"must be at most {torch.cuda.device_count()}, the GPUs of this machine"
-            raise ConfigError("torchrun", "--nproc-per-node", law, ranks.local_world_size)
+            problem = f"must be at most {torch.cuda.device_count()}, the GPUs of this machine"
+            raise ConfigError("torchrun", "--nproc-per-node", problem, ranks.local_world_size)
         return torch.device("cuda", ranks.local_rank)
     if name == "auto":
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     if re.fullmatch(r"cpu(:0)?|mps|cuda(:[0-9]{1,2})?", name) is None:
-        law = "must be auto, cpu, mps, cuda or cuda:N"
-        raise ConfigError("--device", "", law, name)
+        problem = "must be auto, cpu, mps, cuda or cuda:N"
+        raise ConfigError("--device", "", problem, name)
     device = torch.device(name)
     if not _is_there(device):
-        cure = "take --device auto"
-        raise ConfigError("--device", "", "must be there on this machine", name, cure)
+        hint = "take --device auto"
+        raise ConfigError("--device", "", "must be there on this machine", name, hint)
     if device.index is not None and not ranks.alone:
-        law = f"must leave the number to the {ranks.world_size} processes of this run"
-        raise ConfigError("--device", "", law, name, f"take --device {device.type}")
+        problem = f"must leave the number to the {ranks.world_size} processes of this run"
+        raise ConfigError("--device", "", problem, name, f"take --device {device.type}")
     return device
 
 

@@ -60,7 +60,7 @@ def evaluate(
 ) -> list[Scores]:
     """Return the scores of each model over images and targets, in eval mode.
 
-    Each batch is read once for all models; the modes of the models are restored. Each rank brings its share
+    Each batch is read once for all models; the modes of the models are restored. Each rank brings its fraction
     of the batches and gets the result over all of them.
     """
     return _scores([(model, choice) for model in models], batches, compute, ranks)

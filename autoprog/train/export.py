@@ -104,8 +104,8 @@ def export_onnx(
         RunError: If the file cannot be written.
     """
     if find_spec("onnx") is None or find_spec("onnxscript") is None:
-        law, cure = "must have onnx and onnxscript installed", "pip install 'autoprog[onnx]'"
-        raise ConfigError("--format", "", law, "onnx", cure)
+        problem, hint = "must have onnx and onnxscript installed", "pip install 'autoprog[onnx]'"
+        raise ConfigError("--format", "", problem, "onnx", hint)
     cell = _cell(settings, file, subnet)
     with torch.no_grad():
         program = torch.onnx.export(
@@ -142,8 +142,8 @@ def _cell(settings: RunSettings, file: WeightsFile, subnet: SubnetConfig) -> _Ce
     spec = settings.model.spec() if file.spec is None else file.spec
     tables = settings.table_sizes
     if spec.outlook is not None:
-        law, cure = f"must be weights or hf for {spec.name}", "programs are made of plain ViTs"
-        raise ConfigError("--format", "", law, cure=cure)
+        problem, hint = f"must be weights or hf for {spec.name}", "programs are made of plain ViTs"
+        raise ConfigError("--format", "", problem, hint=hint)
     model = loaded_network(file, spec, num_outputs(file), settings.seed, tables)
     images = torch.zeros(2, model.spec.in_chans, subnet.img_size, subnet.img_size)
     transform = transform_settings(model, settings.recipe)

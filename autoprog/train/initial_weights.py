@@ -67,8 +67,8 @@ def find_initial(settings: RunSettings, class_names: Sequence[str]) -> InitialWe
     try:
         return _fitted(file, vit, _head_of(file, settings, tuple(class_names)))
     except _MisfitError as misfit:
-        law = f"must hold the weights of {spec.name} ({misfit})"
-        raise ConfigError(flag, "", law, value) from None
+        problem = f"must hold the weights of {spec.name} ({misfit})"
+        raise ConfigError(flag, "", problem, value) from None
 
 
 def load_initial(
@@ -100,12 +100,14 @@ def weights_of_file(source: str) -> WeightsFile:
     """
     path = Path(source)
     if not path.exists():
-        law = "must be a weights file, a finished run, or a folder that export --format hf wrote"
-        raise ConfigError("--initial-checkpoint", "", law, source)
+        problem = (
+            "must be a weights file, a finished run, or a folder that export --format hf wrote"
+        )
+        raise ConfigError("--initial-checkpoint", "", problem, source)
     try:
         return with_tables(read_weights(path, averaged=True))
     except ConfigError as error:
-        raise ConfigError("--initial-checkpoint", source, error.law, cure=error.cure) from None
+        raise ConfigError("--initial-checkpoint", source, error.problem, hint=error.hint) from None
 
 
 @dataclass(frozen=True)
@@ -142,8 +144,8 @@ def _head_of(file: WeightsFile, settings: RunSettings, class_names: tuple[str, .
 
 def _weights_of_timm(spec: ModelSpec) -> WeightsFile:
     if spec.overrides or not is_model_pretrained(spec.timm):
-        law, cure = "timm must have weights of the model", "or give --initial-checkpoint"
-        raise ConfigError("--pretrained", "", law, spec.name, f"take deit-s, {cure}")
+        problem, hint = "timm must have weights of the model", "or give --initial-checkpoint"
+        raise ConfigError("--pretrained", "", problem, spec.name, f"take deit-s, {hint}")
     try:
         with torch.random.fork_rng(devices=[]):  # what it draws first is of no use
             weights: dict[str, Tensor] = timm.create_model(spec.timm, pretrained=True).state_dict()

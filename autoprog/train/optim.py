@@ -39,7 +39,7 @@ __all__ = [
 # Averaged weights: timm's EMA, with decays given as time constants and idle slots left alone.
 
 
-_LONGEST_SHARE = 1 / 40
+_LONGEST_FRACTION = 1 / 40
 """Of a run. Where a network still learns fast at the end, a longer average lags behind it: on the embedded
 digits (vit-mu, WSD, 8 to 32 epochs, schedules constant and linear, three seeds each) one of a tenth of the
 run was 0.6 to 5.3 points below the online weights, one of a 16th 0.1 to 1.9, and one of a 40th between 0.8
@@ -68,7 +68,7 @@ def time_constants_steps(
 
 def _longest_steps(total_steps: float) -> float:
     """Return the longest time constant in a run; below two steps nothing would be averaged."""
-    return max(2.0, total_steps * _LONGEST_SHARE)
+    return max(2.0, total_steps * _LONGEST_FRACTION)
 
 
 class ElasticEma(ModelEmaV3):
@@ -197,8 +197,8 @@ def _create_optimizer(
             **extra,
         )
     except (AssertionError, ImportError) as error:  # those of CUDA libraries that are not there
-        law = f"must be an optimizer that works on this machine ({error})"
-        raise ConfigError("--opt", "", law, name) from None
+        problem = f"must be an optimizer that works on this machine ({error})"
+        raise ConfigError("--opt", "", problem, name) from None
     if getattr(optimizer, "is_second_order", False):
         raise ConfigError("--opt", "", "must do without second derivatives", name)
     return optimizer
@@ -219,11 +219,13 @@ def create_scheduler(
     Raises:
         ConfigError: If the warm-up and the decay of `wsd` do not fit into the run together.
     """
-    warmup_steps = math.ceil(recipe.warmup_share * total_steps)
-    decay_steps = math.ceil(recipe.decay_share * total_steps)
+    warmup_steps = math.ceil(recipe.warmup_fraction * total_steps)
+    decay_steps = math.ceil(recipe.decay_fraction * total_steps)
     if shape == "wsd" and warmup_steps + decay_steps > total_steps:
-        law = f"must leave {warmup_steps} of {total_steps} steps to the warm-up"
-        raise ConfigError("--decay-share", "", law, recipe.decay_share, "lower --warmup-share")
+        problem = f"must leave {warmup_steps} of {total_steps} steps to the warm-up"
+        raise ConfigError(
+            "--decay-fraction", "", problem, recipe.decay_fraction, "lower --warmup-fraction"
+        )
     scheduler, _ = create_scheduler_v2(
         optimizer,
         sched=shape,

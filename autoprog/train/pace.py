@@ -1,4 +1,4 @@
-"""How far a run is: by its steps, by their known costs, or by the share of a time budget that it has used.
+"""How far a run is: by its steps, by their known costs, or by the fraction of a time budget that it has used.
 
 A position is counted in steps of the run as configured (nominal steps). Stages and learning rate go by
 positions, so a schedule means the same under a budget, stretched over the time there is.
@@ -136,7 +136,7 @@ class BudgetPace:
     """A run that is as long as its time budget.
 
     Between two looks at the clock, steps count what those before the look took. So the position is a pure
-    function of what was seen, on which ranks agree that share their looks.
+    function of what was seen, on which ranks agree that fraction their looks.
 
     Args:
         budget_seconds: For everything from the first step to the last evaluation.
@@ -158,11 +158,11 @@ class BudgetPace:
         return self._looks < _SETTLING_LOOKS
 
     def position(self, step: int) -> float:
-        """Return the share of the budget used before `step`, times the nominal steps."""
+        """Return the fraction of the budget used before `step`, times the nominal steps."""
         foreseen = 0 if self.is_settling else step - self._step
         used = self._used_seconds + foreseen * self._step_seconds
-        share = used / (self._budget - self._reserved_seconds)
-        return max(self._floor, min(1.0, share) * self._total_steps)
+        fraction = used / (self._budget - self._reserved_seconds)
+        return max(self._floor, min(1.0, fraction) * self._total_steps)
 
     def lr_position(self, step: int) -> float:
         """Return the position: under a budget the learning rate goes by the time used."""

@@ -53,7 +53,7 @@ class Ranks:
         """Tell whether there is no other process."""
         return self.world_size == 1
 
-    def share(self, text: str) -> str:
+    def broadcast(self, text: str) -> str:
         """Return rank 0's text; that of the others is ignored."""
         if self.alone:
             return text
@@ -172,8 +172,11 @@ def _join_group() -> None:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     address, port = os.environ.get("MASTER_ADDR", ""), number_in("MASTER_PORT", Port)
     if not address:
-        law, cure = "must name the machine of rank 0", "start with torchrun, or unset WORLD_SIZE"
-        raise VariableError("MASTER_ADDR", "", law, cure=cure)
+        problem, hint = (
+            "must name the machine of rank 0",
+            "start with torchrun, or unset WORLD_SIZE",
+        )
+        raise VariableError("MASTER_ADDR", "", problem, hint=hint)
     try:
         store, rank, world_size = next(rendezvous("env://", timeout=_PATIENCE))
     except dist.DistError as error:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from autoprog.accuracy import class_accuracies, no_better_than_a_class
-from autoprog.bounds import MOST_STEPS
+from autoprog.bounds import MAX_STEPS
 from autoprog.data.run_data import open_feed
 from autoprog.data.sources import OpenedData
 from autoprog.errors import ConfigError
-from autoprog.events import Event, RunFinished, RunStarted, Warned
+from autoprog.events import Event, RunFinished, RunStarted, WarningRaised
 from autoprog.recipe import Recipe
 from autoprog.runs import Result, RunFolder, budget_record, load_run, write_record
 from autoprog.schedule import GrowthSchedule
@@ -57,7 +57,7 @@ class Job:
     rollbacks: Rollbacks = field(default_factory=Rollbacks)
 
 
-_MOST_LEFT_OUT = 0.05
+_MAX_LEFT_OUT = 0.05
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def steps_per_epoch_of(num_images: int, batch_size: int) -> int:
     """
     exact = num_images / batch_size
     whole = max(1, int(exact))
-    return whole if exact - whole <= _MOST_LEFT_OUT * exact else max(1, round(exact))
+    return whole if exact - whole <= _MAX_LEFT_OUT * exact else max(1, round(exact))
 
 
 def run_length(num_images: int, batch_size: int, epochs: float) -> RunLength:
@@ -90,9 +90,9 @@ def run_length(num_images: int, batch_size: int, epochs: float) -> RunLength:
 
 
 def _few_enough(steps: int) -> int:
-    if steps > MOST_STEPS:
-        law, cure = f"must make at most {MOST_STEPS:,} steps", "train for fewer epochs"
-        raise ConfigError("--epochs", "", law, steps, cure)
+    if steps > MAX_STEPS:
+        problem, hint = f"must make at most {MAX_STEPS:,} steps", "train for fewer epochs"
+        raise ConfigError("--epochs", "", problem, steps, hint)
     return max(2, steps)
 
 
@@ -241,7 +241,7 @@ def start(trainer: Trainer) -> Iterator[Event]:
         amp=trainer.compute.amp,
         seed=settings.seed,
         time_budget_seconds=settings.time_budget_seconds,
-        time_share=None if settings.search is None else settings.search.time_share,
+        cost_fraction=None if settings.search is None else settings.search.cost_fraction,
         world_size=trainer.ranks.world_size,
         hardware=trainer.compute.hardware(),
         num_classes=trainer.feed.num_classes,
@@ -256,10 +256,10 @@ def finish(trainer: Trainer, schedule: GrowthSchedule) -> Iterator[Event]:
     result = _result(trainer, schedule)
     better = max(result.top1, result.top1_ema)
     warning = no_better_than_a_class(
-        better, result.largest_class_share or 0.0, result.num_validation_images
+        better, result.largest_class_fraction or 0.0, result.num_validation_images
     )
     if warning is not None and trainer.ranks.is_main:
-        yield Warned(step=trainer.step, message=warning)
+        yield WarningRaised(step=trainer.step, message=warning)
     yield RunFinished(step=trainer.step, result=result.model_dump(mode="json", by_alias=True))
     if trainer.ranks.is_main and trainer.pace.budget_seconds is not None:
         _record_budget(trainer.folder)
@@ -319,7 +319,7 @@ def _result(trainer: Trainer, schedule: GrowthSchedule) -> Result:
         versions=manifest.versions,
         schedule=schedule.model_dump(mode="json", by_alias=True, exclude_defaults=True),
         num_validation_images=evaluation.num_images,
-        largest_class_share=evaluation.largest_class_share,
+        largest_class_fraction=evaluation.largest_class_fraction,
         balanced_top1=evaluation.balanced_top1,
         balanced_top1_ema=evaluation.balanced_top1_ema,
         class_images=by_class.get("images"),

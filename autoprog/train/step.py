@@ -34,7 +34,7 @@ from supernet.elastic import ElasticViT
 from supernet.positions import has_tables
 
 __all__ = [
-    "MOST_ROLLBACKS",
+    "MAX_ROLLBACKS",
     "Ledger",
     "LossRing",
     "Meter",
@@ -248,8 +248,8 @@ class Reading:
         return median(s for _, s in self.timed) + self.waited_seconds / len(self.timed)
 
     @property
-    def wait_share(self) -> float:
-        """Return the share of the time that was spent waiting for data."""
+    def wait_fraction(self) -> float:
+        """Return the fraction of the time that was spent waiting for data."""
         return self.waited_seconds / max(self.waited_seconds + self.trained_seconds, 1e-9)
 
 
@@ -272,7 +272,7 @@ class Meter:
         self._timer.add(subnet, start)
 
     def restart(self) -> None:
-        """Begin a new stretch of the share of time spent waiting for data."""
+        """Begin a new stretch of the fraction of time spent waiting for data."""
         self._waited = self._ledger.seconds["data_wait"]
         self._trained = self._ledger.seconds["train"]
 
@@ -293,10 +293,11 @@ class Meter:
 
 
 # --------------------------------------------------------------------------------------------------
-# Going back to the last checkpoint after a loss that was not finite, and on at half the learning rate.
+# Going back to the last checkpoint after a loss that was not finite, and on at half the learning
+# rate.
 
 
-MOST_ROLLBACKS = 3
+MAX_ROLLBACKS = 3
 """In one process; after that it is not bad luck."""
 
 
@@ -313,7 +314,8 @@ class Rollbacks:
 
 
 # --------------------------------------------------------------------------------------------------
-# The sandwich step of SuperViT (arXiv 2205.11397): four subnets in one optimizer step, two taught by two.
+# The sandwich step of SuperViT (arXiv 2205.11397): four subnets in one optimizer step, two taught
+# by two.
 #
 # A plain step is the case of one pass, so both go through :func:`accumulate`.
 
@@ -498,8 +500,8 @@ class Stepper:
 
     def _halve_micro_batches(self, batch_size: int) -> None:
         if not self.ranks.alone:  # the others wait for a gradient that this rank cannot give
-            cure = f"set --grad-accum-steps {2 * self.micro_batches}"
-            raise RunError(f"out of memory on rank {self.ranks.rank}; {cure}") from None
+            hint = f"set --grad-accum-steps {2 * self.micro_batches}"
+            raise RunError(f"out of memory on rank {self.ranks.rank}; {hint}") from None
         if self.micro_batches >= batch_size:
             raise RunError("out of memory with one image at a time; lower --img-size") from None
         self.micro_batches = min(2 * self.micro_batches, batch_size)
@@ -586,5 +588,5 @@ def check_weights(model: nn.Module, next_step: int, epoch: float, stage: int) ->
 
 
 def _diverged(what: str, stage: int, epoch: float) -> DivergedError:
-    cure = "checkpoints are from before; lower --lr or set --clip-grad"
-    return DivergedError(f"{what} (stage {stage}, epoch {epoch:.2f}); {cure}")
+    hint = "checkpoints are from before; lower --lr or set --clip-grad"
+    return DivergedError(f"{what} (stage {stage}, epoch {epoch:.2f}); {hint}")

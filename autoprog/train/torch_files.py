@@ -83,9 +83,9 @@ _KINDS = {
 }
 
 
-_MOST_HEADER_BYTES = 100_000_000
+_MAX_HEADER_BYTES = 100_000_000
 """What the safetensors library reads; a file whose header says more is none."""
-_MOST_PARSED_BYTES = 16 * 2**20
+_MAX_PARSED_BYTES = 16 * 2**20
 """Of a header, for which Python takes a hundred times its size; one of 10,000 tensors has a megabyte."""
 
 
@@ -93,7 +93,7 @@ def is_safetensors(path: Path) -> bool:
     """Tell whether a file begins as safetensors do: with the length of a JSON object, and the object."""
     with open_regular(path) as file:
         head = file.read(9)
-    return len(head) == 9 and head[8:] == b"{" and _header_bytes(head) < _MOST_HEADER_BYTES
+    return len(head) == 9 and head[8:] == b"{" and _header_bytes(head) < _MAX_HEADER_BYTES
 
 
 def what_else_it_is(path: Path) -> Refusal | None:
@@ -110,8 +110,8 @@ def what_else_it_is(path: Path) -> Refusal | None:
         return _other_zip(path)
     for magic, kind in _KINDS.items():
         if head.startswith(magic):
-            cure = "unpack it and give the file in it" if "archive" in kind else _SAVE
-            return kind, cure
+            hint = "unpack it and give the file in it" if "archive" in kind else _SAVE
+            return kind, hint
     if head[257:262] == b"ustar":
         return "a tar archive", "unpack it and give the file in it"
     if head[:1] == b"\x80" and _LEGACY_TORCH not in head[:32]:
@@ -134,8 +134,8 @@ def why_it_is_not_loaded(error: NotLoadedError) -> Refusal:
     if any(name.startswith(("torch.nn.modules.", "timm.")) for name in unsafe):
         kind = next((n for n in (*own, *unsafe) if ".models." in n or ".modules." in n), own[0])
         return f"a whole pickled model ({kind})", _SAVE
-    cure = "where you trust it, load it and save torch.save(checkpoint['state_dict'], FILE)"
-    return f"a checkpoint with more than tensors in it, such as {some(own)}", cure
+    hint = "where you trust it, load it and save torch.save(checkpoint['state_dict'], FILE)"
+    return f"a checkpoint with more than tensors in it, such as {some(own)}", hint
 
 
 def _header_bytes(head: bytes) -> int:
@@ -149,7 +149,7 @@ def _cut_safetensors(path: Path) -> Refusal | None:
         length = _header_bytes(file.read(8))
         if length > size - 8:
             return "a safetensors file that is cut off in its header", _AGAIN
-        if length > _MOST_PARSED_BYTES:
+        if length > _MAX_PARSED_BYTES:
             return f"a safetensors file with a header of {length:,} bytes", _AGAIN
         text = file.read(length)
     try:
@@ -209,7 +209,7 @@ def _text(head: bytes) -> Refusal | None:
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _COUNTER = "num_batches_tracked"
 """The one whole number among weights: that of a batch norm."""
-_MOST_DIMENSIONS = 8
+_MAX_DIMENSIONS = 8
 _LONGEST_KEY = 80
 
 
@@ -268,7 +268,7 @@ def _problem(key: str, value: Any) -> str:
     is_counter = value.dtype == torch.int64 and value.ndim == 0 and key.endswith(_COUNTER)
     if value.dtype not in _FLOATING and not is_counter:
         return f"it is of {_word(value.dtype)}"
-    if value.ndim > _MOST_DIMENSIONS:
+    if value.ndim > _MAX_DIMENSIONS:
         return f"it has {value.ndim} dimensions"
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
         return f"it repeats few numbers as {value.numel():,}"
@@ -298,12 +298,12 @@ UNREADABLE = (  # what the readers of pickles and of torch raise for damaged and
     NotImplementedError,
 )
 
-_MOST_INSTRUCTIONS = 2_500_000
+_MAX_INSTRUCTIONS = 2_500_000
 """Of a pickle; a run keeps a number of its checkpoint for each step that it timed."""
-_MOST_PICKLE_BYTES = 64 * 2**20
-_MOST_REPEATED = 20_000_000
+_MAX_PICKLE_BYTES = 64 * 2**20
+_MAX_REPEATED = 20_000_000
 """Values that are built again because something refers to them twice; their hash, too, takes its time."""
-_MOST_MEMBERS = 200_000
+_MAX_MEMBERS = 200_000
 _DAMAGED = "damaged, or not a file of torch.save"
 _TOO_LARGE = "too large for the memory that is free"
 _PICKLES_OF_OLD_FILE = 5  # magic number, protocol, machine, the object, the keys of its storages
@@ -371,7 +371,7 @@ def _check(file: IO[bytes]) -> None:
     if is_zip:
         _check_archive(file, size)
         return
-    data, start = file.read(_MOST_PICKLE_BYTES), 0
+    data, start = file.read(_MAX_PICKLE_BYTES), 0
     for _ in range(_PICKLES_OF_OLD_FILE):
         start = _check_pickle(data, start)
 
@@ -381,13 +381,13 @@ def _check_archive(file: IO[bytes], size: int) -> None:
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         names = {member.filename for member in members}
-        if len(members) > _MOST_MEMBERS or len(names) < len(members):
+        if len(members) > _MAX_MEMBERS or len(names) < len(members):
             raise NotLoadedError("a zip archive with parts that have one name, or too many of them")
         is_packed = any(m.compress_type != zipfile.ZIP_STORED for m in members)
         if is_packed or sum(member.file_size for member in members) > size:
             raise NotLoadedError("a packed zip archive, which torch.save does not write")
         pickles = [m for m in members if m.filename.partition("/")[2] == "data.pkl"]
-        if len(pickles) != 1 or pickles[0].file_size > _MOST_PICKLE_BYTES:
+        if len(pickles) != 1 or pickles[0].file_size > _MAX_PICKLE_BYTES:
             raise NotLoadedError(_DAMAGED)
         _check_pickle(archive.read(pickles[0]), 0)
 
@@ -456,7 +456,7 @@ def _check_pickle(data: bytes, start: int) -> int:
     stack: list[list[int]] = []
     below: list[list[list[int]]] = []
     memo: dict[int, list[int]] = {}
-    for _ in range(_MOST_INSTRUCTIONS):
+    for _ in range(_MAX_INSTRUCTIONS):
         code = data[place]
         place += 1
         if code in _SCALARS:
@@ -503,7 +503,7 @@ def _check_pickle(data: bytes, start: int) -> int:
             break
         else:
             raise NotLoadedError("a pickle of another kind than torch.save writes")
-        if repeated > _MOST_REPEATED:
+        if repeated > _MAX_REPEATED:
             raise NotLoadedError("too much in it that refers to itself")
     else:
         raise NotLoadedError("too long a pickle")
@@ -513,7 +513,7 @@ def _check_pickle(data: bytes, start: int) -> int:
 
 
 def _size(parts: list[list[int]]) -> int:
-    return min(1 + sum(part[0] for part in parts), 2 * _MOST_REPEATED)
+    return min(1 + sum(part[0] for part in parts), 2 * _MAX_REPEATED)
 
 
 def _enlarge(target: list[int], parts: list[list[int]], scalar: list[int]) -> None:

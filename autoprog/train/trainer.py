@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autoprog.accuracy import largest_class_share
+from autoprog.accuracy import largest_class_fraction
 from autoprog.data.loader import Batch
 from autoprog.data.run_data import Feed
 from autoprog.errors import DivergedError, ResumableError, RunError
@@ -23,9 +23,9 @@ from autoprog.events import (
     Event,
     Grown,
     Interrupted,
-    Progressed,
     StageStarted,
-    Warned,
+    StepLogged,
+    WarningRaised,
 )
 from autoprog.recipe import Recipe
 from autoprog.runs import RunFolder
@@ -223,7 +223,7 @@ def look(trainer: Trainer, step_seconds: float = 0.0) -> None:
     pace, stepper = trainer.pace, trainer.stepper
     if pace.budget_seconds is None:
         return
-    seen = trainer.ranks.share(f"{trainer.ledger.wall_seconds()} {step_seconds}")
+    seen = trainer.ranks.broadcast(f"{trainer.ledger.wall_seconds()} {step_seconds}")
     used, of_a_step = map(float, seen.split())
     pace.look(trainer.step, used, of_a_step)
     if of_a_step:
@@ -238,7 +238,7 @@ def reserve(trainer: Trainer, is_start: bool = False) -> None:
         return
     as_deep = trainer.stepper.model.spec.full.total_depth / last.subnet.total_depth
     seconds = 1.2 * last.seconds * as_deep + 3.0 * trainer.save_seconds
-    trainer.pace.reserve(float(trainer.ranks.share(str(seconds))), is_start)
+    trainer.pace.reserve(float(trainer.ranks.broadcast(str(seconds))), is_start)
 
 
 def measure_reserve(trainer: Trainer) -> Iterator[Event]:
@@ -259,8 +259,8 @@ def measure_reserve(trainer: Trainer) -> Iterator[Event]:
 # When a run is evaluated, what it is told then, and which weights were best.
 
 
-_SHARE = 0.05  # of the training between two evaluations, in multiply-accumulates
-_MOST = 20  # evaluations within the stages of a run; their ends come on top
+_FRACTION = 0.05  # of the training between two evaluations, in multiply-accumulates
+_MAX = 20  # evaluations within the stages of a run; their ends come on top
 
 
 @dataclass(frozen=True)
@@ -299,7 +299,7 @@ def is_due_on_the_way(trainer: Trainer, phase: Phase) -> bool:
     if every is not None:
         interval = max(1, round(every * trainer.steps_per_epoch / phase.training.batch_scale))
         return every > 0 and step - trainer.evaluated_step >= interval
-    place, distance = trainer.pace.position(step), trainer.total_steps / _MOST
+    place, distance = trainer.pace.position(step), trainer.total_steps / _MAX
     if place - trainer.evaluated_position < distance:
         return False
     if phase.ends_stage and phase.stop_step - place < distance / 2:
@@ -311,7 +311,7 @@ def _is_cheap(trainer: Trainer, phase: Phase) -> bool:
     spec, feed = trainer.stepper.model.spec, trainer.feed
     subnet = SubnetConfig(phase.depth, spec.img_size)
     cost = evaluation_macs(spec, subnet, feed.num_validation_images, feed.num_classes)
-    return cost <= _SHARE * (trainer.macs - trainer.evaluated_macs)
+    return cost <= _FRACTION * (trainer.macs - trainer.evaluated_macs)
 
 
 def evaluate_phase(trainer: Trainer, phase: Phase) -> Iterator[Event]:
@@ -332,7 +332,7 @@ def evaluate_phase(trainer: Trainer, phase: Phase) -> Iterator[Event]:
     if trainer.stopped_early:
         best = trainer.best
         assert best is not None, "patience counts from the best evaluation"
-        yield Warned(
+        yield WarningRaised(
             step=trainer.step,
             message=f"stopped early: no evaluation was better than {best.top1:.2f} % (EMA) at epoch"
             f" {best.epoch:.4g} for {trainer.evaluations_since_best} times (--patience)",
@@ -381,7 +381,7 @@ def _evaluate(trainer: Trainer, depth: tuple[int, ...]) -> Generator[Event, None
         balanced_top1=online.balanced,
         balanced_top1_ema=averaged.balanced,
         num_images=sum(online.images),
-        largest_class_share=largest_class_share(online.images),
+        largest_class_fraction=largest_class_fraction(online.images),
     )
     return trainer.last_evaluation
 
@@ -584,13 +584,13 @@ class Trainer:
         """Tell whether the last checkpoint of this process is of this very place of the run."""
         return self._saved_place == (self.step, self.phase, self.evaluated_step)
 
-    def resume(self) -> list[Warned]:
+    def resume(self) -> list[WarningRaised]:
         """Go on from the newest readable checkpoint, or begin; see :func:`restore_newest`."""
         complaints = restore_newest(self)
         self.stepper.lr_scale = self.rollbacks.lr_scale
         self._micro_batches = self.stepper.micro_batches
         self._meter.restart()
-        return [Warned(step=self.step, message=text) for text in complaints]
+        return [WarningRaised(step=self.step, message=text) for text in complaints]
 
     def is_over(self, phase: Phase) -> bool:
         """Tell whether the run has passed the end of a phase, or of all."""
@@ -683,8 +683,8 @@ class Trainer:
         for subnet, seconds in reading.timed:
             self.phase_seconds[subnet].append(seconds)
         look(self, reading.typical_seconds)
-        share = self.pace.position(self.step) / self.total_steps
-        yield Progressed(
+        fraction = self.pace.position(self.step) / self.total_steps
+        yield StepLogged(
             step=self.step,
             epoch=self.epoch,
             loss=reading.loss,
@@ -692,20 +692,20 @@ class Trainer:
             subnet=reading.timed[-1][0],
             step_seconds=reading.step_seconds,
             images_per_second=batch_size_of(phase, self.recipe) / reading.step_seconds,
-            data_wait_share=reading.wait_share,
+            data_wait_fraction=reading.wait_fraction,
             train_seconds=self.ledger.seconds["train"],
-            budget_share=None if self.pace.counts_steps else share,
+            budget_fraction=None if self.pace.counts_steps else fraction,
         )
         yield from self._complaints()
 
-    def _complaints(self) -> Iterator[Warned]:
+    def _complaints(self) -> Iterator[WarningRaised]:
         """Tell what went wrong without stopping the run."""
         for text in self.feed.complaints():
-            yield Warned(step=self.step, message=text)
+            yield WarningRaised(step=self.step, message=text)
         if self.stepper.micro_batches != self._micro_batches:
             self._micro_batches = self.stepper.micro_batches
             text = f"out of memory: batches are taken in {self._micro_batches} parts from now on"
-            yield Warned(step=self.step, message=text)
+            yield WarningRaised(step=self.step, message=text)
 
     def _pause(self, phase: Phase) -> Iterator[Event]:
         """Save or stop, where the losses have just been found finite."""

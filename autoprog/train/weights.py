@@ -102,8 +102,8 @@ def read_weights(path: Path, averaged: bool) -> WeightsFile:
         _refuse(path, what_else_it_is(path))
         file = _read_safetensors(path) if is_safetensors(path) else _read_torch(path, averaged)
     except NotRegularFileError as error:
-        law = f"must be a weights file or a run folder, but it is {error.strerror}"
-        raise ConfigError(str(path), "", law) from None
+        problem = f"must be a weights file or a run folder, but it is {error.strerror}"
+        raise ConfigError(str(path), "", problem) from None
     except OSError as error:
         raise ConfigError(str(path), "", f"must be readable: {error.strerror}") from None
     run = run_of(path)
@@ -202,8 +202,10 @@ def num_outputs(file: WeightsFile) -> int:
     """
     head = file.state.get("head.weight")
     if head is None or head.ndim == 0:
-        law = "must hold the weights of a network with a head"
-        raise ConfigError(str(file.path), "", law, cure="it has no head.weight of one row a class")
+        problem = "must hold the weights of a network with a head"
+        raise ConfigError(
+            str(file.path), "", problem, hint="it has no head.weight of one row a class"
+        )
     return len(head)
 
 
@@ -225,13 +227,13 @@ def check_fits(model: ElasticViT, file: WeightsFile) -> None:
         if keys
     ]
     if complaints:
-        law = f"must hold the weights of {model.spec.name} ({'; '.join(complaints)})"
-        cure = f"at {model.spec.img_size} px with {model.vit.num_classes} classes"
-        raise ConfigError(str(file.path), "", f"{law}, {cure}")
+        problem = f"must hold the weights of {model.spec.name} ({'; '.join(complaints)})"
+        hint = f"at {model.spec.img_size} px with {model.vit.num_classes} classes"
+        raise ConfigError(str(file.path), "", f"{problem}, {hint}")
     key = first_not_finite(file.state, own)
     if key is not None:
-        law = f"must hold finite numbers, but {key} has NaN or infinity"
-        raise ConfigError(str(file.path), "", law, cure="take weights from before it diverged")
+        problem = f"must hold finite numbers, but {key} has NaN or infinity"
+        raise ConfigError(str(file.path), "", problem, hint="take weights from before it diverged")
 
 
 def write_weights(path: Path, weights: dict[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -251,8 +253,8 @@ def write_weights(path: Path, weights: dict[str, Tensor], metadata: Mapping[str,
 def _refuse(path: Path, found: tuple[str, str] | None) -> None:
     """Raise where a file is something else than weights."""
     if found is not None:
-        what, cure = found
-        raise ConfigError(str(path), "", f"must hold weights, but it is {what}", cure=cure)
+        what, hint = found
+        raise ConfigError(str(path), "", f"must hold weights, but it is {what}", hint=hint)
 
 
 def _read_folder(folder: Path, averaged: bool) -> WeightsFile:
@@ -261,15 +263,15 @@ def _read_folder(folder: Path, averaged: bool) -> WeightsFile:
     if os.path.lexists(final):
         return with_tables(read_weights(final, averaged))
     if run_of(folder) is not None:
-        law, last = "must be a finished run", checkpoints / "last.pt"
-        cure = "go on with --resume first" + (f", or give {last}" if last.exists() else "")
-        raise ConfigError(str(folder), "", law, cure=cure)
+        problem, last = "must be a finished run", checkpoints / "last.pt"
+        hint = "go on with --resume first" + (f", or give {last}" if last.exists() else "")
+        raise ConfigError(str(folder), "", problem, hint=hint)
     weights = next((folder / n for n in _HUB_WEIGHTS if (folder / n).is_file()), None)
     if weights is None or not (folder / "config.json").is_file():
         held = sorted(path.name for path in folder.iterdir())
-        law = "must be a run folder, or one with config.json and model.safetensors"
-        cure = f"it holds {some(held) if held else 'nothing'}"
-        raise ConfigError(str(folder), "", law, cure=cure)
+        problem = "must be a run folder, or one with config.json and model.safetensors"
+        hint = f"it holds {some(held) if held else 'nothing'}"
+        raise ConfigError(str(folder), "", problem, hint=hint)
     return _with_config(read_weights(weights, averaged), folder / "config.json")
 
 
@@ -432,13 +434,13 @@ def _of_checkpoint(path: Path, found: Mapping[str, Any], averaged: bool) -> Weig
     """
     emas, step, run = found["emas"], found.get("step", 0), run_of(path)
     if not isinstance(emas, list) or not isinstance(step, int):
-        law = "must hold weights, but it is the state of no run"
-        raise ConfigError(str(path), "", law, cure="copy it again")
+        problem = "must hold weights, but it is the state of no run"
+        raise ConfigError(str(path), "", problem, hint="copy it again")
     is_averaged = averaged and bool(emas)
     state = emas[-1] if is_averaged else found["model"]
     if not isinstance(state, Mapping):
-        law = "must hold tensors by name, but it holds"
-        raise ConfigError(str(path), "", f"{law} {_content(state)}")
+        problem = "must hold tensors by name, but it holds"
+        raise ConfigError(str(path), "", f"{problem} {_content(state)}")
     taken = f"{'averaged' if is_averaged else 'online'} weights of step {step:,}, in {path.name}"
     file = WeightsFile(path, _dense(path, state), None, taken=taken)
     if run is None:
@@ -449,8 +451,8 @@ def _of_checkpoint(path: Path, found: Mapping[str, Any], averaged: bool) -> Weig
         return replace(file, spec=spec)
     if is_supernet or spec.outlook is not None:
         full, now = ("+".join(map(str, blocks)) for blocks in (spec.depth, depth))
-        law = f"must have all {full} blocks, but {now} are trained at step {step}"
-        raise ConfigError(str(path), "", law, cure="go on with --resume first")
+        problem = f"must have all {full} blocks, but {now} are trained at step {step}"
+        raise ConfigError(str(path), "", problem, hint="go on with --resume first")
     return _cut(file, spec, depth, run.manifest.settings.table_sizes)
 
 
@@ -459,8 +461,8 @@ def _cut(
 ) -> WeightsFile:
     """Return the weights of the blocks that run in a network that has not grown to its full depth."""
     if len(depth) != len(spec.depth) or not SubnetConfig(depth, spec.img_size).within(spec.full):
-        law = f"must be of a run of {spec.name}, but its events tell of other depths"
-        raise ConfigError(str(file.path), "", law)
+        problem = f"must be of a run of {spec.name}, but its events tell of other depths"
+        raise ConfigError(str(file.path), "", problem)
     model = loaded_network(file, spec, num_outputs(file), table_sizes=tables)
     vit = export_subnet(model, SubnetConfig(depth, spec.img_size))
     cut = describe(spec.timm, **{**spec.create_kwargs(), "depth": sum(depth)})
@@ -495,9 +497,9 @@ def _tensors(found: Any, averaged: bool, where: str) -> tuple[dict[str, Tensor],
         held = found[part] if part else found
     if isinstance(held, Mapping) and held and all(torch.is_tensor(v) for v in held.values()):
         return dict(clean_state_dict(_dense(Path(where), held))), part
-    law = f"must hold tensors by name, but it holds {_content(held)}"
-    cure = f"save torch.save(model.state_dict(), FILE), or that under {_ONLINE[0]!r}"
-    raise ConfigError(where, "", law, cure=cure)
+    problem = f"must hold tensors by name, but it holds {_content(held)}"
+    hint = f"save torch.save(model.state_dict(), FILE), or that under {_ONLINE[0]!r}"
+    raise ConfigError(where, "", problem, hint=hint)
 
 
 def _content(held: Any) -> str:

@@ -76,7 +76,7 @@ class Span:
         """Return the span of the epochs from 0 to `right`."""
         return cls(0.0, right, "0", f"epoch {number(right)}")
 
-    def share(self, x: float) -> float:
+    def fraction(self, x: float) -> float:
         """Return where `x` lies, from 0 at the left to 1 at the right, and that too if it is outside."""
         return min(1.0, max(0.0, (x - self.left) / ((self.right - self.left) or 1.0)))
 
@@ -136,7 +136,7 @@ def _dots(
     low, high = bounds
     return [
         (
-            round(span.share(x) * (2 * columns - 1)),
+            round(span.fraction(x) * (2 * columns - 1)),
             round((high - y) / ((high - low) or 1.0) * (4 * height - 1)),
         )
         for x, y in one.points
@@ -154,7 +154,7 @@ def _end(
 def _ruler(marks: Sequence[float], span: Span, columns: int) -> str:
     ruler = ["─"] * columns
     for mark in marks:
-        ruler[round(span.share(mark) * (columns - 1))] = MARK_GROWTH
+        ruler[round(span.fraction(mark) * (columns - 1))] = MARK_GROWTH
     return "".join(ruler)
 
 
@@ -241,9 +241,9 @@ def loss_series(state: RunState, axis: CurveAxis = "epochs") -> tuple[Series, ..
 
 def evaluation_text(event: Evaluated, num_classes: int) -> str:
     """Return an evaluation in one line of ASCII; balanced accuracy where classes differ in their images."""
-    share, balanced = event.largest_class_share, event.balanced_top1_ema
+    fraction, balanced = event.largest_class_fraction, event.balanced_top1_ema
     also = ""
-    if share is not None and balanced is not None and is_unbalanced(share, num_classes):
+    if fraction is not None and balanced is not None and is_unbalanced(fraction, num_classes):
         also = f" balanced EMA {balanced:.2f} %,"
     return (
         f"evaluated: top-1 {event.top1:.2f} %, EMA {event.top1_ema:.2f} %,{also}"

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from autoprog.accuracy import (
     is_unbalanced,
-    largest_class_share,
+    largest_class_fraction,
     no_better_than_a_class,
     sampling_error,
 )
@@ -47,7 +47,7 @@ def grid_document(grid: EvaluationGrid) -> dict[str, Any]:
         "batch_size": grid.batch_size,
         "num_images": grid.num_images,
         "held_out": grid.held_out,
-        "largest_class_share": _classes(grid)[0],
+        "largest_class_fraction": _classes(grid)[0],
         "class_images": list(grid.class_images),
         "cells": [
             {
@@ -113,12 +113,16 @@ def _foot(grid: EvaluationGrid) -> list[str]:
     ]
     if len(grid.cells) > 1:
         lines.append("front (*): no other cell is as accurate for fewer MACs")
-    share, num_classes = _classes(grid)
-    if is_unbalanced(share, num_classes):
-        lines.append(f"the largest of {num_classes} classes has {100 * share:.1f} % of the images")
+    fraction, num_classes = _classes(grid)
+    if is_unbalanced(fraction, num_classes):
+        lines.append(
+            f"the largest of {num_classes} classes has {100 * fraction:.1f} % of the images"
+        )
     best = max(cell.top1 for cell in grid.cells)
     warning = (
-        no_better_than_a_class(best, share, sum(grid.class_images)) if grid.class_images else None
+        no_better_than_a_class(best, fraction, sum(grid.class_images))
+        if grid.class_images
+        else None
     )
     if warning is not None:
         lines.append(f"! {warning}")
@@ -126,5 +130,5 @@ def _foot(grid: EvaluationGrid) -> list[str]:
 
 
 def _classes(grid: EvaluationGrid) -> tuple[float, int]:
-    """Return the share of the largest class, and how many classes have images."""
-    return largest_class_share(grid.class_images), sum(map(bool, grid.class_images))
+    """Return the fraction of the largest class, and how many classes have images."""
+    return largest_class_fraction(grid.class_images), sum(map(bool, grid.class_images))

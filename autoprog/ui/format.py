@@ -42,7 +42,8 @@ __all__ = [
 
 
 # --------------------------------------------------------------------------------------------------
-# Colours (Okabe and Ito's, which colour-blind people tell apart) and the marks that repeat what they say.
+# Colours (Okabe and Ito's, which colour-blind people tell apart) and the marks that repeat what
+# they say.
 
 
 ORANGE, SKY, GREEN = "#e69f00", "#56b4e9", "#009e73"
@@ -82,7 +83,7 @@ def lane_style(name: str, index: int) -> str:
 
 
 _PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
-_MOST_BLOCKS = 12
+_MAX_BLOCKS = 12
 _ASCII = {
     "▶": "*",
     "±": "+-",
@@ -123,9 +124,9 @@ def signed(value: float, digits: int = 4) -> str:
     return f"{value:+.{digits}f}"
 
 
-def per_cent(share: float) -> str:
-    """Return a share in whole per cent, with one decimal below ten."""
-    value = 100 * share
+def per_cent(fraction: float) -> str:
+    """Return a fraction in whole per cent, with one decimal below ten."""
+    value = 100 * fraction
     return f"{value:.0f}%" if value >= 9.95 or value == 0 else f"{value:.1f}%"
 
 
@@ -182,7 +183,7 @@ def trained_text(unfrozen: Unfrozen, depth: int) -> str:
     """Return which blocks train: ``2 of 4 blocks train: 0, 1``."""
     blocks = unfrozen.blocks(depth)
     rule = f"those whose number modulo {unfrozen.every} is below {unfrozen.level}"
-    which = ", ".join(map(str, blocks)) if len(blocks) <= _MOST_BLOCKS else rule
+    which = ", ".join(map(str, blocks)) if len(blocks) <= _MAX_BLOCKS else rule
     return f"{len(blocks)} of {depth} blocks train: {which}"
 
 

@@ -98,7 +98,8 @@ __all__ = [
 
 
 # --------------------------------------------------------------------------------------------------
-# Pictures as SVG: lanes of a schedule and curves in the colours of the page around them, and terminals.
+# Pictures as SVG: lanes of a schedule and curves in the colours of the page around them, and
+# terminals.
 
 
 FONT_ASPECT_RATIO = 0.602
@@ -174,7 +175,7 @@ def curves_of_series(
     low, high = low - margin, high + margin
 
     def x_of(x: float) -> float:
-        return round(left + span.share(x) * (width - left - 14), 1)
+        return round(left + span.fraction(x) * (width - left - 14), 1)
 
     def y_of(y: float) -> float:
         return round(12 + (high - y) / (high - low) * (height - 12 - below), 1)
@@ -552,8 +553,8 @@ class _Frame:
 
     def y(self, value: float) -> float:
         """Return the row of a value."""
-        share = (self.high - value) / (self.high - self.low)
-        return round(TOP + share * (HEIGHT - TOP - BOTTOM), 1)
+        fraction = (self.high - value) / (self.high - self.low)
+        return round(TOP + fraction * (HEIGHT - TOP - BOTTOM), 1)
 
 
 def _grid(frame: _Frame, axis: Axis) -> str:

@@ -25,12 +25,12 @@ from autoprog.events import (
     Event,
     Grown,
     Interrupted,
-    Progressed,
     RunFinished,
+    StepLogged,
     SubnetTrained,
     SupernetStarted,
-    TrialTold,
-    Warned,
+    TrialFinished,
+    WarningRaised,
 )
 from autoprog.schedule import GrowthSchedule
 from autoprog.ui.charts import evaluation_text
@@ -175,14 +175,14 @@ def _header(state: RunState) -> Text:
 def _bar(state: RunState, width: int) -> RenderableType:
     bar = ProgressBar(
         total=1.0,
-        completed=state.share_done,
+        completed=state.fraction_done,
         complete_style=SKY,
         finished_style=GREEN,
     )
     grid = Table.grid(padding=(0, 2, 0, 0), expand=True)
     grid.add_column(ratio=1)
     of_time = " of the time" if state.is_open_ended and width >= WIDE else ""
-    cells: list[RenderableType] = [bar, Text(f"{per_cent(state.share_done)}{of_time}", "bold")]
+    cells: list[RenderableType] = [bar, Text(f"{per_cent(state.fraction_done)}{of_time}", "bold")]
     if width >= WIDE:
         total = state.shown_total_steps
         cells.append(Text(f"step {steps_text(state.step, total, state.is_open_ended)}"))
@@ -197,7 +197,7 @@ def _bar(state: RunState, width: int) -> RenderableType:
 def _measurements(state: RunState, width: int) -> Text:
     """Return the last measurements, as many as fit in one line."""
     line = Text()
-    wait = "–" if state.data_wait_share is None else per_cent(state.data_wait_share)
+    wait = "–" if state.data_wait_fraction is None else per_cent(state.data_wait_fraction)
     facts = (
         ("epoch", number(state.epoch)),
         ("loss", loss_text(state.loss)),
@@ -213,7 +213,7 @@ def _measurements(state: RunState, width: int) -> Text:
 
 
 LINE_SECONDS = 10.0
-LINE_SHARE = 0.05
+LINE_FRACTION = 0.05
 REDRAW_SECONDS = 0.1
 
 Clock = Callable[[], float]
@@ -282,7 +282,7 @@ class _LineDisplay(Display):
     def __init__(self, console: Console, state: RunState, clock: Clock) -> None:
         super().__init__(console, state, clock)
         self._last_seconds = -math.inf
-        self._last_share = 0.0
+        self._last_fraction = 0.0
         self._forecast_told = False
 
     def _draw(self, event: Event) -> None:
@@ -290,7 +290,7 @@ class _LineDisplay(Display):
             return
         for line in event_lines(event, self.state):
             _print_line(self.console, line)
-        if isinstance(event, Progressed) and self._due():
+        if isinstance(event, StepLogged) and self._due():
             _print_line(self.console, progress_line(self.state))
 
     def _tells(self, event: CostsMeasured) -> bool:
@@ -300,10 +300,13 @@ class _LineDisplay(Display):
         return not event.num_measured or self._due() or is_forecast
 
     def _due(self) -> bool:
-        now, share = self._clock(), self.state.share_done
-        if now - self._last_seconds < LINE_SECONDS and share - self._last_share < LINE_SHARE:
+        now, fraction = self._clock(), self.state.fraction_done
+        if (
+            now - self._last_seconds < LINE_SECONDS
+            and fraction - self._last_fraction < LINE_FRACTION
+        ):
             return False
-        self._last_seconds, self._last_share = now, share
+        self._last_seconds, self._last_fraction = now, fraction
         return True
 
 
@@ -313,7 +316,7 @@ class _QuietDisplay(Display):
     def _draw(self, event: Event) -> None:
         if isinstance(event, RunFinished):
             _print_line(self.console, ascii_text(finished_line(event.result)))
-        elif isinstance(event, Warned | Interrupted):
+        elif isinstance(event, WarningRaised | Interrupted):
             for line in event_lines(event, self.state):
                 _print_line(self.console, line)
 
@@ -392,9 +395,9 @@ def _note(event: Event, state: RunState) -> RenderableType | None:
             return _marked("✔", GREEN, f"epoch {number(event.epoch)}", text)
         case SubnetTrained():
             return _marked("✔", GREEN, f"decision {event.decision}", training_text(event))
-        case TrialTold():
+        case TrialFinished():
             return Text(trial_text(event))
-        case Warned():
+        case WarningRaised():
             return Text(f"! {event.message}", WARNING)
         case Interrupted():
             text = f"interrupted by {event.signal} at step {event.step:,}; a checkpoint is saved"

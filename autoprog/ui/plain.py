@@ -19,8 +19,8 @@ from autoprog.events import (
     StageStarted,
     SubnetTrained,
     SupernetStarted,
-    TrialTold,
-    Warned,
+    TrialFinished,
+    WarningRaised,
 )
 from autoprog.steptable import but_for_tokens
 from autoprog.ui.charts import evaluation_columns, evaluation_text
@@ -102,7 +102,7 @@ def event_lines(event: Event, state: RunState) -> list[str]:
 
 def progress_line(state: RunState) -> str:
     """Return where training stands."""
-    wait = state.data_wait_share
+    wait = state.data_wait_fraction
     parts = [
         *_place_texts(state),
         f"epoch {number(state.epoch)}",
@@ -142,9 +142,9 @@ def _told(event: Event, state: RunState) -> list[str]:
             return [f"{closed}{first}", *others]
         case SubnetTrained():
             return [f"decision {event.decision}, {training_text(event)}"]
-        case TrialTold():
+        case TrialFinished():
             return [trial_text(event)]
-        case Warned():
+        case WarningRaised():
             return [f"warning: {event.message}"]
         case Interrupted():
             return [f"interrupted by {event.signal} at step {event.step}; a checkpoint is saved"]
@@ -167,10 +167,10 @@ def forecast_text(state: RunState) -> str:
     told = state.measuring
     if told is None or told.run_seconds is None:
         return ""
-    if state.time_share is None:
+    if state.cost_fraction is None:
         return f"the whole search: at most about {duration(told.run_seconds)}"
-    share = number(state.time_share)
-    return f"the whole search: about {duration(told.run_seconds)} by time share {share}"
+    fraction = number(state.cost_fraction)
+    return f"the whole search: about {duration(told.run_seconds)} by cost fraction {fraction}"
 
 
 def costs_text(state: RunState) -> str:
@@ -179,7 +179,7 @@ def costs_text(state: RunState) -> str:
     measured = f"step times of {count_ - estimated} of {count_} subnets"
     if estimated:
         measured += f", the {'other is' if estimated == 1 else 'others are'} interpolated"
-    left = state.eta_seconds if state.time_share is not None else None
+    left = state.eta_seconds if state.cost_fraction is not None else None
     return measured if left is None else f"{measured}; about {duration(left)} to go"
 
 
@@ -195,7 +195,7 @@ def supernet_text(event: SupernetStarted) -> str:
 
 def _place_texts(state: RunState) -> list[str]:
     """Return where a run stands, by steps or by the time that bounds it."""
-    done = per_cent(state.share_done)
+    done = per_cent(state.fraction_done)
     if not state.is_open_ended:
         return [f"step {state.step}/{state.total_steps} ({done})"]
     total = state.shown_total_steps
@@ -209,7 +209,7 @@ def _run_text(event: RunStarted) -> str:
     verb = "goes on" if event.step else "starts"
     budget = event.time_budget_seconds
     length = f"{count(event.total_steps)} steps" if budget is None else duration(budget)
-    if event.time_share is not None:
+    if event.cost_fraction is not None:
         length = f"the time of {count(event.total_steps)} full steps"
     ranks = f" x {event.world_size}" if event.world_size > 1 else ""
     return (
@@ -294,7 +294,7 @@ def _rows(track: Track) -> list[list[int]]:
         range(len(track.segments)), lambda k: but_for_tokens(track.segments[k])
     ):
         numbers = list(group)
-        rows += [numbers] if len(numbers) > _MOST_RATES else [[number] for number in numbers]
+        rows += [numbers] if len(numbers) > _MAX_RATES else [[number] for number in numbers]
     return rows
 
 
@@ -305,7 +305,7 @@ def _range(lane: Lane, numbers: Sequence[int]) -> str:
     return lane.texts[low] if same else f"{lane.texts[low]} to {lane.texts[high]}"
 
 
-_MOST_RATES = 8
+_MAX_RATES = 8
 
 
 def _lines(subject: Subject) -> Iterator[str]:

@@ -120,7 +120,7 @@ def lengths_of(subject: Subject) -> Lengths | None:
         )
     return Lengths(
         named_epochs=run.manifest.settings.recipe.epochs,
-        time_share=search.time_share,
+        cost_fraction=search.cost_fraction,
         steps=steps,
         trained_epochs=trained,
         schedule_epochs=None if schedule is None else schedule.own_epochs(per_epoch),
@@ -157,7 +157,7 @@ def _run_facts(subject: Subject) -> list[tuple[str, str]]:
         facts += [
             ("device", f"{state.device} {state.amp}"),
             ("step", steps_text(state.step, state.shown_total_steps, state.is_open_ended)),
-            ("done", per_cent(state.share_done)),
+            ("done", per_cent(state.fraction_done)),
             ("trained", duration(state.train_seconds)),
         ]
     if subject.status in ("measuring", "training", "supernet"):
@@ -232,7 +232,7 @@ def budget_columns(record: BudgetRecord) -> list[Column]:
         Column("steps", tuple(count(one.steps) for one in speeds), rank=2),
         Column("training", tuple(duration(one.train_seconds) for one in speeds), rank=1),
         Column("images/s", tuple(speed_text(one.images_per_second) for one in speeds)),
-        Column("data wait", tuple(per_cent(one.data_wait_share) for one in speeds)),
+        Column("data wait", tuple(per_cent(one.data_wait_fraction) for one in speeds)),
         Column(
             "set by", tuple("loader" if one.loader_bound else "device" for one in speeds), "left"
         ),
@@ -334,8 +334,8 @@ def _full_model(result: Mapping[str, Any]) -> str:
 
 def _matters(result: Mapping[str, Any]) -> bool:
     """Tell whether balanced accuracy says more than top-1 does."""
-    images, share = result.get("class_images") or (), result.get("largest_class_share")
-    return share is not None and is_unbalanced(share, sum(map(bool, images)))
+    images, fraction = result.get("class_images") or (), result.get("largest_class_fraction")
+    return fraction is not None and is_unbalanced(fraction, sum(map(bool, images)))
 
 
 _PARTS = ("training", "in supernets", "search", "lost to growth", "data wait", "evaluation")
@@ -347,7 +347,7 @@ _ROWS: tuple[tuple[str, _Tell], ...] = (
     ("balanced", _of("balanced_top1", lambda value: f"{value:.2f} %")),
     (
         "largest class",
-        _of("largest_class_share", lambda share: f"{100 * share:.1f} % of the images"),
+        _of("largest_class_fraction", lambda fraction: f"{100 * fraction:.1f} % of the images"),
     ),
     ("validation images", _of("num_validation_images", count)),
     ("loss EMA", _of("loss_ema", loss_text)),

@@ -12,14 +12,14 @@ from rich.text import Text
 from autoprog.decisions import (
     Agreement,
     Candidate,
+    Continuation,
     Decision,
     Fidelity,
     FrontPoint,
     Importance,
     Judged,
-    Tail,
 )
-from autoprog.events import SubnetTrained, TrialTold
+from autoprog.events import SubnetTrained, TrialFinished
 from autoprog.processes import WorkerSeen
 from autoprog.runs import Run
 from autoprog.stage import Training, relative_step_cost
@@ -78,12 +78,12 @@ __all__ = [
 
 
 CHART_ROWS = 5
-MOST_ROWS = 8
+MAX_ROWS = 8
 
 
 def then_text(decision: Decision) -> str:
     """Return what is to follow the subnet that was decided for; empty where nothing does."""
-    later = decision.tail[1:]
+    later = decision.continuation[1:]
     return f"then {_stretches_text(decision, later)}" if later else ""
 
 
@@ -96,8 +96,8 @@ def continuation_columns(decision: Decision) -> list[Column]:
     """Return the table of the ways on that were weighed, one for each candidate, best first."""
     rows = sorted(decision.candidates, key=lambda row: row.score)
     ways = tuple(
-        f"{row.subnet}, {_stretches_text(decision, row.tail[1:])}"
-        if row.tail[1:]
+        f"{row.subnet}, {_stretches_text(decision, row.continuation[1:])}"
+        if row.continuation[1:]
         else str(row.subnet)
         for row in rows
     )
@@ -163,7 +163,7 @@ def front_view(decision: Decision, width: int) -> RenderableType | None:
     )
     if decision.rule == "rollout":
         return Group(legend, picture)
-    columns = _fitted(front_columns(decision, MOST_ROWS), width)
+    columns = _fitted(front_columns(decision, MAX_ROWS), width)
     row = next((i for i, mark in enumerate(columns[0].cells) if mark == MARK_WINNER), None)
     return Group(legend, picture, Text(""), rich_table(columns, width, row))
 
@@ -186,21 +186,25 @@ def _picked(decision: Decision, most: int) -> list[FrontPoint]:
 
 
 def _is_chosen(decision: Decision, point: FrontPoint) -> bool:
-    return point.tail == decision.tail
+    return point.continuation == decision.continuation
 
 
 def _point_text(decision: Decision, point: FrontPoint) -> str:
-    first, later = str(point.tail[0][1]), point.tail[1:]
+    first, later = str(point.continuation[0][1]), point.continuation[1:]
     return f"{first}, {_stretches_text(decision, later)}" if later else first
 
 
-def _stretches_text(decision: Decision, tail: Tail) -> str:
-    """Return the subnets of a tail and from where on each trains: an epoch, or a share of the time."""
+def _stretches_text(decision: Decision, continuation: Continuation) -> str:
+    """Return the subnets of a continuation and from where on each trains: an epoch, or a fraction of the time."""
     if decision.length is not None:
-        shares = ((subnet, step / decision.length) for step, subnet in tail)
-        return ", ".join(f"{subnet} from {share:.0%} of the time" for subnet, share in shares)
+        fractions = ((subnet, step / decision.length) for step, subnet in continuation)
+        return ", ".join(
+            f"{subnet} from {fraction:.0%} of the time" for subnet, fraction in fractions
+        )
     epochs = decision.epoch / max(1, decision.step)
-    return ", ".join(f"{subnet} from epoch {number(step * epochs)}" for step, subnet in tail)
+    return ", ".join(
+        f"{subnet} from epoch {number(step * epochs)}" for step, subnet in continuation
+    )
 
 
 # --------------------------------------------------------------------------------------------------
@@ -340,7 +344,8 @@ def _cell(
 
 
 # --------------------------------------------------------------------------------------------------
-# How far the estimates of a decision can be trusted: each subnet's estimate beside its real trainings.
+# How far the estimates of a decision can be trusted: each subnet's estimate beside its real
+# trainings.
 
 
 def fidelity_view(fidelity: Fidelity) -> RenderableType:
@@ -448,7 +453,7 @@ def _fidelity_body(fidelity: Fidelity, width: int) -> RenderableType:
 # Which parameters matter, as bars.
 
 
-MOST_PARAMETERS = 8
+MAX_PARAMETERS = 8
 SHARE_WIDTH = 6
 
 
@@ -465,15 +470,15 @@ def _bars(one: Importance, width: int) -> RenderableType:
     heading.no_wrap, heading.overflow = True, "ellipsis"
     if one.problem:
         return Group(heading, Text(one.problem))
-    shown = list(one.shares.items())[:MOST_PARAMETERS]
+    shown = list(one.fractions.items())[:MAX_PARAMETERS]
     room = max(len(name) for name, _ in shown) + 2
     columns = max(5, width - room - SHARE_WIDTH)
-    top = max(share for _, share in shown) or 1.0
+    top = max(fraction for _, fraction in shown) or 1.0
     rows = [
         Text(f"{name:<{room}}", no_wrap=True)
-        .append("█" * round(columns * share / top), SKY)
-        .append(f" {per_cent(share)}")
-        for name, share in shown
+        .append("█" * round(columns * fraction / top), SKY)
+        .append(f" {per_cent(fraction)}")
+        for name, fraction in shown
     ]
     return Group(heading, *rows)
 
@@ -482,10 +487,10 @@ def _bars(one: Importance, width: int) -> RenderableType:
 # The trials of a search: what each schedule came to, and which of them none beats.
 
 
-MOST_TRIAL_ROWS = 16
+MAX_TRIAL_ROWS = 16
 
 
-def on_front(trials: Sequence[TrialTold]) -> set[int]:
+def on_front(trials: Sequence[TrialFinished]) -> set[int]:
     """Return the numbers of the trials that none beats in both loss and seconds."""
     found: set[int] = set()
     best = float("inf")
@@ -496,11 +501,11 @@ def on_front(trials: Sequence[TrialTold]) -> set[int]:
     return found
 
 
-def trial_columns(trials: Sequence[TrialTold]) -> list[Column]:
+def trial_columns(trials: Sequence[TrialFinished]) -> list[Column]:
     """Return the table of the best trials by loss, those of the front marked."""
     front = on_front(trials)
     rows = sorted(_complete(trials), key=lambda t: (t.loss or 0.0, t.number))
-    shown = [row for i, row in enumerate(rows) if row.number in front or i < MOST_TRIAL_ROWS]
+    shown = [row for i, row in enumerate(rows) if row.number in front or i < MAX_TRIAL_ROWS]
     return [
         Column("trial", tuple(str(row.number) for row in shown)),
         Column("front", tuple("*" if row.number in front else "" for row in shown), "left"),
@@ -510,7 +515,7 @@ def trial_columns(trials: Sequence[TrialTold]) -> list[Column]:
     ]
 
 
-def trial_text(trial: TrialTold) -> str:
+def trial_text(trial: TrialFinished) -> str:
     """Return a trial in one line of ASCII."""
     if trial.pruned:
         return f"trial {trial.number}: others did better; {_stages_text(trial)}"
@@ -518,22 +523,22 @@ def trial_text(trial: TrialTold) -> str:
     return f"trial {trial.number}: {came_to}; {_stages_text(trial)}"
 
 
-def trials_view(trials: Sequence[TrialTold]) -> RenderableType:
+def trials_view(trials: Sequence[TrialFinished]) -> RenderableType:
     """Return the table of trials in its frame, with how many ended early."""
     pruned = sum(trial.pruned for trial in trials)
     title = f"Trials: {len(trials)}, {pruned} ended early; * is the front"
     return panel(Fitted(lambda width: rich_table(trial_columns(trials), width)), title)
 
 
-def _complete(trials: Sequence[TrialTold]) -> list[TrialTold]:
+def _complete(trials: Sequence[TrialFinished]) -> list[TrialFinished]:
     return [trial for trial in trials if trial.loss is not None and trial.seconds is not None]
 
 
-def _stages_text(trial: TrialTold) -> str:
-    """Return the subnets of a schedule and from which share of the run on each trains."""
+def _stages_text(trial: TrialFinished) -> str:
+    """Return the subnets of a schedule and from which fraction of the run on each trains."""
     parts = [
-        str(subnet) if share == 0 else f"{subnet} at {per_cent(share)}"
-        for share, subnet in trial.stages
+        str(subnet) if fraction == 0 else f"{subnet} at {per_cent(fraction)}"
+        for fraction, subnet in trial.stages
     ]
     return ", ".join(parts)
 

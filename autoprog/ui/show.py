@@ -163,7 +163,7 @@ def show(
     Args:
         target: Path of a run folder or of a schedule file, or the name of a preset.
         spec: Model of a preset; else that of the other schedule of a diff.
-        epochs: Length of the run of a preset, or of a file in shares or with 'rest'.
+        epochs: Length of the run of a preset, or of a file in fractions or with 'rest'.
         recipe: Recipe that gives a preset its length and strength.
         plain: Print aligned ASCII text; also done where the terminal takes nothing else.
         as_json: Print one JSON object.
@@ -179,8 +179,8 @@ def show(
     """
     console = Console() if console is None else console
     if spec is not None and not {target, diff} & PRESETS.keys():
-        law = "must go with a preset: a run and a schedule file say it themselves"
-        raise ConfigError("--model", "", law, spec.name)
+        problem = "must go with a preset: a run and a schedule file say it themselves"
+        raise ConfigError("--model", "", problem, spec.name)
     with consistent(target):
         subject = find_subject(target, spec, epochs, recipe, clock())
         forms = _forms(subject)

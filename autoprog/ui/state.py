@@ -18,13 +18,13 @@ from autoprog.events import (
     Event,
     Grown,
     Interrupted,
-    Progressed,
     RunFinished,
     RunStarted,
     StageStarted,
+    StepLogged,
     SupernetStarted,
-    TrialTold,
-    Warned,
+    TrialFinished,
+    WarningRaised,
 )
 from autoprog.printable import one_line
 from autoprog.schedule import GrowthSchedule
@@ -180,9 +180,9 @@ def thinned(items: tuple[Item, ...], most: int) -> tuple[Item, ...]:
 
 
 _TRUST = 0.1
-"""Measured costs count as much as so large a share of the run in which steps took what they say."""
+"""Measured costs count as much as so large a fraction of the run in which steps took what they say."""
 
-_LEAST_SHARE = 0.02  # of the run, from which on its evaluations tell how many are to come
+_MIN_FRACTION = 0.02  # of the run, from which on its evaluations tell how many are to come
 
 
 def remaining_seconds(state: RunState) -> float | None:
@@ -190,16 +190,16 @@ def remaining_seconds(state: RunState) -> float | None:
     if state.phase == "complete":
         return 0.0
     if state.time_budget_seconds is not None:
-        return (1.0 - state.share_done) * state.time_budget_seconds
+        return (1.0 - state.fraction_done) * state.time_budget_seconds
     if state.measuring is not None and not state.cost_seconds:
         told = state.measuring
         return None if told.run_seconds is None else told.left_seconds + told.run_seconds
     if state.cost_seconds:
         seconds = _to_come_by_costs(state) * _correction(state)
-    elif state.time_share is not None:
-        if not state.share_done:
+    elif state.cost_fraction is not None:
+        if not state.fraction_done:
             return None
-        seconds = state.train_seconds * (1.0 - state.share_done) / state.share_done
+        seconds = state.train_seconds * (1.0 - state.fraction_done) / state.fraction_done
     elif state.subnet is None or state.subnet not in state.step_seconds:
         return None
     else:
@@ -221,8 +221,8 @@ def projected_steps(state: RunState) -> int:
 def _to_come_by_costs(state: RunState) -> float:
     """Return the seconds of the steps to come by the costs that were measured at the start."""
     costs, full = state.cost_seconds, state.cost_seconds[_full(state)]
-    if state.time_share is not None:
-        return (1.0 - state.share_done) * state.nominal_steps * full
+    if state.cost_fraction is not None:
+        return (1.0 - state.fraction_done) * state.nominal_steps * full
     return sum(steps * costs.get(subnet, full) for steps, subnet in _planned(state))
 
 
@@ -245,15 +245,15 @@ def _planned(state: RunState) -> Iterator[tuple[float, SubnetConfig]]:
 
     Before the first decision half of the rest is taken to be that of now and half the full model.
     """
-    now = state.share_done * state.nominal_steps
+    now = state.fraction_done * state.nominal_steps
     full = _full(state)
-    tail = state.decisions[-1].tail if state.decisions else ()
+    continuation = state.decisions[-1].continuation if state.decisions else ()
     if not state.decisions:
-        tail = ((0, state.subnet or full), (round((now + state.nominal_steps) / 2), full))
-    elif not tail:
-        tail = ((0, state.decisions[-1].subnet),)
-    stops = [start for start, _ in tail[1:]] + [state.nominal_steps]
-    for (start, subnet), stop in zip(tail, stops, strict=True):
+        continuation = ((0, state.subnet or full), (round((now + state.nominal_steps) / 2), full))
+    elif not continuation:
+        continuation = ((0, state.decisions[-1].subnet),)
+    stops = [start for start, _ in continuation[1:]] + [state.nominal_steps]
+    for (start, subnet), stop in zip(continuation, stops, strict=True):
         yield max(0.0, stop - max(start, now)), subnet
 
 
@@ -261,8 +261,10 @@ def _evaluations_to_come(state: RunState) -> float:
     """Return the seconds of evaluations: one at the end, or as often as there were any so far."""
     if not state.evaluations:
         return 0.0
-    share = state.share_done
-    as_often = state.evaluation_seconds * (1.0 - share) / share if share > _LEAST_SHARE else 0.0
+    fraction = state.fraction_done
+    as_often = (
+        state.evaluation_seconds * (1.0 - fraction) / fraction if fraction > _MIN_FRACTION else 0.0
+    )
     return max(state.evaluations[-1].seconds, as_often)
 
 
@@ -341,7 +343,7 @@ class RunState:
     loss: float | None = None
     lr: float | None = None
     images_per_second: float | None = None
-    data_wait_share: float | None = None
+    data_wait_fraction: float | None = None
     data_wait_smoothed: float | None = None
     train_seconds: float = 0.0
     stepped_seconds: float = 0.0
@@ -352,15 +354,15 @@ class RunState:
     costed_seconds: float = 0.0
     first_costed_seconds: float | None = None
     time_budget_seconds: float | None = None
-    time_share: float | None = None
-    budget_share: float | None = None
+    cost_fraction: float | None = None
+    budget_fraction: float | None = None
     step_seconds: Mapping[SubnetConfig, float] = field(default_factory=dict)
     points: tuple[Point, ...] = ()
     point_spacing_steps: int = 0
     pieces: tuple[Piece, ...] = ()
     evaluations: tuple[Evaluated, ...] = ()
     decisions: tuple[Decision, ...] = ()
-    trials: tuple[TrialTold, ...] = ()
+    trials: tuple[TrialFinished, ...] = ()
     growths: tuple[Grown, ...] = ()
     warnings: tuple[str, ...] = ()
     num_warnings: int = 0
@@ -369,13 +371,13 @@ class RunState:
     @property
     def is_open_ended(self) -> bool:
         """Tell whether the number of steps is a guess: time bounds the run."""
-        return self.time_budget_seconds is not None or self.time_share is not None
+        return self.time_budget_seconds is not None or self.cost_fraction is not None
 
     @property
-    def share_done(self) -> float:
-        """Return the share of the steps that are done, or of the time that bounds the run."""
+    def fraction_done(self) -> float:
+        """Return the fraction of the steps that are done, or of the time that bounds the run."""
         if self.is_open_ended:
-            return min(1.0, self.budget_share or 0.0)
+            return min(1.0, self.budget_fraction or 0.0)
         return min(1.0, self.step / self.total_steps) if self.total_steps else 0.0
 
     @property
@@ -394,9 +396,9 @@ class RunState:
     @property
     def shown_total_steps(self) -> int | None:
         """Return the number of steps as far as it can be told; None where nobody knows it yet."""
-        if self.time_share is None or self.phase == "complete":
+        if self.cost_fraction is None or self.phase == "complete":
             return self.total_steps
-        is_planned = self.decisions if self.cost_seconds else self.budget_share
+        is_planned = self.decisions if self.cost_seconds else self.budget_fraction
         return self.total_steps if is_planned else None
 
     @property
@@ -422,7 +424,7 @@ def fold(events: Iterable[Event], start: RunState | None = None) -> RunState:
     state = RunState() if start is None else start
     trials = {trial.number: trial for trial in state.trials}
     for event in events:
-        if isinstance(event, TrialTold):  # one by one, 100,000 of them would take minutes
+        if isinstance(event, TrialFinished):  # one by one, 100,000 of them would take minutes
             trials.pop(event.number, None)
             trials[event.number] = event
         else:
@@ -448,7 +450,7 @@ def _started(state: RunState, event: RunStarted) -> RunState:
         total_steps=event.total_steps,
         steps_per_epoch=event.steps_per_epoch,
         time_budget_seconds=event.time_budget_seconds,
-        time_share=event.time_share,
+        cost_fraction=event.cost_fraction,
         step=event.step,
         epoch=event.step / max(1, event.steps_per_epoch),
         pieces=tuple(piece for piece in state.pieces if piece.start_step < event.step),
@@ -464,7 +466,7 @@ def _known_spec(state: RunState, model: str) -> ModelSpec | None:
 def _resolve(schedule: GrowthSchedule | None, event: RunStarted) -> StepTable | None:
     if schedule is None or event.steps_per_epoch < 1:
         return None
-    if event.time_budget_seconds is not None or event.time_share is not None:
+    if event.time_budget_seconds is not None or event.cost_fraction is not None:
         return None  # nobody knows yet how many steps there will be
     try:
         return schedule.resolve(event.steps_per_epoch, event.epochs)
@@ -507,7 +509,7 @@ def _supernet_started(state: RunState, event: SupernetStarted) -> RunState:
     return replace(state, phase="supernet", step=event.step, pieces=extended(state.pieces, piece))
 
 
-def _progressed(state: RunState, event: Progressed) -> RunState:
+def _progressed(state: RunState, event: StepLogged) -> RunState:
     before = state.step_seconds.get(event.subnet, event.step_seconds)
     seconds = before + SMOOTHING * (event.step_seconds - before)
     point = Point(
@@ -520,11 +522,11 @@ def _progressed(state: RunState, event: Progressed) -> RunState:
     )
     points, spacing = with_point(state.points, state.point_spacing_steps, point)
     waited = state.data_wait_smoothed
-    before = event.data_wait_share if waited is None else waited
+    before = event.data_wait_fraction if waited is None else waited
     costed, stepped = _costed_seconds(state, event), state.stepped_seconds
     first = state.first_costed_seconds
     if first is not None:
-        waits = min(event.data_wait_share, 0.99)
+        waits = min(event.data_wait_fraction, 0.99)
         stepped += (event.train_seconds - state.train_seconds) / (1.0 - waits)
     after = replace(
         state,
@@ -534,31 +536,31 @@ def _progressed(state: RunState, event: Progressed) -> RunState:
         loss=event.loss,
         lr=event.lr,
         images_per_second=event.images_per_second,
-        data_wait_share=event.data_wait_share,
-        data_wait_smoothed=before + SMOOTHING * (event.data_wait_share - before),
+        data_wait_fraction=event.data_wait_fraction,
+        data_wait_smoothed=before + SMOOTHING * (event.data_wait_fraction - before),
         train_seconds=event.train_seconds,
         costed_seconds=costed,
         first_costed_seconds=costed if first is None else first,
         stepped_seconds=stepped,
-        budget_share=event.budget_share,
+        budget_fraction=event.budget_fraction,
         step_seconds={**state.step_seconds, event.subnet: seconds},
         points=points,
         point_spacing_steps=spacing,
     )
-    if not event.budget_share:
+    if not event.budget_fraction:
         return after
     if not state.cost_seconds:
-        return _reprojected(after, round(event.step / event.budget_share), event.step)
+        return _reprojected(after, round(event.step / event.budget_fraction), event.step)
     return _reprojected(after, projected_steps(after), event.step)
 
 
-def _costed_seconds(state: RunState, event: Progressed) -> float:
+def _costed_seconds(state: RunState, event: StepLogged) -> float:
     """Return what the steps so far take by the costs on record."""
     if not state.cost_seconds:
         return 0.0
     full = next(reversed(state.cost_seconds.values()))
-    if event.budget_share is not None:
-        return event.budget_share * state.nominal_steps * full
+    if event.budget_fraction is not None:
+        return event.budget_fraction * state.nominal_steps * full
     steps = event.step - state.step
     return state.costed_seconds + steps * state.cost_seconds.get(event.subnet, full)
 
@@ -587,7 +589,7 @@ def _decided(state: RunState, event: Decided) -> RunState:
     return replace(state, step=event.step, decisions=decisions)
 
 
-def _trial_told(state: RunState, event: TrialTold) -> RunState:
+def _trial_told(state: RunState, event: TrialFinished) -> RunState:
     return replace(state, trials=(*(t for t in state.trials if t.number != event.number), event))
 
 
@@ -595,7 +597,7 @@ def _grown(state: RunState, event: Grown) -> RunState:
     return replace(state, step=event.step, growths=(*state.growths, event))
 
 
-def _warned(state: RunState, event: Warned) -> RunState:
+def _warned(state: RunState, event: WarningRaised) -> RunState:
     return replace(
         state,
         step=event.step,
@@ -610,7 +612,7 @@ def _interrupted(state: RunState, event: Interrupted) -> RunState:
 
 def _finished(state: RunState, event: RunFinished) -> RunState:
     if state.is_open_ended:
-        state = replace(state, budget_share=1.0)
+        state = replace(state, budget_fraction=1.0)
         state = _reprojected(state, event.step, event.step)
     return replace(state, step=event.step, phase="complete", result=event.result)
 
@@ -621,12 +623,12 @@ _FOLDS: dict[type[Any], Callable[[RunState, Any], RunState]] = {
     CostsKnown: _costs_known,
     StageStarted: _stage_started,
     SupernetStarted: _supernet_started,
-    Progressed: _progressed,
+    StepLogged: _progressed,
     Evaluated: _evaluated,
     Decided: _decided,
-    TrialTold: _trial_told,
+    TrialFinished: _trial_told,
     Grown: _grown,
-    Warned: _warned,
+    WarningRaised: _warned,
     Interrupted: _interrupted,
     RunFinished: _finished,
 }

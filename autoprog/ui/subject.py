@@ -16,7 +16,7 @@ from autoprog.processes import WorkerSeen, read_workers
 from autoprog.recipe import Recipe, resolve_recipe
 from autoprog.runs import CURVE_FILE, Run, is_word, load_run, locate_run, runs_in
 from autoprog.schedule import GrowthSchedule, load_schedule
-from autoprog.stage import SHARES
+from autoprog.stage import FRACTION_UNITS
 from autoprog.ui.format import number
 from autoprog.ui.state import RunState, fold
 from autoprog.ui.timeline import Track, track_of_run, track_of_table
@@ -85,7 +85,7 @@ def find_subject(
     Args:
         target: A run, as :func:`locate_run` takes it, path of a schedule file, or name of a preset.
         spec: Model of a preset.
-        epochs: Length of the run of a preset, or of a file in shares or with 'rest'.
+        epochs: Length of the run of a preset, or of a file in fractions or with 'rest'.
         recipe: Recipe that gives a preset its length and strength.
         now: Seconds since the epoch, by which a silent run counts as stale.
         runs_dir: Where runs lie.
@@ -102,10 +102,10 @@ def find_subject(
         return _preset_subject(target, spec, epochs, recipe)
     if path.is_dir() or is_word(target, runs_dir):
         return _run_subject(locate_run(target, runs_dir), now)
-    law = "must be a run folder, last, a schedule file or a preset"
+    problem = "must be a run folder, last, a schedule file or a preset"
     names = [*PRESETS, *(run.name for run in runs_in(Path(runs_dir)))]
-    cure = suggest(path.name, names, list_all=False) or f"presets: {', '.join(sorted(PRESETS))}"
-    raise ConfigError(target, "", law, cure=cure)
+    hint = suggest(path.name, names, list_all=False) or f"presets: {', '.join(sorted(PRESETS))}"
+    raise ConfigError(target, "", problem, hint=hint)
 
 
 def preset_beside(
@@ -183,7 +183,7 @@ def _num_classes(folder: Path) -> int:
 
 
 def _needs_epochs(schedule: GrowthSchedule) -> bool:
-    return schedule.length_unit in SHARES or schedule.stages[-1].length == "rest"
+    return schedule.length_unit in FRACTION_UNITS or schedule.stages[-1].length == "rest"
 
 
 def _plan(

@@ -65,8 +65,8 @@ def panel(content: RenderableType, title: str) -> Panel:
 
 
 GAP = 2
-_LEAST_TEXT, _LEAST_COLUMNS = 8, 3
-_MOST_ROWS = 1000
+_MIN_TEXT, _MIN_COLUMNS = 8, 3
+_MAX_ROWS = 1000
 _LONGEST_CELL = 500
 
 
@@ -85,8 +85,8 @@ class Column:
     keeps_end: bool = False
 
     def __post_init__(self) -> None:
-        cells = (one_line(cell, _LONGEST_CELL) for cell in self.cells[:_MOST_ROWS])
-        more = ("…",) if len(self.cells) > _MOST_ROWS else ()
+        cells = (one_line(cell, _LONGEST_CELL) for cell in self.cells[:_MAX_ROWS])
+        more = ("…",) if len(self.cells) > _MAX_ROWS else ()
         object.__setattr__(self, "cells", (*cells, *more))
 
     @property
@@ -118,7 +118,7 @@ def cut_columns(columns: Sequence[Column], width: int) -> list[Column]:
     if too_much <= 0 or not texts:
         return list(columns)
     longest = max(texts, key=lambda column: column.width)
-    room = max(_LEAST_TEXT, longest.width - too_much)
+    room = max(_MIN_TEXT, longest.width - too_much)
 
     def cut(text: str) -> str:
         if len(text) <= room:
@@ -139,8 +139,8 @@ def rich_table(
     """
     kept = fit_columns(columns, width)
     longest = max((c for c in kept if c.justify == "left"), key=lambda c: c.width, default=None)
-    cut = 0 if longest is None else max(0, longest.width - _LEAST_TEXT)
-    while table_width(kept) - cut > width and len(kept) > _LEAST_COLUMNS:
+    cut = 0 if longest is None else max(0, longest.width - _MIN_TEXT)
+    while table_width(kept) - cut > width and len(kept) > _MIN_COLUMNS:
         kept = kept[:-1]
     too_much = max(0, table_width(kept) - width)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))

@@ -54,7 +54,8 @@ __all__ = [
 
 
 # --------------------------------------------------------------------------------------------------
-# What a timeline shows: the segments of a plan or of a run, one lane an axis, and what a step costs.
+# What a timeline shows: the segments of a plan or of a run, one lane an axis, and what a step
+# costs.
 
 
 CURRICULUM_NAMES = {
@@ -207,7 +208,7 @@ def _training_lanes(track: Track, plain: bool | None) -> Iterator[Lane]:
 _TRAINING_LANES: tuple[tuple[str, Callable[[Training], float], Callable[[Segment], str]], ...] = (
     ("batch", lambda t: t.batch_scale, lambda s: f"x{s.training.batch_scale:g}"),
     ("rate", lambda t: t.lr_scale, lambda s: f"x{number(s.training.lr_scale, 3)}"),
-    ("trained", lambda t: t.unfrozen.share if t.unfrozen else 1.0, lambda s: _trained_text(s)),
+    ("trained", lambda t: t.unfrozen.fraction if t.unfrozen else 1.0, lambda s: _trained_text(s)),
     (
         "subnets",
         lambda t: 4.0 if t.sandwich else 1.0,
@@ -252,7 +253,7 @@ def constants(track: Track) -> dict[str, str]:
 
 
 def mean_relative_cost(track: Track) -> float:
-    """Return the mean cost of a step as a share of a plain full one's, by multiply-accumulates.
+    """Return the mean cost of a step as a fraction of a plain full one's, by multiply-accumulates.
 
     A step of a larger batch counts as so many.
     """

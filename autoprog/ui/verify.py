@@ -106,12 +106,16 @@ def other_lines(verification: Verification) -> list[tuple[str, str]]:
 
 def _longer_line(arm: Standing, is_of_few: bool) -> tuple[str, str]:
     mean = arm["difference"]["mean"]
-    law = f"{NEAR_CONVERGENCE_POINTS:g} points"
-    word = f"below {law}: near convergence" if mean < NEAR_CONVERGENCE_POINTS else f"{law} or more"
-    cure = "" if mean < NEAR_CONVERGENCE_POINTS else ": train both arms for longer"
+    problem = f"{NEAR_CONVERGENCE_POINTS:g} points"
+    word = (
+        f"below {problem}: near convergence"
+        if mean < NEAR_CONVERGENCE_POINTS
+        else f"{problem} or more"
+    )
+    hint = "" if mean < NEAR_CONVERGENCE_POINTS else ": train both arms for longer"
     bounds = f" {_bounds_text(arm)}".rstrip(" –")
     few = f" ({arm['seeds']} seed{'s' * (arm['seeds'] > 1)})" if is_of_few else ""
-    text = f"the baseline {arm['about']} adds {signed(mean, 2)} points{few}{bounds}, {word}{cure}"
+    text = f"the baseline {arm['about']} adds {signed(mean, 2)} points{few}{bounds}, {word}{hint}"
     return "longer", text
 
 
@@ -350,8 +354,8 @@ def _margin_text(verdict: dict[str, Any]) -> str:
     if verdict["outcome"] != "undecided":
         return text
     more = verdict["more_seeds"]
-    cure = "no number of seeds" if more is None else f"{more} more seed{'s' * (more != 1)}"
-    return f"{text}; {cure} would decide at this mean and sd"
+    hint = "no number of seeds" if more is None else f"{more} more seed{'s' * (more != 1)}"
+    return f"{text}; {hint} would decide at this mean and sd"
 
 
 def _shown(verification: Verification) -> list[str]:

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from autoprog.data.cache_folder import cache_folder
 from autoprog.errors import ConfigError, suggest
-from autoprog.files import MOST_LETTERS, FileModel, is_line
+from autoprog.files import MAX_LETTERS, FileModel, is_line
 from autoprog.presets import PRESETS
 from autoprog.recipe import Recipe
 
@@ -40,7 +40,7 @@ FLAGS_OF_BOTH = frozenset(
         *("recipe", "model", "img-size", "pretrained", "initial-checkpoint", "fresh-head"),
         *("data", "dataset", "data-dir", "train-split", "val-split", "input-key", "target-key"),
         *("num-classes", "class-folders", "val-fraction", "val-seed", "white-level"),
-        *("data-share", "held-out", "device", "amp", "threads", "workers", "compile", "cache"),
+        *("data-fraction", "held-out", "device", "amp", "threads", "workers", "compile", "cache"),
         *("checkpoint-minutes", "log-every-steps", "eval-every-epochs", "patience"),
         *("max-bad-images", "on-divergence"),
         *("log-tensorboard", "log-wandb", "wandb-project", "wandb-mode"),
@@ -49,9 +49,9 @@ FLAGS_OF_BOTH = frozenset(
 """Flags that any arm may have."""
 FLAGS_OF_SEARCH = frozenset(
     {
-        *("space", "rule", "budget", "sampler", "time-share", "same-epochs", "profile-seconds"),
-        *("num-points", "num-stages", "supernet-epochs", "supernet-share", "search-share"),
-        *("tail-trials", "max-candidates", "min-full-share"),
+        *("space", "rule", "budget", "sampler", "cost-fraction", "same-epochs", "profile-seconds"),
+        *("num-points", "num-stages", "supernet-epochs", "supernet-fraction", "search-fraction"),
+        *("continuation-trials", "max-candidates", "min-full-fraction"),
         *("fidelity", "fidelity-at", "fidelity-epochs", "fidelity-seeds", "fidelity-from"),
         *("grow-op", "grow-map", "grow-source", "grow-state", "trials", "proxy", "jobs"),
     }
@@ -74,13 +74,15 @@ ELSEWHERE = (
 """Flags that let a run write outside its folder, start a compiler, or read from the network."""
 _NUMBER = re.compile(r"\d+(\.\d*)?([eE][-+]?\d+)?|\.\d+([eE][-+]?\d+)?")
 _NAME, _LONGEST_NAME = re.compile(r"[a-z0-9]+([.:+-][a-z0-9]+)*"), 64
-_MOST_WORDS = 500
+_MAX_WORDS = 500
 
 
 def _arm_name(text: str) -> str:
     if len(text) > _LONGEST_NAME or not _NAME.fullmatch(text):
-        law = f"must be at most {_LONGEST_NAME} small letters and digits, with single .:+- between"
-        raise ConfigError("", "", law, text)
+        problem = (
+            f"must be at most {_LONGEST_NAME} small letters and digits, with single .:+- between"
+        )
+        raise ConfigError("", "", problem, text)
     return text
 
 
@@ -121,8 +123,8 @@ class ArmSettings(FileModel):
                 raise ConfigError("", "flags", f"unknown flag of a {self.command}", flag, near)
         schedules = (self.preset is not None) + self.follows_file
         if schedules != (self.command == "train"):
-            law = "must be given, or follows_file, for a training and for nothing else"
-            raise ConfigError("", "preset", law, self.preset)
+            problem = "must be given, or follows_file, for a training and for nothing else"
+            raise ConfigError("", "preset", problem, self.preset)
         return self
 
     def having(self, **flags: FlagValue) -> ArmSettings:
@@ -169,9 +171,9 @@ def _sound_value(flag: str, value: Any) -> FlagValue:
         if not is_pair or not all(isinstance(v, str) and _NUMBER.fullmatch(v) for v in value):
             raise ConfigError("", flag, "must be the texts of two numbers", value)
         return value[0], value[1]
-    if not isinstance(value, str) or len(value) > MOST_LETTERS or not is_line(value):
-        law = f"must be a text of at most {MOST_LETTERS} letters, without control characters"
-        raise ConfigError("", flag, law, value)
+    if not isinstance(value, str) or len(value) > MAX_LETTERS or not is_line(value):
+        problem = f"must be a text of at most {MAX_LETTERS} letters, without control characters"
+        raise ConfigError("", flag, problem, value)
     if value == "--":  # which argparse takes out wherever it stands
         raise ConfigError("", flag, "must be a value", value)
     return value
@@ -212,7 +214,7 @@ def flags_of_words(words: Iterable[str], known: Iterable[str]) -> dict[str, Flag
         flag = "jobs" if word == "-j" else word.removeprefix("--")
         if flag not in allowed or word not in ("-j", f"--{flag}"):
             raise ConfigError(
-                word, "", "must be a flag of a run", cure="see autoprog search --help"
+                word, "", "must be a flag of a run", hint="see autoprog search --help"
             )
         if flag in SWITCHES or (flag == "cache" and not equals and not _next_value(waiting)):
             if equals:
@@ -249,7 +251,7 @@ def with_settings(holder: Any, old: str, new: str, where: str, place: str) -> An
 
 def _settings_of(words: Any, where: str, key: str) -> dict[str, Any]:
     """Return the values of :class:`ArmSettings` for words of before there was one."""
-    is_list = isinstance(words, list) and 0 < len(words) <= _MOST_WORDS
+    is_list = isinstance(words, list) and 0 < len(words) <= _MAX_WORDS
     if not is_list or not all(isinstance(word, str) for word in words):
         raise ConfigError(where, key, "must be a list of words", words)
     if words[0] not in ("train", "search"):

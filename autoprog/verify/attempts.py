@@ -128,10 +128,10 @@ class Round:
         arms: Mapping[Arm, ArmSettings],
         files: Mapping[Arm, Path],
         start: Start,
-        cure: str,
+        hint: str,
     ) -> None:
         self._folder, self._seed, self._arms, self._files = folder, seed, arms, files
-        self._start, self._cure = start, cure
+        self._start, self._cure = start, hint
 
     def carry_out(
         self, order: Iterable[Arm], at_once: int = 1
@@ -235,8 +235,8 @@ def check_folder(folder: Path, names: Iterable[str]) -> None:
         for path in (path for path in arms if path.is_dir()):
             refuse_links(path, sorted(os.listdir(path)))
     except NotRegularFileError as error:
-        law = "must be no symbolic link, through which files elsewhere would change"
-        raise ConfigError(str(error.filename), "", law, cure="remove it") from None
+        problem = "must be no symbolic link, through which files elsewhere would change"
+        raise ConfigError(str(error.filename), "", problem, hint="remove it") from None
 
 
 def run_folders(runs: Path) -> list[Path]:
@@ -256,8 +256,8 @@ def _remove_unstarted(path: Path) -> None:
     entries = sorted(path.iterdir())
     for entry in entries:
         if not _is_of_unstarted(entry):
-            law = f"must be a run that was stopped before its start, but holds {entry.name}"
-            raise RunError(f"{path}: {law}; move it away, and a new run is made")
+            problem = f"must be a run that was stopped before its start, but holds {entry.name}"
+            raise RunError(f"{path}: {problem}; move it away, and a new run is made")
     for entry in entries:
         if entry.name == "checkpoints":
             entry.rmdir()

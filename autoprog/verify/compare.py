@@ -16,7 +16,7 @@ from typing import Any
 
 from autoprog.accuracy import sampling_error
 from autoprog.errors import ConfigError, consistent
-from autoprog.events import Evaluated, Event, Progressed, RunStarted
+from autoprog.events import Evaluated, Event, RunStarted, StepLogged
 from autoprog.paired_timing import Estimate, estimate
 from autoprog.runs import Result, Run, load_run
 from autoprog.settings import RunSettings
@@ -41,7 +41,8 @@ __all__ = [
 
 
 # --------------------------------------------------------------------------------------------------
-# A finished run as a comparison sees it: what it was configured to do, and what it cost to get where.
+# A finished run as a comparison sees it: what it was configured to do, and what it cost to get
+# where.
 
 
 _COMPUTED = (
@@ -77,10 +78,10 @@ class Finished:
         path: Its folder, as it was given.
         name: What it trained along, in a few words.
         result: What it came to.
-        configuration: All that decides what it computes, but its seed; runs that share it repeat each other.
+        configuration: All that decides what it computes, but its seed; runs that fraction it repeat each other.
         conditions: What it was carried out with, which changes its seconds and not what it computes.
         curve: Its evaluations, in order.
-        planned_share: The share of the time of the full model's steps that a search was to take; else None.
+        planned_fraction: The fraction of the time of the full model's steps that a search was to take; else None.
         found_by: The search run that found the schedule of a training; None where a person wrote it.
     """
 
@@ -91,7 +92,7 @@ class Finished:
     conditions: Mapping[str, str]
     curve: tuple[Point, ...]
     found_by: str | None = None
-    planned_share: float | None = None
+    planned_fraction: float | None = None
 
 
 def read_finished(path: str | Path) -> Finished:
@@ -102,8 +103,8 @@ def read_finished(path: str | Path) -> Finished:
     """
     folder = Path(path)
     if (folder / "result.json").is_file() and not (folder / "run.yaml").is_file():
-        law = "must hold a run.yaml, which says what the run was configured to do"
-        raise ConfigError(str(path), "", law, cure="it was published without it")
+        problem = "must hold a run.yaml, which says what the run was configured to do"
+        raise ConfigError(str(path), "", problem, hint="it was published without it")
     run = load_run(path)
     if run.result is None:
         raise ConfigError(str(path), "", "must be a complete run: there is no result.json yet")
@@ -122,7 +123,7 @@ def _finished(path: str | Path, run: Run, result: Result) -> Finished:
         conditions=_conditions(settings, result, starts),
         curve=curve_of(events, settings.model.spec(), result),
         found_by=_search_before(run),
-        planned_share=None if settings.search is None else settings.search.time_share,
+        planned_fraction=None if settings.search is None else settings.search.cost_fraction,
     )
 
 
@@ -138,7 +139,7 @@ def curve_of(events: Iterable[Event], spec: ModelSpec, result: Result) -> tuple[
     for event in events:
         if isinstance(event, RunStarted):
             before, num_images = event.step, event.num_images
-        elif isinstance(event, Progressed):
+        elif isinstance(event, StepLogged):
             taken = (event.step - before) * event.step_seconds * event.images_per_second
             images, before = images + taken, event.step
             macs += taken * image_macs(spec, event.subnet, Training())
@@ -156,8 +157,8 @@ def _name(settings: RunSettings) -> str:
     if settings.search is not None:
         trials = settings.search.trials
         by = "" if trials is None else f", {trials} trials"
-        share = settings.search.time_share
-        of = "" if share is None else f" planned for {share:g} of the time"
+        fraction = settings.search.cost_fraction
+        of = "" if fraction is None else f" planned for {fraction:g} of the time"
         return f"search {settings.search.rule}{by}{of}"
     origin = Path(settings.schedule_from or "schedule")
     return "/".join(origin.parts[-2:])
@@ -345,9 +346,13 @@ def _group(name: str, runs: list[Finished], reference: list[Finished]) -> Group:
 
 
 def _same_images(run: Finished, reference: Finished) -> bool:
-    """Tell whether two runs were trained and evaluated on the same data set; a share of it may differ."""
+    """Tell whether two runs were trained and evaluated on the same data set; a fraction of it may differ."""
     own, other = (
-        {key: value for key, value in one.configuration.get("data", {}).items() if key != "share"}
+        {
+            key: value
+            for key, value in one.configuration.get("data", {}).items()
+            if key != "fraction"
+        }
         for one in (run, reference)
     )
     return own == other
@@ -423,11 +428,11 @@ def _single_seeds(groups: Sequence[Group]) -> Iterator[str]:
 
 
 def _planned_and_reached(groups: Sequence[Group]) -> Iterator[str]:
-    """Yield what share of time a search was planned for, and what of the reference's it took, by purpose."""
+    """Yield what fraction of time a search was planned for, and what of the reference's it took, by purpose."""
     reference = groups[0]
     for group in groups:
-        share = group.runs[0].planned_share
-        if share is None or not reference.seconds.mean:
+        fraction = group.runs[0].planned_fraction
+        if fraction is None or not reference.seconds.mean:
             continue
         parts = {
             name: seconds / reference.seconds.mean for name, seconds in group.parts_seconds.items()
@@ -437,7 +442,7 @@ def _planned_and_reached(groups: Sequence[Group]) -> Iterator[str]:
         spent += [f"{_PURPOSES[name]} {part:.2f}" for name, part in parts.items() if part >= 0.005]
         of = "its own time" if group is reference else f"the time of {reference.label}"
         yield (
-            f"{group.label}: planned for {share:g} of the time of the full model's steps; reached"
+            f"{group.label}: planned for {fraction:g} of the time of the full model's steps; reached"
             f" {group.seconds_ratio or 0.0:.2f} of {of}: {', '.join(spent)}"
         )
 

@@ -147,8 +147,8 @@ def ramps(
             epochs = epochs_of_cost(always(schedule), steps_per_epoch, cost, target)
             found.append(Control(f"ramp-{axis}", f"linear ramp of {axis}", schedule, epochs))
     if not found:
-        cure = "leave out ramp, or give another --controls-space"
-        raise ConfigError("--controls", "ramp", "must have an axis that can save", cure=cure)
+        hint = "leave out ramp, or give another --controls-space"
+        raise ConfigError("--controls", "ramp", "must have an axis that can save", hint=hint)
     return found
 
 
@@ -180,12 +180,12 @@ def random_schedules(
             name = f"random-{len(found) + 1}"
             found.append(Control(name, "random schedule", schedule, epochs))
     law = f"must find {count} schedules, but only {len(found)} of {_TRIES} drawn differ and fit"
-    raise ConfigError("--controls", "random", law, cure="train longer or ask for fewer")
+    raise ConfigError("--controls", "random", law, hint="train longer or ask for fewer")
 
 
 def _drawn(space: SearchSpace, lr: LearningRate, rng: random.Random) -> Iterator[GrowthSchedule]:
     """Yield random schedules that grow once at least and train the full model at the end."""
-    full, least = space.spec.full, space.decisions.min_full_share
+    full, least = space.spec.full, space.decisions.min_full_fraction
     for _ in range(_TRIES + 1):
         before, chain = None, list[SubnetConfig]()
         for _ in range(rng.randint(1, max(1, space.decisions.num_stages - 1))):
@@ -195,31 +195,31 @@ def _drawn(space: SearchSpace, lr: LearningRate, rng: random.Random) -> Iterator
         chain = [point for point in dict.fromkeys(chain) if point != full]
         if not chain:
             continue
-        full_share = rng.uniform(least, 0.6)
+        full_fraction = rng.uniform(least, 0.6)
         parts = [rng.uniform(0.2, 1.0) for _ in chain]
-        shares = [(1 - full_share) * part / sum(parts) for part in parts]
-        yield _schedule(space, lr, [*chain, full], [*shares, full_share])
+        fractions = [(1 - full_fraction) * part / sum(parts) for part in parts]
+        yield _schedule(space, lr, [*chain, full], [*fractions, full_fraction])
 
 
 def _schedule(
-    space: SearchSpace, lr: LearningRate, points: list[SubnetConfig], shares: list[float]
+    space: SearchSpace, lr: LearningRate, points: list[SubnetConfig], fractions: list[float]
 ) -> GrowthSchedule:
     stages = [
         Stage(
-            length="rest" if index == len(points) - 1 else round(share, 6),
+            length="rest" if index == len(points) - 1 else round(fraction, 6),
             depth=depth_value(point.depth),
             img_size=point.img_size,
             tokens=Tokens.of(point.tokens),
             grow=space.decisions.grow,
         )
-        for index, (point, share) in enumerate(zip(points, shares, strict=True))
+        for index, (point, fraction) in enumerate(zip(points, fractions, strict=True))
     ]
-    values = {"full": FullModel.of(space.spec), "length_unit": "share", "lr": lr}
+    values = {"full": FullModel.of(space.spec), "length_unit": "fraction", "lr": lr}
     return parse(GrowthSchedule, {**values, "stages": tuple(stages)}, "--controls")
 
 
 _FILE, _LOCK_FILE = "bench.json", "bench.lock"
-_MOST_ENTRANTS = 100
+_MAX_ENTRANTS = 100
 
 
 class Entrant(FileModel):
@@ -266,8 +266,8 @@ class FieldFile(FileModel):
     request: Line
     first_seed: Seed
     seeds: Few
-    entrants: tuple[Entrant, ...] = Field(min_length=1, max_length=_MOST_ENTRANTS)
-    left_out: dict[Line, Line] = Field(default_factory=dict, max_length=_MOST_ENTRANTS)
+    entrants: tuple[Entrant, ...] = Field(min_length=1, max_length=_MAX_ENTRANTS)
+    left_out: dict[Line, Line] = Field(default_factory=dict, max_length=_MAX_ENTRANTS)
 
     @model_validator(mode="after")
     def _each_enters_once(self) -> FieldFile:
@@ -285,12 +285,12 @@ class FieldFile(FileModel):
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a field is: what has just happened, and the share of all cost that is done."""
+    """How far a field is: what has just happened, and the fraction of all cost that is done."""
 
     report: ArmStarted | ArmEnded | Waiting
     done: int
     runs: int
-    share: float
+    fraction: float
 
 
 def read_field(folder: Path) -> FieldFile:
@@ -326,7 +326,7 @@ def run_field(
     entrants = {entrant.arm: entrant for entrant in field.entrants}
     arms = {arm: entrant.settings for arm, entrant in entrants.items()}
     all_cost = field.seeds * sum(entrant.cost for entrant in field.entrants)
-    cure, done, cost = "the same command goes on with it", 0, 0.0
+    hint, done, cost = "the same command goes on with it", 0, 0.0
     try:
         folder.mkdir(parents=True, exist_ok=True)
         check_folder(folder, (_FILE, _LOCK_FILE))
@@ -335,7 +335,7 @@ def run_field(
             write_atomically(folder / _FILE, body + "\n")
             begin = start or starter(1, lock)
             for seed in field.seeds_in_order:
-                one = Round(folder, seed, arms, {}, begin, cure)
+                one = Round(folder, seed, arms, {}, begin, hint)
                 for report in one.carry_out(arms):
                     if isinstance(report, ArmEnded):
                         done, cost = done + 1, cost + entrants[report.arm].cost

@@ -266,11 +266,11 @@ ARMS: tuple[Arm, Arm] = ("baseline", "candidate")
 """The two arms that the verdict is about."""
 SCHEDULE_FILE = "candidate.yaml"
 """Name of the copy of a verified schedule, so that later changes of the file do not matter."""
-_MOST_LOOKS, _MOST_OTHERS = 1_000, 300
-_MOST_LETTERS = 2**22  # of a schedule file
+_MAX_LOOKS, _MAX_OTHERS = 1_000, 300
+_MAX_LETTERS = 2**22  # of a schedule file
 
 RecipeValue = bool | Count | Measured | Line | tuple[Measured, Measured] | None
-ScheduleText = Annotated[str, Field(max_length=_MOST_LETTERS)]
+ScheduleText = Annotated[str, Field(max_length=_MAX_LETTERS)]
 
 
 class OtherArm(FileModel):
@@ -331,7 +331,7 @@ class Plan(FileModel):
     side_by_side: bool
     search_seconds: Seconds
     nproc: Processes = 1
-    others: tuple[OtherArm, ...] = Field(default=(), max_length=_MOST_OTHERS)
+    others: tuple[OtherArm, ...] = Field(default=(), max_length=_MAX_OTHERS)
     equal_by: Line = ""
 
     @model_validator(mode="after")
@@ -444,7 +444,7 @@ class Verification(FileModel):
     verify_id: Line
     created: Line
     plan: Plan
-    looks: tuple[Few, ...] = Field(max_length=_MOST_LOOKS)
+    looks: tuple[Few, ...] = Field(max_length=_MAX_LOOKS)
     differing: dict[Line, tuple[RecipeValue, RecipeValue]]
     pairs: tuple[Pair, ...] = ()
     verdict: dict[str, Any] | None = None
@@ -459,8 +459,8 @@ class Verification(FileModel):
             others = {arm for arm in order if arm not in ARMS}
             is_whole = sorted(pair.order) == sorted(order) and {*pair.others} == others
             if pair.seed != seed or not is_whole:
-                law = f"must hold the runs of seed {seed} that the plan says"
-                raise ConfigError("", f"pairs[{number}]", law)
+                problem = f"must hold the runs of seed {seed} that the plan says"
+                raise ConfigError("", f"pairs[{number}]", problem)
         return self
 
     def with_pair(self, pair: Pair) -> Verification:

@@ -25,7 +25,7 @@ __all__ = ["LOCK_FILE", "check_target", "load", "publish", "save", "verify"]
 
 
 _COPIED = ("run.yaml", "schedule.yaml", "best.yaml", "decisions.jsonl", "costs.json", "result.json")
-_CURVE = ("run_started", "progressed", "evaluated")
+_CURVE = ("run_started", "step_logged", "evaluated")
 
 
 def check_target(folder: Path) -> None:
@@ -39,8 +39,8 @@ def check_target(folder: Path) -> None:
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     if not (folder / "verify.json").exists() or (folder / LOCK_FILE).exists():
-        cure = "give a new one, or one published before"
-        raise ConfigError("--publish", "", "must be empty", str(folder), cure)
+        hint = "give a new one, or one published before"
+        raise ConfigError("--publish", "", "must be empty", str(folder), hint)
     published = load(folder)
     for name in ("verify.json", *published.plan.files()):
         if not _is_missing_or(stat.S_ISREG, folder / name):
@@ -51,8 +51,8 @@ def check_target(folder: Path) -> None:
         for path in sorted(run.iterdir()) if run.exists() else ():
             is_ours = path.name in (*_COPIED, CURVE_FILE)
             if not (is_ours and _is_missing_or(stat.S_ISREG, path)):
-                law = "must hold nothing but what was published"
-                raise ConfigError("--publish", run.name, law, path.name, "move it away")
+                problem = "must hold nothing but what was published"
+                raise ConfigError("--publish", run.name, problem, path.name, "move it away")
 
 
 def publish(verification: Path, target: Path) -> None:
@@ -198,8 +198,8 @@ def _pair(folder: Path, plan: Plan, number: int, start: Start) -> Generator[Repo
     seed, order = plan.first_seed + number, plan.order(number)
     arms = {arm: plan.settings_of(arm) for arm in order}
     files = {arm: folder / plan.file_of(arm) for arm in order}
-    cure = f"go on with {command('verify', '--resume', folder)}"
-    runs = Round(folder, seed, arms, files, start, cure)
+    hint = f"go on with {command('verify', '--resume', folder)}"
+    runs = Round(folder, seed, arms, files, start, hint)
     results = yield from runs.carry_out(order, plan.at_once)
     baseline, candidate = (results.pop(arm) for arm in ARMS)
     values = {"seed": seed, "order": order, "baseline": baseline, "candidate": candidate}

@@ -33,7 +33,7 @@ from autoprog.search.trials import (
     WorkerEnded,
     WorkerStarted,
     WorkersWork,
-    share_of_machine,
+    part_of_machine,
     spawn_workers,
     visible_gpus,
 )
@@ -176,7 +176,7 @@ def python(text: str) -> Callable[[int], list[str]]:
 
 
 def test_a_worker_that_dies_again_and_again_is_given_up(tmp_path: Path) -> None:
-    crew = Crew(tmp_path, 1, python("print('no\\nmemory'); raise SystemExit(1)"), most_restarts=2)
+    crew = Crew(tmp_path, 1, python("print('no\\nmemory'); raise SystemExit(1)"), max_restarts=2)
     reports = []
     with pytest.raises(RunError, match="no worker came to its end: memory"):
         reports.extend(spawn_workers(crew, poll_seconds=0.02))
@@ -239,7 +239,7 @@ def test_a_second_signal_ends_the_crew(bench: Any, program: ModuleType) -> None:
 @pytest.mark.slow
 def test_workers_killed_at_random_lose_and_double_nothing(bench: Any, program: ModuleType) -> None:
     rng = random.Random(0)
-    options = {"trials": 60, "seconds": 0.25, "sampler": "nsga2", "terms": {"most_attempts": 99}}
+    options = {"trials": 60, "seconds": 0.25, "sampler": "nsga2", "terms": {"max_attempts": 99}}
     workers = {number: bench.spawn(number, **options) for number in range(3)}
     kills = 0
     while any(process.poll() is None for process in workers.values()):
@@ -258,14 +258,14 @@ def test_workers_killed_at_random_lose_and_double_nothing(bench: Any, program: M
 
 
 def test_cores_and_gpus_are_shared_out() -> None:
-    share = share_of_machine(3, 4, 10, ("0", "2"), {"PATH": "/bin"})
+    fraction = part_of_machine(3, 4, 10, ("0", "2"), {"PATH": "/bin"})
     cores = {"OMP_NUM_THREADS": "2", "PYTHON_CPU_COUNT": "2"}
-    assert share == {"PATH": "/bin", **cores, "CUDA_VISIBLE_DEVICES": "2"}
+    assert fraction == {"PATH": "/bin", **cores, "CUDA_VISIBLE_DEVICES": "2"}
     one = {"OMP_NUM_THREADS": "1", "PYTHON_CPU_COUNT": "1"}
-    assert share_of_machine(0, 4, 2, (), {}) == one
+    assert part_of_machine(0, 4, 2, (), {}) == one
     mine = {"OMP_NUM_THREADS": "8", "CUDA_VISIBLE_DEVICES": "0,2", "PYTHON_CPU_COUNT": "8"}
     own = {"OMP_NUM_THREADS": "8", "CUDA_VISIBLE_DEVICES": "0", "PYTHON_CPU_COUNT": "4"}
-    assert share_of_machine(0, 2, 8, ("0", "2"), mine) == own
+    assert part_of_machine(0, 2, 8, ("0", "2"), mine) == own
 
 
 def test_gpus_are_those_of_the_machine_or_of_the_environment(tmp_path: Path) -> None:

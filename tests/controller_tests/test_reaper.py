@@ -49,7 +49,7 @@ def test_a_trial_whose_worker_died_is_tried_again_with_the_same_parameters(bench
 
 
 def test_a_trial_that_kills_its_workers_is_given_up(bench: Any) -> None:
-    on = bench.open(most_attempts=3)
+    on = bench.open(max_attempts=3)
     for _ in range(3):
         die(bench, on)
     assert on.reap() == [2]

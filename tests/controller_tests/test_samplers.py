@@ -234,15 +234,15 @@ def test_random_trials_do_not_depend_on_the_number_of_workers(
 
 
 @pytest.mark.parametrize(
-    ("name", "space", "law"),
+    ("name", "space", "problem"),
     [
         ("tep", SMOOTH, "unknown sampler 'tep'; did you mean 'tpe'?"),
         ("brute_force", SMOOTH, "must not be brute_force where x0 takes any number"),
         ("brute_force", {"n": IntDistribution(0, 10**6)}, "for more than 100000 points"),
     ],
 )
-def test_what_cannot_be_sampled_is_refused(name: str, space: Any, law: str) -> None:
-    with pytest.raises(ConfigError, match=law.replace("?", r"\?")):
+def test_what_cannot_be_sampled_is_refused(name: str, space: Any, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem.replace("?", r"\?")):
         create_sampler(name, 0, space)
 
 

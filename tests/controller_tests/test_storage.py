@@ -213,7 +213,7 @@ def test_a_busy_database_is_waited_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "law"),
+    ("url", "problem"),
     [
         ("studies.db", "must be the URL of a database, but got 'studies.db'"),
         ("sqlite://", "must be the URL of a database"),
@@ -223,8 +223,8 @@ def test_a_busy_database_is_waited_for(tmp_path: Path) -> None:
         ("oracle+nodriver://user:secret@host/studies", "must be the URL of a database that answ"),
     ],
 )
-def test_a_url_that_leads_nowhere_is_refused(url: str, law: str) -> None:
-    with pytest.raises(ConfigError, match=law) as told:
+def test_a_url_that_leads_nowhere_is_refused(url: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem) as told:
         open_storage(url)
     assert "secret" not in str(told.value)
     assert "\n" not in str(told.value)

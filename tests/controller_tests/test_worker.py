@@ -91,7 +91,7 @@ def test_a_worker_that_is_asked_to_stop_finishes_its_trial(bench: Any) -> None:
 
 
 def test_a_worker_that_is_asked_to_stop_may_give_its_trial_back(bench: Any) -> None:
-    on = bench.open(most_attempts=1)
+    on = bench.open(max_attempts=1)
     for _ in range(3):  # that is no attempt on the life of a worker
         stop = StopRequest()
 

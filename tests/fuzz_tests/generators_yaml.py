@@ -51,8 +51,8 @@ axes:
   batch_scale: {values: [2.0, 1.0]}
   grow: [mogrow]
   map: [interpolate]
-decisions: {num_points: 4, supernet_share: 0.1, good_visits: 8, search_share: 0.03, max_candidates: 4,
-  min_full_share: 0.15, tail_trials: 20, grow: {op: mogrow, map: interpolate, source: online, state: carry}}
+decisions: {num_points: 4, supernet_fraction: 0.1, good_visits: 8, search_fraction: 0.03, max_candidates: 4,
+  min_full_fraction: 0.15, continuation_trials: 20, grow: {op: mogrow, map: interpolate, source: online, state: carry}}
 """
 RECIPE = """epochs: 4
 batch_size: 64
@@ -61,7 +61,7 @@ lr: 0.001
 weight_decay: 0.05
 clip_grad: 1.0
 sched: cosine
-warmup_share: 0.1
+warmup_fraction: 0.1
 mixup: 0.0
 aa: rand-m9-mstd0.5
 scale: [0.75, 1.0]

@@ -21,7 +21,7 @@ from torch import Tensor
 from autoprog.data.images import DigitsSource, open_digits
 from autoprog.data.report import DataReport, PartReport
 from autoprog.data.sources import OpenedData
-from autoprog.decisions import Decision, DecisionInputs, Tail
+from autoprog.decisions import Continuation, Decision, DecisionInputs
 from autoprog.events import Decided, Event
 from autoprog.recipe import Recipe, resolve_recipe
 from autoprog.runs import Run, RunFolder, load_run
@@ -103,7 +103,7 @@ class Lab:
     folder: Path
     opened: OpenedData
     script: dict[int, SubnetConfig] = field(default_factory=dict)
-    tail: Tail = ()
+    continuation: Continuation = ()
     repeated: RunSettings | None = None
 
     def space(
@@ -124,12 +124,12 @@ class Lab:
                     "num_stages": 4,
                     "supernet_epochs": 1,
                     "num_points": 2,
-                    "supernet_share": 0.25,
+                    "supernet_fraction": 0.25,
                     "min_visits": 0.5,
                     "good_visits": 0.5,
-                    "search_share": 0.9,
+                    "search_fraction": 0.9,
                     "max_candidates": 12,
-                    "tail_trials": 20,
+                    "continuation_trials": 20,
                     **decisions,
                 },
             }
@@ -143,7 +143,7 @@ class Lab:
         costs: Path | None = None,
         recipe: dict[str, Any] | None = None,
         budget_seconds: float | None = None,
-        time_share: float | None = None,
+        cost_fraction: float | None = None,
         **values: Any,
     ) -> RunSettings:
         layer = {"epochs": EPOCHS, "batch_size": BATCH, **(recipe or {})}
@@ -153,7 +153,7 @@ class Lab:
             space_from="test",
             rule=rule,
             budget_seconds=budget_seconds,
-            time_share=time_share,
+            cost_fraction=cost_fraction,
             costs_from=None if costs is None else str(costs),
         )
         return self._settings(kind="search", recipe=chosen, search=search, **values)
@@ -243,17 +243,17 @@ def _carry_out(
 
 
 def _scripted(lab: Lab, decide: Callable[..., Decision]) -> Callable[..., Decision]:
-    """Let the script choose the winner and the tail; everything else of a decision stays as it is."""
+    """Let the script choose the winner and the continuation; everything else of a decision stays as it is."""
 
     def scripted(*args: Any, **fields: Any) -> Decision:
         decision = decide(*args, **fields)
-        wanted = lab.tail[0][1] if lab.tail else lab.script.get(decision.index)
+        wanted = lab.continuation[0][1] if lab.continuation else lab.script.get(decision.index)
         subnets = [candidate.subnet for candidate in decision.candidates]
         if wanted is None or wanted not in subnets:
             return decision
         winner = subnets.index(wanted)
-        tail = lab.tail or decision.candidates[winner].tail
-        return decision.model_copy(update={"winner": winner, "tail": tail})
+        continuation = lab.continuation or decision.candidates[winner].continuation
+        return decision.model_copy(update={"winner": winner, "continuation": continuation})
 
     return scripted
 
@@ -268,7 +268,7 @@ def quick_files(monkeypatch: pytest.MonkeyPatch) -> None:
 def longer_averages() -> Iterator[None]:
     """Average over a tenth of a run: of so few steps a 40th would make all averages of a search alike."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("autoprog.train.optim._LONGEST_SHARE", 0.1)
+        patch.setattr("autoprog.train.optim._LONGEST_FRACTION", 0.1)
         yield
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from autoprog.decisions import Candidate, Decision, DecisionInputs, Tail
+from autoprog.decisions import Candidate, Continuation, Decision, DecisionInputs
 from autoprog.files import parse
-from autoprog.search.decide import MOST_FRONT_POINTS, Chooser, decide, forced_decision
+from autoprog.search.decide import MAX_FRONT_POINTS, Chooser, decide, forced_decision
 from autoprog.settings import Rule
 from autoprog.space import SearchSpace, SpaceFile
 from supernet.config import ModelSpec, SubnetConfig
@@ -22,7 +22,7 @@ SPEC = ZOO["deit-s"]
 SPACE = SpaceFile.model_validate(
     {
         "axes": {"depth": {"values": [6, 9, 12]}, "img_size": {"values": [112, 160, 224]}},
-        "decisions": {"tail_trials": 20},
+        "decisions": {"continuation_trials": 20},
     }
 ).space(SPEC, "test")
 STAY, MIDDLE, FULL = SubnetConfig(6, 112), SubnetConfig(9, 160), SPEC.full
@@ -121,13 +121,13 @@ def test_a_decision_says_where_and_between_what_it_was_taken(rule: Rule) -> None
 def test_each_candidate_has_a_way_on_from_itself_to_the_full_model(rule: Rule) -> None:
     decision = take(rule, inputs(trend(0.1)))
     for candidate in decision.candidates:
-        assert candidate.tail[0] == (STEP, candidate.subnet)
-        steps, subnets = zip(*candidate.tail, strict=True)
+        assert candidate.continuation[0] == (STEP, candidate.subnet)
+        steps, subnets = zip(*candidate.continuation, strict=True)
         assert list(steps) == sorted(set(steps))
         assert steps[-1] <= FULL_STEP
         assert all(a.within(b) and a != b for a, b in pairwise(subnets))
         assert subnets[-1] == FULL
-    assert decision.tail == decision.chosen.tail
+    assert decision.continuation == decision.chosen.continuation
 
 
 @again_rules
@@ -169,8 +169,8 @@ def test_autoprog_charges_what_remains_at_each_size() -> None:
 
 def test_autoprog_would_go_on_to_where_the_full_model_is_due() -> None:
     decision = take("autoprog", inputs(trend(0.1)))
-    assert of(decision, MIDDLE).tail == ((STEP, MIDDLE), (FULL_STEP, FULL))
-    assert of(decision, FULL).tail == ((STEP, FULL),)
+    assert of(decision, MIDDLE).continuation == ((STEP, MIDDLE), (FULL_STEP, FULL))
+    assert of(decision, FULL).continuation == ((STEP, FULL),)
     assert decision.front == ()
 
 
@@ -207,14 +207,14 @@ def test_the_rollout_stays_where_growth_buys_nothing() -> None:
     decision = take("rollout", inputs(lambda _: 2.0, (STAY, FULL), learning=0.5))
     assert decision.chosen.subnet == STAY
     assert f"full from step {FULL_STEP}" in decision.reason
-    assert decision.tail == ((STEP, STAY), (FULL_STEP, FULL))
+    assert decision.continuation == ((STEP, STAY), (FULL_STEP, FULL))
 
 
 def test_the_rollout_grows_where_larger_candidates_lead_clearly() -> None:
     decision = take("rollout", inputs(trend(0.3)))
     assert decision.chosen.subnet == FULL
     assert f"full from step {STEP}" in decision.reason
-    assert decision.tail == ((STEP, FULL),)
+    assert decision.continuation == ((STEP, FULL),)
 
 
 def test_the_rollout_says_how_long_each_way_takes() -> None:
@@ -229,19 +229,19 @@ def test_a_lead_below_the_noise_is_a_tie_which_staying_wins_without_a_plan() -> 
     clear = take("rollout", inputs(trend(0.1)))
     assert clear.chosen.subnet == FULL
     lead = clear.candidates[0].score / clear.chosen.score - 1
-    share = lead / 2, lead * 1.01
-    noise = [amount * clear.chosen.loss / 0.3 for amount in share]
+    fraction = lead / 2, lead * 1.01
+    noise = [amount * clear.chosen.loss / 0.3 for amount in fraction]
     sure, unsure = (take("rollout", inputs(trend(0.1), noise=amount)) for amount in noise)
     assert sure.chosen.subnet == FULL
     assert unsure.chosen.subnet == STAY
-    tie = f"a tie with d12 r224 within ±{share[1]:.1%}, which staying wins"
+    tie = f"a tie with d12 r224 within ±{fraction[1]:.1%}, which staying wins"
     assert unsure.reason.startswith(tie)
     assert f"{-lead / (1 + lead):+.2%} against the runner-up d12 r224" in unsure.reason
     scores = [candidate.score for candidate in clear.candidates]
     assert [candidate.score for candidate in unsure.candidates] == pytest.approx(scores)
 
 
-PLAN: Tail = ((1000, STAY), (STEP - 100, MIDDLE), (6000, FULL))
+PLAN: Continuation = ((1000, STAY), (STEP - 100, MIDDLE), (6000, FULL))
 
 
 def test_a_tie_goes_to_the_plan_of_the_decision_before() -> None:
@@ -251,7 +251,7 @@ def test_a_tie_goes_to_the_plan_of_the_decision_before() -> None:
     planned = take("rollout", inputs(lambda _: 2.0, noise=1.0, learning=0.5, incumbent=PLAN))
     assert planned.chosen.subnet == MIDDLE
     assert "which the plan so far, d9 r160 wins" in planned.reason
-    assert planned.tail[0] == (STEP, MIDDLE)
+    assert planned.continuation[0] == (STEP, MIDDLE)
 
 
 def test_a_clear_lead_beats_the_plan() -> None:
@@ -275,17 +275,17 @@ def test_a_plan_that_was_not_estimated_is_no_incumbent() -> None:
 
 def test_the_rest_of_the_plan_is_among_the_ways_on() -> None:
     """A grid of one date cannot hold the plan's two, but for the plan itself at its nearest dates."""
-    plan: Tail = ((STEP, STAY), (FULL_STEP - 3000, MIDDLE), (FULL_STEP, FULL))
+    plan: Continuation = ((STEP, STAY), (FULL_STEP - 3000, MIDDLE), (FULL_STEP, FULL))
     space = SPACE.model_copy(
-        update={"decisions": SPACE.decisions.model_copy(update={"tail_trials": 1})}
+        update={"decisions": SPACE.decisions.model_copy(update={"continuation_trials": 1})}
     )
     found = inputs(trend(0.05), (STAY,), num_points=28, incumbent=plan)
     with_plan = decide(chooser("rollout", space=space), found)
     other = inputs(trend(0.05), (STAY,), num_points=28)
     without = decide(chooser("rollout", space=space), other)
-    tails = [[point.tail for point in one.front] for one in (with_plan, without)]
-    assert plan in tails[0]
-    assert plan not in tails[1]
+    continuations = [[point.continuation for point in one.front] for one in (with_plan, without)]
+    assert plan in continuations[0]
+    assert plan not in continuations[1]
 
 
 def test_where_the_current_subnet_is_nearly_full_only_two_candidates_are_left() -> None:
@@ -299,27 +299,27 @@ def test_where_the_current_subnet_is_nearly_full_only_two_candidates_are_left() 
 def test_where_the_full_model_is_due_it_is_chosen(rule: Rule, full_step: int) -> None:
     decision = take(rule, inputs(lambda _: 2.0, learning=0.5, noise=1.0, full_step=full_step))
     assert decision.chosen.subnet == FULL
-    assert decision.tail == ((STEP, FULL),)
+    assert decision.continuation == ((STEP, FULL),)
 
 
 @pytest.mark.parametrize("rule", ["pareto", "budget"])
 def test_only_what_was_estimated_can_be_chosen(rule: Rule) -> None:
-    """Most of the tails that are proposed begin with one of the seven other subnets."""
+    """Most of the continuations that are proposed begin with one of the seven other subnets."""
     estimated = (STAY, FULL)
     for seed in range(3):
         found = inputs(trend(0.1), estimated, seconds_left=4000.0)
         decision = decide(chooser(rule, seed), found)
         assert decision.subnet in estimated
-        assert {point.tail[0][1] for point in decision.front} <= set(estimated)
+        assert {point.continuation[0][1] for point in decision.front} <= set(estimated)
 
 
 def test_the_whole_rest_is_decided_on_a_grid_that_is_finer_than_the_decisions_to_come() -> None:
     """A rule that decides again may grow between decisions only where one is; others at 20 dates."""
     found = inputs(trend(0.1), num_points=1)
     half = STEP + (FULL_STEP - STEP) // 2
-    again = {step for one in take("rollout", found).front for step, _ in one.tail}
+    again = {step for one in take("rollout", found).front for step, _ in one.continuation}
     assert again <= {STEP, half, FULL_STEP}
-    once = {step for one in take("pareto", found).front for step, _ in one.tail}
+    once = {step for one in take("pareto", found).front for step, _ in one.continuation}
     assert once <= {STEP + (FULL_STEP - STEP) * cell // 20 for cell in range(21)}
     assert len(once) > 5
 
@@ -327,13 +327,13 @@ def test_the_whole_rest_is_decided_on_a_grid_that_is_finer_than_the_decisions_to
 def test_a_wide_front_is_thinned_and_keeps_its_ends_and_the_chosen_point() -> None:
     decision = take("pareto", inputs(trend(0.1)))
     front = decision.front
-    assert 10 < len(front) <= MOST_FRONT_POINTS + 1
+    assert 10 < len(front) <= MAX_FRONT_POINTS + 1
     assert [p.remaining_seconds for p in front] == sorted(p.remaining_seconds for p in front)
     losses = [point.predicted_loss for point in front]
     assert losses == sorted(set(losses), reverse=True)
-    assert decision.tail in [point.tail for point in front]
-    assert front[0].tail == ((STEP, STAY), (FULL_STEP, FULL))
-    assert front[-1].tail == ((STEP, FULL),)
+    assert decision.continuation in [point.continuation for point in front]
+    assert front[0].continuation == ((STEP, STAY), (FULL_STEP, FULL))
+    assert front[-1].continuation == ((STEP, FULL),)
 
 
 def test_a_single_candidate_has_no_runner_up() -> None:
@@ -351,7 +351,7 @@ def test_a_forced_decision_names_the_full_model_without_candidates() -> None:
 @all_rules
 def test_a_model_of_two_stages_is_decided_on_alike(two_stages: ModelSpec, rule: Rule) -> None:
     small, full = SubnetConfig((2, 7), 112), two_stages.full
-    axes = {"depth": {"shares": [0.5, 1.0]}, "img_size": {"values": [112, 224]}}
+    axes = {"depth": {"fractions": [0.5, 1.0]}, "img_size": {"values": [112, 224]}}
     space = SpaceFile.model_validate({"axes": axes}).space(two_stages, "test")
     assert space.smallest == small
     found = inputs(
@@ -362,4 +362,4 @@ def test_a_model_of_two_stages_is_decided_on_alike(two_stages: ModelSpec, rule: 
     )
     decision = decide(chooser(rule, space=space), found)
     assert [candidate.label for candidate in decision.candidates] == ["stay", "full"]
-    assert decision.tail[-1][1] == full
+    assert decision.continuation[-1][1] == full

@@ -25,7 +25,7 @@ from autoprog.events import (
     Interrupted,
     SubnetTrained,
     SupernetStarted,
-    Warned,
+    WarningRaised,
 )
 from autoprog.runs import load_run
 from autoprog.search import fidelity
@@ -225,7 +225,9 @@ def test_without_that_network_there_is_a_warning_and_no_report(
     first = lab.search(settings, "stopped", stop_at=start + 2)
     shutil.rmtree(first.path / "checkpoints" / "fidelity")
     second = lab.search(settings, "stopped")
-    warned = [event.message for event in second.of(Warned) if "largest class" not in event.message]
+    warned = [
+        event.message for event in second.of(WarningRaised) if "largest class" not in event.message
+    ]
     assert ["no fidelity" in message for message in warned] == [True]
     assert read_fidelity(second.path) is None
     assert second.best.found_by is not None
@@ -265,7 +267,7 @@ def test_trainings_are_as_long_as_the_supernet_phase_unless_said(lab: Any) -> No
 
 @pytest.mark.parametrize("crash", [None, "supernet", "trainings"])
 def test_a_search_by_time_is_checked_likewise(lab: Any, crash: str | None) -> None:
-    settings = lab.settings(costs=lab.costs(), time_share=0.75)
+    settings = lab.settings(costs=lab.costs(), cost_fraction=0.75)
     assert settings.search is not None
     search = settings.search.model_copy(
         update={"fidelity": FidelitySettings(candidates=4, seeds=1)}
@@ -276,7 +278,7 @@ def test_a_search_by_time_is_checked_likewise(lab: Any, crash: str | None) -> No
     elif crash == "trainings":
         lab.search(settings, crash_when=lambda event: isinstance(event, SubnetTrained))
     done = lab.search(settings)
-    assert [one for one in done.of(Warned) if "largest class" not in one.message] == []
+    assert [one for one in done.of(WarningRaised) if "largest class" not in one.message] == []
     report, events = report_of(done), list(load_run(done.path).events())
     steps = {
         type(event): event.step

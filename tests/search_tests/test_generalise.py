@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from autoprog.decisions import DecisionInputs, Shown
-from autoprog.events import Decided, Progressed, StageStarted
+from autoprog.events import Decided, StageStarted, StepLogged
 from autoprog.search import decide as deciding
-from autoprog.search.decide import Chooser, decide, generalised_share
+from autoprog.search.decide import Chooser, decide, generalised_fraction
 from autoprog.search.replay import chooser_of, replay
 from autoprog.settings import Rule
 from autoprog.space import SpaceFile
@@ -24,7 +24,7 @@ SPACE = SpaceFile.model_validate(
     {"axes": {"depth": {"values": [3, 6]}, "img_size": {"values": [16, 32]}}}
 ).space(SPEC, "test")
 STAY, FULL = SubnetConfig(3, 16), SPEC.full
-SHARE = 0.75
+FRACTION = 0.75
 
 
 def shown(held_out: float, training: float, subnet: SubnetConfig = STAY) -> Shown:
@@ -54,9 +54,11 @@ def inputs(fall: float = 0.4, gain: float = 0.3, **fields: Any) -> DecisionInput
 
 
 def test_it_is_the_fall_on_held_out_images_over_that_on_training_images() -> None:
-    assert generalised_share(inputs(0.4, 0.3)) == pytest.approx(0.75)
-    assert generalised_share(inputs(0.2, 0.3)) == pytest.approx(1.5)
-    assert generalised_share(inputs(0.4, -0.1)) == pytest.approx(-0.25)  # held-out images do worse
+    assert generalised_fraction(inputs(0.4, 0.3)) == pytest.approx(0.75)
+    assert generalised_fraction(inputs(0.2, 0.3)) == pytest.approx(1.5)
+    assert generalised_fraction(inputs(0.4, -0.1)) == pytest.approx(
+        -0.25
+    )  # held-out images do worse
 
 
 @pytest.mark.parametrize(
@@ -70,8 +72,8 @@ def test_it_is_the_fall_on_held_out_images_over_that_on_training_images() -> Non
     ],
     ids=["too early", "the first", "grown since", "hardly a gain", "a loss"],
 )
-def test_without_evidence_there_is_no_share(found: DecisionInputs) -> None:
-    assert generalised_share(found) is None
+def test_without_evidence_there_is_no_fraction(found: DecisionInputs) -> None:
+    assert generalised_fraction(found) is None
 
 
 @pytest.mark.parametrize(
@@ -103,10 +105,10 @@ def test_what_is_strengthened_already_is_not_strengthened_again() -> None:
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every decision after one that stayed ask for full strength."""
-    monkeypatch.setattr(deciding, "generalised_share", _share)
+    monkeypatch.setattr(deciding, "generalised_fraction", _fraction)
 
 
-def _share(inputs: DecisionInputs) -> float | None:
+def _fraction(inputs: DecisionInputs) -> float | None:
     return None if inputs.shown_before is None else 0.1
 
 
@@ -115,7 +117,7 @@ def test_a_search_goes_on_at_full_strength_also_after_a_crash(
 ) -> None:
     other = new_lab()
     straight = other.search(
-        other.settings(costs=other.costs(), time_share=SHARE, recipe={"drop_path": 0.2})
+        other.settings(costs=other.costs(), cost_fraction=FRACTION, recipe={"drop_path": 0.2})
     )
     decisions = [event.decision for event in straight.of(Decided)]
     (first,) = (d for d in decisions if d.strengthens)
@@ -128,12 +130,12 @@ def test_a_search_goes_on_at_full_strength_also_after_a_crash(
     for one in replay(straight.run, chooser_of(straight.run)):
         assert one.differences == ()
 
-    settings = lab.settings(costs=lab.costs(), time_share=SHARE, recipe={"drop_path": 0.2})
+    settings = lab.settings(costs=lab.costs(), cost_fraction=FRACTION, recipe={"drop_path": 0.2})
     seen = []
 
     def after_it(event: object) -> bool:
         seen.append(isinstance(event, Decided) and event.decision.strengthens)
-        return any(seen) and isinstance(event, Progressed)
+        return any(seen) and isinstance(event, StepLogged)
 
     assert lab.search(settings, crash_when=after_it).interrupted
     again = lab.search(settings)

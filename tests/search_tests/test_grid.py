@@ -16,7 +16,7 @@ from autoprog.costs.table import CostCell, CostTable
 from autoprog.curves import Curriculum
 from autoprog.data.loader import Batch
 from autoprog.data.transforms import Cell
-from autoprog.search.measured_costs import RUN_SHARE, Limits, measure_grid, measuring
+from autoprog.search.measured_costs import RUN_FRACTION, Limits, measure_grid, measuring
 from autoprog.search.step_timing import untouched
 from autoprog.stage import Training, Unfrozen
 from autoprog.train.phase import Phase, plain_choice
@@ -184,7 +184,7 @@ class Clock:
 
 
 def step_seconds(cell: CostCell) -> float:
-    trained = 1.0 if cell.unfrozen is None else 1 - (1 - cell.unfrozen.share) / 3
+    trained = 1.0 if cell.unfrozen is None else 1 - (1 - cell.unfrozen.fraction) / 3
     return 0.01 * trained * cell.subnet.total_depth * (cell.subnet.img_size / 8) ** 2
 
 
@@ -278,9 +278,9 @@ def test_without_time_two_cells_are_still_measured(trainer: Trainer, clock: Cloc
 
 def test_measuring_takes_a_hundredth_of_a_long_run(trainer: Trainer, clock: Clock) -> None:
     run_steps = 10_000
-    measure_grid(trainer, GRID, Limits(1e9, tolerance=0.0, most_rounds=10**6), run_steps=run_steps)
+    measure_grid(trainer, GRID, Limits(1e9, tolerance=0.0, max_rounds=10**6), run_steps=run_steps)
     mean = sum(map(step_seconds, GRID)) / len(GRID)
-    assert 0.9 < clock.now / (RUN_SHARE * run_steps * mean) < 1.05
+    assert 0.9 < clock.now / (RUN_FRACTION * run_steps * mean) < 1.05
 
 
 @pytest.mark.parametrize("limit", [0.0, 0.3, 0.7, 1.5, 2.0, 3.0, 5.0, 8.0])

@@ -32,18 +32,18 @@ def journal_of(folder: Path, trials: int) -> Path:
 
 
 @pytest.mark.filterwarnings("error")  # a warning would be written over the screen
-def test_what_a_metric_hangs_on_has_the_largest_share(tmp_path: Path) -> None:
+def test_what_a_metric_hangs_on_has_the_largest_fraction(tmp_path: Path) -> None:
     loss, seconds = importances(journal_of(tmp_path, 40))
     assert (loss.study, loss.metric, loss.num_trials) == ("run/trials", "loss", 40)
-    assert list(loss.shares) == ["depth", "size"]
-    assert list(seconds.shares) == ["size", "depth"]
-    assert sum(loss.shares.values()) == pytest.approx(1)
-    assert loss.shares["depth"] > 0.7
+    assert list(loss.fractions) == ["depth", "size"]
+    assert list(seconds.fractions) == ["size", "depth"]
+    assert sum(loss.fractions.values()) == pytest.approx(1)
+    assert loss.fractions["depth"] > 0.7
 
 
 def test_of_few_trials_nothing_is_claimed(tmp_path: Path) -> None:
     loss, _ = importances(journal_of(tmp_path, 9))
-    assert (loss.shares, loss.problem) == ({}, "9 complete trials; importances need 10")
+    assert (loss.fractions, loss.problem) == ({}, "9 complete trials; importances need 10")
 
 
 def test_a_journal_is_only_read_and_a_torn_line_waits(tmp_path: Path) -> None:

@@ -22,13 +22,16 @@ def refusal(search: SearchSettings, recipe: Recipe, num_images: int) -> str:
 
 
 def search_of(
-    model: str = "deit-s", rule: Rule = "rollout", time_share: float | None = 0.5, **decisions: Any
+    model: str = "deit-s",
+    rule: Rule = "rollout",
+    cost_fraction: float | None = 0.5,
+    **decisions: Any,
 ) -> SearchSettings:
     file, where = find_space(None, model)
     body = file.model_dump(by_alias=True)
     body["decisions"] |= decisions
     space = SpaceFile.model_validate(body).space(ZOO[model], where)
-    return SearchSettings(space=space, space_from=where, rule=rule, time_share=time_share)
+    return SearchSettings(space=space, space_from=where, rule=rule, cost_fraction=cost_fraction)
 
 
 def recipe_of(epochs: float, batch_size: int) -> Recipe:
@@ -41,13 +44,16 @@ def recipe_of(epochs: float, batch_size: int) -> Recipe:
     [(587, 4, 128), (587, 4, 512), (100, 1, 64), (1437, 1.5, 64), (40, 30, 128), (5000, 0.1, 256)],
 )
 @pytest.mark.parametrize(
-    ("rule", "time_share"),
+    ("rule", "cost_fraction"),
     [("rollout", 0.5), ("rollout", None), ("rollout", 0.1), ("autoprog", None), ("pareto", None)],
 )
 def test_whoever_takes_the_advice_can_search(
-    num_images: int, epochs: float, batch_size: int, rule: Rule, time_share: float | None
+    num_images: int, epochs: float, batch_size: int, rule: Rule, cost_fraction: float | None
 ) -> None:
-    search, recipe = search_of(rule=rule, time_share=time_share), recipe_of(epochs, batch_size)
+    search, recipe = (
+        search_of(rule=rule, cost_fraction=cost_fraction),
+        recipe_of(epochs, batch_size),
+    )
     try:
         length_and_plan(search, recipe, num_images)
     except ConfigError as error:
@@ -81,7 +87,7 @@ def test_the_epochs_advised_are_the_fewest() -> None:
 @pytest.mark.parametrize(
     ("rule", "decisions", "flag"),
     [
-        ("rollout", {"min_full_share": 0.9}, "--min-full-share"),
+        ("rollout", {"min_full_fraction": 0.9}, "--min-full-fraction"),
         ("autoprog", {"supernet_epochs": 3.0}, "--supernet-epochs"),
     ],
 )
@@ -89,12 +95,12 @@ def test_a_value_that_leaves_no_room_is_named_by_its_flag(
     rule: Rule, decisions: dict[str, float], flag: str
 ) -> None:
     recipe = recipe_of(10, 64)
-    search = search_of(rule=rule, time_share=None, **decisions)
+    search = search_of(rule=rule, cost_fraction=None, **decisions)
     said = refusal(search, recipe, 1437)
     (value,) = re.findall(rf"{flag} ([\d.]+)", said)
     name = flag[2:].replace("-", "_")
     length_and_plan(
-        search_of(rule=rule, time_share=None, **{**decisions, name: float(value)}), recipe, 1437
+        search_of(rule=rule, cost_fraction=None, **{**decisions, name: float(value)}), recipe, 1437
     )
 
 

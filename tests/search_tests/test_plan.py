@@ -106,12 +106,12 @@ def test_by_time_a_glance_comes_before_the_first_supernet() -> None:
     assert not any(point.is_glance for point in plan("rollout", 100).points)
 
 
-def test_phases_end_before_the_next_decision_whatever_their_share() -> None:
-    found = plan("rollout", 100, supernet_share=0.99)
+def test_phases_end_before_the_next_decision_whatever_their_fraction() -> None:
+    found = plan("rollout", 100, supernet_fraction=0.99)
     assert found.supernet_steps == 8500 // 9
     ends = [step for point in found.points for step in (point.start_step, point.stop_step)]
     assert ends == sorted(ends)
-    (point,) = plan("pareto", 100, supernet_share=0.99, min_full_share=0.8).points
+    (point,) = plan("pareto", 100, supernet_fraction=0.99, min_full_fraction=0.8).points
     assert point.stop_step == 2000
 
 
@@ -138,15 +138,15 @@ def test_other_rules_estimate_once_at_the_end(rule: Rule) -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("time_share", [None, 0.5])
-def test_estimates_keep_to_their_share_of_a_run(rule: Rule, time_share: float | None) -> None:
+@pytest.mark.parametrize("cost_fraction", [None, 0.5])
+def test_estimates_keep_to_their_fraction_of_a_run(rule: Rule, cost_fraction: float | None) -> None:
     """A forward pass is a third of a training step, the candidates cost 0.6 of the full model on average."""
-    if time_share is not None and rule != "rollout":
+    if cost_fraction is not None and rule != "rollout":
         return
-    epochs, epoch_images, share = 100, 10_000, 0.01
-    decisions = {"search_share": share, "good_visits": 2}
+    epochs, epoch_images, fraction = 100, 10_000, 0.01
+    decisions = {"search_fraction": fraction, "good_visits": 2}
     space = SpaceFile.model_validate({"decisions": decisions}).space(ZOO["deit-s"], "test")
-    found = make_plan(rule, space, EPOCH, epochs * EPOCH, by_time=time_share is not None)
+    found = make_plan(rule, space, EPOCH, epochs * EPOCH, by_time=cost_fraction is not None)
     most = space.decisions.max_candidates
     estimates = sum(
         min(most, len(grid)) + (len(point.estimate_steps) - 1) * len(grid)
@@ -155,11 +155,15 @@ def test_estimates_keep_to_their_share_of_a_run(rule: Rule, time_share: float | 
     )
     budget = 90.0 if rule == "budget" else None
     search = SearchSettings(
-        space=space, space_from="test", rule=rule, time_share=time_share, budget_seconds=budget
+        space=space,
+        space_from="test",
+        rule=rule,
+        cost_fraction=cost_fraction,
+        budget_seconds=budget,
     )
     images = search.images_to_estimate(epochs * epoch_images)
     assert 64 < images < space.decisions.estimate_images
-    assert estimates * images * 0.6 / 3 <= share * epochs * epoch_images
+    assert estimates * images * 0.6 / 3 <= fraction * epochs * epoch_images
 
 
 def test_pieces_start_at_whole_epochs() -> None:
@@ -172,14 +176,14 @@ def test_runs_below_eight_epochs_are_cut_at_steps() -> None:
     assert plan("rollout", 6).full_step == 510
 
 
-def test_a_larger_share_of_the_full_model_leaves_out_late_decisions() -> None:
-    by_autoprog = plan("autoprog", 100, min_full_share=0.5)
+def test_a_larger_fraction_of_the_full_model_leaves_out_late_decisions() -> None:
+    by_autoprog = plan("autoprog", 100, min_full_fraction=0.5)
     assert epochs_of(by_autoprog) == [(0, 2), (25, 27)]
     assert by_autoprog.full_step == 5000
 
 
-def test_a_larger_share_of_the_full_model_brings_the_decisions_of_the_rollout_closer() -> None:
-    found = plan("rollout", 100, min_full_share=0.6)
+def test_a_larger_fraction_of_the_full_model_brings_the_decisions_of_the_rollout_closer() -> None:
+    found = plan("rollout", 100, min_full_fraction=0.6)
     assert found.full_step == 4000
     assert [point.start_step for point in found.points] == [n * 4000 // 9 for n in range(1, 9)]
     assert found.points[-1].stop_step <= 4000
@@ -201,13 +205,13 @@ def test_a_supernet_phase_that_does_not_fit_is_refused() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_share_of_the_full_model_that_leaves_no_decision_is_refused(rule: Rule) -> None:
-    steps, share = (200, 0.99) if rule == "autoprog" else (32, 0.995)
+def test_a_fraction_of_the_full_model_that_leaves_no_decision_is_refused(rule: Rule) -> None:
+    steps, fraction = (200, 0.99) if rule == "autoprog" else (32, 0.995)
     with pytest.raises(ConfigError) as refused:
-        plan(rule, 100, min_full_share=share)
+        plan(rule, 100, min_full_fraction=fraction)
     assert str(refused.value) == (
-        f"--space: decisions.min_full_share: must leave {steps} steps for a supernet phase before the"
-        f" full model, but got {share}; lower it, train longer, or make the space smaller"
+        f"--space: decisions.min_full_fraction: must leave {steps} steps for a supernet phase before the"
+        f" full model, but got {fraction}; lower it, train longer, or make the space smaller"
     )
 
 
@@ -227,9 +231,9 @@ def test_the_piece_of_a_step_is_the_last_that_has_started() -> None:
 
 
 def made_plans(rule: Rule) -> list[tuple[SearchPlan, float]]:
-    """Return plans of all kinds of runs, each with the share of the steps that supernets may take."""
+    """Return plans of all kinds of runs, each with the fraction of the steps that supernets may take."""
     plans = []
-    for epochs, steps_per_epoch, stages, share, supernet, points in product(
+    for epochs, steps_per_epoch, stages, fraction, supernet, points in product(
         (3, 8, 21.5, 100), (1, 7, 50), (2, 5), (0.05, 0.15, 0.4, 0.9), (0.05, 0.3, 0.9), (1, 8)
     ):
         try:
@@ -238,15 +242,15 @@ def made_plans(rule: Rule) -> list[tuple[SearchPlan, float]]:
                 epochs,
                 steps_per_epoch,
                 num_stages=stages,
-                min_full_share=share,
+                min_full_fraction=fraction,
                 supernet_epochs=supernet,
-                supernet_share=supernet,
+                supernet_fraction=supernet,
                 num_points=points,
             )
         except ConfigError:
             continue
         assert len(found.points) <= max(points, stages - 1)
-        assert found.total_steps - found.full_step >= share * found.total_steps - 1e-6
+        assert found.total_steps - found.full_step >= fraction * found.total_steps - 1e-6
         plans.append((found, supernet))
     assert len(plans) > 100
     return plans
@@ -267,7 +271,7 @@ def test_every_plan_keeps_its_laws(rule: Rule) -> None:
 
 @pytest.mark.parametrize("rule", EVEN)
 def test_every_even_plan_spreads_its_decisions_and_trains_each_subnet_twice(rule: Rule) -> None:
-    for found, share in made_plans(rule):
+    for found, fraction in made_plans(rule):
         starts = [point.start_step for point in found.points]
         gaps = [b - a for a, b in pairwise([0, *starts, found.full_step])]
         if rule == "rollout":
@@ -279,7 +283,7 @@ def test_every_even_plan_spreads_its_decisions_and_trains_each_subnet_twice(rule
         assert found.supernet_steps >= 32
         rounding = len(starts)
         assert found.supernet_steps == 32 or (
-            found.supernet_steps * len(starts) <= share * found.total_steps + rounding
+            found.supernet_steps * len(starts) <= fraction * found.total_steps + rounding
         )
 
 

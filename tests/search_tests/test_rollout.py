@@ -61,7 +61,7 @@ def ahead(
 
 
 def full_from(way: Forecast) -> int:
-    step, subnet = way.tail[-1]
+    step, subnet = way.continuation[-1]
     assert subnet == FULL_SUBNET
     return step
 
@@ -338,9 +338,9 @@ def test_the_forecast_of_a_way_of_three_legs_is_that_of_its_legs() -> None:
     half = SubnetConfig(9, 160)
     options = {SUBNET: CURRENT, half: HALF, FULL_SUBNET: FULL}
     outlook = Outlook(LAW, options, FULL_SUBNET, 500.0, 10_000)
-    tail = ((1000, SUBNET), (3000, half), (8000, FULL_SUBNET))
-    found = outlook.forecast(tail)
+    continuation = ((1000, SUBNET), (3000, half), (8000, FULL_SUBNET))
+    found = outlook.forecast(continuation)
     legs = [Leg(CURRENT, 2000), Leg(HALF, 5000), Leg(FULL, 2000)]
-    assert (found.tail, found.seconds) == (tail, legs_seconds(legs))
+    assert (found.continuation, found.seconds) == (continuation, legs_seconds(legs))
     assert found.loss == end_loss(LAW, legs, FULL, 500.0)
     assert found.score == score_of(LAW, found.loss, found.seconds)

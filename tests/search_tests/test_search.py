@@ -23,12 +23,12 @@ from autoprog.events import (
     Estimated,
     Evaluated,
     Grown,
-    Progressed,
     RunFinished,
     RunStarted,
     StageStarted,
+    StepLogged,
     SupernetStarted,
-    Warned,
+    WarningRaised,
 )
 from autoprog.runs import load_run
 from autoprog.schedule import load_schedule
@@ -71,7 +71,7 @@ def test_events_come_in_order(observed: Any) -> None:
     full = [Decided, Grown] if by_rollout else [Decided]
     decisions = decision * len(STARTS[rule_of(observed)])
     expected = [*begin, *decisions, *full, *stage, RunFinished]
-    aside = (Progressed, Warned)
+    aside = (StepLogged, WarningRaised)
     kinds = [type(event) for event in observed.attempt.events if not isinstance(event, aside)]
     assert kinds == expected
     steps = [event.step for event in observed.attempt.events]

@@ -91,7 +91,7 @@ def test_where_the_smallest_is_the_full_model_nothing_is_decided(lab: Any, rule:
             {"supernet_epochs": 2},
             {0: SubnetConfig(1, 8), 1: SubnetConfig(2, 8), 2: SubnetConfig(3, 12)},
         ),
-        ("rollout", {"min_full_share": 0.375}, {0: SubnetConfig(2, 8), 1: SubnetConfig(3, 8)}),
+        ("rollout", {"min_full_fraction": 0.375}, {0: SubnetConfig(2, 8), 1: SubnetConfig(3, 8)}),
     ],
 )
 def test_a_winner_is_extracted_though_the_next_change_follows_at_once(

@@ -15,9 +15,9 @@ from autoprog.events import (
     Event,
     Grown,
     Interrupted,
-    Progressed,
     RunStarted,
     StageStarted,
+    StepLogged,
 )
 from autoprog.runs import load_run
 
@@ -49,8 +49,8 @@ SIGNALS = {
 }
 CRASHES: dict[str, dict[str, When]] = {
     "rollout": {
-        "before the first checkpoint": at(Progressed, 3),
-        "inside a supernet phase": at(Progressed, 21),
+        "before the first checkpoint": at(StepLogged, 3),
+        "inside a supernet phase": at(StepLogged, 21),
         "between the estimates and the decision": at(Estimated, 24),
         "after the second decision was recorded": decided(1),
         "after the full model was decided on": decided(2),
@@ -58,7 +58,7 @@ CRASHES: dict[str, dict[str, When]] = {
     "autoprog": {
         "after the first decision was recorded": decided(0),
         "after a growth": at(Grown, 32),
-        "in the final stage": at(Progressed, 60),
+        "in the final stage": at(StepLogged, 60),
     },
 }
 
@@ -102,7 +102,7 @@ def rule_of(observed: Any) -> str:
 
 def told(path: Path) -> list[Any]:
     """What the log tells of the whole run, but for times and the marks of restarts and checkpoints."""
-    left_out = (RunStarted, CostsKnown, Interrupted, Progressed)
+    left_out = (RunStarted, CostsKnown, Interrupted, StepLogged)
     return [
         (event.kind, event.step)
         for event in load_run(path).events()
@@ -195,7 +195,7 @@ def test_the_winner_on_record_is_executed_whatever_the_scores_say(
     row["winner"] = next(
         number for number, s in enumerate(subnets) if (s["depth"], s["img_size"]) == ([3], 8)
     )
-    row["tail"] = row["candidates"][row["winner"]]["tail"]
+    row["continuation"] = row["candidates"][row["winner"]]["continuation"]
     path.write_text(json.dumps(row) + "\n")
     tampered = SubnetConfig(3, 8)
     resumed = again.search(again.repeated)

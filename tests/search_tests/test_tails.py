@@ -8,14 +8,14 @@ from itertools import pairwise
 
 import pytest
 
-from autoprog.decisions import DecisionInputs, Tail
+from autoprog.decisions import Continuation, DecisionInputs
 from autoprog.search.decide import Chooser, decide
 from autoprog.search.forecast import (
+    ContinuationSearch,
     Forecast,
     LossLaw,
     Option,
     Outlook,
-    TailSearch,
     front_of,
     knee_of,
     published_arrivals,
@@ -32,7 +32,7 @@ SPACE = SpaceFile.model_validate(
 SMALL, FULL = SPACE.smallest, SPEC.full
 SAMPLERS = ("nsga2", "tpe", "random")
 STEP, FULL_STEP, TOTAL = 1000, 9000, 10_000
-SEARCH = TailSearch(SPACE, SMALL, STEP, FULL_STEP, TOTAL, cells=20)
+SEARCH = ContinuationSearch(SPACE, SMALL, STEP, FULL_STEP, TOTAL, cells=20)
 
 
 def net(depth: int, size: int) -> SubnetConfig:
@@ -48,18 +48,18 @@ def outlook(learning: float = 0.3, progress: float = 500.0) -> Outlook:
     return Outlook(LossLaw(learning), options, FULL, progress, TOTAL)
 
 
-def decoded(search: TailSearch, arrivals: dict[str, list[float]]) -> Tail:
-    return search.tail_of(search.encoding.decode(search.encoding.encode(arrivals)))
+def decoded(search: ContinuationSearch, arrivals: dict[str, list[float]]) -> Continuation:
+    return search.continuation_of(search.encoding.decode(search.encoding.encode(arrivals)))
 
 
-def drawn(search: TailSearch, draw: random.Random) -> Tail:
+def drawn(search: ContinuationSearch, draw: random.Random) -> Continuation:
     bounds = search.encoding.bounds()
     vector = {key: draw.randint(low, high) for key, (low, high) in bounds.items()}
-    return search.tail_of(search.encoding.decode(vector))
+    return search.continuation_of(search.encoding.decode(vector))
 
 
-def is_way_on(search: TailSearch, tail: Tail) -> bool:
-    steps, subnets = zip(*tail, strict=True)
+def is_way_on(search: ContinuationSearch, continuation: Continuation) -> bool:
+    steps, subnets = zip(*continuation, strict=True)
     return (
         steps[0] == search.step
         and search.current.within(subnets[0])
@@ -73,19 +73,23 @@ def is_way_on(search: TailSearch, tail: Tail) -> bool:
 # --- What is enumerated
 
 
-def test_tails_of_one_jump_are_enumerated_at_each_date_for_each_first_subnet() -> None:
+def test_continuations_of_one_jump_are_enumerated_at_each_date_for_each_first_subnet() -> None:
     firsts = (SMALL, net(2, 12), FULL)
-    tails = list(SEARCH.enumerated(firsts))
+    continuations = list(SEARCH.enumerated(firsts))
     dates = [STEP + 400 * cell for cell in range(1, 21)]
     expected = [((STEP, first), (date, FULL)) for first in firsts[:2] for date in dates]
-    assert tails == [*expected, ((STEP, FULL),)]
+    assert continuations == [*expected, ((STEP, FULL),)]
     assert dates[-1] == FULL_STEP
 
 
 def test_no_date_lies_where_the_run_stands() -> None:
     """Three steps have twenty dates, most of which are the same step."""
     short = replace(SEARCH, full_step=STEP + 3)
-    assert {tail[1][0] for tail in short.enumerated([SMALL])} == {STEP + 1, STEP + 2, STEP + 3}
+    assert {continuation[1][0] for continuation in short.enumerated([SMALL])} == {
+        STEP + 1,
+        STEP + 2,
+        STEP + 3,
+    }
 
 
 def test_without_time_only_the_full_model_is_enumerated() -> None:
@@ -95,12 +99,12 @@ def test_without_time_only_the_full_model_is_enumerated() -> None:
     assert late.searched(outlook(), [], 10, "random", 0) == []
 
 
-# --- Timelines and tails
+# --- Timelines and continuations
 
 
 def test_a_timeline_becomes_steps_and_subnets() -> None:
     timeline = ((0.1, (0, 0, 0)), (0.35, (2, 0, 0)), (0.9, (3, 2, 0)))
-    assert SEARCH.tail_of(timeline) == ((1000, SMALL), (3500, net(3, 8)), (9000, FULL))
+    assert SEARCH.continuation_of(timeline) == ((1000, SMALL), (3500, net(3, 8)), (9000, FULL))
 
 
 def test_stretches_without_a_step_are_left_out() -> None:
@@ -111,12 +115,12 @@ def test_stretches_without_a_step_are_left_out() -> None:
         (0.50004, (2, 2, 0)),
         (0.9, (3, 2, 0)),
     )
-    assert SEARCH.tail_of(timeline) == ((1000, net(2, 8)), (5000, net(3, 16)), (9000, FULL))
+    assert SEARCH.continuation_of(timeline) == ((1000, net(2, 8)), (5000, net(3, 16)), (9000, FULL))
 
 
 def test_stretches_in_which_nothing_changes_are_one() -> None:
     timeline = ((0.1, (0, 0, 0)), (0.2, (0, 0, 0)), (0.3, (3, 2, 0)), (0.4, (3, 2, 0)))
-    assert SEARCH.tail_of(timeline) == ((1000, SMALL), (3000, FULL))
+    assert SEARCH.continuation_of(timeline) == ((1000, SMALL), (3000, FULL))
 
 
 @pytest.mark.parametrize("cells", [1, 3, 20, 97])
@@ -128,31 +132,35 @@ def test_whatever_is_proposed_is_a_way_on(current: SubnetConfig, cells: int) -> 
 
 
 @pytest.mark.parametrize("current", [SMALL, net(2, 12), net(4, 8)], ids=str)
-def test_arrivals_of_a_tail_lead_back_to_it(current: SubnetConfig) -> None:
+def test_arrivals_of_a_continuation_lead_back_to_it(current: SubnetConfig) -> None:
     search, draw = replace(SEARCH, current=current), random.Random(0)
     for _ in range(200):
-        tail = drawn(search, draw)
-        assert decoded(search, search.arrivals_of(tail)) == tail
+        continuation = drawn(search, draw)
+        assert decoded(search, search.arrivals_of(continuation)) == continuation
 
 
-def test_arrivals_are_shares_of_the_run_one_for_each_value_that_is_left() -> None:
-    tail = ((1000, net(1, 12)), (4000, net(3, 12)), (7000, FULL))
-    assert SEARCH.arrivals_of(tail) == {
+def test_arrivals_are_fractions_of_the_run_one_for_each_value_that_is_left() -> None:
+    continuation = ((1000, net(1, 12)), (4000, net(3, 12)), (7000, FULL))
+    assert SEARCH.arrivals_of(continuation) == {
         "depth": [0.4, 0.4, 0.7],
         "img_size": [0.1, 0.7],
         "keep_rate": [],
     }
     late = replace(SEARCH, current=net(3, 12), step=4000)
-    assert late.arrivals_of(tail[1:]) == {"depth": [0.7], "img_size": [0.7], "keep_rate": []}
+    assert late.arrivals_of(continuation[1:]) == {
+        "depth": [0.7],
+        "img_size": [0.7],
+        "keep_rate": [],
+    }
 
 
-def test_a_tail_off_the_grid_goes_to_its_nearest_dates() -> None:
-    tail = ((1000, SMALL), (4150, net(3, 12)), (8850, FULL))
-    near = decoded(SEARCH, SEARCH.arrivals_of(tail))
+def test_a_continuation_off_the_grid_goes_to_its_nearest_dates() -> None:
+    continuation = ((1000, SMALL), (4150, net(3, 12)), (8850, FULL))
+    near = decoded(SEARCH, SEARCH.arrivals_of(continuation))
     assert near == ((1000, SMALL), (4200, net(3, 12)), (9000, FULL))
 
 
-def test_keep_rates_are_an_axis_of_tails() -> None:
+def test_keep_rates_are_an_axis_of_continuations() -> None:
     axes = {
         "depth": {"values": [2, 4]},
         "img_size": {"values": [16]},
@@ -211,9 +219,14 @@ def test_published_schedules_are_what_they_are_said_to_be() -> None:
 def test_published_schedules_are_cut_to_what_lies_ahead(current: SubnetConfig) -> None:
     search = replace(SEARCH, current=current)
     for arrivals in published_arrivals(search):
-        tail = decoded(search, arrivals)
-        assert is_way_on(search, tail)
-        assert tail[0][1] in (current, FULL, net(4, current.img_size), net(*current.depth, 16))
+        continuation = decoded(search, arrivals)
+        assert is_way_on(search, continuation)
+        assert continuation[0][1] in (
+            current,
+            FULL,
+            net(4, current.img_size),
+            net(*current.depth, 16),
+        )
 
 
 # --- Fronts
@@ -243,10 +256,10 @@ def test_a_front_holds_what_nothing_beats_and_nothing_else(seed: int) -> None:
 
 def test_a_front_of_forecasts_runs_from_the_cheapest_to_the_best() -> None:
     firsts = SPACE.above(SMALL)
-    forecasts = [outlook().forecast(tail) for tail in SEARCH.enumerated(firsts)]
+    forecasts = [outlook().forecast(continuation) for continuation in SEARCH.enumerated(firsts)]
     front = front_of(forecasts)
-    assert front[0].tail == ((STEP, SMALL), (FULL_STEP, FULL))
-    assert front[-1].tail == ((STEP, FULL),)
+    assert front[0].continuation == ((STEP, SMALL), (FULL_STEP, FULL))
+    assert front[-1].continuation == ((STEP, FULL),)
 
 
 BENT = [at(1.0, 8.0), at(2.0, 3.0), at(4.0, 2.5), at(8.0, 2.3), at(16.0, 2.0)]
@@ -287,15 +300,15 @@ def test_what_is_known_to_be_good_is_looked_at_first(sampler: str) -> None:
     known = published_arrivals(SEARCH)
     found = SEARCH.searched(outlook(), known, 12, sampler, 0)
     assert len(found) == 12
-    tails = [forecast.tail for forecast in found]
-    assert tails[: len(known)] == [decoded(SEARCH, arrivals) for arrivals in known]
+    continuations = [forecast.continuation for forecast in found]
+    assert continuations[: len(known)] == [decoded(SEARCH, arrivals) for arrivals in known]
     for forecast in found:
-        assert is_way_on(SEARCH, forecast.tail)
-        assert forecast == outlook().forecast(forecast.tail)
+        assert is_way_on(SEARCH, forecast.continuation)
+        assert forecast == outlook().forecast(forecast.continuation)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_the_same_seed_proposes_the_same_tails_and_another_one_others(sampler: str) -> None:
+def test_the_same_seed_proposes_the_same_continuations_and_another_one_others(sampler: str) -> None:
     first, second, other = (SEARCH.searched(outlook(), [], 70, sampler, s) for s in (3, 3, 4))
     assert first == second
     assert first != other
@@ -310,21 +323,23 @@ def test_where_nothing_is_left_to_grow_nothing_is_searched() -> None:
     assert grown.searched(outlook(), [], 10, "nsga2", 0) == []
 
 
-PLANTED: Tail = ((STEP, SMALL), (4200, net(3, 12)), (7800, FULL))
+PLANTED: Continuation = ((STEP, SMALL), (4200, net(3, 12)), (7800, FULL))
 
 
 @dataclass(frozen=True)
 class PlantedOutlook(Outlook):
-    """Forecasts how far a tail is from the planted one, in steps, values of axes and losses alike."""
+    """Forecasts how far a continuation is from the planted one, in steps, values of axes and losses alike."""
 
-    def forecast(self, tail: Tail) -> Forecast:
+    def forecast(self, continuation: Continuation) -> Forecast:
         steps = range(STEP, FULL_STEP, 100)
-        miss = sum(_distance(_on(tail, step), _on(PLANTED, step)) for step in steps) / len(steps)
-        return Forecast(tail, 1.0 + miss, 1.0 + miss, miss)
+        miss = sum(_distance(_on(continuation, step), _on(PLANTED, step)) for step in steps) / len(
+            steps
+        )
+        return Forecast(continuation, 1.0 + miss, 1.0 + miss, miss)
 
 
-def _on(tail: Tail, step: int) -> SubnetConfig:
-    return [subnet for start, subnet in tail if start <= step][-1]
+def _on(continuation: Continuation, step: int) -> SubnetConfig:
+    return [subnet for start, subnet in continuation if start <= step][-1]
 
 
 def _distance(one: SubnetConfig, other: SubnetConfig) -> float:
@@ -333,16 +348,18 @@ def _distance(one: SubnetConfig, other: SubnetConfig) -> float:
 
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_planted_tail_of_two_growths_is_found_better_than_by_single_jumps(
+def test_a_planted_continuation_of_two_growths_is_found_better_than_by_single_jumps(
     sampler: str, seed: int
 ) -> None:
     planted = PlantedOutlook(LossLaw(0.3), {}, FULL, 1.0, TOTAL)
     assert planted.forecast(PLANTED).score == 0.0
-    jumps = [planted.forecast(tail) for tail in SEARCH.enumerated(SPACE.above(SMALL))]
+    jumps = [
+        planted.forecast(continuation) for continuation in SEARCH.enumerated(SPACE.above(SMALL))
+    ]
     found = SEARCH.searched(planted, [], 300, sampler, seed)
     best = min(found, key=lambda forecast: forecast.score)
     assert best.score < 0.75 * best_score(jumps)
-    assert len(best.tail) >= 3
+    assert len(best.continuation) >= 3
 
 
 @pytest.mark.parametrize("sampler", ["nsga2", "tpe"])
@@ -357,12 +374,14 @@ def test_samplers_that_learn_come_closer_than_drawing_at_random(sampler: str) ->
 
 
 def test_growths_in_several_steps_widen_the_front() -> None:
-    """Between two subnets that may each stay to the end lie tails that pass from one to the other."""
+    """Between two subnets that may each stay to the end lie continuations that pass from one to the other."""
     firsts = SPACE.above(SMALL)
-    jumps = front_of([outlook().forecast(tail) for tail in SEARCH.enumerated(firsts)])
+    jumps = front_of(
+        [outlook().forecast(continuation) for continuation in SEARCH.enumerated(firsts)]
+    )
     found = SEARCH.searched(outlook(), published_arrivals(SEARCH), 300, "nsga2", 0)
     better = [one for one in found if any(beats(one, jump) for jump in jumps)]
-    assert any(len(one.tail) > 2 for one in better)
+    assert any(len(one.continuation) > 2 for one in better)
 
 
 # --- Rules that take a point of the front
@@ -387,7 +406,7 @@ def inputs(**fields: object) -> DecisionInputs:
 
 
 def chooser(rule: str, sampler: str = "nsga2") -> Chooser:
-    decisions = SPACE.decisions.model_copy(update={"tail_trials": 40})
+    decisions = SPACE.decisions.model_copy(update={"continuation_trials": 40})
     space = SPACE.model_copy(update={"decisions": decisions})
     return Chooser(rule, space, sampler, 0)  # type: ignore[arg-type]
 
@@ -397,10 +416,10 @@ def test_the_rule_pareto_takes_the_knee(sampler: str) -> None:
     decision = decide(chooser("pareto", sampler), inputs())
     front = [at(p.remaining_seconds, p.predicted_loss) for p in decision.front]
     knee = decision.front[front.index(knee_of(front))]
-    assert decision.tail == decision.chosen.tail == knee.tail
+    assert decision.continuation == decision.chosen.continuation == knee.continuation
     assert decision.chosen.predicted_loss == knee.predicted_loss
     assert decision.chosen.remaining_seconds == knee.remaining_seconds
-    full_from = decision.tail[-1][0]
+    full_from = decision.continuation[-1][0]
     assert decision.reason.startswith("the knee of a front of ")
     assert decision.reason.endswith(f"; full from step {full_from}")
 
@@ -421,13 +440,13 @@ def test_more_money_buys_a_lower_loss() -> None:
     found = [decide(chooser("budget"), inputs(seconds_left=seconds)) for seconds in budgets]
     losses = [decision.chosen.predicted_loss for decision in found]
     assert losses == sorted(set(losses), reverse=True)
-    assert found[-1].tail == ((STEP, FULL),)
+    assert found[-1].continuation == ((STEP, FULL),)
 
 
 def test_the_rule_budget_says_so_where_nothing_fits() -> None:
     decision = decide(chooser("budget"), inputs(seconds_left=1.0))
     cheapest = decision.front[0]
-    assert decision.tail == cheapest.tail == ((STEP, SMALL), (FULL_STEP, FULL))
+    assert decision.continuation == cheapest.continuation == ((STEP, SMALL), (FULL_STEP, FULL))
     assert decision.reason.startswith("the cheapest: none fits the 1 s that are left")
 
 
@@ -438,8 +457,10 @@ def test_the_rule_budget_grows_in_several_steps_where_that_buys_more() -> None:
     small, middle = ((FULL_STEP - STEP) * option[s] + rest for s in (SMALL, net(4, 8)))
     budget = (small + middle) / 2
     decision = decide(chooser("budget"), inputs(seconds_left=budget))
-    jumps = [p for p in decision.front if len(p.tail) == 2 and p.remaining_seconds <= budget]
-    assert len(decision.tail) >= 3
+    jumps = [
+        p for p in decision.front if len(p.continuation) == 2 and p.remaining_seconds <= budget
+    ]
+    assert len(decision.continuation) >= 3
     assert all(decision.chosen.predicted_loss < jump.predicted_loss for jump in jumps)
 
 
@@ -448,7 +469,9 @@ def test_a_budget_is_no_number_that_a_decision_can_do_without() -> None:
         decide(chooser("budget"), inputs(seconds_left=None))
 
 
-def test_scores_of_tails_are_finite_to_the_last_step() -> None:
+def test_scores_of_continuations_are_finite_to_the_last_step() -> None:
     last = replace(SEARCH, step=TOTAL - 2, full_step=TOTAL - 1)
-    forecasts = [outlook().forecast(tail) for tail in last.enumerated([SMALL, FULL])]
+    forecasts = [
+        outlook().forecast(continuation) for continuation in last.enumerated([SMALL, FULL])
+    ]
     assert all(math.isfinite(forecast.score) for forecast in forecasts)

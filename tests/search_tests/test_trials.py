@@ -13,7 +13,7 @@ import pytest
 from autoprog.cli import build_parser, main
 from autoprog.commands.configure import configure_search
 from autoprog.errors import DivergedError
-from autoprog.events import TrialTold
+from autoprog.events import TrialFinished
 from autoprog.processes import read_workers
 from autoprog.runs import load_run
 from autoprog.search import trials as trial_module
@@ -131,7 +131,7 @@ def trialled(*found: tuple[float, float]) -> list[Trialled]:
     return [Trialled(number, loss, seconds, {}) for number, (loss, seconds) in enumerate(found)]
 
 
-def test_a_budget_is_for_the_whole_run_of_which_trials_take_a_share() -> None:
+def test_a_budget_is_for_the_whole_run_of_which_trials_take_a_fraction() -> None:
     front = trialled((2.0, 1.0), (1.5, 2.0), (1.0, 3.0))
     assert within(front, 200.0, 0.01) == (front[1], "")
     assert within(front, 1e3, 0.01) == (front[2], "")
@@ -161,7 +161,7 @@ def test_a_search_by_trials_trains_the_best_of_them(
     assert main([*SEARCH, *HERE, f"--runs-dir={tmp_path}"]) == 0, capsys.readouterr().err
     (path,) = tmp_path.iterdir()
     run = load_run(path)
-    told = {event.number: event for event in run.events() if isinstance(event, TrialTold)}
+    told = {event.number: event for event in run.events() if isinstance(event, TrialFinished)}
     assert [*told] == [0, 1]
     assert all(event.loss and event.seconds and event.stages for event in told.values())
     assert run.best is not None
@@ -190,7 +190,7 @@ def test_a_search_whose_workers_were_stopped_says_so_and_goes_on(
     assert main(["search", f"--resume={path}", "--workers=0"]) == 0
     run = load_run(path)
     assert run.result is not None
-    told = [event.number for event in run.events() if isinstance(event, TrialTold)]
+    told = [event.number for event in run.events() if isinstance(event, TrialFinished)]
     assert told == [0, 1]  # also those that the training after them has not made again
 
 

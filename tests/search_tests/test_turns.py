@@ -108,7 +108,7 @@ def test_whatever_never_settles_ends_by_the_number_of_rounds() -> None:
         return 0.1 + (next(states) % 7)
 
     arms = {"full": machine.arm("full"), "wild": wild}
-    turns = outcome(take_turns(arms, "full", Limits(1e9, most_rounds=25), machine.clock))
+    turns = outcome(take_turns(arms, "full", Limits(1e9, max_rounds=25), machine.clock))
     assert len(turns.rounds) == 25
 
 

@@ -279,7 +279,7 @@ def test_the_blocks_of_volo_d1_are_split_as_published(blocks: int, depth: tuple[
     assert ZOO["volo-d1"].split(blocks) == depth
 
 
-def test_all_blocks_are_the_full_depth_whatever_the_share_of_outlookers() -> None:
+def test_all_blocks_are_the_full_depth_whatever_the_fraction_of_outlookers() -> None:
     for outlookers in range(1, 13):
         for transformers in range(1, 37):
             splits = [

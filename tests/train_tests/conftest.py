@@ -31,7 +31,7 @@ from supernet.zoo import ZOO
 torch.set_num_threads(1)
 
 NUM_TRAIN, NUM_VAL, BATCH_SIZE = 160, 48, 16
-PLAIN: dict[str, Any] = {"epochs": 4.0, "batch_size": BATCH_SIZE, "warmup_share": 0.1}
+PLAIN: dict[str, Any] = {"epochs": 4.0, "batch_size": BATCH_SIZE, "warmup_fraction": 0.1}
 RICH: dict[str, Any] = {
     **PLAIN,
     "mixup": 0.8,

@@ -79,7 +79,7 @@ def try_words(ranks: Ranks) -> dict[str, Any]:
     statistics = [torch.tensor([1.0, ranks.rank]), torch.full((2, 1), 3.0 * ranks.rank)]
     ranks.average(statistics)
     return {
-        "shared": [ranks.share(f"héllo {ranks.rank}"), ranks.share("")],
+        "shared": [ranks.broadcast(f"héllo {ranks.rank}"), ranks.broadcast("")],
         "total": ranks.total(torch.tensor([1.5, ranks.rank])).tolist(),
         "most": ranks.most(ranks.rank * 15),
         "refused": refused,

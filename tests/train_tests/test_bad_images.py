@@ -222,12 +222,12 @@ def test_an_unreadable_validation_image_stops_the_run(tree: Path, workers: int) 
 def test_ranks_share_the_validation_set_and_nothing_else(tree: Path, world_size: int) -> None:
     whole = feed_of(tree)
     feeds = [feed_of(tree, (rank, world_size)) for rank in range(world_size)]
-    shares = [[image for images, _ in feed.validation() for image in images] for feed in feeds]
-    assert sum(len(share) for share in shares) == 8
-    assert world_size < 9 or shares[8] == []
+    fractions = [[image for images, _ in feed.validation() for image in images] for feed in feeds]
+    assert sum(len(fraction) for fraction in fractions) == 8
+    assert world_size < 9 or fractions[8] == []
     images = torch.cat([images for images, _ in whole.validation()])
-    for rank, share in enumerate(shares):
-        for position, image in enumerate(share):
+    for rank, fraction in enumerate(fractions):
+        for position, image in enumerate(fraction):
             assert image.equal(images[rank + position * world_size])
     for feed in feeds:
         assert feed.probe()[0].equal(whole.probe()[0])
@@ -238,8 +238,8 @@ def test_ranks_share_the_validation_set_and_nothing_else(tree: Path, world_size:
 def test_ranks_share_the_batches(tree: Path) -> None:
     whole = list(feed_of(tree).batches(16, 8, 5, lambda k: RICH, held_out=True))
     feeds = [feed_of(tree, (rank, 2)) for rank in range(2)]
-    shares = [list(feed.batches(16, 8, 5, lambda k: RICH, held_out=True)) for feed in feeds]
-    for (images, targets), one, two in zip(whole, *shares, strict=True):
+    fractions = [list(feed.batches(16, 8, 5, lambda k: RICH, held_out=True)) for feed in feeds]
+    for (images, targets), one, two in zip(whole, *fractions, strict=True):
         assert images.equal(torch.cat([one[0], two[0]]))
         assert targets.equal(torch.cat([one[1], two[1]]))
 

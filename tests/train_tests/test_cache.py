@@ -743,13 +743,15 @@ def test_a_cache_that_is_no_folder_is_refused_before_a_run_folder_is_made(
 
 def rewritten(path: Path, facts: bytes, places: np.ndarray, pixels: int, **footer: int) -> None:
     """Write a cache file with the given parts, as large as it says, whose checksum is right."""
-    tail = places.tobytes() + facts
+    continuation = places.tobytes() + facts
     parts = {"images": len(places), "facts_bytes": len(facts), **footer}
     with path.open("wb") as file:
         file.truncate(pixels)
         file.seek(pixels)
-        file.write(tail)
-        file.write(FOOTER.pack(MAGIC, 1, zlib.crc32(tail), parts["images"], parts["facts_bytes"]))
+        file.write(continuation)
+        file.write(
+            FOOTER.pack(MAGIC, 1, zlib.crc32(continuation), parts["images"], parts["facts_bytes"])
+        )
 
 
 HUGE = 2**31 - 1

@@ -165,7 +165,7 @@ def test_a_run_falls_back_with_a_warning_and_ends_in_the_same_bits(
     last = stopped.path / "checkpoints" / "last.pt"
     last.write_bytes(last.read_bytes()[:-1000])
     finished = bench.resume(stopped.path, schedule, settings)
-    (warning,) = finished.of("warned")
+    (warning,) = finished.of("warning_raised")
     assert warning.step == 24
     assert warning.message == "last.pt cannot be read (damaged, or not a checkpoint)"
     assert bench.differences(finished.exact, straight(settings, schedule).exact) == []

@@ -91,12 +91,12 @@ def test_stop_and_resume_at_any_sample_equals_the_straight_run(
 
 def test_two_ranks_together_are_one_process(digits: tuple[DigitsSource, ...]) -> None:
     whole = draw(digits[0], 0, 4)
-    shares = []
+    fractions = []
     for rank in (0, 1):
         loader = TrainLoader(digits[0], SETTINGS, 4, 0, rank=rank, world_size=2)
-        shares.append(list(loader.batches(INDICES, 0, 32, 4, lambda step: RICH)))
+        fractions.append(list(loader.batches(INDICES, 0, 32, 4, lambda step: RICH)))
     joined = [
-        (torch.cat([a[0], b[0]]), torch.cat([a[1], b[1]])) for a, b in zip(*shares, strict=True)
+        (torch.cat([a[0], b[0]]), torch.cat([a[1], b[1]])) for a, b in zip(*fractions, strict=True)
     ]
     assert_same(whole, joined)
 

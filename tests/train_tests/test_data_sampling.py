@@ -42,8 +42,8 @@ def test_another_seed_is_another_stream() -> None:
 def test_ranks_share_a_batch_without_gap_or_overlap_even_when_it_does_not_divide() -> None:
     stream = SampleStream(np.arange(20), seed=0)
     whole = list(plan_batches(stream, 15, 7, 3, lambda step: CELL))
-    shares = [list(plan_batches(stream, 15, 7, 3, lambda step: CELL, r, 3)) for r in range(3)]
-    assert [a + b + c for a, b, c in zip(*shares, strict=True)] == whole
+    fractions = [list(plan_batches(stream, 15, 7, 3, lambda step: CELL, r, 3)) for r in range(3)]
+    assert [a + b + c for a, b, c in zip(*fractions, strict=True)] == whole
     assert [draw for _, _, draw in whole[0]] == [0, 0, 0, 0, 0, 1, 1]
 
 

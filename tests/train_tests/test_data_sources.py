@@ -51,8 +51,8 @@ def test_nothing_asked_for_opens_the_digits_with_their_fixed_split() -> None:
         "digits (embedded): 1,437 training and 360 validation images, 10 classes"
     )
     val_counts = np.bincount(val.targets)
-    shares = (np.bincount(train.targets) + val_counts) * 360 / 1797
-    assert np.all(np.abs(val_counts - shares) < 1.0)
+    fractions = (np.bincount(train.targets) + val_counts) * 360 / 1797
+    assert np.all(np.abs(val_counts - fractions) < 1.0)
     image, target = train.load(0)
     assert (image.mode, image.size, target) == ("RGB", (32, 32), int(train.targets[0]))
     assert image.getextrema()[0] == (0, 255)

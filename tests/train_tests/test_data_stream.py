@@ -180,15 +180,15 @@ def write_shard(path: Path, numbers: range) -> None:
 
 @pytest.mark.parametrize("world_size", [1, 2, 5])
 def test_ranks_share_an_evaluation_so_that_each_image_counts_once(world_size: int) -> None:
-    shares = []
+    fractions = []
     for rank in range(world_size):
         workers = rank % 3  # machines may differ in their cores
         loader = StreamLoader(fake_source(), SETTINGS, 0, workers, world_size, rank=rank)
         batches = loader.eval_batches(8, 16, divided=True)
-        shares.append({image.numpy().tobytes() for images, _ in batches for image in images})
+        fractions.append({image.numpy().tobytes() for images, _ in batches for image in images})
     whole = StreamLoader(fake_source(), SETTINGS, 0, 0).eval_batches(8, 16)
-    assert sum(len(share) for share in shares) == NUM_IMAGES
-    assert set().union(*shares) == {
+    assert sum(len(fraction) for fraction in fractions) == NUM_IMAGES
+    assert set().union(*fractions) == {
         image.numpy().tobytes() for images, _ in whole for image in images
     }
 

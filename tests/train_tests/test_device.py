@@ -95,8 +95,8 @@ def test_one_process_keeps_the_threads_that_torch_chose(bench: Any) -> None:
 
 
 def test_ranks_choose_their_device_themselves(bench: Any) -> None:
-    law = r"--device: must leave the number to the 2 processes.*take --device cpu"
-    with pytest.raises(ConfigError, match=law):
+    problem = r"--device: must leave the number to the 2 processes.*take --device cpu"
+    with pytest.raises(ConfigError, match=problem):
         resolve_compute(settings(bench, device="cpu:0"), Ranks(0, 2, local_world_size=2))
 
 

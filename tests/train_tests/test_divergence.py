@@ -60,8 +60,8 @@ def test_a_run_that_diverges_names_stage_epoch_and_step(
     schedule = bench.ramped()
     trainer = bench.trainer(bench.settings(), schedule)
     spoil(trainer, step, how)
-    cure = "checkpoints are from before; lower --lr or set --clip-grad"
-    assert diverged(trainer, schedule) == f"{message}; {cure}"
+    hint = "checkpoints are from before; lower --lr or set --clip-grad"
+    assert diverged(trainer, schedule) == f"{message}; {hint}"
 
 
 def test_an_evaluation_whose_loss_is_not_finite_ends_the_run(

@@ -232,7 +232,7 @@ def test_patience_ends_a_run_with_its_weights_and_result(
     result = outcome.result
     assert steps_of(outcome, "evaluated") == [8, 16, 24, 32, 40]
     assert (result.stopped_early, result.epochs, result.best_step) == (True, 4.0, 16)
-    warned = outcome.of("warned")[0]
+    warned = outcome.of("warning_raised")[0]
     assert warned.message.startswith(
         "stopped early: no evaluation was better than 30.00 % (EMA) at epoch 1.6 for 3 times"
     )
@@ -268,12 +268,12 @@ def test_a_network_that_names_one_class_is_warned_of_and_judged_by_class(
     monkeypatch.setattr("autoprog.train.trainer.evaluate", lambda *_: scores)
     outcome = bench.carry_out(*constant(bench, eval_every_epochs=0.0))
     result = outcome.result
-    assert (result.num_validation_images, result.largest_class_share) == (80, 0.8)
+    assert (result.num_validation_images, result.largest_class_fraction) == (80, 0.8)
     assert (result.balanced_top1, result.class_top1) == (50.0, (100.0, 0.0))
     assert (result.class_top1_ema, result.class_images) == ((98.4375, 6.25), (64, 16))
-    (warned,) = (event for event in outcome.events if event.kind == "warned")
+    (warned,) = (event for event in outcome.events if event.kind == "warning_raised")
     assert warned.message == (
-        "top-1 of 80.00 % is not above the share of the largest class (80.0 % of the validation images):"
+        "top-1 of 80.00 % is not above the fraction of the largest class (80.0 % of the validation images):"
         " the network has learnt nothing beyond it"
     )
     lines = (outcome.path / "result.json").read_text().splitlines()

@@ -32,8 +32,8 @@ from .hostile_data import (
     put,
 )
 
-MOST_BYTES = 800 * 2**20  # beside the 0.7 GB of torch and timm
-MOST_SECONDS = 10
+MAX_BYTES = 800 * 2**20  # beside the 0.7 GB of torch and timm
+MAX_SECONDS = 10
 
 
 def answer_of_child(ask: Callable[[], str]) -> str:
@@ -41,7 +41,7 @@ def answer_of_child(ask: Callable[[], str]) -> str:
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        signal.setitimer(signal.ITIMER_REAL, MOST_SECONDS)  # ends the process
+        signal.setitimer(signal.ITIMER_REAL, MAX_SECONDS)  # ends the process
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         try:
             text = f"ok {ask()}"
@@ -50,7 +50,7 @@ def answer_of_child(ask: Callable[[], str]) -> str:
         except BaseException:
             text = f"traceback {traceback.format_exc()}"
         taken = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-        if taken > MOST_BYTES:
+        if taken > MAX_BYTES:
             text = f"{taken >> 20} MiB; {text}"
         os.write(writer, text.encode()[:60_000])
         os._exit(0)

@@ -262,12 +262,12 @@ def test_nothing_is_unpickled(bench: Any, tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_missing_file_and_an_unfinished_run_are_refused(bench: Any, tmp_path: Path) -> None:
     folder = bench.folder(bench.settings())
     folder.close()
-    for path, law in (
+    for path, problem in (
         (tmp_path / "nowhere.pth", "must be a weights file, a finished run, or a folder that"),
         (tmp_path, "must be a run folder, or one with config.json and model.safetensors"),
         (folder.path, "must be a finished run; go on with --resume first"),
     ):
-        with pytest.raises(ConfigError, match=law):
+        with pytest.raises(ConfigError, match=problem):
             find_initial(settings_of(bench, path), DIGITS)
 
 
@@ -288,7 +288,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_loads_them(
 ) -> None:
     settings, schedule = settings_of(bench, write(tmp_path / "x.pth", weights_of())), two_sizes()
     trainer = bench.trainer(settings, schedule)
-    killed = bench.carry_out(trainer, schedule, until=lambda event: event.kind == "progressed")
+    killed = bench.carry_out(trainer, schedule, until=lambda event: event.kind == "step_logged")
     assert killed.state == {}
     finished = bench.resume(killed.path, schedule, settings)
     assert bench.differences(finished.exact, bench.run(settings, schedule).exact) == []
@@ -363,7 +363,7 @@ def test_without_a_network_it_is_one_line(
 
 def test_with_layer_decay_each_layer_learns_more_slowly_than_the_next() -> None:
     model = build_model(SPEC, 10, seed=0)
-    recipe = Recipe(lr=1e-3, layer_decay=0.5, warmup_share=0.0)
+    recipe = Recipe(lr=1e-3, layer_decay=0.5, warmup_fraction=0.0)
     optimizer = create_optimizer(model, recipe, torch.device("cpu"))
     create_scheduler(optimizer, recipe, "constant", 10).step_update(5)
     rates = {p: group["lr"] for group in optimizer.param_groups for p in group["params"]}
@@ -383,4 +383,4 @@ def test_a_run_with_layer_decay_reports_the_rate_of_the_head(bench: Any, tmp_pat
     recipe = {**bench.plain, "epochs": 0.8, "layer_decay": 0.65}
     settings = bench.settings(recipe, initial_checkpoint=str(path))
     outcome = bench.run(settings, two_sizes("constant"))
-    assert outcome.of("progressed")[-1].lr == pytest.approx(settings.recipe.peak_lr)
+    assert outcome.of("step_logged")[-1].lr == pytest.approx(settings.recipe.peak_lr)

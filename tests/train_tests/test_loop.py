@@ -54,7 +54,7 @@ def test_accumulation_equals_the_whole_batch(bench: Any, micro_batches: int) -> 
 
 
 def test_the_loss_of_a_step_falls_when_a_batch_is_repeated(bench: Any) -> None:
-    losses, _ = trained(bench, 30, lr=3e-3, warmup_share=0.0)
+    losses, _ = trained(bench, 30, lr=3e-3, warmup_fraction=0.0)
     assert losses[-1] < 0.8 * losses[0]
 
 
@@ -128,7 +128,7 @@ def test_the_clipped_gradient_is_the_largest_that_is_used(bench: Any) -> None:
     recipe = {
         "opt": "sgd",
         "lr": 0.1,
-        "warmup_share": 0.0,
+        "warmup_fraction": 0.0,
         "weight_decay": 0.0,
         "sched": "constant",
     }

@@ -40,7 +40,7 @@ def test_a_batch_that_does_not_fit_is_split_and_the_run_goes_on(
     outcome = bench.carry_out(trainer, schedule)
     assert trainer.stepper.micro_batches == 4
     assert set(small_device) == {4}  # 16 images in 4 parts, in every step
-    told = [event.message for event in outcome.of("warned")]
+    told = [event.message for event in outcome.of("warning_raised")]
     assert told == ["out of memory: batches are taken in 4 parts from now on"]
     assert outcome.state["micro_batches"] == 4
 
@@ -52,7 +52,7 @@ def test_splitting_changes_the_loss_by_rounding_only(
     split = bench.run(bench.settings(), schedule)
     monkeypatch.undo()
     whole = bench.run(bench.settings(), schedule)
-    pairs = zip(split.of("progressed"), whole.of("progressed"), strict=True)
+    pairs = zip(split.of("step_logged"), whole.of("step_logged"), strict=True)
     for one, other in pairs:
         assert one.loss == pytest.approx(other.loss, rel=1e-4)
 
@@ -64,7 +64,7 @@ def test_a_resumed_run_knows_what_fits(bench: Any, small_device: list[int]) -> N
     stopped = bench.carry_out(trainer, schedule)
     again = bench.reopened(stopped.path, schedule, settings)
     outcome = bench.carry_out(again, schedule)
-    later = [event for event in outcome.of("warned") if event.step > 9]
+    later = [event for event in outcome.of("warning_raised") if event.step > 9]
     assert later == []
     assert again.stepper.micro_batches == 4
 

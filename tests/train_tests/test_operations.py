@@ -125,16 +125,16 @@ def slide_levels(side: int) -> np.ndarray:
 @pytest.mark.parametrize("name", list(SLIDES))
 def test_a_slide_is_timms_bit_for_bit(name: str, side: int, resample: int) -> None:
     function, is_shear, is_down = SLIDES[name]
-    shares = slide_levels(side)
-    pixels = pictures(side, len(shares))
+    fractions = slide_levels(side)
+    pixels = pictures(side, len(fractions))
     before = pixels.copy()
-    still = np.zeros(len(shares))
-    parts = [shares, still] if is_shear else [still, shares]
-    levels = np.stack([*parts, np.full(len(shares), float(is_down))], axis=1)
+    still = np.zeros(len(fractions))
+    parts = [fractions, still] if is_shear else [still, fractions]
+    levels = np.stack([*parts, np.full(len(fractions), float(is_down))], axis=1)
     is_bicubic = resample == Image.Resampling.BICUBIC
     ours = slide(pixels, levels, is_bicubic=is_bicubic, fill=FILL)
-    for row, share in enumerate(shares.tolist()):
-        theirs = function(picture(pixels[row]), share, resample=resample, fillcolor=FILL)
+    for row, fraction in enumerate(fractions.tolist()):
+        theirs = function(picture(pixels[row]), fraction, resample=resample, fillcolor=FILL)
         assert_same(ours[row], planes(theirs))
         alone = slide(
             pixels[row : row + 1], levels[row : row + 1], is_bicubic=is_bicubic, fill=FILL

@@ -30,7 +30,7 @@ PEAK, FIRST, LAST = 1e-3, 1e-6, 1e-5
 
 def rates(shape: str, **changes: Any) -> list[float]:
     """Return the learning rate at each step of a run, and at the step after it."""
-    values = {"lr": PEAK, "warmup_lr": FIRST, "min_lr": LAST, "warmup_share": 0.1, **changes}
+    values = {"lr": PEAK, "warmup_lr": FIRST, "min_lr": LAST, "warmup_fraction": 0.1, **changes}
     recipe = Recipe(**values)
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=recipe.peak_lr)
     scheduler = create_scheduler(optimizer, recipe, shape, TOTAL)
@@ -42,7 +42,7 @@ def rates(shape: str, **changes: Any) -> list[float]:
 
 
 @pytest.mark.parametrize("shape", ["cosine", "wsd", "constant"])
-def test_the_rate_warms_up_in_a_line_over_its_share(shape: str) -> None:
+def test_the_rate_warms_up_in_a_line_over_its_fraction(shape: str) -> None:
     found = rates(shape)
     assert found[0] == FIRST
     for step in range(20):
@@ -57,11 +57,11 @@ def test_cosine_counts_from_the_first_step_and_ends_at_the_least_rate() -> None:
         assert found[step] == pytest.approx(LAST + (PEAK - LAST) * wave, rel=1e-12)
     assert found[TOTAL] == LAST
     assert found[TOTAL - 1] == pytest.approx(LAST, rel=0.01)
-    assert rates("cosine", warmup_share=0.0)[0] == PEAK
+    assert rates("cosine", warmup_fraction=0.0)[0] == PEAK
 
 
-def test_wsd_stays_at_the_peak_and_decays_in_its_share() -> None:
-    found = rates("wsd", decay_share=0.25)
+def test_wsd_stays_at_the_peak_and_decays_in_its_fraction() -> None:
+    found = rates("wsd", decay_fraction=0.25)
     assert set(found[20:151]) == {PEAK}
     for step in (151, 160, 175, 199):
         decay = 1 - math.sqrt((step - 150) / 50)
@@ -79,7 +79,7 @@ def test_the_ends_never_lie_above_the_peak() -> None:
 
 
 def test_the_rate_is_a_function_of_the_step_alone() -> None:
-    recipe = Recipe(lr=PEAK, warmup_share=0.1)
+    recipe = Recipe(lr=PEAK, warmup_fraction=0.1)
     whole = rates("cosine", min_lr=recipe.min_lr)
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=PEAK)
     scheduler = create_scheduler(optimizer, recipe, "cosine", TOTAL)
@@ -89,27 +89,27 @@ def test_the_rate_is_a_function_of_the_step_alone() -> None:
 
 
 def test_warm_up_and_decay_that_do_not_fit_are_refused() -> None:
-    recipe = Recipe(warmup_share=0.5, decay_share=0.6)
+    recipe = Recipe(warmup_fraction=0.5, decay_fraction=0.6)
     with pytest.raises(ConfigError) as refusal:
         check_optimizer(recipe, CPU, "wsd", 10)
     assert str(refusal.value) == (
-        "--decay-share: must leave 5 of 10 steps to the warm-up, but got 0.6; lower --warmup-share"
+        "--decay-fraction: must leave 5 of 10 steps to the warm-up, but got 0.6; lower --warmup-fraction"
     )
     check_optimizer(recipe, CPU, "cosine", 10)
-    check_optimizer(Recipe(warmup_share=0.4, decay_share=0.6), CPU, "wsd", 10)
+    check_optimizer(Recipe(warmup_fraction=0.4, decay_fraction=0.6), CPU, "wsd", 10)
 
 
 @pytest.mark.parametrize(
-    ("name", "law"),
+    ("name", "problem"),
     [
         ("adamww", "--opt: unknown optimizer, but got 'adamww'; did you mean 'adamw'?"),
         ("adahessian", "--opt: must do without second derivatives, but got 'adahessian'"),
     ],
 )
-def test_an_optimizer_that_cannot_serve_is_refused(name: str, law: str) -> None:
+def test_an_optimizer_that_cannot_serve_is_refused(name: str, problem: str) -> None:
     with pytest.raises(ConfigError) as refusal:
         check_optimizer(Recipe(opt=name), CPU, "cosine", 10)
-    assert str(refusal.value) == law
+    assert str(refusal.value) == problem
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there it may work")

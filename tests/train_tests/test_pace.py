@@ -51,7 +51,7 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("settled")
-def test_positions_follow_the_share_of_the_budget() -> None:
+def test_positions_follow_the_fraction_of_the_budget() -> None:
     pace = BudgetPace(100.0, 1000)
     assert pace.position(0) == 0.0
     pace.look(10, 20.0, 0.5)
@@ -162,27 +162,27 @@ def test_a_run_takes_its_time_and_no_more(bench: Any, lr: str) -> None:
     outcome = bench.carry_out(trainer, schedule)
     assert 200 <= trainer.step <= 220  # 100 s of half a second each
     assert outcome.result.wall_seconds == pytest.approx(100.0, abs=20 * STEP_SECONDS)
-    rates = [event.lr for event in outcome.of("progressed")]
+    rates = [event.lr for event in outcome.of("step_logged")]
     recipe = trainer.recipe
     assert max(rates) == pytest.approx(recipe.peak_lr, rel=0.05)
     assert rates[-1] == pytest.approx(recipe.min_lr, rel=0.2)
-    shares = [event.budget_share for event in outcome.of("progressed")]
-    assert shares == sorted(shares)
-    assert shares[-1] == 1.0
+    fractions = [event.budget_fraction for event in outcome.of("step_logged")]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1.0
 
 
-def test_the_learning_rate_is_that_of_the_share_used(bench: Any) -> None:
+def test_the_learning_rate_is_that_of_the_fraction_used(bench: Any) -> None:
     trainer, schedule, _ = budgeted(bench, 200.0, "cosine", log_every_steps=20)
     outcome = bench.carry_out(trainer, schedule)
     peak, low = trainer.recipe.peak_lr, min(trainer.recipe.min_lr, trainer.recipe.peak_lr)
-    for event in outcome.of("progressed"):
-        share = (event.step - 1) * STEP_SECONDS / 200.0
-        if 0.2 < share < 0.99:
-            expected = low + 0.5 * (peak - low) * (1 + math.cos(math.pi * share))
+    for event in outcome.of("step_logged"):
+        fraction = (event.step - 1) * STEP_SECONDS / 200.0
+        if 0.2 < fraction < 0.99:
+            expected = low + 0.5 * (peak - low) * (1 + math.cos(math.pi * fraction))
             assert event.lr == pytest.approx(expected, rel=1e-3)
 
 
-def test_stages_get_their_share_of_the_time(bench: Any) -> None:
+def test_stages_get_their_fraction_of_the_time(bench: Any) -> None:
     trainer, schedule, _ = budgeted(bench, 200.0, "cosine")
     outcome = bench.carry_out(trainer, schedule)
     starts = [event.step * STEP_SECONDS / 200.0 for event in outcome.of("stage_started")]

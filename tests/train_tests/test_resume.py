@@ -44,7 +44,7 @@ def told(events: list[Event]) -> list[tuple[Any, ...]]:
             case "stage_started":
                 stage = ("stage", event.stage, event.subnet, event.stop_step)
                 facts += [] if stage in facts else [stage]
-            case "progressed":
+            case "step_logged":
                 facts.append(("progress", event.step, event.epoch, event.loss, event.lr))
             case "grown":
                 facts.append(("growth", event.step, event.origins, event.delta_loss))

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from autoprog.cli import main
-from autoprog.events import Progressed, Warned
+from autoprog.events import StepLogged, WarningRaised
 from autoprog.runs import load_run
 from autoprog.train.step import Stepper
 
 WORDS = [
     *("train", "--schedule", "linear", "--model", "vit-mu", "--epochs", "4", "--device", "cpu"),
-    *("--threads", "1", "--workers", "0", "-q", "--sched", "constant", "--warmup-share", "0"),
+    *("--threads", "1", "--workers", "0", "-q", "--sched", "constant", "--warmup-fraction", "0"),
     *("--log-every-steps", "4", "--checkpoint-minutes", "0"),
 ]
 
@@ -56,11 +56,11 @@ def test_rollback_halves_the_learning_rate_from_the_last_checkpoint_on(
     assert code == 0
     assert tried[1:] == [pytest.approx(tried[0] / 2), pytest.approx(tried[0] / 4)]
     events = list(found.events())
-    told = [event.message for event in events if isinstance(event, Warned)]
+    told = [event.message for event in events if isinstance(event, WarningRaised)]
     assert told == [
         "the run diverged: rolled back to step 28, learning rate x 0.25 from now on"
     ]  # of the first rollback nothing is left: the second went back to the same step
-    rates = {event.step: event.lr for event in events if isinstance(event, Progressed)}
+    rates = {event.step: event.lr for event in events if isinstance(event, StepLogged)}
     assert rates[28] == pytest.approx(tried[0])
     assert rates[32] == pytest.approx(tried[0] / 4)
     assert rates[88] == pytest.approx(tried[0] / 4)
@@ -75,7 +75,7 @@ def test_a_rollback_later_counts_from_the_rate_of_then(
     code, found = run(tmp_path, "--on-divergence", "rollback")
     assert code == 0
     assert tried[1] == pytest.approx(tried[0] / 2)
-    scales = [e.message.split(" x ")[1] for e in found.events() if isinstance(e, Warned)]
+    scales = [e.message.split(" x ")[1] for e in found.events() if isinstance(e, WarningRaised)]
     assert scales == ["0.5 from now on", "0.25 from now on"]
 
 
@@ -93,6 +93,6 @@ def test_without_a_checkpoint_the_run_begins_again(
 ) -> None:
     spoil(monkeypatch, 3, 1)
     code, found = run(tmp_path, "--on-divergence", "rollback")
-    told = [event.message for event in found.events() if isinstance(event, Warned)]
+    told = [event.message for event in found.events() if isinstance(event, WarningRaised)]
     assert code == 0
     assert told == ["the run diverged: rolled back to step 0, learning rate x 0.5 from now on"]

@@ -245,7 +245,7 @@ RECIPE: dict[str, Any] = {
 def test_a_run_is_the_same_wherever_it_was_stopped(bench: Any, straight: Any) -> None:
     settings, schedule = bench.settings({**bench.plain, **RECIPE}), sandwiched()
     whole = straight(settings, schedule)
-    assert len(whole.of("progressed")) == 6
+    assert len(whole.of("step_logged")) == 6
     for stop in (5, 12, 17):
         trainer = bench.trainer(settings, schedule)
         bench.signal_during(trainer, stop)

@@ -1,4 +1,4 @@
-"""A share of the training images, and evaluation on some of them: by the settings and on the command line."""
+"""A fraction of the training images, and evaluation on some of them: by the settings and on the command line."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def numbers(source: SlicedSource) -> set[int]:
     return set(whole_of(source)[1].tolist())
 
 
-def test_a_share_is_the_same_every_time_and_alike_in_all_classes() -> None:
+def test_a_fraction_is_the_same_every_time_and_alike_in_all_classes() -> None:
     whole, (part, again) = (
         open_data(DataSettings()),
-        (open_data(DataSettings(share=0.2)) for _ in range(2)),
+        (open_data(DataSettings(fraction=0.2)) for _ in range(2)),
     )
     assert isinstance(part.train, SlicedSource)
     assert isinstance(again.train, SlicedSource)
@@ -50,14 +50,14 @@ def test_held_out_images_are_training_images_that_are_not_trained_on() -> None:
     assert len(both[1]) == int(0.05 * len(whole.train))
 
 
-def test_a_share_never_holds_what_is_held_out() -> None:
+def test_a_fraction_never_holds_what_is_held_out() -> None:
     held = open_data(DataSettings(on_held_out=True)).images[1]
-    part = open_data(DataSettings(on_held_out=True, share=0.3)).images
+    part = open_data(DataSettings(on_held_out=True, fraction=0.3)).images
     assert numbers(part[1]) == numbers(held)
     assert not numbers(part[0]) & numbers(held)
-    without = numbers(open_data(DataSettings(share=0.3)).images[0])
+    without = numbers(open_data(DataSettings(fraction=0.3)).images[0])
     others = (without - numbers(held)) ^ numbers(part[0])
-    assert len(others) <= 20  # two a class: else it is the same share
+    assert len(others) <= 20  # two a class: else it is the same fraction
 
 
 def test_too_few_images_to_hold_any_out_are_refused() -> None:
@@ -67,17 +67,17 @@ def test_too_few_images_to_hold_any_out_are_refused() -> None:
         sliced(few, 1.0, on_held_out=True)
 
 
-def test_trials_take_their_share_of_the_share(manifest: RunManifest) -> None:
+def test_trials_take_their_fraction_of_the_fraction(manifest: RunManifest) -> None:
     space, where = find_space(None, "vit-mu")
     search = SearchSettings(space=space.space(ZOO["vit-mu"], where), space_from=where, proxy=0.5)
-    data = DataSettings(share=0.4)
+    data = DataSettings(fraction=0.4)
     settings = manifest.settings.model_copy(update={"search": search, "data": data})
     trial = trial_settings(settings)
-    assert (trial.data.share, trial.data.on_held_out) == (0.2, True)
+    assert (trial.data.fraction, trial.data.on_held_out) == (0.2, True)
 
 
 @pytest.mark.parametrize(
-    ("flag", "name"), [("--proxy=0.25", "deit"), ("--data-share=0.25", "small-data")]
+    ("flag", "name"), [("--proxy=0.25", "deit"), ("--data-fraction=0.25", "small-data")]
 )
 def test_a_proxy_takes_the_recipe_of_what_it_stands_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: str, name: str
@@ -95,7 +95,7 @@ def test_a_proxy_takes_the_recipe_of_what_it_stands_for(
 
 def test_both_are_flags_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("train", "--schedule=constant", *SMALL, f"--runs-dir={tmp_path}")
-    assert main([*words, "--data-share=0.25", "--held-out"]) == 0
+    assert main([*words, "--data-fraction=0.25", "--held-out"]) == 0
     (run,) = tmp_path.iterdir()
     rows = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     assert "; trained on " in capsys.readouterr().out
@@ -116,13 +116,22 @@ def exit_code(words: list[str]) -> int:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--data-share", "0"), "--data-share: must be a number from 1e-06 to 1, but got '0'"),
-        (("--data-share", "nan"), "--data-share: must be a number from 1e-06 to 1, but got 'nan'"),
-        (("--data-share", "1.5"), "--data-share: must be a number from 1e-06 to 1, but got '1.5'"),
+        (
+            ("--data-fraction", "0"),
+            "--data-fraction: must be a number from 1e-06 to 1, but got '0'",
+        ),
+        (
+            ("--data-fraction", "nan"),
+            "--data-fraction: must be a number from 1e-06 to 1, but got 'nan'",
+        ),
+        (
+            ("--data-fraction", "1.5"),
+            "--data-fraction: must be a number from 1e-06 to 1, but got '1.5'",
+        ),
         (("--held-out", "--trials", "2"), "--held-out: must be left out with --trials; trials are"),
     ],
 )
-def test_bad_shares_are_one_line_and_write_nothing(
+def test_bad_fractions_are_one_line_and_write_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], said: str
 ) -> None:
     command = ("search", *SMALL, f"--runs-dir={tmp_path / 'runs'}", *words)

@@ -179,7 +179,7 @@ def test_progress_tells_the_learning_rate_and_the_subnet_of_its_last_step(
     carried_out: tuple[Any, Seen],
 ) -> None:
     outcome, seen = carried_out
-    progress = outcome.of("progressed")
+    progress = outcome.of("step_logged")
     assert [event.step for event in progress] == [4, 8, 10, 12, 16, 20, 24, 28, 30, 32, 36, 40]
     for event in progress:
         assert event.lr == seen.learning_rates[event.step - 1]
@@ -256,7 +256,7 @@ def test_idle_blocks_are_touched_by_nothing(bench: Any) -> None:
     without_state: dict[int, list[bool]] = {}
 
     def note(event: Any) -> bool:
-        if event.kind == "progressed":
+        if event.kind == "step_logged":
             untouched[event.step] = [
                 [
                     bench.differences(*pair) == []

@@ -101,10 +101,10 @@ def test_progress_tells_seconds_and_speed_without_the_wait_for_data(
     trainer = bench.trainer(bench.settings(), schedule)
     ticking(trainer, clock, lambda step: 0.75)
     outcome = bench.carry_out(trainer, schedule)
-    for event in outcome.of("progressed"):
+    for event in outcome.of("step_logged"):
         assert event.step_seconds == pytest.approx(0.75)
         assert event.images_per_second == pytest.approx(16 / 0.75)
-        assert event.data_wait_share == pytest.approx(0.25)
+        assert event.data_wait_fraction == pytest.approx(0.25)
         assert event.train_seconds == pytest.approx(0.75 * event.step)
     result = outcome.result
     assert (result.train_seconds, result.data_wait_seconds) == (30.0, 10.0)
@@ -122,8 +122,10 @@ def test_seconds_go_on_counting_over_a_resume(bench: Any, clock: Clock) -> None:
     ticking(trainer, clock, lambda step: 1.75)
     finished = bench.carry_out(trainer, schedule)
     assert finished.result.train_seconds == pytest.approx(0.75 * 18 + 1.75 * 22)
-    shares = [event.data_wait_share for event in finished.of("progressed") if event.step > 18]
-    assert shares == pytest.approx([0.125] * len(shares))
+    fractions = [
+        event.data_wait_fraction for event in finished.of("step_logged") if event.step > 18
+    ]
+    assert fractions == pytest.approx([0.125] * len(fractions))
 
 
 def test_checkpoints_come_when_the_minutes_are_over(bench: Any, clock: Clock) -> None:

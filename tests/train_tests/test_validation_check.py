@@ -126,7 +126,7 @@ def test_an_image_beyond_what_pillow_opens_says_so(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (decode, images):
-        monkeypatch.setattr(module, "MOST_PIXELS", 200)  # the test images have 400
+        monkeypatch.setattr(module, "MAX_PIXELS", 200)  # the test images have 400
     (_, reason), *_ = check_images(FolderSource(data / "val"), 0, 60, progress_on_stderr).unreadable
     assert reason.endswith("more than the 200 pixels that are read; make it smaller")
 
@@ -138,7 +138,7 @@ def test_what_pillow_warns_of_is_a_line_that_names_the_image(data: Path, workers
         image.putpalette(list(range(256)) * 3)
         image.save(data / f"train/ape/{number}.png", transparency=bytes(range(256)))
     assert train(data, f"--workers={workers}") == 0
-    warned = [e.message for e in load_run(the_run(data)).events() if e.kind == "warned"]
+    warned = [e.message for e in load_run(the_run(data)).events() if e.kind == "warning_raised"]
     (line,) = [text for text in warned if "largest class" not in text]
     assert line.startswith(f"{data / 'train/ape'}/")
     assert "its reader warns: Palette images with Transparency" in line

@@ -162,7 +162,7 @@ def test_a_killed_run_equals_the_straight_one(bench: Any, straight: Any) -> None
     killed = bench.carry_out(
         bench.trainer(often, schedule),
         schedule,
-        until=lambda event: event.kind == "progressed" and event.step == 20,
+        until=lambda event: event.kind == "step_logged" and event.step == 20,
     )
     assert 12 < killed.state["step"] < 20
     finished = bench.resume(killed.path, schedule, often)

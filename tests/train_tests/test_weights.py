@@ -280,14 +280,14 @@ def test_the_state_of_a_run_holds_both_networks(tmp_path: Path, states: Any) -> 
 def test_weights_of_another_network_are_named_in_one_line(states: Any) -> None:
     model, before = build_model(SPEC, 5, 2), None
     before = copy.deepcopy(model.state_dict())
-    for change, law in (
+    for change, problem in (
         (lambda s: s.pop("cls_token"), "1 missing, such as cls_token"),
         (lambda s: s.update(dist_token=torch.zeros(1)), "1 too many, such as dist_token"),
         (lambda s: s.update({"head.bias": torch.zeros(7)}), "1 of another shape, such as head.b"),
     ):
         state = dict(states[0])
         change(state)
-        with pytest.raises(ConfigError, match=law) as caught:
+        with pytest.raises(ConfigError, match=problem) as caught:
             load_weights(model, WeightsFile(Path("w.pth"), state, None))
         assert str(caught.value).endswith("at 16 px with 5 classes")
         assert equal(model.state_dict(), before)

@@ -318,7 +318,7 @@ def started(words: list[str]) -> subprocess.Popen[str]:
 
 
 def is_training(runs: Path) -> bool:
-    return any("progressed" in log.read_text() for log in runs.glob("*/events.jsonl"))
+    return any("step_logged" in log.read_text() for log in runs.glob("*/events.jsonl"))
 
 
 def test_a_run_whose_worker_is_killed_ends_in_a_line_and_goes_on(

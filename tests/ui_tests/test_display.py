@@ -11,9 +11,9 @@ from autoprog.events import (
     CostsMeasured,
     Event,
     Grown,
-    Progressed,
     RunStarted,
     StageStarted,
+    StepLogged,
     SupernetStarted,
 )
 from autoprog.ui.live import make_display
@@ -80,7 +80,7 @@ def test_progress_in_a_pipe_comes_every_ten_seconds_when_it_is_slow(
     events_until: Callable[[int], list[Event]], fixed_console: Callable[..., Console]
 ) -> None:
     events = events_until(180)
-    assert sum(event.kind == "progressed" for event in events) == 9
+    assert sum(event.kind == "step_logged" for event in events) == 9
     every = lines_of(events, fixed_console(80), tick_seconds=10.0)
     assert sum("img/s" in line for line in every) == 9
     third = lines_of(events, fixed_console(80), tick_seconds=10 / 3 + 0.01)
@@ -163,7 +163,7 @@ def begin_of_a_search(num_estimated: int = 1) -> list[Event]:
         device="cpu",
         amp="none",
         seed=0,
-        time_share=0.5,
+        cost_fraction=0.5,
     )
     first = CostsMeasured(step=0, num_measured=0, num_subnets=16, left_seconds=20.0)
     told = [
@@ -174,7 +174,7 @@ def begin_of_a_search(num_estimated: int = 1) -> list[Event]:
         step=0, step_seconds=((SMALL, 0.1), (FULL, 4.0)), num_estimated=num_estimated
     )
     stage = StageStarted(step=0, stage=0, subnet=SMALL, stop_step=900, curriculum=Curriculum())
-    progress = Progressed(
+    progress = StepLogged(
         step=80,
         epoch=3.6,
         loss=2.0,
@@ -182,9 +182,9 @@ def begin_of_a_search(num_estimated: int = 1) -> list[Event]:
         subnet=SMALL,
         step_seconds=0.1,
         images_per_second=640.0,
-        data_wait_share=0.0,
+        data_wait_fraction=0.0,
         train_seconds=8.0,
-        budget_share=0.0114,
+        budget_fraction=0.0114,
     )
     supernet = SupernetStarted(
         step=80, decision=0, current=SMALL, candidates=(SMALL, FULL), stop_step=90

@@ -87,7 +87,7 @@ def test_the_document_rounds_nothing_and_takes_losses_that_are_no_numbers() -> N
     assert found["cells"][3]["loss"] is None
 
 
-def test_of_unbalanced_classes_balanced_accuracy_and_the_largest_share_are_told() -> None:
+def test_of_unbalanced_classes_balanced_accuracy_and_the_largest_fraction_are_told() -> None:
     cell = EvaluatedCell(SubnetConfig(12, 224), 80.0, 0.5, 4_600_000_000, balanced_top1=50.0)
     shown = replace(grid(cell), num_images=80, class_images=(64, 16))
     lines = grid_text(shown).splitlines()
@@ -98,12 +98,12 @@ def test_of_unbalanced_classes_balanced_accuracy_and_the_largest_share_are_told(
     ]
     assert lines[-2:] == [
         "the largest of 2 classes has 80.0 % of the images",
-        "! top-1 of 80.00 % is not above the share of the largest class (80.0 % of the validation images):"
+        "! top-1 of 80.00 % is not above the fraction of the largest class (80.0 % of the validation images):"
         " the network has learnt nothing beyond it",
     ]
     assert "balanced" not in grid_text(replace(shown, class_images=(41, 39)))
     found = grid_document(shown)
-    assert (found["largest_class_share"], found["class_images"]) == (0.8, [64, 16])
+    assert (found["largest_class_fraction"], found["class_images"]) == (0.8, [64, 16])
 
 
 def bar_output(terminal: bool, steps: int) -> str:

@@ -339,13 +339,13 @@ def test_a_broken_line_is_told_and_does_not_stop_the_program(run_builder: Builde
 def test_a_search_by_trials_shows_its_front_and_a_plan_its_schedule(
     run_builder: Builder,
 ) -> None:
-    from autoprog.events import TrialTold
+    from autoprog.events import TrialFinished
     from supernet.config import SubnetConfig
 
     run = run_builder(900)
     folder = RunFolder.reopen(run)
     stages = ((0.0, SubnetConfig(6, 128)), (0.5, SubnetConfig(12, 224)))
-    folder.append(TrialTold(step=900, number=7, loss=1.5, seconds=60.0, stages=stages))
+    folder.append(TrialFinished(step=900, number=7, loss=1.5, seconds=60.0, stages=stages))
     folder.close()
 
     async def trials(pilot: Pilot[None]) -> None:
@@ -442,7 +442,7 @@ def test_of_a_long_log_progress_is_picked_and_all_else_is_kept(
 ) -> None:
     monkeypatch.setattr(event_log, "WHOLE_BYTES", 1000)
     monkeypatch.setattr(event_log, "CHUNK_BYTES", 5000)
-    monkeypatch.setattr(event_log, "MOST_PROGRESS", 20)
+    monkeypatch.setattr(event_log, "MAX_PROGRESS", 20)
     run = run_builder(4000)
     log = EventLog(run / "events.jsonl")
     while log.advance():

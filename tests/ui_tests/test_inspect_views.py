@@ -239,7 +239,7 @@ def test_marked_runs_and_then_none_follow_each_other_in_the_diff(run_builder: Bu
 def searched_run(run: Path) -> Path:
     """Give a run a trial, a journal and a worker."""
     row = {
-        "attempt": 0, "time": "2026-11-22T14:31:00", "kind": "trial_told", "step": 4000, "number": 3,
+        "attempt": 0, "time": "2026-11-22T14:31:00", "kind": "trial_finished", "step": 4000, "number": 3,
         "loss": 1.5, "seconds": 60.0, "pruned": False, "stages": [[0.0, {"depth": [12], "img_size": 224}]],
     }  # fmt: skip
     with (run / "events.jsonl").open("a") as file:

@@ -20,7 +20,7 @@ RESULT: dict[str, Any] = {
     "eval_seconds": 4.0,
     "epochs": 16.0,
     "num_validation_images": 736,
-    "largest_class_share": 0.8,
+    "largest_class_fraction": 0.8,
     "class_images": [590, 146],
     "balanced_top1": 49.0,
     "balanced_top1_ema": 50.0,
@@ -51,7 +51,7 @@ def test_quiet_is_one_short_line() -> None:
 
 @pytest.mark.parametrize("images", [[370, 366], None])
 def test_balanced_classes_need_no_line_of_their_own(images: list[int] | None) -> None:
-    balanced = {**RESULT, "class_images": images, "largest_class_share": 370 / 736}
+    balanced = {**RESULT, "class_images": images, "largest_class_fraction": 370 / 736}
     assert not [line for line in finished_lines(balanced) if line.startswith("accuracy")]
     assert ("balanced EMA", "50.00 %") in result_rows(balanced)
 

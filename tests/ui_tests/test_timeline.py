@@ -68,7 +68,7 @@ def test_measured_speed_up_needs_every_cell() -> None:
     assert measured_speed_up(linear_track(), {**costs, "d12 r224": 5.0}) == pytest.approx(20 / 12)
 
 
-def test_heights_are_shares_of_the_top() -> None:
+def test_heights_are_fractions_of_the_top() -> None:
     lane = Lane("depth", (6.0, 12.0), ("6", "12"), 12.0)
     assert step_plot(lane, [0, 4], now=8, known=8, width=8) == "▄▄▄▄████"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from autoprog.decisions import Decision, FrontPoint, Tail
+from autoprog.decisions import Continuation, Decision, FrontPoint
 from autoprog.events import Decided
 from autoprog.ui.plain import event_lines
 from autoprog.ui.search_views import decision_view, front_columns, front_view, then_text, way_text
@@ -18,7 +18,7 @@ from autoprog.ui.state import RunState
 from supernet.config import SubnetConfig, TokenRule
 
 # The decision is taken at step 1000, epoch 10, for d8 r160; the run has 4000 steps.
-WAY: Tail = (
+WAY: Continuation = (
     (1000, SubnetConfig(8, 160)),
     (2250, SubnetConfig(8, 224)),
     (3400, SubnetConfig(12, 224)),
@@ -32,23 +32,25 @@ def with_front(decision: Decision, rule: str = "pareto", count: int = 12) -> Dec
         FrontPoint(
             predicted_loss=2.0 - 0.05 * place,
             remaining_seconds=1000.0 + 300 * place,
-            tail=WAY
+            continuation=WAY
             if place == 3
             else ((1000, SubnetConfig(8, 160)), (3400 - place, SubnetConfig(12, 224))),
         )
         for place in range(count)
     )
-    return decision.model_copy(update={"rule": rule, "tail": WAY, "front": front})
+    return decision.model_copy(update={"rule": rule, "continuation": WAY, "front": front})
 
 
 def test_what_follows_is_told_with_its_epochs(decision: Decision) -> None:
-    assert then_text(decision.model_copy(update={"tail": WAY})) == TEXT
-    assert way_text(decision.model_copy(update={"tail": WAY})) == f"d8 r160, {TEXT}"
+    assert then_text(decision.model_copy(update={"continuation": WAY})) == TEXT
+    assert way_text(decision.model_copy(update={"continuation": WAY})) == f"d8 r160, {TEXT}"
 
 
-@pytest.mark.parametrize("tail", [(), WAY[:1]], ids=["not on record", "nothing more"])
-def test_where_nothing_follows_nothing_is_said(decision: Decision, tail: Tail) -> None:
-    alone = decision.model_copy(update={"tail": tail})
+@pytest.mark.parametrize("continuation", [(), WAY[:1]], ids=["not on record", "nothing more"])
+def test_where_nothing_follows_nothing_is_said(
+    decision: Decision, continuation: Continuation
+) -> None:
+    alone = decision.model_copy(update={"continuation": continuation})
     assert then_text(alone) == ""
     assert way_text(alone) == "d8 r160"
 
@@ -56,7 +58,7 @@ def test_where_nothing_follows_nothing_is_said(decision: Decision, tail: Tail) -
 def test_keep_rates_are_part_of_what_follows(decision: Decision) -> None:
     pruned = (WAY[0], (2000, SubnetConfig(12, 224, TokenRule(0.7))))
     assert (
-        then_text(decision.model_copy(update={"tail": pruned}))
+        then_text(decision.model_copy(update={"continuation": pruned}))
         == "then d12 r224 k0.7 from epoch 20"
     )
 
@@ -166,7 +168,7 @@ def test_too_few_ways_are_not_drawn(decision: Decision, count: int) -> None:
 
 def test_a_chosen_way_off_the_front_is_not_marked(decision: Decision) -> None:
     """A tie went to the plan so far, which others beat."""
-    off = with_front(decision).model_copy(update={"tail": WAY[:2]})
+    off = with_front(decision).model_copy(update={"continuation": WAY[:2]})
     assert "▶" not in front_columns(off)[0].cells
     assert front_view(off, 80) is not None
 
@@ -211,4 +213,4 @@ def test_json_holds_the_way_on_and_the_front(
     (told,) = json.loads(shown(console))["decisions"]
     assert told == planned.model_dump(mode="json")
     assert len(told["front"]) == 12
-    assert [step for step, _ in told["tail"]] == [1000, 2250, 3400]
+    assert [step for step, _ in told["continuation"]] == [1000, 2250, 3400]

@@ -22,11 +22,11 @@ from autoprog.errors import RunError
 from autoprog.files import read_lines
 from autoprog.printable import brief
 
-__all__ = ["LEAST_TRIALS", "importances"]
+__all__ = ["MIN_TRIALS", "importances"]
 
-LEAST_TRIALS = 10
+MIN_TRIALS = 10
 """Below so many complete trials, importances are noise."""
-_MOST_OPERATIONS = 300_000
+_MAX_OPERATIONS = 300_000
 """Of a journal, of which each trial has some thirty; what is beyond is left out."""
 
 
@@ -68,7 +68,7 @@ class _Copy(BaseJournalBackend):
     """The whole lines of a journal as they were when it was opened."""
 
     def __init__(self, path: Path) -> None:
-        lines = islice(read_lines(path), _MOST_OPERATIONS)
+        lines = islice(read_lines(path), _MAX_OPERATIONS)
         self._logs: list[dict[str, Any]] = [json.loads(line) for line in lines]
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
@@ -84,13 +84,13 @@ def _of(study: Study) -> Iterator[Importance]:
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     names = study.metric_names or [f"value {index}" for index in range(len(study.directions))]
     for index, name in enumerate(names):
-        shares, problem = _shares(study, index, len(complete))
-        yield Importance(study.study_name, name, len(complete), shares, problem)
+        fractions, problem = _fractions(study, index, len(complete))
+        yield Importance(study.study_name, name, len(complete), fractions, problem)
 
 
-def _shares(study: Study, index: int, count: int) -> tuple[dict[str, float], str]:
-    if count < LEAST_TRIALS:
-        return {}, f"{count} complete trials; importances need {LEAST_TRIALS}"
+def _fractions(study: Study, index: int, count: int) -> tuple[dict[str, float], str]:
+    if count < MIN_TRIALS:
+        return {}, f"{count} complete trials; importances need {MIN_TRIALS}"
 
     def value(trial: FrozenTrial) -> float:
         return trial.values[index]
@@ -103,5 +103,5 @@ def _shares(study: Study, index: int, count: int) -> tuple[dict[str, float], str
             )
         except (ValueError, RuntimeError) as error:
             return {}, str(error)
-    shares = dict(sorted(found.items(), key=lambda item: -item[1]))
-    return (shares, "") if shares else ({}, "no parameter is in all trials")
+    fractions = dict(sorted(found.items(), key=lambda item: -item[1]))
+    return (fractions, "") if fractions else ({}, "no parameter is in all trials")

@@ -118,7 +118,7 @@ def _is_count(value: Any) -> TypeGuard[int]:
 
 Space = Mapping[str, BaseDistribution]
 
-_MOST_POINTS = 100_000
+_MAX_POINTS = 100_000
 _TPE_STARTUP_TRIALS = 10
 _POPULATION = 50
 """Of NSGA-II; searches on the surrogate have hundreds to thousands of trials (Optuna's default)."""
@@ -163,8 +163,8 @@ def create_sampler(
         ),
     }
     if name not in creators:
-        law = f"unknown sampler {name!r}"
-        raise ConfigError("--sampler", "", law, cure=suggest(name, SAMPLERS))
+        problem = f"unknown sampler {name!r}"
+        raise ConfigError("--sampler", "", problem, hint=suggest(name, SAMPLERS))
     return SteadySampler(creators[name], seed, space)
 
 
@@ -190,7 +190,8 @@ class SteadySampler(BaseSampler):
         sampler = self._create(0)
         if isinstance(sampler, BaseGASampler):
             generation = sampler.get_trial_generation(study, trial)
-            # The first look at the parents of a generation has them in another order than all later ones.
+            # The first look at the parents of a generation has them in another order than all later
+            # ones.
             sampler.get_parent_population(study, generation)
 
     def infer_relative_search_space(
@@ -280,9 +281,9 @@ def points_of(space: Space) -> list[dict[str, Any]]:
     Raises:
         ConfigError: If there are more than 100 000, or a parameter takes any number.
     """
-    if (count := num_points(space)) > _MOST_POINTS:
-        law = f"must not be brute_force for more than {_MOST_POINTS} points"
-        raise ConfigError("--sampler", "", law, count, "take tpe or nsga2")
+    if (count := num_points(space)) > _MAX_POINTS:
+        problem = f"must not be brute_force for more than {_MAX_POINTS} points"
+        raise ConfigError("--sampler", "", problem, count, "take tpe or nsga2")
     values = [_values(name, axis) for name, axis in space.items()]
     return [dict(zip(space, point, strict=True)) for point in product(*values)]
 
@@ -294,8 +295,8 @@ def _values(name: str, axis: BaseDistribution) -> list[Any]:
         return list(range(axis.low, axis.high + 1, axis.step))
     assert isinstance(axis, FloatDistribution), f"what is a {axis}?"
     if axis.step is None:
-        law = f"must not be brute_force where {name} takes any number"
-        raise ConfigError("--sampler", "", law, cure="give it a step, or take tpe")
+        problem = f"must not be brute_force where {name} takes any number"
+        raise ConfigError("--sampler", "", problem, hint="give it a step, or take tpe")
     return [axis.low + k * axis.step for k in range(round((axis.high - axis.low) / axis.step) + 1)]
 
 

@@ -62,8 +62,8 @@ def open_journal(path: Path) -> Journal:
     except OSError as error:
         raise RunError(f"{path}: the journal cannot be opened: {error.strerror}") from None
     except STORAGE_ERRORS as error:
-        cure = "move it away; what was decided stays in decisions.jsonl"
-        raise RunError(f"{path}: the journal is damaged ({error}); {cure}") from None
+        hint = "move it away; what was decided stays in decisions.jsonl"
+        raise RunError(f"{path}: the journal is damaged ({error}); {hint}") from None
 
 
 def close_storage(storage: BaseStorage) -> None:
@@ -161,18 +161,18 @@ def _open_database(url: str) -> RDBStorage:
     scheme, _, rest = url.partition("://")
     is_sqlite = scheme.startswith("sqlite")
     if not rest or (is_sqlite and not rest.strip("/")) or ":memory:" in rest:
-        cure = "such as sqlite:////data/studies.db or postgresql://user@host/studies"
-        raise ConfigError("--storage", "", "must be the URL of a database", url, cure)
+        hint = "such as sqlite:////data/studies.db or postgresql://user@host/studies"
+        raise ConfigError("--storage", "", "must be the URL of a database", url, hint)
     options: dict[str, Any] = {"pool_pre_ping": True}
     if is_sqlite:
         options = {"connect_args": {"timeout": _SQLITE_TIMEOUT_SECONDS}}
     try:
         return RDBStorage(url, engine_kwargs=options)
     except ImportError:  # names the scheme alone: a URL may hold a password
-        cure = "install one, such as psycopg for PostgreSQL or mysqlclient for MySQL"
-        law = "must be a database whose Python driver is installed"
-        raise ConfigError("--storage", "", law, f"{scheme}://…", cure) from None
+        hint = "install one, such as psycopg for PostgreSQL or mysqlclient for MySQL"
+        problem = "must be a database whose Python driver is installed"
+        raise ConfigError("--storage", "", problem, f"{scheme}://…", hint) from None
     except STORAGE_ERRORS as error:
         reason = (str(getattr(error, "orig", None) or error).splitlines() or [""])[0]
-        law = f"must be the URL of a database that answers: {reason}"
-        raise ConfigError("--storage", "", law, f"{scheme}://…") from None
+        problem = f"must be the URL of a database that answers: {reason}"
+        raise ConfigError("--storage", "", problem, f"{scheme}://…") from None

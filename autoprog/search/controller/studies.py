@@ -177,7 +177,8 @@ def write_study(study: Study, plan: Plan, storage: BaseStorage) -> Study:
 
 
 # --------------------------------------------------------------------------------------------------
-# The studies of a run's decisions, made anew from ``decisions.jsonl``, which is the truth about them.
+# The studies of a run's decisions, made anew from ``decisions.jsonl``, which is the truth about
+# them.
 
 
 _FACTS = (

@@ -84,7 +84,7 @@ __all__ = [
 Clock = Callable[[], float]
 Verdict = Literal["held", "doubtful", "lost"]
 
-_MOST_TICK_SECONDS = 5.0
+_MAX_TICK_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -180,8 +180,9 @@ class LeaseKeeper:
         self._thread.join()
 
     def _keep(self) -> None:
-        # Ticks are short, so that a machine that wakes up renews its leases before others look twice.
-        while not self._done.wait(min(_MOST_TICK_SECONDS, self._seconds / 6)):
+        # Ticks are short, so that a machine that wakes up renews its leases before others look
+        # twice.
+        while not self._done.wait(min(_MAX_TICK_SECONDS, self._seconds / 6)):
             self._beat()
             if self._lease.expires - self._clock() < 2 / 3 * self._seconds and not self._renew():
                 return
@@ -212,13 +213,13 @@ class LeaseTerms:
         seconds: How long a lease lasts unless it is renewed.
         grace_seconds: How long a trial may run without a lease, for workers that do not share a lock.
         second_look_seconds: After how long an expired lease of a living process is looked at again.
-        most_attempts: Workers that may die over one trial before it is given up.
+        max_attempts: Workers that may die over one trial before it is given up.
     """
 
     seconds: float = 90.0
     grace_seconds: float = 0.0
     second_look_seconds: float = 12.0
-    most_attempts: int = 3
+    max_attempts: int = 3
 
 
 class Reaper:
@@ -268,7 +269,7 @@ class Reaper:
 
     def repeat(self) -> None:
         """Enqueue every lost trial that nobody has enqueued yet."""
-        for trial in retries_due(self._trials(None), self._terms.most_attempts):
+        for trial in retries_due(self._trials(None), self._terms.max_attempts):
             given = trial.system_attrs.get("fixed_params", {})
             given = given if isinstance(given, dict) else {}  # in a journal of somebody else
             self._study.enqueue_trial({**given, **trial.params}, user_attrs=_retry_of(trial))
@@ -283,7 +284,7 @@ class Reaper:
             age = datetime.now() - (trial.datetime_start or datetime.min)
             is_new = age < timedelta(seconds=self._terms.grace_seconds)
             return "" if is_new else "its worker died before it said who it was"
-        if lease.expires > now + _MOST_TERMS * self._terms.seconds:
+        if lease.expires > now + _MAX_TERMS * self._terms.seconds:
             return "no lease lasts as long as its own"  # nobody's who works here
         verdict = verdict_on(lease, now)
         if verdict == "lost":
@@ -291,7 +292,7 @@ class Reaper:
         return "" if verdict == "held" else verdict
 
 
-_MOST_TERMS = 2  # leases of other terms of this program, and clocks that differ
+_MAX_TERMS = 2  # leases of other terms of this program, and clocks that differ
 
 
 def _second_look(before: FrozenTrial, after: FrozenTrial | None) -> str:
@@ -300,7 +301,7 @@ def _second_look(before: FrozenTrial, after: FrozenTrial | None) -> str:
     return "its worker lives but does not renew its lease"
 
 
-def retries_due(trials: Sequence[FrozenTrial], most_attempts: int) -> list[FrozenTrial]:
+def retries_due(trials: Sequence[FrozenTrial], max_attempts: int) -> list[FrozenTrial]:
     """Return the lost trials that nobody has repeated and that are not given up."""
     repeated = {retried_by(trial) for trial in trials}
     return [
@@ -309,7 +310,7 @@ def retries_due(trials: Sequence[FrozenTrial], most_attempts: int) -> list[Froze
         if trial.state is TrialState.FAIL
         and LOST in trial.user_attrs
         and trial.number not in repeated
-        and _attempts_after(trial) < most_attempts
+        and _attempts_after(trial) < max_attempts
     ]
 
 
@@ -376,9 +377,9 @@ def create_study(
         load_if_exists=True,
     )
     if len(study.directions) != len(metrics):
-        law = f"must be a study of {len(metrics)} metrics"
+        problem = f"must be a study of {len(metrics)} metrics"
         raise ConfigError(
-            "--storage", name, law, len(study.directions), "give the study another name"
+            "--storage", name, problem, len(study.directions), "give the study another name"
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
@@ -447,8 +448,10 @@ class SharedStudy:
                 raise
             except STORAGE_ERRORS as error:
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
-                law = f"must be readable as Optuna has written it ({reason})"
-                raise ConfigError(_shown(where), plan.name, law, cure="take another one") from None
+                problem = f"must be readable as Optuna has written it ({reason})"
+                raise ConfigError(
+                    _shown(where), plan.name, problem, hint="take another one"
+                ) from None
         return cls(study, storage, plan, lock, folder_clock(folder), terms)
 
     @property
@@ -616,12 +619,12 @@ class StopRule:
     Attributes:
         trials: So many in all, of all workers and attempts, complete or pruned; None for no limit.
         seconds: Since this worker began; None for no limit.
-        most_errors: Trials that may fail by an error in a row before the worker gives up.
+        max_errors: Trials that may fail by an error in a row before the worker gives up.
     """
 
     trials: int | None = None
     seconds: float | None = None
-    most_errors: int = 3
+    max_errors: int = 3
 
 
 @dataclass
@@ -694,7 +697,7 @@ class _Worker:
                 time.sleep(poll_seconds)
                 continue
             self._carry_out(*asked)
-            if len(self.errors_in_a_row) >= self.rule.most_errors:
+            if len(self.errors_in_a_row) >= self.rule.max_errors:
                 count, last = len(self.errors_in_a_row), self.errors_in_a_row[-1]
                 self.file.say("failed", last)
                 raise RunError(f"worker {self.file.number}: {count} trials failed in a row: {last}")

@@ -400,8 +400,8 @@ def inspect(
     if screenshots is not None:
         return take_screenshots(app, screenshots, size)
     if not (sys.stdin.isatty() and sys.stdout.isatty()) or environ.get("TERM") == "dumb":
-        cure = "autoprog show prints the same views anywhere"
-        raise ConfigError("inspect", "", "must be run in a terminal", cure=cure)
+        hint = "autoprog show prints the same views anywhere"
+        raise ConfigError("inspect", "", "must be run in a terminal", hint=hint)
     app.run()
     return []
 
@@ -454,7 +454,7 @@ def _follower(target: str) -> Follower:
 # Pictures of all views, without a terminal.
 
 
-MOST_SECONDS = 60.0
+MAX_SECONDS = 60.0
 PAUSE_SECONDS = 0.02
 
 
@@ -501,7 +501,7 @@ async def _settled(app: InspectApp, pilot: Pilot[None], view: str) -> None:
     await pilot.pause()
     app.action_view(view)
     await pilot.pause()
-    end, last = app.num_reads + 2, time.monotonic() + MOST_SECONDS
+    end, last = app.num_reads + 2, time.monotonic() + MAX_SECONDS
     while (app.num_reads < end or search.is_computing) and time.monotonic() < last:
         await pilot.pause(PAUSE_SECONDS)
     await pilot.pause()

@@ -66,7 +66,7 @@ Page = Callable[[Subject, int, int], RenderableType]
 
 FRAME_ROWS = 3
 AROUND_PLOT_ROWS = 3  # its legend, its axis and the axis labels
-LEAST_PLOT_ROWS = 4
+MIN_PLOT_ROWS = 4
 CURVES_TOO_ROWS = 40  # from this height on, the schedule has room for the curves below it
 
 
@@ -97,7 +97,7 @@ def _standing(subject: Subject) -> str:
     if not state.total_steps:
         return ""
     left = f"  {duration(state.eta_seconds)} left" if state.eta_seconds is not None else ""
-    return f"  {per_cent(state.share_done)} done{left}"
+    return f"  {per_cent(state.fraction_done)} done{left}"
 
 
 def _schedule(subject: Subject, columns: int, rows: int) -> RenderableType:
@@ -147,7 +147,7 @@ def _plot_rows(subject: Subject, columns: int, rows: int) -> int:
     plots = sum(bool(kind) for kind in (accuracy_series(subject.state), loss_series(subject.state)))
     stacked = 1 if columns - 4 >= TWO_PLOTS_WIDTH else max(1, plots)
     free = rows - FRAME_ROWS - 2
-    return max(LEAST_PLOT_ROWS, free // stacked - AROUND_PLOT_ROWS)
+    return max(MIN_PLOT_ROWS, free // stacked - AROUND_PLOT_ROWS)
 
 
 def _growth(subject: Subject, columns: int, rows: int) -> RenderableType:

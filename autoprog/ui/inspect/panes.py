@@ -377,7 +377,7 @@ class LivePane(PagePane):
 
 
 AROUND_PLOT_ROWS = 6  # its title, legend and axis, and the head of the table
-LEAST_PLOT_ROWS = 5
+MIN_PLOT_ROWS = 5
 _AXES: tuple[Axis, ...] = ("seconds", "images", "macs")
 
 
@@ -421,10 +421,10 @@ def compared_view(compared: Compared, axis: Axis, rows: int) -> RenderableType:
     left_out = [Text(f"! left out: {name}: {why}", WARNING) for name, why in compared.left_out]
     comparison = compared.comparison
     if comparison is None:
-        law = "No complete runs to compare: mark some under Runs with Space; the first is the reference."
-        return Group(Text(law, DIM), *left_out)
+        problem = "No complete runs to compare: mark some under Runs with Space; the first is the reference."
+        return Group(Text(problem, DIM), *left_out)
     free = rows - len(comparison.groups) - len(left_out) - AROUND_PLOT_ROWS
-    curves = comparison_curves(comparison, axis, max(LEAST_PLOT_ROWS, free))
+    curves = comparison_curves(comparison, axis, max(MIN_PLOT_ROWS, free))
     pictures = [] if curves is None else [curves]
     table = comparison_table(comparison)
     return Group(table, *left_out, *pictures, *comparison_notes(comparison))
@@ -716,10 +716,10 @@ class SearchPane(PagePane):
         parts += [*self._important(), *weighed(subject)]
         if parts:
             return Group(*parts)
-        law = "Nothing was searched: the schedule was given."
+        problem = "Nothing was searched: the schedule was given."
         if subject.kind == "search":
-            law = "Nothing is weighed yet: ways on appear with the first decision, costs when measured."
-        return Text(law, DIM)
+            problem = "Nothing is weighed yet: ways on appear with the first decision, costs when measured."
+        return Text(problem, DIM)
 
     def on_search_pane_computed(self, event: Computed) -> None:
         """Draw what was computed."""
@@ -751,7 +751,7 @@ class SearchPane(PagePane):
             return [Text("Which parameters matter: computing …", DIM)]
         if isinstance(self._found, str):
             return [Text(f"Which parameters matter: {self._found}", DIM)]
-        known = [one for one in self._found if one.shares]
+        known = [one for one in self._found if one.fractions]
         if known:
             return [importances_view(known)]
         reasons = dict.fromkeys(one.problem for one in self._found)

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Protocol
 from autoprog.decisions import read_fidelity
 from autoprog.errors import AutoprogError, ConfigError, RunError, consistent
 from autoprog.eventlog import (
-    MOST_PROGRESS,
+    MAX_PROGRESS,
     WHOLE_BYTES,
     Row,
     RowCounter,
@@ -101,7 +101,7 @@ class EventLog:
         if size < self._offset:
             self._forget()
         if not self._spacing_bytes and size - self._offset > WHOLE_BYTES:
-            self._spacing_bytes = (size - self._offset) // MOST_PROGRESS
+            self._spacing_bytes = (size - self._offset) // MAX_PROGRESS
         lines, length = self._chunk(file)
         new = parse_rows(picked(lines, self._spacing_bytes), str(self._path), self._counter)
         self._take(new)
@@ -122,8 +122,8 @@ class EventLog:
         while b"\n" not in data and (more := file.read(CHUNK_BYTES)):
             data += more
             if len(data) > LONGEST_ROW_BYTES:
-                law = f"must hold no line of more than {LONGEST_ROW_BYTES / 2**20:g} MiB"
-                raise ConfigError(str(self._path), "", law)
+                problem = f"must hold no line of more than {LONGEST_ROW_BYTES / 2**20:g} MiB"
+                raise ConfigError(str(self._path), "", problem)
         length = data.rfind(b"\n") + 1
         return data[:length].split(b"\n")[:-1], length
 
@@ -162,14 +162,14 @@ def open_log(path: Path) -> IO[bytes] | None:
     except FileNotFoundError:
         return None
     except NotRegularFileError as error:
-        law = f"must be a regular file, but it is {error.strerror}"
-        raise ConfigError(str(path), "", law) from None
+        problem = f"must be a regular file, but it is {error.strerror}"
+        raise ConfigError(str(path), "", problem) from None
 
 
 def _thinned(rows: list[Row]) -> list[Row]:
     """Return the rows without every second one of progress where there are too many of them."""
-    progress = [index for index, row in enumerate(rows) if row["kind"] == "progressed"]
-    if len(progress) <= 4 * MOST_PROGRESS:
+    progress = [index for index, row in enumerate(rows) if row["kind"] == "step_logged"]
+    if len(progress) <= 4 * MAX_PROGRESS:
         return rows
     gone = set(progress[1:-1:2])
     return [row for index, row in enumerate(rows) if index not in gone]
@@ -313,7 +313,7 @@ def _row_of(path: Path, subject: Subject) -> RunRow:
         epochs=_epochs(subject),
         time=duration(run.result.wall_seconds if run.result is not None else state.train_seconds),
         stage=_stage(state),
-        done=per_cent(state.share_done) if state.total_steps else "",
+        done=per_cent(state.fraction_done) if state.total_steps else "",
         came_to=_came_to(subject),
     )
 
@@ -561,7 +561,7 @@ def _finished(path: Path) -> Finished | str:
     try:
         return read_finished(path)
     except ConfigError as error:
-        return ": ".join(part for part in (error.key, error.law) if part)
+        return ": ".join(part for part in (error.key, error.problem) if part)
     except (AutoprogError, OSError) as error:
         return str(error)
 
