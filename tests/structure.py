@@ -1,6 +1,8 @@
 """Measure how readable the source tree is, and check the reading paths of the contributor's guide.
 
-    python tests/structure.py [--json] [--path A|B|C] [--list-once-used] [--root DIR]
+    python tests/structure.py [FOLDER ...] [--json] [--path A|B|C] [--list-once-used] [--root DIR]
+
+Folders, such as `autoprog/ui`, are measured alone: what imports or uses them from outside is not seen then.
 
 What the figures mean:
 
@@ -611,16 +613,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=(__doc__ or "").partition("\n")[0], allow_abbrev=False
     )
+    parser.add_argument(
+        "folders", nargs="*", default=PACKAGES, metavar="FOLDER", help="these alone"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--path", choices=PATH_GOALS, help="check one reading path of the guide")
     parser.add_argument("--list-once-used", action="store_true", help="name those functions")
     parser.add_argument("--root", type=Path, default=ROOT, help="the folder of the packages")
     args = parser.parse_args(arguments)
     if args.path:
+        if not (args.root / GUIDE).is_file():
+            parser.error(f"there is no {args.root / GUIDE}")
         path = reading_path(args.root, args.path)
         print(json.dumps(vars(path), indent=2) if args.json else _path_text(args.path, path))
         return 1 if path.missing or not path.files else 0
-    figures = measure(args.root)
+    figures = measure(args.root, args.folders)
     if args.list_once_used:
         once = [f"{f.path.relative_to(args.root)}:{f.line}: {f.name}" for f in figures.once_used]
         print(json.dumps(once, indent=2) if args.json else "\n".join(once))

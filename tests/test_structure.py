@@ -391,3 +391,19 @@ def test_the_script_prints_what_it_measured(
     assert "code lines                      2\n" in capsys.readouterr().out
     assert structure.main(["--root", str(tmp_path), "--list-once-used"]) == 0
     assert capsys.readouterr().out == "autoprog/a.py:2: _g\n"
+
+
+def test_the_script_measures_a_folder_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree(tmp_path, a="x = 1\n", sub____init__="y = 2\n", sub__b="z = 3\n")
+    assert structure.main(["p/sub", "--json", "--root", str(tmp_path)]) == 0
+    assert json.loads(capsys.readouterr().out)["code_lines"] == 2
+
+
+def test_the_script_needs_a_guide_for_paths(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        structure.main(["--path", "A", "--root", str(tmp_path)])
+    assert "there is no" in capsys.readouterr().err
