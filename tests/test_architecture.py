@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.structure import absolute
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("autoprog", "supernet", "search_spaces")
 CORE = (
@@ -120,16 +122,6 @@ def imports(source: Source, typing_too: bool = True) -> Iterator[tuple[str, ast.
             base = absolute(source, node)
             yield base, node
             yield from ((f"{base}.{alias.name}", node) for alias in node.names)
-
-
-def absolute(source: Source, node: ast.ImportFrom) -> str:
-    if not node.level:
-        return node.module or ""
-    package = source.module.split(".")
-    if source.path.name != "__init__.py":
-        package = package[:-1]
-    base = package[: len(package) - node.level + 1]
-    return ".".join([*base, *([node.module] if node.module else [])])
 
 
 def typing_only_nodes(tree: ast.Module) -> Iterator[ast.AST]:
