@@ -23,6 +23,7 @@ from autoprog.data.cache_folder import (
     file_lock,
     lock_of,
     new_part_of,
+    share,
 )
 
 Capture = pytest.CaptureFixture[str]
