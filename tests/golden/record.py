@@ -25,7 +25,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-if __name__ == "__main__":  # run as a file, which does not make the other files of tests/ importable
+if (
+    __name__ == "__main__"
+):  # run as a file, which does not make the other files of tests/ importable
     sys.path.insert(0, str(ROOT))
     os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded
 
@@ -253,7 +255,9 @@ def _of_export(path: Path) -> dict[str, Any]:
         with torch.no_grad():
             outputs = torch.export.load(path).module()(images)
         return {**found, "outputs": outputs.flatten().tolist()}
-    state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+    state = (
+        load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+    )
     return {**found, **_of_tensors(state)}
 
 
@@ -344,7 +348,9 @@ def to_json(record: dict[str, Any]) -> str:
             else:
                 parts.append(f'"{key}": {json.dumps(value)}')
         rows.append(f'"{name}": {{\n  ' + ",\n  ".join(parts) + "\n }")
-    return f'{{\n"here": {json.dumps(record["here"])},\n"rows": {{\n ' + ",\n ".join(rows) + "\n}}\n"
+    return (
+        f'{{\n"here": {json.dumps(record["here"])},\n"rows": {{\n ' + ",\n ".join(rows) + "\n}}\n"
+    )
 
 
 def _write(path: Path, names: list[str], say: Callable[[str], object] = print) -> None:

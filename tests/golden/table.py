@@ -68,14 +68,16 @@ _AS_ALWAYS = "--threads 1 --workers 0 --amp none --eval-every-epochs 1 --log-eve
 _MU = f"--model vit-mu {_AS_ALWAYS} --runs-dir {{runs}} -q"
 _FILE = f"{_AS_ALWAYS} --runs-dir {{runs}} -q"
 _IMAGES = f"{_MU} --data images --epochs 2 --batch-size 8"
-_AUGMENTED = "--mixup 0.8 --cutmix 1 --aa rand-m9-mstd0.5-inc1 --reprob 0.5 --smoothing 0.1 --scale 0.3 1"
+_AUGMENTED = (
+    "--mixup 0.8 --cutmix 1 --aa rand-m9-mstd0.5-inc1 --reprob 0.5 --smoothing 0.1 --scale 0.3 1"
+)
 _SEARCH = f"search {_MU} --costs costs.json"
 
 ROWS = (
     # Schedules, and how networks grow.
     Row("constant", f"train --schedule constant {_MU} --epochs 1"),
     Row("linear", f"train --schedule linear {_MU} --epochs 2"),
-    Row("copy-stack-fresh", f"train --schedule copy-stack-fresh.yaml {_FILE}"),
+    Row("copy-stack-fresh", f"train --schedule copy-stack-fresh.yaml {_FILE} --epochs 2"),
     Row("zero-reset", f"train --schedule zero-reset.yaml {_FILE} --opt lamb"),
     Row("mogrow-stack-carry", f"train --schedule mogrow-stack-carry.yaml {_FILE} --seed 3"),
     Row("tokens", f"train --schedule tokens.yaml {_FILE}"),
@@ -120,7 +122,9 @@ ROWS = (
     Row("rollout-by-time", f"{_SEARCH} --epochs 6 --tail-trials 40 --seed 1", decides=True),
     Row("autoprog", f"{_SEARCH} --epochs 6 --same-epochs --rule autoprog", decides=True),
     Row(
-        "pareto", f"{_SEARCH} --epochs 6 --same-epochs --rule pareto --sampler tpe", decides=True
+        "pareto",
+        f"{_SEARCH} --epochs 6 --same-epochs --rule pareto --sampler tpe --tail-trials 40",
+        decides=True,
     ),
     Row(
         "search-fidelity",
@@ -210,8 +214,8 @@ SCHEDULES = {
 """,
     "zero-reset.yaml": f"""{_FULL}stages:
 - {{length: 0.5, depth: 2, img_size: 16}}
-- {{length: 0.5, depth: 3, img_size: 16, grow: {{op: zero, map: interpolate, source: online, state: reset}}}}
-- {{length: 0.5, depth: 4, img_size: 16, grow: {{op: zero, map: interpolate, source: online, state: reset}}}}
+- {{length: 0.5, depth: 3, img_size: 16, grow: {{op: zero, map: interpolate, state: reset}}}}
+- {{length: 0.5, depth: 4, img_size: 16, grow: {{op: zero, map: interpolate, state: reset}}}}
 """,
     "mogrow-stack-carry.yaml": f"""{_FULL}stages:
 - {{length: 0.6, depth: 3, img_size: 16}}
@@ -262,17 +266,29 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_OF_STAGES = "length depth img_size tokens grow curriculum shrink_by batch_scale lr_scale trainable step"
+_OF_STAGES = (
+    "length depth img_size tokens grow curriculum shrink_by batch_scale lr_scale trainable step"
+)
 _OF_STAGES += " keep_rate by at_blocks op map source state randaug drop_path reprob mixup cutmix"
 _OF_STAGES += " curve drop quantum sandwich sizes keep_rates every level"
-_OF_DECISIONS = "index step epoch rule current candidates winner forced alpha tail front position length"
-_OF_DECISIONS += " strengthens subnet label loss difference difference_se step_seconds predicted_loss"
+_OF_DECISIONS = (
+    "index step epoch rule current candidates winner forced alpha tail front position length"
+)
+_OF_DECISIONS += (
+    " strengthens subnet label loss difference difference_se step_seconds predicted_loss"
+)
 _OF_DECISIONS += " remaining_seconds score"
 _OF_CURRICULA = "stage subnet stop_step curriculum randaug drop_path reprob mixup cutmix"
-_OF_EVALUATIONS = "step epoch subnet loss top1 loss_ema top1_ema balanced_top1 balanced_top1_ema num_images"
+_OF_EVALUATIONS = (
+    "step epoch subnet loss top1 loss_ema top1_ema balanced_top1 balanced_top1_ema num_images"
+)
 _OF_GROWTHS = "step before after op map source state origins delta_loss delta_logits opens_supernet"
-_OF_RESULTS = "kind model top1 top1_ema loss loss_ema epochs image_epochs macs seed amp best_top1 best_step"
-_OF_RESULTS += " num_validation_images balanced_top1 class_images class_top1_ema best_epoch stopped_early"
+_OF_RESULTS = (
+    "kind model top1 top1_ema loss loss_ema epochs image_epochs macs seed amp best_top1 best_step"
+)
+_OF_RESULTS += (
+    " num_validation_images balanced_top1 class_images class_top1_ema best_epoch stopped_early"
+)
 
 KEPT: dict[str, frozenset[str]] = {
     "run_started": _names("run_kind model total_steps steps_per_epoch epochs num_images seed amp"),
