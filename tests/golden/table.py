@@ -18,13 +18,33 @@ __all__ = ["FILES", "KEPT", "KEYS", "ROWS", "SCHEDULES", "TEXTS", "VALUES", "Row
 
 # Translation, from what the program says today to what is recorded.
 
-KEYS: dict[str, str] = {}
+KEYS: dict[str, str] = {"continuation": "tail"}
 """Renamed keys of events, decisions, results, schedules and JSON documents: new name -> recorded name."""
 
-VALUES: dict[str, dict[Any, Any]] = {}
+VALUES: dict[str, dict[Any, Any]] = {
+    "kind": {
+        "step_logged": "progressed",
+        "trial_finished": "trial_told",
+        "warning_raised": "warned",
+    },
+    "length_unit": {
+        "fraction": "share",
+        "budget_fraction": "time_share",
+        "compute_fraction": "compute_share",
+    },
+    "differences": {"continuation": "tail"},
+    "outcome": {
+        "differs: subnet, continuation, candidates, front, reason": "differs: subnet, tail, candidates,"
+        " front, reason"
+    },
+}
 """Renamed values: recorded key -> {new value: recorded value}; kinds of events are under ``kind``."""
 
-TEXTS: dict[str, str] = {}
+TEXTS: dict[str, str] = {
+    "warning: top-1 of 10.00 % is not above the fraction of the largest class (10.3 % of the validation"
+    " images): the network has learnt nothing beyond it": "warning: top-1 of 10.00 % is not above the"
+    " share of the largest class (10.3 % of the validation images): the network has learnt nothing beyond it",
+}
 """Reworded lines of errors and of plain views: new line -> recorded line."""
 
 FILES = {
@@ -118,23 +138,23 @@ ROWS = (
     ),
     Row("bfloat16", f"train --schedule linear {_MU} --epochs 1 --amp bfloat16"),
     # Searches.
-    Row("rollout", f"{_SEARCH} --epochs 6 --same-epochs --tail-trials 40", decides=True),
-    Row("rollout-by-time", f"{_SEARCH} --epochs 6 --tail-trials 40 --seed 1", decides=True),
+    Row("rollout", f"{_SEARCH} --epochs 6 --same-epochs --continuation-trials 40", decides=True),
+    Row("rollout-by-time", f"{_SEARCH} --epochs 6 --continuation-trials 40 --seed 1", decides=True),
     Row("autoprog", f"{_SEARCH} --epochs 6 --same-epochs --rule autoprog", decides=True),
     Row(
         "pareto",
-        f"{_SEARCH} --epochs 6 --same-epochs --rule pareto --sampler tpe --tail-trials 40",
+        f"{_SEARCH} --epochs 6 --same-epochs --rule pareto --sampler tpe --continuation-trials 40",
         decides=True,
     ),
     Row(
         "search-fidelity",
-        f"{_SEARCH} --epochs 4 --same-epochs --tail-trials 20 --grow-op copy --grow-state fresh"
+        f"{_SEARCH} --epochs 4 --same-epochs --continuation-trials 20 --grow-op copy --grow-state fresh"
         " --fidelity 4 --fidelity-seeds 1",
         decides=True,
     ),
     Row(
         "resume-search",
-        f"{_SEARCH} --epochs 6 --same-epochs --tail-trials 40".replace(" -q", ""),
+        f"{_SEARCH} --epochs 6 --same-epochs --continuation-trials 40".replace(" -q", ""),
         compares="end",
         then="search --resume {resume-search} -q",
         stop_at_line=24,
