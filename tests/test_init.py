@@ -48,7 +48,7 @@ def test_the_axes_in_comments_are_valid_too(capsys: Capture) -> None:
     bare = re.sub(r"^  # (\w+: [{\[])", r"  \1", text, flags=re.MULTILINE)
     axes = parse(SpaceFile, parse_yaml(bare, "starter"), "starter").axes
     assert axes.randaug.values == (0.5, 1.0)
-    assert axes.grow == ("mogrow", "copy", "zero")
+    assert axes.init == ("ema", "copy", "zero")
     named = {key for key in type(axes).model_fields if f"{key}: " in text}
     assert named == set(type(axes).model_fields)
 

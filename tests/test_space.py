@@ -12,7 +12,7 @@ from supernet.zoo import ZOO
 
 
 def space(axes: str, spec: ModelSpec) -> SearchSpace:
-    text = f"schema: 1\naxes: {axes}"
+    text = f"schema: 2\naxes: {axes}"
     return parse(SpaceFile, parse_yaml(text, "a.yaml"), "a.yaml").space(spec, "a.yaml")
 
 
@@ -228,7 +228,7 @@ def test_the_full_model_has_nowhere_to_grow(deit_s: ModelSpec) -> None:
 
 def test_a_space_can_be_given_as_a_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text("schema: 1\ndecisions: {num_stages: 2}\nrecipe: {mixup: 0.0}\n")
+    path.write_text("schema: 2\ndecisions: {num_stages: 2}\nrecipe: {mixup: 0.0}\n")
     file, where = find_space(str(path), "deit-s")
     assert (file.decisions.num_stages, file.recipe, where) == (2, {"mixup": 0.0}, str(path))
 
