@@ -69,7 +69,7 @@ def test_a_starter_recipe_without_its_marks_is_all_of_a_recipe(
     model: str, base: str, capsys: Capture
 ) -> None:
     text = re.sub(r"^# (\w+: )", r"\1", recipe_text(model, capsys), flags=re.MULTILINE)
-    assert parse_yaml(text, "starter").keys() == {"base", *Recipe.model_fields}
+    assert parse_yaml(text, "starter").keys() == {"schema", "base", *Recipe.model_fields}
     Path("my.yaml").write_text(text, encoding="utf-8")
     words = ["train", "--schedule", "constant", "--model", model, "--recipe", "my.yaml"]
     settings = configure_train(build_parser("train").parse_args(words)).settings

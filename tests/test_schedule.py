@@ -38,7 +38,7 @@ HAND_WRITTEN = {
     "{length: rest, depth: 12, img_size: 224}]",
     "steps and wsd": DEIT_S
     + f"length_unit: steps\nlr: {{shape: wsd, clock: epochs}}\nstages: [{LAST}]",
-    "shares with ramps": DEIT_S
+    "fractions with ramps": DEIT_S
     + """\
 length_unit: fraction
 stages:
@@ -49,12 +49,12 @@ stages:
   - length: 0.5
     depth: 12
     img_size: {ramp: linear, from: 192, to: 224}
-    grow: {op: copy, map: stack, state: fresh}
+    grow: {init: copy, placement: stack, optimizer_state: fresh}
 """,
     "falling": DEIT_S + f"monotone: false\nstages: [{{length: 2.5, depth: 12, img_size: 224}}, "
     f"{{length: 1, depth: 9, img_size: 160}}, {LAST}]",
     "two stages": TWO_STAGES
-    + "stages: [{length: 1, depth: [2, 7], img_size: 128, grow: {op: zero}}, "
+    + "stages: [{length: 1, depth: [2, 7], img_size: 128, grow: {init: zero}}, "
     "{length: 1, depth: [4, 14], img_size: 224}]",
     "found by a search": DEIT_S
     + f"stages: [{LAST}]\nfound_by: {{run: runs/a, rule: rollout, seed: 3}}",
@@ -74,7 +74,7 @@ BROKEN = {
     "stages: 5": "stages: must be a list, but got 5",
     "stages: [5]": "stages[0]: must be a mapping of keys to values, but got 5",
     "5: 6": "[5]: keys must be words, but got 5",
-    f"length_unit: hours\nstages: [{LAST}]": "length_unit: must be 'epochs', 'steps', 'share', "
+    f"length_unit: hours\nstages: [{LAST}]": "length_unit: must be 'epochs', 'steps', 'fraction', "
     "'budget_fraction' or 'compute_fraction', but got 'hours'",
     "stages: [{length: 0, depth: 12, img_size: 224}]": "stages[0].length: must be a number "
     "from 1e-09 to 1,000,000,000 or 'rest', but got 0",
@@ -84,10 +84,10 @@ BROKEN = {
     "from 1e-09 to 1,000,000,000 or 'rest', but got 'long'",
     f"stages: [{{length: rest, depth: 12, img_size: 224}}, {LAST}]": "stages[0].length: only the "
     "last stage may be 'rest'",
-    "length_unit: fraction\nstages: [{length: 0.4, depth: 12, img_size: 224}]": "stages: shares must "
+    "length_unit: fraction\nstages: [{length: 0.4, depth: 12, img_size: 224}]": "stages: fractions must "
     "sum to 1, but got 0.4; or end with length: rest",
     f"length_unit: fraction\nstages: [{LAST}, {{length: rest, depth: 12, img_size: 224}}]": "stages: "
-    "shares must sum to less than 1 before 'rest', but got 1.0; leave some for 'rest'",
+    "fractions must sum to less than 1 before 'rest', but got 1.0; leave some for 'rest'",
     "stages: [{length: 1, depth: 0, img_size: 224}]": "stages[0].depth: must be a whole number "
     "from 1 to 1,000, but got 0",
     "stages: [{length: 1, depth: 13, img_size: 224}]": "stages[0].depth: must lie in 1 to 12, "

@@ -238,7 +238,7 @@ def test_shrinking_is_refused(family: Any) -> None:
 def test_fresh_state_is_refused_where_steps_are_counted_per_group(family: Any) -> None:
     optimizer = Lamb(family.model.parameters(), lr=0.01)
     train(family, optimizer, BASE)
-    with pytest.raises(ValueError, match="Lamb counts per group; use carry or reset"):
+    with pytest.raises(ValueError, match="Lamb counts per group; use copy or reset"):
         grow(
             family.model,
             [],
@@ -260,7 +260,7 @@ def test_silenced_blocks_are_refused_where_state_keeps_the_initial_weights(famil
     optimizer = MADGRAD(family.model.parameters(), lr=0.01)
     train(family, optimizer, BASE)
     before = copy.deepcopy(family.model.state_dict())
-    with pytest.raises(ValueError, match="MADGRAD does; use state fresh or reset"):
+    with pytest.raises(ValueError, match="MADGRAD does; use optimizer_state fresh or reset"):
         grow(family.model, [], optimizer, (BASE,), (TARGET,), GrowthRule("zero"))
     assert equal(family.model.state_dict(), before)
     grow(
