@@ -113,7 +113,7 @@ def cost_rows(
 
 
 def _row(model: CostModel, cell: CostCell, full: CostCell, macs_ratio: float) -> CostRow:
-    step, data, cost = model.step(cell), model.data(cell), model.table.cells.get(cell.name)
+    step, data, cost = model.step(cell), model.data(cell), model.table.step_costs.get(cell.name)
     assert data is not None, "a grid has data"
     return CostRow(
         cell=cell,

@@ -592,7 +592,7 @@ def _report(
         subnets=judged,
         overall=agreement(judged),
         equal_cost=agreement(judged, equal_cost([one.relative_cost for one in judged])),
-        told_apart=None if apart is None else agreement(judged, apart),
+        beyond_seed_noise=None if apart is None else agreement(judged, apart),
         cost_ratio=COST_RATIO,
         seconds=sum(row.seconds for row in rows.values()),
     )
