@@ -128,7 +128,7 @@ class CostModel:
         return Price(_within_neighbours(cell, guess, self._measured), is_estimated=True)
 
     def data(self, cell: CostCell) -> Price | None:
-        """Return the seconds in which the feed makes a batch; None if no batch has been measured."""
+        """Return the seconds in which the loader makes a batch; None if no batch has been measured."""
         if not self._loaded:
             return None
         found = self._loaded.get(self._batch_of(cell))

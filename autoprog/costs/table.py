@@ -212,7 +212,7 @@ class CellCost(FileModel):
         seconds: Of a step on a batch that is there.
         interval: Holds the true median of ``seconds``, relative to the full cell, in 95 % of cases from 6
             rounds on; below that it is the range of what was seen.
-        data_seconds: In which the feed makes a batch, with nothing else to do; None if unknown.
+        data_seconds: In which the loader makes a batch, with nothing else to do; None if unknown.
         rounds: How often it was measured.
         source: ``grid``: in turns with other cells; ``own``: the run's own steps; ``file``: given.
     """

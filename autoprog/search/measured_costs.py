@@ -384,7 +384,7 @@ def measuring(
         for cell in chosen:
             bench.add(cell)
         yield _told(bench, len(first), len(ordered), watch.left_seconds, run_seconds)
-        turns_fraction = _TURNS_FRACTION if trainer.feed.workers else 1.0
+        turns_fraction = _TURNS_FRACTION if trainer.data.workers else 1.0
         own = replace(limits, seconds=turns_fraction * max(0.0, watch.left_seconds))
         price = _price_of(bench, {cell.name: (cell, seconds[cell]) for cell in chosen})
         arms = bench.arms()
@@ -468,7 +468,7 @@ def _limit(
 
 def _slowest_batch(bench: _Bench) -> float:
     """Return about the seconds of the half of a first turn of batches, by those that have been fetched."""
-    workers = bench.trainer.feed.workers
+    workers = bench.trainer.data.workers
     known = [
         arm.price(workers) for arm in bench.data_arms.values() if arm.first_seconds is not None
     ]
@@ -492,8 +492,8 @@ def _run_seconds(bench: _Bench, full: CostCell, seconds: float, run_steps: int) 
     """Return what so many steps of the full model, with their data, and an evaluation take, about."""
     trainer, spec = bench.trainer, bench.trainer.stepper.model.spec
     batch = bench.data(full).first_seconds or 0.0
-    overlap = _usual_overlap(trainer) if trainer.feed.workers else 0.0
-    images, classes = trainer.feed.num_validation_images, trainer.feed.num_classes
+    overlap = _usual_overlap(trainer) if trainer.data.workers else 0.0
+    images, classes = trainer.data.num_validation_images, trainer.data.num_classes
     evaluated = evaluation_macs(spec, spec.full, images, classes) / _work(bench, full)
     return run_steps * together_seconds(seconds, batch, overlap) + evaluated * seconds
 
@@ -509,7 +509,7 @@ def _overlap(bench: _Bench, turns: Turns, left_seconds: float) -> tuple[float, b
     Measured where step and batch take most nearly alike, so that there is most to see. Of the batches those
     that the workers were making when the first one arrived are not counted.
     """
-    trainer, workers = bench.trainer, bench.trainer.feed.workers
+    trainer, workers = bench.trainer, bench.trainer.data.workers
     if workers == 0:
         return 0.0, True
     broadcast = trainer.stepper.ranks.broadcast
@@ -575,7 +575,7 @@ def _table(
             "device": str(trainer.compute.device),
             "amp": trainer.compute.amp,
             "threads": torch.get_num_threads(),
-            "workers": trainer.feed.workers,
+            "workers": trainer.data.workers,
             "processes": trainer.stepper.ranks.world_size,
         },
         step_costs=cells,

@@ -193,7 +193,7 @@ def found_lengths(searcher: Searcher, schedule: GrowthSchedule) -> Lengths:
         steps=trainer.step,
         trained_epochs=trainer.step / trainer.steps_per_epoch,
         schedule_epochs=schedule.own_epochs(trainer.steps_per_epoch),
-        full_epochs=full_epochs_of(schedule, trainer.feed.num_classes),
+        full_epochs=full_epochs_of(schedule, trainer.data.num_classes),
     )
 
 
@@ -503,8 +503,8 @@ def inputs_of(
         index=index,
         step=trainer.step,
         position=searcher.position if searcher.by_time else None,
-        chance_loss=math.log(trainer.feed.num_classes) if searcher.by_time else None,
-        loss_floor=target_entropy(trainer.recipe.smoothing, trainer.feed.num_classes),
+        chance_loss=math.log(trainer.data.num_classes) if searcher.by_time else None,
+        loss_floor=target_entropy(trainer.recipe.smoothing, trainer.data.num_classes),
         steps_per_epoch=trainer.steps_per_epoch,
         total_steps=trainer.total_steps,
         full_step=plan.full_step,
@@ -821,7 +821,7 @@ def search_schedule(searcher: Searcher) -> Iterator[Event]:
         searcher.trainer.folder.write_schedule(schedule)
         yield from finish(searcher.trainer, schedule)
     finally:
-        searcher.trainer.feed.close()
+        searcher.trainer.data.close()
 
 
 def _measure_costs(searcher: Searcher) -> Iterator[Event]:

@@ -375,12 +375,12 @@ _LEARNING = 0.2
 
 def _total_macs(trainer: Trainer, schedule: GrowthSchedule) -> int:
     """Return the multiply-accumulates of a whole training along a schedule."""
-    recipe, feed = trainer.recipe, trainer.feed
-    table, spec = step_table(recipe, schedule, feed.num_images), trainer.stepper.model.spec
+    recipe, run_data = trainer.recipe, trainer.data
+    table, spec = step_table(recipe, schedule, run_data.num_images), trainer.stepper.model.spec
     return sum(
         s.steps
         * scaled_batch_size(recipe, s.training)
-        * image_macs(spec, s.subnet, s.training, feed.num_classes)
+        * image_macs(spec, s.subnet, s.training, run_data.num_classes)
         for s in table.segments
     )
 

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 import pytest
 import torch
 from safetensors.torch import load_file
-from searcher.config import ModelSpec, Slots, SubnetConfig
-from searcher.cost import relative_cost
-from searcher.zoo import ZOO
+from supernet.config import ModelSpec, Slots, SubnetConfig
+from supernet.cost import relative_cost
+from supernet.zoo import ZOO
 from torch import Tensor
 
 from autoprog.data.images import DigitsSource, open_digits

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from searcher.config import SubnetConfig
+from supernet.config import SubnetConfig
 
 from autoprog.errors import ConfigError
 from autoprog.events import Decided
