@@ -37,11 +37,11 @@ from autoprog.errors import ConfigError, RunError
 from autoprog.outside import words_of_asks
 from autoprog.paired_timing import CONFIDENCE, Arm, Estimate, fraction_lost, speed_ratio, take_turns
 from autoprog.presets import constant
-from autoprog.processes import PROGRAM
 from autoprog.recipe import Recipe
 from autoprog.runs import RunFolder
 from autoprog.schedule import GrowthSchedule
 from autoprog.settings import RunManifest, RunSettings
+from autoprog.supervise import PROGRAM
 from autoprog.train.device import Compute, resolve_compute
 from autoprog.train.model import transform_settings
 from autoprog.train.phase import Phase, phases_of
