@@ -165,7 +165,7 @@ def test_a_checkpoint_keeps_all_but_its_old_words() -> None:
     "path", sorted([*FILES.rglob("*.yaml"), *PUBLISHED.rglob("*.yaml")]), ids=name_of
 )
 def test_every_schedule_is_the_same_after_it_was_saved_again(path: Path, tmp_path: Path) -> None:
-    if "stages" not in read_yaml(path):
+    if "stages" not in (read_yaml(path) or {}):
         return  # a run, a space or a recipe
     schedule = load_schedule(path)
     again = tmp_path / "again.yaml"
@@ -205,7 +205,8 @@ def test_published_verifications_load(path: Path) -> None:
     body = read_object(path / "verify.json")
     found = load(path).verdict
     assert found is not None
-    assert json.loads(json.dumps(found))["difference"] == body["verdict"]["difference"]
+    same = ("outcome", "mean", "lower", "upper", "margin", "top1_ema", "ratios", "charged_seconds")
+    assert {key: found[key] for key in same} == {key: body["verdict"][key] for key in same}
 
 
 @pytest.mark.parametrize(
