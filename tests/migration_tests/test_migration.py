@@ -205,7 +205,7 @@ def test_published_verifications_load(path: Path) -> None:
     body = read_object(path / "verify.json")
     found = load(path).verdict
     assert found is not None
-    same = ("outcome", "mean", "lower", "upper", "margin", "top1_ema", "ratios", "charged_seconds")
+    same = ("outcome", "mean", "lower", "upper", "margin", "top1_ema", "charged_seconds")
     assert {key: found[key] for key in same} == {key: body["verdict"][key] for key in same}
 
 
