@@ -32,7 +32,7 @@ FAST = ("--device", "cpu", "--threads", "1", "--workers", "0", "--model", "vit-m
 
 
 def grid(cells: list[CostKey] | None = None) -> CostGrid:
-    model = CostModel(MU, CostTable(overlap=0.25, conditions=HERE, cells=MEASURED))
+    model = CostModel(MU, CostTable(overlap=0.25, conditions=HERE, step_costs=MEASURED))
     rows = tuple(cost_rows(model, CELLS if cells is None else cells, BATCH, num_classes=10))
     return CostGrid("vit-mu", model.table, rows, model.left_out_errors(), seconds=12.0)
 
@@ -90,7 +90,7 @@ def test_keep_rates_and_batch_sizes_have_columns_where_there_are_several() -> No
 
 def test_json_holds_a_costs_file() -> None:
     body = json.loads(costs_as_json(grid()))
-    assert table_of(body["costs"], "costs").cells == MEASURED
+    assert table_of(body["costs"], "costs").step_costs == MEASURED
     assert [cell["name"] for cell in body["cells"]] == [cell.name for cell in CELLS]
     assert body["cells"][0]["is_data_bound"] is True
     assert set(body["left_out_errors"]) == set(MEASURED)

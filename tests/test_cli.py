@@ -51,7 +51,8 @@ RUN = (
 COMMON = f"-h --help --debug {DATA} {FRACTION_UNITS} --pretrained --initial-checkpoint --fresh-head {RECIPE} {RUN}"
 FLAGS = {
     "search": f"{COMMON} --model --img-size --space --rule --sampler --costs --profile-seconds --num-stages"
-    " --supernet-epochs --max-candidates --min-full-fraction --grow-op --grow-map --grow-source --grow-state"
+    " --supernet-epochs --max-candidates --min-full-fraction --grow-init --grow-placement"
+    " --grow-old-blocks --grow-optimizer-state"
     " --budget --cost-fraction --same-epochs --continuation-trials --num-points --supernet-fraction --search-fraction --trials"
     " --proxy -j --jobs --join --allow-changed-data"
     " --storage --fidelity --fidelity-at --fidelity-epochs --fidelity-seeds --fidelity-from --replay --json"
@@ -479,7 +480,7 @@ def schedule_of(spec: ModelSpec, **last: Any) -> dict[str, Any]:
         {"length": 1, "depth": 2, "img_size": 8},
         {"length": 1, "depth": 4, "img_size": 16, **last},
     ]
-    return {"schema": 1, "full": full, "stages": stages}
+    return {"schema": 2, "full": full, "stages": stages}
 
 
 FILES: dict[str, tuple[dict[str, Any], tuple[str, ...], str]] = {
@@ -513,12 +514,12 @@ FILES: dict[str, tuple[dict[str, Any], tuple[str, ...], str]] = {
         "stages[1].img_size: must be a multiple of the stride 4, but got 14; nearest are 12 and 16",
     ),
     "a space with a slip": (
-        {"schema": 1, "decisions": {"num_stage": 3}},
+        {"schema": 2, "decisions": {"num_stage": 3}},
         (*SEARCH, "--space"),
         "decisions.num_stage: unknown key, but got 'num_stage'; did you mean 'num_stages'?",
     ),
     "a space that does not end at the full model": (
-        {"schema": 1, "axes": {"depth": {"values": [2, 3]}}},
+        {"schema": 2, "axes": {"depth": {"values": [2, 3]}}},
         (*SEARCH, "--space"),
         "axes.depth: must end at the full value 4, but got [2, 3]",
     ),
@@ -549,8 +550,8 @@ def test_a_file_that_breaks_a_law_is_named_with_its_key(
 
 
 GROWTH_OF_A_SEARCH: dict[str, tuple[dict[str, Any], tuple[str, ...], str]] = {
-    "of decisions": ({"decisions": {"grow": {"op": "zero"}}}, (), "decisions.grow"),
-    "of trials": ({"axes": {"grow": ["mogrow", "zero"]}}, ("--trials", "2"), "axes.grow"),
+    "of decisions": ({"decisions": {"grow": {"init": "zero"}}}, (), "decisions.grow"),
+    "of trials": ({"axes": {"init": ["ema", "zero"]}}, ("--trials", "2"), "axes.init"),
 }
 
 
@@ -569,7 +570,7 @@ def test_growth_that_the_optimizer_of_a_search_does_not_go_with_is_refused(
 def test_a_batch_of_less_than_an_image_is_refused(autoprog: Autoprog) -> None:
     full = FullModel.of(ZOO["vit-mu"]).model_dump(exclude_none=True)
     stages = [{"length": "rest", "depth": 4, "img_size": 16, "batch_scale": 0.001}]
-    body = {"schema": 1, "full": full, "stages": stages}
+    body = {"schema": 2, "full": full, "stages": stages}
     Path("mine.yaml").write_text(yaml.safe_dump(body), encoding="utf-8")
     line = (
         "--schedule: stages[0].batch_scale: must leave an image of the 64 of a batch, but got 0.001"
@@ -588,13 +589,13 @@ def test_growth_that_the_optimizer_of_a_training_does_not_go_with_is_refused(
     full = FullModel.of(ZOO["vit-mu"])
     stages = [
         {"length": 1, "depth": 2, "img_size": 16},
-        {"length": "rest", "depth": 4, "img_size": 16, "grow": {"state": "fresh"}},
+        {"length": "rest", "depth": 4, "img_size": 16, "grow": {"optimizer_state": "fresh"}},
     ]
-    body = {"schema": 1, "full": full.model_dump(exclude_none=True), "stages": stages}
+    body = {"schema": 2, "full": full.model_dump(exclude_none=True), "stages": stages}
     Path("mine.yaml").write_text(yaml.safe_dump(body), encoding="utf-8")
     words = ("train", "--schedule", "mine.yaml", *SMALL)
     problem = "state fresh must have a step count per parameter, but Lamb counts per group"
-    line = f"--schedule: stages[1].grow: {problem}; use carry or reset"
+    line = f"--schedule: stages[1].grow: {problem}; use copy or reset"
     assert_refused(autoprog(*words, "--opt", "lamb"), line)
 
 
@@ -834,7 +835,7 @@ def test_resume_auto_does_not_go_on_with_another_schedule_of_that_name(
         assert autoprog(*words).code == 130
     assert load_run(the_run()).result is None
     mine.write_text(
-        yaml.safe_dump(schedule_of(ZOO["vit-mu"], grow={"op": "zero"})), encoding="utf-8"
+        yaml.safe_dump(schedule_of(ZOO["vit-mu"], grow={"init": "zero"})), encoding="utf-8"
     )
     assert autoprog(*words).code == 0
     assert len(list(Path("runs").iterdir())) == 2

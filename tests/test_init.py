@@ -48,7 +48,7 @@ def test_the_axes_in_comments_are_valid_too(capsys: Capture) -> None:
     bare = re.sub(r"^  # (\w+: [{\[])", r"  \1", text, flags=re.MULTILINE)
     axes = parse(SpaceFile, parse_yaml(bare, "starter"), "starter").axes
     assert axes.randaug.values == (0.5, 1.0)
-    assert axes.grow == ("mogrow", "copy", "zero")
+    assert axes.init == ("ema", "copy", "zero")
     named = {key for key in type(axes).model_fields if f"{key}: " in text}
     assert named == set(type(axes).model_fields)
 
@@ -69,7 +69,7 @@ def test_a_starter_recipe_without_its_marks_is_all_of_a_recipe(
     model: str, base: str, capsys: Capture
 ) -> None:
     text = re.sub(r"^# (\w+: )", r"\1", recipe_text(model, capsys), flags=re.MULTILINE)
-    assert parse_yaml(text, "starter").keys() == {"base", *Recipe.model_fields}
+    assert parse_yaml(text, "starter").keys() == {"schema", "base", *Recipe.model_fields}
     Path("my.yaml").write_text(text, encoding="utf-8")
     words = ["train", "--schedule", "constant", "--model", model, "--recipe", "my.yaml"]
     settings = configure_train(build_parser("train").parse_args(words)).settings

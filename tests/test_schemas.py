@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from autoprog.cli import main
+from autoprog import migration
 from autoprog.files import dump_yaml, parse_yaml, read_yaml
 from autoprog.presets import PRESETS, preset
 from autoprog.recipe import RECIPES, Recipe
@@ -46,7 +47,9 @@ def test_the_spaces_that_ship_are_valid(name: str) -> None:
 
 def test_the_published_schedules_are_valid() -> None:
     assert len(SCHEDULES) > 10
-    wrong = {str(path): problems("schedule", read_yaml(path)) for path in SCHEDULES}
+    wrong = {
+        str(path): problems("schedule", migration.schedule(read_yaml(path))) for path in SCHEDULES
+    }
     assert {path: found for path, found in wrong.items() if found} == {}
 
 
@@ -70,7 +73,7 @@ def test_whole_recipes_and_parts_of_them_are_valid(name: str) -> None:
 
 def test_every_key_of_a_recipe_has_a_hint() -> None:
     properties = schema_of("recipe")["properties"]
-    assert properties.keys() == {"base", *Recipe.model_fields}
+    assert properties.keys() == {"schema", "base", *Recipe.model_fields}
     assert all(entry["description"] for entry in properties.values())
     decisions = schema_of("space")["$defs"]["Decisions"]["properties"]
     assert all("description" in entry or key == "grow" for key, entry in decisions.items())
@@ -88,7 +91,7 @@ def space_with(**changes: Any) -> dict[str, Any]:
         ("space", space_with(axes={"depth": {"values": ["two"]}}), "not valid under any"),
         ("space", space_with(recipe={"epoch": 3}), "'epoch' was unexpected"),
         ("space", space_with(decisions={"num_points": 0}), "less than the minimum of 1"),
-        ("space", space_with(axes={"map": ["middle"]}), "'middle' is not one of"),
+        ("space", space_with(axes={"placement": ["middle"]}), "'middle' is not one of"),
         ("recipe", {"base": "imagenet"}, "'imagenet' is not one of"),
         ("recipe", {"mixup": -1}, "less than the minimum"),
         ("recipe", {"sched": "step"}, "'step' is not one of"),

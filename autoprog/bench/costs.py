@@ -114,7 +114,7 @@ def cost_rows(
 
 
 def _row(model: CostModel, cell: CostKey, full: CostKey, macs_ratio: float) -> CostRow:
-    step, data, cost = model.step(cell), model.data(cell), model.table.cells.get(cell.name)
+    step, data, cost = model.step(cell), model.data(cell), model.table.step_costs.get(cell.name)
     assert data is not None, "a grid has data"
     return CostRow(
         cell=cell,

@@ -131,7 +131,8 @@ def _growth_rules(
         return [((search.space_from, "decisions.grow"), search.space.decisions.grow.rule())]
     found = schedule_space(settings)
     return [
-        ((search.space_from, "axes.grow"), found.grow(op).rule()) for op in search.space.axes.grow
+        ((search.space_from, "axes.init"), found.grow(init).rule())
+        for init in search.space.axes.init
     ]
 
 

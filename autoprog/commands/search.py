@@ -152,10 +152,10 @@ def _add_replay_flags(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_growth_flags(group: argparse._ArgumentGroup) -> None:
-    _add(group, "--grow-op", choices=["mogrow", "copy", "zero"], help="new blocks (mogrow)")
-    _add(group, "--grow-map", choices=["interpolate", "stack"], help="where (interpolate)")
-    _add(group, "--grow-source", choices=["online", "ema"], help="old blocks (online)")
-    _add(group, "--grow-state", choices=["carry", "fresh", "reset"], help="moments (carry)")
+    _add(group, "--grow-init", choices=["ema", "copy", "zero"], help="new blocks (ema)")
+    _add(group, "--grow-placement", choices=["interpolate", "stack"], help="where (interpolate)")
+    _add(group, "--grow-old-blocks", choices=["keep", "ema"], help="old blocks (keep)")
+    _add(group, "--grow-optimizer-state", choices=["copy", "fresh", "reset"], help="moments (copy)")
 
 
 def _add(group: argparse._ArgumentGroup, flag: str, **options: Any) -> None:

@@ -169,12 +169,16 @@ class ScheduleSpace:
             found_by=found_by,
         )
 
-    def grow(self, op: str, source_map: str = "interpolate") -> Grow:
-        """Return the growth of a trial that adds blocks by `op`; the space's own says the rest."""
+    def grow(self, init: str, placement: str = "interpolate") -> Grow:
+        """Return the growth rule of a trial; what it does not choose is the space's own."""
         own = self.space.decisions.grow
-        source = own.source if op == "mogrow" else "online"
         return Grow.model_validate(
-            {"op": op, "map": source_map, "source": source, "state": own.state}
+            {
+                "init": init,
+                "placement": placement,
+                "old_blocks": own.old_blocks if init == "ema" else "keep",
+                "optimizer_state": own.optimizer_state,
+            }
         )
 
     def _stage(self, numbers: tuple[int, ...], length: float, choices: Mapping[str, Any]) -> Stage:
@@ -185,7 +189,7 @@ class ScheduleSpace:
             depth=depth_value(space.depths[depth]),
             img_size=space.sizes[size],
             tokens=Tokens.of(space.keep_rates[rate]),
-            grow=self.grow(choices["grow"], choices["map"]),
+            grow=self.grow(_INIT_OF.get(choices["grow"], choices["grow"]), choices["map"]),
             curriculum=Curriculum(
                 randaug=_scaled(self.strength.randaug, axes.randaug.values[randaug]),
                 drop_path=_scaled(self.strength.drop_path, axes.drop_path.values[drop_path]),
@@ -206,8 +210,15 @@ class ScheduleSpace:
         return {name: len(own) for name, own in zip(_RISING, values, strict=True)}
 
     def _choices(self) -> dict[str, tuple[str, ...]]:
+        # The names and values that studies hold since the first release: a sampler draws by them, in
+        # their order, so that other words would be other draws, and would not join older studies.
         axes = self.space.axes
-        return {"map": axes.map, "grow": axes.grow, "lr": axes.lr or (self.lr.shape,)}
+        inits = tuple(_STORED_INIT.get(init, init) for init in axes.init)
+        return {"map": axes.placement, "grow": inits, "lr": axes.lr or (self.lr.shape,)}
+
+
+_STORED_INIT = {"ema": "mogrow"}
+_INIT_OF = {stored: init for init, stored in _STORED_INIT.items()}
 
 
 def _scaled(strength: object, scale: float) -> float | None:

@@ -100,7 +100,7 @@ def snapshot(trainer: Trainer) -> dict[str, Any]:
         "evaluations_since_best": trainer.evaluations_since_best,
         "stopped_early": trainer.stopped_early,
         "by_class": trainer.by_class,
-        "notes": trainer.notes,
+        "search_state": trainer.search_state,
         "micro_batches": stepper.micro_batches,
         "rollbacks": trainer.rollbacks.count,
     }
@@ -163,7 +163,11 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
     stepper.optimizer.load_state_dict(state["optimizer"])
     if state["scaler"]:  # empty where the precision needed none; a resume may choose another one
         stepper.scaler.load_state_dict(state["scaler"])
-    trainer.step, trainer.phase, trainer.notes = state["step"], state["phase"], state["notes"]
+    trainer.step, trainer.phase, trainer.search_state = (
+        state["step"],
+        state["phase"],
+        state["search_state"],
+    )
     trainer.samples, trainer.macs = state["samples"], state["macs"]
     trainer.ledger.seconds.update(state["seconds"])
     for *subnet, steps in state["steps_by_subnet"]:
@@ -484,7 +488,7 @@ class Trainer:
     ``evaluated_position`` how far the run was; ``by_class`` holds its images and the right ones by class.
     ``best`` is the best evaluation so far, ``evaluations_since_best`` counts those of the full model that
     were not better. ``metadata`` is written into files of weights.
-    ``notes`` is kept with checkpoints for whoever drives the trainer; plain containers only.
+    ``search_state`` is kept with checkpoints for whoever drives the trainer; plain containers only.
     """
 
     settings: RunSettings
@@ -509,7 +513,7 @@ class Trainer:
     trains_plainly: bool = False
     by_class: dict[str, list[int]] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
-    notes: dict[str, Any] = field(default_factory=dict)
+    search_state: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.clock)

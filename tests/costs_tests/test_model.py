@@ -24,7 +24,7 @@ def table(seconds: dict[CostKey, float], data: dict[CostKey, float] | None = Non
     cells = {
         one.name: StepCost(seconds=s, data_seconds=waits.get(one)) for one, s in seconds.items()
     }
-    return CostTable(cells=cells)
+    return CostTable(step_costs=cells)
 
 
 def by_work(one: CostKey) -> float:

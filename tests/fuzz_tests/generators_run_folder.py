@@ -425,7 +425,7 @@ def _proof_words(draw: Draw, place: Place) -> Command:
         document["pairs"] = draw.any([[], document["pairs"]])
     else:
         shutil.rmtree(run / "seed-0-constant", ignore_errors=True)
-        entrant = draw.any(document["entrants"])
+        entrant = draw.any(document["schedules"])
         if arm != "names":
             entrant["words"] = words
         if arm != "words":

@@ -360,9 +360,9 @@ def test_trainings_leave_the_run_and_each_other_alone(trainings: ShortTrainings)
         assert trainings.start["model"][name].equal(weight)  # type: ignore[index]
 
 
-@pytest.mark.parametrize("op", ["mogrow", "copy"])
-def test_they_begin_with_the_network_grown_by_the_rule(trainings: ShortTrainings, op: Any) -> None:
-    rule = trainings.grow.model_copy(update={"op": op})
+@pytest.mark.parametrize("init", ["ema", "copy"])
+def test_they_begin_with_the_network_grown_by_the_rule(trainings: ShortTrainings, init: Any) -> None:
+    rule = trainings.grow.model_copy(update={"init": init})
     still = replace(trainings, grow=rule)
     stepper = still.trainer.stepper
     stepper.lr_scale = 0.0

@@ -83,7 +83,13 @@ def bits_of(trainer: Trainer) -> dict[str, Any]:
     ]
     state["trainable"] = [p.requires_grad for p in stepper.model.parameters()]
     state["rates"] = [getattr(m, "drop_prob", None) for m in stepper.model.modules()]
-    state["run"] = [trainer.step, trainer.samples, trainer.macs, trainer.phase, trainer.notes]
+    state["run"] = [
+        trainer.step,
+        trainer.samples,
+        trainer.macs,
+        trainer.phase,
+        trainer.search_state,
+    ]
     state["counts"] = [trainer.steps_by_subnet, trainer.phase_seconds]
     plain = (int, float, SubnetConfig, Training)
     state["settings"] = {k: v for k, v in vars(stepper).items() if isinstance(v, plain)}
@@ -220,9 +226,9 @@ def clock(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def test_a_grid_holds_steps_and_batches(trainer: Trainer, clock: Clock) -> None:
     table = measure_grid(trainer, GRID, TimingLimits(1000.0))
-    assert set(table.cells) == {cell.name for cell in GRID}
+    assert set(table.step_costs) == {cell.name for cell in GRID}
     for cell in GRID:
-        found = table.cells[cell.name]
+        found = table.step_costs[cell.name]
         assert found.seconds == pytest.approx(step_seconds(cell))
         assert found.data_seconds == pytest.approx(0.001 * (cell.subnet.img_size / 8) ** 2)
         assert found.interval == (pytest.approx(found.seconds), pytest.approx(found.seconds))
@@ -242,10 +248,10 @@ def test_a_machine_that_slows_down_slows_no_cell_more_than_another(
 ) -> None:
     clock.slowness = lambda now: 1.0 + now / 50
     table = measure_grid(trainer, GRID, TimingLimits(1000.0))
-    full = table.cells[FULL.name].seconds
+    full = table.step_costs[FULL.name].seconds
     for cell in GRID:
         ratio = step_seconds(cell) / step_seconds(FULL)
-        assert table.cells[cell.name].seconds / full == pytest.approx(ratio, rel=0.03)
+        assert table.step_costs[cell.name].seconds / full == pytest.approx(ratio, rel=0.03)
 
 
 def test_what_is_measured_later_is_put_on_the_scale_of_what_is_on_record(
@@ -253,32 +259,32 @@ def test_what_is_measured_later_is_put_on_the_scale_of_what_is_on_record(
 ) -> None:
     clock.slowness = lambda now: 3.0
     table = measure_grid(trainer, [SMALL], TimingLimits(1000.0), full_seconds=step_seconds(FULL))
-    assert table.cells[SMALL.name].seconds == pytest.approx(step_seconds(SMALL))
-    assert table.cells[SMALL.name].data_seconds == pytest.approx(0.001)
-    assert table.cells[FULL.name].seconds == pytest.approx(step_seconds(FULL))
+    assert table.step_costs[SMALL.name].seconds == pytest.approx(step_seconds(SMALL))
+    assert table.step_costs[SMALL.name].data_seconds == pytest.approx(0.001)
+    assert table.step_costs[FULL.name].seconds == pytest.approx(step_seconds(FULL))
 
 
 def test_frozen_blocks_and_cut_images_are_measured_as_such(trainer: Trainer, clock: Clock) -> None:
     frozen = CostKey(SubnetConfig(4, 8), BATCH, unfrozen=Unfrozen(every=2, level=1))
     cut = CostKey(SubnetConfig(4, 8), BATCH, "fourier")
     table = measure_grid(trainer, [frozen, cut], TimingLimits(1000.0))
-    assert table.cells[frozen.name].seconds == pytest.approx(0.04 * 5 / 6)
-    assert table.cells[frozen.name].data_seconds == pytest.approx(0.001)
-    assert table.cells[cut.name].seconds == pytest.approx(0.04)
-    assert table.cells[cut.name].data_seconds == pytest.approx(0.004), "loaded at full size"
+    assert table.step_costs[frozen.name].seconds == pytest.approx(0.04 * 5 / 6)
+    assert table.step_costs[frozen.name].data_seconds == pytest.approx(0.001)
+    assert table.step_costs[cut.name].seconds == pytest.approx(0.04)
+    assert table.step_costs[cut.name].data_seconds == pytest.approx(0.004), "loaded at full size"
 
 
 def test_a_short_time_leaves_cells_to_the_law(trainer: Trainer, clock: Clock) -> None:
     table = measure_grid(trainer, GRID, TimingLimits(3.0))
-    assert {FULL.name, SMALL.name} <= set(table.cells)
-    assert len(table.cells) < len(GRID)
+    assert {FULL.name, SMALL.name} <= set(table.step_costs)
+    assert len(table.step_costs) < len(GRID)
     assert clock.now < 4.0
 
 
 def test_without_time_two_cells_are_still_measured(trainer: Trainer, clock: Clock) -> None:
     table = measure_grid(trainer, GRID, ONCE)
-    assert set(table.cells) == {FULL.name, SMALL.name}
-    assert {cost.rounds for cost in table.cells.values()} == {1}
+    assert set(table.step_costs) == {FULL.name, SMALL.name}
+    assert {cost.rounds for cost in table.step_costs.values()} == {1}
 
 
 def test_measuring_takes_a_hundredth_of_a_long_run(trainer: Trainer, clock: Clock) -> None:
@@ -327,9 +333,9 @@ def test_a_slow_loader_is_part_of_the_time(
     monkeypatch.setattr(trainer.feed, "batches", slow)
     table = measure_grid(trainer, GRID, TimingLimits(20.0))
     assert clock.now <= 20.0
-    assert len(table.cells) > 2
-    assert [cost.data_seconds for cost in table.cells.values()] == pytest.approx(
-        [4.0] * len(table.cells), rel=0.01
+    assert len(table.step_costs) > 2
+    assert [cost.data_seconds for cost in table.step_costs.values()] == pytest.approx(
+        [4.0] * len(table.step_costs), rel=0.01
     )
 
 
@@ -398,7 +404,7 @@ def test_batches_of_the_same_images_are_fetched_for_all_depths_together(
 ) -> None:
     deep = [CostKey(SubnetConfig(depth, 8), BATCH) for depth in (1, 2, 3, 4)]
     table = measure_grid(trainer, deep, TimingLimits(1000.0))
-    assert len({table.cells[cell.name].data_seconds for cell in deep}) == 1
+    assert len({table.step_costs[cell.name].data_seconds for cell in deep}) == 1
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.6, 1.0])
@@ -420,7 +426,7 @@ def test_what_workers_hide_is_measured(
 
     monkeypatch.setattr(trainer.feed, "batches", batches)
     table = measure_grid(trainer, [FULL], TimingLimits(1000.0))
-    assert table.cells[FULL.name].data_seconds == pytest.approx(0.05)
+    assert table.step_costs[FULL.name].data_seconds == pytest.approx(0.05)
     assert table.overlap_is_measured
     assert table.overlap == pytest.approx(overlap, abs=0.02)
 
@@ -437,5 +443,5 @@ def test_real_steps_are_timed(trainer: Trainer) -> None:
     """By the real clock: the largest of nine takes longest, the smallest is the fastest or nearly so."""
     table = measure_grid(trainer, GRID, TimingLimits(0.0))
     assert isinstance(table, CostTable)
-    assert all(0 < cost.seconds < 10 for cost in table.cells.values())
-    assert all((cost.data_seconds or 0) > 0 for cost in table.cells.values())
+    assert all(0 < cost.seconds < 10 for cost in table.step_costs.values())
+    assert all((cost.data_seconds or 0) > 0 for cost in table.step_costs.values())

@@ -145,9 +145,9 @@ def test_growth_events_say_where_the_blocks_came_from(carried_out: tuple[Any, Se
         "2 <- 2 (kept)",
         "3 <- 2 (ema)",
     )
-    assert {(event.op, event.map, event.source, event.state) for event in grown} == {
-        ("mogrow", "interpolate", "online", "carry")
-    }
+    assert {
+        (event.init, event.placement, event.old_blocks, event.optimizer_state) for event in grown
+    } == {("ema", "interpolate", "keep", "copy")}
     assert all(event.delta_logits > 0 for event in grown)
     assert all(0 < event.lost_seconds < 10 for event in grown)
 

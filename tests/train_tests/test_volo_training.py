@@ -108,7 +108,7 @@ def test_evaluations_and_estimates_leave_statistics_alone(bench: Any) -> None:
     table = result_of(
         measure_step_costs(trainer, [CostKey(SubnetConfig((1, 2), 16), 16)], TimingLimits(0.0))
     )
-    assert set(table.cells) == {"d1+2 r16 b16", "d2+4 r32 b16"}
+    assert set(table.step_costs) == {"d1+2 r16 b16", "d2+4 r32 b16"}
     assert torch.equal(fingerprint(trainer.stepper), before)
     assert trainer.stepper.model.training
 
@@ -138,7 +138,7 @@ def test_a_fingerprint_covers_statistics(bench: Any) -> None:
 
 GROWTHS: dict[str, dict[str, Any]] = {
     "from the average": {},
-    "as AutoProg was released": {"op": "mogrow", "source": "ema", "state": "reset"},
+    "as AutoProg was released": {"init": "ema", "old_blocks": "ema", "optimizer_state": "reset"},
 }
 
 
