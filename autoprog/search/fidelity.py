@@ -471,7 +471,7 @@ def beyond_seed_noise(subnets: Sequence[Judged]) -> np.ndarray | None:
 
 
 def bootstrap_interval(
-    count: int, statistic: Callable[[np.ndarray], float | None]
+    count: int, statistic: Callable[[np.ndarray], float | None], seed: int = 0
 ) -> tuple[float, float] | None:
     """Return the 95 % percentile interval of a statistic of `count` subnets over resampled ones.
 
@@ -481,11 +481,12 @@ def bootstrap_interval(
     Args:
         count: Number of subnets.
         statistic: Is given the indices (count) of the subnets drawn, some of them more than once.
+        seed: Of the draws.
 
     Returns:
         Lower and upper end, None where the statistic is defined for less than half of the draws.
     """
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(seed)
     values = (statistic(generator.integers(0, count, count)) for _ in range(_DRAWS))
     found = [value for value in values if value is not None]
     if 2 * len(found) < _DRAWS:

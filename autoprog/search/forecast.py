@@ -173,6 +173,11 @@ class ForecastSegment:
     subnet: PricedSubnet
     steps: float
 
+    @property
+    def seconds(self) -> float:
+        """Return the seconds that the segment takes."""
+        return self.steps * self.subnet.step_seconds
+
 
 @dataclass(frozen=True)
 class ScalingLaw:
@@ -286,7 +291,7 @@ class ForecastInputs:
             segments.append(ForecastSegment(priced, (stop - step) / unit))
         loss = self.law.end_loss(segments, full, self.progress)
         if not self.by_time:
-            seconds = sum(one.steps * one.subnet.step_seconds for one in segments)
+            seconds = sum(one.seconds for one in segments)
             return Forecast(continuation, loss, seconds, self.law.score(loss, seconds))
         # By time all continuations take exactly as long; only a subnet whose step takes longer than one of
         # the full model, which counts for no more than a step, adds the difference.

@@ -9,6 +9,7 @@ from itertools import pairwise
 import pytest
 
 from autoprog.decisions import Continuation, DecisionInputs
+from autoprog.pareto import pareto_front, pareto_knee
 from autoprog.search.decide import Chooser, decide
 from autoprog.search.forecast import (
     ContinuationSearch,
@@ -16,8 +17,6 @@ from autoprog.search.forecast import (
     ScalingLaw,
     PricedSubnet,
     ForecastInputs,
-    front_of,
-    knee_of,
     start_continuations,
 )
 from autoprog.space import SpaceFile
@@ -39,13 +38,22 @@ def net(depth: int, size: int) -> SubnetConfig:
     return SubnetConfig(depth, size)
 
 
-def outlook(learning: float = 0.3, progress: float = 500.0) -> ForecastInputs:
+def made_from(learning: float = 0.3, progress: float = 500.0) -> ForecastInputs:
     """Every subnet has the loss of the full model and takes the seconds of its cost."""
-    options = {
+    subnets = {
         subnet: PricedSubnet(relative_cost(SPEC, subnet), 2.0, relative_cost(SPEC, subnet))
         for subnet in SPACE.above(SMALL)
     }
-    return ForecastInputs(ScalingLaw(learning), options, FULL, progress, TOTAL)
+    return ForecastInputs(ScalingLaw(learning), subnets, FULL, progress, TOTAL)
+
+
+def front_of(points: Sequence[Forecast]) -> list[Forecast]:
+    front = pareto_front([one.seconds for one in points], [one.loss for one in points])
+    return [points[index] for index in front]
+
+
+def knee_of(front: Sequence[Forecast]) -> Forecast:
+    return front[pareto_knee([one.seconds for one in front], [one.loss for one in front])]
 
 
 def decoded(search: ContinuationSearch, arrivals: dict[str, list[float]]) -> Continuation:
@@ -96,7 +104,7 @@ def test_without_time_only_the_full_model_is_enumerated() -> None:
     late = replace(SEARCH, full_step=STEP)
     assert not late.leaves_time
     assert list(late.enumerated([SMALL, FULL])) == [((STEP, FULL),)]
-    assert late.searched(outlook(), [], 10, "random", 0) == []
+    assert late.searched(made_from(), [], 10, "random", 0) == []
 
 
 # --- Timelines and continuations
@@ -256,7 +264,7 @@ def test_a_front_holds_what_nothing_beats_and_nothing_else(seed: int) -> None:
 
 def test_a_front_of_forecasts_runs_from_the_cheapest_to_the_best() -> None:
     firsts = SPACE.above(SMALL)
-    forecasts = [outlook().forecast(continuation) for continuation in SEARCH.enumerated(firsts)]
+    forecasts = [made_from().forecast(continuation) for continuation in SEARCH.enumerated(firsts)]
     front = front_of(forecasts)
     assert front[0].continuation == ((STEP, SMALL), (FULL_STEP, FULL))
     assert front[-1].continuation == ((STEP, FULL),)
@@ -298,29 +306,29 @@ def best_score(forecasts: Sequence[Forecast]) -> float:
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_what_is_known_to_be_good_is_looked_at_first(sampler: str) -> None:
     known = start_continuations(SEARCH)
-    found = SEARCH.searched(outlook(), known, 12, sampler, 0)
+    found = SEARCH.searched(made_from(), known, 12, sampler, 0)
     assert len(found) == 12
     continuations = [forecast.continuation for forecast in found]
     assert continuations[: len(known)] == [decoded(SEARCH, arrivals) for arrivals in known]
     for forecast in found:
         assert is_way_on(SEARCH, forecast.continuation)
-        assert forecast == outlook().forecast(forecast.continuation)
+        assert forecast == made_from().forecast(forecast.continuation)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_the_same_seed_proposes_the_same_continuations_and_another_one_others(sampler: str) -> None:
-    first, second, other = (SEARCH.searched(outlook(), [], 70, sampler, s) for s in (3, 3, 4))
+    first, second, other = (SEARCH.searched(made_from(), [], 70, sampler, s) for s in (3, 3, 4))
     assert first == second
     assert first != other
 
 
 def test_more_that_is_known_than_there_are_trials_is_cut() -> None:
-    assert len(SEARCH.searched(outlook(), start_continuations(SEARCH), 3, "random", 0)) == 3
+    assert len(SEARCH.searched(made_from(), start_continuations(SEARCH), 3, "random", 0)) == 3
 
 
 def test_where_nothing_is_left_to_grow_nothing_is_searched() -> None:
     grown = replace(SEARCH, current=FULL)
-    assert grown.searched(outlook(), [], 10, "nsga2", 0) == []
+    assert grown.searched(made_from(), [], 10, "nsga2", 0) == []
 
 
 PLANTED: Continuation = ((STEP, SMALL), (4200, net(3, 12)), (7800, FULL))
@@ -377,9 +385,9 @@ def test_growths_in_several_steps_widen_the_front() -> None:
     """Between two subnets that may each stay to the end lie continuations that pass from one to the other."""
     firsts = SPACE.above(SMALL)
     jumps = front_of(
-        [outlook().forecast(continuation) for continuation in SEARCH.enumerated(firsts)]
+        [made_from().forecast(continuation) for continuation in SEARCH.enumerated(firsts)]
     )
-    found = SEARCH.searched(outlook(), start_continuations(SEARCH), 300, "nsga2", 0)
+    found = SEARCH.searched(made_from(), start_continuations(SEARCH), 300, "nsga2", 0)
     better = [one for one in found if any(beats(one, jump) for jump in jumps)]
     assert any(len(one.continuation) > 2 for one in better)
 
@@ -472,6 +480,6 @@ def test_a_budget_is_no_number_that_a_decision_can_do_without() -> None:
 def test_scores_of_continuations_are_finite_to_the_last_step() -> None:
     last = replace(SEARCH, step=TOTAL - 2, full_step=TOTAL - 1)
     forecasts = [
-        outlook().forecast(continuation) for continuation in last.enumerated([SMALL, FULL])
+        made_from().forecast(continuation) for continuation in last.enumerated([SMALL, FULL])
     ]
     assert all(math.isfinite(forecast.score) for forecast in forecasts)
