@@ -1,6 +1,6 @@
 """Schedules with a name: each preset is a few lines that return a :class:`GrowthSchedule`.
 
-The docstring of a preset is what ``autoprog schedules`` says of it; a variant has a sentence of its own.
+The docstring of a preset is what ``autoprog list presets`` says of it; a variant has a sentence of its own.
 """
 
 from __future__ import annotations

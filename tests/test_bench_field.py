@@ -70,7 +70,7 @@ class InProcess:
             with redirect_stdout(io.StringIO()):
                 self.exit_code = main(list(words))
 
-    def last_words(self) -> str:
+    def last_line(self) -> str:
         return "out of luck"
 
 

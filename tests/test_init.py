@@ -209,14 +209,32 @@ def test_a_starter_schedule_is_what_train_takes(capsys: Capture) -> None:
             ["schedule", "--from", "linear", "--img-size", "30"],
             "--img-size: img_size must be a multiple of the stride 4, but got 30",
         ),
-        (["recipe", "--from", "linear"], "--from: must be given with autoprog init schedule"),
-        (["space", "--epochs", "3"], "--epochs: must be given with autoprog init schedule"),
     ],
 )
 def test_a_starter_that_cannot_be_made_is_one_line(
     words: list[str], line: str, capsys: Capture, tmp_path: Path
 ) -> None:
     assert main(["init", *words, "--model", "vit-mu", "--output", "my.yaml"]) == 2
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err.count("\n")) == ("", 1)
+    assert shown.err.startswith(f"autoprog: {line}")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["recipe", "--from", "linear"], "--from must be given with autoprog init schedule"),
+        (["space", "--epochs", "3"], "--epochs must be given with autoprog init schedule"),
+        (["recipe", "--modle", "x"], "unknown argument --modle; did you mean '--model'?"),
+    ],
+)
+def test_a_flag_of_another_starter_is_one_line(
+    words: list[str], line: str, capsys: Capture, tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["init", *words, "--model", "vit-mu", "--output", "my.yaml"])
+    assert stopped.value.code == 2
     shown = capsys.readouterr()
     assert (shown.out, shown.err.count("\n")) == ("", 1)
     assert shown.err.startswith(f"autoprog: {line}")

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from autoprog.cli import main
 from autoprog import migration
+from autoprog.cli import main
 from autoprog.files import dump_yaml, parse_yaml, read_yaml
 from autoprog.presets import PRESETS, preset
 from autoprog.recipe import RECIPES, Recipe
@@ -106,14 +106,14 @@ def test_what_is_wrong_is_refused(kind: str, body: dict[str, Any], message: str)
 def test_the_command_prints_or_writes_the_schema(
     kind: str, tmp_path: Path, capsys: Capture
 ) -> None:
-    assert main(["schema", kind]) == 0
+    assert main(["init", kind, "--schema"]) == 0
     assert json.loads(capsys.readouterr().out) == schema_of(kind)
     output = tmp_path / "it.json"
-    assert main(["schema", kind, "--output", str(output)]) == 0
+    assert main(["init", kind, "--schema", "--output", str(output)]) == 0
     assert json.loads(output.read_text()) == schema_of(kind)
-    assert main(["schema", kind, "--output", str(output)]) == 2
+    assert main(["init", kind, "--schema", "--output", str(output)]) == 2
     assert "--output: must be a new file" in capsys.readouterr().err
-    assert main(["schema", kind, "--output", str(output), "--force"]) == 0
+    assert main(["init", kind, "--schema", "--output", str(output), "--force"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_the_command_prints_or_writes_the_schema(
     ],
 )
 def test_other_outputs_are_refused(words: list[str], problem: str, capsys: Capture) -> None:
-    assert main(["schema", "space", *words]) == 2
+    assert main(["init", "space", "--schema", *words]) == 2
     assert problem in capsys.readouterr().err
 
 

@@ -38,7 +38,7 @@ class CostRow:
         cell: What is done.
         step_seconds: Of a step on a batch that is there.
         interval: See :class:`autoprog.costs.table.StepCost`; None where the step is estimated.
-        data_seconds: In which the feed makes a batch.
+        data_seconds: In which the loader makes a batch.
         wall_seconds: What a step adds to a run, with its data.
         is_estimated: Whether the step was not measured.
         step_ratio: Of the seconds of a step.
@@ -89,7 +89,7 @@ def measure_costs(
             table = result_of(measure_step_costs(trainer, cells, limits))
             seconds = time.perf_counter() - begin
         finally:
-            trainer.feed.close()
+            trainer.data.close()
     model = CostModel(settings.model.spec(), table)
     return CostGrid(
         model=settings.model.model,

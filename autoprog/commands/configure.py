@@ -234,7 +234,7 @@ def _model_of_schedule(
     if found is None:
         if name not in PRESETS:
             problem = "must be an existing YAML file or a preset"
-            hint = suggest(name, PRESETS, list_all=False) or "see autoprog schedules"
+            hint = suggest(name, PRESETS, list_all=False) or "see autoprog list presets"
             raise ConfigError("--schedule", "", problem, name, hint)
         spec = _named_model(args)
         size = _image_size(args, data, spec, None)

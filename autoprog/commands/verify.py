@@ -119,7 +119,7 @@ def given_plan(
                 "must be an existing YAML file or a preset",
                 suggest(file, PRESETS, False),
             )
-            raise ConfigError("--schedule", "", problem, file, near or "see autoprog schedules")
+            raise ConfigError("--schedule", "", problem, file, near or "see autoprog list presets")
         full = load_schedule(file).full
         args.model = getattr(args, "model", full.model)
         args.img_size = getattr(args, "img_size", full.img_size)

@@ -44,7 +44,7 @@ from autoprog.train.model import build_model
 from autoprog.train.optim import ElasticEma, create_optimizer, create_scheduler
 from autoprog.train.pace import StepPace
 from autoprog.train.phase import Phase, plain_choice, step_seed
-from autoprog.train.step import Stepper, batch_size_of, cell_of, regularise
+from autoprog.train.step import Stepper, batch_size_of, input_config_at, regularise
 from autoprog.train.stop import GaveUpError, StopNow
 from autoprog.train.trainer import Trainer, snapshot
 from supernet.config import SubnetConfig
@@ -325,13 +325,13 @@ class ShortTrainings:
             )
             stepper = self._stepper(phase, seed)
             full_px = trainer.settings.model.img_size
-            batches = trainer.feed.batches(
+            batches = trainer.data.batches(
                 # Passes after those of the run, others for each seed.
                 first_sample=(1 + seed) * self.run_steps * recipe.batch_size
                 + self.step * recipe.batch_size,
                 batch_size=batch_size_of(phase, recipe),
                 steps=self.steps,
-                cell_at=lambda k: cell_of(phase, recipe, full_px, seed, first + k),
+                config_at=lambda k: input_config_at(phase, recipe, full_px, seed, first + k),
                 held_out=True,
             )
         for number in range(self.steps):
@@ -359,7 +359,7 @@ class ShortTrainings:
         own_seed = step_seed(trainer.settings.seed, "real training", seed)
         model = self._network(own_seed)
         if self.start is None:
-            load_initial((model,), trainer.settings, trainer.feed.class_names)
+            load_initial((model,), trainer.settings, trainer.data.class_names)
         optimizer = create_optimizer(model, recipe, trainer.compute.device)
         length = self.steps if self.start is None else trainer.total_steps
         scheduler = create_scheduler(optimizer, recipe, recipe.sched, length)
@@ -382,14 +382,14 @@ class ShortTrainings:
             seed=own_seed,
             pace=StepPace() if self.start is None else trainer.pace,
         )
-        regularise(stepper, phase, recipe, trainer.feed.num_classes)
+        regularise(stepper, phase, recipe, trainer.data.num_classes)
         stepper.enter(phase)
         model.train()
         return stepper
 
     def _network(self, seed: int) -> ElasticViT:
         trainer = self.trainer
-        spec, classes = trainer.settings.model.spec(), trainer.feed.num_classes
+        spec, classes = trainer.settings.model.spec(), trainer.data.num_classes
         return build_model(spec, classes, seed).to(trainer.compute.device)
 
 

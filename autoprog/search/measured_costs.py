@@ -283,7 +283,7 @@ class _Grid:
         for key in chosen:
             self._add(key)
         yield self._progress(len(first), deadline.left_seconds, run_seconds)
-        apart_fraction = _APART_FRACTION if self.trainer.feed.workers else 1.0
+        apart_fraction = _APART_FRACTION if self.trainer.data.workers else 1.0
         own = replace(limits, seconds=apart_fraction * max(0.0, deadline.left_seconds))
 
         def expected_seconds(name: str) -> float:
@@ -393,14 +393,14 @@ class _Grid:
 
     def _slowest_batch(self) -> float:
         """Return about the seconds of half a first time of batches, by those that have been fetched."""
-        workers, known = self.trainer.feed.workers, self._batches.values()
+        workers, known = self.trainer.data.workers, self._batches.values()
         return max(
             data.expected_seconds(workers) for data in known if data.first_seconds is not None
         )
 
     def _run_seconds(self, seconds: float, run_steps: int) -> float:
         """Return what so many steps of the full model, with their data, and an evaluation take, about."""
-        feed, full = self.trainer.feed, self.full
+        feed, full = self.trainer.data, self.full
         batch = self._data(full).first_seconds or 0.0
         overlap = self._assumed_overlap() if feed.workers else 0.0
         macs = evaluation_macs(
@@ -416,7 +416,7 @@ class _Grid:
 
     def _overlap(self, times: InterleavedTimes) -> tuple[float, bool]:
         """Return how far loader workers hide what is shorter, and whether that was measured."""
-        workers = self.trainer.feed.workers
+        workers = self.trainer.data.workers
         if workers == 0:
             return 0.0, True
         pairs = {
@@ -481,7 +481,7 @@ class _Grid:
                 "device": str(trainer.compute.device),
                 "amp": trainer.compute.amp,
                 "threads": torch.get_num_threads(),
-                "workers": trainer.feed.workers,
+                "workers": trainer.data.workers,
                 "processes": trainer.stepper.ranks.world_size,
             },
             step_costs=costs,

@@ -192,14 +192,14 @@ class Searcher:
                 steps=trainer.step,
                 trained_epochs=trainer.step / trainer.steps_per_epoch,
                 schedule_epochs=schedule.own_epochs(trainer.steps_per_epoch),
-                full_epochs=full_epochs_of(schedule, trainer.feed.num_classes),
+                full_epochs=full_epochs_of(schedule, trainer.data.num_classes),
             )
             sentence = f"Lengths: {lengths.sentence()}."
             trainer.folder.write_schedule(schedule, "best.yaml", sentence)
             trainer.folder.write_schedule(schedule)
             yield from finish(trainer, schedule)
         finally:
-            trainer.feed.close()
+            trainer.data.close()
 
     def _measure_costs(self) -> Iterator[Event]:
         """Measure what the subnets of the space cost, once in a run; what is on record stays.
@@ -494,8 +494,8 @@ class Searcher:
             index=point.index,
             step=trainer.step,
             position=self.position if self.by_time else None,
-            chance_loss=math.log(trainer.feed.num_classes) if self.by_time else None,
-            loss_floor=target_entropy(trainer.recipe.smoothing, trainer.feed.num_classes),
+            chance_loss=math.log(trainer.data.num_classes) if self.by_time else None,
+            loss_floor=target_entropy(trainer.recipe.smoothing, trainer.data.num_classes),
             steps_per_epoch=trainer.steps_per_epoch,
             total_steps=trainer.total_steps,
             full_step=self.plan.full_step,

@@ -20,7 +20,7 @@ from autoprog.data.loader import Batch
 from autoprog.paired_timing import TimeIsUpError
 from autoprog.stage import Training
 from autoprog.train.phase import Phase, plain_choice
-from autoprog.train.step import Stepper, augmented_cell, regularise
+from autoprog.train.step import Stepper, make_input_config, regularise
 from autoprog.train.stop import GaveUpError
 from autoprog.train.trainer import Trainer
 from supernet.network import DropPath
@@ -218,7 +218,7 @@ class TimedSteps:
         trainer.stepper.model.train()
         # Where a batch did not fit and was halved, the next key begins with its own parts again.
         trainer.stepper.micro_batches = self.micro_batches
-        regularise(trainer.stepper, phase, trainer.recipe, trainer.feed.num_classes)
+        regularise(trainer.stepper, phase, trainer.recipe, trainer.data.num_classes)
         trainer.stepper.enter(phase)
 
     def take(self, batch: Batch) -> None:
@@ -229,7 +229,7 @@ class TimedSteps:
 
 @dataclass
 class TimedBatches:
-    """Batches of one number and size of images, from the run's own loader, with nothing else to do.
+    """Batches of one number and size of images, from the run's own data, with nothing else to do.
 
     Whatever is asked for is used up, so that no worker takes time from what is timed next.
     """
@@ -245,7 +245,7 @@ class TimedBatches:
     def __call__(self, batches: int) -> float:
         """Fetch some batches untimed, one of each worker, then others; return the seconds of one of them."""
         trainer = self.deadline.trainer
-        lead_in, timed = max(1, trainer.feed.workers), max(batches, 2 * trainer.feed.workers)
+        lead_in, timed = max(1, trainer.data.workers), max(batches, 2 * trainer.data.workers)
         found = self.batches(lead_in + timed)
         for batch in islice(found, lead_in):
             self._some = batch
@@ -266,7 +266,7 @@ class TimedBatches:
             trainer = self.deadline.trainer
             start = trainer.clock()
             self._some = next(self.batches(1))
-            self.first_seconds = (trainer.clock() - start) / max(1, trainer.feed.workers)
+            self.first_seconds = (trainer.clock() - start) / max(1, trainer.data.workers)
         return self._some
 
     def expected_seconds(self, workers: int) -> float:
@@ -276,11 +276,11 @@ class TimedBatches:
         return self.first_seconds * (1.5 * workers if workers else 1.0)
 
     def batches(self, count: int) -> Iterator[Batch]:
-        """Return the next batches of the loader; each call goes on where the last one ended."""
+        """Return the next batches of the run's data; each call goes on where the last one ended."""
         trainer = self.deadline.trainer
-        cell = augmented_cell(self.curriculum, trainer.recipe, self.img_size)
+        config = make_input_config(self.curriculum, trainer.recipe, self.img_size)
         first, self.sample = self.sample, self.sample + count * self.num_images
-        return trainer.feed.batches(first, self.num_images, count, lambda _: cell, held_out=False)
+        return trainer.data.batches(first, self.num_images, count, lambda _: config, held_out=False)
 
 
 def seconds_with_batches(timed: TimedSteps, data: TimedBatches, steps: int) -> float:

@@ -15,7 +15,7 @@ from torch import Tensor
 from autoprog.costs.table import CostKey, CostTable
 from autoprog.curves import Curriculum
 from autoprog.data.loader import Batch
-from autoprog.data.transforms import Cell
+from autoprog.data.transforms import InputConfig
 from autoprog.paired_timing import TimingLimits
 from autoprog.search.measured_costs import RUN_FRACTION, measure_step_costs, result_of
 from autoprog.search.step_timing import restored_after
@@ -211,15 +211,15 @@ def clock(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> Clock:
         return images.new_zeros(())
 
     def slow_batches(
-        first: int, size: int, steps: int, cell_at: Callable[[int], Cell], held_out: bool
+        first: int, size: int, steps: int, config_at: Callable[[int], InputConfig], held_out: bool
     ) -> Iterator[Batch]:
         for number in range(steps):
-            px = cell_at(number).img_size
+            px = config_at(number).img_size
             clock.spend(0.001 * (px / 8) ** 2)
             yield torch.zeros(size, 3, px, px), torch.zeros(size)
 
     monkeypatch.setattr(trainer.stepper, "step", step)
-    monkeypatch.setattr(trainer.feed, "batches", slow_batches)
+    monkeypatch.setattr(trainer.data, "batches", slow_batches)
     trainer.clock = clock
     return clock
 
@@ -323,14 +323,14 @@ def test_a_slow_loader_is_part_of_the_time(
     trainer: Trainer, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A batch takes 4 s: two are fetched in any case, and what they took is kept as a guess."""
-    batches = trainer.feed.batches
+    batches = trainer.data.batches
 
     def slow(*args: Any, **more: Any) -> Iterator[Batch]:
         for batch in batches(*args, **more):
             clock.spend(4.0)
             yield batch
 
-    monkeypatch.setattr(trainer.feed, "batches", slow)
+    monkeypatch.setattr(trainer.data, "batches", slow)
     table = measure_grid(trainer, GRID, TimingLimits(20.0))
     assert clock.now <= 20.0
     assert len(table.step_costs) > 2
@@ -412,19 +412,19 @@ def test_what_workers_hide_is_measured(
     trainer: Trainer, clock: Clock, monkeypatch: pytest.MonkeyPatch, overlap: float
 ) -> None:
     """Two workers make a batch in 0.05 s, of which a step of 0.16 s at the same time hides a part."""
-    trainer.feed.workers = 2
+    trainer.data.workers = 2
 
     def batches(
-        first: int, size: int, steps: int, cell_at: Callable[[int], Cell], held_out: bool
+        first: int, size: int, steps: int, config_at: Callable[[int], InputConfig], held_out: bool
     ) -> Iterator[Batch]:
-        px, before = cell_at(0).img_size, clock.steps
+        px, before = config_at(0).img_size, clock.steps
         for number in range(steps):
             stepping = clock.steps > before
-            made_meanwhile = stepping and number < trainer.feed.workers
+            made_meanwhile = stepping and number < trainer.data.workers
             clock.now += 0.0 if made_meanwhile else 0.05 * (1 - overlap if stepping else 1)
             yield torch.zeros(size, 3, px, px), torch.zeros(size)
 
-    monkeypatch.setattr(trainer.feed, "batches", batches)
+    monkeypatch.setattr(trainer.data, "batches", batches)
     table = measure_grid(trainer, [FULL], TimingLimits(1000.0))
     assert table.step_costs[FULL.name].data_seconds == pytest.approx(0.05)
     assert table.overlap_is_measured
@@ -434,7 +434,7 @@ def test_what_workers_hide_is_measured(
 def test_without_time_workers_on_a_cpu_are_taken_to_hide_nothing(
     trainer: Trainer, clock: Clock
 ) -> None:
-    trainer.feed.workers = 2
+    trainer.data.workers = 2
     table = measure_grid(trainer, [SMALL], ONCE)
     assert (table.overlap, table.overlap_is_measured) == (0.0, False)
 

@@ -9,11 +9,11 @@ from scipy.stats import kendalltau
 from autoprog.decisions import Judged
 from autoprog.search.fidelity import (
     agreement,
+    beyond_seed_noise,
     bootstrap_interval,
     equal_cost,
     kendall_tau,
     spread_over_cost,
-    beyond_seed_noise,
 )
 from supernet.config import SubnetConfig
 
@@ -173,7 +173,9 @@ def test_two_subnets_are_beyond_seed_noise_as_by_paired_differences() -> None:
 
 
 def test_what_diverged_is_beyond_seed_noise_from_what_did_not() -> None:
-    mask = beyond_seed_noise(judged((0.1, 1.0, 1.0, 1.2), (0.2, 2.0, None, 1.2), (0.3, 3.0, None, None)))
+    mask = beyond_seed_noise(
+        judged((0.1, 1.0, 1.0, 1.2), (0.2, 2.0, None, 1.2), (0.3, 3.0, None, None))
+    )
     assert mask is not None
     assert mask.tolist() == [[False, True, True], [True, False, False], [True, False, False]]
 

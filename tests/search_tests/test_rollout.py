@@ -8,10 +8,10 @@ import pytest
 from autoprog.search.forecast import (
     CAPACITY_EXPONENT,
     Forecast,
-    ForecastSegment,
-    ScalingLaw,
-    PricedSubnet,
     ForecastInputs,
+    ForecastSegment,
+    PricedSubnet,
+    ScalingLaw,
     flattening,
     learning_exponent,
     target_entropy,
@@ -311,7 +311,10 @@ def test_a_way_without_steps_leaves_the_loss_where_it_is() -> None:
 
 
 def test_a_segment_is_the_sum_of_its_parts() -> None:
-    whole, parts = [ForecastSegment(CURRENT, 700), ForecastSegment(HALF, 300)], [ForecastSegment(CURRENT, 400), ForecastSegment(CURRENT, 300)]
+    whole, parts = (
+        [ForecastSegment(CURRENT, 700), ForecastSegment(HALF, 300)],
+        [ForecastSegment(CURRENT, 400), ForecastSegment(CURRENT, 300)],
+    )
     parts = [*parts, ForecastSegment(HALF, 300)]
     assert LAW.end_loss(whole, FULL, 500.0) == pytest.approx(LAW.end_loss(parts, FULL, 500.0))
     assert seconds_of(whole) == pytest.approx(seconds_of(parts)) == 700 * 0.25 + 300 * 0.5
@@ -339,7 +342,11 @@ def test_the_forecast_of_a_way_of_three_segments_is_that_of_its_segments() -> No
     inputs = ForecastInputs(LAW, subnets, FULL_SUBNET, 500.0, 10_000)
     continuation = ((1000, SUBNET), (3000, half), (8000, FULL_SUBNET))
     found = inputs.forecast(continuation)
-    segments = [ForecastSegment(CURRENT, 2000), ForecastSegment(HALF, 5000), ForecastSegment(FULL, 2000)]
+    segments = [
+        ForecastSegment(CURRENT, 2000),
+        ForecastSegment(HALF, 5000),
+        ForecastSegment(FULL, 2000),
+    ]
     assert (found.continuation, found.seconds) == (continuation, seconds_of(segments))
     assert found.loss == LAW.end_loss(segments, FULL, 500.0)
     assert found.score == LAW.score(found.loss, found.seconds)

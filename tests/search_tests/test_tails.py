@@ -14,9 +14,9 @@ from autoprog.search.decide import Chooser, decide
 from autoprog.search.forecast import (
     ContinuationSearch,
     Forecast,
-    ScalingLaw,
-    PricedSubnet,
     ForecastInputs,
+    PricedSubnet,
+    ScalingLaw,
     start_continuations,
 )
 from autoprog.space import SpaceFile

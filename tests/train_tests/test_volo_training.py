@@ -117,7 +117,7 @@ def test_an_estimate_leaves_statistics_alone(bench: Any, monkeypatch: pytest.Mon
     trainer = volo_trainer(bench)
     take_steps(trainer, 2)
     batch = (torch.randn(8, 3, 32, 32), torch.arange(8))
-    monkeypatch.setattr(trainer.feed, "held_out_batches", lambda: [batch])
+    monkeypatch.setattr(trainer.data, "held_out_batches", [batch])
     before = fingerprint(trainer.stepper)
     (loss,) = estimate_losses(trainer, FULL)
     assert loss > 0
