@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from supernet.config import Slots
 
 __all__ = [
     "MAPS",
@@ -70,7 +66,7 @@ def skip_list(base: int, top: int, depth: int, map: str = "interpolate") -> tupl
 
 def skip_lists(
     base: Sequence[int], top: Sequence[int], depth: Sequence[int], map: str = "interpolate"
-) -> Slots:
+) -> tuple[tuple[int, ...], ...]:
     """Return the skip-list of each stage; stages are mapped independently."""
     return tuple(skip_list(*numbers, map=map) for numbers in zip(base, top, depth, strict=True))
 

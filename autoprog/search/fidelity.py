@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
@@ -39,15 +38,15 @@ from autoprog.runfiles import remove_checkpoints
 from autoprog.search.estimate import held_out_losses
 from autoprog.search.plan import DecisionPoint, SearchPlan
 from autoprog.stage import Grow
-from autoprog.train.checkpoint import check_state, load_newest, publish, stage_as
+from autoprog.train.checkpoint import load_newest, publish, write_pending
 from autoprog.train.initial_weights import load_initial
 from autoprog.train.model import build_model
 from autoprog.train.optim import ElasticEma, create_optimizer, create_scheduler
 from autoprog.train.pace import StepPace
 from autoprog.train.phase import Phase, plain_choice, step_seed
-from autoprog.train.step import Stepper, batch_size_of, input_config_at, regularise
+from autoprog.train.step import Stepper, input_config_at, scaled_batch_size
 from autoprog.train.stop import GaveUpError, StopNow
-from autoprog.train.trainer import Trainer, snapshot
+from autoprog.train.trainer import Trainer
 from supernet.config import SubnetConfig
 from supernet.cost import relative_cost
 from supernet.elastic import ElasticViT
@@ -287,7 +286,7 @@ class BriefTrainings:
 
     Attributes:
         trainer: The run, which is left as it is.
-        start: The run's state at ``step``, as of :func:`autoprog.train.trainer.snapshot`; None for new weights.
+        start: The run's state at ``step``, as of ``Trainer.snapshot``; None for new weights.
         before: The subnet trained up to there.
         step: Position of the run: its step, or by time as many steps of the full model as take as long.
         steps: Length of each training.
@@ -358,7 +357,10 @@ class BriefTrainings:
 
     def _batches(self, phase: Phase, seed: int) -> Iterator[Batch]:
         trainer, recipe = self.trainer, self.trainer.recipe
-        batch_size, full_px = batch_size_of(phase, recipe), trainer.settings.model.img_size
+        batch_size, full_px = (
+            scaled_batch_size(recipe, phase.training),
+            trainer.settings.model.img_size,
+        )
         of_the_run = self.run_steps * recipe.batch_size
         return trainer.data.batches(
             first_sample=(1 + seed) * of_the_run + self.step * recipe.batch_size,
@@ -390,7 +392,7 @@ class BriefTrainings:
             seed=own_seed,
             pace=StepPace() if self.start is None else trainer.pace,
         )
-        regularise(stepper, phase, recipe, trainer.data.num_classes)
+        stepper.regularise(phase, recipe, trainer.data.num_classes)
         stepper.enter(phase)
         model.train()
         return stepper
@@ -443,7 +445,7 @@ def keep_start(searcher: Searcher) -> None:
         folder = _start_folder(trainer)
         folder.mkdir(exist_ok=True)
         with trainer.ledger.charge("search"):
-            publish(folder, stage_as(folder, snapshot(trainer)))
+            publish(folder, write_pending(folder, trainer.snapshot()))
 
 
 def measure_fidelity(
@@ -503,7 +505,7 @@ def _trainings(
     """Return what trains the subnets; None if the network that they begin from has been lost."""
     trainer, start = searcher.trainer, None
     if settings.begin == "start":
-        start, _ = load_newest(_start_folder(trainer), partial(check_state, trainer))
+        start, _ = load_newest(_start_folder(trainer), trainer.check_state)
         before = searcher.num_phases - len(point.estimate_steps) - 1
         if trainer.ranks.most(int(start is None or start["phase"] != before)):
             return None

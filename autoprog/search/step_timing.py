@@ -24,7 +24,7 @@ from autoprog.data.loader import Batch
 from autoprog.paired_timing import Estimate, estimate
 from autoprog.stage import Training
 from autoprog.train.phase import Phase, plain_choice
-from autoprog.train.step import Stepper, make_input_config, regularise
+from autoprog.train.step import Stepper, make_input_config
 from autoprog.train.stop import GaveUpError
 from autoprog.train.trainer import Trainer
 from supernet.network import DropPath
@@ -429,7 +429,7 @@ class StepArm:
         trainer, phase = self.watch.trainer, self._phase
         trainer.stepper.model.train()
         trainer.stepper.micro_batches = self.micro_batches
-        regularise(trainer.stepper, phase, trainer.recipe, trainer.data.num_classes)
+        trainer.stepper.regularise(phase, trainer.recipe, trainer.data.num_classes)
         trainer.stepper.enter(phase)
 
     def take(self, batch: Batch) -> None:

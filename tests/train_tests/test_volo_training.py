@@ -24,7 +24,7 @@ from autoprog.train.growth import fingerprint
 from autoprog.train.model import build_model
 from autoprog.train.optim import ElasticEma
 from autoprog.train.phase import plain_choice
-from autoprog.train.trainer import Trainer, evaluate_run
+from autoprog.train.trainer import Trainer
 from supernet.config import SubnetConfig, first_slots
 from supernet.zoo import ZOO
 
@@ -102,7 +102,7 @@ def test_evaluations_and_estimates_leave_statistics_alone(bench: Any) -> None:
     trainer = volo_trainer(bench)
     take_steps(trainer, 2)
     before = fingerprint(trainer.stepper)
-    list(evaluate_run(trainer, SPEC.depth))
+    list(trainer.evaluate(SPEC.depth))
     trainer.stepper.model.train()
     table = measure_grid(trainer, [CostCell(SubnetConfig((1, 2), 16), 16)], Limits(0.0))
     assert set(table.step_costs) == {"d1+2 r16 b16", "d2+4 r32 b16"}
