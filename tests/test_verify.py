@@ -536,7 +536,7 @@ def test_bad_input_is_one_line_and_writes_nothing(
 
 
 SCHEDULE = """\
-schema: 1
+schema: 2
 full: {model: vit-mu, timm: vit_tiny_patch16_224, depth: 4, img_size: 16, stride: 4, embed_dim: 24,
   num_heads: 2, overrides: {depth: 4, embed_dim: 24, num_heads: 2, patch_size: 4}}
 stages:

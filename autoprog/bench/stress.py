@@ -597,7 +597,7 @@ def _tick(rows: Sequence[Row], row: Row) -> Tick:
 
 
 # --------------------------------------------------------------------------------------------------
-# What ``autoprog stress`` shows: a line a kill, how long it will take, and the verdict.
+# What ``autoprog bench stress`` shows: a line a kill, how long it will take, and the verdict.
 
 
 Clock = Callable[[], float]

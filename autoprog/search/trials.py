@@ -152,12 +152,16 @@ class ScheduleSpace:
             found_by=found_by,
         )
 
-    def grow(self, op: str, source_map: str = "interpolate") -> Grow:
-        """Return the growth of a trial that adds blocks by `op`; the space's own says the rest."""
+    def grow(self, init: str, placement: str = "interpolate") -> Grow:
+        """Return the growth rule of a trial; what it does not choose is the space's own."""
         own = self.space.decisions.grow
-        source = own.source if op == "mogrow" else "online"
         return Grow.model_validate(
-            {"op": op, "map": source_map, "source": source, "state": own.state}
+            {
+                "init": init,
+                "placement": placement,
+                "old_blocks": own.old_blocks if init == "ema" else "keep",
+                "optimizer_state": own.optimizer_state,
+            }
         )
 
     def _stage(self, numbers: tuple[int, ...], length: float, choices: Mapping[str, Any]) -> Stage:
@@ -168,7 +172,7 @@ class ScheduleSpace:
             depth=depth_value(space.depths[depth]),
             img_size=space.sizes[size],
             tokens=Tokens.of(space.keep_rates[rate]),
-            grow=self.grow(choices["grow"], choices["map"]),
+            grow=self.grow(_INIT_OF.get(choices["grow"], choices["grow"]), choices["map"]),
             curriculum=Curriculum(
                 randaug=_scaled(self.strength.randaug, axes.randaug.values[randaug]),
                 drop_path=_scaled(self.strength.drop_path, axes.drop_path.values[drop_path]),
@@ -189,8 +193,15 @@ class ScheduleSpace:
         return {name: len(own) for name, own in zip(_RISING, values, strict=True)}
 
     def _choices(self) -> dict[str, tuple[str, ...]]:
+        # The names and values that studies hold since the first release: a sampler draws by them, in
+        # their order, so that other words would be other draws, and would not join older studies.
         axes = self.space.axes
-        return {"map": axes.map, "grow": axes.grow, "lr": axes.lr or (self.lr.shape,)}
+        inits = tuple(_STORED_INIT.get(init, init) for init in axes.init)
+        return {"map": axes.placement, "grow": inits, "lr": axes.lr or (self.lr.shape,)}
+
+
+_STORED_INIT = {"ema": "mogrow"}
+_INIT_OF = {stored: init for init, stored in _STORED_INIT.items()}
 
 
 def _scaled(strength: object, scale: float) -> float | None:
@@ -349,12 +360,12 @@ _LEARNING = 0.2
 
 def _total_macs(trainer: Trainer, schedule: GrowthSchedule) -> int:
     """Return the multiply-accumulates of a whole training along a schedule."""
-    recipe, feed = trainer.recipe, trainer.feed
-    table, spec = step_table(recipe, schedule, feed.num_images), trainer.stepper.model.spec
+    recipe, run_data = trainer.recipe, trainer.data
+    table, spec = step_table(recipe, schedule, run_data.num_images), trainer.stepper.model.spec
     return sum(
         s.steps
         * scaled_batch_size(recipe, s.training)
-        * image_macs(spec, s.subnet, s.training, feed.num_classes)
+        * image_macs(spec, s.subnet, s.training, run_data.num_classes)
         for s in table.segments
     )
 

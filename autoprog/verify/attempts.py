@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Protocol
 
 from autoprog.errors import ConfigError, RunError
-from autoprog.files import parse, read_object
 from autoprog.openfiles import (
     NotRegularFileError,
     open_for_appending,
     refuse_links,
     remove_temporary_files,
 )
-from autoprog.runs import Result
+from autoprog.runs import Result, read_result
 from autoprog.supervise import Attempt, SignalName, end_all
 from autoprog.verify.arms import ArmSettings, flag_words
 
@@ -204,7 +203,7 @@ class Round:
     def _result(self, arm: Arm) -> Result | None:
         paths = (folder / "result.json" for folder in run_folders(self._runs(arm)))
         path = next((path for path in paths if path.exists()), None)
-        return None if path is None else parse(Result, read_object(path), str(path))
+        return None if path is None else read_result(path)
 
     def _broken_run(self, arm: Arm) -> Path | None:
         """Return the run that was begun; one that was stopped before its start is removed."""
