@@ -157,7 +157,7 @@ def test_patience_with_a_holder_ends(path: Path, where: str) -> None:
 
 
 def test_a_long_wait_is_told_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "_SILENT_SECONDS", 0.1)
+    monkeypatch.setattr(processes, "_SECONDS_BEFORE_WARNING", 0.1)
     hold(path, ProcessName("far\x1b", "another boot", 7, 1))
     told: list[str] = []
     with passed_on(told.append):
