@@ -30,7 +30,7 @@ from autoprog.events import (
 )
 from autoprog.runs import load_run
 from autoprog.schedule import load_schedule
-from autoprog.search.controller import open_journal
+from autoprog.search.controller.storage import open_journal
 from autoprog.train.evaluate import evaluate
 from autoprog.train.phase import plain_choice
 from supernet.config import SubnetConfig
