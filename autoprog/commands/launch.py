@@ -31,8 +31,7 @@ from autoprog.commands.flags import (
 from autoprog.commands.preflight import check_run, check_validation_images
 from autoprog.console import Console
 from autoprog.data.cache_folder import check_cache_folder
-from autoprog.data.run_data import open_data
-from autoprog.data.sources import OpenedData
+from autoprog.data.dataset import OpenedData, open_data
 from autoprog.errors import (
     ConfigError,
     DivergedError,
