@@ -1,4 +1,4 @@
-"""What an accuracy is worth: beside the fraction of the largest class, by class, and by the number of images."""
+"""What an accuracy is worth: beside the largest class, by class, and by the number of images."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from autoprog import migration
 from autoprog.bounds import (
     Amount,
     Compared,
@@ -164,11 +165,11 @@ class Fidelity(FileModel):
     """``fidelity.json``: estimates against real trainings at one decision.
 
     ``epochs`` is the length of each training, ``seconds`` what all of them took. ``overall`` compares all
-    pairs of subnets, ``equal_cost`` those whose costs differ by no more than ``cost_ratio``, ``told_apart``
-    those whose real losses differ by more than their seeds do; None with one seed.
+    pairs of subnets, ``equal_cost`` those whose costs differ by no more than ``cost_ratio``, and
+    ``beyond_seed_noise`` those whose real losses differ by more than their seeds do; None with one seed.
     """
 
-    schema_version: Literal[1] = Field(default=1, alias="schema")
+    schema_version: Literal[2] = Field(default=2, alias="schema")
     decision: Index
     step: Steps
     begin: Start
@@ -177,7 +178,7 @@ class Fidelity(FileModel):
     subnets: tuple[Judged, ...]
     overall: Agreement
     equal_cost: Agreement
-    told_apart: Agreement | None = None
+    beyond_seed_noise: Agreement | None = None
     cost_ratio: Amount
     seconds: Seconds
 
@@ -232,7 +233,9 @@ def read_fidelity(run: Path) -> Fidelity | None:
         ConfigError: If it is not one of this version of autoprog.
     """
     path = run / _REPORT
-    return parse(Fidelity, read_object(path), str(path)) if path.exists() else None
+    if not path.exists():
+        return None
+    return parse(Fidelity, migration.fidelity(read_object(path)), str(path))
 
 
 Continuation = tuple[tuple[Steps, Subnet], ...]
@@ -257,18 +260,18 @@ class Estimate(FileModel):
         return sum(self.losses) / len(self.losses)
 
 
-class Shown(FileModel):
+class ReachedLosses(FileModel):
     """What the subnet that trains has come to, before the supernet of a decision.
 
     Attributes:
         subnet: The subnet.
-        held_out: Its loss on held-out images as they are, by averaged weights.
-        training: Its mean loss of late on training images, augmented.
+        held_out_loss: Its loss on held-out images as they are, by averaged weights.
+        training_loss: Its mean loss of late on training images, augmented.
     """
 
     subnet: Subnet
-    held_out: Measured
-    training: Measured
+    held_out_loss: Measured
+    training_loss: Measured
 
 
 class DecisionInputs(FileModel):
@@ -293,9 +296,9 @@ class DecisionInputs(FileModel):
             and continuations then count too, in steps of the full model. None if these are steps.
         chance_loss: Of guessing, where carrying over is measured from it: in a run whose length is a time.
         loss_floor: What the training loss cannot fall below: the entropy of smoothed targets.
-        shown: What the current subnet has come to; None before it has trained for long enough to tell.
-        shown_before: The same at the decision before, of the subnet that trained then.
-        is_strengthened: Whether regularisation is of full strength already.
+        current_losses: What the current subnet has reached; None until it has trained for long enough.
+        previous_losses: The same at the decision before, of the subnet that trained then.
+        full_regularisation: Whether regularisation is of full strength already.
     """
 
     index: Index
@@ -315,9 +318,9 @@ class DecisionInputs(FileModel):
     position: Steps | None = None
     chance_loss: Measured | None = None
     loss_floor: Measured = 0.0
-    shown: Shown | None = None
-    shown_before: Shown | None = None
-    is_strengthened: bool = False
+    current_losses: ReachedLosses | None = None
+    previous_losses: ReachedLosses | None = None
+    full_regularisation: bool = False
 
     @model_validator(mode="after")
     def _fits_together(self) -> DecisionInputs:
@@ -378,11 +381,11 @@ class FrontPoint(FileModel):
 class Decision(FileModel):
     """One decision: taken at ``step`` after a supernet phase, executed from there on.
 
-    Where only one way to go on was left, there are no candidates and ``forced`` names it. ``continuation`` is what
-    the run would do from here on if it never decided again, ``front`` the other ways worth a look.
-    Where the length of the run is a time, ``position`` and ``length`` say where it stands and ends in
-    steps of the full model, in which continuations then count. From a decision that ``strengthens`` on,
-    regularisation is of full strength.
+    Where only one subnet was left to choose, there are no candidates and ``forced`` names it.
+    ``continuation`` is what the run would do from here on if it never decided again, ``front`` the Pareto
+    front of the others. Where the length of the run is a time, ``position`` and ``length`` say where it
+    stands and ends in steps of the full model, in which continuations then count. From a decision with
+    ``full_regularisation`` on, regularisation is of full strength.
     """
 
     index: Index
@@ -399,7 +402,7 @@ class Decision(FileModel):
     front: tuple[FrontPoint, ...] = ()
     position: Steps | None = None
     length: Steps | None = None
-    strengthens: bool = False
+    full_regularisation: bool = False
 
     @model_validator(mode="after")
     def _names_a_winner(self) -> Decision:

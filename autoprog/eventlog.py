@@ -8,6 +8,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from autoprog import migration
 from autoprog.errors import ConfigError
 from autoprog.events import Event, decode
 from autoprog.files import json_object, read_lines
@@ -30,7 +31,7 @@ Row = dict[str, Any]
 WHOLE_BYTES = 1 << 22
 """A log up to this size is taken in row by row; of a longer one, progress is picked evenly."""
 MAX_PROGRESS = 4096
-_PROGRESS = b'"kind": "step_logged"'  # in a text of JSON a quote has a backslash before it
+_PROGRESS = (b'"kind": "step_logged"', b'"kind": "progressed"')  # as schema 2 and 1 call it
 
 # Runs of 50,000 evaluations and searches of 20,000 trials are read; to draw more would take
 # minutes.
@@ -103,7 +104,7 @@ def event_row(line: bytes, where: str, key: str = "") -> Row:
     Raises:
         ConfigError: If it is no row of an event log.
     """
-    row = json_object(line, where, key)
+    row = migration.event(json_object(line, where, key))
     if not isinstance(row.get("kind"), str) or not all(
         type(row.get(name)) is int and 0 <= row[name] < 2**63 for name in ("attempt", "step")
     ):
@@ -165,7 +166,7 @@ def picked(lines: Iterable[bytes], spacing_bytes: int) -> Iterator[bytes]:
     """
     last, since = b"", spacing_bytes
     for line in lines:
-        if _PROGRESS not in line:
+        if not any(kind in line for kind in _PROGRESS):
             if last:
                 yield last
             last, since = b"", spacing_bytes

@@ -227,10 +227,10 @@ class Grown(_Event):
     kind: Literal["grown"] = "grown"
     before: Subnet
     after: Subnet
-    op: str
-    map: str
-    source: str
-    state: str
+    init: str
+    placement: str
+    old_blocks: str
+    optimizer_state: str
     origins: tuple[str, ...]
     delta_loss: Measured
     delta_logits: Measured

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import ErrorDetails
 
 from autoprog.errors import ConfigError, RunError, suggest
+from autoprog.migration import NEW_KEYS, NEW_VALUES, SCHEMA
 from autoprog.openfiles import (
     MAX_TEXT_BYTES,
     NotRegularFileError,
@@ -407,7 +408,15 @@ def _first_problem(error: ValidationError, model: type[BaseModel], where: str) -
         return ConfigError(where, _key(best), "must be given", hint="add this key")
     problem = best["msg"][0].lower() + best["msg"][1:]
     problem = _LAWS.get(best["type"], re.sub(r"^\w+ should (be|have)", r"must \1", problem))
-    return ConfigError(where, _key(best), problem, _brief(best["input"]))
+    hint = ""
+    if best["type"] == "literal_error" and isinstance(best["input"], str):
+        new = NEW_VALUES.get(best["input"], "")
+        hint = _since(best["input"], new) if f"'{new}'" in problem else ""
+    return ConfigError(where, _key(best), problem, _brief(best["input"]), hint)
+
+
+def _since(old: str, new: str) -> str:
+    return f"`{old}` is called `{new}` since schema {SCHEMA}"
 
 
 def _rank(problem: ErrorDetails) -> int:
@@ -438,7 +447,9 @@ def _unknown_key(problem: ErrorDetails, model: type[BaseModel], where: str) -> C
     unknown, place = str(last), _key_of(parents)
     known = _fields_at(model, tuple(parents))
     key = f"{place}.{unknown}" if place else unknown
-    return ConfigError(where, key, "unknown key", unknown, suggest(unknown, known))
+    new = NEW_KEYS.get(unknown)
+    hint = _since(unknown, new) if new in known else suggest(unknown, known)
+    return ConfigError(where, key, "unknown key", unknown, hint)
 
 
 def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> set[str]:

@@ -18,7 +18,13 @@ def pareto_front(
     front: list[int] = []
     for index in sorted(range(len(costs)), key=lambda i: (costs[i], losses[i])):
         # Sorted by cost, a point is beaten unless its loss is below that of all cheaper ones.
-        if not front or losses[index] < losses[front[-1]] or (keep_ties and (costs[index], losses[index]) == (costs[front[-1]], losses[front[-1]])):
+        if (
+            not front
+            or losses[index] < losses[front[-1]]
+            or (
+                keep_ties and (costs[index], losses[index]) == (costs[front[-1]], losses[front[-1]])
+            )
+        ):
             front.append(index)
     return front
 

@@ -1,6 +1,6 @@
 """Schedules with a name: each preset is a few lines that return a :class:`GrowthSchedule`.
 
-The docstring of a preset is what ``autoprog schedules`` says of it; a variant has a sentence of its own.
+The docstring of a preset is what ``autoprog list presets`` says of it; a variant has a sentence of its own.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def late_jump(
     depth = depth_value(spec.split(max(1, sum(spec.depth) // 2)))
     stages = [
         Stage(length=0.7 * epochs, depth=depth, img_size=spec.img_size),
-        full_stage(spec, 0.3 * epochs, Grow(op="copy")),
+        full_stage(spec, 0.3 * epochs, Grow(init="copy")),
     ]
     return schedule_of(spec, LearningRate(shape="wsd"), stages)
 
@@ -178,7 +178,7 @@ def size_curriculum(
 def size_curriculum_of_time(
     spec: ModelSpec, epochs: float, strength: Curriculum, lr: LearningRate = LearningRate()
 ) -> GrowthSchedule:
-    """The sizes of size-curriculum by the clock of --time-budget: equal fractions of 80 % of it, then full size.
+    """The sizes of size-curriculum by the time of --time-budget: equal parts of 80 % of it, then full size.
 
     The published run of a day reaches its full size shortly before the day is over.
     """

@@ -8,7 +8,6 @@ import math
 import os
 import re
 import socket
-import sys
 import tempfile
 import threading
 import time
@@ -22,7 +21,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-import autoprog
 from autoprog.bounds import Count, Index, ProcessNumber, Ticks, UnixSeconds
 from autoprog.errors import ConfigError
 from autoprog.files import FileModel
@@ -31,7 +29,6 @@ from autoprog.openfiles import NotRegularFileError, open_regular, read_bytes, wr
 
 __all__ = [
     "NUMBER_VARIABLE",
-    "PROGRAM",
     "FileLock",
     "ProcessName",
     "WorkerFile",
@@ -44,41 +41,9 @@ __all__ = [
     "is_here",
     "log_of",
     "process_in",
-    "program_in_processes",
     "read_workers",
     "this_process",
 ]
-
-
-# --------------------------------------------------------------------------------------------------
-# The words that start autoprog anew, as for the workers of a search and the arms of a verification.
-
-
-_ROOT = str(Path(autoprog.__file__).resolve().parent.parent)
-# Not `python -m autoprog`, which looks for modules in the working directory first: a file torch.py
-# in it
-# would be run. With -c the first place to look is '', the working directory; this very package
-# takes it.
-_PREPARE = f"import sys; sys.path[0] = {_ROOT!r}; "
-PROGRAM = (
-    sys.executable,
-    "-c",
-    f"{_PREPARE}from autoprog.cli import main; sys.exit(main())",
-)
-"""Words of a process of this very package; those of its command line follow."""
-_TORCHRUN = (
-    sys.executable,
-    "-c",
-    f"{_PREPARE}from torch.distributed.run import main; sys.exit(main())",
-)
-
-
-def program_in_processes(num_processes: int, program: tuple[str, ...] = PROGRAM) -> tuple[str, ...]:
-    """Return the words that start `program` in so many processes of this machine, through torchrun."""
-    if num_processes == 1:
-        return program
-    places = ("--standalone", "--nproc-per-node", str(num_processes), "--no-python")
-    return (*_TORCHRUN, *places, *program)
 
 
 @dataclass(frozen=True)

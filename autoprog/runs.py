@@ -23,6 +23,7 @@ from typing import IO, Any, Literal
 
 from pydantic import Field
 
+from autoprog import migration
 from autoprog.bounds import (
     Amount,
     Blocks,
@@ -80,6 +81,7 @@ __all__ = [
     "load_run",
     "locate_run",
     "locate_schedule",
+    "read_result",
     "runs_in",
     "write_record",
 ]
@@ -209,7 +211,7 @@ class Result(FileModel):
     predicted to take for ``full_model_epochs`` from its own steps in this run.
     """
 
-    schema_version: Literal[1] = Field(default=1, alias="schema")
+    schema_version: Literal[2] = Field(default=2, alias="schema")
     run_id: Line
     kind: Line
     model: Line
@@ -403,7 +405,9 @@ class Run:
     def inputs(self) -> tuple[DecisionInputs, ...]:
         """Return what the decisions were taken from; the last one may have been taken by nobody yet."""
         rows = read_rows(self.path / "inputs.jsonl", _MAX_DECISIONS)
-        return tuple(parse(DecisionInputs, row, "inputs.jsonl") for row in rows)
+        return tuple(
+            parse(DecisionInputs, migration.decision_inputs(row), "inputs.jsonl") for row in rows
+        )
 
     def events(self) -> Iterator[Event]:
         """Return what happened, without what a later attempt replayed; of a published run, its curve."""
@@ -427,18 +431,28 @@ def load_run(path: str | Path) -> Run:
         schedule=_schedule_if_there(folder / "schedule.yaml"),
         best=_schedule_if_there(folder / "best.yaml"),
         decisions=tuple(
-            parse(Decision, row, "decisions.jsonl")
+            parse(Decision, migration.decision(row), "decisions.jsonl")
             for row in read_rows(folder / "decisions.jsonl", _MAX_DECISIONS)
         ),
         cost_table=table_of(read_object(costs), str(costs)) if costs.exists() else CostTable(),
-        result=parse(Result, read_object(result), str(result)) if result.exists() else None,
+        result=read_result(result) if result.exists() else None,
     )
+
+
+def read_result(path: Path) -> Result:
+    """Read a ``result.json``.
+
+    Raises:
+        ConfigError: If it holds no result.
+    """
+    return parse(Result, migration.result(read_object(path)), str(path))
 
 
 def _read_manifest(path: Path) -> RunManifest:
     if not (path / "run.yaml").is_file():
         raise ConfigError(str(path), "", "must be a run folder with a run.yaml in it")
-    return parse(RunManifest, read_yaml(path / "run.yaml"), str(path / "run.yaml"))
+    body = migration.manifest(read_yaml(path / "run.yaml"))
+    return parse(RunManifest, body, str(path / "run.yaml"))
 
 
 def _schedule_if_there(path: Path) -> GrowthSchedule | None:
@@ -583,7 +597,7 @@ class BudgetRecord(FileModel):
     ``hardware`` names what each attempt ran on, without repeats; ``processes`` count those of the last.
     """
 
-    schema_version: Literal[1] = Field(default=1, alias="schema")
+    schema_version: Literal[2] = Field(default=2, alias="schema")
     run_id: str
     hardware: tuple[str, ...]
     processes: WorldSize

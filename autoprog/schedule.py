@@ -12,6 +12,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from autoprog import migration
 from autoprog.bounds import Index, Seed
 from autoprog.decisions import FidelitySummary
 from autoprog.files import FileModel, dump_yaml, parse, read_yaml
@@ -28,7 +29,6 @@ from autoprog.steptable import StepTable, resolve_steps
 __all__ = ["FoundBy", "GrowthSchedule", "Lengths", "full_epochs_of", "load_schedule"]
 
 
-SCHEMA = 1
 LengthUnit = Literal["epochs", "steps", "fraction", "budget_fraction", "compute_fraction"]
 
 
@@ -51,7 +51,7 @@ class GrowthSchedule(FileModel):
     are multiples of the stride; only the last length may be 'rest'.
     """
 
-    schema_version: Literal[1] = Field(default=1, alias="schema")
+    schema_version: Literal[2] = Field(default=2, alias="schema")
     full: FullModel
     length_unit: LengthUnit = "epochs"
     lr: LearningRate = LearningRate()
@@ -90,7 +90,7 @@ class GrowthSchedule(FileModel):
     def to_yaml(self) -> str:
         """Return the file's text; loading it again gives an equal schedule."""
         body = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-        return dump_yaml({"schema": SCHEMA, **body})
+        return dump_yaml({"schema": self.schema_version, **body})
 
 
 def load_schedule(path: str | Path) -> GrowthSchedule:
@@ -99,7 +99,7 @@ def load_schedule(path: str | Path) -> GrowthSchedule:
     Raises:
         ConfigError: If it is missing, not YAML or breaks a law of :class:`GrowthSchedule`.
     """
-    return parse(GrowthSchedule, read_yaml(Path(path)), str(path))
+    return parse(GrowthSchedule, migration.schedule(read_yaml(Path(path))), str(path))
 
 
 # --------------------------------------------------------------------------------------------------

@@ -217,7 +217,7 @@ class RunManifest(FileModel):
     ``data`` is None in runs from before it was recorded, and in those of a search's trials.
     """
 
-    schema_version: Literal[1] = Field(default=1, alias="schema")
+    schema_version: Literal[2] = Field(default=2, alias="schema")
     run_id: Line
     created: Line
     argv: tuple[str, ...]

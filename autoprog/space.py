@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from autoprog import migration
 from autoprog.bounds import (
     BlockNumber,
     Blocks,
@@ -110,9 +111,9 @@ class Axes(FileModel):
 
     ``depth``, ``img_size`` and ``keep_rate`` make subnets, which a supernet can estimate. ``depth`` counts
     the blocks of all stages of a model; those of a VOLO are split as AutoProg does. ``randaug``,
-    ``drop_path`` and ``batch_scale`` are multiples of the recipe's values. ``map`` and ``grow`` say where and
-    how blocks are inserted, ``lr`` is the shape of the learning rate. Only real trainings (``--trials``)
-    can tell what those are worth, so no other search changes them.
+    ``drop_path`` and ``batch_scale`` are multiples of the recipe's values. ``placement`` and ``init`` say
+    where blocks are inserted and what they start from, ``lr`` is the shape of the learning rate. Only real
+    trainings (``--trials``) show what those are worth, so no other search changes them.
     """
 
     depth: Axis = Axis(fractions=(0.5, 2 / 3, 5 / 6, 1.0))
@@ -121,8 +122,10 @@ class Axes(FileModel):
     randaug: ScaleAxis = ScaleAxis()
     drop_path: ScaleAxis = ScaleAxis()
     batch_scale: ScaleAxis = ScaleAxis()
-    map: tuple[Literal["interpolate", "stack"], ...] = Field(default=("interpolate",), min_length=1)
-    grow: tuple[Literal["mogrow", "copy", "zero"], ...] = Field(default=("mogrow",), min_length=1)
+    placement: tuple[Literal["interpolate", "stack"], ...] = Field(
+        default=("interpolate",), min_length=1
+    )
+    init: tuple[Literal["ema", "copy", "zero"], ...] = Field(default=("ema",), min_length=1)
     lr: tuple[Literal["cosine", "wsd", "constant"], ...] = ()
 
     @model_validator(mode="after")
@@ -147,9 +150,10 @@ class Decisions(FileModel):
             so many at each decision decides less often.
         search_fraction: The most that estimates may cost, as a fraction of a run of the full model.
         max_candidates: The most subnets that are estimated at a decision.
-        min_full_fraction: The least fraction of the run that the full model trains for, of steps or time likewise.
+        min_full_fraction: The least fraction of the run, of steps or time likewise, that the full model trains.
         estimate_images: The most images of the held-out slice, which is otherwise 5 % of the images.
-        continuation_trials: Schedules that Optuna proposes at a decision, five times as many where it is for good.
+        continuation_trials: Schedules that Optuna proposes at a decision, five times as many where it is the
+            only one.
         grow: How blocks are added.
     """
 
@@ -170,7 +174,7 @@ class Decisions(FileModel):
 class SpaceFile(FileModel):
     """One file of ``search_spaces/``: the largest network, the choices, and recipe values that suit it."""
 
-    schema_version: Literal[1] = Field(default=1, alias="schema")
+    schema_version: Literal[2] = Field(default=2, alias="schema")
     model: str | None = None
     img_size: Px | None = None
     axes: Axes = Axes()
@@ -320,7 +324,8 @@ def find_space(name_or_path: str | None, model: str) -> tuple[SpaceFile, str]:
     elif name_or_path in shipped:
         name = name_or_path
     elif Path(name_or_path).suffix in (".yaml", ".yml"):
-        return parse(SpaceFile, read_yaml(Path(name_or_path)), name_or_path), name_or_path
+        body = migration.space(read_yaml(Path(name_or_path)))
+        return parse(SpaceFile, body, name_or_path), name_or_path
     else:
         raise ConfigError(
             "--space", "", "unknown space", name_or_path, suggest(name_or_path, shipped)

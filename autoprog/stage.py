@@ -209,20 +209,21 @@ class LearningRate(FileModel):
 class Grow(FileModel):
     """How the blocks that a stage adds are filled; see :class:`supernet.config.GrowthRule`."""
 
-    op: Literal["mogrow", "copy", "zero"] = "mogrow"
-    map: Literal["interpolate", "stack"] = "interpolate"
-    source: Literal["online", "ema"] = "online"
-    state: Literal["carry", "fresh", "reset"] = "carry"
+    init: Literal["ema", "copy", "zero"] = "ema"
+    placement: Literal["interpolate", "stack"] = "interpolate"
+    old_blocks: Literal["keep", "ema"] = "keep"
+    optimizer_state: Literal["copy", "fresh", "reset"] = "copy"
 
     @model_validator(mode="after")
     def _legal_rule(self) -> Grow:
-        if self.source == "ema" and self.op != "mogrow":
-            raise ConfigError("", "source", "must be 'online' unless op is 'mogrow'", self.source)
+        if self.old_blocks == "ema" and self.init != "ema":
+            problem = "must be 'keep' unless init is 'ema'"
+            raise ConfigError("", "old_blocks", problem, self.old_blocks)
         return self
 
     def rule(self) -> GrowthRule:
         """Return the growth rule of the supernet."""
-        return GrowthRule(op=self.op, map=self.map, source=self.source, state=self.state)
+        return GrowthRule(**self.model_dump())
 
 
 class Tokens(FileModel):

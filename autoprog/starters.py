@@ -75,7 +75,8 @@ def _recipe() -> dict[str, Any]:
     body = Recipe.model_json_schema()
     meaning = "recipe whose values the keys of this file replace"
     base = {"enum": [*RECIPES, None], "default": None, "description": meaning}
-    body["properties"] = {"base": base, **body["properties"]}
+    schema = {"const": 2, "default": 2}
+    body["properties"] = {"schema": schema, "base": base, **body["properties"]}
     body["type"] = ["object", "null"]  # a starter, in which all is commented out, is a valid file
     return body
 
@@ -102,8 +103,8 @@ _OPTIONAL_AXES = """\
   # randaug: {values: [0.5, 1.0]}       # multiples of the recipe's magnitude, ending at 1
   # drop_path: {values: [0.0, 1.0]}     # multiples of the recipe's drop-path rate
   # batch_scale: {values: [2.0, 1.0]}   # multiples of the recipe's batch size
-  # map: [interpolate, stack]           # where new blocks go
-  # grow: [mogrow, copy, zero]          # what new blocks start from
+  # placement: [interpolate, stack]     # where new blocks go
+  # init: [ema, copy, zero]             # what new blocks start from
   # lr: [cosine, wsd]                   # shape of the learning rate
 """
 
@@ -121,7 +122,7 @@ def space_starter(spec: ModelSpec, output: str) -> str:
     lines = [
         f"# What a search of {spec.name} may choose from. Try it:",
         f"#   autoprog search --model {spec.name} --space {output} --data DIR",
-        "schema: 1",
+        "schema: 2",
         f"model: {spec.name}",
         f"img_size: {spec.img_size}    # full image size, in px",
         "axes:    # rising; the last of each is the full model",
@@ -165,7 +166,7 @@ def recipe_starter(spec: ModelSpec, output: str) -> str:
         f"# Values are those of the recipe {base}, in brackets where others differ. Each key is a flag too,",
         "# which wins over the file. Try it:",
         f"#   autoprog train --schedule constant --model {spec.name} --recipe {output} --data DIR",
-        "",
+        "schema: 2",
         f"# base: {base}    # the recipe that the other keys are from (by the number of training images)",
     ]
     for key, field in Recipe.model_fields.items():
@@ -208,7 +209,7 @@ _OF_STAGE = {
 
 _OPTIONAL_OF_STAGE = {
     "tokens": "{keep_rate: 0.6, by: magnitude}    # fraction of patch tokens that are kept",
-    "grow": "{op: mogrow, map: interpolate, source: online, state: carry}    # how new blocks are filled",
+    "grow": "{init: ema, placement: interpolate, old_blocks: keep, optimizer_state: copy}",
     "curriculum": "{randaug: 4, drop_path: 0.0, reprob: 0.0, mixup: 0.2, cutmix: 0.5}",
     "shrink_by": "fourier    # the low frequencies of full-size images instead of smaller images",
     "batch_scale": "2    # multiple of the recipe's batch size",

@@ -146,27 +146,29 @@ class GrowthRule:
     """How a subnet grows.
 
     Args:
-        op: What fills a new block: ``mogrow`` its source block in the slowest EMA, ``copy`` the online
-            source block, ``zero`` that one with its two residual branches at exactly 0.
-        map: A name in :data:`supernet.depthmap.MAPS`.
-        source: Where old blocks and everything outside blocks come from; ``ema`` replaces the whole
-            online network by the slowest EMA, as the AutoProg release does.
-        state: ``carry`` clones the optimizer state with the weights, ``fresh`` gives new blocks
+        init: What a new block starts from: ``ema`` its source block in the slowest EMA (MoGrow in the
+            AutoProg paper), ``copy`` the online source block, ``zero`` that one with its two residual
+            branches at exactly 0.
+        placement: Where new blocks go: a name in :data:`supernet.depthmap.MAPS`.
+        old_blocks: ``keep`` leaves old blocks and everything outside blocks as they are; ``ema`` replaces
+            the whole online network by the slowest EMA, as the AutoProg release does.
+        optimizer_state: ``copy`` clones the optimizer state with the weights, ``fresh`` gives new blocks
             none, ``reset`` clears the whole optimizer, as the AutoProg release does.
     """
 
-    op: str = "mogrow"
-    map: str = "interpolate"
-    source: str = "online"
-    state: str = "carry"
+    init: str = "ema"
+    placement: str = "interpolate"
+    old_blocks: str = "keep"
+    optimizer_state: str = "copy"
 
     def __post_init__(self) -> None:
-        check_choice("op", self.op, ("mogrow", "copy", "zero"))
-        check_choice("map", self.map, tuple(MAPS))
-        check_choice("source", self.source, ("online", "ema"))
-        check_choice("state", self.state, ("carry", "fresh", "reset"))
-        if self.source == "ema" and self.op != "mogrow":
-            raise ValueError(f"source must be online unless op is mogrow, but got op {self.op!r}")
+        check_choice("init", self.init, ("ema", "copy", "zero"))
+        check_choice("placement", self.placement, tuple(MAPS))
+        check_choice("old_blocks", self.old_blocks, ("keep", "ema"))
+        check_choice("optimizer_state", self.optimizer_state, ("copy", "fresh", "reset"))
+        # The release takes everything from the EMA at once; with other new blocks that mixes two networks.
+        if self.old_blocks == "ema" and self.init != "ema":
+            raise ValueError(f"old_blocks must be keep unless init is ema, but got {self.init!r}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,22 +55,22 @@ def grow(
     """Grow ``model`` in place from ``base`` to ``target`` blocks per stage; EMAs run fast to slow.
 
     Every EMA is grown from itself by the same map. Gradients become None. Raises ValueError for
-    ``mogrow`` without an EMA, and for ``fresh`` state in an optimizer that counts steps per group.
+    ``init: ema`` without an EMA, and for ``fresh`` state in an optimizer that counts steps per group.
     """
-    if rule.op == "mogrow" and not emas:
-        raise ValueError("op mogrow must have at least one EMA to grow from, but got none")
+    if rule.init == "ema" and not emas:
+        raise ValueError("init ema must have at least one EMA to grow from, but got none")
     if optimizer is not None:
         check_state(rule, optimizer)
-    maps = tuple(MAPS[rule.map](*ends) for ends in zip(base, target, strict=True))
+    maps = tuple(MAPS[rule.placement](*ends) for ends in zip(base, target, strict=True))
     for ema in emas:
         _fill(ema, maps)
     _fill(model, maps)
-    if rule.op == "mogrow":
-        _take_from_ema(model, emas[-1], maps, everything=rule.source == "ema")
-    elif rule.op == "zero":
+    if rule.init == "ema":
+        _take_from_ema(model, emas[-1], maps, everything=rule.old_blocks == "ema")
+    elif rule.init == "zero":
         for network in (model, *emas):
             _silence(network, maps)
-    _grow_state(model, optimizer, maps, rule.state)
+    _grow_state(model, optimizer, maps, rule.optimizer_state)
     _drop_gradients((model, *emas))
     return _origins(maps, rule, has_optimizer=optimizer is not None)
 
@@ -85,13 +85,13 @@ def check_state(rule: GrowthRule, optimizer: torch.optim.Optimizer) -> None:
         ValueError: Where the rule and the optimizer do not go together.
     """
     name = type(optimizer).__name__
-    if rule.state == "fresh" and any("step" in group for group in optimizer.param_groups):
-        problem = "state fresh must have a step count per parameter"
-        raise ValueError(f"{problem}, but {name} counts per group; use carry or reset")
-    silences = rule.op == "zero" and rule.state == "carry"
+    if rule.optimizer_state == "fresh" and any("step" in group for group in optimizer.param_groups):
+        problem = "optimizer_state fresh must have a step count per parameter"
+        raise ValueError(f"{problem}, but {name} counts per group; use copy or reset")
+    silences = rule.init == "zero" and rule.optimizer_state == "copy"
     if silences and any("x0" in entry for entry in optimizer.state.values()):
-        problem = "op zero must go with an optimizer that keeps no initial weights"
-        raise ValueError(f"{problem}, but {name} does; use state fresh or reset")
+        problem = "init zero must go with an optimizer that keeps no initial weights"
+        raise ValueError(f"{problem}, but {name} does; use optimizer_state fresh or reset")
 
 
 @torch.no_grad()
@@ -162,7 +162,7 @@ def _grow_state(
         for group in optimizer.param_groups:
             group.pop("step", None)
         return
-    _move_state(model, optimizer, maps, clone_new=mode == "carry")
+    _move_state(model, optimizer, maps, clone_new=mode == "copy")
 
 
 def _move_state(
@@ -212,14 +212,14 @@ def _origins(maps: Slots, rule: GrowthRule, has_optimizer: bool) -> tuple[SlotOr
 
 
 def _weights_origin(rule: GrowthRule, is_new: bool) -> Literal["kept", "online", "ema", "zero"]:
-    if rule.source == "ema":
+    if rule.old_blocks == "ema":
         return "ema"
     if not is_new:
         return "kept"
-    return {"mogrow": "ema", "copy": "online", "zero": "zero"}[rule.op]  # type: ignore[return-value]
+    return {"ema": "ema", "copy": "online", "zero": "zero"}[rule.init]  # type: ignore[return-value]
 
 
 def _state_origin(rule: GrowthRule, is_new: bool) -> Literal["carried", "fresh", "reset"]:
-    if rule.state == "reset":
+    if rule.optimizer_state == "reset":
         return "reset"
-    return "fresh" if is_new and rule.state == "fresh" else "carried"
+    return "fresh" if is_new and rule.optimizer_state == "fresh" else "carried"

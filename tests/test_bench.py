@@ -25,7 +25,7 @@ from autoprog.bench.runner import (
     LOADED_UNCACHED,
     RESIDENT,
     BareLoop,
-    ResidentFeed,
+    ResidentData,
     RunnerArm,
     RunnerSpeed,
     ScriptSpeed,
@@ -68,7 +68,7 @@ def a_trainer(*flags: str) -> Iterator[tuple[Trainer, list[Phase]]]:
     with scratch_folder(run.settings) as folder:
         trainer = start_training(run.settings, folder, run.opened, run.schedule, Job())
         yield trainer, distinct_phases(run.schedule, trainer)
-        trainer.feed.close()
+        trainer.data.close()
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ class Clock:
 
 
 @dataclass
-class SlowFeed:
+class SlowData:
     """Batches each of which costs some seconds of a clock to fetch."""
 
     clock: Clock
@@ -170,9 +170,9 @@ class SlowFeed:
     workers: int = 3
 
     def batches(
-        self, first_sample: int, batch_size: int, steps: int, cell_at: Any, held_out: bool
+        self, first_sample: int, batch_size: int, steps: int, config_at: Any, held_out: bool
     ) -> Iterator[Batch]:
-        assert cell_at(0).img_size == 16
+        assert config_at(0).img_size == 16
         for batch in some_batches(1) * steps:
             self.clock.now += self.seconds
             yield batch
@@ -193,16 +193,16 @@ def make_steps_cost(
     monkeypatch.setattr(trainer.stepper, "step", slow_step)
 
 
-def test_data_cost_is_the_fraction_of_the_resident_speed_that_a_slow_feed_takes(
+def test_data_cost_is_the_fraction_of_the_resident_speed_that_a_slow_loader_takes(
     monkeypatch: pytest.MonkeyPatch, training: tuple[Trainer, list[Phase]]
 ) -> None:
     """A step of 3 s after a wait of 1 s: a quarter of the speed is lost."""
     trainer, (phase,) = training
     clock = Clock()
     make_steps_cost(monkeypatch, trainer, clock, 3.0)
-    slow = SlowFeed(clock, 1.0)
+    slow = SlowData(clock, 1.0)
     race = {
-        RESIDENT: RunnerArm(trainer, phase, lambda: ResidentFeed(some_batches()), clock=clock),
+        RESIDENT: RunnerArm(trainer, phase, lambda: ResidentData(some_batches()), clock=clock),
         LOADED: RunnerArm(trainer, phase, lambda: slow, clock=clock),  # type: ignore[arg-type]
     }
     seconds = take_turns(race, rounds=2, steps=5)
@@ -244,12 +244,12 @@ def test_the_runner_is_timed_from_the_first_batch_after_the_lead_in_with_its_pro
             yield event
 
     monkeypatch.setattr(trainer, "run", watched)
-    own = trainer.feed
-    arm = RunnerArm(trainer, phase, lambda: ResidentFeed(some_batches()))
+    own = trainer.data
+    arm = RunnerArm(trainer, phase, lambda: ResidentData(some_batches()))
     assert arm(8) > 0
     steps = [event.step for event in seen if isinstance(event, StepLogged)]
     assert steps == [4, 8, 12], "one in the lead-in, two for 8 steps"
-    assert trainer.feed is own
+    assert trainer.data is own
     assert trainer.step == 12
     assert arm(4) > 0
     assert trainer.step == 20, "the next block begins at a progress event as well"
@@ -258,7 +258,7 @@ def test_the_runner_is_timed_from_the_first_batch_after_the_lead_in_with_its_pro
 def test_a_runner_that_sleeps_is_found_to_be_slower(training: tuple[Trainer, list[Phase]]) -> None:
     trainer, (phase,) = training
     batches = some_batches()
-    regularise(trainer.stepper, phase, trainer.recipe, trainer.feed.num_classes)
+    regularise(trainer.stepper, phase, trainer.recipe, trainer.data.num_classes)
     bare = bare_loop(trainer, phase, batches)
     step = bare._update
 
@@ -300,7 +300,7 @@ def test_a_bare_loop_trains_and_its_lead_in_is_not_timed(
 def test_a_bare_step_is_a_step_of_the_runner(training: tuple[Trainer, list[Phase]]) -> None:
     """From the same weights both loops come to the same ones: they do the same work."""
     trainer, (phase,) = training
-    regularise(trainer.stepper, phase, trainer.recipe, trainer.feed.num_classes)
+    regularise(trainer.stepper, phase, trainer.recipe, trainer.data.num_classes)
     batch = some_batches(1)
     loop = bare_loop(trainer, phase, batch)
     loop.model.load_state_dict(trainer.stepper.model.vit.state_dict())

@@ -32,7 +32,7 @@ FAST = ("--device", "cpu", "--threads", "1", "--workers", "0", "--model", "vit-m
 
 
 def grid(cells: list[CostCell] | None = None) -> CostGrid:
-    model = CostModel(MU, CostTable(overlap=0.25, conditions=HERE, cells=MEASURED))
+    model = CostModel(MU, CostTable(overlap=0.25, conditions=HERE, step_costs=MEASURED))
     rows = tuple(cost_rows(model, CELLS if cells is None else cells, BATCH, num_classes=10))
     return CostGrid("vit-mu", model.table, rows, model.left_out_errors(), seconds=12.0)
 

@@ -70,7 +70,7 @@ class InProcess:
             with redirect_stdout(io.StringIO()):
                 self.exit_code = main(list(words))
 
-    def last_words(self) -> str:
+    def last_line(self) -> str:
         return "out of luck"
 
 
@@ -174,11 +174,11 @@ def planned(
 
 def test_all_presets_enter_but_those_of_the_clock(planned: Callable[..., Any]) -> None:
     field = planned(*FIELD[:-1], "20")
-    names = [entrant.name for entrant in field.entrants]
+    names = [entrant.name for entrant in field.schedules]
     assert (names[0], field.seeds, field.equal) == ("constant", 3, "epochs")
     assert {*names, *field.left_out} == {*PRESETS}
     assert [*field.left_out] == ["size-curriculum:time"]
-    epochs = {e.name: float(e.settings.flags["epochs"]) for e in field.entrants}
+    epochs = {e.name: float(e.settings.flags["epochs"]) for e in field.schedules}
     assert epochs["linear"] == epochs["supervit"] == epochs["constant"]
     assert epochs["efficienttrain"] < 0.8 * epochs["constant"]  # whose epochs are of compute
 
@@ -187,14 +187,14 @@ def test_a_preset_too_long_for_the_run_is_left_out_with_its_reason(
     planned: Callable[..., Any],
 ) -> None:
     field = planned(*FIELD[:-1], "0.3", "--presets", "linear", "efficienttrain")
-    assert [entrant.name for entrant in field.entrants] == ["constant", "linear"]
+    assert [entrant.name for entrant in field.schedules] == ["constant", "linear"]
     assert "must last at least one step" in field.left_out["efficienttrain"]
 
 
 def test_equal_wall_clock_goes_by_what_steps_take_here(planned: Callable[..., Any]) -> None:
     words = ("--presets", "linear", "--equal", "wall-clock", "--profile-seconds", "0")
     field = planned(*FIELD[:-1], "20", *words)
-    epochs = [float(e.settings.flags["epochs"]) for e in field.entrants]
+    epochs = [float(e.settings.flags["epochs"]) for e in field.schedules]
     assert epochs[1] > epochs[0] == pytest.approx(20, abs=0.1)
 
 

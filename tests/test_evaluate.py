@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from autoprog.cli import main
-from autoprog.data.run_data import open_data, open_feed
+from autoprog.data.run_data import open_data, open_run_data
 from autoprog.runs import load_run
 from autoprog.train.model import build_model, transform_settings
 from supernet.config import SubnetConfig, TokenRule
@@ -76,10 +76,10 @@ def test_every_cell_is_the_forward_of_its_subnet_on_full_images(
 ) -> None:
     grid = evaluated(capsys, elastic_run, "--grid", "--rounds", 0)
     settings, model = load_run(elastic_run).manifest.settings, network(elastic_run)
-    feed = open_feed(
+    run_data = open_run_data(
         open_data(settings.data), transform_settings(model, settings.recipe), settings, False
     )
-    images, targets = (torch.cat(parts) for parts in zip(*feed.validation(), strict=True))
+    images, targets = (torch.cat(parts) for parts in zip(*run_data.validation(), strict=True))
     assert images.shape == (grid["num_images"], 3, 16, 16)
     for cell in grid["cells"]:
         rule = TokenRule(cell["keep_rate"], cell["by"], cell["at_blocks"])

@@ -19,8 +19,6 @@ NEEDED = {
     "show": ["linear"],
     "evaluate": ["a.safetensors"],
     "export": ["run", "--output", "a.pth"],
-    "init": ["recipe", "--model", "deit-s"],
-    "cache": ["clear"],
 }
 """What a command must be given besides."""
 
@@ -31,14 +29,26 @@ def parser_of(command: str) -> argparse.ArgumentParser:
 
 
 def actions(command: str) -> list[argparse.Action]:
-    (commands,) = (
-        a for a in parser_of(command)._actions if isinstance(a, argparse._SubParsersAction)
-    )
-    return list(commands.choices[command]._actions)
+    parser = parser_of(command.split()[0])
+    for word in command.split():
+        parser = subparsers(parser)[word]
+    return list(parser._actions)
+
+
+def subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    found = (a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    return dict(next(found, {}))
+
+
+def commands() -> Iterator[str]:
+    """Yield the commands, those with a second word with each of these."""
+    for name in COMMANDS:
+        words = subparsers(subparsers(parser_of(name))[name])
+        yield from (f"{name} {word}" for word in words) if words else (name,)
 
 
 def number_flags() -> Iterator[tuple[str, argparse.Action, Range]]:
-    for command in COMMANDS:
+    for command in commands():
         for action in actions(command):
             if isinstance(action.type, Range):
                 yield command, action, action.type
@@ -47,7 +57,7 @@ def number_flags() -> Iterator[tuple[str, argparse.Action, Range]]:
 FLAGS = [*number_flags()]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*commands()])
 def test_every_flag_for_a_number_has_bounds(command: str) -> None:
     kinds = {action.dest: action.type for action in actions(command)}
     assert not [name for name, kind in kinds.items() if kind in (int, float)]
@@ -79,7 +89,9 @@ def test_what_is_no_number_or_beyond_the_bounds_is_refused_in_one_line(
     for text in (*NO_NUMBERS, *(text for text in BEYOND if float(text) not in bounds)):
         words = [f"{flag}={text}"] if count == 1 else [flag, *[f" {text}"] * count]
         with pytest.raises(SystemExit) as ended:
-            parser_of(command).parse_args([command, *NEEDED.get(command, []), *words])
+            parser_of(command.split()[0]).parse_args(
+                [*command.split(), *NEEDED.get(command, []), *words]
+            )
         told = capsys.readouterr()
         assert ended.value.code == 2
         assert told.err.count("\n") == 1

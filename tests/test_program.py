@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from autoprog.processes import PROGRAM, program_in_processes
+from autoprog.supervise import PROGRAM, program_in_processes
 
 MODULES = ("torch", "numpy", "json", "argparse", "runpy", "timm", "sitecustomize", "autoprog")
 

@@ -71,7 +71,7 @@ def begun_trials(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             "autoprog.search.trials.spawn_workers",
-            lambda crew, stop: iter(()),
+            lambda *_: iter(()),
         )
         assert main([*TRIALS, "--runs-dir", str(runs)]) == 1
     (run,) = runs.iterdir()

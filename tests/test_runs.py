@@ -313,7 +313,7 @@ def test_a_result_makes_a_run_complete(folder: RunFolder) -> None:
     result = a_result(top1=71.5, run_id=folder.path.name)
     folder.write_result(result)
     assert load_run(folder.path).result == result
-    assert json.loads((folder.path / "result.json").read_text())["schema"] == 1
+    assert json.loads((folder.path / "result.json").read_text())["schema"] == 2
 
 
 @pytest.mark.parametrize("name", ["result.json", "costs.json"])

@@ -21,12 +21,12 @@ from supernet.config import GrowthRule, ModelSpec, SubnetConfig
 from supernet.zoo import ZOO
 
 DEIT_S = """\
-schema: 1
+schema: 2
 full: {model: deit-s, timm: deit_small_patch16_224, depth: 12, img_size: 224, stride: 16,
        embed_dim: 384, num_heads: 6}
 """
 TWO_STAGES = """\
-schema: 1
+schema: 2
 full: {model: volo, timm: volo_d1_224, depth: [4, 14], img_size: 224, stride: 16,
        embed_dim: 384, num_heads: 12, mlp_ratio: 3.0, outlook: {embed_dim: 192, num_heads: 6}}
 """
@@ -38,7 +38,7 @@ HAND_WRITTEN = {
     "{length: rest, depth: 12, img_size: 224}]",
     "steps and wsd": DEIT_S
     + f"length_unit: steps\nlr: {{shape: wsd, clock: epochs}}\nstages: [{LAST}]",
-    "shares with ramps": DEIT_S
+    "fractions with ramps": DEIT_S
     + """\
 length_unit: fraction
 stages:
@@ -49,12 +49,12 @@ stages:
   - length: 0.5
     depth: 12
     img_size: {ramp: linear, from: 192, to: 224}
-    grow: {op: copy, map: stack, state: fresh}
+    grow: {init: copy, placement: stack, optimizer_state: fresh}
 """,
     "falling": DEIT_S + f"monotone: false\nstages: [{{length: 2.5, depth: 12, img_size: 224}}, "
     f"{{length: 1, depth: 9, img_size: 160}}, {LAST}]",
     "two stages": TWO_STAGES
-    + "stages: [{length: 1, depth: [2, 7], img_size: 128, grow: {op: zero}}, "
+    + "stages: [{length: 1, depth: [2, 7], img_size: 128, grow: {init: zero}}, "
     "{length: 1, depth: [4, 14], img_size: 224}]",
     "found by a search": DEIT_S
     + f"stages: [{LAST}]\nfound_by: {{run: runs/a, rule: rollout, seed: 3}}",
@@ -74,7 +74,7 @@ BROKEN = {
     "stages: 5": "stages: must be a list, but got 5",
     "stages: [5]": "stages[0]: must be a mapping of keys to values, but got 5",
     "5: 6": "[5]: keys must be words, but got 5",
-    f"length_unit: hours\nstages: [{LAST}]": "length_unit: must be 'epochs', 'steps', 'share', "
+    f"length_unit: hours\nstages: [{LAST}]": "length_unit: must be 'epochs', 'steps', 'fraction', "
     "'budget_fraction' or 'compute_fraction', but got 'hours'",
     "stages: [{length: 0, depth: 12, img_size: 224}]": "stages[0].length: must be a number "
     "from 1e-09 to 1,000,000,000 or 'rest', but got 0",
@@ -84,10 +84,10 @@ BROKEN = {
     "from 1e-09 to 1,000,000,000 or 'rest', but got 'long'",
     f"stages: [{{length: rest, depth: 12, img_size: 224}}, {LAST}]": "stages[0].length: only the "
     "last stage may be 'rest'",
-    "length_unit: fraction\nstages: [{length: 0.4, depth: 12, img_size: 224}]": "stages: shares must "
+    "length_unit: fraction\nstages: [{length: 0.4, depth: 12, img_size: 224}]": "stages: fractions must "
     "sum to 1, but got 0.4; or end with length: rest",
     f"length_unit: fraction\nstages: [{LAST}, {{length: rest, depth: 12, img_size: 224}}]": "stages: "
-    "shares must sum to less than 1 before 'rest', but got 1.0; leave some for 'rest'",
+    "fractions must sum to less than 1 before 'rest', but got 1.0; leave some for 'rest'",
     "stages: [{length: 1, depth: 0, img_size: 224}]": "stages[0].depth: must be a whole number "
     "from 1 to 1,000, but got 0",
     "stages: [{length: 1, depth: 13, img_size: 224}]": "stages[0].depth: must lie in 1 to 12, "
@@ -129,10 +129,10 @@ BROKEN = {
     ".curriculum.mixup: must be 0 or a number from 1e-12 to 4,096, but got inf",
     "stages: [{length: 1, depth: 12, img_size: 224, curriculum: {reprob: {ramp: x, from: 0, to: 1}"
     "}}]": "stages[0].curriculum.reprob.ramp: must be 'linear' or 'exponential', but got 'x'",
-    "stages: [{length: 1, depth: 12, img_size: 224, grow: {op: copy, source: ema}}]": "stages[0]"
-    ".grow.source: must be 'online' unless op is 'mogrow', but got 'ema'",
-    "stages: [{length: 1, depth: 12, img_size: 224, grow: {op: widen}}]": "stages[0].grow.op: must "
-    "be 'mogrow', 'copy' or 'zero', but got 'widen'",
+    "stages: [{length: 1, depth: 12, img_size: 224, grow: {init: copy, old_blocks: ema}}]": "stages[0]"
+    ".grow.old_blocks: must be 'keep' unless init is 'ema', but got 'ema'",
+    "stages: [{length: 1, depth: 12, img_size: 224, grow: {init: widen}}]": "stages[0].grow.init: must "
+    "be 'ema', 'copy' or 'zero', but got 'widen'",
 }
 
 
@@ -183,7 +183,7 @@ def test_the_text_of_a_schedule_is_what_a_person_would_write() -> None:
         {"length": "rest", "depth": 12, "img_size": {"ramp": "linear", "from": 128, "to": 224}},
     )
     assert made.to_yaml().splitlines() == [
-        "schema: 1",
+        "schema: 2",
         "full:",
         "  model: deit-s",
         "  timm: deit_small_patch16_224",
@@ -262,7 +262,7 @@ def test_one_axis_of_depth_may_not_fall_while_the_other_grows() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("schema: 1", "schema: 2", "schema: must be 1, but got 2"),
+        ("schema: 2", "schema: 3", "schema: must be 2, but got 3"),
         ("depth: 12", "depth: 0", "full.depth: must be a whole number from 1 to 1,000, but got 0"),
         ("num_heads: 6", "num_heads: 5", "full: embed_dim must be a multiple of 5, but got 384"),
         (
@@ -292,8 +292,8 @@ def test_a_schedule_is_frozen() -> None:
 
 
 def test_a_growth_rule_goes_over_to_the_supernet_unchanged() -> None:
-    grow = Grow(op="mogrow", map="stack", source="ema", state="reset")
-    assert grow.rule() == GrowthRule("mogrow", "stack", "ema", "reset")
+    grow = Grow(init="ema", placement="stack", old_blocks="ema", optimizer_state="reset")
+    assert grow.rule() == GrowthRule("ema", "stack", "ema", "reset")
 
 
 @pytest.mark.parametrize("model", ZOO)
@@ -603,14 +603,14 @@ def test_a_segment_says_what_to_train(two_stages: ModelSpec) -> None:
         length=2,
         depth=(2, 7),
         img_size=128,
-        grow=Grow(op="zero"),
+        grow=Grow(init="zero"),
         curriculum=Curriculum(drop_path=0.1),
     )
     last = Stage(length=2, depth=(4, 14), img_size=224)
     made = GrowthSchedule(full=FullModel.of(two_stages), stages=(stage, last))
     first, final = made.resolve(steps_per_epoch=4).segments
     assert (first.subnet, first.steps) == (SubnetConfig((2, 7), 128), 8)
-    assert (first.curriculum, first.grow) == (Curriculum(drop_path=0.1), Grow(op="zero"))
+    assert (first.curriculum, first.grow) == (Curriculum(drop_path=0.1), Grow(init="zero"))
     assert (final.subnet, final.curriculum) == (SubnetConfig((4, 14), 224), Curriculum())
 
 

@@ -12,7 +12,7 @@ from supernet.zoo import ZOO
 
 
 def space(axes: str, spec: ModelSpec) -> SearchSpace:
-    text = f"schema: 1\naxes: {axes}"
+    text = f"schema: 2\naxes: {axes}"
     return parse(SpaceFile, parse_yaml(text, "a.yaml"), "a.yaml").space(spec, "a.yaml")
 
 
@@ -156,12 +156,12 @@ def test_fractions_that_round_to_one_depth_count_once(two_stages: ModelSpec) -> 
         ("{depth: {values: []}}", "axes.depth: must give either values or fractions"),
         ("{depth: {}}", "axes.depth: must give either values or fractions"),
         (
-            "{depth: {values: [12], shares: [1.0]}}",
+            "{depth: {values: [12], fractions: [1.0]}}",
             "axes.depth: must give either values or fractions",
         ),
         (
             "{depth: {fractions: [0.5, 0.9]}}",
-            "axes.depth.shares: must end at 1.0, but got [0.5, 0.9]",
+            "axes.depth.fractions: must end at 1.0, but got [0.5, 0.9]",
         ),
         (
             "{depth: {value: [12]}}",
@@ -169,8 +169,8 @@ def test_fractions_that_round_to_one_depth_count_once(two_stages: ModelSpec) -> 
         ),
         (
             "{heads: {values: [6]}}",
-            "axes.heads: unknown key, but got 'heads'; known: batch_scale, depth, drop_path, grow,"
-            " img_size, keep_rate, lr, map, randaug",
+            "axes.heads: unknown key, but got 'heads'; known: batch_scale, depth, drop_path,"
+            " img_size, init, keep_rate, lr, placement, randaug",
         ),
         ("{depth: [6, 12]}", "axes.depth: must be a mapping of keys to values, but got [6, 12]"),
     ],
@@ -228,7 +228,7 @@ def test_the_full_model_has_nowhere_to_grow(deit_s: ModelSpec) -> None:
 
 def test_a_space_can_be_given_as_a_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text("schema: 1\ndecisions: {num_stages: 2}\nrecipe: {mixup: 0.0}\n")
+    path.write_text("schema: 2\ndecisions: {num_stages: 2}\nrecipe: {mixup: 0.0}\n")
     file, where = find_space(str(path), "deit-s")
     assert (file.decisions.num_stages, file.recipe, where) == (2, {"mixup": 0.0}, str(path))
 

@@ -25,6 +25,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
+from autoprog import supervise
 from autoprog.bench import stress as driver
 from autoprog.bench.stress import (
     SPECIAL,
@@ -35,7 +36,6 @@ from autoprog.bench.stress import (
     Moment,
     Plan,
     Reference,
-    SignalName,
     StressView,
     Summary,
     Tick,
@@ -48,6 +48,7 @@ from autoprog.bench.stress import (
 )
 from autoprog.cli import main
 from autoprog.errors import ConfigError
+from autoprog.supervise import SignalName
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ("--model", "vit-mu", "--device", "cpu", "--amp", "none", "--threads", "1")
@@ -380,7 +381,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Put a small program into the place of the real one."""
     program = tmp_path / "fake.py"
     program.write_text(FAKE, encoding="utf-8")
-    monkeypatch.setattr(driver, "PROGRAM", (sys.executable, str(program)))
+    monkeypatch.setattr(supervise, "PROGRAM", (sys.executable, str(program)))
     monkeypatch.setattr(driver, "_MIN_STALL_SECONDS", 1.0)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
@@ -554,8 +555,8 @@ def test_a_stress_that_is_stopped_takes_its_run_with_it(
     tmp_path: Path, name: str, code: int
 ) -> None:
     program = (
-        "import sys; from autoprog.bench import stress_child; from autoprog.cli import main;"
-        f"driver.PROGRAM = (sys.executable, {str(tmp_path / 'fake.py')!r});"
+        "import sys; from autoprog import supervise; from autoprog.cli import main;"
+        f"supervise.PROGRAM = (sys.executable, {str(tmp_path / 'fake.py')!r});"
         f"sys.exit(main(['stress', '--keep', {str(tmp_path / 'kept')!r}, 'train', '--fault', 'none']))"
     )
     child = subprocess.Popen(

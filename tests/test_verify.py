@@ -243,13 +243,13 @@ class FakeProcess:
     def send(self, name: str) -> None:
         self.fake.events.append(f"{name} {self.runs.name}")
 
-    def wait(self, timeout_seconds: float) -> None:
+    def wait(self, timeout_seconds: float) -> bool:
+        return True
+
+    def kill(self) -> None:
         pass
 
-    def end(self) -> None:
-        pass
-
-    def last_words(self) -> str:
+    def last_line(self) -> str:
         return "out of luck"
 
 
@@ -536,7 +536,7 @@ def test_bad_input_is_one_line_and_writes_nothing(
 
 
 SCHEDULE = """\
-schema: 1
+schema: 2
 full: {model: vit-mu, timm: vit_tiny_patch16_224, depth: 4, img_size: 16, stride: 4, embed_dim: 24,
   num_heads: 2, overrides: {depth: 4, embed_dim: 24, num_heads: 2, patch_size: 4}}
 stages:
@@ -1014,13 +1014,13 @@ class InProcess:
     def send(self, name: str) -> None:
         raise AssertionError("it has ended")
 
-    def wait(self, timeout_seconds: float) -> None:
+    def wait(self, timeout_seconds: float) -> bool:
         raise AssertionError("it has ended")
 
-    def end(self) -> None:
+    def kill(self) -> None:
         raise AssertionError("it has ended")
 
-    def last_words(self) -> str:
+    def last_line(self) -> str:
         return ""
 
 

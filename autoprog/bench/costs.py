@@ -37,7 +37,7 @@ class CostRow:
         cell: What is done.
         step_seconds: Of a step on a batch that is there.
         interval: See :class:`autoprog.costs.table.CellCost`; None where the step is estimated.
-        data_seconds: In which the feed makes a batch.
+        data_seconds: In which the loader makes a batch.
         wall_seconds: What a step adds to a run, with its data.
         is_estimated: Whether the step was not measured.
         step_ratio: Of the seconds of a step.
@@ -88,7 +88,7 @@ def measure_costs(
             table = measure_grid(trainer, cells, limits)
             seconds = time.perf_counter() - begin
         finally:
-            trainer.feed.close()
+            trainer.data.close()
     model = CostModel(settings.model.spec(), table)
     return CostGrid(
         model=settings.model.model,
@@ -113,7 +113,7 @@ def cost_rows(
 
 
 def _row(model: CostModel, cell: CostCell, full: CostCell, macs_ratio: float) -> CostRow:
-    step, data, cost = model.step(cell), model.data(cell), model.table.cells.get(cell.name)
+    step, data, cost = model.step(cell), model.data(cell), model.table.step_costs.get(cell.name)
     assert data is not None, "a grid has data"
     return CostRow(
         cell=cell,

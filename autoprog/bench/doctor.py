@@ -16,7 +16,7 @@ import torch
 
 from autoprog.data.loader_workers import resolve_workers
 from autoprog.data.progress import progress_on_stderr
-from autoprog.data.run_data import open_data, open_feed
+from autoprog.data.run_data import open_data, open_run_data
 from autoprog.data.sources import AnySource, OpenedData, check_images
 from autoprog.data.stream import StreamSource
 from autoprog.data.transforms import TransformSettings
@@ -25,7 +25,7 @@ from autoprog.recipe import RECIPES, default_recipe_name
 from autoprog.settings import DataSettings, RunSettings
 from autoprog.stage import FullModel
 from autoprog.train.device import cpu_has_bfloat16, processor_name, resolve_compute, usable_cores
-from autoprog.train.step import augmented_cell
+from autoprog.train.step import make_input_config
 from supernet.zoo import ZOO
 
 __all__ = [
@@ -231,19 +231,19 @@ def _loading_speed(
     )
     compute = resolve_compute(settings)
     transform = TransformSettings(scale=recipe.scale, ratio=recipe.ratio)
-    feed = open_feed(opened, transform, settings, compute.device.type == "cuda")
-    cell = augmented_cell(recipe.strength, recipe, spec.img_size)
+    run_data = open_run_data(opened, transform, settings, compute.device.type == "cuda")
+    config = make_input_config(recipe.strength, recipe, spec.img_size)
     try:
-        batches = feed.batches(0, 32, _MAX_BATCHES, lambda step: cell, held_out=False)
+        batches = run_data.batches(0, 32, _MAX_BATCHES, lambda step: config, held_out=False)
         next(batches)
         begun, images = time.perf_counter(), 0
         for batch in batches:
             images += len(batch[0])
             if time.perf_counter() - begun > seconds:
                 break
-        return images / (time.perf_counter() - begun), feed.workers, compute.device.type
+        return images / (time.perf_counter() - begun), run_data.workers, compute.device.type
     finally:
-        feed.close()
+        run_data.close()
 
 
 def _name_of(data: DataSettings) -> str:

@@ -30,23 +30,23 @@ import autoprog
 from autoprog.console import Console
 from autoprog.data.loader import Batch
 from autoprog.data.loader_workers import resolve_workers
-from autoprog.data.run_data import Feed, open_feed
+from autoprog.data.run_data import RunData, open_run_data
 from autoprog.data.sources import OpenedData
-from autoprog.data.transforms import Cell
+from autoprog.data.transforms import InputConfig
 from autoprog.errors import ConfigError, RunError
 from autoprog.outside import words_of_asks
 from autoprog.paired_timing import CONFIDENCE, Arm, Estimate, fraction_lost, speed_ratio, take_turns
 from autoprog.presets import constant
-from autoprog.processes import PROGRAM
 from autoprog.recipe import Recipe
 from autoprog.runs import RunFolder
 from autoprog.schedule import GrowthSchedule
 from autoprog.settings import RunManifest, RunSettings
+from autoprog.supervise import PROGRAM
 from autoprog.train.device import Compute, resolve_compute
 from autoprog.train.model import transform_settings
 from autoprog.train.phase import Phase, phases_of
 from autoprog.train.run import Job, start_training, step_table, steps_per_epoch_of
-from autoprog.train.step import cell_of, regularise
+from autoprog.train.step import input_config_at, regularise
 from autoprog.train.trainer import Trainer
 from autoprog.ui.format import ascii_text, speed_text, subnet_text
 from autoprog.ui.tables import Column, plain_table, rich_table
@@ -63,7 +63,7 @@ __all__ = [
     "WINDOW_BLOCKS",
     "BareLoop",
     "CellSpeed",
-    "ResidentFeed",
+    "ResidentData",
     "RunnerArm",
     "RunnerSpeed",
     "ScriptSpeed",
@@ -155,7 +155,7 @@ def bare_loop(
     model = plain_network(
         stepper.model.spec,
         phase.choices[0].subnet,
-        trainer.feed.num_classes,
+        trainer.data.num_classes,
         drop_path_rate=recipe.drop_path if rate is None else cast(float, rate),
     ).to(trainer.compute.device)
     fused = {"fused": True} if stepper.optimizer.defaults.get("fused") else {}
@@ -177,7 +177,7 @@ def bare_loop(
     )
 
 
-class ResidentFeed:
+class ResidentData:
     """Batches that lie on the device already, again and again."""
 
     workers = 0
@@ -190,23 +190,25 @@ class ResidentFeed:
         first_sample: int,
         batch_size: int,
         steps: int,
-        cell_at: Callable[[int], Cell],
+        config_at: Callable[[int], InputConfig],
         held_out: bool,
     ) -> Iterator[Batch]:
-        """Return `steps` batches; see :class:`autoprog.data.run_data.Feed`."""
+        """Return `steps` batches; see :class:`autoprog.data.run_data.RunData`."""
         return (self._batches[k % len(self._batches)] for k in range(steps))
 
     def close(self) -> None:
         """Do nothing."""
 
 
-class _WatchedFeed:
-    """A feed that notes when the first batch after the lead-in is asked for."""
+class _WatchedData:
+    """The data of a run that notes when the first batch after the lead-in is asked for."""
 
-    def __init__(self, feed: Any, rest: Feed, lead_in: int, note: Callable[[], None]) -> None:
-        self._feed, self._rest, self._lead_in, self._note = feed, rest, lead_in, note
+    def __init__(
+        self, run_data: Any, rest: RunData, lead_in: int, note: Callable[[], None]
+    ) -> None:
+        self._data, self._rest, self._lead_in, self._note = run_data, rest, lead_in, note
 
-    def __getattr__(self, name: str) -> Any:  # whatever else a trainer asks a feed for
+    def __getattr__(self, name: str) -> Any:  # whatever else a trainer asks of the data
         return getattr(self._rest, name)
 
     def batches(
@@ -214,10 +216,10 @@ class _WatchedFeed:
         first_sample: int,
         batch_size: int,
         steps: int,
-        cell_at: Callable[[int], Cell],
+        config_at: Callable[[int], InputConfig],
         held_out: bool,
     ) -> Iterator[Batch]:
-        batches = self._feed.batches(first_sample, batch_size, steps, cell_at, held_out)
+        batches = self._data.batches(first_sample, batch_size, steps, config_at, held_out)
         for number in range(steps):
             if number == self._lead_in:
                 self._note()
@@ -228,19 +230,19 @@ class _WatchedFeed:
 class RunnerArm:
     """The runner itself: the trainer carries out a phase of some steps, events and all.
 
-    ``open_feed`` opens the batches anew for each block and they are closed after it, so that no worker
+    ``open_run_data`` opens the batches anew for each block and they are closed after it, so that no worker
     of this arm takes time from the others; the lead-in waits for all of them.
     """
 
     trainer: Trainer
     phase: Phase
-    open_feed: Callable[[], ResidentFeed | Feed]
+    open_run_data: Callable[[], ResidentData | RunData]
     clock: Callable[[], float] = time.perf_counter
 
     def __call__(self, steps: int) -> float:
         """Train for some steps; return their seconds, with the progress events that fall to them."""
-        trainer, own, feed, started = self.trainer, self.trainer.feed, self.open_feed(), 0.0
-        lead_in = LEAD_IN_STEPS + feed.workers
+        trainer, own, run_data, started = self.trainer, self.trainer.data, self.open_run_data(), 0.0
+        lead_in = LEAD_IN_STEPS + run_data.workers
 
         def note() -> None:
             nonlocal started
@@ -248,7 +250,7 @@ class RunnerArm:
             started = self.clock()
 
         trainer.step = self._first_step(lead_in)
-        trainer.feed = cast(Feed, _WatchedFeed(feed, own, lead_in, note))
+        trainer.data = cast(RunData, _WatchedData(run_data, own, lead_in, note))
         stop = trainer.step + lead_in + steps
         try:
             for _ in trainer.run(replace(self.phase, start_step=trainer.step, stop_step=stop)):
@@ -256,8 +258,8 @@ class RunnerArm:
             trainer.compute.synchronize()
             return self.clock() - started
         finally:
-            trainer.feed = own
-            feed.close()
+            trainer.data = own
+            run_data.close()
 
     def _first_step(self, lead_in: int) -> int:
         """Let the timed steps begin right after a progress event, so that they have their fraction of them."""
@@ -334,13 +336,13 @@ def measure_runner(
                 seconds = take_turns(arms, rounds, block_steps, partial(tell, subnet))
                 cells.append(compare(subnet, seconds, block_steps * settings.recipe.batch_size))
         finally:
-            trainer.feed.close()
+            trainer.data.close()
     return RunnerSpeed(
         model=settings.model.model,
         device=str(trainer.compute.device),
         amp=trainer.compute.amp,
         threads=torch.get_num_threads(),
-        workers=trainer.feed.workers,
+        workers=trainer.data.workers,
         batch_size=settings.recipe.batch_size,
         rounds=rounds,
         block_steps=block_steps,
@@ -378,7 +380,7 @@ def scratch_folder(settings: RunSettings) -> Iterator[RunFolder]:
 
 def distinct_phases(schedule: GrowthSchedule, trainer: Trainer) -> list[Phase]:
     """Return the phases with the first and the last subnet and with those that stages begin with."""
-    table = step_table(trainer.recipe, schedule, trainer.feed.num_images)
+    table = step_table(trainer.recipe, schedule, trainer.data.num_images)
     phases = list(phases_of(table))
     of_subnet: dict[SubnetConfig, Phase] = {}
     for phase in [phase for phase in phases if phase.starts_stage] + phases[-1:]:
@@ -403,11 +405,11 @@ def compare(subnet: SubnetConfig, seconds: dict[str, list[float]], block_images:
 def _arms(trainer: Trainer, opened: OpenedData, phase: Phase) -> dict[str, Arm]:
     settings = trainer.settings
     batches = _resident_batches(trainer, phase)
-    regularise(trainer.stepper, phase, trainer.recipe, trainer.feed.num_classes)
+    regularise(trainer.stepper, phase, trainer.recipe, trainer.data.num_classes)
     arms: dict[str, Arm] = {
         BARE: bare_loop(trainer, phase, batches),
         BARE_EMA: bare_loop(trainer, phase, batches, with_ema=True),
-        RESIDENT: RunnerArm(trainer, phase, lambda: ResidentFeed(batches)),
+        RESIDENT: RunnerArm(trainer, phase, lambda: ResidentData(batches)),
         LOADED: _loaded(trainer, opened, phase, settings),
     }
     if settings.cache is not None:
@@ -420,8 +422,8 @@ def _loaded(trainer: Trainer, opened: OpenedData, phase: Phase, settings: RunSet
     transform = transform_settings(trainer.stepper.model, trainer.recipe)
     pin_memory = trainer.compute.device.type == "cuda"
 
-    def opens() -> Feed:
-        return open_feed(opened, transform, settings, pin_memory=pin_memory)
+    def opens() -> RunData:
+        return open_run_data(opened, transform, settings, pin_memory=pin_memory)
 
     return RunnerArm(trainer, phase, opens)
 
@@ -429,9 +431,9 @@ def _loaded(trainer: Trainer, opened: OpenedData, phase: Phase, settings: RunSet
 def _resident_batches(trainer: Trainer, phase: Phase) -> Sequence[Batch]:
     """Return augmented batches of a phase on the device."""
     px = trainer.stepper.model.spec.img_size
-    cell = cell_of(phase, trainer.recipe, px, trainer.settings.seed, phase.start_step)
+    cell = input_config_at(phase, trainer.recipe, px, trainer.settings.seed, phase.start_step)
     size = trainer.recipe.batch_size
-    batches = trainer.feed.batches(0, size, RESIDENT_BATCHES, lambda _: cell, held_out=False)
+    batches = trainer.data.batches(0, size, RESIDENT_BATCHES, lambda _: cell, held_out=False)
     device = trainer.compute.device
     return [(images.to(device), targets.to(device)) for images, targets in batches]
 

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
-import re
 import signal
 import struct
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from itertools import cycle, islice, pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
@@ -27,8 +23,8 @@ from rich.text import Text
 from autoprog.console import Console
 from autoprog.errors import AutoprogError, ConfigError, RunError
 from autoprog.files import read_yaml
-from autoprog.processes import PROGRAM, program_in_processes
 from autoprog.runs import load_run
+from autoprog.supervise import Attempt, Row, SignalName
 from autoprog.ui.format import ascii_text, duration
 from autoprog.ui.tables import Column, plain_table, rich_table
 
@@ -36,7 +32,6 @@ __all__ = [
     "EXIT_CODES",
     "SPECIAL",
     "Aim",
-    "Attempt",
     "Forecast",
     "Kill",
     "KilledRun",
@@ -45,7 +40,6 @@ __all__ = [
     "Reference",
     "RefusedError",
     "Report",
-    "SignalName",
     "Spot",
     "StressView",
     "Summary",
@@ -65,8 +59,6 @@ __all__ = [
 # --------------------------------------------------------------------------------------------------
 # When to strike: moments of a run that nothing interrupted, and kills spread over all of them.
 
-
-SignalName = Literal["KILL", "TERM", "INT"]
 
 SPECIAL = {
     "checkpoint_saved": "writing a checkpoint",
@@ -228,113 +220,11 @@ EXIT_CODES = {"KILL": -signal.SIGKILL, "TERM": 143, "INT": 130}
 
 _POLL_SECONDS = 0.004
 
-Row = dict[str, Any]
-
 
 class RefusedError(AutoprogError):
     """A command line that the program itself refuses."""
 
     exit_code = 2
-
-
-class Attempt:
-    """A process that writes a run folder.
-
-    Args:
-        words: What stands after ``autoprog`` on its command line.
-        runs: Folder with at most the one run folder that it writes.
-        number: Of the attempt, from 0; names the files that its output goes to.
-        nproc: Processes that carry it out, started by torchrun if there are several.
-        held_files: Descriptors of files that it holds open, for the locks on them.
-    """
-
-    def __init__(
-        self,
-        words: Sequence[str],
-        runs: Path,
-        number: int,
-        nproc: int = 1,
-        held_files: Sequence[int] = (),
-    ) -> None:
-        self.number, self._runs, self._offset, self._nproc = number, runs, 0, nproc
-        self._err = runs.with_name(f"{runs.name}-attempt-{number}.err")
-        # Made anew, so that nobody can have put a link there.
-        with self._err.open("xb") as err, self._err.with_suffix(".out").open("xb") as out:
-            self._process = subprocess.Popen(
-                [*program_in_processes(nproc, PROGRAM), *words],
-                pass_fds=held_files,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                start_new_session=True,
-            )
-
-    @property
-    def exit_code(self) -> int | None:
-        """Return the exit code, below 0 for the number of a signal; None while it runs."""
-        return self._process.poll()
-
-    @property
-    def folder(self) -> Path:
-        """Return the run folder.
-
-        Raises:
-            RunError: If there is none.
-        """
-        found = self._log()
-        if found is None:
-            raise RunError(f"{self._runs}: no run folder was made: {self.last_words()}")
-        return found.parent
-
-    def new_rows(self) -> list[Row]:
-        """Return the whole rows that this attempt has written since the last call."""
-        log = self._log()
-        if log is None:
-            return []
-        with log.open("rb") as file:
-            file.seek(self._offset)
-            data = file.read()
-        whole = data[: data.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        rows = [json.loads(line) for line in whole.splitlines()]
-        return [row for row in rows if row["attempt"] == self.number]
-
-    def send(self, name: str) -> None:
-        """Send a signal to the process and its workers."""
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.Signals[f"SIG{name}"])
-
-    def wait(self, timeout_seconds: float) -> None:
-        """Wait for the end.
-
-        Raises:
-            RunError: If it does not come in time; the process is killed then.
-        """
-        try:
-            self._process.wait(timeout_seconds)
-        except subprocess.TimeoutExpired:
-            self.end()
-            raise RunError(
-                f"attempt {self.number + 1} did not end within {timeout_seconds:.0f} s of its signal"
-            ) from None
-
-    def end(self) -> None:
-        """Kill whatever still runs."""
-        self.send("KILL")
-        self._process.wait()
-
-    def last_words(self) -> str:
-        """Return the last line that it wrote on stderr; its own one where torchrun says more after it."""
-        lines = self._err.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        own = [line for line in lines if line.startswith("autoprog")] if self._nproc > 1 else []
-        return re.sub("^autoprog:? ", "", (own or lines)[-1]) if lines else "nothing was said"
-
-    def has_traceback(self) -> bool:
-        """Tell whether it ended in a way that users must not see."""
-        return b"Traceback (most recent call last)" in self._err.read_bytes()
-
-    def _log(self) -> Path | None:
-        return next(self._runs.glob("*/events.jsonl"), None)
 
 
 def follow(
@@ -364,7 +254,7 @@ def follow(
             attempt.send(aim.signal)
             return True
         if now - told_at > stall_seconds:
-            attempt.end()
+            attempt.kill()
             raise RunError(
                 f"attempt {attempt.number + 1} told nothing for {stall_seconds:.0f} s:"
                 " a dead-lock; it was killed"
@@ -568,11 +458,11 @@ def _reference(plan: Plan) -> Generator[Report, None, Reference]:
             rows.append(row)
             yield _tick(rows, row)
     finally:
-        attempt.end()
+        attempt.kill()
     if attempt.exit_code == RefusedError.exit_code:
-        raise RefusedError(attempt.last_words())
+        raise RefusedError(attempt.last_line())
     if attempt.exit_code != 0:
-        raise RunError(f"the run without kills failed: {attempt.last_words()}")
+        raise RunError(f"the run without kills failed: {attempt.last_line()}")
     times = [row_seconds(row) for row in rows]
     gap = max(later - earlier for earlier, later in pairwise(times))
     return Reference(attempt.folder, timeline(rows), times[0] - begin, gap)
@@ -612,7 +502,7 @@ class _Killed:
             if (attempt.folder / "result.json").exists():
                 break
             if aim is None or struck_at is None:
-                code, said = attempt.exit_code, attempt.last_words()
+                code, said = attempt.exit_code, attempt.last_line()
                 raise RunError(f"attempt {number} ended by itself with exit code {code}: {said}")
             strike = self._judged(attempt, waiting.pop(0), struck_at)
             words = _resuming(self.plan, attempt.folder)
@@ -637,9 +527,11 @@ class _Killed:
         except StopIteration as stop:
             if stop.value:
                 struck_at = time.time()
-                attempt.wait(stall_seconds)
+                if not attempt.wait(stall_seconds):
+                    late = f"did not end within {stall_seconds:.0f} s of its signal"
+                    raise RunError(f"attempt {attempt.number + 1} {late}") from None
         finally:
-            attempt.end()
+            attempt.kill()
         self.rows += attempt.new_rows()
         return struck_at
 
@@ -658,7 +550,7 @@ class _Killed:
         if attempt.exit_code != EXIT_CODES[aim.signal]:
             raise RunError(
                 f"attempt {number} ended with exit code {attempt.exit_code} instead of"
-                f" {EXIT_CODES[aim.signal]} after {name}: {attempt.last_words()}"
+                f" {EXIT_CODES[aim.signal]} after {name}: {attempt.last_line()}"
             )
         if attempt.has_traceback():
             raise RunError(f"attempt {number} ended with a traceback after {name}")
@@ -705,7 +597,7 @@ def _tick(rows: Sequence[Row], row: Row) -> Tick:
 
 
 # --------------------------------------------------------------------------------------------------
-# What ``autoprog stress`` shows: a line a kill, how long it will take, and the verdict.
+# What ``autoprog bench stress`` shows: a line a kill, how long it will take, and the verdict.
 
 
 Clock = Callable[[], float]

@@ -94,7 +94,7 @@ def _opened(args: argparse.Namespace, profile_seconds: float) -> tuple[Path, Fie
         "request": request,
         "first_seed": first,
         "seeds": seeds,
-        "entrants": tuple(_entrants(args, configured, made, left_out, profile_seconds)),
+        "schedules": tuple(_entrants(args, configured, made, left_out, profile_seconds)),
         "left_out": left_out,
     }
     name = f"{datetime.now():%Y-%m-%d-%H%M%S}-bench-presets-{model.replace('/', '-')}"
@@ -108,7 +108,7 @@ def _check_entrants(known: FieldFile, args: argparse.Namespace) -> None:
         ConfigError: If an entrant is another run, or cannot be trained so.
     """
     shared = shared_flags(args)
-    for entrant in known.entrants:
+    for entrant in known.schedules:
         flags = {**shared, "epochs": entrant.settings.flags.get("epochs", "")}
         if with_numbers(entrant.settings.flags) != with_numbers(flags):
             raise ConfigError("bench.json", entrant.name, "must be what the command line says")
@@ -244,7 +244,7 @@ class _Progress:
 
     def __init__(self, quiet: bool, folder: Path, field: FieldFile) -> None:
         self._quiet, self._begin, self._reused = quiet, time.monotonic(), 0.0
-        runs = field.seeds * len(field.entrants)
+        runs = field.seeds * len(field.schedules)
         self._say(f"{runs} runs at equal {field.equal} in {folder}")
         for name, reason in field.left_out.items():
             self._say(f"left out: {name}: {reason}")

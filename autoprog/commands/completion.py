@@ -1,4 +1,4 @@
-"""``autoprog completion``: a static script that completes commands, flags and names in a shell."""
+"""``autoprog init completion``: a static script that completes commands, flags and names in a shell."""
 
 from __future__ import annotations
 
@@ -9,34 +9,17 @@ from typing import Any
 
 import shtab
 
-from autoprog.printable import say
+from autoprog.cli import build_parser
 
-__all__ = ["add_flags", "run"]
-
-_SHELLS = ("bash", "zsh", "tcsh")
+__all__ = ["completion_script"]
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add for which shell."""
-    parser.epilog = (
-        "examples:\n"
-        "  source <(autoprog completion bash)    # in this shell\n"
-        "  autoprog completion bash > ~/.local/share/bash-completion/completions/autoprog\n"
-        "  autoprog completion zsh > ~/.zfunc/_autoprog    # a folder of $fpath\n"
-        "  autoprog completion tcsh > ~/.autoprog.csh      # and source it in ~/.tcshrc\n"
-    )
-    parser.add_argument("shell", choices=_SHELLS, help="the shell that reads the script")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Carry out the command."""
-    from autoprog.cli import build_parser
-
+def completion_script(shell: str) -> str:
+    """Return the script for ``bash``, ``zsh`` or ``tcsh``; nothing of autoprog runs while it completes."""
     parser = build_parser(None, all_flags=True)
     for action in _actions(parser):
         _complete(action)
-    say(shtab.complete(parser, args.shell))
-    return 0
+    return str(shtab.complete(parser, shell))
 
 
 def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:

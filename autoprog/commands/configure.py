@@ -8,8 +8,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import Field
+
+from autoprog import migration
 from autoprog.bounds import WorldSize
 from autoprog.commands.flags import (
     LOGGER_SETTINGS,
@@ -59,6 +62,7 @@ _OF_IMAGES = {"batch_size", "smoothing", "aa", "scale", "ratio", "hflip", "color
 class RecipeFile(FileModel):
     """A recipe file: any of the recipe's keys, and which named recipe they are laid over."""
 
+    schema_version: Literal[2] = Field(default=2, alias="schema")
     base: str | None = None
 
 
@@ -71,13 +75,14 @@ def recipe_of(
     """Return the recipe and the name it is based on: defaults < space < recipe file < flags."""
     name, layers = getattr(args, "recipe", None), [space]
     if name is not None and is_file(name):
-        body = read_yaml(Path(name)) or {}
+        body = migration.recipe(read_yaml(Path(name)) or {})
         if not isinstance(body, Mapping):
             raise ConfigError(name, "", "must be a mapping of keys to values", body)
-        base = parse(RecipeFile, {k: v for k, v in body.items() if k == "base"}, name).base
+        about = ("base", "schema")
+        base = parse(RecipeFile, {k: v for k, v in body.items() if k in about}, name).base
         if base is not None and base not in RECIPES:
             raise ConfigError(name, "base", "unknown recipe", base, suggest(base, RECIPES))
-        layers.append((name, {k: v for k, v in body.items() if k != "base"}))
+        layers.append((name, {k: v for k, v in body.items() if k not in about}))
         name = base
     if name is None:
         has_weights = hasattr(args, "pretrained") or hasattr(args, "initial_checkpoint")
@@ -229,7 +234,7 @@ def _model_of_schedule(
     if found is None:
         if name not in PRESETS:
             problem = "must be an existing YAML file or a preset"
-            hint = suggest(name, PRESETS, list_all=False) or "see autoprog schedules"
+            hint = suggest(name, PRESETS, list_all=False) or "see autoprog list presets"
             raise ConfigError("--schedule", "", problem, name, hint)
         spec = _named_model(args)
         size = _image_size(args, data, spec, None)
@@ -297,7 +302,7 @@ def _with_decision_flags(args: argparse.Namespace, file: SpaceFile) -> SpaceFile
     given = _given(args, *names)
     grow = {
         key: getattr(args, f"grow_{key}")
-        for key in ("op", "map", "source", "state")
+        for key in ("init", "placement", "old_blocks", "optimizer_state")
         if hasattr(args, f"grow_{key}")
     }
     if not given and not grow:

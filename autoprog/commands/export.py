@@ -1,4 +1,4 @@
-"""``autoprog export``: a run's final weights for plain timm, or one of its cells as a program."""
+"""``autoprog export``: final weights for other programs, or the log of a run for a logger."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoprog.bounds import BlockNumber, FewValues, PositiveFraction, Px, range_of
+from autoprog.commands.flags import add_wandb_flags, flag_of
 from autoprog.errors import ConfigError
 from autoprog.printable import say
 
 if TYPE_CHECKING:
     from autoprog.runs import Run
+    from autoprog.settings import RunManifest
     from autoprog.train.weights import WeightsFile
     from supernet.config import SubnetConfig
 
@@ -25,6 +27,7 @@ _ENDINGS = {
 }
 """How an output must end; ``hf`` is a folder of any name."""
 _PROGRAMS = ("torch-export", "onnx")
+_LOGGERS = ("tensorboard", "wandb")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -37,12 +40,18 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "  autoprog export runs/… --format hf --output deit-s\n"
         "  autoprog export runs/… --format torch-export --keep-rate .7 --output deit-s.pt2\n"
         "  autoprog export runs/… --format onnx --img-size 192 --output deit-s.onnx\n"
+        "  autoprog export runs/* --format tensorboard    # then tensorboard --logdir runs\n"
+        "  autoprog export runs/* --format wandb --wandb-project vits\n"
     )
-    parser.add_argument("run", metavar="RUN", help="a run folder (last: the newest)")
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="a run folder (last: the newest); several for tensorboard and wandb",
+    )
     parser.add_argument(
         "--output",
         type=Path,
-        required=True,
         metavar="PATH",
         help=".pth, .pt, .safetensors, .pt2, .onnx, or a new folder for hf",
     )
@@ -59,12 +68,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace an export that is there")
     parser.add_argument(
         "--format",
-        choices=list(_ENDINGS),
+        choices=[*_ENDINGS, *_LOGGERS],
         default="weights",
-        help="a state dict for plain timm, its folder for the Hugging Face hub, or a program of one"
-        " image size and keep-rate (weights)",
+        help="a state dict for plain timm, its folder for the Hugging Face hub, a program of one"
+        " image size and keep-rate, or the log of the run for a logger, also while it trains"
+        " (default: weights)",
     )
-    group = parser.add_argument_group("cell of a program")
+    group = parser.add_argument_group("input of a program")
     group.add_argument("--img-size", type=range_of(Px), metavar="PX", help="image size (full)")
     group.add_argument(
         "--keep-rate",
@@ -85,16 +95,20 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="B",
         help="running blocks at which others go",
     )
+    add_wandb_flags(parser.add_argument_group("wandb"))
 
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
+    if args.format in _LOGGERS:
+        _pass_on(args)
+        return 0
     _check_flags(args)
     from autoprog.commands.show import named_run
     from autoprog.runs import load_run
     from autoprog.train.export import ExportedModel, export_folder, export_weights
 
-    found = load_run(named_run(args.run))
+    found = load_run(named_run(args.runs[0]))
     settings = found.manifest.settings
     if args.format == "hf" and settings.model.spec().is_local:
         problem = f"must be weights: {settings.model.model} is built by supernet.locality"
@@ -106,14 +120,13 @@ def run(args: argparse.Namespace) -> int:
         say(file.taken)
     if args.format == "weights":
         say(export_weights(model, args.output))
-        return 0
-    if args.format == "hf":
+    elif args.format == "hf":
         say(export_folder(model, args.output))
-        return 0
-    from autoprog.train.export import export_onnx, export_program
+    else:
+        from autoprog.train.export import export_onnx, export_program
 
-    export = export_onnx if args.format == "onnx" else export_program
-    say(export(settings, file, _cell(args, found, file), args.output, model))
+        export = export_onnx if args.format == "onnx" else export_program
+        say(export(settings, file, _subnet(args, found, file), args.output, model))
     return 0
 
 
@@ -181,6 +194,15 @@ def _check_output(args: argparse.Namespace) -> None:
 
 
 def _check_flags(args: argparse.Namespace) -> None:
+    if args.output is None:
+        hint = "such as --output deit-s.pth (see autoprog export --help)"
+        raise ConfigError("--output", "", "must be given", hint=hint)
+    if len(args.runs) > 1:
+        hint = "only --format tensorboard and wandb take several"
+        raise ConfigError("RUN", "", "must be one run", args.runs[1], hint)
+    for flag in ("wandb_project", "wandb_mode"):
+        if hasattr(args, flag):
+            raise ConfigError(flag_of(flag), "", "must go with --format wandb")
     endings = _ENDINGS[args.format]
     if endings and args.output.suffix not in endings:
         known = " or ".join([", ".join(endings[:-1]), endings[-1]] if endings[1:] else endings)
@@ -190,11 +212,11 @@ def _check_flags(args: argparse.Namespace) -> None:
             problem = (
                 "must go with --format torch-export or onnx: weights are those of the whole network"
             )
-            raise ConfigError("--" + flag.replace("_", "-"), "", problem)
+            raise ConfigError(flag_of(flag), "", problem)
 
 
-def _cell(args: argparse.Namespace, found: Run, file: WeightsFile) -> SubnetConfig:
-    """Return the cell that the flags name, which drops tokens as the run did."""
+def _subnet(args: argparse.Namespace, found: Run, file: WeightsFile) -> SubnetConfig:
+    """Return the network at the image size and keep-rate of the flags; it drops tokens as the run did."""
     from autoprog.commands.evaluate import check_rate, check_size, elastic_of, tokens_of
     from supernet.config import SubnetConfig
 
@@ -205,3 +227,51 @@ def _cell(args: argparse.Namespace, found: Run, file: WeightsFile) -> SubnetConf
     tokens = tokens_of(args.by, args.at_blocks, spec, elastic_of(found.best or found.schedule))
     check_rate(keep_rate, tokens, spec, "--keep-rate")
     return SubnetConfig(spec.depth, img_size, tokens.rule(keep_rate))
+
+
+# --------------------------------------------------------------------------------------------------
+# The log of a run for TensorBoard or W&B, finished or not; needs no torch.
+
+
+def _pass_on(args: argparse.Namespace) -> None:
+    """Write the logs of the runs to a logger.
+
+    Raises:
+        ConfigError: If a run has no log or writes to this logger itself, or a flag is for other formats.
+    """
+    from autoprog.commands.show import named_run
+    from autoprog.loggers.relay import check_logger, replay
+    from autoprog.runs import load_run
+
+    for flag in ("output", "img_size", "keep_rate", "by", "at_blocks"):
+        if getattr(args, flag) is not None:
+            raise ConfigError(flag_of(flag), "", f"must be left out with --format {args.format}")
+    runs = [load_run(named_run(word)) for word in args.runs]
+    manifests = [_manifest(one, args) for one in runs]
+    for one in runs:
+        _check_log(one, args.format)
+    check_logger(args.format, manifests[0].settings, f"--format {args.format}")
+    for one, manifest in zip(runs, manifests, strict=True):
+        say(replay(args.format, one.path, manifest))
+
+
+def _manifest(run: Run, args: argparse.Namespace) -> RunManifest:
+    """Return a run's manifest with what the flags say of the logger."""
+    from autoprog.files import parse
+    from autoprog.settings import RunSettings
+
+    given = {key: getattr(args, key, None) for key in ("wandb_project", "wandb_mode")}
+    values = {**run.manifest.settings.model_dump(), **given, "log_wandb": args.format == "wandb"}
+    settings = parse(RunSettings, values, "flags")
+    return run.manifest.model_copy(update={"settings": settings})
+
+
+def _check_log(run: Run, to: str) -> None:
+    """Refuse a run without a log, and one that writes to the same logger itself."""
+    from autoprog.runs import is_written_now
+
+    if not (run.path / "events.jsonl").is_file():
+        raise ConfigError(str(run.path), "", "must have an events.jsonl")
+    if getattr(run.manifest.settings, f"log_{to}") and is_written_now(run.path):
+        problem = f"must not be going on with --log-{to}"
+        raise ConfigError(str(run.path), "", problem, hint="it writes to it already")

@@ -445,7 +445,9 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     )
     _add_care_flags(group)
     group.add_argument("-q", "--quiet", action="store_true", help="only warnings and the result")
-    _add_logger_flags(parser.add_argument_group("loggers", "see autoprog log too"))
+    _add_logger_flags(
+        parser.add_argument_group("loggers", "see also autoprog export --format tensorboard")
+    )
 
 
 def add_changed_data_flag(parser: argparse.ArgumentParser) -> None:

@@ -36,7 +36,7 @@ from autoprog.train.initial_weights import find_initial
 from autoprog.train.optim import check_growth, check_optimizer
 from autoprog.train.ranks import ONE_PROCESS, Ranks
 from autoprog.train.run import run_length, step_table
-from autoprog.train.step import augmented_cell, scaled_batch_size
+from autoprog.train.step import make_input_config, scaled_batch_size
 from supernet.build import machine_bytes
 from supernet.config import GrowthRule, as_depth
 
@@ -66,8 +66,8 @@ def check_run(configured: Configured, is_new: bool, ranks: Ranks = ONE_PROCESS) 
         curricula += _distinct_curricula(step_table(recipe, schedule, num_images))
     _check_batches(settings, schedule, num_images, ranks)
     for curriculum in curricula:
-        cell = augmented_cell(curriculum, recipe, settings.model.img_size)
-        train_transform(cell, TransformSettings())
+        config = make_input_config(curriculum, recipe, settings.model.img_size)
+        train_transform(config, TransformSettings())
     _check_search(settings, num_images, is_new)
     if settings.has_initial_weights and is_new:
         _check_full_depth(schedule)
@@ -131,7 +131,8 @@ def _growth_rules(
         return [((search.space_from, "decisions.grow"), search.space.decisions.grow.rule())]
     found = schedule_space(settings)
     return [
-        ((search.space_from, "axes.grow"), found.grow(op).rule()) for op in search.space.axes.grow
+        ((search.space_from, "axes.init"), found.grow(init).rule())
+        for init in search.space.axes.init
     ]
 
 

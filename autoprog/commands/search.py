@@ -51,7 +51,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "  autoprog search --model deit-s --data DIR --epochs 100 --rule autoprog\n"
         "  autoprog search --model vit_small_patch32_224 --data DIR --space my-space.yaml\n"
         "  autoprog search --model deit-s --data DIR --trials 60 --proxy 0.1 -j 4\n"
-        "  autoprog search --replay runs/… --sampler tpe\n"
     )
     group = parser.add_argument_group("search")
     _add_scope_flags(group)
@@ -60,11 +59,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_fidelity_flags(group)
     _add_growth_flags(group)
     add_trial_flags(parser.add_argument_group("trials"))
-    _add_replay_flags(parser.add_argument_group("replay"))
     add_data_flags(parser)
     add_initial_flags(parser)
     add_recipe_flags(parser, {"sched": "wsd in a search by time, as it is by default"})
-    add_dry_run_flag(parser)
+    before = add_dry_run_flag(parser)
+    as_json = "print what --dry-run says as one JSON object"
+    _add(before, "--json", dest="as_json", action="store_true", help=as_json)
     add_run_flags(parser)
     add_changed_data_flag(parser)
 
@@ -141,21 +141,11 @@ def _add_decision_flags(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def _add_replay_flags(group: argparse._ArgumentGroup) -> None:
-    replay = (
-        "take the decisions of a run again from what it wrote down, also by another --rule, --sampler or"
-        " --seed, and say which differ; trains and writes nothing"
-    )
-    _add(group, "--replay", metavar="RUN", help=replay)
-    as_json = "print the replay, or what --dry-run says, as one JSON object"
-    _add(group, "--json", action="store_true", dest="as_json", help=as_json)
-
-
 def _add_growth_flags(group: argparse._ArgumentGroup) -> None:
-    _add(group, "--grow-op", choices=["mogrow", "copy", "zero"], help="new blocks (mogrow)")
-    _add(group, "--grow-map", choices=["interpolate", "stack"], help="where (interpolate)")
-    _add(group, "--grow-source", choices=["online", "ema"], help="old blocks (online)")
-    _add(group, "--grow-state", choices=["carry", "fresh", "reset"], help="moments (carry)")
+    _add(group, "--grow-init", choices=["ema", "copy", "zero"], help="new blocks (ema)")
+    _add(group, "--grow-placement", choices=["interpolate", "stack"], help="where (interpolate)")
+    _add(group, "--grow-old-blocks", choices=["keep", "ema"], help="old blocks (keep)")
+    _add(group, "--grow-optimizer-state", choices=["copy", "fresh", "reset"], help="moments (copy)")
 
 
 def _add(group: argparse._ArgumentGroup, flag: str, **options: Any) -> None:
@@ -164,10 +154,6 @@ def _add(group: argparse._ArgumentGroup, flag: str, **options: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
-    if hasattr(args, "replay"):
-        from autoprog.commands.replay import replay_run
-
-        return replay_run(args)
     if hasattr(args, "dry_run"):
         from autoprog.commands.configure import configure_search
         from autoprog.commands.dry_run import dry_run
@@ -190,12 +176,10 @@ def execute(args: argparse.Namespace) -> Path:
     from autoprog.train.ranks import joined_ranks
 
     put_paths(args)
-    if hasattr(args, "replay"):
-        raise ConfigError("--replay", "", "must be given to the command autoprog search")
     if hasattr(args, "dry_run"):
         raise ConfigError("--dry-run", "", "must be given to the command autoprog search")
     if hasattr(args, "as_json"):
-        raise ConfigError("--json", "", "must be given together with --replay RUN or --dry-run")
+        raise ConfigError("--json", "", "must be given together with --dry-run")
     if args.jobs < 1:
         raise ConfigError("-j", "", "must be at least 1", args.jobs)
     with joined_ranks() as ranks:

@@ -1,4 +1,4 @@
-"""``autoprog show``: the views of a run, a schedule file or a preset; imports no torch."""
+"""``autoprog show``: the views of a run, a schedule file or a preset; imports no torch unless it replays."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autoprog.bounds import Epochs, range_of
+from autoprog.bounds import Epochs, Seed, range_of
 from autoprog.errors import ConfigError
 from autoprog.presets import PRESETS
 from autoprog.printable import one_line, say
@@ -76,6 +76,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "  autoprog show linear --model deit-s --epochs 100\n"
         "  autoprog show best.yaml --json\n"
         "  autoprog show best.yaml --diff linear\n"
+        "  autoprog show runs/… --replay --sampler tpe\n"
     )
     parser.add_argument(
         "target", metavar="RUN|FILE|PRESET", help="a run, last, YAML file or preset"
@@ -100,6 +101,22 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", dest="as_json", help="one JSON object")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="write a picture")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a web page")
+    group = parser.add_argument_group(
+        "replay",
+        "take the decisions of a run again from what it wrote down; trains and writes nothing",
+    )
+    group.add_argument(
+        "--replay",
+        action="store_true",
+        help="say which decisions differ; exit code 1 if one does though nothing else was asked for",
+    )
+    group.add_argument(
+        "--rule", choices=["rollout", "autoprog", "pareto", "budget"], help="another rule"
+    )
+    group.add_argument(
+        "--sampler", choices=["nsga2", "tpe", "random", "gp"], help="another Optuna sampler"
+    )
+    group.add_argument("--seed", type=range_of(Seed), metavar="N", help="another seed")
 
 
 def _spec(name: str) -> ModelSpec:
@@ -116,6 +133,13 @@ def _spec(name: str) -> ModelSpec:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
+    if args.replay:
+        from autoprog.commands.replay import replay_run
+
+        return replay_run(args)
+    for name in ("rule", "sampler", "seed"):
+        if getattr(args, name) is not None:
+            raise ConfigError(f"--{name}", "", "must be given together with --replay")
     from autoprog.ui.show import show
 
     show(

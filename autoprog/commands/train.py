@@ -62,7 +62,7 @@ def _add_schedule_flags(parser: argparse.ArgumentParser) -> None:
         "--schedule",
         default=nothing,
         metavar="FILE|PRESET|RUN",
-        help="a YAML file, a name that autoprog schedules lists, or a run: its best.yaml, if it has one",
+        help="a YAML file, a name that autoprog list presets shows, or a run: its best.yaml, if it has one",
     )
     either.add_argument(
         "--elastic",

@@ -34,10 +34,10 @@ from autoprog.commands.flags import (
 from autoprog.commands.preflight import check_run
 from autoprog.costs.model import CostModel, predict_seconds
 from autoprog.errors import ConfigError, suggest
-from autoprog.files import parse, read_object, read_text
+from autoprog.files import parse, read_text
 from autoprog.presets import PRESETS
 from autoprog.printable import say
-from autoprog.runs import Result, load_run
+from autoprog.runs import load_run, read_result
 from autoprog.schedule import load_schedule
 from autoprog.search.measured_costs import Costs
 from autoprog.space import SearchSpace, find_space
@@ -119,7 +119,7 @@ def given_plan(
                 "must be an existing YAML file or a preset",
                 suggest(file, PRESETS, False),
             )
-            raise ConfigError("--schedule", "", problem, file, near or "see autoprog schedules")
+            raise ConfigError("--schedule", "", problem, file, near or "see autoprog list presets")
         full = load_schedule(file).full
         args.model = getattr(args, "model", full.model)
         args.img_size = getattr(args, "img_size", full.img_size)
@@ -316,7 +316,7 @@ def _search_seconds(args: argparse.Namespace, searches: bool, file: str | None) 
     beside = None if file is None else Path(file).with_name("result.json")
     if file is None or beside is None or Path(file).name != "best.yaml" or not beside.exists():
         return 0.0
-    result = parse(Result, read_object(beside), str(beside))
+    result = read_result(beside)
     if (beside.parent / "run.yaml").exists():
         search = load_run(beside.parent).manifest.settings.search
         if search is not None and search.trials is None and search.proxy < 1:
@@ -512,7 +512,7 @@ def _cost(args: argparse.Namespace, candidate: Configured, file: str | None) -> 
     if path is None:
         return macs_cost(spec), "training MACs"
     table = Costs.read(Path(path), batch_size).table
-    if not table.cells:
+    if not table.step_costs:
         raise ConfigError(str(path), "", "must hold at least one cell")
     model = CostModel(spec, table)
 

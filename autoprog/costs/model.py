@@ -121,14 +121,14 @@ class CostModel:
 
     def step(self, cell: CostCell) -> Price:
         """Return the seconds of a step on a batch that is there; needs at least one measured cell."""
-        cost = self.table.cells.get(cell.name)
+        cost = self.table.step_costs.get(cell.name)
         if cost is not None:
             return Price(cost.seconds, is_estimated=False)
         guess = self._step_law.seconds(step_terms(self.spec, cell))
         return Price(_within_neighbours(cell, guess, self._measured), is_estimated=True)
 
     def data(self, cell: CostCell) -> Price | None:
-        """Return the seconds in which the feed makes a batch; None if no batch has been measured."""
+        """Return the seconds in which the loader makes a batch; None if no batch has been measured."""
         if not self._loaded:
             return None
         found = self._loaded.get(self._batch_of(cell))
@@ -170,12 +170,12 @@ class CostModel:
 
     def _without(self, cell: CostCell) -> CostModel:
         """Return the model that would be there if `cell` had not been measured."""
-        others = {name: cost for name, cost in self.table.cells.items() if name != cell.name}
-        return replace(self, table=self.table.model_copy(update={"cells": others}))
+        others = {name: cost for name, cost in self.table.step_costs.items() if name != cell.name}
+        return replace(self, table=self.table.model_copy(update={"step_costs": others}))
 
     @cached_property
     def _costs(self) -> dict[CostCell, CellCost]:
-        parsed = ((CostCell.parse(name), cost) for name, cost in self.table.cells.items())
+        parsed = ((CostCell.parse(name), cost) for name, cost in self.table.step_costs.items())
         return {cell: cost for cell, cost in parsed if cell is not None}
 
     @cached_property

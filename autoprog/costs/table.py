@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from autoprog import migration
 from autoprog.bounds import Count, Seconds, SomeSeconds, UnitInterval
 from autoprog.errors import ConfigError
 from autoprog.files import FileModel, parse
@@ -211,7 +212,7 @@ class CellCost(FileModel):
         seconds: Of a step on a batch that is there.
         interval: Holds the true median of ``seconds``, relative to the full cell, in 95 % of cases from 6
             rounds on; below that it is the range of what was seen.
-        data_seconds: In which the feed makes a batch, with nothing else to do; None if unknown.
+        data_seconds: In which the loader makes a batch, with nothing else to do; None if unknown.
         rounds: How often it was measured.
         source: ``grid``: in turns with other cells; ``own``: the run's own steps; ``file``: given.
     """
@@ -238,19 +239,19 @@ class CostTable(FileModel):
         overlap: Fraction of the shorter of step and data that the longer one hides: 0 without loader workers.
         overlap_is_measured: Whether it was, or is what such a machine should do.
         conditions: Where it was measured: device, precision, threads, workers, processes.
-        cells: By the name of the cell.
+        step_costs: By the name of the cell.
     """
 
-    schema_version: Literal[1] = Field(default=1, alias="schema")
+    schema_version: Literal[2] = Field(default=2, alias="schema")
     overlap: UnitInterval = 0.0
     overlap_is_measured: bool = False
     conditions: dict[str, str | Count] = Field(default_factory=dict)
-    cells: dict[str, CellCost] = Field(default_factory=dict)
+    step_costs: dict[str, CellCost] = Field(default_factory=dict)
 
     @property
     def seconds(self) -> dict[str, float]:
         """Return the seconds of a step by the name of its cell."""
-        return {name: cost.seconds for name, cost in self.cells.items()}
+        return {name: cost.seconds for name, cost in self.step_costs.items()}
 
     def of_batch(self, batch_size: int) -> dict[str, float]:
         """Return the seconds of plain steps of one batch size by subnet, such as ``d6 r128``."""
@@ -260,13 +261,13 @@ class CostTable(FileModel):
 
     def with_cells(self, more: Mapping[str, CellCost]) -> CostTable:
         """Return the table with cells added; those that are there stay as they are."""
-        new = {name: cost for name, cost in more.items() if name not in self.cells}
-        return self.model_copy(update={"cells": {**self.cells, **new}})
+        new = {name: cost for name, cost in more.items() if name not in self.step_costs}
+        return self.model_copy(update={"step_costs": {**self.step_costs, **new}})
 
     def as_given(self) -> CostTable:
         """Return the table as one that another run was given."""
-        cells = {n: c.model_copy(update={"source": "file"}) for n, c in self.cells.items()}
-        return self.model_copy(update={"cells": cells})
+        cells = {n: c.model_copy(update={"source": "file"}) for n, c in self.step_costs.items()}
+        return self.model_copy(update={"step_costs": cells})
 
     def body(self) -> dict[str, Any]:
         """Return what the file holds."""
@@ -280,11 +281,11 @@ def table_of(body: Mapping[str, Any], where: str) -> CostTable:
         ConfigError: If anything in it is no such thing.
     """
     if "schema" in body:
-        return parse(CostTable, body, where)
+        return parse(CostTable, migration.costs(body), where)
     for name, seconds in body.items():
         if not _is_duration(seconds):
             raise ConfigError(where, str(name), "must be seconds above 0", seconds)
-    return CostTable(cells={name: CellCost(seconds=s) for name, s in body.items()})
+    return CostTable(step_costs={name: CellCost(seconds=s) for name, s in body.items()})
 
 
 def together_seconds(step_seconds: float, data_seconds: float, overlap: float) -> float:

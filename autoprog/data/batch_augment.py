@@ -20,7 +20,7 @@ from torch import Tensor
 from autoprog.data.batch_crops import CROP_SLOTS, FILTERS, Draws, crop_and_resize, draw_crops, slide
 from autoprog.data.cache import CachedSource
 from autoprog.data.sampler import seed_sample
-from autoprog.data.transforms import Cell, TransformSettings, normalize_, policy_steps
+from autoprog.data.transforms import InputConfig, TransformSettings, normalize_, policy_steps
 
 __all__ = [
     "OPERATIONS",
@@ -490,7 +490,7 @@ def paste_changed(pixels: np.ndarray, changes: Iterable[tuple[int, Change]]) -> 
 
 def apply_policy(
     pixels: np.ndarray,
-    cell: Cell,
+    config: InputConfig,
     settings: TransformSettings,
     draws: Draws,
     samples: tuple[int, np.ndarray, np.ndarray],
@@ -506,13 +506,13 @@ def apply_policy(
 
     Args:
         pixels: uint8 B x 3 x P x P.
-        cell: Names the policy.
+        config: Names the policy.
         settings: What stays fixed over the run.
         draws: Of the B samples.
         samples: The seed of the run, and passes and indices of the samples.
         first_slot: All slots of the draws from here on may be taken.
     """
-    steps = _steps(cell, settings)
+    steps = _steps(config, settings)
     if not isinstance(steps, _RandAugment):
         return paste_changed(pixels, _seeded_changes(steps, *samples))
     chosen = steps.choose(draws, first_slot)
@@ -522,8 +522,8 @@ def apply_policy(
 
 
 @lru_cache(maxsize=64)
-def _steps(cell: Cell, settings: TransformSettings) -> _RandAugment | list[Any]:
-    steps = policy_steps(cell, settings)
+def _steps(config: InputConfig, settings: TransformSettings) -> _RandAugment | list[Any]:
+    steps = policy_steps(config, settings)
     if len(steps) == 1 and isinstance(steps[0], RandAugment) and steps[0].choice_weights is None:
         return _RandAugment(steps[0])
     return steps
@@ -596,7 +596,7 @@ def can_augment_by_batch(source: object, settings: TransformSettings) -> bool:
 class BatchAugment:
     """timm's training transform for a batch: the same distribution, drawn and computed together.
 
-    What a sample becomes depends on (seed, pass, index, cell) alone.
+    What a sample becomes depends on (seed, pass, index, config) alone.
 
     Args:
         source: Thumbnails.
@@ -608,39 +608,39 @@ class BatchAugment:
     settings: TransformSettings
     seed: int
 
-    def __call__(self, indices: np.ndarray, passes: np.ndarray, cell: Cell) -> Tensor:
+    def __call__(self, indices: np.ndarray, passes: np.ndarray, config: InputConfig) -> Tensor:
         """Return images, float32 B x 3 x P x P.
 
         Args:
             indices: Numbers of readable images, int64 B.
             passes: Number of the pass of each, int64 B.
-            cell: What to do with them.
+            config: What to do with them.
         """
         if len(indices) <= _MAX_AT_ONCE:
-            return self._some(indices, passes, cell)
+            return self._some(indices, passes, config)
         parts = range(0, len(indices), _MAX_AT_ONCE)
         return torch.cat(
             [
-                self._some(indices[k : k + _MAX_AT_ONCE], passes[k : k + _MAX_AT_ONCE], cell)
+                self._some(indices[k : k + _MAX_AT_ONCE], passes[k : k + _MAX_AT_ONCE], config)
                 for k in parts
             ]
         )
 
-    def _some(self, indices: np.ndarray, passes: np.ndarray, cell: Cell) -> Tensor:
+    def _some(self, indices: np.ndarray, passes: np.ndarray, config: InputConfig) -> Tensor:
         fixed = self.settings
         draws = Draws.of(self.seed, passes, indices)
-        images = self._crop(indices, draws, cell.img_size)
-        if cell.aa is not None:
+        images = self._crop(indices, draws, config.img_size)
+        if config.aa is not None:
             samples = (self.seed, passes, indices)
             pixels = images.to(torch.uint8).numpy()
-            changed = apply_policy(pixels, cell, fixed, draws, samples, _POLICY_SLOT)
+            changed = apply_policy(pixels, config, fixed, draws, samples, _POLICY_SLOT)
             images.copy_(torch.from_numpy(changed))
         elif any(strengths := self._jitter_strengths()):
             jitter_(images, draw_jitter(draws, strengths, _JITTER_SLOT))
         normalize_(images, fixed.mean, fixed.std)
-        if cell.reprob > 0.0:
-            most, side = fixed.recount, cell.img_size
-            boxes = draw_erasures(draws, cell.reprob, most, side, _ERASE_SLOT)
+        if config.reprob > 0.0:
+            most, side = fixed.recount, config.img_size
+            boxes = draw_erasures(draws, config.reprob, most, side, _ERASE_SLOT)
             erase_(images, boxes, fixed.remode, draws)
         return images
 

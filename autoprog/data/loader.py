@@ -25,7 +25,7 @@ from autoprog.data.loader_workers import WorkerPool
 from autoprog.data.sampler import Sample, SampleStream, plan_batches, seed_sample
 from autoprog.data.transforms import (
     THUMBNAIL_PX,
-    Cell,
+    InputConfig,
     TransformSettings,
     eval_transform,
     normalize_,
@@ -33,7 +33,7 @@ from autoprog.data.transforms import (
 )
 from autoprog.errors import ResumableError, RunError
 
-__all__ = ["Batch", "TrainLoader", "cache_batches", "eval_batches"]
+__all__ = ["Batch", "TrainLoader", "eval_batches"]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -64,10 +64,10 @@ class _Augmented:
         targets = torch.tensor([target for _, target in kept])
         return torch.stack([image for image, _ in kept]), targets, unreadable
 
-    def _load(self, index: int, cell: Cell, draw: int) -> tuple[Tensor, int]:
+    def _load(self, index: int, config: InputConfig, draw: int) -> tuple[Tensor, int]:
         image, target = self._source.load(index)
         seed_sample(self._seed, draw, index)
-        return train_transform(cell, self._settings)(image), target
+        return train_transform(config, self._settings)(image), target
 
 
 class _AugmentedThumbnails:
@@ -84,7 +84,7 @@ class _AugmentedThumbnails:
             return *NO_IMAGES, unreadable
         indices = np.array([index for index, _, _ in samples], dtype=np.int64)[places]
         passes = np.array([draw for _, _, draw in samples], dtype=np.int64)[places]
-        images = self._augment(indices, passes, samples[0][1])  # one cell a batch
+        images = self._augment(indices, passes, samples[0][1])  # one config a batch
         return images, torch.from_numpy(self._source.targets[indices]), unreadable
 
 
@@ -99,8 +99,8 @@ def _augmented(
 class TrainLoader:
     """Batches of augmented training images, by sample number.
 
-    The images depend on (seed, pass, index, cell) alone: not on the number of workers, the rank
-    or where the stream was entered. Workers live until :meth:`close`, over changes of stage, cell
+    The images depend on (seed, pass, index, config) alone: not on the number of workers, the rank
+    or where the stream was entered. Workers live until :meth:`close`, over changes of stage, config
     and batch size. With workers the generators of this process are left untouched. With 0 workers
     they are reseeded for each image and not restored, so seed them after fetching a batch.
 
@@ -142,7 +142,7 @@ class TrainLoader:
         first_sample: int,
         batch_size: int,
         steps: int,
-        cell_at: Callable[[int], Cell],
+        config_at: Callable[[int], InputConfig],
     ) -> Iterator[Batch]:
         """Return an iterator over ``steps`` batches; with workers they start at once.
 
@@ -153,7 +153,7 @@ class TrainLoader:
             first_sample: Number of the first sample of the first batch, over the run.
             batch_size: Over all ranks; this rank gets its contiguous share.
             steps: Number of batches.
-            cell_at: The cell of batch k of this call, k from 0. Called ahead of the batches
+            config_at: The config of batch k of this call, k from 0. Called ahead of the batches
                 that are delivered.
 
         Raises:
@@ -168,7 +168,7 @@ class TrainLoader:
             first_sample,
             batch_size,
             steps,
-            self._checked(cell_at),
+            self._checked(config_at),
             self._rank,
             self._world_size,
         )
@@ -178,13 +178,13 @@ class TrainLoader:
         """End the workers."""
         self._pool.close()
 
-    def _checked(self, cell_at: Callable[[int], Cell]) -> Callable[[int], Cell]:
-        """Build each cell's transform here as well, so that a bad one raises in this process."""
+    def _checked(self, config_at: Callable[[int], InputConfig]) -> Callable[[int], InputConfig]:
+        """Build each config's transform here as well, so that a bad one raises in this process."""
 
-        def checked(step: int) -> Cell:
-            cell = cell_at(step)
-            train_transform(cell, self._settings)
-            return cell
+        def checked(step: int) -> InputConfig:
+            config = config_at(step)
+            train_transform(config, self._settings)
+            return config
 
         return checked
 
@@ -238,22 +238,6 @@ def eval_batches(
                 yield images, targets
     finally:
         pool.close()
-
-
-def cache_batches(
-    source: ImageSource,
-    settings: TransformSettings,
-    img_size: int,
-    batch_size: int,
-    workers: int,
-    indices: np.ndarray | None = None,
-    bad_images: BadImages | None = None,
-) -> list[tuple[Tensor, Tensor]]:
-    """Return :func:`eval_batches` as a list, such as the held-out slice that candidates share.
-
-    It takes 12 bytes a pixel of ``img_size`` squared and image: 10,000 images of 224 px are 6 GB.
-    """
-    return list(eval_batches(source, settings, img_size, batch_size, workers, indices, bad_images))
 
 
 class _Prepared:

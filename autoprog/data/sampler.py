@@ -16,11 +16,11 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
-from autoprog.data.transforms import Cell
+from autoprog.data.transforms import InputConfig
 
 __all__ = ["Sample", "SampleStream", "plan_batches", "sample_seeds", "seed_sample"]
 
-Sample: TypeAlias = tuple[int, Cell, int]
+Sample: TypeAlias = tuple[int, InputConfig, int]
 """(index of the image, what to do with it, pass number)."""
 
 
@@ -66,7 +66,7 @@ def plan_batches(
     first_sample: int,
     batch_size: int,
     steps: int,
-    cell_at: Callable[[int], Cell],
+    config_at: Callable[[int], InputConfig],
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[list[Sample]]:
@@ -77,17 +77,17 @@ def plan_batches(
         first_sample: Number of the first sample of the first batch.
         batch_size: Over all ranks.
         steps: Number of batches.
-        cell_at: The cell of batch k of this call, k from 0.
+        config_at: The config of batch k of this call, k from 0.
         rank: Of this process.
         world_size: Number of processes.
     """
     start, stop = rank * batch_size // world_size, (rank + 1) * batch_size // world_size
     for step in range(steps):
         q_start = first_sample + step * batch_size + start
-        cell = cell_at(step)
+        config = config_at(step)
         indices = stream.index(q_start, stop - start).tolist()
         draws = stream.passes(q_start, stop - start).tolist()
-        yield [(index, cell, draw) for index, draw in zip(indices, draws, strict=True)]
+        yield [(index, config, draw) for index, draw in zip(indices, draws, strict=True)]
 
 
 def sample_seeds(seed: int, draw: int, index: int) -> tuple[int, int, int]:

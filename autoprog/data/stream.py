@@ -4,7 +4,7 @@ What is weaker than with map-style data, because the reader decides on the order
 
 - the order depends on the number of workers and ranks, so bit-exactness is claimed for equal ones;
 - a pass starts at its beginning: training resumes at the start of a pass, and each call of
-  :meth:`StreamLoader.batches` builds its workers anew, so the cell is fixed within a call;
+  :meth:`StreamLoader.batches` builds its workers anew, so the config is fixed within a call;
 - the last, incomplete batch of each worker in a pass is dropped;
 - the held-out slice is not stratified: an image is in it when a hash of its decoded pixels is 0
   modulo 20, which depends neither on the order nor on the reader.
@@ -35,7 +35,7 @@ from autoprog.data.decode import bounded
 from autoprog.data.loader import Batch
 from autoprog.data.loader_workers import WorkerPool
 from autoprog.data.sampler import seed_sample
-from autoprog.data.transforms import Cell, TransformSettings, eval_transform, train_transform
+from autoprog.data.transforms import InputConfig, TransformSettings, eval_transform, train_transform
 from autoprog.errors import ConfigError, RunError
 from autoprog.files import read_object
 from autoprog.printable import brief
@@ -264,7 +264,12 @@ class StreamLoader:
         self._rank = rank
 
     def batches(
-        self, first_pass: int, batch_size: int, steps: int, cell: Cell, part: Part = "training"
+        self,
+        first_pass: int,
+        batch_size: int,
+        steps: int,
+        config: InputConfig,
+        part: Part = "training",
     ) -> Iterator[Batch]:
         """Yield ``steps`` augmented batches, from the start of ``first_pass`` and through later ones.
 
@@ -272,7 +277,7 @@ class StreamLoader:
             first_pass: Number of the pass over the data, from 0.
             batch_size: Over all ranks; must be a multiple of their number.
             steps: Number of batches.
-            cell: What to do with the images.
+            config: What to do with the images.
             part: ``all`` once the held-out slice is given back to training.
         """
         local_size, rest = divmod(batch_size, self._world_size)
@@ -280,7 +285,7 @@ class StreamLoader:
         dataset = self._source.open(is_training=True, batch_size=local_size, seed=self._seed)
         dataset.set_loader_cfg(num_workers=self._workers)
         passes = (
-            self._pass(dataset, number, local_size, cell, part) for number in _from(first_pass)
+            self._pass(dataset, number, local_size, config, part) for number in _from(first_pass)
         )
         yield from islice(chain.from_iterable(passes), steps)
 
@@ -315,11 +320,11 @@ class StreamLoader:
         yield from islice(batches, None if limit is None else -(-limit // batch_size))
 
     def _pass(
-        self, dataset: Any, number: int, batch_size: int, cell: Cell, part: Part
+        self, dataset: Any, number: int, batch_size: int, config: InputConfig, part: Part
     ) -> Iterator[Batch]:
         dataset.set_epoch(number)
-        train_transform(cell, self._settings)  # so that a bad cell raises in this process
-        augment = _Augment(self._seed, number, cell, self._settings)
+        train_transform(config, self._settings)  # so that a bad config raises in this process
+        augment = _Augment(self._seed, number, config, self._settings)
         stream = _Stream(self._source, dataset, part, augment)
         found = False
         # Readers also shuffle by the seed of their worker: another one for each pass.
@@ -358,12 +363,12 @@ class StreamLoader:
 class _Augment:
     seed: int
     pass_number: int
-    cell: Cell
+    config: InputConfig
     settings: TransformSettings
 
     def __call__(self, image: Image.Image, hashed: int) -> Tensor:
         seed_sample(self.seed, self.pass_number, hashed)
-        return train_transform(self.cell, self.settings)(image)
+        return train_transform(self.config, self.settings)(image)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,7 @@ from autoprog.errors import ConfigError
 __all__ = [
     "LOOKUPS",
     "THUMBNAIL_PX",
-    "Cell",
+    "InputConfig",
     "Transform",
     "TransformSettings",
     "eval_transform",
@@ -123,7 +123,7 @@ _MAX_ASPECT = 16
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Cell:
+class InputConfig:
     """What a schedule changes about a batch, besides its size.
 
     Args:
@@ -159,33 +159,33 @@ class TransformSettings:
 
 
 @lru_cache(maxsize=256)
-def train_transform(cell: Cell, settings: TransformSettings) -> Transform:
+def train_transform(config: InputConfig, settings: TransformSettings) -> Transform:
     """Return the random transform from an RGB image to a float32 tensor 3 x img_size x img_size.
 
     It draws from the global generators of ``random``, numpy and torch, as timm's transforms do:
     seed all three before each image. Built once in each process.
 
     Raises:
-        ConfigError: timm refuses ``cell.aa``.
+        ConfigError: timm refuses ``config.aa``.
     """
-    steps = _timm_train_steps(cell, settings)
+    steps = _timm_train_steps(config, settings)
     steps.append(_Normalize(settings.mean, settings.std))
-    if cell.reprob > 0.0:
+    if config.reprob > 0.0:
         erasing = RandomErasing(
-            cell.reprob, mode=settings.remode, max_count=settings.recount, device="cpu"
+            config.reprob, mode=settings.remode, max_count=settings.recount, device="cpu"
         )
         steps.append(erasing)
     return Compose(steps)
 
 
-def policy_steps(cell: Cell, settings: TransformSettings) -> list[Any]:
+def policy_steps(config: InputConfig, settings: TransformSettings) -> list[Any]:
     """Return what timm does to the cropped and flipped PIL image.
 
     Raises:
-        ConfigError: timm refuses ``cell.aa``.
+        ConfigError: timm refuses ``config.aa``.
     """
     before = (RandomResizedCropAndInterpolation, RandomHorizontalFlip, RandomVerticalFlip)
-    return [step for step in _timm_train_steps(cell, settings) if not isinstance(step, before)]
+    return [step for step in _timm_train_steps(config, settings) if not isinstance(step, before)]
 
 
 @lru_cache(maxsize=64)
@@ -204,18 +204,18 @@ def eval_transform(img_size: int, settings: TransformSettings) -> Transform:
     return Compose([resize, _Normalize(settings.mean, settings.std)])
 
 
-def _timm_train_steps(cell: Cell, settings: TransformSettings) -> list[Any]:
+def _timm_train_steps(config: InputConfig, settings: TransformSettings) -> list[Any]:
     """Return timm's steps on the PIL image, without its last one, the conversion to a tensor."""
     names = ("mean", "std", "interpolation", "scale", "ratio", "hflip", "vflip", "color_jitter")
     fixed = {name: getattr(settings, name) for name in names}
     try:
         chain = create_transform(
-            cell.img_size, is_training=True, auto_augment=cell.aa, normalize=False, **fixed
+            config.img_size, is_training=True, auto_augment=config.aa, normalize=False, **fixed
         )
     except (AssertionError, KeyError, ValueError, IndexError) as error:
         problem = "must be an augmentation string that timm knows"
         hint = "for example 'rand-m9-mstd0.5-inc1', 'augmix-m3-w3' or 'v0'"
-        raise ConfigError("--aa", "", problem, cell.aa, hint) from error
+        raise ConfigError("--aa", "", problem, config.aa, hint) from error
     steps = list(chain.transforms[:-1])
     for operation in _augment_operations(steps):
         operation.aug_fn = LOOKUPS.get(operation.aug_fn, operation.aug_fn)

@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from autoprog import migration
 from autoprog.curves import curve_value
 from autoprog.decisions import Decision
 from autoprog.errors import ConfigError
@@ -77,7 +78,7 @@ class EventTail:
         with open_regular(self._path) as file:
             file.seek(self._offset)
             while (line := file.readline(_LONGEST_ROW_BYTES)).endswith(b"\n"):
-                rows.append(json_object(line, str(self._path)))
+                rows.append(migration.event(json_object(line, str(self._path))))
                 self._offset += len(line)
         if len(line) == _LONGEST_ROW_BYTES:
             problem = f"must have rows of at most {_LONGEST_ROW_BYTES / 2**20:g} MiB"
@@ -174,7 +175,8 @@ def _of_grown(event: Grown) -> Parts:
         "growth/delta_logits": event.delta_logits,
         "growth/lost_seconds": event.lost_seconds,
     }
-    how = f"{event.op}, {event.map}, source {event.source}, state {event.state}"
+    how = f"{event.init}, {event.placement}, old blocks {event.old_blocks}"
+    how += f", optimizer state {event.optimizer_state}"
     return numbers, {"growth/events": f"**{event.before}** to **{event.after}** ({how})"}
 
 

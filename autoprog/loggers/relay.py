@@ -121,7 +121,7 @@ class Relays:
         return [
             WarningRaised(
                 step=event.step,
-                message=f"{problem}; the run goes on, and autoprog log can repeat it",
+                message=f"{problem}; the run goes on, and autoprog export can repeat it",
             )
             for problem in problems
             if problem

@@ -77,11 +77,11 @@ def generalised_fraction(inputs: DecisionInputs) -> float | None:
 
     None if another subnet trained then, or if training has not gained enough since to tell.
     """
-    before, now = inputs.shown_before, inputs.shown
+    before, now = inputs.previous_losses, inputs.current_losses
     if before is None or now is None or before.subnet != now.subnet:
         return None
-    gain = before.training - now.training
-    return (before.held_out - now.held_out) / gain if gain >= _MIN_GAIN else None
+    gain = before.training_loss - now.training_loss
+    return (before.held_out_loss - now.held_out_loss) / gain if gain >= _MIN_GAIN else None
 
 
 # --------------------------------------------------------------------------------------------------
@@ -201,13 +201,13 @@ def decide(chooser: Chooser, inputs: DecisionInputs) -> Decision:
         front=tuple(_front_point(one) for one in _thinned(scored.front, chosen)),
         position=inputs.position,
         length=None if inputs.position is None else inputs.total_steps,
-        strengthens=fraction is not None,
+        full_regularisation=fraction is not None,
     )
 
 
 def _fraction_to_strengthen_by(chooser: Chooser, inputs: DecisionInputs) -> float | None:
     """Return the fraction that calls for full regularisation from here on; None if none does."""
-    if chooser.rule != "rollout" or inputs.is_strengthened:
+    if chooser.rule != "rollout" or inputs.full_regularisation:
         return None
     fraction = generalised_fraction(inputs)
     return fraction if fraction is not None and fraction < MIN_FRACTION else None

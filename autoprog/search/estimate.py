@@ -42,7 +42,7 @@ def held_out_losses(trainer: Trainer, network: ElasticViT, choice: Choice) -> li
 
 
 def _held_out(trainer: Trainer) -> Iterator[Batch]:
-    for images, targets in trainer.feed.held_out_batches():
+    for images, targets in trainer.data.held_out_batches:
         trainer.stop.check()
         yield images.to(trainer.compute.device), targets.to(trainer.compute.device)
 

@@ -45,7 +45,7 @@ from autoprog.train.model import build_model
 from autoprog.train.optim import ElasticEma, create_optimizer, create_scheduler
 from autoprog.train.pace import StepPace
 from autoprog.train.phase import Phase, plain_choice, step_seed
-from autoprog.train.step import Stepper, batch_size_of, cell_of, regularise
+from autoprog.train.step import Stepper, batch_size_of, input_config_at, regularise
 from autoprog.train.stop import GaveUpError, StopNow
 from autoprog.train.trainer import Trainer, snapshot
 from supernet.config import SubnetConfig
@@ -360,11 +360,11 @@ class BriefTrainings:
         trainer, recipe = self.trainer, self.trainer.recipe
         batch_size, full_px = batch_size_of(phase, recipe), trainer.settings.model.img_size
         of_the_run = self.run_steps * recipe.batch_size
-        return trainer.feed.batches(
+        return trainer.data.batches(
             first_sample=(1 + seed) * of_the_run + self.step * recipe.batch_size,
             batch_size=batch_size,
             steps=self.steps,
-            cell_at=lambda k: cell_of(phase, recipe, full_px, seed, phase.start_step + k),
+            config_at=lambda k: input_config_at(phase, recipe, full_px, seed, phase.start_step + k),
             held_out=True,
         )
 
@@ -374,7 +374,7 @@ class BriefTrainings:
         own_seed = step_seed(trainer.settings.seed, "real training", seed)
         model = self._network(own_seed)
         if self.start is None:
-            load_initial((model,), trainer.settings, trainer.feed.class_names)
+            load_initial((model,), trainer.settings, trainer.data.class_names)
         optimizer = create_optimizer(model, recipe, trainer.compute.device)
         length = self.steps if self.start is None else trainer.total_steps
         scheduler = create_scheduler(optimizer, recipe, recipe.sched, length)
@@ -390,7 +390,7 @@ class BriefTrainings:
             seed=own_seed,
             pace=StepPace() if self.start is None else trainer.pace,
         )
-        regularise(stepper, phase, recipe, trainer.feed.num_classes)
+        regularise(stepper, phase, recipe, trainer.data.num_classes)
         stepper.enter(phase)
         model.train()
         return stepper
@@ -409,7 +409,7 @@ class BriefTrainings:
 
     def _network(self, seed: int) -> ElasticViT:
         trainer = self.trainer
-        spec, classes = trainer.settings.model.spec(), trainer.feed.num_classes
+        spec, classes = trainer.settings.model.spec(), trainer.data.num_classes
         return build_model(spec, classes, seed).to(trainer.compute.device)
 
 
@@ -592,7 +592,7 @@ def _report(
         subnets=judged,
         overall=agreement(judged),
         equal_cost=agreement(judged, equal_cost([one.relative_cost for one in judged])),
-        told_apart=None if apart is None else agreement(judged, apart),
+        beyond_seed_noise=None if apart is None else agreement(judged, apart),
         cost_ratio=COST_RATIO,
         seconds=sum(row.seconds for row in rows.values()),
     )

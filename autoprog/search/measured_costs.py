@@ -94,7 +94,7 @@ class Costs:
         if not isinstance(body, dict):
             raise ConfigError(str(path), "", "must be seconds above 0", body)
         table = table_of(body, str(path))
-        for name in table.cells:
+        for name in table.step_costs:
             if CostCell.parse(name) is None:
                 law = "must be the name of a cell, such as 'd6 r128 b1024'"
                 raise ConfigError(str(path), "", law, name)
@@ -108,11 +108,11 @@ class Costs:
     @property
     def has_grid(self) -> bool:
         """Tell whether a grid has been measured, even if the time did not suffice for all cells."""
-        return any(cost.source == "grid" for cost in self.table.cells.values())
+        return any(cost.source == "grid" for cost in self.table.step_costs.values())
 
     def get(self, subnet: SubnetConfig) -> float | None:
         """Return the recorded seconds of a plain step at the run's batch size, or None."""
-        found = self.table.cells.get(self._cell(subnet).name)
+        found = self.table.step_costs.get(self._cell(subnet).name)
         return None if found is None else found.seconds
 
     def all_seconds(self, spec: ModelSpec, subnets: Iterable[SubnetConfig]) -> dict[str, float]:
@@ -131,8 +131,8 @@ class Costs:
     def add(self, found: CostTable) -> None:
         """Add what has been measured; what is there stays."""
         first = self.table if self.table.conditions else found  # which says where it was measured
-        cells = self.table.with_cells(found.cells).cells
-        self.table = first.model_copy(update={"cells": cells})
+        cells = self.table.with_cells(found.step_costs).step_costs
+        self.table = first.model_copy(update={"step_costs": cells})
 
     def complete(self, trainer: Trainer, choices: Sequence[Choice]) -> bool:
         """Add what is missing; see :func:`complete_costs`."""
@@ -176,11 +176,11 @@ def completing_costs(
     own = _own_costs(trainer, cells)
     if together:
         own = _shared(trainer, own)
-    unknown = [cell for cell in cells if cell.name not in own.cells]
+    unknown = [cell for cell in cells if cell.name not in own.step_costs]
     left = max(0.0, _profile_seconds(trainer) - costs.spent_seconds)
     if not unknown or (costs.has_grid and not left):
         costs.add(own)
-        return bool(own.cells)
+        return bool(own.step_costs)
     begin = trainer.clock()
     found = yield from measuring(
         trainer,
@@ -210,7 +210,7 @@ def _own_costs(trainer: Trainer, cells: Sequence[CostCell]) -> CostTable:
                 rounds=len(seconds) - 1,
                 source="own",
             )
-    return CostTable(cells=found)
+    return CostTable(step_costs=found)
 
 
 def _shared(trainer: Trainer, table: CostTable) -> CostTable:
@@ -384,7 +384,7 @@ def measuring(
         for cell in chosen:
             bench.add(cell)
         yield _told(bench, len(first), len(ordered), watch.left_seconds, run_seconds)
-        turns_fraction = _TURNS_FRACTION if trainer.feed.workers else 1.0
+        turns_fraction = _TURNS_FRACTION if trainer.data.workers else 1.0
         own = replace(limits, seconds=turns_fraction * max(0.0, watch.left_seconds))
         price = _price_of(bench, {cell.name: (cell, seconds[cell]) for cell in chosen})
         arms = bench.arms()
@@ -468,7 +468,7 @@ def _limit(
 
 def _slowest_batch(bench: _Bench) -> float:
     """Return about the seconds of the half of a first turn of batches, by those that have been fetched."""
-    workers = bench.trainer.feed.workers
+    workers = bench.trainer.data.workers
     known = [
         arm.price(workers) for arm in bench.data_arms.values() if arm.first_seconds is not None
     ]
@@ -492,8 +492,8 @@ def _run_seconds(bench: _Bench, full: CostCell, seconds: float, run_steps: int) 
     """Return what so many steps of the full model, with their data, and an evaluation take, about."""
     trainer, spec = bench.trainer, bench.trainer.stepper.model.spec
     batch = bench.data(full).first_seconds or 0.0
-    overlap = _usual_overlap(trainer) if trainer.feed.workers else 0.0
-    images, classes = trainer.feed.num_validation_images, trainer.feed.num_classes
+    overlap = _usual_overlap(trainer) if trainer.data.workers else 0.0
+    images, classes = trainer.data.num_validation_images, trainer.data.num_classes
     evaluated = evaluation_macs(spec, spec.full, images, classes) / _work(bench, full)
     return run_steps * together_seconds(seconds, batch, overlap) + evaluated * seconds
 
@@ -509,7 +509,7 @@ def _overlap(bench: _Bench, turns: Turns, left_seconds: float) -> tuple[float, b
     Measured where step and batch take most nearly alike, so that there is most to see. Of the batches those
     that the workers were making when the first one arrived are not counted.
     """
-    trainer, workers = bench.trainer, bench.trainer.feed.workers
+    trainer, workers = bench.trainer, bench.trainer.data.workers
     if workers == 0:
         return 0.0, True
     broadcast = trainer.stepper.ranks.broadcast
@@ -575,8 +575,8 @@ def _table(
             "device": str(trainer.compute.device),
             "amp": trainer.compute.amp,
             "threads": torch.get_num_threads(),
-            "workers": trainer.feed.workers,
+            "workers": trainer.data.workers,
             "processes": trainer.stepper.ranks.world_size,
         },
-        cells=cells,
+        step_costs=cells,
     )

@@ -88,7 +88,7 @@ def differences(recorded: Decision, again: Decision) -> tuple[str, ...]:
     """Return what two decisions do not have in common: subnet, continuation, candidates, front, reason, strength."""
     one, two = (decision.model_dump(mode="json") for decision in (recorded, again))
     found = [] if recorded.subnet == again.subnet else ["subnet"]
-    keys = ("continuation", "candidates", "front", "reason", "strengthens")
+    keys = ("continuation", "candidates", "front", "reason", "full_regularisation")
     return (*found, *(key for key in keys if not _alike(one[key], two[key])))
 
 

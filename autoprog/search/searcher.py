@@ -13,7 +13,7 @@ from statistics import fmean
 
 from autoprog.curves import Curriculum, ramped_curriculum
 from autoprog.data.sources import OpenedData
-from autoprog.decisions import Continuation, Decision, DecisionInputs, Shown, read_fidelity
+from autoprog.decisions import Continuation, Decision, DecisionInputs, ReachedLosses, read_fidelity
 from autoprog.errors import ConfigError
 from autoprog.events import CostsKnown, Decided, Estimated, Event, StepLogged, SupernetStarted
 from autoprog.files import parse
@@ -51,14 +51,14 @@ __all__ = [
     "inputs_of",
     "learning_rate_of",
     "length_and_plan",
+    "losses_at",
     "merged",
-    "note_shown",
+    "note_losses",
     "noting_losses",
     "recorded_decision",
     "recorded_inputs",
     "search_schedule",
     "settle",
-    "shown_at",
     "step_costs",
     "tell_again",
     "turn_to",
@@ -103,32 +103,32 @@ def noting_losses(trainer: Trainer, phase: Phase, keeps_curve: bool) -> Iterator
     name = str(phase.choices[0].subnet)
     for event in trainer.run(phase):
         if isinstance(event, StepLogged):
-            recent = trainer.notes.setdefault("recent", {}).setdefault(name, [])
+            recent = trainer.search_state.setdefault("recent", {}).setdefault(name, [])
             _note(trainer, recent, phase, event)
             del recent[:-_RECENT_POINTS]
             if keeps_curve:
-                _note(trainer, trainer.notes.setdefault("curve", []), phase, event)
+                _note(trainer, trainer.search_state.setdefault("curve", []), phase, event)
         yield event
 
 
-def note_shown(trainer: Trainer, index: int, current: SubnetConfig) -> None:
+def note_losses(trainer: Trainer, index: int, current: SubnetConfig) -> None:
     """Keep what the current subnet has come to before decision `index`; once, and by rank 0 alone."""
-    shown = trainer.notes.setdefault("shown", {})
-    recent = trainer.notes.get("recent", {}).get(str(current), [])
-    if not trainer.ranks.is_main or str(index) in shown or len(recent) < _RECENT_POINTS:
+    reached = trainer.search_state.setdefault("reached_losses", {})
+    recent = trainer.search_state.get("recent", {}).get(str(current), [])
+    if not trainer.ranks.is_main or str(index) in reached or len(recent) < _RECENT_POINTS:
         return
     with trainer.ledger.charge("search"):
         held_out = fmean(estimate_losses(trainer, plain_choice(current)))
     # Rounded, since a point made of two is that of a straight run but for the last bits.
     training = round(fmean(loss for _, loss in recent), 6)
-    found = Shown(subnet=current, held_out=held_out, training=training)
-    shown[str(index)] = found.model_dump(mode="json")
+    found = ReachedLosses(subnet=current, held_out_loss=held_out, training_loss=training)
+    reached[str(index)] = found.model_dump(mode="json")
 
 
-def shown_at(trainer: Trainer, index: int) -> Shown | None:
+def losses_at(trainer: Trainer, index: int) -> ReachedLosses | None:
     """Return what was kept before a decision, if anything was."""
-    found = trainer.notes.get("shown", {}).get(str(index))
-    return None if found is None else Shown.model_validate(found)
+    found = trainer.search_state.get("reached_losses", {}).get(str(index))
+    return None if found is None else ReachedLosses.model_validate(found)
 
 
 def _note(trainer: Trainer, curve: list[list[float]], phase: Phase, event: StepLogged) -> None:
@@ -193,7 +193,7 @@ def found_lengths(searcher: Searcher, schedule: GrowthSchedule) -> Lengths:
         steps=trainer.step,
         trained_epochs=trainer.step / trainer.steps_per_epoch,
         schedule_epochs=schedule.own_epochs(trainer.steps_per_epoch),
-        full_epochs=full_epochs_of(schedule, trainer.feed.num_classes),
+        full_epochs=full_epochs_of(schedule, trainer.data.num_classes),
     )
 
 
@@ -342,7 +342,7 @@ def learning_rate_of(recipe: Recipe, search: SearchSettings) -> LearningRate:
 class Searcher:
     """What a search holds beside the trainer: the plan, the costs, the controller, the decisions so far.
 
-    Only rank 0 has a controller. With ``is_strengthened`` regularisation is of full strength from here on.
+    Only rank 0 has a controller. With ``full_regularisation`` regularisation is of full strength from here on.
     """
 
     trainer: Trainer
@@ -358,7 +358,7 @@ class Searcher:
     announced_pieces: int = 0
     pieces: list[Piece] = field(default_factory=list)
     continuation: Continuation = ()
-    is_strengthened: bool = False
+    full_regularisation: bool = False
     enter: GrowTo | Compact | None = None
 
     @property
@@ -392,7 +392,7 @@ class Searcher:
         """Return the regularisation of the piece that holds `step`, or all of it if that was decided."""
         count = self.search.space.decisions.num_stages
         strength = self.trainer.recipe.strength
-        if self.is_strengthened:
+        if self.full_regularisation:
             return ramped_curriculum(strength, 0, 1)
         return ramped_curriculum(strength, self.plan.piece_at(step), count)
 
@@ -503,8 +503,8 @@ def inputs_of(
         index=index,
         step=trainer.step,
         position=searcher.position if searcher.by_time else None,
-        chance_loss=math.log(trainer.feed.num_classes) if searcher.by_time else None,
-        loss_floor=target_entropy(trainer.recipe.smoothing, trainer.feed.num_classes),
+        chance_loss=math.log(trainer.data.num_classes) if searcher.by_time else None,
+        loss_floor=target_entropy(trainer.recipe.smoothing, trainer.data.num_classes),
         steps_per_epoch=trainer.steps_per_epoch,
         total_steps=trainer.total_steps,
         full_step=plan.full_step,
@@ -516,9 +516,9 @@ def inputs_of(
         candidates=tuple(candidates),
         losses=tuple(tuple(tuple(batches) for batches in point) for point in losses),
         step_seconds=searcher.costs.all_seconds(space.spec, subnets),
-        shown=shown_at(trainer, index),
-        shown_before=shown_at(trainer, index - 1),
-        is_strengthened=searcher.is_strengthened,
+        current_losses=losses_at(trainer, index),
+        previous_losses=losses_at(trainer, index - 1),
+        full_regularisation=searcher.full_regularisation,
         seconds_left=None if budget is None else max(0.0, budget - trainer.ledger.wall_seconds()),
     )
 
@@ -526,7 +526,7 @@ def inputs_of(
 def _after_warmup(searcher: Searcher) -> tuple[tuple[float, float], ...]:
     trainer, first = searcher.trainer, searcher.search.space.smallest
     warmup = trainer.recipe.warmup_fraction * trainer.total_steps / searcher.step_costs[first]
-    curve = trainer.notes.get("curve", [])
+    curve = trainer.search_state.get("curve", [])
     # Rounded, since a point made of two is that of a straight run but for the last bits.
     return tuple((step, round(loss, 6)) for step, loss in curve if step > warmup)
 
@@ -567,7 +567,7 @@ def decision_point(searcher: Searcher, point: DecisionPoint) -> Iterator[Event]:
     started = searcher.position
     if search.rule == "rollout" and searcher.next_is_new:
         with suppress(GaveUpError):
-            note_shown(searcher.trainer, point.index, searcher.current)
+            note_losses(searcher.trainer, point.index, searcher.current)
         yield from searcher.trainer.halt_if_asked()
     check = is_due(searcher, point)
     if check:
@@ -589,15 +589,15 @@ def decision_point(searcher: Searcher, point: DecisionPoint) -> Iterator[Event]:
     # The supernet phase counts to the stage that it leads to: this is what a replay of the schedule
     # does.
     turn_to(searcher, decision.subnet, started)
-    if decision.strengthens:
-        searcher.is_strengthened = True
+    if decision.full_regularisation:
+        searcher.full_regularisation = True
         turn_to(searcher, decision.subnet, searcher.position)
 
 
 def _choice(searcher: Searcher, subnet: SubnetConfig, top: tuple[int, ...]) -> Choice:
     """Return a candidate with the slots it runs inside the supernet, over one base: the current depth."""
     grow = searcher.search.space.decisions.grow
-    slots: Slots = skip_lists(searcher.current.depth, top, subnet.depth, grow.map)
+    slots: Slots = skip_lists(searcher.current.depth, top, subnet.depth, grow.placement)
     return Choice(subnet, slots)
 
 
@@ -668,7 +668,7 @@ def _estimate_all(
 
 def _noted_losses(searcher: Searcher, point: DecisionPoint) -> list[list[list[float]]]:
     """Return the batch losses by time point and candidate that are kept with checkpoints."""
-    notes = searcher.trainer.notes.setdefault("estimates", {})
+    notes = searcher.trainer.search_state.setdefault("estimates", {})
     return notes.setdefault(str(point.index), [])
 
 
@@ -821,7 +821,7 @@ def search_schedule(searcher: Searcher) -> Iterator[Event]:
         searcher.trainer.folder.write_schedule(schedule)
         yield from finish(searcher.trainer, schedule)
     finally:
-        searcher.trainer.feed.close()
+        searcher.trainer.data.close()
 
 
 def _measure_costs(searcher: Searcher) -> Iterator[Event]:

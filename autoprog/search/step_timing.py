@@ -24,7 +24,7 @@ from autoprog.data.loader import Batch
 from autoprog.paired_timing import Estimate, estimate
 from autoprog.stage import Training
 from autoprog.train.phase import Phase, plain_choice
-from autoprog.train.step import Stepper, augmented_cell, regularise
+from autoprog.train.step import Stepper, make_input_config, regularise
 from autoprog.train.stop import GaveUpError
 from autoprog.train.trainer import Trainer
 from supernet.network import DropPath
@@ -386,9 +386,9 @@ class Watch:
 
 @dataclass
 class StepArm:
-    """Steps of one cell by the runner's own loop, on a batch that the feed has delivered.
+    """Steps of one cell by the runner's own loop, on a batch that the loader has delivered.
 
-    The batch lies where the feed puts it, so that its way to the device is part of the step, as in a run.
+    The batch lies where the loader puts it, so that its way to the device is part of the step, as in a run.
     """
 
     watch: Watch
@@ -429,7 +429,7 @@ class StepArm:
         trainer, phase = self.watch.trainer, self._phase
         trainer.stepper.model.train()
         trainer.stepper.micro_batches = self.micro_batches
-        regularise(trainer.stepper, phase, trainer.recipe, trainer.feed.num_classes)
+        regularise(trainer.stepper, phase, trainer.recipe, trainer.data.num_classes)
         trainer.stepper.enter(phase)
 
     def take(self, batch: Batch) -> None:
@@ -453,7 +453,7 @@ class StepArm:
 
 @dataclass
 class BatchArm:
-    """Batches of one number and size of images, from the run's own feed, with nothing else to do.
+    """Batches of one number and size of images, from the run's own data, with nothing else to do.
 
     Whatever is asked for is used up, so that no worker takes time from what is timed next.
     """
@@ -469,7 +469,7 @@ class BatchArm:
     def __call__(self, batches: int) -> float:
         """Fetch some batches untimed, one of each worker, then others; return the seconds of one of them."""
         trainer = self.watch.trainer
-        lead_in, timed = max(1, trainer.feed.workers), max(batches, 2 * trainer.feed.workers)
+        lead_in, timed = max(1, trainer.data.workers), max(batches, 2 * trainer.data.workers)
         found = self.batches(lead_in + timed)
         for batch in islice(found, lead_in):
             self._some = batch
@@ -490,7 +490,7 @@ class BatchArm:
             trainer = self.watch.trainer
             start = trainer.clock()
             self._some = next(self.batches(1))
-            self.first_seconds = (trainer.clock() - start) / max(1, trainer.feed.workers)
+            self.first_seconds = (trainer.clock() - start) / max(1, trainer.data.workers)
         return self._some
 
     def price(self, workers: int) -> float:
@@ -499,11 +499,11 @@ class BatchArm:
         return self.first_seconds * (1.5 * workers if workers else 1.0)
 
     def batches(self, count: int) -> Iterator[Batch]:
-        """Return the next batches of the feed; each call goes on where the last one ended."""
+        """Return the next batches of the run's data; each call goes on where the last one ended."""
         trainer = self.watch.trainer
-        cell = augmented_cell(self.curriculum, trainer.recipe, self.img_size)
+        cell = make_input_config(self.curriculum, trainer.recipe, self.img_size)
         first, self.sample = self.sample, self.sample + count * self.num_images
-        return trainer.feed.batches(first, self.num_images, count, lambda _: cell, held_out=False)
+        return trainer.data.batches(first, self.num_images, count, lambda _: cell, held_out=False)
 
 
 def both_seconds(step: StepArm, data: BatchArm, steps: int) -> float:

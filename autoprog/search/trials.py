@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import re
 import shlex
-import signal
-import subprocess
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,11 +13,9 @@ from typing import Any
 from autoprog.curves import Curriculum, curve_value
 from autoprog.data.run_data import open_data
 from autoprog.data.sources import OpenedData
-from autoprog.errors import ConfigError, DivergedError, RunError, RunExistsError, RunLockedError
+from autoprog.errors import DivergedError, RunError, RunExistsError, RunLockedError
 from autoprog.events import Evaluated, Event, TrialFinished, WarningRaised
-from autoprog.openfiles import open_for_appending, open_regular
-from autoprog.printable import one_line
-from autoprog.processes import NUMBER_VARIABLE, PROGRAM, WorkerFile, claim_worker, log_of
+from autoprog.processes import WorkerFile, claim_worker
 from autoprog.runfiles import check_run_files, remove_checkpoints, remove_unstarted
 from autoprog.runs import RunFolder
 from autoprog.schedule import FoundBy, GrowthSchedule, load_schedule
@@ -47,10 +40,11 @@ from autoprog.search.controller import (
     run_worker,
 )
 from autoprog.search.forecast import AxisRange, Encoding, LossLaw, front_of, knee_of, score_of
+from autoprog.search.worker_processes import WorkerDied, spawn_workers
 from autoprog.settings import RunManifest, RunSettings
 from autoprog.space import SearchSpace
 from autoprog.stage import FullModel, Grow, LearningRate, Stage, Tokens, depth_value, image_macs
-from autoprog.train.device import CORES_VARIABLE, usable_cores
+from autoprog.supervise import PROGRAM
 from autoprog.train.run import Job, start_training, step_table, train_schedule
 from autoprog.train.step import scaled_batch_size
 from autoprog.train.stop import InterruptedRunError, StopRequest
@@ -60,24 +54,15 @@ __all__ = [
     "CELLS",
     "METRICS",
     "RUNGS",
-    "Crew",
     "ScheduleSpace",
     "TrialRunner",
     "Trialled",
-    "WorkerDied",
-    "WorkerEnded",
-    "WorkerReport",
-    "WorkerStarted",
-    "WorkersWork",
     "Workforce",
     "check_storage",
     "join",
-    "part_of_machine",
     "schedule_space",
     "search_by_trials",
-    "spawn_workers",
     "trial_settings",
-    "visible_gpus",
     "within",
 ]
 
@@ -167,12 +152,16 @@ class ScheduleSpace:
             found_by=found_by,
         )
 
-    def grow(self, op: str, source_map: str = "interpolate") -> Grow:
-        """Return the growth of a trial that adds blocks by `op`; the space's own says the rest."""
+    def grow(self, init: str, placement: str = "interpolate") -> Grow:
+        """Return the growth rule of a trial; what it does not choose is the space's own."""
         own = self.space.decisions.grow
-        source = own.source if op == "mogrow" else "online"
         return Grow.model_validate(
-            {"op": op, "map": source_map, "source": source, "state": own.state}
+            {
+                "init": init,
+                "placement": placement,
+                "old_blocks": own.old_blocks if init == "ema" else "keep",
+                "optimizer_state": own.optimizer_state,
+            }
         )
 
     def _stage(self, numbers: tuple[int, ...], length: float, choices: Mapping[str, Any]) -> Stage:
@@ -183,7 +172,7 @@ class ScheduleSpace:
             depth=depth_value(space.depths[depth]),
             img_size=space.sizes[size],
             tokens=Tokens.of(space.keep_rates[rate]),
-            grow=self.grow(choices["grow"], choices["map"]),
+            grow=self.grow(_INIT_OF.get(choices["grow"], choices["grow"]), choices["map"]),
             curriculum=Curriculum(
                 randaug=_scaled(self.strength.randaug, axes.randaug.values[randaug]),
                 drop_path=_scaled(self.strength.drop_path, axes.drop_path.values[drop_path]),
@@ -204,8 +193,15 @@ class ScheduleSpace:
         return {name: len(own) for name, own in zip(_RISING, values, strict=True)}
 
     def _choices(self) -> dict[str, tuple[str, ...]]:
+        # The names and values that studies hold since the first release: a sampler draws by them, in
+        # their order, so that other words would be other draws, and would not join older studies.
         axes = self.space.axes
-        return {"map": axes.map, "grow": axes.grow, "lr": axes.lr or (self.lr.shape,)}
+        inits = tuple(_STORED_INIT.get(init, init) for init in axes.init)
+        return {"map": axes.placement, "grow": inits, "lr": axes.lr or (self.lr.shape,)}
+
+
+_STORED_INIT = {"ema": "mogrow"}
+_INIT_OF = {stored: init for init, stored in _STORED_INIT.items()}
 
 
 def _scaled(strength: object, scale: float) -> float | None:
@@ -364,218 +360,14 @@ _LEARNING = 0.2
 
 def _total_macs(trainer: Trainer, schedule: GrowthSchedule) -> int:
     """Return the multiply-accumulates of a whole training along a schedule."""
-    recipe, feed = trainer.recipe, trainer.feed
-    table, spec = step_table(recipe, schedule, feed.num_images), trainer.stepper.model.spec
+    recipe, run_data = trainer.recipe, trainer.data
+    table, spec = step_table(recipe, schedule, run_data.num_images), trainer.stepper.model.spec
     return sum(
         s.steps
         * scaled_batch_size(recipe, s.training)
-        * image_macs(spec, s.subnet, s.training, feed.num_classes)
+        * image_macs(spec, s.subnet, s.training, run_data.num_classes)
         for s in table.segments
     )
-
-
-# --------------------------------------------------------------------------------------------------
-# Worker processes of one run: started with their fraction of the machine, watched, and started
-# again.
-
-
-_LAST_SECONDS = 5.0
-_LAST_BYTES = 2**14
-_STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
-
-
-@dataclass(frozen=True)
-class Crew:
-    """Which workers to start.
-
-    Attributes:
-        folder: The run folder; what they write goes to ``workers/worker-0.log`` and so on in it.
-        count: How many, at least one.
-        words_of: Returns the whole command line of a worker, given its number.
-        max_restarts: How often each may die and be started again.
-    """
-
-    folder: Path
-    count: int
-    words_of: Callable[[int], Sequence[str]]
-    max_restarts: int = 3
-
-    def __post_init__(self) -> None:
-        if self.count < 1:
-            raise ConfigError("-j", "", "must be at least 1", self.count)
-
-
-@dataclass(frozen=True)
-class WorkerStarted:
-    """A worker has been started, for the first time or again."""
-
-    number: int
-    pid: int
-
-
-@dataclass(frozen=True)
-class WorkerDied:
-    """A worker has died; it is started again if it may be. A code below 0 is the signal that killed it."""
-
-    number: int
-    exit_code: int
-    last_words: str
-    restarts_left: int
-
-
-@dataclass(frozen=True)
-class WorkerEnded:
-    """A worker has ended as it should: it is done, or was asked to stop."""
-
-    number: int
-    exit_code: int
-
-
-@dataclass(frozen=True)
-class WorkersWork:
-    """Nothing has changed since the last report; comes at each look."""
-
-
-WorkerReport = WorkerStarted | WorkerDied | WorkerEnded | WorkersWork
-
-
-def spawn_workers(
-    crew: Crew, stop: StopRequest | None = None, *, poll_seconds: float = 0.2
-) -> Iterator[WorkerReport]:
-    """Start workers and yield what becomes of them until the last has ended.
-
-    They are in sessions of their own, so that Ctrl-C reaches this process alone, which passes on the first
-    signal; each worker then ends its trial or gives it back. If this process ends before them
-    by a second signal, they get theirs; if it is killed, they go on and come to their end.
-
-    Raises:
-        ConfigError: If a worker refuses its command line; the others are ended.
-        RunError: If none has ended as it should.
-    """
-    stop = stop or StopRequest()
-    workers = [_Worker(crew, index, claim_worker(crew.folder)) for index in range(crew.count)]
-    try:
-        for worker in workers:
-            yield worker.start()
-        yield from _watch(workers, stop, poll_seconds)
-    finally:
-        _end(workers)
-    if not any(worker.ended_well for worker in workers):
-        raise RunError(f"no worker came to its end: {workers[0].last_words()}")
-
-
-def part_of_machine(
-    index: int, count: int, cores: int, gpus: Sequence[str], environ: Mapping[str, str]
-) -> dict[str, str]:
-    """Return the environment of worker `index` of `count`: an equal fraction of the cores, GPUs in turn.
-
-    The cores count for its threads and for its loader workers. What the user has set for the threads holds.
-    """
-    own_cores = str(max(1, cores // count))
-    fraction = {"OMP_NUM_THREADS": own_cores, **environ, CORES_VARIABLE: own_cores}
-    if gpus:
-        fraction["CUDA_VISIBLE_DEVICES"] = gpus[index % len(gpus)]
-    return fraction
-
-
-def visible_gpus(environ: Mapping[str, str], devices: Path = Path("/dev")) -> tuple[str, ...]:
-    """Return the CUDA devices of this machine, or those that the environment leaves of them."""
-    given = environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        return tuple(word.strip() for word in given.split(",") if word.strip())
-    found = [path for path in devices.glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name)]
-    return tuple(str(number) for number in range(len(found)))
-
-
-@dataclass
-class _Worker:
-    crew: Crew
-    index: int
-    number: int
-    restarts: int = 0
-    ended_well: bool = False
-    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
-
-    def start(self) -> WorkerStarted:
-        environ = part_of_machine(
-            self.index, self.crew.count, usable_cores(), visible_gpus(os.environ), os.environ
-        )
-        environ[NUMBER_VARIABLE] = str(self.number)
-        with open_for_appending(log_of(self.crew.folder, self.number)) as log:
-            self.process = subprocess.Popen(
-                list(self.crew.words_of(self.number)),
-                env=environ,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        return WorkerStarted(self.number, self.process.pid)
-
-    @property
-    def runs(self) -> bool:
-        return self.process is not None and self.process.poll() is None
-
-    def send(self, number: int) -> None:
-        if self.runs and self.process is not None:
-            with suppress(ProcessLookupError):
-                os.killpg(self.process.pid, number)
-
-    def last_words(self) -> str:
-        """Return the last line of the log."""
-        with open_regular(log_of(self.crew.folder, self.number), follow_links=False) as log:
-            log.seek(max(0, log.seek(0, os.SEEK_END) - _LAST_BYTES))
-            lines = log.read(_LAST_BYTES).decode(errors="replace").strip().splitlines()
-        return one_line(lines[-1]) if lines else "nothing was said"
-
-
-def _watch(
-    workers: Sequence[_Worker], stop: StopRequest, poll_seconds: float
-) -> Iterator[WorkerReport]:
-    """Yield the ends of workers and their new beginnings; pass on the first signal."""
-    passed_on, open_ = False, list(workers)
-    while open_:
-        if stop.signal_name is not None and not passed_on:
-            passed_on = True
-            for worker in open_:
-                worker.send(signal.Signals[stop.signal_name])
-        for worker in [worker for worker in open_ if not worker.runs]:
-            open_.remove(worker)
-            report = _what_became_of(worker, may_restart=not passed_on)
-            yield report
-            if isinstance(report, WorkerDied) and report.restarts_left:
-                worker.restarts += 1
-                yield worker.start()
-                open_.append(worker)
-        if open_:
-            yield WorkersWork()
-            time.sleep(poll_seconds)
-
-
-def _what_became_of(worker: _Worker, may_restart: bool) -> WorkerDied | WorkerEnded:
-    assert worker.process is not None
-    code = worker.process.returncode
-    if code == ConfigError.exit_code:
-        words = worker.last_words()
-        raise ConfigError(f"worker {worker.number}", "", words.removeprefix("autoprog: "))
-    if code == 0 or code in _STOPPED:
-        worker.ended_well = True
-        return WorkerEnded(worker.number, code)
-    left = worker.crew.max_restarts - worker.restarts if may_restart else 0
-    return WorkerDied(worker.number, code, worker.last_words(), left)
-
-
-def _end(workers: Sequence[_Worker]) -> None:
-    """End workers that still run: a second signal ends at once one that has got a first."""
-    deadline = time.monotonic() + _LAST_SECONDS
-    while any(worker.runs for worker in workers) and time.monotonic() < deadline:
-        for worker in workers:
-            worker.send(signal.SIGTERM)
-        time.sleep(0.2)
-    for worker in workers:
-        worker.send(signal.SIGKILL)
-        if worker.process is not None:
-            worker.process.wait()
 
 
 _STUDY = "trials"
@@ -681,9 +473,9 @@ def _carry_out_trials(
     """Start the workers and tell of each trial that ends."""
     words = [*PROGRAM, "search", "--join", str(folder.path), *workforce.words]
     told: set[int] = set()
-    for report in spawn_workers(Crew(folder.path, workforce.jobs, lambda _: words), stop):
+    for report in spawn_workers(folder.path, workforce.jobs, words, stop):
         if isinstance(report, WorkerDied):
-            text = f"worker {report.number} died ({report.exit_code}): {report.last_words}"
+            text = f"worker {report.number} died ({report.exit_code}): {report.last_line}"
             yield WarningRaised(step=0, message=text)
         yield from _news(settings, shared, told)
     if stop.signal_name is not None:

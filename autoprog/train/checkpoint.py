@@ -15,8 +15,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
+from autoprog import migration
 from autoprog.bounds import MAX_STEPS
-from autoprog.decisions import Shown
+from autoprog.decisions import ReachedLosses
 from autoprog.errors import RunError
 from autoprog.events import Evaluated
 from autoprog.openfiles import open_regular, replacing
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["MisfitStateError", "check_state", "load_newest", "publish", "stage_as"]
 
 
-SCHEMA = 1
+SCHEMA = migration.SCHEMA
 
 
 def stage_as(folder: Path, state: dict[str, Any]) -> Path:
@@ -113,6 +114,8 @@ def _load(path: Path) -> dict[str, Any]:
         if file.read(4) != b"PK\x03\x04" or not zipfile.is_zipfile(file):
             raise NotLoadedError("damaged, or not a checkpoint")
     state = load_torch(path)
+    if isinstance(state, dict):
+        state = migration.checkpoint(state)
     schema = state.get("schema") if isinstance(state, dict) else None
     if not isinstance(schema, int) or schema != SCHEMA:  # a tensor is neither equal nor not
         raise NotLoadedError("not a checkpoint of this version")
@@ -154,12 +157,12 @@ class _Best(_Values):
     top1: float = Field(ge=0, le=100)
 
 
-class _Notes(_Values):
+class _SearchState(_Values):
     """What a search keeps with checkpoints; see :mod:`autoprog.search.searcher`."""
 
     recent: dict[str, list[list[float]]] = Field(default_factory=dict)
     curve: list[list[float]] = Field(default_factory=list)
-    shown: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    reached_losses: dict[str, dict[str, Any]] = Field(default_factory=dict)
     estimates: dict[str, list[list[list[float]]]] = Field(default_factory=dict)
 
 
@@ -185,7 +188,7 @@ class _State(_Values):
     evaluations_since_best: int = Field(default=0, ge=0)
     stopped_early: bool = False
     by_class: dict[str, list[int]] = Field(default_factory=dict)
-    notes: _Notes
+    search_state: _SearchState
     micro_batches: int = Field(ge=1, le=10**6)
     rollbacks: int = Field(ge=0, le=1_000)
 
@@ -232,9 +235,9 @@ def _check(trainer: Trainer, state: Mapping[str, Any]) -> None:
             raise ValueError(f"seconds must be numbers, but got {brief(row[-1])}")
     if found.last_evaluation is not None:
         Evaluated.model_validate(found.last_evaluation)
-    for shown in found.notes.shown.values():
-        Shown.model_validate(shown)
-    for points in (found.notes.curve, *found.notes.recent.values()):
+    for losses in found.search_state.reached_losses.values():
+        ReachedLosses.model_validate(losses)
+    for points in (found.search_state.curve, *found.search_state.recent.values()):
         if any(len(point) != 2 for point in points):
             raise ValueError("a point of a curve must be a step and a loss")
     lengths = {len(counts) for counts in found.by_class.values()}

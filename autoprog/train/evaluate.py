@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from autoprog.accuracy import balanced_accuracy
 from autoprog.data.loader import Batch
-from autoprog.data.run_data import open_feed
+from autoprog.data.run_data import open_run_data
 from autoprog.data.sources import OpenedData
 from autoprog.errors import RunError
 from autoprog.evaluation_grid import EvaluatedCell, EvaluationGrid
@@ -219,15 +219,17 @@ def _grid_scores(
     tell: Tell,
 ) -> tuple[list[Scores], Tensor]:
     """Return the scores of each choice on the validation images, and the first batch of them."""
-    feed = open_feed(opened, transform_settings(model, settings.recipe), settings, pin_memory=False)
+    run_data = open_run_data(
+        opened, transform_settings(model, settings.recipe), settings, pin_memory=False
+    )
     num_batches = math.ceil(len(opened.val) / settings.recipe.batch_size)
     seen: list[Batch] = []
     compute.seed(settings.seed)  # for tokens kept at random
     try:
-        batches = _watched(feed.validation(), num_batches, seen, tell)
+        batches = _watched(run_data.validation(), num_batches, seen, tell)
         scores = evaluate_choices(model, batches, choices, compute)
     finally:
-        feed.close()
+        run_data.close()
     if not seen:
         raise RunError("there are no validation images to evaluate on")
     for choice, found in zip(choices, scores, strict=True):

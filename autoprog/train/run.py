@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from autoprog.accuracy import class_accuracies, no_better_than_a_class
 from autoprog.bounds import MAX_STEPS
-from autoprog.data.run_data import open_feed
+from autoprog.data.run_data import Place, open_run_data
 from autoprog.data.sources import OpenedData
 from autoprog.errors import ConfigError
 from autoprog.events import Event, RunFinished, RunStarted, WarningRaised
@@ -137,12 +137,12 @@ def build_trainer(
     if settings.compile:
         model.compile_blocks()  # after the averages were copied from it: those stay eager
     pin_memory, ranks = compute.device.type == "cuda", job.ranks
-    places = (ranks.rank, ranks.world_size, ranks.local_world_size)
-    feed = open_feed(opened, transform, settings, pin_memory, *places)
+    place = Place(ranks.rank, ranks.world_size, ranks.local_world_size)
+    run_data = open_run_data(opened, transform, settings, pin_memory, place)
     trainer = Trainer(
         settings=settings,
         folder=folder,
-        feed=feed,
+        data=run_data,
         stepper=stepper,
         total_steps=length.total_steps,
         steps_per_epoch=length.steps_per_epoch,
@@ -159,11 +159,11 @@ def weights_metadata(trainer: Trainer) -> dict[str, str]:
     metadata = {
         "timm": settings.model.timm,
         "kwargs": json.dumps(settings.model.spec().create_kwargs()),
-        "num_classes": str(trainer.feed.num_classes),
+        "num_classes": str(trainer.data.num_classes),
         "images": json.dumps(evaluation_images(trainer.stepper.model, settings.recipe)),
     }
-    if settings.data.has_names(trainer.feed.class_names):
-        metadata["class_names"] = json.dumps(trainer.feed.class_names)
+    if settings.data.has_names(trainer.data.class_names):
+        metadata["class_names"] = json.dumps(trainer.data.class_names)
     return metadata
 
 
@@ -213,7 +213,7 @@ def train_schedule(trainer: Trainer, schedule: GrowthSchedule) -> Iterator[Event
         DivergedError: If a loss is not finite.
         InterruptedRunError: If a stop was requested.
     """
-    phases = phases_of(step_table(trainer.recipe, schedule, trainer.feed.num_images))
+    phases = phases_of(step_table(trainer.recipe, schedule, trainer.data.num_images))
     try:
         yield from start(trainer)
         yield from measure_reserve(trainer)
@@ -221,7 +221,7 @@ def train_schedule(trainer: Trainer, schedule: GrowthSchedule) -> Iterator[Event
             yield from trainer.run(phase)
         yield from finish(trainer, schedule)
     finally:
-        trainer.feed.close()
+        trainer.data.close()
 
 
 def start(trainer: Trainer) -> Iterator[Event]:
@@ -235,8 +235,8 @@ def start(trainer: Trainer) -> Iterator[Event]:
         model=settings.model.model,
         total_steps=trainer.total_steps,
         steps_per_epoch=trainer.steps_per_epoch,
-        epochs=nominal_epochs(trainer.recipe, trainer.feed.num_images),
-        num_images=trainer.feed.num_images,
+        epochs=nominal_epochs(trainer.recipe, trainer.data.num_images),
+        num_images=trainer.data.num_images,
         device=str(trainer.compute.device),
         amp=trainer.compute.amp,
         seed=settings.seed,
@@ -244,7 +244,7 @@ def start(trainer: Trainer) -> Iterator[Event]:
         cost_fraction=None if settings.search is None else settings.search.cost_fraction,
         world_size=trainer.ranks.world_size,
         hardware=trainer.compute.hardware(),
-        num_classes=trainer.feed.num_classes,
+        num_classes=trainer.data.num_classes,
     )
     yield from warnings
 
@@ -289,7 +289,7 @@ def _result(trainer: Trainer, schedule: GrowthSchedule) -> Result:
     assert evaluation is not None, "a run ends with an evaluation"
     settings, manifest = trainer.settings, trainer.folder.manifest
     by_class, best = trainer.by_class, trainer.best
-    epochs = nominal_epochs(trainer.recipe, trainer.feed.num_images)
+    epochs = nominal_epochs(trainer.recipe, trainer.data.num_images)
     is_constant = len(schedule.stages) == 1 and set(trainer.steps_by_subnet) == {
         settings.model.spec().full
     }
@@ -310,7 +310,7 @@ def _result(trainer: Trainer, schedule: GrowthSchedule) -> Result:
         lost_seconds=ledger.seconds["lost"],
         data_wait_seconds=ledger.seconds["data_wait"],
         eval_seconds=ledger.seconds["evaluate"],
-        image_epochs=trainer.samples / trainer.feed.num_images,
+        image_epochs=trainer.samples / trainer.data.num_images,
         macs=float(trainer.macs),
         peak_memory_bytes=trainer.compute.peak_memory_bytes(),
         seed=settings.seed,

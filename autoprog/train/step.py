@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autoprog.curves import Curriculum
-from autoprog.data.transforms import Cell
+from autoprog.data.transforms import InputConfig
 from autoprog.errors import DivergedError, RunError
 from autoprog.recipe import Recipe, with_randaug_magnitude
 from autoprog.stage import SandwichSizes, Tokens, Training, Unfrozen
@@ -45,10 +45,10 @@ __all__ = [
     "Stepper",
     "accumulate",
     "batch_size_of",
-    "cell_of",
     "check_weights",
     "fourier_crop",
     "imitation_loss",
+    "input_config_at",
     "passes_of",
     "regularise",
     "sandwich_passes",
@@ -72,17 +72,19 @@ def scaled_batch_size(recipe: Recipe, training: Training) -> int:
     return max(1, round(recipe.batch_size * training.batch_scale))
 
 
-def cell_of(phase: Phase, recipe: Recipe, full_px: int, seed: int, step: int) -> Cell:
+def input_config_at(
+    phase: Phase, recipe: Recipe, full_px: int, seed: int, step: int
+) -> InputConfig:
     """Return how the images of a step are made: at its subnet's size, or full where the step shrinks them."""
     subnet = choice_of(phase, seed, step).subnet
     whole = phase.training.shrink_by == "fourier"
-    return augmented_cell(phase.curriculum, recipe, full_px if whole else subnet.img_size)
+    return make_input_config(phase.curriculum, recipe, full_px if whole else subnet.img_size)
 
 
-def augmented_cell(curriculum: Curriculum, recipe: Recipe, img_size: int) -> Cell:
+def make_input_config(curriculum: Curriculum, recipe: Recipe, img_size: int) -> InputConfig:
     """Return how images of `img_size` px are augmented; the recipe fills what the curriculum leaves."""
     magnitude = None if curriculum.randaug is None else _given(curriculum.randaug, 0.0)
-    return Cell(
+    return InputConfig(
         img_size=img_size,
         aa=with_randaug_magnitude(recipe.aa, magnitude),
         reprob=_given(curriculum.reprob, recipe.reprob),

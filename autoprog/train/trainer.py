@@ -15,7 +15,7 @@ from torch import Tensor
 
 from autoprog.accuracy import largest_class_fraction
 from autoprog.data.loader import Batch
-from autoprog.data.run_data import Feed
+from autoprog.data.run_data import RunData
 from autoprog.errors import DivergedError, ResumableError, RunError
 from autoprog.events import (
     CheckpointSaved,
@@ -45,8 +45,8 @@ from autoprog.train.step import (
     Rollbacks,
     Stepper,
     batch_size_of,
-    cell_of,
     check_weights,
+    input_config_at,
     regularise,
 )
 from autoprog.train.stop import InterruptedRunError, StopNow, StopRequest
@@ -100,7 +100,7 @@ def snapshot(trainer: Trainer) -> dict[str, Any]:
         "evaluations_since_best": trainer.evaluations_since_best,
         "stopped_early": trainer.stopped_early,
         "by_class": trainer.by_class,
-        "notes": trainer.notes,
+        "search_state": trainer.search_state,
         "micro_batches": stepper.micro_batches,
         "rollbacks": trainer.rollbacks.count,
     }
@@ -144,7 +144,7 @@ def _begin(trainer: Trainer) -> list[str]:
     """Load initial weights, if the settings name any."""
     stepper = trainer.stepper
     networks = (stepper.model, *(ema.module for ema in stepper.emas))
-    notes = load_initial(networks, trainer.settings, trainer.feed.class_names)
+    notes = load_initial(networks, trainer.settings, trainer.data.class_names)
     return [f"initial weights: {note}" for note in notes]
 
 
@@ -163,7 +163,11 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
     stepper.optimizer.load_state_dict(state["optimizer"])
     if state["scaler"]:  # empty where the precision needed none; a resume may choose another one
         stepper.scaler.load_state_dict(state["scaler"])
-    trainer.step, trainer.phase, trainer.notes = state["step"], state["phase"], state["notes"]
+    trainer.step, trainer.phase, trainer.search_state = (
+        state["step"],
+        state["phase"],
+        state["search_state"],
+    )
     trainer.samples, trainer.macs = state["samples"], state["macs"]
     trainer.ledger.seconds.update(state["seconds"])
     for *subnet, steps in state["steps_by_subnet"]:
@@ -308,9 +312,9 @@ def is_due_on_the_way(trainer: Trainer, phase: Phase) -> bool:
 
 
 def _is_cheap(trainer: Trainer, phase: Phase) -> bool:
-    spec, feed = trainer.stepper.model.spec, trainer.feed
+    spec, run_data = trainer.stepper.model.spec, trainer.data
     subnet = SubnetConfig(phase.depth, spec.img_size)
-    cost = evaluation_macs(spec, subnet, feed.num_validation_images, feed.num_classes)
+    cost = evaluation_macs(spec, subnet, run_data.num_validation_images, run_data.num_classes)
     return cost <= _FRACTION * (trainer.macs - trainer.evaluated_macs)
 
 
@@ -357,7 +361,7 @@ def _evaluate(trainer: Trainer, depth: tuple[int, ...]) -> Generator[Event, None
     try:
         with trainer.ledger.charge("evaluate"), trainer.stop.at_once(trainer.ranks):
             models = (stepper.model, stepper.emas[-1].module)
-            batches = trainer.stop.until_asked(trainer.feed.validation())
+            batches = trainer.stop.until_asked(trainer.data.validation())
             online, averaged = evaluate(models, batches, choice, trainer.compute, trainer.ranks)
     except StopNow as request:
         yield from trainer.halt(request.signal_name)
@@ -438,7 +442,7 @@ def enter(trainer: Trainer, phase: Phase) -> Iterator[Event]:
     if trainer.phase < phase.index:
         yield from _change(trainer, phase)
         trainer.phase = phase.index
-    regularise(trainer.stepper, phase, trainer.recipe, trainer.feed.num_classes)
+    regularise(trainer.stepper, phase, trainer.recipe, trainer.data.num_classes)
     if trainer.is_over(phase):
         return
     with trainer.ledger.charge("lost"):
@@ -457,7 +461,7 @@ def enter(trainer: Trainer, phase: Phase) -> Iterator[Event]:
 def _change(trainer: Trainer, phase: Phase) -> Iterator[Grown]:
     if isinstance(phase.enter, GrowTo):
         with trainer.ledger.charge("lost"):
-            probe, step = trainer.feed.probe(), trainer.step
+            probe, step = trainer.data.probe, trainer.step
             grown = apply_growth(trainer.stepper, probe, phase.enter, step, trainer.clock)
         yield grown.model_copy(update={"opens_supernet": phase.kind == "supernet"})
     elif isinstance(phase.enter, Compact):
@@ -484,12 +488,12 @@ class Trainer:
     ``evaluated_position`` how far the run was; ``by_class`` holds its images and the right ones by class.
     ``best`` is the best evaluation so far, ``evaluations_since_best`` counts those of the full model that
     were not better. ``metadata`` is written into files of weights.
-    ``notes`` is kept with checkpoints for whoever drives the trainer; plain containers only.
+    ``search_state`` is kept with checkpoints for whoever drives the trainer; plain containers only.
     """
 
     settings: RunSettings
     folder: RunFolder
-    feed: Feed
+    data: RunData
     stepper: Stepper
     total_steps: int
     steps_per_epoch: int
@@ -509,7 +513,7 @@ class Trainer:
     trains_plainly: bool = False
     by_class: dict[str, list[int]] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
-    notes: dict[str, Any] = field(default_factory=dict)
+    search_state: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.clock)
@@ -601,11 +605,13 @@ class Trainer:
         assert model.training
         # Workers start here, or end what is not wanted any more.
         with self.ledger.charge("data_wait"):
-            batches = self.feed.batches(
+            batches = self.data.batches(
                 first_sample=self.samples,
                 batch_size=batch_size_of(phase, self.recipe),
                 steps=phase.stop_step - start if self.pace.counts_steps else _UNBOUNDED_STEPS,
-                cell_at=lambda k: cell_of(phase, self.recipe, self._full_px, seed, start + k),
+                config_at=lambda k: input_config_at(
+                    phase, self.recipe, self._full_px, seed, start + k
+                ),
                 held_out=phase.held_out,
             )
         yield from self._evaluate_on_the_way(phase)  # a stop or a failure may have come before it
@@ -666,7 +672,7 @@ class Trainer:
         return self.stepper.model.spec.img_size
 
     def _step_macs(self, phase: Phase, choice: Choice) -> int:
-        spec, classes = self.stepper.model.spec, self.feed.num_classes
+        spec, classes = self.stepper.model.spec, self.data.num_classes
         images = batch_size_of(phase, self.recipe)
         return images * image_macs(spec, choice.subnet, phase.training, classes)
 
@@ -700,7 +706,7 @@ class Trainer:
 
     def _complaints(self) -> Iterator[WarningRaised]:
         """Tell what went wrong without stopping the run."""
-        for text in self.feed.complaints():
+        for text in self.data.complaints():
             yield WarningRaised(step=self.step, message=text)
         if self.stepper.micro_batches != self._micro_batches:
             self._micro_batches = self.stepper.micro_batches

@@ -413,10 +413,10 @@ def growth_section(growths: Sequence[Grown]) -> Section:
             "left",
             rank=6,
         ),
-        Column("op", tuple(growth.op for growth in growths), "left", rank=1),
-        Column("map", tuple(growth.map for growth in growths), "left", rank=5),
-        Column("source", tuple(growth.source for growth in growths), "left", rank=4),
-        Column("state", tuple(growth.state for growth in growths), "left", rank=3),
+        Column("init", tuple(growth.init for growth in growths), "left", rank=1),
+        Column("placement", tuple(growth.placement for growth in growths), "left", rank=5),
+        Column("old blocks", tuple(growth.old_blocks for growth in growths), "left", rank=4),
+        Column("optimizer", tuple(growth.optimizer_state for growth in growths), "left", rank=3),
         Column("Δloss", tuple(signed(growth.delta_loss) for growth in growths)),
         Column("‖Δlogits‖", tuple(number(growth.delta_logits, 3) for growth in growths), rank=2),
         Column("lost", tuple(duration(growth.lost_seconds) for growth in growths)),
@@ -432,9 +432,10 @@ def growth_section(growths: Sequence[Grown]) -> Section:
 def growth_text(growth: Grown) -> str:
     """Return a growth event in one line of ASCII."""
     return (
-        f"grown from {growth.before} to {growth.after} by {growth.op} ({growth.map}, from"
-        f" {growth.source}, state {growth.state}): loss {signed(growth.delta_loss)},"
-        f" logits {number(growth.delta_logits, 3)}, lost {duration(growth.lost_seconds)}"
+        f"grown from {growth.before} to {growth.after} by {growth.init} ({growth.placement}, old"
+        f" blocks {growth.old_blocks}, optimizer state {growth.optimizer_state}): loss"
+        f" {signed(growth.delta_loss)}, logits {number(growth.delta_logits, 3)},"
+        f" lost {duration(growth.lost_seconds)}"
     )
 
 

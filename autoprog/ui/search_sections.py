@@ -326,7 +326,7 @@ def fidelity_lines(fidelity: Fidelity) -> list[str]:
     }[fidelity.begin]
     times = "once" if fidelity.seeds == 1 else f"{fidelity.seeds} times"
     within = per_cent(fidelity.cost_ratio - 1)
-    apart = fidelity.told_apart
+    apart = fidelity.beyond_seed_noise
     return [
         f"{len(fidelity.subnets)} subnets trained {times} for {number(fidelity.epochs, 3)} epochs"
         f" {begin}, in {duration(fidelity.seconds)}",

@@ -53,7 +53,15 @@ FLAGS_OF_SEARCH = frozenset(
         *("num-points", "num-stages", "supernet-epochs", "supernet-fraction", "search-fraction"),
         *("continuation-trials", "max-candidates", "min-full-fraction"),
         *("fidelity", "fidelity-at", "fidelity-epochs", "fidelity-seeds", "fidelity-from"),
-        *("grow-op", "grow-map", "grow-source", "grow-state", "trials", "proxy", "jobs"),
+        *(
+            "grow-init",
+            "grow-placement",
+            "grow-old-blocks",
+            "grow-optimizer-state",
+            "trials",
+            "proxy",
+            "jobs",
+        ),
     }
 )
 """Flags that a search may have beside them."""

@@ -9,22 +9,21 @@ import stat
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from autoprog.bench.stress import Attempt
 from autoprog.errors import ConfigError, RunError
-from autoprog.files import parse, read_object
 from autoprog.openfiles import (
     NotRegularFileError,
     open_for_appending,
     refuse_links,
     remove_temporary_files,
 )
-from autoprog.runs import Result
+from autoprog.runs import Result, read_result
+from autoprog.supervise import Attempt, SignalName, end_all
 from autoprog.verify.arms import ArmSettings, flag_words
 
 __all__ = [
@@ -83,16 +82,16 @@ class Process(Protocol):
     def exit_code(self) -> int | None:
         """Return the exit code; None while it runs."""
 
-    def send(self, name: str) -> None:
-        """Send a signal, such as ``TERM``."""
+    def send(self, name: SignalName) -> None:
+        """Send a signal."""
 
-    def wait(self, timeout_seconds: float) -> None:
-        """Wait for the end."""
+    def wait(self, timeout_seconds: float) -> bool:
+        """Wait for the end; return whether it came in time."""
 
-    def end(self) -> None:
-        """Kill it."""
+    def kill(self) -> None:
+        """Kill whatever still runs."""
 
-    def last_words(self) -> str:
+    def last_line(self) -> str:
         """Return the last line that it wrote on stderr."""
 
 
@@ -171,7 +170,7 @@ class Round:
                     yield Waiting()
                     time.sleep(_POLL_SECONDS)
         finally:
-            _end(running.values())
+            end_all(running.values(), _LAST_SECONDS)  # each writes a checkpoint first
 
     def _started(self, arm: Arm, found: Path | None) -> Process:
         settings, runs = self._arms[arm], self._runs(arm)
@@ -197,14 +196,14 @@ class Round:
         if result is None:
             raise RunError(
                 f"{self._runs(arm)}: the run ended with exit code {process.exit_code}:"
-                f" {process.last_words()}; {self._cure}"
+                f" {process.last_line()}; {self._cure}"
             )
         return result
 
     def _result(self, arm: Arm) -> Result | None:
         paths = (folder / "result.json" for folder in run_folders(self._runs(arm)))
         path = next((path for path in paths if path.exists()), None)
-        return None if path is None else parse(Result, read_object(path), str(path))
+        return None if path is None else read_result(path)
 
     def _broken_run(self, arm: Arm) -> Path | None:
         """Return the run that was begun; one that was stopped before its start is removed."""
@@ -273,17 +272,6 @@ def _is_of_unstarted(entry: Path) -> bool:
         return stat.S_ISDIR(status.st_mode) and not any(entry.iterdir())
     is_empty = entry.name != "events.jsonl" or status.st_size == 0
     return entry.name in _OF_UNSTARTED and stat.S_ISREG(status.st_mode) and is_empty
-
-
-def _end(processes: Iterable[Process]) -> None:
-    """Let runs that are still under way write a checkpoint and end."""
-    waiting = list(processes)
-    for process in waiting:
-        process.send("TERM")
-    for process in waiting:
-        with suppress(RunError):
-            process.wait(_LAST_SECONDS)
-        process.end()
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from autoprog import migration
 from autoprog.bounds import Few, Seed, SomeAmount
 from autoprog.curves import linspace
 from autoprog.errors import ConfigError, RunError
@@ -252,29 +253,29 @@ class FieldFile(FileModel):
 
     Args:
         model: Name of the full model.
-        equal: What is the same for all entrants.
+        equal: What is the same for all schedules.
         request: Digest of what was asked for; the same asked again goes on with the same folder.
         first_seed: Seeds count up from here.
         seeds: Runs of each entrant.
-        entrants: The reference first.
+        schedules: What is compared, the reference first.
         left_out: Presets that could not enter, and why.
     """
 
-    schema_version: Literal[2] = Field(default=2, alias="schema")
+    schema_version: Literal[3] = Field(default=3, alias="schema")
     model: Line
     equal: Literal["epochs", "macs", "wall-clock"]
     request: Line
     first_seed: Seed
     seeds: Few
-    entrants: tuple[Entrant, ...] = Field(min_length=1, max_length=_MAX_ENTRANTS)
+    schedules: tuple[Entrant, ...] = Field(min_length=1, max_length=_MAX_ENTRANTS)
     left_out: dict[Line, Line] = Field(default_factory=dict, max_length=_MAX_ENTRANTS)
 
     @model_validator(mode="after")
     def _each_enters_once(self) -> FieldFile:
-        arms = [entrant.arm for entrant in self.entrants]
+        arms = [entrant.arm for entrant in self.schedules]
         for arm in arms:
             if arms.count(arm) > 1:
-                raise ConfigError("", "entrants", "must have names that differ", arm)
+                raise ConfigError("", "schedules", "must have names that differ", arm)
         return self
 
     @property
@@ -309,7 +310,7 @@ def read_field(folder: Path) -> FieldFile:
             for number, entrant in enumerate(body["entrants"])
         ]
         body = {**body, "schema": 2, "entrants": entrants}
-    found = parse(FieldFile, body, str(path))
+    found = parse(FieldFile, migration.bench(body), str(path))
     check_folder(folder, (_FILE, _LOCK_FILE))
     return found
 
@@ -323,9 +324,9 @@ def run_field(
         ConfigError: If one of our files in the folder is a link, or a result is not one.
         RunError: If a run fails, or a file cannot be written, or another process is at it.
     """
-    entrants = {entrant.arm: entrant for entrant in field.entrants}
+    entrants = {entrant.arm: entrant for entrant in field.schedules}
     arms = {arm: entrant.settings for arm, entrant in entrants.items()}
-    all_cost = field.seeds * sum(entrant.cost for entrant in field.entrants)
+    all_cost = field.seeds * sum(entrant.cost for entrant in field.schedules)
     hint, done, cost = "the same command goes on with it", 0, 0.0
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -349,7 +350,7 @@ def finished_runs(folder: Path, field: FieldFile) -> list[Finished]:
     """Return all runs of a complete field, those of the reference first."""
     return [
         read_finished(run)
-        for entrant in field.entrants
+        for entrant in field.schedules
         for seed in field.seeds_in_order
         for run in run_folders(folder / f"seed-{seed}-{entrant.arm}")
         if (run / "result.json").exists()

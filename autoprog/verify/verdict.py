@@ -440,7 +440,7 @@ class Verification(FileModel):
     ``differing`` are recipe values that differ between the arms; ``verdict`` is None before the first pair.
     """
 
-    schema_version: Literal[2] = Field(default=2, alias="schema")
+    schema_version: Literal[3] = Field(default=3, alias="schema")
     verify_id: Line
     created: Line
     plan: Plan

@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+from autoprog import migration
 from autoprog.errors import ConfigError, RunError, command
 from autoprog.files import parse, read_object, read_rows
 from autoprog.openfiles import open_regular, replacing, write_atomically
@@ -99,7 +100,7 @@ def _publish_run(run: Path, target: Path) -> None:
     for name in _COPIED:
         if (run / name).exists():
             _copy(run / name, target / name)
-    rows = effective_rows(read_rows(run / "events.jsonl"))
+    rows = effective_rows(map(migration.event, read_rows(run / "events.jsonl")))
     lines = [json.dumps(row) + "\n" for row in rows if row["kind"] in _CURVE]
     write_atomically(target / CURVE_FILE, "".join(lines))
 
@@ -133,7 +134,7 @@ def load(folder: Path) -> Verification:
     body = read_object(path)
     if body.get("schema", 1) == 1:
         body = _of_schema_1(body, str(path))
-    found = parse(Verification, body, str(path))
+    found = parse(Verification, migration.verification(body), str(path))
     _check_links(folder, found.plan)
     return found.model_copy(update={"verdict": summarise(found.pairs, found.plan)})
 

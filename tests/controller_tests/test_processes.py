@@ -27,8 +27,7 @@ from autoprog.processes import (
     this_process,
 )
 from autoprog.search.controller import SharedStudy, open_journal
-from autoprog.search.trials import (
-    Crew,
+from autoprog.search.worker_processes import (
     WorkerDied,
     WorkerEnded,
     WorkerStarted,
@@ -139,14 +138,9 @@ def test_two_signals_end_a_worker_at_once(bench: Any, program: ModuleType) -> No
     assert bench.states(on) == ["FAIL", "WAITING"]
 
 
-def words_of(bench: Any, program: ModuleType, **options: Any) -> Callable[[int], list[str]]:
-    return lambda number: [
-        sys.executable,
-        str(program.__file__),
-        str(bench.folder),
-        str(number),
-        json.dumps(options),
-    ]
+def words_of(bench: Any, program: ModuleType, **options: Any) -> list[str]:
+    words = [str(program.__file__), str(bench.folder), "given", json.dumps(options)]
+    return [sys.executable, *words]
 
 
 @pytest.fixture(autouse=True)
@@ -154,9 +148,9 @@ def sources(monkeypatch: pytest.MonkeyPatch, repository: Path) -> None:
     monkeypatch.setenv("PYTHONPATH", str(repository))
 
 
-def test_a_crew_carries_out_a_study_though_one_dies(bench: Any, program: ModuleType) -> None:
+def test_workers_carry_out_a_study_though_one_dies(bench: Any, program: ModuleType) -> None:
     words = words_of(bench, program, trials=6, seconds=0.1, die_at=[0])
-    reports = list(spawn_workers(Crew(bench.folder, 2, words), poll_seconds=0.05))
+    reports = list(spawn_workers(bench.folder, 2, words, poll_seconds=0.05))
     (died,) = [report for report in reports if isinstance(report, WorkerDied)]
     assert (died.exit_code, died.restarts_left) == (-9, 3)
     assert sum(isinstance(report, WorkerStarted) for report in reports) == 3
@@ -171,21 +165,20 @@ def test_a_crew_carries_out_a_study_though_one_dies(bench: Any, program: ModuleT
     assert "enough after" in log_of(bench.folder, 1).read_text()
 
 
-def python(text: str) -> Callable[[int], list[str]]:
-    return lambda number: [sys.executable, "-c", text, str(number)]
+def python(text: str) -> list[str]:
+    return [sys.executable, "-c", text]
 
 
 def test_a_worker_that_dies_again_and_again_is_given_up(tmp_path: Path) -> None:
-    crew = Crew(tmp_path, 1, python("print('no\\nmemory'); raise SystemExit(1)"), max_restarts=2)
-    reports = []
+    words = python("print('no\\nmemory'); raise SystemExit(1)")
     with pytest.raises(RunError, match="no worker came to its end: memory"):
-        reports.extend(spawn_workers(crew, poll_seconds=0.02))
+        list(spawn_workers(tmp_path, 1, words, max_restarts=2, poll_seconds=0.02))
     assert log_of(tmp_path, 0).read_text() == "no\nmemory\n" * 3
 
 
 def test_others_go_on_when_one_is_given_up(tmp_path: Path) -> None:
-    text = "import sys; sys.exit(sys.argv[1] == '0')"
-    reports = list(spawn_workers(Crew(tmp_path, 2, python(text), 1), poll_seconds=0.02))
+    text = "import os, sys; sys.exit(os.environ['AUTOPROG_WORKER'] == '0')"
+    reports = list(spawn_workers(tmp_path, 2, python(text), max_restarts=1, poll_seconds=0.02))
     died = [report.restarts_left for report in reports if isinstance(report, WorkerDied)]
     assert died == [1, 0]
     assert WorkerEnded(1, 0) in reports
@@ -193,27 +186,27 @@ def test_others_go_on_when_one_is_given_up(tmp_path: Path) -> None:
 
 def test_a_refused_command_line_ends_all(tmp_path: Path) -> None:
     text = """
-import sys, time
-if sys.argv[1] == "1":
+import os, sys, time
+if os.environ["AUTOPROG_WORKER"] == "1":
     print("autoprog: --sampler: unknown sampler 'tep'")
     sys.exit(2)
 time.sleep(60)
 """
     begin = time.monotonic()
     with pytest.raises(ConfigError, match="worker 1: --sampler: unknown sampler 'tep'"):
-        list(spawn_workers(Crew(tmp_path, 2, python(text)), poll_seconds=0.02))
+        list(spawn_workers(tmp_path, 2, python(text), poll_seconds=0.02))
     assert time.monotonic() - begin < 10
 
 
-def test_a_crew_has_somebody(tmp_path: Path) -> None:
+def test_there_is_a_worker_at_least(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="-j: must be at least 1, but got 0"):
-        Crew(tmp_path, 0, python(""))
+        next(spawn_workers(tmp_path, 0, python("")))
 
 
 def test_the_first_signal_is_passed_on(bench: Any, program: ModuleType) -> None:
     words = words_of(bench, program, trials=99, seconds=0.2)
     stop, reports = StopRequest(), []
-    for report in spawn_workers(Crew(bench.folder, 2, words), stop, poll_seconds=0.05):
+    for report in spawn_workers(bench.folder, 2, words, stop, poll_seconds=0.05):
         reports.append(report)
         if len(reports) == 2:
             wait_for(lambda: running(bench) and all_listen(bench, 2))
@@ -224,13 +217,13 @@ def test_the_first_signal_is_passed_on(bench: Any, program: ModuleType) -> None:
     assert len(states) < 99
 
 
-def test_a_second_signal_ends_the_crew(bench: Any, program: ModuleType) -> None:
+def test_a_second_signal_ends_the_workers(bench: Any, program: ModuleType) -> None:
     words = words_of(bench, program, trials=99, seconds=60)
-    crew = spawn_workers(Crew(bench.folder, 1, words), poll_seconds=0.05)
-    started = next(crew)
+    reports = spawn_workers(bench.folder, 1, words, poll_seconds=0.05)
+    started = next(reports)
     assert isinstance(started, WorkerStarted)
     wait_for(lambda: running(bench))
-    crew.close()  # as an exception in its caller does
+    reports.close()  # as an exception in its caller does
     with pytest.raises(ProcessLookupError):
         os.kill(started.pid, 0)
     assert program.open_shared(bench.folder, {}).reap() == [0]

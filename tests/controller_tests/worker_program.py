@@ -1,4 +1,7 @@
-"""A worker as a program, for tests that kill it: python worker_program.py FOLDER NUMBER OPTIONS-AS-JSON."""
+"""A worker as a program, for tests that kill it: python worker_program.py FOLDER NUMBER OPTIONS-AS-JSON.
+
+NUMBER may be `given`: by the environment.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from autoprog.processes import WorkerFile
+from autoprog.processes import WorkerFile, given_number
 from autoprog.search.controller import (
     FloatDistribution,
     IntDistribution,
@@ -77,4 +80,6 @@ def main(folder: Path, number: int, options: Mapping[str, Any]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])))
+    chosen = given_number() if sys.argv[2] == "given" else int(sys.argv[2])
+    assert chosen is not None
+    sys.exit(main(Path(sys.argv[1]), chosen, json.loads(sys.argv[3])))

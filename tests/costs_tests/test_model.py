@@ -24,7 +24,7 @@ def table(seconds: dict[CostCell, float], data: dict[CostCell, float] | None = N
     cells = {
         one.name: CellCost(seconds=s, data_seconds=waits.get(one)) for one, s in seconds.items()
     }
-    return CostTable(cells=cells)
+    return CostTable(step_costs=cells)
 
 
 def by_work(one: CostCell) -> float:

@@ -37,7 +37,7 @@ def costs(
         name: CellCost(seconds=s, data_seconds=waits.get(name))
         for name, s in (seconds or SECONDS).items()
     }
-    return CostModel(MU, CostTable(overlap=overlap, cells=cells))
+    return CostModel(MU, CostTable(overlap=overlap, step_costs=cells))
 
 
 def test_seconds_add_up_over_a_schedule() -> None:

@@ -16,19 +16,19 @@ def test_a_table_is_the_same_after_a_round_trip() -> None:
         overlap=0.75,
         overlap_is_measured=True,
         conditions={"device": "cpu", "threads": 1},
-        cells={"d2 r8 b16": MEASURED, "d4 r16 b16": CellCost(seconds=1.25, source="own")},
+        step_costs={"d2 r8 b16": MEASURED, "d4 r16 b16": CellCost(seconds=1.25, source="own")},
     )
     body = json.loads(json.dumps(table.body()))
-    assert body["schema"] == 1
-    assert body["cells"]["d4 r16 b16"] == {"seconds": 1.25, "rounds": 0, "source": "own"}
+    assert body["schema"] == 2
+    assert body["step_costs"]["d4 r16 b16"] == {"seconds": 1.25, "rounds": 0, "source": "own"}
     assert table_of(body, "costs.json") == table
 
 
 def test_a_file_that_is_just_seconds_is_read_as_given() -> None:
     table = table_of({"d2 r8 b16": 0.5, "d4 r16 b16": 1}, "costs.json")
     assert table.seconds == {"d2 r8 b16": 0.5, "d4 r16 b16": 1.0}
-    assert {cost.source for cost in table.cells.values()} == {"file"}
-    assert {cost.data_seconds for cost in table.cells.values()} == {None}
+    assert {cost.source for cost in table.step_costs.values()} == {"file"}
+    assert {cost.data_seconds for cost in table.step_costs.values()} == {None}
 
 
 @pytest.mark.parametrize(
@@ -36,56 +36,56 @@ def test_a_file_that_is_just_seconds_is_read_as_given() -> None:
     [
         (
             {"seconds": 0},
-            "cells.d2 r8 b16.seconds: must be a number from 1e-09 to 1e+10, but got 0",
+            "step_costs.d2 r8 b16.seconds: must be a number from 1e-09 to 1e+10, but got 0",
         ),
         (
             {"seconds": float("inf")},
-            "cells.d2 r8 b16.seconds: must be a number from 1e-09 to 1e+10, but got inf",
+            "step_costs.d2 r8 b16.seconds: must be a number from 1e-09 to 1e+10, but got inf",
         ),
         (
             {"seconds": True},
-            "cells.d2 r8 b16.seconds: must be a number from 1e-09 to 1e+10, but got True",
+            "step_costs.d2 r8 b16.seconds: must be a number from 1e-09 to 1e+10, but got True",
         ),
         (
             {"seconds": "1"},
-            "cells.d2 r8 b16.seconds: must be a number from 1e-09 to 1e+10, but got '1'",
+            "step_costs.d2 r8 b16.seconds: must be a number from 1e-09 to 1e+10, but got '1'",
         ),
-        ({}, "cells.d2 r8 b16.seconds: must be given; add this key"),
+        ({}, "step_costs.d2 r8 b16.seconds: must be given; add this key"),
         (
             {"seconds": 1.0, "data_seconds": -1.0},
-            "cells.d2 r8 b16.data_seconds: must be a number from 0 to 1e+10, but got -1.0",
+            "step_costs.d2 r8 b16.data_seconds: must be a number from 0 to 1e+10, but got -1.0",
         ),
         (
             {"seconds": 1.0, "interval": [1.1, 1.2]},
-            "cells.d2 r8 b16.interval: must hold seconds, 1, but got [1.1, 1.2]",
+            "step_costs.d2 r8 b16.interval: must hold seconds, 1, but got [1.1, 1.2]",
         ),
         (
             {"seconds": 1.0, "second": 1.0},
-            "cells.d2 r8 b16.second: unknown key, but got 'second'; did you mean 'seconds'?",
+            "step_costs.d2 r8 b16.second: unknown key, but got 'second'; did you mean 'seconds'?",
         ),
     ],
 )
 def test_what_is_no_cost_is_refused(cost: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        table_of({"schema": 1, "cells": {"d2 r8 b16": cost}}, "costs.json")
+        table_of({"schema": 2, "step_costs": {"d2 r8 b16": cost}}, "costs.json")
     assert str(refused.value) == f"costs.json: {complaint}"
 
 
 def test_a_later_schema_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"costs.json: schema: "):
-        table_of({"schema": 2, "cells": {}}, "costs.json")
+        table_of({"schema": 3, "step_costs": {}}, "costs.json")
 
 
 def test_what_is_there_stays() -> None:
-    table = CostTable(cells={"d2 r8 b16": MEASURED})
+    table = CostTable(step_costs={"d2 r8 b16": MEASURED})
     more = table.with_cells({"d2 r8 b16": CellCost(seconds=9.0), "d4 r16 b16": MEASURED})
     assert list(more.seconds.items()) == [("d2 r8 b16", 0.5), ("d4 r16 b16", 0.5)]
-    assert more.cells["d2 r8 b16"] == MEASURED
+    assert more.step_costs["d2 r8 b16"] == MEASURED
 
 
 def test_what_another_run_measured_is_given_to_this_one() -> None:
-    given = CostTable(cells={"d2 r8 b16": MEASURED}).as_given()
-    assert given.cells["d2 r8 b16"] == MEASURED.model_copy(update={"source": "file"})
+    given = CostTable(step_costs={"d2 r8 b16": MEASURED}).as_given()
+    assert given.step_costs["d2 r8 b16"] == MEASURED.model_copy(update={"source": "file"})
 
 
 @pytest.mark.parametrize(

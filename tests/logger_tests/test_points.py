@@ -100,10 +100,10 @@ def test_stages_supernets_and_growth_leave_marks() -> None:
         step=9,
         before=SubnetConfig(2, 8),
         after=SubnetConfig(3, 12),
-        op="mogrow",
-        map="interpolate",
-        source="online",
-        state="carry",
+        init="ema",
+        placement="interpolate",
+        old_blocks="keep",
+        optimizer_state="copy",
         origins=(),
         delta_loss=0.25,
         delta_logits=0.5,
@@ -112,7 +112,7 @@ def test_stages_supernets_and_growth_leave_marks() -> None:
     point = point_of(grown, 0.0)
     assert point is not None
     assert point.numbers["growth/delta_loss"] == 0.25
-    assert point.texts["growth/events"].startswith("**d2 r8** to **d3 r12** (mogrow, interpolate")
+    assert point.texts["growth/events"].startswith("**d2 r8** to **d3 r12** (ema, interpolate")
 
 
 @pytest.mark.parametrize("forced", [True, False])

@@ -111,7 +111,7 @@ def test_a_failure_is_told_once_and_ends_the_logger_alone(
         threading.Event().wait(0.02)
     (warning,) = told
     assert warning.message == (
-        "tensorboard has stopped (KeyError: 'no\\nroom'); the run goes on, and autoprog log can repeat it"
+        "tensorboard has stopped (KeyError: 'no\\nroom'); the run goes on, and autoprog export can repeat it"
     )
     assert relays.close() == []
     assert relays.places == []

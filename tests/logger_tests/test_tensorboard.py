@@ -127,7 +127,7 @@ def test_a_logger_that_fails_is_a_warning_and_the_run_ends_well(
 def test_the_command_passes_a_finished_run_on(
     plain: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["log", str(plain.path), "--to", "tensorboard"]) == 0
+    assert main(["export", str(plain.path), "--format", "tensorboard"]) == 0
     assert capsys.readouterr().out == f"tensorboard --logdir {plain.path / 'tensorboard'}\n"
     progress = [event for event in plain.events() if isinstance(event, StepLogged)]
     expected = [(event.step, event.loss) for event in progress]
@@ -138,7 +138,7 @@ def test_a_run_without_a_log_is_refused(
     plain: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copy(plain.path / "run.yaml", tmp_path)
-    assert main(["log", str(plain.path), str(tmp_path), "--to", "tensorboard"]) == 2
+    assert main(["export", str(plain.path), str(tmp_path), "--format", "tensorboard"]) == 2
     assert f"{tmp_path}: must have an events.jsonl" in capsys.readouterr().err
     assert not (tmp_path / "tensorboard").exists()
 
@@ -148,7 +148,7 @@ def test_a_run_that_is_told_already_is_not_told_again(
 ) -> None:
     settings = manifest.settings.model_copy(update={"log_tensorboard": True})
     folder = RunFolder.create(tmp_path, manifest.model_copy(update={"settings": settings}))
-    command = ["log", str(folder.path), "--to", "tensorboard"]
+    command = ["export", str(folder.path), "--format", "tensorboard"]
     assert main(command) == 2
     assert "must not be going on with --log-tensorboard" in capsys.readouterr().err
     assert not (folder.path / "tensorboard").exists()

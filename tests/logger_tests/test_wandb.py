@@ -85,7 +85,7 @@ def test_the_command_passes_a_run_on(
     (folder / "run.yaml").write_text(dump_yaml(manifest.model_dump(mode="json", by_alias=True)))
     for event in FIRST:
         write(0, event)
-    command = ["log", str(folder), "--to", "wandb", "--wandb-mode", "offline"]
+    command = ["export", str(folder), "--format", "wandb", "--wandb-mode", "offline"]
     assert main(command) == 0
     assert capsys.readouterr().out.startswith("wandb sync ")
     assert len(history(folder)) == 3

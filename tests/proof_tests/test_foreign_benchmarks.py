@@ -49,17 +49,17 @@ def poison(folder: Path, edit: Callable[[Body], object]) -> None:
 
 
 def entrant(**values: Any) -> Callable[[Body], None]:
-    return lambda body: body["entrants"][1].update(values)
+    return lambda body: body["schedules"][1].update(values)
 
 
 def flags(**values: Any) -> Callable[[Body], None]:
-    return lambda body: body["entrants"][1]["settings"]["flags"].update(values)
+    return lambda body: body["schedules"][1]["settings"]["flags"].update(values)
 
 
 def words(*words: str) -> Callable[[Body], None]:
     def edit(body: Body) -> None:
         body["schema"] = 1
-        for one in body["entrants"]:
+        for one in body["schedules"]:
             del one["settings"]
             one["words"] = list(words)
 
@@ -77,7 +77,7 @@ def test_words_of_an_older_file_become_settings(folder: Path, started: list[Sequ
 
     def age(body: Body) -> None:
         body["schema"] = 1
-        for one in body["entrants"]:
+        for one in body["schedules"]:
             own = [f"--{flag}={value}" for flag, value in one.pop("settings")["flags"].items()]
             one["words"] = ["train", f"--schedule={one['name']}", "--epochs=2", *own]
 
@@ -99,9 +99,9 @@ def test_words_of_an_older_file_become_settings(folder: Path, started: list[Sequ
         flags(cache="/tmp/elsewhere"),
         flags(epochs="1e30"),
         flags(**{"timm-script": "evil.py"}),
-        lambda body: body.update(entrants=body["entrants"] * 2),
-        lambda body: body.update(entrants=body["entrants"] * 51),
-        lambda body: body.update(entrants="x"),
+        lambda body: body.update(schedules=body["schedules"] * 2),
+        lambda body: body.update(schedules=body["schedules"] * 51),
+        lambda body: body.update(schedules="x"),
         lambda body: body.update(seeds=10**9),
         lambda body: body.update(first_seed=-1),
         lambda body: body.update(left_out={"\x1b[2J": "x"}),

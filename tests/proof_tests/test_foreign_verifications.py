@@ -253,7 +253,7 @@ def test_words_of_an_older_file_become_settings(
     code, _, err = command("--resume", "V")
     assert (code, err) == (0, "")
     assert len(fake.started) == 3
-    assert json.loads((folder / "verify.json").read_text())["schema"] == 2
+    assert json.loads((folder / "verify.json").read_text())["schema"] == 3
     assert len(load(folder).pairs) == 2
 
 

@@ -13,9 +13,6 @@ from typing import Any, TypeVar
 import pytest
 import torch
 from safetensors.torch import load_file
-from searcher.config import ModelSpec, Slots, SubnetConfig
-from searcher.cost import relative_cost
-from searcher.zoo import ZOO
 from torch import Tensor
 
 from autoprog.data.images import DigitsSource, open_digits
@@ -35,6 +32,9 @@ from autoprog.train.phase import Choice
 from autoprog.train.run import Job, start_training, train_schedule
 from autoprog.train.stop import InterruptedRunError, StopRequest
 from autoprog.train.trainer import Trainer
+from supernet.config import ModelSpec, Slots, SubnetConfig
+from supernet.cost import relative_cost
+from supernet.zoo import ZOO
 
 BATCH = 16
 NUM_IMAGES = 8 * BATCH

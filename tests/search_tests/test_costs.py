@@ -63,7 +63,7 @@ def test_costs_are_those_of_their_batch_size(tmp_path: Path) -> None:
             "must be the name of a cell, such as 'd6 r128 b1024', but got 'd2r8 b16'",
         ),
         (
-            '{"schema": 1, "cells": {"d2 r8 b16": {"seconds": -1}}}',
+            '{"schema": 2, "step_costs": {"d2 r8 b16": {"seconds": -1}}}',
             "cells.d2 r8 b16.seconds: must be a number from 1e-09 to 1e+10, but got -1",
         ),
         ("[0.1, 0.2]", "must be seconds above 0, but got [0.1, 0.2]"),
@@ -151,8 +151,8 @@ def test_all_missing_cells_are_measured_in_one_go_with_their_data(trainer: Train
     costs = Costs({}, BATCH)
     assert complete_costs(trainer, costs, [plain_choice(s) for s in (SMALL, MIDDLE, FULL)])
     assert set(costs.seconds) == {"d2 r8 b16", "d3 r12 b16", "d4 r16 b16"}
-    assert {cost.source for cost in costs.table.cells.values()} == {"grid"}
-    assert all((cost.data_seconds or 0) > 0 for cost in costs.table.cells.values())
+    assert {cost.source for cost in costs.table.step_costs.values()} == {"grid"}
+    assert all((cost.data_seconds or 0) > 0 for cost in costs.table.step_costs.values())
     assert costs.table.conditions["workers"] == 0
     assert 0 < costs.spent_seconds < 10
 
@@ -161,7 +161,7 @@ def test_own_steps_and_the_grid_stand_side_by_side(trainer: Trainer) -> None:
     trainer.phase_seconds[SMALL] = [50.0, 2.0, 1.0, 3.0]
     costs = Costs({}, BATCH)
     complete_costs(trainer, costs, [plain_choice(SMALL), plain_choice(MIDDLE)])
-    own, grid = costs.table.cells["d2 r8 b16"], costs.table.cells["d3 r12 b16"]
+    own, grid = costs.table.step_costs["d2 r8 b16"], costs.table.step_costs["d3 r12 b16"]
     assert (own.source, own.rounds, own.interval, own.data_seconds) == ("own", 3, (1.0, 3.0), None)
     assert grid.source == "grid"
 
@@ -170,7 +170,7 @@ def test_what_a_later_measurement_says_of_the_full_cell_changes_nothing(trainer:
     costs = Costs({"d4 r16 b16": 0.5}, BATCH)
     complete_costs(trainer, costs, [plain_choice(MIDDLE)])
     assert costs.get(FULL) == 0.5
-    assert costs.table.cells["d4 r16 b16"].source == "file"
+    assert costs.table.step_costs["d4 r16 b16"].source == "file"
     assert 0.05 < costs.seconds["d3 r12 b16"] < 1.0, "on the scale of the full cell on record"
 
 
@@ -205,7 +205,7 @@ def test_seconds_of_all_subnets_come_with_their_data_and_with_estimates() -> Non
         "d4 r8 b16": CellCost(seconds=0.2, data_seconds=0.01),
         "d4 r16 b16": CellCost(seconds=0.8, data_seconds=0.04),
     }
-    costs = Costs(CostTable(cells=cells), BATCH)
+    costs = Costs(CostTable(step_costs=cells), BATCH)
     found = costs.all_seconds(ZOO["vit-mu"], [SMALL, SubnetConfig(3, 8), FULL])
     assert found["d2 r8"] == pytest.approx(0.11)
     assert found["d4 r16"] == pytest.approx(0.84)
@@ -226,7 +226,7 @@ def test_given_costs_are_on_record_in_the_run_folder_from_the_start(lab: Any) ->
     searcher = lab.prepare(lab.settings(costs=given))
     recorded = load_run(searcher.trainer.folder.path)
     assert recorded.costs == json.loads(given.read_text())
-    assert {cost.source for cost in recorded.cost_table.cells.values()} == {"file"}
+    assert {cost.source for cost in recorded.cost_table.step_costs.values()} == {"file"}
 
 
 def test_a_run_that_goes_on_keeps_its_own_costs(lab: Any) -> None:
@@ -253,8 +253,8 @@ def test_a_search_measures_a_grid_before_its_first_step_and_never_again(
     begun(searcher)
     folder = searcher.trainer.folder
     recorded = load_run(folder.path).cost_table
-    assert {"d1 r8 b16", "d4 r16 b16"} <= set(recorded.cells)
-    assert {cost.source for cost in recorded.cells.values()} == {"grid"}
+    assert {"d1 r8 b16", "d4 r16 b16"} <= set(recorded.step_costs)
+    assert {cost.source for cost in recorded.step_costs.values()} == {"grid"}
     assert recorded.conditions["device"] == "cpu"
     assert searcher.trainer.ledger.seconds["search"] > 0
     folder.close()

@@ -73,7 +73,7 @@ def test_a_loss_is_the_cross_entropy_of_each_held_out_batch_under_the_fast_avera
     with torch.no_grad():
         expected = [
             functional.cross_entropy(network(images, SMALL, ((0, 3),)), targets).item()
-            for images, targets in trainer.feed.held_out_batches()
+            for images, targets in trainer.data.held_out_batches
         ]
     assert len(expected) == 6
     assert estimate_losses(trainer, IN_SUPERNET) == expected
@@ -89,7 +89,7 @@ def test_all_candidates_see_the_same_batch_objects(trainer: Trainer) -> None:
     for choice in (IN_SUPERNET, plain_choice(FULL)):
         seen.append([])
         estimate_losses(trainer, choice)
-    held = [id(images) for images, _ in trainer.feed.held_out_batches()]
+    held = [id(images) for images, _ in trainer.data.held_out_batches]
     assert seen == [held, held]
 
 
@@ -103,9 +103,9 @@ def test_batches_are_moved_to_the_device(trainer: Trainer, monkeypatch: pytest.M
 
 
 def test_the_held_out_batches_are_the_held_out_slice_at_the_full_size(trainer: Trainer) -> None:
-    source = trainer.feed._train  # type: ignore[attr-defined]
+    source = trainer.data._train  # type: ignore[attr-defined]
     kept, held = stratified_holdout(source.targets, trainer.settings.seed, cap=2500)
-    batches = trainer.feed.held_out_batches()
+    batches = trainer.data.held_out_batches
     targets = torch.cat([targets for _, targets in batches])
     assert targets.tolist() == source.targets[held].tolist()
     assert len(held) == len(source) // 20

@@ -360,9 +360,11 @@ def test_trainings_leave_the_run_and_each_other_alone(trainings: BriefTrainings)
         assert trainings.start["model"][name].equal(weight)  # type: ignore[index]
 
 
-@pytest.mark.parametrize("op", ["mogrow", "copy"])
-def test_they_begin_with_the_network_grown_by_the_rule(trainings: BriefTrainings, op: Any) -> None:
-    rule = trainings.grow.model_copy(update={"op": op})
+@pytest.mark.parametrize("init", ["ema", "copy"])
+def test_they_begin_with_the_network_grown_by_the_rule(
+    trainings: BriefTrainings, init: Any
+) -> None:
+    rule = trainings.grow.model_copy(update={"init": init})
     still = replace(trainings, grow=rule)
     stepper = still.trainer.stepper
     stepper.lr_scale = 0.0
@@ -410,9 +412,9 @@ def test_they_see_images_that_the_run_never_sees_and_none_that_are_held_out(
     assert drawn[0] == drawn[1]
     assert not set(drawn[1]) & set(drawn[2])
     trainer = trainings.trainer
-    held = set(trainer.feed._held.tolist())  # type: ignore[attr-defined]
+    held = set(trainer.data._held.tolist())  # type: ignore[attr-defined]
     assert not held & {index for index, _ in drawn[0] + drawn[2]}
-    passes = trainer.total_steps * trainer.recipe.batch_size // len(trainer.feed._kept)  # type: ignore[attr-defined]
+    passes = trainer.total_steps * trainer.recipe.batch_size // len(trainer.data._kept)  # type: ignore[attr-defined]
     assert min(draw for _, draw in drawn[0]) >= passes
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from autoprog.decisions import DecisionInputs, Shown
+from autoprog.decisions import DecisionInputs, ReachedLosses
 from autoprog.events import Decided, StageStarted, StepLogged
 from autoprog.search import decide as deciding
 from autoprog.search.decide import Chooser, decide, generalised_fraction
@@ -27,8 +27,8 @@ STAY, FULL = SubnetConfig(3, 16), SPEC.full
 FRACTION = 0.75
 
 
-def shown(held_out: float, training: float, subnet: SubnetConfig = STAY) -> Shown:
-    return Shown(subnet=subnet, held_out=held_out, training=training)
+def shown(held_out: float, training: float, subnet: SubnetConfig = STAY) -> ReachedLosses:
+    return ReachedLosses(subnet=subnet, held_out_loss=held_out, training_loss=training)
 
 
 def inputs(fall: float = 0.4, gain: float = 0.3, **fields: Any) -> DecisionInputs:
@@ -47,8 +47,8 @@ def inputs(fall: float = 0.4, gain: float = 0.3, **fields: Any) -> DecisionInput
         "step_seconds": {
             str(subnet): relative_cost(SPEC, subnet) for subnet in SPACE.above(SPACE.smallest)
         },
-        "shown": shown(1.9 - gain, 2.0 - fall),
-        "shown_before": shown(1.9, 2.0),
+        "current_losses": shown(1.9 - gain, 2.0 - fall),
+        "previous_losses": shown(1.9, 2.0),
     }
     return DecisionInputs.model_validate({**values, **fields})
 
@@ -64,9 +64,9 @@ def test_it_is_the_fall_on_held_out_images_over_that_on_training_images() -> Non
 @pytest.mark.parametrize(
     "found",
     [
-        inputs(shown=None),
-        inputs(shown_before=None),
-        inputs(shown_before=shown(2.1, 2.2, SubnetConfig(3, 8))),
+        inputs(current_losses=None),
+        inputs(previous_losses=None),
+        inputs(previous_losses=shown(2.1, 2.2, SubnetConfig(3, 8))),
         inputs(fall=0.04),
         inputs(fall=-0.3),
     ],
@@ -77,7 +77,7 @@ def test_without_evidence_there_is_no_fraction(found: DecisionInputs) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rule", "gain", "strengthens"),
+    ("rule", "gain", "full_regularisation"),
     [
         ("rollout", 0.39, True),
         ("rollout", 0.41, False),
@@ -87,18 +87,20 @@ def test_without_evidence_there_is_no_fraction(found: DecisionInputs) -> None:
     ],
 )
 def test_the_rollout_strengthens_where_training_gains_more_and_says_why(
-    rule: Rule, gain: float, strengthens: bool
+    rule: Rule, gain: float, full_regularisation: bool
 ) -> None:
     decision = decide(Chooser(rule, SPACE, "nsga2", 0), inputs(0.4, gain))
-    assert decision.strengthens == strengthens
-    assert ("full regularisation from here" in decision.reason) == strengthens
-    if strengthens:
+    assert decision.full_regularisation == full_regularisation
+    assert ("full regularisation from here" in decision.reason) == full_regularisation
+    if full_regularisation:
         assert f"held-out images show {gain / 0.4:.0%} of what training gained" in decision.reason
 
 
 def test_what_is_strengthened_already_is_not_strengthened_again() -> None:
-    decision = decide(Chooser("rollout", SPACE, "nsga2", 0), inputs(gain=0, is_strengthened=True))
-    assert not decision.strengthens
+    decision = decide(
+        Chooser("rollout", SPACE, "nsga2", 0), inputs(gain=0, full_regularisation=True)
+    )
+    assert not decision.full_regularisation
     assert "full regularisation" not in decision.reason
 
 
@@ -109,7 +111,7 @@ def always(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _fraction(inputs: DecisionInputs) -> float | None:
-    return None if inputs.shown_before is None else 0.1
+    return None if inputs.previous_losses is None else 0.1
 
 
 def test_a_search_goes_on_at_full_strength_also_after_a_crash(
@@ -120,7 +122,7 @@ def test_a_search_goes_on_at_full_strength_also_after_a_crash(
         other.settings(costs=other.costs(), cost_fraction=FRACTION, recipe={"drop_path": 0.2})
     )
     decisions = [event.decision for event in straight.of(Decided)]
-    (first,) = (d for d in decisions if d.strengthens)
+    (first,) = (d for d in decisions if d.full_regularisation)
     strength = straight.trainer.recipe.strength.at(1.0)
     stages = straight.of(StageStarted)
     later = [stage for stage in stages if stage.step >= first.step]
@@ -134,7 +136,7 @@ def test_a_search_goes_on_at_full_strength_also_after_a_crash(
     seen = []
 
     def after_it(event: object) -> bool:
-        seen.append(isinstance(event, Decided) and event.decision.strengthens)
+        seen.append(isinstance(event, Decided) and event.decision.full_regularisation)
         return any(seen) and isinstance(event, StepLogged)
 
     assert lab.search(settings, crash_when=after_it).interrupted

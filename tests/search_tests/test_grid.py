@@ -15,7 +15,7 @@ from torch import Tensor
 from autoprog.costs.table import CostCell, CostTable
 from autoprog.curves import Curriculum
 from autoprog.data.loader import Batch
-from autoprog.data.transforms import Cell
+from autoprog.data.transforms import InputConfig
 from autoprog.search.measured_costs import RUN_FRACTION, Limits, measure_grid, measuring
 from autoprog.search.step_timing import untouched
 from autoprog.stage import Training, Unfrozen
@@ -78,7 +78,13 @@ def bits_of(trainer: Trainer) -> dict[str, Any]:
     ]
     state["trainable"] = [p.requires_grad for p in stepper.model.parameters()]
     state["rates"] = [getattr(m, "drop_prob", None) for m in stepper.model.modules()]
-    state["run"] = [trainer.step, trainer.samples, trainer.macs, trainer.phase, trainer.notes]
+    state["run"] = [
+        trainer.step,
+        trainer.samples,
+        trainer.macs,
+        trainer.phase,
+        trainer.search_state,
+    ]
     state["counts"] = [trainer.steps_by_subnet, trainer.phase_seconds]
     plain = (int, float, SubnetConfig, Training)
     state["settings"] = {k: v for k, v in vars(stepper).items() if isinstance(v, plain)}
@@ -200,24 +206,24 @@ def clock(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> Clock:
         return images.new_zeros(())
 
     def slow_batches(
-        first: int, size: int, steps: int, cell_at: Callable[[int], Cell], held_out: bool
+        first: int, size: int, steps: int, config_at: Callable[[int], InputConfig], held_out: bool
     ) -> Iterator[Batch]:
         for number in range(steps):
-            px = cell_at(number).img_size
+            px = config_at(number).img_size
             clock.spend(0.001 * (px / 8) ** 2)
             yield torch.zeros(size, 3, px, px), torch.zeros(size)
 
     monkeypatch.setattr(trainer.stepper, "step", step)
-    monkeypatch.setattr(trainer.feed, "batches", slow_batches)
+    monkeypatch.setattr(trainer.data, "batches", slow_batches)
     trainer.clock = clock
     return clock
 
 
 def test_a_grid_holds_steps_and_batches(trainer: Trainer, clock: Clock) -> None:
     table = measure_grid(trainer, GRID, Limits(1000.0))
-    assert set(table.cells) == {cell.name for cell in GRID}
+    assert set(table.step_costs) == {cell.name for cell in GRID}
     for cell in GRID:
-        found = table.cells[cell.name]
+        found = table.step_costs[cell.name]
         assert found.seconds == pytest.approx(step_seconds(cell))
         assert found.data_seconds == pytest.approx(0.001 * (cell.subnet.img_size / 8) ** 2)
         assert found.interval == (pytest.approx(found.seconds), pytest.approx(found.seconds))
@@ -237,10 +243,10 @@ def test_a_machine_that_slows_down_slows_no_cell_more_than_another(
 ) -> None:
     clock.slowness = lambda now: 1.0 + now / 50
     table = measure_grid(trainer, GRID, Limits(1000.0))
-    full = table.cells[FULL.name].seconds
+    full = table.step_costs[FULL.name].seconds
     for cell in GRID:
         ratio = step_seconds(cell) / step_seconds(FULL)
-        assert table.cells[cell.name].seconds / full == pytest.approx(ratio, rel=0.03)
+        assert table.step_costs[cell.name].seconds / full == pytest.approx(ratio, rel=0.03)
 
 
 def test_what_is_measured_later_is_put_on_the_scale_of_what_is_on_record(
@@ -248,32 +254,32 @@ def test_what_is_measured_later_is_put_on_the_scale_of_what_is_on_record(
 ) -> None:
     clock.slowness = lambda now: 3.0
     table = measure_grid(trainer, [SMALL], Limits(1000.0), full_seconds=step_seconds(FULL))
-    assert table.cells[SMALL.name].seconds == pytest.approx(step_seconds(SMALL))
-    assert table.cells[SMALL.name].data_seconds == pytest.approx(0.001)
-    assert table.cells[FULL.name].seconds == pytest.approx(step_seconds(FULL))
+    assert table.step_costs[SMALL.name].seconds == pytest.approx(step_seconds(SMALL))
+    assert table.step_costs[SMALL.name].data_seconds == pytest.approx(0.001)
+    assert table.step_costs[FULL.name].seconds == pytest.approx(step_seconds(FULL))
 
 
 def test_frozen_blocks_and_cut_images_are_measured_as_such(trainer: Trainer, clock: Clock) -> None:
     frozen = CostCell(SubnetConfig(4, 8), BATCH, unfrozen=Unfrozen(every=2, level=1))
     cut = CostCell(SubnetConfig(4, 8), BATCH, "fourier")
     table = measure_grid(trainer, [frozen, cut], Limits(1000.0))
-    assert table.cells[frozen.name].seconds == pytest.approx(0.04 * 5 / 6)
-    assert table.cells[frozen.name].data_seconds == pytest.approx(0.001)
-    assert table.cells[cut.name].seconds == pytest.approx(0.04)
-    assert table.cells[cut.name].data_seconds == pytest.approx(0.004), "loaded at full size"
+    assert table.step_costs[frozen.name].seconds == pytest.approx(0.04 * 5 / 6)
+    assert table.step_costs[frozen.name].data_seconds == pytest.approx(0.001)
+    assert table.step_costs[cut.name].seconds == pytest.approx(0.04)
+    assert table.step_costs[cut.name].data_seconds == pytest.approx(0.004), "loaded at full size"
 
 
 def test_a_short_time_leaves_cells_to_the_law(trainer: Trainer, clock: Clock) -> None:
     table = measure_grid(trainer, GRID, Limits(3.0))
-    assert {FULL.name, SMALL.name} <= set(table.cells)
-    assert len(table.cells) < len(GRID)
+    assert {FULL.name, SMALL.name} <= set(table.step_costs)
+    assert len(table.step_costs) < len(GRID)
     assert clock.now < 4.0
 
 
 def test_without_time_two_cells_are_still_measured(trainer: Trainer, clock: Clock) -> None:
     table = measure_grid(trainer, GRID, ONCE)
-    assert set(table.cells) == {FULL.name, SMALL.name}
-    assert {cost.rounds for cost in table.cells.values()} == {1}
+    assert set(table.step_costs) == {FULL.name, SMALL.name}
+    assert {cost.rounds for cost in table.step_costs.values()} == {1}
 
 
 def test_measuring_takes_a_hundredth_of_a_long_run(trainer: Trainer, clock: Clock) -> None:
@@ -310,19 +316,19 @@ def test_a_slow_loader_is_part_of_the_time(
     trainer: Trainer, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A batch takes 4 s: two are fetched in any case, and what they took is kept as a guess."""
-    batches = trainer.feed.batches
+    batches = trainer.data.batches
 
     def slow(*args: Any, **more: Any) -> Iterator[Batch]:
         for batch in batches(*args, **more):
             clock.spend(4.0)
             yield batch
 
-    monkeypatch.setattr(trainer.feed, "batches", slow)
+    monkeypatch.setattr(trainer.data, "batches", slow)
     table = measure_grid(trainer, GRID, Limits(20.0))
     assert clock.now <= 20.0
-    assert len(table.cells) > 2
-    assert [cost.data_seconds for cost in table.cells.values()] == pytest.approx(
-        [4.0] * len(table.cells), rel=0.01
+    assert len(table.step_costs) > 2
+    assert [cost.data_seconds for cost in table.step_costs.values()] == pytest.approx(
+        [4.0] * len(table.step_costs), rel=0.01
     )
 
 
@@ -391,7 +397,7 @@ def test_batches_of_the_same_images_are_fetched_for_all_depths_together(
 ) -> None:
     deep = [CostCell(SubnetConfig(depth, 8), BATCH) for depth in (1, 2, 3, 4)]
     table = measure_grid(trainer, deep, Limits(1000.0))
-    assert len({table.cells[cell.name].data_seconds for cell in deep}) == 1
+    assert len({table.step_costs[cell.name].data_seconds for cell in deep}) == 1
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.6, 1.0])
@@ -399,21 +405,21 @@ def test_what_workers_hide_is_measured(
     trainer: Trainer, clock: Clock, monkeypatch: pytest.MonkeyPatch, overlap: float
 ) -> None:
     """Two workers make a batch in 0.05 s, of which a step of 0.16 s at the same time hides a part."""
-    trainer.feed.workers = 2
+    trainer.data.workers = 2
 
     def batches(
-        first: int, size: int, steps: int, cell_at: Callable[[int], Cell], held_out: bool
+        first: int, size: int, steps: int, config_at: Callable[[int], InputConfig], held_out: bool
     ) -> Iterator[Batch]:
-        px, before = cell_at(0).img_size, clock.steps
+        px, before = config_at(0).img_size, clock.steps
         for number in range(steps):
             stepping = clock.steps > before
-            made_meanwhile = stepping and number < trainer.feed.workers
+            made_meanwhile = stepping and number < trainer.data.workers
             clock.now += 0.0 if made_meanwhile else 0.05 * (1 - overlap if stepping else 1)
             yield torch.zeros(size, 3, px, px), torch.zeros(size)
 
-    monkeypatch.setattr(trainer.feed, "batches", batches)
+    monkeypatch.setattr(trainer.data, "batches", batches)
     table = measure_grid(trainer, [FULL], Limits(1000.0))
-    assert table.cells[FULL.name].data_seconds == pytest.approx(0.05)
+    assert table.step_costs[FULL.name].data_seconds == pytest.approx(0.05)
     assert table.overlap_is_measured
     assert table.overlap == pytest.approx(overlap, abs=0.02)
 
@@ -421,7 +427,7 @@ def test_what_workers_hide_is_measured(
 def test_without_time_workers_on_a_cpu_are_taken_to_hide_nothing(
     trainer: Trainer, clock: Clock
 ) -> None:
-    trainer.feed.workers = 2
+    trainer.data.workers = 2
     table = measure_grid(trainer, [SMALL], ONCE)
     assert (table.overlap, table.overlap_is_measured) == (0.0, False)
 
@@ -430,5 +436,5 @@ def test_real_steps_are_timed(trainer: Trainer) -> None:
     """By the real clock: the largest of nine takes longest, the smallest is the fastest or nearly so."""
     table = measure_grid(trainer, GRID, Limits(0.0))
     assert isinstance(table, CostTable)
-    assert all(0 < cost.seconds < 10 for cost in table.cells.values())
-    assert all((cost.data_seconds or 0) > 0 for cost in table.cells.values())
+    assert all(0 < cost.seconds < 10 for cost in table.step_costs.values())
+    assert all((cost.data_seconds or 0) > 0 for cost in table.step_costs.values())

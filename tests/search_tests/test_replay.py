@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from searcher.config import SubnetConfig
 
 from autoprog.errors import ConfigError
 from autoprog.events import Decided
@@ -18,6 +17,7 @@ from autoprog.search.decide import decide
 from autoprog.search.replay import Replayed, chooser_of, differences, replay
 from autoprog.settings import Rule, RunManifest
 from autoprog.train.stop import InterruptedRunError
+from supernet.config import SubnetConfig
 
 Begun = Callable[[Rule], Run]
 RULES: tuple[Rule, ...] = get_args(Rule)

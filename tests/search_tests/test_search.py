@@ -11,8 +11,6 @@ import pytest
 import timm
 import torch
 from optuna.trial import TrialState
-from searcher.config import SubnetConfig
-from searcher.depthmap import skip_lists
 
 from autoprog.data.images import stratified_holdout
 from autoprog.decisions import Decision
@@ -35,6 +33,8 @@ from autoprog.schedule import load_schedule
 from autoprog.search.controller import open_journal
 from autoprog.train.evaluate import evaluate
 from autoprog.train.phase import plain_choice
+from supernet.config import SubnetConfig
+from supernet.depthmap import skip_lists
 
 FULL = SubnetConfig(4, 16)
 EPOCH, TOTAL = 8, 64

@@ -198,11 +198,11 @@ def test_a_run_of_few_epochs_is_cut_at_steps(lab: Any, rule: Rule) -> None:
 
 def test_other_ways_to_grow_are_carried_out(lab: Any, compacted: list[Slots]) -> None:
     lab.script = {0: SubnetConfig(1, 8), 1: SubnetConfig(2, 8), 2: SubnetConfig(3, 8)}
-    grow = {"op": "zero", "map": "stack", "state": "fresh"}
+    grow = {"init": "zero", "placement": "stack", "optimizer_state": "fresh"}
     attempt = search(lab, "autoprog", lab.space(grow=grow))
     assert {(e.op, e.map, e.state) for e in attempt.of(Grown)} == {("zero", "stack", "fresh")}
     assert compacted[-1] == skip_lists((2,), (4,), (3,), "stack")
-    assert {stage.grow.map for stage in attempt.best.stages} == {"stack"}
+    assert {stage.grow.placement for stage in attempt.best.stages} == {"stack"}
     assert_trained_as_written(attempt)
 
 

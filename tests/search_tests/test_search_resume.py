@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from searcher.config import SubnetConfig
 
 from autoprog.events import (
     CostsKnown,
@@ -20,6 +19,7 @@ from autoprog.events import (
     StepLogged,
 )
 from autoprog.runs import load_run
+from supernet.config import SubnetConfig
 
 When = Callable[[Event], bool]
 

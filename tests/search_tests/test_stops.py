@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from autoprog.data.run_data import MapFeed
+from autoprog.data.run_data import MapData
 from autoprog.decisions import FidelitySettings
 from autoprog.events import CostsKnown, CostsMeasured, Decided, Estimated, Evaluated, Interrupted
 from autoprog.runs import load_run
@@ -72,10 +73,9 @@ def stopped_in(
 ) -> tuple[Any, int]:
     """Return a search that got a signal in the given evaluation or estimate, and the batches after it."""
     stop, seen, calls = StopRequest(), [], []
-    owner, name = (
-        (MapFeed, "validation") if place == "evaluation" else (MapFeed, "held_out_batches")
-    )
-    original: Callable[..., Any] = getattr(owner, name)
+    name = "validation" if place == "evaluation" else "held_out_batches"
+    found: Any = getattr(MapData, name)
+    original: Callable[..., Any] = found.func if isinstance(found, cached_property) else found
 
     def watched(self: Any) -> Any:
         calls.append(name)
@@ -91,7 +91,8 @@ def stopped_in(
             yield batch
 
     with patch.context() as inner:
-        inner.setattr(owner, name, watched)
+        is_property = isinstance(found, cached_property)
+        inner.setattr(MapData, name, property(watched) if is_property else watched)
         attempt = lab.search(settings, "stopped", stop=stop)
     return attempt, len(seen)
 

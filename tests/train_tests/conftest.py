@@ -96,7 +96,7 @@ class Outcome:
     @property
     def exact(self) -> dict[str, Any]:
         """What must not depend on where a run was stopped: all of the checkpoint but wall-clock times."""
-        timed = ("seconds", "phase_seconds", "last_evaluation", "notes")
+        timed = ("seconds", "phase_seconds", "last_evaluation", "search_state")
         return {key: value for key, value in self.state.items() if key not in timed}
 
 

@@ -13,10 +13,10 @@ from PIL import Image
 
 from autoprog.data.decode import BadImages, Unreadable, stand_ins
 from autoprog.data.images import FolderSource, ImageSource, TarSource
-from autoprog.data.loader import Batch, TrainLoader, cache_batches
-from autoprog.data.run_data import Feed, open_feed
+from autoprog.data.loader import Batch, TrainLoader, eval_batches
+from autoprog.data.run_data import Place, RunData, open_run_data
 from autoprog.data.sources import DataSource, open_source
-from autoprog.data.transforms import Cell, TransformSettings
+from autoprog.data.transforms import InputConfig, TransformSettings
 from autoprog.errors import RunError
 from autoprog.recipe import RECIPES, Recipe
 from autoprog.settings import DataSettings, RunSettings, SearchSettings
@@ -25,7 +25,7 @@ from autoprog.stage import FullModel
 from supernet.zoo import ZOO
 
 SETTINGS = TransformSettings()
-RICH = Cell(8, "rand-m9-mstd0.5-inc1", 0.5)
+RICH = InputConfig(8, "rand-m9-mstd0.5-inc1", 0.5)
 PER_CLASS = 30
 
 
@@ -70,7 +70,7 @@ def draw(
         loader.close()
 
 
-def feed_of(folder: Path, place: tuple[int, int] = (0, 1), **changes: Any) -> Feed:
+def run_data_of(folder: Path, place: tuple[int, int] = (0, 1), **changes: Any) -> RunData:
     recipe = Recipe(**{**RECIPES["digits"].model_dump(), "batch_size": 8})
     space = SpaceFile().space(ZOO["vit-mu"], "test")  # what a search is given a held-out slice for
     settings = RunSettings(
@@ -83,7 +83,7 @@ def feed_of(folder: Path, place: tuple[int, int] = (0, 1), **changes: Any) -> Fe
         **{"workers": 0, **changes},
     )
     opened = open_source(DataSource(dir=str(folder)))
-    return open_feed(opened, SETTINGS, settings, False, *place)
+    return open_run_data(opened, SETTINGS, settings, False, Place(*place))
 
 
 @pytest.mark.parametrize(
@@ -176,78 +176,77 @@ def test_a_batch_without_any_readable_image_stops_the_run(torn: Path, workers: i
         draw(FolderSource(torn / "train"), BadImages(9), [4, 5], 2, 1, workers)
 
 
-def test_a_feed_counts_all_that_it_reads_of_the_training_set(torn: Path) -> None:
-    feed = feed_of(torn, max_bad_images=3)
-    _, targets = feed.probe()
+def test_a_run_counts_all_that_it_reads_of_the_training_set(torn: Path) -> None:
+    run_data = run_data_of(torn, max_bad_images=3)
+    _, targets = run_data.probe
     assert len(targets) == 57
-    said = feed.complaints()
+    said = run_data.complaints()
     assert [line.rpartition("; ")[2] for line in said] == [
         f"skipped ({count} of at most 3)" for count in (1, 2, 3)
     ]
-    list(feed.batches(0, 8, 10, lambda k: RICH, held_out=False))
-    assert feed.complaints() == []
-    feed.close()
+    list(run_data.batches(0, 8, 10, lambda k: RICH, held_out=False))
+    assert run_data.complaints() == []
+    run_data.close()
 
 
 def test_the_held_out_slice_leaves_unreadable_images_out(tree: Path) -> None:
-    feed = feed_of(tree)
-    before = sum(len(targets) for _, targets in feed.held_out_batches())
-    held = feed._held  # type: ignore[attr-defined]
+    run_data = run_data_of(tree)
+    before = sum(len(targets) for _, targets in run_data.held_out_batches)
+    held = run_data._held  # type: ignore[attr-defined]
     cut(Path(FolderSource(tree / "train").name(int(held[0]))))
-    again = feed_of(tree)
-    assert sum(len(targets) for _, targets in again.held_out_batches()) == before - 1
+    again = run_data_of(tree)
+    assert sum(len(targets) for _, targets in again.held_out_batches) == before - 1
     assert f": image {held[0]} cannot be read" in again.complaints()[0]
     for index in held:
         path = Path(FolderSource(tree / "train").name(int(index)))
         path.write_bytes(b"")
     with pytest.raises(RunError, match="no image of its slice is readable"):
-        feed_of(tree).held_out_batches()
+        _ = run_data_of(tree).held_out_batches
 
 
 def test_a_limit_of_none_stops_at_the_first(torn: Path) -> None:
-    feed = feed_of(torn, max_bad_images=0)
+    run_data = run_data_of(torn, max_bad_images=0)
     with pytest.raises(RunError, match=r"image 4 cannot be read: .*--max-bad-images is 0"):
-        feed.probe()
+        _ = run_data.probe
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_unreadable_validation_image_stops_the_run(tree: Path, workers: int) -> None:
     cut(tree / "val" / "cat" / "3.jpg")
-    feed = feed_of(tree, workers=workers)
+    run_data = run_data_of(tree, workers=workers)
     with pytest.raises(RunError, match=r"cat/3\.jpg: image 7 cannot be read"):
-        list(feed.validation())
+        list(run_data.validation())
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 9])
 def test_ranks_share_the_validation_set_and_nothing_else(tree: Path, world_size: int) -> None:
-    whole = feed_of(tree)
-    feeds = [feed_of(tree, (rank, world_size)) for rank in range(world_size)]
-    fractions = [[image for images, _ in feed.validation() for image in images] for feed in feeds]
+    whole = run_data_of(tree)
+    of_ranks = [run_data_of(tree, (rank, world_size)) for rank in range(world_size)]
+    fractions = [[image for images, _ in own.validation() for image in images] for own in of_ranks]
     assert sum(len(fraction) for fraction in fractions) == 8
     assert world_size < 9 or fractions[8] == []
     images = torch.cat([images for images, _ in whole.validation()])
     for rank, fraction in enumerate(fractions):
         for position, image in enumerate(fraction):
             assert image.equal(images[rank + position * world_size])
-    for feed in feeds:
-        assert feed.probe()[0].equal(whole.probe()[0])
-        held = zip(feed.held_out_batches(), whole.held_out_batches(), strict=True)
+    for run_data in of_ranks:
+        assert run_data.probe[0].equal(whole.probe[0])
+        held = zip(run_data.held_out_batches, whole.held_out_batches, strict=True)
         assert all(one[0].equal(two[0]) for one, two in held)
 
 
 def test_ranks_share_the_batches(tree: Path) -> None:
-    whole = list(feed_of(tree).batches(16, 8, 5, lambda k: RICH, held_out=True))
-    feeds = [feed_of(tree, (rank, 2)) for rank in range(2)]
-    fractions = [list(feed.batches(16, 8, 5, lambda k: RICH, held_out=True)) for feed in feeds]
+    whole = list(run_data_of(tree).batches(16, 8, 5, lambda k: RICH, held_out=True))
+    of_ranks = [run_data_of(tree, (rank, 2)) for rank in range(2)]
+    fractions = [list(own.batches(16, 8, 5, lambda k: RICH, held_out=True)) for own in of_ranks]
     for (images, targets), one, two in zip(whole, *fractions, strict=True):
         assert images.equal(torch.cat([one[0], two[0]]))
         assert targets.equal(torch.cat([one[1], two[1]]))
 
 
-def test_cached_evaluation_batches_may_lose_a_whole_batch(torn: Path) -> None:
+def test_evaluation_batches_may_lose_a_whole_batch(torn: Path) -> None:
     bad = BadImages(5)
-    batches = cache_batches(
-        FolderSource(torn / "train"), SETTINGS, 8, 2, 0, np.array([3, 4, 5, 59, 7]), bad
-    )
+    chosen = np.array([3, 4, 5, 59, 7])
+    batches = list(eval_batches(FolderSource(torn / "train"), SETTINGS, 8, 2, 0, chosen, bad))
     assert [len(targets) for _, targets in batches] == [1, 1]
     assert len(bad.complaints()) == 3

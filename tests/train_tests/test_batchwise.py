@@ -40,10 +40,10 @@ from autoprog.data.cache import CachedSource, in_memory
 from autoprog.data.images import open_digits
 from autoprog.data.loader import TrainLoader
 from autoprog.data.sampler import seed_sample
-from autoprog.data.transforms import Cell, TransformSettings, policy_steps
+from autoprog.data.transforms import InputConfig, TransformSettings, policy_steps
 
 SETTINGS = TransformSettings()
-RICH = Cell(24, "rand-m9-mstd0.5-inc1", 0.5)
+RICH = InputConfig(24, "rand-m9-mstd0.5-inc1", 0.5)
 MANY = 20_000
 FIRST_DRAWS = [0.1300857086, 0.4373184320]
 SPLITMIX_OF_0 = 0xE220A8397B1DCDAF
@@ -324,11 +324,11 @@ def test_randaugment_applies_as_many_operations_and_the_same_ones_as_timm(
         return apply(certain, image)
 
     monkeypatch.setattr(AugmentOp, "__call__", note)
-    cell = Cell(4, "rand-m9-mstd0.5-inc1-n3")
+    config = InputConfig(4, "rand-m9-mstd0.5-inc1-n3")
     draws, pixels = many_draws(4000), np.zeros((4000, 3, 4, 4), np.uint8)
-    apply_policy(pixels, cell, SETTINGS, draws, (0, np.zeros(1), np.zeros(1)), 60)
+    apply_policy(pixels, config, SETTINGS, draws, (0, np.zeros(1), np.zeros(1)), 60)
     ours, names = names, []
-    (policy,) = policy_steps(cell, SETTINGS)
+    (policy,) = policy_steps(config, SETTINGS)
     random.seed(0), np.random.seed(0)
     for _ in range(4000):
         policy(Image.new("RGB", (4, 4)))
@@ -340,13 +340,13 @@ def test_randaugment_applies_as_many_operations_and_the_same_ones_as_timm(
 
 
 def test_randaugment_is_timms_operations_on_pixels() -> None:
-    cell = Cell(16, "rand-m9-n1-inc1")
+    config = InputConfig(16, "rand-m9-n1-inc1")
     pixels = np.stack([planes(noise(16, 16, seed)) for seed in range(200)])
     draws = many_draws(200)
-    ours = apply_policy(pixels, cell, SETTINGS, draws, (0, np.zeros(1), np.zeros(1)), 60)
+    ours = apply_policy(pixels, config, SETTINGS, draws, (0, np.zeros(1), np.zeros(1)), 60)
     changed = (ours != pixels).any(axis=(1, 2, 3))
     assert 0.3 < changed.mean() < 0.55
-    (policy,) = policy_steps(cell, SETTINGS)
+    (policy,) = policy_steps(config, SETTINGS)
     for row in np.flatnonzero(changed)[:40]:
         results = []
         for operation in policy.ops:
@@ -361,54 +361,54 @@ def test_other_policies_are_timms_on_the_crop_with_the_samples_own_seeds(aa: str
     pixels = np.stack([planes(noise(16, 16, seed)) for seed in range(6)])
     passes, indices = np.array([0, 0, 1, 1, 2, 2]), np.array([5, 6, 5, 6, 5, 6])
     draws = Draws.of(9, passes, indices)
-    cell = Cell(16, aa)
-    ours = apply_policy(pixels, cell, SETTINGS, draws, (9, passes, indices), 60)
+    config = InputConfig(16, aa)
+    ours = apply_policy(pixels, config, SETTINGS, draws, (9, passes, indices), 60)
     for row in range(6):
         image: Any = noise(16, 16, row)
         seed_sample(9, int(passes[row]), int(indices[row]))
-        for step in policy_steps(cell, SETTINGS):
+        for step in policy_steps(config, SETTINGS):
             image = step(image)
         assert np.array_equal(planes(image), ours[row])
 
 
 CELLS = [
-    Cell(16),
-    Cell(24, reprob=0.7),
+    InputConfig(16),
+    InputConfig(24, reprob=0.7),
     RICH,
-    Cell(20, "augmix-m3-w3", 0.3),
-    Cell(20, "v0"),
+    InputConfig(20, "augmix-m3-w3", 0.3),
+    InputConfig(20, "v0"),
 ]
 
 
-@pytest.mark.parametrize("cell", CELLS, ids=["jitter", "erase", "rand", "augmix", "v0"])
+@pytest.mark.parametrize("config", CELLS, ids=["jitter", "erase", "rand", "augmix", "v0"])
 @pytest.mark.parametrize(
     "sizes",
     [[(32, 32)] * 40, [(30 + n % 7, 33 - n % 5) for n in range(40)]],
     ids=["one size", "many sizes"],
 )
 def test_a_sample_is_the_same_alone_and_in_any_batch(
-    cell: Cell, sizes: list[tuple[int, int]]
+    config: InputConfig, sizes: list[tuple[int, int]]
 ) -> None:
     settings = TransformSettings(interpolation="random", vflip=0.3, recount=2)
     augment = BatchAugment(cached(sizes), settings, 3)
     indices, passes = np.arange(40), np.arange(40) % 3
-    together = augment(indices, passes, cell)
-    assert together.shape == (40, 3, cell.img_size, cell.img_size)
+    together = augment(indices, passes, config)
+    assert together.shape == (40, 3, config.img_size, config.img_size)
     assert together.is_contiguous()
     order = np.random.RandomState(0).permutation(40)
-    assert augment(indices[order], passes[order], cell).equal(together[order])
+    assert augment(indices[order], passes[order], config).equal(together[order])
     for row in range(0, 40, 7):
-        alone = augment(indices[row : row + 1], passes[row : row + 1], cell)
+        alone = augment(indices[row : row + 1], passes[row : row + 1], config)
         assert alone[0].equal(together[row])
 
 
 def test_a_large_batch_is_the_same_as_its_parts() -> None:
     augment = BatchAugment(cached([(12, 12)] * 300), SETTINGS, 3)
     indices, passes = np.arange(300), np.zeros(300, np.int64)
-    whole = augment(indices, passes, Cell(8, reprob=0.5))
+    whole = augment(indices, passes, InputConfig(8, reprob=0.5))
     assert whole.is_contiguous()
     for rows in (slice(0, 100), slice(100, 290), slice(290, 300)):
-        assert whole[rows].equal(augment(indices[rows], passes[rows], Cell(8, reprob=0.5)))
+        assert whole[rows].equal(augment(indices[rows], passes[rows], InputConfig(8, reprob=0.5)))
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -418,10 +418,10 @@ def test_pixels_do_not_depend_on_the_number_of_threads(threads: int) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        result = augment(indices, passes, Cell(24, reprob=0.5))
+        result = augment(indices, passes, InputConfig(24, reprob=0.5))
     finally:
         torch.set_num_threads(before)
-    assert result.equal(augment(indices, passes, Cell(24, reprob=0.5)))
+    assert result.equal(augment(indices, passes, InputConfig(24, reprob=0.5)))
 
 
 def draw(source: CachedSource, first: int, steps: int, workers: int) -> list[tuple[Tensor, Tensor]]:
@@ -478,15 +478,17 @@ STATISTICS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @pytest.mark.parametrize(
-    "cell", [Cell(16), Cell(16, "rand-m9-mstd0.5-inc1", 0.5)], ids=["jitter", "rand and erase"]
+    "config",
+    [InputConfig(16), InputConfig(16, "rand-m9-mstd0.5-inc1", 0.5)],
+    ids=["jitter", "rand and erase"],
 )
-def test_images_are_distributed_as_without_the_cache(cell: Cell) -> None:
+def test_images_are_distributed_as_without_the_cache(config: InputConfig) -> None:
     digits, _ = open_digits()
     held = CachedSource(digits, in_memory(digits.load(index)[0] for index in range(len(digits))))
     drawn = []
     for source in (digits, held):
         loader = TrainLoader(source, SETTINGS, 4, 0)
-        batches = loader.batches(np.arange(len(digits)), 0, 479, 6, lambda step: cell)
+        batches = loader.batches(np.arange(len(digits)), 0, 479, 6, lambda step: config)
         drawn.append(torch.cat([images for images, _ in batches]))
     for name, statistic in STATISTICS.items():
         gap = math.sqrt(2 / len(drawn[0])) * 2.1  # Kolmogorov-Smirnov at 0.03 %

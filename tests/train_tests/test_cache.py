@@ -33,9 +33,9 @@ from autoprog.data.decode import BadImages
 from autoprog.data.images import FolderSource, ImageSource, ReaderSource, TarSource
 from autoprog.data.loader import TrainLoader, eval_batches
 from autoprog.data.progress import progress_on_stderr
-from autoprog.data.run_data import Feed, open_feed
+from autoprog.data.run_data import RunData, open_run_data
 from autoprog.data.sources import DataSource, open_source
-from autoprog.data.transforms import Cell, TransformSettings, eval_transform
+from autoprog.data.transforms import InputConfig, TransformSettings, eval_transform
 from autoprog.errors import RunError
 from autoprog.recipe import RECIPES
 from autoprog.settings import DataSettings, RunSettings
@@ -43,7 +43,7 @@ from autoprog.stage import FullModel
 from supernet.zoo import ZOO
 
 SETTINGS = TransformSettings()
-RICH = Cell(8, "rand-m9-mstd0.5-inc1", 0.5)
+RICH = InputConfig(8, "rand-m9-mstd0.5-inc1", 0.5)
 FULL_PX = 16
 
 
@@ -581,7 +581,7 @@ def test_another_field_of_a_data_set_is_another_content() -> None:
     )
 
 
-def feed_of(folder: Path | None, progress: Any, **changes: Any) -> Feed:
+def run_data_of(folder: Path | None, progress: Any, **changes: Any) -> RunData:
     where = None if folder is None else str(folder)
     model = FullModel.of(ZOO["vit-mu"])
     settings = RunSettings(
@@ -592,29 +592,29 @@ def feed_of(folder: Path | None, progress: Any, **changes: Any) -> Feed:
         recipe=RECIPES["digits"],
         **{"workers": 0, **changes},
     )
-    return open_feed(
+    return open_run_data(
         open_source(DataSource(dir=where)), SETTINGS, settings, False, progress=progress
     )
 
 
-def test_a_feed_reads_both_parts_from_the_cache(tree: Path, tmp_path: Path) -> None:
+def test_a_run_reads_both_parts_from_the_cache(tree: Path, tmp_path: Path) -> None:
     watch = Watch()
-    feed = feed_of(tree, watch, cache=str(tmp_path / "cache"))
+    run_data = run_data_of(tree, watch, cache=str(tmp_path / "cache"))
     assert [text.split()[3] for text in watch.texts] == ["training", "validation"]
-    plain = feed_of(tree, watch)
-    assert feed.probe()[0].equal(plain.probe()[0])
-    assert next(feed.validation())[0].equal(next(plain.validation())[0])
+    plain = run_data_of(tree, watch)
+    assert run_data.probe[0].equal(plain.probe[0])
+    assert next(run_data.validation())[0].equal(next(plain.validation())[0])
     assert len(watch.texts) == 2
-    batches = list(feed.batches(0, 64, 3, lambda k: Cell(8), held_out=False))
-    again = feed_of(tree, watch, cache=str(tmp_path / "cache"))
-    resumed = list(again.batches(64, 64, 2, lambda k: Cell(8), held_out=False))
+    batches = list(run_data.batches(0, 64, 3, lambda k: InputConfig(8), held_out=False))
+    again = run_data_of(tree, watch, cache=str(tmp_path / "cache"))
+    resumed = list(again.batches(64, 64, 2, lambda k: InputConfig(8), held_out=False))
     assert all(a[0].equal(b[0]) for a, b in zip(batches[1:], resumed, strict=True))
     assert len(watch.texts) == 2
 
 
 def test_the_digits_are_cached_in_memory_without_a_file(tmp_path: Path) -> None:
-    feed = feed_of(None, Watch(), cache=str(tmp_path / "cache"))
-    images, _ = next(feed.batches(0, 64, 1, lambda k: Cell(16), held_out=False))
+    run_data = run_data_of(None, Watch(), cache=str(tmp_path / "cache"))
+    images, _ = next(run_data.batches(0, 64, 1, lambda k: InputConfig(16), held_out=False))
     assert images.shape[1:] == (3, 16, 16)
     assert not (tmp_path / "cache").exists()
 

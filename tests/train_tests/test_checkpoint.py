@@ -257,7 +257,7 @@ CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "an evaluation of nothing": lambda s: s.update(last_evaluation={}),
     "a best one without a step": lambda s: s.update(best={"step": None}),
     "counts in words": lambda s: s.update(by_class={"images": ["x"]}),
-    "notes in a list": lambda s: s.update(notes=[]),
+    "search state in a list": lambda s: s.update(search_state=[]),
     "no micro-batch": lambda s: s.update(micro_batches=0),
     "rollbacks without end": lambda s: s.update(rollbacks=10**9),
 }

@@ -14,14 +14,14 @@ from PIL import Image
 from torch import Tensor
 
 from autoprog.data.images import DigitsSource, FolderSource, open_digits, stratified_holdout
-from autoprog.data.loader import TrainLoader, cache_batches, eval_batches
+from autoprog.data.loader import TrainLoader, eval_batches
 from autoprog.data.loader_workers import resolve_workers
 from autoprog.data.sources import DataSource, open_source
-from autoprog.data.transforms import Cell, TransformSettings
+from autoprog.data.transforms import InputConfig, TransformSettings
 from autoprog.errors import ConfigError, RunError
 
 SETTINGS = TransformSettings()
-RICH = Cell(16, "rand-m9-mstd0.5-inc1", 0.5)
+RICH = InputConfig(16, "rand-m9-mstd0.5-inc1", 0.5)
 INDICES = np.arange(5, 95)
 
 
@@ -102,13 +102,19 @@ def test_two_ranks_together_are_one_process(digits: tuple[DigitsSource, ...]) ->
 
 
 def test_cells_change_within_a_call_inside_live_workers(two_workers: TrainLoader) -> None:
-    cells = [Cell(8), Cell(8), Cell(16), Cell(16, "rand-m9-n4-inc1"), Cell(16, None, 1.0)]
-    list(two_workers.batches(INDICES, 0, 8, 4, lambda step: Cell(32)))
+    configs = [
+        InputConfig(8),
+        InputConfig(8),
+        InputConfig(16),
+        InputConfig(16, "rand-m9-n4-inc1"),
+        InputConfig(16, None, 1.0),
+    ]
+    list(two_workers.batches(INDICES, 0, 8, 4, lambda step: InputConfig(32)))
     before = {child.pid for child in multiprocessing.active_children()}
-    batches = list(two_workers.batches(INDICES, 0, 8, 5, cells.__getitem__))
+    batches = list(two_workers.batches(INDICES, 0, 8, 5, configs.__getitem__))
     assert [batch[0].shape[-1] for batch in batches] == [8, 8, 16, 16, 16]
     assert {child.pid for child in multiprocessing.active_children()} == before
-    plain = list(two_workers.batches(INDICES, 0, 8, 5, lambda step: Cell(16)))
+    plain = list(two_workers.batches(INDICES, 0, 8, 5, lambda step: InputConfig(16)))
     assert batches[2][0].equal(plain[2][0])
     assert not batches[3][0].equal(plain[3][0])
     assert not batches[4][0].equal(plain[4][0])
@@ -119,7 +125,7 @@ def test_an_abandoned_iterator_leaves_nothing_behind(
 ) -> None:
     expected = draw(digits[0], 32, 3)
     for consumed in (0, 1, 3):
-        abandoned = two_workers.batches(INDICES, 0, 16, 20, lambda step: Cell(8))
+        abandoned = two_workers.batches(INDICES, 0, 16, 20, lambda step: InputConfig(8))
         for _ in range(consumed):
             next(abandoned)
         assert_same(list(two_workers.batches(INDICES, 32, 32, 3, lambda step: RICH)), expected)
@@ -184,7 +190,7 @@ def test_a_corrupt_image_stops_with_its_name_and_index(tmp_path: Path, workers: 
     (tmp_path / "b" / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n damaged")
     loader = TrainLoader(FolderSource(tmp_path), SETTINGS, 0, workers)
     with pytest.raises(RunError, match=r"b/1\.png: image 2 cannot be read") as caught:
-        list(loader.batches(np.arange(3), 0, 3, 1, lambda step: Cell(8)))
+        list(loader.batches(np.arange(3), 0, 3, 1, lambda step: InputConfig(8)))
     assert "\n" not in str(caught.value)
     loader.close()
 
@@ -195,7 +201,7 @@ def test_a_bad_augmentation_string_is_a_config_error(
 ) -> None:
     loader = TrainLoader(digits[0], SETTINGS, 0, workers)
     with pytest.raises(ConfigError, match="--aa"):
-        list(loader.batches(INDICES, 0, 8, 2, lambda step: Cell(16, "rand-x1")))
+        list(loader.batches(INDICES, 0, 8, 2, lambda step: InputConfig(16, "rand-x1")))
     loader.close()
 
 
@@ -208,7 +214,7 @@ def test_eval_batches_keep_the_order_and_the_rest(digits: tuple[DigitsSource, ..
 
 def test_the_cached_slice_is_the_held_out_images(digits: tuple[DigitsSource, ...]) -> None:
     train, held = stratified_holdout(digits[0].targets, seed=0)
-    batches = cache_batches(digits[0], SETTINGS, 16, 32, 0, indices=held)
+    batches = list(eval_batches(digits[0], SETTINGS, 16, 32, 0, indices=held))
     assert [len(targets) for _, targets in batches] == [32, 32, 7]
     assert torch.cat([t for _, t in batches]).tolist() == digits[0].targets[held].tolist()
     assert set(train) & set(held) == set()
@@ -232,5 +238,5 @@ def test_the_whole_way_from_the_default_source() -> None:
     data = open_source(DataSource())
     train, _ = data.images
     loader = TrainLoader(train, SETTINGS, 0, 0)
-    images, _ = next(loader.batches(np.arange(len(train)), 0, 4, 1, lambda step: Cell(32)))
+    images, _ = next(loader.batches(np.arange(len(train)), 0, 4, 1, lambda step: InputConfig(32)))
     assert images.shape == (4, 3, 32, 32)

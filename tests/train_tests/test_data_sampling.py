@@ -5,9 +5,9 @@ import pytest
 
 from autoprog.data.images import apportion, stratified_holdout
 from autoprog.data.sampler import SampleStream, plan_batches, sample_seeds
-from autoprog.data.transforms import Cell
+from autoprog.data.transforms import InputConfig
 
-CELL = Cell(8)
+CELL = InputConfig(8)
 STREAM_1 = [4, 1, 3, 0, 2, 5, 2, 0, 3, 4, 1, 5]
 SEEDS_1_2_3 = (15042326973487382245, 3345134951, 5618861835165894395)
 
@@ -49,8 +49,12 @@ def test_ranks_share_a_batch_without_gap_or_overlap_even_when_it_does_not_divide
 
 def test_the_cell_is_asked_for_each_batch_of_the_call() -> None:
     stream = SampleStream(np.arange(20), seed=0)
-    plan = plan_batches(stream, 100, 2, 3, lambda step: Cell(8 + step))
-    assert [[cell.img_size for _, cell, _ in batch] for batch in plan] == [[8, 8], [9, 9], [10, 10]]
+    plan = plan_batches(stream, 100, 2, 3, lambda step: InputConfig(8 + step))
+    assert [[config.img_size for _, config, _ in batch] for batch in plan] == [
+        [8, 8],
+        [9, 9],
+        [10, 10],
+    ]
 
 
 def test_sample_seeds_are_stable_and_depend_on_each_part() -> None:

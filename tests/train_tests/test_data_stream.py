@@ -16,7 +16,7 @@ from PIL import Image
 
 from autoprog.data.sources import DataSource, open_source
 from autoprog.data.stream import StreamLoader, StreamSource, pixel_hash
-from autoprog.data.transforms import Cell, TransformSettings
+from autoprog.data.transforms import InputConfig, TransformSettings
 from autoprog.errors import ConfigError, RunError
 
 from .hostile_data import EPS
@@ -105,8 +105,8 @@ def test_training_never_sees_the_held_out_slice_and_all_sees_everything() -> Non
 def test_steps_go_on_through_passes_and_a_pass_can_be_entered_at_its_start() -> None:
     loader = StreamLoader(fake_source(), SETTINGS, 0, 0)
     per_pass = (NUM_IMAGES - len(held_numbers())) // 16
-    straight = list(loader.batches(0, 16, 2 * per_pass, Cell(8)))
-    resumed = list(loader.batches(1, 16, per_pass, Cell(8)))
+    straight = list(loader.batches(0, 16, 2 * per_pass, InputConfig(8)))
+    resumed = list(loader.batches(1, 16, per_pass, InputConfig(8)))
     assert len(straight) == 2 * per_pass
     for (images, targets), (images_2, targets_2) in zip(straight[per_pass:], resumed, strict=True):
         assert images.equal(images_2)
@@ -115,7 +115,7 @@ def test_steps_go_on_through_passes_and_a_pass_can_be_entered_at_its_start() -> 
 
 def test_workers_repeat_themselves_and_end_with_the_call() -> None:
     loader = StreamLoader(fake_source(), SETTINGS, 0, 2)
-    one, two = (list(loader.batches(0, 16, 9, Cell(8))) for _ in range(2))
+    one, two = (list(loader.batches(0, 16, 9, InputConfig(8))) for _ in range(2))
     assert all(a[0].equal(b[0]) for a, b in zip(one, two, strict=True))
 
 
@@ -128,7 +128,7 @@ def test_the_limit_is_rounded_up_to_a_batch() -> None:
 def test_too_few_images_for_one_batch_are_refused_instead_of_waiting_forever() -> None:
     loader = StreamLoader(fake_source(), SETTINGS, 0, 0)
     with pytest.raises(ConfigError, match="at least one batch of 500 a pass"):
-        next(loader.batches(0, 500, 1, Cell(8)))
+        next(loader.batches(0, 500, 1, InputConfig(8)))
 
 
 def test_unnamed_classes_need_their_number() -> None:
@@ -157,7 +157,7 @@ def test_web_dataset_shards_open_and_train(tmp_path: Path) -> None:
     assert (len(data.train), len(data.val)) == (80, 80)
     for workers in (0, 2):
         loader = StreamLoader(data.train, SETTINGS, 0, workers)
-        runs = [list(loader.batches(0, 8, 12, Cell(8))) for _ in range(2)]
+        runs = [list(loader.batches(0, 8, 12, InputConfig(8))) for _ in range(2)]
         assert len(runs[0]) == 12
         assert all(a[0].equal(b[0]) for a, b in zip(*runs, strict=True))
         seen = sum(len(targets) for _, targets in loader.eval_batches(8, 16))
@@ -207,7 +207,7 @@ def test_a_reader_that_divides_the_data_gives_all_of_it_to_an_evaluation() -> No
     source.open = open_divided  # type: ignore[method-assign, assignment]
     loader = StreamLoader(source, SETTINGS, 0, 0, world_size=2, rank=1)
     list(loader.eval_batches(8, 16))
-    next(loader.batches(0, 16, 1, Cell(8)))
+    next(loader.batches(0, 16, 1, InputConfig(8)))
     assert [(r.dist_rank, r.dist_num_replicas) for r in readers] == [(0, 1), (1, 2)]
 
 

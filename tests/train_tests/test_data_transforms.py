@@ -11,7 +11,7 @@ from timm.data import auto_augment, create_transform
 from autoprog.data.sampler import seed_sample
 from autoprog.data.transforms import (
     LOOKUPS,
-    Cell,
+    InputConfig,
     TransformSettings,
     eval_transform,
     train_transform,
@@ -28,7 +28,7 @@ def picture(width: int, height: int) -> Image.Image:
 
 @pytest.mark.parametrize("aa", [None, "rand-m9-mstd0.5-inc1", "augmix-m3-w3", "v0"])
 def test_train_transform_equals_timms_up_to_rounding(aa: str | None) -> None:
-    ours = train_transform(Cell(24, aa, 0.5), SETTINGS)
+    ours = train_transform(InputConfig(24, aa, 0.5), SETTINGS)
     timms = create_transform(
         24, is_training=True, auto_augment=aa, re_prob=0.5, re_mode="pixel", interpolation="bicubic"
     )
@@ -50,7 +50,7 @@ def test_train_transform_equals_timms_up_to_rounding(aa: str | None) -> None:
 
 @pytest.mark.parametrize("aa", ["rand-m10-inc1-n9", "rand-m0-n9", "v0"])
 def test_posterizing_to_zero_bits_is_black_and_does_not_fail(aa: str) -> None:
-    transform = train_transform(Cell(8, aa), SETTINGS)
+    transform = train_transform(InputConfig(8, aa), SETTINGS)
     image = picture(8, 8)
     for draw in range(60):
         seed_sample(0, draw, 0)
@@ -59,7 +59,7 @@ def test_posterizing_to_zero_bits_is_black_and_does_not_fail(aa: str) -> None:
 
 def test_posterize_of_the_strongest_magnitude_is_black() -> None:
     settings = TransformSettings(scale=(1.0, 1.0), ratio=(1.0, 1.0), hflip=0.0, mean=(0, 0, 0))
-    steps = train_transform(Cell(8, "rand-m10-n1-inc1-p1"), settings).transforms  # type: ignore[attr-defined]
+    steps = train_transform(InputConfig(8, "rand-m10-n1-inc1-p1"), settings).transforms  # type: ignore[attr-defined]
     operations = {op.name: op for step in steps for op in getattr(step, "ops", ())}
     assert operations["PosterizeIncreasing"].aug_fn(picture(8, 8), 0).getextrema() == ((0, 0),) * 3
     assert operations["PosterizeIncreasing"].aug_fn(Image.new("RGB", (8, 8), "white"), 1).getpixel(
@@ -97,19 +97,21 @@ def test_reprob_erases_and_zero_does_not() -> None:
     grey = Image.new("RGB", (16, 16), (124, 116, 104))
     plain = TransformSettings(color_jitter=None, remode="const", mean=(0, 0, 0), std=(1, 1, 1))
     seed_sample(0, 0, 0)
-    assert torch.all(train_transform(Cell(16), plain)(grey) > 0)
+    assert torch.all(train_transform(InputConfig(16), plain)(grey) > 0)
     seed_sample(0, 0, 0)
-    assert torch.any(train_transform(Cell(16, reprob=1.0), plain)(grey) == 0)
+    assert torch.any(train_transform(InputConfig(16, reprob=1.0), plain)(grey) == 0)
 
 
 def test_transforms_are_built_once() -> None:
-    assert train_transform(Cell(16), SETTINGS) is train_transform(Cell(16), TransformSettings())
+    assert train_transform(InputConfig(16), SETTINGS) is train_transform(
+        InputConfig(16), TransformSettings()
+    )
     assert eval_transform(16, SETTINGS) is eval_transform(16, TransformSettings())
 
 
 def test_all_randomness_comes_from_the_seeds() -> None:
     transform, image = (
-        train_transform(Cell(16, "rand-m9-mstd0.5-inc1", 1.0), SETTINGS),
+        train_transform(InputConfig(16, "rand-m9-mstd0.5-inc1", 1.0), SETTINGS),
         picture(40, 30),
     )
     results = []
@@ -123,7 +125,7 @@ def test_all_randomness_comes_from_the_seeds() -> None:
 @pytest.mark.parametrize("aa", ["rand-x9", "nonsense"])
 def test_unknown_augmentation_is_refused(aa: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        train_transform(Cell(16, aa), SETTINGS)
+        train_transform(InputConfig(16, aa), SETTINGS)
     assert str(caught.value) == (
         f"--aa: must be an augmentation string that timm knows, but got {aa!r}; "
         "for example 'rand-m9-mstd0.5-inc1', 'augmix-m3-w3' or 'v0'"

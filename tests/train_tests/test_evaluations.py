@@ -35,7 +35,7 @@ def affordable_images(batch_size: int) -> int:
 def trainer(bench: Any, more_images: int = 0) -> tuple[Any, Any]:
     settings, schedule = bench.settings(eval_every_epochs=None), bench.ramped()
     made = bench.trainer(settings, schedule)
-    made.feed.num_validation_images = affordable_images(settings.recipe.batch_size) + more_images
+    made.data.num_validation_images = affordable_images(settings.recipe.batch_size) + more_images
     return made, schedule
 
 
@@ -48,13 +48,13 @@ def constant(bench: Any, steps: int = 80, **changes: Any) -> tuple[Any, GrowthSc
         {**bench.plain, "epochs": steps / 10}, **{"eval_every_epochs": None, **changes}
     )
     made = bench.trainer(settings, schedule)
-    made.feed.num_validation_images = 1
+    made.data.num_validation_images = 1
     return made, schedule
 
 
 def reopened(bench: Any, path: Path, schedule: GrowthSchedule, before: Any) -> Any:
     made = bench.reopened(path, schedule, before.settings)
-    made.feed.num_validation_images = before.feed.num_validation_images
+    made.data.num_validation_images = before.data.num_validation_images
     return made
 
 
@@ -111,7 +111,7 @@ def test_near_the_end_of_a_stage_it_comes_at_the_end(
         {**bench.plain, "epochs": 8.0}, eval_every_epochs=None, log_every_steps=1
     )
     made = bench.trainer(settings, schedule)
-    made.feed.num_validation_images = 1
+    made.data.num_validation_images = 1
     evaluated = steps_of(bench.carry_out(made, schedule), "evaluated")
     assert [step for step in evaluated if 30 < step < 50] == expected
     assert evaluated[-1] == 80

@@ -76,7 +76,7 @@ def test_the_result_is_the_accuracy_of_the_final_weights(trained: tuple[Any, Any
             load_file(outcome.path / "checkpoints" / f"{weights}.safetensors")
         )
         found = evaluate(
-            (network,), trainer.feed.validation(), plain_choice(SPEC.full), trainer.compute
+            (network,), trainer.data.validation(), plain_choice(SPEC.full), trainer.compute
         )
         networks += [(one.loss, one.top1) for one in found]
     result = outcome.result

@@ -142,12 +142,12 @@ def test_the_clipped_gradient_is_the_largest_that_is_used(bench: Any) -> None:
 
 
 def test_growth_that_starts_at_zero_changes_no_loss(bench: Any) -> None:
-    grow = bench.ramped(grow={"op": "zero"}).stages[-1].grow
+    grow = bench.ramped(grow={"init": "zero"}).stages[-1].grow
     trainer = trainer_of(bench)
     before, after = SubnetConfig(2, 16), SubnetConfig(4, 16)
     event = apply_growth(
         trainer.stepper,
-        trainer.feed.probe(),
+        trainer.data.probe,
         GrowTo(before, after, grow),
         5,
         iter(range(9)).__next__,
@@ -163,9 +163,9 @@ def test_growth_that_starts_at_zero_changes_no_loss(bench: Any) -> None:
 
 
 def test_growth_by_copying_tells_what_it_did_to_the_probe(bench: Any) -> None:
-    grow = bench.ramped(grow={"op": "copy"}).stages[-1].grow
+    grow = bench.ramped(grow={"init": "copy"}).stages[-1].grow
     trainer = trainer_of(bench)
-    model, probe = trainer.stepper.model, trainer.feed.probe()
+    model, probe = trainer.stepper.model, trainer.data.probe
     before, after = SubnetConfig(2, 8), SubnetConfig(4, 16)
     with torch.no_grad():
         old = model.eval()(probe[0], before)

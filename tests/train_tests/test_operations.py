@@ -16,7 +16,7 @@ from timm.data import auto_augment
 
 from autoprog.data.batch_augment import OPERATIONS, apply_policy
 from autoprog.data.batch_crops import Draws, slide
-from autoprog.data.transforms import Cell, TransformSettings, policy_steps
+from autoprog.data.transforms import InputConfig, TransformSettings, policy_steps
 
 FUSES = platform.machine().lower() not in ("x86_64", "amd64")
 """Whether Pillow's compiler may have fused products and sums; then a blend may be off by one."""
@@ -181,21 +181,21 @@ def test_the_policy_is_timms_operations_one_by_one(aa: str, interpolation: str) 
         pixels, passes = pictures(side, 150), np.arange(150) % 2
         draws = Draws.of(4, passes, np.arange(150))
         samples = (4, passes, np.arange(150))
-        ours = apply_policy(pixels, Cell(side, aa), settings, draws, samples, 60)
-        (policy,) = policy_steps(Cell(side, aa), settings)
+        ours = apply_policy(pixels, InputConfig(side, aa), settings, draws, samples, 60)
+        (policy,) = policy_steps(InputConfig(side, aa), settings)
         assert np.array_equal(ours, one_by_one(pixels, policy, draws, 60))
         assert 0.4 < (ours != pixels).any(axis=(1, 2, 3)).mean() < 1.0
 
 
 @pytest.mark.parametrize("aa", POLICIES)
 def test_the_policy_makes_the_same_of_an_image_whatever_its_batch(aa: str) -> None:
-    cell, settings, pixels = Cell(16, aa), TransformSettings(), pictures(16, 90)
+    config, settings, pixels = InputConfig(16, aa), TransformSettings(), pictures(16, 90)
     everything = np.arange(90)
     draws = Draws.of(4, everything, everything)
 
     def apply(rows: np.ndarray) -> np.ndarray:
         samples = (4, rows, rows)
-        return apply_policy(pixels[rows], cell, settings, draws[rows], samples, 60)
+        return apply_policy(pixels[rows], config, settings, draws[rows], samples, 60)
 
     together = apply(everything)
     order = np.random.RandomState(0).permutation(90)

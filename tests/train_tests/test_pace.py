@@ -206,13 +206,13 @@ def test_a_stopped_run_goes_on_with_what_is_left_of_the_time(bench: Any) -> None
 
 def test_time_is_kept_for_the_last_evaluation(bench: Any) -> None:
     trainer, schedule, clock = budgeted(bench, 100.0, "cosine")
-    validation = trainer.feed.validation
+    validation = trainer.data.validation
 
     def slow() -> Any:
         clock.now += 10.0
         yield from validation()
 
-    trainer.feed.validation = slow
+    trainer.data.validation = slow
     outcome = bench.carry_out(trainer, schedule)
     evaluations = outcome.of("evaluated")
     assert [event.seconds for event in evaluations] == [10.0] * 4  # before the start and 3 stages
@@ -232,13 +232,13 @@ def test_a_real_clock_is_kept_to(bench: Any, tmp_path: Path) -> None:
 def test_what_is_reported_is_the_network_that_is_handed_over(bench: Any) -> None:
     """Also where slow evaluations leave no time for a step of the last stage."""
     trainer, schedule, clock = budgeted(bench, 40.0, "cosine")
-    validation = trainer.feed.validation
+    validation = trainer.data.validation
 
     def slow() -> Any:
         clock.now += 12.0
         yield from validation()
 
-    trainer.feed.validation = slow
+    trainer.data.validation = slow
     outcome = bench.carry_out(trainer, schedule)
     assert outcome.of("grown")[-1].after == ZOO["vit-mu"].full
     assert outcome.of("evaluated")[-1].subnet == ZOO["vit-mu"].full

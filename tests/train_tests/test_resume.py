@@ -31,8 +31,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "uneven ones and lamb, which counts steps by group": {"grad_accum_steps": 3, "opt": "lamb"},
 }
 GROWTHS = {
-    "new blocks start fresh and at zero": {"op": "zero", "state": "fresh", "map": "stack"},
-    "as AutoProg was released": {"op": "mogrow", "source": "ema", "state": "reset"},
+    "new blocks start fresh and at zero": {
+        "init": "zero",
+        "optimizer_state": "fresh",
+        "placement": "stack",
+    },
+    "as AutoProg was released": {"init": "ema", "old_blocks": "ema", "optimizer_state": "reset"},
 }
 
 

@@ -78,7 +78,7 @@ def test_typical_seconds_leave_out_the_warm_up() -> None:
 
 def ticking(trainer: Any, clock: Clock, step_seconds: Callable[[int], float]) -> None:
     """Let the trainer's clock run only inside steps (as told) and for a quarter second a batch."""
-    take, batches = trainer.stepper.step, trainer.feed.batches
+    take, batches = trainer.stepper.step, trainer.data.batches
 
     def step(images: Any, targets: Any, choice: Any, slots: Any, now: int) -> Any:
         clock.now += step_seconds(now)
@@ -91,7 +91,7 @@ def ticking(trainer: Any, clock: Clock, step_seconds: Callable[[int], float]) ->
 
     trainer.clock = trainer.ledger._clock = trainer._meter._timer._clock = clock
     trainer._saved_at = clock()
-    trainer.stepper.step, trainer.feed.batches = step, slow
+    trainer.stepper.step, trainer.data.batches = step, slow
 
 
 def test_progress_tells_seconds_and_speed_without_the_wait_for_data(

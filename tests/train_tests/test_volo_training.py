@@ -105,7 +105,7 @@ def test_evaluations_and_estimates_leave_statistics_alone(bench: Any) -> None:
     list(evaluate_run(trainer, SPEC.depth))
     trainer.stepper.model.train()
     table = measure_grid(trainer, [CostCell(SubnetConfig((1, 2), 16), 16)], Limits(0.0))
-    assert set(table.cells) == {"d1+2 r16 b16", "d2+4 r32 b16"}
+    assert set(table.step_costs) == {"d1+2 r16 b16", "d2+4 r32 b16"}
     assert torch.equal(fingerprint(trainer.stepper), before)
     assert trainer.stepper.model.training
 
@@ -114,7 +114,7 @@ def test_an_estimate_leaves_statistics_alone(bench: Any, monkeypatch: pytest.Mon
     trainer = volo_trainer(bench)
     take_steps(trainer, 2)
     batch = (torch.randn(8, 3, 32, 32), torch.arange(8))
-    monkeypatch.setattr(trainer.feed, "held_out_batches", lambda: [batch])
+    monkeypatch.setattr(trainer.data, "held_out_batches", [batch])
     before = fingerprint(trainer.stepper)
     (loss,) = estimate_losses(trainer, FULL)
     assert loss > 0
@@ -135,7 +135,7 @@ def test_a_fingerprint_covers_statistics(bench: Any) -> None:
 
 GROWTHS: dict[str, dict[str, Any]] = {
     "from the average": {},
-    "as AutoProg was released": {"op": "mogrow", "source": "ema", "state": "reset"},
+    "as AutoProg was released": {"init": "ema", "old_blocks": "ema", "optimizer_state": "reset"},
 }
 
 

@@ -99,7 +99,7 @@ def test_growth_events_fit_and_tell_before_and_after(
     lines = shown(console).splitlines()
     assert {len(line) for line in lines} == {width}
     row = next(line for line in lines if "3,000" in line)
-    for text in ("d8 r160", "d12 r224", "mogrow", "+0.1234", "1.9 s"):
+    for text in ("d8 r160", "d12 r224", "ema", "+0.1234", "1.9 s"):
         assert text in row
 
 

@@ -1,11 +1,11 @@
-"""``autoprog cache``: list the decoded images that ``--cache`` keeps, or remove them; imports no torch."""
+"""``autoprog list caches``: the decoded images that ``--cache`` keeps on disk, listed or removed."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from autoprog.data.cache_folder import CacheFile
     from autoprog.ui.tables import Column
 
-__all__ = ["add_flags", "run"]
+__all__ = ["add_cache_flags", "list_caches"]
 
 _DAY_SECONDS = 86400.0
 _LAST_SECONDS = datetime(9999, 12, 31, tzinfo=timezone.utc).timestamp()
@@ -26,47 +26,43 @@ _MIN_PLACE = 12
 """Characters of where images come from that a narrow terminal shows at the least."""
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add what to do, and with which files."""
+def add_cache_flags(parser: argparse.ArgumentParser) -> None:
+    """Add of which folder, and what to remove of it."""
     parser.epilog = (
         "examples:\n"
-        "  autoprog cache\n"
-        "  autoprog cache --dir DIR --json\n"
-        "  autoprog cache clear --older-than 30\n"
-        "  autoprog cache clear training-….images\n"
-        "  autoprog cache clear --all\n"
+        "  autoprog list caches\n"
+        "  autoprog list caches --dir DIR --json\n"
+        "  autoprog list caches --remove training-….images\n"
+        "  autoprog list caches --remove --older-than 30\n"
+        "  autoprog list caches --remove --all\n"
         "only files of decoded images are removed, and none that a run reads or builds\n"
     )
-    _add_flags(parser, {"dir": None, "older_than": None, "all": False, "as_json": False})
-    # A parser of its own, since argparse takes no NAME behind flags where another word came before
-    # them.
-    actions = parser.add_subparsers(dest="action", metavar="list|clear")
-    for name, summary in (("list", "list the files (default)"), ("clear", "remove files")):
-        sub = actions.add_parser(
-            name, help=summary, formatter_class=parser.formatter_class, allow_abbrev=False
-        )
-        sub.add_argument("names", nargs="*", metavar="NAME", help="files, as the list names them")
-        _add_flags(sub, {})
-    parser.set_defaults(action="list", names=[])
+    parser.add_argument(
+        "--dir", metavar="DIR", help="the folder of --cache DIR (default: the user's cache folder)"
+    )
+    parser.add_argument(
+        "--remove", nargs="*", metavar="NAME", help="remove files, as the list names them"
+    )
+    parser.add_argument(
+        "--older-than",
+        type=range_of(Days),
+        metavar="DAYS",
+        help="remove what no run has opened for so many days",
+    )
+    parser.add_argument("--all", action="store_true", help="remove every file")
+    parser.add_argument("--json", action="store_true", dest="as_json", help="one JSON object")
 
 
-def _add_flags(parser: argparse.ArgumentParser, defaults: Mapping[str, object]) -> None:
-    def add(flag: str, dest: str, **options: Any) -> None:
-        default = defaults.get(dest, argparse.SUPPRESS)
-        parser.add_argument(flag, dest=dest, default=default, **options)
+def list_caches(args: argparse.Namespace) -> None:
+    """Print the files of decoded images, or remove those that are named.
 
-    add("--dir", "dir", metavar="DIR", help="the folder of --cache DIR (the user's cache folder)")
-    old = "clear what no run has opened for so many days"
-    add("--older-than", "older_than", type=range_of(Days), metavar="DAYS", help=old)
-    add("--all", "all", action="store_true", help="clear every file")
-    add("--json", "as_json", action="store_true", help="one JSON object")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Carry out the command."""
+    Raises:
+        ConfigError: If flags do not go together, or a name is no file of decoded images.
+        RunError: If the folder cannot be read, or a file cannot be removed.
+    """
     from autoprog.data.cache_folder import cache_files, cache_folder
 
-    _check(args)
+    _check_flags(args)
     folder = cache_folder("auto" if args.dir is None else args.dir)
     if args.dir is not None and not folder.is_dir():
         raise ConfigError("--dir", "", "must be a folder", args.dir)
@@ -74,27 +70,27 @@ def run(args: argparse.Namespace) -> int:
         files = cache_files(folder) if folder.is_dir() else []
     except OSError as error:
         raise RunError(f"{folder}: the folder cannot be read: {error.strerror}") from None
-    if args.action == "list":
+    if args.remove is None:
         _list(folder, files, args.as_json)
     else:
-        _clear(folder, _chosen(args, folder, files), args.as_json)
-    return 0
+        _remove(folder, _chosen(args, folder, files), args.as_json)
 
 
-def _check(args: argparse.Namespace) -> None:
+def _check_flags(args: argparse.Namespace) -> None:
     """Refuse flags that do not go together, before anything is looked at.
 
     Raises:
-        ConfigError: If they do not, or it is not said what to clear.
+        ConfigError: If they do not, or it is not said what to remove.
     """
-    given = args.names or args.all or args.older_than is not None
-    if args.action == "list" and given:
-        where = "NAME" if args.names else "--all" if args.all else "--older-than"
-        raise ConfigError(where, "", "must be given with autoprog cache clear")
-    if args.action == "clear" and not given:
+    selects = args.all or args.older_than is not None
+    if args.remove is None and selects:
+        raise ConfigError(
+            "--all" if args.all else "--older-than", "", "must be given together with --remove"
+        )
+    if args.remove == [] and not selects:  # a slip must not empty the folder
         hint = "give a NAME, --older-than DAYS or --all"
-        raise ConfigError("clear", "", "must be told which files", hint=hint)
-    if args.all and (args.names or args.older_than is not None):
+        raise ConfigError("--remove", "", "must say which files", hint=hint)
+    if args.all and (args.remove or args.older_than is not None):
         raise ConfigError("--all", "", "must be given without a NAME and without --older-than")
 
 
@@ -106,15 +102,15 @@ def _chosen(args: argparse.Namespace, folder: Path, files: Sequence[CacheFile]) 
     """
     by_name = {file.path.name: file for file in files}
     chosen = list(files)
-    if args.names:
+    if args.remove:
         chosen = []
-        for given in args.names:
+        for given in args.remove:
             path = Path(given)
             known = by_name.get(path.name)
             if known is None or (path.name != given and path.parent.resolve() != folder.resolve()):
                 problem = f"must be a file of decoded images in {folder}"
-                hint = suggest(path.name, by_name, list_all=False) or "see autoprog cache"
-                raise ConfigError("NAME", "", problem, given, hint)
+                hint = suggest(path.name, by_name, list_all=False) or "see autoprog list caches"
+                raise ConfigError("--remove", "", problem, given, hint)
             if known not in chosen:
                 chosen.append(known)
     if args.older_than is not None:
@@ -143,7 +139,7 @@ def _list(folder: Path, files: Sequence[CacheFile], as_json: bool) -> None:
     console.print(f"{_count(files)} in {one_line(str(folder))}")
 
 
-def _clear(folder: Path, files: Sequence[CacheFile], as_json: bool) -> None:
+def _remove(folder: Path, files: Sequence[CacheFile], as_json: bool) -> None:
     """Remove the files one by one, and say so of each.
 
     Raises:
