@@ -67,12 +67,14 @@ PAIRED = (
 )
 
 
-def compare_sections(comparison: Comparison, axis: Axis = "seconds") -> list[Section]:
+def compare_sections(
+    comparison: Comparison, axis: Axis = "seconds", plot_rows: int = _PLOT_ROWS
+) -> list[Section]:
     """Return the table, what it means, and the curves."""
     return [
         Section("table", (Table.of(comparison_columns(comparison)),)),
         comparison_notes(comparison),
-        comparison_curves(comparison, axis),
+        comparison_curves(comparison, axis, plot_rows),
     ]
 
 
@@ -152,14 +154,15 @@ def difference_texts(group: Group) -> list[str]:
     ]
 
 
-def comparison_curves(comparison: Comparison, axis: Axis, rows: int = _PLOT_ROWS) -> Section:
+def comparison_curves(comparison: Comparison, axis: Axis, plot_rows: int = _PLOT_ROWS) -> Section:
     """Return top-1 EMA over an axis, one line a run; nothing to see where none was evaluated on the way."""
     series = [
         Series(
             f"{group.label} {group.name}",
             tuple((x_of(point, axis), point.top1_ema) for point in run.curve),
             COLOURS[index % len(COLOURS)],
-            label=group.label[:1],
+            label=group.label,
+            detail=f"{run.name}, seed {run.result.seed}",
         )
         for index, group in enumerate(comparison.groups)
         for run in group.runs
@@ -167,9 +170,15 @@ def comparison_curves(comparison: Comparison, axis: Axis, rows: int = _PLOT_ROWS
     right = max((x for one in series for x, _ in one.points), default=None)
     if right is None:
         return Section("curves")
-    chart = Chart(tuple(series), Span(0.0, right or 1.0, "0", x_text(right, axis)), rows=rows)
-    title = Line(f"top-1 EMA % over {AXES[axis]}, one line a run", "dim")
-    return Section("curves", (title, chart))
+
+    def tick_text(value: float) -> str:
+        text = x_text(value, axis)
+        return "0" if value == 0 else text.removesuffix(" images").removesuffix(" MACs")
+
+    end = x_text(right, axis)
+    span = Span(0.0, right or 1.0, "0", end, AXES[axis], tick_text, is_time=axis == "seconds")
+    title = f"top-1 EMA % over {AXES[axis]}, one line a run"
+    return Section("curves", (Chart(tuple(series), span, title, rows=plot_rows),))
 
 
 def x_of(point: Point, axis: Axis) -> float:

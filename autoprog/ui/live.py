@@ -435,15 +435,15 @@ def frame(state: RunState) -> RenderableType:
     header.append(f"  {state.device} {state.amp}  {state.run_id}", DIM)
     measuring = state.measuring
     if state.phase != "measuring" or measuring is None:
-        below = (partial(_bar, state), partial(_measurements, state))
-        return Group(header, *map(Fitted, below))
+        bar, numbers = partial(_bar, state), partial(_measurements, state)
+        return Group(header, Fitted(bar), Fitted(numbers))
     grid = Table.grid(padding=(0, 2, 0, 0), expand=True)
-    bar = ProgressBar(
+    timed = ProgressBar(
         total=measuring.num_subnets, completed=measuring.num_measured, complete_style=ORANGE
     )
     grid.add_column(ratio=1)
     grid.add_column(no_wrap=True)
-    grid.add_row(bar, Text(measuring_text(measuring)))
+    grid.add_row(timed, Text(measuring_text(measuring)))
     forecast = Text(forecast_text(state), no_wrap=True, overflow="ellipsis")
     return Group(header, grid, forecast)
 

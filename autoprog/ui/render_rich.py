@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from itertools import pairwise, zip_longest
 
 from rich import box
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.console import Console as RichConsole
+from rich.console import ConsoleOptions, Group, RenderableType, RenderResult
 from rich.panel import Panel
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from autoprog.console import Console
 from autoprog.ui.format import (
     BLOCKS,
     DIM,
@@ -49,6 +51,7 @@ from autoprog.ui.section import (
     Table,
     Warnings,
     flat,
+    plain_text,
 )
 from autoprog.ui.tables import rich_table, table_width
 from autoprog.ui.track import Lane, Track
@@ -60,12 +63,14 @@ __all__ = [
     "draw_heat_map",
     "draw_lanes",
     "place_labels",
+    "print_sections",
     "step_plot",
     "view",
     "views",
 ]
 
 TWO_PLOTS_WIDTH = 110
+_MIN_WIDTH, _MAX_WIDTH = 60, 200  # of what is printed: lines that are longer are hard to follow
 _TWO_COLUMNS_WIDTH = 72
 _LONGEST_TEXT = 24  # of a value in two columns
 _MAP_GAP = 4
@@ -80,9 +85,19 @@ class Fitted:
 
     draw: Callable[[int], RenderableType]
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+    def __rich_console__(self, console: RichConsole, options: ConsoleOptions) -> RenderResult:
         """Yield the drawing at the width that there is."""
         yield self.draw(options.max_width)
+
+
+def print_sections(console: Console, sections: Iterable[Section], plain: bool = False) -> None:
+    """Print sections at the width of a terminal; as plain text if asked, or where nothing else is taken."""
+    if plain or console.is_dumb_terminal or not console.encoding.startswith("utf"):
+        console.out(plain_text(sections), end="", highlight=False)
+        return
+    width = max(_MIN_WIDTH, min(console.width, _MAX_WIDTH))
+    for drawing in views(sections):
+        console.print(drawing, width=width, crop=False)
 
 
 def views(sections: Iterable[Section]) -> Iterator[RenderableType]:
@@ -241,6 +256,8 @@ _DOTTED = 3  # of so many dots of a dotted line one is drawn
 
 
 def _chart_with_legend(chart: Chart, width: int) -> Iterator[Text]:
+    if chart.title:
+        yield Text(chart.title, DIM)
     legend = Text(no_wrap=True, overflow="ellipsis")
     entries = dict.fromkeys((one.dotted, one.mark, one.name, one.style) for one in chart.series)
     # What a run is compared with lies under its curves, and comes after them in the legend.
@@ -290,7 +307,7 @@ def draw_chart(
             bits, style = cells.get((row, column), (0, ""))
             ending = ends.get((row, column))
             if ending is not None:
-                text.append(ending.label, ending.style)
+                text.append(ending.label[:1], ending.style)
             else:
                 text.append(chr(0x2800 + bits) if bits else " ", style)
         text.append("\n")

@@ -318,8 +318,8 @@ def curves_section(
     right = max(
         x for series in shown for one in series for x in [*(x for x, _ in one.points), *marks]
     )
-    span = Span.epochs(right) if axis == "epochs" else Span(0.0, right, "0", duration(right))
-    charts = tuple(Chart(series, span, marks, rows=rows) for series in shown)
+    span = Span.epochs(right) if axis == "epochs" else Span.seconds(0.0, right)
+    charts = tuple(Chart(series, span, marks=marks, rows=rows) for series in shown)
     return Section("curves", (Figures(charts),), "Curves")
 
 
@@ -445,9 +445,11 @@ def growth_text(growth: Grown) -> str:
 def budget_section(subject: Subject) -> Section:
     """Return the record of a run under a time budget, as far as it has come."""
     run = subject.run
-    if run is None or run.manifest.settings.time_budget_seconds is None:
+    record = None
+    if run is not None and run.manifest.settings.time_budget_seconds is not None:
+        record = budget_record(run.events())
+    if record is None:
         return Section("budget", values=lambda: {"budget": None})
-    record = budget_record(run.events())
     hardware = " then ".join(record.hardware) or "unknown hardware"
     processes = f"{record.processes} x " if record.processes > 1 else ""
     speeds = record.speeds

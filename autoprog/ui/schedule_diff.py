@@ -12,7 +12,7 @@ from typing import Any
 from autoprog.errors import ConfigError
 from autoprog.stage import Training, image_macs
 from autoprog.ui.format import duration, number
-from autoprog.ui.section import LaneDiff, Line, Section, Table
+from autoprog.ui.section import LaneDiff, Line, Part, Section, Table
 from autoprog.ui.subject import UNKNOWN_CLASSES, Subject
 from autoprog.ui.tables import Column
 from autoprog.ui.track import Track
@@ -203,13 +203,13 @@ def diff_section(diff: ScheduleDiff) -> Section:
         ),
     ]
     lanes = LaneDiff(
-        tracks=diff.tracks,
         names=(diff.costs[0].name, diff.costs[1].name),
+        tracks=diff.tracks,
         axes=diff.axes,
         spans=tuple((span.start_epoch, span.stop_epoch) for span in spans if span.differs),
         right=spans[-1].stop_epoch,
         table=Table.of(columns),
     )
     notes = (Line(note, "dim") for note in diff.notes)
-    parts = (*map(Line, texts), Line(ratio), *notes, lanes)
-    return Section("diff", parts, "Schedules A and B", values=values)
+    parts: list[Part] = [*map(Line, texts), Line(ratio), *notes, lanes]
+    return Section("diff", tuple(parts), "Schedules A and B", values=values)

@@ -241,8 +241,8 @@ def front_parts(decision: Decision) -> list[Part]:
     left, right = points[0][0], points[-1][0]
     chart = Chart(
         (Series("end loss over time left, on the front", points, SKY, line=False),),
-        Span(left, right, duration(left), duration(right)),
-        tuple(x for (x, _), chosen in zip(points, is_chosen, strict=True) if chosen),
+        Span.seconds(left, right, "time left"),
+        marks=tuple(x for (x, _), chosen in zip(points, is_chosen, strict=True) if chosen),
         mark_name="chosen",
         rows=_FRONT_ROWS,
     )

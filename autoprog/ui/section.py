@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from autoprog.ui.format import ascii_text, number, per_cent
+from autoprog.ui.format import ascii_text, duration, number, per_cent
 from autoprog.ui.tables import Column, markdown_table, plain_table
 from autoprog.ui.track import Track
 
@@ -141,8 +141,9 @@ class Bars:
 class Series:
     """A curve. A ``line`` is joined up; otherwise its points stand alone, so shape tells them apart.
 
-    A line that is ``dotted`` has gaps: it is there to be compared with. A ``label`` of one letter is
-    written where a curve ends.
+    A line that is ``dotted`` has gaps: it is there to be compared with. Its ``label``, of which a terminal
+    writes the first letter, stands where the curve ends. Curves of one ``name`` share a colour and a place
+    in the legend; ``detail`` then says which one it is.
     """
 
     name: str
@@ -151,6 +152,7 @@ class Series:
     line: bool = True
     dotted: bool = False
     label: str = ""
+    detail: str = ""
 
     @property
     def mark(self) -> str:
@@ -160,17 +162,30 @@ class Series:
 
 @dataclass(frozen=True)
 class Span:
-    """What a chart is drawn over: two numbers, the second above the first, and how they are written."""
+    """What a chart is drawn over: two numbers, the second above the first, and how they are written.
+
+    A page writes ``name`` below the axis and ``tick_text`` at round numbers in between, which of a time are
+    those of a clock.
+    """
 
     left: float
     right: float
     left_text: str
     right_text: str
+    name: str = "epoch"
+    tick_text: Callable[[float], str] = number
+    is_time: bool = False
 
     @classmethod
     def epochs(cls, right: float) -> Span:
         """Return the span of the epochs from 0 to `right`."""
         return cls(0.0, right, "0", f"epoch {number(right)}")
+
+    @classmethod
+    def seconds(cls, left: float, right: float, name: str = "wall time") -> Span:
+        """Return a span of time; the axis of a run begins at 0 seconds, which is written as 0."""
+        left_text = "0" if left == 0 else duration(left)
+        return cls(left, right, left_text, duration(right), name, duration, is_time=True)
 
     def fraction(self, x: float) -> float:
         """Return where `x` lies, from 0 at the left to 1 at the right, and that too if it is outside."""
@@ -181,12 +196,13 @@ class Span:
 class Chart:
     """Curves over a span, with marks on its axis, such as the epochs at which the network grew.
 
-    ``mark_name`` says in the legend what the marks are; ``rows`` is the height on a terminal. Later series
-    are drawn over earlier ones, and all values are finite.
+    ``title`` stands above it, ``mark_name`` says in the legend what the marks are; ``rows`` is the height on
+    a terminal. Later series are drawn over earlier ones, and all values are finite.
     """
 
     series: tuple[Series, ...]
     span: Span
+    title: str = ""
     marks: tuple[float, ...] = ()
     mark_name: str = ""
     rows: int = 7
@@ -223,8 +239,8 @@ class LaneDiff:
     ``spans`` are the (start, stop) in epochs in which they differ, ``right`` is where the longer one ends.
     """
 
-    tracks: tuple[Track, Track]
     names: tuple[str, str]
+    tracks: tuple[Track, Track]
     axes: tuple[str, ...]
     spans: tuple[tuple[float, float], ...]
     right: float
