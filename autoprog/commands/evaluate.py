@@ -25,12 +25,11 @@ from autoprog.bounds import (
 from autoprog.commands.configure import recipe_of
 from autoprog.commands.flags import add_data_flags, add_device_flags, data_settings
 from autoprog.commands.launch import check_data_asks
-from autoprog.curves import size_on_grid
 from autoprog.data.dataset import OpenedData, labelled_as, open_data, open_evaluated_folder
 from autoprog.errors import ConfigError
 from autoprog.evaluation_grid import cells_of
 from autoprog.files import parse
-from autoprog.presets import pruning_places
+from autoprog.presets import pruning_places, size_on_grid
 from autoprog.printable import say
 from autoprog.runs import Run, load_run
 from autoprog.schedule import GrowthSchedule
