@@ -44,10 +44,11 @@ from autoprog.errors import (
 from autoprog.events import Event, RunStarted, WarningRaised
 from autoprog.files import FileModel, parse
 from autoprog.libwarnings import passed_on
+from autoprog.locate import runs_in
 from autoprog.loggers.relay import Relays
 from autoprog.outside import Ask, asks_of, asks_of_data, repeatable, words_of_asks
 from autoprog.printable import one_line, say
-from autoprog.runs import FollowedFolder, Run, RunFolder, is_written_now, load_run, runs_in
+from autoprog.runs import FollowedFolder, Run, RunFolder, is_written_now, load_run
 from autoprog.schedule import GrowthSchedule
 from autoprog.search.trials import check_storage
 from autoprog.settings import DataSettings, RecordedData, RunManifest, RunSettings

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from autoprog.bounds import Epochs, Seed, range_of
 from autoprog.errors import ConfigError
+from autoprog.locate import is_last, is_word, locate_run, locate_schedule, runs_in
 from autoprog.presets import PRESETS
 from autoprog.printable import one_line, say
-from autoprog.runs import is_last, is_word, locate_run, locate_schedule, runs_in
 
 if TYPE_CHECKING:
     from supernet.config import ModelSpec

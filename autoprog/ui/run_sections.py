@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from autoprog.accuracy import is_unbalanced, sampling_error
+from autoprog.budget_record import budget_record
 from autoprog.events import Evaluated, Grown, encode
-from autoprog.runs import budget_record
 from autoprog.schedule import Lengths
 from autoprog.steptable import Segment
 from autoprog.ui.format import (
