@@ -25,8 +25,8 @@ from autoprog.bounds import (
     Threads,
     WhiteLevel,
 )
-from autoprog.decisions import FidelitySettings
 from autoprog.errors import ConfigError
+from autoprog.fidelity_report import FidelitySettings
 from autoprog.files import FileModel, Line
 from autoprog.recipe import Recipe
 from autoprog.space import SearchSpace

@@ -34,8 +34,8 @@ from autoprog.bounds import (
     range_of,
     ranges_in,
 )
-from autoprog.decisions import FidelitySettings
 from autoprog.errors import ConfigError
+from autoprog.fidelity_report import FidelitySettings
 from autoprog.files import parse
 from autoprog.printable import brief
 from autoprog.recipe import RECIPES, Recipe, defaults_text

@@ -19,7 +19,7 @@ from autoprog.commands.flags import (
     words_of,
 )
 from autoprog.console import Console
-from autoprog.decisions import Fidelity, read_fidelity
+from autoprog.fidelity_report import FidelityReport, read_fidelity
 from autoprog.recipe import RECIPES
 from autoprog.runs import RunFolder
 from autoprog.search.plan import SearchPlan, point_candidates
@@ -176,7 +176,7 @@ def _carried_out_words(argv: Sequence[str]) -> list[str]:
     return words_of(args, actions)
 
 
-def _say_fidelity(console: Console, fidelity: Fidelity | None) -> None:
+def _say_fidelity(console: Console, fidelity: FidelityReport | None) -> None:
     if fidelity is None:
         _say(console, "fidelity", "not measured: the decision was not taken, or its start is lost")
         return

@@ -20,18 +20,18 @@ from typing import Any
 import numpy as np
 
 from autoprog.curves import Curriculum
-from autoprog.decisions import (
+from autoprog.errors import ConfigError
+from autoprog.events import Event, SubnetTrained, WarningRaised
+from autoprog.fidelity_report import (
     Agreement,
-    Fidelity,
+    ComparedSubnet,
+    FidelityReport,
     FidelitySettings,
-    Judged,
     RealTraining,
     append_training,
     read_trainings,
     write_fidelity,
 )
-from autoprog.errors import ConfigError
-from autoprog.events import Event, SubnetTrained, WarningRaised
 from autoprog.runfiles import remove_checkpoints
 from autoprog.search.estimate import held_out_losses
 from autoprog.search.plan import DecisionPoint, SearchPlan
@@ -210,11 +210,11 @@ class FidelityCheck:
         subnets: Sequence[SubnetConfig],
         steps: int,
         estimate: Callable[[SubnetConfig], float],
-    ) -> Fidelity:
+    ) -> FidelityReport:
         trainer, settings = self.trainer, self.settings
         rows = {(row.subnet, row.seed): row for row in read_trainings(trainer.folder.path)}
         judged = tuple(
-            Judged(
+            ComparedSubnet(
                 subnet=subnet,
                 relative_cost=relative_cost(self.space.spec, subnet),
                 estimate=estimate(subnet),
@@ -223,7 +223,7 @@ class FidelityCheck:
             for subnet in subnets
         )
         beyond_noise = beyond_seed_noise(judged)
-        return Fidelity(
+        return FidelityReport(
             decision=self.point.index,
             step=trainer.step,
             begin=settings.begin,
@@ -396,7 +396,7 @@ class ShortTrainings:
 # which pairs count. scipy.stats.kendalltau has no such mask.
 
 
-def agreement(subnets: Sequence[Judged], among: np.ndarray | None = None) -> Agreement:
+def agreement(subnets: Sequence[ComparedSubnet], among: np.ndarray | None = None) -> Agreement:
     """Return how estimates, cost alone and one more real training agree with the real trainings.
 
     Args:
@@ -446,7 +446,7 @@ def equal_cost(costs: Sequence[float]) -> np.ndarray:
     return near & _everything(len(costs))
 
 
-def beyond_seed_noise(subnets: Sequence[Judged]) -> np.ndarray | None:
+def beyond_seed_noise(subnets: Sequence[ComparedSubnet]) -> np.ndarray | None:
     """Return the mask of the pairs whose mean losses differ by more than two standard errors.
 
     Trainings of one seed share their images, drops and mixes, so what a seed does to all subnets alike does

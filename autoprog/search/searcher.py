@@ -17,14 +17,9 @@ from statistics import fmean
 
 from autoprog.curves import Curriculum
 from autoprog.data.dataset import OpenedData
-from autoprog.decisions import (
-    Continuation,
-    Decision,
-    DecisionInputs,
-    ReachedLosses,
-    read_fidelity,
-)
+from autoprog.decisions import Continuation, Decision, DecisionInputs, ReachedLosses
 from autoprog.events import CostsKnown, Decided, Estimated, Event, StepLogged, SupernetStarted
+from autoprog.fidelity_report import read_fidelity
 from autoprog.files import parse
 from autoprog.runs import RunFolder, load_run
 from autoprog.schedule import FoundBy, GrowthSchedule, Lengths, LengthUnit

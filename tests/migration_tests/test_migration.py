@@ -18,10 +18,10 @@ import yaml
 from autoprog import migration
 from autoprog.commands.configure import RecipeFile
 from autoprog.costs.table import table_of
-from autoprog.decisions import read_fidelity
 from autoprog.errors import ConfigError
 from autoprog.eventlog import WHOLE_BYTES, picked, read_log
 from autoprog.events import Grown, StepLogged, TrialFinished, WarningRaised, encode
+from autoprog.fidelity_report import read_fidelity
 from autoprog.files import parse, read_object, read_rows, read_yaml
 from autoprog.recipe import Recipe
 from autoprog.runs import load_run, read_result

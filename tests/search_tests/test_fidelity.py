@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from autoprog.data import loader
-from autoprog.decisions import Fidelity, FidelitySettings, read_fidelity, read_trainings
 from autoprog.errors import ConfigError
 from autoprog.events import (
     CheckpointSaved,
@@ -27,6 +26,7 @@ from autoprog.events import (
     SupernetStarted,
     WarningRaised,
 )
+from autoprog.fidelity_report import FidelityReport, FidelitySettings, read_fidelity, read_trainings
 from autoprog.runs import load_run
 from autoprog.search import fidelity
 from autoprog.search import fidelity as fidelity_module
@@ -68,7 +68,7 @@ def checked(lab: Any, fidelity: FidelitySettings | None, rule: str = "rollout") 
     return plain.model_copy(update={"search": search})
 
 
-def report_of(attempt: Any) -> Fidelity:
+def report_of(attempt: Any) -> FidelityReport:
     report = read_fidelity(attempt.path)
     assert report is not None
     return report
@@ -80,7 +80,7 @@ def told(attempt: Any) -> list[Event]:
     return [event for event in load_run(attempt.path).events() if not isinstance(event, added)]
 
 
-def same_but_seconds(one: Fidelity, other: Fidelity) -> bool:
+def same_but_seconds(one: FidelityReport, other: FidelityReport) -> bool:
     return one.model_copy(update={"seconds": 0.0}) == other.model_copy(update={"seconds": 0.0})
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from autoprog.decisions import Judged
+from autoprog.fidelity_report import ComparedSubnet
 from autoprog.search.fidelity import (
     agreement,
     beyond_seed_noise,
@@ -18,10 +18,10 @@ from autoprog.search.fidelity import (
 from supernet.config import SubnetConfig
 
 
-def judged(*rows: tuple[float, float, float | None, float | None]) -> list[Judged]:
+def judged(*rows: tuple[float, float, float | None, float | None]) -> list[ComparedSubnet]:
     """Subnets of (cost, estimate, losses of two seeds)."""
     return [
-        Judged(
+        ComparedSubnet(
             subnet=SubnetConfig(depth, 8),
             relative_cost=cost,
             estimate=estimate,
@@ -195,7 +195,7 @@ def test_one_subnet_has_no_agreement() -> None:
 
 def test_one_seed_has_no_ceiling() -> None:
     rows = [
-        Judged(subnet=SubnetConfig(d, 8), relative_cost=d, estimate=d, losses=(float(d),))
+        ComparedSubnet(subnet=SubnetConfig(d, 8), relative_cost=d, estimate=d, losses=(float(d),))
         for d in (1, 2, 3)
     ]
     assert agreement(rows).seeds_tau is None

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from autoprog.data.run_data import MapData
-from autoprog.decisions import FidelitySettings
 from autoprog.events import CostsKnown, CostsMeasured, Decided, Estimated, Evaluated, Interrupted
+from autoprog.fidelity_report import FidelitySettings
 from autoprog.runs import load_run
 from autoprog.search import fidelity
 from autoprog.train.stop import StopRequest
