@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from autoprog.cli import main
-from autoprog.commands.launch import words_to_repeat
+from autoprog.commands.resume import words_to_repeat
 from autoprog.outside import asks_of, words_of_asks
 from autoprog.runs import load_run
 from autoprog.search import trials as trials_module
