@@ -460,7 +460,7 @@ def _add_cell_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
-    from autoprog.commands.show import named_run
+    from autoprog.commands.run_words import named_run
     from autoprog.console import Console
     from autoprog.train.evaluate import evaluate_grid
     from autoprog.ui.evaluation import grid_document, grid_text, grid_view

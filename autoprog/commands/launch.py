@@ -22,7 +22,7 @@ from autoprog.commands.resume import (
     unfinished_like,
     with_data_of,
 )
-from autoprog.commands.show import put_paths
+from autoprog.commands.run_words import put_paths
 from autoprog.console import Console
 from autoprog.data.cache_folder import check_cache_folder
 from autoprog.errors import (

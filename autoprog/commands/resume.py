@@ -29,7 +29,6 @@ from autoprog.settings import (
     OUTSIDE,
     DataSettings,
     RecordedData,
-    RunManifest,
     RunSettings,
     changed_on_resume,
 )
@@ -88,40 +87,30 @@ def unfinished_like(runs_dir: Path, configured: Configured, ranks: Ranks) -> Pat
     """Return the newest unfinished run with these settings and this schedule, as rank 0 finds it."""
     found = None
     if ranks.is_main:
-        folders = runs_in(runs_dir)
-        found = next((folder for folder in folders if _is_unfinished(folder, configured)), None)
+        found = next((one for one in runs_in(runs_dir) if _goes_on_as(one, configured)), None)
     name = ranks.broadcast(str(found or ""))
     return Path(name) if name else None
 
 
-def _is_unfinished(folder: Path, configured: Configured) -> bool:
+def _goes_on_as(folder: Path, configured: Configured) -> bool:
+    """Tell whether a run is unfinished and has these settings, these images and this schedule."""
     if (folder / "result.json").exists():
         return False
     try:
         run = load_run(folder)
     except ConfigError:
         return False  # of another version, or damaged: none of this command line's business
-    if not _same_images(run.manifest, configured):
-        return False
-    same_schedule = configured.settings.kind != "train" or run.schedule == configured.schedule
-    return same_schedule and _same_run(run.manifest.settings, configured.settings)
-
-
-def _same_images(manifest: RunManifest, configured: Configured) -> bool:
-    """Tell whether images are from where a run has them, or are the same ones elsewhere."""
-    one, other = (
-        with_absolute_paths(settings).data for settings in (manifest.settings, configured.settings)
-    )
+    before, now = map(with_absolute_paths, (run.manifest.settings, configured.settings))
     place = {"dir", "data_dir"}
-    if one.model_dump(exclude=place) != other.model_dump(exclude=place):
+    if before.data.model_dump(exclude=place) != now.data.model_dump(exclude=place):
         return False
-    return one == other or manifest.data == recorded_data(configured.opened)
-
-
-def _same_run(one: RunSettings, other: RunSettings) -> bool:
-    free = {*changed_on_resume(one.kind), "data"}
-    first, second = (with_absolute_paths(settings) for settings in (one, other))
-    return first.model_dump(exclude=free) == second.model_dump(exclude=free)
+    # Images may lie elsewhere now; then their digests tell whether they are the same ones.
+    if before.data != now.data and run.manifest.data != recorded_data(configured.opened):
+        return False
+    if now.kind == "train" and run.schedule != configured.schedule:
+        return False
+    free = {*changed_on_resume(before.kind), "data"}
+    return before.model_dump(exclude=free) == now.model_dump(exclude=free)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -74,7 +74,7 @@ def _join(args: argparse.Namespace) -> None:
         InterruptedRunError: If a stop was requested.
     """
     from autoprog.commands.resume import carried_out_by, check_asks
-    from autoprog.commands.show import named_run
+    from autoprog.commands.run_words import named_run
     from autoprog.processes import given_number
     from autoprog.runs import load_run
     from autoprog.search.trials import join
