@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from autoprog.cli import main
 from autoprog import migration
+from autoprog.cli import main
 from autoprog.files import dump_yaml, parse_yaml, read_yaml
 from autoprog.presets import PRESETS, preset
 from autoprog.recipe import RECIPES, Recipe

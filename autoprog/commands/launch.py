@@ -40,14 +40,14 @@ from autoprog.outside import words_of_asks
 from autoprog.printable import one_line, say
 from autoprog.runs import FollowedFolder, RunFolder, load_run
 from autoprog.schedule import GrowthSchedule
-from autoprog.search.searcher import build_searcher, search_schedule
+from autoprog.search.searcher import build_searcher
 from autoprog.search.trials import Workforce, check_storage, search_by_trials
 from autoprog.settings import RunManifest, RunSettings
 from autoprog.train.device import is_out_of_memory
 from autoprog.train.ranks import Ranks, is_lost_rank, joined_ranks, was_restarted
 from autoprog.train.run import Job, start_training, train_schedule
-from autoprog.train.step import MAX_ROLLBACKS, Rollbacks
 from autoprog.train.stop import InterruptedRunError, StopRequest, stop_on_signals
+from autoprog.train.trainer import MAX_ROLLBACKS, Rollbacks
 from autoprog.ui.live import make_display
 
 __all__ = ["Begin", "Configure", "Launch", "RunConsole", "carry_out", "launch"]
@@ -85,7 +85,7 @@ def launch(args: argparse.Namespace, configure: Configure) -> Path:
             searcher = build_searcher(settings, folder, opened, job)
             if not args.quiet and not job.rollbacks.count:
                 announce_search(shown.console, configured, folder, searcher.plan)
-            return search_schedule(searcher)
+            return searcher.run()
 
         if not args.quiet and search is None:
             announce_train(shown.console, configured, folder)

@@ -14,7 +14,17 @@ from optuna.storages.journal import JournalFileOpenLock, JournalFileSymlinkLock
 
 from autoprog import processes
 from autoprog.libwarnings import passed_on
-from autoprog.processes import FileLock, ProcessName, is_gone, is_here, this_process
+from autoprog.processes import (
+    FileLock,
+    ProcessName,
+    WorkerFile,
+    WorkerStatus,
+    claim_worker,
+    is_gone,
+    is_here,
+    read_workers,
+    this_process,
+)
 
 HOLDER = """
 import os, signal, sys
@@ -147,7 +157,7 @@ def test_patience_with_a_holder_ends(path: Path, where: str) -> None:
 
 
 def test_a_long_wait_is_told_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "_SILENT_SECONDS", 0.1)
+    monkeypatch.setattr(processes, "_SECONDS_BEFORE_WARNING", 0.1)
     hold(path, ProcessName("far\x1b", "another boot", 7, 1))
     told: list[str] = []
     with passed_on(told.append):
@@ -235,3 +245,46 @@ def test_a_full_disk_does_not_keep_a_lock_for_ever(
 def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         FileLock(tmp_path / "no" / "lock").acquire()
+
+
+def test_every_worker_of_a_run_has_a_number_of_its_own(tmp_path: Path) -> None:
+    assert [claim_worker(tmp_path) for _ in range(3)] == [0, 1, 2]
+
+
+def test_who_looks_on_sees_what_workers_do(tmp_path: Path) -> None:
+    file = WorkerFile(tmp_path, 0)
+    file.say("running", trial=7)
+    file.say("waiting")
+    file.say("running", trial=9)
+    now = time.time()
+    far = ProcessName("far", "another boot", 7, 1)
+    for number, (process, age) in enumerate([(dead_process(), 0), (far, 5), (far, 3600)], 1):
+        status = WorkerStatus(
+            worker=number, process=process, state="waiting", since=now, updated=now - age
+        )
+        (tmp_path / f"workers/worker-{number}.json").write_text(status.model_dump_json())
+    (tmp_path / "workers/worker-4.json").write_text('{"worker": 4, "pro')
+    seen = read_workers(tmp_path)
+    assert [each.is_alive for each in seen] == [True, False, True, False]
+    mine = seen[0].status
+    assert (mine.state, mine.trial, mine.num_trials) == ("running", 9, 2)
+    assert mine.process == this_process()
+
+
+def test_a_beat_is_written_every_few_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = WorkerFile(tmp_path, 0)
+    (before,) = read_workers(tmp_path)
+    file.beat()
+    assert read_workers(tmp_path) == [before]
+    later = time.time() + 6
+    monkeypatch.setattr(time, "time", lambda: later)
+    file.say("starting")
+    (after,) = read_workers(tmp_path)
+    assert after.status.updated == later
+    assert after.status.since == before.status.since
+
+
+def test_a_run_without_workers_has_none(tmp_path: Path) -> None:
+    assert read_workers(tmp_path) == []

@@ -18,15 +18,11 @@ import pytest
 
 from autoprog.errors import ConfigError, RunError
 from autoprog.processes import (
-    ProcessName,
-    WorkerFile,
-    WorkerStatus,
-    claim_worker,
     log_of,
     read_workers,
-    this_process,
 )
-from autoprog.search.controller import SharedStudy, open_journal
+from autoprog.search.controller import SharedStudy
+from autoprog.search.controller.storage import open_journal
 from autoprog.search.worker_processes import (
     WorkerDied,
     WorkerEnded,
@@ -134,7 +130,7 @@ def test_two_signals_end_a_worker_at_once(bench: Any, program: ModuleType) -> No
     process.send_signal(signal.SIGINT)
     assert process.wait(10) == 130
     assert bench.states(on) == ["RUNNING"]
-    assert on.reap() == [0]
+    assert on.recover_lost() == [0]
     assert bench.states(on) == ["FAIL", "WAITING"]
 
 
@@ -226,7 +222,7 @@ def test_a_second_signal_ends_the_workers(bench: Any, program: ModuleType) -> No
     reports.close()  # as an exception in its caller does
     with pytest.raises(ProcessLookupError):
         os.kill(started.pid, 0)
-    assert program.open_shared(bench.folder, {}).reap() == [0]
+    assert program.open_shared(bench.folder, {}).recover_lost() == [0]
 
 
 @pytest.mark.slow
@@ -246,7 +242,7 @@ def test_workers_killed_at_random_lose_and_double_nothing(bench: Any, program: M
     assert kills == 15
     assert [process.wait() for process in workers.values()] == [0, 0, 0]
     on = program.open_shared(bench.folder, {})
-    on.reap()
+    on.recover_lost()
     check_whole(bench, on, 60)
 
 
@@ -268,46 +264,3 @@ def test_gpus_are_those_of_the_machine_or_of_the_environment(tmp_path: Path) -> 
     assert visible_gpus({"CUDA_VISIBLE_DEVICES": "3, GPU-a"}, tmp_path) == ("3", "GPU-a")
     assert visible_gpus({"CUDA_VISIBLE_DEVICES": ""}, tmp_path) == ()
     assert visible_gpus({}, tmp_path / "none") == ()
-
-
-def test_every_worker_of_a_run_has_a_number_of_its_own(tmp_path: Path) -> None:
-    assert [claim_worker(tmp_path) for _ in range(3)] == [0, 1, 2]
-
-
-def test_who_looks_on_sees_what_workers_do(tmp_path: Path, dead: ProcessName) -> None:
-    file = WorkerFile(tmp_path, 0)
-    file.say("running", trial=7)
-    file.say("waiting")
-    file.say("running", trial=9)
-    now = time.time()
-    far = ProcessName("far", "another boot", 7, 1)
-    for number, (process, age) in enumerate([(dead, 0), (far, 5), (far, 3600)], 1):
-        status = WorkerStatus(
-            worker=number, process=process, state="waiting", since=now, updated=now - age
-        )
-        (tmp_path / f"workers/worker-{number}.json").write_text(status.model_dump_json())
-    (tmp_path / "workers/worker-4.json").write_text('{"worker": 4, "pro')
-    seen = read_workers(tmp_path)
-    assert [each.is_alive for each in seen] == [True, False, True, False]
-    mine = seen[0].status
-    assert (mine.state, mine.trial, mine.num_trials) == ("running", 9, 2)
-    assert mine.process == this_process()
-
-
-def test_a_beat_is_written_every_few_seconds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = WorkerFile(tmp_path, 0)
-    (before,) = read_workers(tmp_path)
-    file.beat()
-    assert read_workers(tmp_path) == [before]
-    later = time.time() + 6
-    monkeypatch.setattr(time, "time", lambda: later)
-    file.say("starting")
-    (after,) = read_workers(tmp_path)
-    assert after.status.updated == later
-    assert after.status.since == before.status.since
-
-
-def test_a_run_without_workers_has_none(tmp_path: Path) -> None:
-    assert read_workers(tmp_path) == []

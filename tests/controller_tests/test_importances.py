@@ -9,7 +9,8 @@ import optuna
 import pytest
 
 from autoprog.errors import RunError
-from autoprog.search.controller import importances, open_journal
+from autoprog.search.controller import importances
+from autoprog.search.controller.storage import open_journal
 
 
 def journal_of(folder: Path, trials: int) -> Path:
