@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from autoprog.commands.launch import new_run_id
+from autoprog.commands.record import new_run_id
 from autoprog.costs.table import table_of
 from autoprog.decisions import Candidate, Decision
 from autoprog.errors import ConfigError, RunError, RunExistsError
