@@ -175,7 +175,7 @@ class Range:
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        """Return what an editor is told of it."""
+        """Return what a JSON Schema says of it, for editors."""
         kind = "integer" if self.whole else "number"
         low = 0 if self.or_zero else self.low
         number = {"type": kind, "minimum": low, "maximum": self.high}
@@ -288,7 +288,7 @@ UnixSeconds = Annotated[float, Range(0, 1e11)]
 """Since 1970; the calendar of Python ends in the year 9999."""
 Minutes = Annotated[float, Range(0, 10 * 365 * 1_440)]
 Visits = Annotated[float, Range(1e-3, 10**6)]
-"""Steps in which each subnet of a supernet phase has its turn."""
+"""Steps that each subnet of a supernet phase gets, on average."""
 Days = Annotated[float, Range(0, 100_000)]
 
 # Shares, rates and measures.

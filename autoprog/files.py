@@ -1,4 +1,4 @@
-"""User files: safe YAML, validation by pydantic, and errors of one line; the only importer of yaml."""
+"""Files in text: logs of JSON rows, safe YAML, validation by pydantic, and errors of one line."""
 
 from __future__ import annotations
 
@@ -49,16 +49,14 @@ __all__ = [
 ]
 
 
-# --------------------------------------------------------------------------------------------------
-# Logs of one JSON object a line: appended to disk, and read whatever a crash has left.
-
-
 _BLOCK_BYTES = 2**16
-
 LONGEST_ROW_BYTES = 16 * 2**20
-_MAX_VALUES = 300_000
 _MAX_LOG_BYTES = 32 * 2**20
+_MAX_VALUES = 300_000
 """In one object: three lists with a number for each of 100,000 classes."""
+
+
+# Logs of one JSON object a line: appended to disk, and read whatever a crash has left.
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
@@ -389,7 +387,7 @@ def parse(model: type[Model], data: Any, where: str) -> Model:
     """Validate `data` as `model`.
 
     Raises:
-        ConfigError: With the first broken law as *where: key: law, but got value; cure*.
+        ConfigError: With the first problem, as *where: key: problem, but got value; hint*.
     """
     if not isinstance(data, Mapping):
         raise ConfigError(where, "", "must be a mapping of keys to values", _brief(data))
@@ -400,7 +398,7 @@ def parse(model: type[Model], data: Any, where: str) -> Model:
 
 
 def _first_problem(error: ValidationError, model: type[BaseModel], where: str) -> ConfigError:
-    """Turn pydantic's list into the one error that tells most."""
+    """Return the one of pydantic's errors that says most, as a sentence."""
     best = min(error.errors(), key=_rank)
     if best["type"] == "extra_forbidden":
         return _unknown_key(best, model, where)
@@ -413,11 +411,10 @@ def _first_problem(error: ValidationError, model: type[BaseModel], where: str) -
     if best["type"] == "missing":
         return ConfigError(where, _key(best), "must be given", hint="add this key")
     problem = best["msg"][0].lower() + best["msg"][1:]
-    problem = _LAWS.get(best["type"], re.sub(r"^\w+ should (be|have)", r"must \1", problem))
-    hint = ""
-    if best["type"] == "literal_error" and isinstance(best["input"], str):
-        new = NEW_VALUES.get(best["input"], "")
-        hint = _since(best["input"], new) if f"'{new}'" in problem else ""
+    problem = _PROBLEMS.get(best["type"], re.sub(r"^\w+ should (be|have)", r"must \1", problem))
+    word = best["input"] if isinstance(best["input"], str) else ""
+    new = NEW_VALUES.get(word) if best["type"] == "literal_error" else None
+    hint = _since(word, new) if new is not None and f"'{new}'" in problem else ""
     return ConfigError(where, _key(best), problem, _brief(best["input"]), hint)
 
 
@@ -426,15 +423,16 @@ def _since(old: str, new: str) -> str:
 
 
 def _rank(problem: ErrorDetails) -> int:
-    """Order problems: unknown keys cause others; a mapping or list that is no scalar tells least."""
+    """Return the order of problems: unknown keys cause others, so they come first."""
     if problem["type"] in ("extra_forbidden", "invalid_key"):
         return 0
     scalar = problem["type"].endswith("_type") or problem["type"] == "literal_error"
+    # Of a union pydantic reports each member: that a mapping is no number says nothing of what is wrong.
     tried_as_scalar = scalar and isinstance(problem["input"], Mapping | list)
     return 2 if tried_as_scalar else 1
 
 
-_LAWS = {
+_PROBLEMS = {
     "too_short": "must have at least one entry",
     "tuple_type": "must be a list",
     "string_too_long": f"must be at most {_LONGEST_TEXT:,} characters long",

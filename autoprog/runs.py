@@ -251,7 +251,9 @@ class RunFolder:
 
     def close(self) -> None:
         """Release the lock."""
-        with suppress(OSError):  # a disk that had no room for the last event, which has been told
+        with suppress(
+            OSError
+        ):  # a disk without room for the last event, of which the user has been warned
             self._events.close()
         self._lock.close()
 
@@ -300,7 +302,7 @@ class Run:
 
     @property
     def costs(self) -> dict[str, float]:
-        """Return the measured step seconds by cell."""
+        """Return the measured step seconds by the name of what they depend on."""
         return self.cost_table.seconds
 
     @property

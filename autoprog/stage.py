@@ -161,7 +161,7 @@ class LearningRate(FileModel):
 
 
 class Grow(FileModel):
-    """How a stage adds the blocks that the one before did not have; see :class:`supernet.config.GrowthRule`."""
+    """How a stage adds the blocks that the one before lacks; see :class:`supernet.config.GrowthRule`."""
 
     init: Annotated[
         Literal["ema", "copy", "zero"], Option("weights of new blocks", flag="grow-init")
