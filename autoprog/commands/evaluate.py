@@ -31,13 +31,12 @@ from autoprog.commands.flags import (
     flag_of,
 )
 from autoprog.commands.resume import check_data_asks
-from autoprog.curves import size_on_grid
 from autoprog.data.dataset import OpenedData, labelled_as, open_data, open_evaluated_folder
 from autoprog.errors import ConfigError
 from autoprog.evaluation_grid import cells_of
 from autoprog.files import parse
 from autoprog.options import given
-from autoprog.presets import pruning_places
+from autoprog.presets import pruning_places, size_on_grid
 from autoprog.printable import say
 from autoprog.runs import Run
 from autoprog.schedule import GrowthSchedule

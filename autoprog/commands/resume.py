@@ -22,9 +22,10 @@ from autoprog.commands.record import absolute_paths, recorded_data, with_absolut
 from autoprog.data.dataset import open_data
 from autoprog.errors import ConfigError, command
 from autoprog.files import parse
+from autoprog.locate import runs_in
 from autoprog.options import flag_words, flags_of_model
 from autoprog.outside import Ask, asks_of, asks_of_data, repeatable
-from autoprog.runs import Run, is_written_now, load_run, runs_in
+from autoprog.runs import Run, is_written_now, load_run
 from autoprog.settings import (
     OUTSIDE,
     DataSettings,

@@ -17,6 +17,7 @@ from autoprog import migration
 from autoprog.curves import curve_value
 from autoprog.decisions import Decision
 from autoprog.errors import ConfigError
+from autoprog.eventlog import effective_rows, event_of
 from autoprog.events import (
     Decided,
     Evaluated,
@@ -29,7 +30,6 @@ from autoprog.events import (
 )
 from autoprog.files import json_object
 from autoprog.openfiles import open_regular
-from autoprog.runs import effective_rows, event_of
 from supernet.config import SubnetConfig
 
 __all__ = ["EventTail", "Point", "point_of"]
