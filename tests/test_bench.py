@@ -42,13 +42,12 @@ from autoprog.bench.runner import (
 )
 from autoprog.cli import build_parser, main
 from autoprog.commands.configure import Configured, configure_train
-from autoprog.data.loader import Batch
+from autoprog.data.batches import Batch
 from autoprog.events import Event, StepLogged
 from autoprog.paired_timing import Estimate, estimate, fraction_lost, paired_blocks, speed_ratio
 from autoprog.train.device import Compute
 from autoprog.train.phase import Phase
 from autoprog.train.run import Job, start_training
-from autoprog.train.step import regularise
 from autoprog.train.trainer import Trainer
 from supernet.config import SubnetConfig
 
@@ -258,7 +257,7 @@ def test_the_runner_is_timed_from_the_first_batch_after_the_lead_in_with_its_pro
 def test_a_runner_that_sleeps_is_found_to_be_slower(training: tuple[Trainer, list[Phase]]) -> None:
     trainer, (phase,) = training
     batches = some_batches()
-    regularise(trainer.stepper, phase, trainer.recipe, trainer.data.num_classes)
+    trainer.stepper.regularise(phase, trainer.recipe, trainer.data.num_classes)
     bare = bare_loop(trainer, phase, batches)
     step = bare._update
 
@@ -300,7 +299,7 @@ def test_a_bare_loop_trains_and_its_lead_in_is_not_timed(
 def test_a_bare_step_is_a_step_of_the_runner(training: tuple[Trainer, list[Phase]]) -> None:
     """From the same weights both loops come to the same ones: they do the same work."""
     trainer, (phase,) = training
-    regularise(trainer.stepper, phase, trainer.recipe, trainer.data.num_classes)
+    trainer.stepper.regularise(phase, trainer.recipe, trainer.data.num_classes)
     batch = some_batches(1)
     loop = bare_loop(trainer, phase, batch)
     loop.model.load_state_dict(trainer.stepper.model.vit.state_dict())

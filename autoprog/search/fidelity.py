@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
@@ -38,15 +37,15 @@ from autoprog.search.estimate import held_out_losses
 from autoprog.search.plan import DecisionPoint, SearchPlan
 from autoprog.space import SearchSpace
 from autoprog.stage import Grow
-from autoprog.train.checkpoint import check_state, load_newest, publish, stage_as
+from autoprog.train.checkpoint import load_newest, publish, write_pending
 from autoprog.train.initial_weights import load_initial
 from autoprog.train.model import build_model
 from autoprog.train.optim import ElasticEma, create_optimizer, create_scheduler
 from autoprog.train.pace import StepPace
 from autoprog.train.phase import Phase, plain_choice, step_seed
-from autoprog.train.step import Stepper, batch_size_of, input_config_at, regularise
+from autoprog.train.step import Stepper, input_config_at, scaled_batch_size
 from autoprog.train.stop import GaveUpError, StopNow
-from autoprog.train.trainer import Trainer, snapshot
+from autoprog.train.trainer import Trainer
 from supernet.config import SubnetConfig
 from supernet.cost import relative_cost
 from supernet.elastic import ElasticViT
@@ -123,7 +122,7 @@ class FidelityCheck:
         if self.settings.begin == "start" and trainer.ranks.is_main:
             folder.mkdir(exist_ok=True)
             with trainer.ledger.charge("search"):
-                publish(folder, stage_as(folder, snapshot(trainer)))
+                publish(folder, write_pending(folder, trainer.snapshot()))
 
     def measure(
         self, subnets: Sequence[SubnetConfig], estimate: Callable[[SubnetConfig], float]
@@ -144,7 +143,7 @@ class FidelityCheck:
         chosen = [subnets[i] for i in spread_over_cost(costs, self.settings.candidates)]
         start = None
         if self.settings.begin == "start":
-            start, _ = load_newest(self._start_folder, partial(check_state, trainer))
+            start, _ = load_newest(self._start_folder, trainer.check_state)
             is_lost = start is None or start["phase"] != self.last_phase
             if trainer.ranks.most(int(is_lost)):
                 text = (
@@ -329,7 +328,7 @@ class ShortTrainings:
                 # Passes after those of the run, others for each seed.
                 first_sample=(1 + seed) * self.run_steps * recipe.batch_size
                 + self.step * recipe.batch_size,
-                batch_size=batch_size_of(phase, recipe),
+                batch_size=scaled_batch_size(recipe, phase.training),
                 steps=self.steps,
                 config_at=lambda k: input_config_at(phase, recipe, full_px, seed, first + k),
                 held_out=True,
@@ -382,7 +381,7 @@ class ShortTrainings:
             seed=own_seed,
             pace=StepPace() if self.start is None else trainer.pace,
         )
-        regularise(stepper, phase, recipe, trainer.data.num_classes)
+        stepper.regularise(phase, recipe, trainer.data.num_classes)
         stepper.enter(phase)
         model.train()
         return stepper

@@ -44,9 +44,9 @@ from autoprog.search.step_timing import (
     seconds_with_batches,
 )
 from autoprog.stage import Training, evaluation_macs, image_macs
+from autoprog.train.meter import typical_seconds
 from autoprog.train.phase import Choice
 from autoprog.train.ranks import ONE_PROCESS
-from autoprog.train.step import typical_seconds
 from autoprog.train.trainer import Trainer
 from supernet.config import ModelSpec, SubnetConfig
 

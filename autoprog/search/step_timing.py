@@ -16,11 +16,11 @@ import torch
 
 from autoprog.costs.table import CostKey
 from autoprog.curves import Curriculum
-from autoprog.data.loader import Batch
+from autoprog.data.batches import Batch
 from autoprog.paired_timing import TimeIsUpError
 from autoprog.stage import Training
 from autoprog.train.phase import Phase, plain_choice
-from autoprog.train.step import Stepper, make_input_config, regularise
+from autoprog.train.step import Stepper, make_input_config
 from autoprog.train.stop import GaveUpError
 from autoprog.train.trainer import Trainer
 from supernet.network import DropPath
@@ -218,7 +218,7 @@ class TimedSteps:
         trainer.stepper.model.train()
         # Where a batch did not fit and was halved, the next key begins with its own parts again.
         trainer.stepper.micro_batches = self.micro_batches
-        regularise(trainer.stepper, phase, trainer.recipe, trainer.data.num_classes)
+        trainer.stepper.regularise(phase, trainer.recipe, trainer.data.num_classes)
         trainer.stepper.enter(phase)
 
     def take(self, batch: Batch) -> None:

@@ -13,8 +13,8 @@ from autoprog.errors import ConfigError
 from autoprog.runs import load_run
 from autoprog.search import measured_costs
 from autoprog.search.measured_costs import Costs, result_of
+from autoprog.train.meter import typical_seconds
 from autoprog.train.phase import Choice, plain_choice
-from autoprog.train.step import typical_seconds
 from autoprog.train.trainer import Trainer
 from supernet.config import SubnetConfig
 from supernet.zoo import ZOO

@@ -37,7 +37,6 @@ from autoprog.train.growth import fingerprint
 from autoprog.train.phase import plain_choice
 from autoprog.train.step import Stepper
 from autoprog.train.stop import StopRequest
-from autoprog.train.trainer import snapshot
 from supernet.config import SubnetConfig
 from supernet.cost import relative_cost
 from supernet.grow import grow
@@ -326,7 +325,7 @@ def trainings(lab: Any) -> ShortTrainings:
     searcher.trainer.resume()
     return ShortTrainings(
         trainer=searcher.trainer,
-        start=snapshot(searcher.trainer),
+        start=searcher.trainer.snapshot(),
         before=SMALL,
         step=searcher.trainer.step,
         steps=4,

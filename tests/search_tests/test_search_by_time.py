@@ -84,7 +84,7 @@ def test_where_evaluations_are_dear_there_is_one_at_the_end(
     lab: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They take time that the length of the run does not count."""
-    monkeypatch.setattr(trainer, "_FRACTION", 1e-3)
+    monkeypatch.setattr(trainer, "_EVALUATION_FRACTION", 1e-3)
     settings = lab.settings(costs=lab.costs(), cost_fraction=FRACTION, eval_every_epochs=None)
     attempt = lab.search(settings)
     assert len(attempt.of(StageStarted)) > 2

@@ -25,7 +25,7 @@ from autoprog.train.growth import fingerprint
 from autoprog.train.model import build_model
 from autoprog.train.optim import ElasticEma
 from autoprog.train.phase import plain_choice
-from autoprog.train.trainer import Trainer, evaluate_run
+from autoprog.train.trainer import Trainer
 from supernet.config import SubnetConfig, first_slots
 from supernet.zoo import ZOO
 
@@ -103,7 +103,7 @@ def test_evaluations_and_estimates_leave_statistics_alone(bench: Any) -> None:
     trainer = volo_trainer(bench)
     take_steps(trainer, 2)
     before = fingerprint(trainer.stepper)
-    list(evaluate_run(trainer, SPEC.depth))
+    list(trainer.evaluate(SPEC.depth))
     trainer.stepper.model.train()
     table = result_of(
         measure_step_costs(trainer, [CostKey(SubnetConfig((1, 2), 16), 16)], TimingLimits(0.0))
