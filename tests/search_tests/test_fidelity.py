@@ -29,7 +29,6 @@ from autoprog.events import (
 )
 from autoprog.runs import load_run
 from autoprog.search import fidelity
-from autoprog.search import fidelity as fidelity_module
 from autoprog.search.estimate import held_out_losses
 from autoprog.search.fidelity import ShortTrainings, check_fidelity
 from autoprog.search.searcher import Searcher
@@ -434,7 +433,7 @@ def test_a_training_that_diverges_has_no_loss_and_stops_nothing(
     assert (
         json.loads((done.path / "fidelity.json").read_text())["subnets"][0]["losses"] == [None] * 2
     )
-    assert fidelity_module.read_fidelity(done.path) == report
+    assert read_fidelity(done.path) == report
 
 
 def test_settings_refuse_what_cannot_be_told_apart() -> None:
