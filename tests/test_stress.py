@@ -234,7 +234,7 @@ def test_a_file_that_was_cut_is_no_safetensors_file(tmp_path: Path) -> None:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a finished search."""
     runs = tmp_path_factory.mktemp("runs")
-    words = ("search", *SMALL, "--epochs", "8", "--workers", "0", "-q", "--runs-dir", str(runs))
+    words = ("search", *SMALL, "--epochs", "4", "--workers", "0", "-q", "--runs-dir", str(runs))
     assert main(words) == 0
     (folder,) = runs.iterdir()
     return folder
@@ -571,7 +571,10 @@ def test_a_stress_that_is_stopped_takes_its_run_with_it(
     tmp_path: Path, name: str, code: int
 ) -> None:
     program = (
-        "import sys; from autoprog import supervise; from autoprog.cli import main;"
+        # The module stands in for one that loads torch, which takes ten times as long as all the rest.
+        "import sys, types; launch = types.ModuleType('launch'); launch.words_to_repeat = lambda _: ();"
+        "sys.modules['autoprog.commands.launch'] = launch;"
+        "from autoprog import supervise; from autoprog.cli import main;"
         f"supervise.PROGRAM = (sys.executable, {str(tmp_path / 'fake.py')!r});"
         f"sys.exit(main(['stress', '--keep', {str(tmp_path / 'kept')!r}, 'train', '--fault', 'none']))"
     )
