@@ -51,7 +51,7 @@ _TORCHRUN = (
     f"{_PREPARE}from torch.distributed.run import main; sys.exit(main())",
 )
 
-_LAST_BYTES = 2**16  # torchrun prints some 2 kB a rank after the line of the program
+_LAST_BYTES = 2**16  # torchrun reports on every rank after the last line of the program
 _INSIST_SECONDS = 0.2
 
 

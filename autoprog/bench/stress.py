@@ -67,9 +67,11 @@ SPECIAL = {
 EXIT_CODES = {"KILL": -signal.SIGKILL, "TERM": 143, "INT": 130}
 """What an attempt ends with when it gets that signal."""
 
-_REFERENCE_STALL_SECONDS = 3600.0
+_REFERENCE_STALL_SECONDS = 3600.0  # nothing is known yet of how long its steps take
 _MIN_STALL_SECONDS = 120.0
-_POLL_SECONDS = 0.004
+_POLL_SECONDS = (
+    0.004  # short, since kills are to hit what takes milliseconds, such as writing a file
+)
 _OVERSHOOT = 1.2
 _SLACK_SECONDS = 0.005
 _RESULTS = ("top1", "top1_ema", "loss", "loss_ema", "epochs", "macs", "image_epochs")
@@ -383,7 +385,7 @@ class PlannedKill:
         return self.after.seconds + self.delay_seconds
 
     def is_reached_by(self, row: Mapping[str, Any]) -> bool:
-        """Tell whether a row stands where the delay begins, or later in the run."""
+        """Return whether a row stands where the delay begins, or later in the run."""
         if row["step"] != self.after.step:
             return bool(row["step"] > self.after.step)
         return row["kind"] in (self.after.kind, "run_started")
@@ -462,30 +464,25 @@ def position_of(
     moments: Sequence[Moment], row: Mapping[str, Any], elapsed_seconds: float
 ) -> Position:
     """Return where a run stood `elapsed_seconds` after its last row, by the run that nothing interrupted."""
-    last = _index_of(moments, row)
-    here = moments[last]
-    if last + 1 == len(moments):
-        return Position(row["step"], here.place, "writing the result")
-    there = moments[last + 1]
-    place = there.place if there.kind in ("stage_started", "supernet_started") else here.place
-    if there.kind in SPECIAL or there.step <= row["step"]:
-        return Position(row["step"], place, SPECIAL.get(there.kind, "training"))
-    fraction = min(elapsed_seconds / max(there.seconds - here.seconds, 1e-9), 0.999)
-    return Position(row["step"] + int(fraction * (there.step - row["step"])), place, "training")
-
-
-def _index_of(moments: Sequence[Moment], row: Mapping[str, Any]) -> int:
-    """Return the last moment of that kind and step; for one that is not there, the last before that step.
-
-    A resume goes on from a checkpoint, with which it stands behind what came before it at the same step.
-    """
     kind, step = row["kind"], row["step"]
     same = [i for i, m in enumerate(moments) if (m.kind, m.step) == (kind, step)]
     if same and kind != "run_started":
-        return same[-1]
-    saved = ("checkpoint_saved", step)
-    before = [i for i, m in enumerate(moments) if m.step < step or (m.kind, m.step) == saved]
-    return max(before, default=0)
+        last = same[-1]
+    else:
+        # A resumed run starts from a checkpoint: behind what came before that one at the same step.
+        saved = ("checkpoint_saved", step)
+        before = [i for i, m in enumerate(moments) if m.step < step or (m.kind, m.step) == saved]
+        last = max(before, default=0)
+    here = moments[last]
+    if last + 1 == len(moments):
+        return Position(step, here.place, "writing the result")
+    there = moments[last + 1]
+    place = there.place if there.kind in ("stage_started", "supernet_started") else here.place
+    if there.kind in SPECIAL or there.step <= step:
+        return Position(step, place, SPECIAL.get(there.kind, "training"))
+    # Below 1: the next row would be there if its step had been done.
+    fraction = min(elapsed_seconds / max(there.seconds - here.seconds, 1e-9), 0.999)
+    return Position(step + int(fraction * (there.step - step)), place, "training")
 
 
 # Whether two runs came to the same end: weights bit for bit, schedules, decisions, accuracies.
@@ -589,7 +586,7 @@ class Summary:
 
     @property
     def equal(self) -> bool:
-        """Tell whether all runs with kills came to the end of the one without."""
+        """Return whether all runs with kills came to the end of the one without."""
         return bool(self.runs) and not any(any(run.differences.values()) for run in self.runs)
 
     @property
@@ -683,7 +680,13 @@ class StressView:
         self.summary = Summary(plan)
         self._console, self._clock, self._begin = console, clock, clock()
         self._remaining_time = RemainingTime(self.summary, clock)
-        self._bar = _bar(console, self._remaining_time)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            _TimeLeftColumn(self._remaining_time),
+        )
+        is_hidden = not console.is_terminal
+        self._bar = Progress(*columns, console=console, transient=True, disable=is_hidden)
         self._task = self._bar.add_task("run without kills", total=1.0)
 
     def __enter__(self) -> StressView:
@@ -769,9 +772,3 @@ class _TimeLeftColumn(ProgressColumn):
         """Return the time left; move the bar."""
         task.completed = self._remaining_time.fraction_done()
         return Text(f"left {duration(self._remaining_time.remaining_seconds())}")
-
-
-def _bar(console: Console, remaining: RemainingTime) -> Progress:
-    """Return a bar that only a terminal shows."""
-    columns = TextColumn("{task.description}"), BarColumn(), _TimeLeftColumn(remaining)
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
