@@ -13,26 +13,26 @@ from rich.text import Text
 
 from autoprog.bench.costs import measure_costs
 from autoprog.commands.configure import Configured
-from autoprog.commands.launch import Configure, new_run_id
+from autoprog.commands.launch import Configure
 from autoprog.commands.preflight import check_run, check_validation_images
+from autoprog.commands.record import new_run_id
 from autoprog.commands.report import plan_text, space_text
-from autoprog.commands.show import put_paths
+from autoprog.commands.run_words import put_paths
 from autoprog.console import Console
 from autoprog.costs.model import CostModel, predict_seconds
-from autoprog.costs.table import CostCell, cell_of_step, full_cell, space_cells
+from autoprog.costs.table import CostKey, full_key, key_of_step, space_keys
 from autoprog.errors import ConfigError
+from autoprog.paired_timing import TimingLimits
 from autoprog.schedule import GrowthSchedule
-from autoprog.search.measured_costs import Limits
-from autoprog.search.searcher import length_and_plan
+from autoprog.search.plan import length_and_plan
 from autoprog.settings import RunSettings
 from autoprog.stage import Training, evaluation_macs, image_macs
 from autoprog.steptable import StepTable
 from autoprog.train.device import resolve_compute
 from autoprog.train.run import step_table
 from autoprog.ui.format import amount, ascii_text, count, duration, mebibytes, number
-from autoprog.ui.plain import stage_columns
 from autoprog.ui.tables import Column, plain_table, rich_table
-from autoprog.ui.timeline import track_of_table
+from autoprog.ui.track import track_of_table
 from supernet.cost import macs, parameters
 
 __all__ = ["dry_run"]
@@ -135,7 +135,7 @@ def _stages(configured: Configured) -> list[Column]:
     track = track_of_table(
         configured.settings.model.spec(), table, configured.settings.recipe.strength
     )
-    columns = stage_columns(track)
+    columns = track.stage_columns()
     if len(columns[0].cells) != len(table.segments):
         return columns  # rows of several segments, of keep-rates that change with each step
     steps = tuple(count(segment.steps) for segment in table.segments)
@@ -162,8 +162,10 @@ def _forecast(configured: Configured) -> _Forecast | None:
     plain = settings.model_copy(
         update={"cache": None, "compile": False}
     )  # no file, no minute of graphs
-    grid = measure_costs(plain, configured.opened, _cells(configured), Limits(_MEASURE_SECONDS))
-    costs, full = CostModel(spec, grid.table), full_cell(spec, batch_size)
+    grid = measure_costs(
+        plain, configured.opened, _cells(configured), TimingLimits(_MEASURE_SECONDS)
+    )
+    costs, full = CostModel(spec, grid.table), full_key(spec, batch_size)
     classes = len(configured.opened.class_names)
     step_macs = batch_size * image_macs(spec, spec.full, Training(), classes)
     evaluated = evaluation_macs(spec, spec.full, len(configured.opened.val), classes) / step_macs
@@ -188,14 +190,14 @@ def _forecast(configured: Configured) -> _Forecast | None:
     )
 
 
-def _cells(configured: Configured) -> list[CostCell]:
+def _cells(configured: Configured) -> list[CostKey]:
     settings, schedule = configured.settings, configured.schedule
     spec, batch_size = settings.model.spec(), settings.recipe.batch_size
     if settings.search is not None:
-        return list(space_cells(settings.search.space, batch_size))
+        return list(space_keys(settings.search.space, batch_size))
     assert schedule is not None, "a training run has a schedule"
     segments = _table(configured, schedule).segments
-    cells = (cell_of_step(spec, one.subnet, one.training, batch_size) for one in segments)
+    cells = (key_of_step(spec, one.subnet, one.training, batch_size) for one in segments)
     return list(dict.fromkeys(cells))
 
 

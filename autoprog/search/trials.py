@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprog.curves import Curriculum, curve_value
-from autoprog.data.run_data import open_data
-from autoprog.data.sources import OpenedData
+from autoprog.data.dataset import OpenedData, open_data
 from autoprog.errors import DivergedError, RunError, RunExistsError, RunLockedError
 from autoprog.events import Evaluated, Event, TrialFinished, WarningRaised
 from autoprog.pareto import pareto_front, pareto_knee
@@ -39,7 +38,8 @@ from autoprog.search.controller import (
     open_storage,
     run_worker,
 )
-from autoprog.search.forecast import AxisRange, Encoding, LossLaw, score_of
+from autoprog.search.encoding import AxisRange, Encoding
+from autoprog.search.forecast import ScalingLaw
 from autoprog.search.worker_processes import WorkerDied, spawn_workers
 from autoprog.settings import RunManifest, RunSettings, SearchSettings
 from autoprog.space import SearchSpace
@@ -377,7 +377,7 @@ def _report(trial: OpenTrial, trainer: Trainer, event: Evaluated, total_macs: in
     if rung is None or trainer.stepper.subnet != trainer.stepper.model.spec.full:
         return
     if percent - _RUNGS.first_step * _RUNGS.reduction**rung <= _RUNG_WINDOW:
-        trial.report(percent, score_of(LossLaw(_LEARNING_EXPONENT), event.loss_ema, total_macs))
+        trial.report(percent, ScalingLaw(_LEARNING_EXPONENT).score(event.loss_ema, total_macs))
 
 
 # Whole schedules as the parameters of trials: every axis of a space, and the choices beside them.
