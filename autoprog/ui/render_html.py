@@ -116,7 +116,7 @@ ul { margin: .3rem 0; padding-left: 1.2rem }
 
 def sections_page(title: str, sections: Sequence[Section]) -> str:
     """Return sections as a page: what came out stands first, below the header."""
-    order = {"header": 0, "result": 1}
+    order = {"header": 0, "lengths": 0, "notes": 0, "result": 1}
     sections = sorted(sections, key=lambda section: order.get(section.name, 2))
     return _page(title, (text for section in sections for text in _section(section)))
 

@@ -67,7 +67,9 @@ __all__ = [
     "growth_text",
     "header_facts",
     "header_section",
+    "lengths_section",
     "loss_series",
+    "notes_section",
     "result_of",
     "result_rows",
     "result_section",
@@ -85,6 +87,8 @@ def run_sections(subject: Subject) -> list[Section]:
     state = subject.state
     return [
         header_section(subject),
+        lengths_section(subject),
+        notes_section(subject),
         schedule_section(subject),
         curves_section(state),
         decisions_section(subject.decisions),
@@ -103,7 +107,7 @@ def run_sections(subject: Subject) -> list[Section]:
 
 def header_section(subject: Subject) -> Section:
     """Return the name, the state and the facts of a subject."""
-    state, lengths = subject.state, _lengths_of(subject)
+    state = subject.state
 
     def values() -> dict[str, Any]:
         return {
@@ -111,25 +115,36 @@ def header_section(subject: Subject) -> Section:
             "kind": subject.kind,
             "model": subject.spec.name,
             "status": subject.status or None,
-            "notes": list(subject.notes),
-            "lengths": None if lengths is None else asdict(lengths),
             "step": state.step,
             "train_seconds": state.train_seconds,
             "eta_seconds": state.eta_seconds,
-            "warnings": list(state.warnings),
             "costs": {} if subject.run is None else dict(subject.run.costs),
         }
 
+    headline = Headline(subject.kind, subject.name, subject.spec.name, subject.status)
+    return Section("header", (headline, Facts(tuple(header_facts(subject)))), values=values)
+
+
+def lengths_section(subject: Subject) -> Section:
+    """Return how long the run, its schedule and its compute are, in epochs."""
+    lengths = _lengths_of(subject)
     return Section(
-        "header",
+        "lengths",
+        () if lengths is None else (Line(f"lengths: {lengths.sentence()}", "dim"),),
+        values=lambda: {"lengths": None if lengths is None else asdict(lengths)},
+    )
+
+
+def notes_section(subject: Subject) -> Section:
+    """Return what a plan was drawn for, and the warnings of a run."""
+    notes, warnings = subject.notes, subject.state.warnings
+    return Section(
+        "notes",
         (
-            Headline(subject.kind, subject.name, subject.spec.name, subject.status),
-            Facts(tuple(header_facts(subject))),
-            *([] if lengths is None else [Line(f"lengths: {lengths.sentence()}", "dim")]),
-            *(Line(note, "dim", label="note") for note in subject.notes),
-            *([Warnings(state.warnings, _MAX_WARNINGS_DRAWN)] if state.warnings else []),
+            *(Line(note, "dim", label="note") for note in notes),
+            *([Warnings(warnings, _MAX_WARNINGS_DRAWN)] if warnings else []),
         ),
-        values=values,
+        values=lambda: {"notes": list(notes), "warnings": list(warnings)},
     )
 
 

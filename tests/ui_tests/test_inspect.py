@@ -448,7 +448,7 @@ def test_of_a_long_log_progress_is_picked_and_all_else_is_kept(
     while log.advance():
         pass
     whole = fold(load_run(run).events())
-    for part in ("evaluations", "decisions", "growths", "warnings", "pieces", "step", "phase"):
+    for part in ("evaluations", "decisions", "growths", "warnings", "segments", "step", "phase"):
         assert getattr(log.state, part) == getattr(whole, part)
     assert log.state.step_seconds.keys() == whole.step_seconds.keys()
     assert 20 <= len(log.state.points) < len(whole.points)

@@ -47,7 +47,9 @@ from autoprog.ui.run_sections import (
     curves_section,
     growth_section,
     header_section,
+    lengths_section,
     loss_series,
+    notes_section,
     result_of,
     result_section,
     schedule_section,
@@ -715,12 +717,14 @@ class SchedulePane(PagePane):
         has_room = rows >= CURVES_TOO_ROWS
         sections = [
             header_section(subject),
+            notes_section(subject),
             schedule_section(subject),
+            lengths_section(subject),
             *([curves_section(subject.state)] if has_room else []),
             result_section(result_of(subject)),
         ]
         if subject.track is None:
-            sections[1] = Section("schedule", (Line(NO_SCHEDULE, "dim"),))
+            sections[2] = Section("schedule", (Line(NO_SCHEDULE, "dim"),))
         return Group(*views(sections))
 
     def _diff_picture(self) -> RenderableType:
