@@ -26,8 +26,7 @@ from autoprog.commands.configure import recipe_of
 from autoprog.commands.flags import add_data_flags, add_device_flags, data_settings
 from autoprog.commands.launch import check_data_asks
 from autoprog.curves import size_on_grid
-from autoprog.data.run_data import open_data
-from autoprog.data.sources import OpenedData, labelled_as, open_evaluated_folder
+from autoprog.data.dataset import OpenedData, labelled_as, open_data, open_evaluated_folder
 from autoprog.errors import ConfigError
 from autoprog.evaluation_grid import cells_of
 from autoprog.files import parse

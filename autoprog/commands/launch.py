@@ -31,8 +31,7 @@ from autoprog.commands.flags import (
 from autoprog.commands.preflight import check_run, check_validation_images
 from autoprog.console import Console
 from autoprog.data.cache_folder import check_cache_folder
-from autoprog.data.run_data import open_data
-from autoprog.data.sources import OpenedData
+from autoprog.data.dataset import OpenedData, open_data
 from autoprog.errors import (
     ConfigError,
     DivergedError,
@@ -56,8 +55,8 @@ from autoprog.train.checkpoint import load_newest
 from autoprog.train.device import is_out_of_memory
 from autoprog.train.ranks import Ranks, is_lost_rank, was_restarted
 from autoprog.train.run import Job
-from autoprog.train.step import MAX_ROLLBACKS, Rollbacks
 from autoprog.train.stop import InterruptedRunError, StopRequest, stop_on_signals
+from autoprog.train.trainer import MAX_ROLLBACKS, Rollbacks
 from autoprog.ui.live import make_display
 
 __all__ = [

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from autoprog import migration
 from autoprog.data.cache_folder import cache_folder
 from autoprog.errors import ConfigError, suggest
 from autoprog.files import MAX_LETTERS, FileModel, is_line
@@ -265,11 +266,12 @@ def _settings_of(words: Any, where: str, key: str) -> dict[str, Any]:
     if words[0] not in ("train", "search"):
         raise ConfigError(where, key, "must begin with train or search", words[0])
     command, *rest = words
+    known = _flags_of(command) | frozenset(migration.FLAGS)  # which are renamed after this
     try:
         if command == "search":
-            return {"command": command, "flags": flags_of_words(rest, _flags_of(command))}
+            return {"command": command, "flags": flags_of_words(rest, known)}
         schedule, rest = _leading_schedule(rest)
-        flags = flags_of_words(rest, _flags_of(command))
+        flags = flags_of_words(rest, known)
     except ConfigError as error:
         raise ConfigError(where, key, str(error)) from None
     own = {"follows_file": True} if schedule == "{schedule}" else {"preset": schedule}
