@@ -36,7 +36,6 @@ from autoprog.ui.inspect.readers import (
     filtered,
     run_columns,
     stamp,
-    subject_of,
 )
 from autoprog.ui.live import frame
 from autoprog.ui.render_rich import TWO_PLOTS_WIDTH, view, views
@@ -678,7 +677,7 @@ class SchedulePane(PagePane):
         index = number % len(others)
         try:
             with consistent("these schedules"):
-                other = subject_of(self._library, others[index])
+                other = self._library.subject_of(others[index])
                 diff: ScheduleDiff | str = schedule_diff(subject, other)
         except (AutoprogError, OSError) as error:
             diff = str(error)
