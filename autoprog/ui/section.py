@@ -139,7 +139,7 @@ class Bars:
 
 @dataclass(frozen=True)
 class Series:
-    """A curve. A ``line`` is joined up; otherwise its points stand alone, so shape tells them apart.
+    """A curve. A ``line`` is joined up; otherwise its points stand alone, so shape distinguishes them.
 
     A line that is ``dotted`` has gaps: it is there to be compared with. Its ``label``, of which a terminal
     writes the first letter, stands where the curve ends. Curves of one ``name`` share a colour and a place
