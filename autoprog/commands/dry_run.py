@@ -13,10 +13,11 @@ from rich.text import Text
 
 from autoprog.bench.costs import measure_costs
 from autoprog.commands.configure import Configured
-from autoprog.commands.launch import Configure, new_run_id
+from autoprog.commands.launch import Configure
 from autoprog.commands.preflight import check_run, check_validation_images
+from autoprog.commands.record import new_run_id
 from autoprog.commands.report import plan_text, space_text
-from autoprog.commands.show import put_paths
+from autoprog.commands.run_words import put_paths
 from autoprog.console import Console
 from autoprog.costs.model import CostModel, predict_seconds
 from autoprog.costs.table import CostKey, full_key, key_of_step, space_keys

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from autoprog.commands.show import named_run
+from autoprog.commands.run_words import named_run
 from autoprog.decisions import Decision
 from autoprog.errors import ConfigError
 from autoprog.printable import say
