@@ -475,7 +475,7 @@ def run(args: argparse.Namespace) -> int:
         say(f"autoprog: {note}", file=sys.stderr)
     with PartsBar(Console(stderr=True)) as bar:
         grid = evaluate_grid(
-            found.settings, found.opened, found.file, found.subnets, args.rounds, bar.tell
+            found.settings, found.opened, found.file, found.subnets, args.rounds, bar.update
         )
     console, sections = Console(highlight=False), [grid_section(grid)]
     if args.as_json:

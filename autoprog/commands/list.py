@@ -131,7 +131,7 @@ def _growable_timm_models(pattern: str) -> list[ModelSpec]:
     names, found = growable_names(pattern), []
     with PartsBar(Console(stderr=True)) as bar:
         for number, name in enumerate(names):
-            bar.tell("models", number, len(names))
+            bar.update("models", number, len(names))
             with suppress(ValueError):
                 found.append(describe(name))
     return found
