@@ -32,7 +32,8 @@ from autoprog.commands.flags import (
 )
 from autoprog.commands.resume import check_data_asks
 from autoprog.curves import size_on_grid
-from autoprog.data.dataset import OpenedData, labelled_as, open_data, open_evaluated_folder
+from autoprog.data.dataset import OpenedData
+from autoprog.data.opening import labelled_as, open_data, open_evaluated_folder
 from autoprog.errors import ConfigError
 from autoprog.evaluation_grid import cells_of
 from autoprog.files import parse
