@@ -31,7 +31,8 @@ from autoprog.commands.flags import (
     flag_of,
 )
 from autoprog.commands.resume import check_data_asks
-from autoprog.data.dataset import OpenedData, labelled_as, open_data, open_evaluated_folder
+from autoprog.data.dataset import OpenedData
+from autoprog.data.opening import labelled_as, open_data, open_evaluated_folder
 from autoprog.errors import ConfigError
 from autoprog.evaluation_grid import cells_of
 from autoprog.files import parse

@@ -324,7 +324,7 @@ class Trainer:
             train_seconds=spent["train"],
             budget_fraction=None if self.pace.counts_steps else fraction,
         )
-        for text in self.data.complaints():
+        for text in self.data.new_warnings():
             yield WarningRaised(step=self.step, message=text)
         if self.stepper.micro_batches != self._micro_batches:
             self._micro_batches = self.stepper.micro_batches
