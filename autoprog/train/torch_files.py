@@ -37,6 +37,7 @@ __all__ = [
     "differs",
     "first_not_finite",
     "is_safetensors",
+    "key_differences",
     "load_torch",
     "shown_key",
     "what_else_it_is",
@@ -244,6 +245,18 @@ def first_not_finite(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> 
                 if not torch.isfinite(state[key].to(tensor.dtype)).all():
                     return key
     return None
+
+
+def key_differences(own: Mapping[str, Tensor], found: Mapping[str, Any]) -> str:
+    """Return in words which tensors a network lacks, has too many of, or has in another shape; else nothing."""
+    kinds = {
+        "missing": [key for key in own if key not in found],
+        "too many": [key for key in found if key not in own],
+        "of another shape": [k for k in own if k in found and differs(found[k], own[k])],
+    }
+    return "; ".join(
+        f"{len(keys)} {kind}, such as {shown_key(keys[0])}" for kind, keys in kinds.items() if keys
+    )
 
 
 def shown_key(key: str) -> str:
