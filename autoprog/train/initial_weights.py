@@ -103,6 +103,7 @@ def load_initial(
     if found is None:
         return ()
     online, *averages = networks
+    # The averages begin at the same weights: at what they were drawn with they would lag behind for long.
     online.vit.load_state_dict(found.state, strict=False)  # without a fresh head and fresh tables
     tables = {size: f"{TABLES}.{size}" for size in settings.table_sizes}
     resample_tables(online.vit, (size for size, key in tables.items() if key not in found.state))
@@ -198,7 +199,7 @@ def _settle_head(
 def _set_aside(
     state: dict[str, Any], own: dict[str, Tensor], part: str, *, as_a_whole: bool
 ) -> set[str]:
-    """Drop from both the tensors of a part that do not fit, or all of it if one does not; return their keys."""
+    """Drop from both the tensors of a part that do not fit, or then all of it; return their keys."""
     keys = {key for key in (*own, *state) if key.startswith(f"{part}.")}
     dropped = {key for key in keys if key not in own or differs(state.get(key), own[key])}
     if dropped and as_a_whole:
@@ -215,6 +216,7 @@ _LARGEST_PATCH_PX = 64
 
 def _in_timm_format(weights: Mapping[str, Any], vit: Any) -> dict[str, Tensor]:
     """Return weights as timm names them now, with the position table of the network's size."""
+    # A stranger's kernel of 1,000 px would keep the resampling busy for hours.
     patches = weights.get("patch_embed.proj.weight")
     if isinstance(patches, Tensor) and max(patches.shape[2:], default=0) > _LARGEST_PATCH_PX:
         raise ValueError("patches that are too large to be resampled")

@@ -247,7 +247,7 @@ def first_not_finite(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> 
 
 
 def key_differences(own: Mapping[str, Tensor], found: Mapping[str, Any]) -> str:
-    """Return in words which tensors a network lacks, has too many of, or has in another shape; else nothing."""
+    """Return in words which tensors a network misses, does not know, or has in another shape; or nothing."""
     kinds = {
         "missing": [key for key in own if key not in found],
         "too many": [key for key in found if key not in own],

@@ -383,7 +383,7 @@ class Trainer:
             yield from self.save()
 
     def evaluate_phase(self, phase: Phase) -> Iterator[Event]:
-        """Evaluate where a phase stands; keep the weights if they are the best, stop where patience has run out.
+        """Evaluate a phase; keep the weights if they are the best, stop the run where patience has run out.
 
         What has fewer blocks than the full model is not what the run hands over, so it is never the best one.
         Of equals the first stays. ``best.safetensors`` is the best of what this run has evaluated, whatever a
@@ -452,6 +452,7 @@ class Trainer:
                     f"the loss of the {name} network on the validation images is {scores.loss} at step"
                     f" {self.step} (epoch {self.epoch:.2f}); checkpoints are from before; lower --lr"
                 )
+        # From here on the evaluation counts: a stop before this repeats it after the resume.
         self.evaluated_step, self.evaluated_macs = self.step, self.macs
         self.evaluated_position = self.pace.position(self.step)
         self.by_class = {

@@ -186,7 +186,7 @@ def loaded_network(
     Raises:
         ConfigError: If they are those of another network, or are not finite.
     """
-    with torch.device("meta"):
+    with torch.device("meta"):  # a description may be of a network far too large
         check_fits(build_model(spec, num_classes, seed, table_sizes), file)
     model = build_model(spec, num_classes, seed, table_sizes)
     model.vit.load_state_dict(file.state)
