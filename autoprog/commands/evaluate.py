@@ -461,7 +461,7 @@ def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
     from autoprog.commands.run_words import named_run
     from autoprog.console import Console
-    from autoprog.train.evaluate import evaluate_grid
+    from autoprog.train.grid import evaluate_grid
     from autoprog.ui.evaluation import grid_section
     from autoprog.ui.live import PartsBar
     from autoprog.ui.render_rich import print_sections
