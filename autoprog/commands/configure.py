@@ -273,17 +273,14 @@ def _fit_together(
 ) -> tuple[GrowthSchedule, Recipe]:
     """Let flags win over the schedule's learning rate, and the schedule over the recipe's length."""
     if hasattr(args, "sched"):
-        found = parse(GrowthSchedule, _with_shape(found, args.sched), "--sched")
+        body = found.model_dump(by_alias=True)
+        body["lr"]["shape"] = args.sched
+        found = parse(GrowthSchedule, body, "--sched")
     values: dict[str, Any] = {"sched": found.lr.shape}
     own_epochs = found.own_epochs(steps_per_epoch_of(num_images, recipe.batch_size))
     if not hasattr(args, "epochs") and own_epochs is not None:
         values["epochs"] = own_epochs
     return found, parse(Recipe, {**recipe.model_dump(), **values}, args.schedule)
-
-
-def _with_shape(schedule: GrowthSchedule, shape: str) -> dict[str, Any]:
-    body = schedule.model_dump(by_alias=True)
-    return {**body, "lr": {**body["lr"], "shape": shape}}
 
 
 def _with_decision_flags(args: argparse.Namespace, file: SpaceFile) -> SpaceFile:

@@ -79,9 +79,9 @@ def dry_run(args: argparse.Namespace, configure: Configure) -> None:
         "folder": f"{Path(args.runs_dir) / run_id} (not made)",
     }
     if hasattr(args, "as_json"):
-        stages = [
-            dict(zip([c.header for c in columns], row, strict=True)) for row in _rows(columns)
-        ]
+        headers = [column.header for column in columns]
+        rows = zip(*(column.cells for column in columns), strict=True)
+        stages = [dict(zip(headers, row, strict=True)) for row in rows]
         numbers = None if forecast is None else vars(forecast)
         body = {"facts": facts, "stages": stages, "forecast": numbers}
         console.out(json.dumps(body, indent=1), highlight=False)
@@ -99,10 +99,6 @@ def _print(console: Console, facts: dict[str, str], columns: list[Column]) -> No
         console.print(rich_table(columns, console.width))
     elif columns:
         console.out("\n".join(plain_table(columns)), highlight=False)
-
-
-def _rows(columns: list[Column]) -> list[tuple[str, ...]]:
-    return list(zip(*(column.cells for column in columns), strict=True))
 
 
 def _facts(configured: Configured) -> dict[str, str]:
@@ -163,9 +159,8 @@ def _forecast(configured: Configured) -> _Forecast | None:
     plain = settings.model_copy(
         update={"cache": None, "compile": False}
     )  # no file, no minute of graphs
-    grid = measure_costs(
-        plain, configured.opened, _cells(configured), TimingLimits(_MEASURE_SECONDS)
-    )
+    keys = _cost_keys(configured)
+    grid = measure_costs(plain, configured.opened, keys, TimingLimits(_MEASURE_SECONDS))
     costs, full = CostModel(spec, grid.table), full_key(spec, batch_size)
     classes = len(configured.opened.class_names)
     step_macs = batch_size * image_macs(spec, spec.full, Training(), classes)
@@ -191,23 +186,25 @@ def _forecast(configured: Configured) -> _Forecast | None:
     )
 
 
-def _cells(configured: Configured) -> list[CostKey]:
+def _cost_keys(configured: Configured) -> list[CostKey]:
     settings, schedule = configured.settings, configured.schedule
     spec, batch_size = settings.model.spec(), settings.recipe.batch_size
     if settings.search is not None:
         return list(space_keys(settings.search.space, batch_size))
     assert schedule is not None, "a training run has a schedule"
     segments = _table(configured, schedule).segments
-    cells = (key_of_step(spec, one.subnet, one.training, batch_size) for one in segments)
-    return list(dict.fromkeys(cells))
+    keys = (key_of_step(spec, one.subnet, one.training, batch_size) for one in segments)
+    return list(dict.fromkeys(keys))
 
 
 def _forecast_facts(forecast: _Forecast, settings: RunSettings) -> dict[str, str]:
     whose = "the time of " if forecast.steps_are_full else ""
     full = " of the full model" if forecast.steps_are_full else ""
     about = "at most about" if forecast.at_most else "about"
+    step = forecast.full_step_seconds
+    step_text = duration(step) if step >= 1 else f"{1000 * step:.0f} ms"
     notes = [
-        f"a step of the full model takes {_step_text(forecast.full_step_seconds)} here",
+        f"a step of the full model takes {step_text} here",
         f"the evaluation at the end {duration(forecast.evaluation_seconds)}",
     ]
     if settings.cache is not None:
@@ -222,8 +219,3 @@ def _forecast_facts(forecast: _Forecast, settings: RunSettings) -> dict[str, str
         "time": f"{about} {duration(forecast.seconds)} ({'; '.join(notes)})",
         "memory": f"{mebibytes(forecast.memory_bytes)} at the peak of the steps that were timed",
     }
-
-
-def _step_text(seconds: float) -> str:
-    """Return the seconds of a step, in milliseconds below one."""
-    return duration(seconds) if seconds >= 1 else f"{1000 * seconds:.0f} ms"

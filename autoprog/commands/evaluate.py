@@ -40,6 +40,7 @@ from autoprog.files import parse
 from autoprog.options import given
 from autoprog.presets import pruning_places
 from autoprog.printable import say
+from autoprog.recipe import Recipe
 from autoprog.runs import Run
 from autoprog.schedule import GrowthSchedule
 from autoprog.settings import DataSettings, RunSettings
@@ -273,12 +274,23 @@ def _of_file(
     args: argparse.Namespace, file: WeightsFile
 ) -> tuple[RunSettings, OpenedData, list[str]]:
     """Return settings for weights of a file; where it says how images are prepared, they are so."""
-    spec, data = _model(args, file), data_settings(args)
+    if hasattr(args, "model"):
+        spec = find_model(args.model, getattr(args, "img_size", None))
+    elif file.spec is not None:
+        spec = short_named(file.spec)
+    else:
+        problem = f"must be given: {file.path} does not say what model it is for"
+        if file.refused:
+            problem = (
+                f"must be given: {file.path} names no model that can be built ({file.refused})"
+            )
+        raise ConfigError("--model", "", problem, hint="add --model deit-s, or any timm model")
+    data = data_settings(args)
     opened, notes = _opened(data), []
     name, recipe = recipe_of(args, len(opened.train), data, ("", {}))
     if file.images is not None and not hasattr(args, "recipe"):
         own = {key: file.images[key] for key in ("crop_pct", "interpolation") if key in file.images}
-        recipe = parse(type(recipe), {**recipe.model_dump(), **own}, str(file.path))
+        recipe = parse(Recipe, {**recipe.model_dump(), **own}, str(file.path))
     elif not hasattr(args, "recipe"):
         crop = getattr(args, "crop_pct", recipe.crop_pct)
         notes = [f"the weights do not say how images are prepared: crop {crop:g}, as in {name!r}"]
@@ -295,29 +307,12 @@ def _opened(data: DataSettings) -> OpenedData:
     return open_data(data)
 
 
-def _model(args: argparse.Namespace, file: WeightsFile) -> ModelSpec:
-    if hasattr(args, "model"):
-        return find_model(args.model, getattr(args, "img_size", None))
-    if file.spec is None:
-        problem = f"must be given: {file.path} does not say what model it is for"
-        if file.refused:
-            problem = (
-                f"must be given: {file.path} names no model that can be built ({file.refused})"
-            )
-        raise ConfigError("--model", "", problem, hint="add --model deit-s, or any timm model")
-    return short_named(file.spec)
-
-
 def _settings(args: argparse.Namespace, values: dict[str, Any]) -> RunSettings:
     """Lay the flags over settings; images come as they are, without a cache of decoded ones."""
-    recipe = values["recipe"]
-    changes = {
-        key: getattr(args, key) for key in ("crop_pct", "interpolation") if hasattr(args, key)
-    }
+    recipe: Recipe = values["recipe"]
     few = max(1, _BATCH_PIXELS // values["model"].img_size ** 2)
-    fitting = min(_BATCH_SIZE, recipe.batch_size, few)
-    changes["batch_size"] = getattr(args, "batch_size", fitting)
-    recipe = parse(type(recipe), {**recipe.model_dump(), **changes}, "flags")
+    fitting = {"batch_size": min(_BATCH_SIZE, recipe.batch_size, few)}
+    recipe = parse(Recipe, {**recipe.model_dump(), **fitting, **given(args, Recipe)}, "flags")
     values |= {"recipe": recipe, "cache": None, **given(args, RunSettings)}
     return parse(RunSettings, values, "flags")
 
@@ -327,7 +322,13 @@ def _subnets(
 ) -> list[SubnetConfig]:
     """Return every size under every keep-rate; ``--grid`` fills in the axis that is not given."""
     spec = settings.model.spec()
-    sizes, rates = _default_axes(spec, elastic) if args.grid else ([spec.img_size], [1.0])
+    sizes, rates = [spec.img_size], [1.0]
+    if args.grid and elastic.sandwich is not None:  # what the run has trained
+        sizes = [*elastic.sandwich.sizes, spec.img_size]
+        rates = [*elastic.sandwich.keep_rates, 1.0]
+    elif args.grid:
+        sizes = [size_on_grid(spec, side / 14) for side in (8, 10, 12, 14)]
+        rates = list(_RATES) if len(spec.depth) == 1 else rates
     sizes, rates = args.img_sizes or sizes, args.keep_rates or rates
     for size in sizes:
         check_size(size, spec, "--img-sizes")
@@ -335,14 +336,6 @@ def _subnets(
     for rate in rates:
         check_rate(rate, tokens, spec, "--keep-rates")
     return cells_of(spec.full, sizes, [tokens.rule(rate) for rate in rates])
-
-
-def _default_axes(spec: ModelSpec, elastic: Elastic) -> tuple[list[int], list[float]]:
-    """Return the sizes and keep-rates of a grid: those that a sandwich trained, or common ones."""
-    if elastic.sandwich is not None:
-        return [*elastic.sandwich.sizes, spec.img_size], [*elastic.sandwich.keep_rates, 1.0]
-    sizes = [size_on_grid(spec, side / 14) for side in (8, 10, 12, 14)]
-    return sizes, list(_RATES) if len(spec.depth) == 1 else [1.0]
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
