@@ -22,8 +22,7 @@ from autoprog.commands.flags import (
     given_cost_fraction,
     given_fidelity,
 )
-from autoprog.data.run_data import open_data
-from autoprog.data.sources import OpenedData
+from autoprog.data.dataset import OpenedData, open_data
 from autoprog.environment import optional_number_in
 from autoprog.errors import ConfigError, suggest
 from autoprog.files import FileModel, parse, read_yaml

@@ -31,9 +31,8 @@ from autoprog.steptable import StepTable
 from autoprog.train.device import resolve_compute
 from autoprog.train.run import step_table
 from autoprog.ui.format import amount, ascii_text, count, duration, mebibytes, number
-from autoprog.ui.plain import stage_columns
 from autoprog.ui.tables import Column, plain_table, rich_table
-from autoprog.ui.timeline import track_of_table
+from autoprog.ui.track import track_of_table
 from supernet.cost import macs, parameters
 
 __all__ = ["dry_run"]
@@ -132,7 +131,7 @@ def _stages(configured: Configured) -> list[Column]:
     track = track_of_table(
         configured.settings.model.spec(), table, configured.settings.recipe.strength
     )
-    columns = stage_columns(track)
+    columns = track.stage_columns()
     if len(columns[0].cells) != len(table.segments):
         return columns  # rows of several segments, of keep-rates that change with each step
     steps = tuple(count(segment.steps) for segment in table.segments)

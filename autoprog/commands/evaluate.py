@@ -32,8 +32,7 @@ from autoprog.commands.flags import (
 )
 from autoprog.commands.resume import check_data_asks
 from autoprog.curves import size_on_grid
-from autoprog.data.run_data import open_data
-from autoprog.data.sources import OpenedData, labelled_as, open_evaluated_folder
+from autoprog.data.dataset import OpenedData, labelled_as, open_data, open_evaluated_folder
 from autoprog.errors import ConfigError
 from autoprog.evaluation_grid import cells_of
 from autoprog.files import parse
@@ -456,8 +455,10 @@ def run(args: argparse.Namespace) -> int:
     from autoprog.commands.run_words import named_run
     from autoprog.console import Console
     from autoprog.train.evaluate import evaluate_grid
-    from autoprog.ui.evaluation import grid_document, grid_text, grid_view
+    from autoprog.ui.evaluation import grid_section
     from autoprog.ui.live import PartsBar
+    from autoprog.ui.render_rich import print_sections
+    from autoprog.ui.section import document
 
     is_exported = os.path.lexists(Path(args.target) / "model.safetensors")
     is_run = os.path.isdir(args.target) or not os.path.lexists(args.target)
@@ -470,11 +471,9 @@ def run(args: argparse.Namespace) -> int:
         grid = evaluate_grid(
             found.settings, found.opened, found.file, found.subnets, args.rounds, bar.tell
         )
-    console = Console(highlight=False)
+    console, sections = Console(highlight=False), [grid_section(grid)]
     if args.as_json:
-        console.out(json.dumps(grid_document(grid), indent=1, allow_nan=False), highlight=False)
-    elif console.is_terminal and not console.is_dumb_terminal:
-        console.print(grid_view(grid))
+        console.out(json.dumps(document(sections), indent=1, allow_nan=False), highlight=False)
     else:
-        console.out(grid_text(grid), end="", highlight=False)
+        print_sections(console, sections, plain=not console.is_terminal)
     return 0

@@ -12,7 +12,7 @@ from pathlib import PurePath
 
 from autoprog.commands.configure import Configured
 from autoprog.commands.flags import absolute
-from autoprog.data.sources import OpenedData
+from autoprog.data.dataset import OpenedData
 from autoprog.files import FileModel
 from autoprog.settings import RecordedData, RunManifest, RunSettings
 

@@ -15,7 +15,7 @@ from autoprog.recipe import RECIPES, Recipe, default_recipe_name
 from autoprog.runs import RunFolder
 from autoprog.search.plan import SearchPlan, point_candidates
 from autoprog.settings import DataSettings, RunManifest, RunSettings, SearchSettings
-from autoprog.ui.search_views import fidelity_lines
+from autoprog.ui.search_sections import fidelity_lines
 
 __all__ = ["announce_search", "announce_train", "farewell", "plan_text", "space_text"]
 

@@ -20,7 +20,7 @@ from autoprog.cli import build_parser
 from autoprog.commands.configure import Configured
 from autoprog.commands.flags import NO_SETTINGS, absolute, flag_of, from_anywhere
 from autoprog.commands.record import absolute_paths, recorded_data, with_absolute_paths
-from autoprog.data.run_data import open_data
+from autoprog.data.dataset import open_data
 from autoprog.errors import ConfigError, command
 from autoprog.files import parse
 from autoprog.options import flag_words, flags_of_model

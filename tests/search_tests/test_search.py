@@ -12,7 +12,7 @@ import timm
 import torch
 from optuna.trial import TrialState
 
-from autoprog.data.images import stratified_holdout
+from autoprog.data.image_sources import stratified_holdout
 from autoprog.decisions import Decision
 from autoprog.events import (
     CheckpointSaved,

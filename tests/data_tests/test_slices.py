@@ -13,9 +13,8 @@ from PIL import Image
 from autoprog import recipe
 from autoprog.cli import build_parser, main
 from autoprog.commands.configure import configure_search
-from autoprog.data.images import SlicedSource, whole_of
-from autoprog.data.run_data import open_data
-from autoprog.data.sources import sliced
+from autoprog.data.dataset import open_data, sliced
+from autoprog.data.image_sources import SlicedSource, whole_of
 from autoprog.errors import ConfigError
 from autoprog.search.trials import trial_settings
 from autoprog.settings import DataSettings, RunManifest, SearchSettings

@@ -5,7 +5,6 @@ import json
 import os
 import tarfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from autoprog.data.sources import DataSource, open_source
+from autoprog.data.dataset import open_data
 from autoprog.data.stream import StreamLoader, StreamSource, pixel_hash
 from autoprog.data.transforms import InputConfig, TransformSettings
 from autoprog.errors import ConfigError, RunError
+from autoprog.settings import DataSettings
 
 from .hostile_data import EPS
 
@@ -152,7 +152,7 @@ def test_web_dataset_shards_open_and_train(tmp_path: Path) -> None:
             "name": part, "num_samples": 80, "filenames": names, "shard_lengths": [40, 40]
         }  # fmt: skip
     (tmp_path / "info.json").write_text(json.dumps({"splits": splits}))
-    data = open_source(DataSource(dataset="wds/toy", data_dir=str(tmp_path), num_classes=2))
+    data = open_data(DataSettings(dataset="wds/toy", data_dir=str(tmp_path), num_classes=2))
     assert isinstance(data.train, StreamSource)
     assert (len(data.train), len(data.val)) == (80, 80)
     for workers in (0, 2):
@@ -211,13 +211,13 @@ def test_a_reader_that_divides_the_data_gives_all_of_it_to_an_evaluation() -> No
     assert [(r.dist_rank, r.dist_num_replicas) for r in readers] == [(0, 1), (1, 2)]
 
 
-def sharded(folder: Path, info: object, split: str = "train") -> DataSource:
+def sharded(folder: Path, info: object, split: str = "train") -> DataSettings:
     """Return a web dataset with such an info file."""
     pytest.importorskip("webdataset", reason="the optional package webdataset is not installed")
     write_shard(folder / "train-0.tar", range(40))
     text = info if isinstance(info, str) else json.dumps(info)
     (folder / "_info.json").write_text(text)
-    return DataSource(
+    return DataSettings(
         dataset="wds/x", data_dir=str(folder), num_classes=2, train_split=split, val_split=split
     )
 
@@ -257,7 +257,7 @@ def test_info_files_of_shards_are_checked(
     monkeypatch.chdir(tmp_path)
     source = sharded(tmp_path, info)
     with pytest.raises(ConfigError) as caught:
-        open_source(source)
+        open_data(source)
     assert str(caught.value).isprintable()
     assert not (tmp_path / "CANARY").exists()
 
@@ -268,7 +268,7 @@ def test_no_file_has_a_shell_run_for_the_shards_of_a_pipe(
     monkeypatch.chdir(tmp_path)
     source = sharded(tmp_path, info_of("train-0.tar; touch CANARY"))
     with pytest.raises(ConfigError, match="must name its shards by plain file names"):
-        open_source(replace(source, data_dir=f"pipe:cat {tmp_path}"))
+        open_data(source.model_copy(update={"data_dir": f"pipe:cat {tmp_path}"}))
     assert not (tmp_path / "CANARY").exists()
 
 
@@ -278,13 +278,13 @@ def test_pipes_in_place_of_shards_are_not_waited_for(tmp_path: Path, name: str) 
     (tmp_path / name).unlink(missing_ok=True)
     os.mkfifo(tmp_path / name)
     with pytest.raises(ConfigError):
-        open_source(source)
+        open_data(source)
 
 
 def test_a_split_of_a_billion_shards_is_refused(tmp_path: Path) -> None:
     source = sharded(tmp_path, info_of("train-0.tar"), "train-{0..999}-{0..9999999}.tar|40")
     with pytest.raises(ConfigError, match="must be at most 1,000,000 shards"):
-        open_source(source)
+        open_data(source)
 
 
 @pytest.mark.parametrize(

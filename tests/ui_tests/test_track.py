@@ -3,25 +3,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from autoprog.events import Event
 from autoprog.presets import preset
 from autoprog.recipe import RECIPES
+from autoprog.ui.render_rich import place_labels, step_plot, view
+from autoprog.ui.run_sections import schedule_section
 from autoprog.ui.state import fold
-from autoprog.ui.timeline import (
-    Lane,
-    Track,
-    constants,
-    lanes,
-    mean_relative_cost,
-    measured_speed_up,
-    place_labels,
-    step_plot,
-    timeline,
-    track_of_run,
-    track_of_table,
-)
+from autoprog.ui.subject import Subject
+from autoprog.ui.track import Lane, Track, track_of_run, track_of_table
 from supernet.config import SubnetConfig
 from supernet.cost import relative_cost
 from supernet.zoo import ZOO
@@ -35,8 +26,12 @@ def linear_track() -> Track:
     return track_of_table(SPEC, schedule.resolve(1000), STRENGTH)
 
 
+def drawn(track: Track) -> RenderableType:
+    return view(schedule_section(Subject("a", "schedule", SPEC, None, track)))
+
+
 def test_lanes_of_the_linear_preset_are_the_published_ramp() -> None:
-    table = {lane.name: lane.texts for lane in lanes(linear_track())}
+    table = {lane.name: lane.texts for lane in linear_track().lanes()}
     assert table == {
         "depth": ("6", "8", "10", "12"),
         "image px": ("128", "160", "192", "224"),
@@ -45,27 +40,27 @@ def test_lanes_of_the_linear_preset_are_the_published_ramp() -> None:
         "erasing": ("0", "0.0833", "0.167", "0.25"),
         "step cost": ("16%", "33%", "60%", "100%"),
     }
-    assert constants(linear_track()) == {"mixup": "0.8", "cutmix": "1"}
+    assert linear_track().constants() == {"mixup": "0.8", "cutmix": "1"}
 
 
 def test_a_constant_schedule_has_no_lane_of_regularisation_and_costs_one() -> None:
     table = preset("constant", SPEC, 300, STRENGTH).resolve(1000)
     track = track_of_table(SPEC, table, STRENGTH)
-    assert [lane.name for lane in lanes(track)] == ["depth", "image px", "step cost"]
-    assert mean_relative_cost(track) == 1.0
+    assert [lane.name for lane in track.lanes()] == ["depth", "image px", "step cost"]
+    assert track.mean_step_cost() == 1.0
 
 
 def test_mean_cost_weighs_segments_by_their_steps() -> None:
     track = linear_track()
     subnets = [SubnetConfig(d, r) for d, r in ((6, 128), (8, 160), (10, 192), (12, 224))]
     expected = sum(relative_cost(SPEC, subnet) for subnet in subnets) / 4
-    assert mean_relative_cost(track) == pytest.approx(expected)
+    assert track.mean_step_cost() == pytest.approx(expected)
 
 
 def test_measured_speed_up_needs_every_cell() -> None:
     costs = {"d6 r128": 1.0, "d8 r160": 2.0, "d10 r192": 4.0}
-    assert measured_speed_up(linear_track(), costs) is None
-    assert measured_speed_up(linear_track(), {**costs, "d12 r224": 5.0}) == pytest.approx(20 / 12)
+    assert linear_track().measured_speed_up(costs) is None
+    assert linear_track().measured_speed_up({**costs, "d12 r224": 5.0}) == pytest.approx(20 / 12)
 
 
 def test_heights_are_fractions_of_the_top() -> None:
@@ -88,10 +83,10 @@ def test_the_picture_fits_and_shows_every_change(
     width: int, fixed_console: Callable[..., Console], shown: Callable[[Console], str]
 ) -> None:
     console = fixed_console(width)
-    console.print(timeline(linear_track()))
+    console.print(drawn(linear_track()))
     text = shown(console)
     assert max(map(len, text.splitlines())) == width
-    for lane in lanes(linear_track()):
+    for lane in linear_track().lanes():
         row = next(line for line in text.splitlines() if lane.name in line)
         assert row.split(lane.name)[1].rstrip(" │").split() == list(lane.texts)
     axis = next(line for line in text.splitlines() if "│ epoch" in line)
@@ -108,7 +103,7 @@ def test_a_run_shows_where_it_is_and_what_it_has_not_decided(
     assert track is not None
     assert track.known_steps == 2800
     console = fixed_console(100)
-    console.print(timeline(track))
+    console.print(drawn(track))
     text = shown(console)
     for sign in ("now: epoch 23", "not decided yet", "░", "┊", "≈", "◆ decision", "▲ growth"):
         assert sign in text

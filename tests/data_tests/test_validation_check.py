@@ -14,11 +14,11 @@ from PIL import Image
 
 from autoprog.cli import main
 from autoprog.commands import launch
-from autoprog.data import decode, images
+from autoprog.data import decode, image_sources
 from autoprog.data.cache import CacheSettings, open_cached
-from autoprog.data.images import FolderSource
+from autoprog.data.image_sources import FolderSource
+from autoprog.data.loader import check_images
 from autoprog.data.progress import progress_on_stderr
-from autoprog.data.sources import check_images
 from autoprog.errors import ResumableError
 from autoprog.recipe import Recipe
 from autoprog.runs import load_run
@@ -125,7 +125,7 @@ def test_messages_hold_no_names_of_python_objects(data: Path, content: bytes) ->
 def test_an_image_beyond_what_pillow_opens_says_so(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (decode, images):
+    for module in (decode, image_sources):
         monkeypatch.setattr(module, "MAX_PIXELS", 200)  # the test images have 400
     (_, reason), *_ = check_images(FolderSource(data / "val"), 0, 60, progress_on_stderr).unreadable
     assert reason.endswith("more than the 200 pixels that are read; make it smaller")

@@ -22,7 +22,6 @@ from autoprog.data.batch_augment import (
     BatchAugment,
     Jitter,
     apply_policy,
-    can_augment_by_batch,
     draw_erasures,
     draw_jitter,
     erase_,
@@ -37,10 +36,9 @@ from autoprog.data.batch_crops import (
     weight_table,
 )
 from autoprog.data.cache import CachedSource, in_memory
-from autoprog.data.images import open_digits
-from autoprog.data.loader import TrainLoader
-from autoprog.data.sampler import seed_sample
-from autoprog.data.transforms import InputConfig, TransformSettings, policy_steps
+from autoprog.data.image_sources import open_digits
+from autoprog.data.loader import TrainLoader, can_augment_by_batch
+from autoprog.data.transforms import InputConfig, TransformSettings, policy_steps, seed_sample
 
 SETTINGS = TransformSettings()
 RICH = InputConfig(24, "rand-m9-mstd0.5-inc1", 0.5)
@@ -389,7 +387,7 @@ CELLS = [
 def test_a_sample_is_the_same_alone_and_in_any_batch(
     config: InputConfig, sizes: list[tuple[int, int]]
 ) -> None:
-    settings = TransformSettings(interpolation="random", vflip=0.3, recount=2)
+    settings = TransformSettings(interpolation="random", vflip=0.3)
     augment = BatchAugment(cached(sizes), settings, 3)
     indices, passes = np.arange(40), np.arange(40) % 3
     together = augment(indices, passes, config)

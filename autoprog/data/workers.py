@@ -1,8 +1,8 @@
 """Worker processes: how many, what they do, and how it is noticed that one has died.
 
 Not torch's DataLoader: there all workers write into one queue, and one that is killed while it writes
-leaves its lock taken and half a batch in it, on which the main process may wait forever; a death is told
-by an exception from a signal handler, at any line of the main process, also amid an optimizer step; and
+leaves its lock taken and half a batch in it, on which the main process may wait forever; a death raises
+an exception in a signal handler, at any line of the main process, also amid an optimizer step; and
 batches lie in ``/dev/shm``, which containers make small. Here each worker has a connection of its own,
 which ends with it, and batches lie in anonymous memory.
 """
@@ -47,9 +47,9 @@ T = TypeVar("T")
 
 _MAX_WORKERS = 8
 _TASKS_AHEAD = 2  # of each worker, as in torch
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 _END_SECONDS = 2.0  # from being asked to end to being killed
-_ALIGNED_BYTES = 64
+_ALIGNED_BYTES = 64  # as torch aligns what it allocates
 _MIN_SHARED_BYTES = 2**16  # smaller results go through the connection itself
 _LONGEST_COMPLAINT = 300
 _MAX_COMPLAINTS = 20  # of a batch
@@ -104,7 +104,7 @@ class WorkerPool(Generic[Task, T]):
             tensors are passed on without being pickled.
         count: Number of workers.
         pin_memory: Put tensors into page-locked memory, for CUDA; beside the workers in a thread.
-        seed: Of what ``torch.utils.data.get_worker_info`` tells, by which the readers of streams
+        seed: What ``torch.utils.data.get_worker_info`` returns has it, by which the readers of streams
             shuffle and divide.
     """
 
@@ -175,7 +175,7 @@ class WorkerPool(Generic[Task, T]):
         return bool(self._pending) and self._pending[-1].call == call
 
     def receive(self, call: int) -> T:
-        """Return the next result of a call, however long it takes; a long wait is told.
+        """Return the next result of a call, however long it takes; warn of a long wait.
 
         Raises:
             WorkerDiedError: A worker is dead.
@@ -200,30 +200,30 @@ class WorkerPool(Generic[Task, T]):
         context, workers = get_context(), self._workers
         # At exit before multiprocessing ends its processes, for which it waits without limit.
         self._end = util.Finalize(self, _end_workers, (workers,), exitpriority=20)
+        is_forked = context.get_start_method() == "fork"
         try:
             for number in range(self._count):
-                workers.append(self._start_worker(context, number))
+                ours, theirs = context.Pipe()
+                # Where a worker writes what would else be lost: the last words of native code that crashes.
+                printed = tempfile.TemporaryFile() if is_forked else None  # noqa: SIM115
+                info = _Info(number, self._count, self._seed)
+                process = context.Process(
+                    target=_work,
+                    args=(theirs, self._run, info, printed),
+                    daemon=True,
+                    name="loader worker",
+                )
+                # From here on the connection is known to all that is forked, which must not keep it open.
+                _connections.add(ours)
+                with _signals_held_back():  # a new worker does not ignore them yet
+                    process.start()
+                theirs.close()
+                workers.append(_Worker(process, ours, printed))
         except OSError as error:
             text = f"a loader worker cannot be started ({error}); lower --workers"
             raise WorkerDiedError(text) from error
         if self._pin_memory:
             self._pinner = _Pinner(list(self._workers))
-
-    def _start_worker(self, context: Any, number: int) -> _Worker:
-        ours, theirs = context.Pipe()
-        is_forked = context.get_start_method() == "fork"
-        # Where a worker writes what would else be lost: the last words of native code that crashes.
-        printed = tempfile.TemporaryFile() if is_forked else None  # noqa: SIM115
-        info = _Info(number, self._count, self._seed)
-        process = context.Process(
-            target=_work, args=(theirs, self._run, info, printed), daemon=True, name="loader worker"
-        )
-        # From here on the connection is known to all that is forked, which must not keep it open.
-        _connections.add(ours)
-        with _signals_held_back():  # a new worker does not ignore them yet
-            process.start()
-        theirs.close()
-        return _Worker(process, ours, printed)
 
 
 class Results(Iterator[T]):
@@ -248,7 +248,7 @@ class _Pending(NamedTuple):
 
 
 class _Info(NamedTuple):
-    """What a worker is told of itself."""
+    """What a worker knows of itself."""
 
     number: int
     num_workers: int
@@ -264,7 +264,7 @@ class _Worker:
     printed: IO[bytes] | None
 
     def death(self) -> WorkerDiedError:
-        """Return the error that tells how it ended."""
+        """Return the error that says how it ended."""
         self.process.join(_END_SECONDS)
         code = self.process.exitcode
         if code is None:  # it has closed its connection and not ended
@@ -300,7 +300,11 @@ class _Message:
     def unpack(self, pin_memory: bool) -> None:
         """Make the result, where there is one, of its parts."""
         if self.kind == "done":
-            result = _as_tensors(reduction.ForkingPickler.loads(self.head, buffers=self.body))
+            parts = reduction.ForkingPickler.loads(self.head, buffers=self.body)
+            result = tuple(
+                torch.from_numpy(part.values) if isinstance(part, _Array) else part
+                for part in parts
+            )
             self.unpacked.append(_pinned(result) if pin_memory else result)
 
     def result(self) -> Any:
@@ -315,11 +319,12 @@ class _Message:
         return self.unpacked[0]
 
 
-# ---- In the main process
+# --------------------------------------------------------------------------------------------------
+# In the main process.
 
 
+# The main process's ends: a forked process has them too, and must let go of them.
 _connections: weakref.WeakSet[Connection] = weakref.WeakSet()
-"""The main process's ends: a forked process has them too, and must let go of them."""
 
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
@@ -348,34 +353,30 @@ def _receive(worker: _Worker, workers: Sequence[_Worker], seconds: float) -> _Me
         return None
     try:
         message: _Message = worker.connection.recv()
-        return _with_body(message, worker.connection)
+        if not message.is_shared:
+            parts = (worker.connection.recv_bytes() for _ in message.sizes)
+            return replace(message, body=[memoryview(bytearray(part)) for part in parts])
+        file = reduction.recv_handle(worker.connection)
+        try:
+            whole = memoryview(mmap.mmap(file, _end_of(message.sizes)))
+        finally:
+            os.close(file)
+        spans = zip(_starts_of(message.sizes), message.sizes, strict=True)
+        return replace(message, body=[whole[start : start + size] for start, size in spans])
     except EOFError:
         death = worker.death()
         raise death from death.__cause__
     except (OSError, MemoryError, RuntimeError) as error:
-        worker.process.join(_LOOK_SECONDS)
+        worker.process.join(_POLL_SECONDS)
         if worker.process.exitcode is not None:  # amid a message
             death = worker.death()
             raise death from death.__cause__
-        # RuntimeError: no room for one more open file, as multiprocessing tells it.
+        # RuntimeError: what multiprocessing raises where there is no room for one more open file.
         many = isinstance(error, RuntimeError) or "Too many open files" in str(error)
         hint = "raise the limit of open files (ulimit -n)" if many else "lower --workers"
         raise WorkerDiedError(
             f"a batch cannot be taken from its worker ({error}); {hint}"
         ) from error
-
-
-def _with_body(message: _Message, connected: Connection) -> _Message:
-    if not message.is_shared:
-        body = [memoryview(bytearray(connected.recv_bytes())) for _ in message.sizes]
-        return replace(message, body=body)
-    file = reduction.recv_handle(connected)
-    try:
-        whole = memoryview(mmap.mmap(file, _end_of(message.sizes)))
-    finally:
-        os.close(file)
-    spans = zip(_starts_of(message.sizes), message.sizes, strict=True)
-    return replace(message, body=[whole[start : start + size] for start, size in spans])
 
 
 def _starts_of(sizes: Sequence[int]) -> list[int]:
@@ -439,28 +440,27 @@ class _Pinner:
         torch.cuda.set_device(device)
         torch.set_num_threads(1)
         while not self._is_closed:
-            with suppress(queue.Empty):
-                self._take_in(self._due.get(timeout=_LOOK_SECONDS))
-
-    def _take_in(self, worker: _Worker) -> None:
-        message = None
-        while message is None and not self._is_closed:
             try:
-                message = _receive(worker, self._workers, _LOOK_SECONDS)
-            except RunError as error:
-                self._done.put(error)
-                self._is_closed = True
-        if message is not None:
-            message.unpack(pin_memory=True)
-            self._done.put(message)
+                worker = self._due.get(timeout=_POLL_SECONDS)
+            except queue.Empty:
+                continue
+            message = None
+            while message is None and not self._is_closed:
+                try:
+                    message = _receive(worker, self._workers, _POLL_SECONDS)
+                except RunError as error:
+                    self._done.put(error)
+                    self._is_closed = True
+            if message is not None:
+                message.unpack(pin_memory=True)
+                self._done.put(message)
 
 
-# ---- In a worker
+# --------------------------------------------------------------------------------------------------
+# In a worker.
 
 
-def _work(
-    connected: Connection, run: Callable[[Any], Any], info: _Info, printed: IO[bytes] | None
-) -> None:
+def _work(connected: Connection, run: Any, info: _Info, printed: IO[bytes] | None) -> None:
     """Carry out tasks until the main process is gone or closes the connection.
 
     The main process alone answers to signals, which often reach the whole group: it still takes a
@@ -476,20 +476,7 @@ def _work(
         os.dup2(printed.fileno(), 2)
         sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
     torch.set_num_threads(1)  # as many workers as cores
-    _introduce(run, info)
-    warned: list[str] = []
-    tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    threading.Thread(target=_take_tasks, args=(connected, tasks), daemon=True).start()
-    with passed_on(warned.append):
-        while True:
-            message, body = _outcome(run, tasks.get())
-            said = [*warned, *(_take_lines(printed) if printed is not None else ())]
-            warned.clear()
-            _send(connected, replace(message, warned=tuple(said)), body)
-
-
-def _introduce(run: Any, info: _Info) -> None:
-    """Set what a reader of streams asks torch for, and the generators, as torch's own workers do."""
+    # The generators, and what a reader of streams asks torch for, as torch's own workers set them.
     seed = info.seed + info.number
     random.seed(seed)
     torch.manual_seed(seed)
@@ -497,6 +484,20 @@ def _introduce(run: Any, info: _Info) -> None:
     _utils.worker._worker_info = _utils.worker.WorkerInfo(
         id=info.number, num_workers=info.num_workers, seed=seed, dataset=run
     )
+    warned: list[str] = []
+    tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    threading.Thread(target=_take_tasks, args=(connected, tasks), daemon=True).start()
+    with passed_on(warned.append):
+        while True:
+            message, body = _outcome(run, tasks.get())
+            lines = list(warned)
+            warned.clear()
+            if printed is not None and os.fstat(printed.fileno()).st_size:
+                found = [line for line in _printed_text(printed).splitlines() if line.strip()]
+                lines += [line[:_LONGEST_COMPLAINT] for line in found[-_MAX_COMPLAINTS:]]
+                os.ftruncate(printed.fileno(), 0)
+                os.lseek(printed.fileno(), 0, os.SEEK_SET)
+            _send(connected, replace(message, warned=tuple(lines)), body)
 
 
 def _take_tasks(connected: Connection, tasks: queue.SimpleQueue[Any]) -> NoReturn:
@@ -511,13 +512,14 @@ def _take_tasks(connected: Connection, tasks: queue.SimpleQueue[Any]) -> NoRetur
 def _outcome(run: Callable[[Any], Any], task: Any) -> tuple[_Message, list[memoryview]]:
     """Return the message for a task, and its tensors; what is no failure of the data ends the worker."""
     try:
-        result = _as_arrays(run(task))
+        parts = run(task)
+        result = tuple(_Array(part.numpy()) if isinstance(part, Tensor) else part for part in parts)
         head, buffers = io.BytesIO(), list[Any]()
         reduction.ForkingPickler(head, 5, True, buffers.append).dump(result)
     except AutoprogError as error:
         return _Message("failed", text=str(error)), []
     except (MemoryError, RuntimeError) as error:
-        text = _first_line(error)
+        text = (str(error).splitlines() or [""])[0][:_LONGEST_COMPLAINT]
         if isinstance(error, RuntimeError) and "allocate" not in text:
             raise
         return _Message("no memory", text=text or "MemoryError"), []
@@ -573,14 +575,6 @@ class _Array(NamedTuple):
     values: np.ndarray
 
 
-def _as_arrays(result: Any) -> Any:
-    return tuple(_Array(part.numpy()) if isinstance(part, Tensor) else part for part in result)
-
-
-def _as_tensors(result: Any) -> Any:
-    return tuple(torch.from_numpy(p.values) if isinstance(p, _Array) else p for p in result)
-
-
 def _pinned(result: Any) -> Any:
     return tuple(part.pin_memory() if isinstance(part, Tensor) else part for part in result)
 
@@ -592,18 +586,3 @@ def _printed_text(printed: IO[bytes]) -> str:
         text = os.pread(printed.fileno(), _MAX_PRINTED_BYTES, start).decode(errors="replace")
         return printable(text)
     return ""
-
-
-def _take_lines(printed: IO[bytes]) -> list[str]:
-    """Return the lines that were printed since the last call."""
-    if os.fstat(printed.fileno()).st_size == 0:
-        return []
-    lines = _printed_text(printed).splitlines()
-    os.ftruncate(printed.fileno(), 0)
-    os.lseek(printed.fileno(), 0, os.SEEK_SET)
-    found = [line[:_LONGEST_COMPLAINT] for line in lines if line.strip()]
-    return found[-_MAX_COMPLAINTS:]
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [""])[0][:_LONGEST_COMPLAINT]

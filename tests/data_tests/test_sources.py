@@ -10,11 +10,12 @@ import pytest
 from PIL import Image
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 
-from autoprog.data.images import FolderSource, TarSource, class_numbers
+from autoprog.data.dataset import open_data
+from autoprog.data.image_sources import FolderSource, TarSource, class_numbers
 from autoprog.data.loader import eval_batches
-from autoprog.data.sources import DataSource, open_source
 from autoprog.data.transforms import TransformSettings
 from autoprog.errors import RunError
+from autoprog.settings import DataSettings
 
 CIFAR10 = Path(__file__).parents[3] / "shared" / "data" / "cifar10"
 
@@ -43,7 +44,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def test_nothing_asked_for_opens_the_digits_with_their_fixed_split() -> None:
-    data = open_source(DataSource())
+    data = open_data(DataSettings())
     train, val = data.images
     assert (len(train), len(val)) == (1437, 360)
     assert data.class_names == tuple("0123456789")
@@ -59,7 +60,7 @@ def test_nothing_asked_for_opens_the_digits_with_their_fixed_split() -> None:
 
 
 def test_a_folder_of_class_folders_opens_in_timm_order(tree: Path) -> None:
-    data = open_source(DataSource(dir=str(tree)))
+    data = open_data(DataSettings(dir=str(tree)))
     train, _ = data.images
     assert data.class_names == ("ape", "cat", "dog")
     assert np.bincount(train.targets).tolist() == [4, 11, 3]
@@ -71,7 +72,7 @@ def test_a_folder_of_class_folders_opens_in_timm_order(tree: Path) -> None:
 
 def test_validation_is_another_name_of_val(tree: Path) -> None:
     (tree / "val").rename(tree / "validation")
-    assert len(open_source(DataSource(dir=str(tree))).val) == 4
+    assert len(open_data(DataSettings(dir=str(tree))).val) == 4
 
 
 def test_tar_and_folder_give_the_same_images(tree: Path, tmp_path: Path) -> None:
@@ -156,7 +157,7 @@ def test_an_unreadable_image_is_named_with_its_index(tree: Path, content: bytes 
 
 
 def test_torch_image_folder_opens_by_split(tree: Path) -> None:
-    data = open_source(DataSource(dataset="torch/image_folder", data_dir=str(tree)))
+    data = open_data(DataSettings(dataset="torch/image_folder", data_dir=str(tree)))
     train, val = data.images
     assert data.class_names == ("ape", "cat", "dog")
     assert (len(train), len(val)) == (18, 4)
@@ -178,7 +179,7 @@ def test_torch_cifar10_with_local_files_opens(
             (folder / name).write_bytes(pickle.dumps(batch))
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda path, md5: True)
-    data = open_source(DataSource(dataset="torch/cifar10", data_dir=str(tmp_path)))
+    data = open_data(DataSettings(dataset="torch/cifar10", data_dir=str(tmp_path)))
     train, val = data.images
     assert (len(train), len(val)) == (10, 2)
     assert data.class_names == tuple("abcdefghij")
@@ -190,8 +191,8 @@ def test_hugging_face_data_set_in_a_local_folder_opens(
     tree: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     pytest.importorskip("datasets", reason="the optional package datasets is not installed")
-    data = open_source(
-        DataSource(dataset=f"hfds/{tree}", data_dir=str(tmp_path_factory.mktemp("cache")))
+    data = open_data(
+        DataSettings(dataset=f"hfds/{tree}", data_dir=str(tmp_path_factory.mktemp("cache")))
     )
     train, val = data.images
     assert data.class_names == ("ape", "cat", "dog")
@@ -203,7 +204,7 @@ def test_hugging_face_data_set_in_a_local_folder_opens(
 def test_cifar10_tars_open() -> None:
     if not (CIFAR10 / "train.tar").exists():
         pytest.skip("CIFAR-10 is not at ../shared/data/cifar10")
-    data = open_source(DataSource(dir=str(CIFAR10)))
+    data = open_data(DataSettings(dir=str(CIFAR10)))
     train, val = data.images
     assert np.bincount(train.targets).tolist() == [5000] * 10
     assert np.bincount(val.targets).tolist() == [1000] * 10

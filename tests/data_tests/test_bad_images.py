@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from autoprog.data.decode import BadImages, Unreadable, stand_ins
-from autoprog.data.images import FolderSource, ImageSource, TarSource
-from autoprog.data.loader import Batch, TrainLoader, eval_batches
+from autoprog.data.batches import BadImages, Batch, Unreadable, stand_ins
+from autoprog.data.dataset import open_data
+from autoprog.data.image_sources import FolderSource, ImageSource, TarSource
+from autoprog.data.loader import TrainLoader, eval_batches
 from autoprog.data.run_data import Place, RunData, open_run_data
-from autoprog.data.sources import DataSource, open_source
 from autoprog.data.transforms import InputConfig, TransformSettings
 from autoprog.errors import RunError
 from autoprog.recipe import RECIPES, Recipe
@@ -82,7 +82,7 @@ def run_data_of(folder: Path, place: tuple[int, int] = (0, 1), **changes: Any) -
         recipe=recipe,
         **{"workers": 0, **changes},
     )
-    opened = open_source(DataSource(dir=str(folder)))
+    opened = open_data(DataSettings(dir=str(folder)))
     return open_run_data(opened, SETTINGS, settings, False, Place(*place))
 
 
@@ -151,7 +151,7 @@ def test_the_next_of_the_batch_stands_in_whatever_the_workers(
 
 
 def draw_order(indices: list[int], batch: int) -> list[int]:
-    from autoprog.data.sampler import SampleStream
+    from autoprog.data.loader import SampleStream
 
     return SampleStream(np.array(indices), 3).index(0, batch).tolist()  # type: ignore[no-any-return]
 

@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 from timm.data import auto_augment, create_transform
 
-from autoprog.data.sampler import seed_sample
 from autoprog.data.transforms import (
     LOOKUPS,
     InputConfig,
     TransformSettings,
     eval_transform,
+    seed_sample,
     train_transform,
 )
 from autoprog.errors import ConfigError

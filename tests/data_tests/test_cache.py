@@ -27,14 +27,14 @@ import torch
 from PIL import Image
 
 from autoprog.cli import main
+from autoprog.data.batches import BadImages
 from autoprog.data.cache import CachedSource, CacheSettings, content_digest, open_cached
 from autoprog.data.cache_folder import FOOTER, MAGIC, cache_files
-from autoprog.data.decode import BadImages
-from autoprog.data.images import FolderSource, ImageSource, ReaderSource, TarSource
+from autoprog.data.dataset import open_data
+from autoprog.data.image_sources import FolderSource, ImageSource, ReaderSource, TarSource
 from autoprog.data.loader import TrainLoader, eval_batches
 from autoprog.data.progress import progress_on_stderr
 from autoprog.data.run_data import RunData, open_run_data
-from autoprog.data.sources import DataSource, open_source
 from autoprog.data.transforms import InputConfig, TransformSettings, eval_transform
 from autoprog.errors import RunError
 from autoprog.recipe import RECIPES
@@ -145,8 +145,8 @@ def test_an_opening_is_noted_as_a_use_of_the_file(cached: Any, tmp_path: Path) -
 def test_tars_and_torchvision_data_sets_are_cached(tree: Path, tmp_path: Path, cached: Any) -> None:
     with tarfile.open(tmp_path / "train.tar", "w") as tar:
         tar.add(tree / "train", arcname="train")
-    folder = DataSource(dataset="torch/image_folder", data_dir=str(tree))
-    for source in (TarSource(tmp_path / "train.tar"), open_source(folder).images[0]):
+    folder = DataSettings(dataset="torch/image_folder", data_dir=str(tree))
+    for source in (TarSource(tmp_path / "train.tar"), open_data(folder).images[0]):
         held, watch = cached(source)
         assert_same_images(held, source)
         assert len(watch.texts) == 1
@@ -208,10 +208,10 @@ def test_a_replaced_tar_rebuilds_the_cache(tree: Path, tmp_path: Path, cached: A
 def test_a_changed_file_of_a_torchvision_data_set_rebuilds_the_cache(
     tree: Path, cached: Any
 ) -> None:
-    data = DataSource(dataset="torch/image_folder", data_dir=str(tree))
-    cached(open_source(data).images[0])
+    data = DataSettings(dataset="torch/image_folder", data_dir=str(tree))
+    cached(open_data(data).images[0])
     touch(tree / "train")
-    assert len(cached(open_source(data).images[0])[1].texts) == 1
+    assert len(cached(open_data(data).images[0])[1].texts) == 1
 
 
 def test_another_limit_has_a_file_of_its_own(tree: Path, tmp_path: Path, cached: Any) -> None:
@@ -593,7 +593,7 @@ def run_data_of(folder: Path | None, progress: Any, **changes: Any) -> RunData:
         **{"workers": 0, **changes},
     )
     return open_run_data(
-        open_source(DataSource(dir=where)), SETTINGS, settings, False, progress=progress
+        open_data(DataSettings(dir=where)), SETTINGS, settings, False, progress=progress
     )
 
 

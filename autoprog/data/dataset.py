@@ -1,14 +1,11 @@
-"""Reading the validation images once before a run, which would else meet a broken one at its end."""
+"""A data set: both parts opened and checked, a fraction of it, or a folder to evaluate weights on."""
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import os
 import tarfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -18,9 +15,10 @@ from PIL import Image
 from timm.data import create_dataset
 
 from autoprog.accuracy import order_of, some
-from autoprog.data.decode import WHITE_LEVELS, Unreadable, read_or_note
+from autoprog.data.decode import WHITE_LEVELS
 from autoprog.data.folders import ClassFolders, printable
-from autoprog.data.images import (
+from autoprog.data.image_sources import (
+    EncodedSource,
     FolderSource,
     ImageSource,
     ReaderSource,
@@ -29,35 +27,25 @@ from autoprog.data.images import (
     TorchSource,
     digest_of,
     open_digits,
-    set_white_level,
     stratified_holdout,
     stratified_split,
 )
-from autoprog.data.loader_workers import WorkerPool
-from autoprog.data.progress import Progress
-from autoprog.data.report import DataReport, PartReport, probe, report_of
+from autoprog.data.report import DataReport, PartReport, probe_headers, report_of
 from autoprog.data.stream import READER_ERRORS, StreamSource, first_line, names_by_number
 from autoprog.errors import ConfigError
 from autoprog.openfiles import NotRegularFileError
+from autoprog.settings import DataSettings
 
 __all__ = [
     "AnySource",
-    "CheckedImages",
-    "DataSource",
     "OpenedData",
-    "check_images",
     "entries_of",
     "labelled_as",
+    "open_data",
     "open_evaluated_folder",
     "open_part",
-    "open_source",
     "sliced",
 ]
-
-
-# --------------------------------------------------------------------------------------------------
-# Where images come from: a folder, tar files, a data set that timm opens, or the digits.
-
 
 AnySource: TypeAlias = ImageSource | StreamSource
 
@@ -70,46 +58,18 @@ _PACKAGES = {
     "wds": ("webdataset", "webdataset"),
     "torch": ("torchvision", "torchvision"),
 }
+# Class folders by timm's name, which are read as by --data: torchvision takes hidden files and clips 16 bits.
 _CLASS_FOLDERS = ("torch/image_folder", "torch/folder")
-"""Names of class folders, which are read as by --data: torchvision takes hidden files and clips 16 bits."""
 _STREAMS = ("hfids", "tfds", "wds")
 
+# Fractions and held-out images are the same in every run, whatever its seed: trials are compared on them.
+_SLICE_SEED = 0
+_HELD_OUT_FRACTION, _MAX_EVALUATED = 0.05, 2500
 
-@dataclasses.dataclass(frozen=True)
-class DataSource:
-    """The data that the user asked for; the embedded digits when both are None.
-
-    Args:
-        dir: ``--data``: a folder with ``train`` and ``val``, as class folders or tar files.
-        dataset: ``--dataset``: timm's name, such as ``torch/cifar10``, ``hfds/…`` or ``wds/…``.
-        data_dir: Root folder of ``dataset``.
-        train_split: timm's name of the split to train on; for ``wds`` with shards and size.
-        val_split: timm's name of the split to evaluate on.
-        input_key: Field of the image in ``hfds``, ``hfids``, ``tfds`` and ``wds`` data.
-        target_key: Field of the target.
-        num_classes: Number of classes, for streams that do not name them.
-        val_fraction: Part of the training images to evaluate on instead of a val part, in (0, 1); the
-            same part of each class, but for rounding.
-        val_seed: Which ones these are.
-        class_folders: Which folder above an image names its class, where there are several.
-        white_level: What is white in images of more than 8 bits; by default told by some of them.
-    """
-
-    dir: str | None = None
-    dataset: str | None = None
-    data_dir: str | None = None
-    train_split: str = "train"
-    val_split: str = "validation"
-    input_key: str | None = None
-    target_key: str | None = None
-    num_classes: int | None = None
-    val_fraction: float | None = None
-    val_seed: int = 0
-    class_folders: ClassFolders = "auto"
-    white_level: float | None = None
+_EVALUATED = ("val", "validation", "valid", "test")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class OpenedData:
     """Both parts of a data set; they have the same classes.
 
@@ -140,74 +100,77 @@ class OpenedData:
         return self.train, self.val
 
 
-def open_source(source: DataSource) -> OpenedData:
+def open_data(settings: DataSettings) -> OpenedData:
     """Open both parts of a data set and check them; of images only some headers are read.
 
     Raises:
         ConfigError: Something is missing, empty or unreadable, or the parts have other classes.
     """
-    if source.dir is not None and source.dataset is not None:
-        raise ConfigError("--data", "", "must not be given together with --dataset", source.dir)
-    _refuse_unused(source)
+    _refuse_unused(settings)
     train: AnySource
     val: AnySource | None
-    if source.dir is not None:
-        where, origin = "--data", source.dir
-        train, val = _open_folder(Path(source.dir), source)
-    elif source.dataset is not None:
-        where, origin = "--dataset", source.dataset
-        train = _open_named(source, source.train_split)
-        val = None if source.val_fraction is not None else _open_named(source, source.val_split)
+    if settings.dir is not None:
+        where, origin = "--data", settings.dir
+        train, val = _open_folder(Path(settings.dir), settings)
+    elif settings.dataset is not None:
+        where, origin = "--dataset", settings.dataset
+        train = _open_named(settings, settings.train_split)
+        takes_train = settings.val_fraction is not None
+        val = None if takes_train else _open_named(settings, settings.val_split)
     else:
         where, origin = "digits", "digits (embedded)"
         train, val = open_digits()
-        if source.val_fraction is not None:
-            raise ConfigError(
-                "--val-fraction", "", "must be given together with --data or --dataset"
-            )
     _check_number_of_classes(where, train.class_names)
-    found = probe(train)
-    white_level = found.white_level if source.white_level is None else source.white_level
-    report = report_of(train, found, white_level)
+    # One white level for both parts, by the training images: each image's own would tell classes apart.
+    headers = probe_headers(train)
+    white_level = headers.white_level if settings.white_level is None else settings.white_level
+    report = report_of(train, headers, white_level)
     notes: tuple[str, ...] = ()
     for part in (train, val):
-        set_white_level(part, white_level)
+        if isinstance(part, EncodedSource):
+            part.white_level = white_level
     if val is None:
-        assert source.val_fraction is not None
-        train, val = _split(train, source.val_fraction, source.val_seed)
-        report = dataclasses.replace(report, class_sizes=PartReport.of(train).class_sizes)
+        assert settings.val_fraction is not None
+        train, val = _split(train, settings.val_fraction, settings.val_seed)
+        report = replace(report, class_sizes=PartReport.of(train).class_sizes)
         val_report = PartReport.of(val)
     else:
         _check_classes(where, train.class_names, val.class_names)
-        val_report = report_of(val, probe(val), white_level or WHITE_LEVELS[-1])
+        val_report = report_of(val, probe_headers(val), white_level or WHITE_LEVELS[-1])
         if not isinstance(train, StreamSource) and not isinstance(val, StreamSource):
             _refuse_same_place(where, train, val)
             if len(train) == len(val) and digest_of(train) == digest_of(val):
-                notes = (
-                    "train and val hold images of the same names and sizes: are they the same?",
-                )
-    parts = DataReport(train.class_names, report, val_report, notes)
+                same = "train and val hold images of the same names and sizes: are they the same?"
+                notes = (same,)
     text = f"{origin}: {len(train):,} training and {len(val):,} validation images"
-    if source.val_fraction is not None:
-        text += f" (held out of the training images with seed {source.val_seed})"
+    if settings.val_fraction is not None:
+        text += f" (held out of the training images with seed {settings.val_seed})"
     text += f", {len(train.class_names)} classes"
-    return OpenedData(train, val, train.class_names, text, parts, white_level)
+    parts = DataReport(train.class_names, report, val_report, notes)
+    opened = OpenedData(train, val, train.class_names, text, parts, white_level)
+    if settings.fraction == 1 and not settings.on_held_out:
+        return opened
+    return sliced(opened, settings.fraction, settings.on_held_out)
 
 
-def _refuse_unused(source: DataSource) -> None:
+def _refuse_unused(settings: DataSettings) -> None:
     """Refuse what the kind of data would silently not heed."""
-    name = (source.dataset or "").lower()
-    has_folders = source.dir is not None or name in _CLASS_FOLDERS
-    if source.class_folders != "auto" and not has_folders:
+    if settings.dir is not None and settings.dataset is not None:
+        raise ConfigError("--data", "", "must not be given together with --dataset", settings.dir)
+    name = (settings.dataset or "").lower()
+    has_folders = settings.dir is not None or name in _CLASS_FOLDERS
+    if settings.class_folders != "auto" and not has_folders:
         problem = "must be given together with --data"
-        raise ConfigError("--class-folders", "", problem, source.class_folders)
-    if source.white_level is not None and not has_folders and not name.startswith("hfds/"):
+        raise ConfigError("--class-folders", "", problem, settings.class_folders)
+    if settings.white_level is not None and not has_folders and not name.startswith("hfds/"):
         problem = "must be given for files that are decoded here: --data, or --dataset hfds/…"
-        raise ConfigError("--white-level", "", problem, source.white_level)
+        raise ConfigError("--white-level", "", problem, settings.white_level)
+    if settings.val_fraction is not None and settings.embedded:
+        raise ConfigError("--val-fraction", "", "must be given together with --data or --dataset")
 
 
 def _refuse_same_place(where: str, train: ImageSource, val: ImageSource) -> None:
-    """Refuse parts that are one folder or file under two names: accuracy would be that of training images."""
+    """Refuse parts that are one folder or file under two names: top-1 would be that of training images."""
     places = [getattr(one, "folder", getattr(one, "path", None)) for one in (train, val)]
     if None not in places and os.path.realpath(str(places[0])) == os.path.realpath(str(places[1])):
         problem = "train and val must be different images"
@@ -248,23 +211,23 @@ def _check_classes(where: str, train: tuple[str, ...], val: tuple[str, ...]) -> 
     raise ConfigError(where, "", problem, hint="add or remove that class")
 
 
-def _open_folder(folder: Path, source: DataSource) -> tuple[ImageSource, ImageSource | None]:
+def _open_folder(folder: Path, settings: DataSettings) -> tuple[ImageSource, ImageSource | None]:
     """Return (train, val); val is None where a fraction of train is to take its place.
 
     With ``val_fraction`` a folder without a train part is one itself.
     """
     is_folder = os.path.isdir(folder)
-    if not is_folder and not (source.val_fraction is not None and os.path.isfile(folder)):
+    if not is_folder and not (settings.val_fraction is not None and os.path.isfile(folder)):
         hint = "give a folder with train and val in it, as class folders or as .tar files"
         raise ConfigError("--data", "", "must be an existing folder", str(folder), hint)
-    if source.val_fraction is None:
+    if settings.val_fraction is None:
         train, val = (_required_part(folder, part) for part in ("train", "val"))
-        return open_part(train, source.class_folders), open_part(val, source.class_folders)
+        return open_part(train, settings.class_folders), open_part(val, settings.class_folders)
     if is_folder and (val_path := _find_part(folder, "val")) is not None:
         problem, hint = f"must be left out: there is {printable(val_path.name)}", "or rename that"
-        raise ConfigError("--val-fraction", "", problem, source.val_fraction, hint)
+        raise ConfigError("--val-fraction", "", problem, settings.val_fraction, hint)
     found = _find_part(folder, "train") if is_folder else None
-    return open_part(found or folder, source.class_folders), None
+    return open_part(found or folder, settings.class_folders), None
 
 
 def _required_part(folder: Path, part: str, where: str = "--data") -> Path:
@@ -316,7 +279,7 @@ def entries_of(folder: Path, where: str) -> list[Path]:
         raise ConfigError(where, "", problem, str(folder)) from None
 
 
-def open_part(path: Path, class_folders: ClassFolders) -> ImageSource:
+def open_part(path: Path, class_folders: ClassFolders) -> FolderSource | TarSource:
     """Open the class folders or the tar file of one part.
 
     Raises:
@@ -351,41 +314,42 @@ def _open_tar(path: Path, class_folders: ClassFolders) -> TarSource:
         raise ConfigError("--data", "", problem, str(path), "pack it anew with tar -cf") from error
 
 
-def _open_named(source: DataSource, split: str) -> AnySource:
-    name = source.dataset or ""
+def _open_named(settings: DataSettings, split: str) -> AnySource:
+    """Open a split of a data set by timm's name."""
+    name, root = settings.dataset or "", settings.data_dir
     prefix = name.partition("/")[0].lower()
-    _check_name(name, prefix)
-    fields = {"input_key": source.input_key, "target_key": source.target_key}
-    chosen = {key: value for key, value in fields.items() if value is not None}
+    if prefix not in _PACKAGES or "/" not in name:
+        known = ", ".join(f"{known}/…" for known in _PACKAGES)
+        hint = "for folders use --data"
+        raise ConfigError("--dataset", "", f"must be one of {known}", name, hint)
+    package, module = _PACKAGES[prefix]
+    if importlib.util.find_spec(module) is None:
+        problem = f"needs the package {package}, which is not installed"
+        raise ConfigError("--dataset", "", problem, name, f"pip install {package}")
+    given = {"input_key": settings.input_key, "target_key": settings.target_key}
+    fields = {key: value for key, value in given.items() if value is not None}
     if prefix in _STREAMS:
-        return StreamSource(name, source.data_dir, split, chosen, source.num_classes)
+        return StreamSource(name, root, split, fields, settings.num_classes)
     if name.lower() in _CLASS_FOLDERS:
-        return open_part(_split_folder(source, split), source.class_folders)
+        return open_part(_split_folder(Path(root or "."), split), settings.class_folders)
     try:
-        return _opened_by_timm(name, source, split, chosen)
+        opened = create_dataset(name, root=root, split=split, **fields)
+        if prefix == "torch":
+            return TorchSource(opened, f"{name} ({split})")
+        numbers = [str(number) for number in range(settings.num_classes or 0)]
+        names = names_by_number(opened.reader.class_to_idx) or numbers
+        _check_number_of_classes("--dataset", tuple(names))
+        return ReaderSource(opened.reader, f"{name} ({split})", names)
     except ConfigError:
         raise
     except READER_ERRORS as error:
         problem = f"must be a data set that timm can open as split {split!r} ({first_line(error)})"
-        hint = f"check its name, --data-dir (now {source.data_dir!r}) and the splits"
+        hint = f"check its name, --data-dir (now {root!r}) and the splits"
         raise ConfigError("--dataset", "", problem, name, hint) from error
 
 
-def _opened_by_timm(
-    name: str, source: DataSource, split: str, fields: dict[str, str]
-) -> ReaderSource | TorchSource:
-    opened = create_dataset(name, root=source.data_dir, split=split, **fields)
-    if name.lower().startswith("torch/"):
-        return TorchSource(opened, f"{name} ({split})")
-    reader = opened.reader
-    names = names_by_number(reader.class_to_idx) or [str(n) for n in range(source.num_classes or 0)]
-    _check_number_of_classes("--dataset", tuple(names))
-    return ReaderSource(reader, f"{name} ({split})", names)
-
-
-def _split_folder(source: DataSource, split: str) -> Path:
+def _split_folder(root: Path, split: str) -> Path:
     """Return the folder of a split; timm would take the whole root in place of one that is missing."""
-    root = Path(source.data_dir or ".")
     if not os.path.isdir(root):
         raise ConfigError("--data-dir", "", "must be an existing folder", str(root))
     for part, names in _SPLIT_NAMES.items():
@@ -396,26 +360,6 @@ def _split_folder(source: DataSource, split: str) -> Path:
         problem = f"must hold a folder {split!r}"
         raise ConfigError("--data-dir", "", problem, str(root), f"it holds {held}")
     return root / split
-
-
-def _check_name(name: str, prefix: str) -> None:
-    if prefix not in _PACKAGES or "/" not in name:
-        known = ", ".join(f"{known}/…" for known in _PACKAGES)
-        raise ConfigError(
-            "--dataset", "", f"must be one of {known}", name, "for folders use --data"
-        )
-    package, module = _PACKAGES[prefix]
-    if importlib.util.find_spec(module) is None:
-        problem = f"needs the package {package}, which is not installed"
-        raise ConfigError("--dataset", "", problem, name, f"pip install {package}")
-
-
-# --------------------------------------------------------------------------------------------------
-# A fraction of a data set to train on, and evaluation on training images that are not trained on.
-
-
-_SEED = 0
-_HELD_OUT, _MAX_EVALUATED = 0.05, 2500
 
 
 def sliced(opened: OpenedData, fraction: float, on_held_out: bool) -> OpenedData:
@@ -433,75 +377,36 @@ def sliced(opened: OpenedData, fraction: float, on_held_out: bool) -> OpenedData
     """
     train = opened.train
     if isinstance(train, StreamSource):
-        problem, hint = (
-            "must be data that can be read in any order",
-            "or leave out --held-out and fractions",
-        )
+        problem = "must be data that can be read in any order"
+        hint = "or leave out --held-out and fractions"
         raise ConfigError("--dataset", "", problem, hint=hint)
     val: AnySource = opened.val
     indices = np.arange(len(train))
     if on_held_out:
-        indices, held = stratified_holdout(train.targets, _SEED, _HELD_OUT, _MAX_EVALUATED)
+        indices, held = stratified_holdout(
+            train.targets, _SLICE_SEED, _HELD_OUT_FRACTION, _MAX_EVALUATED
+        )
         val = SlicedSource(train, held)
     if fraction < 1:
-        indices = _stratified_fraction(train.targets, indices, fraction)
+        # About the fraction of each class, at least one. Which images go first hangs on all of them, so
+        # that it is alike whichever are held out.
+        order = np.random.RandomState(_SLICE_SEED).permutation(len(train.targets))
+        order = order[np.isin(order, indices)]
+        of_classes = [order[train.targets[order] == label] for label in np.unique(train.targets)]
+        kept = [own[: max(1, round(fraction * len(own)))] for own in of_classes]
+        indices = np.sort(np.concatenate(kept))
     if len(val) == 0:
-        problem = f"must have images to hold out: {_HELD_OUT:.0%} of them are none"
+        problem = f"must have images to hold out: {_HELD_OUT_FRACTION:.0%} of them are none"
         raise ConfigError("data", "train", problem, len(train), "give more images")
     text = f"{opened.description}; trained on {len(indices):,}"
     text += f", evaluated on {len(val):,} other training images" if on_held_out else ""
-    kept = SlicedSource(train, indices)
-    report = replace(
-        opened.report,
-        train=replace(opened.report.train, class_sizes=PartReport.of(kept).class_sizes),
-        val=PartReport.of(val)
-        if on_held_out and not isinstance(val, StreamSource)
-        else opened.report.val,
-    )
-    return replace(opened, train=kept, val=val, description=text, report=report)
-
-
-def _stratified_fraction(targets: np.ndarray, among: np.ndarray, fraction: float) -> np.ndarray:
-    """Return about `fraction` of each class `among` some numbers of images, at least one, rising.
-
-    Which ones go first hangs on all images, so that it is alike whichever are held out.
-    """
-    order = np.random.RandomState(_SEED).permutation(len(targets))
-    order = order[np.isin(order, among)]
-    kept = [
-        own[: max(1, round(fraction * len(own)))]
-        for label in np.unique(targets)
-        for own in [order[targets[order] == label]]
-    ]
-    return np.sort(np.concatenate(kept))
-
-
-# --------------------------------------------------------------------------------------------------
-# Images to evaluate weights on: a folder without a training part, labelled as the weights' outputs
-# are.
-
-
-_EVALUATED = ("val", "validation", "valid", "test")
-_TRAINED = ("train", "training")
-
-
-class _Relabelled:
-    """Images of another source under the class numbers of other names."""
-
-    def __init__(self, source: ImageSource, numbers: np.ndarray, names: tuple[str, ...]) -> None:
-        self.source, self.class_names, self.in_memory = source, names, source.in_memory
-        self.targets = numbers[source.targets]
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def load(self, index: int) -> tuple[Image.Image, int]:
-        """Return an image and its number among the names."""
-        return self.source.load(index)[0], int(self.targets[index])
-
-    def name(self, index: int) -> str:
-        """Return where an image comes from."""
-        return self.source.name(index)
+    part = SlicedSource(train, indices)
+    train_report = replace(opened.report.train, class_sizes=PartReport.of(part).class_sizes)
+    val_report = opened.report.val
+    if on_held_out and not isinstance(val, StreamSource):
+        val_report = PartReport.of(val)
+    report = replace(opened.report, train=train_report, val=val_report)
+    return replace(opened, train=part, val=val, description=text, report=report)
 
 
 def open_evaluated_folder(
@@ -519,17 +424,17 @@ def open_evaluated_folder(
         hint = "give a folder with val or test in it, as class folders or as .tar files"
         raise ConfigError("--data", "", "must be an existing folder", str(folder), hint)
     held = {path.name.lower(): path for path in entries_of(folder, "--data")}
-    if any(name in held or f"{name}.tar" in held for name in _TRAINED):
+    if any(name in held or f"{name}.tar" in held for name in _SPLIT_NAMES["train"]):
         return None
     named = (held.get(name) or held.get(f"{name}.tar") for name in _EVALUATED)
     path = next((path for path in named if path is not None), folder)
     source = open_part(path, class_folders)
     count = len(source.class_names)
     classes = f"{count} class{'' if count == 1 else 'es'}"
-    found = probe(source)
-    white_level = found.white_level if white_level is None else white_level
-    set_white_level(source, white_level)
-    report = report_of(source, found, white_level or WHITE_LEVELS[-1])
+    headers = probe_headers(source)
+    white_level = headers.white_level if white_level is None else white_level
+    source.white_level = white_level
+    report = report_of(source, headers, white_level or WHITE_LEVELS[-1])
     return OpenedData(
         source,
         source,
@@ -558,93 +463,36 @@ def labelled_as(opened: OpenedData, names: Sequence[str], where: str) -> tuple[O
     if numbers is None:
         known = set(names)
         new = [name for name in own if name not in known]
-        problem = f"must have classes that the weights know, but {some(new)} are none of them"
-        if len(new) == 1:
-            problem = f"must have classes that the weights know, but {some(new)} is none of them"
+        verb = "is" if len(new) == 1 else "are"
+        problem = f"must have classes that the weights know, but {some(new)} {verb} none of them"
         raise ConfigError(where, "", problem, hint=f"these are {some(names)}")
     val = opened.val
     if isinstance(val, StreamSource):
-        problem, hint = (
-            "must have its classes in the order of the weights",
-            "as a stream cannot be relabelled",
-        )
+        problem = "must have its classes in the order of the weights"
+        hint = "as a stream cannot be relabelled"
         raise ConfigError(where, "", problem, hint=hint)
     relabelled = _Relabelled(val, np.array(numbers, dtype=np.int64), names)
-    found = dataclasses.replace(opened, train=relabelled, val=relabelled, class_names=names)
+    found = replace(opened, train=relabelled, val=relabelled, class_names=names)
     if len(own) < len(names):
-        return (
-            found,
-            f"images of {len(own)} of the {len(names)} classes; any of all may be predicted",
-        )
+        text = f"images of {len(own)} of the {len(names)} classes; any of all may be predicted"
+        return found, text
     return found, "the classes are matched by name: their order is another in the weights"
 
 
-_CHUNK_IMAGES = 16
-_QUIET_SECONDS = 2.0
+class _Relabelled:
+    """Images of another source under the class numbers of other names."""
 
+    def __init__(self, source: ImageSource, numbers: np.ndarray, names: tuple[str, ...]) -> None:
+        self.source, self.class_names, self.in_memory = source, names, source.in_memory
+        self.targets = numbers[source.targets]
 
-@dataclass(frozen=True)
-class CheckedImages:
-    """How many images have been read, and which of them cannot be."""
+    def __len__(self) -> int:
+        return len(self.source)
 
-    num_read: int
-    unreadable: list[Unreadable]
+    def load(self, index: int) -> tuple[Image.Image, int]:
+        """Return an image and its number among the names."""
+        return self.source.load(index)[0], int(self.targets[index])
 
-
-def check_images(
-    source: ImageSource,
-    workers: int,
-    max_seconds: float,
-    progress: Progress,
-    clock: Callable[[], float] = time.monotonic,
-    part: str = "validation",
-) -> CheckedImages:
-    """Decode images, all of them where the time allows it, else some from all over the source.
-
-    Args:
-        source: The images.
-        workers: Number of worker processes.
-        max_seconds: After which no more are begun.
-        progress: Is shown how far it is, once it takes long.
-        clock: Seconds.
-        part: What they are called there.
-    """
-    start, num_read, found = clock(), 0, list[Unreadable]()
-    pool: WorkerPool[list[int], tuple[int, list[Unreadable]]] = WorkerPool(_Read(source), workers)
-    with ExitStack() as stack:
-        stack.callback(pool.close)
-        advance = None
-        for count, unreadable in pool.results(_chunks(len(source))):
-            num_read += count
-            found += unreadable
-            seconds = clock() - start
-            if seconds > max_seconds:
-                break
-            if advance is None and seconds > _QUIET_SECONDS:
-                text = f"{part} images: reading each once, for at most {max_seconds:.0f} seconds"
-                advance = stack.enter_context(progress(text, len(source)))
-            if advance is not None:
-                advance(num_read)
-    return CheckedImages(num_read, sorted(found))
-
-
-def _chunks(num_images: int) -> Iterator[list[int]]:
-    """Yield the numbers of all images, some neighbours at a time, in an order that looks everywhere soon."""
-    starts = np.arange(0, num_images, _CHUNK_IMAGES)
-    for start in np.random.RandomState(0).permutation(starts).tolist():
-        yield list(range(start, min(start + _CHUNK_IMAGES, num_images)))
-
-
-class _Read:
-    """Reads images and tells how many there were, and which of them cannot be read."""
-
-    def __init__(self, source: ImageSource) -> None:
-        self._source = source
-
-    def __call__(self, indices: list[int]) -> tuple[int, list[Unreadable]]:
-        found: list[Unreadable] = []
-        read_or_note(self._load, indices, found)
-        return len(indices), found
-
-    def _load(self, index: int) -> None:
-        self._source.load(index)
+    def name(self, index: int) -> str:
+        """Return where an image comes from."""
+        return self.source.name(index)

@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from autoprog.data.cache import CacheSettings, open_cached
-from autoprog.data.images import FolderSource, TarSource, load_at_most
+from autoprog.data.dataset import open_data, open_evaluated_folder, open_part
+from autoprog.data.image_sources import FolderSource, TarSource, load_at_most
 from autoprog.data.progress import progress_on_stderr
-from autoprog.data.sources import DataSource, open_evaluated_folder, open_part, open_source
 from autoprog.data.transforms import TransformSettings, eval_transform
 from autoprog.errors import AutoprogError, ConfigError, RunError
+from autoprog.settings import DataSettings
 
 from .hostile_data import (
     EPS,
@@ -227,10 +228,10 @@ def test_what_is_no_file_or_folder_is_never_waited_for(
     put(root / place if place else root, kind)
 
     def read() -> str:
-        source = DataSource(dir=str(root))
-        for one in (source, DataSource(dir=str(root), val_fraction=0.5)):
+        source = DataSettings(dir=str(root))
+        for one in (source, DataSettings(dir=str(root), val_fraction=0.5)):
             try:
-                open_source(one)
+                open_data(one)
             except ConfigError as error:
                 checked(error)
         open_evaluated_folder(root)
@@ -294,7 +295,7 @@ def test_names_of_any_kind_stay_one_printable_line(tmp_path: Path) -> None:
                 file.write(encoded() if part == b"train" else b"broken")
             with open(raw + b"/" + part + b"/" + name + b"/" + name[:250] + b".\x1bx", "wb"):
                 pass
-    opened = open_source(DataSource(dir=str(tmp_path)))
+    opened = open_data(DataSettings(dir=str(tmp_path)))
     assert all(line.isprintable() for line in opened.report.lines())
     for index in range(len(names)):
         with pytest.raises(RunError) as caught:
@@ -303,16 +304,16 @@ def test_names_of_any_kind_stay_one_printable_line(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
     os.mkdir(raw + b"/train/" + b"\x1b[2J")
     with pytest.raises(ConfigError) as refused:
-        open_source(DataSource(dir=str(tmp_path)))
+        open_data(DataSettings(dir=str(tmp_path)))
     assert str(refused.value).isprintable()
 
 
 @pytest.mark.parametrize("path", ["x" * 5000, "a\0b", "/dev/zero", "/proc/self/mem", ""])
 def test_paths_that_are_no_folder_are_one_line(path: str) -> None:
     for ask in (
-        lambda: open_source(DataSource(dir=path)),
-        lambda: open_source(DataSource(dir=path, val_fraction=0.1)),
-        lambda: open_source(DataSource(dataset="torch/image_folder", data_dir=path)),
+        lambda: open_data(DataSettings(dir=path)),
+        lambda: open_data(DataSettings(dir=path, val_fraction=0.1)),
+        lambda: open_data(DataSettings(dataset="torch/image_folder", data_dir=path)),
     ):
         with pytest.raises(ConfigError) as caught:
             ask()

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from autoprog.data.decode import image_endings
 from autoprog.data.folders import is_hidden, printable_name
+from autoprog.data.formats import image_endings
 
 from .layouts import pack_parts, write_layout
 

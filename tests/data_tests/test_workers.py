@@ -21,8 +21,8 @@ import pytest
 import torch
 from PIL import Image
 
-from autoprog.data import loader_workers as module
-from autoprog.data.loader_workers import WorkerDiedError, WorkerPool
+from autoprog.data import workers as module
+from autoprog.data.workers import WorkerDiedError, WorkerPool
 from autoprog.errors import RunError
 from autoprog.libwarnings import LibraryWarning, passed_on
 

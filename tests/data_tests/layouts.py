@@ -134,11 +134,12 @@ def pack_parts(root: Path, target: Path) -> None:
 
 def answer(root: str, fraction: float | None) -> dict[str, object]:
     """Return what autoprog makes of a folder: labels, report and what can be read; or its refusal."""
-    from autoprog.data.sources import DataSource, open_source
+    from autoprog.data.dataset import open_data
     from autoprog.errors import ConfigError, RunError
+    from autoprog.settings import DataSettings
 
     try:
-        opened = open_source(DataSource(dir=root, val_fraction=fraction))
+        opened = open_data(DataSettings(dir=root, val_fraction=fraction))
     except ConfigError as error:
         return {"refused": str(error).replace(root, "DIR")}
     read: dict[str, object] = {}

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from autoprog.data.sources import DataSource, open_source
+from autoprog.data.dataset import open_data
 from autoprog.errors import ConfigError
+from autoprog.settings import DataSettings
 
 
 @pytest.fixture
@@ -24,9 +25,9 @@ def write_classes(folder: Path, names: list[str]) -> None:
         Image.new("RGB", (40, 40)).save(folder / name / "0.png")
 
 
-def refusal(source: DataSource) -> str:
+def refusal(source: DataSettings) -> str:
     with pytest.raises(ConfigError) as caught:
-        open_source(source)
+        open_data(source)
     text = str(caught.value)
     assert "\n" not in text
     return text
@@ -34,7 +35,7 @@ def refusal(source: DataSource) -> str:
 
 def test_missing_folder_is_refused(tmp_path: Path) -> None:
     path = str(tmp_path / "absent")
-    assert refusal(DataSource(dir=path)) == (
+    assert refusal(DataSettings(dir=path)) == (
         f"--data: must be an existing folder, but got {path!r}; "
         "give a folder with train and val in it, as class folders or as .tar files"
     )
@@ -42,7 +43,7 @@ def test_missing_folder_is_refused(tmp_path: Path) -> None:
 
 def test_folder_without_a_part_is_refused_with_what_it_holds(tree: Path) -> None:
     (tree / "val").rename(tree / "test")
-    assert refusal(DataSource(dir=str(tree))) == (
+    assert refusal(DataSettings(dir=str(tree))) == (
         "--data: must hold a val part (val/ or val.tar, validation/ or validation.tar, "
         f"valid/ or valid.tar), but got {str(tree)!r}; it holds test, train; "
         "--val-fraction 0.2 evaluates on a fifth of the training images instead"
@@ -53,7 +54,7 @@ def test_part_without_images_is_refused(tree: Path) -> None:
     (tree / "val").rename(tree / "old")
     (tree / "val" / "cat").mkdir(parents=True)
     (tree / "val" / "cat" / "notes.txt").write_text("no image")
-    assert refusal(DataSource(dir=str(tree))) == (
+    assert refusal(DataSettings(dir=str(tree))) == (
         f"--data: must hold images, such as .jpg or .png files, but got {str(tree / 'val')!r}; "
         "it holds 1 .txt files (cat/notes.txt)"
     )
@@ -63,12 +64,12 @@ def test_tar_without_images_is_refused(tree: Path) -> None:
     (tree / "val").rename(tree / "old")
     with tarfile.open(tree / "val.tar", "w"):
         pass
-    assert "must hold images, such as .jpg or .png files" in refusal(DataSource(dir=str(tree)))
+    assert "must hold images, such as .jpg or .png files" in refusal(DataSettings(dir=str(tree)))
 
 
 def test_parts_with_different_classes_are_refused_by_name(tree: Path) -> None:
     (tree / "val" / "dog").rename(tree / "val" / "emu")
-    assert refusal(DataSource(dir=str(tree))) == (
+    assert refusal(DataSettings(dir=str(tree))) == (
         "--data: train and val must have the same classes: 'dog' is only in train and "
         "'emu' is only in val; add or remove that class"
     )
@@ -77,7 +78,7 @@ def test_parts_with_different_classes_are_refused_by_name(tree: Path) -> None:
 def test_a_single_class_is_refused(tmp_path: Path) -> None:
     for part in ("train", "val"):
         write_classes(tmp_path / part, ["cat"])
-    assert refusal(DataSource(dir=str(tmp_path))) == (
+    assert refusal(DataSettings(dir=str(tmp_path))) == (
         "--data: train: must have at least 2 classes, but got ['cat']; give one folder a class"
     )
 
@@ -93,19 +94,19 @@ def test_unreadable_tar_is_refused(tree: Path, damage: str) -> None:
     whole = archive.read_bytes()
     stop = {"cut in a header": last.offset + 100, "cut in an image": last.offset_data + 9}
     archive.write_bytes(whole[: stop[damage]] if damage in stop else b"x" * 2000)
-    text = refusal(DataSource(dir=str(tree)))
+    text = refusal(DataSettings(dir=str(tree)))
     assert text.startswith("--data: must be an uncompressed, complete tar file (")
     assert text.endswith(f"but got {str(archive)!r}; pack it anew with tar -cf")
 
 
 def test_data_and_dataset_together_are_refused(tree: Path) -> None:
-    text = refusal(DataSource(dir=str(tree), dataset="torch/cifar10"))
+    text = refusal(DataSettings(dir=str(tree), dataset="torch/cifar10"))
     assert text.startswith("--data: must not be given together with --dataset, but got ")
 
 
 @pytest.mark.parametrize("name", ["imagenet", "tourch/cifar10"])
 def test_unknown_reader_is_refused(name: str) -> None:
-    assert refusal(DataSource(dataset=name)) == (
+    assert refusal(DataSettings(dataset=name)) == (
         "--dataset: must be one of hfds/…, hfids/…, tfds/…, wds/…, torch/…, "
         f"but got {name!r}; for folders use --data"
     )
@@ -123,14 +124,14 @@ def test_missing_package_is_named(
     prefix: str, package: str, module: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert refusal(DataSource(dataset=f"{prefix}/pets")) == (
+    assert refusal(DataSettings(dataset=f"{prefix}/pets")) == (
         f"--dataset: needs the package {package}, which is not installed, "
         f"but got '{prefix}/pets'; pip install {package}"
     )
 
 
 def test_named_dataset_that_timm_cannot_open_is_refused(tmp_path: Path) -> None:
-    text = refusal(DataSource(dataset="torch/cifar10", data_dir=str(tmp_path)))
+    text = refusal(DataSettings(dataset="torch/cifar10", data_dir=str(tmp_path)))
     assert text == (
         "--dataset: must be a data set that timm can open as split 'train' (Dataset not found or "
         "corrupted. You can use download=True to download it), but got 'torch/cifar10'; "

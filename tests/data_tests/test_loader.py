@@ -13,12 +13,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from autoprog.data.images import DigitsSource, FolderSource, open_digits, stratified_holdout
+from autoprog.data.dataset import open_data
+from autoprog.data.image_sources import DigitsSource, FolderSource, open_digits, stratified_holdout
 from autoprog.data.loader import TrainLoader, eval_batches
-from autoprog.data.loader_workers import resolve_workers
-from autoprog.data.sources import DataSource, open_source
 from autoprog.data.transforms import InputConfig, TransformSettings
+from autoprog.data.workers import resolve_workers
 from autoprog.errors import ConfigError, RunError
+from autoprog.settings import DataSettings
 
 SETTINGS = TransformSettings()
 RICH = InputConfig(16, "rand-m9-mstd0.5-inc1", 0.5)
@@ -235,7 +236,7 @@ def test_auto_workers_are_none_in_memory_and_at_most_the_cores(
 
 
 def test_the_whole_way_from_the_default_source() -> None:
-    data = open_source(DataSource())
+    data = open_data(DataSettings())
     train, _ = data.images
     loader = TrainLoader(train, SETTINGS, 0, 0)
     images, _ = next(loader.batches(np.arange(len(train)), 0, 4, 1, lambda step: InputConfig(32)))

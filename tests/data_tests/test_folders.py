@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +16,17 @@ import pytest
 from PIL import Image
 from timm.data.readers.reader_image_folder import find_images_and_targets
 
+from autoprog.data.dataset import open_data
 from autoprog.data.decode import fitting_white_level
 from autoprog.data.folders import natural_key
-from autoprog.data.images import FolderSource, TarSource, digest_of
-from autoprog.data.sources import DataSource, open_source
+from autoprog.data.image_sources import FolderSource, TarSource, digest_of
 from autoprog.errors import ConfigError
+from autoprog.settings import DataSettings
 
 LABELS = """
 import json, sys
 from pathlib import Path
-from autoprog.data.images import FolderSource, TarSource
+from autoprog.data.image_sources import FolderSource, TarSource
 path = Path(sys.argv[1])
 source = (FolderSource if path.is_dir() else TarSource)(path)
 print(json.dumps([source.class_names, source.targets.tolist()]))
@@ -300,7 +300,7 @@ def test_images_whose_brightness_is_not_finite_are_named(brightness: float, tmp_
             (tmp_path / part / name).mkdir(parents=True)
             pixels = Image.fromarray(np.full((8, 8), brightness, np.float32))
             pixels.save(tmp_path / part / name / "1.tif")
-    opened = open_source(DataSource(dir=str(tmp_path)))
+    opened = open_data(DataSettings(dir=str(tmp_path)))
     assert opened.white_level is None
     said = (
         "2 of 2 images looked at are of floating-point numbers, but their brightness is not finite"
@@ -335,7 +335,7 @@ def test_one_scale_serves_all_images_of_a_data_set(tmp_path: Path, kind: type) -
                 values = np.linspace(low * white, high * white * (number + 1) / 60, 16)
                 picture = Image.fromarray(values.astype(kind).reshape(4, 4))
                 picture.save(tmp_path / part / name / f"{number}.tif")
-    opened = open_source(DataSource(dir=str(tmp_path)))
+    opened = open_data(DataSettings(dir=str(tmp_path)))
     assert opened.white_level == (1 if kind is np.float32 else 4095)
     means = {"dark": [], "bright": []}
     for source in opened.images:
@@ -343,7 +343,7 @@ def test_one_scale_serves_all_images_of_a_data_set(tmp_path: Path, kind: type) -
             picture, target = source.load(index)
             means[source.class_names[target]].append(np.asarray(picture).mean())
     assert max(means["dark"]) < min(means["bright"])
-    given = open_source(DataSource(dir=str(tmp_path), white_level=2 * opened.white_level))
+    given = open_data(DataSettings(dir=str(tmp_path), white_level=2 * opened.white_level))
     assert (
         np.asarray(given.images[0].load(0)[0]).mean()
         < np.asarray(opened.images[0].load(0)[0]).mean()
@@ -367,7 +367,7 @@ def test_the_report_says_what_was_seen(tmp_path: Path) -> None:
         (tmp_path / part / "dog").mkdir()
         Image.fromarray(np.full((8, 8), 9000, np.uint16)).save(tmp_path / part / "dog" / "0.png")
     (tmp_path / "train" / "dog" / "raw.dng").write_bytes(b"raw")
-    assert open_source(DataSource(dir=str(tmp_path))).report.lines() == [
+    assert open_data(DataSettings(dir=str(tmp_path))).report.lines() == [
         "cat 12, dog 1; uneven: 92% are cat",
         "train: left out 1 .dng files (dog/raw.dng)",
         "train: 1 of 13 images looked at are of 16 bits: 0 to 65535 becomes black to white (--white-level)",
@@ -380,7 +380,7 @@ def test_of_many_classes_the_smallest_and_the_largest_are_told(tmp_path: Path) -
         for number in range(12):
             for k in range((part == "train") + (4 if number == 7 else 1 + (number != 3))):
                 image(tmp_path / part / f"c{number}" / f"{k}.png")
-    assert open_source(DataSource(dir=str(tmp_path))).report.lines() == [
+    assert open_data(DataSettings(dir=str(tmp_path))).report.lines() == [
         "c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, … (12 in all); smallest c3 2, largest c7 5"
     ]
 
@@ -392,7 +392,7 @@ def test_a_mark_to_turn_images_is_told(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (8, 4)).save(tmp_path / "train" / "cat" / "0.jpg", exif=exif)
-    opened = open_source(DataSource(dir=str(tmp_path)))
+    opened = open_data(DataSettings(dir=str(tmp_path)))
     assert opened.report.lines()[1:] == [
         "train: 1 of 2 images looked at are marked as turned (EXIF), which is not applied, as in timm"
     ]
@@ -403,8 +403,8 @@ def test_a_fraction_of_each_class_is_held_out_by_seed(tmp_path: Path) -> None:
     for name, count in (("cat", 20), ("dog", 10), ("emu", 1)):
         for number in range(count):
             image(tmp_path / name / f"{number}.png")
-    source = DataSource(dir=str(tmp_path), val_fraction=0.2)
-    opened = open_source(source)
+    source = DataSettings(dir=str(tmp_path), val_fraction=0.2)
+    opened = open_data(source)
     train, val = opened.images
     assert np.bincount(train.targets).tolist() == [16, 8, 1]
     assert np.bincount(val.targets, minlength=3).tolist() == [4, 2, 0]
@@ -412,53 +412,53 @@ def test_a_fraction_of_each_class_is_held_out_by_seed(tmp_path: Path) -> None:
     assert not names[0] & names[1]
     assert len(names[0] | names[1]) == 31
     assert opened.report.lines()[-1] == "val: no image of emu"
-    assert open_source(source).digests == opened.digests
-    other = open_source(DataSource(dir=str(tmp_path), val_fraction=0.2, val_seed=1))
+    assert open_data(source).digests == opened.digests
+    other = open_data(DataSettings(dir=str(tmp_path), val_fraction=0.2, val_seed=1))
     assert other.digests != opened.digests
     (tmp_path / "set" / "train").mkdir(parents=True)
     for name in ("cat", "dog"):
         (tmp_path / name).rename(tmp_path / "set" / "train" / name)
-    assert len(open_source(DataSource(dir=str(tmp_path / "set"), val_fraction=0.2)).val) == 6
+    assert len(open_data(DataSettings(dir=str(tmp_path / "set"), val_fraction=0.2)).val) == 6
 
 
 def test_a_fraction_beside_a_val_part_is_refused(tmp_path: Path) -> None:
     for part in ("train", "val"):
         nested(tmp_path / part, "cat", "dog")
     with pytest.raises(ConfigError, match="--val-fraction: must be left out: there is val"):
-        open_source(DataSource(dir=str(tmp_path), val_fraction=0.2))
+        open_data(DataSettings(dir=str(tmp_path), val_fraction=0.2))
 
 
 def test_parts_are_found_by_names_in_any_case_but_only_one_of_each(tmp_path: Path) -> None:
     nested(tmp_path / "Train", "cat", "dog")
     nested(tmp_path / "VAL", "cat", "dog")
-    assert len(open_source(DataSource(dir=str(tmp_path))).val) == 2
+    assert len(open_data(DataSettings(dir=str(tmp_path))).val) == 2
     pack(tmp_path / "VAL", tmp_path / "VAL.tar")
-    assert len(open_source(DataSource(dir=str(tmp_path))).val) == 2
+    assert len(open_data(DataSettings(dir=str(tmp_path))).val) == 2
     nested(tmp_path / "valid", "cat", "dog")
     with pytest.raises(ConfigError, match="must have one val part, but there are VAL and"):
-        open_source(DataSource(dir=str(tmp_path)))
+        open_data(DataSettings(dir=str(tmp_path)))
 
 
 def test_one_folder_under_two_names_is_refused_and_equal_parts_are_told(tmp_path: Path) -> None:
     nested(tmp_path / "train", "cat", "dog")
     (tmp_path / "val").symlink_to(tmp_path / "train")
     with pytest.raises(ConfigError, match="train and val must be different images"):
-        open_source(DataSource(dir=str(tmp_path)))
+        open_data(DataSettings(dir=str(tmp_path)))
     (tmp_path / "val").unlink()
     shutil.copytree(tmp_path / "train", tmp_path / "val")
-    lines = open_source(DataSource(dir=str(tmp_path))).report.lines()
+    lines = open_data(DataSettings(dir=str(tmp_path))).report.lines()
     assert "train and val hold images of the same names and sizes: are they the same?" in lines
 
 
 def test_a_split_of_class_folders_that_is_missing_is_refused(tmp_path: Path) -> None:
     nested(tmp_path / "train", "cat", "dog", "__MACOSX")
     nested(tmp_path / "test", "cat", "dog", "dog")
-    named = DataSource(dataset="torch/image_folder", data_dir=str(tmp_path))
+    named = DataSettings(dataset="torch/image_folder", data_dir=str(tmp_path))
     with pytest.raises(ConfigError, match="must hold a val part"):
-        open_source(named)
+        open_data(named)
     with pytest.raises(ConfigError, match="--data-dir: must hold a folder 'tset'"):
-        open_source(replace(named, val_split="tset"))
-    opened = open_source(replace(named, val_split="test"))
+        open_data(named.model_copy(update={"val_split": "tset"}))
+    opened = open_data(named.model_copy(update={"val_split": "test"}))
     assert opened.class_names == ("cat", "dog")
     assert (len(opened.train), len(opened.val)) == (2, 3)
 
@@ -474,4 +474,4 @@ def test_a_split_of_class_folders_that_is_missing_is_refused(tmp_path: Path) -> 
 )
 def test_what_the_data_would_not_heed_is_refused(given: dict[str, object], flag: str) -> None:
     with pytest.raises(ConfigError, match=f"^{flag}: must be given "):
-        open_source(DataSource(**given))  # type: ignore[arg-type]
+        open_data(DataSettings(**given))  # type: ignore[arg-type]

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from autoprog.data.images import apportion, stratified_holdout
-from autoprog.data.sampler import SampleStream, plan_batches, sample_seeds
-from autoprog.data.transforms import InputConfig
+from autoprog.data.image_sources import apportion, stratified_holdout
+from autoprog.data.loader import SampleStream, plan_batches
+from autoprog.data.transforms import InputConfig, sample_seeds
 
 CELL = InputConfig(8)
 STREAM_1 = [4, 1, 3, 0, 2, 5, 2, 0, 3, 4, 1, 5]
