@@ -265,7 +265,7 @@ def resolve_recipe(base: str, *layers: tuple[str, Mapping[str, Any]]) -> Recipe:
     """Return the recipe `base` with layers of (where, values) laid over it, later ones winning.
 
     Raises:
-        ConfigError: If the name or a key is unknown, or a value breaks a law; names the layer.
+        ConfigError: If the name or a key is unknown, or a value is refused; names the layer.
     """
     if base not in RECIPES:
         raise ConfigError("--recipe", "", "unknown recipe", base, suggest(base, RECIPES))

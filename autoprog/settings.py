@@ -190,7 +190,7 @@ class DataSettings(FileModel):
 
 
 class RecordedData(FileModel):
-    """What the images of a run are: its classes in the order of its outputs, and what tells other images.
+    """What the images of a run are: its classes in the order of its outputs, and what identifies its images.
 
     ``digests`` has one of each part, ``train`` and ``val``, which does not depend on where the images lie.
     """

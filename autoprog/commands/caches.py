@@ -204,7 +204,7 @@ def _columns(files: Sequence[CacheFile], in_use: Sequence[bool], width: int | No
     places = []
     for file in files:
         place = one_line(file.data or "-")
-        # Its end tells more of a path than its beginning.
+        # The end of a path says more than its beginning.
         is_long = room is not None and len(place) > room
         places.append(f"…{place[1 - room :]}" if room is not None and is_long else place)
     up_to = Column("up to px", tuple(str(file.short_px or "-") for file in files), rank=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -40,6 +40,7 @@ from autoprog.train.weights import run_of
 from supernet.config import ModelSpec
 
 __all__ = [
+    "Configure",
     "Configured",
     "configure_search",
     "configure_train",
@@ -115,11 +116,14 @@ class Configured:
     notices: tuple[str, ...] = ()
 
 
+Configure = Callable[[argparse.Namespace], Configured]
+
+
 def configure_search(args: argparse.Namespace) -> Configured:
     """Return the settings of a search.
 
     Raises:
-        ConfigError: If anything given is unknown or breaks a law.
+        ConfigError: If anything given is unknown or refused.
     """
     data = data_settings(args)
     spec = _named_model(args)
@@ -162,7 +166,7 @@ def configure_train(args: argparse.Namespace) -> Configured:
     """Return the settings and the schedule of a training run.
 
     Raises:
-        ConfigError: If anything given is unknown or breaks a law.
+        ConfigError: If anything given is unknown or refused.
     """
     data = data_settings(args)
     name = args.schedule

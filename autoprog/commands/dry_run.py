@@ -12,8 +12,7 @@ from pathlib import Path
 from rich.text import Text
 
 from autoprog.bench.costs import measure_costs
-from autoprog.commands.configure import Configured
-from autoprog.commands.launch import Configure
+from autoprog.commands.configure import Configure, Configured
 from autoprog.commands.preflight import check_run, check_validation_images
 from autoprog.commands.record import new_run_id
 from autoprog.commands.report import plan_text, space_text
@@ -42,7 +41,7 @@ _MEASURE_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class _Forecast:
-    """What a run takes, as far as a few measured steps tell; ``at_most`` where it may well take less."""
+    """What a run takes, as far as a few measured steps show; ``at_most`` where it may well take less."""
 
     steps: int
     steps_are_full: bool

@@ -63,7 +63,7 @@ __all__ = [
 
 
 # --------------------------------------------------------------------------------------------------
-# Cells of weights, image size and keep-rate: what a run has trained for, and what its model can do.
+# Image sizes and keep-rates of weights: what a run has trained for, and what its model can do.
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def check_rate(rate: float, tokens: Tokens, spec: ModelSpec, flag: str) -> None:
 
 
 # --------------------------------------------------------------------------------------------------
-# From the flags of ``autoprog evaluate`` to weights, images and the cells to try them in.
+# From the flags of ``autoprog evaluate`` to weights, images, and the sizes and keep-rates to try.
 
 
 _BATCH_SIZE = 256
@@ -151,7 +151,7 @@ _RATES = (1.0, 0.8, 0.6, 0.4, 0.2)
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is ready to be evaluated; ``notes`` say in words what was decided on the way."""
+    """What is ready to be evaluated; ``notes`` say in words what was decided meanwhile."""
 
     settings: RunSettings
     opened: OpenedData
@@ -164,7 +164,7 @@ def configure_evaluation(args: argparse.Namespace) -> Evaluation:
     """Return what to evaluate: the weights of a run, under its settings, or those of a file.
 
     Raises:
-        ConfigError: If anything given is unknown or breaks a law.
+        ConfigError: If anything given is unknown or refused.
     """
     target, averaged = target_of(args.target, args.checkpoint, args.weights), args.weights == "ema"
     file = read_weights(target, averaged)
@@ -207,7 +207,7 @@ def target_of(target: str, checkpoint: str, weights: str) -> Path:
 def _labelled(
     settings: RunSettings, opened: OpenedData, file: WeightsFile
 ) -> tuple[OpenedData, str]:
-    """Return data whose class numbers are those of the weights' outputs, as far as names can tell.
+    """Return data whose class numbers are those of the weights' outputs, as far as names say it.
 
     Raises:
         ConfigError: If the weights do not know a class, or have another number of outputs.
@@ -338,7 +338,7 @@ def _subnets(
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add what to evaluate, in which cells, on which images."""
+    """Add what to evaluate, at which sizes and keep-rates, on which images."""
     parser.epilog = (
         "examples:\n"
         "  autoprog evaluate runs/…\n"
@@ -352,7 +352,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="a finished run (last: the newest), a checkpoint in one, a folder of export --format hf, or"
         " weights: .safetensors, .pth",
     )
-    _add_cell_flags(parser)
+    _add_size_flags(parser)
     group = parser.add_argument_group("weights of a file", "a run says all of this itself")
     add_model_flags(group, "deit-s, vit-xs, a timm ViT …")
     group.add_argument(
@@ -399,9 +399,9 @@ def _add_evaluation_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--json", action="store_true", dest="as_json", help="one JSON object")
 
 
-def _add_cell_flags(parser: argparse.ArgumentParser) -> None:
+def _add_size_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
-        "cells",
+        "sizes and keep-rates",
         "every size at every keep-rate; by default the full size on all tokens",
     )
     group.add_argument(

@@ -1,6 +1,6 @@
 """The flags that commands share: those of the settings' fields, and the few that are no setting.
 
-A flag that is not given leaves no attribute, so that what was given can be told from a default.
+A flag that is not given leaves no attribute, which shows what was given.
 """
 
 from __future__ import annotations

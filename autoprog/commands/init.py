@@ -63,7 +63,7 @@ def _add_starter_flags(kind: str, parser: argparse.ArgumentParser) -> None:
         f"  autoprog init {kind} {source}--model deit-s --output my-{kind}.yaml"
         f" --schema {kind}.schema.json\n"
         f"  autoprog init {kind} --schema --output {kind}.schema.json\n"
-        "the first line of a YAML file tells an editor with a YAML language server of its schema:\n"
+        "the first line of a YAML file names its schema to an editor with a YAML language server:\n"
         f"  # yaml-language-server: $schema={kind}.schema.json\n"
     )
     parser.add_argument("--model", metavar="NAME", help="see autoprog list models")

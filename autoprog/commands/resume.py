@@ -99,7 +99,7 @@ def _goes_on_as(folder: Path, configured: Configured) -> bool:
     place = {"dir", "data_dir"}
     if before.data.model_dump(exclude=place) != now.data.model_dump(exclude=place):
         return False
-    # Images may lie elsewhere now; then their digests tell whether they are the same ones.
+    # Images may lie elsewhere now; then their digests say whether they are the same ones.
     if before.data != now.data and run.manifest.data != recorded_data(configured.opened):
         return False
     if now.kind == "train" and run.schedule != configured.schedule:
