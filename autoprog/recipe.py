@@ -286,6 +286,8 @@ def fitting_batch_size(batch_size: int, num_images: int, multiple_of: int = 1) -
         num_images: Of the training set.
         multiple_of: What a batch must be divided into; a lower batch size is a multiple of it, if possible.
     """
+    # A schedule's epochs are whole steps: with 1.5 batches a pass every epoch would be a third too long
+    # or too short.
     exact = num_images / batch_size
     if exact >= 1 and abs(round(exact) - exact) <= 0.05 * exact:
         return batch_size

@@ -58,10 +58,11 @@ def dry_run(args: argparse.Namespace, configure: Configure) -> None:
     Raises:
         ConfigError: If the run could not start.
     """
+    # A run that is there already has said all of this when it began.
     for name in ("resume", "join"):
         if getattr(args, name, None) is not None:
             raise ConfigError("--dry-run", "", f"must not be given together with --{name}")
-    if "RANK" in os.environ:
+    if "RANK" in os.environ:  # each process would time its own steps, in the way of the others
         raise ConfigError("--dry-run", "", "must be started without torchrun")
     put_paths(args)
     configured = configure(args)
@@ -157,9 +158,12 @@ def _forecast(configured: Configured) -> _Forecast | None:
     plain = settings.model_copy(
         update={"cache": None, "compile": False}
     )  # no file, no minute of graphs
+    # The full model and the smallest subnet are measured first, the others as long as there is time;
+    # the model of costs fills in what is left.
     keys = _cost_keys(configured)
     grid = measure_costs(plain, configured.opened, keys, TimingLimits(_MEASURE_SECONDS))
     costs, full = CostModel(spec, grid.table), full_key(spec, batch_size)
+    # An evaluation is no step that was timed: its seconds follow from its MACs.
     classes = len(configured.opened.class_names)
     step_macs = batch_size * image_macs(spec, spec.full, Training(), classes)
     evaluated = evaluation_macs(spec, spec.full, len(configured.opened.val), classes) / step_macs
@@ -171,6 +175,7 @@ def _forecast(configured: Configured) -> _Forecast | None:
     else:
         assert search is not None, "a run has a schedule or searches one"
         length, _ = length_and_plan(search, settings.recipe, len(configured.opened.train))
+        # Growth makes a search of so many epochs cheaper than the full model; one by time takes its time.
         steps, at_most = length.total_steps, search.cost_fraction is None
         seconds = steps * costs.wall(full).seconds
     return _Forecast(

@@ -14,7 +14,6 @@ from typing import Any
 
 from autoprog.bounds import (
     BatchSize,
-    BlockNumber,
     CropPct,
     FewOrNone,
     FewValues,
@@ -27,6 +26,8 @@ from autoprog.commands.flags import (
     add_data_flags,
     add_device_flags,
     add_model_flags,
+    add_token_flags,
+    add_weights_flags,
     data_settings,
     flag_of,
 )
@@ -61,92 +62,127 @@ __all__ = [
     "tokens_of",
 ]
 
-
-# --------------------------------------------------------------------------------------------------
-# Image sizes and keep-rates of weights: what a run has trained for, and what its model can do.
-
-
-@dataclass(frozen=True)
-class Elastic:
-    """How a run dropped tokens, and the sizes and keep-rates of its sandwich steps."""
-
-    tokens: Tokens = field(default_factory=Tokens)
-    sandwich: SandwichSizes | None = None
-
-
-def elastic_of(schedule: GrowthSchedule | None) -> Elastic:
-    """Return how the last stage that dropped tokens did it."""
-    for stage in reversed(schedule.stages if schedule else ()):
-        if isinstance(stage.step, Sandwich):
-            return Elastic(stage.tokens, stage.step.sandwich)
-        if stage.tokens != Tokens():
-            return Elastic(stage.tokens)
-    return Elastic()
-
-
-def tokens_of(
-    by: str | None, at_blocks: Sequence[int] | None, spec: ModelSpec, elastic: Elastic
-) -> Tokens:
-    """Return how tokens are chosen, and where: as in training, unless `by` or `at_blocks` say otherwise.
-
-    Raises:
-        ConfigError: If the blocks do not rise.
-    """
-    trained = elastic.tokens
-    chosen = by or trained.by
-    usual = pruning_places(spec) if chosen == "class_attention" else (0,)
-    places = at_blocks or (trained.at_blocks if chosen == trained.by else usual)
-    try:
-        return Tokens.model_validate({"by": chosen, "at_blocks": places, "keep_rate": 0.5})
-    except ValueError:
-        problem = "must be rising numbers from 0"
-        raise ConfigError("--at-blocks", "", problem, list(places)) from None
-
-
-def check_size(size: int, spec: ModelSpec, flag: str) -> None:
-    """Refuse an image size that a model cannot run.
-
-    Raises:
-        ConfigError: If the stride does not divide it, or it is above the full size.
-    """
-    if size % spec.patch_size or size < spec.patch_size:
-        low, high = nearest_multiples(size, spec.patch_size)
-        problem = f"must be a multiple of the stride {spec.patch_size}"
-        raise ConfigError(flag, "", problem, size, f"nearest are {low} and {high}")
-    if size > spec.img_size:
-        raise ConfigError(flag, "", f"must be at most the full size {spec.img_size}", size)
-
-
-def check_rate(rate: float, tokens: Tokens, spec: ModelSpec, flag: str) -> None:
-    """Refuse a keep-rate that a model cannot run by this choice of tokens.
-
-    Raises:
-        ConfigError: If it is no fraction, or the model lacks the blocks, the class token or the freedom.
-    """
-    if not 0 < rate <= 1:
-        raise ConfigError(flag, "", "must lie in (0, 1]", rate)
-    if rate == 1:
-        return
-    if spec.needs_grid:
-        problem = f"must be 1: {spec.name} needs the whole grid of tokens"
-        raise ConfigError(flag, "", problem, rate)
-    if tokens.by == "class_attention" and not spec.class_token:
-        problem = f"must be magnitude, l2_magnitude or random: {spec.name} has no class token"
-        raise ConfigError("--by", "", problem, tokens.by)
-    if tokens.at_blocks[-1] >= spec.full.total_depth:
-        problem = f"must be below the depth {spec.full.total_depth}"
-        raise ConfigError("--at-blocks", "", problem, tokens.at_blocks[-1])
-
-
-# --------------------------------------------------------------------------------------------------
-# From the flags of ``autoprog evaluate`` to weights, images, and the sizes and keep-rates to try.
-
-
 _BATCH_SIZE = 256
 _BATCH_PIXELS = 256 * 256**2
 """Of a batch whose size nobody gave: weights may describe a network for images of any size."""
 _RATES = (1.0, 0.8, 0.6, 0.4, 0.2)
 """Of a grid over weights that no run has made elastic."""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what to evaluate, at which sizes and keep-rates, on which images."""
+    parser.epilog = (
+        "examples:\n"
+        "  autoprog evaluate runs/…\n"
+        "  autoprog evaluate runs/… --keep-rates 1 .8 .6 .4 .2\n"
+        "  autoprog evaluate runs/… --grid --json\n"
+        "  autoprog evaluate deit-s.pth --model deit-s --data DIR --img-sizes 160 192 224\n"
+    )
+    parser.add_argument(
+        "target",
+        metavar="RUN|FILE",
+        help="a finished run (last: the newest), a checkpoint in one, a folder of export --format hf, or"
+        " weights: .safetensors, .pth",
+    )
+    group = parser.add_argument_group(
+        "sizes and keep-rates",
+        "every size at every keep-rate; by default the full size on all tokens",
+    )
+    add_weights_flags(group)
+    group.add_argument(
+        "--img-sizes",
+        type=range_of(Px),
+        nargs="+",
+        action=FewValues,
+        metavar="PX",
+        help="image sizes",
+    )
+    group.add_argument(
+        "--keep-rates",
+        type=range_of(PositiveFraction),
+        nargs="+",
+        action=FewValues,
+        metavar="K",
+        help="fractions of tokens to keep",
+    )
+    group.add_argument(
+        "--grid",
+        action="store_true",
+        help="fill in the sizes or keep-rates that are not given: those that the run trained",
+    )
+    add_token_flags(group)
+    group = parser.add_argument_group("weights of a file", "a run says all of this itself")
+    add_model_flags(group, "deit-s, vit-xs, a timm ViT …")
+    group.add_argument(
+        "--recipe",
+        default=argparse.SUPPRESS,
+        metavar="NAME|FILE",
+        help="says how validation images are prepared; by default chosen by the number of images",
+    )
+    add_data_flags(parser, trains=False)
+    group = parser.add_argument_group("evaluation")
+    group.add_argument(
+        "--batch-size",
+        type=range_of(BatchSize),
+        default=argparse.SUPPRESS,
+        metavar="N",
+        help="images a batch (default: up to 256)",
+    )
+    group.add_argument(
+        "--crop-pct",
+        type=range_of(CropPct),
+        default=argparse.SUPPRESS,
+        metavar="N",
+        help="centre crop (default: the recipe's)",
+    )
+    group.add_argument(
+        "--interpolation",
+        choices=["bilinear", "bicubic"],
+        default=argparse.SUPPRESS,
+        help="resize filter (default: the recipe's)",
+    )
+    group.add_argument(
+        "--rounds",
+        type=range_of(FewOrNone),
+        default=5,
+        metavar="N",
+        help="timed rounds, 0 for no speed (default: 5)",
+    )
+    add_device_flags(group)
+    group.add_argument("--json", action="store_true", dest="as_json", help="one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out the command."""
+    from autoprog.commands.run_words import named_run
+    from autoprog.console import Console
+    from autoprog.train.evaluate import evaluate_grid
+    from autoprog.ui.evaluation import grid_section
+    from autoprog.ui.live import PartsBar
+    from autoprog.ui.render_rich import print_sections
+    from autoprog.ui.section import document
+
+    is_exported = os.path.lexists(Path(args.target) / "model.safetensors")
+    is_run = os.path.isdir(args.target) or not os.path.lexists(args.target)
+    if is_run and not is_exported:
+        args.target = str(named_run(args.target))
+    found = configure_evaluation(args)
+    for note in found.notes:
+        say(f"autoprog: {note}", file=sys.stderr)
+    with PartsBar(Console(stderr=True)) as bar:
+        grid = evaluate_grid(
+            found.settings, found.opened, found.file, found.subnets, args.rounds, bar.tell
+        )
+    console, sections = Console(highlight=False), [grid_section(grid)]
+    if args.as_json:
+        console.out(json.dumps(document(sections), indent=1, allow_nan=False), highlight=False)
+    else:
+        print_sections(console, sections, plain=not console.is_terminal)
+    return 0
+
+
+# --------------------------------------------------------------------------------------------------
+# From the flags to weights, images, and the sizes and keep-rates to try; :mod:`export` uses parts of it.
 
 
 @dataclass(frozen=True)
@@ -337,143 +373,77 @@ def _subnets(
     return cells_of(spec.full, sizes, [tokens.rule(rate) for rate in rates])
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add what to evaluate, at which sizes and keep-rates, on which images."""
-    parser.epilog = (
-        "examples:\n"
-        "  autoprog evaluate runs/…\n"
-        "  autoprog evaluate runs/… --keep-rates 1 .8 .6 .4 .2\n"
-        "  autoprog evaluate runs/… --grid --json\n"
-        "  autoprog evaluate deit-s.pth --model deit-s --data DIR --img-sizes 160 192 224\n"
-    )
-    parser.add_argument(
-        "target",
-        metavar="RUN|FILE",
-        help="a finished run (last: the newest), a checkpoint in one, a folder of export --format hf, or"
-        " weights: .safetensors, .pth",
-    )
-    _add_size_flags(parser)
-    group = parser.add_argument_group("weights of a file", "a run says all of this itself")
-    add_model_flags(group, "deit-s, vit-xs, a timm ViT …")
-    group.add_argument(
-        "--recipe",
-        default=argparse.SUPPRESS,
-        metavar="NAME|FILE",
-        help="says how validation images are prepared; by default chosen by the number of images",
-    )
-    add_data_flags(parser, trains=False)
-    _add_evaluation_flags(parser)
+# --------------------------------------------------------------------------------------------------
+# Sizes and keep-rates: what a run has trained for, and what its model can do.
 
 
-def _add_evaluation_flags(parser: argparse.ArgumentParser) -> None:
-    nothing = argparse.SUPPRESS
-    group = parser.add_argument_group("evaluation")
-    group.add_argument(
-        "--batch-size",
-        type=range_of(BatchSize),
-        default=nothing,
-        metavar="N",
-        help="images a batch (up to 256)",
-    )
-    group.add_argument(
-        "--crop-pct",
-        type=range_of(CropPct),
-        default=nothing,
-        metavar="N",
-        help="centre crop (the recipe's)",
-    )
-    group.add_argument(
-        "--interpolation",
-        choices=["bilinear", "bicubic"],
-        default=nothing,
-        help="resize filter (the recipe's)",
-    )
-    group.add_argument(
-        "--rounds",
-        type=range_of(FewOrNone),
-        default=5,
-        metavar="N",
-        help="timed rounds, 0 for no speed (5)",
-    )
-    add_device_flags(group)
-    group.add_argument("--json", action="store_true", dest="as_json", help="one JSON object")
+@dataclass(frozen=True)
+class Elastic:
+    """How a run dropped tokens, and the sizes and keep-rates of its sandwich steps."""
+
+    tokens: Tokens = field(default_factory=Tokens)
+    sandwich: SandwichSizes | None = None
 
 
-def _add_size_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group(
-        "sizes and keep-rates",
-        "every size at every keep-rate; by default the full size on all tokens",
-    )
-    group.add_argument(
-        "--weights", choices=["ema", "online"], default="ema", help="averaged or last weights (ema)"
-    )
-    group.add_argument(
-        "--checkpoint",
-        choices=["final", "best", "last"],
-        default="final",
-        help="the weights of the end of a run, the averaged ones of its best evaluation, or those of its last"
-        " checkpoint (final)",
-    )
-    group.add_argument(
-        "--img-sizes",
-        type=range_of(Px),
-        nargs="+",
-        action=FewValues,
-        metavar="PX",
-        help="image sizes",
-    )
-    group.add_argument(
-        "--keep-rates",
-        type=range_of(PositiveFraction),
-        nargs="+",
-        action=FewValues,
-        metavar="K",
-        help="fractions of tokens to keep",
-    )
-    group.add_argument(
-        "--grid",
-        action="store_true",
-        help="fill in the sizes or keep-rates that are not given: those that the run trained",
-    )
-    group.add_argument(
-        "--by",
-        choices=["magnitude", "l2_magnitude", "random", "class_attention"],
-        help="which tokens stay (as the run trained, or magnitude)",
-    )
-    group.add_argument(
-        "--at-blocks",
-        type=range_of(BlockNumber),
-        nargs="+",
-        action=FewValues,
-        metavar="B",
-        help="running blocks at which the others go",
-    )
+def elastic_of(schedule: GrowthSchedule | None) -> Elastic:
+    """Return how the last stage that dropped tokens did it."""
+    for stage in reversed(schedule.stages if schedule else ()):
+        if isinstance(stage.step, Sandwich):
+            return Elastic(stage.tokens, stage.step.sandwich)
+        if stage.tokens != Tokens():
+            return Elastic(stage.tokens)
+    return Elastic()
 
 
-def run(args: argparse.Namespace) -> int:
-    """Carry out the command."""
-    from autoprog.commands.run_words import named_run
-    from autoprog.console import Console
-    from autoprog.train.evaluate import evaluate_grid
-    from autoprog.ui.evaluation import grid_section
-    from autoprog.ui.live import PartsBar
-    from autoprog.ui.render_rich import print_sections
-    from autoprog.ui.section import document
+def tokens_of(
+    by: str | None, at_blocks: Sequence[int] | None, spec: ModelSpec, elastic: Elastic
+) -> Tokens:
+    """Return how tokens are chosen, and where: as in training, unless `by` or `at_blocks` say otherwise.
 
-    is_exported = os.path.lexists(Path(args.target) / "model.safetensors")
-    is_run = os.path.isdir(args.target) or not os.path.lexists(args.target)
-    if is_run and not is_exported:
-        args.target = str(named_run(args.target))
-    found = configure_evaluation(args)
-    for note in found.notes:
-        say(f"autoprog: {note}", file=sys.stderr)
-    with PartsBar(Console(stderr=True)) as bar:
-        grid = evaluate_grid(
-            found.settings, found.opened, found.file, found.subnets, args.rounds, bar.tell
-        )
-    console, sections = Console(highlight=False), [grid_section(grid)]
-    if args.as_json:
-        console.out(json.dumps(document(sections), indent=1, allow_nan=False), highlight=False)
-    else:
-        print_sections(console, sections, plain=not console.is_terminal)
-    return 0
+    Raises:
+        ConfigError: If the blocks do not rise.
+    """
+    trained = elastic.tokens
+    chosen = by or trained.by
+    usual = pruning_places(spec) if chosen == "class_attention" else (0,)
+    places = at_blocks or (trained.at_blocks if chosen == trained.by else usual)
+    try:
+        return Tokens.model_validate({"by": chosen, "at_blocks": places, "keep_rate": 0.5})
+    except ValueError:
+        problem = "must be rising numbers from 0"
+        raise ConfigError("--at-blocks", "", problem, list(places)) from None
+
+
+def check_size(size: int, spec: ModelSpec, flag: str) -> None:
+    """Refuse an image size that a model cannot run.
+
+    Raises:
+        ConfigError: If the stride does not divide it, or it is above the full size.
+    """
+    if size % spec.patch_size or size < spec.patch_size:
+        low, high = nearest_multiples(size, spec.patch_size)
+        problem = f"must be a multiple of the stride {spec.patch_size}"
+        raise ConfigError(flag, "", problem, size, f"nearest are {low} and {high}")
+    if size > spec.img_size:
+        raise ConfigError(flag, "", f"must be at most the full size {spec.img_size}", size)
+
+
+def check_rate(rate: float, tokens: Tokens, spec: ModelSpec, flag: str) -> None:
+    """Refuse a keep-rate that a model cannot run by this choice of tokens.
+
+    Raises:
+        ConfigError: If it is no fraction, or the model lacks the blocks, the class token or the freedom.
+    """
+    if not 0 < rate <= 1:
+        raise ConfigError(flag, "", "must lie in (0, 1]", rate)
+    if rate == 1:
+        return
+    if spec.needs_grid:
+        problem = f"must be 1: {spec.name} needs the whole grid of tokens"
+        raise ConfigError(flag, "", problem, rate)
+    if tokens.by == "class_attention" and not spec.class_token:
+        problem = f"must be magnitude, l2_magnitude or random: {spec.name} has no class token"
+        raise ConfigError("--by", "", problem, tokens.by)
+    if tokens.at_blocks[-1] >= spec.full.total_depth:
+        problem = f"must be below the depth {spec.full.total_depth}"
+        raise ConfigError("--at-blocks", "", problem, tokens.at_blocks[-1])

@@ -6,8 +6,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autoprog.bounds import BlockNumber, FewValues, PositiveFraction, Px, range_of
-from autoprog.commands.flags import add_wandb_flags, flag_of
+from autoprog.bounds import PositiveFraction, Px, range_of
+from autoprog.commands.flags import (
+    add_token_flags,
+    add_wandb_flags,
+    add_weights_flags,
+    flag_of,
+)
 from autoprog.errors import ConfigError
 from autoprog.printable import say
 
@@ -54,16 +59,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help=".pth, .pt, .safetensors, .pt2, .onnx, or a new folder for hf",
     )
-    parser.add_argument(
-        "--weights", choices=["ema", "online"], default="ema", help="averaged or last weights (ema)"
-    )
-    parser.add_argument(
-        "--checkpoint",
-        choices=["final", "best", "last"],
-        default="final",
-        help="the weights of the end of the run, the averaged ones of its best evaluation, or those of its"
-        " last checkpoint, as of an interrupted run (final)",
-    )
+    add_weights_flags(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an export that is there")
     parser.add_argument(
         "--format",
@@ -74,26 +70,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         " (default: weights)",
     )
     group = parser.add_argument_group("input of a program")
-    group.add_argument("--img-size", type=range_of(Px), metavar="PX", help="image size (full)")
+    group.add_argument(
+        "--img-size", type=range_of(Px), metavar="PX", help="image size (default: full)"
+    )
     group.add_argument(
         "--keep-rate",
         type=range_of(PositiveFraction),
         metavar="K",
-        help="fraction of tokens to keep (1)",
+        help="fraction of tokens to keep (default: 1)",
     )
-    group.add_argument(
-        "--by",
-        choices=["magnitude", "l2_magnitude", "random", "class_attention"],
-        help="which tokens stay (as the run trained, or magnitude)",
-    )
-    group.add_argument(
-        "--at-blocks",
-        type=range_of(BlockNumber),
-        nargs="+",
-        action=FewValues,
-        metavar="B",
-        help="running blocks at which others go",
-    )
+    add_token_flags(group)
     add_wandb_flags(parser.add_argument_group("wandb"))
 
 
@@ -113,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
         problem = f"must be weights: {settings.model.model} is built by supernet.locality"
         raise ConfigError("--format", "", problem, "hf")
     file = _weights(args, found)
-    _check_output(args)
+    _check_output(args)  # before the minutes that a program takes to export
     model = ExportedModel.of(file, found.manifest)
     if file.taken:
         say(file.taken)

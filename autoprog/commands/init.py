@@ -135,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
     if args.output is None:
         say(text, end="")
         return 0
-    write_outputs({**beside, args.output: text})
+    write_outputs({**beside, args.output: text})  # both or neither
     say(args.output)
     return 0
 
@@ -156,7 +156,7 @@ def _starter(args: argparse.Namespace) -> tuple[str, dict[Path, str]]:
     )
     from autoprog.train.model import find_model
 
-    if args.kind == "schedule":
+    if args.kind == "schedule":  # what costs nothing to check comes before timm is loaded
         if args.preset is None:
             hint = "add --from linear, or another name that autoprog list presets shows"
             raise ConfigError("--from", "", "must be given", hint=hint)
@@ -180,6 +180,7 @@ def _starter(args: argparse.Namespace) -> tuple[str, dict[Path, str]]:
         text = schedule_starter(args.preset, spec, args.epochs, args.recipe, output)
     if args.schema is None:
         return text, {}
+    # Editors look for the schema from the folder of the file that names it.
     place = os.path.relpath(args.schema, args.output.parent)
     return modeline(place) + text, {args.schema: schema_text(args.kind)}
 
@@ -199,7 +200,7 @@ def _check_output(flag: str, path: Path | None, force: bool, endings: tuple[str,
     if kind_of(path) is not None and not force:
         problem, hint = "must be a new file", "add --force to replace it"
         raise ConfigError(flag, "", problem, str(path), hint)
-    try:
+    try:  # a link or a device in place of a file is not written through, even with --force
         check_replaceable(path)
     except NotRegularFileError as error:
         raise ConfigError(flag, "", f"must be a file, not {error.strerror}", str(path)) from None

@@ -124,9 +124,10 @@ def _open_run(
     else:
         found = Path(args.resume)
         configured = recorded_run(args, found)
+    # What can be known to fail is refused before a folder is made.
     check_run(configured, is_new=found is None, ranks=ranks)
     check_validation_images(configured, found, ranks)
-    if ranks.is_main:
+    if ranks.is_main:  # one process writes; the others learn the folder from it
         if configured.settings.cache is not None:
             check_cache_folder(configured.settings.cache)
         if found is None:

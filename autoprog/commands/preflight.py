@@ -59,6 +59,7 @@ def check_run(configured: Configured, is_new: bool, ranks: Ranks = ONE_PROCESS) 
     shape = recipe.sched if schedule is None else schedule.lr.shape
     check_optimizer(recipe, compute.device, shape, length.total_steps)
     check_growth(recipe, compute.device, _growth_rules(settings, schedule))
+    # timm checks an augmentation only when it builds it, which for a late stage may be hours away.
     curricula = [Curriculum()]
     if schedule is not None:
         if schedule.length_unit == "budget_fraction" and settings.time_budget_seconds is None:
@@ -76,7 +77,9 @@ def check_run(configured: Configured, is_new: bool, ranks: Ranks = ONE_PROCESS) 
         config = make_input_config(curriculum, recipe, settings.model.img_size)
         train_transform(config, TransformSettings())
     _check_search(settings, num_images, is_new)
-    if settings.has_initial_weights and is_new:
+    if (
+        settings.has_initial_weights and is_new
+    ):  # one that goes on has its weights in the checkpoint
         _check_full_depth(schedule)
         find_initial(settings, configured.opened.class_names)
 
@@ -90,14 +93,14 @@ def check_validation_images(
         ConfigError: If one cannot be read.
     """
     val = configured.opened.val
-    if isinstance(val, StreamSource) or val.in_memory:
+    if isinstance(val, StreamSource) or val.in_memory:  # read by each evaluation anyway, or decoded
         return
     if resumed is not None and any(
         isinstance(event, Evaluated) for event in load_run(resumed).events()
     ):
         return
     problem = ""
-    if ranks.is_main:
+    if ranks.is_main:  # the other ranks would read the same images once more
         workers = resolve_workers(configured.settings.workers, val)
         checked = check_images(val, workers, _MAX_CHECK_SECONDS, progress_on_stderr)
         if checked.unreadable:

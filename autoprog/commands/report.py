@@ -164,8 +164,11 @@ def _recipe_words(manifest: RunManifest) -> list[str]:
         _own_values(settings),
     )
     assert data is not None, "a run that has just ended recorded its images"
+    search, num_images = settings.search, data.num_train_images
+    if search is not None and search.trials is None:
+        num_images = round(num_images / search.proxy)  # as many as are trained on again
     embedded, has_weights = settings.data.embedded, settings.has_initial_weights
-    if settings.recipe_name != default_recipe_name(data.num_train_images, embedded, has_weights):
+    if settings.recipe_name != default_recipe_name(num_images, embedded, has_weights):
         words = ["--recipe", settings.recipe_name, *words]
     return words
 
