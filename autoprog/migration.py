@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 __all__ = [
+    "FLAGS",
     "NEW_KEYS",
     "NEW_VALUES",
     "SCHEMA",
@@ -62,7 +63,7 @@ _INPUTS: Names = {
     "is_strengthened": "full_regularisation",
 }
 _FIDELITY: Names = {"told_apart": "beyond_seed_noise"}
-_FLAGS: Names = {  # of an arm, as they stand on a command line
+FLAGS: Names = {  # of an arm, as they stand on a command line
     "data-share": "data-fraction",
     "warmup-share": "warmup-fraction",
     "decay-share": "decay-fraction",
@@ -104,7 +105,7 @@ NEW_KEYS: Names = {
     **_REACHED,
     **_INPUTS,
     **_FIDELITY,
-    **_FLAGS,
+    **FLAGS,
     "cells": "step_costs",
     "entrants": "schedules",
 }
@@ -263,7 +264,7 @@ def _arm(body: Any) -> Any:
         "grow-optimizer-state": _OPTIMIZER_STATES,
     }
     inner = {flag: _word(names) for flag, names in words.items()}
-    return _renamed(body, {}, flags=lambda flags: _renamed(flags, _FLAGS, **inner))
+    return _renamed(body, {}, flags=lambda flags: _renamed(flags, FLAGS, **inner))
 
 
 def _verification(body: Any) -> Any:

@@ -18,13 +18,9 @@ def pareto_front(
     front: list[int] = []
     for index in sorted(range(len(costs)), key=lambda i: (costs[i], losses[i])):
         # Sorted by cost, a point is beaten unless its loss is below that of all cheaper ones.
-        if (
-            not front
-            or losses[index] < losses[front[-1]]
-            or (
-                keep_ties and (costs[index], losses[index]) == (costs[front[-1]], losses[front[-1]])
-            )
-        ):
+        is_tie = keep_ties and bool(front) and costs[index] == costs[front[-1]]
+        is_tie = is_tie and losses[index] == losses[front[-1]]
+        if not front or losses[index] < losses[front[-1]] or is_tie:
             front.append(index)
     return front
 

@@ -75,7 +75,7 @@ def _recipe() -> dict[str, Any]:
     body = Recipe.model_json_schema()
     meaning = "recipe whose values the keys of this file replace"
     base = {"enum": [*RECIPES, None], "default": None, "description": meaning}
-    schema = {"const": 2, "default": 2}
+    schema = {"const": 2, "default": 2, "description": "version of the file format"}
     body["properties"] = {"schema": schema, "base": base, **body["properties"]}
     body["type"] = ["object", "null"]  # a starter, in which all is commented out, is a valid file
     return body

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from reprlib import repr as brief
 from typing import Any
 
-from supernet.depthmap import MAPS, split_blocks
+from supernet.depthmap import PLACEMENTS, split_blocks
 from supernet.limits import (
     MAX_BLOCKS,
     check_arguments,
@@ -66,7 +66,7 @@ class TokenRule:
     """Which patch tokens go on through a network; class and register tokens always do.
 
     Args:
-        keep_rate: UnitInterval that each of ``at_blocks`` keeps, in (0, 1].
+        keep_rate: Fraction of the tokens that each of ``at_blocks`` keeps, in (0, 1].
         by: What is kept: the tokens of largest ``magnitude`` (L1) or ``l2_magnitude``, ``random`` ones
             (all three PSS, arXiv 2208.09520), or those that the class token attends to most
             (``class_attention``; SuperViT, arXiv 2205.11397).
@@ -127,7 +127,7 @@ class SubnetConfig:
         return sum(self.depth)
 
     def within(self, other: SubnetConfig) -> bool:
-        """Tell whether ``other`` is at least as large on every axis: a partial order."""
+        """Return whether ``other`` is at least as large on every axis: a partial order."""
         if len(self.depth) != len(other.depth):
             raise ValueError(f"compared subnets must have equal stages, but got {self} and {other}")
         shallower = all(
@@ -149,7 +149,7 @@ class GrowthRule:
         init: What a new block starts from: ``ema`` its source block in the slowest EMA (MoGrow in the
             AutoProg paper), ``copy`` the online source block, ``zero`` that one with its two residual
             branches at exactly 0.
-        placement: Where new blocks go: a name in :data:`supernet.depthmap.MAPS`.
+        placement: Where new blocks go: a name in :data:`supernet.depthmap.PLACEMENTS`.
         old_blocks: ``keep`` leaves old blocks and everything outside blocks as they are; ``ema`` replaces
             the whole online network by the slowest EMA, as the AutoProg release does.
         optimizer_state: ``copy`` clones the optimizer state with the weights, ``fresh`` gives new blocks
@@ -163,7 +163,7 @@ class GrowthRule:
 
     def __post_init__(self) -> None:
         check_choice("init", self.init, ("ema", "copy", "zero"))
-        check_choice("placement", self.placement, tuple(MAPS))
+        check_choice("placement", self.placement, tuple(PLACEMENTS))
         check_choice("old_blocks", self.old_blocks, ("keep", "ema"))
         check_choice("optimizer_state", self.optimizer_state, ("copy", "fresh", "reset"))
         # The release takes everything from the EMA at once; with other new blocks that mixes two networks.
@@ -188,9 +188,9 @@ class Outlook:
     class_blocks: int = 2
 
     def __post_init__(self) -> None:
-        most = {"stem_dim": 32_768, "class_blocks": MAX_BLOCKS}
+        limits = {"stem_dim": 32_768, "class_blocks": MAX_BLOCKS}
         for key in ("embed_dim", "num_heads", "stem_dim", "class_blocks"):
-            check_count(f"outlook.{key}", getattr(self, key), most.get(key))
+            check_count(f"outlook.{key}", getattr(self, key), limits.get(key))
         check_heads("outlook.embed_dim", self.embed_dim, self.num_heads)
 
 
@@ -236,14 +236,16 @@ class ModelSpec:
         check_name("model", self.name)
         check_name("timm", self.timm)
         object.__setattr__(self, "depth", as_depth(self.depth))
-        object.__setattr__(self, "overrides", _hashable(self.overrides))
+        # A spec is a dictionary key; YAML and JSON give lists, in any order of the names.
+        frozen = ((k, tuple(v) if isinstance(v, list) else v) for k, v in self.overrides)
+        object.__setattr__(self, "overrides", tuple(sorted(frozen)))
         for key in ("embed_dim", "num_heads", "patch_size", "img_size", "in_chans"):
             check_count(key, getattr(self, key))
         if self.num_prefix_tokens < 0:
             raise ValueError(f"num_prefix_tokens must be >= 0, but got {self.num_prefix_tokens}")
         if self.num_prefix_tokens > 0:
             check_count("num_prefix_tokens", self.num_prefix_tokens)
-        else:
+        else:  # nothing to be a class token, whatever the caller left at its default
             object.__setattr__(self, "class_token", False)
         check_ratio("mlp_ratio", self.mlp_ratio)
         check_heads("embed_dim", self.embed_dim, self.num_heads)
@@ -272,12 +274,12 @@ class ModelSpec:
 
     @property
     def is_local(self) -> bool:
-        """Tell whether the feed-forward is that of :mod:`supernet.locality`, which the timm name says."""
+        """Return whether the feed-forward is that of :mod:`supernet.locality`, which the timm name says."""
         return self.timm.startswith("local_")
 
     @property
     def needs_grid(self) -> bool:
-        """Tell whether the network mixes neighbours on the grid of patches, so that none may be dropped."""
+        """Return whether the network mixes neighbours on the grid of patches, so that none may be dropped."""
         return self.is_local or len(self.depth) > 1
 
     def with_img_size(self, img_size: int) -> ModelSpec:
@@ -287,12 +289,6 @@ class ModelSpec:
     def create_kwargs(self) -> dict[str, Any]:
         """Return the arguments with which plain ``timm.create_model`` rebuilds the full model."""
         return {"img_size": self.img_size, **dict(self.overrides)}
-
-
-def _hashable(overrides: Iterable[tuple[str, Any]]) -> tuple[tuple[str, Any], ...]:
-    """Sort the overrides by name and freeze the lists that YAML and JSON give."""
-    frozen = ((key, tuple(value) if isinstance(value, list) else value) for key, value in overrides)
-    return tuple(sorted(frozen))
 
 
 def check_heads(key: str, width: int, num_heads: int) -> None:

@@ -101,10 +101,16 @@ def volo_macs(spec: ModelSpec, outlook: Outlook, subnet: SubnetConfig, num_class
     convolutions = (subnet.img_size // 2) ** 2 * _convolutions(spec, outlook)
     embedding = 4 * cells * _embedding(spec, outlook)
     downsampling = cells * 4 * outlook.embed_dim * width
+    # By cell of the transformers' grid, which four of the outlookers' lie in: values, output and feed-forward
+    # run on each of the four; window logits and weighted sums once for all, since outlookers attend at every
+    # second cell of a row and a column.
+    inner = outlook.embed_dim
+    dense = 2 * inner**2 + _feed_forward(spec, inner)
+    outlooker = 4 * dense + _WINDOW**2 * inner * (outlook.num_heads + 1)
     return (
         convolutions
         + embedding
-        + outlookers * cells * _outlooker_macs_of_cell(spec, outlook)
+        + outlookers * cells * outlooker
         + downsampling
         + transformers * transformer
         + outlook.class_blocks * class_block
@@ -118,7 +124,7 @@ def volo_parameters(
     """Count the parameters of a VOLO of ``depth`` at the full image size."""
     width, inner = spec.embed_dim, outlook.embed_dim
     outlookers, transformers = as_depth(depth)
-    window_logits = _WINDOW**2 * outlook.num_heads
+    window_logits = _WINDOW**2 * outlook.num_heads  # a weight for each pair of cells in a window
     outlooker = 2 * inner**2 + (inner + 1) * window_logits + _shared_by_blocks(spec, inner)
     transformer = 4 * width**2 + _shared_by_blocks(spec, width)
     stem = _convolutions(spec, outlook) + 6 * outlook.stem_dim + _embedding(spec, outlook) + inner
@@ -132,17 +138,6 @@ def volo_parameters(
         + 3 * width  # class token and last norm
         + 2 * (width + 1) * num_classes
     )
-
-
-def _outlooker_macs_of_cell(spec: ModelSpec, outlook: Outlook) -> int:
-    """Count an outlooker's multiply-accumulates for one cell of the transformers' grid, four of its own.
-
-    Values, output and feed-forward run on each of the four; window logits and weighted sums once for all,
-    since outlookers attend at every second cell of a row and a column.
-    """
-    width = outlook.embed_dim
-    dense = 2 * width**2 + _feed_forward(spec, width)
-    return 4 * dense + _WINDOW**2 * width * (outlook.num_heads + 1)
 
 
 def _convolutions(spec: ModelSpec, outlook: Outlook) -> int:
@@ -177,9 +172,20 @@ def macs(spec: ModelSpec, subnet: SubnetConfig, num_classes: int = 1000) -> int:
     patches = (subnet.img_size // spec.patch_size) ** 2
     stem = patches * spec.patch_size**2 * spec.in_chans * spec.embed_dim
     tokens, prefix = patches + spec.num_prefix_tokens, spec.num_prefix_tokens
-    counts = block_tokens(tokens, prefix, subnet.total_depth, subnet.tokens)
-    blocks = sum(_block_macs(spec, count) for count in counts)
-    return stem + blocks + spec.embed_dim * num_classes
+    width, blocks = spec.embed_dim, 0
+    weights = round(2 * spec.mlp_ratio * width**2)
+    for count in block_tokens(tokens, prefix, subnet.total_depth, subnet.tokens):
+        attended = count.attention
+        blocks += 4 * attended * width**2 + 2 * attended**2 * width
+        if (
+            count.mlp < attended
+        ):  # the scores of tokens dropped inside are one more row of attention
+            blocks += attended * width
+        if spec.is_local:  # prefix tokens bypass the feed-forward
+            blocks += (attended - prefix) * (weights + _convolution(spec))
+        else:
+            blocks += count.mlp * weights
+    return stem + blocks + width * num_classes
 
 
 def relative_cost(spec: ModelSpec, subnet: SubnetConfig) -> float:
@@ -194,32 +200,18 @@ def parameters(spec: ModelSpec, depth: int | Sequence[int], num_classes: int = 1
     width = spec.embed_dim
     patches = (spec.img_size // spec.patch_size) ** 2
     stem = (spec.patch_size**2 * spec.in_chans + 1) * width
-    tokens = (
-        patches + 2 * spec.num_prefix_tokens
-    ) * width  # positions, and the prefix tokens themselves
+    # Positions, and the prefix tokens themselves.
+    tokens = (patches + 2 * spec.num_prefix_tokens) * width
     norm_and_head = 2 * width + (width + 1) * num_classes
-    per_block, outside = spec.extra_parameters
-    blocks = sum(as_depth(depth)) * (_block_parameters(spec) + per_block)
-    return stem + tokens + blocks + norm_and_head + outside
-
-
-def _block_macs(spec: ModelSpec, count: BlockTokens) -> int:
-    """Count one block; where tokens are dropped inside, their scores are one more row of attention."""
-    width, tokens = spec.embed_dim, count.attention
-    scores = tokens * width if count.mlp < tokens else 0
-    attention = 4 * tokens * width**2 + 2 * tokens**2 * width + scores
-    weights = round(2 * spec.mlp_ratio * width**2)
-    if spec.is_local:  # prefix tokens bypass the feed-forward
-        return attention + (tokens - spec.num_prefix_tokens) * (weights + _convolution(spec))
-    return attention + count.mlp * weights
-
-
-def _block_parameters(spec: ModelSpec) -> int:
-    width, hidden = spec.embed_dim, round(spec.mlp_ratio * spec.embed_dim)
+    hidden = round(spec.mlp_ratio * width)
     attention = 4 * width**2 + 4 * width
+    # The locality feed-forward has a convolution where the plain one has biases.
     biases_or_convolution = _convolution(spec) if spec.is_local else hidden + width
     feed_forward = round(2 * spec.mlp_ratio * width**2) + biases_or_convolution
-    return attention + feed_forward + 4 * width
+    block = attention + feed_forward + 4 * width  # and two norms
+    per_block, outside = spec.extra_parameters
+    blocks = sum(as_depth(depth)) * (block + per_block)
+    return stem + tokens + blocks + norm_and_head + outside
 
 
 def _convolution(spec: ModelSpec) -> int:

@@ -79,6 +79,7 @@ def check_volo(timm_name: str, vit: VOLO) -> None:
     if kinds != [{Outlooker}, Downsample, *[{Transformer}] * (len(kinds) - 2)] or len(kinds) < 3:
         problem = "must have outlookers, then one downsampling, then transformers"
         raise ValueError(f"{timm_name}: {problem}, but has another order")
+    # The forward adds half the auxiliary head's largest logits, so a VOLO without it is another network.
     class_blocks = {type(block) for block in vit.post_network or ()}
     if class_blocks != {ClassBlock} or vit.aux_head is None or vit.global_pool != "token":
         problem = "must have class attention, token pooling and an auxiliary head"
@@ -99,6 +100,7 @@ def describe_volo(timm_name: str, vit: VOLO, overrides: Mapping[str, Any]) -> Mo
     stem, outlooker, transformer = vit.patch_embed, vit.network[0][0], vit.network[2][0]
     hidden = transformer.mlp.fc1
     stride = 2 * stem.conv[0].stride[0] * stem.proj.stride[0]
+    img_size: int | Sequence[int] = overrides.get("img_size", stride * vit.pos_embed.shape[1])
     spec = ModelSpec(
         name=timm_name,
         timm=timm_name,
@@ -107,7 +109,7 @@ def describe_volo(timm_name: str, vit: VOLO, overrides: Mapping[str, Any]) -> Mo
         num_heads=transformer.attn.num_heads,
         mlp_ratio=hidden.out_features / hidden.in_features,
         patch_size=stride,
-        img_size=_side(overrides.get("img_size", stride * vit.pos_embed.shape[1])),
+        img_size=img_size if isinstance(img_size, int) else img_size[0],
         in_chans=vit.in_chans,
         overrides=tuple((key, value) for key, value in overrides.items() if key != "img_size"),
         outlook=Outlook(
@@ -123,10 +125,6 @@ def describe_volo(timm_name: str, vit: VOLO, overrides: Mapping[str, Any]) -> Mo
             f"{timm_name}: {problem}, but overrides change their biases, norms or widths"
         )
     return spec
-
-
-def _side(img_size: int | Sequence[int]) -> int:
-    return img_size if isinstance(img_size, int) else img_size[0]
 
 
 default_cfgs = generate_default_cfgs(

@@ -44,11 +44,10 @@ from autoprog.cli import build_parser, main
 from autoprog.commands.configure import Configured, configure_train
 from autoprog.data.loader import Batch
 from autoprog.events import Event, StepLogged
-from autoprog.paired_timing import Estimate, estimate, fraction_lost, speed_ratio, take_turns
+from autoprog.paired_timing import Estimate, estimate, fraction_lost, paired_blocks, speed_ratio
 from autoprog.train.device import Compute
 from autoprog.train.phase import Phase
 from autoprog.train.run import Job, start_training
-from autoprog.train.step import regularise
 from autoprog.train.trainer import Trainer
 from supernet.config import SubnetConfig
 
@@ -141,7 +140,7 @@ def test_arms_take_turns_and_the_first_round_does_not_count() -> None:
         return block
 
     told: list[int] = []
-    seconds = take_turns({name: arm(name) for name in "abc"}, 4, 10, told.append)
+    seconds = paired_blocks({name: arm(name) for name in "abc"}, 4, 10, told.append)
     assert "".join(order) == "abc" + "abc" + "bca" + "cab" + "abc"
     assert seconds["b"] == [50.0, 70.0, 120.0, 140.0]
     assert told == [0, 1, 2, 3, 4]
@@ -205,7 +204,7 @@ def test_data_cost_is_the_fraction_of_the_resident_speed_that_a_slow_loader_take
         RESIDENT: RunnerArm(trainer, phase, lambda: ResidentData(some_batches()), clock=clock),
         LOADED: RunnerArm(trainer, phase, lambda: slow, clock=clock),  # type: ignore[arg-type]
     }
-    seconds = take_turns(race, rounds=2, steps=5)
+    seconds = paired_blocks(race, rounds=2, steps=5)
     assert seconds == {RESIDENT: [15.0, 15.0], LOADED: [20.0, 20.0]}
     cell = compare(FULL, {**seconds, BARE: [14.7, 14.7], BARE_EMA: [15.0, 15.0]}, block_images=40)
     assert cell.data_cost == Estimate(0.25, 0.25, 0.25, 0.5)
@@ -258,7 +257,7 @@ def test_the_runner_is_timed_from_the_first_batch_after_the_lead_in_with_its_pro
 def test_a_runner_that_sleeps_is_found_to_be_slower(training: tuple[Trainer, list[Phase]]) -> None:
     trainer, (phase,) = training
     batches = some_batches()
-    regularise(trainer.stepper, phase, trainer.recipe, trainer.data.num_classes)
+    trainer.stepper.regularise(phase, trainer.recipe, trainer.data.num_classes)
     bare = bare_loop(trainer, phase, batches)
     step = bare._update
 
@@ -268,7 +267,7 @@ def test_a_runner_that_sleeps_is_found_to_be_slower(training: tuple[Trainer, lis
 
     sleepy = bare_loop(trainer, phase, batches)
     sleepy._update = drowsy  # type: ignore[method-assign]
-    seconds = take_turns({"bare": bare, "sleepy": sleepy}, rounds=6, steps=2)
+    seconds = paired_blocks({"bare": bare, "sleepy": sleepy}, rounds=6, steps=2)
     ratio = speed_ratio(seconds["sleepy"], seconds["bare"])
     assert ratio.high < 0.7
     assert min(seconds["sleepy"]) >= 0.1
@@ -300,7 +299,7 @@ def test_a_bare_loop_trains_and_its_lead_in_is_not_timed(
 def test_a_bare_step_is_a_step_of_the_runner(training: tuple[Trainer, list[Phase]]) -> None:
     """From the same weights both loops come to the same ones: they do the same work."""
     trainer, (phase,) = training
-    regularise(trainer.stepper, phase, trainer.recipe, trainer.data.num_classes)
+    trainer.stepper.regularise(phase, trainer.recipe, trainer.data.num_classes)
     batch = some_batches(1)
     loop = bare_loop(trainer, phase, batch)
     loop.model.load_state_dict(trainer.stepper.model.vit.state_dict())

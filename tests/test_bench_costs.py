@@ -12,26 +12,26 @@ from rich.console import Console
 from autoprog.bench.costs import CostGrid, cost_rows, costs_as_json, print_costs
 from autoprog.cli import main
 from autoprog.costs.model import CostModel
-from autoprog.costs.table import CellCost, CostCell, CostTable, table_of
+from autoprog.costs.table import CostKey, CostTable, StepCost, table_of
 from supernet.config import SubnetConfig, TokenRule
 from supernet.zoo import ZOO
 
 MU = ZOO["vit-mu"]
 BATCH = 16
-CELLS = [CostCell(SubnetConfig(depth, size), BATCH) for depth in (2, 3, 4) for size in (8, 16)]
+CELLS = [CostKey(SubnetConfig(depth, size), BATCH) for depth in (2, 3, 4) for size in (8, 16)]
 MEASURED = {
-    "d2 r8 b16": CellCost(
+    "d2 r8 b16": StepCost(
         seconds=0.01, interval=(0.009, 0.011), data_seconds=0.02, rounds=7, source="grid"
     ),
-    "d2 r16 b16": CellCost(seconds=0.03, interval=(0.03, 0.03), data_seconds=0.025, rounds=7),
-    "d4 r8 b16": CellCost(seconds=0.02, interval=(0.02, 0.02), data_seconds=0.02, rounds=7),
-    "d4 r16 b16": CellCost(seconds=0.06, interval=(0.06, 0.07), data_seconds=0.025, rounds=7),
+    "d2 r16 b16": StepCost(seconds=0.03, interval=(0.03, 0.03), data_seconds=0.025, rounds=7),
+    "d4 r8 b16": StepCost(seconds=0.02, interval=(0.02, 0.02), data_seconds=0.02, rounds=7),
+    "d4 r16 b16": StepCost(seconds=0.06, interval=(0.06, 0.07), data_seconds=0.025, rounds=7),
 }
 HERE = {"device": "cpu", "amp": "none", "threads": 1, "workers": 0, "processes": 1}
 FAST = ("--device", "cpu", "--threads", "1", "--workers", "0", "--model", "vit-mu")
 
 
-def grid(cells: list[CostCell] | None = None) -> CostGrid:
+def grid(cells: list[CostKey] | None = None) -> CostGrid:
     model = CostModel(MU, CostTable(overlap=0.25, conditions=HERE, step_costs=MEASURED))
     rows = tuple(cost_rows(model, CELLS if cells is None else cells, BATCH, num_classes=10))
     return CostGrid("vit-mu", model.table, rows, model.left_out_errors(), seconds=12.0)
@@ -80,7 +80,7 @@ def test_the_table_is_aligned_text_where_nobody_looks() -> None:
 
 def test_keep_rates_and_batch_sizes_have_columns_where_there_are_several() -> None:
     assert "keep" not in text_of(grid())
-    more = [*CELLS, CostCell(SubnetConfig(4, 16, TokenRule(0.5)), 2 * BATCH)]
+    more = [*CELLS, CostKey(SubnetConfig(4, 16, TokenRule(0.5)), 2 * BATCH)]
     text = text_of(grid(more))
     assert "keep" in text
     assert "batch" in text
@@ -90,7 +90,7 @@ def test_keep_rates_and_batch_sizes_have_columns_where_there_are_several() -> No
 
 def test_json_holds_a_costs_file() -> None:
     body = json.loads(costs_as_json(grid()))
-    assert table_of(body["costs"], "costs").cells == MEASURED
+    assert table_of(body["costs"], "costs").step_costs == MEASURED
     assert [cell["name"] for cell in body["cells"]] == [cell.name for cell in CELLS]
     assert body["cells"][0]["is_data_bound"] is True
     assert set(body["left_out_errors"]) == set(MEASURED)

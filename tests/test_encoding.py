@@ -12,7 +12,7 @@ import pytest
 
 from autoprog.files import parse, parse_yaml
 from autoprog.schedule import GrowthSchedule
-from autoprog.search.forecast import AxisRange, Encoding, Timeline
+from autoprog.search.encoding import AxisRange, Encoding, Timeline
 from autoprog.space import SearchSpace, SpaceFile, shipped_spaces
 from autoprog.stage import FullModel, Stage, Tokens, depth_value
 from supernet.zoo import ZOO
@@ -189,7 +189,7 @@ def test_where_nothing_is_left_to_grow_there_is_one_stretch() -> None:
 
 
 def test_without_cells_everything_arrives_at_the_start() -> None:
-    encoding = replace(TWO, cells=0, start_fraction=0.3)
+    encoding = replace(TWO, intervals=0, start_fraction=0.3)
     assert set(encoding.bounds().values()) == {(0, 0)}
     vector = encoding.encode({"depth": [0.5, 0.8], "img_size": [0.8]})
     assert vector == {"depth.1": 0, "depth.2": 0, "img_size.1": 0}

@@ -11,8 +11,14 @@ import pytest
 
 from autoprog.bounds import Port, WorldSize
 from autoprog.cli import main
-from autoprog.environment import VariableError, forget_odd_sizes, number_in, optional_number_in
-from autoprog.train.device import CORES_VARIABLE, usable_cores
+from autoprog.environment import (
+    CORES_VARIABLE,
+    VariableError,
+    forget_odd_sizes,
+    number_in,
+    optional_number_in,
+    usable_cores,
+)
 
 TRAIN = ("train", "--schedule", "linear", "--model", "vit-mu", "--epochs", "1", "--runs-dir", "r")
 RANKS = {

@@ -12,9 +12,10 @@ from statistics import median
 from autoprog.bench.runner import scratch_folder
 from autoprog.console import Console
 from autoprog.costs.model import CostModel
-from autoprog.costs.table import CostCell, CostTable, full_cell
+from autoprog.costs.table import CostKey, CostTable, full_key
 from autoprog.data.sources import OpenedData
-from autoprog.search.measured_costs import Limits, measure_grid
+from autoprog.paired_timing import TimingLimits
+from autoprog.search.measured_costs import measure_step_costs, result_of
 from autoprog.settings import RunSettings
 from autoprog.stage import Training, image_macs
 from autoprog.train.device import resolve_compute
@@ -36,7 +37,7 @@ class CostRow:
     Attributes:
         cell: What is done.
         step_seconds: Of a step on a batch that is there.
-        interval: See :class:`autoprog.costs.table.CellCost`; None where the step is estimated.
+        interval: See :class:`autoprog.costs.table.StepCost`; None where the step is estimated.
         data_seconds: In which the loader makes a batch.
         wall_seconds: What a step adds to a run, with its data.
         is_estimated: Whether the step was not measured.
@@ -45,7 +46,7 @@ class CostRow:
         is_data_bound: Whether making the batch takes longer than the step.
     """
 
-    cell: CostCell
+    cell: CostKey
     step_seconds: float
     interval: tuple[float, float] | None
     rounds: int
@@ -75,7 +76,7 @@ class CostGrid:
 
 
 def measure_costs(
-    settings: RunSettings, opened: OpenedData, cells: Sequence[CostCell], limits: Limits
+    settings: RunSettings, opened: OpenedData, cells: Sequence[CostKey], limits: TimingLimits
 ) -> CostGrid:
     """Measure the cells of a search that there is time for and estimate the others."""
     recipe = settings.recipe
@@ -85,7 +86,7 @@ def measure_costs(
         trainer = build_trainer(settings, folder, opened, compute, length, recipe.sched, Job())
         try:
             begin = time.perf_counter()
-            table = measure_grid(trainer, cells, limits)
+            table = result_of(measure_step_costs(trainer, cells, limits))
             seconds = time.perf_counter() - begin
         finally:
             trainer.data.close()
@@ -100,19 +101,19 @@ def measure_costs(
 
 
 def cost_rows(
-    model: CostModel, cells: Sequence[CostCell], batch_size: int, num_classes: int
+    model: CostModel, cells: Sequence[CostKey], batch_size: int, num_classes: int
 ) -> list[CostRow]:
     """Return a row for each cell; data must have been measured."""
-    full = full_cell(model.spec, batch_size)
+    full = full_key(model.spec, batch_size)
 
-    def work(cell: CostCell) -> int:
+    def work(cell: CostKey) -> int:
         training = Training(unfrozen=cell.unfrozen)
         return cell.batch_size * image_macs(model.spec, cell.subnet, training, num_classes)
 
     return [_row(model, cell, full, work(cell) / work(full)) for cell in cells]
 
 
-def _row(model: CostModel, cell: CostCell, full: CostCell, macs_ratio: float) -> CostRow:
+def _row(model: CostModel, cell: CostKey, full: CostKey, macs_ratio: float) -> CostRow:
     step, data, cost = model.step(cell), model.data(cell), model.table.step_costs.get(cell.name)
     assert data is not None, "a grid has data"
     return CostRow(

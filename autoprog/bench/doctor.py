@@ -20,11 +20,12 @@ from autoprog.data.run_data import open_data, open_run_data
 from autoprog.data.sources import AnySource, OpenedData, check_images
 from autoprog.data.stream import StreamSource
 from autoprog.data.transforms import TransformSettings
+from autoprog.environment import usable_cores
 from autoprog.errors import AutoprogError, ConfigError
 from autoprog.recipe import RECIPES, default_recipe_name
 from autoprog.settings import DataSettings, RunSettings
 from autoprog.stage import FullModel
-from autoprog.train.device import cpu_has_bfloat16, processor_name, resolve_compute, usable_cores
+from autoprog.train.device import cpu_has_bfloat16, processor_name, resolve_compute
 from autoprog.train.step import make_input_config
 from supernet.zoo import ZOO
 

@@ -35,7 +35,14 @@ from autoprog.data.sources import OpenedData
 from autoprog.data.transforms import InputConfig
 from autoprog.errors import ConfigError, RunError
 from autoprog.outside import words_of_asks
-from autoprog.paired_timing import CONFIDENCE, Arm, Estimate, fraction_lost, speed_ratio, take_turns
+from autoprog.paired_timing import (
+    CONFIDENCE,
+    Estimate,
+    TimedBlock,
+    fraction_lost,
+    paired_blocks,
+    speed_ratio,
+)
 from autoprog.presets import constant
 from autoprog.recipe import Recipe
 from autoprog.runs import RunFolder
@@ -46,7 +53,7 @@ from autoprog.train.device import Compute, resolve_compute
 from autoprog.train.model import transform_settings
 from autoprog.train.phase import Phase, phases_of
 from autoprog.train.run import Job, start_training, step_table, steps_per_epoch_of
-from autoprog.train.step import input_config_at, regularise
+from autoprog.train.step import input_config_at
 from autoprog.train.trainer import Trainer
 from autoprog.ui.format import ascii_text, speed_text, subnet_text
 from autoprog.ui.tables import Column, plain_table, rich_table
@@ -333,7 +340,7 @@ def measure_runner(
             cells = []
             for phase in phases:
                 arms, subnet = _arms(trainer, opened, phase), phase.choices[0].subnet
-                seconds = take_turns(arms, rounds, block_steps, partial(tell, subnet))
+                seconds = paired_blocks(arms, rounds, block_steps, partial(tell, subnet))
                 cells.append(compare(subnet, seconds, block_steps * settings.recipe.batch_size))
         finally:
             trainer.data.close()
@@ -402,11 +409,11 @@ def compare(subnet: SubnetConfig, seconds: dict[str, list[float]], block_images:
     )
 
 
-def _arms(trainer: Trainer, opened: OpenedData, phase: Phase) -> dict[str, Arm]:
+def _arms(trainer: Trainer, opened: OpenedData, phase: Phase) -> dict[str, TimedBlock]:
     settings = trainer.settings
     batches = _resident_batches(trainer, phase)
-    regularise(trainer.stepper, phase, trainer.recipe, trainer.data.num_classes)
-    arms: dict[str, Arm] = {
+    trainer.stepper.regularise(phase, trainer.recipe, trainer.data.num_classes)
+    arms: dict[str, TimedBlock] = {
         BARE: bare_loop(trainer, phase, batches),
         BARE_EMA: bare_loop(trainer, phase, batches, with_ema=True),
         RESIDENT: RunnerArm(trainer, phase, lambda: ResidentData(batches)),

@@ -171,15 +171,15 @@ def _bench_costs(args: argparse.Namespace) -> int:
     from autoprog.commands.configure import configure_search
     from autoprog.commands.preflight import check_run
     from autoprog.console import Console
-    from autoprog.costs.table import space_cells
-    from autoprog.search.measured_costs import Limits
+    from autoprog.costs.table import space_keys
+    from autoprog.paired_timing import TimingLimits
 
     configured = configure_search(args)
     check_run(configured, is_new=True)
     settings, search = configured.settings, configured.settings.search
     assert search is not None, "a space is that of a search"
-    cells = space_cells(search.space, settings.recipe.batch_size)
-    limits = Limits(getattr(args, "profile_seconds", DEFAULT_PROFILE_SECONDS))
+    cells = space_keys(search.space, settings.recipe.batch_size)
+    limits = TimingLimits(getattr(args, "profile_seconds", DEFAULT_PROFILE_SECONDS))
     grid = measure_costs(settings, configured.opened, cells, limits)
     console = Console(highlight=False)
     if args.as_json:

@@ -19,13 +19,13 @@ from autoprog.commands.preflight import check_run
 from autoprog.commands.stress import ending_on_sigterm
 from autoprog.commands.verify import NOT_COMPARED, configured_arm, shared_flags
 from autoprog.costs.model import CostModel, predict_seconds
-from autoprog.costs.table import CostCell, cell_of_step, full_cell
+from autoprog.costs.table import CostKey, full_key, key_of_step
 from autoprog.errors import ConfigError, suggest
 from autoprog.files import parse
+from autoprog.paired_timing import TimingLimits
 from autoprog.presets import PRESETS, preset
 from autoprog.printable import say
 from autoprog.schedule import GrowthSchedule
-from autoprog.search.measured_costs import Limits
 from autoprog.steptable import StepTable
 from autoprog.train.run import step_table, steps_per_epoch_of
 from autoprog.ui.format import duration
@@ -216,7 +216,7 @@ def _cost(
         step_table(settings.recipe, make(settings.recipe.epochs), len(configured.opened.train))
         for make in made.values()
     ]
-    limits = Limits(profile_seconds)
+    limits = TimingLimits(profile_seconds)
     grid = measure_costs(settings, configured.opened, _cells(configured, tables), limits)
     model = CostModel(spec, grid.table)
 
@@ -226,17 +226,17 @@ def _cost(
     return seconds
 
 
-def _cells(configured: Configured, tables: list[StepTable]) -> list[CostCell]:
+def _cells(configured: Configured, tables: list[StepTable]) -> list[CostKey]:
     """Return the cells of all steps but sandwiches, each once."""
     settings = configured.settings
     spec, batch_size = settings.model.spec(), settings.recipe.batch_size
     cells = [
-        cell_of_step(spec, segment.subnet, segment.training, batch_size)
+        key_of_step(spec, segment.subnet, segment.training, batch_size)
         for table in tables
         for segment in table.segments
         if segment.training.sandwich is None
     ]
-    return list(dict.fromkeys([full_cell(spec, batch_size), *cells]))
+    return list(dict.fromkeys([full_key(spec, batch_size), *cells]))
 
 
 class _Progress:

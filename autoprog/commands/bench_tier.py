@@ -15,11 +15,11 @@ from autoprog.commands.configure import Configured
 from autoprog.commands.flags import NOT_FOR_RESUME, add_data_flags, flag_of
 from autoprog.commands.verify import configured_arm, given_plan, shared_flags
 from autoprog.costs.model import CostModel, predict_seconds
-from autoprog.costs.table import full_cell
+from autoprog.costs.table import full_key
 from autoprog.errors import ConfigError
 from autoprog.openfiles import read_bytes, write_atomically
+from autoprog.paired_timing import TimingLimits
 from autoprog.printable import say
-from autoprog.search.measured_costs import Limits
 from autoprog.train.run import step_table
 from autoprog.ui.format import duration, number
 from autoprog.ui.tables import Column, plain_table
@@ -140,8 +140,8 @@ def _forecast(args: argparse.Namespace) -> _Forecast:
     baseline = configured_arm(plan.baseline, "")
     settings = baseline.settings.model_copy(update={"cache": None})
     batch_size = settings.recipe.batch_size
-    cell = full_cell(settings.model.spec(), batch_size)
-    grid = measure_costs(settings, baseline.opened, [cell], Limits(_MEASURE_SECONDS))
+    cell = full_key(settings.model.spec(), batch_size)
+    grid = measure_costs(settings, baseline.opened, [cell], TimingLimits(_MEASURE_SECONDS))
     model = CostModel(settings.model.spec(), grid.table)
     whole = _seconds(baseline, model)
     candidate = configured_arm(plan.candidate, "")

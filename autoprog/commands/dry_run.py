@@ -19,11 +19,11 @@ from autoprog.commands.report import plan_text, space_text
 from autoprog.commands.show import put_paths
 from autoprog.console import Console
 from autoprog.costs.model import CostModel, predict_seconds
-from autoprog.costs.table import CostCell, cell_of_step, full_cell, space_cells
+from autoprog.costs.table import CostKey, full_key, key_of_step, space_keys
 from autoprog.errors import ConfigError
+from autoprog.paired_timing import TimingLimits
 from autoprog.schedule import GrowthSchedule
-from autoprog.search.measured_costs import Limits
-from autoprog.search.searcher import length_and_plan
+from autoprog.search.plan import length_and_plan
 from autoprog.settings import RunSettings
 from autoprog.stage import Training, evaluation_macs, image_macs
 from autoprog.steptable import StepTable
@@ -162,8 +162,10 @@ def _forecast(configured: Configured) -> _Forecast | None:
     plain = settings.model_copy(
         update={"cache": None, "compile": False}
     )  # no file, no minute of graphs
-    grid = measure_costs(plain, configured.opened, _cells(configured), Limits(_MEASURE_SECONDS))
-    costs, full = CostModel(spec, grid.table), full_cell(spec, batch_size)
+    grid = measure_costs(
+        plain, configured.opened, _cells(configured), TimingLimits(_MEASURE_SECONDS)
+    )
+    costs, full = CostModel(spec, grid.table), full_key(spec, batch_size)
     classes = len(configured.opened.class_names)
     step_macs = batch_size * image_macs(spec, spec.full, Training(), classes)
     evaluated = evaluation_macs(spec, spec.full, len(configured.opened.val), classes) / step_macs
@@ -188,14 +190,14 @@ def _forecast(configured: Configured) -> _Forecast | None:
     )
 
 
-def _cells(configured: Configured) -> list[CostCell]:
+def _cells(configured: Configured) -> list[CostKey]:
     settings, schedule = configured.settings, configured.schedule
     spec, batch_size = settings.model.spec(), settings.recipe.batch_size
     if settings.search is not None:
-        return list(space_cells(settings.search.space, batch_size))
+        return list(space_keys(settings.search.space, batch_size))
     assert schedule is not None, "a training run has a schedule"
     segments = _table(configured, schedule).segments
-    cells = (cell_of_step(spec, one.subnet, one.training, batch_size) for one in segments)
+    cells = (key_of_step(spec, one.subnet, one.training, batch_size) for one in segments)
     return list(dict.fromkeys(cells))
 
 

@@ -56,8 +56,8 @@ from autoprog.train.checkpoint import load_newest
 from autoprog.train.device import is_out_of_memory
 from autoprog.train.ranks import Ranks, is_lost_rank, was_restarted
 from autoprog.train.run import Job
-from autoprog.train.step import MAX_ROLLBACKS, Rollbacks
 from autoprog.train.stop import InterruptedRunError, StopRequest, stop_on_signals
+from autoprog.train.trainer import MAX_ROLLBACKS, Rollbacks
 from autoprog.ui.live import make_display
 
 __all__ = [

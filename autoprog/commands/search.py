@@ -204,13 +204,13 @@ def execute(args: argparse.Namespace) -> Path:
 def _decisions(args: argparse.Namespace, configured: Configured, launch: Launch) -> Begin:
     """Return a search that decides while it trains."""
     from autoprog.commands.report import announce_search
-    from autoprog.search.searcher import build_searcher, search_schedule
+    from autoprog.search.searcher import build_searcher
 
     def begin(folder: RunFolder, job: Job) -> Iterator[Event]:
         searcher = build_searcher(configured.settings, folder, configured.opened, job)
         if not args.quiet and not job.rollbacks.count:
             announce_search(launch.console, configured, folder, searcher.plan)
-        return search_schedule(searcher)
+        return searcher.run()
 
     return begin
 

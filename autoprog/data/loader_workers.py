@@ -34,10 +34,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import _utils
 
+from autoprog.environment import usable_cores
 from autoprog.errors import AutoprogError, ResumableError, RunError
 from autoprog.libwarnings import LibraryWarning, passed_on
 from autoprog.printable import printable
-from autoprog.train.device import usable_cores
 
 __all__ = ["Results", "WorkerDiedError", "WorkerPool", "resolve_workers"]
 

@@ -1,74 +1,73 @@
-"""Measured costs: the grid, in turns, by the runner's own loop, and the record that a run goes by."""
+"""Measured costs: what steps of each subnet take, measured by the runner's own loop and recorded for good."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import replace
 from math import log
 from pathlib import Path
 from statistics import fmean, median
+from typing import Any, TypeVar
 
 import torch
 
 from autoprog.costs.model import CostModel
 from autoprog.costs.table import (
-    CellCost,
-    CostCell,
+    CostKey,
     CostTable,
-    by_worth,
-    cell_name,
-    cells_to_measure,
-    full_cell,
+    StepCost,
+    full_key,
+    keys_to_measure,
+    most_informative_first,
+    overlapped_seconds,
     table_of,
-    together_seconds,
 )
 from autoprog.curves import Curriculum
 from autoprog.errors import ConfigError
 from autoprog.events import CostsMeasured
 from autoprog.openfiles import read_bytes
-from autoprog.paired_timing import estimate
-from autoprog.search.step_timing import (
-    Arm,
-    BatchArm,
-    Limits,
-    StepArm,
+from autoprog.paired_timing import (
+    InterleavedTimes,
+    TimedWork,
     TimeIsUpError,
-    Turns,
-    Watch,
-    both_seconds,
-    outcome,
-    take_turns,
-    turn_seconds,
-    untouched,
+    TimingLimits,
+    estimate,
+    seconds_with_warmup,
+    time_interleaved,
+)
+from autoprog.search.step_timing import (
+    Deadline,
+    TimedBatches,
+    TimedSteps,
+    restored_after,
+    seconds_with_batches,
 )
 from autoprog.stage import Training, evaluation_macs, image_macs
+from autoprog.train.meter import typical_seconds
 from autoprog.train.phase import Choice
 from autoprog.train.ranks import ONE_PROCESS
-from autoprog.train.step import typical_seconds
 from autoprog.train.trainer import Trainer
 from supernet.config import ModelSpec, SubnetConfig
 
-__all__ = [
-    "RUN_FRACTION",
-    "Costs",
-    "Limits",
-    "cell_name",
-    "complete_costs",
-    "completing_costs",
-    "measure_grid",
-    "measuring",
-]
-
-
-# --------------------------------------------------------------------------------------------------
-# The costs that a run goes by: recorded before they are used, never measured twice.
-
+__all__ = ["RUN_FRACTION", "Costs", "measure_step_costs", "result_of"]
 
 PROFILE_SECONDS = 20.0
 """What measuring may take where a run does not say."""
 
 _MAX_BYTES = 2**24
+
+Result = TypeVar("Result")
+
+
+def result_of(work: Generator[Any, None, Result]) -> Result:
+    """Return what a generator returns, for callers that do not show its progress."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
 
 
 class Costs:
@@ -81,278 +80,158 @@ class Costs:
 
     @classmethod
     def read(cls, path: Path, batch_size: int) -> Costs:
-        """Read a ``costs.json``, of this version or one that is just seconds by cell.
+        """Read a ``costs.json``, of this version or one that is just seconds by name.
 
         Raises:
-            ConfigError: If it is missing or holds anything but costs of cells.
+            ConfigError: If it is missing or holds anything but costs of steps.
         """
         try:
             body = json.loads(read_bytes(path, _MAX_BYTES))
         except (OSError, ValueError, RecursionError):
-            law = "must be a readable JSON file of step seconds"
-            raise ConfigError(str(path), "", law) from None
+            problem = "must be a readable JSON file of step seconds"
+            raise ConfigError(str(path), "", problem) from None
         if not isinstance(body, dict):
             raise ConfigError(str(path), "", "must be seconds above 0", body)
         table = table_of(body, str(path))
         for name in table.step_costs:
-            if CostCell.parse(name) is None:
-                law = "must be the name of a cell, such as 'd6 r128 b1024'"
-                raise ConfigError(str(path), "", law, name)
+            if CostKey.parse(name) is None:
+                problem = "must be the name of a step, such as 'd6 r128 b1024'"
+                raise ConfigError(str(path), "", problem, name)
         return cls(table.as_given(), batch_size)
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Return the recorded seconds of a step by the name of its cell."""
+        """Return the recorded seconds of a step by the name of its key."""
         return self.table.seconds
 
     @property
     def has_grid(self) -> bool:
-        """Tell whether a grid has been measured, even if the time did not suffice for all cells."""
+        """Tell whether a grid has been measured, even if the time did not suffice for all of it."""
         return any(cost.source == "grid" for cost in self.table.step_costs.values())
 
     def get(self, subnet: SubnetConfig) -> float | None:
         """Return the recorded seconds of a plain step at the run's batch size, or None."""
-        found = self.table.step_costs.get(self._cell(subnet).name)
+        found = self.table.step_costs.get(CostKey(subnet, self._batch_size).name)
         return None if found is None else found.seconds
 
     def all_seconds(self, spec: ModelSpec, subnets: Iterable[SubnetConfig]) -> dict[str, float]:
         """Return what a plain step of each subnet adds to the run, by the text of the subnet.
 
-        This is the step with what it waits for data, as far as that was measured; where a subnet is not on
-        record it is estimated from those that are.
+        This is the step with its wait for data, as far as that was measured; where a subnet is not on record
+        it is estimated from those that are.
         """
-        model = self.model(spec)
-        return {str(subnet): model.wall(self._cell(subnet)).seconds for subnet in subnets}
+        model = CostModel(spec, self.table)
+        keys = {str(subnet): CostKey(subnet, self._batch_size) for subnet in subnets}
+        return {text: model.wall(key).seconds for text, key in keys.items()}
 
-    def model(self, spec: ModelSpec) -> CostModel:
-        """Return what predicts seconds from these costs."""
-        return CostModel(spec, self.table)
+    def complete(
+        self, trainer: Trainer, choices: Sequence[Choice], together: bool = False
+    ) -> Generator[CostsMeasured, None, bool]:
+        """Add the costs of plain steps that are missing for `choices`; return whether any were added.
 
-    def add(self, found: CostTable) -> None:
+        The run's own steps are taken where there are at least two (the first one warms up); the others are
+        measured by :func:`measure_step_costs`, within ``--profile-seconds`` for the whole run. What the time
+        does not suffice for stays out; :meth:`all_seconds` estimates it. Yields how far measuring is.
+
+        Args:
+            trainer: The trainer, between two phases.
+            choices: What steps may train.
+            together: Whether all ranks call this, at the same place; otherwise it is rank 0 alone.
+
+        Raises:
+            GaveUpError: If a stop was requested; nothing is added then.
+        """
+        size, spec = self._batch_size, trainer.stepper.model.spec
+        missing = [choice.subnet for choice in choices if self.get(choice.subnet) is None]
+        if not missing:
+            return False
+        keys = [CostKey(subnet, size) for subnet in dict.fromkeys(missing)]
+        own = _own_costs(trainer, keys)
+        if together:  # all ranks must measure the same rest
+            text = trainer.ranks.broadcast(json.dumps(own.body()))
+            own = table_of(json.loads(text), "costs of rank 0")
+        unknown = [key for key in keys if key.name not in own.step_costs]
+        search = trainer.settings.search
+        limit_seconds = PROFILE_SECONDS if search is None else search.profile_seconds
+        left = max(0.0, limit_seconds - self.spent_seconds)
+        if not unknown or (self.has_grid and not left):
+            self._add(own)
+            return bool(own.step_costs)
+        begin = trainer.clock()
+        measured = yield from measure_step_costs(
+            trainer,
+            unknown,
+            TimingLimits(left),
+            run_steps=trainer.total_steps,
+            full_seconds=own.seconds.get(CostKey(spec.full, size).name, self.get(spec.full)),
+            together=together,
+        )
+        self.spent_seconds += trainer.clock() - begin
+        self._add(own)
+        self._add(measured)
+        return True
+
+    def _add(self, found: CostTable) -> None:
         """Add what has been measured; what is there stays."""
         first = self.table if self.table.conditions else found  # which says where it was measured
-        cells = self.table.with_cells(found.step_costs).step_costs
-        self.table = first.model_copy(update={"step_costs": cells})
-
-    def complete(self, trainer: Trainer, choices: Sequence[Choice]) -> bool:
-        """Add what is missing; see :func:`complete_costs`."""
-        return complete_costs(trainer, self, choices)
-
-    def _cell(self, subnet: SubnetConfig) -> CostCell:
-        return CostCell(subnet, self._batch_size)
+        costs = self.table.with_costs(found.step_costs).step_costs
+        self.table = first.model_copy(update={"step_costs": costs})
 
 
-def complete_costs(
-    trainer: Trainer, costs: Costs, choices: Sequence[Choice], together: bool = False
-) -> bool:
-    """Add the costs of plain steps that are missing, unwatched; see :func:`completing_costs`."""
-    return outcome(completing_costs(trainer, costs, choices, together))
-
-
-def completing_costs(
-    trainer: Trainer, costs: Costs, choices: Sequence[Choice], together: bool = False
-) -> Generator[CostsMeasured, None, bool]:
-    """Add the costs of plain steps that are missing for `choices`; return whether any were added.
-
-    The run's own steps are taken where there are at least two (the first one warms up), else the cells are
-    measured in turns, within ``--profile-seconds`` for the whole run and 1 % of it (:func:`measuring`). One
-    that the time does not suffice for stays out; :meth:`Costs.all_seconds` estimates it. Yields how far
-    measuring is.
-
-    Args:
-        trainer: The trainer, between two phases.
-        costs: Is added to; to be written before it is used.
-        choices: What steps may train.
-        together: Whether all ranks call this, at the same place; otherwise it is rank 0 alone.
-
-    Raises:
-        GaveUpError: If a stop was requested; nothing is added then.
-    """
-    size, spec = trainer.recipe.batch_size, trainer.stepper.model.spec
-    missing = [c.subnet for c in choices if costs.get(c.subnet) is None]
-    if not missing:
-        return False
-    cells = [CostCell(subnet, size) for subnet in dict.fromkeys(missing)]
-    own = _own_costs(trainer, cells)
-    if together:
-        own = _shared(trainer, own)
-    unknown = [cell for cell in cells if cell.name not in own.step_costs]
-    left = max(0.0, _profile_seconds(trainer) - costs.spent_seconds)
-    if not unknown or (costs.has_grid and not left):
-        costs.add(own)
-        return bool(own.step_costs)
-    begin = trainer.clock()
-    found = yield from measuring(
-        trainer,
-        unknown,
-        Limits(left),
-        run_steps=trainer.total_steps,
-        full_seconds=own.seconds.get(CostCell(spec.full, size).name, costs.get(spec.full)),
-        together=together,
-    )
-    costs.spent_seconds += trainer.clock() - begin
-    costs.add(own)
-    costs.add(found)
-    return True
-
-
-def _own_costs(trainer: Trainer, cells: Sequence[CostCell]) -> CostTable:
-    """Return the costs of the cells that the run has trained itself since its network last changed."""
-    found = {}
-    for cell in cells:
-        seconds = trainer.phase_seconds.get(cell.subnet, [])
+def _own_costs(trainer: Trainer, keys: Sequence[CostKey]) -> CostTable:
+    """Return the costs of steps that the run has trained itself since its network last changed."""
+    costs = {}
+    for key in keys:
+        seconds = trainer.phase_seconds.get(key.subnet, [])
         typical = typical_seconds(seconds)
         if typical is not None:
             seen = estimate(seconds[1:])
-            found[cell.name] = CellCost(
+            costs[key.name] = StepCost(
                 seconds=typical,
                 interval=(seen.low, seen.high),
                 rounds=len(seconds) - 1,
                 source="own",
             )
-    return CostTable(step_costs=found)
-
-
-def _shared(trainer: Trainer, table: CostTable) -> CostTable:
-    text = trainer.ranks.broadcast(json.dumps(table.body()))
-    return table_of(json.loads(text), "costs of rank 0")
-
-
-def _profile_seconds(trainer: Trainer) -> float:
-    search = trainer.settings.search
-    return PROFILE_SECONDS if search is None else search.profile_seconds
-
-
-# --------------------------------------------------------------------------------------------------
-# The measured grid: seconds of steps and of batches, in turns, by a trainer that is none the wiser.
+    return CostTable(step_costs=costs)
 
 
 RUN_FRACTION = 0.01
-"""Measuring takes at most this fraction of the run that it is for, but for two turns of each cell."""
+"""Measuring takes at most this fraction of the run that it is for, but for two times of each key."""
 
-_TWO_TURNS_FRACTION = 0.05
-_TWO_TURNS_SECONDS = 2.0
-"""What two turns of each cell may take: so much of a run of the full model, or what nobody minds."""
+# What timing each key twice may take: so much of a run of the full model, or what nobody minds.
+_TWICE_FRACTION = 0.05
+_TWICE_SECONDS = 2.0
 
-_TURNS_FRACTION = 0.75
-"""Fraction of the time for turns where there are workers; the rest is for what they hide."""
+# Fraction of the time for steps and batches where there are workers; the rest is for what they hide.
+_APART_FRACTION = 0.75
 
 _OVERLAP_REPEATS = 3
-_TELL_SECONDS = 0.2
-_DATA = "batches of "
-Batches = tuple[int, int]
+_PROGRESS_SECONDS = 0.2  # more often than that nobody could read
 
 
-@dataclass
-class _Bench:
-    """What is measured with: the trainer, one arm a cell and one a kind of batch."""
-
-    trainer: Trainer
-    curriculum: Curriculum
-    watch: Watch
-    data_arms: dict[Batches, BatchArm] = field(default_factory=dict)
-    step_arms: dict[CostCell, StepArm] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self._parts = self.trainer.stepper.micro_batches
-
-    def data(self, cell: CostCell) -> BatchArm:
-        """Return what fetches batches for a cell."""
-        return self.data_arms[self.batches_of(cell)]
-
-    def add(self, cell: CostCell) -> StepArm:
-        """Get ready to measure a cell; cells that load alike share one batch, fetched when it is needed."""
-        key = self.batches_of(cell)
-        if key not in self.data_arms:
-            self.data_arms[key] = BatchArm(self.watch, *key, self.curriculum)
-        arm = StepArm(self.watch, cell, self.data_arms[key].some, self.curriculum, self._parts)
-        return self.step_arms.setdefault(cell, arm)
-
-    def arms(self) -> dict[str, Arm]:
-        """Return all arms by name, the most important first, batches before the steps that they are for."""
-        arms: dict[str, Arm] = {}
-        for cell, arm in self.step_arms.items():
-            arms[self.data_name(cell)] = self.data(cell)
-            arms[cell.name] = arm
-        return arms
-
-    def batches_of(self, cell: CostCell) -> Batches:
-        """Return the number and the size in px of the images that are loaded for a step."""
-        return cell.batch_size, cell.loaded_px(self.trainer.stepper.model.spec.img_size)
-
-    def data_name(self, cell: CostCell) -> str:
-        """Return the name of the arm that fetches batches for a cell."""
-        return f"{_DATA}{self.batches_of(cell)}"
-
-
-@dataclass(frozen=True)
-class _Rough:
-    """Seconds by the first steps: those of the full cell and of the smallest, others between or beyond."""
-
-    fixed_seconds: float
-    seconds_per_mac: float
-
-    @classmethod
-    def through(cls, full: tuple[int, float], smallest: tuple[int, float]) -> _Rough:
-        """Return the line through two cells, each as (MACs, seconds); no cell takes less than nothing."""
-        (full_macs, full_seconds), (macs, seconds) = full, smallest
-        if full_macs > macs:
-            slope = max(0.0, (full_seconds - seconds) / (full_macs - macs))
-            return cls(max(0.0, seconds - slope * macs), slope)
-        return cls(0.0, full_seconds / full_macs)
-
-    def seconds(self, macs: int) -> float:
-        """Return the seconds of a step."""
-        return self.fixed_seconds + self.seconds_per_mac * macs
-
-
-def measure_grid(
+def measure_step_costs(
     trainer: Trainer,
-    cells: Sequence[CostCell],
-    limits: Limits,
-    *,
-    run_steps: int | None = None,
-    full_seconds: float | None = None,
-    together: bool = False,
-    curriculum: Curriculum | None = None,
-) -> CostTable:
-    """Return what steps of the cells, and batches for them, cost, unwatched; see :func:`measuring`."""
-    return outcome(
-        measuring(
-            trainer,
-            cells,
-            limits,
-            run_steps=run_steps,
-            full_seconds=full_seconds,
-            together=together,
-            curriculum=curriculum,
-        )
-    )
-
-
-def measuring(
-    trainer: Trainer,
-    cells: Sequence[CostCell],
-    limits: Limits,
+    keys: Sequence[CostKey],
+    limits: TimingLimits,
     *,
     run_steps: int | None = None,
     full_seconds: float | None = None,
     together: bool = False,
     curriculum: Curriculum | None = None,
 ) -> Generator[CostsMeasured, None, CostTable]:
-    """Return what steps of the cells, and batches for them, cost; the trainer is as before, to the bit.
+    """Return what steps, and batches for them, cost; the trainer is as before, to the bit.
 
     Steps are the runner's own: transfer, mixing, forward, backward, clipping, update and averages. One step
-    of the full model and one of the smallest cell are always taken; everything else, batches and steps that
-    warm up included, keeps to the time. Where it does not suffice for all cells, those that tell most about
-    the others are measured (:func:`cells_to_measure`). Yields how far it is.
+    of the full model and one of the smallest key are always taken; everything else, batches and steps that
+    warm up included, keeps to the time. Where it does not suffice for all keys, the most informative are
+    measured (:func:`keys_to_measure`). Yields how far it is.
 
     Args:
         trainer: What would train them.
-        cells: What to measure.
+        keys: What to measure.
         limits: When to stop.
-        run_steps: Steps of the run that this is for, which caps the time as well (:data:`RUN_FRACTION`).
-        full_seconds: What is on record for the full cell; others are put on its scale, so that a machine
+        run_steps: Steps of the run that this is for, which limits the time as well (:data:`RUN_FRACTION`).
+        full_seconds: What is on record for the full model; others are put on its scale, so that a machine
             that has become slower does not count for or against them.
         together: All ranks measure, which makes averaging gradients part of a step; otherwise this process
             alone, without the others.
@@ -361,222 +240,254 @@ def measuring(
     Raises:
         GaveUpError: If a stop was requested; on all ranks that measure.
     """
-    with untouched(trainer.stepper):
+    with restored_after(trainer.stepper):
         if not together:
             trainer.stepper.ranks = ONE_PROCESS
-        watch = Watch(trainer)
-        bench = _Bench(trainer, Curriculum() if curriculum is None else curriculum, watch)
-        broadcast = trainer.stepper.ranks.broadcast
-        full = full_cell(trainer.stepper.model.spec, trainer.recipe.batch_size)
-        ordered = by_worth(cells, full)
-        yield _told(bench, 0, len(ordered), limits.seconds)
-        watch.between_blocks()
-        first = _first_steps(bench, ordered[:2], limits.seconds)
-        rough = _rough(bench, ordered, first)
-        seconds = {cell: rough.seconds(_work(bench, cell)) for cell in ordered}
-        watch.limit_seconds = _limit(bench, seconds, limits.seconds, run_steps)
-        run_seconds = None
-        if run_steps is not None:
-            run_seconds = _run_seconds(bench, full, first[full.name], run_steps)
-        worth_it = cells_to_measure(cells, full, lambda c: _price(seconds[c]), watch.left_seconds)
-        names = json.loads(broadcast(json.dumps([cell.name for cell in worth_it])))
-        chosen = [cell for cell in ordered if cell.name in names]
-        for cell in chosen:
-            bench.add(cell)
-        yield _told(bench, len(first), len(ordered), watch.left_seconds, run_seconds)
-        turns_fraction = _TURNS_FRACTION if trainer.data.workers else 1.0
-        own = replace(limits, seconds=turns_fraction * max(0.0, watch.left_seconds))
-        price = _price_of(bench, {cell.name: (cell, seconds[cell]) for cell in chosen})
-        arms = bench.arms()
-        turns = Turns(full.name, dict(first))
-        told_seconds = watch.spent_seconds
-        steps = take_turns(arms, full.name, own, trainer.clock, broadcast, first=first, price=price)
-        for turns in steps:
-            watch.between_blocks()
-            if watch.spent_seconds - told_seconds >= _TELL_SECONDS:
-                told_seconds = watch.spent_seconds
-                num_measured = sum(cell.name in turns.first for cell in chosen)
-                left = max(0.0, watch.left_seconds)
-                yield _told(bench, num_measured, len(ordered), left, run_seconds)
-        overlap = _overlap(bench, turns, watch.left_seconds)
-        table = _table(bench, turns, full, full_seconds, overlap)
-        body = json.loads(broadcast(json.dumps(table.body())))
+        grid = _Grid(trainer, keys, Curriculum() if curriculum is None else curriculum)
+        table = yield from grid.measure(limits, run_steps, full_seconds)
+        body = json.loads(trainer.stepper.ranks.broadcast(json.dumps(table.body())))
     return CostTable.model_validate(body)
 
 
-def _told(
-    bench: _Bench,
-    num_measured: int,
-    num_subnets: int,
-    left_seconds: float,
-    run_seconds: float | None = None,
-) -> CostsMeasured:
-    return CostsMeasured(
-        step=bench.trainer.step,
-        num_measured=num_measured,
-        num_subnets=num_subnets,
-        left_seconds=left_seconds,
-        run_seconds=run_seconds,
-    )
+class _Grid:
+    """The measurement of a grid of keys: what is timed, for how long, and what it comes to."""
 
+    def __init__(self, trainer: Trainer, keys: Sequence[CostKey], curriculum: Curriculum) -> None:
+        self.trainer, self.curriculum = trainer, curriculum
+        self.spec, self.broadcast = trainer.stepper.model.spec, trainer.stepper.ranks.broadcast
+        self.deadline = Deadline(trainer)
+        self.full = full_key(self.spec, trainer.recipe.batch_size)
+        self.keys, self.ordered = keys, most_informative_first(keys, self.full)
+        self._micro_batches = trainer.stepper.micro_batches
+        self._batches: dict[tuple[int, int], TimedBatches] = {}
+        self._steps: dict[CostKey, TimedSteps] = {}
 
-def _first_steps(bench: _Bench, cells: Sequence[CostCell], max_seconds: float) -> dict[str, float]:
-    """Return the seconds of a step of each cell: of the second one where there is time for it."""
-    broadcast = bench.trainer.stepper.ranks.broadcast
-    seconds = {cell.name: bench.add(cell).once() for cell in cells}
-    if broadcast(
-        "again" if bench.watch.spent_seconds + sum(seconds.values()) <= max_seconds else ""
-    ):
-        again = {cell.name: bench.step_arms[cell].once() for cell in cells}
-        seconds = {name: min(one, again[name]) for name, one in seconds.items()}
-    found: dict[str, float] = json.loads(broadcast(json.dumps(seconds)))
-    return found
-
-
-def _rough(bench: _Bench, ordered: Sequence[CostCell], first: dict[str, float]) -> _Rough:
-    """Return what the first steps of the full cell and of the smallest, if there is another, tell."""
-    full, *others = ((_work(bench, cell), first[cell.name]) for cell in ordered[:2])
-    return _Rough.through(full, others[0] if others else full)
-
-
-def _work(bench: _Bench, cell: CostCell) -> int:
-    """Return the multiply-accumulates of a step."""
-    spec, training = bench.trainer.stepper.model.spec, Training(unfrozen=cell.unfrozen)
-    return cell.batch_size * image_macs(spec, cell.subnet, training)
-
-
-def _price(seconds: float) -> float:
-    """Return what two turns of a cell take, from the seconds of a step."""
-    return 2 * seconds + turn_seconds(seconds)
-
-
-def _limit(
-    bench: _Bench, seconds: dict[CostCell, float], max_seconds: float, run_steps: int | None
-) -> float:
-    """Return what measuring may take: a fraction of the run, or two turns of each cell in a short one."""
-    if run_steps is None:
-        return max_seconds
-    run_seconds = run_steps * fmean(seconds.values())
-    num_kinds = len({bench.batches_of(cell) for cell in seconds})
-    two_turns = bench.watch.spent_seconds + sum(map(_price, seconds.values()))
-    two_turns += 4 * num_kinds * _slowest_batch(bench)
-    all_full_seconds = run_steps * max(seconds.values())
-    short = min(two_turns, max(_TWO_TURNS_FRACTION * all_full_seconds, _TWO_TURNS_SECONDS))
-    limit = min(max_seconds, max(RUN_FRACTION * run_seconds, short))
-    return float(bench.trainer.stepper.ranks.broadcast(repr(limit)))
-
-
-def _slowest_batch(bench: _Bench) -> float:
-    """Return about the seconds of the half of a first turn of batches, by those that have been fetched."""
-    workers = bench.trainer.data.workers
-    known = [
-        arm.price(workers) for arm in bench.data_arms.values() if arm.first_seconds is not None
-    ]
-    return max(known)
-
-
-def _price_of(bench: _Bench, cells: dict[str, tuple[CostCell, float]]) -> Callable[[str], float]:
-    """Return what tells about the seconds of half a first turn of an arm, a batch for it included."""
-
-    def price(name: str) -> float:
-        slowest = _slowest_batch(bench)
-        if name not in cells:
-            return slowest
-        cell, seconds = cells[name]
-        return seconds if bench.data(cell).has_batch else seconds + slowest / 2
-
-    return price
-
-
-def _run_seconds(bench: _Bench, full: CostCell, seconds: float, run_steps: int) -> float:
-    """Return what so many steps of the full model, with their data, and an evaluation take, about."""
-    trainer, spec = bench.trainer, bench.trainer.stepper.model.spec
-    batch = bench.data(full).first_seconds or 0.0
-    overlap = _usual_overlap(trainer) if trainer.data.workers else 0.0
-    images, classes = trainer.data.num_validation_images, trainer.data.num_classes
-    evaluated = evaluation_macs(spec, spec.full, images, classes) / _work(bench, full)
-    return run_steps * together_seconds(seconds, batch, overlap) + evaluated * seconds
-
-
-def _usual_overlap(trainer: Trainer) -> float:
-    """Return how far loader workers hide what is shorter where that is not measured."""
-    return 0.0 if trainer.compute.device.type == "cpu" else 1.0
-
-
-def _overlap(bench: _Bench, turns: Turns, left_seconds: float) -> tuple[float, bool]:
-    """Return how far loader workers hide what is shorter, and whether that was measured.
-
-    Measured where step and batch take most nearly alike, so that there is most to see. Of the batches those
-    that the workers were making when the first one arrived are not counted.
-    """
-    trainer, workers = bench.trainer, bench.trainer.data.workers
-    if workers == 0:
-        return 0.0, True
-    broadcast = trainer.stepper.ranks.broadcast
-    pairs = {
-        cell: (step, max(batch, 1e-9))
-        for cell in bench.step_arms
-        if cell.name in turns.first
-        for step, batch in [_seconds_of(bench, turns, cell)]
-        if batch is not None
-    }
-    alike = min(pairs, key=lambda cell: abs(log(pairs[cell][0] / pairs[cell][1])))
-    cell = next(cell for cell in pairs if cell.name == broadcast(alike.name))
-    step, batch = pairs[cell]
-    steps = 4 * workers + 4
-    times = int(
-        broadcast(str(int(min(_OVERLAP_REPEATS, left_seconds // (steps * (step + batch))))))
-    )
-    if times < 1:
-        return _usual_overlap(trainer), False
-    arm, data = bench.step_arms[cell], bench.data(cell)
-    try:
-        seen = median(both_seconds(arm, data, steps) for _ in range(times))
-    except TimeIsUpError:
-        return _usual_overlap(trainer), False
-    alone = steps * step, (steps - workers) * batch
-    return min(1.0, max(0.0, (sum(alone) - seen) / min(alone))), True
-
-
-def _seconds_of(bench: _Bench, turns: Turns, cell: CostCell) -> tuple[float, float | None]:
-    """Return the seconds of a step and of its batch, which is a guess or unknown where there was no time."""
-    name = bench.data_name(cell)
-    known = name in turns.first
-    batch = turns.estimate(name).median if known else bench.data(cell).first_seconds
-    return turns.estimate(cell.name).median, batch
-
-
-def _table(
-    bench: _Bench,
-    turns: Turns,
-    full: CostCell,
-    full_seconds: float | None,
-    overlap: tuple[float, bool],
-) -> CostTable:
-    trainer = bench.trainer
-    unit = turns.estimate(full.name).median
-    scale = 1.0 if full_seconds is None else full_seconds / unit
-    cells = {}
-    for cell in bench.step_arms:
-        if cell.name not in turns.first:
-            continue
-        found, (_, batch) = turns.estimate(cell.name), _seconds_of(bench, turns, cell)
-        cells[cell.name] = CellCost(
-            seconds=found.median * scale,
-            interval=(found.low * scale, found.high * scale),
-            data_seconds=None if batch is None else max(batch, 1e-9) * scale,
-            rounds=max(1, len(turns.ratios(cell.name))),
-            source="grid",
+    def measure(
+        self, limits: TimingLimits, run_steps: int | None, full_seconds: float | None
+    ) -> Generator[CostsMeasured, None, CostTable]:
+        """Time what there is time for; see :func:`measure_step_costs`."""
+        deadline = self.deadline
+        yield self._progress(0, limits.seconds)
+        deadline.check_block()
+        first = self._first_steps(limits.seconds)
+        seconds = self._rough_seconds(first)
+        deadline.limit_seconds = self._limit(seconds, limits.seconds, run_steps)
+        run_seconds = None
+        if run_steps is not None:
+            run_seconds = self._run_seconds(first[self.full.name], run_steps)
+        worth_it = keys_to_measure(
+            self.keys, self.full, lambda key: _twice(seconds[key]), deadline.left_seconds
         )
-    return CostTable(
-        overlap=overlap[0],
-        overlap_is_measured=overlap[1],
-        conditions={
-            "device": str(trainer.compute.device),
-            "amp": trainer.compute.amp,
-            "threads": torch.get_num_threads(),
-            "workers": trainer.data.workers,
-            "processes": trainer.stepper.ranks.world_size,
-        },
-        step_costs=cells,
-    )
+        names = json.loads(self.broadcast(json.dumps([key.name for key in worth_it])))
+        chosen = [key for key in self.ordered if key.name in names]
+        for key in chosen:
+            self._add(key)
+        yield self._progress(len(first), deadline.left_seconds, run_seconds)
+        apart_fraction = _APART_FRACTION if self.trainer.data.workers else 1.0
+        own = replace(limits, seconds=apart_fraction * max(0.0, deadline.left_seconds))
+
+        def expected_seconds(name: str) -> float:
+            """Return about the seconds of half a first time, a batch for it included."""
+            slowest = self._slowest_batch()
+            key = next((key for key in chosen if key.name == name), None)
+            if key is None:
+                return slowest
+            return seconds[key] if self._data(key).has_batch else seconds[key] + slowest / 2
+
+        timed: dict[str, TimedWork] = {}
+        for key, steps in self._steps.items():  # batches before the steps that they are for
+            timed[self._data_name(key)] = self._data(key)
+            timed[key.name] = steps
+        times = InterleavedTimes(self.full.name, dict(first))
+        shown_seconds = deadline.spent_seconds
+        for times in time_interleaved(
+            timed,
+            self.full.name,
+            own,
+            self.trainer.clock,
+            self.broadcast,
+            first=first,
+            expected_seconds=expected_seconds,
+        ):
+            deadline.check_block()
+            if deadline.spent_seconds - shown_seconds >= _PROGRESS_SECONDS:
+                shown_seconds = deadline.spent_seconds
+                num_measured = sum(key.name in times.first for key in chosen)
+                yield self._progress(num_measured, max(0.0, deadline.left_seconds), run_seconds)
+        overlap, is_measured = self._overlap(times)
+        return self._table(times, full_seconds, overlap, is_measured)
+
+    def _progress(
+        self, num_measured: int, left_seconds: float, run_seconds: float | None = None
+    ) -> CostsMeasured:
+        return CostsMeasured(
+            step=self.trainer.step,
+            num_measured=num_measured,
+            num_subnets=len(self.ordered),
+            left_seconds=left_seconds,
+            run_seconds=run_seconds,
+        )
+
+    def _add(self, key: CostKey) -> TimedSteps:
+        """Get ready to measure a key; keys that load alike share one batch, fetched when it is needed."""
+        images = self._batches_of(key)
+        if images not in self._batches:
+            self._batches[images] = TimedBatches(self.deadline, *images, self.curriculum)
+        batch = self._batches[images].some
+        steps = TimedSteps(self.deadline, key, batch, self.curriculum, self._micro_batches)
+        return self._steps.setdefault(key, steps)
+
+    def _batches_of(self, key: CostKey) -> tuple[int, int]:
+        """Return the number and the size in px of the images that are loaded for a step."""
+        return key.batch_size, key.loaded_px(self.spec.img_size)
+
+    def _data(self, key: CostKey) -> TimedBatches:
+        return self._batches[self._batches_of(key)]
+
+    def _data_name(self, key: CostKey) -> str:
+        return f"batches of {self._batches_of(key)}"
+
+    def _work(self, key: CostKey) -> int:
+        """Return the multiply-accumulates of a step."""
+        training = Training(unfrozen=key.unfrozen)
+        return key.batch_size * image_macs(self.spec, key.subnet, training)
+
+    def _first_steps(self, max_seconds: float) -> dict[str, float]:
+        """Return the seconds of a step of the full model and of the smallest key.
+
+        It is the second one where there is time for it, since in the first caches fill.
+        """
+        keys = self.ordered[:2]
+        seconds = {key.name: self._add(key).once() for key in keys}
+        has_time = self.deadline.spent_seconds + sum(seconds.values()) <= max_seconds
+        if self.broadcast("again" if has_time else ""):
+            again = {key.name: self._steps[key].once() for key in keys}
+            seconds = {name: min(one, again[name]) for name, one in seconds.items()}
+        found: dict[str, float] = json.loads(self.broadcast(json.dumps(seconds)))
+        return found
+
+    def _rough_seconds(self, first: Mapping[str, float]) -> dict[CostKey, float]:
+        """Return about the seconds of every key: on the line over MACs through the two first steps."""
+        full_macs, full_seconds = self._work(self.full), first[self.full.name]
+        smallest = self.ordered[:2][-1]  # the full model itself where it is the only key
+        macs, seconds = self._work(smallest), first[smallest.name]
+        fixed, per_mac = 0.0, full_seconds / full_macs
+        if full_macs > macs:
+            per_mac = max(0.0, (full_seconds - seconds) / (full_macs - macs))
+            fixed = max(0.0, seconds - per_mac * macs)
+        return {key: fixed + per_mac * self._work(key) for key in self.ordered}
+
+    def _limit(
+        self, seconds: Mapping[CostKey, float], max_seconds: float, run_steps: int | None
+    ) -> float:
+        """Return what measuring may take: a fraction of the run, or two times of each key in a short one."""
+        if run_steps is None:
+            return max_seconds
+        run_seconds = run_steps * fmean(seconds.values())
+        num_kinds = len({self._batches_of(key) for key in seconds})
+        twice = self.deadline.spent_seconds + sum(map(_twice, seconds.values()))
+        twice += 4 * num_kinds * self._slowest_batch()
+        all_full_seconds = run_steps * max(seconds.values())
+        short = min(twice, max(_TWICE_FRACTION * all_full_seconds, _TWICE_SECONDS))
+        return float(self.broadcast(repr(min(max_seconds, max(RUN_FRACTION * run_seconds, short)))))
+
+    def _slowest_batch(self) -> float:
+        """Return about the seconds of half a first time of batches, by those that have been fetched."""
+        workers, known = self.trainer.data.workers, self._batches.values()
+        return max(
+            data.expected_seconds(workers) for data in known if data.first_seconds is not None
+        )
+
+    def _run_seconds(self, seconds: float, run_steps: int) -> float:
+        """Return what so many steps of the full model, with their data, and an evaluation take, about."""
+        feed, full = self.trainer.data, self.full
+        batch = self._data(full).first_seconds or 0.0
+        overlap = self._assumed_overlap() if feed.workers else 0.0
+        macs = evaluation_macs(
+            self.spec, self.spec.full, feed.num_validation_images, feed.num_classes
+        )
+        evaluation_steps = macs / self._work(full)
+        return run_steps * overlapped_seconds(seconds, batch, overlap) + evaluation_steps * seconds
+
+    def _assumed_overlap(self) -> float:
+        """Return how far loader workers hide what is shorter where that is not measured."""
+        # On a CPU they take the cores that the step computes on; beside another device they do not.
+        return 0.0 if self.trainer.compute.device.type == "cpu" else 1.0
+
+    def _overlap(self, times: InterleavedTimes) -> tuple[float, bool]:
+        """Return how far loader workers hide what is shorter, and whether that was measured."""
+        workers = self.trainer.data.workers
+        if workers == 0:
+            return 0.0, True
+        pairs = {
+            key: (step, max(batch, 1e-9))
+            for key in self._steps
+            if key.name in times.first
+            for step, batch in [self._seconds_of(key, times)]
+            if batch is not None
+        }
+        # Where step and batch take most nearly alike there is most to see.
+        alike = min(pairs, key=lambda key: abs(log(pairs[key][0] / pairs[key][1])))
+        name = self.broadcast(alike.name)
+        key = next(key for key in pairs if key.name == name)
+        step, batch = pairs[key]
+        steps = 4 * workers + 4
+        fitting = min(_OVERLAP_REPEATS, self.deadline.left_seconds // (steps * (step + batch)))
+        repeats = int(self.broadcast(str(int(fitting))))
+        if repeats < 1:
+            return self._assumed_overlap(), False
+        timed, data = self._steps[key], self._data(key)
+        try:
+            seen = median(seconds_with_batches(timed, data, steps) for _ in range(repeats))
+        except TimeIsUpError:
+            return self._assumed_overlap(), False
+        # The batches that the workers were making when the first one arrived are not counted.
+        alone = steps * step, (steps - workers) * batch
+        return min(1.0, max(0.0, (sum(alone) - seen) / min(alone))), True
+
+    def _seconds_of(self, key: CostKey, times: InterleavedTimes) -> tuple[float, float | None]:
+        """Return the seconds of a step and of its batch: rough, or None, where there was no time for it."""
+        name = self._data_name(key)
+        timed = name in times.first
+        batch = times.estimate(name).median if timed else self._data(key).first_seconds
+        return times.estimate(key.name).median, batch
+
+    def _table(
+        self,
+        times: InterleavedTimes,
+        full_seconds: float | None,
+        overlap: float,
+        overlap_is_measured: bool,
+    ) -> CostTable:
+        trainer = self.trainer
+        unit = times.estimate(self.full.name).median
+        scale = 1.0 if full_seconds is None else full_seconds / unit
+        costs = {}
+        for key in self._steps:
+            if key.name not in times.first:
+                continue
+            found, (_, batch) = times.estimate(key.name), self._seconds_of(key, times)
+            costs[key.name] = StepCost(
+                seconds=found.median * scale,
+                interval=(found.low * scale, found.high * scale),
+                data_seconds=None if batch is None else max(batch, 1e-9) * scale,
+                rounds=max(1, len(times.ratios(key.name))),
+                source="grid",
+            )
+        return CostTable(
+            overlap=overlap,
+            overlap_is_measured=overlap_is_measured,
+            conditions={
+                "device": str(trainer.compute.device),
+                "amp": trainer.compute.amp,
+                "threads": torch.get_num_threads(),
+                "workers": trainer.data.workers,
+                "processes": trainer.stepper.ranks.world_size,
+            },
+            step_costs=costs,
+        )
+
+
+def _twice(seconds: float) -> float:
+    """Return what timing a key twice takes, from the seconds of a step."""
+    return 2 * seconds + seconds_with_warmup(seconds)

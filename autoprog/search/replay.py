@@ -85,7 +85,7 @@ def chooser_of(
 
 
 def differences(recorded: Decision, again: Decision) -> tuple[str, ...]:
-    """Return what two decisions do not have in common: subnet, continuation, candidates, front, reason, strength."""
+    """Return the names of what differs between two decisions."""
     one, two = (decision.model_dump(mode="json") for decision in (recorded, again))
     found = [] if recorded.subnet == again.subnet else ["subnet"]
     keys = ("continuation", "candidates", "front", "reason", "full_regularisation")

@@ -15,6 +15,7 @@ from autoprog.data.run_data import open_data
 from autoprog.data.sources import OpenedData
 from autoprog.errors import DivergedError, RunError, RunExistsError, RunLockedError
 from autoprog.events import Evaluated, Event, TrialFinished, WarningRaised
+from autoprog.pareto import pareto_front, pareto_knee
 from autoprog.processes import WorkerFile, claim_worker
 from autoprog.runfiles import check_run_files, remove_checkpoints, remove_unstarted
 from autoprog.runs import RunFolder
@@ -39,7 +40,8 @@ from autoprog.search.controller import (
     open_storage,
     run_worker,
 )
-from autoprog.search.forecast import AxisRange, Encoding, LossLaw, front_of, knee_of, score_of
+from autoprog.search.encoding import AxisRange, Encoding
+from autoprog.search.forecast import ScalingLaw
 from autoprog.search.worker_processes import WorkerDied, spawn_workers
 from autoprog.settings import RunManifest, RunSettings
 from autoprog.space import SearchSpace
@@ -352,7 +354,7 @@ def _report(trial: OpenTrial, trainer: Trainer, event: Evaluated, total_macs: in
     if trainer.stepper.subnet != trainer.stepper.model.spec.full or rung is None:
         return
     if fraction - RUNGS.first_step * RUNGS.reduction**rung <= _RUNG_WINDOW:
-        trial.report(fraction, score_of(LossLaw(_LEARNING), event.loss_ema, total_macs))
+        trial.report(fraction, ScalingLaw(_LEARNING).score(event.loss_ema, total_macs))
 
 
 _LEARNING = 0.2
@@ -527,9 +529,10 @@ def _choose(
     assert search is not None, "a search has search settings"
     if not finished:
         raise RunError(f"{folder.path}: no trial was trained to its end")
-    front = front_of(finished)
+    on_front = pareto_front([t.seconds for t in finished], [t.loss for t in finished])
+    front = [finished[index] for index in on_front]
     if search.budget_seconds is None:
-        return knee_of(front), ""
+        return front[pareto_knee([t.seconds for t in front], [t.loss for t in front])], ""
     images = len(open_data(trial_settings(settings).data).train)
     fraction = search.proxy * images / len(opened.train)
     return within(front, search.budget_seconds, fraction)

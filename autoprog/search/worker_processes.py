@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from autoprog.environment import CORES_VARIABLE, usable_cores
 from autoprog.errors import ConfigError, RunError
 from autoprog.openfiles import open_for_appending
 from autoprog.processes import NUMBER_VARIABLE, claim_worker, log_of
 from autoprog.supervise import Child, SignalName, end_all, last_line
-from autoprog.train.device import CORES_VARIABLE, usable_cores
 from autoprog.train.stop import StopRequest
 
 __all__ = [

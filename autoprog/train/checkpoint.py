@@ -7,9 +7,9 @@ import os
 import shutil
 import zipfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -22,7 +22,6 @@ from autoprog.errors import RunError
 from autoprog.events import Evaluated
 from autoprog.openfiles import open_regular, replacing
 from autoprog.printable import brief
-from autoprog.train.optim import example_states
 from autoprog.train.torch_files import (
     NotLoadedError,
     check_dense,
@@ -32,32 +31,30 @@ from autoprog.train.torch_files import (
     shown_key,
 )
 from supernet.config import SubnetConfig, TokenRule
+from supernet.elastic import ElasticViT
 
-if TYPE_CHECKING:
-    from autoprog.train.trainer import Trainer
-
-__all__ = ["MisfitStateError", "check_state", "load_newest", "publish", "stage_as"]
+__all__ = ["MisfitStateError", "check_state", "load_newest", "publish", "write_pending"]
 
 
 SCHEMA = migration.SCHEMA
 
 
-def stage_as(folder: Path, state: dict[str, Any]) -> Path:
+def write_pending(folder: Path, state: dict[str, Any]) -> Path:
     """Write a checkpoint beside the published ones and wait until it is on disk.
 
     Raises:
-        RunError: If the disk is full or the folder cannot be written; published files are untouched.
+        RunError: If the disk is full or the folder cannot be written; published files stay as they are.
     """
-    staged = folder / ".next.pt"
+    pending = folder / ".next.pt"
     try:
-        with replacing(staged) as file:
+        with replacing(pending) as file:
             torch.save({"schema": SCHEMA, **state}, file)
     except (OSError, RuntimeError) as error:
         raise _unwritable(folder, error) from None
-    return staged
+    return pending
 
 
-def publish(folder: Path, staged: Path, keep_as: str | None = None) -> None:
+def publish(folder: Path, pending: Path, keep_as: str | None = None) -> None:
     """Make a written checkpoint the last one, the last one the previous, and keep a copy by name.
 
     Raises:
@@ -67,9 +64,16 @@ def publish(folder: Path, staged: Path, keep_as: str | None = None) -> None:
     try:
         if last.exists():
             last.replace(folder / "previous.pt")
-        staged.replace(last)
-        if keep_as is not None:
-            _link(last, folder / f"{keep_as}.pt")
+        pending.replace(last)
+        if keep_as is None:
+            return
+        kept = folder / f"{keep_as}.pt"
+        kept.unlink(missing_ok=True)
+        try:
+            os.link(last, kept)  # a second name takes no space
+        except OSError:  # a file system without hard links
+            with last.open("rb") as whole, replacing(kept) as copy:
+                shutil.copyfileobj(whole, copy)
     except OSError as error:
         raise _unwritable(folder, error) from None
 
@@ -81,7 +85,7 @@ class MisfitStateError(ValueError):
 def load_newest(
     folder: Path, check: Callable[[dict[str, Any]], None] | None = None
 ) -> tuple[dict[str, Any] | None, list[str]]:
-    """Return the newest readable checkpoint and a word on each passed over; None if none is left.
+    """Return the newest readable checkpoint, and in words why others were passed over; None if none is left.
 
     Its tensors are on the CPU. Those that belong elsewhere are put there by whoever takes them; the step
     counters of an optimizer stay, for on a GPU some optimizers would wait for them in each step.
@@ -91,9 +95,20 @@ def load_newest(
         check: Raises :class:`MisfitStateError` for values that a run cannot be put into.
     """
     complaints: list[str] = []
-    for path in _candidates(folder):
+    for path in (folder / "last.pt", folder / "previous.pt"):
+        if not path.exists():
+            continue
         try:
-            state = _load(path)
+            # Ours are zip files; anything else would go to the reader of torch's older format, a bare pickle.
+            with open_regular(path) as file:
+                if file.read(4) != b"PK\x03\x04" or not zipfile.is_zipfile(file):
+                    raise NotLoadedError("damaged, or not a checkpoint")
+            state = load_torch(path)
+            if isinstance(state, dict):
+                state = migration.checkpoint(state)
+            schema = state.get("schema") if isinstance(state, dict) else None
+            if not isinstance(schema, int) or schema != SCHEMA:  # a tensor is neither equal nor not
+                raise NotLoadedError("not a checkpoint of this version")
             if check is not None:
                 check(state)
             return state, complaints
@@ -107,42 +122,14 @@ def load_newest(
     return None, complaints
 
 
-def _load(path: Path) -> dict[str, Any]:
-    # Ours are zip files; anything else would go to the reader of torch's older format, a bare
-    # pickle.
-    with open_regular(path) as file:
-        if file.read(4) != b"PK\x03\x04" or not zipfile.is_zipfile(file):
-            raise NotLoadedError("damaged, or not a checkpoint")
-    state = load_torch(path)
-    if isinstance(state, dict):
-        state = migration.checkpoint(state)
-    schema = state.get("schema") if isinstance(state, dict) else None
-    if not isinstance(schema, int) or schema != SCHEMA:  # a tensor is neither equal nor not
-        raise NotLoadedError("not a checkpoint of this version")
-    return state
-
-
-def _candidates(folder: Path) -> Iterator[Path]:
-    return (folder / name for name in ("last.pt", "previous.pt") if (folder / name).exists())
-
-
 def _unwritable(folder: Path, error: Exception) -> RunError:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     return RunError(f"{folder}: the checkpoint cannot be written: {reason}")
 
 
-def _link(source: Path, target: Path) -> None:
-    """Keep a second name for a file, or a copy where the file system has no hard links."""
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        with source.open("rb") as whole, replacing(target) as copy:
-            shutil.copyfileobj(whole, copy)
-
-
 # --------------------------------------------------------------------------------------------------
-# Whether a trainer can be put into a checkpoint; looked at before anything of it is taken over.
+# What a checkpoint holds is compared with the run before anything of it is taken over: a run folder may
+# come from others, and half a restored state would be worse than none.
 
 
 class _Values(BaseModel):
@@ -167,7 +154,7 @@ class _SearchState(_Values):
 
 
 class _State(_Values):
-    """What :func:`autoprog.train.trainer.snapshot` returns; what older checkpoints lack is optional."""
+    """What :meth:`autoprog.train.trainer.Trainer.snapshot` returns; what older checkpoints lack is optional."""
 
     step: int = Field(ge=0, le=MAX_STEPS)
     samples: int = Field(ge=0, le=10**18)
@@ -197,14 +184,62 @@ _SCALER = ("scale", "growth_factor", "backoff_factor", "growth_interval", "_grow
 _BY_CLASS = {"images", "correct", "correct_ema"}
 
 
-def check_state(trainer: Trainer, state: Mapping[str, Any]) -> None:
+def check_state(
+    state: Mapping[str, Any],
+    networks: Sequence[ElasticViT],
+    optimizer: torch.optim.Optimizer,
+    examples: Sequence[tuple[Tensor, Mapping[str, Any]]],
+) -> None:
     """Compare a loaded checkpoint with what a trainer would restore.
 
+    Args:
+        state: The checkpoint.
+        networks: The online network, then its averages.
+        optimizer: Of the online network.
+        examples: Parameters with the states that such an optimizer keeps of them.
+
     Raises:
-        MisfitStateError: With the first value that it cannot be put into.
+        MisfitStateError: With the first value that the trainer cannot be put into.
     """
     try:
-        _check(trainer, state)
+        found = _State.model_validate(dict(state))
+        if len(found.emas) != len(networks) - 1:
+            raise ValueError(f"emas must be {len(networks) - 1}, but are {len(found.emas)}")
+        for network, weights in zip(networks, (found.model, *found.emas), strict=True):
+            own = network.vit.state_dict()
+            check_dense(weights)
+            wrong = [key for key in own if key not in weights or differs(weights[key], own[key])]
+            wrong += [key for key in weights if key not in own]
+            if wrong:
+                raise ValueError(f"{shown_key(wrong[0])} is not that of the run's network")
+            key = first_not_finite(weights, own)
+            if key is not None:
+                raise ValueError(f"{key} has NaN or infinity")
+        _check_optimizer(optimizer, found.optimizer, _Kinds(examples))
+        if found.scaler and not set(_SCALER) <= found.scaler.keys():
+            raise ValueError("scaler must have all of its values")
+        for row in (*found.steps_by_subnet, *found.phase_seconds):
+            depth, img_size, tokens, _ = row
+            if not SubnetConfig(depth, img_size, TokenRule(*tokens)).within(networks[0].spec.full):
+                raise ValueError(
+                    f"a subnet must be a part of the model, but one is {brief(row[:3])}"
+                )
+        for row in found.steps_by_subnet:
+            if type(row[-1]) is not int or row[-1] < 0:
+                raise ValueError(f"steps must be whole numbers, but got {brief(row[-1])}")
+        for row in found.phase_seconds:
+            if not isinstance(row[-1], list) or not all(_is_number(s) and s >= 0 for s in row[-1]):
+                raise ValueError(f"seconds must be numbers, but got {brief(row[-1])}")
+        if found.last_evaluation is not None:
+            Evaluated.model_validate(found.last_evaluation)
+        for losses in found.search_state.reached_losses.values():
+            ReachedLosses.model_validate(losses)
+        for points in (found.search_state.curve, *found.search_state.recent.values()):
+            if any(len(point) != 2 for point in points):
+                raise ValueError("a point of a curve must be a step and a loss")
+        lengths = {len(counts) for counts in found.by_class.values()}
+        if found.by_class and (set(found.by_class) != _BY_CLASS or len(lengths) != 1):
+            raise ValueError("by_class must have the images and right answers of each class")
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))[:80]
@@ -213,51 +248,9 @@ def check_state(trainer: Trainer, state: Mapping[str, Any]) -> None:
         raise MisfitStateError(str(error)[:300]) from None
 
 
-def _check(trainer: Trainer, state: Mapping[str, Any]) -> None:
-    found, stepper = _State.model_validate(dict(state)), trainer.stepper
-    networks = (stepper.model, *(ema.module for ema in stepper.emas))
-    if len(found.emas) != len(stepper.emas):
-        raise ValueError(f"emas must be {len(stepper.emas)}, but are {len(found.emas)}")
-    for network, weights in zip(networks, (found.model, *found.emas), strict=True):
-        _check_weights(network.vit.state_dict(), weights)
-    _check_optimizer(trainer, found.optimizer)
-    if found.scaler and not set(_SCALER) <= found.scaler.keys():
-        raise ValueError("scaler must have all of its values")
-    for row in (*found.steps_by_subnet, *found.phase_seconds):
-        depth, img_size, tokens, _ = row
-        if not SubnetConfig(depth, img_size, TokenRule(*tokens)).within(stepper.model.spec.full):
-            raise ValueError(f"a subnet must be a part of the model, but one is {brief(row[:3])}")
-    for row in found.steps_by_subnet:
-        if type(row[-1]) is not int or row[-1] < 0:
-            raise ValueError(f"steps must be whole numbers, but got {brief(row[-1])}")
-    for row in found.phase_seconds:
-        if not isinstance(row[-1], list) or not all(map(_is_seconds, row[-1])):
-            raise ValueError(f"seconds must be numbers, but got {brief(row[-1])}")
-    if found.last_evaluation is not None:
-        Evaluated.model_validate(found.last_evaluation)
-    for losses in found.search_state.reached_losses.values():
-        ReachedLosses.model_validate(losses)
-    for points in (found.search_state.curve, *found.search_state.recent.values()):
-        if any(len(point) != 2 for point in points):
-            raise ValueError("a point of a curve must be a step and a loss")
-    lengths = {len(counts) for counts in found.by_class.values()}
-    if found.by_class and (set(found.by_class) != _BY_CLASS or len(lengths) != 1):
-        raise ValueError("by_class must have the images and right answers of each class")
-
-
-def _check_weights(own: Mapping[str, Tensor], weights: Mapping[str, Any]) -> None:
-    check_dense(weights)
-    wrong = [key for key in own if key not in weights or differs(weights[key], own[key])]
-    wrong += [key for key in weights if key not in own]
-    if wrong:
-        raise ValueError(f"{shown_key(wrong[0])} is not that of the run's network")
-    key = first_not_finite(weights, own)
-    if key is not None:
-        raise ValueError(f"{key} has NaN or infinity")
-
-
-def _check_optimizer(trainer: Trainer, saved: Mapping[str, Any]) -> None:
-    optimizer = trainer.stepper.optimizer
+def _check_optimizer(
+    optimizer: torch.optim.Optimizer, saved: Mapping[str, Any], kinds: _Kinds
+) -> None:
     groups, states = saved["param_groups"], saved["state"]
     own = optimizer.state_dict()["param_groups"]
     if not isinstance(groups, list) or not isinstance(states, dict) or len(groups) != len(own):
@@ -266,7 +259,6 @@ def _check_optimizer(trainer: Trainer, saved: Mapping[str, Any]) -> None:
     for group, now, there in zip(groups, own, optimizer.param_groups, strict=True):
         _check_group(group, now)
         parameters |= dict(zip(group["params"], there["params"], strict=True))
-    kinds = _kinds(trainer)
     always = set.intersection(*(set(keys) for keys in kinds.per_parameter))
     for number, state in states.items():
         if number not in parameters or not isinstance(state, dict):
@@ -300,7 +292,7 @@ def _check_group(group: Any, own: Mapping[str, Any]) -> None:
 
 
 def _is_alike(value: Any, now: Any) -> bool:
-    """Tell whether an option is of the kind of the one that it would replace."""
+    """Return whether an option is of the kind of the one that it would replace."""
     if isinstance(now, bool | None):
         return isinstance(value, bool | None)
     if isinstance(now, int | float):
@@ -351,13 +343,5 @@ class _Kinds:
 _TENSORS = {"whole", "single", "other"}
 
 
-def _kinds(trainer: Trainer) -> _Kinds:
-    return _Kinds(example_states(trainer.recipe, trainer.compute.device))
-
-
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_seconds(value: Any) -> bool:
-    return _is_number(value) and value >= 0

@@ -18,7 +18,7 @@ from autoprog.data.run_data import open_run_data
 from autoprog.data.sources import OpenedData
 from autoprog.errors import RunError
 from autoprog.evaluation_grid import EvaluatedCell, EvaluationGrid
-from autoprog.paired_timing import Arm, take_turns
+from autoprog.paired_timing import TimedBlock, paired_blocks
 from autoprog.settings import RunSettings
 from autoprog.train.device import Compute, resolve_compute
 from autoprog.train.model import transform_settings
@@ -256,7 +256,7 @@ def _arm(
     choice: Choice,
     compute: Compute,
     clock: Callable[[], float],
-) -> Arm:
+) -> TimedBlock:
     """Return what takes some forward passes of one subnet, and their seconds."""
 
     @torch.no_grad()
@@ -272,12 +272,16 @@ def _arm(
     return block
 
 
-def _speeds(arms: dict[str, Arm], rounds: int, batch_size: int, tell: Tell) -> list[float | None]:
+def _speeds(
+    arms: dict[str, TimedBlock], rounds: int, batch_size: int, tell: Tell
+) -> list[float | None]:
     """Return the median images a second of each arm; blocks last long enough to be timed."""
     for arm in arms.values():
         arm(1)
     slowest = max(arm(1) for arm in arms.values())
     forwards = max(1, math.ceil(_BLOCK_SECONDS / slowest))
-    seconds = take_turns(arms, rounds, forwards, lambda number: tell("speed", number, rounds + 1))
+    seconds = paired_blocks(
+        arms, rounds, forwards, lambda number: tell("speed", number, rounds + 1)
+    )
     tell("speed", rounds + 1, rounds + 1)
     return [forwards * batch_size / median(own) for own in seconds.values()]

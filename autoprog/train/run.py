@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from autoprog.accuracy import class_accuracies, no_better_than_a_class
 from autoprog.bounds import MAX_STEPS
 from autoprog.data.run_data import Place, open_run_data
-from autoprog.data.sources import OpenedData
 from autoprog.errors import ConfigError
 from autoprog.events import Event, RunFinished, RunStarted, WarningRaised
-from autoprog.recipe import Recipe
-from autoprog.runs import Result, RunFolder, budget_record, load_run, write_record
-from autoprog.schedule import GrowthSchedule
-from autoprog.settings import RunSettings
-from autoprog.steptable import StepTable
+from autoprog.runs import Result, budget_record, load_run, write_record
 from autoprog.train.device import Compute, resolve_compute
+from autoprog.train.meter import typical_seconds
 from autoprog.train.model import build_model, evaluation_images, transform_settings
 from autoprog.train.optim import (
     ElasticEma,
@@ -28,10 +25,18 @@ from autoprog.train.optim import (
 from autoprog.train.pace import BudgetPace, Pace, StepPace
 from autoprog.train.phase import phases_of
 from autoprog.train.ranks import ONE_PROCESS, Ranks
-from autoprog.train.step import Rollbacks, Stepper, typical_seconds
+from autoprog.train.step import Stepper
 from autoprog.train.stop import StopRequest
-from autoprog.train.trainer import Trainer, measure_reserve
+from autoprog.train.trainer import Rollbacks, Trainer
 from autoprog.train.weights import saved_weights, write_files
+
+if TYPE_CHECKING:
+    from autoprog.data.sources import OpenedData
+    from autoprog.recipe import Recipe
+    from autoprog.runs import RunFolder
+    from autoprog.schedule import GrowthSchedule
+    from autoprog.settings import RunSettings
+    from autoprog.steptable import StepTable
 
 __all__ = [
     "Job",
@@ -44,7 +49,6 @@ __all__ = [
     "step_table",
     "steps_per_epoch_of",
     "train_schedule",
-    "weights_metadata",
 ]
 
 
@@ -57,15 +61,19 @@ class Job:
     rollbacks: Rollbacks = field(default_factory=Rollbacks)
 
 
-_MAX_LEFT_OUT = 0.05
+# --------------------------------------------------------------------------------------------------
+# Length. An epoch is as many whole batches as come nearest to one pass over the images.
 
 
 @dataclass(frozen=True)
 class RunLength:
-    """How long a run is. An epoch is as many whole batches as come nearest to one pass."""
+    """How long a run is."""
 
     steps_per_epoch: int
     total_steps: int
+
+
+_MAX_LEFT_OUT = 0.05
 
 
 def steps_per_epoch_of(num_images: int, batch_size: int) -> int:
@@ -86,6 +94,7 @@ def run_length(num_images: int, batch_size: int, epochs: float) -> RunLength:
         ConfigError: If it has more steps than a run may have.
     """
     steps_per_epoch = steps_per_epoch_of(num_images, batch_size)
+    # Products such as 0.29 * 100 fall short of a whole number by a rounding error.
     return RunLength(steps_per_epoch, _few_enough(int(epochs * steps_per_epoch + 1e-6)))
 
 
@@ -94,6 +103,43 @@ def _few_enough(steps: int) -> int:
         problem, hint = f"must make at most {MAX_STEPS:,} steps", "train for fewer epochs"
         raise ConfigError("--epochs", "", problem, steps, hint)
     return max(2, steps)
+
+
+def step_table(recipe: Recipe, schedule: GrowthSchedule, num_images: int) -> StepTable:
+    """Return a schedule in steps of a run over `num_images`; it has at least two steps.
+
+    Raises:
+        ConfigError: If a stage is shorter than a step, or there are more steps than a run may have.
+    """
+    steps_per_epoch = steps_per_epoch_of(num_images, recipe.batch_size)
+    table = schedule.resolve(steps_per_epoch, _nominal_epochs(recipe, num_images))
+    _few_enough(table.total_steps)  # small batches make more steps of as many epochs
+    return table
+
+
+def _nominal_epochs(recipe: Recipe, num_images: int) -> float:
+    """Return the epochs that a schedule is resolved for: as many whole steps as the recipe's fill."""
+    length = run_length(num_images, recipe.batch_size, recipe.epochs)
+    return length.total_steps / length.steps_per_epoch
+
+
+# --------------------------------------------------------------------------------------------------
+# Training along a schedule.
+
+
+def start_training(
+    settings: RunSettings,
+    folder: RunFolder,
+    opened: OpenedData,
+    schedule: GrowthSchedule,
+    job: Job,
+) -> Trainer:
+    """Return the trainer of a schedule, on the device that the settings name."""
+    compute = resolve_compute(settings, job.ranks)
+    table = step_table(settings.recipe, schedule, len(opened.train))
+    length = RunLength(table.steps_per_epoch, table.total_steps)
+    shape = schedule.lr.shape
+    return build_trainer(settings, folder, opened, compute, length, shape, job, table.clock)
 
 
 def build_trainer(
@@ -112,18 +158,23 @@ def build_trainer(
     ``clock`` is that of the learning rate, where it is not the step; ``supernet_steps`` the length of a
     supernet phase, in a run that has some.
     """
-    recipe = settings.recipe
-    spec, tables = settings.model.spec(), settings.table_sizes
-    model = build_model(spec, len(opened.class_names), settings.seed, tables)
+    recipe, ranks = settings.recipe, job.ranks
+    model = build_model(
+        settings.model.spec(), len(opened.class_names), settings.seed, settings.table_sizes
+    )
     model.to(compute.device)
     transform = transform_settings(model, recipe)
+    # Over the whole model: timm's grouping would skip parameters that a phase has frozen.
     optimizer = create_optimizer(model, recipe, compute.device)
-    constants = time_constants_steps(
+    time_constants = time_constants_steps(
         recipe.ema_epochs, supernet_steps, length.steps_per_epoch, length.total_steps
     )
+    pace: Pace = StepPace(clock)
+    if settings.time_budget_seconds is not None:
+        pace = BudgetPace(settings.time_budget_seconds, length.total_steps)
     stepper = Stepper(
         model=model,
-        emas=tuple(ElasticEma(model, constant) for constant in constants),
+        emas=tuple(ElasticEma(model, steps) for steps in time_constants),
         optimizer=optimizer,
         scheduler=create_scheduler(optimizer, recipe, lr_shape, length.total_steps),
         scaler=compute.scaler(),
@@ -131,15 +182,23 @@ def build_trainer(
         seed=settings.seed,
         micro_batches=recipe.grad_accum_steps,
         clip_grad=recipe.clip_grad,
-        ranks=job.ranks,
-        pace=_pace(settings, length, clock),
+        ranks=ranks,
+        pace=pace,
     )
     if settings.compile:
         model.compile_blocks()  # after the averages were copied from it: those stay eager
-    pin_memory, ranks = compute.device.type == "cuda", job.ranks
+    pin_memory = compute.device.type == "cuda"
     place = Place(ranks.rank, ranks.world_size, ranks.local_world_size)
     run_data = open_run_data(opened, transform, settings, pin_memory, place)
-    trainer = Trainer(
+    metadata = {  # what every file of weights says of itself
+        "timm": settings.model.timm,
+        "kwargs": json.dumps(settings.model.spec().create_kwargs()),
+        "num_classes": str(run_data.num_classes),
+        "images": json.dumps(evaluation_images(model, recipe)),
+    }
+    if settings.data.has_names(run_data.class_names):
+        metadata["class_names"] = json.dumps(run_data.class_names)
+    return Trainer(
         settings=settings,
         folder=folder,
         data=run_data,
@@ -148,62 +207,8 @@ def build_trainer(
         steps_per_epoch=length.steps_per_epoch,
         stop=job.stop,
         rollbacks=job.rollbacks,
+        metadata=metadata,
     )
-    trainer.metadata = weights_metadata(trainer)
-    return trainer
-
-
-def weights_metadata(trainer: Trainer) -> dict[str, str]:
-    """Return what every file of weights of a run says of itself: its model, images and classes."""
-    settings = trainer.settings
-    metadata = {
-        "timm": settings.model.timm,
-        "kwargs": json.dumps(settings.model.spec().create_kwargs()),
-        "num_classes": str(trainer.data.num_classes),
-        "images": json.dumps(evaluation_images(trainer.stepper.model, settings.recipe)),
-    }
-    if settings.data.has_names(trainer.data.class_names):
-        metadata["class_names"] = json.dumps(trainer.data.class_names)
-    return metadata
-
-
-def _pace(settings: RunSettings, length: RunLength, clock: Callable[[int], float]) -> Pace:
-    if settings.time_budget_seconds is None:
-        return StepPace(clock)
-    return BudgetPace(settings.time_budget_seconds, length.total_steps)
-
-
-def start_training(
-    settings: RunSettings,
-    folder: RunFolder,
-    opened: OpenedData,
-    schedule: GrowthSchedule,
-    job: Job,
-) -> Trainer:
-    """Return the trainer of a schedule, on the device that the settings name."""
-    compute = resolve_compute(settings, job.ranks)
-    table = step_table(settings.recipe, schedule, len(opened.train))
-    length = RunLength(table.steps_per_epoch, table.total_steps)
-    shape = schedule.lr.shape
-    return build_trainer(settings, folder, opened, compute, length, shape, job, table.clock)
-
-
-def step_table(recipe: Recipe, schedule: GrowthSchedule, num_images: int) -> StepTable:
-    """Return a schedule in steps of a run over `num_images`; it has at least two steps.
-
-    Raises:
-        ConfigError: If a stage is shorter than a step, or there are more steps than a run may have.
-    """
-    steps_per_epoch = steps_per_epoch_of(num_images, recipe.batch_size)
-    table = schedule.resolve(steps_per_epoch, nominal_epochs(recipe, num_images))
-    _few_enough(table.total_steps)  # small batches make more steps of as many epochs
-    return table
-
-
-def nominal_epochs(recipe: Recipe, num_images: int) -> float:
-    """Return the epochs that a schedule is resolved for: as many whole steps as the recipe's fill."""
-    length = run_length(num_images, recipe.batch_size, recipe.epochs)
-    return length.total_steps / length.steps_per_epoch
 
 
 def train_schedule(trainer: Trainer, schedule: GrowthSchedule) -> Iterator[Event]:
@@ -216,7 +221,7 @@ def train_schedule(trainer: Trainer, schedule: GrowthSchedule) -> Iterator[Event
     phases = phases_of(step_table(trainer.recipe, schedule, trainer.data.num_images))
     try:
         yield from start(trainer)
-        yield from measure_reserve(trainer)
+        yield from trainer.measure_reserve()
         for phase in phases:
             yield from trainer.run(phase)
         yield from finish(trainer, schedule)
@@ -235,7 +240,7 @@ def start(trainer: Trainer) -> Iterator[Event]:
         model=settings.model.model,
         total_steps=trainer.total_steps,
         steps_per_epoch=trainer.steps_per_epoch,
-        epochs=nominal_epochs(trainer.recipe, trainer.data.num_images),
+        epochs=_nominal_epochs(trainer.recipe, trainer.data.num_images),
         num_images=trainer.data.num_images,
         device=str(trainer.compute.device),
         amp=trainer.compute.amp,
@@ -250,38 +255,30 @@ def start(trainer: Trainer) -> Iterator[Event]:
 
 
 def finish(trainer: Trainer, schedule: GrowthSchedule) -> Iterator[Event]:
-    """Write the final weights and, last of all, the result that makes the run complete."""
-    if trainer.ranks.is_main:
-        _export(trainer)
+    """Write the final weights and, last of all, the result that makes the run complete.
+
+    Raises:
+        RunError: If they cannot be written.
+    """
+    folder, is_main = trainer.folder, trainer.ranks.is_main
+    if is_main:
+        networks = {"final": trainer.stepper.model, "final_ema": trainer.stepper.emas[-1].module}
+        files = saved_weights(networks, bool(trainer.settings.table_sizes))
+        write_files(folder.checkpoints, files, trainer.metadata)
     result = _result(trainer, schedule)
     better = max(result.top1, result.top1_ema)
     warning = no_better_than_a_class(
         better, result.largest_class_fraction or 0.0, result.num_validation_images
     )
-    if warning is not None and trainer.ranks.is_main:
+    if warning is not None and is_main:
         yield WarningRaised(step=trainer.step, message=warning)
     yield RunFinished(step=trainer.step, result=result.model_dump(mode="json", by_alias=True))
-    if trainer.ranks.is_main and trainer.pace.budget_seconds is not None:
-        _record_budget(trainer.folder)
-    trainer.folder.write_result(result)
-
-
-def _record_budget(folder: RunFolder) -> None:
-    """Write down what the events of all attempts tell of a run under a time budget."""
-    record = budget_record(load_run(folder.path).events())
-    assert record is not None, "the run has a budget"
-    write_record(folder.path, record)
-
-
-def _export(trainer: Trainer) -> None:
-    """Write online and averaged weights under plain timm keys, with the model, its classes and their images.
-
-    Raises:
-        RunError: If they cannot be written.
-    """
-    networks = {"final": trainer.stepper.model, "final_ema": trainer.stepper.emas[-1].module}
-    files = saved_weights(networks, bool(trainer.settings.table_sizes))
-    write_files(trainer.folder.checkpoints, files, trainer.metadata)
+    if is_main and trainer.pace.budget_seconds is not None:
+        # From the events of all attempts: this process has seen only the last one.
+        record = budget_record(load_run(folder.path).events())
+        assert record is not None, "the run has a budget"
+        write_record(folder.path, record)
+    folder.write_result(result)
 
 
 def _result(trainer: Trainer, schedule: GrowthSchedule) -> Result:
@@ -289,11 +286,16 @@ def _result(trainer: Trainer, schedule: GrowthSchedule) -> Result:
     assert evaluation is not None, "a run ends with an evaluation"
     settings, manifest = trainer.settings, trainer.folder.manifest
     by_class, best = trainer.by_class, trainer.best
-    epochs = nominal_epochs(trainer.recipe, trainer.data.num_images)
+    epochs = _nominal_epochs(trainer.recipe, trainer.data.num_images)
+    class_top1 = {
+        key: class_accuracies(correct, by_class["images"])
+        for key, correct in by_class.items()
+        if key != "images"
+    }
     is_constant = len(schedule.stages) == 1 and set(trainer.steps_by_subnet) == {
         settings.model.spec().full
     }
-    full_seconds = None if is_constant else predicted_full_seconds(trainer, epochs)
+    full_seconds = None if is_constant else _full_model_seconds(trainer, epochs)
     return Result(
         run_id=manifest.run_id,
         kind=settings.kind,
@@ -323,8 +325,8 @@ def _result(trainer: Trainer, schedule: GrowthSchedule) -> Result:
         balanced_top1=evaluation.balanced_top1,
         balanced_top1_ema=evaluation.balanced_top1_ema,
         class_images=by_class.get("images"),
-        class_top1=_class_top1(by_class, "correct"),
-        class_top1_ema=_class_top1(by_class, "correct_ema"),
+        class_top1=class_top1.get("correct"),
+        class_top1_ema=class_top1.get("correct_ema"),
         best_top1=None if best is None else best.top1,
         best_step=None if best is None else best.step,
         best_epoch=None if best is None else best.epoch,
@@ -334,11 +336,7 @@ def _result(trainer: Trainer, schedule: GrowthSchedule) -> Result:
     )
 
 
-def _class_top1(by_class: Mapping[str, list[int]], correct: str) -> list[float | None] | None:
-    return class_accuracies(by_class[correct], by_class["images"]) if by_class else None
-
-
-def predicted_full_seconds(trainer: Trainer, epochs: float) -> float | None:
+def _full_model_seconds(trainer: Trainer, epochs: float) -> float | None:
     """Return what the full model would take for `epochs`, all charged, by the steps that it took at the end.
 
     Images come as slowly as they did in this run, and evaluations and checkpoints cost as much. None where

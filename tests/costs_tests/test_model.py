@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 
 from autoprog.costs.model import CostModel
-from autoprog.costs.table import CellCost, CostCell, CostTable
+from autoprog.costs.table import CostKey, CostTable, StepCost
 from supernet.config import SubnetConfig, TokenRule
 from supernet.zoo import ZOO
 
@@ -15,19 +15,19 @@ DEIT = ZOO["deit-s"]
 BATCH = 64
 
 
-def cell(depth: int, size: int, rate: float = 1.0, batch: int = BATCH) -> CostCell:
-    return CostCell(SubnetConfig(depth, size, TokenRule(rate)), batch)
+def cell(depth: int, size: int, rate: float = 1.0, batch: int = BATCH) -> CostKey:
+    return CostKey(SubnetConfig(depth, size, TokenRule(rate)), batch)
 
 
-def table(seconds: dict[CostCell, float], data: dict[CostCell, float] | None = None) -> CostTable:
+def table(seconds: dict[CostKey, float], data: dict[CostKey, float] | None = None) -> CostTable:
     waits = data or {}
     cells = {
-        one.name: CellCost(seconds=s, data_seconds=waits.get(one)) for one, s in seconds.items()
+        one.name: StepCost(seconds=s, data_seconds=waits.get(one)) for one, s in seconds.items()
     }
     return CostTable(step_costs=cells)
 
 
-def by_work(one: CostCell) -> float:
+def by_work(one: CostKey) -> float:
     return 1e-4 * one.subnet.total_depth * (one.subnet.img_size / 16) ** 2 + 0.005
 
 
@@ -94,7 +94,7 @@ def test_data_is_that_of_the_images_whatever_the_depth() -> None:
 
 def test_cut_images_are_loaded_at_full_size() -> None:
     model = CostModel(DEIT, table(CORNERS, {cell(6, 96): 0.010, cell(6, 224): 0.030}))
-    assert model.data(CostCell(SubnetConfig(6, 96), BATCH, "fourier")) == (0.030, False)
+    assert model.data(CostKey(SubnetConfig(6, 96), BATCH, "fourier")) == (0.030, False)
 
 
 def test_a_step_with_its_data_goes_by_the_overlap() -> None:
@@ -107,7 +107,6 @@ def test_a_step_with_its_data_goes_by_the_overlap() -> None:
 def test_without_any_batch_measured_the_step_is_all_there_is() -> None:
     model = CostModel(DEIT, table(CORNERS))
     assert model.data(cell(6, 96)) is None
-    assert not model.knows_data
     assert model.wall(cell(6, 96)) == model.step(cell(6, 96))
 
 
@@ -146,5 +145,5 @@ def test_a_batch_that_takes_nothing_makes_others_no_cheaper() -> None:
 
 
 def test_names_that_are_no_cells_do_not_count() -> None:
-    odd = table(CORNERS).with_cells({"warm-up": CellCost(seconds=99.0)})
+    odd = table(CORNERS).with_costs({"warm-up": StepCost(seconds=99.0)})
     assert CostModel(DEIT, odd).step(cell(8, 160)).seconds < 1

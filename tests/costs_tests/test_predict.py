@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from autoprog.costs.model import CostModel, predict_seconds
-from autoprog.costs.table import CellCost, CostTable
+from autoprog.costs.table import CostTable, StepCost
 from autoprog.schedule import GrowthSchedule
 from autoprog.stage import FullModel
 from autoprog.steptable import StepTable
@@ -34,7 +34,7 @@ def costs(
 ) -> CostModel:
     waits = DATA if data is None else data
     cells = {
-        name: CellCost(seconds=s, data_seconds=waits.get(name))
+        name: StepCost(seconds=s, data_seconds=waits.get(name))
         for name, s in (seconds or SECONDS).items()
     }
     return CostModel(MU, CostTable(overlap=overlap, step_costs=cells))

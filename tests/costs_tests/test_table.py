@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from autoprog.costs.table import CellCost, CostTable, table_of, together_seconds
+from autoprog.costs.table import CostTable, StepCost, overlapped_seconds, table_of
 from autoprog.errors import ConfigError
 
-MEASURED = CellCost(seconds=0.5, interval=(0.48, 0.53), data_seconds=0.02, rounds=9, source="grid")
+MEASURED = StepCost(seconds=0.5, interval=(0.48, 0.53), data_seconds=0.02, rounds=9, source="grid")
 
 
 def test_a_table_is_the_same_after_a_round_trip() -> None:
@@ -16,7 +16,7 @@ def test_a_table_is_the_same_after_a_round_trip() -> None:
         overlap=0.75,
         overlap_is_measured=True,
         conditions={"device": "cpu", "threads": 1},
-        step_costs={"d2 r8 b16": MEASURED, "d4 r16 b16": CellCost(seconds=1.25, source="own")},
+        step_costs={"d2 r8 b16": MEASURED, "d4 r16 b16": StepCost(seconds=1.25, source="own")},
     )
     body = json.loads(json.dumps(table.body()))
     assert body["schema"] == 2
@@ -78,7 +78,7 @@ def test_a_later_schema_is_refused() -> None:
 
 def test_what_is_there_stays() -> None:
     table = CostTable(step_costs={"d2 r8 b16": MEASURED})
-    more = table.with_cells({"d2 r8 b16": CellCost(seconds=9.0), "d4 r16 b16": MEASURED})
+    more = table.with_costs({"d2 r8 b16": StepCost(seconds=9.0), "d4 r16 b16": MEASURED})
     assert list(more.seconds.items()) == [("d2 r8 b16", 0.5), ("d4 r16 b16", 0.5)]
     assert more.step_costs["d2 r8 b16"] == MEASURED
 
@@ -101,4 +101,4 @@ def test_what_another_run_measured_is_given_to_this_one() -> None:
 def test_workers_hide_the_shorter_of_step_and_data(
     step: float, data: float, overlap: float, together: float
 ) -> None:
-    assert together_seconds(step, data, overlap) == together
+    assert overlapped_seconds(step, data, overlap) == together

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from autoprog.costs.table import CostKey
 from autoprog.data.images import DigitsSource, open_digits
 from autoprog.data.report import DataReport, PartReport
 from autoprog.data.sources import OpenedData
@@ -23,8 +24,7 @@ from autoprog.events import Decided, Event
 from autoprog.recipe import Recipe, resolve_recipe
 from autoprog.runs import Run, RunFolder, load_run
 from autoprog.schedule import GrowthSchedule
-from autoprog.search.measured_costs import cell_name
-from autoprog.search.searcher import Searcher, build_searcher, search_schedule
+from autoprog.search.searcher import Searcher, build_searcher
 from autoprog.settings import DataSettings, Rule, RunManifest, RunSettings, SearchSettings
 from autoprog.space import SearchSpace, SpaceFile
 from autoprog.stage import FullModel
@@ -179,7 +179,7 @@ class Lab:
     def costs(self, name: str = "given.json", **changed: float) -> Path:
         """Write the cost of every cell: proportional to multiply-accumulates, unless changed."""
         sizes = [SubnetConfig(depth, size) for depth in DEPTHS for size in SIZES]
-        table = {cell_name(s, BATCH): 0.01 * relative_cost(SPEC, s) for s in sizes}
+        table = {CostKey(s, BATCH).name: 0.01 * relative_cost(SPEC, s) for s in sizes}
         path = self.folder / name
         path.write_text(json.dumps({**table, **changed}), encoding="utf-8")
         return path
@@ -208,7 +208,7 @@ class Lab:
         stop = stop or (StopRequest() if stop_at is None else StopAt(stop_at))
         searcher = build_searcher(settings, folder, self.opened, Job(stop))
         stop.trainer = searcher.trainer  # type: ignore[attr-defined]
-        events = search_schedule(searcher)
+        events = searcher.run()
         return _carry_out(events, folder, searcher, searcher.trainer, crash_when)
 
     def train(
@@ -382,7 +382,7 @@ def _observe(lab: Lab, rule: Rule, patch: pytest.MonkeyPatch) -> Observed:
 
     def decided(chooser: Any, inputs: DecisionInputs) -> Decision:
         decision = decide(chooser, inputs)
-        asked = {cell_name(subnet, BATCH) for subnet in inputs.candidates}
+        asked = {CostKey(subnet, BATCH).name for subnet in inputs.candidates}
         seen.costs_at_decisions.append((asked, load_run(lab.folder / "run").costs))
         return decision
 

@@ -8,14 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from autoprog.costs.table import CellCost, CostTable
+from autoprog.costs.table import CostKey, CostTable, StepCost
 from autoprog.errors import ConfigError
 from autoprog.runs import load_run
 from autoprog.search import measured_costs
-from autoprog.search.measured_costs import Costs, cell_name, complete_costs
-from autoprog.search.searcher import search_schedule
+from autoprog.search.measured_costs import Costs, result_of
+from autoprog.train.meter import typical_seconds
 from autoprog.train.phase import Choice, plain_choice
-from autoprog.train.step import typical_seconds
 from autoprog.train.trainer import Trainer
 from supernet.config import SubnetConfig
 from supernet.zoo import ZOO
@@ -30,15 +29,19 @@ def trainer(lab: Any) -> Trainer:
     return found
 
 
+def complete(costs: Costs, trainer: Trainer, choices: list[Choice]) -> bool:
+    return result_of(costs.complete(trainer, choices))
+
+
 def written(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "costs.json"
     path.write_text(text, encoding="utf-8")
     return path
 
 
-def test_a_cell_names_depth_size_and_batch() -> None:
-    assert cell_name(SubnetConfig(6, 128), 1024) == "d6 r128 b1024"
-    assert cell_name(SubnetConfig((4, 14), 224), 64) == "d4+14 r224 b64"
+def test_a_name_holds_depth_size_and_batch() -> None:
+    assert CostKey(SubnetConfig(6, 128), 1024).name == "d6 r128 b1024"
+    assert CostKey(SubnetConfig((4, 14), 224), 64).name == "d4+14 r224 b64"
 
 
 def test_costs_are_those_of_their_batch_size(tmp_path: Path) -> None:
@@ -60,7 +63,7 @@ def test_costs_are_those_of_their_batch_size(tmp_path: Path) -> None:
         ('{"d2 r8 b16": Infinity}', "d2 r8 b16: must be seconds above 0, but got inf"),
         (
             '{"d2r8 b16": 0.1}',
-            "must be the name of a cell, such as 'd6 r128 b1024', but got 'd2r8 b16'",
+            "must be the name of a step, such as 'd6 r128 b1024', but got 'd2r8 b16'",
         ),
         (
             '{"schema": 2, "step_costs": {"d2 r8 b16": {"seconds": -1}}}',
@@ -106,7 +109,7 @@ def test_the_median_leaves_out_the_first_step() -> None:
 def test_the_seconds_of_own_steps_are_taken_where_there_are_any(trainer: Trainer) -> None:
     trainer.phase_seconds[SMALL] = [50.0, 2.0, 1.0, 3.0]
     costs = Costs({}, BATCH)
-    assert costs.complete(trainer, [plain_choice(SMALL)])
+    assert complete(costs, trainer, [plain_choice(SMALL)])
     assert costs.seconds == {"d2 r8 b16": 2.0}
 
 
@@ -114,14 +117,14 @@ def test_the_seconds_of_own_steps_are_taken_where_there_are_any(trainer: Trainer
 def test_a_missing_cell_is_measured(trainer: Trainer, seconds: list[float]) -> None:
     trainer.phase_seconds[MIDDLE] = seconds
     costs = Costs({}, BATCH)
-    assert costs.complete(trainer, [Choice(MIDDLE, ((0, 1, 3),))])
+    assert complete(costs, trainer, [Choice(MIDDLE, ((0, 1, 3),))])
     assert 0 < costs.seconds["d3 r12 b16"] < 10
 
 
 def test_what_is_on_record_is_never_measured_again(trainer: Trainer) -> None:
     trainer.phase_seconds[SMALL] = [50.0, 2.0]
     costs = Costs({"d2 r8 b16": 0.5}, BATCH)
-    assert not costs.complete(trainer, [plain_choice(SMALL)])
+    assert not complete(costs, trainer, [plain_choice(SMALL)])
     assert costs.get(SMALL) == 0.5
 
 
@@ -134,7 +137,7 @@ def test_measuring_takes_a_batch_in_the_parts_that_training_takes_it_in(
     trainer = lab.prepare(settings).trainer
     seen: list[torch.Size] = []
     trainer.stepper.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
-    complete_costs(trainer, Costs({}, BATCH), [plain_choice(MIDDLE)])
+    complete(Costs({}, BATCH), trainer, [plain_choice(MIDDLE)])
     middle = [shape for shape in seen if shape[-1] == 12]
     times = len(middle) // len(parts)
     assert times >= 4
@@ -149,7 +152,7 @@ def test_all_missing_cells_are_measured_in_one_go_with_their_data(trainer: Train
     trainer.settings = trainer.settings.model_copy(update={"search": quick})
     trainer.total_steps = 10**9  # of which a hundredth is time enough
     costs = Costs({}, BATCH)
-    assert complete_costs(trainer, costs, [plain_choice(s) for s in (SMALL, MIDDLE, FULL)])
+    assert complete(costs, trainer, [plain_choice(s) for s in (SMALL, MIDDLE, FULL)])
     assert set(costs.seconds) == {"d2 r8 b16", "d3 r12 b16", "d4 r16 b16"}
     assert {cost.source for cost in costs.table.step_costs.values()} == {"grid"}
     assert all((cost.data_seconds or 0) > 0 for cost in costs.table.step_costs.values())
@@ -160,7 +163,7 @@ def test_all_missing_cells_are_measured_in_one_go_with_their_data(trainer: Train
 def test_own_steps_and_the_grid_stand_side_by_side(trainer: Trainer) -> None:
     trainer.phase_seconds[SMALL] = [50.0, 2.0, 1.0, 3.0]
     costs = Costs({}, BATCH)
-    complete_costs(trainer, costs, [plain_choice(SMALL), plain_choice(MIDDLE)])
+    complete(costs, trainer, [plain_choice(SMALL), plain_choice(MIDDLE)])
     own, grid = costs.table.step_costs["d2 r8 b16"], costs.table.step_costs["d3 r12 b16"]
     assert (own.source, own.rounds, own.interval, own.data_seconds) == ("own", 3, (1.0, 3.0), None)
     assert grid.source == "grid"
@@ -168,7 +171,7 @@ def test_own_steps_and_the_grid_stand_side_by_side(trainer: Trainer) -> None:
 
 def test_what_a_later_measurement_says_of_the_full_cell_changes_nothing(trainer: Trainer) -> None:
     costs = Costs({"d4 r16 b16": 0.5}, BATCH)
-    complete_costs(trainer, costs, [plain_choice(MIDDLE)])
+    complete(costs, trainer, [plain_choice(MIDDLE)])
     assert costs.get(FULL) == 0.5
     assert costs.table.step_costs["d4 r16 b16"].source == "file"
     assert 0.05 < costs.seconds["d3 r12 b16"] < 1.0, "on the scale of the full cell on record"
@@ -178,32 +181,32 @@ def test_no_more_is_measured_when_the_time_is_spent(
     trainer: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits: list[float] = []
-    measure = measured_costs.measuring
+    measure = measured_costs.measure_step_costs
 
     def watched(trainer: Trainer, cells: Any, given: Any, **more: Any) -> Any:
         limits.append(given.seconds)
         return measure(trainer, cells, given, **more)
 
-    monkeypatch.setattr(measured_costs, "measuring", watched)
+    monkeypatch.setattr(measured_costs, "measure_step_costs", watched)
     costs = Costs({}, BATCH)
-    complete_costs(trainer, costs, [plain_choice(SMALL)])
-    complete_costs(trainer, costs, [plain_choice(MIDDLE)])
+    complete(costs, trainer, [plain_choice(SMALL)])
+    complete(costs, trainer, [plain_choice(MIDDLE)])
     assert limits[0] == 20.0
     assert 0 < limits[1] < 20.0
     costs.spent_seconds = 1e9
     unknown = SubnetConfig(1, 8)
-    assert not complete_costs(trainer, costs, [plain_choice(unknown)])
+    assert not complete(costs, trainer, [plain_choice(unknown)])
     assert (len(limits), costs.get(unknown)) == (2, None)
     assert costs.all_seconds(ZOO["vit-mu"], [unknown])["d1 r8"] > 0
     trainer.phase_seconds[unknown] = [50.0, 2.0]
-    assert complete_costs(trainer, costs, [plain_choice(unknown)]), "own steps take no time"
+    assert complete(costs, trainer, [plain_choice(unknown)]), "own steps take no time"
 
 
 def test_seconds_of_all_subnets_come_with_their_data_and_with_estimates() -> None:
     cells = {
-        "d2 r8 b16": CellCost(seconds=0.1, data_seconds=0.01),
-        "d4 r8 b16": CellCost(seconds=0.2, data_seconds=0.01),
-        "d4 r16 b16": CellCost(seconds=0.8, data_seconds=0.04),
+        "d2 r8 b16": StepCost(seconds=0.1, data_seconds=0.01),
+        "d4 r8 b16": StepCost(seconds=0.2, data_seconds=0.01),
+        "d4 r16 b16": StepCost(seconds=0.8, data_seconds=0.04),
     }
     costs = Costs(CostTable(step_costs=cells), BATCH)
     found = costs.all_seconds(ZOO["vit-mu"], [SMALL, SubnetConfig(3, 8), FULL])
@@ -214,7 +217,7 @@ def test_seconds_of_all_subnets_come_with_their_data_and_with_estimates() -> Non
 
 def test_a_round_trip_over_the_disk_changes_nothing(trainer: Trainer) -> None:
     costs = Costs({}, BATCH)
-    complete_costs(trainer, costs, [plain_choice(SMALL)])
+    complete(costs, trainer, [plain_choice(SMALL)])
     trainer.folder.write_costs(costs.table)
     assert load_run(trainer.folder.path).cost_table == costs.table
     read = Costs.read(trainer.folder.path / "costs.json", BATCH)
@@ -241,7 +244,7 @@ def test_a_run_that_goes_on_keeps_its_own_costs(lab: Any) -> None:
 
 def begun(searcher: Any) -> None:
     """Carry a search out until its first stage has started, which nothing is measured after."""
-    events = search_schedule(searcher)
+    events = searcher.run()
     next(event for event in events if event.kind == "stage_started")
     events.close()  # type: ignore[attr-defined]
 
@@ -258,7 +261,7 @@ def test_a_search_measures_a_grid_before_its_first_step_and_never_again(
     assert recorded.conditions["device"] == "cpu"
     assert searcher.trainer.ledger.seconds["search"] > 0
     folder.close()
-    monkeypatch.setattr(measured_costs, "measuring", None)  # what is called fails
+    monkeypatch.setattr(measured_costs, "measure_step_costs", None)  # what is called fails
     again = lab.prepare(lab.settings())
     begun(again)
     assert again.costs.table == recorded
@@ -267,5 +270,5 @@ def test_a_search_measures_a_grid_before_its_first_step_and_never_again(
 def test_a_search_that_is_given_all_costs_measures_none(
     lab: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measured_costs, "measuring", None)
+    monkeypatch.setattr(measured_costs, "measure_step_costs", None)
     begun(lab.prepare(lab.settings(costs=lab.costs())))

@@ -12,7 +12,8 @@ from torch.nn import functional
 from autoprog.data import run_data
 from autoprog.data.images import stratified_holdout
 from autoprog.search import estimate
-from autoprog.search.estimate import estimate_losses, paired_difference, summarise
+from autoprog.search.decide import paired_difference, summarise
+from autoprog.search.estimate import estimate_losses
 from autoprog.train.phase import Choice, plain_choice
 from autoprog.train.trainer import Trainer
 from supernet.config import SubnetConfig

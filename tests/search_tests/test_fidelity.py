@@ -31,14 +31,13 @@ from autoprog.runs import load_run
 from autoprog.search import fidelity
 from autoprog.search import fidelity as fidelity_module
 from autoprog.search.estimate import held_out_losses
-from autoprog.search.fidelity import BriefTrainings, check_fidelity
+from autoprog.search.fidelity import ShortTrainings, check_fidelity
 from autoprog.search.searcher import Searcher
 from autoprog.settings import RunSettings
 from autoprog.train.growth import fingerprint
 from autoprog.train.phase import plain_choice
 from autoprog.train.step import Stepper
 from autoprog.train.stop import StopRequest
-from autoprog.train.trainer import snapshot
 from supernet.config import SubnetConfig
 from supernet.cost import relative_cost
 from supernet.grow import grow
@@ -319,15 +318,15 @@ def test_from_scratch_they_begin_with_new_weights_of_each_seed(
 
 
 @pytest.fixture
-def trainings(lab: Any) -> BriefTrainings:
+def trainings(lab: Any) -> ShortTrainings:
     """Trainings from the network of a search at its first decision."""
     settings = checked(lab, None)
     lab.search(settings, stop_at=10)
     searcher: Searcher = lab.prepare(settings)
     searcher.trainer.resume()
-    return BriefTrainings(
+    return ShortTrainings(
         trainer=searcher.trainer,
-        start=snapshot(searcher.trainer),
+        start=searcher.trainer.snapshot(),
         before=SMALL,
         step=searcher.trainer.step,
         steps=4,
@@ -348,7 +347,7 @@ def finished(training: Iterator[Event]) -> Any:
 BIG = SubnetConfig(4, 16)
 
 
-def test_trainings_leave_the_run_and_each_other_alone(trainings: BriefTrainings) -> None:
+def test_trainings_leave_the_run_and_each_other_alone(trainings: ShortTrainings) -> None:
     before = fingerprint(trainings.trainer.stepper)
     start = copy.deepcopy(trainings.start)
     alone = finished(trainings.train(BIG, 1))
@@ -362,7 +361,7 @@ def test_trainings_leave_the_run_and_each_other_alone(trainings: BriefTrainings)
 
 @pytest.mark.parametrize("init", ["ema", "copy"])
 def test_they_begin_with_the_network_grown_by_the_rule(
-    trainings: BriefTrainings, init: Any
+    trainings: ShortTrainings, init: Any
 ) -> None:
     rule = trainings.grow.model_copy(update={"init": init})
     still = replace(trainings, grow=rule)
@@ -375,7 +374,7 @@ def test_they_begin_with_the_network_grown_by_the_rule(
 
 
 def test_the_learning_rate_is_that_of_the_run_and_falls_to_0(
-    trainings: BriefTrainings, monkeypatch: pytest.MonkeyPatch
+    trainings: ShortTrainings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lrs = []
     step_of = Stepper.step
@@ -393,7 +392,7 @@ def test_the_learning_rate_is_that_of_the_run_and_falls_to_0(
 
 
 def test_they_see_images_that_the_run_never_sees_and_none_that_are_held_out(
-    trainings: BriefTrainings, monkeypatch: pytest.MonkeyPatch
+    trainings: ShortTrainings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, int]] = []
     plan_batches = loader.plan_batches

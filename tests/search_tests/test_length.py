@@ -9,7 +9,7 @@ import pytest
 
 from autoprog.errors import ConfigError
 from autoprog.recipe import Recipe, resolve_recipe
-from autoprog.search.searcher import length_and_plan
+from autoprog.search.plan import length_and_plan
 from autoprog.settings import Rule, SearchSettings
 from autoprog.space import SpaceFile, find_space
 from supernet.zoo import ZOO

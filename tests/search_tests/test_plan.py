@@ -35,8 +35,7 @@ def test_a_hundred_epochs_by_autoprog() -> None:
     found = plan("autoprog", 100)
     assert epochs_of(found) == [(0, 2), (25, 27), (50, 52)]
     assert (found.full_step, found.total_steps) == (7500, 10_000)
-    assert found.piece_starts == (0, 2500, 5000, 7500)
-    assert [point.piece for point in found.points] == [0, 1, 2]
+    assert found.stage_starts == (0, 2500, 5000, 7500)
 
 
 def test_a_hundred_epochs_by_rollout() -> None:
@@ -46,7 +45,6 @@ def test_a_hundred_epochs_by_rollout() -> None:
     assert [point.start_step for point in found.points] == starts
     assert [point.stop_step for point in found.points] == [start + 125 for start in starts]
     assert (found.full_step, found.total_steps, found.supernet_steps) == (8500, 10_000, 125)
-    assert [point.piece for point in found.points] == [0, 0, 1, 1, 1, 2, 2, 3]
 
 
 @pytest.mark.parametrize("rule", ONCE)
@@ -54,7 +52,7 @@ def test_a_decision_for_good_comes_first_and_takes_a_third_of_what_supernets_may
     rule: Rule,
 ) -> None:
     (point,) = plan(rule, 100).points
-    assert point == DecisionPoint(0, 0, 944, 944 + 333, estimate_steps=(944 + 333,))
+    assert point == DecisionPoint(0, 944, 944 + 333, estimate_steps=(944 + 333,))
 
 
 @pytest.mark.parametrize("rule", AGAIN)
@@ -95,15 +93,15 @@ def test_by_time_a_visit_counts_what_subnets_cost() -> None:
     assert len(most.supernet_points) == min(8, int(1000 / math.ceil(8 * cost)))
 
 
-def test_by_time_a_glance_comes_before_the_first_supernet() -> None:
+def test_by_time_a_probe_comes_before_the_first_supernet() -> None:
     space = SpaceFile().space(ZOO["deit-s"], "test")
     found = make_plan("rollout", space, EPOCH, 10_000, by_time=True)
-    glance, first, *_ = found.points
-    assert (glance.is_glance, first.is_glance) == (True, False)
-    assert glance.start_step == glance.stop_step == min(8500 // 8, first.start_step - 1)
+    probe, first, *_ = found.points
+    assert (probe.is_zero_step_probe, first.is_zero_step_probe) == (True, False)
+    assert probe.start_step == probe.stop_step == min(8500 // 8, first.start_step - 1)
     assert [point.index for point in found.points] == list(range(len(found.points)))
     assert found.supernet_points == found.points[1:]
-    assert not any(point.is_glance for point in plan("rollout", 100).points)
+    assert not any(point.is_zero_step_probe for point in plan("rollout", 100).points)
 
 
 def test_phases_end_before_the_next_decision_whatever_their_fraction() -> None:
@@ -128,7 +126,7 @@ def test_a_supernet_phase_of_one_epoch_is_estimated_from_its_start() -> None:
 
 def test_a_supernet_phase_of_few_steps_has_fewer_time_points() -> None:
     first = plan("autoprog", 100, steps_per_epoch=2, supernet_epochs=1).points[0]
-    assert first == DecisionPoint(0, 0, 0, 2, estimate_steps=(0, 1, 2))
+    assert first == DecisionPoint(0, 0, 2, estimate_steps=(0, 1, 2))
 
 
 @pytest.mark.parametrize("rule", EVEN)
@@ -168,11 +166,11 @@ def test_estimates_keep_to_their_fraction_of_a_run(rule: Rule, cost_fraction: fl
 
 def test_pieces_start_at_whole_epochs() -> None:
     """AutoProg starts stage k at floor(k · E / K)."""
-    assert plan("autoprog", 30, num_stages=4).piece_starts == (0, 700, 1500, 2200)
+    assert plan("autoprog", 30, num_stages=4).stage_starts == (0, 700, 1500, 2200)
 
 
 def test_runs_below_eight_epochs_are_cut_at_steps() -> None:
-    assert plan("autoprog", 6, num_stages=4, supernet_epochs=0.5).piece_starts == (0, 150, 300, 450)
+    assert plan("autoprog", 6, num_stages=4, supernet_epochs=0.5).stage_starts == (0, 150, 300, 450)
     assert plan("rollout", 6).full_step == 510
 
 
@@ -225,7 +223,7 @@ def test_a_run_too_short_to_decide_in_is_refused() -> None:
 
 def test_the_piece_of_a_step_is_the_last_that_has_started() -> None:
     found = plan("autoprog", 100)
-    assert [found.piece_at(step) for step in (0, 2499, 2500, 7499, 7500, 9999)] == [
+    assert [found.stage_at(step) for step in (0, 2499, 2500, 7499, 7500, 9999)] == [
         0, 0, 1, 2, 3, 3,
     ]  # fmt: skip
 
@@ -266,7 +264,7 @@ def test_every_plan_keeps_its_laws(rule: Rule) -> None:
             assert list(steps) == sorted(set(steps))
             assert point.start_step <= steps[0]
             assert steps[-1] == point.stop_step > point.start_step
-            assert found.piece_at(point.start_step) == point.piece
+            assert rule != "autoprog" or found.stage_at(point.start_step) == point.index
 
 
 @pytest.mark.parametrize("rule", EVEN)

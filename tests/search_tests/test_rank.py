@@ -9,11 +9,11 @@ from scipy.stats import kendalltau
 from autoprog.decisions import Judged
 from autoprog.search.fidelity import (
     agreement,
+    beyond_seed_noise,
     bootstrap_interval,
     equal_cost,
     kendall_tau,
     spread_over_cost,
-    told_apart,
 )
 from supernet.config import SubnetConfig
 
@@ -147,7 +147,7 @@ def test_a_training_that_diverged_is_the_worst() -> None:
 
 
 @pytest.mark.parametrize("shift", [0.0, 1.0])
-def test_pairs_are_told_apart_by_what_seeds_differ_in(shift: float) -> None:
+def test_pairs_are_beyond_seed_noise_by_what_seeds_differ_in(shift: float) -> None:
     """Left over are ∓1/30, ±2/30, ∓1/30: a variance of 1/150, an error of 0.0816 of a difference of means.
 
     What the second seed adds to all of them makes no difference.
@@ -155,25 +155,27 @@ def test_pairs_are_told_apart_by_what_seeds_differ_in(shift: float) -> None:
     subnets = judged(
         (0.1, 1.0, 1.0, 1.2 + shift), (0.2, 2.0, 1.2, 1.2 + shift), (0.3, 3.0, 1.17, 1.37 + shift)
     )
-    mask = told_apart(subnets)
+    mask = beyond_seed_noise(subnets)
     assert mask is not None
     assert mask.tolist() == [[False, False, True], [False, False, False], [True, False, False]]
     assert agreement(subnets, mask).pairs == 1
     assert agreement(subnets, mask).tau == 1.0
 
 
-def test_two_subnets_are_told_apart_as_by_paired_differences() -> None:
+def test_two_subnets_are_beyond_seed_noise_as_by_paired_differences() -> None:
     """Differences of -0.2 and -0.1 over two seeds: a mean of -0.15 with a standard error of 0.05."""
-    apart = told_apart(judged((0.1, 1.0, 1.0, 2.0), (0.2, 2.0, 1.2, 2.1)))
-    near = told_apart(judged((0.1, 1.0, 1.0, 2.0), (0.2, 2.0, 1.2, 2.0)))  # -0.1 ± 0.1
+    apart = beyond_seed_noise(judged((0.1, 1.0, 1.0, 2.0), (0.2, 2.0, 1.2, 2.1)))
+    near = beyond_seed_noise(judged((0.1, 1.0, 1.0, 2.0), (0.2, 2.0, 1.2, 2.0)))  # -0.1 ± 0.1
     assert apart is not None
     assert apart.tolist() == [[False, True], [True, False]]
     assert near is not None
     assert not near.any()
 
 
-def test_what_diverged_is_told_apart_from_what_did_not() -> None:
-    mask = told_apart(judged((0.1, 1.0, 1.0, 1.2), (0.2, 2.0, None, 1.2), (0.3, 3.0, None, None)))
+def test_what_diverged_is_beyond_seed_noise_from_what_did_not() -> None:
+    mask = beyond_seed_noise(
+        judged((0.1, 1.0, 1.0, 1.2), (0.2, 2.0, None, 1.2), (0.3, 3.0, None, None))
+    )
     assert mask is not None
     assert mask.tolist() == [[False, True, True], [True, False, False], [True, False, False]]
 
@@ -183,7 +185,7 @@ def test_one_seed_tells_nothing_apart() -> None:
         subnet.model_copy(update={"losses": subnet.losses[:1]})
         for subnet in judged((0.1, 1.0, 1.0, 1.0))
     ]
-    assert told_apart(one) is None
+    assert beyond_seed_noise(one) is None
 
 
 def test_one_subnet_has_no_agreement() -> None:

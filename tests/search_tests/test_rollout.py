@@ -8,26 +8,21 @@ import pytest
 from autoprog.search.forecast import (
     CAPACITY_EXPONENT,
     Forecast,
-    Leg,
-    LossLaw,
-    Option,
-    Outlook,
-    end_loss,
+    ForecastInputs,
+    ForecastSegment,
+    PricedSubnet,
+    ScalingLaw,
     flattening,
     learning_exponent,
-    legs_seconds,
-    progress_of_full,
-    score_of,
     target_entropy,
-    transfer,
 )
 from supernet.config import SubnetConfig
 
 # The current subnet costs a quarter of the full model; the full model already has its loss.
-LAW = LossLaw(learning=0.2, capacity=0.5)
-CURRENT = Option(relative_cost=0.25, loss=2.0, step_seconds=0.25)
-HALF = Option(relative_cost=0.5, loss=2.0, step_seconds=0.5)
-FULL = Option(relative_cost=1.0, loss=2.0, step_seconds=1.0)
+LAW = ScalingLaw(learning=0.2, capacity=0.5)
+CURRENT = PricedSubnet(relative_cost=0.25, loss=2.0, step_seconds=0.25)
+HALF = PricedSubnet(relative_cost=0.5, loss=2.0, step_seconds=0.5)
+FULL = PricedSubnet(relative_cost=1.0, loss=2.0, step_seconds=1.0)
 SUBNET, FULL_SUBNET = SubnetConfig(6, 112), SubnetConfig(12, 224)
 
 
@@ -45,19 +40,19 @@ SHORT = Dates(step=1000, switch_steps=(1100,), total_steps=1200)
 
 
 def ahead(
-    option: Option,
-    full: Option = FULL,
-    law: LossLaw = LAW,
+    option: PricedSubnet,
+    full: PricedSubnet = FULL,
+    law: ScalingLaw = LAW,
     dates: Dates = DATES,
     progress: float = 500.0,
 ) -> Forecast:
     """Return the best way that begins with `option` and becomes full at one of the dates."""
-    options = {SUBNET: option, FULL_SUBNET: full}
-    outlook = Outlook(law, options, FULL_SUBNET, progress, dates.total_steps)
+    subnets = {SUBNET: option, FULL_SUBNET: full}
+    inputs = ForecastInputs(law, subnets, FULL_SUBNET, progress, dates.total_steps)
     if option == full:
-        return outlook.forecast(((dates.step, FULL_SUBNET),))
+        return inputs.forecast(((dates.step, FULL_SUBNET),))
     ways = [((dates.step, SUBNET), (switch, FULL_SUBNET)) for switch in dates.switch_steps]
-    return min(map(outlook.forecast, ways), key=lambda way: way.score)
+    return min(map(inputs.forecast, ways), key=lambda way: way.score)
 
 
 def full_from(way: Forecast) -> int:
@@ -66,8 +61,12 @@ def full_from(way: Forecast) -> int:
     return step
 
 
-def with_shock(option: Option, shock: float) -> Option:
+def with_shock(option: PricedSubnet, shock: float) -> PricedSubnet:
     return replace(option, loss=option.loss * math.exp(shock))
+
+
+def seconds_of(segments: list[ForecastSegment]) -> float:
+    return sum(one.seconds for one in segments)
 
 
 def curve(exponent: float) -> tuple[list[float], list[float]]:
@@ -75,9 +74,9 @@ def curve(exponent: float) -> tuple[list[float], list[float]]:
     return steps, [5.0 * step**-exponent for step in steps]
 
 
-def gain_of_growing(full: Option, law: LossLaw = LAW, dates: Dates = DATES) -> float:
+def gain_of_growing(full: PricedSubnet, law: ScalingLaw = LAW, dates: Dates = DATES) -> float:
     """Score of staying over the score of growing now, after `dates.step` steps at the current subnet."""
-    progress = progress_of_full(law, CURRENT, full, dates.step * law.progress(0.25))
+    progress = law.progress_of_full(CURRENT, full, dates.step * law.progress(0.25))
     stay, grow = (ahead(option, full, law, dates, progress) for option in (CURRENT, full))
     return stay.score / grow.score
 
@@ -146,7 +145,7 @@ def test_a_curve_that_flattens_lowers_the_worth_of_cheap_steps_by_as_much() -> N
 
 
 def test_a_small_step_is_worth_its_cost_to_the_capacity_exponent() -> None:
-    assert LossLaw(learning=0.2).progress(0.5) == pytest.approx(0.5**CAPACITY_EXPONENT)
+    assert ScalingLaw(learning=0.2).progress(0.5) == pytest.approx(0.5**CAPACITY_EXPONENT)
     assert LAW.progress(1.0) == 1.0
     assert LAW.progress(0.25) == pytest.approx(0.5)
     assert LAW.progress(0.25) < LAW.progress(0.5) < LAW.progress(1.0)
@@ -157,35 +156,35 @@ def test_time_is_priced_at_a_quarter_of_the_learning_exponent() -> None:
 
 
 def test_where_a_subnet_leads_the_ratio_of_the_losses_transfers() -> None:
-    assert transfer(LAW, CURRENT, FULL) == 1.0
-    assert transfer(LAW, CURRENT, replace(FULL, loss=4.0)) == 0.5
+    assert LAW.transfer(CURRENT, FULL) == 1.0
+    assert LAW.transfer(CURRENT, replace(FULL, loss=4.0)) == 0.5
 
 
 def test_where_a_subnet_falls_behind_its_place_on_the_curve_counts() -> None:
     """At loss ~ progress^-0.2 a loss that is twice as high belongs to a 32nd of the progress."""
-    assert transfer(LAW, CURRENT, replace(FULL, loss=1.0)) == pytest.approx(1 / 32)
+    assert LAW.transfer(CURRENT, replace(FULL, loss=1.0)) == pytest.approx(1 / 32)
 
 
 def test_what_carries_over_is_counted_from_guessing() -> None:
     """A subnet that has learnt what the full model shows nothing of is worth next to nothing."""
     law = replace(LAW, chance_loss=4.0)
-    assert transfer(law, CURRENT, FULL) == 1.0
-    none = transfer(law, replace(CURRENT, loss=0.4), replace(FULL, loss=4.0))
+    assert law.transfer(CURRENT, FULL) == 1.0
+    none = law.transfer(replace(CURRENT, loss=0.4), replace(FULL, loss=4.0))
     assert none == pytest.approx(0.1 / (math.log(10) + 0.1))
-    half = transfer(law, replace(CURRENT, loss=1.0), replace(FULL, loss=2.0))
+    half = law.transfer(replace(CURRENT, loss=1.0), replace(FULL, loss=2.0))
     assert half == pytest.approx((math.log(2) + 0.1) / (math.log(4) + 0.1))
-    neither = transfer(law, replace(CURRENT, loss=4.1), replace(FULL, loss=4.2))
+    neither = law.transfer(replace(CURRENT, loss=4.1), replace(FULL, loss=4.2))
     assert neither == 1.0  # nothing learnt, nothing lost
-    assert transfer(law, CURRENT, replace(FULL, loss=1.0)) == pytest.approx(1 / 32)
+    assert law.transfer(CURRENT, replace(FULL, loss=1.0)) == pytest.approx(1 / 32)
 
 
 def test_the_full_model_has_learnt_what_its_loss_shows() -> None:
     """At loss ~ progress^-0.2 a loss that is twice as high belongs to a 32nd of the progress."""
-    assert progress_of_full(LAW, CURRENT, FULL, 6400.0) == 6400.0
-    assert progress_of_full(LAW, CURRENT, replace(FULL, loss=1.0), 6400.0) == 6400.0
+    assert LAW.progress_of_full(CURRENT, FULL, 6400.0) == 6400.0
+    assert LAW.progress_of_full(CURRENT, replace(FULL, loss=1.0), 6400.0) == 6400.0
     twice = replace(FULL, loss=4.0)
-    assert progress_of_full(LAW, CURRENT, twice, 6400.0) == pytest.approx(200.0)
-    assert progress_of_full(LAW, CURRENT, twice, 10.0) == 1.0
+    assert LAW.progress_of_full(CURRENT, twice, 6400.0) == pytest.approx(200.0)
+    assert LAW.progress_of_full(CURRENT, twice, 10.0) == 1.0
 
 
 def test_the_forecast_of_the_full_model_is_the_formula() -> None:
@@ -229,7 +228,7 @@ def test_growing_wins_at_the_end_though_it_is_worse_now() -> None:
 
 
 def test_staying_wins_where_a_small_step_teaches_nearly_as_much() -> None:
-    law = LossLaw(learning=0.5, capacity=0.1)
+    law = ScalingLaw(learning=0.5, capacity=0.1)
     stay = ahead(CURRENT, law=law)
     assert ahead(FULL, law=law).loss < stay.loss
     assert ahead(FULL, law=law).score > stay.score
@@ -248,7 +247,7 @@ def test_where_seconds_dominate_the_run_stays_small_as_long_as_it_may(
 
 
 def test_where_larger_learns_much_faster_the_run_is_full_as_soon_as_it_may() -> None:
-    law = LossLaw(learning=0.2, capacity=1.5)
+    law = ScalingLaw(learning=0.2, capacity=1.5)
     stay = ahead(CURRENT, law=law)
     assert full_from(stay) == DATES.switch_steps[0]
     assert ahead(FULL, law=law).score < stay.score
@@ -259,21 +258,21 @@ def test_a_late_run_becomes_full_once_larger_candidates_are_better(
     step: int, lead: float, grows: bool
 ) -> None:
     """Early on the losses do not differ between candidates; later the larger ones lead."""
-    law = LossLaw(learning=0.3, capacity=0.17)
+    law = ScalingLaw(learning=0.3, capacity=0.17)
     full = with_shock(FULL, -lead)
     assert (gain_of_growing(full, law, Dates(step, (8500,), 10000)) > 1) is grows
 
 
 def test_the_less_of_its_learning_the_full_model_shows_the_sooner_it_grows() -> None:
     """Every plan ends full; what does not transfer has to be learnt at full size."""
-    law = LossLaw(learning=0.5, capacity=0.1)
+    law = ScalingLaw(learning=0.5, capacity=0.1)
     gains = [gain_of_growing(with_shock(FULL, shock), law) for shock in (0.0, 0.05, 0.2, 0.8)]
     assert gains == sorted(set(gains))
     assert gains[0] < 1 < gains[-1]
 
 
 def test_the_further_the_full_model_leads_the_sooner_it_grows() -> None:
-    law = LossLaw(learning=0.5, capacity=0.1)
+    law = ScalingLaw(learning=0.5, capacity=0.1)
     gains = [gain_of_growing(with_shock(FULL, -lead), law) for lead in (0.0, 0.1, 0.3, 1.0)]
     assert gains == sorted(set(gains))
     assert gains[0] < 1 < gains[-1]
@@ -300,47 +299,54 @@ def test_progress_that_lies_behind_makes_the_rest_matter_less() -> None:
 
 def test_a_run_that_has_learnt_nothing_yet_has_a_forecast() -> None:
     begin = Dates(step=0, switch_steps=(10,), total_steps=20)
-    progress = progress_of_full(LAW, CURRENT, FULL, 0.0)
+    progress = LAW.progress_of_full(CURRENT, FULL, 0.0)
     assert ahead(FULL, dates=begin, progress=progress).loss == pytest.approx(2.0 * 21**-0.2)
 
 
 def test_a_way_without_steps_leaves_the_loss_where_it_is() -> None:
-    assert end_loss(LAW, [], FULL, 500.0) == FULL.loss
-    assert end_loss(LAW, [Leg(CURRENT, 0)], FULL, 500.0) == FULL.loss
-    assert legs_seconds([]) == legs_seconds([Leg(CURRENT, 0)]) == 0.0
-    assert math.isfinite(score_of(LAW, FULL.loss, 0.0))
+    assert LAW.end_loss([], FULL, 500.0) == FULL.loss
+    assert LAW.end_loss([ForecastSegment(CURRENT, 0)], FULL, 500.0) == FULL.loss
+    assert seconds_of([]) == seconds_of([ForecastSegment(CURRENT, 0)]) == 0.0
+    assert math.isfinite(LAW.score(FULL.loss, 0.0))
 
 
-def test_a_leg_is_the_sum_of_its_parts() -> None:
-    whole, parts = [Leg(CURRENT, 700), Leg(HALF, 300)], [Leg(CURRENT, 400), Leg(CURRENT, 300)]
-    parts = [*parts, Leg(HALF, 300)]
-    assert end_loss(LAW, whole, FULL, 500.0) == pytest.approx(end_loss(LAW, parts, FULL, 500.0))
-    assert legs_seconds(whole) == pytest.approx(legs_seconds(parts)) == 700 * 0.25 + 300 * 0.5
+def test_a_segment_is_the_sum_of_its_parts() -> None:
+    whole, parts = (
+        [ForecastSegment(CURRENT, 700), ForecastSegment(HALF, 300)],
+        [ForecastSegment(CURRENT, 400), ForecastSegment(CURRENT, 300)],
+    )
+    parts = [*parts, ForecastSegment(HALF, 300)]
+    assert LAW.end_loss(whole, FULL, 500.0) == pytest.approx(LAW.end_loss(parts, FULL, 500.0))
+    assert seconds_of(whole) == pytest.approx(seconds_of(parts)) == 700 * 0.25 + 300 * 0.5
 
 
 @pytest.mark.parametrize("option", [CURRENT, HALF, FULL])
-def test_every_step_lowers_the_loss_and_takes_its_seconds(option: Option) -> None:
-    ways = [[Leg(option, steps)] for steps in (1, 10, 100, 1000)]
-    losses = [end_loss(LAW, way, FULL, 500.0) for way in ways]
+def test_every_step_lowers_the_loss_and_takes_its_seconds(option: PricedSubnet) -> None:
+    ways = [[ForecastSegment(option, steps)] for steps in (1, 10, 100, 1000)]
+    losses = [LAW.end_loss(way, FULL, 500.0) for way in ways]
     assert losses == sorted(set(losses), reverse=True)
-    assert [legs_seconds(way) for way in ways] == [
+    assert [seconds_of(way) for way in ways] == [
         steps * option.step_seconds for steps in (1, 10, 100, 1000)
     ]
 
 
 def test_the_score_is_the_loss_with_its_seconds_priced() -> None:
-    assert score_of(LAW, 2.0, 100.0) == pytest.approx(2.0 * 100.0**0.05)
-    assert score_of(LAW, 2.0, 100.0) < score_of(LAW, 2.0, 101.0)
-    assert score_of(LAW, 2.0, 100.0) < score_of(LAW, 2.01, 100.0)
+    assert LAW.score(2.0, 100.0) == pytest.approx(2.0 * 100.0**0.05)
+    assert LAW.score(2.0, 100.0) < LAW.score(2.0, 101.0)
+    assert LAW.score(2.0, 100.0) < LAW.score(2.01, 100.0)
 
 
-def test_the_forecast_of_a_way_of_three_legs_is_that_of_its_legs() -> None:
+def test_the_forecast_of_a_way_of_three_segments_is_that_of_its_segments() -> None:
     half = SubnetConfig(9, 160)
-    options = {SUBNET: CURRENT, half: HALF, FULL_SUBNET: FULL}
-    outlook = Outlook(LAW, options, FULL_SUBNET, 500.0, 10_000)
+    subnets = {SUBNET: CURRENT, half: HALF, FULL_SUBNET: FULL}
+    inputs = ForecastInputs(LAW, subnets, FULL_SUBNET, 500.0, 10_000)
     continuation = ((1000, SUBNET), (3000, half), (8000, FULL_SUBNET))
-    found = outlook.forecast(continuation)
-    legs = [Leg(CURRENT, 2000), Leg(HALF, 5000), Leg(FULL, 2000)]
-    assert (found.continuation, found.seconds) == (continuation, legs_seconds(legs))
-    assert found.loss == end_loss(LAW, legs, FULL, 500.0)
-    assert found.score == score_of(LAW, found.loss, found.seconds)
+    found = inputs.forecast(continuation)
+    segments = [
+        ForecastSegment(CURRENT, 2000),
+        ForecastSegment(HALF, 5000),
+        ForecastSegment(FULL, 2000),
+    ]
+    assert (found.continuation, found.seconds) == (continuation, seconds_of(segments))
+    assert found.loss == LAW.end_loss(segments, FULL, 500.0)
+    assert found.score == LAW.score(found.loss, found.seconds)

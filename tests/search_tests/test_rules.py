@@ -4,13 +4,8 @@ import math
 
 import pytest
 
-from autoprog.search.forecast import (
-    autoprog_scores,
-    power_law_slope,
-    runner_up,
-    time_exponent,
-    winner_of,
-)
+from autoprog.search.decide import autoprog_scores, runner_up, time_exponent, winner_of
+from autoprog.search.forecast import power_law_slope
 
 COSTS = (1.0, 2.0, 4.0, 8.0, 16.0)
 

@@ -185,7 +185,7 @@ def test_the_winner_is_the_same_network_after_compaction(observed: Any) -> None:
 
 def test_held_out_images_are_trained_on_only_after_the_last_estimate(observed: Any) -> None:
     trainer = observed.attempt.trainer
-    targets = trainer.feed._train.targets
+    targets = trainer.data._train.targets
     _, held = stratified_holdout(targets, trainer.settings.seed, cap=2500)
     last = phases_of_decisions(observed)[-1][1]
 
@@ -299,7 +299,7 @@ def test_the_averaged_result_is_that_of_the_weights_that_are_left(observed: Any)
     }
     plain.load_state_dict(weights, strict=True)
     with torch.no_grad():
-        told = [(plain(images), targets) for images, targets in trainer.feed.validation()]
+        told = [(plain(images), targets) for images, targets in trainer.data.validation()]
     logits, targets = (torch.cat(values) for values in zip(*told, strict=True))
     result = observed.attempt.run.result
     loss = torch.nn.functional.cross_entropy(logits, targets).item()
@@ -307,7 +307,7 @@ def test_the_averaged_result_is_that_of_the_weights_that_are_left(observed: Any)
     assert result.top1_ema == pytest.approx(100 * (logits.argmax(1) == targets).float().mean())
     fast = trainer.stepper.emas[0].module
     (fast_scores,) = evaluate(
-        (fast,), trainer.feed.validation(), plain_choice(FULL), trainer.compute
+        (fast,), trainer.data.validation(), plain_choice(FULL), trainer.compute
     )
     assert fast_scores.loss != pytest.approx(loss, rel=1e-5)
 

@@ -15,7 +15,7 @@ from autoprog.decisions import DecisionInputs
 from autoprog.errors import ConfigError
 from autoprog.events import Decided, Evaluated, Event, RunStarted, StageStarted, StepLogged
 from autoprog.files import parse
-from autoprog.search.forecast import Outlook
+from autoprog.search.forecast import ForecastInputs
 from autoprog.search.replay import chooser_of, replay
 from autoprog.settings import SearchSettings
 from autoprog.train import trainer
@@ -84,7 +84,7 @@ def test_where_evaluations_are_dear_there_is_one_at_the_end(
     lab: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They take time that the length of the run does not count."""
-    monkeypatch.setattr(trainer, "_FRACTION", 1e-3)
+    monkeypatch.setattr(trainer, "_EVALUATION_FRACTION", 1e-3)
     settings = lab.settings(costs=lab.costs(), cost_fraction=FRACTION, eval_every_epochs=None)
     attempt = lab.search(settings)
     assert len(attempt.of(StageStarted)) > 2
@@ -154,14 +154,14 @@ def test_a_forecast_shares_time_out(straight: Any) -> None:
     """A subnet at a tenth of the seconds takes ten steps for one of the full model."""
     inputs: DecisionInputs = straight.run.inputs()[0]
     assert (inputs.position is not None, inputs.at) == (True, inputs.position)
-    from autoprog.search.decide import estimates_of, outlook_of
+    from autoprog.search.decide import estimates_of, forecast_inputs
 
     space = straight.searcher.search.space
-    outlook: Outlook = outlook_of(space, inputs, estimates_of(inputs))
+    made_from: ForecastInputs = forecast_inputs(space, inputs, estimates_of(inputs))
     continuation = ((inputs.at, SMALLEST), (inputs.full_step, FULL))
-    seconds = outlook.forecast(continuation).seconds
+    seconds = made_from.forecast(continuation).seconds
     assert seconds == pytest.approx(0.01 * (FULL_STEPS - inputs.at))
-    by_steps = replace(outlook, by_time=False).forecast(continuation).seconds
+    by_steps = replace(made_from, by_time=False).forecast(continuation).seconds
     small, full = inputs.full_step - inputs.at, FULL_STEPS - inputs.full_step
     assert by_steps == pytest.approx(0.01 * (COST * small + full))
 

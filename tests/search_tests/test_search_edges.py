@@ -7,6 +7,7 @@ import pytest
 from autoprog.events import Decided, Estimated, Evaluated, Grown, StageStarted, SupernetStarted
 from autoprog.settings import Rule
 from autoprog.train import trainer as entry_module
+from autoprog.train.step import Stepper
 from supernet.config import Slots, SubnetConfig, TokenRule
 from supernet.depthmap import skip_lists
 
@@ -172,14 +173,14 @@ def test_each_stage_has_the_regularisation_of_its_piece(
 ) -> None:
     """AutoProg's supernets train under the full regularisation, the roll-out's under their piece's."""
     seen: dict[int, float] = {}
-    regularise = entry_module.regularise
+    regularise = Stepper.regularise
 
     def noting(stepper: Any, phase: Any, *rest: Any) -> None:
         if phase.kind == "supernet":
             seen[phase.start_step // EPOCH] = phase.curriculum.reprob
         regularise(stepper, phase, *rest)
 
-    monkeypatch.setattr(entry_module, "regularise", noting)
+    monkeypatch.setattr(Stepper, "regularise", noting)
     lab.script = {0: SubnetConfig(1, 8), 1: SubnetConfig(2, 8), 2: SubnetConfig(3, 8)}
     attempt = search(lab, rule, lab.space(), recipe=STRONG)
     assert list(seen.values()) == in_supernets

@@ -14,8 +14,8 @@ from autoprog.runs import load_run
 from autoprog.search.searcher import Searcher
 from autoprog.settings import Rule
 from autoprog.train import trainer
+from autoprog.train.meter import Ledger
 from autoprog.train.phase import Phase
-from autoprog.train.step import Ledger
 from supernet.config import SubnetConfig
 
 SMALL, FULL = SubnetConfig(1, 8), SubnetConfig(4, 16)

@@ -223,7 +223,7 @@ def test_half_written_last_lines_are_dropped(observed: Any, again: Any) -> None:
 def test_the_workers_end_with_a_search_that_stops(lab: Any) -> None:
     stopped = lab.search(lab.settings(), stop_at=2)
     with pytest.raises(AssertionError, match="closed"):
-        stopped.trainer.feed.batches(16, 8, 1, None, held_out=False)
+        stopped.trainer.data.batches(16, 8, 1, None, held_out=False)
 
 
 def test_measured_costs_are_reused_on_resume(lab: Any) -> None:

@@ -9,16 +9,15 @@ from itertools import pairwise
 import pytest
 
 from autoprog.decisions import Continuation, DecisionInputs
+from autoprog.pareto import pareto_front, pareto_knee
 from autoprog.search.decide import Chooser, decide
 from autoprog.search.forecast import (
     ContinuationSearch,
     Forecast,
-    LossLaw,
-    Option,
-    Outlook,
-    front_of,
-    knee_of,
-    published_arrivals,
+    ForecastInputs,
+    PricedSubnet,
+    ScalingLaw,
+    start_continuations,
 )
 from autoprog.space import SpaceFile
 from supernet.config import SubnetConfig, TokenRule
@@ -32,20 +31,29 @@ SPACE = SpaceFile.model_validate(
 SMALL, FULL = SPACE.smallest, SPEC.full
 SAMPLERS = ("nsga2", "tpe", "random")
 STEP, FULL_STEP, TOTAL = 1000, 9000, 10_000
-SEARCH = ContinuationSearch(SPACE, SMALL, STEP, FULL_STEP, TOTAL, cells=20)
+SEARCH = ContinuationSearch(SPACE, SMALL, STEP, FULL_STEP, TOTAL, intervals=20)
 
 
 def net(depth: int, size: int) -> SubnetConfig:
     return SubnetConfig(depth, size)
 
 
-def outlook(learning: float = 0.3, progress: float = 500.0) -> Outlook:
+def made_from(learning: float = 0.3, progress: float = 500.0) -> ForecastInputs:
     """Every subnet has the loss of the full model and takes the seconds of its cost."""
-    options = {
-        subnet: Option(relative_cost(SPEC, subnet), 2.0, relative_cost(SPEC, subnet))
+    subnets = {
+        subnet: PricedSubnet(relative_cost(SPEC, subnet), 2.0, relative_cost(SPEC, subnet))
         for subnet in SPACE.above(SMALL)
     }
-    return Outlook(LossLaw(learning), options, FULL, progress, TOTAL)
+    return ForecastInputs(ScalingLaw(learning), subnets, FULL, progress, TOTAL)
+
+
+def front_of(points: Sequence[Forecast]) -> list[Forecast]:
+    front = pareto_front([one.seconds for one in points], [one.loss for one in points])
+    return [points[index] for index in front]
+
+
+def knee_of(front: Sequence[Forecast]) -> Forecast:
+    return front[pareto_knee([one.seconds for one in front], [one.loss for one in front])]
 
 
 def decoded(search: ContinuationSearch, arrivals: dict[str, list[float]]) -> Continuation:
@@ -96,7 +104,7 @@ def test_without_time_only_the_full_model_is_enumerated() -> None:
     late = replace(SEARCH, full_step=STEP)
     assert not late.leaves_time
     assert list(late.enumerated([SMALL, FULL])) == [((STEP, FULL),)]
-    assert late.searched(outlook(), [], 10, "random", 0) == []
+    assert late.searched(made_from(), [], 10, "random", 0) == []
 
 
 # --- Timelines and continuations
@@ -127,7 +135,7 @@ def test_stretches_in_which_nothing_changes_are_one() -> None:
 @pytest.mark.parametrize("current", [SMALL, net(2, 12), net(4, 8), FULL], ids=str)
 def test_whatever_is_proposed_is_a_way_on(current: SubnetConfig, cells: int) -> None:
     draw = random.Random(f"{current} {cells}")
-    search = replace(SEARCH, current=current, cells=cells, step=draw.randrange(FULL_STEP))
+    search = replace(SEARCH, current=current, intervals=cells, step=draw.randrange(FULL_STEP))
     assert all(is_way_on(search, drawn(search, draw)) for _ in range(200))
 
 
@@ -182,8 +190,8 @@ def test_keep_rates_are_an_axis_of_continuations() -> None:
 
 def test_published_schedules_are_what_they_are_said_to_be() -> None:
     """Depths come in at thirds of the rest, sizes at halves of it: dates of a grid of 24 cells."""
-    search = replace(SEARCH, cells=24)
-    found = [decoded(search, arrivals) for arrivals in published_arrivals(search)]
+    search = replace(SEARCH, intervals=24)
+    found = [decoded(search, arrivals) for arrivals in start_continuations(search)]
     at_once, even, late, small_images, growing_images, deep_late, deep_first, large_first = found
     third, half = (FULL_STEP - STEP) / 3, (FULL_STEP - STEP) / 2
     assert at_once == ((STEP, FULL),)
@@ -218,7 +226,7 @@ def test_published_schedules_are_what_they_are_said_to_be() -> None:
 @pytest.mark.parametrize("current", [net(2, 12), net(4, 8), net(1, 16), FULL], ids=str)
 def test_published_schedules_are_cut_to_what_lies_ahead(current: SubnetConfig) -> None:
     search = replace(SEARCH, current=current)
-    for arrivals in published_arrivals(search):
+    for arrivals in start_continuations(search):
         continuation = decoded(search, arrivals)
         assert is_way_on(search, continuation)
         assert continuation[0][1] in (
@@ -256,7 +264,7 @@ def test_a_front_holds_what_nothing_beats_and_nothing_else(seed: int) -> None:
 
 def test_a_front_of_forecasts_runs_from_the_cheapest_to_the_best() -> None:
     firsts = SPACE.above(SMALL)
-    forecasts = [outlook().forecast(continuation) for continuation in SEARCH.enumerated(firsts)]
+    forecasts = [made_from().forecast(continuation) for continuation in SEARCH.enumerated(firsts)]
     front = front_of(forecasts)
     assert front[0].continuation == ((STEP, SMALL), (FULL_STEP, FULL))
     assert front[-1].continuation == ((STEP, FULL),)
@@ -297,37 +305,37 @@ def best_score(forecasts: Sequence[Forecast]) -> float:
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_what_is_known_to_be_good_is_looked_at_first(sampler: str) -> None:
-    known = published_arrivals(SEARCH)
-    found = SEARCH.searched(outlook(), known, 12, sampler, 0)
+    known = start_continuations(SEARCH)
+    found = SEARCH.searched(made_from(), known, 12, sampler, 0)
     assert len(found) == 12
     continuations = [forecast.continuation for forecast in found]
     assert continuations[: len(known)] == [decoded(SEARCH, arrivals) for arrivals in known]
     for forecast in found:
         assert is_way_on(SEARCH, forecast.continuation)
-        assert forecast == outlook().forecast(forecast.continuation)
+        assert forecast == made_from().forecast(forecast.continuation)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_the_same_seed_proposes_the_same_continuations_and_another_one_others(sampler: str) -> None:
-    first, second, other = (SEARCH.searched(outlook(), [], 70, sampler, s) for s in (3, 3, 4))
+    first, second, other = (SEARCH.searched(made_from(), [], 70, sampler, s) for s in (3, 3, 4))
     assert first == second
     assert first != other
 
 
 def test_more_that_is_known_than_there_are_trials_is_cut() -> None:
-    assert len(SEARCH.searched(outlook(), published_arrivals(SEARCH), 3, "random", 0)) == 3
+    assert len(SEARCH.searched(made_from(), start_continuations(SEARCH), 3, "random", 0)) == 3
 
 
 def test_where_nothing_is_left_to_grow_nothing_is_searched() -> None:
     grown = replace(SEARCH, current=FULL)
-    assert grown.searched(outlook(), [], 10, "nsga2", 0) == []
+    assert grown.searched(made_from(), [], 10, "nsga2", 0) == []
 
 
 PLANTED: Continuation = ((STEP, SMALL), (4200, net(3, 12)), (7800, FULL))
 
 
 @dataclass(frozen=True)
-class PlantedOutlook(Outlook):
+class PlantedForecastInputs(ForecastInputs):
     """Forecasts how far a continuation is from the planted one, in steps, values of axes and losses alike."""
 
     def forecast(self, continuation: Continuation) -> Forecast:
@@ -351,7 +359,7 @@ def _distance(one: SubnetConfig, other: SubnetConfig) -> float:
 def test_a_planted_continuation_of_two_growths_is_found_better_than_by_single_jumps(
     sampler: str, seed: int
 ) -> None:
-    planted = PlantedOutlook(LossLaw(0.3), {}, FULL, 1.0, TOTAL)
+    planted = PlantedForecastInputs(ScalingLaw(0.3), {}, FULL, 1.0, TOTAL)
     assert planted.forecast(PLANTED).score == 0.0
     jumps = [
         planted.forecast(continuation) for continuation in SEARCH.enumerated(SPACE.above(SMALL))
@@ -364,7 +372,7 @@ def test_a_planted_continuation_of_two_growths_is_found_better_than_by_single_ju
 
 @pytest.mark.parametrize("sampler", ["nsga2", "tpe"])
 def test_samplers_that_learn_come_closer_than_drawing_at_random(sampler: str) -> None:
-    planted = PlantedOutlook(LossLaw(0.3), {}, FULL, 1.0, TOTAL)
+    planted = PlantedForecastInputs(ScalingLaw(0.3), {}, FULL, 1.0, TOTAL)
 
     def mean_of_the_last(name: str) -> float:
         last = SEARCH.searched(planted, [], 300, name, 0)[-50:]
@@ -377,9 +385,9 @@ def test_growths_in_several_steps_widen_the_front() -> None:
     """Between two subnets that may each stay to the end lie continuations that pass from one to the other."""
     firsts = SPACE.above(SMALL)
     jumps = front_of(
-        [outlook().forecast(continuation) for continuation in SEARCH.enumerated(firsts)]
+        [made_from().forecast(continuation) for continuation in SEARCH.enumerated(firsts)]
     )
-    found = SEARCH.searched(outlook(), published_arrivals(SEARCH), 300, "nsga2", 0)
+    found = SEARCH.searched(made_from(), start_continuations(SEARCH), 300, "nsga2", 0)
     better = [one for one in found if any(beats(one, jump) for jump in jumps)]
     assert any(len(one.continuation) > 2 for one in better)
 
@@ -472,6 +480,6 @@ def test_a_budget_is_no_number_that_a_decision_can_do_without() -> None:
 def test_scores_of_continuations_are_finite_to_the_last_step() -> None:
     last = replace(SEARCH, step=TOTAL - 2, full_step=TOTAL - 1)
     forecasts = [
-        outlook().forecast(continuation) for continuation in last.enumerated([SMALL, FULL])
+        made_from().forecast(continuation) for continuation in last.enumerated([SMALL, FULL])
     ]
     assert all(math.isfinite(forecast.score) for forecast in forecasts)

@@ -11,7 +11,7 @@ from timm.optim import MADGRAD, Lamb
 from torch import Tensor, nn
 
 from supernet.config import GrowthRule, SubnetConfig
-from supernet.depthmap import MAPS, new_slots, skip_lists
+from supernet.depthmap import PLACEMENTS, new_slots, skip_lists
 from supernet.elastic import ElasticViT
 from supernet.grow import compact, grow
 
@@ -100,7 +100,7 @@ def test_every_slot_holds_the_weights_that_the_rule_names(family: Any, rule: Gro
     online, slow = blocks(family.model), blocks(family.emas[-1])
     own = [blocks(ema) for ema in family.emas]
     origins = grow(family.model, family.emas, None, (BASE,), (TARGET,), rule)
-    source_map = MAPS[rule.placement](BASE, TARGET)
+    source_map = PLACEMENTS[rule.placement](BASE, TARGET)
     new = new_slots(source_map)
     grown = blocks(family.model)
     old_source = slow if rule.old_blocks == "ema" else online
@@ -178,7 +178,7 @@ def test_training_goes_on_after_growth_with_shared_nothing(family: Any, rule: Gr
     assert len(twin.state) == len(optimizer.state)
 
 
-@pytest.mark.parametrize("source_map", MAPS)
+@pytest.mark.parametrize("source_map", PLACEMENTS)
 @pytest.mark.parametrize("target", [4, 6, 8])
 def test_zero_growth_changes_no_logit(family: Any, source_map: str, target: int) -> None:
     networks = [family.model, *family.emas]
@@ -269,7 +269,7 @@ def test_silenced_blocks_are_refused_where_state_keeps_the_initial_weights(famil
     train(family, optimizer, TARGET)
 
 
-@pytest.mark.parametrize("source_map", MAPS)
+@pytest.mark.parametrize("source_map", PLACEMENTS)
 @pytest.mark.parametrize("depth", [3, 4, 5, 7])
 def test_the_compacted_winner_is_the_subnet_that_was_evaluated(
     family: Any, source_map: str, depth: int

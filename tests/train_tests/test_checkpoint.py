@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,14 @@ import pytest
 import torch
 
 from autoprog.errors import RunError
-from autoprog.train.checkpoint import check_state, load_newest, publish, stage_as
+from autoprog.train.checkpoint import load_newest, publish, write_pending
 from autoprog.train.run import train_schedule
 
 
 def write(folder: Path, step: int, keep_as: str | None = None) -> None:
-    publish(folder, stage_as(folder, {"step": step, "weights": torch.full((3,), step)}), keep_as)
+    publish(
+        folder, write_pending(folder, {"step": step, "weights": torch.full((3,), step)}), keep_as
+    )
 
 
 def steps(folder: Path) -> dict[str, int]:
@@ -64,7 +65,7 @@ def test_a_write_that_dies_leaves_the_published_ones(
     write(tmp_path, 2)
     monkeypatch.setattr(os, "fsync", die)
     with pytest.raises(SystemExit):
-        stage_as(tmp_path, {"step": 3})
+        write_pending(tmp_path, {"step": 3})
     state, complaints = load_newest(tmp_path)
     assert state is not None
     assert (state["step"], complaints) == (2, [])
@@ -73,7 +74,7 @@ def test_a_write_that_dies_leaves_the_published_ones(
 def test_a_death_between_the_two_renames_leaves_the_previous_one(tmp_path: Path) -> None:
     write(tmp_path, 1)
     (tmp_path / "last.pt").rename(tmp_path / "previous.pt")
-    stage_as(tmp_path, {"step": 2})
+    write_pending(tmp_path, {"step": 2})
     state, complaints = load_newest(tmp_path)
     assert state is not None
     assert (state["step"], complaints) == (1, [])
@@ -219,7 +220,7 @@ def test_a_full_disk_leaves_the_published_checkpoints(
     write(tmp_path, 2)
     full_disk(tmp_path, no_room_for)
     with pytest.raises(RunError, match="cannot be written"):
-        stage_as(tmp_path, {"step": 3, "weights": torch.zeros(10_000)})
+        write_pending(tmp_path, {"step": 3, "weights": torch.zeros(10_000)})
     assert steps(tmp_path) == {"last.pt": 2, "previous.pt": 1}
 
 
@@ -271,12 +272,12 @@ def test_values_of_other_types_are_passed_over_before_anything_is_restored(
     trainer = bench.trainer(bench.settings(), schedule)
     bench.signal_during(trainer, 3)
     path = bench.carry_out(trainer, schedule).path / "checkpoints"
-    publish(path, stage_as(path, torch.load(path / "last.pt", weights_only=True)))
+    publish(path, write_pending(path, torch.load(path / "last.pt", weights_only=True)))
     state = torch.load(path / "last.pt", weights_only=True)
     change(state)
     torch.save(state, path / "last.pt")
     before = {key: value.clone() for key, value in trainer.stepper.model.state_dict().items()}
-    found, complaints = load_newest(path, partial(check_state, trainer))
+    found, complaints = load_newest(path, trainer.check_state)
     assert found is not None
     assert found["step"] == trainer.step
     assert len(complaints) == 1

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from autoprog.environment import usable_cores
 from autoprog.errors import ConfigError
 from autoprog.stage import FullModel
 from autoprog.train import device
-from autoprog.train.device import Compute, processor_name, resolve_compute, usable_cores
+from autoprog.train.device import Compute, processor_name, resolve_compute
 from autoprog.train.ranks import Ranks
 from supernet.zoo import ZOO
 

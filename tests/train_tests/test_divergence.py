@@ -15,9 +15,11 @@ from autoprog.errors import DivergedError
 from autoprog.search import estimate
 from autoprog.search.estimate import WORST_LOSS, estimate_losses
 from autoprog.train.evaluate import Scores
+from autoprog.train.meter import Ledger, Meter, check_weights
 from autoprog.train.phase import plain_choice
+from autoprog.train.ranks import ONE_PROCESS
 from autoprog.train.run import train_schedule
-from autoprog.train.step import LossRing, check_weights
+from supernet.config import SubnetConfig
 
 
 def spoil(trainer: Any, step: int, how: str) -> None:
@@ -74,7 +76,7 @@ def test_an_evaluation_whose_loss_is_not_finite_ends_the_run(
     def overflowing(*_: Any) -> list[Scores]:
         return [Scores(loss, (1,), (2,)) for loss in (0.5, math.inf)]
 
-    monkeypatch.setattr(trainer, "evaluate", overflowing)
+    monkeypatch.setattr("autoprog.train.trainer.evaluate", overflowing)
     said = diverged(trainer, schedule)
     assert said.startswith("the loss of the averaged network on the validation images is inf at")
     log = (trainer.folder.path / "events.jsonl").read_text()
@@ -117,26 +119,39 @@ def test_an_absurd_learning_rate_diverges(bench: Any) -> None:
     assert re.match(r"the loss is nan at step \d \(stage 0, epoch 0\.\d\d\); ", message)
 
 
-def test_the_ring_returns_the_mean_since_the_last_reading() -> None:
-    ring = LossRing()
-    assert ring.read(next_step=0, epoch=0.0, stage=0) is None
-    for value in (1.0, 2.0, 6.0):
-        ring.add(torch.tensor(value))
-    assert ring.read(next_step=3, epoch=0.3, stage=0) == 3.0
-    assert ring.read(next_step=3, epoch=0.3, stage=0) is None
-    ring.add(torch.tensor(5.0))
-    assert ring.read(next_step=4, epoch=0.4, stage=0) == 5.0
+def meter_of(*losses: float) -> Meter:
+    """Return a meter that has seen a step of each loss."""
+    meter = Meter(torch.device("cpu"), Ledger(), ONE_PROCESS)
+    add(meter, *losses)
+    return meter
+
+
+def add(meter: Meter, *losses: float) -> None:
+    for loss in losses:
+        meter.add(torch.tensor(loss), SubnetConfig(1, 8), meter.now())
+
+
+def test_the_meter_returns_the_mean_since_the_last_reading() -> None:
+    meter = meter_of()
+    assert meter.read(next_step=0, epoch=0.0, stage=0) is None
+    add(meter, 1.0, 2.0, 6.0)
+    reading = meter.read(next_step=3, epoch=0.3, stage=0)
+    assert reading is not None
+    assert reading.loss == 3.0
+    assert meter.read(next_step=3, epoch=0.3, stage=0) is None
+    add(meter, 5.0)
+    reading = meter.read(next_step=4, epoch=0.4, stage=0)
+    assert reading is not None
+    assert reading.loss == 5.0
 
 
 @pytest.mark.parametrize("position", range(4))
-def test_the_ring_names_the_first_step_that_is_not_finite(position: int) -> None:
-    ring = LossRing()
-    for index in range(4):
-        ring.add(torch.tensor(float("nan") if index >= position else 1.0))
+def test_the_meter_names_the_first_step_that_is_not_finite(position: int) -> None:
+    meter = meter_of(*(float("nan") if index >= position else 1.0 for index in range(4)))
     step = 96 + position
     where = f"the loss is nan at step {step} (stage 2, epoch {step / 10:.2f})"
     with pytest.raises(DivergedError, match=re.escape(where)):
-        ring.read(next_step=100, epoch=10.0, stage=2)
+        meter.read(next_step=100, epoch=10.0, stage=2)
 
 
 def test_large_weights_are_finite_and_one_bad_one_among_many_is_found() -> None:

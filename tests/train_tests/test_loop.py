@@ -15,7 +15,6 @@ from autoprog.train.growth import apply_growth
 from autoprog.train.optim import create_loss, create_mixup
 from autoprog.train.phase import GrowTo, phases_of, plain_choice
 from autoprog.train.ranks import Ranks
-from autoprog.train.step import regularise
 from supernet.config import SubnetConfig
 from supernet.zoo import ZOO
 
@@ -116,7 +115,7 @@ def test_mixed_targets_are_smoothed_as_the_recipe_says(bench: Any, smoothing: fl
     recipe = {"mixup": 0.8, "smoothing": smoothing, "epochs": 4.0, "drop_path": 0.0}
     trainer = trainer_of(bench, **recipe)
     phase = next(phases_of(bench.ramped().resolve(10)))
-    regularise(trainer.stepper, phase, trainer.recipe, 10)
+    trainer.stepper.regularise(phase, trainer.recipe, 10)
     images, _ = batch(2)
     _, mixed = trainer.stepper.mixup(images, torch.tensor([3, 3]))
     assert mixed.min().item() == pytest.approx(smoothing / 10)

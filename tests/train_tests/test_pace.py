@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from autoprog.environment import usable_cores
 from autoprog.errors import RunError
 from autoprog.runs import budget_record
-from autoprog.train.device import usable_cores
 from autoprog.train.optim import ElasticEma, decay_of
 from autoprog.train.pace import BudgetPace, CostPace, StepPace
 from supernet.config import SubnetConfig
@@ -21,7 +21,7 @@ from supernet.zoo import ZOO
 
 def test_without_a_budget_the_position_is_the_step() -> None:
     pace = StepPace()
-    pace.look(3, 100.0, 5.0)
+    pace.update(3, 100.0, 5.0)
     pace.reserve(1e9)
     assert pace.position(7) == 7
     assert pace.projected_step(7, 40.0) == 40
@@ -38,7 +38,7 @@ def test_by_known_costs_a_step_moves_a_run_by_what_it_takes() -> None:
     now[0] = full
     assert pace.projected_step(70, 10.0) == 73
     steps[full] = 4
-    pace.look(74, 1e9, 1e9)
+    pace.update(74, 1e9, 1e9)
     pace.reserve(1e9)
     assert (pace.position(74), pace.lr_position(74)) == (11.0, 10.0)
     assert pace.projected_step(74, 10.0) == 74
@@ -47,18 +47,18 @@ def test_by_known_costs_a_step_moves_a_run_by_what_it_takes() -> None:
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a pace trust the first step that it sees."""
-    monkeypatch.setattr("autoprog.train.pace._SETTLING_LOOKS", 1)
+    monkeypatch.setattr("autoprog.train.pace._SETTLING_UPDATES", 1)
 
 
 @pytest.mark.usefixtures("settled")
 def test_positions_follow_the_fraction_of_the_budget() -> None:
     pace = BudgetPace(100.0, 1000)
     assert pace.position(0) == 0.0
-    pace.look(10, 20.0, 0.5)
+    pace.update(10, 20.0, 0.5)
     assert pace.position(10) == pytest.approx(200.0)
     assert pace.position(14) == pytest.approx(220.0)  # four steps of half a second
     pace.reserve(20.0)
-    pace.look(20, 40.0, 0.25)
+    pace.update(20, 40.0, 0.25)
     assert pace.position(20) == pytest.approx(500.0)
     assert pace.position(1000) == 1000.0
 
@@ -66,9 +66,9 @@ def test_positions_follow_the_fraction_of_the_budget() -> None:
 @pytest.mark.usefixtures("settled")
 def test_a_position_never_falls() -> None:
     pace = BudgetPace(100.0, 1000)
-    pace.look(10, 10.0, 1.0)
+    pace.update(10, 10.0, 1.0)
     guessed = pace.position(30)
-    pace.look(30, 12.0, 0.1)  # much faster than foreseen
+    pace.update(30, 12.0, 0.1)  # much faster than foreseen
     assert pace.position(30) == guessed == pytest.approx(300.0)
     assert pace.position(31) == guessed
 
@@ -76,15 +76,15 @@ def test_a_position_never_falls() -> None:
 @pytest.mark.usefixtures("settled")
 def test_steps_of_unknown_length_do_not_forget_the_last_ones() -> None:
     pace = BudgetPace(100.0, 1000)
-    pace.look(10, 10.0, 1.0)
-    pace.look(12, 12.0, 0.0)
+    pace.update(10, 10.0, 1.0)
+    pace.update(12, 12.0, 0.0)
     assert pace.position(13) == pytest.approx(130.0)
 
 
 def test_the_end_is_projected_from_the_speed_now() -> None:
     pace = BudgetPace(100.0, 1000)
     assert pace.projected_step(0, 1000.0) == 0  # nothing is known yet
-    pace.look(10, 20.0, 0.5)
+    pace.update(10, 20.0, 0.5)
     assert pace.projected_step(10, 1000.0) == 170
     assert pace.projected_step(10, 100.0) == 10
 
@@ -97,7 +97,7 @@ def test_a_budget_that_the_last_evaluation_would_eat_is_refused() -> None:
 
 def test_a_slow_evaluation_later_does_not_end_the_run() -> None:
     pace = BudgetPace(60.0, 1000)
-    pace.look(10, 20.0, 1.0)
+    pace.update(10, 20.0, 1.0)
     before = pace.position(10)
     pace.reserve(50.0)
     assert pace.position(10) == pytest.approx(1000 * 20 / 30)
@@ -110,7 +110,7 @@ def test_the_first_steps_foresee_nothing() -> None:
     pace = BudgetPace(600.0, 1000)
     assert pace.is_settling
     for step, seconds in enumerate([60.0, 0.05, 0.05, 0.05, 0.05, 0.05], 1):
-        pace.look(step, 60.0 + 0.05 * step, seconds)
+        pace.update(step, 60.0 + 0.05 * step, seconds)
     assert not pace.is_settling
     assert pace.position(26) == pytest.approx(1000 * (60.3 + 20 * 0.05) / 600)
 
@@ -151,7 +151,7 @@ def tick(trainer: Any) -> Ticking:
         clock.now += STEP_SECONDS
         return take(*arguments)
 
-    trainer.clock = trainer.ledger._clock = trainer._meter._timer._clock = clock
+    trainer.clock = trainer.ledger.clock = clock
     trainer._saved_at, trainer.stepper.step = 0.0, step
     return clock
 

@@ -11,10 +11,9 @@ from safetensors.torch import load_file
 
 from autoprog.errors import RunError
 from autoprog.events import CheckpointSaved, Event
-from autoprog.train.checkpoint import publish, stage_as
+from autoprog.train.checkpoint import publish, write_pending
 from autoprog.train.run import train_schedule
 from autoprog.train.stop import InterruptedRunError
-from autoprog.train.trainer import snapshot
 
 # Last step of the run: 40. Growth at 12 and 24, image sizes change at 16 and 20, epochs end at 10, 20, 30.
 STOPS = {
@@ -212,9 +211,9 @@ def test_a_stop_says_how_to_go_on(bench: Any, name: str, code: int) -> None:
 def test_a_checkpoint_of_another_network_is_refused_in_one_line(bench: Any) -> None:
     schedule = bench.ramped()
     trainer = bench.trainer(bench.settings(), schedule)
-    state = snapshot(trainer)
+    state = trainer.snapshot()
     state["model"].pop("head.bias")
-    publish(trainer.folder.checkpoints, stage_as(trainer.folder.checkpoints, state))
+    publish(trainer.folder.checkpoints, write_pending(trainer.folder.checkpoints, state))
     with pytest.raises(RunError, match="does not fit this run") as refusal:
         next(train_schedule(trainer, schedule))
     assert "\n" not in str(refusal.value)

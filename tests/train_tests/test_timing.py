@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from autoprog.train.step import Ledger, StepTimer, typical_seconds
+from autoprog.train.meter import Ledger, Meter, typical_seconds
+from autoprog.train.ranks import ONE_PROCESS
 from supernet.config import SubnetConfig
 
 SMALL, LARGE = SubnetConfig(2, 8), SubnetConfig(4, 16)
 
 
 class Clock:
-    """A clock that stands still until it is told otherwise."""
+    """A clock that stands still until a test moves it."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -58,15 +59,17 @@ def test_supernet_seconds_are_part_of_training_and_not_counted_twice(clock: Cloc
     assert ledger.wall_seconds() == 9.0
 
 
-def test_the_timer_gives_the_seconds_of_each_step_once(clock: Clock) -> None:
-    timer = StepTimer(torch.device("cpu"), clock)
+def test_the_meter_gives_the_seconds_of_each_step_once(clock: Clock) -> None:
+    meter = Meter(torch.device("cpu"), Ledger(clock), ONE_PROCESS)
     for subnet, seconds in ((SMALL, 1.0), (LARGE, 4.0), (SMALL, 2.0)):
-        start = timer.now()
+        start = meter.now()
         clock.now += seconds
-        timer.add(subnet, start)
+        meter.add(torch.tensor(1.0), subnet, start)
         clock.now += 0.5  # waiting for images
-    assert timer.drain() == [(SMALL, 1.0), (LARGE, 4.0), (SMALL, 2.0)]
-    assert timer.drain() == []
+    reading = meter.read(next_step=3, epoch=1.0, stage=0)
+    assert reading is not None
+    assert reading.timed == ((SMALL, 1.0), (LARGE, 4.0), (SMALL, 2.0))
+    assert meter.read(next_step=3, epoch=1.0, stage=0) is None
 
 
 def test_typical_seconds_leave_out_the_warm_up() -> None:
@@ -77,7 +80,7 @@ def test_typical_seconds_leave_out_the_warm_up() -> None:
 
 
 def ticking(trainer: Any, clock: Clock, step_seconds: Callable[[int], float]) -> None:
-    """Let the trainer's clock run only inside steps (as told) and for a quarter second a batch."""
+    """Let the trainer's clock run only inside steps (as long as given) and for a quarter second a batch."""
     take, batches = trainer.stepper.step, trainer.data.batches
 
     def step(images: Any, targets: Any, choice: Any, slots: Any, now: int) -> Any:
@@ -89,7 +92,7 @@ def ticking(trainer: Any, clock: Clock, step_seconds: Callable[[int], float]) ->
             clock.now += 0.25
             yield batch
 
-    trainer.clock = trainer.ledger._clock = trainer._meter._timer._clock = clock
+    trainer.clock = trainer.ledger.clock = clock
     trainer._saved_at = clock()
     trainer.stepper.step, trainer.data.batches = step, slow
 

@@ -12,19 +12,20 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from autoprog.cli import main
-from autoprog.costs.table import CostCell
+from autoprog.costs.table import CostKey
+from autoprog.paired_timing import TimingLimits
 from autoprog.presets import linear
 from autoprog.runs import load_run
 from autoprog.schedule import GrowthSchedule
 from autoprog.search.estimate import estimate_losses
-from autoprog.search.measured_costs import Limits, measure_grid
+from autoprog.search.measured_costs import measure_step_costs, result_of
 from autoprog.settings import RunSettings
 from autoprog.stage import FullModel, Stage
 from autoprog.train.growth import fingerprint
 from autoprog.train.model import build_model
 from autoprog.train.optim import ElasticEma
 from autoprog.train.phase import plain_choice
-from autoprog.train.trainer import Trainer, evaluate_run
+from autoprog.train.trainer import Trainer
 from supernet.config import SubnetConfig, first_slots
 from supernet.zoo import ZOO
 
@@ -102,9 +103,11 @@ def test_evaluations_and_estimates_leave_statistics_alone(bench: Any) -> None:
     trainer = volo_trainer(bench)
     take_steps(trainer, 2)
     before = fingerprint(trainer.stepper)
-    list(evaluate_run(trainer, SPEC.depth))
+    list(trainer.evaluate(SPEC.depth))
     trainer.stepper.model.train()
-    table = measure_grid(trainer, [CostCell(SubnetConfig((1, 2), 16), 16)], Limits(0.0))
+    table = result_of(
+        measure_step_costs(trainer, [CostKey(SubnetConfig((1, 2), 16), 16)], TimingLimits(0.0))
+    )
     assert set(table.step_costs) == {"d1+2 r16 b16", "d2+4 r32 b16"}
     assert torch.equal(fingerprint(trainer.stepper), before)
     assert trainer.stepper.model.training

@@ -12,12 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from autoprog.costs.table import CostCell, CostTable
+from autoprog.costs.table import CostKey, CostTable
 from autoprog.curves import Curriculum
 from autoprog.data.loader import Batch
 from autoprog.data.transforms import InputConfig
-from autoprog.search.measured_costs import RUN_FRACTION, Limits, measure_grid, measuring
-from autoprog.search.step_timing import untouched
+from autoprog.paired_timing import TimingLimits
+from autoprog.search.measured_costs import RUN_FRACTION, measure_step_costs, result_of
+from autoprog.search.step_timing import restored_after
 from autoprog.stage import Training, Unfrozen
 from autoprog.train.phase import Phase, plain_choice
 from autoprog.train.stop import GaveUpError
@@ -25,9 +26,9 @@ from autoprog.train.trainer import Trainer
 from supernet.config import SubnetConfig
 
 BATCH = 16
-FULL = CostCell(SubnetConfig(4, 16), BATCH)
-SMALL = CostCell(SubnetConfig(2, 8), BATCH)
-GRID = [CostCell(SubnetConfig(d, r), BATCH) for d in (2, 3, 4) for r in (8, 12, 16)]
+FULL = CostKey(SubnetConfig(4, 16), BATCH)
+SMALL = CostKey(SubnetConfig(2, 8), BATCH)
+GRID = [CostKey(SubnetConfig(d, r), BATCH) for d in (2, 3, 4) for r in (8, 12, 16)]
 RICH = {
     "mixup": 0.8,
     "drop_path": 0.3,
@@ -36,7 +37,11 @@ RICH = {
     "clip_grad": 1.0,
     "smoothing": 0.1,
 }
-ONCE = Limits(0.0)
+ONCE = TimingLimits(0.0)
+
+
+def measure_grid(*args: Any, **more: Any) -> CostTable:
+    return result_of(measure_step_costs(*args, **more))
 
 
 @pytest.fixture
@@ -111,7 +116,7 @@ def test_measuring_leaves_everything_as_it_was(trainer: Trainer, steps: int) -> 
         train(trainer, steps)
     before = bits_of(trainer)
     held = dict(vars(trainer.stepper))
-    measure_grid(trainer, [*GRID, CostCell(SubnetConfig(3, 8), BATCH, "fourier")], ONCE)
+    measure_grid(trainer, [*GRID, CostKey(SubnetConfig(3, 8), BATCH, "fourier")], ONCE)
     assert differences(before, bits_of(trainer)) == []
     assert all(vars(trainer.stepper)[name] is value for name, value in held.items())
     assert all(parameter.grad is None for parameter in trainer.stepper.model.parameters())
@@ -130,7 +135,7 @@ def test_the_steps_that_are_undone_were_real(trainer: Trainer) -> None:
     train(trainer, 2)
     before = bits_of(trainer)
     seen: list[list[str]] = []
-    with untouched(trainer.stepper):
+    with restored_after(trainer.stepper):
         train(trainer, 2, depth=4)
         seen.append(differences(before, bits_of(trainer)))
     changed = {place.split("/")[1] for place in seen[0]}
@@ -143,7 +148,7 @@ def test_it_is_put_back_even_when_measuring_fails(trainer: Trainer) -> None:
     before = bits_of(trainer)
 
     def fail() -> None:
-        with untouched(trainer.stepper):
+        with restored_after(trainer.stepper):
             trainer.stepper.model.vit.head.weight.data.zero_()
             raise RuntimeError("out of luck")
 
@@ -171,7 +176,7 @@ def test_the_scale_of_float16_is_put_back(trainer: Trainer) -> None:
     stepper.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     train(trainer, 2)
     before = stepper.scaler.state_dict()
-    with untouched(stepper):
+    with restored_after(stepper):
         stepper.scaler.load_state_dict({**before, "scale": 8.0, "_growth_tracker": 77})
     assert stepper.scaler.state_dict() == before
 
@@ -189,7 +194,7 @@ class Clock:
         self.now += seconds * self.slowness(self.now)
 
 
-def step_seconds(cell: CostCell) -> float:
+def step_seconds(cell: CostKey) -> float:
     trained = 1.0 if cell.unfrozen is None else 1 - (1 - cell.unfrozen.fraction) / 3
     return 0.01 * trained * cell.subnet.total_depth * (cell.subnet.img_size / 8) ** 2
 
@@ -202,7 +207,7 @@ def clock(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> Clock:
     def step(images: Tensor, targets: Tensor, choice: Any, slots: Any, step: int) -> Tensor:
         clock.steps += 1
         unfrozen = trainer.stepper.training.unfrozen
-        clock.spend(step_seconds(CostCell(choice.subnet, BATCH, unfrozen=unfrozen)))
+        clock.spend(step_seconds(CostKey(choice.subnet, BATCH, unfrozen=unfrozen)))
         return images.new_zeros(())
 
     def slow_batches(
@@ -220,7 +225,7 @@ def clock(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_a_grid_holds_steps_and_batches(trainer: Trainer, clock: Clock) -> None:
-    table = measure_grid(trainer, GRID, Limits(1000.0))
+    table = measure_grid(trainer, GRID, TimingLimits(1000.0))
     assert set(table.step_costs) == {cell.name for cell in GRID}
     for cell in GRID:
         found = table.step_costs[cell.name]
@@ -242,7 +247,7 @@ def test_a_machine_that_slows_down_slows_no_cell_more_than_another(
     trainer: Trainer, clock: Clock
 ) -> None:
     clock.slowness = lambda now: 1.0 + now / 50
-    table = measure_grid(trainer, GRID, Limits(1000.0))
+    table = measure_grid(trainer, GRID, TimingLimits(1000.0))
     full = table.step_costs[FULL.name].seconds
     for cell in GRID:
         ratio = step_seconds(cell) / step_seconds(FULL)
@@ -253,16 +258,16 @@ def test_what_is_measured_later_is_put_on_the_scale_of_what_is_on_record(
     trainer: Trainer, clock: Clock
 ) -> None:
     clock.slowness = lambda now: 3.0
-    table = measure_grid(trainer, [SMALL], Limits(1000.0), full_seconds=step_seconds(FULL))
+    table = measure_grid(trainer, [SMALL], TimingLimits(1000.0), full_seconds=step_seconds(FULL))
     assert table.step_costs[SMALL.name].seconds == pytest.approx(step_seconds(SMALL))
     assert table.step_costs[SMALL.name].data_seconds == pytest.approx(0.001)
     assert table.step_costs[FULL.name].seconds == pytest.approx(step_seconds(FULL))
 
 
 def test_frozen_blocks_and_cut_images_are_measured_as_such(trainer: Trainer, clock: Clock) -> None:
-    frozen = CostCell(SubnetConfig(4, 8), BATCH, unfrozen=Unfrozen(every=2, level=1))
-    cut = CostCell(SubnetConfig(4, 8), BATCH, "fourier")
-    table = measure_grid(trainer, [frozen, cut], Limits(1000.0))
+    frozen = CostKey(SubnetConfig(4, 8), BATCH, unfrozen=Unfrozen(every=2, level=1))
+    cut = CostKey(SubnetConfig(4, 8), BATCH, "fourier")
+    table = measure_grid(trainer, [frozen, cut], TimingLimits(1000.0))
     assert table.step_costs[frozen.name].seconds == pytest.approx(0.04 * 5 / 6)
     assert table.step_costs[frozen.name].data_seconds == pytest.approx(0.001)
     assert table.step_costs[cut.name].seconds == pytest.approx(0.04)
@@ -270,7 +275,7 @@ def test_frozen_blocks_and_cut_images_are_measured_as_such(trainer: Trainer, clo
 
 
 def test_a_short_time_leaves_cells_to_the_law(trainer: Trainer, clock: Clock) -> None:
-    table = measure_grid(trainer, GRID, Limits(3.0))
+    table = measure_grid(trainer, GRID, TimingLimits(3.0))
     assert {FULL.name, SMALL.name} <= set(table.step_costs)
     assert len(table.step_costs) < len(GRID)
     assert clock.now < 4.0
@@ -284,7 +289,9 @@ def test_without_time_two_cells_are_still_measured(trainer: Trainer, clock: Cloc
 
 def test_measuring_takes_a_hundredth_of_a_long_run(trainer: Trainer, clock: Clock) -> None:
     run_steps = 10_000
-    measure_grid(trainer, GRID, Limits(1e9, tolerance=0.0, max_rounds=10**6), run_steps=run_steps)
+    measure_grid(
+        trainer, GRID, TimingLimits(1e9, tolerance=0.0, max_rounds=10**6), run_steps=run_steps
+    )
     mean = sum(map(step_seconds, GRID)) / len(GRID)
     assert 0.9 < clock.now / (RUN_FRACTION * run_steps * mean) < 1.05
 
@@ -306,7 +313,7 @@ def test_no_step_is_begun_when_the_time_is_up(
         return found
 
     trainer.stepper.step = noted  # type: ignore[method-assign]
-    measure_grid(trainer, GRID, Limits(limit), run_steps=run_steps)
+    measure_grid(trainer, GRID, TimingLimits(limit), run_steps=run_steps)
     always = [subnet for now, subnet in begun if now > limit]
     assert always in ([], [SMALL.subnet], [FULL.subnet, SMALL.subnet])
     assert clock.now <= limit + spell * (step_seconds(FULL) + step_seconds(SMALL) + 0.01)
@@ -324,7 +331,7 @@ def test_a_slow_loader_is_part_of_the_time(
             yield batch
 
     monkeypatch.setattr(trainer.data, "batches", slow)
-    table = measure_grid(trainer, GRID, Limits(20.0))
+    table = measure_grid(trainer, GRID, TimingLimits(20.0))
     assert clock.now <= 20.0
     assert len(table.step_costs) > 2
     assert [cost.data_seconds for cost in table.step_costs.values()] == pytest.approx(
@@ -336,12 +343,12 @@ def test_a_short_run_is_measured_for_as_long_as_nobody_minds(
     trainer: Trainer, clock: Clock
 ) -> None:
     """Ten steps take 3 s: a twentieth would be too short for two turns of the cells."""
-    measure_grid(trainer, GRID, Limits(20.0), run_steps=10)
+    measure_grid(trainer, GRID, TimingLimits(20.0), run_steps=10)
     assert 1.5 < clock.now <= 2.0
 
 
 def test_how_far_measuring_is_is_told(trainer: Trainer, clock: Clock) -> None:
-    told = list(measuring(trainer, GRID, Limits(4.0), run_steps=100))
+    told = list(measure_step_costs(trainer, GRID, TimingLimits(4.0), run_steps=100))
     assert (told[0].num_measured, told[0].num_subnets, told[0].run_seconds) == (0, 9, None)
     assert told[0].left_seconds == 4.0
     assert told[1].num_measured == 2
@@ -370,7 +377,7 @@ def test_measuring_is_given_up_between_two_steps(
 
     trainer.stepper.step = interrupted  # type: ignore[method-assign]
     with pytest.raises(GaveUpError):
-        measure_grid(trainer, GRID, Limits(1000.0))
+        measure_grid(trainer, GRID, TimingLimits(1000.0))
     assert clock.steps == at_step
     assert differences(before, bits_of(trainer)) == []
 
@@ -387,7 +394,7 @@ def test_a_batch_that_does_not_fit_keeps_its_parts_to_its_own_cell(
         return step(images, targets, choice, slots, now)
 
     monkeypatch.setattr(trainer.stepper, "step", halving)
-    measure_grid(trainer, [SMALL], Limits(1000.0))
+    measure_grid(trainer, [SMALL], TimingLimits(1000.0))
     assert set(seen) == {(FULL.subnet, 4), (SMALL.subnet, 1)}
     assert trainer.stepper.micro_batches == 1
 
@@ -395,8 +402,8 @@ def test_a_batch_that_does_not_fit_keeps_its_parts_to_its_own_cell(
 def test_batches_of_the_same_images_are_fetched_for_all_depths_together(
     trainer: Trainer, clock: Clock
 ) -> None:
-    deep = [CostCell(SubnetConfig(depth, 8), BATCH) for depth in (1, 2, 3, 4)]
-    table = measure_grid(trainer, deep, Limits(1000.0))
+    deep = [CostKey(SubnetConfig(depth, 8), BATCH) for depth in (1, 2, 3, 4)]
+    table = measure_grid(trainer, deep, TimingLimits(1000.0))
     assert len({table.step_costs[cell.name].data_seconds for cell in deep}) == 1
 
 
@@ -418,7 +425,7 @@ def test_what_workers_hide_is_measured(
             yield torch.zeros(size, 3, px, px), torch.zeros(size)
 
     monkeypatch.setattr(trainer.data, "batches", batches)
-    table = measure_grid(trainer, [FULL], Limits(1000.0))
+    table = measure_grid(trainer, [FULL], TimingLimits(1000.0))
     assert table.step_costs[FULL.name].data_seconds == pytest.approx(0.05)
     assert table.overlap_is_measured
     assert table.overlap == pytest.approx(overlap, abs=0.02)
@@ -434,7 +441,7 @@ def test_without_time_workers_on_a_cpu_are_taken_to_hide_nothing(
 
 def test_real_steps_are_timed(trainer: Trainer) -> None:
     """By the real clock: the largest of nine takes longest, the smallest is the fastest or nearly so."""
-    table = measure_grid(trainer, GRID, Limits(0.0))
+    table = measure_grid(trainer, GRID, TimingLimits(0.0))
     assert isinstance(table, CostTable)
     assert all(0 < cost.seconds < 10 for cost in table.step_costs.values())
     assert all((cost.data_seconds or 0) > 0 for cost in table.step_costs.values())

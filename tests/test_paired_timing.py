@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from autoprog.search.step_timing import (
-    Limits,
+from autoprog.paired_timing import (
+    InterleavedTimes,
     TimeIsUpError,
-    Turns,
-    outcome,
-    take_turns,
-    turn_seconds,
+    TimingLimits,
+    seconds_with_warmup,
+    time_interleaved,
 )
+from autoprog.search.measured_costs import result_of
 
 
 @dataclass
@@ -43,14 +43,14 @@ class Machine:
 
         return work
 
-    def turns(self, limits: Limits, **known: Any) -> Turns:
+    def turns(self, limits: TimingLimits, **known: Any) -> InterleavedTimes:
         arms = {name: self.arm(name) for name in self.seconds}
-        return outcome(take_turns(arms, "full", limits, self.clock, **known))
+        return result_of(time_interleaved(arms, "full", limits, self.clock, **known))
 
 
 def test_on_a_quiet_machine_six_rounds_are_enough() -> None:
     machine = Machine({"full": 1.0, "half": 0.5})
-    turns = machine.turns(Limits(1000.0))
+    turns = machine.turns(TimingLimits(1000.0))
     assert len(turns.rounds) == 6
     assert turns.estimate("half").median == 0.5
     assert turns.estimate("half").confidence >= 0.95
@@ -61,7 +61,7 @@ def test_a_slow_spell_slows_all_alike() -> None:
     machine = Machine(
         {"full": 1.0, "half": 0.5, "tenth": 0.1}, lambda now: 4.0 if now > 10 else 1.0
     )
-    turns = machine.turns(Limits(1000.0))
+    turns = machine.turns(TimingLimits(1000.0))
     assert turns.estimate("full").median == pytest.approx(4.0)
     assert turns.estimate("half").median == pytest.approx(2.0, rel=0.01)
     assert turns.estimate("tenth").median == pytest.approx(0.4, rel=0.01)
@@ -69,7 +69,7 @@ def test_a_slow_spell_slows_all_alike() -> None:
 
 def test_each_round_starts_with_another_arm() -> None:
     machine = Machine({"full": 1.0, "half": 0.5, "third": 0.3})
-    machine.turns(Limits(1000.0))
+    machine.turns(TimingLimits(1000.0))
     names = [name for name, _ in machine.taken]
     assert names[:3] == ["full", "half", "third"], "the first turn, in which caches fill"
     assert [names[k] for k in (3, 6, 9, 12)] == ["full", "half", "third", "full"]
@@ -77,10 +77,10 @@ def test_each_round_starts_with_another_arm() -> None:
 
 def test_short_steps_are_taken_in_blocks() -> None:
     machine = Machine({"full": 0.04, "small": 0.001})
-    machine.turns(Limits(1000.0))
+    machine.turns(TimingLimits(1000.0))
     assert ("full", 3) in machine.taken
     assert ("small", 20) in machine.taken
-    assert turn_seconds(0.04) == pytest.approx(4 * 0.04)
+    assert seconds_with_warmup(0.04) == pytest.approx(4 * 0.04)
 
 
 def test_noisy_arms_go_on_while_settled_ones_sit_out() -> None:
@@ -93,7 +93,7 @@ def test_noisy_arms_go_on_while_settled_ones_sit_out() -> None:
         return next(noise)
 
     arms = {"full": machine.arm("full"), "noisy": noisy, "quiet": machine.arm("quiet")}
-    turns = outcome(take_turns(arms, "full", Limits(1000.0), machine.clock))
+    turns = result_of(time_interleaved(arms, "full", TimingLimits(1000.0), machine.clock))
     assert len(turns.ratios("quiet")) == 6
     assert 6 < len(turns.ratios("noisy")) == len(turns.ratios("full")) < 60
     found = turns.estimate("noisy")
@@ -108,14 +108,16 @@ def test_whatever_never_settles_ends_by_the_number_of_rounds() -> None:
         return 0.1 + (next(states) % 7)
 
     arms = {"full": machine.arm("full"), "wild": wild}
-    turns = outcome(take_turns(arms, "full", Limits(1e9, max_rounds=25), machine.clock))
+    turns = result_of(
+        time_interleaved(arms, "full", TimingLimits(1e9, max_rounds=25), machine.clock)
+    )
     assert len(turns.rounds) == 25
 
 
 def test_the_time_is_kept() -> None:
     """A turn of both takes 3 s: after the first one, three rounds fit into 14 s."""
     machine = Machine({"full": 1.0, "half": 0.5})
-    turns = machine.turns(Limits(14.0))
+    turns = machine.turns(TimingLimits(14.0))
     assert len(turns.rounds) == 3
     assert machine.now == 12.0
     assert turns.estimate("half").confidence < 0.95
@@ -123,7 +125,7 @@ def test_the_time_is_kept() -> None:
 
 def test_without_time_for_a_round_the_first_turn_counts() -> None:
     machine = Machine({"full": 1.0, "half": 0.5})
-    turns = machine.turns(Limits(3.0))
+    turns = machine.turns(TimingLimits(3.0))
     assert machine.taken == [("full", 1), ("half", 1)]
     assert turns.estimate("half").median == 0.5
     assert turns.estimate("full").median == 1.0
@@ -137,7 +139,7 @@ def test_one_disturbance_counts_for_nothing_where_there_are_few_rounds(
     machine = Machine(
         {"full": 1.0, "half": 0.5}, lambda now: 3.0 if slow_from <= now < slow_from + 0.4 else 1.0
     )
-    turns = machine.turns(Limits(limit))
+    turns = machine.turns(TimingLimits(limit))
     assert 1 <= len(turns.rounds) < 3
     full, half = turns.estimate("full"), turns.estimate("half")
     assert (full.median, half.median) == (pytest.approx(1.0), pytest.approx(0.5))
@@ -147,21 +149,23 @@ def test_one_disturbance_counts_for_nothing_where_there_are_few_rounds(
 def test_the_first_round_takes_what_there_is_time_for() -> None:
     """A turn of all takes 23 s: what is slow has its first turn and no other."""
     machine = Machine({"full": 1.0, "half": 0.5, "shuffled stream": 10.0})
-    turns = machine.turns(Limits(26.0))
+    turns = machine.turns(TimingLimits(26.0))
     assert turns.rounds == [{"full": 1.0, "half": 0.5}]
     assert turns.estimate("shuffled stream").median == 10.0
 
 
 def test_an_arm_whose_first_turn_does_not_fit_is_left_out() -> None:
     machine = Machine({"full": 1.0, "slow": 4.0, "half": 0.5})
-    turns = machine.turns(Limits(5.0), price=machine.seconds.__getitem__)
+    turns = machine.turns(TimingLimits(5.0), expected_seconds=machine.seconds.__getitem__)
     assert machine.now <= 5.0
     assert set(turns.first) == {"full", "half"}
 
 
 def test_of_what_has_had_its_first_turn_nothing_is_taken_beyond_the_time() -> None:
     machine = Machine({"full": 1.0, "half": 0.5})
-    turns = machine.turns(Limits(0.0), first={"full": 1.5}, price=machine.seconds.__getitem__)
+    turns = machine.turns(
+        TimingLimits(0.0), first={"full": 1.5}, expected_seconds=machine.seconds.__getitem__
+    )
     assert machine.taken == []
     assert (turns.first, turns.rounds) == ({"full": 1.5}, [])
     assert turns.estimate("full").median == 1.5
@@ -177,7 +181,7 @@ def test_a_block_that_the_time_ends_in_does_not_count() -> None:
         return work(times)
 
     arms["half"] = ended
-    turns = outcome(take_turns(arms, "full", Limits(1000.0), machine.clock))
+    turns = result_of(time_interleaved(arms, "full", TimingLimits(1000.0), machine.clock))
     assert turns.rounds == [{"full": 1.0}]
     assert (turns.estimate("full").median, turns.estimate("half").median) == (1.0, 0.5)
 
@@ -185,19 +189,22 @@ def test_a_block_that_the_time_ends_in_does_not_count() -> None:
 def test_what_is_known_is_told_after_each_block() -> None:
     machine = Machine({"full": 1.0, "half": 0.5})
     arms = {name: machine.arm(name) for name in machine.seconds}
-    told = [len(turns.first) for turns in take_turns(arms, "full", Limits(6.0), machine.clock)]
+    told = [
+        len(turns.first)
+        for turns in time_interleaved(arms, "full", TimingLimits(6.0), machine.clock)
+    ]
     assert told == [1, 2, 2, 2]
 
 
 def test_an_arm_that_takes_a_fifth_of_the_time_is_taken_once() -> None:
     machine = Machine({"full": 0.2, "half": 0.1, "shuffled stream": 10.0})
-    turns = machine.turns(Limits(60.0))
+    turns = machine.turns(TimingLimits(60.0))
     assert len(turns.ratios("shuffled stream")) == 1
     assert len(turns.ratios("half")) == 6
 
 
 def test_the_reference_alone_is_taken_six_times() -> None:
-    assert len(Machine({"full": 1.0}).turns(Limits(1000.0)).rounds) == 6
+    assert len(Machine({"full": 1.0}).turns(TimingLimits(1000.0)).rounds) == 6
 
 
 def test_ranks_take_the_turns_that_rank_0_says() -> None:
@@ -210,10 +217,10 @@ def test_ranks_take_the_turns_that_rank_0_says() -> None:
         told.append(text)
         return text
 
-    outcome(take_turns(arms, "full", Limits(14.0), main.clock, tell))
+    result_of(time_interleaved(arms, "full", TimingLimits(14.0), main.clock, tell))
     heard = iter(told)
     other = Machine({"full": 0.3, "half": 30.0})
     arms = {name: other.arm(name) for name in other.seconds}
-    outcome(take_turns(arms, "full", Limits(1.0), other.clock, lambda _: next(heard)))
+    result_of(time_interleaved(arms, "full", TimingLimits(1.0), other.clock, lambda _: next(heard)))
     assert other.taken == main.taken
     assert json.loads(told[-1]) == []
