@@ -49,7 +49,7 @@ from autoprog.ui.timeline import (
 from autoprog.verify.compare import (
     Comparison,
     Difference,
-    Finished,
+    FinishedRun,
     Group,
     Point,
     Spread,
@@ -261,7 +261,7 @@ def _group_values(group: Group) -> dict[str, Any]:
     }
 
 
-def _run_values(run: Finished) -> dict[str, Any]:
+def _run_values(run: FinishedRun) -> dict[str, Any]:
     result = run.result
     return {
         "path": run.path,

@@ -77,7 +77,7 @@ from autoprog.ui.timeline import (
     track_of_table,
     unfrozen_lines,
 )
-from autoprog.verify.compare import Comparison, Finished, Group
+from autoprog.verify.compare import Comparison, FinishedRun, Group
 
 __all__ = [
     "FONT_ASPECT_RATIO",
@@ -536,7 +536,7 @@ def curves_svg(comparison: Comparison, axis: Axis) -> str:
     )
 
 
-def _longest(group: Group, axis: Axis) -> Finished:
+def _longest(group: Group, axis: Axis) -> FinishedRun:
     """Return the run that reaches farthest, whose end has room for a label."""
     return max(group.runs, key=lambda run: max((x_of(p, axis) for p in run.curve), default=0.0))
 
@@ -581,7 +581,7 @@ def _grid(frame: _Frame, axis: Axis) -> str:
     return "".join(parts)
 
 
-def _curve(run: Finished, axis: Axis, frame: _Frame, index: int, label: str) -> str:
+def _curve(run: FinishedRun, axis: Axis, frame: _Frame, index: int, label: str) -> str:
     """Return a line with a dot an evaluation; each dot tells its values to a pointer."""
     places = [(frame.x(x_of(p, axis)), frame.y(p.top1_ema), p) for p in run.curve]
     if not places:

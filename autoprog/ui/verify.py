@@ -13,16 +13,11 @@ from rich.text import Text
 from autoprog.console import Console
 from autoprog.ui.format import ascii_text, duration, number, signed
 from autoprog.ui.tables import Column, markdown_table, plain_table, rich_table
-from autoprog.verify.attempts import Arm, ArmEnded, ArmStarted
-from autoprog.verify.verdict import (
-    ARMS,
-    NEAR_CONVERGENCE_POINTS,
-    OtherArm,
-    Pair,
-    PairEnded,
-    Report,
-    Verification,
-)
+from autoprog.verify.arms import Arm
+from autoprog.verify.attempts import ArmEnded, ArmStarted
+from autoprog.verify.plan import ARMS, OtherArm, Pair
+from autoprog.verify.verdict import NEAR_CONVERGENCE_POINTS
+from autoprog.verify.verification import PairEnded, Report, Verification
 
 __all__ = [
     "VerifyView",

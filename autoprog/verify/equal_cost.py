@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from autoprog.costs.model import CostModel, predict_seconds
 from autoprog.curves import linspace
 from autoprog.errors import ConfigError
 from autoprog.files import parse
@@ -26,6 +27,7 @@ __all__ = [
     "macs_cost",
     "ramps",
     "random_schedules",
+    "seconds_cost",
 ]
 
 Cost = Callable[[StepTable], float]
@@ -64,6 +66,11 @@ def macs_cost(spec: ModelSpec) -> Cost:
 def images_cost(table: StepTable) -> float:
     """Return the images that a schedule sees, in batches of the recipe's size."""
     return table.image_epochs * table.steps_per_epoch
+
+
+def seconds_cost(model: CostModel, batch_size: int) -> Cost:
+    """Return the cost that predicts the seconds of the steps and their data."""
+    return lambda table: predict_seconds(table, model, batch_size).total
 
 
 def epochs_of_cost(make: Make, steps_per_epoch: int, cost: Cost, target: float) -> float:

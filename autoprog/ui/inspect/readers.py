@@ -32,7 +32,7 @@ from autoprog.ui.subject import Subject, run_start, run_subject
 from autoprog.ui.tables import Column
 
 if TYPE_CHECKING:
-    from autoprog.verify.compare import Comparison, Finished
+    from autoprog.verify.compare import Comparison, FinishedRun
 
 __all__ = [
     "BASELINE_SCHEDULE",
@@ -465,9 +465,9 @@ class Library:
         self.plans = tuple(plans)
         self._listed = listed
         self._followers: dict[Path, RunFollower] = {}
-        self._finished: dict[Path, tuple[Stamp, Finished | str]] = {}
+        self._finished: dict[Path, tuple[Stamp, FinishedRun | str]] = {}
         self._baselines: dict[Path, tuple[Stamp, str]] = {}
-        self._compared: tuple[tuple[Finished | str, ...], Compared] = ((), Compared())
+        self._compared: tuple[tuple[FinishedRun | str, ...], Compared] = ((), Compared())
 
     def subject(self, path: Path) -> Subject:
         """Return a run, read to its end.
@@ -524,7 +524,7 @@ class Library:
             if known[1] == wanted and path != subject.run.path:
                 yield path
 
-    def _read(self, path: Path) -> Finished | str:
+    def _read(self, path: Path) -> FinishedRun | str:
         now = stamp(path, (*FILES, "events.jsonl"))
         known = self._finished.get(path)
         if known is None or known[0] != now:
@@ -544,7 +544,7 @@ def subject_of(library: Library, other: Path | Follower) -> Subject:
     return other.subject
 
 
-def _compared(runs: Sequence[Finished], left_out: tuple[tuple[str, str], ...]) -> Compared:
+def _compared(runs: Sequence[FinishedRun], left_out: tuple[tuple[str, str], ...]) -> Compared:
     """Return the comparison of runs; without one where they cannot be compared, which is told too."""
     from autoprog.verify.compare import compare
 
@@ -555,11 +555,11 @@ def _compared(runs: Sequence[Finished], left_out: tuple[tuple[str, str], ...]) -
         return Compared(None, (*left_out, ("the comparison", str(error))))
 
 
-def _finished(path: Path) -> Finished | str:
-    from autoprog.verify.compare import read_finished  # not before a view needs it
+def _finished(path: Path) -> FinishedRun | str:
+    from autoprog.verify.compare import read_finished_run  # not before a view needs it
 
     try:
-        return read_finished(path)
+        return read_finished_run(path)
     except ConfigError as error:
         return ": ".join(part for part in (error.key, error.problem) if part)
     except (AutoprogError, OSError) as error:
