@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -32,6 +32,7 @@ from autoprog.bounds import (
 from autoprog.errors import ConfigError
 from autoprog.files import FileModel, append_row, parse, read_object, read_rows
 from autoprog.openfiles import write_atomically
+from autoprog.options import Option
 from autoprog.subnets import Subnet
 from supernet.config import SubnetConfig
 
@@ -97,11 +98,39 @@ class FidelitySettings(FileModel):
         begin: From the network that the supernet was grown from, or from new weights.
     """
 
-    candidates: Compared
-    at: Index = 0
-    epochs: Epochs | None = None
-    seeds: Few = 2
-    begin: Start = "start"
+    candidates: Annotated[
+        Compared,
+        Option(
+            "check the estimates of one decision: really train N subnets, at extra cost",
+            flag="fidelity",
+            metavar="N",
+        ),
+    ]
+    at: Annotated[
+        Index, Option("number of that decision", flag="fidelity-at", needs="fidelity", metavar="K")
+    ] = 0
+    epochs: Annotated[
+        Epochs | None,
+        Option(
+            "length of each training",
+            flag="fidelity-epochs",
+            needs="fidelity",
+            metavar="E",
+            default="that of the supernet phase",
+        ),
+    ] = None
+    seeds: Annotated[
+        Few,
+        Option("trainings of each subnet", flag="fidelity-seeds", needs="fidelity", metavar="S"),
+    ] = 2
+    begin: Annotated[
+        Start,
+        Option(
+            "begin with the network before the supernet phase, or with new weights",
+            flag="fidelity-from",
+            needs="fidelity",
+        ),
+    ] = "start"
 
 
 class RealTraining(FileModel):

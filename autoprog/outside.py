@@ -13,11 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from autoprog.data.cache_folder import cache_folder
-from autoprog.settings import DataSettings, RunSettings
+from autoprog.options import flag_words, flags_of_model
+from autoprog.settings import OUTSIDE, DataSettings, RunSettings, SearchSettings
 
 __all__ = ["Ask", "asks_of", "asks_of_data", "repeatable", "words_of_asks"]
 
 _READ_AS_FOLDERS = ("torch/image_folder", "torch/folder")
+
+
+_FLAGS = {
+    flag.field: flag
+    for model in (DataSettings, SearchSettings, RunSettings)
+    for flag in flags_of_model(model)
+}
 
 
 @dataclass(frozen=True)
@@ -27,7 +35,7 @@ class Ask:
     Attributes:
         key: Its place in ``run.yaml``.
         what: What it does, such as "decoded images are written there".
-        flags: What asks for it on a command line, by setting; True for a flag without a value.
+        flags: The values of the fields that ask for it.
     """
 
     key: str
@@ -37,8 +45,7 @@ class Ask:
     @property
     def words(self) -> tuple[str, ...]:
         """Return the flags as they stand on a command line."""
-        pairs = ((f"--{name.replace('_', '-')}", value) for name, value in self.flags.items())
-        return tuple(flag if value is True else f"{flag}={value}" for flag, value in pairs)
+        return tuple(flag_words((_FLAGS[field] for field in self.flags), self.flags))
 
 
 def asks_of(
@@ -50,7 +57,7 @@ def asks_of(
         settings: Of the run.
         folder: The run folder; what is written into it is no ask.
         loads_weights: Whether initial weights would be loaded now, as before the first checkpoint.
-        logs: Whether loggers are told, as they are of a run, not of its trials.
+        logs: Whether the run is passed on to loggers, as its trials are not.
     """
     asks = [*_of_cache(settings, folder), *_of_storage(settings)]
     asks += asks_of_data(settings.data)
@@ -74,8 +81,7 @@ def asks_of_data(data: DataSettings) -> list[Ask]:
     """
     if data.dataset is None or data.dataset.lower() in _READ_AS_FOLDERS:
         return []
-    changed = data.model_dump(include=set(_OF_DATASET), exclude_defaults=True)
-    flags = {name: changed[name] for name in _OF_DATASET if name in changed}
+    flags = data.model_dump(include=set(OUTSIDE), exclude_defaults=True)
     what = "its library may download it, or start a program for it"
     return [Ask("settings.data.dataset", what, flags)]
 
@@ -104,9 +110,6 @@ def words_of_asks(settings: RunSettings, folder: Path, *, logs: bool = True) -> 
     """Return the flags by which another process that goes on with a run may do all that it asks for."""
     asks = asks_of(settings, folder, logs=logs)
     return tuple(word for ask in asks for word in ask.words)
-
-
-_OF_DATASET = ("dataset", "data_dir", "train_split", "val_split")
 
 
 def _of_cache(settings: RunSettings, folder: Path) -> Iterator[Ask]:

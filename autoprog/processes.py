@@ -1,4 +1,4 @@
-"""Processes by a name that outlives them, so that another process can tell whether they are gone."""
+"""Processes by names that outlive them, locks that do not outlast their holder, and the workers of a run."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ import threading
 import time
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 from autoprog.bounds import Count, Index, ProcessNumber, Ticks, UnixSeconds
@@ -80,7 +79,7 @@ def this_process() -> ProcessName:
 
 
 def is_here(process: ProcessName) -> bool:
-    """Tell whether a process would be seen from here: of this boot and process table."""
+    """Return whether a process would be seen from here: of this boot and process table."""
     here = this_process()
     if here.boot_id:
         return process.boot_id == here.boot_id
@@ -88,34 +87,36 @@ def is_here(process: ProcessName) -> bool:
 
 
 def is_gone(process: ProcessName) -> bool:
-    """Tell whether a process certainly runs no more; of one that would not be seen, nothing is certain."""
+    """Return whether a process certainly runs no more; of one that would not be seen, nothing is certain."""
     if not is_here(process):
         return False  # not even after a reboot here: two machines may have one host name
     found = _state_and_start(process.pid)
-    if found is None:
-        return not _is_in_use(process.pid)
-    state, started = found
-    return state in ("Z", "X") or started != process.started  # a zombie only waits for its parent
+    if found is not None:
+        state, started = found
+        # A zombie (Z) does nothing but wait for its parent; with another start it is another process.
+        return state in ("Z", "X") or started != process.started
+    try:
+        os.kill(process.pid, 0)
+    except (ProcessLookupError, OverflowError):  # no process has such a number
+        return True
+    except PermissionError:  # of another user, whose processes the table hides
+        pass
+    return False
 
 
 @lru_cache(maxsize=4)
 def _name_of(pid: int) -> ProcessName:
     """Return the name of a process of this machine; by number, since a fork has another one."""
-    _, started = _state_and_start(pid) or ("", 0)
-    return ProcessName(socket.gethostname(), _boot_id(), pid, started)
-
-
-@lru_cache(maxsize=1)
-def _boot_id() -> str:
     boot, table = "", ""
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         table = os.readlink("/proc/self/ns/pid")
-    return f"{boot} {table}".strip()
+    _, started = _state_and_start(pid) or ("", 0)
+    return ProcessName(socket.gethostname(), f"{boot} {table}".strip(), pid, started)
 
 
 def _state_and_start(pid: int) -> tuple[str, int] | None:
-    """Return the state of a process and its start in ticks after the boot; None if nobody tells."""
+    """Return the state of a process and its start in ticks after the boot; None if the table hides it."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except OSError:
@@ -124,29 +125,14 @@ def _state_and_start(pid: int) -> tuple[str, int] | None:
     return state, int(fields[18])
 
 
-def _is_in_use(pid: int) -> bool:
-    """Tell whether a number belongs to a process, also where the table hides those of other users."""
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):  # no process has such a number
-        return False
-    except PermissionError:
-        pass
-    return True
+# Locks as files, for processes of one or many hosts. The package filelock would do on one machine: its
+# locks go by flock, which does not work on some shared file systems, and do not exclude Optuna's own;
+# its soft ones outlast a holder that was killed.
 
-
-# --------------------------------------------------------------------------------------------------
-# Locks as files, for processes of one or many hosts, that do not outlast the process that holds
-# them.
-
-
-_FIRST_PAUSE_SECONDS = 0.001
-_LONGEST_PAUSE_SECONDS = 0.05
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.001, 0.05
 _STRANGER_PATIENCE_SECONDS = 5.0
-_LONG_SECONDS = 1.0
-_SILENT_SECONDS = 3.0
-"""After so long a wait, it is asked how old the file is: it may be of a folder that was copied."""
-
+_SECONDS_BEFORE_AGE = 1.0  # so long is waited before the clock of the file system is asked
+_SECONDS_BEFORE_WARNING = 3.0
 _LONGEST_TEXT_BYTES = 4096
 
 
@@ -182,12 +168,7 @@ class FileLock:
         self.acquire()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.release()
 
     def acquire(self) -> None:
@@ -197,20 +178,25 @@ class FileLock:
             OSError: If the file cannot be made.
         """
         pause, seen, since, age = _FIRST_PAUSE_SECONDS, None, time.monotonic(), 0.0
-        warn_at = since + _SILENT_SECONDS
+        warn_at = since + _SECONDS_BEFORE_WARNING
         while not self._make():
             sight = self._look()
-            if sight != seen:
+            if sight != seen:  # another holder, with whom the patience begins anew
                 seen, since, age = sight, time.monotonic(), 0.0
-            waited = time.monotonic() - since
-            if sight is not None and not age and waited > _LONG_SECONDS:
-                age = self._age_seconds(sight)
-            if sight is not None and self._is_abandoned(sight, max(waited, age)):
-                self._break(sight)
-                continue
-            if sight is not None and time.monotonic() > warn_at:
-                warn_at = math.inf
-                self._warn(sight)
+            if sight is not None:
+                waited = time.monotonic() - since
+                if not age and waited > _SECONDS_BEFORE_AGE:
+                    age = self._age_seconds(sight)  # it may be of a folder that was copied long ago
+                if self._is_abandoned(sight, max(waited, age)):
+                    self._break(sight)
+                    continue
+                if time.monotonic() > warn_at:
+                    warn_at = math.inf
+                    holder = _process_in(sight.text)
+                    who = "somebody" if holder is None else f"process {holder.pid} of {holder.host}"
+                    text = f"waiting for {self._path}, which {who} holds; without a sign of life it"
+                    text += f" is taken over {self._patience:g} s after it was made"
+                    warnings.warn(LibraryWarning(text), stacklevel=2)
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
@@ -219,15 +205,6 @@ class FileLock:
         sight = self._look()
         if sight is not None and sight.text == self._mine:
             self._path.unlink(missing_ok=True)
-
-    def _warn(self, sight: _Sight) -> None:
-        holder = _process_in(sight.text)
-        who = "somebody" if holder is None else f"process {holder.pid} of {holder.host}"
-        text = (
-            f"waiting for {self._path}, which {who} holds; without a sign of life it is taken over"
-        )
-        text += f" {self._patience:g} s after it was made"
-        warnings.warn(LibraryWarning(text), stacklevel=2)
 
     def _make(self) -> bool:
         try:
@@ -244,26 +221,21 @@ class FileLock:
         return True
 
     def _look(self) -> _Sight | None:
-        """Return the lock file as it is now.
+        """Return the lock file as it is now, or None if there is none.
 
         One that is a link, as Optuna makes them, or a pipe, as somebody may have put there, says nothing.
         """
         try:
-            with open_regular(self._path, follow_links=False) as file:
-                stat = os.fstat(file.fileno())
-                text = file.read(_LONGEST_TEXT_BYTES).decode(errors="replace")
-            return _Sight(stat.st_ino, stat.st_mtime_ns, text)
-        except NotRegularFileError:
-            return self._look_at_link()
+            try:
+                with open_regular(self._path, follow_links=False) as file:
+                    stat = os.fstat(file.fileno())
+                    text = file.read(_LONGEST_TEXT_BYTES).decode(errors="replace")
+                return _Sight(stat.st_ino, stat.st_mtime_ns, text)
+            except NotRegularFileError:
+                stat = os.lstat(self._path)
+                return _Sight(stat.st_ino, stat.st_mtime_ns, None)
         except OSError:
             return None
-
-    def _look_at_link(self) -> _Sight | None:
-        try:
-            stat = os.lstat(self._path)
-        except OSError:
-            return None
-        return _Sight(stat.st_ino, stat.st_mtime_ns, None)
 
     def _age_seconds(self, sight: _Sight) -> float:
         """Return how long a lock file has stayed the same, by the clock of the file system that holds it.
@@ -274,7 +246,7 @@ class FileLock:
             with tempfile.TemporaryFile(dir=self._path.parent) as now:
                 age = (os.fstat(now.fileno()).st_mtime_ns - sight.modified_ns) / 1e9
         except OSError:
-            return _LONG_SECONDS
+            return _SECONDS_BEFORE_AGE
         return age if age > -self._patience else math.inf
 
     def _is_abandoned(self, sight: _Sight, same_for_seconds: float) -> bool:
@@ -284,10 +256,20 @@ class FileLock:
         return same_for_seconds > min(self._patience, _STRANGER_PATIENCE_SECONDS)
 
     def _break(self, abandoned: _Sight) -> None:
-        """Remove the lock file, unless another process has been faster and holds a new one by now."""
-        with _one_at_a_time(self._path.parent):
+        """Remove the lock file, unless another process has been faster and holds a new one by now.
+
+        Under a lock on the folder, so that two processes of one machine do not break it at once, the second a
+        fresh one. Across hosts, and on file systems that cannot lock a folder, the moment between look
+        and removal stays open, as it does in Optuna.
+        """
+        folder = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            with suppress(OSError):
+                fcntl.flock(folder, fcntl.LOCK_EX)
             if self._look() == abandoned:
                 self._path.unlink(missing_ok=True)
+        finally:
+            os.close(folder)
 
 
 def _process_in(text: str | None) -> ProcessName | None:
@@ -298,34 +280,16 @@ def _process_in(text: str | None) -> ProcessName | None:
         return None
 
 
-@contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Keep two processes of one machine from breaking a lock at once, the second of them a fresh one.
-
-    Across hosts, and on file systems that cannot lock a folder, the moment between look and
-    removal stays open, as it does in Optuna.
-    """
-    file = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(file)
-
-
-# --------------------------------------------------------------------------------------------------
 # The workers of a run: each says in a file of the run folder what it does, for all who look on.
-
 
 WorkerState = Literal["starting", "waiting", "running", "done", "failed"]
 
 NUMBER_VARIABLE = "AUTOPROG_WORKER"
-"""Environment variable by which a worker is told the number that was claimed for it."""
+"""Environment variable with the number that was claimed for a worker."""
 
 _FOLDER = "workers"
 _BEAT_SECONDS = 5.0
-_SILENT_WORKER_SECONDS = 60.0
+_SILENT_WORKER_SECONDS = 60.0  # twelve beats: one of another host counts as dead after that
 _MAX_STATUS_BYTES = 2**20
 
 
@@ -427,14 +391,14 @@ def read_workers(folder: Path) -> list[WorkerSeen]:
     for path in (folder / _FOLDER).glob("worker-*.json"):
         with suppress(OSError, ValueError):
             status = WorkerStatus.model_validate_json(read_bytes(path, _MAX_STATUS_BYTES))
-            found.append(WorkerSeen(status, _is_alive(status, time.time())))
+            # A process of this machine is looked up; one of another host is known by its beats alone.
+            is_alive = status.state not in ("done", "failed") and (
+                not is_gone(status.process)
+                if is_here(status.process)
+                else time.time() - status.updated < _SILENT_WORKER_SECONDS
+            )
+            found.append(WorkerSeen(status, is_alive))
     return sorted(found, key=lambda seen: seen.status.worker)
-
-
-def _is_alive(status: WorkerStatus, now: float) -> bool:
-    if status.state in ("done", "failed") or is_gone(status.process):
-        return False
-    return is_here(status.process) or now - status.updated < _SILENT_WORKER_SECONDS
 
 
 def _path(folder: Path, number: int, suffix: str) -> Path:

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from statistics import fmean
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -28,6 +28,7 @@ from autoprog.bounds import (
 from autoprog.curves import Curriculum, KeepCurve, Ramp, curve_ends
 from autoprog.errors import ConfigError
 from autoprog.files import FileModel
+from autoprog.options import Option
 from supernet.config import GrowthRule, ModelSpec, Outlook, SubnetConfig, TokenRule, as_depth
 from supernet.cost import macs
 
@@ -209,10 +210,20 @@ class LearningRate(FileModel):
 class Grow(FileModel):
     """How the blocks that a stage adds are filled; see :class:`supernet.config.GrowthRule`."""
 
-    init: Literal["ema", "copy", "zero"] = "ema"
-    placement: Literal["interpolate", "stack"] = "interpolate"
-    old_blocks: Literal["keep", "ema"] = "keep"
-    optimizer_state: Literal["copy", "fresh", "reset"] = "copy"
+    init: Annotated[
+        Literal["ema", "copy", "zero"], Option("weights of new blocks", flag="grow-init")
+    ] = "ema"
+    placement: Annotated[
+        Literal["interpolate", "stack"],
+        Option("where blocks are inserted", flag="grow-placement"),
+    ] = "interpolate"
+    old_blocks: Annotated[
+        Literal["keep", "ema"], Option("weights of old blocks", flag="grow-old-blocks")
+    ] = "keep"
+    optimizer_state: Annotated[
+        Literal["copy", "fresh", "reset"],
+        Option("optimizer's moments of new blocks", flag="grow-optimizer-state"),
+    ] = "copy"
 
     @model_validator(mode="after")
     def _legal_rule(self) -> Grow:

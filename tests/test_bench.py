@@ -42,7 +42,7 @@ from autoprog.bench.runner import (
 )
 from autoprog.cli import build_parser, main
 from autoprog.commands.configure import Configured, configure_train
-from autoprog.data.loader import Batch
+from autoprog.data.batches import Batch
 from autoprog.events import Event, StepLogged
 from autoprog.paired_timing import Estimate, estimate, fraction_lost, paired_blocks, speed_ratio
 from autoprog.train.device import Compute

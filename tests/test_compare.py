@@ -25,13 +25,15 @@ from autoprog.space import SpaceFile
 from autoprog.stage import FullModel
 from autoprog.ui.compare import (
     compare_document,
-    compare_markdown,
+    compare_sections,
     comparison_columns,
     difference_lines,
     difference_texts,
 )
-from autoprog.ui.html import compare_page, ticks
+from autoprog.ui.render_html import compare_page, ticks
+from autoprog.ui.section import markdown_lines
 from autoprog.verify.compare import (
+    Comparison,
     FinishedRun,
     Point,
     charged_parts,
@@ -47,6 +49,10 @@ from supernet.zoo import ZOO
 
 SPEC = ZOO["vit-mu"]
 SMALL, FULL = SubnetConfig(2, 8), SubnetConfig(4, 16)
+
+
+def compare_markdown(comparison: Comparison) -> str:
+    return "\n".join(markdown_lines(compare_sections(comparison)))
 
 
 def result(top1_ema: float, seconds: float, seed: int = 0, **changes: Any) -> Result:

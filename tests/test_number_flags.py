@@ -11,7 +11,7 @@ import pytest
 
 from autoprog.bounds import Range
 from autoprog.cli import COMMANDS, build_parser, main
-from autoprog.commands.flags import duration_seconds
+from autoprog.options import duration_seconds
 
 NO_NUMBERS = ("", " 5", "1_000", "0x10", "１２", "nan", "inf", "-inf", "1e400", "five", "\x1b[2J")
 BEYOND = ("-1", "1e300", "-1e300", str(10**40), "9" * 5000, "1e-320")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from autoprog.commands.launch import new_run_id
+from autoprog.commands.record import new_run_id
 from autoprog.decisions import Candidate, Decision
 from autoprog.errors import ConfigError, RunError, RunExistsError
 from autoprog.events import CheckpointSaved, Event, RunStarted, WarningRaised

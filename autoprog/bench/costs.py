@@ -13,7 +13,7 @@ from autoprog.bench.runner import scratch_folder
 from autoprog.console import Console
 from autoprog.costs.model import CostModel
 from autoprog.costs.table import CostKey, CostTable, full_key
-from autoprog.data.sources import OpenedData
+from autoprog.data.dataset import OpenedData
 from autoprog.paired_timing import TimingLimits
 from autoprog.search.measured_costs import measure_step_costs, result_of
 from autoprog.settings import RunSettings

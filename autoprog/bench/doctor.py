@@ -14,12 +14,13 @@ from typing import Literal
 
 import torch
 
-from autoprog.data.loader_workers import resolve_workers
+from autoprog.data.dataset import AnySource, OpenedData, open_data
+from autoprog.data.loader import check_images
 from autoprog.data.progress import progress_on_stderr
-from autoprog.data.run_data import open_data, open_run_data
-from autoprog.data.sources import AnySource, OpenedData, check_images
+from autoprog.data.run_data import open_run_data
 from autoprog.data.stream import StreamSource
 from autoprog.data.transforms import TransformSettings
+from autoprog.data.workers import resolve_workers
 from autoprog.environment import usable_cores
 from autoprog.errors import AutoprogError, ConfigError
 from autoprog.recipe import RECIPES, default_recipe_name

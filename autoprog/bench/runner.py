@@ -28,11 +28,11 @@ from torch import Tensor, nn
 
 import autoprog
 from autoprog.console import Console
-from autoprog.data.loader import Batch
-from autoprog.data.loader_workers import resolve_workers
+from autoprog.data.batches import Batch
+from autoprog.data.dataset import OpenedData
 from autoprog.data.run_data import RunData, open_run_data
-from autoprog.data.sources import OpenedData
 from autoprog.data.transforms import InputConfig
+from autoprog.data.workers import resolve_workers
 from autoprog.errors import ConfigError, RunError
 from autoprog.outside import words_of_asks
 from autoprog.paired_timing import (

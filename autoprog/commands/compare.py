@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add_flags", "print_comparison", "run"]
 
-MIN_WIDTH, MAX_WIDTH = 60, 200
-
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add which runs to compare, and in which forms."""
@@ -110,7 +108,7 @@ def _write_page(path: Path, comparison: Comparison) -> None:
         ConfigError: If it cannot be written.
     """
     from autoprog.openfiles import write_atomically
-    from autoprog.ui.html import compare_page
+    from autoprog.ui.render_html import compare_page
 
     try:
         write_atomically(path, compare_page(comparison))
@@ -124,21 +122,14 @@ def print_comparison(
 ) -> None:
     """Print a comparison in the form that the flags ask for."""
     from autoprog.console import Console
-    from autoprog.ui.compare import (
-        compare_document,
-        compare_markdown,
-        compare_plain,
-        compare_views,
-    )
+    from autoprog.ui.compare import compare_document, compare_sections
+    from autoprog.ui.render_rich import print_sections
+    from autoprog.ui.section import markdown_lines
 
-    console = Console()
+    sections = compare_sections(comparison, getattr(args, "x", "seconds"))
     if args.as_json:
         say(json.dumps(compare_document(comparison, left_out), indent=1, allow_nan=False))
     elif args.markdown:
-        say(compare_markdown(comparison))
-    elif console.is_dumb_terminal or not console.encoding.startswith("utf"):
-        say(compare_plain(comparison))
+        say("\n".join(markdown_lines(sections)))
     else:
-        width = max(MIN_WIDTH, min(console.width, MAX_WIDTH))
-        for view in compare_views(comparison, getattr(args, "x", "seconds")):
-            console.print(view, width=width, crop=False)
+        print_sections(Console(), sections)

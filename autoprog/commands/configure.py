@@ -15,25 +15,24 @@ from pydantic import Field
 from autoprog import migration
 from autoprog.bounds import WorldSize
 from autoprog.commands.flags import (
-    LOGGER_SETTINGS,
     check_trials,
     data_settings,
+    flag_of,
     from_anywhere,
     given_cost_fraction,
     given_fidelity,
-    given_recipe,
 )
-from autoprog.data.run_data import open_data
-from autoprog.data.sources import OpenedData
+from autoprog.data.dataset import OpenedData, open_data
 from autoprog.environment import optional_number_in
 from autoprog.errors import ConfigError, suggest
 from autoprog.files import FileModel, parse, read_yaml
+from autoprog.options import given
 from autoprog.presets import PRESETS, preset
 from autoprog.recipe import RECIPES, Recipe, default_recipe_name, fitting_batch_size, resolve_recipe
 from autoprog.schedule import GrowthSchedule, load_schedule
-from autoprog.settings import DataSettings, RunSettings
-from autoprog.space import SpaceFile, find_space
-from autoprog.stage import FullModel, Sandwich
+from autoprog.settings import DataSettings, RunSettings, SearchSettings
+from autoprog.space import Decisions, SpaceFile, find_space
+from autoprog.stage import FullModel, Grow, Sandwich
 from autoprog.train.initial_weights import weights_of_file
 from autoprog.train.model import find_model, short_named
 from autoprog.train.run import steps_per_epoch_of
@@ -90,7 +89,7 @@ def recipe_of(
         if data.embedded:
             of_digits = RECIPES["digits"].model_dump(include=_OF_IMAGES)
             layers.insert(0, ("digits", of_digits))
-    layers.append(("flags", given_recipe(args)))
+    layers.append(("flags", given(args, Recipe)))
     return name, resolve_recipe(name, *layers)
 
 
@@ -143,13 +142,13 @@ def configure_search(args: argparse.Namespace) -> Configured:
     of_space = {"sched": "wsd", **file.recipe} if fraction is not None else file.recipe
     whole_images = round(len(opened.train) / (1.0 if whole else proxy))
     name, recipe = recipe_of(args, whole_images, data, (where, of_space))
-    if _given(args, "pretrained", "initial_checkpoint"):
+    if hasattr(args, "pretrained") or hasattr(args, "initial_checkpoint"):
         space = space.at_full_depth()
     if not whole:
         short = {"epochs": recipe.epochs * proxy}
         recipe = parse(Recipe, {**recipe.model_dump(), **short}, "--proxy")
     recipe, notices = _with_fitting_batches(recipe, len(opened.train))
-    search = {"space": space, "space_from": where, **_given(args, *_OF_SEARCH)}
+    search = {"space": space, "space_from": where, **given(args, SearchSettings)}
     if "storage" in search:
         search["storage"] = from_anywhere(search["storage"])
     if whole:
@@ -222,7 +221,7 @@ def _settings(
     values = {"kind": kind, "model": FullModel.of(spec), "data": data, "recipe": recipe}
     return parse(
         RunSettings,
-        {**values, "recipe_name": recipe_name, **more, **_given(args, *_OF_RUN)},
+        {**values, "recipe_name": recipe_name, **more, **given(args, RunSettings)},
         "flags",
     )
 
@@ -240,12 +239,10 @@ def _model_of_schedule(
         size = _image_size(args, data, spec, None)
         return spec if size is None else _resized(spec, size)
     for flag, value in (("model", found.full.model), ("img_size", found.full.img_size)):
-        given = getattr(args, flag, value)
-        if given != value:
-            where = "--" + flag.replace("_", "-")
-            raise ConfigError(
-                where, "", f"must be {value!r}, as {name} says, or be left out", given
-            )
+        own = getattr(args, flag, value)
+        if own != value:
+            problem = f"must be {value!r}, as {name} says, or be left out"
+            raise ConfigError(flag_of(flag), "", problem, own)
     return _checked_against_timm(found.full, name)
 
 
@@ -289,27 +286,12 @@ def _with_shape(schedule: GrowthSchedule, shape: str) -> dict[str, Any]:
 
 
 def _with_decision_flags(args: argparse.Namespace, file: SpaceFile) -> SpaceFile:
-    names = (
-        "num_stages",
-        "supernet_epochs",
-        "num_points",
-        "supernet_fraction",
-        "search_fraction",
-        "continuation_trials",
-        "max_candidates",
-        "min_full_fraction",
-    )
-    given = _given(args, *names)
-    grow = {
-        key: getattr(args, f"grow_{key}")
-        for key in ("init", "placement", "old_blocks", "optimizer_state")
-        if hasattr(args, f"grow_{key}")
-    }
-    if not given and not grow:
+    decisions, grow = given(args, Decisions), given(args, Grow)
+    if not decisions and not grow:
         return file
     body = file.model_dump(by_alias=True)
-    body["decisions"] = {**body["decisions"], **given}
-    body["decisions"]["grow"] = {**body["decisions"]["grow"], **grow}
+    body["decisions"] |= decisions
+    body["decisions"]["grow"] |= grow
     return parse(SpaceFile, body, "flags")
 
 
@@ -355,40 +337,3 @@ def _named_model(args: argparse.Namespace) -> ModelSpec:
             return short_named(spec)
         problem = f"must be given: {source} does not say what model it is for"
     raise ConfigError("--model", "", problem, hint=hint)
-
-
-_OF_SEARCH = (
-    "rule",
-    "sampler",
-    "costs_from",
-    "profile_seconds",
-    "budget_seconds",
-    "trials",
-    "proxy",
-    "storage",
-)
-
-_OF_RUN = (
-    "seed",
-    "device",
-    "amp",
-    "threads",
-    "workers",
-    "checkpoint_minutes",
-    "log_every_steps",
-    "eval_every_epochs",
-    "patience",
-    "time_budget_seconds",
-    "on_divergence",
-    "compile",
-    "cache",
-    "max_bad_images",
-    "pretrained",
-    "initial_checkpoint",
-    "fresh_head",
-    *LOGGER_SETTINGS,
-)
-
-
-def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
-    return {name: getattr(args, name) for name in names if hasattr(args, name)}

@@ -13,10 +13,11 @@ from rich.text import Text
 
 from autoprog.bench.costs import measure_costs
 from autoprog.commands.configure import Configured
-from autoprog.commands.launch import Configure, new_run_id
+from autoprog.commands.launch import Configure
 from autoprog.commands.preflight import check_run, check_validation_images
+from autoprog.commands.record import new_run_id
 from autoprog.commands.report import plan_text, space_text
-from autoprog.commands.show import put_paths
+from autoprog.commands.run_words import put_paths
 from autoprog.console import Console
 from autoprog.costs.model import CostModel, predict_seconds
 from autoprog.costs.table import CostKey, full_key, key_of_step, space_keys
@@ -30,9 +31,8 @@ from autoprog.steptable import StepTable
 from autoprog.train.device import resolve_compute
 from autoprog.train.run import step_table
 from autoprog.ui.format import amount, ascii_text, count, duration, mebibytes, number
-from autoprog.ui.plain import stage_columns
 from autoprog.ui.tables import Column, plain_table, rich_table
-from autoprog.ui.timeline import track_of_table
+from autoprog.ui.track import track_of_table
 from supernet.cost import macs, parameters
 
 __all__ = ["dry_run"]
@@ -135,7 +135,7 @@ def _stages(configured: Configured) -> list[Column]:
     track = track_of_table(
         configured.settings.model.spec(), table, configured.settings.recipe.strength
     )
-    columns = stage_columns(track)
+    columns = track.stage_columns()
     if len(columns[0].cells) != len(table.segments):
         return columns  # rows of several segments, of keep-rates that change with each step
     steps = tuple(count(segment.steps) for segment in table.segments)

@@ -23,17 +23,23 @@ from autoprog.bounds import (
     range_of,
 )
 from autoprog.commands.configure import recipe_of
-from autoprog.commands.flags import add_data_flags, add_device_flags, data_settings
-from autoprog.commands.launch import check_data_asks
+from autoprog.commands.flags import (
+    add_data_flags,
+    add_device_flags,
+    add_model_flags,
+    data_settings,
+    flag_of,
+)
+from autoprog.commands.resume import check_data_asks
 from autoprog.curves import size_on_grid
-from autoprog.data.run_data import open_data
-from autoprog.data.sources import OpenedData, labelled_as, open_evaluated_folder
+from autoprog.data.dataset import OpenedData, labelled_as, open_data, open_evaluated_folder
 from autoprog.errors import ConfigError
 from autoprog.evaluation_grid import cells_of
 from autoprog.files import parse
+from autoprog.options import given
 from autoprog.presets import pruning_places
 from autoprog.printable import say
-from autoprog.runs import Run, load_run
+from autoprog.runs import Run
 from autoprog.schedule import GrowthSchedule
 from autoprog.settings import DataSettings, RunSettings
 from autoprog.stage import FullModel, Sandwich, SandwichSizes, Tokens, nearest_multiples
@@ -49,7 +55,6 @@ __all__ = [
     "check_size",
     "configure_evaluation",
     "elastic_of",
-    "finished_run",
     "run",
     "target_of",
     "tokens_of",
@@ -219,27 +224,14 @@ def _labelled(
     return opened, note
 
 
-def finished_run(path: Path) -> Run:
-    """Return a run that has its final weights.
-
-    Raises:
-        ConfigError: If it is none, or unfinished.
-    """
-    run = load_run(path)
-    if run.result is None:
-        problem, hint = "must be a finished run", "go on with --resume first"
-        raise ConfigError("RUN", "", problem, str(path), hint)
-    return run
-
-
 def _of_run(
     args: argparse.Namespace, run: Run, file: WeightsFile
 ) -> tuple[RunSettings, OpenedData, list[str]]:
     recorded = run.manifest.settings
     for name in ("model", "img_size", "recipe"):
         if hasattr(args, name):
-            flag = "--" + name.replace("_", "-")
-            raise ConfigError(flag, "", "must be left out: the run says it", getattr(args, name))
+            problem = "must be left out: the run says it"
+            raise ConfigError(flag_of(name), "", problem, getattr(args, name))
     data = data_settings(args)
     data, opened, note = _data_of_run(data, run)
     model = recorded.model if file.spec is None else FullModel.of(short_named(file.spec))
@@ -325,9 +317,8 @@ def _settings(args: argparse.Namespace, values: dict[str, Any]) -> RunSettings:
     fitting = min(_BATCH_SIZE, recipe.batch_size, few)
     changes["batch_size"] = getattr(args, "batch_size", fitting)
     recipe = parse(type(recipe), {**recipe.model_dump(), **changes}, "flags")
-    here = ("device", "amp", "threads", "workers")
-    given = {name: getattr(args, name) for name in here if hasattr(args, name)}
-    return parse(RunSettings, {**values, "recipe": recipe, "cache": None, **given}, "flags")
+    values |= {"recipe": recipe, "cache": None, **given(args, RunSettings)}
+    return parse(RunSettings, values, "flags")
 
 
 def _subnets(
@@ -370,20 +361,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     _add_cell_flags(parser)
     group = parser.add_argument_group("weights of a file", "a run says all of this itself")
-    nothing = argparse.SUPPRESS
-    group.add_argument(
-        "--model", default=nothing, metavar="NAME", help="deit-s, vit-xs, a timm ViT …"
-    )
-    group.add_argument(
-        "--img-size",
-        type=range_of(Px),
-        default=nothing,
-        metavar="PX",
-        help="full size, if not the model's",
-    )
+    add_model_flags(group, "deit-s, vit-xs, a timm ViT …")
     group.add_argument(
         "--recipe",
-        default=nothing,
+        default=argparse.SUPPRESS,
         metavar="NAME|FILE",
         help="says how validation images are prepared; by default chosen by the number of images",
     )
@@ -478,11 +459,13 @@ def _add_cell_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
-    from autoprog.commands.show import named_run
+    from autoprog.commands.run_words import named_run
     from autoprog.console import Console
     from autoprog.train.evaluate import evaluate_grid
-    from autoprog.ui.evaluation import grid_document, grid_text, grid_view
+    from autoprog.ui.evaluation import grid_section
     from autoprog.ui.live import PartsBar
+    from autoprog.ui.render_rich import print_sections
+    from autoprog.ui.section import document
 
     is_exported = os.path.lexists(Path(args.target) / "model.safetensors")
     is_run = os.path.isdir(args.target) or not os.path.lexists(args.target)
@@ -495,11 +478,9 @@ def run(args: argparse.Namespace) -> int:
         grid = evaluate_grid(
             found.settings, found.opened, found.file, found.subnets, args.rounds, bar.tell
         )
-    console = Console(highlight=False)
+    console, sections = Console(highlight=False), [grid_section(grid)]
     if args.as_json:
-        console.out(json.dumps(grid_document(grid), indent=1, allow_nan=False), highlight=False)
-    elif console.is_terminal and not console.is_dumb_terminal:
-        console.print(grid_view(grid))
+        console.out(json.dumps(document(sections), indent=1, allow_nan=False), highlight=False)
     else:
-        console.out(grid_text(grid), end="", highlight=False)
+        print_sections(console, sections, plain=not console.is_terminal)
     return 0

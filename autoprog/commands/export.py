@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
         _pass_on(args)
         return 0
     _check_flags(args)
-    from autoprog.commands.show import named_run
+    from autoprog.commands.run_words import named_run
     from autoprog.runs import load_run
     from autoprog.train.export import ExportedModel, export_folder, export_weights
 
@@ -239,7 +239,7 @@ def _pass_on(args: argparse.Namespace) -> None:
     Raises:
         ConfigError: If a run has no log or writes to this logger itself, or a flag is for other formats.
     """
-    from autoprog.commands.show import named_run
+    from autoprog.commands.run_words import named_run
     from autoprog.loggers.relay import check_logger, replay
     from autoprog.runs import load_run
 

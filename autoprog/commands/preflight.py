@@ -11,12 +11,12 @@ import torch
 
 from autoprog.commands.configure import Configured
 from autoprog.curves import Curriculum, curve_ends
-from autoprog.data.decode import validation_refusal
-from autoprog.data.loader_workers import resolve_workers
+from autoprog.data.batches import validation_refusal
+from autoprog.data.loader import check_images
 from autoprog.data.progress import progress_on_stderr
-from autoprog.data.sources import check_images
 from autoprog.data.stream import StreamSource
 from autoprog.data.transforms import TransformSettings, train_transform
+from autoprog.data.workers import resolve_workers
 from autoprog.errors import ConfigError
 from autoprog.events import Evaluated
 from autoprog.loggers.relay import check_loggers

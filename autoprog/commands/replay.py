@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from autoprog.commands.show import named_run
+from autoprog.commands.run_words import named_run
 from autoprog.decisions import Decision
 from autoprog.errors import ConfigError
 from autoprog.printable import say
@@ -103,9 +103,9 @@ def _outcome(one: Replayed) -> str:
 
 
 def _schedule_text(decision: Decision | None) -> str:
-    from autoprog.ui.search_views import way_text
+    from autoprog.ui.search_sections import continuation_text
 
-    return "-" if decision is None else way_text(decision)
+    return "-" if decision is None else continuation_text(decision)
 
 
 def _values(decision: Decision | None) -> dict[str, Any] | None:

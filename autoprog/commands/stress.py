@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     """Carry out the command: 0 if all ends are equal, 1 if not."""
     words = _checked(args.words)
     from autoprog.bench.stress import Plan, StressView, stress
-    from autoprog.commands.launch import words_to_repeat
+    from autoprog.commands.resume import words_to_repeat
     from autoprog.console import Console
 
     console = Console(highlight=False, stderr=args.as_json)

@@ -1,15 +1,19 @@
-"""Augmenting a whole batch of decoded thumbnails at once."""
+"""timm's training transform for a whole batch of decoded thumbnails: the same distribution, drawn together.
+
+Measured at 32 px: 1 to 8 times as many images a second as one by one. Legend: B images of a batch, N images
+of a group that get the same operation, P x P pixels after the crop.
+"""
 
 from __future__ import annotations
 
 import copy
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import permutations
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -18,19 +22,22 @@ from timm.data.auto_augment import RandAugment
 from torch import Tensor
 
 from autoprog.data.batch_crops import CROP_SLOTS, FILTERS, Draws, crop_and_resize, draw_crops, slide
-from autoprog.data.cache import CachedSource
-from autoprog.data.sampler import seed_sample
-from autoprog.data.transforms import InputConfig, TransformSettings, normalize_, policy_steps
+from autoprog.data.transforms import (
+    InputConfig,
+    TransformSettings,
+    normalize_,
+    policy_steps,
+    seed_sample,
+)
 
 __all__ = [
     "OPERATIONS",
     "BatchAugment",
-    "BatchRandAugment",
     "Change",
     "Jitter",
     "Operation",
+    "Thumbnails",
     "apply_policy",
-    "can_augment_by_batch",
     "draw_erasures",
     "draw_jitter",
     "erase_",
@@ -38,11 +45,78 @@ __all__ = [
     "paste_changed",
 ]
 
+# Where in a sample's draws each step begins; a policy takes two slots for each of its layers.
+_JITTER_SLOT = CROP_SLOTS
+_POLICY_SLOT = _JITTER_SLOT + 4
+_ERASE_SLOT = 2**16
+
+# Images at a time: what is computed in between takes several times the memory of the result.
+_MAX_AT_ONCE = 256
+
+
+class Thumbnails(Protocol):
+    """Decoded images that can be read many at a time."""
+
+    def gather(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return pixels, uint8 B x H x W x 3, and (height, width) of each, int64 B x 2."""
+
+
+@dataclass(frozen=True)
+class BatchAugment:
+    """timm's training transform for a batch: the same distribution, drawn and computed together.
+
+    What a sample becomes depends on (seed, pass, index, config) alone.
+
+    Args:
+        source: Thumbnails.
+        settings: What stays fixed over the run.
+        seed: Of the run.
+    """
+
+    source: Thumbnails
+    settings: TransformSettings
+    seed: int
+
+    def __call__(self, indices: np.ndarray, passes: np.ndarray, config: InputConfig) -> Tensor:
+        """Return images, float32 B x 3 x P x P.
+
+        Args:
+            indices: Numbers of readable images, int64 B.
+            passes: Number of the pass of each, int64 B.
+            config: Their size and augmentation.
+        """
+        if len(indices) <= _MAX_AT_ONCE:
+            return self._some(indices, passes, config)
+        starts = range(0, len(indices), _MAX_AT_ONCE)
+        parts = [slice(start, start + _MAX_AT_ONCE) for start in starts]
+        return torch.cat([self._some(indices[part], passes[part], config) for part in parts])
+
+    def _some(self, indices: np.ndarray, passes: np.ndarray, config: InputConfig) -> Tensor:
+        fixed, draws = self.settings, Draws.of(self.seed, passes, indices)
+        is_random = fixed.interpolation == "random"
+        filters = tuple(FILTERS) if is_random else (fixed.interpolation,)
+        thumbnails, sizes = self.source.gather(indices)
+        rates = (fixed.hflip, fixed.vflip)
+        crops = draw_crops(draws, sizes, fixed.scale, fixed.ratio, rates, len(filters))
+        images = crop_and_resize(thumbnails, crops, config.img_size, filters)
+        jitter = fixed.color_jitter or 0.0
+        strengths = jitter if isinstance(jitter, tuple) else (jitter, jitter, jitter)
+        if config.aa is not None:  # as in timm, in place of the colour jitter
+            samples = (self.seed, passes, indices)
+            pixels = images.to(torch.uint8).numpy()
+            changed = apply_policy(pixels, config, fixed, draws, samples, _POLICY_SLOT)
+            images.copy_(torch.from_numpy(changed))
+        elif any(strengths):
+            jitter_(images, draw_jitter(draws, strengths, _JITTER_SLOT))
+        normalize_(images, fixed.mean, fixed.std)
+        if config.reprob > 0.0:
+            boxes = draw_erasures(draws, config.reprob, 1, config.img_size, _ERASE_SLOT)
+            erase_(images, boxes, fixed.remode, draws)
+        return images
+
 
 # --------------------------------------------------------------------------------------------------
-# Colour jitter of a whole batch: brightness, contrast and saturation, as torchvision has Pillow do
-# it.
-
+# Colour jitter: brightness, contrast and saturation, as torchvision has Pillow do it.
 
 _BRIGHTNESS, _CONTRAST, _SATURATION = range(3)
 _ORDERS = np.array(list(permutations(range(3))))
@@ -63,7 +137,7 @@ class Jitter:
     orders: np.ndarray
 
 
-def draw_jitter(draws: Draws, strengths: tuple[float, float, float], first_slot: int) -> Jitter:
+def draw_jitter(draws: Draws, strengths: tuple[float, ...], first_slot: int) -> Jitter:
     """Draw what torchvision's ColorJitter would.
 
     Args:
@@ -98,6 +172,7 @@ def jitter_(images: Tensor, jitter: Jitter) -> None:
         factors = _column(jitter.factors[np.arange(batch), kinds])
         grey = torch.bmm(luma, flat).add_(32768.0).mul_(2.0**-16).floor_()
         mean_grey = grey.mean(dim=2, keepdim=True).add_(0.5).floor_()
+        # What the image is blended with: its grey version, its mean grey or, of neither kind, black.
         other = grey.mul_(_column(kinds == _SATURATION))
         other.add_(mean_grey.mul_(_column(kinds == _CONTRAST)))
         other.mul_(1.0 - factors).add_(_EPSILON)
@@ -109,8 +184,8 @@ def _column(values: np.ndarray) -> Tensor:
 
 
 # --------------------------------------------------------------------------------------------------
-# Random erasing of a whole batch, distributed as timm's RandomErasing draws it.
-
+# Random erasing, distributed as timm's RandomErasing draws it: by default a box of 2 to 33 % of the area, of
+# aspect 0.3 to 1 / 0.3, in at most 10 tries.
 
 _TRIES, _PER_TRY = 10, 4
 _LOW_AREA, _HIGH_AREA, _LOW_ASPECT = 0.02, 1 / 3, 0.3
@@ -186,22 +261,18 @@ def erase_(images: Tensor, boxes: np.ndarray, mode: str, draws: Draws) -> None:
 # --------------------------------------------------------------------------------------------------
 # timm's augmentations that keep every pixel in its place, for a group of images at once.
 #
-# Each function gives bit for bit what timm has Pillow make of the images one by one, on machines
-# whose
-# compilers do not fuse a product and a sum (x86-64); elsewhere a blend may be off by one. Images
-# are
-# planes, uint8 N x 3 x H x W, and each has its own level, float64 N: the argument that timm hands
-# on.
-# Nothing is changed in place.
-
+# Each function gives bit for bit what timm has Pillow make of the images one by one, where compilers
+# do not fuse a product and a sum (x86-64); elsewhere a blend may be off by one. Images are planes, uint8
+# N x 3 x H x W, and each has its own level, float64 N: the argument that timm hands on. Nothing is changed in
+# place.
 
 Operation: TypeAlias = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
-_LUMA_ROW = np.array([[19595.0, 38470.0, 7471.0]], dtype=np.float32)  # in units of 2^-16
+_LUMA_ROW = np.array([_LUMA], dtype=np.float32)
 _SOLARIZE_ADD_BELOW = 128
 
 
-def _auto_contrast(pixels: np.ndarray, _: np.ndarray) -> np.ndarray:
+def auto_contrast(pixels: np.ndarray, _: np.ndarray) -> np.ndarray:
     """Stretch each channel to 0..255: trunc(v s - low s) with s = 255 / (high - low), in doubles."""
     flat = pixels.reshape(len(pixels), 3, -1)
     low = flat.min(axis=2, keepdims=True).astype(np.float64)
@@ -212,7 +283,7 @@ def _auto_contrast(pixels: np.ndarray, _: np.ndarray) -> np.ndarray:
     return _to_8_bits(values).reshape(pixels.shape)
 
 
-def _equalize(pixels: np.ndarray, _: np.ndarray) -> np.ndarray:
+def equalize(pixels: np.ndarray, _: np.ndarray) -> np.ndarray:
     """Make the histogram of each channel even.
 
     A value becomes (step // 2 + number of smaller values) // step, at most 255, where step is a 255th
@@ -233,45 +304,45 @@ def _equalize(pixels: np.ndarray, _: np.ndarray) -> np.ndarray:
     return result.reshape(pixels.shape)
 
 
-def _invert(pixels: np.ndarray, _: np.ndarray) -> np.ndarray:
+def invert(pixels: np.ndarray, _: np.ndarray) -> np.ndarray:
     """255 - v."""
     return ~pixels
 
 
-def _posterize(pixels: np.ndarray, bits_to_keep: np.ndarray) -> np.ndarray:
+def posterize(pixels: np.ndarray, bits_to_keep: np.ndarray) -> np.ndarray:
     """Keep so many of the highest bits: all from 8 on, none from 0 down."""
     dropped = 8 - bits_to_keep.clip(0, 8).astype(np.int64)
     return pixels & _each(256 - 2**dropped).astype(np.uint8)
 
 
-def _solarize(pixels: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+def solarize(pixels: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     """v below the threshold, 255 - v from there on."""
     return np.where(pixels < _each(thresholds).astype(np.int16), pixels, ~pixels)
 
 
-def _solarize_add(pixels: np.ndarray, added: np.ndarray) -> np.ndarray:
+def solarize_add(pixels: np.ndarray, added: np.ndarray) -> np.ndarray:
     """min(v + added, 255) for v < 128, else v."""
     added_8_bits = _each(added).astype(np.uint8)  # timm adds 128 at most, so that nothing overflows
     return pixels + added_8_bits * (pixels < _SOLARIZE_ADD_BELOW)
 
 
-def _color(pixels: np.ndarray, factors: np.ndarray) -> np.ndarray:
+def color(pixels: np.ndarray, factors: np.ndarray) -> np.ndarray:
     """Blend with the grey version."""
     return _blend(_grey(pixels), pixels, factors)
 
 
-def _contrast(pixels: np.ndarray, factors: np.ndarray) -> np.ndarray:
+def contrast(pixels: np.ndarray, factors: np.ndarray) -> np.ndarray:
     """Blend with the mean of the grey version, rounded."""
     means = _grey(pixels).mean(axis=(1, 2, 3), dtype=np.float64)
     return _blend(_each(np.floor(means + 0.5)).astype(np.float32), pixels, factors)
 
 
-def _brightness(pixels: np.ndarray, factors: np.ndarray) -> np.ndarray:
+def brightness(pixels: np.ndarray, factors: np.ndarray) -> np.ndarray:
     """Blend with black."""
     return _blend(np.zeros((1, 1, 1, 1), dtype=np.float32), pixels, factors)
 
 
-def _sharpness(pixels: np.ndarray, factors: np.ndarray) -> np.ndarray:
+def sharpness(pixels: np.ndarray, factors: np.ndarray) -> np.ndarray:
     """Blend with the version smoothed by weights of 1, and 5 in the centre, over 13.
 
     Borders stay. Pillow rounds sums of floats, which are never near to half a unit: s / 13 is not.
@@ -311,181 +382,37 @@ def _to_8_bits(values: np.ndarray) -> np.ndarray:
     return np.clip(values, 0.0, 255.0, out=values).astype(np.uint8)
 
 
+# What to call on a group of images, by timm's name of the operation.
 OPERATIONS: dict[str, Operation] = {
-    "AutoContrast": _auto_contrast,
-    "Equalize": _equalize,
-    "Invert": _invert,
-    "Posterize": _posterize,
-    "PosterizeIncreasing": _posterize,
-    "PosterizeOriginal": _posterize,
-    "Solarize": _solarize,
-    "SolarizeIncreasing": _solarize,
-    "SolarizeAdd": _solarize_add,
-    "Color": _color,
-    "ColorIncreasing": _color,
-    "Contrast": _contrast,
-    "ContrastIncreasing": _contrast,
-    "Brightness": _brightness,
-    "BrightnessIncreasing": _brightness,
-    "Sharpness": _sharpness,
-    "SharpnessIncreasing": _sharpness,
+    "AutoContrast": auto_contrast,
+    "Equalize": equalize,
+    "Invert": invert,
+    "Posterize": posterize,
+    "PosterizeIncreasing": posterize,
+    "PosterizeOriginal": posterize,
+    "Solarize": solarize,
+    "SolarizeIncreasing": solarize,
+    "SolarizeAdd": solarize_add,
+    "Color": color,
+    "ColorIncreasing": color,
+    "Contrast": contrast,
+    "ContrastIncreasing": contrast,
+    "Brightness": brightness,
+    "BrightnessIncreasing": brightness,
+    "Sharpness": sharpness,
+    "SharpnessIncreasing": sharpness,
 }
-"""What to call on a group of images, by timm's name of the operation."""
-
-
-# --------------------------------------------------------------------------------------------------
-# timm's RandAugment on a batch: images that get the same operation at the same turn go through
-# together.
-
-
-Change: TypeAlias = Callable[[Image.Image], Image.Image]
-"""What Pillow does to an image."""
-_Function: TypeAlias = Callable[[np.ndarray, Any], np.ndarray]
-
-_MOVES = ("Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel")
-_FILTERS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
-
-
-class BatchRandAugment:
-    """timm's RandAugment for images whose operations have been chosen.
-
-    Args:
-        policy: One that :meth:`knows` tells of.
-    """
-
-    def __init__(self, policy: RandAugment) -> None:
-        self._steps = [_step(operation) for operation in policy.ops]
-
-    @staticmethod
-    def knows(policy: RandAugment) -> bool:
-        """Tell whether each operation of the policy can be done by batch."""
-        return all(
-            operation.name in OPERATIONS
-            or (operation.name in _MOVES and _filters(operation) <= set(_FILTERS))
-            for operation in policy.ops
-        )
-
-    def __call__(self, pixels: np.ndarray, chosen: np.ndarray, keys: np.ndarray) -> np.ndarray:
-        """Return the images after their operations, uint8 B x 3 x P x P.
-
-        Args:
-            pixels: uint8 B x 3 x P x P.
-            chosen: Numbers of operations in their order, -1 for none, int64 B x layers.
-            keys: Seeds of what the operations draw, uint64 B.
-        """
-        result = pixels.copy()
-        for turn in self._turns(chosen, keys):
-            for function, (rows, levels) in turn.items():
-                result[rows] = function(result[rows], levels)
-        return result
-
-    def _turns(
-        self, chosen: np.ndarray, keys: np.ndarray
-    ) -> list[dict[_Function, tuple[list[int], list[Any]]]]:
-        """Draw levels, and return all first operations, all second ones, ..., with rows and levels."""
-        turns: list[Any] = [defaultdict(lambda: ([], [])) for _ in range(chosen.shape[1])]
-        touched = np.flatnonzero((chosen >= 0).any(axis=1))
-        samples = zip(
-            touched.tolist(), chosen[touched].tolist(), keys[touched].tolist(), strict=True
-        )
-        for row, numbers, key in samples:
-            random.seed(key)
-            number_of_turn = 0
-            for number in numbers:
-                if number >= 0:
-                    function, level = self._steps[number](_ASKED)
-                    rows, levels = turns[number_of_turn][function]
-                    rows.append(row)
-                    levels.append(level)
-                    number_of_turn += 1
-        return turns
-
-
-class _Asked:
-    """Stands for an image of one pixel, and returns what timm asks of it as a function and its level.
-
-    Thus timm itself draws the filter of a move.
-    """
-
-    size = (1, 1)
-
-    def transform(
-        self, _size: Any, _method: Any, matrix: tuple[float, ...], *, fillcolor: Any, resample: Any
-    ) -> tuple[_Function, tuple[float, float, bool]]:
-        """Return a slide: the affine matrix is 1, slope, offset, 0, 1, 0 or that of columns."""
-        _, slope_across, offset_across, slope_down, _, offset_down = matrix
-        is_down = slope_down != 0.0 or offset_down != 0.0
-        levels = (slope_across + slope_down, offset_across + offset_down, is_down)
-        return _slider(resample, fillcolor), levels
-
-    def rotate(self, degrees: float, **options: Any) -> tuple[_Function, Change]:
-        """Return Pillow's own rotation."""
-        return _change_each, lambda image: image.rotate(degrees, **options)
-
-
-_ASKED = _Asked()
-
-
-def _step(operation: Any) -> Callable[[_Asked], tuple[_Function, Any]]:
-    """Return timm's operation as one that draws as it does, but returns what is to be called.
-
-    That is a function of a group of images and their levels, and the level of this image. Whether the
-    operation is applied is not drawn.
-    """
-    step = copy.copy(operation)
-    step.prob = 1.0
-    if operation.name in OPERATIONS:
-        step.aug_fn = _with_level(OPERATIONS[operation.name])
-    return step
-
-
-def _with_level(function: Operation) -> Callable[..., tuple[_Function, float]]:
-    def apply(pixels: np.ndarray, levels: list[float]) -> np.ndarray:
-        return function(pixels, np.array(levels, dtype=np.float64))
-
-    return lambda _, level=0.0, **__: (apply, level)
-
-
-@lru_cache(maxsize=64)
-def _slider(resample: int, fill: tuple[int, ...]) -> _Function:
-    is_bicubic = resample == Image.Resampling.BICUBIC
-
-    def apply(pixels: np.ndarray, levels: list[tuple[float, float, bool]]) -> np.ndarray:
-        return slide(pixels, np.array(levels), is_bicubic=is_bicubic, fill=fill)
-
-    return apply
-
-
-def _change_each(pixels: np.ndarray, changes: list[Change]) -> np.ndarray:
-    return paste_changed(pixels, enumerate(changes))
-
-
-def _filters(operation: Any) -> set[int]:
-    resample = operation.kwargs["resample"]
-    return set(resample) if isinstance(resample, list | tuple) else {resample}
-
-
-def paste_changed(pixels: np.ndarray, changes: Iterable[tuple[int, Change]]) -> np.ndarray:
-    """Return the images, some of them changed by Pillow, uint8 N x 3 x P x P.
-
-    All images are one tall image: cutting out and pasting take half the time of conversions.
-
-    Args:
-        pixels: uint8 N x 3 x P x P.
-        changes: Which image is changed, and how.
-    """
-    count, _, side, _ = pixels.shape
-    rows = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))  # N3HW -> NHW3
-    tall = Image.frombuffer("RGB", (side, count * side), rows, "raw", "RGB", 0, 1)
-    result = tall.copy()
-    for number, change in changes:
-        box = (0, number * side, side, (number + 1) * side)
-        result.paste(change(tall.crop(box)), box)
-    return np.array(result).reshape(rows.shape).transpose(0, 3, 1, 2)
 
 
 # --------------------------------------------------------------------------------------------------
 # timm's augmentation policies (RandAugment, AutoAugment, AugMix) on a batch of cropped images.
+
+# What Pillow does to an image.
+Change: TypeAlias = Callable[[Image.Image], Image.Image]
+_Function: TypeAlias = Callable[[np.ndarray, Any], np.ndarray]
+
+_MOVES = ("Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel")
+_FILTERS = {Image.Resampling.BILINEAR, Image.Resampling.BICUBIC}
 
 
 def apply_policy(
@@ -512,17 +439,19 @@ def apply_policy(
         samples: The seed of the run, and passes and indices of the samples.
         first_slot: All slots of the draws from here on may be taken.
     """
-    steps = _steps(config, settings)
-    if not isinstance(steps, _RandAugment):
-        return paste_changed(pixels, _seeded_changes(steps, *samples))
-    chosen = steps.choose(draws, first_slot)
-    if steps.by_batch is not None:
-        return steps.by_batch(pixels, chosen, draws.keys)
-    return paste_changed(pixels, steps.changes(chosen, draws.keys))
+    policy = _policy_of(config, settings)
+    if isinstance(policy, _RandAugment):
+        return policy(pixels, draws, first_slot)
+    seed, passes, indices = samples
+    seeds = (
+        partial(seed_sample, seed, number, index)
+        for number, index in zip(passes.tolist(), indices.tolist(), strict=True)
+    )
+    return paste_changed(pixels, enumerate(partial(_seeded, policy, own) for own in seeds))
 
 
 @lru_cache(maxsize=64)
-def _steps(config: InputConfig, settings: TransformSettings) -> _RandAugment | list[Any]:
+def _policy_of(config: InputConfig, settings: TransformSettings) -> _RandAugment | list[Any]:
     steps = policy_steps(config, settings)
     if len(steps) == 1 and isinstance(steps[0], RandAugment) and steps[0].choice_weights is None:
         return _RandAugment(steps[0])
@@ -530,132 +459,135 @@ def _steps(config: InputConfig, settings: TransformSettings) -> _RandAugment | l
 
 
 class _RandAugment:
-    """timm's RandAugment, told what to apply.
-
-    ``by_batch`` does so if all operations can be done by batch, else it is None.
-    """
+    """timm's RandAugment on a batch: images that get the same k-th operation go through it together."""
 
     def __init__(self, policy: RandAugment) -> None:
-        self.by_batch = BatchRandAugment(policy) if BatchRandAugment.knows(policy) else None
         self._layers = policy.num_layers
         self._rates = np.array([operation.prob for operation in policy.ops])
-        self._operations = [_certain(operation) for operation in policy.ops]
+        self._is_known = all(
+            operation.name in OPERATIONS
+            or (operation.name in _MOVES and _filters_of(operation) <= _FILTERS)
+            for operation in policy.ops
+        )
+        self._operations = []
+        for operation in policy.ops:
+            always = copy.copy(operation)
+            always.prob = 1.0  # whether it is applied is drawn here, for the whole batch
+            if self._is_known and operation.name in OPERATIONS:
+                always.aug_fn = partial(_with_level, OPERATIONS[operation.name])
+            self._operations.append(always)
 
-    def choose(self, draws: Draws, first_slot: int) -> np.ndarray:
-        """Return numbers of operations, -1 for none, int64 B x layers."""
+    def __call__(self, pixels: np.ndarray, draws: Draws, first_slot: int) -> np.ndarray:
+        """Return the images after the policy; see :func:`apply_policy`."""
         chances = draws.uniform(range(first_slot, first_slot + 2 * self._layers))
         numbers = (chances[:, : self._layers] * len(self._rates)).astype(np.int64)
-        return np.where(chances[:, self._layers :] <= self._rates[numbers], numbers, -1)
+        is_applied = chances[:, self._layers :] <= self._rates[numbers]  # B x layers
+        rows = np.flatnonzero(is_applied.any(axis=1))
+        of_images = (values[rows].tolist() for values in (numbers, is_applied, draws.keys))
+        chosen = [
+            (
+                row,
+                [self._operations[k] for k, applied in zip(*of_image, strict=True) if applied],
+                key,
+            )
+            for row, *of_image, key in zip(rows.tolist(), *of_images, strict=True)
+        ]
+        if not self._is_known:
+            changes = (
+                (row, partial(_seeded, operations, partial(random.seed, key)))
+                for row, operations, key in chosen
+            )
+            return paste_changed(pixels, changes)
+        # Levels are drawn image by image, as by timm; then the first operations of all, then the second ones.
+        rounds: list[dict[_Function, tuple[list[int], list[Any]]]]
+        rounds = [defaultdict(lambda: ([], [])) for _ in range(self._layers)]
+        for row, operations, key in chosen:
+            random.seed(key)
+            for group, operation in zip(rounds, operations, strict=False):
+                function, level = operation(_RECORDER)
+                of_rows, levels = group[function]
+                of_rows.append(row)
+                levels.append(level)
+        result = pixels.copy()
+        for group in rounds:
+            for function, (of_rows, levels) in group.items():
+                result[of_rows] = function(result[of_rows], levels)
+        return result
 
-    def changes(self, chosen: np.ndarray, keys: np.ndarray) -> Iterator[tuple[int, Change]]:
-        """Yield the rows of images with any operation, and what applies those."""
-        for row in np.flatnonzero((chosen >= 0).any(axis=1)).tolist():
-            operations = [self._operations[k] for k in chosen[row].tolist() if k >= 0]
-            yield row, partial(_in_turn, operations, partial(random.seed, int(keys[row])))
+
+class _Recorder:
+    """Stands for an image of one pixel, and returns what timm asks of it as a function and its level.
+
+    Thus timm itself draws the filter of a move.
+    """
+
+    size = (1, 1)
+
+    def transform(
+        self, _size: Any, _method: Any, matrix: tuple[float, ...], *, fillcolor: Any, resample: Any
+    ) -> tuple[_Function, tuple[float, float, bool]]:
+        """Return a slide: the affine matrix is 1, slope, offset, 0, 1, 0 or that of columns."""
+        _, slope_across, offset_across, slope_down, _, offset_down = matrix
+        is_down = slope_down != 0.0 or offset_down != 0.0
+        levels = (slope_across + slope_down, offset_across + offset_down, is_down)
+        return _slider(resample, fillcolor), levels
+
+    def rotate(self, degrees: float, **options: Any) -> tuple[_Function, Change]:
+        """Return Pillow's own rotation."""
+        return _change_each, lambda image: image.rotate(degrees, **options)
 
 
-def _certain(operation: Any) -> Any:
-    """Return timm's operation without its own draw of whether it is applied."""
-    certain = copy.copy(operation)
-    certain.prob = 1.0
-    return certain
+_RECORDER = _Recorder()
 
 
-def _seeded_changes(
-    steps: Sequence[Any], seed: int, passes: np.ndarray, indices: np.ndarray
-) -> Iterator[tuple[int, Change]]:
-    """Yield each row and timm's steps one after another, for each image with its own seeds."""
-    samples = zip(passes.tolist(), indices.tolist(), strict=True)
-    for row, sample in enumerate(samples):
-        yield row, partial(_in_turn, steps, partial(seed_sample, seed, *sample))
+def _with_level(
+    operation: Operation, _: _Recorder, level: float = 0.0, **__: Any
+) -> tuple[_Function, float]:
+    return _on_array(operation), level
 
 
-def _in_turn(steps: Sequence[Change], seed: Callable[[], None], image: Image.Image) -> Image.Image:
+# Kept, since images are grouped by the very function that they go through.
+@lru_cache(maxsize=64)
+def _on_array(operation: Operation) -> _Function:
+    return lambda pixels, levels: operation(pixels, np.array(levels, dtype=np.float64))
+
+
+@lru_cache(maxsize=64)
+def _slider(resample: int, fill: tuple[int, ...]) -> _Function:
+    is_bicubic = resample == Image.Resampling.BICUBIC
+    return lambda pixels, levels: slide(pixels, np.array(levels), is_bicubic=is_bicubic, fill=fill)
+
+
+def _change_each(pixels: np.ndarray, changes: list[Change]) -> np.ndarray:
+    return paste_changed(pixels, enumerate(changes))
+
+
+def _filters_of(operation: Any) -> set[int]:
+    resample = operation.kwargs["resample"]
+    return set(resample) if isinstance(resample, list | tuple) else {resample}
+
+
+def _seeded(steps: Sequence[Change], seed: Callable[[], None], image: Image.Image) -> Image.Image:
     seed()
     for step in steps:
         image = step(image)
     return image
 
 
-_JITTER_SLOT = CROP_SLOTS
-_POLICY_SLOT = _JITTER_SLOT + 4
-_MAX_AT_ONCE = 256  # what is computed in between takes several times the memory of the result
-_ERASE_SLOT = 2**16  # a policy takes two slots for each of its layers
+def paste_changed(pixels: np.ndarray, changes: Iterable[tuple[int, Change]]) -> np.ndarray:
+    """Return the images, some of them changed by Pillow, uint8 N x 3 x P x P.
 
-
-def can_augment_by_batch(source: object, settings: TransformSettings) -> bool:
-    """Tell whether these images and settings are ones that :class:`BatchAugment` knows."""
-    is_small = isinstance(source, CachedSource) and source.are_thumbnails
-    is_known = settings.interpolation == "random" or settings.interpolation in FILTERS
-    jitter = settings.color_jitter
-    has_hue = isinstance(jitter, tuple) and len(jitter) != 3
-    return is_small and is_known and not has_hue
-
-
-@dataclass(frozen=True)
-class BatchAugment:
-    """timm's training transform for a batch: the same distribution, drawn and computed together.
-
-    What a sample becomes depends on (seed, pass, index, config) alone.
+    All images are one tall image: cutting out and pasting take half the time of conversions.
 
     Args:
-        source: Thumbnails.
-        settings: What stays fixed over the run.
-        seed: Of the run.
+        pixels: uint8 N x 3 x P x P.
+        changes: Which image is changed, and how.
     """
-
-    source: CachedSource
-    settings: TransformSettings
-    seed: int
-
-    def __call__(self, indices: np.ndarray, passes: np.ndarray, config: InputConfig) -> Tensor:
-        """Return images, float32 B x 3 x P x P.
-
-        Args:
-            indices: Numbers of readable images, int64 B.
-            passes: Number of the pass of each, int64 B.
-            config: What to do with them.
-        """
-        if len(indices) <= _MAX_AT_ONCE:
-            return self._some(indices, passes, config)
-        parts = range(0, len(indices), _MAX_AT_ONCE)
-        return torch.cat(
-            [
-                self._some(indices[k : k + _MAX_AT_ONCE], passes[k : k + _MAX_AT_ONCE], config)
-                for k in parts
-            ]
-        )
-
-    def _some(self, indices: np.ndarray, passes: np.ndarray, config: InputConfig) -> Tensor:
-        fixed = self.settings
-        draws = Draws.of(self.seed, passes, indices)
-        images = self._crop(indices, draws, config.img_size)
-        if config.aa is not None:
-            samples = (self.seed, passes, indices)
-            pixels = images.to(torch.uint8).numpy()
-            changed = apply_policy(pixels, config, fixed, draws, samples, _POLICY_SLOT)
-            images.copy_(torch.from_numpy(changed))
-        elif any(strengths := self._jitter_strengths()):
-            jitter_(images, draw_jitter(draws, strengths, _JITTER_SLOT))
-        normalize_(images, fixed.mean, fixed.std)
-        if config.reprob > 0.0:
-            most, side = fixed.recount, config.img_size
-            boxes = draw_erasures(draws, config.reprob, most, side, _ERASE_SLOT)
-            erase_(images, boxes, fixed.remode, draws)
-        return images
-
-    def _crop(self, indices: np.ndarray, draws: Draws, img_size: int) -> Tensor:
-        fixed = self.settings
-        is_random = fixed.interpolation == "random"
-        filters = tuple(FILTERS) if is_random else (fixed.interpolation,)
-        pixels, sizes = self.source.gather(indices)
-        rates = (fixed.hflip, fixed.vflip)
-        crops = draw_crops(draws, sizes, fixed.scale, fixed.ratio, rates, len(filters))
-        return crop_and_resize(pixels, crops, img_size, filters)
-
-    def _jitter_strengths(self) -> tuple[float, float, float]:
-        jitter = self.settings.color_jitter or 0.0
-        if isinstance(jitter, tuple):
-            brightness, contrast, saturation = jitter
-            return brightness, contrast, saturation
-        return jitter, jitter, jitter
+    count, _, side, _ = pixels.shape
+    rows = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))  # N3HW -> NHW3
+    tall = Image.frombuffer("RGB", (side, count * side), rows, "raw", "RGB", 0, 1)
+    result = tall.copy()
+    for number, change in changes:
+        box = (0, number * side, side, (number + 1) * side)
+        result.paste(change(tall.crop(box)), box)
+    return np.array(result).reshape(rows.shape).transpose(0, 3, 1, 2)

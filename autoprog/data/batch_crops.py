@@ -30,11 +30,9 @@ __all__ = ["FILTERS", "Crops", "Draws", "crop_and_resize", "draw_crops", "slide"
 # --------------------------------------------------------------------------------------------------
 # Random numbers for many samples at once: a hash of (seed, pass, index, slot), with no state.
 #
-# A sample's numbers depend on nothing else, so a batch may be drawn together, apart or in any
-# order.
-# The hash is the finaliser of SplitMix64 (Steele, Lea and Flood, 2014), chained over the parts of
-# the key.
-
+# A sample's numbers depend on nothing else, so a batch may be drawn together, apart or in any order.
+# The hash is the finaliser of SplitMix64 (Steele, Lea and Flood, 2014), chained over the parts of the
+# key.
 
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -86,11 +84,10 @@ def _mix(values: np.ndarray) -> np.ndarray:
 # --------------------------------------------------------------------------------------------------
 # Random crops and flips of a whole batch, distributed as timm draws them.
 
-
 _TRIES, _PER_TRY = 10, 4
 _FLIP_SLOTS = (_TRIES * _PER_TRY, _TRIES * _PER_TRY + 1, _TRIES * _PER_TRY + 2)
+# Slots of a sample's draws below this are taken here.
 CROP_SLOTS = _FLIP_SLOTS[-1] + 1
-"""Slots of a sample's draws below this are taken here."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +125,12 @@ def draw_crops(
         flip_rates: Probability of a horizontal and a vertical flip.
         num_filters: The resize filter is one of so many, equally likely.
     """
-    boxes = _central_crops(sizes, ratio)
+    # Where no try fits: the largest box of an allowed aspect in the middle of the image.
+    heights, widths = sizes[:, 0], sizes[:, 1]
+    tallest = np.minimum(heights, np.rint(widths / ratio[0]).astype(np.int64))
+    widest = np.minimum(widths, np.rint(heights * ratio[1]).astype(np.int64))
+    central = np.stack([tallest, widest], axis=1)
+    boxes = np.concatenate([(sizes - central) // 2, central], axis=1)
     open_rows = np.arange(len(sizes))
     for attempt in range(_TRIES):
         candidates, fits = _try_crops(draws[open_rows], sizes[open_rows], scale, ratio, attempt)
@@ -160,31 +162,119 @@ def _try_crops(
     return np.concatenate([corners, extents], axis=1), fits
 
 
-def _central_crops(sizes: np.ndarray, ratio: tuple[float, float]) -> np.ndarray:
-    """Return the largest box of an allowed aspect in the middle of each image."""
-    heights, widths = sizes[:, 0], sizes[:, 1]
-    extents = np.stack(
-        [
-            np.minimum(heights, np.rint(widths / ratio[0]).astype(np.int64)),
-            np.minimum(widths, np.rint(heights * ratio[1]).astype(np.int64)),
-        ],
-        axis=1,
-    )
-    return np.concatenate([(sizes - extents) // 2, extents], axis=1)
+# --------------------------------------------------------------------------------------------------
+# Cropping and resizing by two products; the filters' weights are whole multiples of 2^-15, see above.
+
+_UNIT = 2.0**-15
+_PILLOW_LOOKS_AT_SHAPES = int(PIL.__version__.partition(".")[0]) >= 13
+
+
+def bilinear(distances: np.ndarray) -> np.ndarray:
+    """Return the weights of the triangle filter."""
+    return np.maximum(1.0 - np.abs(distances), 0.0)
+
+
+def bicubic(distances: np.ndarray) -> np.ndarray:
+    """Return the weights of Keys' cubic with a = -0.5."""
+    x = np.abs(distances)
+    inner = (1.5 * x - 2.5) * x * x + 1.0
+    outer = ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
+    return np.where(x < 1.0, inner, np.where(x < 2.0, outer, 0.0))
+
+
+# Weight by distance, of the filters that are supported.
+FILTERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "bilinear": bilinear,
+    "bicubic": bicubic,
+}
+
+
+@lru_cache(maxsize=8)
+def weight_table(filters: tuple[str, ...], in_px: int, out_px: int) -> np.ndarray:
+    """Return the matrices of all crops along one axis, float32.
+
+    Entry [f, flipped, crop_px - 1] is out_px x (2 in_px): in_px columns of zeros and then the weights
+    of a crop that starts at pixel 0. Its columns from in_px - s on are those of one that starts at s.
+    """
+    table = np.zeros((len(filters), 2, in_px, out_px, 2 * in_px), np.float32)
+    for number, name in enumerate(filters):
+        for crop_px in range(1, in_px + 1):
+            # As in Pillow the filter is as wide as the image shrinks, cut off at the crop and normalised.
+            shrink = max(crop_px / out_px, 1.0)
+            centres = (np.arange(out_px) + 0.5) * (crop_px / out_px)
+            weights = FILTERS[name]((np.arange(crop_px) + 0.5 - centres[:, None]) / shrink)
+            weights /= weights.sum(axis=1, keepdims=True)  # float64 out_px x crop_px
+            weights = np.rint(weights / _UNIT) * _UNIT
+            table[number, 0, crop_px - 1, :, in_px : in_px + crop_px] = weights
+            table[number, 1, crop_px - 1, :, in_px : in_px + crop_px] = weights[::-1]
+    table.setflags(write=False)
+    return table
+
+
+def crop_and_resize(
+    pixels: np.ndarray, crops: Crops, out_px: int, filters: tuple[str, ...]
+) -> Tensor:
+    """Return whole numbers from 0 to 255, float32 B x 3 x out_px x out_px.
+
+    Args:
+        pixels: uint8 B x H x W x 3.
+        crops: What to cut out; all boxes lie within the images.
+        out_px: Side of the result.
+        filters: Names of the filters that ``crops`` chooses from.
+    """
+    height, width = pixels.shape[1:3]
+    top, left, box_height, box_width = crops.boxes.T
+    planes = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(torch.float32).contiguous()
+    across = _matrices(filters, crops.filters, crops.hflip, left, box_width, width, out_px)
+    down = _matrices(filters, crops.filters, crops.vflip, top, box_height, height, out_px)
+    # Pillow makes columns shorter before rows from 13 on, of crops that are tall for their width.
+    is_tall = (box_height > out_px) & (box_height - out_px > 2 * (box_width - out_px))
+    tall = torch.from_numpy(is_tall & _PILLOW_LOOKS_AT_SHAPES)
+    if not tall.any():
+        return _resized_down(_resized_across(planes, across), down)
+    resized = torch.empty(len(pixels), 3, out_px, out_px)
+    resized[tall] = _resized_across(_resized_down(planes[tall], down[tall]), across[tall])
+    resized[~tall] = _resized_down(_resized_across(planes[~tall], across[~tall]), down[~tall])
+    return resized
+
+
+def _resized_across(planes: Tensor, matrices: Tensor) -> Tensor:
+    batch, _, height, width = planes.shape
+    rows = torch.bmm(planes.reshape(batch, 3 * height, width), matrices.transpose(1, 2))
+    return _to_8_bits_(rows).view(batch, 3, height, matrices.shape[1])
+
+
+def _resized_down(planes: Tensor, matrices: Tensor) -> Tensor:
+    return _to_8_bits_(torch.matmul(matrices[:, None], planes))
+
+
+def _to_8_bits_(values: Tensor) -> Tensor:
+    return values.add_(0.5).floor_().clamp_(0.0, 255.0)
+
+
+def _matrices(
+    names: tuple[str, ...],
+    filters: np.ndarray,
+    flipped: np.ndarray,
+    starts: np.ndarray,
+    crops_px: np.ndarray,
+    in_px: int,
+    out_px: int,
+) -> Tensor:
+    """Return the matrix of each image along one axis, float32 B x out_px x in_px."""
+    table = weight_table(names, in_px, out_px)
+    windows = sliding_window_view(table, in_px, axis=-1)  # f, flipped, crop, out, start, in
+    chosen = windows[filters, flipped.astype(np.int64), crops_px - 1, :, in_px - starts]
+    return torch.from_numpy(chosen)
 
 
 # --------------------------------------------------------------------------------------------------
-# timm's shears and translations for a group of images at once: every row or column slides along
-# itself.
+# timm's shears and translations for a group of images at once: every row or column slides along itself.
 #
-# A pixel of the result lies at x + 0.5 + slope (y + 0.5) + offset in its row, so that of Pillow's
-# affine
-# transform with its 4 x 4 or 2 x 2 neighbours only the sum along the row is left. In doubles and in
-# Pillow's
-# order of operations, the results are bit for bit its own wherever compilers do not fuse a product
-# and a
-# sum (x86-64).
-
+# A pixel of the result lies at x + 0.5 + slope (y + 0.5) + offset in its row, so that of Pillow's affine
+# transform with its 4 x 4 or 2 x 2 neighbours only the sum along the row is left. In doubles and in Pillow's
+# order of operations, the results are bit for bit its own wherever compilers do not fuse a product and a sum
+# (x86-64).
 
 _BEFORE, _AROUND = 1, 3  # neighbours on the left, and on both sides
 
@@ -272,116 +362,3 @@ def _linear(lines: tuple[np.ndarray, ...], parts: np.ndarray) -> np.ndarray:
     values = parts * (right - left)
     values += left
     return values.astype(np.uint8)
-
-
-_UNIT = 2.0**-15
-_PILLOW_LOOKS_AT_SHAPES = int(PIL.__version__.partition(".")[0]) >= 13
-
-
-def _bilinear(distances: np.ndarray) -> np.ndarray:
-    return np.maximum(1.0 - np.abs(distances), 0.0)
-
-
-def _bicubic(distances: np.ndarray) -> np.ndarray:
-    """Keys' cubic with a = -0.5."""
-    x = np.abs(distances)
-    inner = (1.5 * x - 2.5) * x * x + 1.0
-    outer = ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
-    return np.where(x < 1.0, inner, np.where(x < 2.0, outer, 0.0))
-
-
-FILTERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "bilinear": _bilinear,
-    "bicubic": _bicubic,
-}
-"""Weight by distance, of the filters that are supported."""
-
-
-@lru_cache(maxsize=8)
-def weight_table(filters: tuple[str, ...], in_px: int, out_px: int) -> np.ndarray:
-    """Return the matrices of all crops along one axis, float32.
-
-    Entry [f, flipped, crop_px - 1] is out_px x (2 in_px): in_px columns of zeros and then the weights
-    of a crop that starts at pixel 0. Its columns from in_px - s on are those of one that starts at s.
-    """
-    table = np.zeros((len(filters), 2, in_px, out_px, 2 * in_px), np.float32)
-    for number, name in enumerate(filters):
-        for crop_px in range(1, in_px + 1):
-            weights = _weights(FILTERS[name], crop_px, out_px)
-            table[number, 0, crop_px - 1, :, in_px : in_px + crop_px] = weights
-            table[number, 1, crop_px - 1, :, in_px : in_px + crop_px] = weights[::-1]
-    table.setflags(write=False)
-    return table
-
-
-def _weights(
-    weight_at: Callable[[np.ndarray], np.ndarray], crop_px: int, out_px: int
-) -> np.ndarray:
-    """Return the weights of each of ``crop_px`` pixels in each of ``out_px``, float64 out_px x crop_px."""
-    shrink = max(crop_px / out_px, 1.0)
-    centres = (np.arange(out_px) + 0.5) * (crop_px / out_px)
-    weights = weight_at((np.arange(crop_px) + 0.5 - centres[:, None]) / shrink)
-    weights /= weights.sum(axis=1, keepdims=True)
-    return np.rint(weights / _UNIT) * _UNIT
-
-
-def crop_and_resize(
-    pixels: np.ndarray, crops: Crops, out_px: int, filters: tuple[str, ...]
-) -> Tensor:
-    """Return whole numbers from 0 to 255, float32 B x 3 x out_px x out_px.
-
-    Args:
-        pixels: uint8 B x H x W x 3.
-        crops: What to cut out; all boxes lie within the images.
-        out_px: Side of the result.
-        filters: Names of the filters that ``crops`` chooses from.
-    """
-    height, width = pixels.shape[1:3]
-    top, left, box_height, box_width = crops.boxes.T
-    planes = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(torch.float32).contiguous()
-    across = _matrices(filters, crops.filters, crops.hflip, left, box_width, width, out_px)
-    down = _matrices(filters, crops.filters, crops.vflip, top, box_height, height, out_px)
-    tall = torch.from_numpy(_goes_down_first(box_height, box_width, out_px))
-    if not tall.any():
-        return _resized_down(_resized_across(planes, across), down)
-    resized = torch.empty(len(pixels), 3, out_px, out_px)
-    resized[tall] = _resized_across(_resized_down(planes[tall], down[tall]), across[tall])
-    resized[~tall] = _resized_down(_resized_across(planes[~tall], across[~tall]), down[~tall])
-    return resized
-
-
-def _goes_down_first(heights: np.ndarray, widths: np.ndarray, out_px: int) -> np.ndarray:
-    """Tell for which crops Pillow makes columns shorter before rows: from 13 on, for tall ones."""
-    if not _PILLOW_LOOKS_AT_SHAPES:
-        return np.zeros(len(heights), dtype=bool)
-    return (heights > out_px) & (heights - out_px > 2 * (widths - out_px))
-
-
-def _resized_across(planes: Tensor, matrices: Tensor) -> Tensor:
-    batch, _, height, width = planes.shape
-    rows = torch.bmm(planes.reshape(batch, 3 * height, width), matrices.transpose(1, 2))
-    return _to_8_bits_(rows).view(batch, 3, height, matrices.shape[1])
-
-
-def _resized_down(planes: Tensor, matrices: Tensor) -> Tensor:
-    return _to_8_bits_(torch.matmul(matrices[:, None], planes))
-
-
-def _to_8_bits_(values: Tensor) -> Tensor:
-    return values.add_(0.5).floor_().clamp_(0.0, 255.0)
-
-
-def _matrices(
-    names: tuple[str, ...],
-    filters: np.ndarray,
-    flipped: np.ndarray,
-    starts: np.ndarray,
-    crops_px: np.ndarray,
-    in_px: int,
-    out_px: int,
-) -> Tensor:
-    """Return the matrix of each image along one axis, float32 B x out_px x in_px."""
-    table = weight_table(names, in_px, out_px)
-    windows = sliding_window_view(table, in_px, axis=-1)  # f, flipped, crop, out, start, in
-    chosen = windows[filters, flipped.astype(np.int64), crops_px - 1, :, in_px - starts]
-    return torch.from_numpy(chosen)

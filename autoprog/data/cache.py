@@ -1,4 +1,7 @@
-"""Building the file of decoded images: once for all processes, in parallel, whole or not at all."""
+"""Decoded images, kept in a file that many processes map: when it is stale, how it is read, built and used.
+
+The file is built once for all processes, in parallel, whole or not at all.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import struct
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -23,6 +26,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from autoprog.data.batches import BadImages, Unreadable, read_or_note, validation_refusal
 from autoprog.data.cache_folder import (
     FOOTER,
     MAGIC,
@@ -35,8 +39,8 @@ from autoprog.data.cache_folder import (
     remove_parts,
     share,
 )
-from autoprog.data.decode import BadImages, Unreadable, read_or_note, validation_refusal
-from autoprog.data.images import (
+from autoprog.data.image_sources import (
+    EncodedSource,
     FolderSource,
     ImageSource,
     ReaderSource,
@@ -44,11 +48,10 @@ from autoprog.data.images import (
     TarSource,
     TorchSource,
     load_at_most,
-    white_level_of,
     whole_of,
 )
-from autoprog.data.loader_workers import WorkerPool, resolve_workers
 from autoprog.data.progress import Progress, progress_on_stderr
+from autoprog.data.workers import WorkerPool, resolve_workers
 from autoprog.errors import ConfigError, ResumableError, RunError, tell_at_once
 from autoprog.files import json_object
 from autoprog.openfiles import open_regular
@@ -69,8 +72,7 @@ __all__ = [
 
 
 # --------------------------------------------------------------------------------------------------
-# What tells at little cost whether the images of a source have changed: names, sizes and times of
-# files.
+# Whether the images of a source have changed, at little cost: by names, sizes and times of files.
 
 
 def origin_of(source: ImageSource) -> str:
@@ -94,8 +96,9 @@ def content_digest(source: ImageSource) -> str:
     """
     digest = hashlib.blake2b(origin_of(source).encode(), digest_size=16)
     digest.update(repr((len(source), source.class_names)).encode())
-    if (level := white_level_of(whole_of(source)[0])) is not None:
-        digest.update(repr(level).encode())
+    whole = whole_of(source)[0]
+    if isinstance(whole, EncodedSource) and whole.white_level is not None:
+        digest.update(repr(whole.white_level).encode())
     digest.update(np.ascontiguousarray(source.targets).tobytes())
     for part in _evidence(source):
         digest.update(part)
@@ -122,15 +125,15 @@ def _evidence(source: ImageSource) -> Iterator[bytes]:
 
 def _stamps(paths: Iterable[str]) -> bytes:
     """Return size and time of change of each file; -1 where there is none."""
-    return np.array([_stamp(path) for path in paths], dtype=np.int64).tobytes()
-
-
-def _stamp(path: str) -> tuple[int, int]:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return -1, -1
-    return found.st_size, found.st_mtime_ns
+    stamps = []
+    for path in paths:
+        try:
+            found = os.stat(path)
+        except OSError:
+            stamps.append((-1, -1))
+        else:
+            stamps.append((found.st_size, found.st_mtime_ns))
+    return np.array(stamps, dtype=np.int64).tobytes()
 
 
 def _root(source: ReaderSource | TorchSource) -> str:
@@ -151,17 +154,14 @@ def _files_near(root: str) -> Iterator[str]:
 
 
 # --------------------------------------------------------------------------------------------------
-# The file of decoded images: pixels first, then where each image lies, and at the end what all of
-# it is.
-#
-# A file is valid when its last bytes say so, so one whose writing was cut off never is.
-
+# The file of decoded images: pixels first, then where each image lies, and at the end what all of it is. A file
+# is valid when its last bytes say so, so one whose writing was cut off never is.
 
 _VERSION = 1
 _PLACE = np.dtype([("start", "<i8"), ("width", "<i4"), ("height", "<i4")])
 
+# Pixels of an image: 400 MB when it is copied. Pillow refuses to decode more than 1.3 times as many.
 _MAX_PIXELS = 2**27
-"""Of an image: 400 MB when it is copied. Pillow refuses to decode larger ones than 1.3 times that."""
 
 
 @dataclasses.dataclass
@@ -243,18 +243,18 @@ class ImageWriter:
         self._file.truncate(self._file.seek(0))
 
     def finish(self, digest: str, unreadable: dict[int, str], too_large: bool, origin: str) -> None:
-        """Complete the file, force it to disk and give it its name; `origin` tells people what it is of."""
+        """Complete the file, force it to disk and give it its name; `origin` says for people what it is of."""
         facts = {
             "digest": digest,
             "unreadable": unreadable,
             "too_large": too_large,
             "origin": origin,
         }
-        continuation = np.array(self._places, dtype=_PLACE).tobytes() + json.dumps(facts).encode()
-        facts_bytes = len(continuation) - len(self._places) * _PLACE.itemsize
-        self._file.write(continuation)
+        tables = np.array(self._places, dtype=_PLACE).tobytes() + json.dumps(facts).encode()
+        facts_bytes = len(tables) - len(self._places) * _PLACE.itemsize
+        self._file.write(tables)
         self._file.write(
-            FOOTER.pack(MAGIC, _VERSION, zlib.crc32(continuation), len(self._places), facts_bytes)
+            FOOTER.pack(MAGIC, _VERSION, zlib.crc32(tables), len(self._places), facts_bytes)
         )
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -281,20 +281,22 @@ def _read(path: Path, file: IO[bytes], digest: str, num_images: int) -> ImageTab
     size_bytes = os.fstat(file.fileno()).st_size
     file.seek(size_bytes - FOOTER.size)
     magic, version, checksum, images, facts_bytes = FOOTER.unpack(file.read(FOOTER.size))
-    tail_bytes = images * _PLACE.itemsize + facts_bytes
-    pixels_bytes = size_bytes - FOOTER.size - tail_bytes
+    tables_bytes = images * _PLACE.itemsize + facts_bytes
+    pixels_bytes = size_bytes - FOOTER.size - tables_bytes
     is_foreign = (magic, version) != (MAGIC, _VERSION) or images not in (0, num_images)
     if is_foreign or facts_bytes > MAX_FACTS_BYTES or pixels_bytes < 0:
         return None
     file.seek(pixels_bytes)
-    continuation = file.read(tail_bytes)
-    if zlib.crc32(continuation) != checksum:
+    tables = file.read(tables_bytes)
+    if zlib.crc32(tables) != checksum:
         return None
-    facts = _facts(continuation[images * _PLACE.itemsize :])
+    facts = _facts(tables[images * _PLACE.itemsize :])
     if facts is None or facts.digest != digest or facts.too_large != (images != num_images):
         return None
-    places = np.frombuffer(continuation, _PLACE, images)
-    if not _fills(places, pixels_bytes) or not _are_bad(places, facts.unreadable):
+    places = np.frombuffer(tables, _PLACE, images)
+    # The file may come from anybody: what it says of places must hold before pixels are looked up by it.
+    empty = np.flatnonzero((places["width"] == 0) | (places["height"] == 0))
+    if not _fills(places, pixels_bytes) or facts.unreadable.keys() != set(empty.tolist()):
         return None
     pixels = np.empty(0, np.uint8)
     if pixels_bytes:  # as a plain array: indexing a np.memmap takes longer
@@ -323,7 +325,7 @@ def _facts(text: bytes) -> _Facts | None:
 
 
 def _fills(places: np.ndarray, num_bytes: int) -> bool:
-    """Tell whether images lie one behind another from the first byte to the last one."""
+    """Return whether images lie one behind another from the first byte to the last one."""
     widths, heights = (places[key].astype(np.int64) for key in ("width", "height"))
     pixels = widths * heights
     if (
@@ -333,12 +335,6 @@ def _fills(places: np.ndarray, num_bytes: int) -> bool:
         return False
     starts = np.concatenate([[0], np.cumsum(3 * pixels)])
     return bool((places["start"] == starts[:-1]).all() and starts[-1] == num_bytes)
-
-
-def _are_bad(places: np.ndarray, unreadable: dict[int, str]) -> bool:
-    """Tell whether the images without pixels are those that could not be read."""
-    empty = np.flatnonzero((places["width"] == 0) | (places["height"] == 0))
-    return unreadable.keys() == set(empty.tolist())
 
 
 def in_memory(images: Iterable[Image.Image]) -> ImageTable:
@@ -355,12 +351,10 @@ def in_memory(images: Iterable[Image.Image]) -> ImageTable:
 # A source whose images are decoded already: in a memory-mapped file, or in memory.
 
 
+# Images up to this side are augmented by batch.
+# Measured, in relative time by batch and one by one: 1 to 8 at 32 px, 1 to 2.4 at 64, 1 to 1.5 at
+# 96 and equal at 128, where the products with the mostly empty columns of the matrices take over.
 MAX_BATCHWISE_PX = 96
-"""Images up to this side are augmented by batch.
-
-Measured, in relative time by batch and one by one: 1 to 8 at 32 px, 1 to 2.4 at 64, 1 to 1.5 at 96 and
-equal at 128, where the products with the mostly empty columns of the matrices take over.
-"""
 
 
 class CachedSource:
@@ -369,7 +363,7 @@ class CachedSource:
     Reading takes neither decoding nor a copy: of a file, the pages that many processes map are in
     memory once.
 
-    ``are_thumbnails`` tells whether all are small enough to be augmented by batch, ``one_size`` is the
+    ``are_thumbnails`` says whether all are small enough to be augmented by batch, ``one_size`` is the
     (height, width) that all of them have, if they have.
 
     Args:
@@ -503,7 +497,8 @@ def open_cached(
 
 _GIB = 2**30
 _SAMPLED_IMAGES = 200
-_CHUNK_BYTES = 2**22
+_CHUNK_BYTES = 2**22  # of pixels that a worker reads at a time
+# Pixels, (width, height) of each, the unreadable ones, and whether any was made smaller.
 _Chunk = tuple[Tensor, list[tuple[int, int]], list[Unreadable], bool]
 
 
@@ -556,29 +551,45 @@ class CacheBuild:
         return table
 
     def _build(self, path: Path, digest: str) -> None:
-        total = len(self.source)
+        total, read = len(self.source), _Reader(self.source, self.short_px)
         reason = "the file is out of date or damaged" if path.exists() else "the first time"
         text = f"cache: decoding {total:,} {self.part} images into {path} ({reason})"
-        with ExitStack() as stack:
-            writer = stack.enter_context(ImageWriter(path))  # drops what a killed build left
-            mean_bytes, too_large = self._sample()
+        with ImageWriter(path) as writer:  # drops what a killed build left
+            # Some images from all over tell, before the work begins, how large the file will be.
+            spread = np.linspace(0, total - 1, min(_SAMPLED_IMAGES, total))
+            sample = [read([index]) for index in spread.astype(int).tolist()]
+            mean_bytes = float(np.mean([len(pixels) for pixels, *_ in sample]))
+            too_large = self.whole_only and any(some_shrunk for *_, some_shrunk in sample)
+            unreadable: dict[int, str] = {}
             if not too_large:
                 self._check_room(path.parent, mean_bytes)
-                advance = stack.enter_context(self.progress(text, total))
-                unreadable, too_large = self._fill(writer, mean_bytes, advance)
+                with self.progress(text, total) as advance:
+                    size = int(np.clip(_CHUNK_BYTES / max(1.0, mean_bytes), 1, 256))
+                    chunks = (list(range(total)[k : k + size]) for k in range(0, total, size))
+                    pool: WorkerPool[list[int], _Chunk] = WorkerPool(read, self.workers)
+                    with closing(pool):
+                        unreadable, too_large = self._fill(writer, pool.results(chunks), advance)
             if too_large:
                 writer.clear()
-            unreadable = {} if too_large else unreadable
             writer.finish(digest, unreadable, too_large, origin_of(self.source))
 
+    def _check_room(self, folder: Path, mean_bytes: float) -> None:
+        needed, free = mean_bytes * len(self.source), shutil.disk_usage(folder).free
+        if needed > free:
+            figures = (
+                f"needs {needed / _GIB:.1f} GiB in {folder}, which has {free / _GIB:.1f} GiB free"
+            )
+            hint = "make room, name another folder with --cache DIR, or do without"
+            raise RunError(f"the cache of the {self.part} images {figures}; {hint}")
+
     def _fill(
-        self, writer: ImageWriter, mean_bytes: float, advance: Callable[[int], None]
+        self, writer: ImageWriter, chunks: Iterator[_Chunk], advance: Callable[[int], None]
     ) -> tuple[dict[int, str], bool]:
         """Write all images; return the unreadable ones, and whether one was too large for a whole copy."""
         bad_images = BadImages(self.max_bad_images)
         unreadable: dict[int, str] = {}
         done = 0
-        for pixels, sizes, found, some_shrunk in self._chunks(mean_bytes):
+        for pixels, sizes, found, some_shrunk in chunks:
             if some_shrunk and self.whole_only:
                 return {}, True
             if found and self.part == "validation":
@@ -590,34 +601,6 @@ class CacheBuild:
             advance(done)
         return unreadable, False
 
-    def _sample(self) -> tuple[float, bool]:
-        """Return the mean bytes of some images, and whether one is too large for a whole copy."""
-        spread = np.linspace(0, len(self.source) - 1, min(_SAMPLED_IMAGES, len(self.source)))
-        read = _Reader(self.source, self.short_px)
-        chunks = [read([index]) for index in spread.astype(int).tolist()]
-        mean_bytes = float(np.mean([len(pixels) for pixels, *_ in chunks]))
-        return mean_bytes, self.whole_only and any(some_shrunk for *_, some_shrunk in chunks)
-
-    def _check_room(self, folder: Path, mean_bytes: float) -> None:
-        needed, free = mean_bytes * len(self.source), shutil.disk_usage(folder).free
-        if needed > free:
-            figures = (
-                f"needs {needed / _GIB:.1f} GiB in {folder}, which has {free / _GIB:.1f} GiB free"
-            )
-            hint = "make room, name another folder with --cache DIR, or do without"
-            raise RunError(f"the cache of the {self.part} images {figures}; {hint}")
-
-    def _chunks(self, mean_bytes: float) -> Iterator[_Chunk]:
-        size = int(np.clip(_CHUNK_BYTES / max(1.0, mean_bytes), 1, 256))
-        numbers = range(len(self.source))
-        pool: WorkerPool[list[int], _Chunk] = WorkerPool(
-            _Reader(self.source, self.short_px), self.workers
-        )
-        try:
-            yield from pool.results(list(numbers[k : k + size]) for k in numbers[::size])
-        finally:
-            pool.close()
-
 
 @dataclass(frozen=True)
 class _Reader:
@@ -627,16 +610,16 @@ class _Reader:
     short_px: int
 
     def __call__(self, indices: list[int]) -> _Chunk:
-        found: list[Unreadable] = []
-        images = read_or_note(self._read, indices, found)
-        read = [image for image in images if image is not None]
-        pixels = np.frombuffer(bytearray().join(data for data, _, _ in read), np.uint8)
-        sizes = [(0, 0) if image is None else image[1] for image in images]
-        return torch.from_numpy(pixels), sizes, found, any(is_shrunk for *_, is_shrunk in read)
+        def read(index: int) -> tuple[bytes, tuple[int, int], bool]:
+            image, size = load_at_most(self.source, index, self.short_px)
+            return image.tobytes(), image.size, image.size != size
 
-    def _read(self, index: int) -> tuple[bytes, tuple[int, int], bool]:
-        image, size = load_at_most(self.source, index, self.short_px)
-        return image.tobytes(), image.size, image.size != size
+        found: list[Unreadable] = []
+        images = read_or_note(read, indices, found)
+        readable = [image for image in images if image is not None]
+        pixels = np.frombuffer(bytearray().join(data for data, _, _ in readable), np.uint8)
+        sizes = [(0, 0) if image is None else image[1] for image in images]
+        return torch.from_numpy(pixels), sizes, found, any(shrunk for *_, shrunk in readable)
 
 
 @contextmanager
@@ -645,22 +628,18 @@ def _stoppable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handlers: dict[signal.Signals, Callable[[int, FrameType | None], NoReturn]] = {
-        signal.SIGINT: _interrupt,
-        signal.SIGTERM: _terminate,
-    }
+
+    def interrupt(number: int, _: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    def terminate(number: int, _: FrameType | None) -> NoReturn:
+        tell_at_once("autoprog: stopped by SIGTERM while the cache was built")
+        raise SystemExit(128 + number)
+
+    handlers = {signal.SIGINT: interrupt, signal.SIGTERM: terminate}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
         for number, earlier in before.items():
             signal.signal(number, earlier)
-
-
-def _interrupt(number: int, _: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
-
-
-def _terminate(number: int, _: FrameType | None) -> NoReturn:
-    tell_at_once("autoprog: stopped by SIGTERM while the cache was built")
-    raise SystemExit(128 + number)

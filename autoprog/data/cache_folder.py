@@ -45,11 +45,11 @@ FOOTER = struct.Struct(
     "<8sIIQQ"
 )  # magic, version, CRC-32 of tables and facts, images, bytes of facts
 
+# More than the reasons of 50,000 unreadable images take.
 MAX_FACTS_BYTES = 2**24
-"""More than the reasons of 50,000 unreadable images take."""
 
+# So much is read of each file of a list, of which there may be many.
 _MAX_LISTED_BYTES = 2**20
-"""So much is read of each file of a list, of which there may be many."""
 
 _NAME = re.compile(r"(?P<part>training|validation)-[0-9a-f]{12}-(?P<px>[0-9]{1,9})px\.images")
 _PART = re.compile(r"(?P<whole>.+\.images)(\.[0-9a-f]{16})?\.part")

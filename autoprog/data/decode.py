@@ -1,105 +1,36 @@
-"""Images that cannot be read: named, counted, and left out up to a limit."""
+"""From the bytes of an image file to RGB pixels, whole or made smaller, within bounds of time and memory."""
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import math
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
-from autoprog.errors import RunError
+from autoprog.data.formats import readable_formats
 
 __all__ = [
-    "HEIF_ENDINGS",
     "IMAGE_ERRORS",
     "MAX_FILE_BYTES",
     "MAX_PIXELS",
-    "NO_IMAGES",
+    "WHITE_LEVELS",
     "WIDE_MODES",
-    "BadImages",
-    "Delivery",
-    "Unreadable",
     "bounded",
     "brightest",
     "decode_at_most",
     "decode_rgb",
     "fitting_white_level",
-    "image_endings",
-    "is_heif_readable",
     "open_image",
-    "read_or_note",
-    "readable_formats",
     "shrink",
-    "stand_ins",
     "to_rgb",
-    "validation_refusal",
 ]
-
-
-# --------------------------------------------------------------------------------------------------
-# Which image files are read: Pillow's formats, by the ending of a name and by the content of a
-# file.
-
-
-HEIF_ENDINGS = frozenset({".heic", ".heics", ".heif", ".heifs", ".hif"})
-"""Endings of phones' photographs, which the package pillow-heif reads."""
-
-_READ = (
-    "JPEG", "PNG", "WEBP",  # the common ones, which are tried first
-    "AVIF", "BMP", "DCX", "DDS", "DIB", "FLI", "GBR", "GIF", "HEIF", "ICO", "IM", "JPEG2000", "MSP", "PCX",
-    "PPM", "PSD", "QOI", "SGI", "SUN", "TGA", "TIFF", "XBM", "XPM",
-)  # fmt: skip
-"""Formats by Pillow's names. A list of what is read, since plugins add themselves to Pillow's own.
-
-Left out are EPS, on which Pillow runs Ghostscript; BLP, CUR, FTEX and ICNS, which hold files of other formats
-whose size is not known beforehand; WMF, BUFR, GRIB, HDF5 and MPEG, which Pillow only recognises; and what
-holds no photographs.
-"""
-
-
-def is_heif_readable() -> bool:
-    """Return whether HEIC photographs can be read here."""
-    return "HEIF" in readable_formats()
-
-
-@cache
-def readable_formats() -> tuple[str, ...]:
-    """Return the names of the formats that are decoded, as Pillow calls them, common ones first.
-
-    A file is opened as one of these whatever its name says, so a name cannot make Pillow start another
-    program.
-    """
-    Image.init()
-    if importlib.util.find_spec("pillow_heif") is not None:
-        import pillow_heif
-
-        pillow_heif.register_heif_opener()
-    return tuple(name for name in _READ if name in Image.OPEN)
-
-
-@cache
-def image_endings() -> frozenset[str]:
-    """Return the endings of image files, lower case with the dot."""
-    formats = set(readable_formats())
-    return frozenset(
-        ending for ending, name in Image.registered_extensions().items() if name in formats
-    )
-
-
-# --------------------------------------------------------------------------------------------------
-# From the bytes of an image file to RGB pixels, whole or made smaller.
-
 
 # What Pillow raises on broken files, beside OSError: a broken PNG is a SyntaxError, a truncated
 # chunk a struct.error, an image of absurd size a DecompressionBombError, and the readers of rare
@@ -123,34 +54,42 @@ IMAGE_ERRORS = (
     Image.DecompressionBombError,
 )
 
+# The most pixels of an image, 67 million: more than cameras of 61 megapixels and phones of 50 give.
+# Measured at 10,000 x 10,000, in bytes a pixel while it is decoded to RGB: 4 for PNG and JPEG
+# files, 8 where there is transparency or CMYK, 7 for progressive JPEG, HEIF and TIFF files. So a
+# worker takes up to 0.55 GB.
 MAX_PIXELS = 2**26
-"""The most pixels of an image, 67 million: more than cameras of 61 megapixels and phones of 50 give.
 
-Measured at 10,000 x 10,000, in bytes a pixel while it is decoded to RGB: 4 for PNG and JPEG files, 8 where
-there is transparency or CMYK, 7 for progressive JPEG, HEIF and TIFF files. So a worker takes up to 0.55 GB.
-"""
-
+# The most bytes of an image file: that many pixels of 16 bits in three channels are 0.4 GB.
 MAX_FILE_BYTES = 2**29
-"""The most bytes of an image file: that many pixels of 16 bits in three channels are 0.4 GB."""
 
+# Pixels of formats that take more memory: measured 15, 9 and 18 bytes a pixel, and AVIF 6, JPEG 2000 2
+# megapixels a second for noise, which is the slowest to decode.
 _MAX_PIXELS_OF = {"WEBP": 2**25, "AVIF": 2**25, "JPEG2000": 2**24}
-"""Of formats that take more: measured 15, 9 and 18 bytes a pixel, and AVIF 6, JPEG 2000 2 megapixels a second
-for noise, which is the slowest to decode."""
 
+# Pixels of what Pillow decodes in Python, such as PPM files with numbers as text: measured 1
+# megapixel a second.
 _MAX_PIXELS_IN_PYTHON = 2**22
-"""Of what Pillow decodes in Python, such as PPM files with numbers as text: measured 1 megapixel a second."""
 
+# Scans of a progressive JPEG file, which has about 10. Each goes over the whole image: measured
+# 0.4 ns a pixel.
 _MAX_SCANS = 64
-"""Of a progressive JPEG file, which has about 10. Each goes over the whole image: measured 0.4 ns a pixel."""
 
+# Strips or tiles of a TIFF file. Pillow makes a list of them before it knows the size: measured 4 us
+# and 280 bytes each.
 _MAX_STRIPS = 2**17
-"""Of a TIFF file. Pillow makes a list of them before it tells the size: measured 4 us and 280 bytes each."""
 
+_TIFF_MARKS = (b"*\0", b"\0*", b"+\0", b"\0+")  # TIFF and BigTIFF, in both byte orders
+_STRIP_OFFSETS, _TILE_OFFSETS = 273, 324  # tags of TIFF
+
+# Reads of parts of a file, which Pillow goes through in Python: measured 0.5 to 2 us each, empty
+# ones too.
 _MAX_READS = 2**20
-"""Of parts of a file, which Pillow goes through in Python: measured 0.5 to 2 us each, empty ones too."""
 
+# Values that are scaled at once: a whole image as float64 would take 8 times its memory.
 _VALUES_AT_ONCE = 2**19
 
+# Pillow's modes of more than 8 bits a channel; Pillow itself would clip them.
 WIDE_MODES = {
     "I;16": "of 16 bits",
     "I;16B": "of 16 bits",
@@ -159,28 +98,9 @@ WIDE_MODES = {
     "I": "of 32-bit integers",
     "F": "of floating-point numbers",
 }
-"""Pillow's modes of more than 8 bits a channel; Pillow itself would clip them."""
 
+# What is white in images of numbers from 0 to 1, and of 8, 12 and 16 bits.
 WHITE_LEVELS = (1.0, 255.0, 4095.0, 65535.0)
-"""What is white in images of shares, and of 8, 12 and 16 bits."""
-
-
-@contextmanager
-def bounded() -> Iterator[None]:
-    """Let Pillow open only the formats and the sizes that are read, whoever calls it meanwhile.
-
-    For what timm and torchvision open, and for images within files. It sets what is Pillow's own and sets it
-    back, and so is not for several threads at once.
-    """
-    most, formats = Image.MAX_IMAGE_PIXELS, Image.ID
-    Image.ID = list(readable_formats())
-    Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # it refuses twice as many, and warns of fewer
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            yield
-    finally:
-        Image.MAX_IMAGE_PIXELS, Image.ID = most, formats
 
 
 def decode_rgb(data: bytes, white_level: float | None = None) -> Image.Image:
@@ -222,75 +142,27 @@ def shrink(image: Image.Image, short_px: int) -> Image.Image:
     return image.resize(_fitting(image.size, short_px), Image.Resampling.BICUBIC)
 
 
-def to_rgb(image: Image.Image, white_level: float | None = None) -> Image.Image:
-    """Return an image in 8 bits a channel, R G B.
+def _fitting(size: tuple[int, int], short_px: int) -> tuple[int, int]:
+    factor = short_px / min(size)
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
-    Args:
-        image: In any mode of Pillow.
-        white_level: The brightness that becomes 255 in images of :data:`WIDE_MODES`; what is brighter does so
-            too. Its own is one a data set, since a scale of each image's own would tell classes apart.
-            By default 1 for floating-point numbers and 65,535 for others.
 
-    Raises:
-        ValueError: Its numbers are negative or not finite.
+@contextmanager
+def bounded() -> Iterator[None]:
+    """Let Pillow open only the formats and the sizes that are read, whoever calls it meanwhile.
+
+    For what timm and torchvision open, and for images within files. It sets what is Pillow's own and sets it
+    back, and so is not for several threads at once.
     """
-    image.load()
-    if image.mode in WIDE_MODES:
-        image = Image.fromarray(_to_8_bits(np.asarray(image), white_level))
-    # convert("RGB") copies even an RGB image.
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def brightest(image: Image.Image) -> float:
-    """Return the largest number in an image of :data:`WIDE_MODES`."""
-    return float(np.asarray(image).max())
-
-
-def fitting_white_level(brightness: float) -> float:
-    """Return the usual white level of images whose brightest number this is; a little more is noise."""
-    return next((level for level in WHITE_LEVELS if brightness <= 1.1 * level), brightness)
-
-
-def _to_8_bits(values: np.ndarray, white_level: float | None) -> np.ndarray:
-    """Return brightness as uint8, H x W."""
-    white = white_level or (1.0 if values.dtype.kind == "f" else WHITE_LEVELS[-1])
-    lowest, highest = float(values.min()), float(values.max())  # a NaN is both
-    if not 0 <= lowest <= highest < math.inf:
-        raise ValueError(
-            f"brightness from {lowest:g} to {highest:g}; it must be finite and not negative"
-        )
-    found = np.empty(values.shape, np.uint8)
-    flat, flat_found = values.reshape(-1), found.reshape(-1)
-    for start in range(
-        0, flat.size, _VALUES_AT_ONCE
-    ):  # as float64 a whole image would be too large
-        chosen = slice(start, start + _VALUES_AT_ONCE)
-        part = flat[chosen]
-        if white == WHITE_LEVELS[-1]:  # without the lower 8 bits, as Pillow takes 16-bit colour
-            flat_found[chosen] = np.minimum(part / 256, 255).astype(np.uint8)
-        else:
-            fractions = np.minimum(part / white, 1.0)
-            flat_found[chosen] = np.round(fractions * 255).astype(np.uint8)
-    return found
-
-
-class _Parts(io.BytesIO):
-    """An image file of which Pillow may read so many parts."""
-
-    num_reads, max_reads = 0, _MAX_READS
-
-    def read(self, size: int | None = -1) -> bytes:
-        self._count()
-        return super().read(size)
-
-    def readline(self, size: int | None = -1) -> bytes:
-        self._count()
-        return super().readline(size)
-
-    def _count(self) -> None:
-        self.num_reads += 1
-        if self.num_reads > self.max_reads:
-            raise ValueError("a file of too many parts")
+    most, formats = Image.MAX_IMAGE_PIXELS, Image.ID
+    Image.ID = list(readable_formats())
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # it refuses twice as many, and warns of fewer
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS, Image.ID = most, formats
 
 
 def open_image(data: bytes) -> Image.Image:
@@ -305,7 +177,7 @@ def open_image(data: bytes) -> Image.Image:
     """
     if data[:2] in (b"II", b"MM") and data[2:4] in _TIFF_MARKS and _num_strips(data) > _MAX_STRIPS:
         raise ValueError(f"more than {_MAX_STRIPS:,} strips or tiles")
-    parts = _Parts(data)
+    parts = _CountedReads(data)
     image = Image.open(parts, formats=readable_formats())
     most = min(MAX_PIXELS, _MAX_PIXELS_OF.get(image.format or "", MAX_PIXELS))
     tiles: list[Any] = getattr(image, "tile", [])
@@ -321,8 +193,23 @@ def open_image(data: bytes) -> Image.Image:
     return image
 
 
-_TIFF_MARKS = (b"*\0", b"\0*", b"+\0", b"\0+")
-_STRIP_OFFSETS, _TILE_OFFSETS = 273, 324
+class _CountedReads(io.BytesIO):
+    """An image file that counts its reads and refuses more than `max_reads`."""
+
+    num_reads, max_reads = 0, _MAX_READS
+
+    def read(self, size: int | None = -1) -> bytes:
+        self._count()
+        return super().read(size)
+
+    def readline(self, size: int | None = -1) -> bytes:
+        self._count()
+        return super().readline(size)
+
+    def _count(self) -> None:
+        self.num_reads += 1
+        if self.num_reads > self.max_reads:
+            raise ValueError("a file of too many parts")
 
 
 def _num_strips(data: bytes) -> int:
@@ -342,94 +229,51 @@ def _num_strips(data: bytes) -> int:
     return max((n for tag, _, n in found if tag in (_STRIP_OFFSETS, _TILE_OFFSETS)), default=0)
 
 
-def _fitting(size: tuple[int, int], short_px: int) -> tuple[int, int]:
-    factor = short_px / min(size)
-    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
-
-
-T = TypeVar("T")
-
-
-class Unreadable(NamedTuple):
-    """An image that cannot be read, as a worker reports it."""
-
-    image_index: int
-    reason: str
-    """One line that names the image, as the source's error does."""
-
-
-Delivery: TypeAlias = tuple[Tensor, Tensor, Sequence[Unreadable]]
-"""What a worker makes of a batch: images, targets, and which images it could not read."""
-
-NO_IMAGES = torch.empty(0), torch.empty(0, dtype=torch.int64)
-"""Images and targets of a batch of which none can be read."""
-
-
-class BadImages:
-    """The distinct unreadable training images that this process has met.
+def to_rgb(image: Image.Image, white_level: float | None = None) -> Image.Image:
+    """Return an image in 8 bits a channel, R G B.
 
     Args:
-        limit: The most that a run goes on with; 0 stops it at the first.
+        image: In any mode of Pillow.
+        white_level: The brightness that becomes 255 in images of :data:`WIDE_MODES`; what is brighter does so
+            too. Its own is one a data set, since a scale of each image's own would tell classes apart.
+            By default 1 for floating-point numbers and 65,535 for others.
+
+    Raises:
+        ValueError: Its numbers are negative or not finite.
     """
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._known: set[int] = set()
-        self._unsaid: list[str] = []
-
-    def add(self, found: Iterable[Unreadable]) -> None:
-        """Take note of images.
-
-        Raises:
-            RunError: They are more than the limit; names the last.
-        """
-        for index, reason in found:
-            if index in self._known:
-                continue
-            self._known.add(index)
-            count = len(self._known)
-            if count > self._limit:
-                images = "image" if count == 1 else "images"
-                text = f"{count} unreadable {images}, and --max-bad-images is {self._limit}"
-                raise RunError(f"{reason}; that makes {text}")
-            self._unsaid.append(f"{reason}; skipped ({count} of at most {self._limit})")
-
-    def complaints(self) -> list[str]:
-        """Return a line for each image that is new since the last call."""
-        said, self._unsaid = self._unsaid, []
-        return said
+    image.load()
+    if image.mode in WIDE_MODES:
+        image = Image.fromarray(_to_8_bits(np.asarray(image), white_level))
+    # convert("RGB") copies even an RGB image.
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def read_or_note(
-    read: Callable[[int], T], indices: Iterable[int], found: list[Unreadable]
-) -> list[T | None]:
-    """Return what ``read`` makes of each index; None where it fails, which goes to ``found``."""
-    results: list[T | None] = []
-    for index in indices:
-        try:
-            results.append(read(index))
-        except RunError as error:
-            found.append(Unreadable(index, str(error)))
-            results.append(None)
-    return results
+def _to_8_bits(values: np.ndarray, white_level: float | None) -> np.ndarray:
+    """Return brightness as uint8, H x W."""
+    white = white_level or (1.0 if values.dtype.kind == "f" else WHITE_LEVELS[-1])
+    lowest, highest = float(values.min()), float(values.max())  # a NaN is both
+    if not 0 <= lowest <= highest < math.inf:
+        raise ValueError(
+            f"brightness from {lowest:g} to {highest:g}; it must be finite and not negative"
+        )
+    found = np.empty(values.shape, np.uint8)
+    flat, flat_found = values.reshape(-1), found.reshape(-1)
+    for start in range(0, flat.size, _VALUES_AT_ONCE):
+        chosen = slice(start, start + _VALUES_AT_ONCE)
+        part = flat[chosen]
+        if white == WHITE_LEVELS[-1]:  # without the lower 8 bits, as Pillow takes 16-bit colour
+            flat_found[chosen] = np.minimum(part / 256, 255).astype(np.uint8)
+        else:
+            fractions = np.minimum(part / white, 1.0)
+            flat_found[chosen] = np.round(fractions * 255).astype(np.uint8)
+    return found
 
 
-def validation_refusal(unreadable: Sequence[Unreadable]) -> str:
-    """Return in a line that validation images cannot be read, and what to do."""
-    (_, reason), *others = unreadable
-    if not others:
-        return f"a validation image cannot be read: {reason}; repair or remove it"
-    count = f"{len(unreadable):,} validation images cannot be read"
-    return f"{count}, the first: {reason}; repair or remove them"
+def brightest(image: Image.Image) -> float:
+    """Return the largest number in an image of :data:`WIDE_MODES`."""
+    return float(np.asarray(image).max())
 
 
-def stand_ins(is_readable: np.ndarray) -> np.ndarray:
-    """Return for each place of a batch the place it is filled from: its own, or the next readable.
-
-    The next one after the last place is the first. Empty when nothing is readable.
-    """
-    places = np.flatnonzero(is_readable)
-    if len(places) == 0:
-        return places
-    following = np.searchsorted(places, np.arange(len(is_readable)))
-    return places[following % len(places)]
+def fitting_white_level(brightness: float) -> float:
+    """Return the usual white level of images whose brightest number this is; a little more is noise."""
+    return next((level for level in WHITE_LEVELS if brightness <= 1.1 * level), brightness)

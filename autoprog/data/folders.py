@@ -14,14 +14,14 @@ import tarfile
 import unicodedata
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import IO, Literal, TypeAlias
 
 import numpy as np
 
-from autoprog.data.decode import HEIF_ENDINGS, image_endings, is_heif_readable
+from autoprog.data.formats import HEIF_ENDINGS, image_endings, is_heif_readable
 from autoprog.errors import ConfigError
 from autoprog.printable import brief
 
@@ -37,9 +37,10 @@ __all__ = [
 ]
 
 
+# Which folder above an image names its class, where there are several.
 ClassFolders: TypeAlias = Literal["auto", "first", "innermost"]
-"""Which folder above an image names its class, where there are several."""
 
+# Folders and files that operating systems and network storage leave behind.
 _SYSTEM_NAMES = frozenset(
     {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"}
     | {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
@@ -47,14 +48,14 @@ _SYSTEM_NAMES = frozenset(
 _MAX_NESTED_TARS = 2
 _LONGEST_NAME_BYTES = 4096
 _MAX_FOLDERS_DEEP = 64
+# Links give a folder more names; without a limit n folders that link to each other have n! names.
 _MAX_NAMES_OF_A_FOLDER = 8
-"""Links give a folder more names; without a limit some folders that link to each other have n! names."""
+# The headers of one member of a tar file: names of up to 4 KiB, dates, owners, attributes.
 _MAX_HEADER_BYTES = 2**16
-"""What the headers of one member of a tar file may take: names of up to 4 KiB, dates, owners, attributes."""
+# tarfile copies the global headers for each member.
 _MAX_GLOBAL_HEADERS = 256
-"""tarfile copies them for each member."""
+# What no name has in it. Python before 3.12.6 takes a time that grows as the square of such a header.
 _LONG_NUMBER = re.compile(rb"\d{300}")
-"""What no name has in it. Python before 3.12.6 takes a time that grows as the square of such a header."""
 
 _DIGITS = re.compile(r"(\d+)")
 _HIDDEN = "hidden or system"
@@ -64,12 +65,11 @@ _TOO_DEEP = f"more than {_MAX_FOLDERS_DEEP} folders deep"
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Files of one kind that are no part of the data set."""
+    """Files of one kind that are no part of the data set; ``example`` is the path of the first of them."""
 
     reason: str
     count: int
     example: str
-    """Path of the first of them inside the part, printable."""
 
     def __str__(self) -> str:
         """Return it in words, such as ``3 hidden or system (.DS_Store)``."""
@@ -99,237 +99,25 @@ class PackedNames:
 
 @dataclass(frozen=True)
 class ScannedImages:
-    """The images of one part in their order, with their classes."""
+    """The images of one part in their order, with their classes.
+
+    Attributes:
+        names: Paths inside the part, with ``/``.
+        targets: Class numbers, int64.
+        class_names: In the order of their numbers.
+        sizes_bytes: Of the image files, int64.
+        offsets_bytes: Where the images of a tar file start, int64; zeros for a folder.
+        left_out: Files that are no part of the data set.
+        notes: What a user may not expect of the classes.
+    """
 
     names: PackedNames
-    """Paths inside the part, with ``/``."""
     targets: np.ndarray
-    """Class numbers, int64."""
     class_names: tuple[str, ...]
     sizes_bytes: np.ndarray
-    """Of the image files, int64."""
     offsets_bytes: np.ndarray
-    """Where the images of a tar file start, int64; zeros for a folder."""
     left_out: tuple[LeftOut, ...]
     notes: tuple[str, ...] = ()
-
-
-@dataclass
-class _Directory:
-    """The images that lie directly in one folder."""
-
-    names: list[str] = field(default_factory=list)
-    sizes_bytes: array[int] = field(default_factory=lambda: array("q"))
-    offsets_bytes: array[int] = field(default_factory=lambda: array("q"))
-
-    def add(self, name: str, size_bytes: int, offset_bytes: int) -> None:
-        self.names.append(name)
-        self.sizes_bytes.append(size_bytes)
-        self.offsets_bytes.append(offset_bytes)
-
-
-class _Collector:
-    """Gathers the files of a part by folder; both kinds of part are judged by the same rules."""
-
-    def __init__(self) -> None:
-        self.directories: dict[str, _Directory] = {}
-        self.visited: set[str] = set()
-        """All folders that are not hidden, also those without images; ``""`` is the part itself."""
-        self._left_out: dict[str, tuple[int, str]] = {}
-        self._endings = image_endings()
-
-    def visit(self, folder: str) -> None:
-        self.visited.add(folder)
-
-    def leave_out(self, reason: str, path: str, count: int = 1) -> None:
-        known, example = self._left_out.get(reason, (0, path))
-        self._left_out[reason] = (known + count, min(example, path))
-
-    def add_file(self, folder: str, name: str, size_bytes: int, offset_bytes: int = 0) -> None:
-        """Take a regular file that is not hidden, if its ending is that of an image."""
-        ending = os.path.splitext(name)[1].lower()
-        if ending not in self._endings:
-            self.leave_out(_reason_of(ending), _join(folder, name))
-            return
-        self.directories.setdefault(folder, _Directory()).add(name, size_bytes, offset_bytes)
-
-    def left_out(self) -> tuple[LeftOut, ...]:
-        """Return the kinds of files that are left out, the most frequent first."""
-        found = [
-            LeftOut(reason, count, printable(path))
-            for reason, (count, path) in self._left_out.items()
-        ]
-        return tuple(sorted(found, key=lambda one: (-one.count, one.reason)))
-
-    def arrange(self, where: str, class_folders: ClassFolders) -> ScannedImages:
-        """Return the images with their classes, in order.
-
-        Raises:
-            ConfigError: It is not clear which folder names the class, or a class folder has no image.
-        """
-        if loose := self.directories.pop("", None):
-            self.leave_out(_LOOSE, min(loose.names), len(loose.names))
-            if not self.directories:
-                problem = "must have its images in one folder a class"
-                hint = f"{printable(min(loose.names))!r} and all others lie directly in it"
-                raise ConfigError("--data", "", problem, where, hint)
-        layout = _layout(sorted(self.directories), where, class_folders)
-        self._refuse_empty_classes(layout, where)
-        class_names = tuple(sorted(set(layout.class_of.values()), key=_order))
-        numbers = {name: number for number, name in enumerate(class_names)}
-        names, sizes, offsets = PackedNames(), array("q"), array("q")
-        targets: list[np.ndarray] = []
-        for folders in _groups(self.directories, layout.num_wrappers):
-            held = [self.directories.pop(folder) for folder in folders]
-            if len(held) == 1:  # what its paths have in common decides nothing
-                order = [
-                    (0, k) for k in sorted(range(len(held[0].names)), key=_keys(held[0].names))
-                ]
-            else:
-                places = [(i, k) for i, one in enumerate(held) for k in range(len(one.names))]
-                order = sorted(
-                    places,
-                    key=lambda place: _order(
-                        _join(folders[place[0]], held[place[0]].names[place[1]])
-                    ),
-                )
-            own = np.array([numbers[layout.class_of[folder]] for folder in folders], dtype=np.int64)
-            targets.append(own[[i for i, _ in order]])
-            for i, k in order:
-                names.append(_join(folders[i], held[i].names[k]))
-                sizes.append(held[i].sizes_bytes[k])
-                offsets.append(held[i].offsets_bytes[k])
-        return ScannedImages(
-            names=names,
-            targets=np.concatenate(targets) if targets else np.zeros(0, np.int64),
-            class_names=class_names,
-            sizes_bytes=np.array(sizes, dtype=np.int64),
-            offsets_bytes=np.array(offsets, dtype=np.int64),
-            left_out=self.left_out(),
-            notes=layout.notes,
-        )
-
-    def _refuse_empty_classes(self, layout: _Layout, where: str) -> None:
-        """Refuse a folder that would be a class if it had an image: else a class vanishes silently."""
-        if not layout.class_of:
-            return
-        full: set[str] = set()
-        for folder in layout.class_of:
-            parts = folder.split("/")
-            full.update("/".join(parts[:stop]) for stop in range(1, len(parts) + 1))
-        wrappers = layout.num_wrappers
-        wrapper = next(iter(layout.class_of)).split("/")[:wrappers]
-        for folder in sorted(self.visited - full - {""}, key=_order):
-            parts = folder.split("/")
-            if parts[:wrappers] != wrapper[: len(parts)]:
-                inside = len(parts) == 1  # beside the folder that holds all classes
-            else:
-                inside = wrappers < len(parts) <= wrappers + layout.class_depth
-            if inside:
-                held = self._left_out_below(folder)
-                problem = f"class folder {printable(folder)!r} must hold an image{held}"
-                hint = "put images into it, convert those it has, or remove it"
-                raise ConfigError("--data", "", problem, where, hint)
-
-    def _left_out_below(self, folder: str) -> str:
-        kinds = [
-            reason for reason, (_, path) in self._left_out.items() if path.startswith(f"{folder}/")
-        ]
-        return f"; it holds {', '.join(sorted(kinds))}" if kinds else "; it holds none"
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """Which folder is which class.
-
-    ``num_wrappers`` leading folders hold everything else; ``class_depth`` folders below them lead to
-    a class.
-    """
-
-    class_of: Mapping[str, str]
-    num_wrappers: int
-    class_depth: int
-    notes: tuple[str, ...] = ()
-
-
-def _layout(folders: Sequence[str], where: str, class_folders: ClassFolders) -> _Layout:
-    """Return the class of each folder that holds images; paths with ``/``, none empty.
-
-    Raises:
-        ConfigError: The folder that names the class is not clear.
-    """
-    split = {folder: folder.split("/") for folder in folders}
-    wrappers = 0
-    while split and all(len(parts) > wrappers + 1 for parts in split.values()):
-        if len({parts[wrappers] for parts in split.values()}) > 1:
-            break
-        wrappers += 1
-    firsts = {folder: parts[wrappers] for folder, parts in split.items()}
-    innermost = {folder: parts[-1] for folder, parts in split.items()}
-    depths = {len(parts) - wrappers for parts in split.values()}
-    notes: tuple[str, ...] = ()
-    if class_folders == "first" or depths <= {1}:
-        chosen, depth = firsts, 1
-    else:
-        chosen, depth = innermost, max(depths, default=1)
-        if class_folders == "auto":
-            _refuse_ambiguous(split, where)
-            some = ", ".join(
-                printable(name) for name in sorted(set(firsts.values()), key=_order)[:3]
-            )
-            notes = (
-                "classes are the innermost folders; with --class-folders first they would be"
-                f" {some}{', …' if len(set(firsts.values())) > 3 else ''}",
-            )
-    class_of = {folder: printable_name(name) for folder, name in chosen.items()}
-    _refuse_equal_names(chosen, class_of, where)
-    return _Layout(class_of, wrappers, depth, notes)
-
-
-def _refuse_ambiguous(split: Mapping[str, Sequence[str]], where: str) -> None:
-    """Refuse folders within folders of which the innermost names do not tell classes apart."""
-    hint = "give --class-folders first or --class-folders innermost, or one folder a class"
-    parents: dict[str, list[str]] = defaultdict(list)
-    for folder, parts in split.items():
-        parents[parts[-1]].append(folder)
-    for folders in parents.values():
-        if len(folders) > 1:
-            both = " and ".join(
-                repr(printable(folder)) for folder in sorted(folders, key=_order)[:2]
-            )
-            problem = f"must have one folder a class: {both} end alike"
-            raise ConfigError("--data", "", problem, where, hint)
-    by_depth = {len(parts): folder for folder, parts in sorted(split.items(), reverse=True)}
-    if len(by_depth) > 1:
-        (_, upper), *_, (_, lower) = sorted(by_depth.items())
-        both = f"{printable(upper)!r} and {printable(lower)!r}"
-        problem = f"must have all class folders at one level: images lie in {both}"
-        raise ConfigError("--data", "", problem, where, hint)
-
-
-def _refuse_equal_names(chosen: Mapping[str, str], class_of: Mapping[str, str], where: str) -> None:
-    """Refuse names that differ in how they are encoded and in nothing that is seen."""
-    known: dict[str, str] = {}
-    for folder, name in class_of.items():
-        other = known.setdefault(name, chosen[folder])
-        if other != chosen[folder]:
-            problem = f"must not have two class folders whose names are both shown as {name!r}"
-            raise ConfigError("--data", "", problem, where, "rename or merge them")
-
-
-def _groups(directories: Mapping[str, object], num_wrappers: int) -> Iterator[list[str]]:
-    """Yield groups of folders such that sorting the groups one by one sorts the whole.
-
-    Images of folders whose first names differ in timm's order stand apart whatever follows; so a group are
-    those below first names that tie, and only its paths need keys at one time.
-    """
-
-    def key(folder: str) -> list[int | str]:
-        wrapper, first = folder.split("/")[:num_wrappers], folder.split("/")[num_wrappers]
-        return natural_key("/".join([*wrapper, first, ""]))
-
-    grouped = [list(group) for _, group in groupby(sorted(directories, key=key), key=key)]
-    yield from grouped  # all at first, as the caller takes folders out on the way
 
 
 def scan_folder(folder: str, class_folders: ClassFolders = "auto") -> ScannedImages:
@@ -348,7 +136,7 @@ def scan_folder(folder: str, class_folders: ClassFolders = "auto") -> ScannedIma
     while pending:
         inner, above = pending.pop()
         path = os.path.join(folder, inner) if inner else folder
-        found.visit(inner)
+        found.visited.add(inner)
         try:
             status = os.stat(path)
             with os.scandir(path) as listing:
@@ -402,16 +190,253 @@ def scan_tar(file: IO[bytes], where: str, class_folders: ClassFolders = "auto") 
     """
     found = _Collector()
     size_bytes = file.seek(0, os.SEEK_END)
-    _check_end(file, size_bytes)
-    _collect(found, _Headers(file, 0, size_bytes), prefix="", depth=0)
+    file.seek(max(0, size_bytes - tarfile.BLOCKSIZE))
+    # tarfile takes a cut within a header for the end, which a block of zeros marks.
+    if any(file.read(tarfile.BLOCKSIZE)):
+        raise tarfile.ReadError("the mark at its end is missing")
+    found.add_tar(_Headers(file, 0, size_bytes), prefix="", depth=0)
     return found.arrange(where, class_folders)
 
 
-def _check_end(file: IO[bytes], size_bytes: int) -> None:
-    """Check for the block of zeros at the end: tarfile takes a cut within a header for the end."""
-    file.seek(max(0, size_bytes - tarfile.BLOCKSIZE))
-    if any(file.read(tarfile.BLOCKSIZE)):
-        raise tarfile.ReadError("the mark at its end is missing")
+@dataclass
+class _Directory:
+    """The images that lie directly in one folder."""
+
+    names: list[str] = field(default_factory=list)
+    sizes_bytes: array[int] = field(default_factory=lambda: array("q"))
+    offsets_bytes: array[int] = field(default_factory=lambda: array("q"))
+
+    def add(self, name: str, size_bytes: int, offset_bytes: int) -> None:
+        self.names.append(name)
+        self.sizes_bytes.append(size_bytes)
+        self.offsets_bytes.append(offset_bytes)
+
+
+class _Collector:
+    """The files of a part by folder; both kinds of part, folder and tar, are judged by the same rules."""
+
+    def __init__(self) -> None:
+        self.directories: dict[str, _Directory] = {}
+        # All folders that are not hidden, also those without images; "" is the part itself.
+        self.visited: set[str] = set()
+        self._left_out: dict[str, tuple[int, str]] = {}
+        self._endings = image_endings()
+
+    def leave_out(self, reason: str, path: str, count: int = 1) -> None:
+        known, example = self._left_out.get(reason, (0, path))
+        self._left_out[reason] = (known + count, min(example, path))
+
+    def add_file(self, folder: str, name: str, size_bytes: int, offset_bytes: int = 0) -> None:
+        """Take a regular file that is not hidden, if its ending is that of an image."""
+        ending = os.path.splitext(name)[1].lower()
+        if ending in self._endings:
+            self.directories.setdefault(folder, _Directory()).add(name, size_bytes, offset_bytes)
+            return
+        if ending in HEIF_ENDINGS and not is_heif_readable():
+            reason = f"{ending} files, which pip install 'autoprog[heif]' reads"
+        elif len(ending) > 12 or not ending.isprintable():
+            reason = "files of other kinds"
+        else:
+            reason = f"{printable(ending)} files" if ending else "files without an ending"
+        self.leave_out(reason, _join(folder, name))
+
+    def add_tar(self, headers: _Headers, prefix: str, depth: int) -> None:
+        """Take the members of a tar file and of those within it, each of which is a folder."""
+        spans: dict[str, tuple[int, int]] = {}
+        for member in headers.members():
+            parts = [part for part in member.name.split("/") if part not in ("", ".")]
+            place = "/".join([*([prefix] if prefix else []), *parts])
+            if not parts:
+                continue
+            if ".." in parts or "\0" in place or len(os.fsencode(place)) > _LONGEST_NAME_BYTES:
+                self.leave_out("of impossible names", place[:80])
+            elif place.count("/") > _MAX_FOLDERS_DEEP:
+                self.leave_out(_TOO_DEEP, place)
+            elif any(map(is_hidden, parts)):
+                if not member.isdir():
+                    self.leave_out(_HIDDEN, place)
+            elif member.isdir():
+                self.visited.add(place)
+            elif not member.isreg() or member.issparse():
+                self.leave_out("no regular files", place)
+            else:
+                if place in spans:  # as `tar -r` writes a file anew: the last one counts
+                    self.leave_out("older versions of a file", place)
+                spans[place] = headers.start_bytes + member.offset_data, member.size
+        for place, (start_bytes, size_bytes) in spans.items():
+            folder, _, name = place.rpartition("/")
+            stem, ending = os.path.splitext(place)
+            if ending.lower() == ".tar" and depth < _MAX_NESTED_TARS:
+                self.visited.add(stem)
+                self.add_tar(_Headers(headers.file, start_bytes, size_bytes), stem, depth + 1)
+                continue
+            for stop in range(1, len(place.split("/"))):
+                self.visited.add("/".join(place.split("/")[:stop]))
+            self.add_file(folder, name, size_bytes, start_bytes)
+
+    def arrange(self, where: str, class_folders: ClassFolders) -> ScannedImages:
+        """Return the images with their classes, in order.
+
+        Raises:
+            ConfigError: It is not clear which folder names the class, or a class folder has no image.
+        """
+        if loose := self.directories.pop("", None):
+            self.leave_out(_LOOSE, min(loose.names), len(loose.names))
+            if not self.directories:
+                problem = "must have its images in one folder a class"
+                hint = f"{printable(min(loose.names))!r} and all others lie directly in it"
+                raise ConfigError("--data", "", problem, where, hint)
+        layout = _layout(sorted(self.directories), where, class_folders)
+        self._refuse_empty_classes(layout, where)
+        class_names = tuple(sorted(set(layout.class_of.values()), key=_order))
+        numbers = {name: number for number, name in enumerate(class_names)}
+        names, sizes, offsets = PackedNames(), array("q"), array("q")
+        targets: list[np.ndarray] = []
+        for folders in _groups(self.directories, layout.num_wrappers):
+            held = [self.directories.pop(folder) for folder in folders]
+            # Of one folder alone the names decide, since what its paths have in common does not.
+            above = [""] if len(held) == 1 else folders
+            places = ((i, k) for i, one in enumerate(held) for k in range(len(one.names)))
+            order = sorted(
+                places,
+                key=lambda place: _order(_join(above[place[0]], held[place[0]].names[place[1]])),
+            )
+            own = np.array([numbers[layout.class_of[folder]] for folder in folders], dtype=np.int64)
+            targets.append(own[[i for i, _ in order]])
+            for i, k in order:
+                names.append(_join(folders[i], held[i].names[k]))
+                sizes.append(held[i].sizes_bytes[k])
+                offsets.append(held[i].offsets_bytes[k])
+        left_out = [
+            LeftOut(reason, count, printable(path))
+            for reason, (count, path) in self._left_out.items()
+        ]
+        return ScannedImages(
+            names=names,
+            targets=np.concatenate(targets) if targets else np.zeros(0, np.int64),
+            class_names=class_names,
+            sizes_bytes=np.array(sizes, dtype=np.int64),
+            offsets_bytes=np.array(offsets, dtype=np.int64),
+            left_out=tuple(sorted(left_out, key=lambda one: (-one.count, one.reason))),
+            notes=layout.notes,
+        )
+
+    def _refuse_empty_classes(self, layout: _Layout, where: str) -> None:
+        """Refuse a folder that would be a class if it had an image: else a class vanishes silently."""
+        if not layout.class_of:
+            return
+        full: set[str] = set()
+        for folder in layout.class_of:
+            parts = folder.split("/")
+            full.update("/".join(parts[:stop]) for stop in range(1, len(parts) + 1))
+        wrappers = layout.num_wrappers
+        wrapper = next(iter(layout.class_of)).split("/")[:wrappers]
+        for folder in sorted(self.visited - full - {""}, key=_order):
+            parts = folder.split("/")
+            if parts[:wrappers] != wrapper[: len(parts)]:
+                inside = len(parts) == 1  # beside the folder that holds all classes
+            else:
+                inside = wrappers < len(parts) <= wrappers + layout.class_depth
+            if inside:
+                kinds = [
+                    reason
+                    for reason, (_, path) in self._left_out.items()
+                    if path.startswith(f"{folder}/")
+                ]
+                held = ", ".join(sorted(kinds)) or "none"
+                problem = f"class folder {printable(folder)!r} must hold an image; it holds {held}"
+                hint = "put images into it, convert those it has, or remove it"
+                raise ConfigError("--data", "", problem, where, hint)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Which folder is which class.
+
+    ``num_wrappers`` leading folders hold everything else; ``class_depth`` folders below them lead to
+    a class.
+    """
+
+    class_of: Mapping[str, str]
+    num_wrappers: int
+    class_depth: int
+    notes: tuple[str, ...] = ()
+
+
+def _layout(folders: Sequence[str], where: str, class_folders: ClassFolders) -> _Layout:
+    """Return the class of each folder that holds images; paths with ``/``, none empty.
+
+    Raises:
+        ConfigError: The folder that names the class is not clear.
+    """
+    split = {folder: folder.split("/") for folder in folders}
+    wrappers = 0
+    while split and all(len(parts) > wrappers + 1 for parts in split.values()):
+        if len({parts[wrappers] for parts in split.values()}) > 1:
+            break
+        wrappers += 1
+    firsts = {folder: parts[wrappers] for folder, parts in split.items()}
+    innermost = {folder: parts[-1] for folder, parts in split.items()}
+    depths = {len(parts) - wrappers for parts in split.values()}
+    notes: tuple[str, ...] = ()
+    if class_folders == "first" or depths <= {1}:
+        chosen, depth = firsts, 1
+    else:
+        chosen, depth = innermost, max(depths, default=1)
+        if class_folders == "auto":
+            _refuse_ambiguous(split, where)
+            shown = ", ".join(
+                printable(name) for name in sorted(set(firsts.values()), key=_order)[:3]
+            )
+            notes = (
+                "classes are the innermost folders; with --class-folders first they would be"
+                f" {shown}{', …' if len(set(firsts.values())) > 3 else ''}",
+            )
+    class_of = {folder: printable_name(name) for folder, name in chosen.items()}
+    known: dict[str, str] = {}
+    for folder, name in class_of.items():
+        # Names that differ in how they are encoded and in nothing that is seen.
+        other = known.setdefault(name, chosen[folder])
+        if other != chosen[folder]:
+            problem = f"must not have two class folders whose names are both shown as {name!r}"
+            raise ConfigError("--data", "", problem, where, "rename or merge them")
+    return _Layout(class_of, wrappers, depth, notes)
+
+
+def _refuse_ambiguous(split: Mapping[str, Sequence[str]], where: str) -> None:
+    """Refuse folders within folders of which the innermost names do not tell classes apart."""
+    hint = "give --class-folders first or --class-folders innermost, or one folder a class"
+    parents: dict[str, list[str]] = defaultdict(list)
+    for folder, parts in split.items():
+        parents[parts[-1]].append(folder)
+    for folders in parents.values():
+        if len(folders) > 1:
+            both = " and ".join(
+                repr(printable(folder)) for folder in sorted(folders, key=_order)[:2]
+            )
+            problem = f"must have one folder a class: {both} end alike"
+            raise ConfigError("--data", "", problem, where, hint)
+    by_depth = {len(parts): folder for folder, parts in sorted(split.items(), reverse=True)}
+    if len(by_depth) > 1:
+        (_, upper), *_, (_, lower) = sorted(by_depth.items())
+        both = f"{printable(upper)!r} and {printable(lower)!r}"
+        problem = f"must have all class folders at one level: images lie in {both}"
+        raise ConfigError("--data", "", problem, where, hint)
+
+
+def _groups(directories: Mapping[str, object], num_wrappers: int) -> Iterator[list[str]]:
+    """Yield groups of folders such that sorting the groups one by one sorts the whole.
+
+    Images of folders whose first names differ in timm's order stand apart whatever follows; so a group are
+    those below first names that tie, and only its paths need keys at one time.
+    """
+
+    def key(folder: str) -> list[int | str]:
+        wrapper, first = folder.split("/")[:num_wrappers], folder.split("/")[num_wrappers]
+        return natural_key("/".join([*wrapper, first, ""]))
+
+    grouped = [list(group) for _, group in groupby(sorted(directories, key=key), key=key)]
+    yield from grouped  # all at first, as the caller takes folders out on the way
 
 
 class _Headers(io.RawIOBase):
@@ -477,40 +502,6 @@ class _Headers(io.RawIOBase):
                 raise tarfile.ReadError(f"the header at byte {archive.offset:,} is damaged")
 
 
-def _collect(found: _Collector, headers: _Headers, prefix: str, depth: int) -> None:
-    spans: dict[str, tuple[int, int]] = {}
-    for member in headers.members():
-        parts = [part for part in member.name.split("/") if part not in ("", ".")]
-        place = "/".join([*([prefix] if prefix else []), *parts])
-        if not parts:
-            continue
-        if ".." in parts or "\0" in place or len(os.fsencode(place)) > _LONGEST_NAME_BYTES:
-            found.leave_out("of impossible names", place[:80])
-        elif place.count("/") > _MAX_FOLDERS_DEEP:
-            found.leave_out(_TOO_DEEP, place)
-        elif any(map(is_hidden, parts)):
-            if not member.isdir():
-                found.leave_out(_HIDDEN, place)
-        elif member.isdir():
-            found.visit(place)
-        elif not member.isreg() or member.issparse():
-            found.leave_out("no regular files", place)
-        else:
-            if place in spans:  # as `tar -r` writes a file anew: the last one counts
-                found.leave_out("older versions of a file", place)
-            spans[place] = headers.start_bytes + member.offset_data, member.size
-    for place, (start_bytes, size_bytes) in spans.items():
-        folder, _, name = place.rpartition("/")
-        stem, ending = os.path.splitext(place)
-        if ending.lower() == ".tar" and depth < _MAX_NESTED_TARS:
-            found.visit(stem)
-            _collect(found, _Headers(headers.file, start_bytes, size_bytes), stem, depth + 1)
-            continue
-        for stop in range(1, len(place.split("/"))):
-            found.visit("/".join(place.split("/")[:stop]))
-        found.add_file(folder, name, size_bytes, start_bytes)
-
-
 def is_hidden(name: str) -> bool:
     """Return whether a name is that of a hidden file, or of one that an operating system leaves behind."""
     return name.startswith(".") or name.lower() in _SYSTEM_NAMES
@@ -531,10 +522,6 @@ def _order(name: str) -> tuple[list[int | str], str]:
     return natural_key(name), name
 
 
-def _keys(names: Sequence[str]) -> Callable[[int], tuple[list[int | str], str]]:
-    return lambda index: _order(names[index])
-
-
 def printable_name(name: str) -> str:
     """Return a file's name as valid text in composed form: what a class is called everywhere."""
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
@@ -545,14 +532,6 @@ def printable(path: str) -> str:
     """Return a path as one line of plain characters, for messages."""
     text = printable_name(path)
     return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
-
-
-def _reason_of(ending: str) -> str:
-    if ending in HEIF_ENDINGS and not is_heif_readable():
-        return f"{ending} files, which pip install 'autoprog[heif]' reads"
-    if len(ending) > 12 or not ending.isprintable():
-        return "files of other kinds"
-    return f"{printable(ending)} files" if ending else "files without an ending"
 
 
 def _join(folder: str, name: str) -> str:

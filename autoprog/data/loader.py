@@ -1,99 +1,66 @@
-"""Batches for evaluation: fixed order, nothing random."""
+"""Batches of images: training batches by sample number, evaluation batches in order, and images read once.
+
+Sample number q, counted from 0 over the run, belongs to pass q // n over the n training images and is number
+q % n of that pass's permutation, a pure function of the seed. Nothing is dropped; a batch may straddle two
+passes. So a resume needs the number of the next sample alone.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from autoprog.data.batch_augment import BatchAugment, can_augment_by_batch
-from autoprog.data.cache import CachedSource
-from autoprog.data.decode import (
+from autoprog.data.batch_augment import BatchAugment
+from autoprog.data.batch_crops import FILTERS
+from autoprog.data.batches import (
     NO_IMAGES,
     BadImages,
+    Batch,
     Delivery,
     Unreadable,
     read_or_note,
     stand_ins,
     validation_refusal,
 )
-from autoprog.data.images import ImageSource
-from autoprog.data.loader_workers import WorkerPool
-from autoprog.data.sampler import Sample, SampleStream, plan_batches, seed_sample
+from autoprog.data.cache import CachedSource
+from autoprog.data.image_sources import ImageSource
+from autoprog.data.progress import Progress
 from autoprog.data.transforms import (
     THUMBNAIL_PX,
     InputConfig,
     TransformSettings,
     eval_transform,
     normalize_,
+    seed_sample,
     train_transform,
 )
+from autoprog.data.workers import WorkerPool
 from autoprog.errors import ResumableError, RunError
 
-__all__ = ["Batch", "TrainLoader", "eval_batches"]
+__all__ = [
+    "CheckedImages",
+    "Sample",
+    "SampleStream",
+    "TrainLoader",
+    "can_augment_by_batch",
+    "check_images",
+    "eval_batches",
+    "plan_batches",
+]
 
+# (index of the image, size and augmentation, pass number).
+Sample: TypeAlias = tuple[int, InputConfig, int]
 
-# --------------------------------------------------------------------------------------------------
-# The training loader: augmented batches, bit-exact whatever the number of workers or restarts.
-
-
-Batch: TypeAlias = tuple[Tensor, Tensor]
-"""(images float32 B x 3 x H x W, targets int64 B)."""
-
-
-class _Augmented:
-    """Augments whole batches: a batch of samples in, its tensors out."""
-
-    def __init__(self, source: ImageSource, settings: TransformSettings, seed: int) -> None:
-        self._source, self._settings, self._seed = source, settings, seed
-
-    def __call__(self, samples: list[Sample]) -> Delivery:
-        found: list[Unreadable] = []
-        pairs = read_or_note(lambda place: self._load(*samples[place]), range(len(samples)), found)
-        unreadable = [Unreadable(samples[place][0], reason) for place, reason in found]
-        kept = [
-            pair
-            for place in stand_ins(np.array([pair is not None for pair in pairs]))
-            if (pair := pairs[place]) is not None
-        ]
-        if not kept:
-            return *NO_IMAGES, unreadable
-        targets = torch.tensor([target for _, target in kept])
-        return torch.stack([image for image, _ in kept]), targets, unreadable
-
-    def _load(self, index: int, config: InputConfig, draw: int) -> tuple[Tensor, int]:
-        image, target = self._source.load(index)
-        seed_sample(self._seed, draw, index)
-        return train_transform(config, self._settings)(image), target
-
-
-class _AugmentedThumbnails:
-    """The same for decoded thumbnails, which are augmented together."""
-
-    def __init__(self, source: CachedSource, settings: TransformSettings, seed: int) -> None:
-        self._source, self._augment = source, BatchAugment(source, settings, seed)
-
-    def __call__(self, samples: list[Sample]) -> Delivery:
-        unreadable = self._source.unreadable_of(index for index, _, _ in samples)
-        bad = {index for index, _ in unreadable}
-        places = stand_ins(np.array([index not in bad for index, _, _ in samples]))
-        if len(places) == 0:
-            return *NO_IMAGES, unreadable
-        indices = np.array([index for index, _, _ in samples], dtype=np.int64)[places]
-        passes = np.array([draw for _, _, draw in samples], dtype=np.int64)[places]
-        images = self._augment(indices, passes, samples[0][1])  # one config a batch
-        return images, torch.from_numpy(self._source.targets[indices]), unreadable
-
-
-def _augmented(
-    source: ImageSource, settings: TransformSettings, seed: int
-) -> Callable[[list[Sample]], Delivery]:
-    if isinstance(source, CachedSource) and can_augment_by_batch(source, settings):
-        return _AugmentedThumbnails(source, settings, seed)
-    return _Augmented(source, settings, seed)
+# Images that a worker checks before it reports, and seconds after which a check shows how far it is.
+_CHECKED_AT_ONCE, _QUIET_SECONDS = 16, 2.0
 
 
 class TrainLoader:
@@ -132,9 +99,10 @@ class TrainLoader:
         self._settings, self._seed = settings, seed
         self._bad_images = BadImages(0) if bad_images is None else bad_images
         self._rank, self._world_size = rank, world_size
-        self._pool: WorkerPool[list[Sample], Delivery] = WorkerPool(
-            _augmented(source, settings, seed), workers, pin_memory
-        )
+        augment: _AugmentTogether | _AugmentEach = _AugmentEach(source, settings, seed)
+        if isinstance(source, CachedSource) and can_augment_by_batch(source, settings):
+            augment = _AugmentTogether(source, settings, seed)
+        self._pool: WorkerPool[list[Sample], Delivery] = WorkerPool(augment, workers, pin_memory)
 
     def batches(
         self,
@@ -162,31 +130,20 @@ class TrainLoader:
                 batch is fetched.
             WorkerDiedError: When a batch is fetched or waited for.
         """
-        stream = SampleStream(indices, self._seed)
-        plan = plan_batches(
-            stream,
-            first_sample,
-            batch_size,
-            steps,
-            self._checked(config_at),
-            self._rank,
-            self._world_size,
-        )
+
+        def checked(step: int) -> InputConfig:
+            config = config_at(step)
+            train_transform(config, self._settings)  # so that a bad one raises in this process
+            return config
+
+        stream, rank, world_size = SampleStream(indices, self._seed), self._rank, self._world_size
+        plan = plan_batches(stream, first_sample, batch_size, steps, checked, rank, world_size)
+        # Not within a generator, which would start the workers with the first batch that is asked for.
         return self._deliver(self._pool.results(plan))
 
     def close(self) -> None:
         """End the workers."""
         self._pool.close()
-
-    def _checked(self, config_at: Callable[[int], InputConfig]) -> Callable[[int], InputConfig]:
-        """Build each config's transform here as well, so that a bad one raises in this process."""
-
-        def checked(step: int) -> InputConfig:
-            config = config_at(step)
-            train_transform(config, self._settings)
-            return config
-
-        return checked
 
     def _deliver(self, deliveries: Iterator[Delivery]) -> Iterator[Batch]:
         for images, targets, unreadable in deliveries:
@@ -194,6 +151,126 @@ class TrainLoader:
             if len(targets) == 0:
                 raise RunError(f"{unreadable[-1].reason}; nor can any other of its batch")
             yield images, targets
+
+
+def can_augment_by_batch(source: ImageSource, settings: TransformSettings) -> bool:
+    """Tell whether these images and settings are ones that :class:`BatchAugment` knows."""
+    is_small = isinstance(source, CachedSource) and source.are_thumbnails
+    is_known = settings.interpolation == "random" or settings.interpolation in FILTERS
+    jitter = settings.color_jitter
+    has_hue = isinstance(jitter, tuple) and len(jitter) != 3
+    return is_small and is_known and not has_hue
+
+
+class _AugmentEach:
+    """Augments the images of a batch one by one: samples in, their tensors out."""
+
+    def __init__(self, source: ImageSource, settings: TransformSettings, seed: int) -> None:
+        self._source, self._settings, self._seed = source, settings, seed
+
+    def __call__(self, samples: list[Sample]) -> Delivery:
+        def load(place: int) -> tuple[Tensor, int]:
+            index, config, pass_number = samples[place]
+            image, target = self._source.load(index)
+            seed_sample(self._seed, pass_number, index)
+            return train_transform(config, self._settings)(image), target
+
+        found: list[Unreadable] = []
+        pairs = read_or_note(load, range(len(samples)), found)
+        unreadable = [Unreadable(samples[place][0], reason) for place, reason in found]
+        kept = [
+            pair
+            for place in stand_ins(np.array([pair is not None for pair in pairs]))
+            if (pair := pairs[place]) is not None
+        ]
+        if not kept:
+            return *NO_IMAGES, unreadable
+        targets = torch.tensor([target for _, target in kept])
+        return torch.stack([image for image, _ in kept]), targets, unreadable
+
+
+class _AugmentTogether:
+    """Augments the thumbnails of a batch, which are decoded already, by operations on the whole batch."""
+
+    def __init__(self, source: CachedSource, settings: TransformSettings, seed: int) -> None:
+        self._source, self._augment = source, BatchAugment(source, settings, seed)
+
+    def __call__(self, samples: list[Sample]) -> Delivery:
+        unreadable = self._source.unreadable_of(index for index, _, _ in samples)
+        bad = {index for index, _ in unreadable}
+        places = stand_ins(np.array([index not in bad for index, _, _ in samples]))
+        if len(places) == 0:
+            return *NO_IMAGES, unreadable
+        indices = np.array([index for index, _, _ in samples], dtype=np.int64)[places]
+        passes = np.array([draw for _, _, draw in samples], dtype=np.int64)[places]
+        images = self._augment(indices, passes, samples[0][1])  # one config a batch
+        return images, torch.from_numpy(self._source.targets[indices]), unreadable
+
+
+class SampleStream:
+    """The endless sequence of training images.
+
+    Args:
+        indices: The images of a pass, int64.
+        seed: At least 0; same seed and indices, same stream.
+    """
+
+    def __init__(self, indices: np.ndarray, seed: int) -> None:
+        assert len(indices) > 0, "a stream of no images"
+        self._indices, self._seed = indices, seed
+
+    def passes(self, q_start: int, count: int) -> np.ndarray:
+        """Return the pass numbers of samples ``q_start`` to ``q_start + count``, int64."""
+        return np.arange(q_start, q_start + count, dtype=np.int64) // len(self._indices)
+
+    def index(self, q_start: int, count: int) -> np.ndarray:
+        """Return the image indices of samples ``q_start`` to ``q_start + count``, int64."""
+        size, q_stop = len(self._indices), q_start + count
+        parts = [
+            _permutation(self._seed, number, size)[
+                max(q_start - number * size, 0) : q_stop - number * size
+            ]
+            for number in range(q_start // size, -(-q_stop // size))
+        ]
+        return self._indices[np.concatenate(parts)] if parts else self._indices[:0]
+
+
+@lru_cache(maxsize=4)
+def _permutation(seed: int, pass_number: int, count: int) -> np.ndarray:
+    sequence = np.random.SeedSequence((seed, pass_number))
+    # RandomState, because numpy promises that its stream never changes between versions.
+    order = np.random.RandomState(np.random.MT19937(sequence)).permutation(count)
+    order.setflags(write=False)
+    return order
+
+
+def plan_batches(
+    stream: SampleStream,
+    first_sample: int,
+    batch_size: int,
+    steps: int,
+    config_at: Callable[[int], InputConfig],
+    rank: int = 0,
+    world_size: int = 1,
+) -> Iterator[list[Sample]]:
+    """Yield the samples of ``rank``'s contiguous fraction of each of ``steps`` batches.
+
+    Args:
+        stream: Where the samples come from.
+        first_sample: Number of the first sample of the first batch.
+        batch_size: Over all ranks.
+        steps: Number of batches.
+        config_at: The config of batch k of this call, k from 0.
+        rank: Of this process.
+        world_size: Number of processes.
+    """
+    start, stop = rank * batch_size // world_size, (rank + 1) * batch_size // world_size
+    for step in range(steps):
+        q_start = first_sample + step * batch_size + start
+        config = config_at(step)
+        indices = stream.index(q_start, stop - start).tolist()
+        passes = stream.passes(q_start, stop - start).tolist()
+        yield [(index, config, number) for index, number in zip(indices, passes, strict=True)]
 
 
 def eval_batches(
@@ -205,9 +282,9 @@ def eval_batches(
     indices: np.ndarray | None = None,
     bad_images: BadImages | None = None,
 ) -> Iterator[Batch]:
-    """Yield (images float32 B x 3 x H x W, targets int64 B) in order; the last may be smaller.
+    """Yield batches in order, with the evaluation transform; the last may be smaller.
 
-    Takes nothing from the random generators of this process.
+    Takes nothing from the random generators of this process. Kept in a list, they take 12 bytes a pixel.
 
     Args:
         source: The images.
@@ -241,38 +318,97 @@ def eval_batches(
 
 
 class _Prepared:
-    """Prepares whole batches: the numbers of images in, their tensors out."""
+    """Prepares batches for evaluation: the numbers of images in, their tensors out."""
 
     def __init__(self, source: ImageSource, settings: TransformSettings, img_size: int) -> None:
         self._source, self._settings, self._img_size = source, settings, img_size
 
     def __call__(self, indices: list[int]) -> Delivery:
         source, px = self._source, self._img_size
+        unreadable: list[Unreadable] = []
         if (
             isinstance(source, CachedSource)
             and source.are_thumbnails
             and source.one_size == (px, px)
             and px <= THUMBNAIL_PX
         ):
-            return self._as_they_are(source, indices)
+            # Thumbnails that have the size already: the same as one by one, only faster.
+            unreadable = source.unreadable_of(indices)
+            bad = {index for index, _ in unreadable}
+            kept = np.array([index for index in indices if index not in bad], dtype=np.int64)
+            if len(kept) == 0:
+                return *NO_IMAGES, unreadable
+            pixels = torch.from_numpy(source.gather(kept)[0])
+            images = pixels.permute(0, 3, 1, 2).to(torch.float32).contiguous()  # BHW3 -> B3HW
+            normalize_(images, self._settings.mean, self._settings.std)
+            return images, torch.from_numpy(source.targets[kept]), unreadable
         transform = eval_transform(px, self._settings)
-        unreadable: list[Unreadable] = []
-        pairs = [
-            pair for pair in read_or_note(source.load, indices, unreadable) if pair is not None
-        ]
+        read = read_or_note(source.load, indices, unreadable)
+        pairs = [pair for pair in read if pair is not None]
         if not pairs:
             return *NO_IMAGES, unreadable
         images = torch.stack([transform(image) for image, _ in pairs])
         return images, torch.tensor([target for _, target in pairs]), unreadable
 
-    def _as_they_are(self, source: CachedSource, indices: list[int]) -> Delivery:
-        """Return thumbnails that have the size already: the same as one by one, only faster."""
-        unreadable = source.unreadable_of(indices)
-        bad = {index for index, _ in unreadable}
-        kept = np.array([index for index in indices if index not in bad], dtype=np.int64)
-        if len(kept) == 0:
-            return *NO_IMAGES, unreadable
-        pixels = torch.from_numpy(source.gather(kept)[0])
-        images = pixels.permute(0, 3, 1, 2).to(torch.float32).contiguous()
-        normalize_(images, self._settings.mean, self._settings.std)
-        return images, torch.from_numpy(source.targets[kept]), unreadable
+
+@dataclass(frozen=True)
+class CheckedImages:
+    """How many images have been read, and which of them cannot be."""
+
+    num_read: int
+    unreadable: list[Unreadable]
+
+
+def check_images(
+    source: ImageSource,
+    workers: int,
+    max_seconds: float,
+    progress: Progress,
+    clock: Callable[[], float] = time.monotonic,
+    part: str = "validation",
+) -> CheckedImages:
+    """Decode images, all of them where the time allows it, else some from all over the source.
+
+    Args:
+        source: The images.
+        workers: Number of worker processes.
+        max_seconds: After which no more are begun.
+        progress: Is shown how far it is, once it takes long.
+        clock: Seconds.
+        part: What they are called there.
+    """
+    start, num_read, found = clock(), 0, list[Unreadable]()
+    # Some neighbours at a time, as they lie together on a disk, in an order that looks everywhere soon.
+    starts = np.random.RandomState(0).permutation(np.arange(0, len(source), _CHECKED_AT_ONCE))
+    chunks = (
+        list(range(first, min(first + _CHECKED_AT_ONCE, len(source)))) for first in starts.tolist()
+    )
+    pool: WorkerPool[list[int], tuple[int, list[Unreadable]]] = WorkerPool(_Read(source), workers)
+    with ExitStack() as stack:
+        stack.callback(pool.close)
+        advance = None
+        for count, unreadable in pool.results(chunks):
+            num_read += count
+            found += unreadable
+            seconds = clock() - start
+            if seconds > max_seconds:
+                break
+            if advance is None and seconds > _QUIET_SECONDS:
+                text = f"{part} images: reading each once, for at most {max_seconds:.0f} seconds"
+                advance = stack.enter_context(progress(text, len(source)))
+            if advance is not None:
+                advance(num_read)
+    return CheckedImages(num_read, sorted(found))
+
+
+class _Read:
+    """Reads images and reports how many there were, and which of them cannot be read."""
+
+    def __init__(self, source: ImageSource) -> None:
+        self._source = source
+
+    def __call__(self, indices: list[int]) -> tuple[int, list[Unreadable]]:
+        found: list[Unreadable] = []
+        for index in indices:  # one after another: a list of all would hold all images at a time
+            read_or_note(self._source.load, [index], found)
+        return len(indices), found

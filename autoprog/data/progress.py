@@ -11,8 +11,9 @@ from autoprog.printable import say
 
 __all__ = ["Progress", "progress_on_stderr"]
 
+# Given what is done, in one line, and the number of its parts; the context takes the number done
+# so far.
 Progress: TypeAlias = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-"""Given what is done, in one line, and the number of its parts; the context takes the number done so far."""
 
 
 @contextmanager

@@ -20,16 +20,16 @@ from autoprog.data.decode import (
     open_image,
 )
 from autoprog.data.folders import LeftOut, printable
-from autoprog.data.images import ImageSource, encoded_image, whole_of
+from autoprog.data.image_sources import EncodedSource, ImageSource, whole_of
 from autoprog.data.stream import StreamSource
 
-__all__ = ["DataReport", "PartReport", "Probe", "probe", "report_of"]
+__all__ = ["DataReport", "HeaderProbe", "PartReport", "probe_headers", "report_of"]
 
 _MAX_NAMED = 10
 _MAX_REASONS = 5
 _PROBED_IMAGES = 48
+# Ratio of the largest and the smallest class from which a line says so.
 _UNUSUALLY_UNEVEN = 10
-"""Ratio of the largest and the smallest class from which a line says so."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class DataReport:
 
 
 @dataclass(frozen=True)
-class Probe:
+class HeaderProbe:
     """What the headers of some images say, and the brightest of those of more than 8 bits."""
 
     num_images: int = 0
@@ -119,38 +119,40 @@ class Probe:
 
 
 def report_of(
-    source: ImageSource | StreamSource, found: Probe | None = None, white_level: float | None = None
+    source: ImageSource | StreamSource,
+    headers: HeaderProbe | None = None,
+    white_level: float | None = None,
 ) -> PartReport:
     """Return what a part holds.
 
     Args:
         source: The images.
-        found: What was found in some of them.
+        headers: What those of some of them say.
         white_level: Of the data set.
     """
     if isinstance(source, StreamSource):
         return PartReport(())
     left_out: tuple[LeftOut, ...] = getattr(source, "left_out", ())
     notes: tuple[str, ...] = getattr(source, "notes", ())
-    if found is not None:
-        notes = (*notes, *found.notes(white_level))
+    if headers is not None:
+        notes = (*notes, *headers.notes(white_level))
     return PartReport(PartReport.of(source).class_sizes, left_out, notes)
 
 
-def probe(source: ImageSource | StreamSource) -> Probe:
+def probe_headers(source: ImageSource | StreamSource) -> HeaderProbe:
     """Look at the headers of some images, spread over a part, and at pixels of more than 8 bits."""
     if isinstance(source, StreamSource):
-        return Probe()
+        return HeaderProbe()
     whole, indices = whole_of(source)
+    if not isinstance(whole, EncodedSource):
+        return HeaderProbe()
     spread = np.unique(np.linspace(0, len(indices) - 1, _PROBED_IMAGES).astype(np.int64))
     kinds: Counter[str] = Counter()
     brightness: list[float] = []
     turned = probed = 0
     for index in indices[spread].tolist() if len(indices) else ():
         try:
-            data = encoded_image(whole, index)
-            if data is None:
-                return Probe()
+            data = whole.encoded(index)
             with bounded(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 image = open_image(data)
@@ -162,7 +164,7 @@ def probe(source: ImageSource | StreamSource) -> Probe:
             continue  # found where it is read for real
         probed += 1
     finite = [value for value in brightness if math.isfinite(value)]
-    return Probe(probed, tuple(sorted(kinds.items())), turned, max(finite, default=None))
+    return HeaderProbe(probed, tuple(sorted(kinds.items())), turned, max(finite, default=None))
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -9,17 +9,17 @@ from functools import cached_property
 
 import numpy as np
 
+from autoprog.data.batches import BadImages, Batch
 from autoprog.data.cache import CacheSettings, open_cached
-from autoprog.data.decode import BadImages
-from autoprog.data.images import ImageSource, SlicedSource, stratified_holdout, whole_of
-from autoprog.data.loader import Batch, TrainLoader, eval_batches
-from autoprog.data.loader_workers import resolve_workers
+from autoprog.data.dataset import OpenedData
+from autoprog.data.image_sources import ImageSource, SlicedSource, stratified_holdout, whole_of
+from autoprog.data.loader import TrainLoader, eval_batches
 from autoprog.data.progress import Progress, progress_on_stderr
-from autoprog.data.sources import DataSource, OpenedData, open_source, sliced
 from autoprog.data.stream import Part, StreamLoader, StreamSource
 from autoprog.data.transforms import InputConfig, TransformSettings
+from autoprog.data.workers import resolve_workers
 from autoprog.errors import RunError
-from autoprog.settings import DataSettings, RunSettings
+from autoprog.settings import RunSettings
 
 __all__ = [
     "PROBE_IMAGES",
@@ -28,7 +28,6 @@ __all__ = [
     "RunData",
     "StreamData",
     "max_held_out",
-    "open_data",
     "open_run_data",
 ]
 
@@ -51,19 +50,6 @@ class Place:
 
 
 ONE_PROCESS = Place()
-
-
-def open_data(data: DataSettings) -> OpenedData:
-    """Open the data that the settings name.
-
-    Raises:
-        ConfigError: If it is missing, empty or inconsistent.
-    """
-    named = data.model_dump(exclude={"fraction", "on_held_out"})
-    opened = open_source(DataSource(**named))
-    if data.fraction == 1 and not data.on_held_out:
-        return opened
-    return sliced(opened, data.fraction, data.on_held_out)
 
 
 def open_run_data(

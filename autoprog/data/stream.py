@@ -21,7 +21,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import chain, islice, repeat
+from itertools import count, islice, repeat
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 from urllib.parse import urlparse
@@ -31,11 +31,16 @@ from PIL import Image
 from timm.data import create_dataset
 from torch import Tensor
 
+from autoprog.data.batches import Batch
 from autoprog.data.decode import bounded
-from autoprog.data.loader import Batch
-from autoprog.data.loader_workers import WorkerPool
-from autoprog.data.sampler import seed_sample
-from autoprog.data.transforms import InputConfig, TransformSettings, eval_transform, train_transform
+from autoprog.data.transforms import (
+    InputConfig,
+    TransformSettings,
+    eval_transform,
+    seed_sample,
+    train_transform,
+)
+from autoprog.data.workers import WorkerPool
 from autoprog.errors import ConfigError, RunError
 from autoprog.files import read_object
 from autoprog.printable import brief
@@ -54,96 +59,13 @@ __all__ = [
     "pixel_hash",
 ]
 
-
-# --------------------------------------------------------------------------------------------------
-# Checks of web datasets (``wds/…``) before anything of theirs is opened.
-#
-# webdataset opens a shard by its address, and ``pipe:`` is one that it gives to a shell, as part of
-# which it
-# would take a name such as ``0.tar; rm -r .``. Names of shards are what the user writes as the
-# split, or what
-# a file beside the shards says; only of the user is an address taken.
-
-
-_INFO_FILES = ("_info.json", "info.json")
-"""What timm reads beside the shards."""
-
-_PLAIN_NAME = re.compile(r"(?!\.)[\w.,+=@ -]+(/(?!\.)[\w.,+=@ -]+)*", re.ASCII)
-_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
-_MAX_SHARDS = 10**6
-
-
-def check_split(split: str) -> None:
-    """Check that a split such as ``images-{000..099}.tar`` is no more shards than there may be.
-
-    Raises:
-        ConfigError: If it is.
-    """
-    ends = [(int(low[:18]), int(high[:18])) for low, high in _RANGE.findall(split)]
-    count = math.prod(1 + abs(high - low) for low, high in ends)
-    if count > _MAX_SHARDS:
-        problem = f"must be at most {_MAX_SHARDS:,} shards"
-        raise ConfigError("--train-split or --val-split", "", problem, split)
-
-
-def check_info_files(root: str | None) -> None:
-    """Check the files that timm reads beside shards on this machine.
-
-    Raises:
-        ConfigError: If one is no regular file, too large, or not a JSON object.
-    """
-    if _is_here(root):
-        for name in _INFO_FILES:
-            path = Path(root or "", name)
-            if os.path.lexists(path):
-                read_object(path)
-
-
-def check_shards(root: str | None, reader: Any) -> None:
-    """Check the shards of a reader of timm's, which has opened none of them so far.
-
-    Raises:
-        ConfigError: If a name from a file is more than a name, or a shard is not there.
-    """
-    where = "--dataset"
-    for name in _names_in(getattr(reader, "info", None)):
-        if not isinstance(name, str) or not _PLAIN_NAME.fullmatch(name):
-            problem = "must name its shards by plain file names in its info file"
-            raise ConfigError(where, "", problem, name, "letters, digits and . , + = @ _ - alone")
-    if not _is_here(root):
-        return
-    for name in getattr(getattr(reader, "split_info", None), "filenames", ()):
-        path = os.path.join(root or "", str(name))
-        if not os.path.isfile(path):  # a pipe would be waited for
-            raise ConfigError(where, "", "must have each shard as a file", path)
-
-
-def _is_here(root: str | None) -> bool:
-    return urlparse(root or "").scheme == ""
-
-
-def _names_in(info: Any) -> Iterator[Any]:
-    """Yield the names of shards of all splits.
-
-    Raises:
-        ConfigError: If the info has another form.
-    """
-    splits = info.get("splits", {}) if isinstance(info, Mapping) else {}
-    if not isinstance(splits, Mapping):
-        raise ConfigError("--dataset", "", f"must have splits by name, but has {brief(splits)}")
-    for split in splits.values():
-        names = split.get("filenames", ()) if isinstance(split, Mapping) else None
-        if not isinstance(names, Sequence) or isinstance(names, str):
-            problem = f"must have a list of filenames in each split, but has {brief(names)}"
-            raise ConfigError("--dataset", "", problem)
-        yield from names
-
-
+# One image in so many is held out.
 HELD_ONE_IN = 20
-"""One image in so many is held out."""
 
 Part: TypeAlias = Literal["all", "training", "held_out"]
 
+# What timm's readers raise for a wrong name, folder, split or field, or for data that they do not
+# expect.
 READER_ERRORS = (
     AssertionError,
     RuntimeError,
@@ -156,7 +78,6 @@ READER_ERRORS = (
     AttributeError,
     ArithmeticError,
 )
-"""What timm's readers raise for a wrong name, folder, split or field, or for data that they do not expect."""
 
 _MAX_IMAGES = 10**11
 
@@ -284,10 +205,25 @@ class StreamLoader:
         assert rest == 0, (batch_size, self._world_size)
         dataset = self._source.open(is_training=True, batch_size=local_size, seed=self._seed)
         dataset.set_loader_cfg(num_workers=self._workers)
-        passes = (
-            self._pass(dataset, number, local_size, config, part) for number in _from(first_pass)
-        )
-        yield from islice(chain.from_iterable(passes), steps)
+        train_transform(config, self._settings)  # so that a bad config raises in this process
+        num_batches = 0
+        for number in count(first_pass):
+            before = num_batches
+            if num_batches == steps:
+                return
+            dataset.set_epoch(number)
+            augment = _Augment(self._seed, number, config, self._settings)
+            stream = _Stream(self._source, dataset, part, augment)
+            # Readers also shuffle by the seed of their worker: another one for each pass.
+            for batch in self._loader(stream, local_size, self._seed + number, drop_last=True):
+                yield batch
+                num_batches += 1
+                if num_batches == steps:
+                    return
+            if num_batches == before:
+                problem = f"must give each worker at least one batch of {local_size} a pass"
+                hint = "use fewer workers or smaller batches"
+                raise ConfigError("--dataset", "", problem, hint=hint)
 
     def eval_batches(
         self,
@@ -308,32 +244,17 @@ class StreamLoader:
             batch_size: Of this process; the last batch of each worker may be smaller.
             part: ``held_out`` reads all the data and passes on one image in twenty.
             limit: The most images, rounded up to a whole batch.
-            divided: Pass on this rank's share alone: a hash of its pixels gives each image to
-                one rank, so shares differ in size by chance; the others are only decoded.
+            divided: Pass on this rank's fraction alone: a hash of its pixels gives each image to
+                one rank, so fractions differ in size by chance; the others are only decoded.
         """
         dataset = self._source.open(is_training=False, batch_size=batch_size, seed=self._seed)
-        _read_undivided(dataset)
+        if hasattr(dataset.reader, "dist_num_replicas"):
+            dataset.reader.dist_rank, dataset.reader.dist_num_replicas = 0, 1
         dataset.set_loader_cfg(num_workers=self._workers)
         fraction = (self._rank, self._world_size) if divided else (0, 1)
         stream = _Stream(self._source, dataset, part, _Evaluate(img_size, self._settings), fraction)
         batches = self._loader(stream, batch_size, self._seed, drop_last=False)
         yield from islice(batches, None if limit is None else -(-limit // batch_size))
-
-    def _pass(
-        self, dataset: Any, number: int, batch_size: int, config: InputConfig, part: Part
-    ) -> Iterator[Batch]:
-        dataset.set_epoch(number)
-        train_transform(config, self._settings)  # so that a bad config raises in this process
-        augment = _Augment(self._seed, number, config, self._settings)
-        stream = _Stream(self._source, dataset, part, augment)
-        found = False
-        # Readers also shuffle by the seed of their worker: another one for each pass.
-        for batch in self._loader(stream, batch_size, self._seed + number, drop_last=True):
-            found = True
-            yield batch
-        if not found:
-            problem = f"must give each worker at least one batch of {batch_size} a pass"
-            raise ConfigError("--dataset", "", problem, hint="use fewer workers or smaller batches")
 
     def _loader(
         self, stream: _Stream, batch_size: int, worker_seed: int, drop_last: bool
@@ -413,15 +334,7 @@ class _Stream:
         self._rank, self._world_size = fraction
 
     def __iter__(self) -> Iterator[tuple[Tensor, int]]:
-        for image, target in self._samples():
-            hashed = pixel_hash(image)
-            is_held = hashed % HELD_ONE_IN == 0
-            is_mine = hashed % self._world_size == self._rank
-            if is_mine and (self._part == "all" or is_held == (self._part == "held_out")):
-                yield self._transform(image, hashed), target
-
-    def _samples(self) -> Iterator[tuple[Image.Image, int]]:
-        """Yield images with the numbers of their classes.
+        """Yield images, transformed, with the numbers of their classes.
 
         Raises:
             RunError: The reader fails, or gives something else.
@@ -442,7 +355,11 @@ class _Stream:
             if not 0 <= target < num_classes:
                 problem = f"must be a class from 0 to {num_classes - 1}"
                 raise RunError(f"{self._source.name}: a target {problem}, but is {brief(target)}")
-            yield image, target
+            hashed = pixel_hash(image)
+            is_held = hashed % HELD_ONE_IN == 0
+            is_mine = hashed % self._world_size == self._rank
+            if is_mine and (self._part == "all" or is_held == (self._part == "held_out")):
+                yield self._transform(image, hashed), target
 
 
 def first_line(error: BaseException) -> str:
@@ -450,13 +367,81 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _read_undivided(dataset: Any) -> None:
-    """Let a reader give all its images to this process, as if there were no other."""
-    if hasattr(dataset.reader, "dist_num_replicas"):
-        dataset.reader.dist_rank, dataset.reader.dist_num_replicas = 0, 1
+# --------------------------------------------------------------------------------------------------
+# Checks of web datasets (`wds/…`) before anything of theirs is opened.
+#
+# webdataset opens a shard by its address, and `pipe:` is one that it gives to a shell, as part of which it would take
+# a name such as `0.tar; rm -r .`. Names of shards are what the user writes as the split, or what a file beside the
+# shards says; only of the user is an address taken.
+
+_INFO_FILES = ("_info.json", "info.json")
+
+_PLAIN_NAME = re.compile(r"(?!\.)[\w.,+=@ -]+(/(?!\.)[\w.,+=@ -]+)*", re.ASCII)
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_MAX_SHARDS = 10**6
 
 
-def _from(number: int) -> Iterator[int]:
-    while True:
-        yield number
-        number += 1
+def check_split(split: str) -> None:
+    """Check that a split such as ``images-{000..099}.tar`` is no more shards than there may be.
+
+    Raises:
+        ConfigError: If it is.
+    """
+    ends = [(int(low[:18]), int(high[:18])) for low, high in _RANGE.findall(split)]
+    count = math.prod(1 + abs(high - low) for low, high in ends)
+    if count > _MAX_SHARDS:
+        problem = f"must be at most {_MAX_SHARDS:,} shards"
+        raise ConfigError("--train-split or --val-split", "", problem, split)
+
+
+def check_info_files(root: str | None) -> None:
+    """Check the files that timm reads beside shards on this machine.
+
+    Raises:
+        ConfigError: If one is no regular file, too large, or not a JSON object.
+    """
+    if _is_here(root):
+        for name in _INFO_FILES:
+            path = Path(root or "", name)
+            if os.path.lexists(path):
+                read_object(path)
+
+
+def check_shards(root: str | None, reader: Any) -> None:
+    """Check the shards of a reader of timm's, which has opened none of them so far.
+
+    Raises:
+        ConfigError: If a name from a file is more than a name, or a shard is not there.
+    """
+    where = "--dataset"
+    for name in _names_in(getattr(reader, "info", None)):
+        if not isinstance(name, str) or not _PLAIN_NAME.fullmatch(name):
+            problem = "must name its shards by plain file names in its info file"
+            raise ConfigError(where, "", problem, name, "letters, digits and . , + = @ _ - alone")
+    if not _is_here(root):
+        return
+    for name in getattr(getattr(reader, "split_info", None), "filenames", ()):
+        path = os.path.join(root or "", str(name))
+        if not os.path.isfile(path):  # a pipe would be waited for
+            raise ConfigError(where, "", "must have each shard as a file", path)
+
+
+def _is_here(root: str | None) -> bool:
+    return urlparse(root or "").scheme == ""
+
+
+def _names_in(info: Any) -> Iterator[Any]:
+    """Yield the names of shards of all splits.
+
+    Raises:
+        ConfigError: If the info has another form.
+    """
+    splits = info.get("splits", {}) if isinstance(info, Mapping) else {}
+    if not isinstance(splits, Mapping):
+        raise ConfigError("--dataset", "", f"must have splits by name, but has {brief(splits)}")
+    for split in splits.values():
+        names = split.get("filenames", ()) if isinstance(split, Mapping) else None
+        if not isinstance(names, Sequence) or isinstance(names, str):
+            problem = f"must have a list of filenames in each split, but has {brief(names)}"
+            raise ConfigError("--dataset", "", problem)
+        yield from names

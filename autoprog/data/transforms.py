@@ -1,9 +1,12 @@
-"""Augmentation by timm: what changes along a schedule, what does not, and the transforms of both."""
+"""What happens to an image between decoding and the network: timm's transforms, for training and evaluation."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import hashlib
+import random
+import struct
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -28,103 +31,23 @@ __all__ = [
     "eval_transform",
     "normalize_",
     "policy_steps",
+    "sample_seeds",
+    "seed_sample",
     "train_transform",
 ]
 
-
-# --------------------------------------------------------------------------------------------------
-# timm's augmentations that replace each value by another, with tables made by numpy.
-#
-# The results are those of timm and Pillow, which build each table in Python, value by value.
-# Measured at
-# 16 px: 17 us instead of 60 us, and for the contrast 50 us instead of 140 us.
-
-
-_VALUES = np.arange(256)
-_CHANNEL_STARTS = np.array([0, 256, 512])
-
-
-def _look_up(image: Image.Image, tables: np.ndarray) -> Image.Image:
-    """Replace the values of an RGB image by the 3 x 256 tables of its channels, or by one for all."""
-    pixels = np.asarray(image)
-    if tables.ndim == 1:
-        return Image.fromarray(tables[pixels])
-    return Image.fromarray(tables.reshape(-1)[pixels + _CHANNEL_STARTS])
-
-
-def _table(values: np.ndarray) -> np.ndarray:
-    table = values.clip(0, 255).astype(np.uint8)
-    table.setflags(write=False)
-    return table
-
-
-_INVERTED = _table(255 - _VALUES)
-
-
-def _invert(image: Image.Image, **_: Any) -> Image.Image:
-    return _look_up(image, _INVERTED)
-
-
-def _solarize(image: Image.Image, thresh: int, **_: Any) -> Image.Image:
-    return _look_up(image, _solarized(thresh))
-
-
-@lru_cache(maxsize=512)
-def _solarized(thresh: int) -> np.ndarray:
-    return _table(np.where(thresh > _VALUES, _VALUES, 255 - _VALUES))
-
-
-def _solarize_add(image: Image.Image, add: int, thresh: int = 128, **_: Any) -> Image.Image:
-    return _look_up(image, _solarize_added(add, thresh))
-
-
-@lru_cache(maxsize=512)
-def _solarize_added(add: int, thresh: int) -> np.ndarray:
-    return _table(np.where(thresh > _VALUES, _VALUES + add, _VALUES))
-
-
-def _posterize(image: Image.Image, bits_to_keep: int, **_: Any) -> Image.Image:
-    """Posterize also to 0 bits, which timm asks for and Pillow 13 refuses."""
-    if bits_to_keep >= 8:
-        return image
-    return _look_up(image, _posterized(bits_to_keep))
-
-
-@lru_cache(maxsize=8)
-def _posterized(bits_to_keep: int) -> np.ndarray:
-    return _table(_VALUES & (256 - 2 ** (8 - max(bits_to_keep, 0))))
-
-
-def _auto_contrast(image: Image.Image, **_: Any) -> Image.Image:
-    low, high = np.array(image.getextrema()).T[..., None]
-    is_flat = high <= low
-    scale = 255.0 / np.where(is_flat, 1, high - low)
-    stretched = (_VALUES * scale + -low * scale).astype(np.int64)
-    return _look_up(image, _table(np.where(is_flat, _VALUES, stretched)))
-
-
-LOOKUPS: dict[Any, Callable[..., Image.Image]] = {
-    auto_augment.invert: _invert,
-    auto_augment.solarize: _solarize,
-    auto_augment.solarize_add: _solarize_add,
-    auto_augment.posterize: _posterize,
-    auto_augment.auto_contrast: _auto_contrast,
-}
-"""What to call instead of timm's functions."""
-
-
 Transform: TypeAlias = Callable[[Image.Image], Tensor]
 
+# Square images up to this side are evaluated whole, whatever `crop_pct` says.
 THUMBNAIL_PX = 64
-"""Square images up to this side are evaluated whole, whatever ``crop_pct`` says."""
 
+# An image that is so many times as long as it is wide is cut before it is resized for an evaluation.
 _MAX_ASPECT = 16
-"""What is so many times as long as it is wide is cut before it is resized for an evaluation."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class InputConfig:
-    """What a schedule changes about a batch, besides its size.
+    """What a schedule changes about the images of a batch: their size and augmentation.
 
     Args:
         img_size: Side of the images, in pixels.
@@ -154,7 +77,6 @@ class TransformSettings:
     vflip: float = 0.0
     color_jitter: float | tuple[float, ...] | None = 0.4
     remode: str = "pixel"
-    recount: int = 1
     crop_pct: float | None = None
 
 
@@ -162,8 +84,8 @@ class TransformSettings:
 def train_transform(config: InputConfig, settings: TransformSettings) -> Transform:
     """Return the random transform from an RGB image to a float32 tensor 3 x img_size x img_size.
 
-    It draws from the global generators of ``random``, numpy and torch, as timm's transforms do:
-    seed all three before each image. Built once in each process.
+    It draws from the global generators of ``random``, numpy and torch, as timm's transforms do: call
+    :func:`seed_sample` before each image. Built once in each process.
 
     Raises:
         ConfigError: timm refuses ``config.aa``.
@@ -171,10 +93,7 @@ def train_transform(config: InputConfig, settings: TransformSettings) -> Transfo
     steps = _timm_train_steps(config, settings)
     steps.append(_Normalize(settings.mean, settings.std))
     if config.reprob > 0.0:
-        erasing = RandomErasing(
-            config.reprob, mode=settings.remode, max_count=settings.recount, device="cpu"
-        )
-        steps.append(erasing)
+        steps.append(RandomErasing(config.reprob, mode=settings.remode, device="cpu"))
     return Compose(steps)
 
 
@@ -186,22 +105,6 @@ def policy_steps(config: InputConfig, settings: TransformSettings) -> list[Any]:
     """
     before = (RandomResizedCropAndInterpolation, RandomHorizontalFlip, RandomVerticalFlip)
     return [step for step in _timm_train_steps(config, settings) if not isinstance(step, before)]
-
-
-@lru_cache(maxsize=64)
-def eval_transform(img_size: int, settings: TransformSettings) -> Transform:
-    """Return the fixed transform from an RGB image to a float32 tensor 3 x img_size x img_size.
-
-    Photographs are resized to ``img_size / crop_pct`` and cropped to the centre. Square images of
-    at most :data:`THUMBNAIL_PX` are resized straight to ``img_size``, or not at all: their object
-    fills the frame, and enlarging 32 px to 36 to cut out 32 would only blur them.
-    """
-    interpolation = "bicubic" if settings.interpolation == "random" else settings.interpolation
-    chain = create_transform(
-        img_size, interpolation=interpolation, crop_pct=settings.crop_pct, normalize=False
-    )
-    resize = _EvalResize(img_size, Compose(chain.transforms[:-1]), interpolation)
-    return Compose([resize, _Normalize(settings.mean, settings.std)])
 
 
 def _timm_train_steps(config: InputConfig, settings: TransformSettings) -> list[Any]:
@@ -216,18 +119,55 @@ def _timm_train_steps(config: InputConfig, settings: TransformSettings) -> list[
         problem = "must be an augmentation string that timm knows"
         hint = "for example 'rand-m9-mstd0.5-inc1', 'augmix-m3-w3' or 'v0'"
         raise ConfigError("--aa", "", problem, config.aa, hint) from error
-    steps = list(chain.transforms[:-1])
-    for operation in _augment_operations(steps):
-        operation.aug_fn = LOOKUPS.get(operation.aug_fn, operation.aug_fn)
+    steps = list(chain.transforms[:-1])  # the last one makes a tensor, as _Normalize does
+    for step in steps:
+        operations: list[auto_augment.AugmentOp] = []
+        if isinstance(step, auto_augment.AutoAugment):
+            operations = [operation for policy in step.policy for operation in policy]
+        elif isinstance(step, auto_augment.RandAugment | auto_augment.AugMixAugment):
+            operations = step.ops
+        for operation in operations:
+            operation.aug_fn = LOOKUPS.get(operation.aug_fn, operation.aug_fn)
     return steps
 
 
-def _augment_operations(steps: list[Any]) -> Iterator[auto_augment.AugmentOp]:
-    for step in steps:
-        if isinstance(step, auto_augment.AutoAugment):
-            yield from (operation for policy in step.policy for operation in policy)
-        elif isinstance(step, auto_augment.RandAugment | auto_augment.AugMixAugment):
-            yield from step.ops
+@lru_cache(maxsize=64)
+def eval_transform(img_size: int, settings: TransformSettings) -> Transform:
+    """Return the fixed transform from an RGB image to a float32 tensor 3 x img_size x img_size.
+
+    Photographs are resized to ``img_size / crop_pct`` and cropped to the centre. Square images of
+    at most :data:`THUMBNAIL_PX` are resized straight to ``img_size``, or not at all: their object
+    fills the frame, and enlarging 32 px to 36 to cut out 32 would only blur them.
+    """
+    # "random" is for training: an evaluation must not hang on a draw.
+    interpolation = "bicubic" if settings.interpolation == "random" else settings.interpolation
+    chain = create_transform(
+        img_size, interpolation=interpolation, crop_pct=settings.crop_pct, normalize=False
+    )
+    resize = _EvalResize(img_size, Compose(chain.transforms[:-1]), interpolation)
+    return Compose([resize, _Normalize(settings.mean, settings.std)])
+
+
+class _EvalResize:
+    """Resize thumbnails straight to the size, all other images by timm's chain."""
+
+    def __init__(self, img_size: int, chain: Compose, interpolation: str) -> None:
+        self._img_size, self._chain = img_size, chain
+        self._resample = Image.Resampling[interpolation.upper()]
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        if image.width != image.height or image.width > THUMBNAIL_PX:
+            longest = _MAX_ASPECT * min(image.size)
+            if max(image.size) > longest:
+                # The crop to the centre drops the ends anyway, but only after they were resized: 1 x 100,000
+                # pixels would become 256 x 25,600,000.
+                width, height = (min(side, longest) for side in image.size)
+                left, top = (image.width - width) // 2, (image.height - height) // 2
+                image = image.crop((left, top, left + width, top + height))
+            return self._chain(image)
+        if image.width == self._img_size:
+            return image
+        return image.resize((self._img_size, self._img_size), self._resample)
 
 
 class _Normalize:
@@ -257,30 +197,75 @@ def _mean_and_scale(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[Te
     return mean_255, (1.0 / (torch.tensor(std, dtype=torch.float32) * 255.0)).view(-1, 1, 1)
 
 
-def _without_ends(image: Image.Image) -> Image.Image:
-    """Return the middle of an image that is very long for its width.
+def seed_sample(seed: int, pass_number: int, index: int) -> None:
+    """Seed the global CPU generators of ``random``, numpy and torch for one sample.
 
-    The crop to the centre drops the rest anyway, but only after it was resized: one of 1 x 100,000 pixels
-    would become 256 x 25,600,000.
+    Measured: 8 us. The generators of accelerators are left alone.
     """
-    most = _MAX_ASPECT * min(image.size)
-    if max(image.size) <= most:
-        return image
-    width, height = (min(side, most) for side in image.size)
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return image.crop((left, top, left + width, top + height))
+    for_random, for_numpy, for_torch = sample_seeds(seed, pass_number, index)
+    random.seed(for_random)
+    np.random.seed(for_numpy)
+    torch.default_generator.manual_seed(for_torch)
 
 
-class _EvalResize:
-    """Resize thumbnails straight to the size, all other images by timm's chain."""
+def sample_seeds(seed: int, pass_number: int, index: int) -> tuple[int, int, int]:
+    """Return seeds for ``random``, numpy and torch (64, 32 and 63 bits), by a stable hash."""
+    digest = hashlib.blake2b(struct.pack("<Qqq", seed, pass_number, index), digest_size=20).digest()
+    for_random, for_torch, for_numpy = struct.unpack("<QQI", digest)
+    return for_random, for_numpy, for_torch >> 1
 
-    def __init__(self, img_size: int, chain: Compose, interpolation: str) -> None:
-        self._img_size, self._chain = img_size, chain
-        self._resample = Image.Resampling[interpolation.upper()]
 
-    def __call__(self, image: Image.Image) -> Image.Image:
-        if image.width != image.height or image.width > THUMBNAIL_PX:
-            return self._chain(_without_ends(image))
-        if image.width == self._img_size:
-            return image
-        return image.resize((self._img_size, self._img_size), self._resample)
+# timm's augmentations that replace each value by another. timm and Pillow build each table in Python, value by
+# value; made by numpy and kept, with the same result, measured at 16 px: 17 us instead of 60 us, and for the
+# contrast, whose table hangs on the image, 50 us instead of 140 us.
+_VALUES = np.arange(256)
+_CHANNEL_STARTS = np.array([0, 256, 512])
+
+
+def _look_up(image: Image.Image, tables: np.ndarray) -> Image.Image:
+    """Replace the values of an RGB image by the 3 x 256 tables of its channels, or by one for all."""
+    pixels = np.asarray(image)
+    if tables.ndim == 1:
+        return Image.fromarray(tables[pixels])
+    return Image.fromarray(tables.reshape(-1)[pixels + _CHANNEL_STARTS])
+
+
+def _by_table(values: Callable[..., np.ndarray]) -> Callable[..., Image.Image]:
+    """Return a function of an image and an operation's levels that looks each value up among `values(*levels)`."""
+    table = lru_cache(maxsize=512)(lambda *levels: _table(values(*levels)))
+
+    def apply(image: Image.Image, *levels: int, **_: Any) -> Image.Image:
+        return _look_up(image, table(*levels))
+
+    return apply
+
+
+def _table(values: np.ndarray) -> np.ndarray:
+    table = values.clip(0, 255).astype(np.uint8)
+    table.setflags(write=False)
+    return table
+
+
+def _auto_contrast(image: Image.Image, **_: Any) -> Image.Image:
+    low, high = np.array(image.getextrema()).T[..., None]
+    is_flat = high <= low
+    scale = 255.0 / np.where(is_flat, 1, high - low)
+    stretched = (_VALUES * scale + -low * scale).astype(np.int64)
+    return _look_up(image, _table(np.where(is_flat, _VALUES, stretched)))
+
+
+# What to call instead of timm's functions.
+LOOKUPS: dict[Any, Callable[..., Image.Image]] = {
+    auto_augment.invert: _by_table(lambda: 255 - _VALUES),
+    auto_augment.solarize: _by_table(
+        lambda threshold: np.where(threshold > _VALUES, _VALUES, 255 - _VALUES)
+    ),
+    auto_augment.solarize_add: _by_table(
+        lambda added, threshold=128: np.where(threshold > _VALUES, _VALUES + added, _VALUES)
+    ),
+    # Also to 0 bits, which timm asks for and Pillow 13 refuses.
+    auto_augment.posterize: _by_table(
+        lambda bits: _VALUES & (256 - 2 ** (8 - min(max(bits, 0), 8)))
+    ),
+    auto_augment.auto_contrast: _auto_contrast,
+}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from autoprog.data.loader import Batch
+from autoprog.data.batches import Batch
 from autoprog.train.evaluate import batch_losses
 from autoprog.train.phase import Choice
 from autoprog.train.trainer import Trainer

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import fmean
 
 from autoprog.curves import Curriculum, ramped_curriculum
-from autoprog.data.sources import OpenedData
+from autoprog.data.dataset import OpenedData
 from autoprog.decisions import (
     Continuation,
     Decision,

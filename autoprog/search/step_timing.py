@@ -16,7 +16,7 @@ import torch
 
 from autoprog.costs.table import CostKey
 from autoprog.curves import Curriculum
-from autoprog.data.loader import Batch
+from autoprog.data.batches import Batch
 from autoprog.paired_timing import TimeIsUpError
 from autoprog.stage import Training
 from autoprog.train.phase import Phase, plain_choice

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from autoprog.accuracy import balanced_accuracy
-from autoprog.data.loader import Batch
+from autoprog.data.batches import Batch
+from autoprog.data.dataset import OpenedData
 from autoprog.data.run_data import open_run_data
-from autoprog.data.sources import OpenedData
 from autoprog.errors import RunError
 from autoprog.evaluation_grid import EvaluatedCell, EvaluationGrid
 from autoprog.paired_timing import TimedBlock, paired_blocks

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from autoprog.accuracy import class_accuracies, no_better_than_a_class
 from autoprog.bounds import MAX_STEPS
+from autoprog.data.dataset import OpenedData
 from autoprog.data.run_data import Place, open_run_data
 from autoprog.errors import ConfigError
 from autoprog.events import Event, RunFinished, RunStarted, WarningRaised
@@ -31,7 +32,7 @@ from autoprog.train.trainer import Rollbacks, Trainer
 from autoprog.train.weights import saved_weights, write_files
 
 if TYPE_CHECKING:
-    from autoprog.data.sources import OpenedData
+    from autoprog.data.dataset import OpenedData
     from autoprog.recipe import Recipe
     from autoprog.runs import RunFolder
     from autoprog.schedule import GrowthSchedule

@@ -37,7 +37,7 @@ from supernet.config import SubnetConfig, TokenRule
 from supernet.grow import compact
 
 if TYPE_CHECKING:
-    from autoprog.data.loader import Batch
+    from autoprog.data.batches import Batch
     from autoprog.data.run_data import RunData
     from autoprog.recipe import Recipe
     from autoprog.runs import RunFolder

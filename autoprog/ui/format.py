@@ -12,6 +12,7 @@ __all__ = [
     "DIM",
     "LANE_STYLES",
     "MARK_DECISION",
+    "MARK_DIFFERENT",
     "MARK_GROWTH",
     "MARK_NOW",
     "MARK_PLANNED",
@@ -62,6 +63,7 @@ MARK_GROWTH = "▲"
 MARK_DECISION = "◆"
 MARK_SUPERNET = "≈"
 MARK_WINNER = "▶"
+MARK_DIFFERENT = "≠"
 
 LANE_STYLES = {"depth": SKY, "image px": ORANGE, "step cost": VERMILLION}
 _CURRICULUM_STYLES = (GREEN, PURPLE, BLUE)  # yellow cannot be read on white

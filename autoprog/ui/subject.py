@@ -19,7 +19,7 @@ from autoprog.schedule import GrowthSchedule, load_schedule
 from autoprog.stage import FRACTION_UNITS
 from autoprog.ui.format import number
 from autoprog.ui.state import RunState, fold
-from autoprog.ui.timeline import Track, track_of_run, track_of_table
+from autoprog.ui.track import Track, track_of_run, track_of_table
 from supernet.config import ModelSpec
 from supernet.zoo import ZOO
 
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 NOMINAL_STEPS_PER_EPOCH = 1000
-STALE_SECONDS = 600.0
+STALE_SECONDS = 600.0  # without a sign; a killed process and a loader that hangs say nothing
 UNKNOWN_CLASSES = RunState().num_classes
 DEFAULT_MODEL = "deit-s"
 DEFAULT_RECIPE = "deit"
@@ -46,7 +46,7 @@ class Subject:
     """One thing to show; parts that it does not have are None or empty.
 
     ``status`` is starting, training, supernet, interrupted, complete or stale, and empty for a mere plan.
-    ``epochs`` is the length of the run that the schedule is resolved for; None where that tells it.
+    ``epochs`` is the length of the run that the schedule is resolved for; None where it says that itself.
     ``recipe`` is what it trains by: given, of the run, or of the run in whose folder a file lies.
     """
 
@@ -91,7 +91,7 @@ def find_subject(
         runs_dir: Where runs lie.
 
     Raises:
-        ConfigError: If there is no such thing, or it breaks a law.
+        ConfigError: If there is no such thing, or a file of it is wrong.
     """
     if epochs is not None and not 0 < epochs < math.inf:
         raise ConfigError("--epochs", "", "must be a finite number above 0", epochs)
@@ -99,9 +99,17 @@ def find_subject(
     if path.is_file():
         return _file_subject(path, epochs, recipe)
     if target in PRESETS and not (path / "run.yaml").is_file():
-        return _preset_subject(target, spec, epochs, recipe)
+        notes = () if spec else (f"for {DEFAULT_MODEL}; --model NAME takes another",)
+        recipe_name = recipe or DEFAULT_RECIPE
+        known = resolve_recipe(recipe_name)
+        length = known.epochs if epochs is None else epochs
+        model = spec or ZOO[DEFAULT_MODEL]
+        schedule = preset(target, model, length, known.strength, known.learning_rate)
+        return _plan(target, "preset", schedule, length, known.strength, notes, recipe_name, known)
     if path.is_dir() or is_word(target, runs_dir):
-        return _run_subject(locate_run(target, runs_dir), now)
+        run = load_run(locate_run(target, runs_dir))
+        state = fold(run.events(), run_start(run))
+        return run_subject(run, state, read_fidelity(run.path), now)
     problem = "must be a run folder, last, a schedule file or a preset"
     names = [*PRESETS, *(run.name for run in runs_in(Path(runs_dir)))]
     hint = suggest(path.name, names, list_all=False) or f"presets: {', '.join(sorted(PRESETS))}"
@@ -145,45 +153,25 @@ def preset_beside(
     return _plan(name, "preset", schedule, epochs, strength, notes, name_known, known, classes)
 
 
-def _preset_subject(
-    name: str, spec: ModelSpec | None, epochs: float | None, recipe_name: str | None
-) -> Subject:
-    notes = () if spec else (f"for {DEFAULT_MODEL}; --model NAME takes another",)
-    recipe_name = recipe_name or DEFAULT_RECIPE
-    recipe = resolve_recipe(recipe_name)
-    length = recipe.epochs if epochs is None else epochs
-    schedule = preset(
-        name, spec or ZOO[DEFAULT_MODEL], length, recipe.strength, recipe.learning_rate
-    )
-    return _plan(name, "preset", schedule, length, recipe.strength, notes, recipe_name, recipe)
-
-
 def _file_subject(path: Path, epochs: float | None, recipe_name: str | None) -> Subject:
     schedule, classes = load_schedule(path), UNKNOWN_CLASSES
     recipe = None if recipe_name is None else resolve_recipe(recipe_name)
     if recipe is None and (path.parent / "run.yaml").is_file():
         settings = load_run(path.parent).manifest.settings
         recipe, recipe_name = settings.recipe, settings.recipe_name
-        classes = _num_classes(path.parent)
+        # As the first row of the log says it; what is published may have evaluations alone.
+        logs = (path.parent / "events.jsonl", path.parent / CURVE_FILE)
+        rows = chain.from_iterable(map(read_rows, logs))
+        classes = next((row.get("num_classes", classes) for row in rows), classes)
     strength = Curriculum() if recipe is None else recipe.strength
     notes: tuple[str, ...] = ()
-    if epochs is None and _needs_epochs(schedule):
+    is_relative = schedule.length_unit in FRACTION_UNITS or schedule.stages[-1].length == "rest"
+    if epochs is None and is_relative:
         epochs = (recipe or Recipe()).epochs
         notes = (f"drawn for {epochs:g} epochs; --epochs N takes another length",)
     return _plan(
         str(path), "schedule", schedule, epochs, strength, notes, recipe_name or "", recipe, classes
     )
-
-
-def _num_classes(folder: Path) -> int:
-    """Return the number of classes of a run, as the first row of its log tells it."""
-    logs = (folder / "events.jsonl", folder / CURVE_FILE)
-    rows = chain.from_iterable(map(read_rows, logs))
-    return next((row.get("num_classes", UNKNOWN_CLASSES) for row in rows), UNKNOWN_CLASSES)
-
-
-def _needs_epochs(schedule: GrowthSchedule) -> bool:
-    return schedule.length_unit in FRACTION_UNITS or schedule.stages[-1].length == "rest"
 
 
 def _plan(
@@ -227,7 +215,7 @@ def run_start(run: Run) -> RunState:
 
 
 def run_subject(run: Run, state: RunState, fidelity: Fidelity | None, now: float) -> Subject:
-    """Return a run as its folder and its events tell it.
+    """Return a run as its folder and its events have it.
 
     Args:
         run: The folder.
@@ -259,22 +247,15 @@ def run_subject(run: Run, state: RunState, fidelity: Fidelity | None, now: float
     )
 
 
-def _run_subject(path: Path, now: float) -> Subject:
-    run = load_run(path)
-    return run_subject(run, fold(run.events(), run_start(run)), read_fidelity(path), now)
-
-
 def _status(run: Run, state: RunState, now: float) -> str:
     """Return how a run stands; it is complete if and only if it has a result."""
     if run.result is not None:
         return "complete"
     if state.phase == "interrupted":
         return "interrupted"
-    if now - _last_sign_of_life(run.path) > STALE_SECONDS:
+    files = (run.path / "events.jsonl", run.path / "run.yaml")
+    last_sign = max(file.stat().st_mtime for file in files if file.exists())
+    if now - last_sign > STALE_SECONDS:
         return "stale"
+    # Between the last event and its result a run still writes: it is complete with the result alone.
     return "training" if state.phase == "complete" else state.phase
-
-
-def _last_sign_of_life(path: Path) -> float:
-    files = (path / "events.jsonl", path / "run.yaml")
-    return max(file.stat().st_mtime for file in files if file.exists())

@@ -1,68 +1,31 @@
-"""Tables that fit: columns leave in the order of their rank until the rest has room."""
+"""Tables that fit: columns leave in the order of their rank until the rest has room.
+
+The same columns become a table of rich, of plain ASCII text and of Markdown; the last two keep all columns.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
-
-from rich import box
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.panel import Panel
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, Literal
 
 from autoprog.printable import one_line
 from autoprog.ui.format import DIM, WINNER, ascii_text
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
 __all__ = [
     "GAP",
     "Column",
-    "Fitted",
     "cut_columns",
     "fit_columns",
-    "flowing",
     "list_table",
     "markdown_table",
-    "panel",
     "plain_table",
     "rich_table",
     "table_width",
 ]
-
-
-# --------------------------------------------------------------------------------------------------
-# Renderables that are drawn for the width they get.
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """A renderable that is made by a pure function of the width in columns."""
-
-    draw: Callable[[int], RenderableType]
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Yield the drawing at the width that there is."""
-        yield self.draw(options.max_width)
-
-
-def flowing(parts: Sequence[Text], width: int, gap: str = "   ") -> Text:
-    """Return parts one after the other, a new line before each that would be broken."""
-    text, used = Text(), 0
-    for part in parts:
-        if used and used + len(gap) + part.cell_len > width:
-            text.append("\n")
-            used = 0
-        text.append(gap if used else "").append_text(part)
-        used += len(gap) * bool(used) + part.cell_len
-    return text
-
-
-def panel(content: RenderableType, title: str) -> Panel:
-    """Return `content` in the frame that all views share."""
-    heading = Text(f" {title} ", "bold")
-    return Panel(content, title=heading, title_align="left", box=box.ROUNDED, border_style=DIM)
-
 
 GAP = 2
 _MIN_TEXT, _MIN_COLUMNS = 8, 3
@@ -130,13 +93,17 @@ def cut_columns(columns: Sequence[Column], width: int) -> list[Column]:
 
 
 def rich_table(
-    columns: Sequence[Column], width: int, strong_row: int | None = None, *, wraps: bool = False
+    columns: Sequence[Column], width: int, strong_rows: Collection[int] = (), *, wraps: bool = False
 ) -> Table:
-    """Return a table that fits `width`, with one row made bold.
+    """Return a table that fits `width`, with some rows made bold.
 
     Numbers stay whole: where no column may leave, the widest text is cut, or goes on in the next line where
     the table wraps; then the last columns leave.
     """
+    from rich import box  # here, so that tables of text and of JSON need no rich
+    from rich.table import Table
+    from rich.text import Text
+
     kept = fit_columns(columns, width)
     longest = max((c for c in kept if c.justify == "left"), key=lambda c: c.width, default=None)
     cut = 0 if longest is None else max(0, longest.width - _MIN_TEXT)
@@ -155,7 +122,7 @@ def rich_table(
             max_width=max(1, column.width - too_much) if column is longest else None,
         )
     for number, cells in enumerate(zip(*(column.cells for column in kept), strict=True)):
-        style = WINNER if number == strong_row else ""
+        style = WINNER if number in strong_rows else ""
         table.add_row(*(Text(cell) for cell in cells), style=style)
     return table
 
@@ -184,6 +151,8 @@ def markdown_table(columns: Sequence[Column]) -> list[str]:
 
 def list_table(texts: Mapping[str, str]) -> Table:
     """Return names and what they mean; long meanings wrap."""
+    from rich.table import Table
+
     table = Table.grid(padding=(0, GAP, 0, 0))
     table.add_column(no_wrap=True, style="bold")
     table.add_column()

@@ -20,9 +20,9 @@ from autoprog.search.controller import (
     Plan,
     SharedStudy,
     TrialState,
-    open_journal,
     open_storage,
 )
+from autoprog.search.controller.storage import open_journal
 
 SPACE = {"x": IntDistribution(0, 9)}
 TORN = b'{"op_code":4,"worker_id":"w","stud'
@@ -31,7 +31,8 @@ APPENDER = """
 import sys
 from pathlib import Path
 import optuna
-from autoprog.search.controller import IntDistribution, open_journal
+from autoprog.search.controller import IntDistribution
+from autoprog.search.controller.storage import open_journal
 study = optuna.load_study(study_name="s", storage=open_journal(Path(sys.argv[1])))
 for _ in range(40):
     trial = study.ask({"x": IntDistribution(0, 9)})

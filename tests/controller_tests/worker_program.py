@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from optuna.distributions import FloatDistribution
+
 from autoprog.processes import WorkerFile, given_number
 from autoprog.search.controller import (
-    FloatDistribution,
     IntDistribution,
-    LeaseTerms,
     OpenTrial,
     Plan,
     ReleasedTrial,
@@ -27,6 +27,7 @@ from autoprog.search.controller import (
     create_sampler,
     run_worker,
 )
+from autoprog.search.controller.study import LeaseTerms
 from autoprog.train.stop import stop_on_signals
 
 PLAN = Plan(

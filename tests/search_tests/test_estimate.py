@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from autoprog.data import run_data
-from autoprog.data.images import stratified_holdout
+from autoprog.data.image_sources import stratified_holdout
 from autoprog.search import estimate
 from autoprog.search.decide import paired_difference, summarise
 from autoprog.search.estimate import estimate_losses

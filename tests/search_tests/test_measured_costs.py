@@ -14,7 +14,7 @@ from torch import Tensor
 
 from autoprog.costs.table import CostKey, CostTable
 from autoprog.curves import Curriculum
-from autoprog.data.loader import Batch
+from autoprog.data.batches import Batch
 from autoprog.data.transforms import InputConfig
 from autoprog.paired_timing import TimingLimits
 from autoprog.search.measured_costs import RUN_FRACTION, measure_step_costs, result_of

@@ -12,7 +12,7 @@ import timm
 import torch
 from optuna.trial import TrialState
 
-from autoprog.data.images import stratified_holdout
+from autoprog.data.image_sources import stratified_holdout
 from autoprog.decisions import Decision
 from autoprog.events import (
     CheckpointSaved,
@@ -30,7 +30,7 @@ from autoprog.events import (
 )
 from autoprog.runs import load_run
 from autoprog.schedule import load_schedule
-from autoprog.search.controller import open_journal
+from autoprog.search.controller.storage import open_journal
 from autoprog.train.evaluate import evaluate
 from autoprog.train.phase import plain_choice
 from supernet.config import SubnetConfig

@@ -16,10 +16,15 @@ from autoprog.errors import DivergedError
 from autoprog.events import TrialFinished
 from autoprog.processes import read_workers
 from autoprog.runs import load_run
-from autoprog.search import trials as trial_module
 from autoprog.search import trials as trials_module
 from autoprog.search.controller import LOST, RELEASED, PrunedTrial, ReleasedTrial
-from autoprog.search.trials import Trialled, TrialRunner, schedule_space, trial_settings, within
+from autoprog.search.trials import (
+    FinishedTrial,
+    TrialRunner,
+    schedule_space,
+    trial_settings,
+    within_budget,
+)
 
 SEARCH = ("search", "--model=vit-mu", "--trials=2", "--proxy=0.5", "--epochs=2")
 HERE = ("--device=cpu", "--threads=1", "--workers=0")
@@ -116,7 +121,7 @@ def test_a_trial_that_diverges_is_ended_and_leaves_no_weights(
         yield from trainer.save()
         raise DivergedError("the loss is nan")
 
-    monkeypatch.setattr(trial_module, "train_schedule", diverge)
+    monkeypatch.setattr(trials_module, "train_schedule", diverge)
     trial = Opened()
     with pytest.raises(PrunedTrial, match="the loss is nan"):
         runner(first(runner), trial)  # type: ignore[arg-type]
@@ -127,15 +132,17 @@ def test_a_trial_that_diverges_is_ended_and_leaves_no_weights(
 # Which one is taken.
 
 
-def trialled(*found: tuple[float, float]) -> list[Trialled]:
-    return [Trialled(number, loss, seconds, {}) for number, (loss, seconds) in enumerate(found)]
+def trialled(*found: tuple[float, float]) -> list[FinishedTrial]:
+    return [
+        FinishedTrial(number, loss, seconds, {}) for number, (loss, seconds) in enumerate(found)
+    ]
 
 
 def test_a_budget_is_for_the_whole_run_of_which_trials_take_a_fraction() -> None:
     front = trialled((2.0, 1.0), (1.5, 2.0), (1.0, 3.0))
-    assert within(front, 200.0, 0.01) == (front[1], "")
-    assert within(front, 1e3, 0.01) == (front[2], "")
-    chosen, complaint = within(front, 90.0, 0.01)
+    assert within_budget(front, 200.0, 0.01) == (front[1], "")
+    assert within_budget(front, 1e3, 0.01) == (front[2], "")
+    chosen, complaint = within_budget(front, 90.0, 0.01)
     assert chosen == front[0]
     assert complaint == (
         "no trial fits the budget: the cheapest, 0, needs 100 s, the budget is 90 s"
@@ -149,7 +156,7 @@ def test_hours_in_which_nobody_noticed_a_death_are_no_work() -> None:
     unfinished = SimpleNamespace(user_attrs={}, duration=None)
     trials = [made(5.0), made(36e3, **{LOST: "died"}), made(2.0, **{LOST: RELEASED}), unfinished]
     study = SimpleNamespace(get_trials=lambda deepcopy: trials)
-    assert trials_module._worked_seconds(SimpleNamespace(study=study)) == 7.0  # type: ignore[arg-type]
+    assert trials_module.worked_seconds(SimpleNamespace(study=study)) == 7.0  # type: ignore[arg-type]
 
 
 # As commands.
@@ -179,7 +186,7 @@ def test_a_search_whose_workers_were_stopped_says_so_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(trials_module, "spawn_workers", lambda crew, stop: iter(()))
+        patch.setattr(trials_module, "spawn_workers", lambda *_: iter(()))
         assert main([*SEARCH, *HERE, f"--runs-dir={tmp_path}"]) == 1
     (path,) = tmp_path.iterdir()
     said = (
@@ -233,7 +240,7 @@ def test_a_worker_takes_what_says_how_to_carry_out(
     said: str,
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(trials_module, "spawn_workers", lambda crew, stop: iter(()))
+        patch.setattr(trials_module, "spawn_workers", lambda *_: iter(()))
         assert main([*SEARCH, *HERE, f"--runs-dir={tmp_path}"]) == 1
     (path,) = tmp_path.iterdir()
     capsys.readouterr()

@@ -6,9 +6,10 @@ import pytest
 from rich.console import Console
 
 from autoprog.decisions import Decision
-from autoprog.ui.search_views import (
+from autoprog.ui.render_rich import draw_heat_map, view
+from autoprog.ui.search_sections import (
     decision_columns,
-    decision_view,
+    decision_section,
     heat_map,
     ranked,
     runner_up_text,
@@ -24,7 +25,7 @@ def drawn(
     shown: Callable[[Console], str],
 ) -> list[str]:
     console = fixed_console(width)
-    console.print(decision_view(decision))
+    console.print(view(decision_section(decision)))
     return shown(console).splitlines()
 
 
@@ -80,7 +81,7 @@ def test_a_sole_candidate_has_no_runner_up(decision: Decision) -> None:
 def test_the_map_shades_the_best_darkest(decision: Decision) -> None:
     picture = heat_map(decision)
     assert picture is not None
-    lines = picture.plain.splitlines()
+    lines = draw_heat_map(picture).plain.splitlines()
     assert lines[0].split() == ["score", "128", "px", "160", "px", "192", "px"]
     assert "▶0.8000 ██" in lines[2]
     assert "0.8296 ░░" in lines[1]
@@ -106,7 +107,9 @@ def test_of_candidates_that_differ_in_their_keep_rates_the_map_shows_the_best(
     assert best is not None
     changed = [
         (old, new)
-        for old, new in zip(whole.plain.split(), best.plain.split(), strict=True)
+        for old, new in zip(
+            draw_heat_map(whole).plain.split(), draw_heat_map(best).plain.split(), strict=True
+        )
         if old != new and old.startswith("0.")
     ]
     score = decision.candidates[0].score

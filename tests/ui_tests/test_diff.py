@@ -12,7 +12,7 @@ import pytest
 from autoprog.cli import main
 from autoprog.schedule import GrowthSchedule
 from autoprog.stage import FullModel, Stage, Training, relative_step_cost
-from autoprog.ui.compare import schedule_diff
+from autoprog.ui.schedule_diff import schedule_diff
 from autoprog.ui.subject import Subject, find_subject, preset_beside
 from supernet.config import SubnetConfig
 from supernet.zoo import ZOO

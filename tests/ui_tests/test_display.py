@@ -213,7 +213,7 @@ def test_a_pipe_is_told_how_far_measuring_is_and_what_the_search_will_take(
     assert lines[1:3] == [
         "measuring the step times of 16 subnets: at most 20.0 s",
         "measuring step times: 2 of 16 subnets, at most 18.0 s left;"
-        " the whole search: about 12:00 by time share 0.5",
+        " the whole search: about 12:00 by cost fraction 0.5",
     ]
     later = [line for line in lines if line.startswith("measuring step times")][1:]
     assert 3 <= len(later) <= 5, "a line each ten seconds"
@@ -232,7 +232,7 @@ def test_a_terminal_shows_the_measuring_in_the_bar(fixed_console: Callable[..., 
         "● measuring deit-s",
         "measuring the step times of 16 subnets: at most 20.0 s",
         "measuring step times: 5 of 16 subnets, at most 15.0 s left",
-        "the whole search: about 12:00 by time share 0.5",
+        "the whole search: about 12:00 by cost fraction 0.5",
         "step times of 2 of 2 subnets; about 11:44 to go",
         "supernet opened: depth up to 12, up to 64 px",
         "1.1% of the time",

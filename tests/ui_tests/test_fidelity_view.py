@@ -12,8 +12,14 @@ from rich.console import Console
 
 from autoprog.decisions import Agreement, Fidelity, Judged, write_fidelity
 from autoprog.events import SubnetTrained
-from autoprog.ui.plain import event_lines
-from autoprog.ui.search_views import fidelity_columns, fidelity_lines, fidelity_view, training_text
+from autoprog.ui.live import event_lines
+from autoprog.ui.render_rich import view
+from autoprog.ui.search_sections import (
+    fidelity_columns,
+    fidelity_lines,
+    fidelity_section,
+    training_text,
+)
 from autoprog.ui.show import show
 from autoprog.ui.state import RunState
 from supernet.config import SubnetConfig, TokenRule
@@ -88,9 +94,9 @@ def test_one_seed_and_tokens_change_the_columns() -> None:
 @pytest.mark.parametrize(
     ("gain", "words"),
     [
-        ((0.01, 0.4), "the estimates tell more than the cost does"),
-        ((-0.4, -0.01), "the estimates tell less than the cost does"),
-        ((-0.1, 0.1), "not told apart from cost alone"),
+        ((0.01, 0.4), "the estimates say more than the cost does"),
+        ((-0.4, -0.01), "the estimates say less than the cost does"),
+        ((-0.1, 0.1), "not distinguished from cost alone"),
     ],
 )
 def test_the_words_say_whether_estimates_beat_cost(gain: tuple[float, float], words: str) -> None:
@@ -125,7 +131,7 @@ def test_a_view_fits_its_width(
 ) -> None:
     for width in (60, 100, 200):
         console = fixed_console(width)
-        console.print(fidelity_view(report()))
+        console.print(view(fidelity_section(report())))
         text = shown(console)
         assert "Fidelity · decision 1" in text
         assert "tau 0.81" in " ".join(text.split())

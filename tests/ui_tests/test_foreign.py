@@ -23,10 +23,11 @@ from autoprog.cli import main
 from autoprog.errors import ConfigError, consistent
 from autoprog.events import TrialFinished
 from autoprog.printable import is_printable
-from autoprog.ui.charts import Series, Span, chart
 from autoprog.ui.inspect.app import InspectApp, make_app
 from autoprog.ui.inspect.panes import PrintableLines, without_markup
 from autoprog.ui.inspect.readers import Listing
+from autoprog.ui.render_rich import draw_chart
+from autoprog.ui.section import Series, Span
 from autoprog.ui.state import RunState, fold
 from autoprog.ui.tables import Column
 from supernet.config import SubnetConfig
@@ -261,7 +262,7 @@ def test_long_tables_and_texts_are_cut_at_once() -> None:
 
 def test_what_lies_outside_of_a_chart_is_drawn_at_its_edge() -> None:
     series = [Series("a", ((-1e12, 0.0), (1e12, 1.0)), "")]
-    drawn = chart(series, [-5.0, 1e18], Span.epochs(1.0), 40, 4)
+    drawn = draw_chart(series, [-5.0, 1e18], Span.epochs(1.0), 40, 4)
     assert isinstance(drawn, Text)
     assert len(drawn.plain.splitlines()) == 6
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from autoprog.evaluation_grid import EvaluatedCell, EvaluationGrid
-from autoprog.ui.evaluation import grid_document, grid_text, grid_view
+from autoprog.ui.evaluation import grid_section
 from autoprog.ui.live import PartsBar
+from autoprog.ui.render_rich import view
+from autoprog.ui.section import document, plain_text
 from supernet.config import SubnetConfig, TokenRule
 
 RULE = TokenRule(0.5, "class_attention", (3, 6, 9))
@@ -19,6 +22,14 @@ RULE = TokenRule(0.5, "class_attention", (3, 6, 9))
 
 def grid(*cells: EvaluatedCell) -> EvaluationGrid:
     return EvaluationGrid("deit-s", "final.safetensors", "cpu", "none", 64, 50_000, cells)
+
+
+def grid_text(shown: EvaluationGrid) -> str:
+    return plain_text([grid_section(shown)])
+
+
+def grid_document(shown: EvaluationGrid) -> dict[str, Any]:
+    return document([grid_section(shown)])
 
 
 CELLS = (
@@ -30,7 +41,7 @@ CELLS = (
 
 def drawn(shown: EvaluationGrid, width: int) -> str:
     console = Console(file=io.StringIO(), width=width, color_system=None, _environ={})
-    console.print(grid_view(shown))
+    console.print(view(grid_section(shown)))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 

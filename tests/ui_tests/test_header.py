@@ -8,7 +8,8 @@ from dataclasses import replace
 from rich.console import Console
 
 from autoprog.ui.format import amount
-from autoprog.ui.run_views import header_facts, header_view
+from autoprog.ui.render_rich import view
+from autoprog.ui.run_sections import header_facts, header_section
 from autoprog.ui.subject import find_subject
 from supernet.cost import macs, parameters
 from supernet.zoo import ZOO
@@ -30,7 +31,7 @@ def test_facts_are_never_broken(
     plan = find_subject("linear", ZOO["vit-mu"], 4.0, None, 0.0)
     for width in (40, 60, 80):
         console = fixed_console(width)
-        console.print(header_view(plan))
+        console.print(view(header_section(plan)))
         text = shown(console)
         for name, value in header_facts(plan):
             assert f"{name} {value}" in text

@@ -29,7 +29,7 @@ HEADLINES = {
     "runs": ("2026-11-22-143005-search-deit-s", "complete", "74.50 % EMA"),
     "schedule": ("Schedule", "depth", "image px", "RandAugment"),
     "why": ("Decision 0", "grow to depth 8, 160 px", "end loss", "score"),
-    "search": ("Decision 2", "ways on that were weighed", "way on", "end loss"),
+    "search": ("Decision 2", "continuations weighed", "continuation", "end loss"),
     "live": ("Curves", "top-1 EMA", "training loss", "▲"),
     "growth": ("Growth", "d6 r128", "d8 r160", "Δloss"),
     "compare": ("No complete runs to compare", "Space"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from autoprog.cli import main
-from autoprog.ui.html import lanes_svg
+from autoprog.ui.render_html import lanes_svg
 from autoprog.ui.subject import find_subject
 
 VOID = {"meta"}

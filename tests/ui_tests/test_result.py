@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from autoprog.ui.run_views import finished_line, finished_lines, result_rows
+from autoprog.ui.run_sections import finished_line, finished_lines, result_rows
 
 RESULT: dict[str, Any] = {
     "run_id": "a-run",

@@ -18,7 +18,7 @@ from autoprog.recipe import RECIPES
 from autoprog.runs import RunFolder
 from autoprog.stage import Unfrozen
 from autoprog.ui.format import trained_text
-from autoprog.ui.plain import event_lines
+from autoprog.ui.live import event_lines
 from autoprog.ui.show import show
 from autoprog.ui.state import RunState, reduce
 from supernet.cost import relative_cost
@@ -221,7 +221,7 @@ def test_showing_imports_nothing_heavy() -> None:
 
 
 def test_state_is_had_without_rich() -> None:
-    code = "import sys, autoprog.ui.state, autoprog.ui.timeline; sys.exit('rich' in sys.modules)"
+    code = "import sys, autoprog.ui.state, autoprog.ui.track; sys.exit('rich' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

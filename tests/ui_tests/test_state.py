@@ -89,12 +89,12 @@ def test_the_state_in_the_middle_is_the_last_report(
     assert state.train_seconds == pytest.approx(1000 * 0.05 + 1300 * 0.08)
 
 
-def test_a_supernet_phase_is_a_phase_and_a_piece(
+def test_a_supernet_phase_is_a_phase_and_a_segment(
     events_until: Callable[[int], list[Event]],
 ) -> None:
     state = fold(events_until(900))
     assert state.phase == "supernet"
-    assert [(p.start_step, p.stop_step, p.supernet) for p in state.pieces] == [
+    assert [(p.start_step, p.stop_step, p.supernet) for p in state.segments] == [
         (0, 800, False),
         (800, 1000, True),
     ]
@@ -155,7 +155,7 @@ def test_warnings_are_counted_but_only_the_last_are_kept() -> None:
     assert state.warnings == tuple(str(n) for n in range(50 - MAX_WARNINGS, 50))
 
 
-def test_going_on_continues_the_piece_that_was_interrupted() -> None:
+def test_going_on_continues_the_segment_that_was_interrupted() -> None:
     stage = StageStarted(
         step=0, stage=0, subnet=SMALL, stop_step=1000, curriculum=Curriculum(randaug=4.0)
     )
@@ -164,7 +164,7 @@ def test_going_on_continues_the_piece_that_was_interrupted() -> None:
     assert state.phase == "interrupted"
     state = reduce(reduce(state, started(step=300)), again)
     assert state.phase == "training"
-    assert [(p.start_step, p.stop_step) for p in state.pieces] == [(0, 1000)]
+    assert [(p.start_step, p.stop_step) for p in state.segments] == [(0, 1000)]
 
 
 def test_a_decision_that_is_told_again_counts_once(events: list[Event]) -> None:
@@ -206,10 +206,10 @@ def test_under_a_time_budget_stages_end_where_the_next_begin() -> None:
         stage_from(320, 1, stop_step=900),
         progressed(700, budget_fraction=0.9),
     )
-    spans = [(piece.start_step, piece.stop_step) for piece in state.pieces]
+    spans = [(segment.start_step, segment.stop_step) for segment in state.segments]
     assert spans == [(0, 320), (320, 778)]
     done = reduce(state, RunFinished(step=800, result={}))
-    spans = [(piece.start_step, piece.stop_step) for piece in done.pieces]
+    spans = [(segment.start_step, segment.stop_step) for segment in done.segments]
     assert (done.total_steps, done.fraction_done, spans[-1]) == (800, 1.0, (320, 800))
 
 

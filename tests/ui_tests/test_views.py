@@ -7,7 +7,6 @@ import pytest
 from rich.console import Console
 
 from autoprog.events import Event
-from autoprog.ui.charts import Series, Span, accuracy_series, chart, curves_view
 from autoprog.ui.format import (
     amount,
     ascii_text,
@@ -18,7 +17,14 @@ from autoprog.ui.format import (
     per_cent,
 )
 from autoprog.ui.live import frame
-from autoprog.ui.run_views import growth_view, result_rows
+from autoprog.ui.render_rich import draw_chart, view
+from autoprog.ui.run_sections import (
+    accuracy_series,
+    curves_section,
+    growth_section,
+    result_rows,
+)
+from autoprog.ui.section import Series, Span
 from autoprog.ui.state import fold
 
 
@@ -47,7 +53,7 @@ def test_large_numbers_have_prefixes() -> None:
 
 def test_a_rising_line_goes_from_the_lower_left_to_the_upper_right() -> None:
     line = Series("top-1", ((0.0, 0.0), (10.0, 50.0)), "red")
-    rows = chart([line], [5.0], Span.epochs(10.0), width=29, height=4).plain.splitlines()
+    rows = draw_chart([line], [5.0], Span.epochs(10.0), width=29, height=4).plain.splitlines()
     assert rows[0].startswith("     50 ┤")
     assert rows[0][-1] != " "
     assert rows[3].startswith("      0 ┤")
@@ -58,18 +64,18 @@ def test_a_rising_line_goes_from_the_lower_left_to_the_upper_right() -> None:
 
 def test_points_that_are_no_line_stand_alone() -> None:
     dots = Series("online", ((0.0, 0.0), (10.0, 1.0)), "red", line=False)
-    text = chart([dots], [], Span.epochs(10.0), width=40, height=4).plain
+    text = draw_chart([dots], [], Span.epochs(10.0), width=40, height=4).plain
     assert sum(0x2800 < ord(letter) < 0x2900 for letter in text) == 2
 
 
 def test_a_label_stands_where_its_curve_ends_and_a_dotted_line_has_gaps() -> None:
     points = ((0.0, 0.0), (10.0, 50.0))
     line = Series("top-1", points, "red", label="A")
-    rows = chart([line], [], Span.epochs(10.0), width=29, height=4).plain.splitlines()
+    rows = draw_chart([line], [], Span.epochs(10.0), width=29, height=4).plain.splitlines()
     assert rows[0][-1] == "A"
     assert "".join(rows).count("A") == 1
     whole, dotted = (
-        chart([Series("x", points, "red", dotted=gaps)], [], Span.epochs(10.0), 29, 4).plain
+        draw_chart([Series("x", points, "red", dotted=gaps)], [], Span.epochs(10.0), 29, 4).plain
         for gaps in (False, True)
     )
     dots = [
@@ -84,7 +90,7 @@ def test_curves_need_two_evaluations(events_until: Callable[[int], list[Event]])
     averaged, online = accuracy_series(fold(events_until(400)))
     assert (averaged.name, online.name) == ("top-1 EMA 20.39 %", "online 21.64 %")
     assert (averaged.line, online.line) == (True, False)
-    assert curves_view(fold([])) is None
+    assert curves_section(fold([])).parts == ()
 
 
 @pytest.mark.parametrize("width", [60, 80, 160])
@@ -95,7 +101,7 @@ def test_growth_events_fit_and_tell_before_and_after(
     shown: Callable[[Console], str],
 ) -> None:
     console = fixed_console(width)
-    console.print(growth_view(fold(events).growths))
+    console.print(view(growth_section(fold(events).growths)))
     lines = shown(console).splitlines()
     assert {len(line) for line in lines} == {width}
     row = next(line for line in lines if "3,000" in line)

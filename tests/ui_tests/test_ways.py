@@ -1,9 +1,10 @@
-"""The chosen way on and the front: drawn, in plain text and as JSON."""
+"""The chosen continuation and the front: drawn, in plain text and as JSON."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,16 @@ from rich.console import Console
 
 from autoprog.decisions import Continuation, Decision, FrontPoint
 from autoprog.events import Decided
-from autoprog.ui.plain import event_lines
-from autoprog.ui.search_views import decision_view, front_columns, front_view, then_text, way_text
+from autoprog.ui.live import event_lines
+from autoprog.ui.render_rich import view
+from autoprog.ui.search_sections import (
+    continuation_text,
+    decision_section,
+    front_parts,
+    front_section,
+    then_text,
+)
+from autoprog.ui.section import Chart, Table
 from autoprog.ui.show import show
 from autoprog.ui.state import RunState
 from supernet.config import SubnetConfig, TokenRule
@@ -41,9 +50,16 @@ def with_front(decision: Decision, rule: str = "pareto", count: int = 12) -> Dec
     return decision.model_copy(update={"rule": rule, "continuation": WAY, "front": front})
 
 
+def front_table(decision: Decision) -> Table:
+    (table,) = (part for part in front_parts(decision) if isinstance(part, Table))
+    return table
+
+
 def test_what_follows_is_told_with_its_epochs(decision: Decision) -> None:
     assert then_text(decision.model_copy(update={"continuation": WAY})) == TEXT
-    assert way_text(decision.model_copy(update={"continuation": WAY})) == f"d8 r160, {TEXT}"
+    assert (
+        continuation_text(decision.model_copy(update={"continuation": WAY})) == f"d8 r160, {TEXT}"
+    )
 
 
 @pytest.mark.parametrize("continuation", [(), WAY[:1]], ids=["not on record", "nothing more"])
@@ -52,7 +68,7 @@ def test_where_nothing_follows_nothing_is_said(
 ) -> None:
     alone = decision.model_copy(update={"continuation": continuation})
     assert then_text(alone) == ""
-    assert way_text(alone) == "d8 r160"
+    assert continuation_text(alone) == "d8 r160"
 
 
 def test_keep_rates_are_part_of_what_follows(decision: Decision) -> None:
@@ -73,13 +89,13 @@ def test_a_forced_decision_has_a_way_on(decision: Decision) -> None:
         forced=SubnetConfig(12, 224),
         reason="it is due",
     )
-    assert way_text(forced) == "d12 r224"
+    assert continuation_text(forced) == "d12 r224"
 
 
 def test_the_table_of_the_front_has_every_way_with_the_chosen_one_marked(
     decision: Decision,
 ) -> None:
-    mark, left, loss, way = front_columns(with_front(decision))
+    mark, left, loss, way = front_table(with_front(decision)).columns
     assert mark.cells == (" ",) * 3 + ("▶",) + (" ",) * 8
     assert left.cells[0] == "16:40"
     assert loss.cells[:2] == ("2.0000", "1.9500")
@@ -90,13 +106,14 @@ def test_the_table_of_the_front_has_every_way_with_the_chosen_one_marked(
 def test_a_long_front_is_cut_to_some_rows_with_both_ends_and_the_chosen_way(
     decision: Decision,
 ) -> None:
-    columns = front_columns(with_front(decision, count=40), most=5)
+    columns = replace(front_table(with_front(decision, count=40)), max_drawn=5).thinned().columns
     assert [len(column.cells) for column in columns] == [6] * 4
     losses = columns[2].cells
     assert (losses[0], losses[-1]) == ("2.0000", "0.0500")
     assert columns[0].cells.count("▶") == 1
     assert losses[columns[0].cells.index("▶")] == "1.8500"
-    assert len(front_columns(with_front(decision, count=5), most=5)[0].cells) == 5
+    short = replace(front_table(with_front(decision, count=5)), max_drawn=5)
+    assert short.thinned().num_rows == 5
 
 
 def drawn(
@@ -106,7 +123,7 @@ def drawn(
     shown: Callable[[Console], str],
 ) -> list[str]:
     console = fixed_console(width)
-    console.print(decision_view(decision))
+    console.print(view(decision_section(decision)))
     return shown(console).splitlines()
 
 
@@ -133,7 +150,7 @@ def test_the_front_is_drawn_with_the_chosen_way_on_its_axis(
     assert below.strip("│ ").split() == ["16:40", "1:11:40"]
     dots = sum(0x2800 < ord(letter) < 0x2900 for letter in text)
     assert dots >= 10
-    has_table = "way on" in text.split("▲ chosen")[1]
+    has_table = "continuation" in text.split("▲ chosen")[1]
     assert has_table == (rule != "rollout")  # whose scores decide, not the front
 
 
@@ -152,9 +169,8 @@ def test_a_front_falls_from_the_upper_left_to_the_lower_right(
     decision: Decision, fixed_console: Callable[..., Console], shown: Callable[[Console], str]
 ) -> None:
     console = fixed_console(60)
-    picture = front_view(with_front(decision, "rollout"), 60)
-    assert picture is not None
-    console.print(picture)
+    picture = front_section(with_front(decision, "rollout"))
+    console.print(view(replace(picture, title="")))
     rows = [line for line in shown(console).splitlines() if "┤" in line or "│" in line]
     first, last = (rows[place].rstrip() for place in (0, -1))
     assert (first.split()[0], last.split()[0]) == ("2", "1.45")
@@ -163,14 +179,16 @@ def test_a_front_falls_from_the_upper_left_to_the_lower_right(
 
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_too_few_ways_are_not_drawn(decision: Decision, count: int) -> None:
-    assert front_view(with_front(decision, count=count), 80) is None
+    found = with_front(decision, count=count)
+    assert front_section(found).parts == ()
+    assert not any(isinstance(part, Chart) for part in decision_section(found).parts)
 
 
 def test_a_chosen_way_off_the_front_is_not_marked(decision: Decision) -> None:
     """A tie went to the plan so far, which others beat."""
     off = with_front(decision).model_copy(update={"continuation": WAY[:2]})
-    assert "▶" not in front_columns(off)[0].cells
-    assert front_view(off, 80) is not None
+    assert "▶" not in front_table(off).columns[0].cells
+    assert front_section(off).parts
 
 
 def test_the_log_tells_the_way_on(decision: Decision) -> None:
@@ -196,8 +214,8 @@ def test_plain_text_tells_the_way_on_and_lists_the_front(
     text = shown(console)
     assert text.isascii()
     assert f"\ndecided: grow to depth 8, 160 px\n{TEXT}\n" in text
-    table = text.split("ways on that none beats:\n")[1].splitlines()
-    assert table[0].split() == ["left", "end", "loss", "way", "on"]
+    table = text.split("continuations that none beats:\n")[1].splitlines()
+    assert table[0].split() == ["left", "end", "loss", "continuation"]
     assert len([line for line in table[1:13] if "d12 r224 from epoch" in line]) == 12
     assert [line for line in table[1:13] if line.startswith("*")] == [table[4]]
 

@@ -11,88 +11,45 @@ from __future__ import annotations
 import logging
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
-from optuna.study import Study
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from autoprog.search.controller.importances import importances
-from autoprog.search.controller.samplers import (
-    LOST,
-    RELEASED,
-    SAMPLERS,
+from autoprog.search.controller.proposals import Controller, search_in_memory
+from autoprog.search.controller.samplers import create_sampler
+from autoprog.search.controller.storage import close_storage, open_storage
+from autoprog.search.controller.study import LOST, RELEASED, Plan, SharedStudy
+from autoprog.search.controller.worker import (
     Halving,
-    create_sampler,
-    num_points,
-    points_of,
-    should_stop,
-)
-from autoprog.search.controller.storage import close_storage, open_journal, open_storage
-from autoprog.search.controller.studies import (
-    Controller,
-    Proposals,
-    TrialRecord,
-    rebuild_study,
-    records_of,
-    search_in_memory,
-    studies_of_decisions,
-    write_study,
-)
-from autoprog.search.controller.trials import OpenTrial, PrunedTrial, ReleasedTrial
-from autoprog.search.controller.workers import (
-    EXPECTED_ERRORS,
-    Evaluate,
-    LeaseTerms,
-    Plan,
-    SharedStudy,
+    OpenTrial,
+    PrunedTrial,
+    ReleasedTrial,
     StopRule,
-    WorkerEnd,
     run_worker,
 )
 
 __all__ = [
-    "EXPECTED_ERRORS",
     "LOST",
     "RELEASED",
-    "SAMPLERS",
     "BaseDistribution",
     "CategoricalDistribution",
     "Controller",
-    "Evaluate",
-    "FloatDistribution",
     "FrozenTrial",
     "Halving",
     "IntDistribution",
-    "LeaseTerms",
     "OpenTrial",
     "Plan",
-    "Proposals",
     "PrunedTrial",
     "ReleasedTrial",
     "SharedStudy",
     "StopRule",
-    "Study",
-    "TrialRecord",
     "TrialState",
-    "WorkerEnd",
     "close_storage",
     "create_sampler",
     "importances",
-    "num_points",
-    "open_journal",
     "open_storage",
-    "points_of",
-    "rebuild_study",
-    "records_of",
     "run_worker",
     "search_in_memory",
-    "should_stop",
-    "studies_of_decisions",
-    "write_study",
 ]
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
-from itertools import product
-from typing import Any, TypeGuard
+from typing import Any
 
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution
 from optuna.samplers import (
     BaseGASampler,
     BaseSampler,
@@ -24,104 +16,18 @@ from optuna.samplers import (
     TPESampler,
 )
 from optuna.study import Study
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial
 
 from autoprog.errors import ConfigError, suggest
+from autoprog.search.controller.study import RETRY_OF, origin_of
 from autoprog.train.phase import step_seed
 
-__all__ = [
-    "ATTEMPT",
-    "ERROR",
-    "FINISHED",
-    "LEASE",
-    "LOST",
-    "ORIGIN",
-    "RELEASED",
-    "RETRY_OF",
-    "SAMPLERS",
-    "Halving",
-    "SteadySampler",
-    "attempt_of",
-    "create_sampler",
-    "index_of",
-    "num_points",
-    "origin_of",
-    "points_of",
-    "retried_by",
-    "rung_name",
-    "should_stop",
-]
-
-
-# --------------------------------------------------------------------------------------------------
-# What this package writes into the user attributes of a trial; each is one word for one thing.
-
-
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
-"""The states of trials that count: those that have told what they were asked for."""
-
-LEASE = "lease"
-"""Who works on the trial and until when nobody else may."""
-
-LOST = "lost"
-"""Why a failed trial has no result: its worker died, or gave it back. Such a trial is tried again."""
-
-RELEASED = "given back"
-"""Why a trial is lost whose worker was asked to stop; it did not die over the trial."""
-
-RETRY_OF = "retry_of"
-"""The number of the lost trial that this one repeats."""
-
-ORIGIN = "origin"
-"""The number of the first trial of such a chain."""
-
-ATTEMPT = "attempt"
-"""How many workers have died over the parameters of this trial before it."""
-
-ERROR = "error"
-"""The message of the error that the trial failed by; it is not tried again."""
-
-
-def rung_name(rung: int) -> str:
-    """Return the name of the attribute that holds the value at a rung."""
-    return f"rung_{rung}"
-
-
-def origin_of(trial: FrozenTrial | Trial) -> int:
-    """Return the number of the trial that this one is, or repeats."""
-    origin = trial.user_attrs.get(ORIGIN)
-    return origin if _is_count(origin) and origin < trial.number else trial.number
-
-
-def attempt_of(trial: FrozenTrial | Trial) -> int:
-    """Return how many workers have died over the parameters of a trial."""
-    attempt = trial.user_attrs.get(ATTEMPT)
-    return attempt if _is_count(attempt) else 0
-
-
-def retried_by(trial: FrozenTrial | Trial) -> int | None:
-    """Return the number of the lost trial that this one repeats, if it does."""
-    number = trial.user_attrs.get(RETRY_OF)
-    return number if _is_count(number) and number < trial.number else None
-
-
-def index_of(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> int:
-    """Return which trial this would be had no worker ever died; `trials` are all of its study."""
-    origin = origin_of(trial)
-    return origin - sum(RETRY_OF in earlier.user_attrs for earlier in trials[:origin])
-
-
-def _is_count(value: Any) -> TypeGuard[int]:
-    """Tell whether an attribute, which may be of somebody else, is a count from 0."""
-    return type(value) is int and value >= 0
-
+__all__ = ["SteadySampler", "create_sampler"]
 
 Space = Mapping[str, BaseDistribution]
 
-_MAX_POINTS = 100_000
 _TPE_STARTUP_TRIALS = 10
-_POPULATION = 50
-"""Of NSGA-II; searches on the surrogate have hundreds to thousands of trials (Optuna's default)."""
+_POPULATION = 50  # Optuna's default; searches on the surrogate have hundreds to thousands of trials
 
 
 def create_sampler(
@@ -132,26 +38,24 @@ def create_sampler(
     startup_trials: int | None = None,
     population: int = _POPULATION,
 ) -> BaseSampler:
-    """Return a sampler for studies of one or more objectives, with or without constraints.
+    """Return a sampler for studies of one or more objectives.
 
     ``tpe`` models all parameters together, also with several objectives; ``nsga2`` is for many cheap trials,
-    ``gp`` for few dear ones, ``brute_force`` takes every point of a small grid once.
+    ``gp`` for few dear ones, ``random`` for a comparison.
 
     Args:
-        name: One of :data:`SAMPLERS`.
+        name: One of these four.
         seed: Any whole number.
         space: What every trial of the study is asked for.
         startup_trials: Random trials before ``tpe`` (10) or ``gp`` (twice the parameters) has a model.
         population: Trials in a generation of ``nsga2``.
 
     Raises:
-        ConfigError: If the name is unknown, a package for it is missing, or the space has no grid.
+        ConfigError: If the name is unknown, or scipy is missing for ``gp``.
     """
-    axes = sum(not distribution.single() for distribution in space.values())
-    if name == "brute_force":
-        return _EveryPointSampler(space, seed)
     if name == "gp" and find_spec("scipy") is None:
         raise ConfigError("--sampler", "", "must be tpe where scipy is missing", name)
+    axes = sum(not distribution.single() for distribution in space.values())
     tpe_startup = _TPE_STARTUP_TRIALS if startup_trials is None else startup_trials
     gp_startup = max(2, 2 * axes) if startup_trials is None else startup_trials
     creators: dict[str, Callable[[int], BaseSampler]] = {
@@ -164,11 +68,8 @@ def create_sampler(
     }
     if name not in creators:
         problem = f"unknown sampler {name!r}"
-        raise ConfigError("--sampler", "", problem, hint=suggest(name, SAMPLERS))
+        raise ConfigError("--sampler", "", problem, hint=suggest(name, creators))
     return SteadySampler(creators[name], seed, space)
-
-
-SAMPLERS = ("tpe", "nsga2", "random", "gp", "brute_force")
 
 
 class SteadySampler(BaseSampler):
@@ -181,6 +82,7 @@ class SteadySampler(BaseSampler):
 
     def __init__(self, create: Callable[[int], BaseSampler], seed: int, space: Space) -> None:
         self._create, self._seed = create, seed
+        # Sorted: the order of the draws is part of the seed, that of a mapping is an accident.
         self._space = {key: space[key] for key in sorted(space) if not space[key].single()}
         self._index = (-1, -1)
 
@@ -190,8 +92,8 @@ class SteadySampler(BaseSampler):
         sampler = self._create(0)
         if isinstance(sampler, BaseGASampler):
             generation = sampler.get_trial_generation(study, trial)
-            # The first look at the parents of a generation has them in another order than all later
-            # ones.
+            # Optuna keeps the parents of a generation with the study when they are first asked for, and
+            # returns them in another order then than at all later times.
             sampler.get_parent_population(study, generation)
 
     def infer_relative_search_space(
@@ -219,134 +121,10 @@ class SteadySampler(BaseSampler):
 
     def _fresh(self, study: Study, trial: FrozenTrial, name: str) -> BaseSampler:
         if self._index[0] != trial.number:
-            index = index_of(trial, study.get_trials(deepcopy=False))
-            self._index = trial.number, index
-        return self._create(_numpy_seed(self._seed, f"sampler/{name}", self._index[1]))
-
-
-class _EveryPointSampler(BaseSampler):
-    """Takes each point of a grid once, in a drawn order; points that other trials have taken are left out.
-
-    Optuna's own one breaks for good on a trial that was killed between two of its parameters, and
-    takes points twice when its seed is given and there are several workers.
-    """
-
-    def __init__(self, space: Space, seed: int) -> None:
-        self._space = {key: space[key] for key in sorted(space) if not space[key].single()}
-        order = enumerate(points_of(self._space))
-        keyed = [(step_seed(seed, "point", index), point) for index, point in order]
-        self._points = [point for _, point in sorted(keyed, key=lambda pair: pair[0])]
-        self._others = SteadySampler(lambda s: RandomSampler(seed=s), seed, space)
-
-    def infer_relative_search_space(
-        self, study: Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        """Return what is drawn together: all."""
-        return self._space
-
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """Return the next point, or nothing where all are taken."""
-        others = study.get_trials(deepcopy=False)
-        taken = {self._key(other.params) for other in others if other.number != trial.number}
-        return next((p for p in self._points if self._key(p) not in taken), {})
-
-    def sample_independent(
-        self,
-        study: Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        """Draw at random, once every point is taken."""
-        return self._others.sample_independent(study, trial, param_name, param_distribution)
-
-    def _key(self, params: Mapping[str, Any]) -> tuple[Any, ...]:
-        return tuple(params.get(name) for name in self._space)
-
-
-def num_points(space: Space) -> int:
-    """Count the points of a space.
-
-    Raises:
-        ConfigError: If a parameter takes any number.
-    """
-    return math.prod(len(_values(name, axis)) for name, axis in space.items())
-
-
-def points_of(space: Space) -> list[dict[str, Any]]:
-    """Return every point of a space that has few.
-
-    Raises:
-        ConfigError: If there are more than 100 000, or a parameter takes any number.
-    """
-    if (count := num_points(space)) > _MAX_POINTS:
-        problem = f"must not be brute_force for more than {_MAX_POINTS} points"
-        raise ConfigError("--sampler", "", problem, count, "take tpe or nsga2")
-    values = [_values(name, axis) for name, axis in space.items()]
-    return [dict(zip(space, point, strict=True)) for point in product(*values)]
-
-
-def _values(name: str, axis: BaseDistribution) -> list[Any]:
-    if isinstance(axis, CategoricalDistribution):
-        return list(axis.choices)
-    if isinstance(axis, IntDistribution):
-        return list(range(axis.low, axis.high + 1, axis.step))
-    assert isinstance(axis, FloatDistribution), f"what is a {axis}?"
-    if axis.step is None:
-        problem = f"must not be brute_force where {name} takes any number"
-        raise ConfigError("--sampler", "", problem, hint="give it a step, or take tpe")
-    return [axis.low + k * axis.step for k in range(round((axis.high - axis.low) / axis.step) + 1)]
-
-
-def _numpy_seed(seed: int, purpose: str, index: int) -> int:
-    return step_seed(seed, purpose, index) & 0xFFFFFFFF  # numpy takes no more
-
-
-# --------------------------------------------------------------------------------------------------
-# Asynchronous successive halving: poor trials end early, with one or several objectives.
-
-
-@dataclass(frozen=True)
-class Halving:
-    """Where trials are compared: at ``first_step · reduction^k``, the rungs.
-
-    Of those that have come to a rung, one in ``reduction`` goes on (ASHA, arXiv 1810.05934, in the variant
-    that stops trials and never pauses them). Optuna's own pruners refuse several objectives.
-    """
-
-    first_step: int
-    reduction: int = 3
-
-    def __post_init__(self) -> None:
-        if self.first_step < 1:
-            raise ValueError(f"first_step must be >= 1, but got {self.first_step}")
-        if self.reduction < 2:
-            raise ValueError(f"reduction must be >= 2, but got {self.reduction}")
-
-    def rung_of(self, step: int) -> int | None:
-        """Return the highest rung that is not above `step`."""
-        if step < self.first_step:
-            return None
-        rung = 0
-        while self.first_step * self.reduction ** (rung + 1) <= step:
-            rung += 1
-        return rung
-
-
-def should_stop(value: float, others: Sequence[float], reduction: int) -> bool:
-    """Tell whether a trial ends at a rung: whether it is outside the best one in `reduction`.
-
-    As long as fewer than `reduction` trials have come there, none is stopped. Ties go on.
-
-    Args:
-        value: Of the trial at this rung; lower is better.
-        others: Of all other trials that have come to this rung so far.
-        reduction: Of so many trials one goes on.
-    """
-    if math.isnan(value):
-        return True
-    count = len(others) + 1
-    better = sum(other < value for other in others)
-    return count >= reduction and better >= count // reduction
+            # Which trial this would be had no worker ever died: repeats take the place of the first.
+            origin = origin_of(trial)
+            earlier = study.get_trials(deepcopy=False)[:origin]
+            repeats = sum(RETRY_OF in other.user_attrs for other in earlier)
+            self._index = trial.number, origin - repeats
+        seed = step_seed(self._seed, f"sampler/{name}", self._index[1])
+        return self._create(seed & 0xFFFFFFFF)  # numpy takes no more

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import ClassVar, cast
 
 from rich.console import Group
+from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 from textual import on
 from textual.app import App, ComposeResult, SystemCommand
@@ -28,8 +29,6 @@ from autoprog.errors import AutoprogError, ConfigError, RunError
 from autoprog.openfiles import write_all
 from autoprog.runs import is_word, locate_run
 from autoprog.ui.format import DIM, WARNING
-from autoprog.ui.html import with_local_fonts
-from autoprog.ui.inspect.pages import DARK, LIGHT, PAGES, headline
 from autoprog.ui.inspect.panes import (
     APP_KEYS,
     LOOKING,
@@ -40,6 +39,7 @@ from autoprog.ui.inspect.panes import (
     VIEWS,
     Checked,
     ComparePane,
+    GrowthPane,
     Importances,
     LivePane,
     Looking,
@@ -51,11 +51,14 @@ from autoprog.ui.inspect.panes import (
     SchedulePane,
     SearchPane,
     WhyPane,
+    headline,
     without_markup,
 )
 from autoprog.ui.inspect.readers import Follower, Library, Listing, Marks, PlanFollower, RunFollower
+from autoprog.ui.render_html import with_local_fonts
+from autoprog.ui.render_rich import Fitted
 from autoprog.ui.subject import Subject, find_subject
-from autoprog.ui.tables import Fitted, list_table
+from autoprog.ui.tables import list_table
 
 __all__ = [
     "KEYS",
@@ -99,6 +102,31 @@ class GuideScreen(ModalScreen[None]):
         note = Text("Looking changes nothing: no run is written to, none is stopped.", DIM)
         with VerticalScroll(id="guide"):
             yield Static(Group(list_table(KEYS), Text(""), note))
+
+
+_COLOURS = [
+    (213, 94, 0),
+    (0, 158, 115),
+    (230, 159, 0),
+    (86, 180, 233),
+    (204, 121, 167),
+    (86, 180, 233),
+]  # red, green, yellow, blue, magenta, cyan, as in the palette
+
+# What the sixteen colours of a terminal look like on the grounds that the program paints.
+# Dim text has to be read: 6.6 to 1 on the dark ground, 5.3 to 1 on the light one.
+_DARK = TerminalTheme(
+    (18, 18, 18),
+    (224, 224, 224),
+    [(40, 40, 40), *_COLOURS, (208, 208, 208)],
+    [(150, 150, 150), *_COLOURS, (255, 255, 255)],
+)
+_LIGHT = TerminalTheme(
+    (255, 255, 255),
+    (31, 31, 31),
+    [(0, 0, 0), *_COLOURS, (90, 90, 90)],
+    [(107, 107, 107), *_COLOURS, (0, 0, 0)],
+)
 
 
 POLL_SECONDS = 1.0
@@ -159,14 +187,14 @@ class InspectApp(App[None]):
             "why": WhyPane(),
             "search": SearchPane(importances),
             "live": LivePane(library),
-            "growth": PagePane("growth", PAGES["growth"]),
+            "growth": GrowthPane("growth"),
             "compare": ComparePane(library),
         }
         self._wait_for(READING if opened else NOTHING_OPEN)
         self.num_reads = 0
         self._busy = False
         self.animation_level = "none"  # a jump is faster than a slide, also over a slow line
-        self.ansi_theme_dark, self.ansi_theme_light = DARK, LIGHT
+        self.ansi_theme_dark, self.ansi_theme_light = _DARK, _LIGHT
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         """Return what every line passes before it is written (a method that Textual calls)."""
@@ -347,13 +375,10 @@ class InspectApp(App[None]):
         if self._closes:
             return
         if self._subject is not None:
-            line = Fitted(partial(_headline, self._subject))
+            subject = self._subject
+            line = Fitted(lambda width: headline(subject))  # drawn, and checked, when it is shown
             self.query_one("#headline", Static).update(Checked(line))
         self._pane.show(self._subject)
-
-
-def _headline(subject: Subject, width: int) -> Text:
-    return headline(subject)
 
 
 _PANE_COMMANDS = (

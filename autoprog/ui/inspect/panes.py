@@ -25,9 +25,7 @@ from textual.widgets import DataTable, Input, Static
 from autoprog.decisions import Importance
 from autoprog.errors import AutoprogError, ConfigError, consistent
 from autoprog.printable import is_printable, printable
-from autoprog.ui.charts import CurveAxis, Ghost
-from autoprog.ui.format import DIM, STATUS, WARNING
-from autoprog.ui.inspect.pages import PAGES, Page, decision_list_columns, live, weighed
+from autoprog.ui.format import DIM, STATUS, WARNING, duration, number, per_cent
 from autoprog.ui.inspect.readers import (
     Compared,
     Library,
@@ -40,12 +38,38 @@ from autoprog.ui.inspect.readers import (
     stamp,
     subject_of,
 )
-from autoprog.ui.search_views import decision_view, importances_view, trials_view, workers_view
+from autoprog.ui.live import frame
+from autoprog.ui.render_rich import TWO_PLOTS_WIDTH, view, views
+from autoprog.ui.run_sections import (
+    CurveAxis,
+    OtherRun,
+    accuracy_series,
+    curves_section,
+    growth_section,
+    header_section,
+    loss_series,
+    result_of,
+    result_section,
+    schedule_section,
+)
+from autoprog.ui.search_sections import (
+    continuations_section,
+    costs_section,
+    decision_section,
+    decision_summary,
+    fidelity_section,
+    front_section,
+    importances_section,
+    trials_section,
+    workers_section,
+)
+from autoprog.ui.section import Line, Section
 from autoprog.ui.subject import Subject
 from autoprog.ui.tables import Column, cut_columns, fit_columns
 
 if TYPE_CHECKING:
-    from autoprog.ui.compare import Axis, ScheduleDiff
+    from autoprog.ui.compare import Axis
+    from autoprog.ui.schedule_diff import ScheduleDiff
 
 __all__ = [
     "APP_KEYS",
@@ -57,6 +81,7 @@ __all__ = [
     "VIEWS",
     "Checked",
     "ComparePane",
+    "GrowthPane",
     "Importances",
     "LivePane",
     "Looking",
@@ -69,7 +94,7 @@ __all__ = [
     "SchedulePane",
     "SearchPane",
     "WhyPane",
-    "compared_view",
+    "headline",
     "without_markup",
 ]
 
@@ -106,6 +131,28 @@ class Checked:
         except ConfigError as error:
             drawn = [Text(f"! {error}", WARNING)]
         yield from drawn
+
+
+def headline(subject: Subject) -> Text:
+    """Return what is shown and how it stands, in one line."""
+    line = Text(no_wrap=True, overflow="ellipsis")
+    if subject.status:
+        mark, style = STATUS[subject.status]
+        line.append(f" {mark} {subject.status}", style)
+    line.append(f"  {subject.spec.name}", "bold")
+    state, result = subject.state, result_of(subject)
+    if result is not None:
+        top1, seconds = f"{result['top1_ema']:.2f}", duration(result["wall_seconds"])
+        line.append(f"  top-1 EMA {top1} %  in {seconds}")
+    elif state.total_steps:
+        eta = state.eta_seconds
+        left = f"  {duration(eta)} left" if eta is not None else ""
+        line.append(f"  {per_cent(state.fraction_done)} done{left}")
+    return line.append(f"  {subject.kind} {subject.name}", DIM)  # last: a long name is what is cut
+
+
+def _note(text: str) -> Text:
+    return Text(text, DIM)
 
 
 def without_markup(text: str) -> str:
@@ -158,6 +205,10 @@ MOVES_IN_TABLE = {
 
 READING = "reading …"
 NOTHING_OPEN = "Nothing is open: Enter under 1 Runs opens the run under the cursor."
+FRAME_ROWS = 3  # of the bar of a run
+AROUND_PLOT_ROWS = 3  # its legend, its axis and the axis labels
+AROUND_COMPARED_ROWS = 6  # also the title of the plot, and the head of the table
+MIN_PLOT_ROWS = 4
 CELL_PADDING = 2  # columns that a table adds to each cell, as many as are between two
 
 
@@ -192,16 +243,10 @@ class ReadOn(Message):
 
 
 class PagePane(VerticalScroll):
-    """A view that is one page: that of :meth:`picture`.
+    """A view that is one page: that of :meth:`picture`, which a subclass says."""
 
-    Args:
-        name: Of the view.
-        page: What it shows of a subject, unless a subclass says it.
-    """
-
-    def __init__(self, name: str, page: Page | None = None) -> None:
+    def __init__(self, name: str) -> None:
         super().__init__(id=f"{name}-pane")
-        self._page = page
         self._subject: Subject | None = None
         self.waiting = READING
 
@@ -236,13 +281,32 @@ class PagePane(VerticalScroll):
 
     def picture(self, subject: Subject | None, columns: int, rows: int) -> RenderableType | None:
         """Return what to show; None while there is nothing, and :attr:`waiting` says why."""
-        if subject is None or self._page is None:
-            return None
-        return self._page(subject, columns, rows)
+        raise NotImplementedError
 
     def read_on(self) -> None:
         """Have what the view shows read now."""
         self.post_message(ReadOn())
+
+
+class GrowthPane(PagePane):
+    """How the network grew, and what each block came from."""
+
+    def picture(self, subject: Subject | None, columns: int, rows: int) -> RenderableType | None:
+        """Return the growth events and the origins of the blocks."""
+        if subject is None:
+            return None
+        growths = subject.state.growths
+        if not growths:
+            return _note("The network has not grown yet.")
+        origins = [
+            Section(
+                "origins",
+                tuple(map(Line, growth.origins)),
+                f"Step {growth.step:,} · what each block came from",
+            )
+            for growth in growths
+        ]
+        return Group(*views([growth_section(growths), *origins]))
 
 
 class Rows(DataTable[Text]):
@@ -268,10 +332,10 @@ class Rows(DataTable[Text]):
         for column in kept:
             header = Text(column.header, DIM, justify=column.justify)
             self.add_column(header, width=column.width)
-        for number, key in enumerate(keys):
-            texts = [Text(column.cells[number], justify=column.justify) for column in kept]
+        for row, key in enumerate(keys):
+            texts = [Text(column.cells[row], justify=column.justify) for column in kept]
             if styles:
-                texts[0].stylize(styles[number])
+                texts[0].stylize(styles[row])
             self.add_row(*texts, key=key)
         if before in keys:
             self.move_cursor(row=list(keys).index(before))
@@ -314,25 +378,27 @@ class WhyPane(Container):
         decisions = () if subject is None else subject.decisions
         self.mover.display = bool(decisions)
         rows = [str(row) for row in range(len(decisions))]
-        self.mover.show(decision_list_columns(decisions), rows)
+        columns = [
+            Column("#", tuple(str(decision.index) for decision in decisions)),
+            Column("epoch", tuple(number(decision.epoch) for decision in decisions)),
+            Column("decided", tuple(map(decision_summary, decisions)), "left"),
+            Column("of", tuple(str(len(decision.candidates)) for decision in decisions), rank=1),
+        ]
+        self.mover.show(columns, rows)
         self._draw()
 
     @on(DataTable.RowHighlighted)
     def _draw(self) -> None:
         place = self.query_one("#decision", VerticalScroll).query_one(Static)
-        if self._subject is None:
+        subject, key = self._subject, self.mover.key_at_cursor
+        if subject is None:
             place.update(Text(self.waiting, DIM))
+        elif key and int(key) < len(subject.decisions):
+            place.update(Checked(view(decision_section(subject.decisions[int(key)]))))
         else:
-            place.update(Checked(_why(self._subject, self.mover.key_at_cursor)))
-
-
-def _why(subject: Subject, key: str) -> RenderableType:
-    """Return the decision of a row of the list, or what there is instead."""
-    if key and int(key) < len(subject.decisions):
-        return decision_view(subject.decisions[int(key)])
-    if subject.kind == "search":
-        return Text("No decision has been taken yet.", DIM)
-    return Text("No decisions: the schedule was given.", DIM)
+            is_search = subject.kind == "search"
+            reason = "No decisions: the schedule was given."
+            place.update(_note("No decision has been taken yet." if is_search else reason))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -348,17 +414,17 @@ class LivePane(PagePane):
         super().__init__("live")
         self._library = library
         self._axis: CurveAxis = "epochs"
-        self._ghost: Ghost | None = None
+        self._baseline: OtherRun | None = None
 
-    def look(self, subject: Subject | None, marks: Marks) -> Ghost | None:
+    def look(self, subject: Subject | None, marks: Marks) -> OtherRun | None:
         """Read the baseline."""
-        return None if subject is None else self._library.ghost(subject, marks)
+        return None if subject is None else self._library.baseline(subject, marks)
 
     def take(self, value: object) -> None:
         """Draw the baseline where it has changed."""
-        assert value is None or isinstance(value, Ghost)
-        if value != self._ghost:
-            self._ghost = value
+        assert value is None or isinstance(value, OtherRun)
+        if value != self._baseline:
+            self._baseline = value
             self.draw()
 
     def action_axis(self) -> None:
@@ -368,16 +434,24 @@ class LivePane(PagePane):
         self.draw()
 
     def picture(self, subject: Subject | None, columns: int, rows: int) -> RenderableType | None:
-        """Return the bar and the curves."""
-        return None if subject is None else live(subject, columns, rows, self._axis, self._ghost)
+        """Return where a run stands and its curves, which fill the view."""
+        if subject is None:
+            return None
+        state = subject.state
+        if not state.total_steps:
+            return _note("Nothing is measured yet: curves begin with the first steps of a run.")
+        plots = sum(bool(kind) for kind in (accuracy_series(state), loss_series(state)))
+        stacked = 1 if columns - 4 >= TWO_PLOTS_WIDTH else max(1, plots)
+        free = (rows - FRAME_ROWS - 2) // stacked - AROUND_PLOT_ROWS
+        curves = curves_section(state, max(MIN_PLOT_ROWS, free), self._axis, self._baseline)
+        shown = view(curves) if curves.parts else _note("A curve begins with its second point.")
+        return Group(frame(state), shown)
 
 
 # --------------------------------------------------------------------------------------------------
 # The comparison of the runs that are marked.
 
 
-AROUND_PLOT_ROWS = 6  # its title, legend and axis, and the head of the table
-MIN_PLOT_ROWS = 5
 _AXES: tuple[Axis, ...] = ("seconds", "images", "macs")
 
 
@@ -411,23 +485,19 @@ class ComparePane(PagePane):
         """Return the table, the curves below it, and what both mean."""
         if self._compared is None:
             return None
-        return compared_view(self._compared, _AXES[self._axis], rows)
+        from autoprog.ui.compare import compare_sections  # not before it is asked for
 
-
-def compared_view(compared: Compared, axis: Axis, rows: int) -> RenderableType:
-    """Return the comparison, drawn for so many rows."""
-    from autoprog.ui.compare import comparison_curves, comparison_notes, comparison_table
-
-    left_out = [Text(f"! left out: {name}: {why}", WARNING) for name, why in compared.left_out]
-    comparison = compared.comparison
-    if comparison is None:
-        problem = "No complete runs to compare: mark some under Runs with Space; the first is the reference."
-        return Group(Text(problem, DIM), *left_out)
-    free = rows - len(comparison.groups) - len(left_out) - AROUND_PLOT_ROWS
-    curves = comparison_curves(comparison, axis, max(MIN_PLOT_ROWS, free))
-    pictures = [] if curves is None else [curves]
-    table = comparison_table(comparison)
-    return Group(table, *left_out, *pictures, *comparison_notes(comparison))
+        notes = [
+            Text(f"! left out: {name}: {why}", WARNING) for name, why in self._compared.left_out
+        ]
+        comparison = self._compared.comparison
+        if comparison is None:
+            hint = "mark some under Runs with Space; the first is the reference."
+            return Group(_note(f"No complete runs to compare: {hint}"), *notes)
+        free = rows - len(comparison.groups) - len(notes) - AROUND_COMPARED_ROWS
+        plot_rows = max(MIN_PLOT_ROWS + 1, free)
+        table, meaning, curves = compare_sections(comparison, _AXES[self._axis], plot_rows)
+        return Group(view(table), *notes, *views([curves, meaning]))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -558,6 +628,8 @@ class RunsPane(Vertical):
 # The schedule of what is open: as it is, or beside another one.
 
 
+CURVES_TOO_ROWS = 40  # from this height on, the schedule has room for the curves below it
+NO_SCHEDULE = "No schedule is known yet: the run begins."
 NO_OTHER = (
     "Nothing to compare with: mark a run under Runs with Space, or name two schedules on the"
     " command line."
@@ -596,7 +668,7 @@ class SchedulePane(PagePane):
         number = self._diffing
         if number is None or subject is None:
             return None
-        from autoprog.ui.compare import schedule_diff  # not before it is asked for
+        from autoprog.ui.schedule_diff import schedule_diff  # not before it is asked for
 
         others = self._library.others(subject, marks)
         if not others:
@@ -637,25 +709,36 @@ class SchedulePane(PagePane):
     def picture(self, subject: Subject | None, columns: int, rows: int) -> RenderableType | None:
         """Return the diff or the schedule."""
         if self._diffing is not None:
-            return _diff_picture(self._other)
-        return None if subject is None else PAGES["schedule"](subject, columns, rows)
+            return self._diff_picture()
+        if subject is None:
+            return None
+        has_room = rows >= CURVES_TOO_ROWS
+        sections = [
+            header_section(subject),
+            schedule_section(subject),
+            *([curves_section(subject.state)] if has_room else []),
+            result_section(result_of(subject)),
+        ]
+        if subject.track is None:
+            sections[1] = Section("schedule", (Line(NO_SCHEDULE, "dim"),))
+        return Group(*views(sections))
+
+    def _diff_picture(self) -> RenderableType:
+        other = self._other
+        if other is None:
+            return _note(READING)
+        if isinstance(other.diff, str):
+            return _note(other.diff)
+        from autoprog.ui.schedule_diff import diff_section
+
+        place = f"{other.number + 1} of {other.count}" if other.count > 1 else "the only other one"
+        note = _note(f"{place}: d shows the next, Esc leaves")
+        return Group(view(diff_section(other.diff)), note)
 
     def _changed(self) -> None:
         self.refresh_bindings()
         self.draw()
         self.read_on()
-
-
-def _diff_picture(other: _Other | None) -> RenderableType:
-    if other is None:
-        return Text(READING, DIM)
-    if isinstance(other.diff, str):
-        return Text(other.diff, DIM)
-    from autoprog.ui.compare import diff_view
-
-    place = f"{other.number + 1} of {other.count}" if other.count > 1 else "the only other one"
-    note = Text(f"{place}: d shows the next, Esc leaves", DIM)
-    return Group(diff_view(other.diff), note)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -670,7 +753,7 @@ REST_SECONDS = 10.0  # between two computations of importances that keep changin
 
 
 class SearchPane(PagePane):
-    """Front, trials, workers and importances; those are computed in a thread of their own."""
+    """Trials, workers, continuations and importances; those are computed in a thread of their own."""
 
     class Computed(Message):
         """Importances of a journal as it was are known."""
@@ -708,17 +791,25 @@ class SearchPane(PagePane):
         """Return all that a search left, or what there is instead."""
         if subject is None:
             return None
-        parts: list[RenderableType] = []
-        if subject.state.trials:
-            parts.append(trials_view(subject.state.trials))
-        if subject.workers:
-            parts.append(workers_view(subject.workers, time.time()))
-        parts += [*self._important(), *weighed(subject)]
+        sections = [
+            trials_section(subject.state.trials),
+            workers_section(subject.workers, time.time()),
+        ]
+        weighed = [
+            continuations_section(decision) if decision.candidates else front_section(decision)
+            for decision in reversed(subject.decisions)
+        ]
+        if subject.run is not None:
+            weighed.append(costs_section(subject.run, subject.state.num_classes))
+        weighed.append(fidelity_section(subject.fidelity))
+        parts = [*views(sections), *self._important(), *views(weighed)]
         if parts:
             return Group(*parts)
         problem = "Nothing was searched: the schedule was given."
         if subject.kind == "search":
-            problem = "Nothing is weighed yet: ways on appear with the first decision, costs when measured."
+            problem = (
+                "Nothing is weighed yet: continuations come with decisions, costs when measured."
+            )
         return Text(problem, DIM)
 
     def on_search_pane_computed(self, event: Computed) -> None:
@@ -753,6 +844,6 @@ class SearchPane(PagePane):
             return [Text(f"Which parameters matter: {self._found}", DIM)]
         known = [one for one in self._found if one.fractions]
         if known:
-            return [importances_view(known)]
+            return [view(importances_section(known))]
         reasons = dict.fromkeys(one.problem for one in self._found)
         return [Text(f"Which parameters matter: {', '.join(reasons) or 'no trials yet'}", DIM)]

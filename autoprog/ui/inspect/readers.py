@@ -25,8 +25,8 @@ from autoprog.files import LONGEST_ROW_BYTES
 from autoprog.openfiles import NotRegularFileError, open_regular
 from autoprog.runs import load_run
 from autoprog.settings import RunSettings
-from autoprog.ui.charts import Ghost
 from autoprog.ui.format import STATUS, duration, number, per_cent
+from autoprog.ui.run_sections import OtherRun
 from autoprog.ui.state import RunState, fold
 from autoprog.ui.subject import Subject, run_start, run_subject
 from autoprog.ui.tables import Column
@@ -498,7 +498,7 @@ class Library:
             self._compared = (read, _compared(runs, left_out))
         return self._compared[1]
 
-    def ghost(self, subject: Subject, marks: Marks) -> Ghost | None:
+    def baseline(self, subject: Subject, marks: Marks) -> OtherRun | None:
         """Return the baseline of a run: the one that was chosen, or the newest that fits.
 
         That is a training along the schedule ``constant`` with the same model and data.
@@ -507,7 +507,7 @@ class Library:
         if path is None or (subject.run is not None and path == subject.run.path):
             return None
         try:
-            return Ghost(f"baseline {path.name}", self.subject(path).state)
+            return OtherRun(f"baseline {path.name}", self.subject(path).state)
         except (AutoprogError, OSError):
             return None  # the list says what is wrong with it
 
