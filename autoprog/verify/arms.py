@@ -9,16 +9,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
 
 from autoprog.data.cache_folder import cache_folder
+from autoprog.decisions import FidelitySettings
 from autoprog.errors import ConfigError, suggest
 from autoprog.files import MAX_LETTERS, FileModel, is_line
 from autoprog.migration import FLAGS
+from autoprog.options import flags_of_model
 from autoprog.presets import PRESETS
 from autoprog.recipe import Recipe
+from autoprog.settings import DataSettings, RunSettings, SearchSettings
+from autoprog.space import Decisions
+from autoprog.stage import Grow
 
 __all__ = [
     "ELSEWHERE",
@@ -36,43 +41,42 @@ __all__ = [
     "with_numbers",
 ]
 
+_OF_BOTH: tuple[type[BaseModel], ...] = (Recipe, DataSettings, RunSettings)
+_OF_SEARCH: tuple[type[BaseModel], ...] = (SearchSettings, Decisions, Grow, FidelitySettings)
+_OPTIONS = {
+    flag.name.removeprefix("--"): flag
+    for model in (*_OF_BOTH, *_OF_SEARCH)
+    for flag in flags_of_model(model)
+}
+
+
+def _names_in(models: Iterable[type[BaseModel]]) -> set[str]:
+    return {flag.name.removeprefix("--") for model in models for flag in flags_of_model(model)}
+
+
+# The verification gives each run its seed, both arms have the same epochs rather than the same time, and a
+# search that is measured measures its own costs and keeps its own trials.
 FLAGS_OF_BOTH = frozenset(
-    {
-        *(name.replace("_", "-") for name in Recipe.model_fields),
-        *("recipe", "model", "img-size", "pretrained", "initial-checkpoint", "fresh-head"),
-        *("data", "dataset", "data-dir", "train-split", "val-split", "input-key", "target-key"),
-        *("num-classes", "class-folders", "val-fraction", "val-seed", "white-level"),
-        *("data-fraction", "held-out", "device", "amp", "threads", "workers", "compile", "cache"),
-        *("checkpoint-minutes", "log-every-steps", "eval-every-epochs", "patience"),
-        *("max-bad-images", "on-divergence"),
-        *("log-tensorboard", "log-wandb", "wandb-project", "wandb-mode"),
-    }
+    _names_in(_OF_BOTH) - {"seed", "time-budget"} | {"recipe", "model", "img-size"}
 )
 """Flags that any arm may have."""
 FLAGS_OF_SEARCH = frozenset(
-    {
-        *("space", "rule", "budget", "sampler", "cost-fraction", "same-epochs", "profile-seconds"),
-        *("num-points", "num-stages", "supernet-epochs", "supernet-fraction", "search-fraction"),
-        *("continuation-trials", "max-candidates", "min-full-fraction"),
-        *("fidelity", "fidelity-at", "fidelity-epochs", "fidelity-seeds", "fidelity-from"),
-        *("grow-init", "grow-placement", "grow-old-blocks", "grow-optimizer-state"),
-        *("trials", "proxy", "jobs"),
-    }
+    _names_in(_OF_SEARCH) - {"costs", "storage"} | {"same-epochs", "jobs", "space"}
 )
 """Flags that a search may have beside them."""
 SWITCHES = frozenset(
-    {
-        *("pretrained", "fresh-head", "held-out", "compile", "log-tensorboard", "log-wandb"),
-        "same-epochs",
-    }
+    {name for name, flag in _OPTIONS.items() if flag.info.annotation is bool} | {"same-epochs"}
 )
 """Flags that have no value."""
-PAIRS = frozenset({"scale", "ratio"})
+PAIRS = frozenset(
+    name for name, flag in _OPTIONS.items() if get_origin(flag.info.annotation) is tuple
+)
 """Flags that have two numbers."""
 
-ELSEWHERE = (
-    *("cache", "log-wandb", "wandb-project", "pretrained", "compile"),
-    *("dataset", "data-dir", "train-split", "val-split"),
+ELSEWHERE = tuple(
+    name
+    for name, flag in _OPTIONS.items()
+    if flag.option.outside and name in FLAGS_OF_BOTH | FLAGS_OF_SEARCH
 )
 """Flags that let a run write outside its folder, start a compiler, or read from the network."""
 _NUMBER = re.compile(r"\d+(\.\d*)?([eE][-+]?\d+)?|\.\d+([eE][-+]?\d+)?")
