@@ -225,6 +225,14 @@ def run_subject(run: Run, state: RunState, fidelity: FidelityReport | None, now:
         now: Seconds since the epoch, by which a silent run counts as stale.
     """
     settings = run.manifest.settings
+    files = (run.path / "events.jsonl", run.path / "run.yaml")
+    # Between the last event and its result a run still writes: it is complete with the result alone.
+    status: str = "training" if state.phase == "complete" else state.phase
+    if run.result is not None:
+        status = "complete"
+    elif state.phase != "interrupted":
+        last_sign = max(file.stat().st_mtime for file in files if file.exists())
+        status = "stale" if now - last_sign > STALE_SECONDS else status
     schedule = run.best or run.schedule
     strength = settings.recipe.strength
     track = track_of_run(state, strength)
@@ -239,24 +247,10 @@ def run_subject(run: Run, state: RunState, fidelity: FidelityReport | None, now:
         strength=strength,
         run=run,
         state=state,
-        status=_status(run, state, now),
+        status=status,
         fidelity=fidelity,
         epochs=settings.recipe.epochs,
         workers=tuple(read_workers(run.path)),
         recipe_name=settings.recipe_name,
         recipe=settings.recipe,
     )
-
-
-def _status(run: Run, state: RunState, now: float) -> str:
-    """Return how a run stands; it is complete if and only if it has a result."""
-    if run.result is not None:
-        return "complete"
-    if state.phase == "interrupted":
-        return "interrupted"
-    files = (run.path / "events.jsonl", run.path / "run.yaml")
-    last_sign = max(file.stat().st_mtime for file in files if file.exists())
-    if now - last_sign > STALE_SECONDS:
-        return "stale"
-    # Between the last event and its result a run still writes: it is complete with the result alone.
-    return "training" if state.phase == "complete" else state.phase
