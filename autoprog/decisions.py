@@ -90,7 +90,7 @@ class DecisionInputs(FileModel):
     curve: tuple[tuple[Amount, Measured], ...] = ()
     candidates: tuple[Subnet, ...] = Field(min_length=1)
     losses: tuple[tuple[tuple[Measured, ...], ...], ...] = Field(min_length=1)
-    step_seconds: dict[str, Amount]
+    step_seconds: dict[str, Amount]  # by text: JSON has no other keys
     seconds_left: SignedSeconds | None = None
     position: Steps | None = None
     chance_loss: Measured | None = None
@@ -207,7 +207,7 @@ class Decision(FileModel):
         if self.candidates and not 0 <= self.winner < len(self.candidates):
             problem = f"must lie in 0 to {len(self.candidates) - 1}"
             raise ConfigError("", "winner", problem, self.winner)
-        if self.length == 0:
+        if self.length == 0:  # views divide by it
             raise ConfigError("", "length", "must be above 0", self.length)
         return self
 

@@ -45,8 +45,8 @@ _MAX_OFTEN["run_started"] = 1_000
 _MAX_OF_OTHERS = 5_000
 _MAX_BYTES = 64 * 2**20
 _LONGEST_TIME = 40
+# What says which rows a later attempt replays.
 _OF_REPLAY = ("kind", "attempt", "step")
-"""What says which rows a later attempt replays."""
 
 
 class RowCounter:

@@ -352,6 +352,7 @@ PRESETS: dict[str, Preset] = {
 }
 
 
+# The summaries of presets that have no function, and so no docstring, of their own.
 _VARIANTS = {
     "size-curriculum:exponential": "The sizes of size-curriculum at dates further and further apart: epochs"
     " 2, 4, 8, 12, 20, 36 (arXiv 2211.05187).",
@@ -364,7 +365,6 @@ _VARIANTS = {
     "efficienttrain:fourier": "EfficientTrain++ with images cut out of the low frequencies of full-size ones,"
     " as in the paper.",
 }
-"""The summaries of presets that have no function, and so no docstring, of their own."""
 
 
 def summary_of(name: str) -> str:

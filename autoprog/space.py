@@ -66,6 +66,7 @@ class Axis(FileModel):
         if self.values is not None:
             return self.values
         assert self.fractions is not None
+        # In a small model several fractions may come out as one value.
         return tuple(
             sorted({max(step, round(fraction * full / step) * step) for fraction in self.fractions})
         )
@@ -231,8 +232,8 @@ class SpaceFile(FileModel):
         return parse(SearchSpace, values, where)
 
 
+# A supernet phase trains each of them, and each decision compares them all.
 _MAX_POINTS = 2_000
-"""A supernet phase trains each of them, and each decision compares them all."""
 
 
 class SearchSpace(FileModel):

@@ -79,8 +79,8 @@ def decision_meanings() -> dict[str, str]:
     return meanings
 
 
+# From this full size on a starter recipe is DeiT's; smaller images come in smaller data sets.
 _LARGE_IMAGES_PX = 64
-"""From this full size on a starter recipe is DeiT's; smaller images come in smaller data sets."""
 
 _OPTIONAL_AXES = """\
   # Only real trainings (--trials) show what these are worth; take away the # to search them:
@@ -157,6 +157,7 @@ def recipe_starter(spec: ModelSpec, output: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+# What the keys of a schedule mean.
 _OF_SCHEDULE = {
     "full": "the model at its full size, which the last stage ends at",
     "length_unit": "what lengths count in: epochs, steps, fraction, compute_fraction or budget_fraction",
@@ -165,8 +166,8 @@ _OF_SCHEDULE = {
     "end": "free where the last stage need not train the whole model on all tokens",
     "stages": "one after the other",
 }
-"""What the keys of a schedule mean."""
 
+# What the keys of a stage mean; a comment says so where each comes first.
 _OF_STAGE = {
     "length": "that of the last stage may be 'rest'",
     "depth": "blocks; of a VOLO outlookers and transformers",
@@ -185,8 +186,8 @@ _OF_STAGE = {
     "trainable": "blocks whose number modulo every is below level",
     "sandwich": "four subnets a step, of these sizes and keep-rates",
 }
-"""What the keys of a stage mean; a comment says so where each comes first."""
 
+# What a stage may have beside its length, depth and size; img_size also takes a ramp.
 _OPTIONAL_OF_STAGE = {
     "tokens": "{keep_rate: 0.6, by: magnitude}    # fraction of patch tokens that are kept",
     "grow": "{init: ema, placement: interpolate, old_blocks: keep, optimizer_state: copy}",
@@ -196,7 +197,6 @@ _OPTIONAL_OF_STAGE = {
     "lr_scale": "1.4    # multiple of the learning rate (the square root of batch_scale)",
     "trainable": "{every: 4, level: 2}    # blocks 0, 1, 4, 5, 8, … alone",
 }
-"""What a stage may have beside its length, depth and size; img_size also takes a ramp."""
 
 _PART_OF = {
     "fraction": "of the run",
