@@ -19,7 +19,8 @@ from autoprog.search.measured_costs import measure_step_costs, result_of
 from autoprog.settings import RunSettings
 from autoprog.stage import Training, image_macs
 from autoprog.train.device import resolve_compute
-from autoprog.train.run import Job, build_trainer, run_length
+from autoprog.train.length import run_length
+from autoprog.train.run import Job, build_trainer
 from autoprog.ui.format import ascii_text, depth_text, number, per_cent
 from autoprog.ui.tables import Column, plain_table, rich_table
 

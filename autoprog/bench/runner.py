@@ -50,9 +50,10 @@ from autoprog.schedule import GrowthSchedule
 from autoprog.settings import RunManifest, RunSettings
 from autoprog.supervise import PROGRAM
 from autoprog.train.device import Compute, resolve_compute
+from autoprog.train.length import step_table, steps_per_epoch_of
 from autoprog.train.model import transform_settings
 from autoprog.train.phase import Phase, phases_of
-from autoprog.train.run import Job, start_training, step_table, steps_per_epoch_of
+from autoprog.train.run import Job, start_training
 from autoprog.train.step import input_config_at
 from autoprog.train.trainer import Trainer
 from autoprog.ui.format import ascii_text, speed_text, subnet_text

@@ -32,9 +32,9 @@ from autoprog.settings import RunSettings
 from autoprog.stage import Training, shown_depth
 from autoprog.train.device import resolve_compute
 from autoprog.train.initial_weights import find_initial
+from autoprog.train.length import run_length, step_table
 from autoprog.train.optim import check_growth, check_optimizer
 from autoprog.train.ranks import ONE_PROCESS, Ranks
-from autoprog.train.run import run_length, step_table
 from autoprog.train.step import make_input_config, scaled_batch_size
 from supernet.build import machine_bytes
 from supernet.config import GrowthRule, as_depth

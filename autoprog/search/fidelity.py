@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -45,11 +45,13 @@ from autoprog.train.pace import StepPace
 from autoprog.train.phase import Phase, plain_choice, step_seed
 from autoprog.train.step import Stepper, input_config_at, scaled_batch_size
 from autoprog.train.stop import GaveUpError, StopNow
-from autoprog.train.trainer import Trainer
 from supernet.config import SubnetConfig
 from supernet.cost import relative_cost
 from supernet.elastic import ElasticViT
 from supernet.grow import grow
+
+if TYPE_CHECKING:
+    from autoprog.train.trainer import Trainer
 
 __all__ = [
     "COST_RATIO",

@@ -8,7 +8,7 @@ from dataclasses import replace
 from math import log
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -47,8 +47,10 @@ from autoprog.stage import Training, evaluation_macs, image_macs
 from autoprog.train.meter import typical_seconds
 from autoprog.train.phase import Choice
 from autoprog.train.ranks import ONE_PROCESS
-from autoprog.train.trainer import Trainer
 from supernet.config import ModelSpec, SubnetConfig
+
+if TYPE_CHECKING:
+    from autoprog.train.trainer import Trainer
 
 __all__ = ["RUN_FRACTION", "Costs", "measure_step_costs", "result_of"]
 

@@ -12,7 +12,7 @@ from autoprog.errors import ConfigError
 from autoprog.recipe import Recipe
 from autoprog.settings import Rule, SearchSettings
 from autoprog.space import Decisions, SearchSpace, is_shipped
-from autoprog.train.run import RunLength, run_length
+from autoprog.train.length import RunLength, run_length
 from supernet.config import SubnetConfig
 from supernet.cost import relative_cost
 

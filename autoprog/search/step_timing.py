@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,8 +22,10 @@ from autoprog.stage import Training
 from autoprog.train.phase import Phase, plain_choice
 from autoprog.train.step import Stepper, make_input_config
 from autoprog.train.stop import GaveUpError
-from autoprog.train.trainer import Trainer
 from supernet.network import DropPath
+
+if TYPE_CHECKING:
+    from autoprog.train.trainer import Trainer
 
 __all__ = ["Deadline", "TimedBatches", "TimedSteps", "restored_after", "seconds_with_batches"]
 
