@@ -424,7 +424,9 @@ def test_a_fraction_of_each_class_is_held_out_by_seed(tmp_path: Path) -> None:
 def test_a_fraction_beside_a_val_part_is_refused(tmp_path: Path) -> None:
     for part in ("train", "val"):
         nested(tmp_path / part, "cat", "dog")
-    with pytest.raises(ConfigError, match="--val-fraction: --data has validation images of its own, val"):
+    with pytest.raises(
+        ConfigError, match="--val-fraction: --data has validation images of its own, val"
+    ):
         open_data(DataSettings(dir=str(tmp_path), val_fraction=0.2))
 
 
