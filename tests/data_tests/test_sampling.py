@@ -47,7 +47,7 @@ def test_ranks_share_a_batch_without_gap_or_overlap_even_when_it_does_not_divide
     assert [draw for _, _, draw in whole[0]] == [0, 0, 0, 0, 0, 1, 1]
 
 
-def test_the_cell_is_asked_for_each_batch_of_the_call() -> None:
+def test_the_config_is_asked_for_each_batch_of_the_call() -> None:
     stream = SampleStream(np.arange(20), seed=0)
     plan = plan_batches(stream, 100, 2, 3, lambda step: InputConfig(8 + step))
     assert [[config.img_size for _, config, _ in batch] for batch in plan] == [
