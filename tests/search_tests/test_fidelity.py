@@ -30,7 +30,8 @@ from autoprog.events import (
 from autoprog.runs import load_run
 from autoprog.search import fidelity
 from autoprog.search.estimate import held_out_losses
-from autoprog.search.fidelity import ShortTrainings, check_fidelity
+from autoprog.search.fidelity import ShortTrainings
+from autoprog.search.plan import check_fidelity
 from autoprog.search.searcher import Searcher
 from autoprog.settings import RunSettings
 from autoprog.train.growth import fingerprint
