@@ -148,7 +148,7 @@ def make_plan(
         points = _even_points(rule, space, full_step, total_steps, by_time)
     if by_time and rule != "autoprog":
         # Much of the time goes to the smallest subnet before a supernet can be afforded. So the candidates
-        # are looked at before, without training them: does anything of the smallest carry over?
+        # are estimated before, without training them: does anything of the smallest carry over?
         step = min(full_step // _ZERO_STEP_DIVISOR, points[0].start_step - 1)
         if step >= 1:
             later = [replace(point, index=point.index + 1) for point in points]

@@ -277,7 +277,7 @@ class Searcher:
             subnet: Choice(subnet, skip_lists(before, depth, subnet.depth, placement))
             for subnet in grid
         }
-        # 2. What training has come to without them, from which overfitting is told.
+        # 2. The losses reached before them, by which the rule sees overfitting.
         if search.rule == "rollout" and self.next_is_new:
             with suppress(GaveUpError):
                 self._keep_reached_losses(point.index)
