@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -30,8 +29,9 @@ from autoprog.bounds import (
     Steps,
 )
 from autoprog.errors import ConfigError
-from autoprog.files import FileModel, append_row, parse, read_object, read_rows
+from autoprog.files import FileModel, append_row, json_text, parse, read_object, read_rows
 from autoprog.openfiles import write_atomically
+from autoprog.options import Option
 from autoprog.subnets import Subnet
 from supernet.config import SubnetConfig
 
@@ -97,11 +97,39 @@ class FidelitySettings(FileModel):
         begin: From the network that the supernet was grown from, or from new weights.
     """
 
-    candidates: Compared
-    at: Index = 0
-    epochs: Epochs | None = None
-    seeds: Few = 2
-    begin: Start = "start"
+    candidates: Annotated[
+        Compared,
+        Option(
+            "check the estimates of one decision: really train N subnets, at extra cost",
+            flag="fidelity",
+            metavar="N",
+        ),
+    ]
+    at: Annotated[
+        Index, Option("number of that decision", flag="fidelity-at", needs="fidelity", metavar="K")
+    ] = 0
+    epochs: Annotated[
+        Epochs | None,
+        Option(
+            "length of each training",
+            flag="fidelity-epochs",
+            needs="fidelity",
+            metavar="E",
+            default="that of the supernet phase",
+        ),
+    ] = None
+    seeds: Annotated[
+        Few,
+        Option("trainings of each subnet", flag="fidelity-seeds", needs="fidelity", metavar="S"),
+    ] = 2
+    begin: Annotated[
+        Start,
+        Option(
+            "begin with the network before the supernet phase, or with new weights",
+            flag="fidelity-from",
+            needs="fidelity",
+        ),
+    ] = "start"
 
 
 class RealTraining(FileModel):
@@ -223,7 +251,7 @@ def read_trainings(run: Path) -> list[RealTraining]:
 def write_fidelity(run: Path, fidelity: Fidelity) -> None:
     """Write the report into the run folder."""
     body = fidelity.model_dump(mode="json", by_alias=True)
-    write_atomically(run / _REPORT, json.dumps(body, indent=1) + "\n")
+    write_atomically(run / _REPORT, json_text(body))
 
 
 def read_fidelity(run: Path) -> Fidelity | None:

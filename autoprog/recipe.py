@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
@@ -31,6 +31,7 @@ from autoprog.bounds import (
 from autoprog.curves import Curriculum
 from autoprog.errors import ConfigError, suggest
 from autoprog.files import FileModel, parse
+from autoprog.options import Option, value_text
 from autoprog.stage import LearningRate
 
 __all__ = [
@@ -70,13 +71,16 @@ class Recipe(FileModel):
     """Optimizer, learning rate, augmentation and averaging. Rates and fractions lie in [0, 1] unless said."""
 
     model_config = ConfigDict(allow_inf_nan=False)
+    option_of_each: ClassVar[Option] = Option(metavar="N")
 
     epochs: Epochs = Field(default=300, description="passes over the training images")
     batch_size: BatchSize = Field(default=1024, description="images a step, over all processes")
     grad_accum_steps: MicroBatches = Field(
         default=1, description="micro-batches a step is split into"
     )
-    opt: str = Field(default="adamw", max_length=64, description="timm optimizer")
+    opt: Annotated[str, Option(metavar="NAME")] = Field(
+        default="adamw", max_length=64, description="timm optimizer"
+    )
     lr: SomeRate | None = Field(default=None, description="learning rate; overrides --lr-base")
     lr_base: SomeRate = Field(
         default=5e-4, description="learning rate at --lr-base-size images a step"
@@ -105,7 +109,7 @@ class Recipe(FileModel):
     smoothing: FractionBelowOne = Field(default=0.1, description="label smoothing")
     mixup: MixingAlpha = Field(default=0.8, description="mixup alpha, 0 turns it off")
     cutmix: MixingAlpha = Field(default=1.0, description="cutmix alpha, 0 turns it off")
-    aa: str | None = Field(
+    aa: Annotated[str | None, Option(metavar="POLICY")] = Field(
         default="rand-m9-mstd0.5-inc1",
         max_length=100,
         description="timm auto-augment policy or none",
@@ -252,22 +256,16 @@ def default_recipe_name(num_images: int, embedded: bool, has_initial_weights: bo
 
 def defaults_text(key: str, first: str = "deit") -> str:
     """Return what a key is in the recipe `first`, and in those where it differs: ``300; digits: 16``."""
-    texts = {name: _shown(getattr(recipe, key)) for name, recipe in RECIPES.items()}
+    texts = {name: value_text(getattr(recipe, key)) for name, recipe in RECIPES.items()}
     others = [f"{name}: {text}" for name, text in texts.items() if text != texts[first]]
     return "; ".join([texts[first], *others])
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, tuple):
-        return " ".join(f"{one:.3g}" for one in value)
-    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def resolve_recipe(base: str, *layers: tuple[str, Mapping[str, Any]]) -> Recipe:
     """Return the recipe `base` with layers of (where, values) laid over it, later ones winning.
 
     Raises:
-        ConfigError: If the name or a key is unknown, or a value breaks a law; names the layer.
+        ConfigError: If the name or a key is unknown, or a value is refused; names the layer.
     """
     if base not in RECIPES:
         raise ConfigError("--recipe", "", "unknown recipe", base, suggest(base, RECIPES))
@@ -288,6 +286,8 @@ def fitting_batch_size(batch_size: int, num_images: int, multiple_of: int = 1) -
         num_images: Of the training set.
         multiple_of: What a batch must be divided into; a lower batch size is a multiple of it, if possible.
     """
+    # A schedule's epochs are whole steps: with 1.5 batches a pass every epoch would be a third too long
+    # or too short.
     exact = num_images / batch_size
     if exact >= 1 and abs(round(exact) - exact) <= 0.05 * exact:
         return batch_size

@@ -27,6 +27,7 @@ from autoprog.bounds import (
 )
 from autoprog.errors import ConfigError, suggest
 from autoprog.files import FileModel, parse, parse_yaml, read_yaml
+from autoprog.options import Option
 from autoprog.stage import Grow, nearest_multiples
 from autoprog.subnets import KeptTokens
 from supernet.config import ALL_TOKENS, ModelSpec, SubnetConfig, TokenRule
@@ -157,17 +158,38 @@ class Decisions(FileModel):
         grow: How blocks are added.
     """
 
-    num_stages: Several = 4
-    supernet_epochs: Epochs = 2.0
-    num_points: Few = 8
-    supernet_fraction: OpenFraction = 0.1
+    num_stages: Annotated[
+        Several,
+        Option(
+            "stages of the run: of its regularisation, and of --rule autoprog its decisions",
+            metavar="K",
+        ),
+    ] = 4
+    supernet_epochs: Annotated[
+        Epochs, Option("length of a supernet phase of --rule autoprog", metavar="E")
+    ] = 2.0
+    num_points: Annotated[Few, Option("most decision points of the other rules", metavar="N")] = 8
+    supernet_fraction: Annotated[
+        OpenFraction,
+        Option("fraction of the run that their supernet phases may take", metavar="F"),
+    ] = 0.1
     min_visits: Visits = 2.0
     good_visits: Visits = 8.0
-    search_fraction: OpenFraction = 0.03
-    max_candidates: Several = 9
-    min_full_fraction: OpenFraction = 0.15
+    search_fraction: Annotated[
+        OpenFraction,
+        Option("most that estimates may cost, as a fraction of a full run", metavar="F"),
+    ] = 0.03
+    max_candidates: Annotated[
+        Several, Option("most subnets that are estimated at a decision", metavar="N")
+    ] = 9
+    min_full_fraction: Annotated[
+        OpenFraction,
+        Option("least fraction of the run that the full model trains for", metavar="F"),
+    ] = 0.15
     estimate_images: Annotated[int, Range(2, 10**7, whole=True)] = 2500
-    continuation_trials: Proposals = 200
+    continuation_trials: Annotated[
+        Proposals, Option("schedules that Optuna proposes at a decision", metavar="N")
+    ] = 200
     grow: Grow = Grow()
 
 

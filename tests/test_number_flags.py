@@ -11,7 +11,7 @@ import pytest
 
 from autoprog.bounds import Range
 from autoprog.cli import COMMANDS, build_parser, main
-from autoprog.commands.flags import duration_seconds
+from autoprog.options import duration_seconds
 
 NO_NUMBERS = ("", " 5", "1_000", "0x10", "１２", "nan", "inf", "-inf", "1e400", "five", "\x1b[2J")
 BEYOND = ("-1", "1e300", "-1e300", str(10**40), "9" * 5000, "1e-320")
@@ -65,7 +65,7 @@ def test_every_flag_for_a_number_has_bounds(command: str) -> None:
     assert {kind for kind in kinds.values() if not isinstance(kind, Range)} <= known
 
 
-@pytest.mark.parametrize("command", ["train", "search", "verify", "bench"])
+@pytest.mark.parametrize("command", ["train", "search", "verify", "bench runner", "bench presets"])
 def test_every_number_of_a_recipe_is_a_flag_with_bounds(command: str) -> None:
     letters = [a for a in actions(command) if a.metavar == "N" or a.metavar == ("LOW", "HIGH")]
     assert len(letters) > 20

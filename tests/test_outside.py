@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from autoprog.cli import main
-from autoprog.commands.launch import words_to_repeat
+from autoprog.commands.resume import words_to_repeat
 from autoprog.outside import asks_of, words_of_asks
 from autoprog.runs import load_run
 from autoprog.search import trials as trials_module
@@ -43,7 +43,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("searched")
     words = ("--model=vit-mu", "--trials=1", "--proxy=0.5", "--epochs=1", f"--runs-dir={place}")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trials_module, "spawn_workers", lambda crew, stop: iter(()))
+        patch.setattr(trials_module, "spawn_workers", lambda *_: iter(()))
         assert main(["search", *words, *HERE]) == 1
     (path,) = place.iterdir()
     return path

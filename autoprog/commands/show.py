@@ -3,69 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoprog.bounds import Epochs, Seed, range_of
 from autoprog.errors import ConfigError
-from autoprog.presets import PRESETS
-from autoprog.printable import one_line, say
-from autoprog.runs import is_last, is_word, locate_run, locate_schedule, runs_in
 
 if TYPE_CHECKING:
     from supernet.config import ModelSpec
 
-__all__ = ["add_flags", "named_run", "put_paths", "run"]
-
-
-# --------------------------------------------------------------------------------------------------
-# Words of the command line that mean a run without being its path: ``last``, a folder of runs, a
-# name.
-
-
-def named_run(word: str, runs_dir: str = "runs") -> Path:
-    """Return the run that a word means; standard error tells which one that is, unless the word does.
-
-    Raises:
-        ConfigError: If there is no such run.
-    """
-    path = locate_run(word, runs_dir)
-    _tell(word, path)
-    return path
-
-
-def put_paths(args: argparse.Namespace) -> None:
-    """Replace the words for runs in the flags of a search or a training by paths.
-
-    Raises:
-        ConfigError: If there is no such run, or the newest one could be this very run.
-    """
-    if args.resume not in (None, "auto"):
-        args.resume = str(named_run(args.resume, args.runs_dir))
-    for name, locate in (("schedule", locate_schedule), ("initial_checkpoint", locate_run)):
-        word = getattr(args, name, None)
-        if word is None or word in PRESETS or not _means_a_run(word, name, args.runs_dir):
-            continue
-        if is_last(word) and (args.resume is not None or "WORLD_SIZE" in os.environ):
-            problem, hint = "must be a path with --resume and under torchrun", "name the run"
-            raise ConfigError(f"--{name.replace('_', '-')}", "", problem, word, hint)
-        path = locate(word, args.runs_dir)
-        _tell(word, path)
-        setattr(args, name, str(path))
-
-
-def _means_a_run(word: str, name: str, runs_dir: str) -> bool:
-    """Tell whether a word means a run; a folder of weights may hold anything else too."""
-    is_run = name == "schedule" and os.path.isfile(os.path.join(word, "run.yaml"))
-    holds_runs = os.path.isdir(word) and bool(runs_in(Path(word)))
-    return is_run or holds_runs or is_word(word, runs_dir)
-
-
-def _tell(word: str, path: Path) -> None:
-    if Path(word).name not in (path.name, path.parent.name) and os.environ.get("RANK", "0") == "0":
-        say(one_line(f"autoprog: {word} is {path}"), file=sys.stderr)
+__all__ = ["add_flags", "run"]
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -82,15 +29,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "target", metavar="RUN|FILE|PRESET", help="a run, last, YAML file or preset"
     )
     parser.add_argument(
-        "--model", metavar="NAME", help="model of a preset: deit-s, vit-xs, a timm ViT (deit-s)"
+        "--model",
+        metavar="NAME",
+        help="model of a preset: deit-s, vit-xs, a timm ViT (default: deit-s)",
     )
     parser.add_argument(
         "--epochs",
         type=range_of(Epochs),
         metavar="N",
-        help="length of a preset's run (the recipe's)",
+        help="length of a preset's run (default: the recipe's)",
     )
-    parser.add_argument("--recipe", metavar="NAME", help="recipe of a preset (deit)")
+    parser.add_argument("--recipe", metavar="NAME", help="recipe of a preset (default: deit)")
     parser.add_argument(
         "--diff",
         metavar="RUN|FILE|PRESET",
@@ -133,7 +82,7 @@ def _spec(name: str) -> ModelSpec:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
-    if args.replay:
+    if args.replay:  # which loads Optuna; all else here is there at once
         from autoprog.commands.replay import replay_run
 
         return replay_run(args)

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from autoprog.bounds import Px, range_of
 from autoprog.commands.flags import (
     add_changed_data_flag,
     add_data_flags,
     add_dry_run_flag,
     add_initial_flags,
+    add_model_flags,
     add_recipe_flags,
     add_run_flags,
-    duration_seconds,
     only_carries_out,
 )
 from autoprog.errors import ConfigError
-
-if TYPE_CHECKING:
-    from autoprog.events import Event
-    from autoprog.runs import RunFolder
+from autoprog.options import add_options
+from autoprog.settings import RunSettings
 
 __all__ = ["add_flags", "add_training_flags", "execute", "run"]
 
@@ -37,11 +32,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "  autoprog train --resume last    # or runs/…, or auto: the newest unfinished one\n"
     )
     add_training_flags(parser)
-    before = add_dry_run_flag(parser)
-    as_json = "print what --dry-run says as one JSON object"
-    before.add_argument(
-        "--json", action="store_true", dest="as_json", default=argparse.SUPPRESS, help=as_json
-    )
+    add_dry_run_flag(parser)
 
 
 def add_training_flags(parser: argparse.ArgumentParser) -> None:
@@ -77,29 +68,10 @@ def _add_schedule_flags(parser: argparse.ArgumentParser) -> None:
         choices=["resampled", "per-size"],
         default=nothing,
         help="positions of smaller images in --elastic: the full table resampled, or a table for"
-        " each size, as SuperViT has (resampled)",
+        " each size, as SuperViT has (default: resampled)",
     )
-    group.add_argument(
-        "--model",
-        default=nothing,
-        metavar="NAME",
-        help="for a preset: deit-s, vit-xs, a timm ViT …",
-    )
-    group.add_argument(
-        "--img-size",
-        type=range_of(Px),
-        default=nothing,
-        metavar="PX",
-        help="full size, if not the model's",
-    )
-    group.add_argument(
-        "--time-budget",
-        dest="time_budget_seconds",
-        type=duration_seconds,
-        default=nothing,
-        metavar="TIME",
-        help="train for 90m, 24h …: stages and learning rate follow the time used, not the epochs",
-    )
+    add_model_flags(group, "for a preset: deit-s, vit-xs, a timm ViT …")
+    add_options(group, RunSettings, "length")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -117,39 +89,18 @@ def run(args: argparse.Namespace) -> int:
 
 def execute(args: argparse.Namespace) -> Path:
     """Train; return the run folder."""
-    from autoprog.commands.show import put_paths
-
     if hasattr(args, "dry_run"):
         raise ConfigError("--dry-run", "", "must be given to the command autoprog train")
     if hasattr(args, "as_json"):
         raise ConfigError("--json", "", "must be given together with --dry-run")
-    put_paths(args)
-    goes_on = args.resume is not None and (args.resume != "auto" or only_carries_out(args))
-    if not goes_on:
+    # A run that is named knows its schedule; --resume auto with nothing but how to carry out means one too.
+    if args.resume is None or (args.resume == "auto" and not only_carries_out(args)):
         _check_schedule_given(args)
+    # Only here, so that a slip in the flags is answered before torch is loaded.
     from autoprog.commands.configure import configure_train
-    from autoprog.commands.launch import Launch, carry_out, open_run
-    from autoprog.commands.report import announce_train, farewell
-    from autoprog.train.ranks import joined_ranks
-    from autoprog.train.run import Job, start_training, train_schedule
+    from autoprog.commands.launch import launch
 
-    with joined_ranks() as ranks:
-        configured, folder = open_run(args, configure_train, ranks)
-        settings, schedule = configured.settings, configured.schedule
-        assert schedule is not None, "a training run has a schedule"
-        launch = Launch.on_terminal(ranks, args.quiet, configured)
-
-        def begin(folder: RunFolder, job: Job) -> Iterator[Event]:
-            return train_schedule(
-                start_training(settings, folder, configured.opened, schedule, job), schedule
-            )
-
-        if not args.quiet:
-            announce_train(launch.console, configured, folder)
-        carry_out(begin, launch, folder)
-        if not args.quiet:
-            farewell(launch.console, folder, settings)
-    return folder.path
+    return launch(args, configure_train)
 
 
 def _check_schedule_given(args: argparse.Namespace) -> None:

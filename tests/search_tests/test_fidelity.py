@@ -44,7 +44,6 @@ from autoprog.search.fidelity import (
 from autoprog.search.plan import check_fidelity
 from autoprog.search.searcher import Searcher
 from autoprog.settings import RunSettings
-from autoprog.train.growth import fingerprint
 from autoprog.train.phase import plain_choice
 from autoprog.train.step import Stepper
 from autoprog.train.stop import StopRequest
@@ -358,13 +357,13 @@ BIG = SubnetConfig(4, 16)
 
 
 def test_trainings_leave_the_run_and_each_other_alone(trainings: ShortTrainings) -> None:
-    before = fingerprint(trainings.trainer.stepper)
+    before = trainings.trainer.stepper.fingerprint()
     start = copy.deepcopy(trainings.start)
     alone = finished(trainings.train(BIG, 1))
     for subnet in (SMALL, BIG):
         finished(trainings.train(subnet, 0))
     assert finished(trainings.train(BIG, 1)) == alone
-    assert fingerprint(trainings.trainer.stepper).equal(before)
+    assert trainings.trainer.stepper.fingerprint().equal(before)
     for name, weight in start["model"].items():  # type: ignore[index]
         assert trainings.start["model"][name].equal(weight)  # type: ignore[index]
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from autoprog.commands.flags import add_length_flags, given_cost_fraction
+from autoprog.commands.flags import add_search_flags, given_cost_fraction
 from autoprog.decisions import DecisionInputs
 from autoprog.errors import ConfigError
 from autoprog.events import Decided, Evaluated, Event, RunStarted, StageStarted, StepLogged
@@ -175,9 +175,7 @@ def test_only_the_rollout_has_a_length_in_time(rule: Any, lab: Any) -> None:
 
 def given(*words: str) -> float | None:
     parser = argparse.ArgumentParser()
-    add_length_flags(parser.add_argument_group("length"))
-    parser.add_argument("--rule", default=argparse.SUPPRESS)
-    parser.add_argument("--trials", type=int, default=argparse.SUPPRESS)
+    add_search_flags(parser)
     return given_cost_fraction(parser.parse_args(words))
 
 
