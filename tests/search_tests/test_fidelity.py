@@ -8,6 +8,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -326,11 +327,18 @@ def test_from_scratch_they_begin_with_new_weights_of_each_seed(
     assert lrs[7] < 0.2 * peak
 
 
+@pytest.fixture(scope="module")
+def stopped_run(new_lab: Callable[[], Any]) -> Path:
+    """The folder of a search that was stopped before its first decision."""
+    lab = new_lab()
+    return Path(lab.search(checked(lab, None), stop_at=10).path)
+
+
 @pytest.fixture
-def trainings(lab: Any) -> ShortTrainings:
+def trainings(lab: Any, stopped_run: Path) -> ShortTrainings:
     """Trainings from the network of a search at its first decision."""
     settings = checked(lab, None)
-    lab.search(settings, stop_at=10)
+    shutil.copytree(stopped_run, lab.folder / "run")
     searcher: Searcher = lab.prepare(settings)
     searcher.trainer.resume()
     return ShortTrainings(
