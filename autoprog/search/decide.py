@@ -245,6 +245,8 @@ def _by_continuations(
     best = []
     for estimate in estimates:
         own = [forecast for forecast in forecasts if forecast.first == estimate.subnet]
+        # A candidate that begins none, as where only the full model is due, is shown with the best of all and
+        # cannot win. Of equal scores the continuation of fewer growths is taken.
         best.append(min(own or forecasts, key=lambda f: (f.score, len(f.continuation))))
     on_front = pareto_front([f.seconds for f in forecasts], [f.loss for f in forecasts])
     front = [forecasts[index] for index in on_front]
@@ -306,6 +308,7 @@ def _all_continuations(
         step=inputs.at,
         full_step=max(inputs.at, inputs.full_step),
         total_steps=inputs.total_steps,
+        # Where more decisions follow, dates about as far apart as these are enough.
         intervals=NUM_DATES if decides_once else max(1, inputs.num_points + 1),
     )
     if not search.leaves_time:

@@ -373,6 +373,7 @@ class ContinuationSearch:
 
         space = {key: IntDistribution(low, high) for key, (low, high) in bounds.items()}
         enqueued = tuple(encoding.encode(arrivals) for arrivals in first)
+        # Two objectives, of which the samplers look for the front; the rules take their point from it.
         plan = Plan("continuations", ("loss", "seconds"), space, enqueued)
         search_in_memory(plan, evaluate, trials, create_sampler(sampler, seed, space))
         return found
@@ -395,6 +396,7 @@ class ContinuationSearch:
         for fraction, (depth, size, rate) in timeline:
             step = round(fraction * self.total_steps)
             subnet = SubnetConfig(space.depths[depth], space.sizes[size], space.keep_rates[rate])
+            # Rounding to steps may put two dates on one: the later of them is the one that counts.
             if continuation and continuation[-1][0] == step:
                 continuation.pop()
             if not continuation or continuation[-1][1] != subnet:

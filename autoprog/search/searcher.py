@@ -290,7 +290,7 @@ class Searcher:
         if check is not None:
 
             def estimate(subnet: SubnetConfig) -> float:
-                """Return the one-shot loss that the rule goes by: of all time points (AutoProg) or the last."""
+                """Return the one-shot loss that the rule goes by: of all time points (AutoProg), or one."""
                 number = list(choices).index(subnet)
                 earlier = [fmean(row[number]) for row in self._earlier_losses(point)]
                 last = fmean(self._losses(choices[subnet]))
