@@ -24,9 +24,8 @@ from autoprog.printable import say
 from autoprog.recipe import Recipe
 from autoprog.runs import load_run
 from autoprog.schedule import GrowthSchedule
-from autoprog.search.fidelity import check_fidelity
 from autoprog.search.measured_costs import Costs
-from autoprog.search.plan import length_and_plan
+from autoprog.search.plan import check_fidelity, length_and_plan
 from autoprog.search.trials import schedule_space
 from autoprog.settings import RunSettings
 from autoprog.stage import Training, shown_depth
