@@ -118,7 +118,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"autoprog: {old}", file=sys.stderr)
         return 2
     args, unknown = parser.parse_known_args(given)
-    if not _has_working_directory():  # before torch is loaded, which ends the process then
+    try:
+        os.getcwd()
+    except (
+        OSError
+    ):  # said before torch is loaded, which ends the process without a working directory
         say("autoprog: the working directory is gone; change to another one", file=sys.stderr)
         return 2
     if unknown:
@@ -167,7 +171,11 @@ def build_parser(command: str | None, *, all_flags: bool = False) -> argparse.Ar
         formatter_class=_HelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"autoprog {_version()}")
+    try:
+        release = version("autoprog")
+    except PackageNotFoundError:
+        release = "0 (not installed)"
+    parser.add_argument("--version", action="version", version=f"autoprog {release}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, summary in COMMANDS.items():
         sub = commands.add_parser(
@@ -304,14 +312,6 @@ def _cause(error: MemoryError | RecursionError | UnicodeEncodeError | OSError) -
             )
 
 
-def _has_working_directory() -> bool:
-    try:
-        os.getcwd()
-    except OSError:
-        return False
-    return True
-
-
 def _command(name: str):  # type: ignore[no-untyped-def]
     """Import one command's module: they are what pulls in torch, pydantic or rich."""
     return importlib.import_module(f"autoprog.commands.{name}")
@@ -325,10 +325,3 @@ def _load_torch() -> None:
         importlib.import_module(name)
     sys.stderr.write("\r\x1b[K")
     sys.stderr.flush()
-
-
-def _version() -> str:
-    try:
-        return version("autoprog")
-    except PackageNotFoundError:
-        return "0 (not installed)"

@@ -12,15 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autoprog.bounds import (
-    BatchSize,
-    CropPct,
-    FewOrNone,
-    FewValues,
-    PositiveFraction,
-    Px,
-    range_of,
-)
+from autoprog.bounds import BatchSize, CropPct, FewOrNone, FewValues, PositiveFraction, Px, range_of
 from autoprog.commands.configure import recipe_of
 from autoprog.commands.flags import (
     add_data_flags,

@@ -7,12 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoprog.bounds import PositiveFraction, Px, range_of
-from autoprog.commands.flags import (
-    add_token_flags,
-    add_wandb_flags,
-    add_weights_flags,
-    flag_of,
-)
+from autoprog.commands.flags import add_token_flags, add_wandb_flags, add_weights_flags, flag_of
 from autoprog.errors import ConfigError
 from autoprog.printable import say
 

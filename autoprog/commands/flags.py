@@ -64,10 +64,7 @@ LOGGER_SETTINGS = tuple(
 """Settings that say to whom a run is passed on."""
 
 NO_SETTINGS = frozenset(
-    {
-        *("command", "debug", "resume", "runs_dir", "quiet"),
-        *("jobs", "join", "allow_changed_data"),
-    }
+    {*("command", "debug", "resume", "runs_dir", "quiet"), *("jobs", "join", "allow_changed_data")}
 )
 """What a command line says beside the settings of a run."""
 

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from autoprog.bounds import Epochs, Seed, range_of
 from autoprog.errors import ConfigError
-
-if TYPE_CHECKING:
-    from supernet.config import ModelSpec
 
 __all__ = ["add_flags", "run"]
 
@@ -68,18 +64,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=range_of(Seed), metavar="N", help="another seed")
 
 
-def _spec(name: str) -> ModelSpec:
-    """Return the model of a short name, or any that timm knows, which takes a moment to load."""
-    from supernet.zoo import lookup
-
-    found = lookup(name)
-    if found is not None:
-        return found
-    from autoprog.train.model import find_model
-
-    return find_model(name)
-
-
 def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
     if args.replay:  # which loads Optuna; all else here is there at once
@@ -91,9 +75,18 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError(f"--{name}", "", "must be given together with --replay")
     from autoprog.ui.show import show
 
+    spec = None
+    if args.model is not None:
+        from supernet.zoo import lookup
+
+        spec = lookup(args.model)
+        if spec is None:  # any that timm knows, which takes a moment to load
+            from autoprog.train.model import find_model
+
+            spec = find_model(args.model)
     show(
         args.target,
-        spec=None if args.model is None else _spec(args.model),
+        spec=spec,
         epochs=args.epochs,
         recipe=args.recipe,
         plain=args.plain,
