@@ -321,7 +321,7 @@ def _load_torch() -> None:
     """Import what takes seconds, and say so meanwhile: a terminal that stays empty looks stuck."""
     sys.stderr.write("loading torch …")
     sys.stderr.flush()
-    for name in ("torch", "timm"):
+    for name in ("torch", "timm"):  # the two that take seconds; all else takes a tenth of one
         importlib.import_module(name)
     sys.stderr.write("\r\x1b[K")
     sys.stderr.flush()

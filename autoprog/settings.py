@@ -45,11 +45,13 @@ __all__ = [
     "Rule",
     "RunManifest",
     "RunSettings",
+    "Sampler",
     "SearchSettings",
     "changed_on_resume",
 ]
 
 Rule = Literal["rollout", "autoprog", "pareto", "budget"]
+Sampler = Literal["nsga2", "tpe", "random", "gp"]
 
 DEFAULT_COST_FRACTION = 0.5
 """Length of a search by the rule rollout, relative to the time of the full model over the same epochs."""
@@ -191,9 +193,7 @@ class SearchSettings(FileModel):
             " and budget once for good"
         ),
     ] = "rollout"
-    sampler: Annotated[
-        Literal["nsga2", "tpe", "random", "gp"], _search("Optuna sampler of schedules")
-    ] = "nsga2"
+    sampler: Annotated[Sampler, _search("Optuna sampler of schedules")] = "nsga2"
     cost_fraction: Annotated[
         PositiveFraction | None,
         _search(
@@ -277,8 +277,8 @@ class SearchSettings(FileModel):
         return min(decisions.estimate_images, max(_MIN_ESTIMATED, int(affordable)))
 
 
-_MIN_ESTIMATED = 64
-_PUBLISHED_TIME_POINTS, _PUBLISHED_CANDIDATES = 5, 9
+_MIN_ESTIMATED = 64  # of fewer images a loss says too little to choose by
+_PUBLISHED_TIME_POINTS, _PUBLISHED_CANDIDATES = 5, 9  # of AutoProg (CVPR 2022)
 
 
 class RunSettings(FileModel):

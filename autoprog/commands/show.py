@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
 from autoprog.bounds import Epochs, Seed, range_of
 from autoprog.errors import ConfigError
+from autoprog.settings import Rule, Sampler
 
 __all__ = ["add_flags", "run"]
 
@@ -55,12 +57,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="say which decisions differ; exit code 1 if one does though nothing else was asked for",
     )
-    group.add_argument(
-        "--rule", choices=["rollout", "autoprog", "pareto", "budget"], help="another rule"
-    )
-    group.add_argument(
-        "--sampler", choices=["nsga2", "tpe", "random", "gp"], help="another Optuna sampler"
-    )
+    group.add_argument("--rule", choices=get_args(Rule), help="another rule")
+    group.add_argument("--sampler", choices=get_args(Sampler), help="another Optuna sampler")
     group.add_argument("--seed", type=range_of(Seed), metavar="N", help="another seed")
 
 
