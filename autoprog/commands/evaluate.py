@@ -24,13 +24,13 @@ from autoprog.commands.flags import (
     flag_of,
 )
 from autoprog.commands.resume import check_data_asks
-from autoprog.curves import size_on_grid
-from autoprog.data.dataset import OpenedData, labelled_as, open_data, open_evaluated_folder
+from autoprog.data.dataset import OpenedData
+from autoprog.data.opening import labelled_as, open_data, open_evaluated_folder
 from autoprog.errors import ConfigError
 from autoprog.evaluation_grid import cells_of
 from autoprog.files import parse
 from autoprog.options import given
-from autoprog.presets import pruning_places
+from autoprog.presets import pruning_places, size_on_grid
 from autoprog.printable import say
 from autoprog.recipe import Recipe
 from autoprog.runs import Run
@@ -148,7 +148,7 @@ def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
     from autoprog.commands.run_words import named_run
     from autoprog.console import Console
-    from autoprog.train.evaluate import evaluate_grid
+    from autoprog.train.grid import evaluate_grid
     from autoprog.ui.evaluation import grid_section
     from autoprog.ui.live import PartsBar
     from autoprog.ui.render_rich import print_sections
@@ -164,7 +164,7 @@ def run(args: argparse.Namespace) -> int:
         say(f"autoprog: {note}", file=sys.stderr)
     with PartsBar(Console(stderr=True)) as bar:
         grid = evaluate_grid(
-            found.settings, found.opened, found.file, found.subnets, args.rounds, bar.tell
+            found.settings, found.opened, found.file, found.subnets, args.rounds, bar.update
         )
     console, sections = Console(highlight=False), [grid_section(grid)]
     if args.as_json:

@@ -159,7 +159,7 @@ def _growable_timm_models(pattern: str) -> Iterator[ModelSpec]:
     names = growable_names(pattern)
     with PartsBar(Console(stderr=True)) as bar:
         for number, name in enumerate(names):
-            bar.tell("models", number, len(names))
+            bar.update("models", number, len(names))
             with suppress(ValueError):  # its name looks like one that can grow, and it is not
                 yield describe(name)
 

@@ -16,15 +16,11 @@ from autoprog.ui.format import ascii_text, duration, number, signed
 from autoprog.ui.render_rich import view, views
 from autoprog.ui.section import Facts, Section, Table, plain_lines
 from autoprog.ui.tables import Column
-from autoprog.verify.attempts import Arm, ArmEnded, ArmStarted
-from autoprog.verify.verdict import (
-    ARMS,
-    NEAR_CONVERGENCE_POINTS,
-    Pair,
-    PairEnded,
-    Report,
-    Verification,
-)
+from autoprog.verify.arms import Arm
+from autoprog.verify.attempts import ArmEnded, ArmStarted
+from autoprog.verify.plan import ARMS, Pair
+from autoprog.verify.verdict import NEAR_CONVERGENCE_POINTS
+from autoprog.verify.verification import PairEnded, Report, Verification
 
 __all__ = ["VerifyView", "first_of", "markdown_lines", "verdict_lines"]
 
@@ -63,10 +59,26 @@ class VerifyView:
 
     def __enter__(self) -> VerifyView:
         """Say what will be done and begin to show."""
-        if self._shows:
-            self._announce()
-            if self._console.is_terminal:
-                self._live.start()
+        if not self._shows:
+            return self
+        plan = self.verification.plan
+        what = "search" if plan.searches else "schedule"
+        how = "side by side" if plan.side_by_side else "one after the other, each first in turn"
+        done = f", {len(self.verification.pairs)} done" if self.verification.pairs else ""
+        self._say(
+            "verify", f"{what} against constant, {plan.model}, {plan.seeds} pairs{done}; {how}"
+        )
+        if plan.others:
+            texts = [
+                arm.name if arm.seeds is None else f"{arm.name} (of the first {arm.seeds})"
+                for arm in plan.others
+            ]
+            self._say("and", f"for each seed also {', '.join(texts)}")
+        self._say("margin", f"{plan.margin:g} points of top-1 (EMA), fixed now; {self._folder}")
+        for key, (baseline, candidate) in self.verification.differing.items():
+            self._say("differs", f"{key}: baseline {baseline}, candidate {candidate}")
+        if self._console.is_terminal:
+            self._live.start()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -106,24 +118,6 @@ class VerifyView:
             sections.insert(0, pairs_section(self.verification))
         for drawing in views(sections):
             self._console.print(drawing)
-
-    def _announce(self) -> None:
-        plan = self.verification.plan
-        what = "search" if plan.searches else "schedule"
-        how = "side by side" if plan.side_by_side else "one after the other, in turn first"
-        done = f", {len(self.verification.pairs)} done" if self.verification.pairs else ""
-        self._say(
-            "verify", f"{what} against constant, {plan.model}, {plan.seeds} pairs{done}; {how}"
-        )
-        if plan.others:
-            texts = [
-                arm.name if arm.seeds is None else f"{arm.name} (of the first {arm.seeds})"
-                for arm in plan.others
-            ]
-            self._say("and", f"for each seed also {', '.join(texts)}")
-        self._say("margin", f"{plan.margin:g} points of top-1 (EMA), fixed now; {self._folder}")
-        for key, (baseline, candidate) in self.verification.differing.items():
-            self._say("differs", f"{key}: baseline {baseline}, candidate {candidate}")
 
     def _picture(self) -> RenderableType:
         now = time.monotonic()
@@ -312,7 +306,7 @@ def _other_lines(verification: Verification, arms: list[ArmValues]) -> list[tupl
 
 
 def _seeds_differ(arms: Sequence[ArmValues]) -> bool:
-    """Tell whether some arm was trained for fewer seeds; a file of before that was possible does not say."""
+    """Return whether some arm was trained for fewer seeds; a file of before that was possible does not say."""
     return len({arm.get("seeds") for arm in arms}) > 1
 
 
