@@ -117,11 +117,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"autoprog: {old}", file=sys.stderr)
         return 2
     args, unknown = parser.parse_known_args(given)
-    try:
+    try:  # torch ends a process that has no working directory, so this is said before it is loaded
         os.getcwd()
-    except (
-        OSError
-    ):  # said before torch is loaded, which ends the process without a working directory
+    except OSError:
         say("autoprog: the working directory is gone; change to another one", file=sys.stderr)
         return 2
     if unknown:
@@ -246,7 +244,7 @@ def _old_spelling(
     parser: argparse.ArgumentParser, command: str | None, words: Sequence[str]
 ) -> str | None:
     """Return what the first command or flag of schema 1 is called now; None where there is none."""
-    if command in RENAMED_COMMANDS and command not in COMMANDS:
+    if command in RENAMED_COMMANDS:
         return f"{command} is now: autoprog {RENAMED_COMMANDS[command]}"
     if command not in COMMANDS:
         return None
