@@ -159,6 +159,7 @@ class DataSettings(FileModel):
 
     def has_names(self, class_names: Sequence[str]) -> bool:
         """Tell whether class names are those of the data: a reader that has none numbers its classes."""
+        # Numbers are no names: classes of other data must not be matched by them.
         numbers = tuple(map(str, range(len(class_names))))
         is_numbered = self.dataset is not None and self.num_classes is not None
         return not (is_numbered and tuple(class_names) == numbers)
@@ -261,8 +262,7 @@ class SearchSettings(FileModel):
     def images_to_estimate(self, run_images: float) -> int:
         """Return the most images of the held-out slice in a run over so many images.
 
-        So many that the estimates of all decisions keep to ``search_fraction``: a forward pass is a third of
-        a training step, and the candidates cost 0.6 of the full model on average.
+        So many that the estimates of all decisions keep to ``search_fraction``.
         """
         decisions = self.space.decisions
         if (
@@ -273,6 +273,7 @@ class SearchSettings(FileModel):
             # A search by time also estimates once before its first step: the zero-step probe.
             probes = 0 if self.cost_fraction is None else 1
             most = (decisions.num_points + probes) * decisions.max_candidates
+        # A forward pass is a third of a training step; candidates cost 0.6 of the full model on average.
         affordable = 3 * decisions.search_fraction * run_images / (0.6 * most)
         return min(decisions.estimate_images, max(_MIN_ESTIMATED, int(affordable)))
 
@@ -287,6 +288,7 @@ class RunSettings(FileModel):
     ``table_sizes`` are the image sizes that have position tables of their own.
     """
 
+    # The order of the fields is that of run.yaml.
     kind: Literal["search", "train"]
     model: FullModel
     data: DataSettings
@@ -423,6 +425,7 @@ class RunSettings(FileModel):
 
     @model_validator(mode="after")
     def _wandb_is_on(self) -> RunSettings:
+        # A setting that has no effect would be taken for one that has.
         for key in ("wandb_project", "wandb_mode"):
             if getattr(self, key) is not None and not self.log_wandb:
                 raise ConfigError("", key, "must be given together with --log-wandb")
@@ -440,6 +443,8 @@ def changed_on_resume(kind: Literal["search", "train"]) -> set[str]:
     return {flag.field for flag in flags if kind in flag.option.resume}
 
 
+# One list for --resume, --join, verify and the stress test: a field that reaches outside cannot be forgotten
+# in one of them.
 OUTSIDE = {
     flag.field: flag
     for model in (DataSettings, SearchSettings, RunSettings)

@@ -163,6 +163,7 @@ def _check_output(args: argparse.Namespace) -> None:
                 return
             hint = "take another name, or add --overwrite"
         raise ConfigError("--output", "", problem, str(output), hint)
+    # An export of weights is three files: the names of classes and how images are prepared lie beside them.
     for path in (output, description_of(output), classes_of(output)):
         try:
             check_replaceable(path)

@@ -224,7 +224,7 @@ def carry_out(begin: Begin, launch: Launch, folder: RunFolder) -> None:
     Raises:
         RunError: If the run fails, or a file cannot be written.
     """
-    rollbacks = Rollbacks()
+    rollbacks = Rollbacks()  # how many there were halves the learning rate of the next attempt
     with stop_on_signals() as stop:  # one for all attempts: a signal between two is not lost
         job = Job(stop, launch.ranks, rollbacks)
         for number in range(MAX_ROLLBACKS + 1):

@@ -108,7 +108,7 @@ def farewell(console: Console, run: RunFolder, settings: RunSettings) -> None:
     _say(console, "look at it", f"autoprog show {where}", to_copy=True)
     export = f"autoprog export {where} --output {settings.model.model}.pth"
     _say(console, "take it", export, to_copy=True)
-    if settings.data.embedded:
+    if settings.data.embedded:  # a demonstration, after which comes the user's own data
         model = settings.model.model
         name = shlex.quote(str(settings.schedule_from))
         schedule = "" if settings.kind == "search" else f" --schedule {name}"
