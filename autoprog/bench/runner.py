@@ -26,7 +26,6 @@ from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3, dispatch_clip_grad
 from torch import Tensor, nn
 
-import autoprog
 from autoprog.console import Console
 from autoprog.data.batches import Batch
 from autoprog.data.dataset import OpenedData
@@ -654,7 +653,7 @@ def _run(
     command: list[str], output: Path, log: Path, seconds_in: Callable[[str], float | None]
 ) -> float:
     """Run a program until its log holds the timed steps; end it and all that it started."""
-    package = str(Path(autoprog.__file__).parent.parent)
+    package = str(Path(__file__).parents[2])
     paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
     threads = str(torch.get_num_threads())
     own = {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": threads}

@@ -85,10 +85,6 @@ def dry_run(args: argparse.Namespace, configure: Configure) -> None:
         body = {"facts": facts, "stages": stages, "forecast": numbers}
         console.out(json.dumps(body, indent=1), highlight=False)
         return
-    _print(console, facts, columns)
-
-
-def _print(console: Console, facts: dict[str, str], columns: list[Column]) -> None:
     for name, text in facts.items():
         if console.is_terminal:
             console.print(Text.assemble((f"{name:<10}", "bold"), f" {text}"), soft_wrap=True)
