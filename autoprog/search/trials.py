@@ -188,7 +188,7 @@ def _choose(
 def within_budget(
     front: Sequence[FinishedTrial], budget_seconds: float, trial_fraction: float
 ) -> tuple[FinishedTrial, str]:
-    """Return the best whose full run takes no longer; else the cheapest, and a word on that.
+    """Return the best whose full run takes no longer; else the cheapest, and what is to be said of that.
 
     Args:
         front: From the cheapest on.
@@ -357,7 +357,7 @@ class TrialRunner:
 
 
 class _TrialStop(StopRequest):
-    """The wish of a trial's worker to stop, or the news that nobody waits for its result."""
+    """Stops the training of a trial whose worker is to stop, or whose result nobody waits for."""
 
     def __init__(self, trial: OpenTrial) -> None:
         self._trial = trial
@@ -421,11 +421,7 @@ class ScheduleSpace:
         return {**rising, **choices}
 
     def first(self) -> tuple[dict[str, Any], ...]:
-        """Return the trials to begin with: the baseline and the published ways to grow.
-
-        The full model at once; AutoProg's even ramp of all axes; sizes in an even ramp at full depth; half of
-        the run at the smallest size; depth in one late jump; everything as late as may be.
-        """
+        """Return the trials to begin with: the baseline and the published ways to grow."""
         encoding, counts = self.encoding, self._counts()
         end = encoding.full_fraction
 
@@ -440,9 +436,11 @@ class ScheduleSpace:
             return [fraction] * (counts[name] - 1)
 
         vectors = (
-            arrivals(),
+            arrivals(),  # the full model at once
+            # AutoProg's even ramp of all axes; sizes alone in an even ramp, at full depth.
             arrivals(**{name: even(name) for name in _RISING}),
             arrivals(img_size=even("img_size")),
+            # Half of the run at the smallest size; depth in one late jump; everything as late as may be.
             arrivals(img_size=late("img_size", 0.5)),
             arrivals(depth=late("depth", 0.7)),
             arrivals(**{name: late(name) for name in ("depth", "img_size", "keep_rate")}),
@@ -486,7 +484,7 @@ class ScheduleSpace:
     def stages_of(self, params: Mapping[str, Any]) -> tuple[tuple[float, SubnetConfig], ...]:
         """Return from which fraction of a trial on it trains which subnet."""
         schedule, fraction, stages = self.schedule_of(params), 0.0, []
-        table = schedule.resolve(1000, 1.0)  # of steps enough to tell 20 dates apart
+        table = schedule.resolve(1000, 1.0)  # steps enough for 20 dates to differ
         for stage in schedule.stages:
             stages.append((fraction, table.at(min(999, round(1000 * fraction))).subnet))
             fraction += float(stage.length)
