@@ -213,7 +213,7 @@ def _check_flags(args: argparse.Namespace) -> None:
         _refuse(args, ("profile_seconds",), "it is for --equal wall-clock")
     _refuse(
         args,
-        ("resume", "allow_changed_data", "time_budget_seconds", *LOGGER_SETTINGS),
+        ("resume", "allow_changed_data", "time_budget", *LOGGER_SETTINGS),
         "a bench is no run",
     )
     own = {

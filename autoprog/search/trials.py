@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from autoprog.curves import Curriculum, curve_value
-from autoprog.data.dataset import OpenedData, open_data
+from autoprog.data.dataset import OpenedData
+from autoprog.data.opening import open_data
 from autoprog.errors import DivergedError, RunError, RunExistsError, RunLockedError
 from autoprog.events import Evaluated, Event, TrialFinished, WarningRaised
 from autoprog.pareto import pareto_front, pareto_knee
