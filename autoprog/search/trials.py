@@ -44,7 +44,7 @@ from autoprog.search.forecast import ScalingLaw
 from autoprog.search.worker_processes import WorkerDied, spawn_workers
 from autoprog.settings import RunManifest, RunSettings, SearchSettings
 from autoprog.space import SearchSpace
-from autoprog.stage import FullModel, Grow, LearningRate, Stage, Tokens, depth_value, image_macs
+from autoprog.stage import FullModel, Grow, LearningRate, Stage, image_macs
 from autoprog.supervise import PROGRAM
 from autoprog.train.run import Job, start_training, step_table, train_schedule
 from autoprog.train.step import scaled_batch_size
@@ -461,11 +461,9 @@ class ScheduleSpace:
         stages = []
         for (start, numbers), end in zip(timeline, ends, strict=True):
             depth, size, rate, randaug, drop_path, batch = numbers
-            stage = Stage(
+            stage = Stage.of(
+                SubnetConfig(space.depths[depth], space.sizes[size], space.keep_rates[rate]),
                 length=end - start,
-                depth=depth_value(space.depths[depth]),
-                img_size=space.sizes[size],
-                tokens=Tokens.of(space.keep_rates[rate]),
                 grow=self.grow(_INIT_OF.get(choices["grow"], choices["grow"]), choices["map"]),
                 curriculum=Curriculum(
                     randaug=_scaled(strength.randaug, axes.randaug.values[randaug]),
