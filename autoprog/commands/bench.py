@@ -21,7 +21,7 @@ __all__ = ["add_flags", "run"]
 
 _PROFILE_SECONDS = 60.0
 # A bench has no run folder of its own that these could speak of, and no clock to train by.
-_OF_RUNS = ("resume", "allow_changed_data", "time_budget_seconds", *LOGGER_SETTINGS)
+_OF_RUNS = ("resume", "allow_changed_data", "time_budget", *LOGGER_SETTINGS)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
