@@ -6,12 +6,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from autoprog import migration
 from autoprog.errors import ConfigError
 from autoprog.events import Event, decode
-from autoprog.files import json_object, read_lines
+from autoprog.files import LONGEST_ROW_BYTES, json_object, read_lines
 
 __all__ = [
     "MAX_PROGRESS",
@@ -22,6 +22,7 @@ __all__ = [
     "event_of",
     "event_row",
     "picked",
+    "read_chunk",
     "read_log",
 ]
 
@@ -31,6 +32,7 @@ Row = dict[str, Any]
 WHOLE_BYTES = 1 << 22
 """A log up to this size is taken in row by row; of a longer one, progress is picked evenly."""
 MAX_PROGRESS = 4096
+CHUNK_BYTES = 1 << 23
 _PROGRESS = (b'"kind": "step_logged"', b'"kind": "progressed"')  # as schema 2 and 1 call it
 
 # Runs of 50,000 evaluations and searches of 20,000 trials are read; to draw more would take
@@ -179,3 +181,22 @@ def picked(lines: Iterable[bytes], spacing_bytes: int) -> Iterator[bytes]:
             since += len(line)
     if last:
         yield last
+
+
+def read_chunk(file: IO[bytes], where: str, offset: int) -> tuple[list[bytes], int]:
+    """Return the next whole lines of a log from `offset` on and their length in bytes; none at its end.
+
+    A half-written last line waits for the next call.
+
+    Raises:
+        ConfigError: If a line is too long to be one of ours.
+    """
+    file.seek(offset)
+    data = file.read(CHUNK_BYTES)
+    while b"\n" not in data and (more := file.read(CHUNK_BYTES)):
+        data += more
+        if len(data) > LONGEST_ROW_BYTES:
+            problem = f"must hold no line of more than {LONGEST_ROW_BYTES / 2**20:g} MiB"
+            raise ConfigError(where, "", problem)
+    length = data.rfind(b"\n") + 1
+    return data[:length].split(b"\n")[:-1], length

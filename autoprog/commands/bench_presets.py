@@ -22,7 +22,6 @@ from autoprog.bounds import Few, Seed, SomeAmount
 from autoprog.commands.compare import print_comparison
 from autoprog.commands.configure import Configured, configure_train
 from autoprog.commands.preflight import check_run
-from autoprog.commands.stress import ending_on_sigterm
 from autoprog.commands.verify import shared_flags
 from autoprog.commands.verify_plan import NOT_COMPARED, configured_arm
 from autoprog.costs.model import CostModel
@@ -34,6 +33,7 @@ from autoprog.paired_timing import TimingLimits
 from autoprog.presets import PRESETS, preset
 from autoprog.printable import say
 from autoprog.schedule import GrowthSchedule
+from autoprog.supervise import ending_on_sigterm
 from autoprog.train.run import step_table, steps_per_epoch_of
 from autoprog.ui.format import duration
 from autoprog.verify.arms import (

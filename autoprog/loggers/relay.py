@@ -64,7 +64,7 @@ class Relay:
         return problem
 
     def close(self) -> str | None:
-        """Pass on the rest and wait for it; return what went wrong, if that has not been told."""
+        """Pass on the rest and wait for it; return what went wrong, if that has not been reported."""
         problem = self._problem() if self.is_on else None
         if self.is_on:
             return self.pass_all()
@@ -79,7 +79,7 @@ class Relay:
 
     @property
     def is_on(self) -> bool:
-        """Tell whether the logger has begun and has not failed."""
+        """Return whether the logger has begun and has not failed."""
         return self._task is not None and not self._failed
 
     @property

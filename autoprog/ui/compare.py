@@ -1,4 +1,4 @@
-"""Finished runs side by side: a table of groups that differ in their seed alone, notes and curves."""
+"""FinishedRun runs side by side: a table of groups that differ in their seed alone, notes and curves."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from autoprog.ui.tables import Column
 from autoprog.verify.compare import (
     Comparison,
     Difference,
-    FinishedRun,
     Group,
     Point,
     Spread,
@@ -211,29 +210,27 @@ def compare_document(
                     {"key": key, "value": value, "reference": other}
                     for key, value, other in group.differs_in
                 ],
-                "runs": [_run_values(run) for run in group.runs],
+                "runs": [
+                    {
+                        "path": run.path,
+                        "run_id": run.result.run_id,
+                        "seed": run.result.seed,
+                        "top1": run.result.top1,
+                        "top1_ema": run.result.top1_ema,
+                        "seconds": run.result.wall_seconds,
+                        "parts_seconds": charged_parts(run.result),
+                        "image_epochs": run.result.image_epochs,
+                        "macs": run.result.macs,
+                        "peak_memory_bytes": run.result.peak_memory_bytes,
+                        "conditions": dict(run.conditions),
+                        "curve": [asdict(point) for point in run.curve],
+                    }
+                    for run in group.runs
+                ],
             }
             for group in comparison.groups
         ],
         "facts": list(comparison.facts),
         "notes": list(comparison.notes),
         "left_out": [{"path": path, "reason": reason} for path, reason in left_out],
-    }
-
-
-def _run_values(run: FinishedRun) -> dict[str, Any]:
-    result = run.result
-    return {
-        "path": run.path,
-        "run_id": result.run_id,
-        "seed": result.seed,
-        "top1": result.top1,
-        "top1_ema": result.top1_ema,
-        "seconds": result.wall_seconds,
-        "parts_seconds": charged_parts(result),
-        "image_epochs": result.image_epochs,
-        "macs": result.macs,
-        "peak_memory_bytes": result.peak_memory_bytes,
-        "conditions": dict(run.conditions),
-        "curve": [asdict(point) for point in run.curve],
     }

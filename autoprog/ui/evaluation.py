@@ -50,10 +50,41 @@ def grid_section(grid: EvaluationGrid) -> Section:
     }
     shown = [column for column in columns if not without.get(column.header)]
     strong = [row for row, is_on_it in enumerate(on_front) if is_on_it and len(cells) > 1]
+
+    def values() -> dict[str, Any]:
+        return {
+            "schema": 1,
+            "model": grid.model,
+            "weights": grid.weights,
+            "device": grid.device,
+            "amp": grid.amp,
+            "batch_size": grid.batch_size,
+            "num_images": grid.num_images,
+            "held_out": grid.held_out,
+            "largest_class_fraction": _classes(grid)[0],
+            "class_images": list(grid.class_images),
+            "cells": [
+                {
+                    "depth": list(cell.subnet.depth),
+                    "img_size": cell.subnet.img_size,
+                    "keep_rate": cell.subnet.tokens.keep_rate,
+                    "by": cell.subnet.tokens.by,
+                    "at_blocks": list(cell.subnet.tokens.at_blocks),
+                    "macs": cell.macs,
+                    "top1": cell.top1,
+                    "balanced_top1": cell.balanced_top1,
+                    "loss": cell.loss if math.isfinite(cell.loss) else None,
+                    "images_per_second": cell.images_per_second,
+                    "on_front": is_on_it,
+                }
+                for cell, is_on_it in zip(grid.cells, on_front, strict=True)
+            ],
+        }
+
     return Section(
         "grid",
         (Line(head), Table.of(shown, strong), *(Line(text, "dim") for text in _notes(grid))),
-        values=lambda: _values(grid),
+        values=values,
     )
 
 
@@ -72,39 +103,6 @@ def _notes(grid: EvaluationGrid) -> Iterator[str]:
         warning = no_better_than_a_class(best, fraction, sum(grid.class_images))
         if warning is not None:
             yield f"! {warning}"
-
-
-def _values(grid: EvaluationGrid) -> dict[str, Any]:
-    """Return all that is known as values that JSON can hold; no number is rounded."""
-    on_front = front(grid.cells)
-    return {
-        "schema": 1,
-        "model": grid.model,
-        "weights": grid.weights,
-        "device": grid.device,
-        "amp": grid.amp,
-        "batch_size": grid.batch_size,
-        "num_images": grid.num_images,
-        "held_out": grid.held_out,
-        "largest_class_fraction": _classes(grid)[0],
-        "class_images": list(grid.class_images),
-        "cells": [
-            {
-                "depth": list(cell.subnet.depth),
-                "img_size": cell.subnet.img_size,
-                "keep_rate": cell.subnet.tokens.keep_rate,
-                "by": cell.subnet.tokens.by,
-                "at_blocks": list(cell.subnet.tokens.at_blocks),
-                "macs": cell.macs,
-                "top1": cell.top1,
-                "balanced_top1": cell.balanced_top1,
-                "loss": cell.loss if math.isfinite(cell.loss) else None,
-                "images_per_second": cell.images_per_second,
-                "on_front": is_on_it,
-            }
-            for cell, is_on_it in zip(grid.cells, on_front, strict=True)
-        ],
-    }
 
 
 def _classes(grid: EvaluationGrid) -> tuple[float, int]:

@@ -43,7 +43,7 @@ __all__ = [
 
 
 # --------------------------------------------------------------------------------------------------
-# Colours (Okabe and Ito's, which colour-blind people tell apart) and the marks that repeat what
+# Colours (Okabe and Ito's, which colour-blind people distinguish) and the marks that repeat what
 # they say.
 
 

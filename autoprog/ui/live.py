@@ -122,7 +122,7 @@ class Display(ABC):
     def show(self, event: Event) -> None:
         """Take in one event and show what is new."""
         self.state = reduce(self.state, event)
-        self._draw(event)
+        self.draw(event)
 
     def answer(self, text: str) -> None:
         """Say at once that a signal has come; called from its handler, in the midst of anything."""
@@ -136,7 +136,8 @@ class Display(ABC):
         """End the display; what was shown stays."""
 
     @abstractmethod
-    def _draw(self, event: Event) -> None: ...
+    def draw(self, event: Event) -> None:
+        """Show an event that the state has taken in."""
 
 
 class _LineDisplay(Display):
@@ -148,7 +149,7 @@ class _LineDisplay(Display):
         self._last_fraction = 0.0
         self._forecast_shown = False
 
-    def _draw(self, event: Event) -> None:
+    def draw(self, event: Event) -> None:
         if isinstance(event, CostsMeasured):
             # How far measuring is: its begin, its first forecast, and now and then.
             is_forecast = event.run_seconds is not None and not self._forecast_shown
@@ -174,7 +175,7 @@ class _LineDisplay(Display):
 class _QuietDisplay(Display):
     """Warnings and the final result."""
 
-    def _draw(self, event: Event) -> None:
+    def draw(self, event: Event) -> None:
         if isinstance(event, RunFinished):
             _print_line(self.console, ascii_text(finished_line(event.result)))
         elif isinstance(event, WarningRaised | Interrupted):
@@ -213,7 +214,7 @@ class _LiveDisplay(Display):
         self._live.refresh()
         self._live.stop()
 
-    def _draw(self, event: Event) -> None:
+    def draw(self, event: Event) -> None:
         self._is_drawing = True
         note = _note(event, self.state)
         if note is not None:
@@ -491,7 +492,7 @@ def _measurements(state: RunState, width: int) -> Text:
 class PartsBar:
     """A bar for work in parts, with the time that is left; a context manager, on a terminal only.
 
-    :meth:`tell` draws in the caller's thread, and the bar is gone at the end.
+    :meth:`update` draws in the caller's thread, and the bar is gone at the end.
 
     Args:
         console: Where to draw; anything but a terminal is left alone.
@@ -524,7 +525,7 @@ class PartsBar:
         if self._draws:
             self._progress.stop()
 
-    def tell(self, part: str, done: int, total: int) -> None:
+    def update(self, part: str, done: int, total: int) -> None:
         """Show how much of a part is done; parts appear one below the other."""
         if not self._draws:
             return

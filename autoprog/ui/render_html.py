@@ -116,7 +116,7 @@ ul { margin: .3rem 0; padding-left: 1.2rem }
 
 def sections_page(title: str, sections: Sequence[Section]) -> str:
     """Return sections as a page: what came out stands first, below the header."""
-    order = {"header": 0, "result": 1}
+    order = {"header": 0, "lengths": 0, "notes": 0, "result": 1}
     sections = sorted(sections, key=lambda section: order.get(section.name, 2))
     return _page(title, (text for section in sections for text in _section(section)))
 
@@ -186,7 +186,14 @@ def _part(part: Part | Section) -> Iterator[str]:
                 yield "<p>◆ decision, ▲ growth, a bar on the axis: supernet phase.</p>"
             yield f"<details><summary>Table of stages</summary>{table}</details>"
         case LaneDiff():
-            yield from _lane_diff(part)
+            if not part.axes:
+                yield "<p>The same on every axis.</p>"
+                return
+            for side, name, track in zip("AB", part.names, part.tracks, strict=True):
+                shown = [lane for lane in track.all_lanes() if lane.name in part.axes]
+                picture = lanes_svg(track, part.right, shown, f"schedule {side}: {name}")
+                yield f'<div class="card"><h3>{side} {escape(name)}</h3>{picture}</div>'
+            yield _column_table(part.table)
 
 
 def _definitions(facts: Iterable[tuple[str, str]]) -> str:
@@ -226,18 +233,6 @@ def _html_table(
     return f'<div class="wide"><table>{line(header, "th")}\n{body}</table></div>'
 
 
-def _lane_diff(diff: LaneDiff) -> Iterator[str]:
-    yield "<h2>Where they differ</h2>"
-    if not diff.axes:
-        yield "<p>The same on every axis.</p>"
-        return
-    for side, name, track in zip("AB", diff.names, diff.tracks, strict=True):
-        shown = [lane for lane in track.all_lanes() if lane.name in diff.axes]
-        picture = lanes_svg(track, diff.right, shown, f"schedule {side}: {name}")
-        yield f'<div class="card"><h3>{side} {escape(name)}</h3>{picture}</div>'
-    yield _column_table(diff.table)
-
-
 # --------------------------------------------------------------------------------------------------
 # Finished runs side by side.
 
@@ -257,6 +252,18 @@ def compare_page(comparison: Comparison) -> str:
     count = sum(len(group.runs) for group in groups)
     reference = f"{groups[0].label} ({escape(groups[0].name)})"
     notes = [*comparison.facts, CHARGED, PAIRED]
+    columns = [
+        one
+        for one in comparison_columns(comparison)
+        if any(cell not in ("–", "") for cell in one.cells)
+    ]
+    kinds = {"right": "", "left": "left"}
+    names = ["left name" if one.header == "run" else kinds[one.justify] for one in columns]
+    rows = zip(*(column.cells for column in columns), strict=True)
+    cells = [  # the first column has the colour of the group's curves
+        [_key(index, group), *map(escape, row[1:])]
+        for index, (group, row) in enumerate(zip(groups, rows, strict=True))
+    ]
     sections = [comparison_curves(comparison, axis) for axis in AXES]
     charts = [part for one in sections for part in one.parts if isinstance(part, Chart)]
     legend = "".join(
@@ -276,7 +283,7 @@ def compare_page(comparison: Comparison) -> str:
     body = [
         "<h1>Compared runs</h1>",
         f"<p>{count} finished runs in {len(groups)} configurations; the reference is {reference}.</p>",
-        _comparison_table(comparison),
+        _html_table([escape(column.header) for column in columns], cells, ["left", *names[1:]]),
         *(f"<p>{escape(note)}</p>" for note in notes),
         *(f'<p class="warn">{escape(note)}.</p>' for note in comparison.notes),
         "<h2>Top-1 EMA in per cent, one line a run</h2>",
@@ -293,17 +300,6 @@ def compare_page(comparison: Comparison) -> str:
         "</div>",
     ]
     return _page("Compared runs", body)
-
-
-def _comparison_table(comparison: Comparison) -> str:
-    columns = comparison_columns(comparison)
-    columns = [one for one in columns if any(cell not in ("–", "") for cell in one.cells)]
-    kinds = {"right": "", "left": "left"}
-    sides = ["left name" if one.header == "run" else kinds[one.justify] for one in columns]
-    rows = list(zip(*(column.cells for column in columns), strict=True))
-    labels = [_key(index, group) for index, group in enumerate(comparison.groups)]
-    cells = [[key, *map(escape, row[1:])] for key, row in zip(labels, rows, strict=True)]
-    return _html_table([escape(column.header) for column in columns], cells, ["left", *sides[1:]])
 
 
 def _schedules(groups: Sequence[Group]) -> list[str]:
@@ -397,7 +393,7 @@ def _figure(chart: Chart) -> str:
 def chart_svg(chart: Chart) -> str:
     """Return curves over what a span says; a mark is a dashed line down the picture.
 
-    Each dot tells its values to a pointer. Of curves of one name, the longest one has their label.
+    Each dot shows its values to a pointer. Of curves of one name, the longest one has their label.
     """
     width, height, left, right, below = 440, 280, 46, 26, 42
     span, floor_ = chart.span, height - below

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from autoprog.accuracy import is_unbalanced, sampling_error
+from autoprog.budget_record import budget_record
 from autoprog.events import Evaluated, Grown, encode
-from autoprog.runs import budget_record
-from autoprog.schedule import Lengths, full_epochs_of
+from autoprog.schedule import Lengths
 from autoprog.steptable import Segment
 from autoprog.ui.format import (
     DIM,
@@ -67,7 +67,9 @@ __all__ = [
     "growth_text",
     "header_facts",
     "header_section",
+    "lengths_section",
     "loss_series",
+    "notes_section",
     "result_of",
     "result_rows",
     "result_section",
@@ -85,6 +87,8 @@ def run_sections(subject: Subject) -> list[Section]:
     state = subject.state
     return [
         header_section(subject),
+        lengths_section(subject),
+        notes_section(subject),
         schedule_section(subject),
         curves_section(state),
         decisions_section(subject.decisions),
@@ -103,7 +107,7 @@ def run_sections(subject: Subject) -> list[Section]:
 
 def header_section(subject: Subject) -> Section:
     """Return the name, the state and the facts of a subject."""
-    state, lengths = subject.state, _lengths_of(subject)
+    state = subject.state
 
     def values() -> dict[str, Any]:
         return {
@@ -111,25 +115,64 @@ def header_section(subject: Subject) -> Section:
             "kind": subject.kind,
             "model": subject.spec.name,
             "status": subject.status or None,
-            "notes": list(subject.notes),
-            "lengths": None if lengths is None else asdict(lengths),
             "step": state.step,
             "train_seconds": state.train_seconds,
             "eta_seconds": state.eta_seconds,
-            "warnings": list(state.warnings),
             "costs": {} if subject.run is None else dict(subject.run.costs),
         }
 
+    headline = Headline(subject.kind, subject.name, subject.spec.name, subject.status)
+    return Section("header", (headline, Facts(tuple(header_facts(subject)))), values=values)
+
+
+def lengths_of(subject: Subject) -> Lengths | None:
+    """Return the lengths of a plan or a run; None for what is only counted in steps, or has not begun."""
+    run, state, track = subject.run, subject.state, subject.track
+    if track is None or track.unit != "epoch":
+        return None
+    schedule_epochs = track.total_steps / track.steps_per_epoch
+    if run is None:
+        return Lengths(schedule_epochs=schedule_epochs, full_epochs=track.full_epochs())
+    steps, per_epoch = state.step or None, max(1, state.steps_per_epoch)
+    search, schedule = run.manifest.settings.search, subject.schedule
+    trained = None if steps is None else steps / per_epoch
+    if search is None or search.trials is not None:
+        return Lengths(
+            steps=steps,
+            trained_epochs=trained,
+            schedule_epochs=schedule_epochs,
+            full_epochs=track.full_epochs(),
+        )
+    return Lengths(
+        named_epochs=run.manifest.settings.recipe.epochs,
+        cost_fraction=search.cost_fraction,
+        steps=steps,
+        trained_epochs=trained,
+        schedule_epochs=None if schedule is None else schedule.own_epochs(per_epoch),
+        full_epochs=None if schedule is None else schedule.full_model_epochs(state.num_classes),
+    )
+
+
+def lengths_section(subject: Subject) -> Section:
+    """Return how long the run, its schedule and its compute are, in epochs."""
+    lengths = lengths_of(subject)
     return Section(
-        "header",
+        "lengths",
+        () if lengths is None else (Line(f"lengths: {lengths.sentence()}", "dim"),),
+        values=lambda: {"lengths": None if lengths is None else asdict(lengths)},
+    )
+
+
+def notes_section(subject: Subject) -> Section:
+    """Return what a plan was drawn for, and the warnings of a run."""
+    notes, warnings = subject.notes, subject.state.warnings
+    return Section(
+        "notes",
         (
-            Headline(subject.kind, subject.name, subject.spec.name, subject.status),
-            Facts(tuple(header_facts(subject))),
-            *([] if lengths is None else [Line(f"lengths: {lengths.sentence()}", "dim")]),
-            *(Line(note, "dim", label="note") for note in subject.notes),
-            *([Warnings(state.warnings, _MAX_WARNINGS_DRAWN)] if state.warnings else []),
+            *(Line(note, "dim", label="note") for note in notes),
+            *([Warnings(warnings, _MAX_WARNINGS_DRAWN)] if warnings else []),
         ),
-        values=values,
+        values=lambda: {"notes": list(notes), "warnings": list(warnings)},
     )
 
 
@@ -173,34 +216,6 @@ def header_facts(subject: Subject) -> list[tuple[str, str]]:
     if subject.status in ("measuring", "training", "supernet"):
         facts.append(("left", duration(state.eta_seconds)))
     return facts
-
-
-def _lengths_of(subject: Subject) -> Lengths | None:
-    """Return the lengths of a plan or a run; None for what is only counted in steps, or has not begun."""
-    run, state, track = subject.run, subject.state, subject.track
-    if track is None or track.unit != "epoch":
-        return None
-    schedule_epochs = track.total_steps / track.steps_per_epoch
-    if run is None:
-        return Lengths(schedule_epochs=schedule_epochs, full_epochs=track.full_epochs())
-    steps, per_epoch = state.step or None, max(1, state.steps_per_epoch)
-    search, schedule = run.manifest.settings.search, subject.schedule
-    trained = None if steps is None else steps / per_epoch
-    if search is None or search.trials is not None:
-        return Lengths(
-            steps=steps,
-            trained_epochs=trained,
-            schedule_epochs=schedule_epochs,
-            full_epochs=track.full_epochs(),
-        )
-    return Lengths(
-        named_epochs=run.manifest.settings.recipe.epochs,
-        cost_fraction=search.cost_fraction,
-        steps=steps,
-        trained_epochs=trained,
-        schedule_epochs=None if schedule is None else schedule.own_epochs(per_epoch),
-        full_epochs=None if schedule is None else full_epochs_of(schedule, state.num_classes),
-    )
 
 
 # The schedule: a picture, and what a step costs.
@@ -533,6 +548,20 @@ def result_rows(result: Result) -> list[tuple[str, str]]:
         error = f" ± {sampling_error(value, images):.1f}" if images else ""
         return f"{value:.2f}{error} %"
 
+    # What the full model was predicted to take, beside what the run took.
+    full_model, seconds = "", result.get("full_model_seconds")
+    if seconds is not None and result.get("full_model_epochs") is not None:
+        taken, length = result["wall_seconds"], number(result["full_model_epochs"])
+        full_model = (
+            f"about {duration(seconds)} for {length} epochs (predicted from its steps here);"
+        )
+        full_model += f" this run {duration(taken)}"
+        if taken > seconds:
+            # Growth saves seconds of steps alone; a run of seconds is mostly all the rest.
+            beside = duration(taken - result["train_seconds"] - result["data_wait_seconds"])
+            full_model += (
+                f", {beside} of it not for steps; what is so short gains nothing by growth"
+            )
     early = ", after which the run was stopped early" if result.get("stopped_early") else ""
     rows = [
         ("top-1 EMA", text("top1_ema", accuracy)),
@@ -564,7 +593,7 @@ def result_rows(result: Result) -> list[tuple[str, str]]:
         ("lost to growth", text("lost_seconds", duration)),
         ("data wait", text("data_wait_seconds", duration)),
         ("evaluation", text("eval_seconds", duration)),
-        ("full model", _full_model_text(result)),
+        ("full model", full_model),
         ("epochs", text("epochs", number)),
         ("image-epochs", text("image_epochs", number)),
         ("MACs", text("macs", amount)),
@@ -573,22 +602,3 @@ def result_rows(result: Result) -> list[tuple[str, str]]:
         ("precision", text("amp", str)),
     ]
     return [(name, value) for name, value in rows if value]
-
-
-def _full_model_text(result: Result) -> str:
-    """Return what the full model was predicted to take, beside what the run took."""
-    seconds, epochs = result.get("full_model_seconds"), result.get("full_model_epochs")
-    if seconds is None or epochs is None:
-        return ""
-    taken = result["wall_seconds"]
-    slower = ""
-    if taken > seconds:
-        # Growth saves seconds of steps alone; a run of seconds is mostly start, evaluation and checkpoints.
-        beside = taken - result["train_seconds"] - result["data_wait_seconds"]
-        slower = (
-            f", {duration(beside)} of it not for steps; what is so short gains nothing by growth"
-        )
-    return (
-        f"about {duration(seconds)} for {number(epochs)} epochs (predicted from its steps here);"
-        f" this run {duration(taken)}{slower}"
-    )

@@ -96,11 +96,15 @@ def schedule_diff(a: Subject, b: Subject) -> ScheduleDiff:
         costs.append(SideCost(name, subject.spec.name, epochs, full_epochs, seconds))
         full_macs = image_macs(track.spec, track.spec.full, Training(), track.num_classes)
         macs.append(full_epochs * full_macs)
+    merged = []  # of neighbours that differ in the same way
+    for _, group in groupby(_spans(*tracks), lambda span: span.differs):
+        same = list(group)
+        merged.append(replace(same[0], stop_epoch=same[-1].stop_epoch))
     both = (costs[0].seconds, costs[1].seconds)
     return ScheduleDiff(
         tracks=(tracks[0], tracks[1]),
         costs=(costs[0], costs[1]),
-        spans=tuple(_merged(_spans(tracks[0], tracks[1]))),
+        spans=tuple(merged),
         macs_ratio=macs[1] / macs[0],
         seconds_ratio=both[1] / both[0] if both[0] and both[1] else None,
         notes=(*a.notes, *b.notes),
@@ -146,12 +150,6 @@ def _spans(a: Track, b: Track) -> Iterator[DiffSpan]:
             continue
         pairs = {axis: (text, second[axis]) for axis, text in first.items()}
         yield DiffSpan(start, stop, {axis: two for axis, two in pairs.items() if two[0] != two[1]})
-
-
-def _merged(spans: Iterator[DiffSpan]) -> Iterator[DiffSpan]:
-    for _, group in groupby(spans, lambda span: span.differs):
-        same = list(group)
-        yield replace(same[0], stop_epoch=same[-1].stop_epoch)
 
 
 def diff_section(diff: ScheduleDiff) -> Section:

@@ -334,7 +334,7 @@ def fidelity_lines(fidelity: Fidelity) -> list[str]:
         f"{_pairs_text(fidelity.equal_cost)} within {within} of cost:"
         f" {_agreement_text(fidelity.equal_cost)}",
         *(
-            [f"{_pairs_text(apart)} that trainings tell apart: {_agreement_text(apart)}"]
+            [f"{_pairs_text(apart)} that trainings distinguish: {_agreement_text(apart)}"]
             if apart is not None
             else []
         ),

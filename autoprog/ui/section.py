@@ -139,7 +139,7 @@ class Bars:
 
 @dataclass(frozen=True)
 class Series:
-    """A curve. A ``line`` is joined up; otherwise its points stand alone, so shape tells them apart.
+    """A curve. A ``line`` is joined up; otherwise its points stand alone, so shape distinguishes them.
 
     A line that is ``dotted`` has gaps: it is there to be compared with. Its ``label``, of which a terminal
     writes the first letter, stands where the curve ends. Curves of one ``name`` share a colour and a place
@@ -294,22 +294,21 @@ def plain_text(sections: Iterable[Section]) -> str:
 
 
 def plain_lines(sections: Iterable[Section]) -> list[str]:
-    """Return the lines of sections in ASCII, tables aligned, an empty line between two sections."""
+    """Return the lines of sections in ASCII, tables aligned, an empty line before each title."""
     text: list[str] = []
+    after_table = False
     for section in flat(sections):
-        own: list[str] = []
-        after_table = False
+        title = section.title
         for part in section.parts:
             assert not isinstance(part, Section), "flattened before"
             for block, is_table in _plain_blocks(part):
-                # An aligned table is easier to find, and to cut out, with an empty line around it.
-                if own and (is_table or after_table):
-                    own.append("")
-                own += map(ascii_text, block) if not is_table else block
-                after_table = is_table
-        if own:
-            title = [ascii_text(section.title)] if section.title else []
-            text += ([""] if text else []) + title + own
+                if title:
+                    text += [*([""] if text else []), ascii_text(title)]
+                elif text and (is_table or after_table):
+                    # An aligned table is easier to find, and to cut out, with empty lines around it.
+                    text.append("")
+                text += block if is_table else map(ascii_text, block)
+                title, after_table = "", is_table
     return text
 
 

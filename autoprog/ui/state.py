@@ -164,7 +164,7 @@ class RunState:
 
     @property
     def is_open_ended(self) -> bool:
-        """Tell whether the number of steps is a guess: time bounds the run."""
+        """Return whether the number of steps is a guess, since time bounds the run."""
         return self.time_budget_seconds is not None or self.cost_fraction is not None
 
     @property

@@ -11,12 +11,12 @@ from autoprog.curves import Curriculum
 from autoprog.decisions import Decision, Fidelity, read_fidelity
 from autoprog.errors import ConfigError, suggest
 from autoprog.files import read_rows
+from autoprog.locate import is_word, locate_run, runs_in
 from autoprog.presets import PRESETS, preset
 from autoprog.processes import WorkerSeen, read_workers
 from autoprog.recipe import Recipe, resolve_recipe
-from autoprog.runs import CURVE_FILE, Run, is_word, load_run, locate_run, runs_in
-from autoprog.schedule import GrowthSchedule, load_schedule
-from autoprog.stage import FRACTION_UNITS
+from autoprog.runs import CURVE_FILE, Run, load_run
+from autoprog.schedule import FRACTION_UNITS, GrowthSchedule, load_schedule
 from autoprog.ui.format import number
 from autoprog.ui.state import RunState, fold
 from autoprog.ui.track import Track, track_of_run, track_of_table
@@ -224,6 +224,14 @@ def run_subject(run: Run, state: RunState, fidelity: Fidelity | None, now: float
         now: Seconds since the epoch, by which a silent run counts as stale.
     """
     settings = run.manifest.settings
+    files = (run.path / "events.jsonl", run.path / "run.yaml")
+    # Between the last event and its result a run still writes: it is complete with the result alone.
+    status: str = "training" if state.phase == "complete" else state.phase
+    if run.result is not None:
+        status = "complete"
+    elif state.phase != "interrupted":
+        last_sign = max(file.stat().st_mtime for file in files if file.exists())
+        status = "stale" if now - last_sign > STALE_SECONDS else status
     schedule = run.best or run.schedule
     strength = settings.recipe.strength
     track = track_of_run(state, strength)
@@ -238,24 +246,10 @@ def run_subject(run: Run, state: RunState, fidelity: Fidelity | None, now: float
         strength=strength,
         run=run,
         state=state,
-        status=_status(run, state, now),
+        status=status,
         fidelity=fidelity,
         epochs=settings.recipe.epochs,
         workers=tuple(read_workers(run.path)),
         recipe_name=settings.recipe_name,
         recipe=settings.recipe,
     )
-
-
-def _status(run: Run, state: RunState, now: float) -> str:
-    """Return how a run stands; it is complete if and only if it has a result."""
-    if run.result is not None:
-        return "complete"
-    if state.phase == "interrupted":
-        return "interrupted"
-    files = (run.path / "events.jsonl", run.path / "run.yaml")
-    last_sign = max(file.stat().st_mtime for file in files if file.exists())
-    if now - last_sign > STALE_SECONDS:
-        return "stale"
-    # Between the last event and its result a run still writes: it is complete with the result alone.
-    return "training" if state.phase == "complete" else state.phase

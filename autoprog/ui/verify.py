@@ -59,10 +59,26 @@ class VerifyView:
 
     def __enter__(self) -> VerifyView:
         """Say what will be done and begin to show."""
-        if self._shows:
-            self._announce()
-            if self._console.is_terminal:
-                self._live.start()
+        if not self._shows:
+            return self
+        plan = self.verification.plan
+        what = "search" if plan.searches else "schedule"
+        how = "side by side" if plan.side_by_side else "one after the other, each first in turn"
+        done = f", {len(self.verification.pairs)} done" if self.verification.pairs else ""
+        self._say(
+            "verify", f"{what} against constant, {plan.model}, {plan.seeds} pairs{done}; {how}"
+        )
+        if plan.others:
+            texts = [
+                arm.name if arm.seeds is None else f"{arm.name} (of the first {arm.seeds})"
+                for arm in plan.others
+            ]
+            self._say("and", f"for each seed also {', '.join(texts)}")
+        self._say("margin", f"{plan.margin:g} points of top-1 (EMA), fixed now; {self._folder}")
+        for key, (baseline, candidate) in self.verification.differing.items():
+            self._say("differs", f"{key}: baseline {baseline}, candidate {candidate}")
+        if self._console.is_terminal:
+            self._live.start()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -102,24 +118,6 @@ class VerifyView:
             sections.insert(0, pairs_section(self.verification))
         for drawing in views(sections):
             self._console.print(drawing)
-
-    def _announce(self) -> None:
-        plan = self.verification.plan
-        what = "search" if plan.searches else "schedule"
-        how = "side by side" if plan.side_by_side else "one after the other, in turn first"
-        done = f", {len(self.verification.pairs)} done" if self.verification.pairs else ""
-        self._say(
-            "verify", f"{what} against constant, {plan.model}, {plan.seeds} pairs{done}; {how}"
-        )
-        if plan.others:
-            texts = [
-                arm.name if arm.seeds is None else f"{arm.name} (of the first {arm.seeds})"
-                for arm in plan.others
-            ]
-            self._say("and", f"for each seed also {', '.join(texts)}")
-        self._say("margin", f"{plan.margin:g} points of top-1 (EMA), fixed now; {self._folder}")
-        for key, (baseline, candidate) in self.verification.differing.items():
-            self._say("differs", f"{key}: baseline {baseline}, candidate {candidate}")
 
     def _picture(self) -> RenderableType:
         now = time.monotonic()
@@ -308,7 +306,7 @@ def _other_lines(verification: Verification, arms: list[ArmValues]) -> list[tupl
 
 
 def _seeds_differ(arms: Sequence[ArmValues]) -> bool:
-    """Tell whether some arm was trained for fewer seeds; a file of before that was possible does not say."""
+    """Return whether some arm was trained for fewer seeds; a file of before that was possible does not say."""
     return len({arm.get("seeds") for arm in arms}) > 1
 
 

@@ -15,9 +15,10 @@ from pydantic import Field, model_validator
 from autoprog import migration
 from autoprog.bounds import Count, Few, Measured
 from autoprog.errors import ConfigError, RunError, command
+from autoprog.eventlog import effective_rows
 from autoprog.files import FileModel, Line, parse, read_object, read_rows
 from autoprog.openfiles import open_regular, replacing, write_atomically
-from autoprog.runs import CURVE_FILE, effective_rows
+from autoprog.runs import CURVE_FILE
 from autoprog.verify.arms import settings_of_words
 from autoprog.verify.attempts import (
     ArmEnded,

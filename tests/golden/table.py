@@ -51,6 +51,12 @@ VALUES: dict[str, dict[Any, Any]] = {
 """Renamed values: recorded key -> {new value: recorded value}; kinds of events are under ``kind``."""
 
 TEXTS: dict[str, str] = {
+    "mean step cost: 50% of the full model; ideal speed-up 2.01x": "mean step cost: 50% of the full model;"
+    " ideal speed-up 2.01",
+    "mean step cost: 52% of the full model; ideal speed-up 1.91x": "mean step cost: 52% of the full model;"
+    " ideal speed-up 1.91",
+    "top-1 EMA: 10.00 +- 3.1 %": "top-1 EMA: 10.00 ± 3.1 %",
+    "top-1: 10.00 +- 3.1 %": "top-1: 10.00 ± 3.1 %",
     "step from to for init placement old blocks optimizer change of loss |change of logits| lost": "step"
     " from to for op map source state change of loss |change of logits| lost",
     "11 d2 r8 d3 r12 stage ema interpolate keep copy +0.0197 0.505 TIME": "11 d2 r8 d3 r12 stage mogrow"

@@ -116,7 +116,7 @@ def test_the_words_say_whether_estimates_beat_cost(gain: tuple[float, float], wo
 
 def test_pairs_that_trainings_tell_apart_have_a_line_of_their_own() -> None:
     *_, last = fidelity_lines(report(beyond_seed_noise=agreement(pairs=2, tau=0.5)))
-    assert last.startswith("2 pairs that trainings tell apart: Kendall tau 0.50")
+    assert last.startswith("2 pairs that trainings distinguish: Kendall tau 0.50")
 
 
 def test_too_few_subnets_are_said_to_be_too_few() -> None:

@@ -123,8 +123,8 @@ def bar_output(terminal: bool, steps: int) -> str:
     seconds = iter(range(10_000))
     with PartsBar(console, clock=lambda: float(next(seconds))) as bar:
         for step in range(steps + 1):
-            bar.tell("accuracy", step, steps)
-        bar.tell("speed", 1, 4)
+            bar.update("accuracy", step, steps)
+        bar.update("speed", 1, 4)
     return file.getvalue()
 
 

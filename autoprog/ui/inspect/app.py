@@ -26,26 +26,26 @@ from textual.widgets import Footer, Input, Static, TabbedContent, TabPane
 from textual.worker import get_current_worker
 
 from autoprog.errors import AutoprogError, ConfigError, RunError
+from autoprog.locate import is_word, locate_run
 from autoprog.openfiles import write_all
-from autoprog.runs import is_word, locate_run
 from autoprog.ui.format import DIM, WARNING
 from autoprog.ui.inspect.panes import (
     APP_KEYS,
-    LOOKING,
     MOVES_IN_PAGE,
     MOVES_IN_TABLE,
     NOTHING_OPEN,
     READING,
+    VIEW_ACTIONS,
     VIEWS,
     Checked,
     ComparePane,
     GrowthPane,
     Importances,
     LivePane,
-    Looking,
     PagePane,
     Pane,
     PrintableLines,
+    ReadingPane,
     ReadOn,
     RunsPane,
     SchedulePane,
@@ -159,10 +159,10 @@ class InspectApp(App[None]):
             self.follower, self.subject, self.problem = follower, follower.subject, problem
             super().__init__()
 
-    class Looked(Message):
+    class PaneRead(Message):
         """The thread has read what a view shows beside the subject."""
 
-        def __init__(self, pane: Looking, value: object) -> None:
+        def __init__(self, pane: ReadingPane, value: object) -> None:
             self.pane, self.value = pane, value
             super().__init__()
 
@@ -236,7 +236,7 @@ class InspectApp(App[None]):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Leave keys to what is typed into and to what lies above the views."""
-        if action in LOOKING:
+        if action in VIEW_ACTIONS:
             return len(self.screen_stack) == 1 and not isinstance(self.focused, Input)
         return True
 
@@ -279,7 +279,7 @@ class InspectApp(App[None]):
 
     @property
     def _closes(self) -> bool:
-        """Tell whether the views are gone, while what was read last still comes in."""
+        """Return whether the views are gone, while what was read last still comes in."""
         return not (self.query("#problem") and self.query("#views") and self._pane.query(Static))
 
     @property
@@ -337,9 +337,9 @@ class InspectApp(App[None]):
             follower = self._follower
             if follower is not None:
                 self._follow(follower)
-            if isinstance(pane, Looking):
+            if isinstance(pane, ReadingPane):
                 subject = None if follower is None else follower.subject
-                self.post_message(self.Looked(pane, pane.look(subject, marks)))
+                self.post_message(self.PaneRead(pane, pane.read(subject, marks)))
         finally:
             self._busy = False
             self.num_reads += 1
@@ -366,8 +366,8 @@ class InspectApp(App[None]):
             self._subject = event.subject
             self._draw()
 
-    @on(Looked)
-    def _take_look(self, event: Looked) -> None:
+    @on(PaneRead)
+    def _take_pane_read(self, event: PaneRead) -> None:
         if not self._closes:
             event.pane.take(event.value)
 
@@ -444,35 +444,29 @@ def make_app(
     Raises:
         ConfigError: If a target is nothing that can be looked at.
     """
-    folders = [Path(target) for target in targets if _is_runs_folder(Path(target))]
+
+    def is_runs_folder(path: Path) -> bool:
+        return path.is_dir() and not (path / "run.yaml").is_file() and any(path.glob("*/run.yaml"))
+
+    folders = [Path(target) for target in targets if is_runs_folder(Path(target))]
     opened = [target for target in targets if Path(target) not in folders]
     opened = [str(locate_run(t, runs_dir)) if is_word(t, runs_dir) else t for t in opened]
-    followers = [_follower(target) for target in opened]
     named = [Path(target) for target in opened]
+    followers: list[Follower] = [
+        RunFollower(path)
+        if (path / "run.yaml").is_file()
+        else PlanFollower(target, find_subject(target, None, None, None, time.time()))
+        for target, path in zip(opened, named, strict=True)
+    ]
     if len(folders) > 1:
         raise ConfigError("inspect", "", "must have one folder of runs at most", str(folders[1]))
     if not folders and len(named) < 2:
-        folders = [_beside(named, runs_dir)]
+        # Around the one run that is named, so that its neighbours are at hand.
+        folders = [named[0].parent if named and named[0].is_dir() else Path(runs_dir)]
     listing = Listing(folders[0] if folders else None, named)
     runs = [path for path in named if path.is_dir()]
     marked = runs if len(runs) > 1 else []
     return InspectApp(followers, listing, poll_seconds, marked, importances)
-
-
-def _is_runs_folder(path: Path) -> bool:
-    return path.is_dir() and not (path / "run.yaml").is_file() and any(path.glob("*/run.yaml"))
-
-
-def _beside(named: Sequence[Path], runs_dir: str) -> Path:
-    """Return the folder that holds the one run that is named, so that its neighbours are at hand."""
-    return named[0].parent if named and named[0].is_dir() else Path(runs_dir)
-
-
-def _follower(target: str) -> Follower:
-    path = Path(target)
-    if (path / "run.yaml").is_file():
-        return RunFollower(path)
-    return PlanFollower(target, find_subject(target, None, None, None, time.time()))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -497,36 +491,35 @@ def take_screenshots(app: InspectApp, folder: Path, size: tuple[int, int]) -> li
     Raises:
         RunError: If they cannot be written, or a run cannot be read.
     """
-    pictures = asyncio.run(_take(app, size))
+
+    async def settle(pilot: Pilot[None], view: str) -> None:
+        """Wait until a view is shown and what it shows has been read twice, so that it is all there."""
+        search = cast(SearchPane, app.query_one("#search-pane"))
+        await pilot.pause()
+        app.action_view(view)
+        await pilot.pause()
+        end, last = app.num_reads + 2, time.monotonic() + MAX_SECONDS
+        while (app.num_reads < end or search.is_computing) and time.monotonic() < last:
+            await pilot.pause(PAUSE_SECONDS)
+        await pilot.pause()
+
+    async def take() -> dict[str, str]:
+        """Return the pictures by the names of their files."""
+        pictures = {}
+        async with app.run_test(size=size) as pilot:
+            for view in VIEWS:
+                await settle(pilot, view)
+                problem = app.query_one("#problem", Static)
+                if problem.display:
+                    raise RunError(str(problem.content).removeprefix(" ! "))
+                picture = app.export_screenshot(title="autoprog inspect")
+                pictures[f"{view}.svg"] = with_local_fonts(picture)
+        return pictures
+
+    pictures = asyncio.run(take())
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_all({folder / name: picture for name, picture in pictures.items()})
         return [folder / name for name in pictures]
     except OSError as error:
         raise RunError(f"{folder}: cannot be written: {error.strerror}") from None
-
-
-async def _take(app: InspectApp, size: tuple[int, int]) -> dict[str, str]:
-    """Return the pictures by the names of their files."""
-    pictures = {}
-    async with app.run_test(size=size) as pilot:
-        for view in VIEWS:
-            await _settled(app, pilot, view)
-            problem = app.query_one("#problem", Static)
-            if problem.display:
-                raise RunError(str(problem.content).removeprefix(" ! "))
-            picture = app.export_screenshot(title="autoprog inspect")
-            pictures[f"{view}.svg"] = with_local_fonts(picture)
-    return pictures
-
-
-async def _settled(app: InspectApp, pilot: Pilot[None], view: str) -> None:
-    """Wait until a view is shown and what it shows has been read twice, so that it is all there."""
-    search = cast(SearchPane, app.query_one("#search-pane"))
-    await pilot.pause()
-    app.action_view(view)
-    await pilot.pause()
-    end, last = app.num_reads + 2, time.monotonic() + MAX_SECONDS
-    while (app.num_reads < end or search.is_computing) and time.monotonic() < last:
-        await pilot.pause(PAUSE_SECONDS)
-    await pilot.pause()

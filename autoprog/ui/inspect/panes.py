@@ -1,4 +1,4 @@
-"""The panes behind the tabs: each is told what there is to show, and moves by the same few words."""
+"""The panes behind the tabs: each shows what is open in its way, and moves by the same few keys."""
 
 from __future__ import annotations
 
@@ -36,7 +36,6 @@ from autoprog.ui.inspect.readers import (
     filtered,
     run_columns,
     stamp,
-    subject_of,
 )
 from autoprog.ui.live import frame
 from autoprog.ui.render_rich import TWO_PLOTS_WIDTH, view, views
@@ -47,7 +46,9 @@ from autoprog.ui.run_sections import (
     curves_section,
     growth_section,
     header_section,
+    lengths_section,
     loss_series,
+    notes_section,
     result_of,
     result_section,
     schedule_section,
@@ -73,22 +74,22 @@ if TYPE_CHECKING:
 
 __all__ = [
     "APP_KEYS",
-    "LOOKING",
     "MOVES_IN_PAGE",
     "MOVES_IN_TABLE",
     "NOTHING_OPEN",
     "READING",
     "VIEWS",
+    "VIEW_ACTIONS",
     "Checked",
     "ComparePane",
     "GrowthPane",
     "Importances",
     "LivePane",
-    "Looking",
     "PagePane",
     "Pane",
     "PrintableLines",
     "ReadOn",
+    "ReadingPane",
     "Rows",
     "RunsPane",
     "SchedulePane",
@@ -186,7 +187,7 @@ APP_KEYS: list[BindingType] = [
     Binding("q", "quit", "Quit; a run goes on"),
 ]
 
-LOOKING = {"next_view", "move", "page", "view", "filter", "guide"}
+VIEW_ACTIONS = {"next_view", "move", "page", "view", "filter", "guide"}
 """What keys do unless something is typed into, or lies above the views."""
 
 MOVES_IN_PAGE = {
@@ -228,10 +229,10 @@ class Pane(Protocol):
 
 
 @runtime_checkable
-class Looking(Protocol):
+class ReadingPane(Protocol):
     """A view that shows more than the subject, which a thread has to read."""
 
-    def look(self, subject: Subject | None, marks: Marks) -> object:
+    def read(self, subject: Subject | None, marks: Marks) -> object:
         """Read; in a thread, so nothing of the view may be changed."""
 
     def take(self, value: object) -> None:
@@ -416,7 +417,7 @@ class LivePane(PagePane):
         self._axis: CurveAxis = "epochs"
         self._baseline: OtherRun | None = None
 
-    def look(self, subject: Subject | None, marks: Marks) -> OtherRun | None:
+    def read(self, subject: Subject | None, marks: Marks) -> OtherRun | None:
         """Read the baseline."""
         return None if subject is None else self._library.baseline(subject, marks)
 
@@ -465,7 +466,7 @@ class ComparePane(PagePane):
         self._library, self._axis = library, 0
         self._compared: Compared | None = None
 
-    def look(self, subject: Subject | None, marks: Marks) -> Compared:
+    def read(self, subject: Subject | None, marks: Marks) -> Compared:
         """Read the runs that are marked."""
         return self._library.compared(marks.runs)
 
@@ -531,7 +532,7 @@ class RunsPane(Vertical):
         """Return what was chosen."""
         return Marks(tuple(self._marked), self._baseline)
 
-    def look(self, subject: Subject | None, marks: Marks) -> list[RunRow]:
+    def read(self, subject: Subject | None, marks: Marks) -> list[RunRow]:
         """Read the list."""
         return self._listing.rows()
 
@@ -588,15 +589,12 @@ class RunsPane(Vertical):
         styles = [STATUS.get(row.status, ("", WARNING))[1] for row in passing]
         columns = run_columns(passing, self._marked, self._baseline)
         self.mover.show(columns, [str(row.path) for row in passing], styles)
-        self.query_one("#runs-note", Static).update(Text(self._note(bool(passing)), DIM))
-
-    def _note(self, is_any: bool) -> str:
-        if not is_any:
-            return "no run passes the filter" if self.rows else "no run in this folder"
-        marks = len(self._marked)
-        return f"{marks} marked (*): d under Schedule, and Compare, set them side by side" * bool(
-            marks
-        )
+        note = "no run passes the filter" if self.rows else "no run in this folder"
+        if passing:
+            marks = len(self._marked)
+            help_text = "d under Schedule, and Compare, set them side by side"
+            note = f"{marks} marked (*): {help_text}" if marks else ""
+        self.query_one("#runs-note", Static).update(_note(note))
 
     def open_filter(self) -> None:
         """Show the filter and type into it."""
@@ -663,7 +661,7 @@ class SchedulePane(PagePane):
         """Leave Esc to others while there is no diff."""
         return self._diffing is not None if action == "leave" else True
 
-    def look(self, subject: Subject | None, marks: Marks) -> _Other | None:
+    def read(self, subject: Subject | None, marks: Marks) -> _Other | None:
         """Read the other schedule."""
         number = self._diffing
         if number is None or subject is None:
@@ -676,7 +674,7 @@ class SchedulePane(PagePane):
         index = number % len(others)
         try:
             with consistent("these schedules"):
-                other = subject_of(self._library, others[index])
+                other = self._library.subject_of(others[index])
                 diff: ScheduleDiff | str = schedule_diff(subject, other)
         except (AutoprogError, OSError) as error:
             diff = str(error)
@@ -715,12 +713,14 @@ class SchedulePane(PagePane):
         has_room = rows >= CURVES_TOO_ROWS
         sections = [
             header_section(subject),
+            notes_section(subject),
             schedule_section(subject),
+            lengths_section(subject),
             *([curves_section(subject.state)] if has_room else []),
             result_section(result_of(subject)),
         ]
         if subject.track is None:
-            sections[1] = Section("schedule", (Line(NO_SCHEDULE, "dim"),))
+            sections[2] = Section("schedule", (Line(NO_SCHEDULE, "dim"),))
         return Group(*views(sections))
 
     def _diff_picture(self) -> RenderableType:
@@ -771,7 +771,7 @@ class SearchPane(PagePane):
         self._found: Sequence[Importance] | str | None = None
         self.is_computing = False
 
-    def look(self, subject: Subject | None, marks: Marks) -> Path | None:
+    def read(self, subject: Subject | None, marks: Marks) -> Path | None:
         """Return the journal of the run, if it has one."""
         if subject is None or subject.run is None or not subject.state.trials:
             return None
@@ -784,7 +784,12 @@ class SearchPane(PagePane):
         if value != self._journal:
             self._journal, self._found, self._stamp, self._begun = value, None, (), 0.0
         if value is not None and self._importances is not None and not self.is_computing:
-            self._begin(value, self._importances)
+            now, seconds = stamp(value.parent, (JOURNAL,)), time.monotonic()
+            rests = bool(self._begun) and seconds - self._begun < REST_SECONDS
+            if now != self._stamp and not rests:
+                self._stamp, self._begun, self.is_computing = now, seconds, True
+                compute = partial(self._compute, value, self._importances)
+                self.run_worker(compute, thread=True, group="importances")
         self.draw()
 
     def picture(self, subject: Subject | None, columns: int, rows: int) -> RenderableType | None:
@@ -818,15 +823,6 @@ class SearchPane(PagePane):
         if event.path == self._journal:
             self._found = event.found
             self.draw()
-
-    def _begin(self, journal: Path, importances: Importances) -> None:
-        now, seconds = stamp(journal.parent, (JOURNAL,)), time.monotonic()
-        if now == self._stamp or (self._begun and seconds - self._begun < REST_SECONDS):
-            return
-        self._stamp, self._begun, self.is_computing = now, seconds, True
-        self.run_worker(
-            partial(self._compute, journal, importances), thread=True, group="importances"
-        )
 
     def _compute(self, journal: Path, importances: Importances) -> None:
         try:

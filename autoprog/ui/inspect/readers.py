@@ -1,4 +1,4 @@
-"""Other runs and plans than the one that is open: to compare with, read when a view needs them."""
+"""What the program reads in a thread of its own: what is open, all runs, and what to compare with."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from autoprog.eventlog import (
     event_of,
     event_row,
     picked,
+    read_chunk,
 )
 from autoprog.files import LONGEST_ROW_BYTES
 from autoprog.openfiles import NotRegularFileError, open_regular
 from autoprog.runs import load_run
-from autoprog.settings import RunSettings
 from autoprog.ui.format import STATUS, duration, number, per_cent
 from autoprog.ui.run_sections import OtherRun
 from autoprog.ui.state import RunState, fold
@@ -51,305 +51,7 @@ __all__ = [
     "parse_rows",
     "run_columns",
     "stamp",
-    "subject_of",
 ]
-
-
-# --------------------------------------------------------------------------------------------------
-# The events of a run as they come in: each byte of the log is read once.
-
-
-CHUNK_BYTES = 1 << 23
-
-
-class EventLog:
-    """Follows ``events.jsonl``; :attr:`state` is the fold of all rows that hold.
-
-    Args:
-        path: The log; it may not be there yet.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._start = self.state = RunState()
-        self._rows: list[Row] = []
-        self._offset = 0
-        self._spacing_bytes = 0
-        self._counter = RowCounter(str(path))
-
-    def begin(self, start: RunState) -> None:
-        """Fold from another state before the first event, because more is known of the run."""
-        if start != self._start:
-            self._start = start
-            self.state = fold(map(event_of, self._rows), start)
-
-    def advance(self) -> bool:
-        """Take in the next rows; return whether there are more.
-
-        Raises:
-            ConfigError: If a whole line is no event.
-        """
-        file = open_log(self._path)
-        if file is None:
-            self._forget()
-            return False
-        with file:
-            return self._read_on(file)
-
-    def _read_on(self, file: IO[bytes]) -> bool:
-        size = os.fstat(file.fileno()).st_size
-        if size < self._offset:
-            self._forget()
-        if not self._spacing_bytes and size - self._offset > WHOLE_BYTES:
-            self._spacing_bytes = (size - self._offset) // MAX_PROGRESS
-        lines, length = self._chunk(file)
-        new = parse_rows(picked(lines, self._spacing_bytes), str(self._path), self._counter)
-        self._take(new)
-        self._offset += length
-        if not length:
-            self._spacing_bytes = 0
-        return length > 0
-
-    def _forget(self) -> None:
-        self._rows, self._offset, self._spacing_bytes = [], 0, 0
-        self._counter = RowCounter(str(self._path))
-        self.state = self._start
-
-    def _chunk(self, file: IO[bytes]) -> tuple[list[bytes], int]:
-        """Return the next whole lines and their length in bytes."""
-        file.seek(self._offset)
-        data = file.read(CHUNK_BYTES)
-        while b"\n" not in data and (more := file.read(CHUNK_BYTES)):
-            data += more
-            if len(data) > LONGEST_ROW_BYTES:
-                problem = f"must hold no line of more than {LONGEST_ROW_BYTES / 2**20:g} MiB"
-                raise ConfigError(str(self._path), "", problem)
-        length = data.rfind(b"\n") + 1
-        return data[:length].split(b"\n")[:-1], length
-
-    def _take(self, new: list[Row]) -> None:
-        if any(row["kind"] == "run_started" and row["attempt"] > 0 for row in new):
-            self._rows = effective_rows(iter([*self._rows, *new]))
-            self.state = fold(map(event_of, self._rows), self._start)
-        else:
-            self.state = fold(map(event_of, new), self.state)
-            self._rows += new
-        self._rows = _thinned(self._rows)
-
-
-def parse_rows(lines: Iterable[bytes], where: str, counter: RowCounter | None = None) -> list[Row]:
-    """Return the rows of whole lines.
-
-    Raises:
-        ConfigError: If a line is no row of an event log.
-    """
-    counter = counter or RowCounter(where)
-    rows: list[Row] = []
-    for line in lines:
-        rows.append(event_row(line, where))
-        counter.add(rows[-1], len(line))
-    return rows
-
-
-def open_log(path: Path) -> IO[bytes] | None:
-    """Open a log; None where it is not there yet.
-
-    Raises:
-        ConfigError: If it is no regular file.
-    """
-    try:
-        return open_regular(path)
-    except FileNotFoundError:
-        return None
-    except NotRegularFileError as error:
-        problem = f"must be a regular file, but it is {error.strerror}"
-        raise ConfigError(str(path), "", problem) from None
-
-
-def _thinned(rows: list[Row]) -> list[Row]:
-    """Return the rows without every second one of progress where there are too many of them."""
-    progress = [index for index, row in enumerate(rows) if row["kind"] == "step_logged"]
-    if len(progress) <= 4 * MAX_PROGRESS:
-        return rows
-    gone = set(progress[1:-1:2])
-    return [row for index, row in enumerate(rows) if index not in gone]
-
-
-# --------------------------------------------------------------------------------------------------
-# The runs of a folder, one row each, from the ends of their logs.
-
-
-TAIL_BYTES = 1 << 16
-STALE_CHECK_SECONDS = 60.0  # a run becomes stale without a sign
-
-
-@dataclass(frozen=True)
-class RunRow:
-    """A run in a list. ``status`` is as in a subject, or ``unreadable`` with the reason in ``note``."""
-
-    path: Path
-    name: str
-    status: str
-    model: str = ""
-    schedule: str = ""
-    data: str = ""
-    epochs: str = ""
-    time: str = ""
-    stage: str = ""
-    done: str = ""
-    came_to: str = ""
-    note: str = ""
-
-
-class Listing:
-    """The runs of a folder, or those that were named; a folder is read again only if it has changed."""
-
-    def __init__(
-        self, runs_dir: Path | None, named: Sequence[Path], clock: Callable[[], float] = time.time
-    ) -> None:
-        self._runs_dir, self._named, self._clock = runs_dir, tuple(named), clock
-        self._known: dict[Path, tuple[tuple[Stamp, float], RunRow]] = {}
-
-    def rows(self) -> list[RunRow]:
-        """Return the rows, the newest run first."""
-        return [self._row(path) for path in self.paths()]
-
-    def paths(self) -> list[Path]:
-        """Return the folders of the runs, the newest first."""
-        inside = self._runs_dir.glob("*/run.yaml") if self._runs_dir is not None else ()
-        found = {*(file.parent for file in inside), *(p for p in self._named if p.is_dir())}
-        return sorted(found, key=lambda path: path.name, reverse=True)
-
-    def _row(self, path: Path) -> RunRow:
-        seconds = self._clock()
-        now = (stamp(path, (*FILES, "events.jsonl")), seconds // STALE_CHECK_SECONDS)
-        known = self._known.get(path)
-        if known is None or known[0] != now:
-            known = self._known[path] = (now, _read(path, seconds))
-        return known[1]
-
-
-def run_columns(
-    rows: Sequence[RunRow], marked: Sequence[Path] = (), baseline: Path | None = None
-) -> list[Column]:
-    """Return the table of runs; notes only where there are any.
-
-    A star is before the runs that are marked, and a b before the baseline.
-    """
-    notes = tuple(row.note for row in rows)
-    flags = [f"{'*' * (r.path in marked)}{'b' * (r.path == baseline)}" for r in rows]
-    room = max(map(len, flags), default=0) + 1 if any(flags) else 0
-    states = (
-        f"{flag:<{room}}{_mark(row.status)} {row.status}"
-        for flag, row in zip(flags, rows, strict=True)
-    )
-    return [
-        Column("state", tuple(states), "left"),
-        Column("run", tuple(row.name for row in rows), "left", keeps_end=True),
-        Column("model", tuple(row.model for row in rows), "left", rank=1),
-        Column("schedule", tuple(row.schedule for row in rows), "left", rank=4),
-        Column("data", tuple(row.data for row in rows), "left", rank=5),
-        Column("epochs", tuple(row.epochs for row in rows), rank=3),
-        Column("time", tuple(row.time for row in rows), rank=2),
-        Column("stage", tuple(row.stage for row in rows), "left", rank=7),
-        Column("done", tuple(row.done for row in rows), rank=6),
-        Column("left or top-1", tuple(row.came_to for row in rows)),
-        *([Column("note", notes, "left", rank=8)] if any(notes) else []),
-    ]
-
-
-def filtered(rows: Iterable[RunRow], words: str) -> list[RunRow]:
-    """Return the rows that hold all of some words, in capitals or not, in any column but the numbers."""
-    wanted = words.lower().split()
-    return [row for row in rows if all(word in _text(row) for word in wanted)]
-
-
-def _text(row: RunRow) -> str:
-    return f"{row.name} {row.model} {row.schedule} {row.data} {row.status} {row.stage}".lower()
-
-
-def _mark(status: str) -> str:
-    return STATUS[status][0] if status in STATUS else "!"
-
-
-def _read(path: Path, now: float) -> RunRow:
-    try:
-        with consistent(str(path)):
-            run = load_run(path)
-            state = fold(map(event_of, _ends(path / "events.jsonl")), run_start(run))
-            return _row_of(path, run_subject(run, state, None, now))
-    except (AutoprogError, OSError) as error:
-        return RunRow(path, path.name, "unreadable", note=str(error))
-
-
-def _ends(log: Path) -> list[dict[str, object]]:
-    """Return the first row of a log and its last ones, as far as they are whole."""
-    opened = open_log(log)
-    if opened is None:
-        return []
-    with opened as file:
-        first = file.readline(LONGEST_ROW_BYTES)
-        size = file.seek(0, 2)
-        start = max(len(first), size - TAIL_BYTES)
-        file.seek(start - 1 if start else 0)
-        tail = file.read()
-    whole = tail[: tail.rfind(b"\n") + 1].split(b"\n")[
-        1:-1
-    ]  # what is before the first line end is cut
-    return parse_rows([*([first] if first.endswith(b"\n") else []), *whole], str(log))
-
-
-def _row_of(path: Path, subject: Subject) -> RunRow:
-    run, state = subject.run, subject.state
-    assert run is not None, "a row is that of a run"
-    data = run.manifest.settings.data
-    return RunRow(
-        path=path,
-        name=path.name,
-        status=subject.status,
-        model=subject.spec.name,
-        schedule=_schedule(run.manifest.settings),
-        data="digits" if data.embedded else data.dataset or Path(str(data.dir)).name,
-        epochs=_epochs(subject),
-        time=duration(run.result.wall_seconds if run.result is not None else state.train_seconds),
-        stage=_stage(state),
-        done=per_cent(state.fraction_done) if state.total_steps else "",
-        came_to=_came_to(subject),
-    )
-
-
-def _schedule(settings: RunSettings) -> str:
-    """Return what a run trains along: the name of a preset or a file, or how a search decides."""
-    if settings.search is None:
-        return Path(settings.schedule_from or "").name
-    trials = settings.search.trials
-    return f"search, {settings.search.rule if trials is None else f'{trials} trials'}"
-
-
-def _epochs(subject: Subject) -> str:
-    """Return the epochs of a complete run; of another one those so far, and of how many."""
-    state = subject.state
-    if not state.total_steps:
-        return ""
-    total = number(state.total_steps / max(1, state.steps_per_epoch), 3)
-    if subject.status == "complete":
-        return total
-    return f"{number(state.epoch, 3)}/{'≈' * state.is_open_ended}{total}"
-
-
-def _stage(state: RunState) -> str:
-    if state.stage is None:
-        return str(state.subnet or "")
-    total = "" if state.num_stages is None else f"/{state.num_stages}"
-    return f"{state.stage + 1}{total} {state.subnet or ''}".rstrip()
-
-
-def _came_to(subject: Subject) -> str:
-    if subject.run is not None and subject.run.result is not None:
-        return f"{subject.run.result.top1_ema:.2f} % EMA"
-    if subject.status in ("training", "supernet"):
-        return f"{duration(subject.state.eta_seconds)} left"
-    return ""
 
 
 # --------------------------------------------------------------------------------------------------
@@ -393,7 +95,7 @@ class RunFollower:
         """Read what is new of the folder, and the next part of its log.
 
         Raises:
-            ConfigError: If a file in it breaks a law.
+            ConfigError: If a file in it is wrong.
             RunError: If the folder is gone.
         """
         if not self._path.is_dir():
@@ -422,16 +124,269 @@ class PlanFollower:
 
 
 def stamp(folder: Path, names: tuple[str, ...]) -> Stamp:
-    """Return what tells a changed file from the one that was read: time in ns and size of each."""
-    return tuple(_stamp(folder / name) for name in names)
+    """Return what distinguishes a changed file from the one that was read: time in ns and size of each."""
+    found: list[tuple[int, int] | None] = []
+    for name in names:
+        try:
+            stat = (folder / name).stat()
+            found.append((stat.st_mtime_ns, stat.st_size))
+        except FileNotFoundError:
+            found.append(None)
+    return tuple(found)
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
+class EventLog:
+    """Follows ``events.jsonl``; :attr:`state` is the fold of all rows that hold.
+
+    Args:
+        path: The log; it may not be there yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._start = self.state = RunState()
+        self._rows: list[Row] = []
+        self._offset = 0
+        self._spacing_bytes = 0
+        self._counter = RowCounter(str(path))
+
+    def begin(self, start: RunState) -> None:
+        """Fold from another state before the first event, because more is known of the run."""
+        if start != self._start:
+            self._start = start
+            self.state = fold(map(event_of, self._rows), start)
+
+    def advance(self) -> bool:
+        """Take in the next rows; return whether there are more.
+
+        Raises:
+            ConfigError: If a whole line is no event.
+        """
+        file = open_log(self._path)
+        if file is None:
+            self._forget()
+            return False
+        with file:
+            size = os.fstat(file.fileno()).st_size
+            if size < self._offset:  # another run in its place
+                self._forget()
+            if not self._spacing_bytes and size - self._offset > WHOLE_BYTES:
+                self._spacing_bytes = (size - self._offset) // MAX_PROGRESS
+            lines, length = read_chunk(file, str(self._path), self._offset)
+        new = parse_rows(picked(lines, self._spacing_bytes), str(self._path), self._counter)
+        if any(row["kind"] == "run_started" and row["attempt"] > 0 for row in new):
+            # A resumed run: what came after its checkpoint holds no more, so all is folded anew.
+            self._rows = effective_rows(iter([*self._rows, *new]))
+            self.state = fold(map(event_of, self._rows), self._start)
+        else:
+            self.state = fold(map(event_of, new), self.state)
+            self._rows += new
+        progress = [k for k, row in enumerate(self._rows) if row["kind"] == "step_logged"]
+        if len(progress) > 4 * MAX_PROGRESS:  # every second report goes, so that memory is bounded
+            gone = set(progress[1:-1:2])
+            self._rows = [row for k, row in enumerate(self._rows) if k not in gone]
+        self._offset += length
+        if not length:
+            self._spacing_bytes = 0
+        return length > 0
+
+    def _forget(self) -> None:
+        self._rows, self._offset, self._spacing_bytes = [], 0, 0
+        self._counter = RowCounter(str(self._path))
+        self.state = self._start
+
+
+def parse_rows(lines: Iterable[bytes], where: str, counter: RowCounter | None = None) -> list[Row]:
+    """Return the rows of whole lines.
+
+    Raises:
+        ConfigError: If a line is no row of an event log.
+    """
+    counter = counter or RowCounter(where)
+    rows: list[Row] = []
+    for line in lines:
+        rows.append(event_row(line, where))
+        counter.add(rows[-1], len(line))
+    return rows
+
+
+def open_log(path: Path) -> IO[bytes] | None:
+    """Open a log; None where it is not there yet.
+
+    Raises:
+        ConfigError: If it is no regular file.
+    """
     try:
-        stat = path.stat()
+        return open_regular(path)
     except FileNotFoundError:
         return None
-    return stat.st_mtime_ns, stat.st_size
+    except NotRegularFileError as error:
+        problem = f"must be a regular file, but it is {error.strerror}"
+        raise ConfigError(str(path), "", problem) from None
+
+
+# --------------------------------------------------------------------------------------------------
+# The runs of a folder, one row each, from the ends of their logs.
+
+
+TAIL_BYTES = 1 << 16
+STALE_CHECK_SECONDS = 60.0  # a run becomes stale while nothing in its folder changes
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """A run in a list. ``status`` is as in a subject, or ``unreadable`` with the reason in ``note``."""
+
+    path: Path
+    name: str
+    status: str
+    model: str = ""
+    schedule: str = ""
+    data: str = ""
+    epochs: str = ""
+    time: str = ""
+    stage: str = ""
+    done: str = ""
+    came_to: str = ""
+    note: str = ""
+
+
+class Listing:
+    """The runs of a folder, or those that were named; a folder is read again only if it has changed."""
+
+    def __init__(
+        self, runs_dir: Path | None, named: Sequence[Path], clock: Callable[[], float] = time.time
+    ) -> None:
+        self._runs_dir, self._named, self._clock = runs_dir, tuple(named), clock
+        self._known: dict[Path, tuple[tuple[Stamp, float], RunRow]] = {}
+
+    def rows(self) -> list[RunRow]:
+        """Return the rows, the newest run first."""
+        seconds, rows = self._clock(), []
+        for path in self.paths():
+            now = (stamp(path, (*FILES, "events.jsonl")), seconds // STALE_CHECK_SECONDS)
+            known = self._known.get(path)
+            if known is None or known[0] != now:
+                known = self._known[path] = (now, read_row(path, seconds))
+            rows.append(known[1])
+        return rows
+
+    def paths(self) -> list[Path]:
+        """Return the folders of the runs, the newest first."""
+        inside = self._runs_dir.glob("*/run.yaml") if self._runs_dir is not None else ()
+        found = {*(file.parent for file in inside), *(p for p in self._named if p.is_dir())}
+        return sorted(found, key=lambda path: path.name, reverse=True)
+
+
+def read_row(path: Path, now: float) -> RunRow:
+    """Return the row of a run, from the ends of its log; of one that cannot be read, why."""
+    try:
+        with consistent(str(path)):
+            run = load_run(path)
+            state = fold(map(event_of, _ends(path / "events.jsonl")), run_start(run))
+            return _row_of(path, run_subject(run, state, None, now))
+    except (AutoprogError, OSError) as error:
+        return RunRow(path, path.name, "unreadable", note=str(error))
+
+
+def _ends(log: Path) -> list[dict[str, object]]:
+    """Return the first row of a log and its last ones, as far as they are whole."""
+    opened = open_log(log)
+    if opened is None:
+        return []
+    with opened as file:
+        first = file.readline(LONGEST_ROW_BYTES)
+        size = file.seek(0, 2)
+        start = max(len(first), size - TAIL_BYTES)
+        file.seek(start - 1 if start else 0)
+        tail = file.read()
+    # What is before the first line end is cut, and behind the last one it is half written.
+    whole = tail[: tail.rfind(b"\n") + 1].split(b"\n")[1:-1]
+    return parse_rows([*([first] if first.endswith(b"\n") else []), *whole], str(log))
+
+
+def _row_of(path: Path, subject: Subject) -> RunRow:
+    run, state = subject.run, subject.state
+    assert run is not None, "a row is that of a run"
+    settings = run.manifest.settings
+    data, search = settings.data, settings.search
+    # What a run trains along: the name of a preset or a file, or how a search decides.
+    schedule = Path(settings.schedule_from or "").name
+    if search is not None:
+        how = search.rule if search.trials is None else f"{search.trials} trials"
+        schedule = f"search, {how}"
+    epochs = ""
+    if state.total_steps:
+        epochs = number(state.total_steps / max(1, state.steps_per_epoch), 3)
+        if subject.status != "complete":  # those so far, and of how many
+            epochs = f"{number(state.epoch, 3)}/{'≈' * state.is_open_ended}{epochs}"
+    stage = str(state.subnet or "")
+    if state.stage is not None:
+        of = "" if state.num_stages is None else f"/{state.num_stages}"
+        stage = f"{state.stage + 1}{of} {stage}".rstrip()
+    came_to = ""
+    if run.result is not None:
+        came_to = f"{run.result.top1_ema:.2f} % EMA"
+    elif subject.status in ("training", "supernet"):
+        came_to = f"{duration(state.eta_seconds)} left"
+    return RunRow(
+        path=path,
+        name=path.name,
+        status=subject.status,
+        model=subject.spec.name,
+        schedule=schedule,
+        data="digits" if data.embedded else data.dataset or Path(str(data.dir)).name,
+        epochs=epochs,
+        time=duration(run.result.wall_seconds if run.result is not None else state.train_seconds),
+        stage=stage,
+        done=per_cent(state.fraction_done) if state.total_steps else "",
+        came_to=came_to,
+    )
+
+
+def run_columns(
+    rows: Sequence[RunRow], marked: Sequence[Path] = (), baseline: Path | None = None
+) -> list[Column]:
+    """Return the table of runs; notes only where there are any.
+
+    A star is before the runs that are marked, and a b before the baseline.
+    """
+    notes = tuple(row.note for row in rows)
+    flags = [f"{'*' * (r.path in marked)}{'b' * (r.path == baseline)}" for r in rows]
+    room = max(map(len, flags), default=0) + 1 if any(flags) else 0
+    marks = (STATUS[row.status][0] if row.status in STATUS else "!" for row in rows)
+    states = (
+        f"{flag:<{room}}{mark} {row.status}"
+        for flag, mark, row in zip(flags, marks, rows, strict=True)
+    )
+    return [
+        Column("state", tuple(states), "left"),
+        Column("run", tuple(row.name for row in rows), "left", keeps_end=True),
+        Column("model", tuple(row.model for row in rows), "left", rank=1),
+        Column("schedule", tuple(row.schedule for row in rows), "left", rank=4),
+        Column("data", tuple(row.data for row in rows), "left", rank=5),
+        Column("epochs", tuple(row.epochs for row in rows), rank=3),
+        Column("time", tuple(row.time for row in rows), rank=2),
+        Column("stage", tuple(row.stage for row in rows), "left", rank=7),
+        Column("done", tuple(row.done for row in rows), rank=6),
+        Column("left or top-1", tuple(row.came_to for row in rows)),
+        *([Column("note", notes, "left", rank=8)] if any(notes) else []),
+    ]
+
+
+def filtered(rows: Iterable[RunRow], words: str) -> list[RunRow]:
+    """Return the rows that hold all of some words, in capitals or not, in any column but the numbers."""
+    wanted = words.lower().split()
+
+    def text(row: RunRow) -> str:
+        columns = (row.name, row.model, row.schedule, row.data, row.status, row.stage)
+        return " ".join(columns).lower()
+
+    return [row for row in rows if all(word in text(row) for word in wanted)]
+
+
+# --------------------------------------------------------------------------------------------------
+# Other runs and plans than the one that is open, read when a view compares with them.
 
 
 BASELINE_SCHEDULE = "constant"
@@ -481,6 +436,17 @@ class Library:
         assert follower.subject is not None
         return follower.subject
 
+    def subject_of(self, other: Path | Follower) -> Subject:
+        """Return the run or the plan that is to be compared with.
+
+        Raises:
+            AutoprogError: If it cannot be read.
+        """
+        if isinstance(other, Path):
+            return self.subject(other)
+        assert other.subject is not None
+        return other.subject
+
     def others(self, subject: Subject, marks: Marks) -> list[Path | PlanFollower]:
         """Return what the schedule of a subject may be compared with: plans and marked runs."""
         runs = dict.fromkeys([*marks.runs, *([marks.baseline] if marks.baseline else [])])
@@ -490,12 +456,19 @@ class Library:
 
     def compared(self, paths: Sequence[Path]) -> Compared:
         """Return the comparison of runs; the same one while nothing changes."""
-        read = tuple(self._read(path) for path in paths)
+        read = tuple(self._finished_run(path) for path in paths)
         if read != self._compared[0]:
             runs = [one for one in read if not isinstance(one, str)]
             reasons = zip(paths, read, strict=True)
             left_out = tuple((path.name, why) for path, why in reasons if isinstance(why, str))
-            self._compared = (read, _compared(runs, left_out))
+            from autoprog.verify.compare import compare
+
+            try:
+                with consistent("these runs"):
+                    found = Compared(compare(runs) if runs else None, left_out)
+            except ConfigError as error:  # they are whole, but go not together
+                found = Compared(None, (*left_out, ("the comparison", str(error))))
+            self._compared = (read, found)
         return self._compared[1]
 
     def baseline(self, subject: Subject, marks: Marks) -> OtherRun | None:
@@ -512,6 +485,7 @@ class Library:
             return None  # the list says what is wrong with it
 
     def _fitting(self, subject: Subject) -> Iterator[Path]:
+        """Yield the trainings along the baseline's schedule with the model and the data of a run."""
         if subject.run is None:
             return
         settings = subject.run.manifest.settings
@@ -520,53 +494,28 @@ class Library:
             now = stamp(path, ("run.yaml",))
             known = self._baselines.get(path)
             if known is None or known[0] != now:
-                known = self._baselines[path] = (now, _baseline_of(path))
+                known = self._baselines[path] = (now, baseline_text(path))
             if known[1] == wanted and path != subject.run.path:
                 yield path
 
-    def _read(self, path: Path) -> FinishedRun | str:
+    def _finished_run(self, path: Path) -> FinishedRun | str:
+        from autoprog.verify.compare import read_finished_run  # not before a view needs it
+
         now = stamp(path, (*FILES, "events.jsonl"))
         known = self._finished.get(path)
-        if known is None or known[0] != now:
-            known = self._finished[path] = (now, _finished(path))
-        return known[1]
+        if known is not None and known[0] == now:
+            return known[1]
+        try:
+            found: FinishedRun | str = read_finished_run(path)
+        except ConfigError as error:
+            found = ": ".join(part for part in (error.key, error.problem) if part)
+        except (AutoprogError, OSError) as error:
+            found = str(error)
+        self._finished[path] = (now, found)
+        return found
 
 
-def subject_of(library: Library, other: Path | Follower) -> Subject:
-    """Return the run or the plan that is to be compared with.
-
-    Raises:
-        AutoprogError: If it cannot be read.
-    """
-    if isinstance(other, Path):
-        return library.subject(other)
-    assert other.subject is not None
-    return other.subject
-
-
-def _compared(runs: Sequence[FinishedRun], left_out: tuple[tuple[str, str], ...]) -> Compared:
-    """Return the comparison of runs; without one where they cannot be compared, which is told too."""
-    from autoprog.verify.compare import compare
-
-    try:
-        with consistent("these runs"):
-            return Compared(compare(runs) if runs else None, left_out)
-    except ConfigError as error:
-        return Compared(None, (*left_out, ("the comparison", str(error))))
-
-
-def _finished(path: Path) -> FinishedRun | str:
-    from autoprog.verify.compare import read_finished_run  # not before a view needs it
-
-    try:
-        return read_finished_run(path)
-    except ConfigError as error:
-        return ": ".join(part for part in (error.key, error.problem) if part)
-    except (AutoprogError, OSError) as error:
-        return str(error)
-
-
-def _baseline_of(path: Path) -> str:
+def baseline_text(path: Path) -> str:
     """Return model and data of a training along the baseline's schedule; empty for any other run."""
     try:
         settings = load_run(path).manifest.settings
