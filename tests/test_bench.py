@@ -312,12 +312,11 @@ def test_a_bare_step_is_a_step_of_the_runner(training: tuple[Trainer, list[Phase
     ]
     assert groups[0] == groups[1]
     assert type(loop.optimizer) is type(trainer.stepper.optimizer)
-    trainer.stepper._set_lr(0)
+    trainer.stepper.step(*batch[0], phase.choices[0], phase.slots, 0)
     for group in loop.optimizer.param_groups:
         group["lr"] = trainer.stepper.optimizer.param_groups[0]["lr"]
     loop.model.train()
     loop.update(*batch[0])
-    trainer.stepper.step(*batch[0], phase.choices[0], phase.slots, 0)
     ours = trainer.stepper.model.vit.state_dict()
     for name, value in loop.model.state_dict().items():
         torch.testing.assert_close(value, ours[name], rtol=1e-5, atol=1e-6)
