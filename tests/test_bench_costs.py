@@ -74,7 +74,7 @@ def test_the_table_is_aligned_text_where_nobody_looks() -> None:
         "2", "8", "10", "[9,", "11]", "20", "27.5", "0.167", "0.14", "7", "data-bound",
     ]  # fmt: skip
     assert "vit-mu, cpu, precision none, 1 threads, 0 loader workers; measured for 12 s" in text
-    assert "each cell estimated from the others: off by" in text
+    assert "each subnet estimated from the others: off by" in text
     assert text.isascii()
 
 

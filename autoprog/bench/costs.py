@@ -83,6 +83,7 @@ def measure_costs(
     with scratch_folder(settings) as folder:
         trainer = build_trainer(settings, folder, opened, compute, length, recipe.sched, Job())
         try:
+            # Without the start of a trainer, which is no part of measuring.
             begin = time.perf_counter()
             table = result_of(measure_step_costs(trainer, keys, limits))
             seconds = time.perf_counter() - begin
@@ -102,7 +103,7 @@ def cost_rows(
     model: CostModel, keys: Sequence[CostKey], batch_size: int, num_classes: int
 ) -> list[CostRow]:
     """Return a row for each kind of step; data must have been measured."""
-    full = full_key(model.spec, batch_size)
+    full = full_key(model.spec, batch_size)  # what ratios are to
 
     def macs(key: CostKey) -> int:
         training = Training(unfrozen=key.unfrozen)
@@ -187,11 +188,12 @@ def print_costs(console: Console, grid: CostGrid) -> None:
         Column("rounds", tuple(str(row.rounds) for row in rows), rank=2),
         Column("", tuple(notes), justify="left"),
     ]
+    # How far estimates are off is known from the measured steps: each estimated without itself.
     errors = ""
     if grid.typical_error is not None:
         worst = max(grid.left_out_errors, key=lambda name: abs(grid.left_out_errors[name]))
         errors = (
-            f"each cell estimated from the others: off by {per_cent(grid.typical_error)} in the median,"
+            f"each subnet estimated from the others: off by {per_cent(grid.typical_error)} in the median,"
             f" {per_cent(abs(grid.left_out_errors[worst]))} at worst ({worst})"
         )
     how = "measured" if grid.table.overlap_is_measured else "not measured, the usual"
@@ -207,6 +209,7 @@ def print_costs(console: Console, grid: CostGrid) -> None:
             f"of step and data the shorter is hidden to {per_cent(grid.table.overlap)} ({how})",
         ),
     )
+    # Where nobody looks at a screen a table is aligned text, which grep and awk understand.
     print_sections(console, [Section("costs", parts)], plain=not console.is_terminal)
 
 

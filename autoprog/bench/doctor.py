@@ -48,7 +48,7 @@ _MIN_FREE_BYTES = 2**30
 LOADING_SECONDS = 1.5
 READING_SECONDS = 30.0
 """Time limits of loading training images and of reading the images of each part."""
-_MAX_BATCHES = 10_000
+_MAX_BATCHES = 10_000  # more than the seconds allow
 _MIN_SPEED = {"cuda": 1000, "mps": 300, "cpu": 50}
 """Images a second below which the loader rather than the device is likely to set the pace of DeiT-S."""
 
@@ -64,7 +64,7 @@ def findings(runs_dir: Path, data: DataSettings) -> Iterator[Finding]:
     yield check_processor()
     yield check_threads(usable_cores(), torch.get_num_threads(), os.environ)
     yield check_disk(runs_dir)
-    if data.embedded:
+    if data.embedded:  # images that ship with scikit-learn are all fine
         yield check_loading(data, LOADING_SECONDS)
         return
     try:
@@ -141,6 +141,7 @@ def check_readable(
     part: Literal["training", "validation"], source: AnySource, seconds: float
 ) -> Iterator[Finding]:
     """Read the images of a part as training would; some from all over it where the time is too short."""
+    # A stream is read in order and not by index, and what lies in memory has been read.
     if isinstance(source, StreamSource) or source.in_memory:
         return
     checked = check_images(
@@ -153,6 +154,7 @@ def check_readable(
         return
     bad = len(checked.unreadable)
     found = f"{read}, {bad:,} cannot be read, such as {checked.unreadable[0].reason}"
+    # A run skips a few bad images of its training part, and none of those that it is judged by.
     most = RunSettings.model_fields["max_bad_images"].default
     if part == "training" and bad <= most:
         yield Finding(subject, "note", f"{found}; a run skips up to --max-bad-images {most}")

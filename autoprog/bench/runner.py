@@ -102,8 +102,9 @@ LEAD_IN_STEPS = 2
 WINDOW_BLOCKS = 3
 """Timed blocks of a run of a script, after one that is not timed."""
 
-_RESIDENT_BATCHES = 2
+_RESIDENT_BATCHES = 2  # so that neighbouring steps see different images
 _POLL_SECONDS = 0.2
+# Train: 0 [  40/390 ( 11%)]  Loss: 2.12 (2.22)  Time: 1.992s,   64.27/s  (1.000s,  128.00/s)  LR: …
 _LINE = re.compile(r"Train: 0 \[ *(\d+)/.*\(\s*[\d.]+s, +([\d.]+)/s\)")
 
 
@@ -189,6 +190,7 @@ def distinct_phases(schedule: GrowthSchedule, trainer: Trainer) -> list[Phase]:
     phases = list(phases_of(table))
     of_subnet: dict[SubnetConfig, Phase] = {}
     for phase in [phase for phase in phases if phase.starts_stage] + phases[-1:]:
+        # Neither growth nor an evaluation belongs to the pace of its steps.
         alone = replace(phase, enter=None, starts_stage=False, ends_stage=False)
         of_subnet.setdefault(phase.choices[0].subnet, alone)
     return list(of_subnet.values())
@@ -265,7 +267,7 @@ class BareLoop:
         """Train for some steps; return their seconds."""
         self.model.train()
         self._train(LEAD_IN_STEPS)
-        self.compute.synchronize()
+        self.compute.synchronize()  # a GPU computes on while Python goes ahead
         start = self.clock()
         self._train(steps)
         self.compute.synchronize()
@@ -311,13 +313,14 @@ def bare_loop(
         trainer.data.num_classes,
         drop_path_rate=recipe.drop_path if rate is None else cast(float, rate),
     ).to(trainer.compute.device)
+    # The runner takes the fused optimizer where there is one, which is no merit of its loop.
     fused = {"fused": True} if stepper.optimizer.defaults.get("fused") else {}
     optimizer = create_optimizer_v2(
         model, opt=recipe.opt, lr=recipe.peak_lr, weight_decay=recipe.weight_decay, **fused
     )
     if trainer.settings.compile:
         for block in cast(Any, model).blocks:
-            block.compile(dynamic=True)
+            block.compile(dynamic=True)  # as the runner compiles them
     return BareLoop(
         model=model,
         optimizer=optimizer,
@@ -326,6 +329,7 @@ def bare_loop(
         recipe=recipe,
         compute=trainer.compute,
         batches=batches,
+        # The average that timm's train.py keeps with --model-ema --model-ema-warmup.
         ema=ModelEmaV3(model, use_warmup=True) if with_ema else None,
     )
 
@@ -395,6 +399,7 @@ class TimedRunner:
     def __call__(self, steps: int) -> float:
         """Train for some steps; return their seconds, with the progress events that fall to them."""
         trainer, own, run_data, started = self.trainer, self.trainer.data, self.open_run_data(), 0.0
+        # Until each loader process has delivered once: starting them is no part of the pace.
         lead_in = LEAD_IN_STEPS + run_data.workers
 
         def note() -> None:
@@ -444,7 +449,7 @@ def check_script(script: Path, settings: RunSettings, opened: OpenedData, block_
         hint = "timm's script cannot read the embedded digits"
         raise ConfigError(flag, "", "must be given together with --data", hint=hint)
     steps = steps_per_epoch_of(len(opened.train), settings.recipe.batch_size)
-    if steps <= (1 + WINDOW_BLOCKS) * block_steps:
+    if steps <= (1 + WINDOW_BLOCKS) * block_steps:  # timm's means begin anew with each epoch
         problem = f"must be below {steps / (1 + WINDOW_BLOCKS):g}, a quarter of an epoch"
         raise ConfigError("--block-steps", "", problem, block_steps)
 
@@ -514,11 +519,13 @@ def _seconds_in_log(
     package = str(Path(autoprog.__file__).parent.parent)
     paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
     threads = str(torch.get_num_threads())
+    # Both programs import this very package's timm and torch, and get as many threads as this one.
     own = {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": threads}
     with output.open("wb") as file:
         program = Child(words, file, env={**os.environ, **own})
         try:
             while True:
+                # Asked before the log is read: what it wrote last must not be missed.
                 has_ended = program.exit_code is not None
                 text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
                 seconds = find(text)
@@ -552,6 +559,7 @@ def timm_arguments(
         "lr": recipe.peak_lr,
         "weight-decay": recipe.weight_decay,
         "clip-grad": recipe.clip_grad,
+        # The pace of a step depends neither on the length nor on the learning rate.
         "epochs": 1,
         "warmup-epochs": 0,
         "smoothing": recipe.smoothing,
@@ -577,6 +585,7 @@ def timm_arguments(
     ]
     words += ["--model-kwargs", *kwargs, "--model-ema", "--model-ema-warmup"]
     words += ["--scale", *map(str, recipe.scale), "--ratio", *map(str, recipe.ratio)]
+    # timm's prefetcher works on CUDA streams alone.
     words += ["--pin-mem"] if compute.device.type == "cuda" else ["--no-prefetcher"]
     if compute.amp != "none":
         words += ["--amp", "--amp-dtype", compute.amp]
@@ -659,7 +668,7 @@ def print_report(console: Console, speed: RunnerSpeed, script: ScriptSpeed | Non
     reached = sum(one.runner_to_bare.low >= GOAL for one in speeds)
     missed = sum(one.runner_to_bare.high < GOAL for one in speeds)
     verdict = f"reached in {reached}, missed in {missed}, undecided in"
-    verdict += f" {len(speeds) - reached - missed} of {len(speeds)} cells"
+    verdict += f" {len(speeds) - reached - missed} of {len(speeds)} subnets"
     parts: tuple[Part, ...] = (
         *lines(
             f"{speed.model}, batches of {speed.batch_size}, {speed.device}, precision {speed.amp},"

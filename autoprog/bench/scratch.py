@@ -22,7 +22,7 @@ def scratch_folder(settings: RunSettings) -> Iterator[RunFolder]:
         try:
             yield folder
         finally:
-            folder.close()
+            folder.close()  # its log, before the files go
 
 
 def scratch_manifest(settings: RunSettings) -> RunManifest:
