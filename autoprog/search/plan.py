@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TypeVar
 
-from autoprog.decisions import FidelitySettings
 from autoprog.errors import ConfigError
+from autoprog.fidelity_report import FidelitySettings
 from autoprog.recipe import Recipe
 from autoprog.settings import Rule, SearchSettings
 from autoprog.space import Decisions, SearchSpace, is_shipped
