@@ -98,6 +98,7 @@ def _write_files(
             record=True,
             file=io.StringIO(),
             width=_PICTURE_WIDTH,
+            # A picture has colours, wherever it is made.
             force_terminal=True,
             color_system="truecolor",
             _environ={},
