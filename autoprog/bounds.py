@@ -50,6 +50,7 @@ __all__ = [
     "Index",
     "Jitter",
     "Length",
+    "LevelEpochs",
     "LoaderProcesses",
     "Many",
     "Measured",
@@ -59,7 +60,6 @@ __all__ = [
     "OpenFraction",
     "PassedEpochs",
     "Percent",
-    "PlateauEpochs",
     "Points",
     "Port",
     "PositiveFraction",
@@ -271,8 +271,8 @@ WhiteLevel = Annotated[float, Range(1e-6, 1e9)]
 
 # Lengths and times.
 Epochs = Annotated[float, Range(1e-6, 100_000)]
-PlateauEpochs = Annotated[float, Range(1e-9, 100_000)]
-"""A part of a stage, which may be one of a thousand plateaus."""
+LevelEpochs = Annotated[float, Range(1e-9, 100_000)]
+"""A part of a stage, which may be one of a thousand levels of a ramp."""
 AnyEpochs = Annotated[float, Range(1e-6, 100_000, or_zero=True)]
 PassedEpochs = Annotated[float, Range(0, 1e9)]
 """Of a run by time there may be more than anybody asks for."""
@@ -299,7 +299,7 @@ FractionBelowOne = Annotated[float, Range(0, 1 - 1e-6)]
 RampEnd = Annotated[float, Range(1e-6, 4_096, or_zero=True)]
 """Of an image size, a keep-rate, a magnitude or a rate."""
 CurveValue = Annotated[float, Range(1e-12, 4_096, or_zero=True)]
-"""One of them on the way, of as many plateaus as there may be."""
+"""One of them on the way, of as many levels as there may be."""
 CropPct = Annotated[float, Range(0.25, 1)]
 """Images are enlarged by its inverse before they are cropped."""
 DropPath = Annotated[float, Range(0, 0.99)]

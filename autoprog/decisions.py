@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,7 @@ from autoprog.bounds import (
     Steps,
 )
 from autoprog.errors import ConfigError
-from autoprog.files import FileModel, append_row, parse, read_object, read_rows
+from autoprog.files import FileModel, append_row, json_text, parse, read_object, read_rows
 from autoprog.openfiles import write_atomically
 from autoprog.options import Option
 from autoprog.subnets import Subnet
@@ -252,7 +251,7 @@ def read_trainings(run: Path) -> list[RealTraining]:
 def write_fidelity(run: Path, fidelity: Fidelity) -> None:
     """Write the report into the run folder."""
     body = fidelity.model_dump(mode="json", by_alias=True)
-    write_atomically(run / _REPORT, json.dumps(body, indent=1) + "\n")
+    write_atomically(run / _REPORT, json_text(body))
 
 
 def read_fidelity(run: Path) -> Fidelity | None:

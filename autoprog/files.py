@@ -37,6 +37,7 @@ __all__ = [
     "dump_yaml",
     "is_line",
     "json_object",
+    "json_text",
     "parse",
     "parse_yaml",
     "read_lines",
@@ -121,6 +122,11 @@ def read_object(path: Path) -> dict[str, Any]:
         ConfigError: If it cannot be read or holds anything else.
     """
     return json_object(read_text(path), str(path))
+
+
+def json_text(body: Mapping[str, Any]) -> str:
+    """Return the text of a JSON file that people read, too."""
+    return json.dumps(body, indent=1) + "\n"
 
 
 def cut_torn_tail(path: Path) -> None:

@@ -5,23 +5,13 @@ The docstring of a preset is what ``autoprog list presets`` says of it; a varian
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from typing import Literal
 
-from autoprog.curves import (
-    Curriculum,
-    KeepCurve,
-    Ramp,
-    curve_value,
-    linear_ramp,
-    linspace,
-    ramped_curriculum,
-    size_divisor,
-    size_on_grid,
-    stage_lengths,
-)
+from autoprog.curves import Curriculum, KeepCurve, Ramp, curve_value, linspace
 from autoprog.errors import ConfigError, suggest
 from autoprog.files import parse
 from autoprog.schedule import GrowthSchedule
@@ -37,52 +27,34 @@ from autoprog.stage import (
     depth_value,
 )
 from supernet.config import ModelSpec
+from supernet.depthmap import make_divisible
 
 __all__ = [
     "PRESETS",
     "constant",
     "efficienttrain",
-    "full_stage",
     "late_jump",
     "linear",
+    "linear_ramp",
     "patch_sampling",
     "preset",
     "progressive_resizing",
     "pruning_places",
-    "schedule_of",
     "size_curriculum",
     "size_curriculum_of_time",
+    "size_on_grid",
     "summary_of",
     "supervit",
     "unfreezing",
 ]
 
 
-# --------------------------------------------------------------------------------------------------
-# What presets share.
+# All presets have one signature, so that a name is all that a caller needs; most use a part of it. The
+# epochs of those whose lengths are fractions come when they are resolved, and `late_jump` and
+# `efficienttrain` have a learning rate of their own, without which they are not what was published.
 
 
-def full_stage(spec: ModelSpec, length: float, grow: Grow = Grow()) -> Stage:
-    """Return a stage of the full model."""
-    return Stage(length=length, depth=depth_value(spec.depth), img_size=spec.img_size, grow=grow)
-
-
-def schedule_of(
-    spec: ModelSpec, lr: LearningRate, stages: list[Stage], **more: object
-) -> GrowthSchedule:
-    """Return the schedule of these stages; `more` are further keys of the file.
-
-    Raises:
-        ConfigError: If the model cannot be trained that way.
-    """
-    values = {"full": FullModel.of(spec), "lr": lr, "stages": tuple(stages), **more}
-    return parse(GrowthSchedule, values, "--schedule")
-
-
-# --------------------------------------------------------------------------------------------------
-# Presets that change the network: its depth, or which of its blocks train.
-
-
+# Depth, and which blocks train.
 def constant(
     spec: ModelSpec, epochs: float, strength: Curriculum, lr: LearningRate = LearningRate()
 ) -> GrowthSchedule:
@@ -99,7 +71,8 @@ def linear(
     start: float = 0.5,
 ) -> GrowthSchedule:
     """AutoProg's hand-made ramp of depth, size and regularisation over equal stages (CVPR 2022, "Prog")."""
-    divisor = size_divisor(spec)
+    # Two patches, 32 px as published; one for small images, which would have too few sizes.
+    divisor = spec.patch_size * (2 if spec.img_size >= 8 * spec.patch_size else 1)
     sizes = linear_ramp(start, num_stages, spec.img_size, divisor)
     depths = [spec.split(n) for n in linear_ramp(start, num_stages, sum(spec.depth), 1)]
     lengths = stage_lengths(epochs, num_stages)
@@ -108,7 +81,7 @@ def linear(
             length=lengths[index],
             depth=depth_value(depths[index]),
             img_size=min(sizes[index], spec.img_size),
-            curriculum=ramped_curriculum(strength, index, num_stages),
+            curriculum=strength.ramped(index, num_stages),
         )
         for index in range(num_stages)
     ]
@@ -147,8 +120,7 @@ def unfreezing(
     return schedule_of(spec, lr, stages)
 
 
-# --------------------------------------------------------------------------------------------------
-# Presets that change the image size.
+# The image size.
 
 
 def size_curriculum(
@@ -165,7 +137,12 @@ def size_curriculum(
     the published runs have no warm-up; one table of positions is resampled to every size.
     """
     sizes = _rising_sizes(spec)
-    dates = _size_dates(len(sizes), steps)
+    if steps == "linear":
+        dates = [5.0 * rung for rung in range(len(sizes))]
+    else:
+        gaps = [2.0, 2.0, 4.0, 4.0, 8.0, 16.0]
+        gaps += [16.0] * (len(sizes) - len(gaps))
+        dates = [sum(gaps[:rung]) for rung in range(len(sizes))]
     scale = min(1.0, 0.6 * epochs / dates[-1]) if dates[-1] else 1.0
     ends = [*(date * scale for date in dates[1:]), epochs]
     stages = [
@@ -234,9 +211,9 @@ def progressive_resizing(
     """
     side = spec.img_size // spec.patch_size
     half = min(max(1, round(side / 2)), side)
-    dates = [
-        _date_above(smaller, side) for smaller in range(half, side)
-    ]  # each size begins at its date
+    # The scale rises from 0.5 at half of the run to 1 at 80 %; a size begins where it is the nearest.
+    scales = [(smaller + 0.5) / side for smaller in range(half, side)]
+    dates = [0.5 + 0.3 * (scale - 0.5) / 0.5 for scale in scales]
     if not dates:
         return schedule_of(spec, lr, [full_stage(spec, epochs)])
     depth, rung = depth_value(spec.depth), spec.patch_size
@@ -253,28 +230,12 @@ def progressive_resizing(
     return schedule_of(spec, lr, [*stages, full_stage(spec, (1 - dates[-1]) * epochs)])
 
 
-def _date_above(patches: int, side: int) -> float:
-    """Return the fraction of the run at which Composer goes from `patches` a side to one more of `side`."""
-    scale = (patches + 0.5) / side  # rises from 0.5 at 50 % of the run to 1 at 80 %
-    return 0.5 + 0.3 * (scale - 0.5) / 0.5
-
-
 def _rising_sizes(spec: ModelSpec) -> list[int]:
     step = 2 * spec.patch_size
     return [*range(step, spec.img_size, step), spec.img_size]
 
 
-def _size_dates(count: int, steps: str) -> list[float]:
-    """Return the epochs at which each of `count` sizes begins, as published for runs that are long enough."""
-    if steps == "linear":
-        return [5.0 * rung for rung in range(count)]
-    gaps = [2.0, 2.0, 4.0, 4.0, 8.0, 16.0]
-    gaps += [16.0] * (count - len(gaps))
-    return [sum(gaps[:rung]) for rung in range(count)]
-
-
-# --------------------------------------------------------------------------------------------------
-# Presets that change how many tokens are kept.
+# The number of tokens.
 
 
 def patch_sampling(
@@ -329,6 +290,47 @@ def pruning_places(spec: ModelSpec) -> tuple[int, ...]:
     return tuple(sorted({quarter * blocks // 4 for quarter in (1, 2, 3)}))
 
 
+# What they share.
+
+
+def schedule_of(
+    spec: ModelSpec, lr: LearningRate, stages: list[Stage], **more: object
+) -> GrowthSchedule:
+    """Return the schedule of these stages; `more` are further keys of the file.
+
+    Raises:
+        ConfigError: If the model cannot be trained that way.
+    """
+    values = {"full": FullModel.of(spec), "lr": lr, "stages": tuple(stages), **more}
+    return parse(GrowthSchedule, values, "--schedule")
+
+
+def full_stage(spec: ModelSpec, length: float, grow: Grow = Grow()) -> Stage:
+    """Return a stage of the full model."""
+    return Stage(length=length, depth=depth_value(spec.depth), img_size=spec.img_size, grow=grow)
+
+
+def stage_lengths(epochs: float, num_stages: int) -> list[float]:
+    """Return lengths that start stage k at floor(k·E/K) epochs; short runs keep fractional stages."""
+    whole = epochs >= 2 * num_stages
+    starts = [
+        math.floor(k * epochs / num_stages) if whole else k * epochs / num_stages
+        for k in range(num_stages)
+    ]
+    return [stop - start for start, stop in zip(starts, [*starts[1:], epochs], strict=True)]
+
+
+def linear_ramp(start: float, count: int, top: int, divisor: int) -> list[int]:
+    """Return `count` values from `start`·top to top on the grid of `divisor`."""
+    return [make_divisible(fraction * top, divisor) for fraction in linspace(start, 1.0, count)]
+
+
+def size_on_grid(spec: ModelSpec, fraction: float) -> int:
+    """Return the image size of `fraction` of the full number of patches a side, at least one patch."""
+    side = spec.img_size // spec.patch_size
+    return spec.patch_size * max(1, round(fraction * side))
+
+
 Preset = Callable[[ModelSpec, float, Curriculum, LearningRate], GrowthSchedule]
 
 PRESETS: dict[str, Preset] = {
@@ -362,7 +364,7 @@ _VARIANTS = {
     "efficienttrain:fourier": "EfficientTrain++ with images cut out of the low frequencies of full-size ones,"
     " as in the paper.",
 }
-"""What a preset says of itself that fractions its function with another."""
+"""The summaries of presets that have no function, and so no docstring, of their own."""
 
 
 def summary_of(name: str) -> str:

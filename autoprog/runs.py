@@ -6,15 +6,12 @@ last line and whatever a later attempt replays. A run is complete if and only if
 
 from __future__ import annotations
 
-import csv
 import fcntl
-import io
 import json
 import re
 import shutil
 import textwrap
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,30 +23,28 @@ from pydantic import Field
 from autoprog import migration
 from autoprog.bounds import (
     Amount,
-    Blocks,
     Bytes,
     Count,
     Measured,
     PassedEpochs,
     Percent,
-    Px,
     Seconds,
     Seed,
     Steps,
     UnitInterval,
-    WorldSize,
 )
 from autoprog.costs.table import CostTable, table_of
 from autoprog.decisions import Decision, DecisionInputs
-from autoprog.errors import ConfigError, RunError, RunExistsError, RunLockedError, suggest
-from autoprog.eventlog import effective_rows, event_of, read_log
-from autoprog.events import Evaluated, Event, RunStarted, StepLogged, encode
+from autoprog.errors import ConfigError, RunError, RunExistsError, RunLockedError
+from autoprog.eventlog import read_log
+from autoprog.events import Event, encode
 from autoprog.files import (
     FileModel,
     Line,
     append_row,
     cut_torn_tail,
     dump_yaml,
+    json_text,
     parse,
     read_object,
     read_rows,
@@ -59,142 +54,23 @@ from autoprog.openfiles import open_for_appending, open_regular, write_atomicall
 from autoprog.runfiles import check_run_files, remove_leftovers
 from autoprog.schedule import GrowthSchedule, load_schedule
 from autoprog.settings import RunManifest
-from supernet.config import SubnetConfig
 
 __all__ = [
     "CURVE_FILE",
-    "LAST",
-    "LOADER_BOUND_FRACTION",
-    "BudgetRecord",
     "FollowedFolder",
     "Result",
     "Run",
     "RunFolder",
-    "Score",
-    "Speed",
-    "budget_record",
-    "effective_rows",
-    "event_of",
-    "is_last",
-    "is_word",
     "is_written_now",
     "load_run",
-    "locate_run",
-    "locate_schedule",
     "read_result",
-    "runs_in",
-    "write_record",
 ]
-
-
-# --------------------------------------------------------------------------------------------------
-# Which run folder a word on the command line means: a path, a run's name, the newest run.
-
-
-LAST = ("last", "@last")
-"""Words for the newest run; the first one gives way to a file or folder of that name."""
-
-_MAX_NAMES = 5
-
-
-def is_word(word: str, runs_dir: str | Path = "runs") -> bool:
-    """Tell whether a word means a run without being a path: ``last``, or a run's name."""
-    by_name = not Path(word).exists() and (Path(runs_dir) / word / "run.yaml").is_file()
-    return is_last(word) or by_name
-
-
-def is_last(word: str) -> bool:
-    """Tell whether a word means the newest run, whichever that is."""
-    return word == LAST[1] or (word == LAST[0] and not Path(word).exists())
-
-
-def runs_in(folder: Path) -> list[Path]:
-    """Return the run folders in a folder, the newest first; a link to one counts, hidden ones do not."""
-    found = [file.parent for file in folder.glob("*/run.yaml") if file.parent.name[0] != "."]
-    return sorted(found, key=_begun, reverse=True)
-
-
-def locate_run(word: str, runs_dir: str | Path = "runs") -> Path:
-    """Return the run folder that a word means.
-
-    Args:
-        word: Path of a run folder; ``last``; a folder of runs, for the newest one in it; or the name of a run
-            in `runs_dir`.
-        runs_dir: Where runs lie.
-
-    Raises:
-        ConfigError: If there is no such run.
-    """
-    path, place = Path(word), Path(runs_dir)
-    if (path / "run.yaml").is_file():
-        return path
-    if is_last(word):
-        return _newest(word, place)
-    if path.is_dir():
-        return _newest(word, path)
-    if (place / word / "run.yaml").is_file():
-        return place / word
-    names = [run.name for run in runs_in(place)]
-    near = suggest(path.name, names, list_all=False)
-    hint = near or ("last means the newest run" if names else "")
-    raise ConfigError(word, "", "must be a run folder with a run.yaml in it", hint=hint)
-
-
-def locate_schedule(word: str, runs_dir: str | Path = "runs") -> Path:
-    """Return the schedule file of the run that a word means: what a search found, else what was trained.
-
-    Raises:
-        ConfigError: If there is no such run, or it has no schedule yet.
-    """
-    run = locate_run(word, runs_dir)
-    found = [run / name for name in ("best.yaml", "schedule.yaml") if (run / name).is_file()]
-    if not found:
-        problem = "must have a best.yaml or a schedule.yaml"
-        raise ConfigError(str(run), "", problem, hint="its search has found none yet")
-    return found[0]
-
-
-def _newest(word: str, folder: Path) -> Path:
-    """Return the newest run of a folder.
-
-    Raises:
-        ConfigError: If there is none; it says what the folder holds instead.
-    """
-    found = runs_in(folder)
-    if found:
-        return found[0]
-    if not folder.is_dir():
-        problem = f"must be a run, and there is no folder {folder} in {Path.cwd()}"
-        raise ConfigError(word, "", problem, hint="name a run folder, or a folder of runs")
-    deeper = {file.parent.parent for file in folder.glob("*/*/run.yaml")}
-    inside = _listed(one.name for one in folder.iterdir()) or "nothing"
-    hint = f"runs lie in {_listed(map(str, deeper))}" if deeper else f"it holds {inside}"
-    problem = "must be a run folder with a run.yaml in it, or a folder of such folders"
-    raise ConfigError(str(folder) if is_last(word) else word, "", problem, hint=hint)
-
-
-def _listed(names: Iterable[str]) -> str:
-    """Return the first few names, and how many more there are."""
-    ordered = sorted(names)
-    shown = ", ".join(ordered[:_MAX_NAMES])
-    more = len(ordered) - _MAX_NAMES
-    return f"{shown} and {more} more" if more > 0 else shown
-
-
-def _begun(run: Path) -> tuple[float, int, str]:
-    """Return by what runs are ordered: when it was begun, as it says itself."""
-    file = run / "run.yaml"
-    with suppress(OSError, StopIteration, ValueError):
-        with file.open(encoding="utf-8") as lines:
-            text = next(line for line in lines if line.startswith("created:"))
-        begun = datetime.fromisoformat(text.removeprefix("created:").strip(" \n'\""))
-        return begun.timestamp(), file.stat().st_mtime_ns, run.name
-    return 0.0, 0, run.name  # damaged, so after all others
-
 
 CURVE_FILE = "curve.jsonl"
 """What is published of ``events.jsonl``."""
+_LOGS = ("events.jsonl", "decisions.jsonl", "inputs.jsonl", "fidelity.jsonl")
 _MAX_DECISIONS = 1000
+_MAX_ATTEMPTS = 10**6
 
 
 class Result(FileModel):
@@ -248,9 +124,6 @@ class Result(FileModel):
     stopped_early: bool = False
     full_model_epochs: PassedEpochs | None = None
     full_model_seconds: Amount | None = None
-
-
-_LOGS = ("events.jsonl", "decisions.jsonl", "inputs.jsonl", "fidelity.jsonl")
 
 
 class RunFolder:
@@ -307,7 +180,11 @@ class RunFolder:
         try:
             check_run_files(path)
             manifest = _read_manifest(path)
-            _check_logs(path)  # before the lock file is made and half-written lines are cut
+            # All logs must be ours before the lock file is made and half-written lines are cut.
+            _last_attempt(path)
+            for name in _LOGS[1:]:
+                for _ in read_rows(path / name):
+                    pass
             with ExitStack() as undo:
                 lock = undo.enter_context(_take_lock(path))
                 remove_leftovers(path)
@@ -338,7 +215,9 @@ class RunFolder:
 
     def append(self, event: Event) -> None:
         """Write one event as a line that also says when and in which attempt."""
-        row = {"attempt": self.attempt, "time": _now(), **encode(event)}
+        now = datetime.now().astimezone().isoformat(timespec="milliseconds")
+        row = {"attempt": self.attempt, "time": now, **encode(event)}
+        # Flushed, but not synced as decisions are: a checkpoint says where a run goes on, not its log.
         self._events.write(json.dumps(row) + "\n")
         self._events.flush()
 
@@ -350,10 +229,9 @@ class RunFolder:
         """Append what a decision is taken from and wait until it is on disk."""
         append_row(self.path / "inputs.jsonl", inputs.model_dump(mode="json"))
 
-    def write_costs(self, costs: CostTable | Mapping[str, float]) -> None:
-        """Write the measured costs by cell and wait until they are on disk."""
-        body = costs.body() if isinstance(costs, CostTable) else dict(costs)
-        write_atomically(self.path / "costs.json", json.dumps(body, indent=1) + "\n")
+    def write_costs(self, costs: CostTable) -> None:
+        """Write the measured costs of steps and wait until they are on disk."""
+        write_atomically(self.path / "costs.json", json_text(costs.body()))
 
     def write_schedule(
         self, schedule: GrowthSchedule, name: str = "schedule.yaml", comment: str = ""
@@ -366,18 +244,46 @@ class RunFolder:
     def write_result(self, result: Result) -> None:
         """Write ``result.json``, which makes the run complete."""
         body = result.model_dump(mode="json", by_alias=True)
-        text = re.sub(  # numbers by class on a line: there may be thousands
-            r"\[[\s\d.,+\-enul]*\]",
-            lambda found: " ".join(found[0].split()),
-            json.dumps(body, indent=1),
-        )
-        write_atomically(self.path / "result.json", text + "\n")
+        # Numbers by class go on one line: there may be thousands.
+        lists = r"\[[\s\d.,+\-enul]*\]"
+        text = re.sub(lists, lambda found: " ".join(found[0].split()), json_text(body))
+        write_atomically(self.path / "result.json", text)
 
     def close(self) -> None:
         """Release the lock."""
         with suppress(OSError):  # a disk that had no room for the last event, which has been told
             self._events.close()
         self._lock.close()
+
+
+class FollowedFolder(RunFolder):
+    """A run folder as the ranks see it that do not write: what they would write is dropped."""
+
+    def __init__(self, path: Path, manifest: RunManifest) -> None:
+        self.path, self.manifest, self.attempt = path, manifest, 0
+
+    def append(self, event: Event) -> None:
+        """Do nothing."""
+
+    def record_decision(self, decision: Decision) -> None:
+        """Do nothing."""
+
+    def record_inputs(self, inputs: DecisionInputs) -> None:
+        """Do nothing."""
+
+    def write_costs(self, costs: CostTable) -> None:
+        """Do nothing."""
+
+    def write_schedule(
+        self, schedule: GrowthSchedule, name: str = "schedule.yaml", comment: str = ""
+    ) -> None:
+        """Do nothing."""
+
+    def write_result(self, result: Result) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
 @dataclass(frozen=True)
@@ -459,18 +365,6 @@ def _schedule_if_there(path: Path) -> GrowthSchedule | None:
     return load_schedule(path) if path.exists() else None
 
 
-def _check_logs(path: Path) -> None:
-    """Read all rows of the logs that a run appends to.
-
-    Raises:
-        ConfigError: If one is no log of ours.
-    """
-    _last_attempt(path)
-    for name in _LOGS[1:]:
-        for _ in read_rows(path / name):
-            pass
-
-
 def _last_attempt(path: Path) -> int:
     """Return the number of the last attempt that wrote an event, -1 for none."""
     last = -1
@@ -481,9 +375,6 @@ def _last_attempt(path: Path) -> int:
             raise ConfigError(where, key, "must be the number of an attempt", attempt)
         last = max(last, attempt)
     return last
-
-
-_MAX_ATTEMPTS = 10**6
 
 
 def _take_lock(path: Path) -> IO[str]:
@@ -498,7 +389,7 @@ def _take_lock(path: Path) -> IO[str]:
 
 
 def is_written_now(path: Path) -> bool:
-    """Tell whether a process of this machine is writing a run."""
+    """Return whether a process of this machine is writing a run."""
     try:
         with open_regular(path / "run.lock", follow_links=False) as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -510,182 +401,3 @@ def is_written_now(path: Path) -> bool:
 def _remove_if_empty(folder: Path) -> None:
     with suppress(OSError):
         folder.rmdir()
-
-
-def _now() -> str:
-    return datetime.now().astimezone().isoformat(timespec="milliseconds")
-
-
-# --------------------------------------------------------------------------------------------------
-# A run folder as the ranks see it that do not write.
-
-
-class FollowedFolder(RunFolder):
-    """A run folder that another process writes: what would be written is dropped."""
-
-    def __init__(self, path: Path, manifest: RunManifest) -> None:
-        self.path, self.manifest, self.attempt = path, manifest, 0
-
-    def append(self, event: Event) -> None:
-        """Do nothing."""
-
-    def record_decision(self, decision: Decision) -> None:
-        """Do nothing."""
-
-    def record_inputs(self, inputs: DecisionInputs) -> None:
-        """Do nothing."""
-
-    def write_costs(self, costs: CostTable | Mapping[str, float]) -> None:
-        """Do nothing."""
-
-    def write_schedule(
-        self, schedule: GrowthSchedule, name: str = "schedule.yaml", comment: str = ""
-    ) -> None:
-        """Do nothing."""
-
-    def write_result(self, result: Result) -> None:
-        """Do nothing."""
-
-    def close(self) -> None:
-        """Do nothing."""
-
-
-# --------------------------------------------------------------------------------------------------
-# The record of a run under a time budget: what it ran on, how fast, and how accurate it was when.
-#
-# The benchmark of "ViT from scratch in less than 24 hours with 1 GPU" (arXiv 2211.05187) compares
-# accuracy over
-# hours. What ``result.json`` says, such as the seconds used, the epochs done and the versions, is
-# not repeated.
-
-
-LOADER_BOUND_FRACTION = 0.1
-"""Where steps wait for images for a larger fraction of the time, the loader sets the pace."""
-
-
-class Speed(FileModel):
-    """The steps at one depth and image size; throughput leaves out waiting for images.
-
-    Where they waited for more than :data:`LOADER_BOUND_FRACTION` of the time, they are ``loader_bound``.
-    """
-
-    depth: tuple[Blocks, ...]
-    img_size: Px
-    steps: Steps
-    train_seconds: Seconds
-    images_per_second: Amount
-    data_wait_fraction: Amount
-    loader_bound: bool
-
-
-class Score(FileModel):
-    """Accuracy at full image size, in per cent, after so many hours of everything from the first step on."""
-
-    hours: Amount
-    epoch: PassedEpochs
-    step: Steps
-    depth: tuple[Blocks, ...]
-    top1: Percent
-    top1_ema: Percent
-    loss: Measured
-    loss_ema: Measured
-
-
-class BudgetRecord(FileModel):
-    """``budget.json``; its scores are the rows of ``budget.csv`` too.
-
-    ``hardware`` names what each attempt ran on, without repeats; ``processes`` count those of the last.
-    """
-
-    schema_version: Literal[2] = Field(default=2, alias="schema")
-    run_id: str
-    hardware: tuple[str, ...]
-    processes: WorldSize
-    time_budget_seconds: Seconds
-    speeds: tuple[Speed, ...]
-    scores: tuple[Score, ...]
-
-    def to_json(self) -> str:
-        """Return the text of ``budget.json``."""
-        return json.dumps(self.model_dump(mode="json", by_alias=True), indent=1) + "\n"
-
-    def to_csv(self) -> str:
-        """Return the text of ``budget.csv``: a line for each score, blocks per stage as ``4+14``."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(Score.model_fields), lineterminator="\n")
-        writer.writeheader()
-        for score in self.scores:
-            writer.writerow({**score.model_dump(), "depth": "+".join(map(str, score.depth))})
-        return text.getvalue()
-
-
-def budget_record(events: Iterable[Event]) -> BudgetRecord | None:
-    """Return the record of a run, finished or not; None where it has no time budget."""
-    told = list(events)
-    starts = [event for event in told if isinstance(event, RunStarted)]
-    if not starts or starts[-1].time_budget_seconds is None:
-        return None
-    return BudgetRecord(
-        run_id=starts[-1].run_id,
-        hardware=tuple(dict.fromkeys(start.hardware for start in starts)),
-        processes=starts[-1].world_size,
-        time_budget_seconds=starts[-1].time_budget_seconds,
-        speeds=tuple(_speeds(told)),
-        scores=tuple(_score(event) for event in told if isinstance(event, Evaluated)),
-    )
-
-
-def write_record(folder: Path, record: BudgetRecord) -> None:
-    """Write ``budget.json`` and ``budget.csv``."""
-    write_atomically(folder / "budget.json", record.to_json())
-    write_atomically(folder / "budget.csv", record.to_csv())
-
-
-def _speeds(events: Sequence[Event]) -> Iterator[Speed]:
-    """Yield speeds in the order in which subnets were trained first; keep-rates are taken together."""
-    spans: dict[SubnetConfig, list[tuple[int, StepLogged]]] = defaultdict(list)
-    before = 0
-    for event in events:
-        if isinstance(event, RunStarted):
-            before = event.step
-        elif isinstance(event, StepLogged):
-            subnet = SubnetConfig(event.subnet.depth, event.subnet.img_size)
-            spans[subnet].append((event.step - before, event))
-            before = event.step
-    for subnet, reports in spans.items():
-        yield _speed(subnet, reports)
-
-
-def _speed(subnet: SubnetConfig, reports: Sequence[tuple[int, StepLogged]]) -> Speed:
-    seconds = [steps * report.step_seconds for steps, report in reports]
-    fractions = [min(report.data_wait_fraction, 1 - 1e-9) for _, report in reports]
-    images = sum(
-        s * report.images_per_second for s, (_, report) in zip(seconds, reports, strict=True)
-    )
-    waited = sum(
-        s * fraction / (1 - fraction) for s, fraction in zip(seconds, fractions, strict=True)
-    )
-    trained = sum(seconds)
-    wait_fraction = waited / (waited + trained)
-    return Speed(
-        depth=subnet.depth,
-        img_size=subnet.img_size,
-        steps=sum(steps for steps, _ in reports),
-        train_seconds=trained,
-        images_per_second=images / trained,
-        data_wait_fraction=wait_fraction,
-        loader_bound=wait_fraction > LOADER_BOUND_FRACTION,
-    )
-
-
-def _score(event: Evaluated) -> Score:
-    return Score(
-        hours=event.wall_seconds / 3600,
-        epoch=event.epoch,
-        step=event.step,
-        depth=event.subnet.depth,
-        top1=event.top1,
-        top1_ema=event.top1_ema,
-        loss=event.loss,
-        loss_ema=event.loss_ema,
-    )

@@ -1,4 +1,4 @@
-"""One stage of a schedule and what it is made of: the values that a user writes, checked one by one."""
+"""One stage of a schedule as a user writes it, each value checked by itself, and what its steps cost."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import math
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from statistics import fmean
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from autoprog.bounds import (
     BlockNumber,
@@ -32,11 +32,7 @@ from autoprog.options import Option
 from supernet.config import GrowthRule, ModelSpec, Outlook, SubnetConfig, TokenRule, as_depth
 from supernet.cost import macs
 
-if TYPE_CHECKING:
-    from autoprog.schedule import GrowthSchedule
-
 __all__ = [
-    "FRACTION_UNITS",
     "Depth",
     "FullModel",
     "Grow",
@@ -47,7 +43,6 @@ __all__ = [
     "Tokens",
     "Training",
     "Unfrozen",
-    "check_schedule",
     "depth_value",
     "evaluation_macs",
     "image_macs",
@@ -57,69 +52,32 @@ __all__ = [
 ]
 
 
-# --------------------------------------------------------------------------------------------------
-# What a training step takes in multiply-accumulates: forward and backward, whatever it trains.
+def _some_blocks(depth: Any) -> Any:
+    if depth == ():
+        raise ConfigError("", "", "must be at least 1 block", [])
+    return depth
 
 
-_EVALUATED_NETWORKS = 2
-
-
-def image_macs(
-    spec: ModelSpec, subnet: SubnetConfig, training: Training, num_classes: int = 1000
-) -> int:
-    """Return the multiply-accumulates that a step spends on one image.
-
-    Three forward passes' worth: one forward, and two backward, for inputs and for weights. Frozen blocks
-    have no gradient of weights; what lies outside blocks is counted as they are. A sandwich step is
-    counted by the mean over its draws.
-    """
-    if training.sandwich is not None:
-        return round(3 * _sandwich_macs(spec, subnet, training, training.sandwich, num_classes))
-    blocks, unfrozen = subnet.total_depth, training.unfrozen
-    trained = blocks if unfrozen is None else sum(map(unfrozen.trains, range(blocks)))
-    return _macs(spec, subnet, num_classes) * (2 * blocks + trained) // blocks
-
-
-def relative_step_cost(
-    spec: ModelSpec, subnet: SubnetConfig, training: Training, num_classes: int = 1000
-) -> float:
-    """Return the multiply-accumulates of a step as a fraction of those of a plain full one."""
-    full = image_macs(spec, spec.full, Training(), num_classes)
-    return training.batch_scale * image_macs(spec, subnet, training, num_classes) / full
-
-
-def evaluation_macs(
-    spec: ModelSpec, subnet: SubnetConfig, num_images: int, num_classes: int = 1000
-) -> int:
-    """Return the multiply-accumulates of one evaluation: a forward of the online and the averaged network."""
-    return _EVALUATED_NETWORKS * num_images * _macs(spec, subnet, num_classes)
-
-
-def _sandwich_macs(
-    spec: ModelSpec,
-    full: SubnetConfig,
-    training: Training,
-    smaller: SandwichSizes,
-    num_classes: int,
-) -> float:
-    """Return the forward multiply-accumulates of (full, 1), (full, k), (size, 1) and (size, k)."""
-    rates = [training.tokens.rule(rate) for rate in smaller.keep_rates]
-
-    def of(size: int, pruned: bool) -> float:
-        nets = [SubnetConfig(full.depth, size, rule) for rule in rates]
-        whole = SubnetConfig(full.depth, size)
-        return fmean(_macs(spec, net, num_classes) for net in (nets if pruned else [whole]))
-
-    sizes = smaller.sizes
-    at_full = of(full.img_size, False) + of(full.img_size, True)
-    return at_full + fmean(of(size, False) + of(size, True) for size in sizes)
-
-
-_macs = lru_cache(maxsize=1024)(macs)
-
-
-Depth = Blocks | tuple[Blocks, ...]
+Depth = Annotated[Blocks | tuple[Blocks, ...], AfterValidator(_some_blocks)]
+"""Blocks of a model with one growing stage, or of each of them (a VOLO has outlookers and transformers)."""
 Argument = bool | Count | Measured | str
+"""Of ``timm.create_model``."""
+
+
+def depth_value(depth: tuple[int, ...]) -> Depth:
+    """Return the file's form of a depth: a number for a model of one stage."""
+    return depth[0] if len(depth) == 1 else depth
+
+
+def shown_depth(depth: tuple[int, ...]) -> int | list[int]:
+    """Return a depth as errors write it, which is how a file has it."""
+    return depth[0] if len(depth) == 1 else list(depth)
+
+
+def nearest_multiples(value: int, stride: int) -> tuple[int, int]:
+    """Return the multiples of `stride` around `value`; the lower is at least one stride."""
+    low = max(stride, value // stride * stride)
+    return low, low + stride
 
 
 class OutlookPart(FileModel):
@@ -147,11 +105,6 @@ class FullModel(FileModel):
     overrides: dict[str, Argument | tuple[Argument, ...]] = Field(default_factory=dict)
     outlook: OutlookPart | None = None
     class_token: bool = True
-
-    @field_validator("depth")
-    @classmethod
-    def _whole_blocks(cls, depth: Depth) -> Depth:
-        return _checked_depth(depth)
 
     @model_validator(mode="after")
     def _is_a_model(self) -> FullModel:
@@ -208,7 +161,7 @@ class LearningRate(FileModel):
 
 
 class Grow(FileModel):
-    """How the blocks that a stage adds are filled; see :class:`supernet.config.GrowthRule`."""
+    """How a stage adds the blocks that the one before did not have; see :class:`supernet.config.GrowthRule`."""
 
     init: Annotated[
         Literal["ema", "copy", "zero"], Option("weights of new blocks", flag="grow-init")
@@ -276,7 +229,7 @@ class Unfrozen(FileModel):
         return self
 
     def trains(self, block: int) -> bool:
-        """Tell whether block number `block` trains."""
+        """Return whether block number `block` trains."""
         return block % self.every < self.level
 
     def blocks(self, depth: int) -> list[int]:
@@ -313,7 +266,7 @@ class Sandwich(FileModel):
 
 
 class Stage(FileModel):
-    """One piece of training at one depth. ``length`` counts in the file's ``length_unit``.
+    """A part of a run at one depth. ``length`` counts in the file's ``length_unit``.
 
     ``shrink_by`` is how images come to the stage's size: resized in the loader, or the low frequencies of
     full-size ones cut out on the device (EfficientTrain++). A stage trains on ``batch_scale`` times as
@@ -333,15 +286,17 @@ class Stage(FileModel):
     trainable: Literal["all"] | Unfrozen = "all"
     step: Literal["plain"] | Sandwich = "plain"
 
-    @field_validator("depth")
     @classmethod
-    def _whole_blocks(cls, depth: Depth) -> Depth:
-        return _checked_depth(depth)
+    def of(cls, subnet: SubnetConfig, length: float, **more: Any) -> Stage:
+        """Return the stage that trains one subnet; `more` are further keys of a stage."""
+        tokens = Tokens.of(subnet.tokens)
+        depth = depth_value(subnet.depth)
+        return cls(length=length, depth=depth, img_size=subnet.img_size, tokens=tokens, **more)
 
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """How a step trains, beside its subnet: parts of a stage that hold for all of it.
+    """How a step trains, beside its subnet: what of a stage holds for all of its steps.
 
     Attributes:
         shrink_by: How images come to the subnet's size: ``resize`` or ``fourier``.
@@ -349,7 +304,7 @@ class Training:
         lr_scale: Learning rate, as a multiple of the run's.
         unfrozen: Which blocks train; None for all.
         sandwich: The smaller subnets of a sandwich step; None for a plain step.
-        tokens: How a sandwich step drops tokens; a plain step's subnet says it all.
+        tokens: How a sandwich step drops tokens; the subnet of a plain step says so itself.
     """
 
     shrink_by: Literal["resize", "fourier"] = "resize"
@@ -373,162 +328,57 @@ class Training:
         )
 
 
-def _checked_depth(depth: Depth) -> Depth:
-    blocks = [depth] if isinstance(depth, int) else list(depth)
-    if not blocks or min(blocks) < 1:
-        raise ConfigError("", "", "must be at least 1 block", shown_depth(tuple(blocks)))
-    return depth
-
-
-def shown_depth(depth: tuple[int, ...]) -> int | list[int]:
-    """Return a depth as files write it."""
-    return depth[0] if len(depth) == 1 else list(depth)
-
-
-def depth_value(depth: tuple[int, ...]) -> Depth:
-    """Return the file's form of a depth: a number for a model of one stage."""
-    return depth[0] if len(depth) == 1 else depth
-
-
 # --------------------------------------------------------------------------------------------------
-# The laws of a schedule: what its stages must fulfil together, each broken one told with place and
-# cure.
+# Costs in multiply-accumulates: known before anything runs, and the same on every machine.
+
+_macs = lru_cache(maxsize=1024)(macs)  # `show` asks for the same few subnets at every segment
 
 
-FRACTION_UNITS = ("fraction", "budget_fraction", "compute_fraction")
-"""Units of length in which the stages sum to 1."""
+def image_macs(
+    spec: ModelSpec, subnet: SubnetConfig, training: Training, num_classes: int = 1000
+) -> int:
+    """Return the multiply-accumulates that a training step spends on one image.
 
-
-def check_schedule(schedule: GrowthSchedule) -> None:
-    """Check all laws.
-
-    Raises:
-        ConfigError: If one is broken.
+    Three forward passes' worth: one forward, and two backward, for inputs and for weights. A sandwich step
+    is counted by the mean over its draws.
     """
-    _check_lengths(schedule)
-    for index, stage in enumerate(schedule.stages):
-        _check_stage(schedule.full, stage, f"stages[{index}]")
-    last = len(schedule.stages) - 1
-    _check_end(schedule.full, schedule.stages[-1], last)
-    if schedule.end == "full":
-        _check_full_training(schedule.stages[-1], last)
-    if schedule.monotone:
-        _check_monotone(schedule.stages)
+    if training.sandwich is not None:
+        forward = _sandwich_macs(spec, subnet, training, training.sandwich, num_classes)
+        return round(3 * forward)
+    # Frozen blocks have no gradient of weights; what lies outside blocks is counted as they are.
+    blocks, unfrozen = subnet.total_depth, training.unfrozen
+    trained = blocks if unfrozen is None else len(unfrozen.blocks(blocks))
+    return _macs(spec, subnet, num_classes) * (2 * blocks + trained) // blocks
 
 
-def nearest_multiples(value: int, stride: int) -> tuple[int, int]:
-    """Return the multiples of `stride` around `value`; the lower is at least one stride."""
-    low = max(stride, value // stride * stride)
-    return low, low + stride
+def _sandwich_macs(
+    spec: ModelSpec,
+    full: SubnetConfig,
+    training: Training,
+    smaller: SandwichSizes,
+    num_classes: int,
+) -> float:
+    """Return the forward multiply-accumulates of (full, 1), (full, k), (size, 1) and (size, k)."""
+    rates = [training.tokens.rule(rate) for rate in smaller.keep_rates]
+
+    def both(size: int) -> float:
+        whole = float(_macs(spec, SubnetConfig(full.depth, size), num_classes))
+        pruned = (_macs(spec, SubnetConfig(full.depth, size, rule), num_classes) for rule in rates)
+        return whole + fmean(pruned)
+
+    return both(full.img_size) + fmean(map(both, smaller.sizes))
 
 
-def _check_lengths(schedule: GrowthSchedule) -> None:
-    for index, stage in enumerate(schedule.stages[:-1]):
-        if stage.length == "rest":
-            raise ConfigError("", f"stages[{index}].length", "only the last stage may be 'rest'")
-    lengths = [stage.length for stage in schedule.stages if not isinstance(stage.length, str)]
-    if schedule.length_unit in FRACTION_UNITS:
-        total = sum(lengths)
-        open_end = schedule.stages[-1].length == "rest"
-        if open_end and total >= 1:
-            problem, hint = (
-                "fractions must sum to less than 1 before 'rest'",
-                "leave some for 'rest'",
-            )
-            raise ConfigError("", "stages", problem, round(total, 6), hint)
-        if not open_end and abs(total - 1) > 1e-6:
-            hint = "or end with length: rest"
-            raise ConfigError("", "stages", "fractions must sum to 1", round(total, 6), hint)
+def relative_step_cost(
+    spec: ModelSpec, subnet: SubnetConfig, training: Training, num_classes: int = 1000
+) -> float:
+    """Return the multiply-accumulates of a step as a fraction of those of a plain full one."""
+    full = image_macs(spec, spec.full, Training(), num_classes)
+    return training.batch_scale * image_macs(spec, subnet, training, num_classes) / full
 
 
-def _check_stage(full: FullModel, stage: Stage, key: str) -> None:
-    depth, full_depth = as_depth(stage.depth), as_depth(full.depth)
-    if len(depth) != len(full_depth):
-        problem = f"must have one entry for each stage of {full.model}, {len(full_depth)} in all"
-        raise ConfigError("", f"{key}.depth", problem, shown_depth(depth))
-    if any(value > top for value, top in zip(depth, full_depth, strict=True)):
-        problem = f"must lie in 1 to {shown_depth(full_depth)}"
-        raise ConfigError("", f"{key}.depth", problem, shown_depth(depth))
-    ends = [stage.img_size] if isinstance(stage.img_size, int) else curve_ends(stage.img_size)
-    for size in ends:
-        if size % full.stride or size < full.stride:
-            low, high = nearest_multiples(int(size), full.stride)
-            raise ConfigError(
-                "",
-                f"{key}.img_size",
-                f"must be a multiple of the stride {full.stride}",
-                int(size) if float(size).is_integer() else size,
-                f"nearest are {low} and {high}",
-            )
-        if size > full.img_size:
-            raise ConfigError("", f"{key}.img_size", f"must be at most {full.img_size}", int(size))
-    _check_tokens(full, stage, key)
-    if isinstance(stage.step, Sandwich):
-        _check_sandwich(full, stage.step.sandwich, int(min(ends)), key)
-
-
-def _check_tokens(full: FullModel, stage: Stage, key: str) -> None:
-    if min(curve_ends(stage.tokens.keep_rate)) == 1 and not isinstance(stage.step, Sandwich):
-        return
-    last, blocks = stage.tokens.at_blocks[-1], sum(as_depth(stage.depth))
-    if last >= blocks:
-        problem = f"must be below the depth {blocks}"
-        raise ConfigError("", f"{key}.tokens.at_blocks", problem, last)
-    if stage.tokens.by == "class_attention" and not full.spec().class_token:
-        problem = f"must be magnitude, l2_magnitude or random: {full.model} has no class token"
-        raise ConfigError("", f"{key}.tokens.by", problem, stage.tokens.by)
-    if full.spec().needs_grid:
-        problem = f"must keep all tokens: {full.model} needs the whole grid"
-        raise ConfigError("", f"{key}.tokens.keep_rate", problem)
-
-
-def _check_sandwich(full: FullModel, sizes: SandwichSizes, stage_px: int, key: str) -> None:
-    for size in sizes.sizes:
-        if size % full.stride or size >= stage_px:
-            problem = f"must be multiples of the stride {full.stride} below {stage_px}"
-            raise ConfigError("", f"{key}.step.sandwich.sizes", problem, size)
-
-
-def _check_end(full: FullModel, last: Stage, index: int) -> None:
-    key, hint = f"stages[{index}]", "make the last stage the full model"
-    depth, full_depth = as_depth(last.depth), as_depth(full.depth)
-    if depth != full_depth:
-        problem = f"must end at the full depth {shown_depth(full_depth)}"
-        raise ConfigError("", f"{key}.depth", problem, shown_depth(depth), hint)
-    size = int(curve_ends(last.img_size)[-1])
-    if size != full.img_size:
-        problem = f"must end at the full size {full.img_size}"
-        raise ConfigError("", f"{key}.img_size", problem, size, hint)
-
-
-def _check_full_training(last: Stage, index: int) -> None:
-    key, hint = f"stages[{index}]", "add a last stage that does, or set end: free"
-    if min(curve_ends(last.tokens.keep_rate)) < 1:
-        rate = min(curve_ends(last.tokens.keep_rate))
-        raise ConfigError("", f"{key}.tokens.keep_rate", "must end at 1", rate, hint)
-    if isinstance(last.trainable, Unfrozen) and last.trainable.fraction < 1:
-        problem, level = "must train all blocks", last.trainable.level
-        raise ConfigError("", f"{key}.trainable.level", problem, level, hint)
-    if last.step != "plain":
-        raise ConfigError("", f"{key}.step", "must be plain", "sandwich", hint)
-
-
-def _check_monotone(stages: tuple[Stage, ...]) -> None:
-    before: tuple[int, ...] = ()
-    size_before, rate_before, hint = 0.0, 0.0, "set monotone: false to allow it"
-    for index, stage in enumerate(stages):
-        key, depth, sizes = f"stages[{index}]", as_depth(stage.depth), curve_ends(stage.img_size)
-        rates = curve_ends(stage.tokens.keep_rate)
-        cyclic = isinstance(stage.tokens.keep_rate, KeepCurve) and (
-            stage.tokens.keep_rate.curve == "cyclic"
-        )
-        if before and any(now < old for now, old in zip(depth, before, strict=True)):
-            problem = f"must not fall below {shown_depth(before)}"
-            raise ConfigError("", f"{key}.depth", problem, shown_depth(depth), hint)
-        if sizes[0] < size_before or sizes[-1] < sizes[0]:
-            problem = f"must not fall below {max(size_before, sizes[0]):g}"
-            raise ConfigError("", f"{key}.img_size", problem, int(min(sizes)), hint)
-        if cyclic or rates[0] < rate_before or rates[-1] < rates[0]:
-            problem = "must not fall"
-            raise ConfigError("", f"{key}.tokens.keep_rate", problem, min(rates), hint)
-        before, size_before, rate_before = depth, sizes[-1], rates[-1]
+def evaluation_macs(
+    spec: ModelSpec, subnet: SubnetConfig, num_images: int, num_classes: int = 1000
+) -> int:
+    """Return the multiply-accumulates of an evaluation: a forward of the online and the averaged network."""
+    return 2 * num_images * _macs(spec, subnet, num_classes)

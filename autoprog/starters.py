@@ -192,7 +192,7 @@ _OF_STAGE = {
     "depth": "blocks; of a VOLO outlookers and transformers",
     "img_size": "px, a multiple of the stride",
     "ramp": "linear or exponential",
-    "every_epochs": "length of a plateau of the ramp",
+    "every_epochs": "length of a level of the ramp",
     "tokens": "which patch tokens train",
     "curve": "cyclic: up and down in each period; linear or cosine: once over the stage",
     "drop": "the fraction of tokens that is dropped, from and to",
@@ -218,7 +218,7 @@ _OPTIONAL_OF_STAGE = {
 }
 """What a stage may have beside its length, depth and size; img_size also takes a ramp."""
 
-_SHARE_OF = {
+_PART_OF = {
     "fraction": "of the run",
     "compute_fraction": "of the compute",
     "budget_fraction": "of the time budget",
@@ -244,7 +244,7 @@ def schedule_starter(
     recipe = resolve_recipe(recipe_name)
     epochs = recipe.epochs if epochs is None else epochs
     schedule = preset(name, spec, epochs, recipe.strength, recipe.learning_rate)
-    flags = f" --epochs {epochs:g}" if schedule.length_unit in _SHARE_OF else ""
+    flags = f" --epochs {epochs:g}" if schedule.length_unit in _PART_OF else ""
     budget = " --time-budget 24h" if schedule.length_unit == "budget_fraction" else ""
     lines = [
         f"# {summary_of(name)}",
@@ -310,7 +310,7 @@ def _stage_places(schedule: GrowthSchedule) -> Iterator[str]:
     lengths = [stage.length for stage in schedule.stages]
     ends = list(accumulate(float(length) for length in lengths))
     for number, (start, stop) in enumerate(pairwise([0.0, *ends]), 1):
-        whole = _SHARE_OF.get(schedule.length_unit)
+        whole = _PART_OF.get(schedule.length_unit)
         place = (
             f"{schedule.length_unit} {start:g} to {stop:g}"
             if whole is None

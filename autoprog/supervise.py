@@ -9,9 +9,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import IO, Any, Literal, Protocol
 
 from autoprog.errors import RunError
@@ -25,6 +26,7 @@ __all__ = [
     "Row",
     "SignalName",
     "end_all",
+    "ending_on_sigterm",
     "last_line",
     "program_in_processes",
 ]
@@ -49,7 +51,7 @@ _TORCHRUN = (
     f"{_PREPARE}from torch.distributed.run import main; sys.exit(main())",
 )
 
-_LAST_BYTES = 2**16  # torchrun prints some 2 kB a rank after the line of the program
+_LAST_BYTES = 2**16  # torchrun reports on every rank after the last line of the program
 _INSIST_SECONDS = 0.2
 
 
@@ -152,6 +154,20 @@ def end_all(children: Iterable[Endable], patience_seconds: float, insist: bool =
         running = [child for child in running if not child.wait(max(0, until - time.monotonic()))]
     for child in every:
         child.kill()
+
+
+@contextmanager
+def ending_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM end this program as an error does, so that what stands in ``finally`` ends its children."""
+
+    def end(number: int, _: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def last_line(log: Path, prefix: str = "") -> str:

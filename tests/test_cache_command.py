@@ -22,8 +22,8 @@ from autoprog.data.cache_folder import (
     cache_files,
     file_lock,
     lock_of,
+    lock_shared,
     new_part_of,
-    share,
 )
 
 Capture = pytest.CaptureFixture[str]
@@ -237,9 +237,9 @@ def test_what_is_being_built_is_kept_and_what_a_killed_build_left_is_not(
 
 def test_who_opens_a_file_that_is_removed_at_that_moment_has_none(folder: Path) -> None:
     with (folder / TRAIN).open("rb") as file:
-        assert share(file)
+        assert lock_shared(file)
         (folder / TRAIN).unlink()
-        assert not share(file)
+        assert not lock_shared(file)
 
 
 def test_who_waits_for_a_lock_file_that_is_removed_makes_a_new_one(tmp_path: Path) -> None:

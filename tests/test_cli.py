@@ -319,7 +319,7 @@ REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
     ),
     "a decision that is not taken": (
         (*SEARCH, "--rule", "autoprog", "--epochs", 12, "--fidelity", 4, "--fidelity-at", 3),
-        "--fidelity-at: must be below 2, the number of decisions with a supernet, which count from 0,"
+        "--fidelity-at: must be below 2, the number of decisions with a supernet, from 0 on,"
         " but got 3",
     ),
     "a run too short for its stages": (
@@ -615,8 +615,8 @@ def test_growth_that_the_optimizer_of_a_search_does_not_go_with_is_refused(
 ) -> None:
     Path("mine.yaml").write_text(yaml.safe_dump(body), encoding="utf-8")
     done = autoprog(*SEARCH, "--space", "mine.yaml", *words, "--opt", "madgrad")
-    problem = "op zero must go with an optimizer that keeps no initial weights, but MADGRAD does"
-    assert_refused(done, f"mine.yaml: {key}: {problem}; use state fresh or reset")
+    problem = "init zero must go with an optimizer that keeps no initial weights, but MADGRAD does"
+    assert_refused(done, f"mine.yaml: {key}: {problem}; use optimizer_state fresh or reset")
 
 
 def test_a_batch_of_less_than_an_image_is_refused(autoprog: Autoprog) -> None:
@@ -646,7 +646,9 @@ def test_growth_that_the_optimizer_of_a_training_does_not_go_with_is_refused(
     body = {"schema": 2, "full": full.model_dump(exclude_none=True), "stages": stages}
     Path("mine.yaml").write_text(yaml.safe_dump(body), encoding="utf-8")
     words = ("train", "--schedule", "mine.yaml", *SMALL)
-    problem = "state fresh must have a step count per parameter, but Lamb counts per group"
+    problem = (
+        "optimizer_state fresh must have a step count per parameter, but Lamb counts per group"
+    )
     line = f"--schedule: stages[1].grow: {problem}; use copy or reset"
     assert_refused(autoprog(*words, "--opt", "lamb"), line)
 

@@ -10,7 +10,8 @@ import pytest
 
 from autoprog.cli import main
 from autoprog.errors import ConfigError
-from autoprog.runs import RunFolder, locate_run, locate_schedule, runs_in
+from autoprog.locate import locate_run, locate_schedule, runs_in
+from autoprog.runs import RunFolder
 from autoprog.settings import RunManifest
 from tests.test_runs import a_result
 

@@ -11,17 +11,13 @@ from typing import Any
 import pytest
 
 from autoprog.commands.record import new_run_id
+from autoprog.costs.table import table_of
 from autoprog.decisions import Candidate, Decision
 from autoprog.errors import ConfigError, RunError, RunExistsError
+from autoprog.eventlog import effective_rows
 from autoprog.events import CheckpointSaved, Event, RunStarted, WarningRaised
 from autoprog.files import parse, parse_yaml
-from autoprog.runs import (
-    Result,
-    RunFolder,
-    effective_rows,
-    load_run,
-    write_atomically,
-)
+from autoprog.runs import Result, RunFolder, load_run, write_atomically
 from autoprog.schedule import GrowthSchedule
 from autoprog.settings import DataSettings, RunManifest, RunSettings, SearchSettings
 from autoprog.space import find_space
@@ -153,7 +149,7 @@ def test_everything_written_is_read_again(folder: RunFolder, schedule_text: str)
     for event in happened:
         folder.append(event)
     folder.record_decision(decision())
-    folder.write_costs({"d2 r8": 0.125})
+    folder.write_costs(table_of({"d2 r8": 0.125}, "costs"))
     folder.write_schedule(schedule)
     folder.write_schedule(schedule, "best.yaml")
     run = load_run(folder.path)
@@ -165,7 +161,8 @@ def test_everything_written_is_read_again(folder: RunFolder, schedule_text: str)
 
 def test_step_seconds_are_those_of_the_runs_own_batch_size(folder: RunFolder) -> None:
     batch = folder.manifest.settings.recipe.batch_size
-    folder.write_costs({f"d2 r8 b{batch}": 0.125, f"d4 r16 b{batch}": 0.5, "d4 r16 b7": 9.0})
+    seconds = {f"d2 r8 b{batch}": 0.125, f"d4 r16 b{batch}": 0.5, "d4 r16 b7": 9.0}
+    folder.write_costs(table_of(seconds, "costs"))
     assert load_run(folder.path).step_seconds == {"d2 r8": 0.125, "d4 r16": 0.5}
 
 

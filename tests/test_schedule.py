@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 import random
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +151,8 @@ def equal_stages(lengths: list[Any], **values: Any) -> GrowthSchedule:
 
 
 def starts(table: StepTable) -> list[int]:
-    return [segment.start_step for segment in table.stage_starts()]
+    stages = groupby(table.segments, key=lambda segment: segment.stage)
+    return [next(segments).start_step for _, segments in stages]
 
 
 @pytest.mark.parametrize(
@@ -451,7 +452,7 @@ def test_a_stage_shorter_than_a_plateau_is_at_the_ramps_end() -> None:
 
 def ramp_starts(stage_steps: int, every_epochs: float, steps_per_epoch: float) -> list[int]:
     ramp = Ramp.model_validate({"ramp": "linear", "from": 1, "to": 9, "every_epochs": every_epochs})
-    levels = ramp.plateaus(stage_steps, steps_per_epoch)
+    levels = ramp.levels(stage_steps, steps_per_epoch)
     assert levels[-1][1] == 9
     return [start for start, _ in levels]
 
@@ -567,7 +568,9 @@ def test_the_table_covers_every_step_once_and_ends_at_the_full_model(seed: int) 
     assert table.total_steps == int(epochs * steps_per_epoch)
     assert all(before.stop_step == after.start_step for before, after in pairwise(table.segments))
     assert all(segment.steps >= 1 for segment in table.segments)
-    assert [segment.stage for segment in table.stage_starts()] == list(range(len(made.stages)))
+    assert [stage for stage, _ in groupby(s.stage for s in table.segments)] == list(
+        range(len(made.stages))
+    )
     assert table.segments[-1].subnet == made.full.spec().full
     for before, after in pairwise(table.segments):
         assert before.subnet.within(after.subnet)
@@ -627,11 +630,11 @@ RISING = "{ramp: linear, from: 1, to: 9, every_epochs: %s}"
     [
         (
             [f"curriculum: {{randaug: {RISING % 1e-6}}}"],
-            "schedule: every_epochs: must make at most 200,000 plateaus a stage, not 10,000,000, but got",
+            "schedule: every_epochs: must make at most 200,000 levels a stage, not 10,000,000, but got",
         ),
         (
             ["tokens: {keep_rate: {curve: cyclic, period_epochs: 0.00001}}"],
-            "schedule: period_epochs: must make at most 200,000 plateaus a stage, not",
+            "schedule: period_epochs: must make at most 200,000 levels a stage, not",
         ),
         (
             [f"curriculum: {{randaug: {RISING % 0.004}}}"] * 10,

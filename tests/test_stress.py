@@ -29,20 +29,20 @@ from autoprog import supervise
 from autoprog.bench import stress as driver
 from autoprog.bench.stress import (
     SPECIAL,
-    Aim,
-    Forecast,
     Kill,
     KilledRun,
     Moment,
     Plan,
+    PlannedKill,
     Reference,
+    RemainingTime,
+    StepReached,
     StressView,
     Summary,
-    Tick,
     compare_runs,
     draw_signals,
     plan_kills,
-    spot_of,
+    position_of,
     tensor_hashes,
     timeline,
 )
@@ -106,13 +106,15 @@ def test_kills_cover_the_run_in_its_order(
     moments: tuple[Moment, ...], name: str, count: int
 ) -> None:
     rng = random.Random(3)
-    aims = plan_kills(moments, draw_signals(name, count, rng), rng)
-    assert len(aims) == count
-    seconds = [aim.seconds for aim in aims]
+    kills = plan_kills(moments, draw_signals(name, count, rng), rng)
+    assert len(kills) == count
+    seconds = [kill.seconds for kill in kills]
     assert seconds == sorted(seconds)
     assert all(0 <= s <= 10.0 for s in seconds)
-    assert all(aim.delay_seconds >= 0 for aim in aims)
-    assert all(aim.seconds <= 8.0 for aim in aims if aim.signal != "KILL")  # before the last step
+    assert all(kill.delay_seconds >= 0 for kill in kills)
+    assert all(
+        kill.seconds <= 8.0 for kill in kills if kill.signal != "KILL"
+    )  # before the last step
     if count == 20:
         assert seconds[0] < 1.5
         assert seconds[-1] > (7.0 if name == "TERM" else 8.5)
@@ -123,10 +125,12 @@ def test_kills_cover_the_run_in_its_order(
 def test_kills_strike_at_different_things_than_training(moments: tuple[Moment, ...]) -> None:
     struck = Counter[str]()
     for seed in range(30):
-        aims = plan_kills(moments, ["KILL"] * 12, random.Random(seed))
+        kills = plan_kills(moments, ["KILL"] * 12, random.Random(seed))
         struck.update(
-            spot_of(moments, {"kind": a.after.kind, "step": a.after.step}, a.delay_seconds).doing
-            for a in aims
+            position_of(
+                moments, {"kind": a.after.kind, "step": a.after.step}, a.delay_seconds
+            ).doing
+            for a in kills
         )
     assert set(struck) == {*SPECIAL.values(), "training", "writing the result"}
 
@@ -157,8 +161,8 @@ def test_mixed_signals_come_in_equal_fractions() -> None:
     ],
 )
 def test_a_kill_waits_for_its_row_or_a_later_step(row: tuple[str, int], reached: bool) -> None:
-    aim = Aim(Moment(5.0, "step_logged", 40, "stage 1"), 0.5, "KILL")
-    assert aim.is_reached_by({"kind": row[0], "step": row[1]}) is reached
+    kill = PlannedKill(Moment(5.0, "step_logged", 40, "stage 1"), 0.5, "KILL")
+    assert kill.is_reached_by({"kind": row[0], "step": row[1]}) is reached
 
 
 @pytest.mark.parametrize(
@@ -185,7 +189,7 @@ def test_a_kill_is_placed_by_the_run_without_kills(
     elapsed_seconds: float,
     spot: tuple[int, str, str],
 ) -> None:
-    found = spot_of(moments, {"kind": row[0], "step": row[1]}, elapsed_seconds)
+    found = position_of(moments, {"kind": row[0], "step": row[1]}, elapsed_seconds)
     assert (found.step, found.place, found.doing) == spot
 
 
@@ -230,7 +234,7 @@ def test_a_file_that_was_cut_is_no_safetensors_file(tmp_path: Path) -> None:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a finished search."""
     runs = tmp_path_factory.mktemp("runs")
-    words = ("search", *SMALL, "--epochs", "8", "--workers", "0", "-q", "--runs-dir", str(runs))
+    words = ("search", *SMALL, "--epochs", "4", "--workers", "0", "-q", "--runs-dir", str(runs))
     assert main(words) == 0
     (folder,) = runs.iterdir()
     return folder
@@ -482,7 +486,7 @@ def test_a_run_that_ends_before_all_kills_is_followed_by_another(stress: Stress)
     [
         ("KILL", "fails at once", "the run without kills failed: the disk is gone"),
         ("KILL", "fails later", "attempt 2 ended by itself with exit code 1: the disk is gone"),
-        ("KILL", "stuck", "attempt 2 told nothing for … s: a dead-lock; it was killed"),
+        ("KILL", "stuck", "attempt 2 wrote nothing for … s: a dead-lock; it was killed"),
         ("TERM", "wrong code", "attempt 1 ended with exit code 1 instead of 143 after SIGTERM: …"),
         ("INT", "wrong code", "attempt 1 ended with exit code 1 instead of 130 after SIGINT: …"),
         ("TERM", "no checkpoint", "attempt 1 wrote no checkpoint after SIGTERM"),
@@ -521,16 +525,28 @@ def test_files_are_kept_where_they_are_wanted(stress: Stress, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ((), "stress: must be given train or search after --; such as …"),
-        (("--",), "stress: must be given train or search after --; such as …"),
-        (("--", "show", "x"), "stress: must be given train or search after --, but got 'show'; …"),
-        (("train", "--runs-dir", "x"), "stress: --runs-dir: must be left out; …"),
-        (("--", "train", "--runs-dir=x"), "stress: --runs-dir: must be left out; …"),
-        (("--", "train", "--resume", "x"), "stress: --resume: must be left out; …"),
-        (("--", "train", "--checkpoint-minutes", "1"), "stress: --checkpoint-minutes: must be …"),
-        (("--", "search", "-q"), "stress: -q: must be left out; …"),
-        (("--", "search", "--time-budget", "1h"), "stress: --time-budget: must be left out; …"),
-        (("--", "search", "--debug"), "stress: --debug: must be left out; it goes before the --"),
+        ((), "bench stress: must be given train or search after --; such as …"),
+        (("--",), "bench stress: must be given train or search after --; such as …"),
+        (
+            ("--", "show", "x"),
+            "bench stress: must be given train or search after --, but got 'show'; …",
+        ),
+        (("train", "--runs-dir", "x"), "bench stress: --runs-dir: must be left out; …"),
+        (("--", "train", "--runs-dir=x"), "bench stress: --runs-dir: must be left out; …"),
+        (("--", "train", "--resume", "x"), "bench stress: --resume: must be left out; …"),
+        (
+            ("--", "train", "--checkpoint-minutes", "1"),
+            "bench stress: --checkpoint-minutes: must be …",
+        ),
+        (("--", "search", "-q"), "bench stress: -q: must be left out; …"),
+        (
+            ("--", "search", "--time-budget", "1h"),
+            "bench stress: --time-budget: must be left out; …",
+        ),
+        (
+            ("--", "search", "--debug"),
+            "bench stress: --debug: must be left out; it goes before the --",
+        ),
         (("--keep", "/dev/null/x", "train"), "--keep: must be a folder that can be made: …"),
     ],
 )
@@ -555,7 +571,10 @@ def test_a_stress_that_is_stopped_takes_its_run_with_it(
     tmp_path: Path, name: str, code: int
 ) -> None:
     program = (
-        "import sys; from autoprog import supervise; from autoprog.cli import main;"
+        # The module stands in for one that loads torch, which takes ten times as long as all the rest.
+        "import sys, types; launch = types.ModuleType('launch'); launch.words_to_repeat = lambda _: ();"
+        "sys.modules['autoprog.commands.launch'] = launch;"
+        "from autoprog import supervise; from autoprog.cli import main;"
         f"supervise.PROGRAM = (sys.executable, {str(tmp_path / 'fake.py')!r});"
         f"sys.exit(main(['stress', '--keep', {str(tmp_path / 'kept')!r}, 'train', '--fault', 'none']))"
     )
@@ -600,7 +619,7 @@ def kill_of(number: int = 1, lost_seconds: float = 7.0, signal: SignalName = "KI
 def test_the_forecast_follows_what_has_been_measured(moments: tuple[Moment, ...]) -> None:
     clock, plan = Hand(), Plan(("train",), 4, "KILL", 0, Path("x"))
     summary = Summary(plan)
-    forecast = Forecast(summary, clock)
+    forecast = RemainingTime(summary, clock)
 
     def after(seconds: float, report: Any) -> float | None:
         clock.now = seconds
@@ -609,15 +628,15 @@ def test_the_forecast_follows_what_has_been_measured(moments: tuple[Moment, ...]
         return forecast.remaining_seconds()
 
     assert forecast.remaining_seconds() is None
-    assert after(5.0, Tick(0, 80)) is None
+    assert after(5.0, StepReached(0, 80)) is None
     # Half of the run took 5 s: 5 s more, another 10 s, and 5 starts of 5 s.
-    assert after(10.0, Tick(40, 80)) == pytest.approx(5 + 10 + 25)
+    assert after(10.0, StepReached(40, 80)) == pytest.approx(5 + 10 + 25)
     assert after(15.0, reference_of(moments)) == pytest.approx(10 + 4 * 5)
     clock.now = 17.0
     assert forecast.remaining_seconds() == pytest.approx(28)
     assert forecast.fraction_done() == pytest.approx(17 / 45)
     assert after(22.0, kill_of()) == pytest.approx(10 + 3 * 7)
-    assert after(23.0, Tick(40, 80)) == pytest.approx(5 + 3 * 7)
+    assert after(23.0, StepReached(40, 80)) == pytest.approx(5 + 3 * 7)
     clock.now = 99.0
     assert forecast.remaining_seconds() == 0
 
@@ -628,9 +647,9 @@ def test_a_terminal_shows_a_bar_with_the_time_left(moments: tuple[Moment, ...]) 
     view = StressView(console, Plan(("train", "--aa", "[x]"), 2, "mixed", 0, Path("x")), clock)
     with view:
         clock.now = 1.0
-        view.show(Tick(0, 80))
+        view.show(StepReached(0, 80))
         clock.now = 2.0
-        view.show(Tick(40, 80))
+        view.show(StepReached(40, 80))
         view._bar.refresh()
         view.show(reference_of(moments))
         view.show(kill_of())

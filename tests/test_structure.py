@@ -33,7 +33,6 @@ KNOWN_CIRCLES = [
         "autoprog.search.trials",
     },
     {"autoprog.commands.verify", "autoprog.commands.verify_plan"},
-    {"autoprog.laws", "autoprog.schedule", "autoprog.steptable"},
     {"autoprog.proof.pairs", "autoprog.proof.standings"},
     {
         "autoprog.train.budget",

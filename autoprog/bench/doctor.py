@@ -14,8 +14,9 @@ from typing import Literal
 
 import torch
 
-from autoprog.data.dataset import AnySource, OpenedData, open_data
+from autoprog.data.dataset import AnySource, OpenedData
 from autoprog.data.loader import check_images
+from autoprog.data.opening import open_data
 from autoprog.data.progress import progress_on_stderr
 from autoprog.data.run_data import open_run_data
 from autoprog.data.stream import StreamSource

@@ -16,7 +16,6 @@ from autoprog.bench.costs import measure_costs
 from autoprog.commands.compare import print_comparison
 from autoprog.commands.configure import Configured, configure_train
 from autoprog.commands.preflight import check_run
-from autoprog.commands.stress import ending_on_sigterm
 from autoprog.commands.verify import NOT_COMPARED, configured_arm, shared_flags
 from autoprog.costs.model import CostModel, predict_seconds
 from autoprog.costs.table import CostKey, full_key, key_of_step
@@ -27,6 +26,7 @@ from autoprog.presets import PRESETS, preset
 from autoprog.printable import say
 from autoprog.schedule import GrowthSchedule
 from autoprog.steptable import StepTable
+from autoprog.supervise import ending_on_sigterm
 from autoprog.train.run import step_table, steps_per_epoch_of
 from autoprog.ui.format import duration
 from autoprog.verify.arms import ArmSettings, flag_words, with_numbers

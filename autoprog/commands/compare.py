@@ -94,7 +94,7 @@ def _runs_of(word: str, runs_dir: str) -> list[Path]:
     Raises:
         ConfigError: If there is nothing of this name.
     """
-    from autoprog.runs import locate_run, runs_in
+    from autoprog.locate import locate_run, runs_in
 
     path = Path(word)
     inside = [] if (path / "run.yaml").is_file() else runs_in(path)[::-1]

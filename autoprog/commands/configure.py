@@ -22,7 +22,8 @@ from autoprog.commands.flags import (
     given_cost_fraction,
     given_fidelity,
 )
-from autoprog.data.dataset import OpenedData, open_data
+from autoprog.data.dataset import OpenedData
+from autoprog.data.opening import open_data
 from autoprog.environment import optional_number_in
 from autoprog.errors import ConfigError, suggest
 from autoprog.files import FileModel, parse, read_yaml

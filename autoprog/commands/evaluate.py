@@ -31,13 +31,13 @@ from autoprog.commands.flags import (
     flag_of,
 )
 from autoprog.commands.resume import check_data_asks
-from autoprog.curves import size_on_grid
-from autoprog.data.dataset import OpenedData, labelled_as, open_data, open_evaluated_folder
+from autoprog.data.dataset import OpenedData
+from autoprog.data.opening import labelled_as, open_data, open_evaluated_folder
 from autoprog.errors import ConfigError
 from autoprog.evaluation_grid import cells_of
 from autoprog.files import parse
 from autoprog.options import given
-from autoprog.presets import pruning_places
+from autoprog.presets import pruning_places, size_on_grid
 from autoprog.printable import say
 from autoprog.runs import Run
 from autoprog.schedule import GrowthSchedule
@@ -461,7 +461,7 @@ def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
     from autoprog.commands.run_words import named_run
     from autoprog.console import Console
-    from autoprog.train.evaluate import evaluate_grid
+    from autoprog.train.grid import evaluate_grid
     from autoprog.ui.evaluation import grid_section
     from autoprog.ui.live import PartsBar
     from autoprog.ui.render_rich import print_sections

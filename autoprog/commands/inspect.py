@@ -77,6 +77,6 @@ def _size(text: str) -> tuple[int, int]:
 
 def _importances(journal: Path) -> Sequence[Importance]:
     """Compute parameter importances; loads Optuna when they are asked for."""
-    from autoprog.search.controller import importances
+    from autoprog.search.controller.importances import importances
 
     return importances(journal)

@@ -19,12 +19,13 @@ from autoprog.cli import build_parser
 from autoprog.commands.configure import Configured
 from autoprog.commands.flags import NO_SETTINGS, absolute, flag_of, from_anywhere
 from autoprog.commands.record import absolute_paths, recorded_data, with_absolute_paths
-from autoprog.data.dataset import open_data
+from autoprog.data.opening import open_data
 from autoprog.errors import ConfigError, command
 from autoprog.files import parse
+from autoprog.locate import runs_in
 from autoprog.options import flag_words, flags_of_model
 from autoprog.outside import Ask, asks_of, asks_of_data, repeatable
-from autoprog.runs import Run, is_written_now, load_run, runs_in
+from autoprog.runs import Run, is_written_now, load_run
 from autoprog.settings import (
     OUTSIDE,
     DataSettings,

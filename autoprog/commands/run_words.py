@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 from autoprog.errors import ConfigError
+from autoprog.locate import is_last, is_word, locate_run, locate_schedule, runs_in
 from autoprog.presets import PRESETS
 from autoprog.printable import one_line, say
-from autoprog.runs import is_last, is_word, locate_run, locate_schedule, runs_in
 
 __all__ = ["named_run", "put_paths"]
 

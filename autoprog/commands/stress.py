@@ -1,23 +1,21 @@
-"""``autoprog stress``: kill a run of one's own again and again, and see whether its end stays the same."""
+"""``autoprog bench stress``: kill a run of one's own again and again, and see whether its end stays the same."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import shutil
-import signal
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from types import FrameType
 
 from autoprog.bounds import Few, Seed, range_of
 from autoprog.errors import ConfigError, RunError
 from autoprog.printable import say
+from autoprog.supervise import ending_on_sigterm
 
-__all__ = ["add_flags", "ending_on_sigterm", "run"]
+__all__ = ["add_flags", "run"]
 
 _REFUSED = {
     "-h": "see autoprog train --help",
@@ -40,9 +38,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "points, each followed by --resume. Both ends must be equal to the last bit.\n"
         "Exit code 0: they are; 1: they are not, or an attempt failed.\n\n"
         "examples:\n"
-        "  autoprog stress -- train --schedule linear --model vit-mu --epochs 4 --workers 2\n"
-        "  autoprog stress --kills 50 --signal mixed -- search --model vit-mu --epochs 8\n"
-        "  autoprog stress --kills 5 --keep stress -- train --schedule best.yaml --data DIR\n"
+        "  autoprog bench stress -- train --schedule linear --model vit-mu --epochs 4 --workers 2\n"
+        "  autoprog bench stress --kills 50 --signal mixed -- search --model vit-mu --epochs 8\n"
+        "  autoprog bench stress --kills 5 --keep stress -- train --schedule best.yaml --data DIR\n"
     )
     parser.add_argument(
         "--kills", type=range_of(Few), default=20, metavar="N", help="how often (20)"
@@ -99,13 +97,13 @@ def _checked(words: Sequence[str]) -> tuple[str, ...]:
     """
     given = tuple(words[1:] if words[:1] == ["--"] else words)
     if given[:1] not in (("train",), ("search",)):
-        hint = "such as autoprog stress -- train --schedule linear --model vit-mu --epochs 4"
+        hint = "such as autoprog bench stress -- train --schedule linear --model vit-mu --epochs 4"
         got = given[0] if given else ConfigError.NO_VALUE
-        raise ConfigError("stress", "", "must be given train or search after --", got, hint)
+        raise ConfigError("bench stress", "", "must be given train or search after --", got, hint)
     for word in given:
         flag = word.partition("=")[0]
         if flag in _REFUSED:
-            raise ConfigError(f"stress: {flag}", "", "must be left out", hint=_REFUSED[flag])
+            raise ConfigError(f"bench stress: {flag}", "", "must be left out", hint=_REFUSED[flag])
     return given
 
 
@@ -117,8 +115,17 @@ def _work_folder(keep: Path | None) -> Iterator[Path]:
         ConfigError: If the given folder cannot serve.
         RunError: What was wrong, with where the files are.
     """
-    work = Path(tempfile.mkdtemp(prefix="autoprog-stress-")) if keep is None else _made(keep)
-    keeps = keep is not None
+    if keep is None:
+        work, keeps = Path(tempfile.mkdtemp(prefix="autoprog-stress-")), False
+    else:
+        work, keeps = keep, True
+        try:
+            work.mkdir(parents=True, exist_ok=True)
+            if any(work.iterdir()):
+                raise ConfigError("--keep", "", "must be a new or an empty folder", str(work))
+        except OSError as error:
+            problem = f"must be a folder that can be made: {error.strerror}"
+            raise ConfigError("--keep", "", problem, str(work)) from None
     try:
         yield work
     except RunError as error:
@@ -127,28 +134,3 @@ def _work_folder(keep: Path | None) -> Iterator[Path]:
     finally:
         if not keeps:
             shutil.rmtree(work)
-
-
-def _made(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise ConfigError("--keep", "", "must be a new or an empty folder", str(folder))
-    except OSError as error:
-        problem = f"must be a folder that can be made: {error.strerror}"
-        raise ConfigError("--keep", "", problem, str(folder)) from None
-    return folder
-
-
-@contextmanager
-def ending_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the program as an error does, so that the run under test ends with it."""
-
-    def end(number: int, _: FrameType | None) -> None:
-        sys.exit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

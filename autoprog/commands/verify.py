@@ -651,8 +651,8 @@ def execute(
     if args.as_json and args.markdown:
         raise ConfigError("--markdown", "", "must not be given together with --json")
     folder, verification = _opened(args, default_seeds)
-    from autoprog.commands.stress import ending_on_sigterm
     from autoprog.console import Console
+    from autoprog.supervise import ending_on_sigterm
     from autoprog.ui.verify import VerifyView, markdown_lines
     from autoprog.verify.verification import verify
 

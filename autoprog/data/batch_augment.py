@@ -192,22 +192,22 @@ _LOW_AREA, _HIGH_AREA, _LOW_ASPECT = 0.02, 1 / 3, 0.3
 
 
 def draw_erasures(
-    draws: Draws, probability: float, most: int, img_size: int, first_slot: int
+    draws: Draws, probability: float, max_boxes: int, img_size: int, first_slot: int
 ) -> np.ndarray:
     """Draw the boxes to erase; return (number of the sample, top, left, height, width), int64 K x 5.
 
     Args:
         draws: Of B samples.
         probability: That anything is erased in a sample.
-        most: Each gets one to so many boxes, which are the smaller the more they are.
+        max_boxes: Each gets one to so many boxes, which are the smaller the more they are.
         img_size: Side of the images, in pixels.
         first_slot: All slots of the draws from here on may be taken.
     """
     chances = draws.uniform((first_slot, first_slot + 1))
     rows = np.flatnonzero(chances[:, 0] <= probability)
-    counts = 1 + (chances[rows, 1] * most).astype(np.int64)
+    counts = 1 + (chances[rows, 1] * max_boxes).astype(np.int64)
     found = [np.empty((0, 5), np.int64)]
-    for number in range(most):
+    for number in range(max_boxes):
         wanted = rows[counts > number]
         slot = first_slot + 2 + number * _TRIES * _PER_TRY
         found.append(_draw_boxes(draws, wanted, counts[counts > number], img_size, slot))
@@ -464,11 +464,12 @@ class _RandAugment:
     def __init__(self, policy: RandAugment) -> None:
         self._layers = policy.num_layers
         self._rates = np.array([operation.prob for operation in policy.ops])
-        self._is_known = all(
-            operation.name in OPERATIONS
-            or (operation.name in _MOVES and _filters_of(operation) <= _FILTERS)
-            for operation in policy.ops
-        )
+        self._is_known = True  # else all of the policy is left to Pillow
+        for operation in policy.ops:
+            resample = operation.kwargs["resample"]
+            filters = set(resample) if isinstance(resample, list | tuple) else {resample}
+            is_move = operation.name in _MOVES and filters <= _FILTERS
+            self._is_known &= operation.name in OPERATIONS or is_move
         self._operations = []
         for operation in policy.ops:
             always = copy.copy(operation)
@@ -560,11 +561,6 @@ def _slider(resample: int, fill: tuple[int, ...]) -> _Function:
 
 def _change_each(pixels: np.ndarray, changes: list[Change]) -> np.ndarray:
     return paste_changed(pixels, enumerate(changes))
-
-
-def _filters_of(operation: Any) -> set[int]:
-    resample = operation.kwargs["resample"]
-    return set(resample) if isinstance(resample, list | tuple) else {resample}
 
 
 def _seeded(steps: Sequence[Change], seed: Callable[[], None], image: Image.Image) -> Image.Image:

@@ -17,8 +17,8 @@ __all__ = [
     "Batch",
     "Delivery",
     "Unreadable",
-    "read_or_note",
-    "stand_ins",
+    "read_each",
+    "replacement_places",
     "validation_refusal",
 ]
 
@@ -72,13 +72,13 @@ class BadImages:
                 raise RunError(f"{reason}; that makes {text}")
             self._unsaid.append(f"{reason}; skipped ({count} of at most {self._limit})")
 
-    def complaints(self) -> list[str]:
+    def new_warnings(self) -> list[str]:
         """Return a line for each image that is new since the last call."""
         said, self._unsaid = self._unsaid, []
         return said
 
 
-def read_or_note(
+def read_each(
     read: Callable[[int], T], indices: Iterable[int], found: list[Unreadable]
 ) -> list[T | None]:
     """Return what ``read`` makes of each index; None where it fails, which goes to ``found``."""
@@ -101,7 +101,7 @@ def validation_refusal(unreadable: Sequence[Unreadable]) -> str:
     return f"{count}, the first: {reason}; repair or remove them"
 
 
-def stand_ins(is_readable: np.ndarray) -> np.ndarray:
+def replacement_places(is_readable: np.ndarray) -> np.ndarray:
     """Return for each place of a batch the place it is filled from: its own, or the next readable.
 
     The next one after the last place is the first. Empty when nothing is readable.

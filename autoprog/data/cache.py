@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from autoprog.data.batches import BadImages, Unreadable, read_or_note, validation_refusal
+from autoprog.data.batches import BadImages, Unreadable, read_each, validation_refusal
 from autoprog.data.cache_folder import (
     FOOTER,
     MAGIC,
@@ -34,10 +34,10 @@ from autoprog.data.cache_folder import (
     cache_folder,
     file_lock,
     lock_of,
+    lock_shared,
     new_part_of,
     note_use,
     remove_parts,
-    share,
 )
 from autoprog.data.image_sources import (
     EncodedSource,
@@ -154,7 +154,7 @@ def _files_near(root: str) -> Iterator[str]:
 
 
 # --------------------------------------------------------------------------------------------------
-# The file of decoded images: pixels first, then where each image lies, and at the end what all of it is. A file
+# The file of decoded images: pixels first, then where each image lies, and at the end what all of it is. It
 # is valid when its last bytes say so, so one whose writing was cut off never is.
 
 _VERSION = 1
@@ -243,7 +243,7 @@ class ImageWriter:
         self._file.truncate(self._file.seek(0))
 
     def finish(self, digest: str, unreadable: dict[int, str], too_large: bool, origin: str) -> None:
-        """Complete the file, force it to disk and give it its name; `origin` says for people what it is of."""
+        """Complete the file, force it to disk and give it its name; `origin` is for people."""
         facts = {
             "digest": digest,
             "unreadable": unreadable,
@@ -272,7 +272,7 @@ def read_table(path: Path, digest: str, num_images: int) -> ImageTable | None:
     """
     try:
         with open_regular(path, follow_links=False) as file:
-            return _read(path, file, digest, num_images) if share(file) else None
+            return _read(path, file, digest, num_images) if lock_shared(file) else None
     except (OSError, struct.error, ValueError):
         return None
 
@@ -294,13 +294,20 @@ def _read(path: Path, file: IO[bytes], digest: str, num_images: int) -> ImageTab
     if facts is None or facts.digest != digest or facts.too_large != (images != num_images):
         return None
     places = np.frombuffer(tables, _PLACE, images)
-    # The file may come from anybody: what it says of places must hold before pixels are looked up by it.
-    empty = np.flatnonzero((places["width"] == 0) | (places["height"] == 0))
-    if not _fills(places, pixels_bytes) or facts.unreadable.keys() != set(empty.tolist()):
+    # The file may come from anybody: before pixels are looked up by it, images must lie one behind another
+    # from the first byte to the last, and those without pixels must be the unreadable ones.
+    widths, heights = (places[key].astype(np.int64) for key in ("width", "height"))
+    sizes = widths * heights
+    if min(widths.min(initial=0), heights.min(initial=0)) < 0 or sizes.max(initial=0) > _MAX_PIXELS:
+        return None
+    starts = np.concatenate([[0], np.cumsum(3 * sizes)])
+    if not (places["start"] == starts[:-1]).all() or starts[-1] != pixels_bytes:
+        return None
+    if facts.unreadable.keys() != set(np.flatnonzero(sizes == 0).tolist()):
         return None
     pixels = np.empty(0, np.uint8)
     if pixels_bytes:  # as a plain array: indexing a np.memmap takes longer
-        # Of this very file object: its map keeps the lock of `share` until it is closed.
+        # Of this very file object: its map keeps the lock of `lock_shared` until it is closed.
         pixels = np.asarray(np.memmap(file, np.uint8, "r", 0, (pixels_bytes,)))
     return ImageTable(pixels, places, facts.unreadable, facts.too_large, path, digest)
 
@@ -322,19 +329,6 @@ def _facts(text: bytes) -> _Facts | None:
         return None
     is_text = all(isinstance(one, str) for one in (facts.digest, *unreadable.values()))
     return facts if is_text and isinstance(facts.too_large, bool) else None
-
-
-def _fills(places: np.ndarray, num_bytes: int) -> bool:
-    """Return whether images lie one behind another from the first byte to the last one."""
-    widths, heights = (places[key].astype(np.int64) for key in ("width", "height"))
-    pixels = widths * heights
-    if (
-        min(widths.min(initial=0), heights.min(initial=0)) < 0
-        or pixels.max(initial=0) > _MAX_PIXELS
-    ):
-        return False
-    starts = np.concatenate([[0], np.cumsum(3 * pixels)])
-    return bool((places["start"] == starts[:-1]).all() and starts[-1] == num_bytes)
 
 
 def in_memory(images: Iterable[Image.Image]) -> ImageTable:
@@ -555,14 +549,19 @@ class CacheBuild:
         reason = "the file is out of date or damaged" if path.exists() else "the first time"
         text = f"cache: decoding {total:,} {self.part} images into {path} ({reason})"
         with ImageWriter(path) as writer:  # drops what a killed build left
-            # Some images from all over tell, before the work begins, how large the file will be.
+            # Some images from all over say, before the work begins, how large the file will be.
             spread = np.linspace(0, total - 1, min(_SAMPLED_IMAGES, total))
             sample = [read([index]) for index in spread.astype(int).tolist()]
             mean_bytes = float(np.mean([len(pixels) for pixels, *_ in sample]))
             too_large = self.whole_only and any(some_shrunk for *_, some_shrunk in sample)
             unreadable: dict[int, str] = {}
             if not too_large:
-                self._check_room(path.parent, mean_bytes)
+                needed, free = mean_bytes * total, shutil.disk_usage(path.parent).free
+                if needed > free:
+                    room = f"{path.parent}, which has {free / _GIB:.1f} GiB free"
+                    figures = f"needs {needed / _GIB:.1f} GiB in {room}"
+                    hint = "make room, name another folder with --cache DIR, or do without"
+                    raise RunError(f"the cache of the {self.part} images {figures}; {hint}")
                 with self.progress(text, total) as advance:
                     size = int(np.clip(_CHUNK_BYTES / max(1.0, mean_bytes), 1, 256))
                     chunks = (list(range(total)[k : k + size]) for k in range(0, total, size))
@@ -572,15 +571,6 @@ class CacheBuild:
             if too_large:
                 writer.clear()
             writer.finish(digest, unreadable, too_large, origin_of(self.source))
-
-    def _check_room(self, folder: Path, mean_bytes: float) -> None:
-        needed, free = mean_bytes * len(self.source), shutil.disk_usage(folder).free
-        if needed > free:
-            figures = (
-                f"needs {needed / _GIB:.1f} GiB in {folder}, which has {free / _GIB:.1f} GiB free"
-            )
-            hint = "make room, name another folder with --cache DIR, or do without"
-            raise RunError(f"the cache of the {self.part} images {figures}; {hint}")
 
     def _fill(
         self, writer: ImageWriter, chunks: Iterator[_Chunk], advance: Callable[[int], None]
@@ -615,7 +605,7 @@ class _Reader:
             return image.tobytes(), image.size, image.size != size
 
         found: list[Unreadable] = []
-        images = read_or_note(read, indices, found)
+        images = read_each(read, indices, found)
         readable = [image for image in images if image is not None]
         pixels = np.frombuffer(bytearray().join(data for data, _, _ in readable), np.uint8)
         sizes = [(0, 0) if image is None else image[1] for image in images]

@@ -1,4 +1,4 @@
-"""The folder of decoded images: how its files are told from others, what they hold, and how they are removed.
+"""The folder of decoded images: how its files are known, what they hold, and how they are removed.
 
 Who reads a file holds a shared lock on it for as long as it is mapped, in every process that maps it, and who
 builds it an exclusive one on the lock file beside it. So a file that nobody has locked is in nobody's way.
@@ -32,11 +32,11 @@ __all__ = [
     "file_lock",
     "is_in_use",
     "lock_of",
+    "lock_shared",
     "new_part_of",
     "note_use",
     "remove",
     "remove_parts",
-    "share",
 ]
 
 
@@ -178,7 +178,7 @@ def file_lock(path: Path, wait: bool = True) -> Iterator[bool]:
                 return
 
 
-def share(file: IO[bytes]) -> bool:
+def lock_shared(file: IO[bytes]) -> bool:
     """Lock an open file against its removal, until it and all maps of it are closed.
 
     Returns:

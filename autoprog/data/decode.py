@@ -22,12 +22,12 @@ __all__ = [
     "MAX_PIXELS",
     "WHITE_LEVELS",
     "WIDE_MODES",
-    "bounded",
     "brightest",
     "decode_at_most",
     "decode_rgb",
     "fitting_white_level",
     "open_image",
+    "pillow_limits",
     "shrink",
     "to_rgb",
 ]
@@ -113,7 +113,7 @@ def decode_rgb(data: bytes, white_level: float | None = None) -> Image.Image:
     Raises:
         IMAGE_ERRORS: It is broken, of no format that is read, or its numbers are no brightness.
     """
-    with bounded():
+    with pillow_limits():
         return to_rgb(open_image(data), white_level)
 
 
@@ -125,7 +125,7 @@ def decode_at_most(
     A larger JPEG file is decoded at a half, a quarter or an eighth of its size where that is still
     enough, which is several times as fast.
     """
-    with bounded():
+    with pillow_limits():
         image = open_image(data)
         size = image.size
         if min(size) <= short_px:
@@ -148,13 +148,13 @@ def _fitting(size: tuple[int, int], short_px: int) -> tuple[int, int]:
 
 
 @contextmanager
-def bounded() -> Iterator[None]:
+def pillow_limits() -> Iterator[None]:
     """Let Pillow open only the formats and the sizes that are read, whoever calls it meanwhile.
 
     For what timm and torchvision open, and for images within files. It sets what is Pillow's own and sets it
     back, and so is not for several threads at once.
     """
-    most, formats = Image.MAX_IMAGE_PIXELS, Image.ID
+    max_pixels, formats = Image.MAX_IMAGE_PIXELS, Image.ID
     Image.ID = list(readable_formats())
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # it refuses twice as many, and warns of fewer
     try:
@@ -162,13 +162,13 @@ def bounded() -> Iterator[None]:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             yield
     finally:
-        Image.MAX_IMAGE_PIXELS, Image.ID = most, formats
+        Image.MAX_IMAGE_PIXELS, Image.ID = max_pixels, formats
 
 
 def open_image(data: bytes) -> Image.Image:
     """Open an image file as one of the formats that are read; only its header is decoded.
 
-    To be called, as what decodes the image, within :func:`bounded`.
+    To be called, as what decodes the image, within :func:`pillow_limits`.
 
     Raises:
         DecompressionBombError: It has more than :data:`MAX_PIXELS`.
@@ -179,14 +179,14 @@ def open_image(data: bytes) -> Image.Image:
         raise ValueError(f"more than {_MAX_STRIPS:,} strips or tiles")
     parts = _CountedReads(data)
     image = Image.open(parts, formats=readable_formats())
-    most = min(MAX_PIXELS, _MAX_PIXELS_OF.get(image.format or "", MAX_PIXELS))
+    max_pixels = min(MAX_PIXELS, _MAX_PIXELS_OF.get(image.format or "", MAX_PIXELS))
     tiles: list[Any] = getattr(image, "tile", [])
     if any(tile[0] in Image.DECODERS for tile in tiles):
-        most = min(most, _MAX_PIXELS_IN_PYTHON)
-        parts.max_reads = 4 * most  # some take each pixel by itself
+        max_pixels = min(max_pixels, _MAX_PIXELS_IN_PYTHON)
+        parts.max_reads = 4 * max_pixels  # some take each pixel by itself
     width, height = image.size
-    if width * height > most:
-        raise ValueError(f"more than the {most:,} pixels that are read of such files")
+    if width * height > max_pixels:
+        raise ValueError(f"more than the {max_pixels:,} pixels that are read of such files")
     # FF DA starts a scan; within the data of one FF is followed by 0 or by the mark of a restart.
     if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > _MAX_SCANS:
         raise ValueError(f"a JPEG file of more than {_MAX_SCANS} scans")

@@ -404,7 +404,7 @@ def _layout(folders: Sequence[str], where: str, class_folders: ClassFolders) -> 
 
 
 def _refuse_ambiguous(split: Mapping[str, Sequence[str]], where: str) -> None:
-    """Refuse folders within folders of which the innermost names do not tell classes apart."""
+    """Refuse folders within folders of which the innermost names leave classes unclear."""
     hint = "give --class-folders first or --class-folders innermost, or one folder a class"
     parents: dict[str, list[str]] = defaultdict(list)
     for folder, parts in split.items():

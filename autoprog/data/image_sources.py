@@ -1,4 +1,4 @@
-"""Where images come from: class folders, tar files, data sets that timm opens, the embedded digits, and slices.
+"""Where images come from: class folders, tar files, data sets that timm opens, the digits, and slices.
 
 All can be read in any order, from any process; what only comes one after another is in
 :mod:`autoprog.data.stream`.
@@ -22,9 +22,9 @@ from autoprog.data.decode import (
     IMAGE_ERRORS,
     MAX_FILE_BYTES,
     MAX_PIXELS,
-    bounded,
     decode_at_most,
     decode_rgb,
+    pillow_limits,
     shrink,
     to_rgb,
 )
@@ -302,7 +302,7 @@ class TorchSource:
     def load(self, index: int) -> tuple[Image.Image, int]:
         """Read the sample and convert it to RGB."""
         try:
-            with about(self.name(index)), bounded():
+            with about(self.name(index)), pillow_limits():
                 if self._has_files:  # torchvision would wait for a pipe
                     open_regular(Path(self.name(index))).close()
                 image, target = self.dataset[index]
@@ -410,12 +410,16 @@ def apportion(class_sizes: np.ndarray, count: int) -> np.ndarray:
     keeps at least one, so fewer than ``count`` may come out. Ties go to the lower class number.
     """
     fraction = class_sizes * (count / max(1, class_sizes.sum()))
-    most = np.maximum(class_sizes - 1, 0)
-    least = np.minimum(most, 1) if count >= np.count_nonzero(most) else np.zeros_like(most)
-    taken = least.copy()
+    max_taken = np.maximum(class_sizes - 1, 0)
+    min_taken = (
+        np.minimum(max_taken, 1)
+        if count >= np.count_nonzero(max_taken)
+        else np.zeros_like(max_taken)
+    )
+    taken = min_taken.copy()
     # One image at a time goes to the class that is furthest below its fraction, of those that can still give.
-    for _ in range(min(count, int(most.sum())) - int(taken.sum())):
-        taken[np.argmax(np.where(taken < most, fraction - taken, -np.inf))] += 1
+    for _ in range(min(count, int(max_taken.sum())) - int(taken.sum())):
+        taken[np.argmax(np.where(taken < max_taken, fraction - taken, -np.inf))] += 1
     return taken
 
 

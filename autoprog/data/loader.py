@@ -26,8 +26,8 @@ from autoprog.data.batches import (
     Batch,
     Delivery,
     Unreadable,
-    read_or_note,
-    stand_ins,
+    read_each,
+    replacement_places,
     validation_refusal,
 )
 from autoprog.data.cache import CachedSource
@@ -68,7 +68,7 @@ class TrainLoader:
 
     The images depend on (seed, pass, index, config) alone: not on the number of workers, the rank
     or where the stream was entered. Workers live until :meth:`close`, over changes of stage, config
-    and batch size. With workers the generators of this process are left untouched. With 0 workers
+    and batch size. With workers the generators of this process are left alone. With 0 workers
     they are reseeded for each image and not restored, so seed them after fetching a batch.
 
     In the place of an image that cannot be read comes, once more, the next one of this process's
@@ -119,7 +119,7 @@ class TrainLoader:
         Args:
             indices: The images to train on.
             first_sample: Number of the first sample of the first batch, over the run.
-            batch_size: Over all ranks; this rank gets its contiguous share.
+            batch_size: Over all ranks; this rank gets its contiguous part.
             steps: Number of batches.
             config_at: The config of batch k of this call, k from 0. Called ahead of the batches
                 that are delivered.
@@ -176,11 +176,11 @@ class _AugmentEach:
             return train_transform(config, self._settings)(image), target
 
         found: list[Unreadable] = []
-        pairs = read_or_note(load, range(len(samples)), found)
+        pairs = read_each(load, range(len(samples)), found)
         unreadable = [Unreadable(samples[place][0], reason) for place, reason in found]
         kept = [
             pair
-            for place in stand_ins(np.array([pair is not None for pair in pairs]))
+            for place in replacement_places(np.array([pair is not None for pair in pairs]))
             if (pair := pairs[place]) is not None
         ]
         if not kept:
@@ -198,7 +198,7 @@ class _AugmentTogether:
     def __call__(self, samples: list[Sample]) -> Delivery:
         unreadable = self._source.unreadable_of(index for index, _, _ in samples)
         bad = {index for index, _ in unreadable}
-        places = stand_ins(np.array([index not in bad for index, _, _ in samples]))
+        places = replacement_places(np.array([index not in bad for index, _, _ in samples]))
         if len(places) == 0:
             return *NO_IMAGES, unreadable
         indices = np.array([index for index, _, _ in samples], dtype=np.int64)[places]
@@ -343,7 +343,7 @@ class _Prepared:
             normalize_(images, self._settings.mean, self._settings.std)
             return images, torch.from_numpy(source.targets[kept]), unreadable
         transform = eval_transform(px, self._settings)
-        read = read_or_note(source.load, indices, unreadable)
+        read = read_each(source.load, indices, unreadable)
         pairs = [pair for pair in read if pair is not None]
         if not pairs:
             return *NO_IMAGES, unreadable
@@ -410,5 +410,5 @@ class _Read:
     def __call__(self, indices: list[int]) -> tuple[int, list[Unreadable]]:
         found: list[Unreadable] = []
         for index in indices:  # one after another: a list of all would hold all images at a time
-            read_or_note(self._source.load, [index], found)
+            read_each(self._source.load, [index], found)
         return len(indices), found

@@ -143,7 +143,7 @@ class RunData(ABC):
     def probe(self) -> Batch:
         """Some training images without augmentation, at the full image size; the same on all ranks."""
 
-    def complaints(self) -> list[str]:
+    def new_warnings(self) -> list[str]:
         """Return a line for each unreadable image that is new since the last call."""
         return []
 
@@ -226,9 +226,9 @@ class MapData(RunData):
         spread = np.linspace(0, self.num_images - 1, min(PROBE_IMAGES, self.num_images))
         return self._fixed_batches(self._all[spread.astype(np.int64)], PROBE_IMAGES)[0]
 
-    def complaints(self) -> list[str]:
+    def new_warnings(self) -> list[str]:
         """Return new messages about unreadable images; see :class:`RunData`."""
-        return self._bad_images.complaints()
+        return self._bad_images.new_warnings()
 
     def close(self) -> None:
         """End the workers."""

@@ -32,7 +32,7 @@ from timm.data import create_dataset
 from torch import Tensor
 
 from autoprog.data.batches import Batch
-from autoprog.data.decode import bounded
+from autoprog.data.decode import pillow_limits
 from autoprog.data.transforms import (
     InputConfig,
     TransformSettings,
@@ -259,7 +259,7 @@ class StreamLoader:
     def _loader(
         self, stream: _Stream, batch_size: int, worker_seed: int, drop_last: bool
     ) -> Iterator[Batch]:
-        """Yield batches of the workers in turn, of each until its fraction is at its end."""
+        """Yield batches of the workers in turn, of each until its part of the data is at its end."""
         generator = torch.Generator().manual_seed(worker_seed)
         base = int(torch.empty((), dtype=torch.int64).random_(generator=generator))
         read = _Batches(stream, batch_size, drop_last)
@@ -342,7 +342,7 @@ class _Stream:
         samples, num_classes = iter(self._dataset), len(self._source.class_names)
         while True:
             try:
-                with bounded():  # the reader has Pillow open what it finds
+                with pillow_limits():  # the reader has Pillow open what it finds
                     sample = next(samples, None)
                 if sample is None:
                     return
@@ -370,9 +370,9 @@ def first_line(error: BaseException) -> str:
 # --------------------------------------------------------------------------------------------------
 # Checks of web datasets (`wds/…`) before anything of theirs is opened.
 #
-# webdataset opens a shard by its address, and `pipe:` is one that it gives to a shell, as part of which it would take
-# a name such as `0.tar; rm -r .`. Names of shards are what the user writes as the split, or what a file beside the
-# shards says; only of the user is an address taken.
+# webdataset opens a shard by its address, and `pipe:` is one that it gives to a shell, as part of which it
+# would take a name such as `0.tar; rm -r .`. Names of shards are what the user writes as the split, or what a
+# file beside the shards says; only of the user is an address taken.
 
 _INFO_FILES = ("_info.json", "info.json")
 

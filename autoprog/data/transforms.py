@@ -1,4 +1,4 @@
-"""What happens to an image between decoding and the network: timm's transforms, for training and evaluation."""
+"""From a decoded image to a tensor: timm's transforms, in training and evaluation."""
 
 from __future__ import annotations
 
@@ -215,9 +215,9 @@ def sample_seeds(seed: int, pass_number: int, index: int) -> tuple[int, int, int
     return for_random, for_numpy, for_torch >> 1
 
 
-# timm's augmentations that replace each value by another. timm and Pillow build each table in Python, value by
-# value; made by numpy and kept, with the same result, measured at 16 px: 17 us instead of 60 us, and for the
-# contrast, whose table hangs on the image, 50 us instead of 140 us.
+# timm's augmentations that replace each value by another. timm and Pillow build each table in Python, value
+# by value; made by numpy and kept, with the same result, measured at 16 px: 17 us instead of 60 us, and for
+# the contrast, whose table hangs on the image, 50 us instead of 140 us.
 _VALUES = np.arange(256)
 _CHANNEL_STARTS = np.array([0, 256, 512])
 
@@ -231,7 +231,7 @@ def _look_up(image: Image.Image, tables: np.ndarray) -> Image.Image:
 
 
 def _by_table(values: Callable[..., np.ndarray]) -> Callable[..., Image.Image]:
-    """Return a function of an image and an operation's levels that looks each value up among `values(*levels)`."""
+    """Return a function of an image and levels that replaces each value v by `values(*levels)[v]`."""
     table = lru_cache(maxsize=512)(lambda *levels: _table(values(*levels)))
 
     def apply(image: Image.Image, *levels: int, **_: Any) -> Image.Image:

@@ -51,8 +51,8 @@ _POLL_SECONDS = 0.1
 _END_SECONDS = 2.0  # from being asked to end to being killed
 _ALIGNED_BYTES = 64  # as torch aligns what it allocates
 _MIN_SHARED_BYTES = 2**16  # smaller results go through the connection itself
-_LONGEST_COMPLAINT = 300
-_MAX_COMPLAINTS = 20  # of a batch
+_LONGEST_MESSAGE = 300
+_MAX_MESSAGES = 20  # of a batch
 _MAX_PRINTED_BYTES = 2**16
 _LONG_WAIT_SECONDS = 60.0
 _LONG_WAIT = (
@@ -274,7 +274,7 @@ class _Worker:
         else:
             how = f"exit code {code}"
         text = "" if self.printed is None else _printed_text(self.printed).strip()
-        said = f": {text.splitlines()[-1][:_LONGEST_COMPLAINT]}" if text else ""
+        said = f": {text.splitlines()[-1][:_LONGEST_MESSAGE]}" if text else ""
         hint = "lower --workers" if code in (-9, -7, None) else "--workers 0 shows where"
         error = WorkerDiedError(f"a loader worker died ({how}){said}; {hint}")
         error.__cause__ = RuntimeError(text) if text else None  # for --debug
@@ -486,7 +486,16 @@ def _work(connected: Connection, run: Any, info: _Info, printed: IO[bytes] | Non
     )
     warned: list[str] = []
     tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    threading.Thread(target=_take_tasks, args=(connected, tasks), daemon=True).start()
+
+    def take_tasks() -> NoReturn:
+        """Take in tasks as they come, so that the main process never waits to give one; end with it."""
+        while True:
+            try:
+                tasks.put(connected.recv())
+            except (EOFError, OSError):
+                os._exit(0)
+
+    threading.Thread(target=take_tasks, daemon=True).start()
     with passed_on(warned.append):
         while True:
             message, body = _outcome(run, tasks.get())
@@ -494,19 +503,10 @@ def _work(connected: Connection, run: Any, info: _Info, printed: IO[bytes] | Non
             warned.clear()
             if printed is not None and os.fstat(printed.fileno()).st_size:
                 found = [line for line in _printed_text(printed).splitlines() if line.strip()]
-                lines += [line[:_LONGEST_COMPLAINT] for line in found[-_MAX_COMPLAINTS:]]
+                lines += [line[:_LONGEST_MESSAGE] for line in found[-_MAX_MESSAGES:]]
                 os.ftruncate(printed.fileno(), 0)
                 os.lseek(printed.fileno(), 0, os.SEEK_SET)
             _send(connected, replace(message, warned=tuple(lines)), body)
-
-
-def _take_tasks(connected: Connection, tasks: queue.SimpleQueue[Any]) -> NoReturn:
-    """Take in tasks as they come, so that the main process never waits to give one; end with it."""
-    while True:
-        try:
-            tasks.put(connected.recv())
-        except (EOFError, OSError):
-            os._exit(0)
 
 
 def _outcome(run: Callable[[Any], Any], task: Any) -> tuple[_Message, list[memoryview]]:
@@ -519,7 +519,7 @@ def _outcome(run: Callable[[Any], Any], task: Any) -> tuple[_Message, list[memor
     except AutoprogError as error:
         return _Message("failed", text=str(error)), []
     except (MemoryError, RuntimeError) as error:
-        text = (str(error).splitlines() or [""])[0][:_LONGEST_COMPLAINT]
+        text = (str(error).splitlines() or [""])[0][:_LONGEST_MESSAGE]
         if isinstance(error, RuntimeError) and "allocate" not in text:
             raise
         return _Message("no memory", text=text or "MemoryError"), []

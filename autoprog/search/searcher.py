@@ -15,7 +15,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean
 
-from autoprog.curves import Curriculum, ramped_curriculum
+from autoprog.curves import Curriculum
 from autoprog.data.dataset import OpenedData
 from autoprog.decisions import (
     Continuation,
@@ -27,7 +27,7 @@ from autoprog.decisions import (
 from autoprog.events import CostsKnown, Decided, Estimated, Event, StepLogged, SupernetStarted
 from autoprog.files import parse
 from autoprog.runs import RunFolder, load_run
-from autoprog.schedule import FoundBy, GrowthSchedule, Lengths, LengthUnit, full_epochs_of
+from autoprog.schedule import FoundBy, GrowthSchedule, Lengths, LengthUnit
 from autoprog.search.controller import Controller
 from autoprog.search.decide import DECIDE_ONCE, Chooser, decide, forced_decision
 from autoprog.search.estimate import estimate_losses
@@ -192,7 +192,7 @@ class Searcher:
                 steps=trainer.step,
                 trained_epochs=trainer.step / trainer.steps_per_epoch,
                 schedule_epochs=schedule.own_epochs(trainer.steps_per_epoch),
-                full_epochs=full_epochs_of(schedule, trainer.data.num_classes),
+                full_epochs=schedule.full_model_epochs(trainer.data.num_classes),
             )
             sentence = f"Lengths: {lengths.sentence()}."
             trainer.folder.write_schedule(schedule, "best.yaml", sentence)
@@ -373,7 +373,7 @@ class Searcher:
     def _supernet_curriculum(self, point: DecisionPoint) -> Curriculum:
         """Return the regularisation of a supernet phase: the final one (AutoProg), or that of its stage."""
         if self.search.rule == "autoprog":
-            return ramped_curriculum(self.trainer.recipe.strength, 0, 1)
+            return self.trainer.recipe.strength.ramped(0, 1)
         return self.curriculum(point.start_step)
 
     def _earlier_losses(self, point: DecisionPoint) -> list[list[list[float]]]:
@@ -652,9 +652,9 @@ class Searcher:
         """Return the regularisation of the stage that holds `step`, or all of it if that was decided."""
         strength = self.trainer.recipe.strength
         if self.full_regularisation:
-            return ramped_curriculum(strength, 0, 1)
+            return strength.ramped(0, 1)
         count = self.search.space.decisions.num_stages
-        return ramped_curriculum(strength, self.plan.stage_at(step), count)
+        return strength.ramped(self.plan.stage_at(step), count)
 
     def found_schedule(self) -> GrowthSchedule:
         """Return what was decided as a schedule; segments in which nothing changes are one stage."""

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from autoprog.curves import Curriculum, curve_value
-from autoprog.data.dataset import OpenedData, open_data
+from autoprog.data.dataset import OpenedData
+from autoprog.data.opening import open_data
 from autoprog.errors import DivergedError, RunError, RunExistsError, RunLockedError
 from autoprog.events import Evaluated, Event, TrialFinished, WarningRaised
 from autoprog.pareto import pareto_front, pareto_knee
@@ -24,7 +25,6 @@ from autoprog.search.controller import (
     RELEASED,
     BaseDistribution,
     CategoricalDistribution,
-    FrozenTrial,
     Halving,
     IntDistribution,
     OpenTrial,
@@ -50,6 +50,7 @@ from autoprog.train.run import Job, start_training, step_table, train_schedule
 from autoprog.train.step import scaled_batch_size
 from autoprog.train.stop import InterruptedRunError, StopRequest
 from autoprog.train.trainer import Trainer
+from supernet.config import SubnetConfig
 
 __all__ = [
     "FinishedTrial",
@@ -116,7 +117,7 @@ def search_by_trials(
     """
     search, best = _search_of(settings), folder.path / "best.yaml"
     shared = _open_study(settings, folder.path)
-    if not best.exists():
+    if not best.exists():  # else this goes on with a run that has chosen already
         yield from _carry_out_trials(settings, folder, shared, workforce, job.stop)
         chosen, complaint = _choose(settings, folder, shared, opened)
         if complaint:
@@ -142,7 +143,7 @@ def _carry_out_trials(
 ) -> Iterator[Event]:
     """Start the workers and yield an event for each trial that ends."""
     words = [*PROGRAM, "search", "--join", str(folder.path), *workforce.words]
-    reported: set[int] = set()
+    schedules, reported = schedule_space(settings), set[int]()
     for report in spawn_workers(folder.path, workforce.jobs, words, stop):
         if isinstance(report, WorkerDied):
             text = f"worker {report.number} died ({report.exit_code}): {report.last_line}"
@@ -150,7 +151,15 @@ def _carry_out_trials(
         for trial in shared.ended(TrialState.COMPLETE, TrialState.PRUNED):
             if trial.number not in reported:
                 reported.add(trial.number)
-                yield _event_of(settings, trial)
+                loss, seconds = trial.values or (None, None)  # a pruned one has none
+                yield TrialFinished(
+                    step=0,
+                    number=trial.number,
+                    pruned=trial.state is TrialState.PRUNED,
+                    loss=loss,
+                    seconds=seconds,
+                    stages=schedules.stages_of(trial.params),
+                )
     if stop.signal_name is not None:
         raise InterruptedRunError(stop.signal_name, str(folder.path))
     ended, wanted = shared.num_finished(), _search_of(settings).trials
@@ -158,23 +167,6 @@ def _carry_out_trials(
         again = shlex.quote(str(folder.path))
         hint = f"the workers were stopped; go on with --resume {again}"
         raise RunError(f"{folder.path}: {ended} of {wanted} trials have come to an end; {hint}")
-
-
-def _event_of(settings: RunSettings, trial: FrozenTrial) -> TrialFinished:
-    schedule = schedule_space(settings).schedule_of(trial.params)
-    table, fraction, stages = schedule.resolve(1000, 1.0), 0.0, []
-    for stage in schedule.stages:
-        stages.append((fraction, table.at(min(999, round(1000 * fraction))).subnet))
-        fraction += float(stage.length)
-    values = trial.values or [None, None]
-    return TrialFinished(
-        step=0,
-        number=trial.number,
-        pruned=trial.state is TrialState.PRUNED,
-        loss=values[0],
-        seconds=values[1],
-        stages=tuple(stages),
-    )
 
 
 def _choose(
@@ -257,6 +249,7 @@ def _open_study(settings: RunSettings, folder: Path) -> SharedStudy:
     search, schedules = _search_of(settings), schedule_space(settings)
     space = schedules.distributions()
     plan = Plan(f"{folder.name}/trials", _METRICS, space, schedules.first())
+    # A trial is a training: few enough for generations a third of Optuna's 50.
     sampler = create_sampler(search.sampler, settings.seed, space, population=16)
     return SharedStudy.open(folder, plan, sampler, search.storage)
 
@@ -273,9 +266,10 @@ def trial_settings(settings: RunSettings) -> RunSettings:
         "recipe": recipe.model_copy(update={"epochs": epochs}),
         "data": settings.data.model_copy(update={"fraction": fraction, "on_held_out": True}),
         "eval_every_epochs": epochs / _NUM_EVALUATIONS,
+        # Either would end trials at different points, which could not be compared.
         "patience": None,
         "time_budget_seconds": None,
-        "on_divergence": "stop",
+        "on_divergence": "stop",  # a trial that diverges is pruned, not mended
     }
     return settings.model_copy(update=changes)
 
@@ -309,10 +303,15 @@ class TrialRunner:
         schedule = self.schedules.schedule_of(params)
         folder = self._open(trial.origin)
         try:
-            trainer = start_training(
-                self.settings, folder, self.opened, schedule, Job(_TrialStop(trial))
+            job = Job(_TrialStop(trial))
+            trainer = start_training(self.settings, folder, self.opened, schedule, job)
+            recipe, data, spec = trainer.recipe, trainer.data, trainer.stepper.model.spec
+            total_macs = sum(
+                segment.steps
+                * scaled_batch_size(recipe, segment.training)
+                * image_macs(spec, segment.subnet, segment.training, data.num_classes)
+                for segment in step_table(recipe, schedule, data.num_images).segments
             )
-            total_macs = _total_macs(trainer, schedule)
             for event in train_schedule(trainer, schedule):
                 folder.append(event)
                 if isinstance(event, Evaluated):
@@ -372,6 +371,7 @@ class _TrialStop(StopRequest):
 
 def _report(trial: OpenTrial, trainer: Trainer, event: Evaluated, total_macs: int) -> None:
     """Report a trial that is full and at a rung, by its loss and by what it will have cost."""
+    # In multiply-accumulates, which are the same on every machine: seconds would prune by its load.
     percent = round(100 * trainer.macs / total_macs)
     rung = _RUNGS.rung_of(percent)
     # The loss of a small model says nothing yet about what growing will make of it.
@@ -379,18 +379,6 @@ def _report(trial: OpenTrial, trainer: Trainer, event: Evaluated, total_macs: in
         return
     if percent - _RUNGS.first_step * _RUNGS.reduction**rung <= _RUNG_WINDOW:
         trial.report(percent, ScalingLaw(_LEARNING_EXPONENT).score(event.loss_ema, total_macs))
-
-
-def _total_macs(trainer: Trainer, schedule: GrowthSchedule) -> int:
-    """Return the multiply-accumulates of a whole training along a schedule."""
-    recipe, run_data = trainer.recipe, trainer.data
-    table, spec = step_table(recipe, schedule, run_data.num_images), trainer.stepper.model.spec
-    return sum(
-        s.steps
-        * scaled_batch_size(recipe, s.training)
-        * image_macs(spec, s.subnet, s.training, run_data.num_classes)
-        for s in table.segments
-    )
 
 
 # Whole schedules as the parameters of trials: every axis of a space, and the choices beside them.
@@ -495,6 +483,15 @@ class ScheduleSpace:
             stages=tuple(stages),
             found_by=found_by,
         )
+
+    def stages_of(self, params: Mapping[str, Any]) -> tuple[tuple[float, SubnetConfig], ...]:
+        """Return from which fraction of a trial on it trains which subnet."""
+        schedule, fraction, stages = self.schedule_of(params), 0.0, []
+        table = schedule.resolve(1000, 1.0)  # of steps enough to tell 20 dates apart
+        for stage in schedule.stages:
+            stages.append((fraction, table.at(min(999, round(1000 * fraction))).subnet))
+            fraction += float(stage.length)
+        return tuple(stages)
 
     def grow(self, init: str, placement: str = "interpolate") -> Grow:
         """Return the growth rule of a trial; what it does not choose is the space's own."""

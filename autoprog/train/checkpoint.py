@@ -154,7 +154,7 @@ class _SearchState(_Values):
 
 
 class _State(_Values):
-    """What :meth:`autoprog.train.trainer.Trainer.snapshot` returns; what older checkpoints lack is optional."""
+    """What ``Trainer.snapshot`` returns; what older checkpoints lack is optional."""
 
     step: int = Field(ge=0, le=MAX_STEPS)
     samples: int = Field(ge=0, le=10**18)

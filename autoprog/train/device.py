@@ -85,7 +85,7 @@ class Compute:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell whether torch had no memory; on CPUs it raises a plain RuntimeError for that."""
+    """Return whether torch had no memory; on CPUs it raises a plain RuntimeError for that."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 

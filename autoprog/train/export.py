@@ -48,12 +48,12 @@ __all__ = [
 
 
 # --------------------------------------------------------------------------------------------------
-# One cell of elastic weights as a program that needs neither timm nor autoprog.
+# A subnet of elastic weights as a program that needs neither timm nor autoprog.
 
 
 @dataclass(frozen=True)
-class _Cell:
-    """A network of one cell, images (2, C, H, W) that it takes, and how images are normalised."""
+class _Static:
+    """A network of one subnet, images (2, C, H, W) that it takes, and how images are normalised."""
 
     network: StaticViT
     images: torch.Tensor
@@ -73,17 +73,17 @@ def export_program(
         ConfigError: If the weights are of another network, or the network is no plain ViT.
         RunError: If the file cannot be written.
     """
-    cell = _cell(settings, file, subnet)
+    static = _static(settings, file, subnet)
     batch = {0: torch.export.Dim("batch", min=1)}
     with torch.no_grad():
-        program = torch.export.export(cell.network, (cell.images,), dynamic_shapes=(batch,))
+        program = torch.export.export(static.network, (static.images,), dynamic_shapes=(batch,))
     try:
         with replacing(output) as written:
             torch.export.save(program, written)
     except (OSError, RuntimeError) as error:
         raise RunError(f"{output}: the program cannot be written: {error}") from None
     return _usage(
-        cell, subnet, output, model, f"torch.export.load({str(output)!r}).module()(images)"
+        static, subnet, output, model, f"torch.export.load({str(output)!r}).module()(images)"
     )
 
 
@@ -106,11 +106,11 @@ def export_onnx(
     if find_spec("onnx") is None or find_spec("onnxscript") is None:
         problem, hint = "must have onnx and onnxscript installed", "pip install 'autoprog[onnx]'"
         raise ConfigError("--format", "", problem, "onnx", hint)
-    cell = _cell(settings, file, subnet)
+    static = _static(settings, file, subnet)
     with torch.no_grad():
         program = torch.onnx.export(
-            cell.network,
-            (cell.images,),
+            static.network,
+            (static.images,),
             dynamo=True,
             verbose=False,
             input_names=["images"],
@@ -126,7 +126,7 @@ def export_onnx(
     except OSError as error:
         raise RunError(f"{output}: the program cannot be written: {error}") from None
     session = f"onnxruntime.InferenceSession({str(output)!r})"
-    return _usage(cell, subnet, output, model, f"{session}.run(None, {{'images': images}})")
+    return _usage(static, subnet, output, model, f"{session}.run(None, {{'images': images}})")
 
 
 def _sort(scores: Any, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
@@ -137,7 +137,7 @@ def _sort(scores: Any, stable: bool = True, dim: int = -1, descending: bool = Fa
     return op.TopK(scores, length, axis=dim, largest=int(descending), sorted=1)
 
 
-def _cell(settings: RunSettings, file: WeightsFile, subnet: SubnetConfig) -> _Cell:
+def _static(settings: RunSettings, file: WeightsFile, subnet: SubnetConfig) -> _Static:
     """Return the network of a subnet with the weights of a file."""
     spec = settings.model.spec() if file.spec is None else file.spec
     tables = settings.table_sizes
@@ -147,10 +147,12 @@ def _cell(settings: RunSettings, file: WeightsFile, subnet: SubnetConfig) -> _Ce
     model = loaded_network(file, spec, num_outputs(file), settings.seed, tables)
     images = torch.zeros(2, model.spec.in_chans, subnet.img_size, subnet.img_size)
     transform = transform_settings(model, settings.recipe)
-    return _Cell(static_model(model, subnet), images, transform)
+    return _Static(static_model(model, subnet), images, transform)
 
 
-def _usage(cell: _Cell, subnet: SubnetConfig, output: Path, model: ExportedModel, load: str) -> str:
+def _usage(
+    static: _Static, subnet: SubnetConfig, output: Path, model: ExportedModel, load: str
+) -> str:
     """Say what was written, how to load it, and which images it takes; the same lies beside it as JSON.
 
     Raises:
@@ -158,9 +160,9 @@ def _usage(cell: _Cell, subnet: SubnetConfig, output: Path, model: ExportedModel
     """
     mean, std = (
         " ".join(f"{value:.4g}" for value in values)
-        for values in (cell.transform.mean, cell.transform.std)
+        for values in (static.transform.mean, static.transform.std)
     )
-    _, channels, side, _ = cell.images.shape
+    _, channels, side, _ = static.images.shape
     prepared = replace(model, images={**model.images, "img_size": side})
     try:
         beside = describe_beside(output, prepared)
@@ -299,10 +301,17 @@ def export_folder(model: ExportedModel, output: Path) -> str:
                 safe_serialization=True,
                 data_config={**images, "input_size": (3, side, side)},
             )
-            _claim_nothing(new / "config.json")
+            # What holds for timm's own weights alone (licence, paper, origin) is not claimed.
+            config = new / "config.json"
+            body = json.loads(config.read_text(encoding="utf-8"))
+            kept = {k: v for k, v in body["pretrained_cfg"].items() if k in _KEPT_OF_TIMM}
+            body["pretrained_cfg"] = {"tag": _TAG, **kept}
+            write_atomically(config, json.dumps(body, indent=2, ensure_ascii=False) + "\n")
             write_weights(new / "model.safetensors", model.weights, _metadata(model))
-            if is_exported_folder(output):
-                _remove_export(output)
+            if is_exported_folder(output):  # a folder is not replaced as long as it holds something
+                for name in _EXPORTED:
+                    (output / name).unlink()
+                output.rmdir()
             new.replace(output)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise RunError(f"{output}: the folder cannot be exported: {error}") from None
@@ -312,7 +321,7 @@ def export_folder(model: ExportedModel, output: Path) -> str:
 
 
 def is_exported_folder(folder: Path) -> bool:
-    """Tell whether a folder holds what :func:`export_folder` writes, and nothing else."""
+    """Return whether a folder holds what :func:`export_folder` writes, and nothing else."""
     if kind_of(folder) != "a folder":
         return False
     if {path.name: kind_of(path) for path in folder.iterdir()} != dict.fromkeys(
@@ -324,12 +333,6 @@ def is_exported_folder(folder: Path) -> bool:
     except ConfigError:
         return False
     return isinstance(images, Mapping) and images.get("tag") == _TAG
-
-
-def _remove_export(folder: Path) -> None:
-    for name in _EXPORTED:
-        (folder / name).unlink()
-    folder.rmdir()
 
 
 def classes_of(output: Path) -> Path:
@@ -374,15 +377,6 @@ def _metadata(model: ExportedModel) -> dict[str, str]:
     if model.class_names is not None:
         metadata["class_names"] = json.dumps(list(model.class_names))
     return metadata
-
-
-def _claim_nothing(config: Path) -> None:
-    """Drop from a ``config.json`` what holds for timm's own weights alone: licence, paper, origin."""
-    body = json.loads(config.read_text(encoding="utf-8"))
-    kept = {key: value for key, value in body["pretrained_cfg"].items() if key in _KEPT_OF_TIMM}
-    body["pretrained_cfg"] = {"tag": _TAG, **kept}
-    text = json.dumps(body, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(config, text)
 
 
 def _needed_import(timm_name: str) -> str:

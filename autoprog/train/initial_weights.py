@@ -18,7 +18,7 @@ from autoprog.accuracy import class_difference, order_of
 from autoprog.errors import ConfigError, RunError
 from autoprog.settings import RunSettings
 from autoprog.train.model import build_model
-from autoprog.train.torch_files import UNREADABLE, differs, first_not_finite, shown_key
+from autoprog.train.torch_files import UNREADABLE, differs, first_not_finite, key_differences
 from autoprog.train.weights import WeightsFile, read_weights, with_tables
 from supernet.config import ModelSpec
 from supernet.elastic import ElasticViT
@@ -31,7 +31,7 @@ __all__ = ["InitialWeights", "find_initial", "load_initial", "weights_of_file"]
 class InitialWeights:
     """Weights under the network's own keys, all but a head that starts afresh.
 
-    ``notes`` tells in words what was not taken over as it was.
+    ``notes`` says in words what was not taken over as it was.
     """
 
     state: dict[str, Tensor]
@@ -62,13 +62,32 @@ def find_initial(settings: RunSettings, class_names: Sequence[str]) -> InitialWe
         file, flag, value = weights_of_file(source), "--initial-checkpoint", source
     else:
         return None
-    with torch.device("meta"):
+    with torch.device("meta"):  # shapes are all that is needed of the network
         vit = build_model(spec, len(class_names), settings.seed, settings.table_sizes).vit
+    own, weights = dict(vit.state_dict()), file.state
     try:
-        return _fitted(file, vit, _head_of(file, settings, tuple(class_names)))
-    except _MisfitError as misfit:
-        problem = f"must hold the weights of {spec.name} ({misfit})"
-        raise ConfigError(flag, "", problem, value) from None
+        state = _in_timm_format(weights, vit)
+    except UNREADABLE:
+        state = {}  # which lacks every tensor of the network, and is refused below
+    notes = [file.taken] if file.taken else []
+    head = _head_of(file, settings, tuple(class_names))
+    for part in ("head", "aux_head"):  # a VOLO has both
+        notes += _settle_head(state, own, part, head)
+    if _set_aside(state, own, TABLES, as_a_whole=False) & weights.keys():
+        notes.append(f"{TABLES} does not fit and is left out")
+    misfits = key_differences(own, state)
+    if not misfits:
+        key = first_not_finite(state, own)
+        misfits = "" if key is None else f"{key} has NaN or infinity"
+    if misfits:
+        problem = f"must hold the weights of {spec.name} ({misfits})"
+        raise ConfigError(flag, "", problem, value)
+    notes += [
+        f"{key} is resampled from {_shape(weights[key])} to {_shape(state[key])}"
+        for key in state
+        if key in weights and weights[key].shape != state[key].shape
+    ]
+    return InitialWeights(state, tuple(notes))
 
 
 def load_initial(
@@ -84,6 +103,7 @@ def load_initial(
     if found is None:
         return ()
     online, *averages = networks
+    # The averages begin at the same weights: at what they were drawn with they would lag behind for long.
     online.vit.load_state_dict(found.state, strict=False)  # without a fresh head and fresh tables
     tables = {size: f"{TABLES}.{size}" for size in settings.table_sizes}
     resample_tables(online.vit, (size for size, key in tables.items() if key not in found.state))
@@ -119,8 +139,9 @@ class _Head:
 
 
 def _head_of(file: WeightsFile, settings: RunSettings, class_names: tuple[str, ...]) -> _Head:
+    """Return what becomes of the head of weights in a network of these classes."""
     rows = file.state.get("head.weight")
-    if rows is not None and rows.ndim == 0:
+    if rows is not None and rows.ndim == 0:  # of a hostile file: it has no rows
         rows = None
     own = file.class_names
     if settings.fresh_head:
@@ -155,38 +176,10 @@ def _weights_of_timm(spec: ModelSpec) -> WeightsFile:
     return WeightsFile(Path(spec.timm), weights, spec)
 
 
-class _MisfitError(ValueError):
-    """Says in what weights differ from those of a network."""
-
-
-def _fitted(file: WeightsFile, vit: Any, head: _Head) -> InitialWeights:
-    """Bring weights into the shape of a network; raises :class:`_MisfitError` where they are another's."""
-    own, weights = dict(vit.state_dict()), file.state
-    try:
-        state = _in_timm_format(weights, vit)
-    except UNREADABLE:
-        state = {}
-    notes = [file.taken] if file.taken else []
-    for part in ("head", "aux_head"):  # a VOLO has both
-        notes += _settle_head(state, own, part, head)
-    if _set_aside(state, own, TABLES, as_a_whole=False) & weights.keys():
-        notes.append(f"{TABLES} does not fit and is left out")
-    _refuse_misfit(state, own)
-    key = first_not_finite(state, own)
-    if key is not None:
-        raise _MisfitError(f"{key} has NaN or infinity")
-    notes += [
-        f"{key} is resampled from {_shape(weights[key])} to {_shape(state[key])}"
-        for key in state
-        if key in weights and weights[key].shape != state[key].shape
-    ]
-    return InitialWeights(state, tuple(notes))
-
-
 def _settle_head(
     state: dict[str, Any], own: dict[str, Tensor], part: str, head: _Head
 ) -> list[str]:
-    """Keep a head, put its rows into order, or drop it; return what was done in words."""
+    """Keep a head, put its rows into the order of the classes, or drop it; return in words what was done."""
     keys = [key for key in {**own, **state} if key.startswith(f"{part}.")]
     if not keys:
         return []
@@ -206,9 +199,9 @@ def _settle_head(
 def _set_aside(
     state: dict[str, Any], own: dict[str, Tensor], part: str, *, as_a_whole: bool
 ) -> set[str]:
-    """Drop what one of them lacks or has in another shape, or then all of the part; return its keys."""
+    """Drop from both the tensors of a part that do not fit, or then all of it; return their keys."""
     keys = {key for key in (*own, *state) if key.startswith(f"{part}.")}
-    dropped = {key for key in keys if not _same_shape(state, own, key)}
+    dropped = {key for key in keys if key not in own or differs(state.get(key), own[key])}
     if dropped and as_a_whole:
         dropped = keys
     for key in dropped:
@@ -223,6 +216,7 @@ _LARGEST_PATCH_PX = 64
 
 def _in_timm_format(weights: Mapping[str, Any], vit: Any) -> dict[str, Tensor]:
     """Return weights as timm names them now, with the position table of the network's size."""
+    # A stranger's kernel of 1,000 px would keep the resampling busy for hours.
     patches = weights.get("patch_embed.proj.weight")
     if isinstance(patches, Tensor) and max(patches.shape[2:], default=0) > _LARGEST_PATCH_PX:
         raise ValueError("patches that are too large to be resampled")
@@ -232,24 +226,6 @@ def _in_timm_format(weights: Mapping[str, Any], vit: Any) -> dict[str, Tensor]:
     if isinstance(positions, Tensor) and positions.ndim == 4:  # a VOLO's (1, H, W, D)
         state["pos_embed"] = resample_abs_pos_embed_nhwc(positions, vit.pos_embed.shape[1:3])
     return state
-
-
-def _refuse_misfit(state: Mapping[str, Any], own: Mapping[str, Tensor]) -> None:
-    foreign = [key for key in state if key not in own]
-    missing = [key for key in own if key not in state]
-    other = [key for key in own if key in state and not _same_shape(state, own, key)]
-    what = [
-        f"{len(keys)} {kind}, such as {shown_key(keys[0])}"
-        for kind, keys in (("missing", missing), ("too many", foreign), ("of another shape", other))
-        if keys
-    ]
-    if what:
-        raise _MisfitError("; ".join(what))
-
-
-def _same_shape(state: Mapping[str, Any], own: Mapping[str, Tensor], key: str) -> bool:
-    """Tell whether both have a tensor of that name and shape."""
-    return key in own and not differs(state.get(key), own[key])
 
 
 def _shape(tensor: Tensor) -> str:

@@ -35,10 +35,6 @@ __all__ = [
 ]
 
 
-# --------------------------------------------------------------------------------------------------
-# Averaged weights: timm's EMA, with decays given as time constants and idle slots left alone.
-
-
 _LONGEST_FRACTION = 1 / 40
 """Of a run. Where a network still learns fast at the end, a longer average lags behind it: on the embedded
 digits (vit-mu, WSD, 8 to 32 epochs, schedules constant and linear, three seeds each) one of a tenth of the
@@ -96,7 +92,7 @@ class ElasticEma(ModelEmaV3):
 
         Running statistics are averaged as weights are, since they belong to them; counts are copied.
         """
-        if slots != self._slots:
+        if slots != self._slots:  # the lists of a step's tensors hold until the network changes
             self._slots = slots
             self._pairs = (_averaged(self.module, slots), _averaged(model, slots))
             self._counts = (_counts(self.module), _counts(model))
@@ -136,7 +132,7 @@ def check_optimizer(recipe: Recipe, device: torch.device, shape: str, total_step
     Raises:
         ConfigError: As :func:`create_optimizer` and :func:`create_scheduler` do.
     """
-    flat = recipe.model_copy(update={"layer_decay": None})
+    flat = recipe.model_copy(update={"layer_decay": None})  # which asks a network for its layers
     optimizer = _create_optimizer(nn.Linear(1, 1).to(device), flat, device)
     create_scheduler(optimizer, recipe, shape, total_steps)
 
@@ -144,7 +140,7 @@ def check_optimizer(recipe: Recipe, device: torch.device, shape: str, total_step
 def check_growth(
     recipe: Recipe, device: torch.device, rules: Sequence[tuple[tuple[str, str], GrowthRule]]
 ) -> None:
-    """Try whether ways to grow go with the optimizer of a run, on one that has taken a step.
+    """Try whether growth rules go with the optimizer of a run, on one that has taken a step.
 
     Args:
         recipe: Names the optimizer.
@@ -154,11 +150,7 @@ def check_growth(
     Raises:
         ConfigError: If one does not.
     """
-    flat, tried = recipe.model_copy(update={"layer_decay": None}), nn.Linear(1, 1).to(device)
-    optimizer = _create_optimizer(tried, flat, device)
-    for parameter in tried.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    optimizer.step()
+    optimizer, _ = _stepped_optimizer(recipe, device)
     for (where, key), rule in rules:
         try:
             check_state(rule, optimizer)
@@ -170,6 +162,14 @@ def example_states(
     recipe: Recipe, device: torch.device
 ) -> list[tuple[torch.Tensor, dict[str, Any]]]:
     """Return parameters of one and two dimensions with what the optimizer of a run keeps of each."""
+    optimizer, parameters = _stepped_optimizer(recipe, device)
+    return [(parameter, dict(optimizer.state[parameter])) for parameter in parameters]
+
+
+def _stepped_optimizer(
+    recipe: Recipe, device: torch.device
+) -> tuple[torch.optim.Optimizer, list[nn.Parameter]]:
+    """Return the optimizer of a run over a weight (5, 3) and a bias (5), which has taken a step."""
     flat = recipe.model_copy(update={"layer_decay": None})
     with torch.random.fork_rng(devices=[]):  # the weights of the layer are of no use
         network = nn.Linear(3, 5).to(device)
@@ -177,14 +177,15 @@ def example_states(
         for parameter in network.parameters():
             parameter.grad = torch.ones_like(parameter)
         optimizer.step()
-    return [(parameter, dict(optimizer.state[parameter])) for parameter in network.parameters()]
+    return optimizer, list(network.parameters())
 
 
 def _create_optimizer(
     network: nn.Module, recipe: Recipe, device: torch.device
 ) -> torch.optim.Optimizer:
     name = recipe.opt
-    extra: dict[str, Any] = {"fused": True} if _can_fuse(name, device) else {}
+    can_fuse = name in ("adam", "adamw") and device.type in ("cpu", "cuda")
+    extra: dict[str, Any] = {"fused": True} if can_fuse else {}
     if name.lower() not in list_optimizers():
         raise ConfigError("--opt", "", "unknown optimizer", name, suggest(name, _COMMON))
     try:
@@ -196,19 +197,19 @@ def _create_optimizer(
             layer_decay=recipe.layer_decay,
             **extra,
         )
-    except (AssertionError, ImportError) as error:  # those of CUDA libraries that are not there
+    except (
+        AssertionError,
+        ImportError,
+    ) as error:  # optimizers of CUDA libraries that are not there
         problem = f"must be an optimizer that works on this machine ({error})"
         raise ConfigError("--opt", "", problem, name) from None
+    # timm's mark of optimizers whose backward must build a graph, which a step here does not.
     if getattr(optimizer, "is_second_order", False):
         raise ConfigError("--opt", "", "must do without second derivatives", name)
     return optimizer
 
 
 _COMMON = ("adamw", "adam", "sgd", "lamb", "lion", "nadamw", "adopt", "muon", "adafactor")
-
-
-def _can_fuse(name: str, device: torch.device) -> bool:
-    return name in ("adam", "adamw") and device.type in ("cpu", "cuda")
 
 
 def create_scheduler(
@@ -229,7 +230,7 @@ def create_scheduler(
     scheduler, _ = create_scheduler_v2(
         optimizer,
         sched=shape,
-        num_epochs=total_steps,
+        num_epochs=total_steps,  # whole epochs would be too coarse: short runs have only a few
         warmup_epochs=warmup_steps,
         warmup_lr=min(recipe.warmup_lr, recipe.peak_lr),
         min_lr=min(recipe.min_lr, recipe.peak_lr),

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 from autoprog.accuracy import class_accuracies, no_better_than_a_class
 from autoprog.bounds import MAX_STEPS
+from autoprog.budget_record import budget_record, write_record
 from autoprog.data.dataset import OpenedData
 from autoprog.data.run_data import Place, open_run_data
 from autoprog.errors import ConfigError
 from autoprog.events import Event, RunFinished, RunStarted, WarningRaised
-from autoprog.runs import Result, budget_record, load_run, write_record
+from autoprog.runs import Result, load_run
 from autoprog.train.device import Compute, resolve_compute
 from autoprog.train.meter import typical_seconds
 from autoprog.train.model import build_model, evaluation_images, transform_settings

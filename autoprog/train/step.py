@@ -1,4 +1,4 @@
-"""One optimizer step: the hot path, without a single wait for the device.
+"""What trains a network: how it grows, and one optimizer step, without a single wait for the device.
 
 Legend: B images, b images of a micro-batch, C channels, H W px.
 """
@@ -6,6 +6,7 @@ Legend: B images, b images of a micro-batch, C channels, H W px.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,18 +16,21 @@ from timm.data import Mixup
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import dispatch_clip_grad
 from torch import Tensor, nn
+from torch.nn import functional
 
 from autoprog.data.transforms import InputConfig
 from autoprog.errors import RunError
+from autoprog.events import Grown
 from autoprog.recipe import Recipe, with_randaug_magnitude
 from autoprog.stage import Training, Unfrozen
 from autoprog.train.optim import ElasticEma, create_loss, create_mixup
 from autoprog.train.pace import Pace, StepPace
-from autoprog.train.phase import Choice, Phase, choice_of, step_seed
+from autoprog.train.phase import Choice, GrowTo, Phase, choice_of, plain_choice, step_seed
 from autoprog.train.ranks import ONE_PROCESS, Ranks
 from autoprog.train.sandwich import accumulate, sandwich_passes
 from supernet.config import Slots, SubnetConfig
 from supernet.elastic import ElasticViT
+from supernet.grow import grow
 from supernet.positions import has_tables
 
 if TYPE_CHECKING:
@@ -79,6 +83,81 @@ class Stepper:
         # Growth exchanges values, never parameters and buffers, so both lists hold for the whole run.
         self._parameters = list(self.model.parameters())
         self._statistics = [s for s in self.model.statistics() if s.is_floating_point()]
+
+    def grow(
+        self, change: GrowTo, probe: tuple[Tensor, Tensor], step: int, clock: Callable[[], float]
+    ) -> Grown:
+        """Grow the network, its averages and the optimizer state in place; return what that did.
+
+        All ranks grow alike, each by itself; that they still agree is checked.
+
+        Args:
+            change: From where to where, and how.
+            probe: Images (B, 3, H, W) and targets (B) on which the change is measured.
+            step: The step at which it happens.
+            clock: For the seconds that training stands still.
+
+        Raises:
+            RunError: If the ranks differ afterwards.
+        """
+        begin = clock()
+        loss_before, before = self._probe(plain_choice(change.before), probe)
+        origins = grow(
+            self.model,
+            [ema.module for ema in self.emas],
+            self.optimizer,
+            change.before.depth,
+            change.after.depth,
+            change.grow.rule(),
+        )
+        if not self.ranks.alone:
+            what = "weights, averages or moments after a growth"
+            self.ranks.check_equal(self.fingerprint(), what)
+        loss_after, after = self._probe(plain_choice(change.after), probe)
+        texts = []
+        for origin in origins:
+            stage = f"{origin.stage}." if origin.stage else ""
+            texts.append(f"{stage}{origin.slot} <- {stage}{origin.source_slot} ({origin.weights})")
+        return Grown(
+            step=step,
+            before=change.before,
+            after=change.after,
+            **change.grow.model_dump(),
+            origins=tuple(texts),
+            delta_loss=(loss_after - loss_before).item(),
+            delta_logits=((after - before).norm() / before.norm()).item(),
+            lost_seconds=clock() - begin,
+        )
+
+    @torch.no_grad()
+    def _probe(self, choice: Choice, probe: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the loss and the logits (B, classes) of one subnet in eval mode."""
+        training = self.model.training
+        images, targets = (part.to(self.compute.device) for part in probe)
+        # Eager: a compiled network would need one more graph for each depth.
+        with self.compute.autocast(), torch.compiler.set_stance("force_eager"):
+            logits = self.model.eval()(images, choice.subnet, choice.slots).float()
+        self.model.train(training)
+        return functional.cross_entropy(logits, targets), logits
+
+    @torch.no_grad()
+    def fingerprint(self) -> Tensor:
+        """Return the sum of the bits, as whole numbers, of each tensor of the run: int64, on the CPU.
+
+        These are weights and running statistics, online and averaged, and moments.
+        """
+        moments = (self.optimizer.state.get(p, {}) for p in self.model.parameters())
+        tensors = [
+            *self.model.vit.state_dict().values(),
+            *(tensor for ema in self.emas for tensor in ema.module.vit.state_dict().values()),
+            *(v for state in moments for _, v in sorted(state.items()) if torch.is_tensor(v)),
+        ]
+        # As whole numbers, since sums of floats round, and a NaN equals nothing.
+        kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+        bits = (
+            tensor.detach().contiguous().view(kinds[tensor.element_size()]) for tensor in tensors
+        )
+        return torch.stack([own.sum(dtype=torch.int64).cpu() for own in bits])
 
     def regularise(self, phase: Phase, recipe: Recipe, num_classes: int) -> None:
         """Set drop-path, mixing and the loss of a phase; the recipe fills what its curriculum leaves."""

@@ -37,6 +37,7 @@ __all__ = [
     "differs",
     "first_not_finite",
     "is_safetensors",
+    "key_differences",
     "load_torch",
     "shown_key",
     "what_else_it_is",
@@ -45,7 +46,7 @@ __all__ = [
 
 
 # --------------------------------------------------------------------------------------------------
-# What a file is that is given as weights, told from its bytes; nothing of it is unpickled.
+# What a file is that is given as weights, by its first bytes; nothing of it is unpickled.
 
 
 Refusal = tuple[str, str]
@@ -54,9 +55,8 @@ Refusal = tuple[str, str]
 _AGAIN = "copy or download it again"
 _SAVE = "where you trust it, load it and save torch.save(model.state_dict(), FILE)"
 _HEAD_BYTES = 4096
-_LEGACY_TORCH = (0x1950A86A20F9469CFC6C).to_bytes(
-    10, "little"
-)  # what torch.save began with before 1.6
+# What torch.save began with before 1.6.
+_LEGACY_TORCH = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
 _LONGEST_NAME = 60
 _TENSORS = {  # by the function that builds them
     "torch._utils._rebuild_sparse_tensor": "sparse tensors",
@@ -90,14 +90,14 @@ _MAX_PARSED_BYTES = 16 * 2**20
 
 
 def is_safetensors(path: Path) -> bool:
-    """Tell whether a file begins as safetensors do: with the length of a JSON object, and the object."""
+    """Return whether a file begins as safetensors do: with the length of a JSON object, and the object."""
     with open_regular(path) as file:
         head = file.read(9)
     return len(head) == 9 and head[8:] == b"{" and _header_bytes(head) < _MAX_HEADER_BYTES
 
 
 def what_else_it_is(path: Path) -> Refusal | None:
-    """Return what a file is, and what to do about it, where its first bytes tell that it holds no weights."""
+    """Return what a file is, and what to do about it, where its first bytes show that it holds no weights."""
     with open_regular(path) as file:
         head = file.read(_HEAD_BYTES)
     if not head.strip(b"\0"):
@@ -230,7 +230,7 @@ def check_dense(state: Mapping[Any, Any]) -> None:
 
 
 def differs(found: Any, own: Tensor) -> bool:
-    """Tell whether a value is no tensor of that shape, or whole numbers where the network has others."""
+    """Return whether a value is no tensor of that shape, or whole numbers where the network has others."""
     if not isinstance(found, Tensor) or found.shape != own.shape:
         return True
     return found.is_floating_point() != own.is_floating_point()
@@ -246,6 +246,18 @@ def first_not_finite(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> 
     return None
 
 
+def key_differences(own: Mapping[str, Tensor], found: Mapping[str, Any]) -> str:
+    """Return in words which tensors a network misses, does not know, or has in another shape; or nothing."""
+    kinds = {
+        "missing": [key for key in own if key not in found],
+        "too many": [key for key in found if key not in own],
+        "of another shape": [k for k in own if k in found and differs(found[k], own[k])],
+    }
+    return "; ".join(
+        f"{len(keys)} {kind}, such as {shown_key(keys[0])}" for kind, keys in kinds.items() if keys
+    )
+
+
 def shown_key(key: str) -> str:
     """Return the name of a tensor short enough for a message."""
     return key if len(key) <= _LONGEST_KEY else f"{key[: _LONGEST_KEY - 1]}…"
@@ -253,9 +265,7 @@ def shown_key(key: str) -> str:
 
 def _problem(key: str, value: Any) -> str:
     """Return what keeps a value from being weights; nothing where it may be."""
-    if not isinstance(value, Tensor):
-        return f"it is a {type(value).__name__}"
-    if type(value) not in (Tensor, nn.Parameter):
+    if type(value) not in (Tensor, nn.Parameter):  # a subclass may answer as it likes
         return f"it is a {type(value).__name__}"
     if value.is_nested:
         return "it is nested"
@@ -270,6 +280,7 @@ def _problem(key: str, value: Any) -> str:
         return f"it is of {_word(value.dtype)}"
     if value.ndim > _MAX_DIMENSIONS:
         return f"it has {value.ndim} dimensions"
+    # Strides of 0 make a gigabyte of twenty bytes, which a copy would then really take.
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
         return f"it repeats few numbers as {value.numel():,}"
     if value.is_conj() or value.is_neg():
@@ -335,7 +346,9 @@ def load_torch(path: Path) -> Any:
             # Namespace, as timm's train.py keeps its flags
             with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                return _plain(torch.load(file, map_location="cpu", weights_only=True))
+                found = torch.load(file, map_location="cpu", weights_only=True)
+            _drop_attributes(found)
+            return found
         except (NotLoadedError, NotRegularFileError):
             raise
         except UNREADABLE as error:
@@ -346,7 +359,7 @@ def load_torch(path: Path) -> Any:
             raise NotLoadedError(_TOO_LARGE if is_full else _DAMAGED) from None
 
 
-def _plain(found: Any) -> Any:
+def _drop_attributes(found: Any) -> None:
     """Drop the attributes of ordered dictionaries: a pickle may give them some that hide their methods."""
     seen: set[int] = set()
     waiting = [found]
@@ -359,28 +372,24 @@ def _plain(found: Any) -> Any:
         if isinstance(value, (dict, list, tuple)):
             seen.add(id(value))
             waiting += value.values() if isinstance(value, dict) else value
-    return found
 
 
 def _check(file: IO[bytes]) -> None:
+    """Refuse a file that unpacks to more than it is, and look at its pickles before anything is built."""
     size = os.fstat(file.fileno()).st_size
     if size > machine_bytes() // 2:
         raise NotLoadedError(f"too large for the memory of this machine: {size / 2**30:.3g} GiB")
     is_zip = file.read(4) == b"PK\x03\x04"  # by this torch chooses between its two readers
     file.seek(0)
-    if is_zip:
-        _check_archive(file, size)
+    if not is_zip:
+        data, start = file.read(_MAX_PICKLE_BYTES), 0
+        for _ in range(_PICKLES_OF_OLD_FILE):
+            start = _check_pickle(data, start)
         return
-    data, start = file.read(_MAX_PICKLE_BYTES), 0
-    for _ in range(_PICKLES_OF_OLD_FILE):
-        start = _check_pickle(data, start)
-
-
-def _check_archive(file: IO[bytes], size: int) -> None:
-    """Refuse an archive that unpacks to more than it is, and look at its pickle."""
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         names = {member.filename for member in members}
+        # Of two members with one name, this reader and torch's could each take another.
         if len(members) > _MAX_MEMBERS or len(names) < len(members):
             raise NotLoadedError("a zip archive with parts that have one name, or too many of them")
         is_packed = any(m.compress_type != zipfile.ZIP_STORED for m in members)
@@ -493,10 +502,14 @@ def _check_pickle(data: bytes, start: int) -> int:
             taken, stack = stack, below.pop()
             _enlarge(stack[-1], taken, scalar)
         elif code == _GLOBAL:
-            name, place = _global(data, place)
+            middle = data.index(b"\n", place, place + _LONGEST_LINE)
+            end = data.index(b"\n", middle + 1, middle + _LONGEST_LINE)
+            module, name = data[place:middle].decode(), data[middle + 1 : end].decode()
+            place = end + 1
             stack.append(scalar)
-            if not _ALLOWED.fullmatch(name):
-                foreign.add(name)
+            dotted = f"{_OLD_MODULES.get(module, module)}.{name}"
+            if not _ALLOWED.fullmatch(dotted):
+                foreign.add(dotted)
         elif code == _PROTO:
             place += 1
         elif code == _STOP or foreign:
@@ -520,11 +533,3 @@ def _enlarge(target: list[int], parts: list[list[int]], scalar: list[int]) -> No
     if target is scalar:
         raise NotLoadedError(_DAMAGED)
     target[0] = _size([target, *parts])
-
-
-def _global(data: bytes, place: int) -> tuple[str, int]:
-    """Return the dotted name of a class or function, and where it ends."""
-    middle = data.index(b"\n", place, place + _LONGEST_LINE)
-    end = data.index(b"\n", middle + 1, middle + _LONGEST_LINE)
-    module, name = (data[a:b].decode() for a, b in ((place, middle), (middle + 1, end)))
-    return f"{_OLD_MODULES.get(module, module)}.{name}", end + 1

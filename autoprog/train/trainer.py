@@ -25,7 +25,6 @@ from autoprog.events import (
 from autoprog.stage import Training, evaluation_macs, image_macs
 from autoprog.train.checkpoint import check_state, load_newest, publish, write_pending
 from autoprog.train.evaluate import evaluate
-from autoprog.train.growth import apply_growth
 from autoprog.train.initial_weights import load_initial
 from autoprog.train.meter import Ledger, Meter, check_weights
 from autoprog.train.optim import example_states
@@ -195,8 +194,7 @@ class Trainer:
             stepper = self.stepper
             if isinstance(phase.enter, GrowTo):
                 with self.ledger.charge("lost"):
-                    probe = self.data.probe
-                    grown = apply_growth(stepper, probe, phase.enter, self.step, self.clock)
+                    grown = stepper.grow(phase.enter, self.data.probe, self.step, self.clock)
                 yield grown.model_copy(update={"opens_supernet": phase.kind == "supernet"})
             elif isinstance(phase.enter, Compact):  # the winner of a supernet moves to the front
                 with self.ledger.charge("lost"):
@@ -324,7 +322,7 @@ class Trainer:
             train_seconds=spent["train"],
             budget_fraction=None if self.pace.counts_steps else fraction,
         )
-        for text in self.data.complaints():
+        for text in self.data.new_warnings():
             yield WarningRaised(step=self.step, message=text)
         if self.stepper.micro_batches != self._micro_batches:
             self._micro_batches = self.stepper.micro_batches
@@ -385,7 +383,7 @@ class Trainer:
             yield from self.save()
 
     def evaluate_phase(self, phase: Phase) -> Iterator[Event]:
-        """Evaluate where a phase stands; keep the weights if they are the best, stop the run where none will be.
+        """Evaluate a phase; keep the weights if they are the best, stop the run where patience has run out.
 
         What has fewer blocks than the full model is not what the run hands over, so it is never the best one.
         Of equals the first stays. ``best.safetensors`` is the best of what this run has evaluated, whatever a
@@ -428,7 +426,7 @@ class Trainer:
     def evaluate(self, depth: tuple[int, ...]) -> Generator[Event, None, Evaluated]:
         """Evaluate the online and the averaged network at the full image size.
 
-        Yields what happens on the way; the event of the evaluation itself is returned, for the caller to send.
+        Yields what happens meanwhile; the event of the evaluation itself is returned, for the caller to send.
 
         Raises:
             DivergedError: If a loss is not finite.
@@ -454,6 +452,7 @@ class Trainer:
                     f"the loss of the {name} network on the validation images is {scores.loss} at step"
                     f" {self.step} (epoch {self.epoch:.2f}); checkpoints are from before; lower --lr"
                 )
+        # From here on the evaluation counts: a stop before this repeats it after the resume.
         self.evaluated_step, self.evaluated_macs = self.step, self.macs
         self.evaluated_position = self.pace.position(self.step)
         self.by_class = {
@@ -590,7 +589,7 @@ class Trainer:
     def resume(self) -> list[WarningRaised]:
         """Restore the newest readable checkpoint; without one, load the weights that the run starts from.
 
-        Returns a warning for each checkpoint passed over, and for what initial weights did not fit as they were.
+        Returns warnings: of checkpoints passed over, and of initial weights that did not fit as they were.
 
         Raises:
             ConfigError: If there are no initial weights any more, or other ones.

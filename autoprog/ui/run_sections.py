@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from autoprog.accuracy import is_unbalanced, sampling_error
+from autoprog.budget_record import budget_record
 from autoprog.events import Evaluated, Grown, encode
-from autoprog.runs import budget_record
-from autoprog.schedule import Lengths, full_epochs_of
+from autoprog.schedule import Lengths
 from autoprog.steptable import Segment
 from autoprog.ui.format import (
     DIM,
@@ -150,7 +150,7 @@ def lengths_of(subject: Subject) -> Lengths | None:
         steps=steps,
         trained_epochs=trained,
         schedule_epochs=None if schedule is None else schedule.own_epochs(per_epoch),
-        full_epochs=None if schedule is None else full_epochs_of(schedule, state.num_classes),
+        full_epochs=None if schedule is None else schedule.full_model_epochs(state.num_classes),
     )
 
 

@@ -11,12 +11,12 @@ from autoprog.curves import Curriculum
 from autoprog.decisions import Decision, Fidelity, read_fidelity
 from autoprog.errors import ConfigError, suggest
 from autoprog.files import read_rows
+from autoprog.locate import is_word, locate_run, runs_in
 from autoprog.presets import PRESETS, preset
 from autoprog.processes import WorkerSeen, read_workers
 from autoprog.recipe import Recipe, resolve_recipe
-from autoprog.runs import CURVE_FILE, Run, is_word, load_run, locate_run, runs_in
-from autoprog.schedule import GrowthSchedule, load_schedule
-from autoprog.stage import FRACTION_UNITS
+from autoprog.runs import CURVE_FILE, Run, load_run
+from autoprog.schedule import FRACTION_UNITS, GrowthSchedule, load_schedule
 from autoprog.ui.format import number
 from autoprog.ui.state import RunState, fold
 from autoprog.ui.track import Track, track_of_run, track_of_table

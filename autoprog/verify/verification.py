@@ -11,9 +11,10 @@ from typing import Any
 
 from autoprog import migration
 from autoprog.errors import ConfigError, RunError, command
+from autoprog.eventlog import effective_rows
 from autoprog.files import parse, read_object, read_rows
 from autoprog.openfiles import open_regular, replacing, write_atomically
-from autoprog.runs import CURVE_FILE, effective_rows
+from autoprog.runs import CURVE_FILE
 from autoprog.verify.arms import with_settings
 from autoprog.verify.attempts import Round, Start, alone, check_folder, run_folders, starter
 from autoprog.verify.verdict import ARMS, Pair, PairEnded, Plan, Report, Verification, summarise

@@ -9,7 +9,7 @@ import optuna
 import pytest
 
 from autoprog.errors import RunError
-from autoprog.search.controller import importances
+from autoprog.search.controller.importances import importances
 from autoprog.search.controller.storage import open_journal
 
 

@@ -11,6 +11,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from autoprog import processes
 from autoprog.search.controller import Controller
 from autoprog.search.controller.storage import open_journal
 from supernet.config import SubnetConfig, TokenRule
@@ -230,7 +231,10 @@ def test_a_journal_of_half_a_line_is_emptied(journal: Path) -> None:
     assert search(journal, deep_is_good, max_candidates=4)[:2] == list(ANCHORS)
 
 
-def test_a_lock_that_a_killed_process_left_is_not_waited_for(journal: Path) -> None:
+def test_a_lock_that_a_killed_process_left_is_not_waited_for(
+    journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "_STRANGER_PATIENCE_SECONDS", 0.5)
     search(journal, deep_is_good, max_candidates=4)
     journal.with_name("search.journal.lock").touch()
     begin = time.monotonic()

@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from autoprog.data.batches import BadImages, Batch, Unreadable, stand_ins
-from autoprog.data.dataset import open_data
+from autoprog.data.batches import BadImages, Batch, Unreadable, replacement_places
 from autoprog.data.image_sources import FolderSource, ImageSource, TarSource
 from autoprog.data.loader import TrainLoader, eval_batches
+from autoprog.data.opening import open_data
 from autoprog.data.run_data import Place, RunData, open_run_data
 from autoprog.data.transforms import InputConfig, TransformSettings
 from autoprog.errors import RunError
@@ -100,20 +100,20 @@ def run_data_of(folder: Path, place: tuple[int, int] = (0, 1), **changes: Any) -
 def test_a_place_is_filled_from_the_next_readable_one(
     readable: list[int], places: list[int]
 ) -> None:
-    assert stand_ins(np.array(readable, dtype=bool)).tolist() == places
+    assert replacement_places(np.array(readable, dtype=bool)).tolist() == places
 
 
 def test_an_image_counts_once_and_is_told_once() -> None:
     bad = BadImages(2)
     bad.add([Unreadable(7, "x.jpg: image 7 cannot be read: cut")])
     bad.add([Unreadable(7, "x.jpg: image 7 cannot be read: cut"), Unreadable(9, "y.png: bad")])
-    assert bad.complaints() == [
+    assert bad.new_warnings() == [
         "x.jpg: image 7 cannot be read: cut; skipped (1 of at most 2)",
         "y.png: bad; skipped (2 of at most 2)",
     ]
-    assert bad.complaints() == []
+    assert bad.new_warnings() == []
     bad.add([Unreadable(9, "y.png: bad")])
-    assert bad.complaints() == []
+    assert bad.new_warnings() == []
     with pytest.raises(RunError) as caught:
         bad.add([Unreadable(1, "z.png: bad")])
     assert str(caught.value) == (
@@ -138,11 +138,11 @@ def test_the_next_of_the_batch_stands_in_whatever_the_workers(
     bad = BadImages(3)
     order = draw_order([*range(8), 58, 59], 10)
     images, targets = draw(source, bad, [*range(8), 58, 59], 10, 1, workers)[0]
-    places = stand_ins(np.array([index not in (4, 5, 59) for index in order]))
+    places = replacement_places(np.array([index not in (4, 5, 59) for index in order]))
     for place, image, target in zip(places, images, targets, strict=True):
         assert image.equal(alone[order[place]])
         assert int(target) == order[place] // PER_CLASS
-    said = bad.complaints()
+    said = bad.new_warnings()
     assert len(said) == 3
     first_bad = next(index for index in order if index in (4, 5, 59))
     assert f": image {first_bad} cannot be read: " in said[0]
@@ -161,13 +161,13 @@ def test_one_more_than_the_limit_stops_the_run(torn: Path, workers: int) -> None
     bad = BadImages(2)
     with pytest.raises(RunError, match="that makes 3 unreadable images, and --max-bad-images is 2"):
         draw(FolderSource(torn / "train"), bad, np.arange(60), 20, 6, workers)
-    assert len(bad.complaints()) == 2
+    assert len(bad.new_warnings()) == 2
 
 
 def test_the_same_image_in_later_passes_does_not_count_again(torn: Path) -> None:
     bad = BadImages(3)
     assert len(draw(FolderSource(torn / "train"), bad, np.arange(60), 20, 12, 0)) == 12
-    assert len(bad.complaints()) == 3
+    assert len(bad.new_warnings()) == 3
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -180,12 +180,12 @@ def test_a_run_counts_all_that_it_reads_of_the_training_set(torn: Path) -> None:
     run_data = run_data_of(torn, max_bad_images=3)
     _, targets = run_data.probe
     assert len(targets) == 57
-    said = run_data.complaints()
+    said = run_data.new_warnings()
     assert [line.rpartition("; ")[2] for line in said] == [
         f"skipped ({count} of at most 3)" for count in (1, 2, 3)
     ]
     list(run_data.batches(0, 8, 10, lambda k: RICH, held_out=False))
-    assert run_data.complaints() == []
+    assert run_data.new_warnings() == []
     run_data.close()
 
 
@@ -196,7 +196,7 @@ def test_the_held_out_slice_leaves_unreadable_images_out(tree: Path) -> None:
     cut(Path(FolderSource(tree / "train").name(int(held[0]))))
     again = run_data_of(tree)
     assert sum(len(targets) for _, targets in again.held_out_batches) == before - 1
-    assert f": image {held[0]} cannot be read" in again.complaints()[0]
+    assert f": image {held[0]} cannot be read" in again.new_warnings()[0]
     for index in held:
         path = Path(FolderSource(tree / "train").name(int(index)))
         path.write_bytes(b"")
@@ -249,4 +249,4 @@ def test_evaluation_batches_may_lose_a_whole_batch(torn: Path) -> None:
     chosen = np.array([3, 4, 5, 59, 7])
     batches = list(eval_batches(FolderSource(torn / "train"), SETTINGS, 8, 2, 0, chosen, bad))
     assert [len(targets) for _, targets in batches] == [1, 1]
-    assert len(bad.complaints()) == 3
+    assert len(bad.new_warnings()) == 3

@@ -30,9 +30,9 @@ from autoprog.cli import main
 from autoprog.data.batches import BadImages
 from autoprog.data.cache import CachedSource, CacheSettings, content_digest, open_cached
 from autoprog.data.cache_folder import FOOTER, MAGIC, cache_files
-from autoprog.data.dataset import open_data
 from autoprog.data.image_sources import FolderSource, ImageSource, ReaderSource, TarSource
 from autoprog.data.loader import TrainLoader, eval_batches
+from autoprog.data.opening import open_data
 from autoprog.data.progress import progress_on_stderr
 from autoprog.data.run_data import RunData, open_run_data
 from autoprog.data.transforms import InputConfig, TransformSettings, eval_transform
@@ -484,7 +484,7 @@ def test_unreadable_images_are_recorded_and_skipped_as_without_the_cache(
     for source in (plain, held):
         bad = BadImages(2)
         batches = draw(source, bad, range(20), 5, 8, workers)
-        said.append(bad.complaints())
+        said.append(bad.new_warnings())
         labels.append([targets.tolist() for _, targets in batches])
     assert said[0] == said[1]
     assert len(said[0]) == 2

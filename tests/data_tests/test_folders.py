@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 from timm.data.readers.reader_image_folder import find_images_and_targets
 
-from autoprog.data.dataset import open_data
 from autoprog.data.decode import fitting_white_level
 from autoprog.data.folders import natural_key
 from autoprog.data.image_sources import FolderSource, TarSource, digest_of
+from autoprog.data.opening import open_data
 from autoprog.errors import ConfigError
 from autoprog.settings import DataSettings
 

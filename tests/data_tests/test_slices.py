@@ -1,4 +1,4 @@
-"""A fraction of the training images, and evaluation on some of them: by the settings and on the command line."""
+"""A fraction of the training images, and evaluation on some of them: by settings and command line."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from PIL import Image
 from autoprog import recipe
 from autoprog.cli import build_parser, main
 from autoprog.commands.configure import configure_search
-from autoprog.data.dataset import open_data, sliced
 from autoprog.data.image_sources import SlicedSource, whole_of
+from autoprog.data.opening import open_data, sliced
 from autoprog.errors import ConfigError
 from autoprog.search.trials import trial_settings
 from autoprog.settings import DataSettings, RunManifest, SearchSettings

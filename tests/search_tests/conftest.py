@@ -16,9 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from autoprog.costs.table import CostKey
-from autoprog.data.dataset import OpenedData
+from autoprog.data.dataset import DataReport, OpenedData, PartReport
 from autoprog.data.image_sources import DigitsSource, open_digits
-from autoprog.data.report import DataReport, PartReport
 from autoprog.decisions import Continuation, Decision, DecisionInputs
 from autoprog.events import Decided, Event
 from autoprog.recipe import Recipe, resolve_recipe

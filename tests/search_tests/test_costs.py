@@ -67,7 +67,7 @@ def test_costs_are_those_of_their_batch_size(tmp_path: Path) -> None:
         ),
         (
             '{"schema": 2, "step_costs": {"d2 r8 b16": {"seconds": -1}}}',
-            "cells.d2 r8 b16.seconds: must be a number from 1e-09 to 1e+10, but got -1",
+            "step_costs.d2 r8 b16.seconds: must be a number from 1e-09 to 1e+10, but got -1",
         ),
         ("[0.1, 0.2]", "must be seconds above 0, but got [0.1, 0.2]"),
         ('{"d2 r8 b16": 0.1', "must be a readable JSON file of step seconds"),

@@ -29,12 +29,10 @@ from autoprog.events import (
 )
 from autoprog.runs import load_run
 from autoprog.search import fidelity
-from autoprog.search import fidelity as fidelity_module
 from autoprog.search.estimate import held_out_losses
 from autoprog.search.fidelity import ShortTrainings, check_fidelity
 from autoprog.search.searcher import Searcher
 from autoprog.settings import RunSettings
-from autoprog.train.growth import fingerprint
 from autoprog.train.phase import plain_choice
 from autoprog.train.step import Stepper
 from autoprog.train.stop import StopRequest
@@ -348,13 +346,13 @@ BIG = SubnetConfig(4, 16)
 
 
 def test_trainings_leave_the_run_and_each_other_alone(trainings: ShortTrainings) -> None:
-    before = fingerprint(trainings.trainer.stepper)
+    before = trainings.trainer.stepper.fingerprint()
     start = copy.deepcopy(trainings.start)
     alone = finished(trainings.train(BIG, 1))
     for subnet in (SMALL, BIG):
         finished(trainings.train(subnet, 0))
     assert finished(trainings.train(BIG, 1)) == alone
-    assert fingerprint(trainings.trainer.stepper).equal(before)
+    assert trainings.trainer.stepper.fingerprint().equal(before)
     for name, weight in start["model"].items():  # type: ignore[index]
         assert trainings.start["model"][name].equal(weight)  # type: ignore[index]
 
@@ -434,7 +432,7 @@ def test_a_training_that_diverges_has_no_loss_and_stops_nothing(
     assert (
         json.loads((done.path / "fidelity.json").read_text())["subnets"][0]["losses"] == [None] * 2
     )
-    assert fidelity_module.read_fidelity(done.path) == report
+    assert read_fidelity(done.path) == report
 
 
 def test_settings_refuse_what_cannot_be_told_apart() -> None:

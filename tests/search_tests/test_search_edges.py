@@ -201,7 +201,9 @@ def test_other_ways_to_grow_are_carried_out(lab: Any, compacted: list[Slots]) ->
     lab.script = {0: SubnetConfig(1, 8), 1: SubnetConfig(2, 8), 2: SubnetConfig(3, 8)}
     grow = {"init": "zero", "placement": "stack", "optimizer_state": "fresh"}
     attempt = search(lab, "autoprog", lab.space(grow=grow))
-    assert {(e.op, e.map, e.state) for e in attempt.of(Grown)} == {("zero", "stack", "fresh")}
+    assert {(e.init, e.placement, e.optimizer_state) for e in attempt.of(Grown)} == {
+        ("zero", "stack", "fresh")
+    }
     assert compacted[-1] == skip_lists((2,), (4,), (3,), "stack")
     assert {stage.grow.placement for stage in attempt.best.stages} == {"stack"}
     assert_trained_as_written(attempt)

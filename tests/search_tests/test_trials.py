@@ -25,6 +25,8 @@ from autoprog.search.trials import (
     trial_settings,
     within_budget,
 )
+from autoprog.search.worker_processes import WorkersWork
+from autoprog.supervise import PROGRAM
 
 SEARCH = ("search", "--model=vit-mu", "--trials=2", "--proxy=0.5", "--epochs=2")
 HERE = ("--device=cpu", "--threads=1", "--workers=0")
@@ -182,6 +184,13 @@ def test_a_search_by_trials_trains_the_best_of_them(
     assert [weights(path / "trials" / name) for name in ("0000", "0001")] == [[], []]
 
 
+def work_in_this_process(folder: Path, count: int, words: list[str], *_: Any) -> Iterator[Any]:
+    """Carry out the trials as the one worker that would have been started."""
+    assert count == 1
+    assert main(words[len(PROGRAM) :]) == 0
+    yield WorkersWork()
+
+
 def test_a_search_whose_workers_were_stopped_says_so_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -194,6 +203,7 @@ def test_a_search_whose_workers_were_stopped_says_so_and_goes_on(
     )
     assert said in capsys.readouterr().err
     assert not (path / "best.yaml").exists()
+    monkeypatch.setattr(trials_module, "spawn_workers", work_in_this_process)
     assert main(["search", f"--resume={path}", "--workers=0"]) == 0
     run = load_run(path)
     assert run.result is not None

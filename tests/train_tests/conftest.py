@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 from torch._functorch.aot_autograd import aot_module_simplified
 
-from autoprog.data.dataset import OpenedData
+from autoprog.data.dataset import DataReport, OpenedData, PartReport
 from autoprog.data.image_sources import DigitsSource, open_digits
-from autoprog.data.report import DataReport, PartReport
 from autoprog.events import Event
 from autoprog.recipe import RECIPES, Recipe
 from autoprog.runs import RunFolder, load_run

@@ -15,7 +15,6 @@ import torch
 from autoprog.cli import main
 from autoprog.errors import RunError
 from autoprog.events import Grown
-from autoprog.train import growth
 from autoprog.train.ranks import Ranks, joined_ranks
 from autoprog.train.step import Stepper
 
@@ -41,18 +40,16 @@ def _bytes(state: Any) -> bytes:
 
 def note_growths(folder: Path) -> None:
     """Write the digest after each growth, one line each, into a file of this rank."""
-    apply = growth.apply_growth
+    grow = Stepper.grow
     path = folder / f"rank-{os.environ['RANK']}.txt"
 
     def noting(stepper: Stepper, *rest: Any) -> Grown:
-        event = apply(stepper, *rest)
+        event = grow(stepper, *rest)
         with path.open("a") as file:
             file.write(f"{event.step} {digest(stepper)}\n")
         return event
 
-    from autoprog.train import trainer
-
-    trainer.apply_growth = noting  # type: ignore[attr-defined]
+    Stepper.grow = noting  # type: ignore[method-assign]
 
 
 def die_once() -> None:

@@ -102,9 +102,9 @@ def foreign(kind: str, path: Path, mark: Path) -> None:
         case "old format":
             torch.save(Evil(mark), path, _use_new_zipfile_serialization=False)
         case "zip with a pickle":
-            torch.save({"schema": 1, "step": 9, "model": Evil(mark)}, path)
+            torch.save({"schema": 2, "step": 9, "model": Evil(mark)}, path)
         case "another version":
-            torch.save({"schema": 2, "step": 9}, path)
+            torch.save({"schema": 99, "step": 9}, path)
         case "bare weights":
             torch.save([torch.zeros(3)], path)
         case "flipped bits":
@@ -287,7 +287,7 @@ def test_values_of_other_types_are_passed_over_before_anything_is_restored(
     assert all(torch.equal(value, after[key]) for key, value in before.items())
 
 
-@pytest.mark.parametrize("schema", [torch.ones(4), torch.ones(1), "1", None, 2, [1]])
+@pytest.mark.parametrize("schema", [torch.ones(4), torch.ones(1), "1", None, 3, [1]])
 def test_a_checkpoint_of_another_schema_is_passed_over(schema: Any, tmp_path: Path) -> None:
     torch.save({"schema": schema}, tmp_path / "last.pt")
     state, complaints = load_newest(tmp_path)

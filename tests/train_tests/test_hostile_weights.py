@@ -242,7 +242,7 @@ DESCRIPTIONS: dict[str, dict[str, Any]] = {
     "heads that do not divide": {"num_heads": 7},
     "too many patches": {"img_size": 4096, "patch_size": 1},
     "too many classes": {"num_classes": 10**9},
-    "more than the memory": {"depth": 256, "embed_dim": 32_768, "num_heads": 512},
+    "more than the memory": {"depth": 32, "embed_dim": 32_768, "num_heads": 512},
     "as its own name": {"timm_name": "x"},
 }
 NAMES = (

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from autoprog.train.growth import apply_growth
 from autoprog.train.optim import create_loss, create_mixup
 from autoprog.train.phase import GrowTo, phases_of, plain_choice
 from autoprog.train.ranks import Ranks
@@ -144,13 +143,8 @@ def test_growth_that_starts_at_zero_changes_no_loss(bench: Any) -> None:
     grow = bench.ramped(grow={"init": "zero"}).stages[-1].grow
     trainer = trainer_of(bench)
     before, after = SubnetConfig(2, 16), SubnetConfig(4, 16)
-    event = apply_growth(
-        trainer.stepper,
-        trainer.data.probe,
-        GrowTo(before, after, grow),
-        5,
-        iter(range(9)).__next__,
-    )
+    change = GrowTo(before, after, grow)
+    event = trainer.stepper.grow(change, trainer.data.probe, 5, iter(range(9)).__next__)
     assert (event.delta_loss, event.delta_logits) == (0.0, 0.0)
     assert (event.step, event.lost_seconds) == (5, 1)
     assert event.origins == (
@@ -169,7 +163,7 @@ def test_growth_by_copying_tells_what_it_did_to_the_probe(bench: Any) -> None:
     with torch.no_grad():
         old = model.eval()(probe[0], before)
     model.train()
-    event = apply_growth(trainer.stepper, probe, GrowTo(before, after, grow), 5, lambda: 0.0)
+    event = trainer.stepper.grow(GrowTo(before, after, grow), probe, 5, lambda: 0.0)
     assert model.training
     with torch.no_grad():
         new = model.eval()(probe[0], after)

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from autoprog.budget_record import budget_record
 from autoprog.environment import usable_cores
 from autoprog.errors import RunError
-from autoprog.runs import budget_record
 from autoprog.train.optim import ElasticEma, decay_of
 from autoprog.train.pace import BudgetPace, CostPace, StepPace
 from supernet.config import SubnetConfig

@@ -21,7 +21,6 @@ from autoprog.search.estimate import estimate_losses
 from autoprog.search.measured_costs import measure_step_costs, result_of
 from autoprog.settings import RunSettings
 from autoprog.stage import FullModel, Stage
-from autoprog.train.growth import fingerprint
 from autoprog.train.model import build_model
 from autoprog.train.optim import ElasticEma
 from autoprog.train.phase import plain_choice
@@ -102,14 +101,14 @@ def test_a_step_moves_the_statistics_of_the_network_and_of_its_averages(bench: A
 def test_evaluations_and_estimates_leave_statistics_alone(bench: Any) -> None:
     trainer = volo_trainer(bench)
     take_steps(trainer, 2)
-    before = fingerprint(trainer.stepper)
+    before = trainer.stepper.fingerprint()
     list(trainer.evaluate(SPEC.depth))
     trainer.stepper.model.train()
     table = result_of(
         measure_step_costs(trainer, [CostKey(SubnetConfig((1, 2), 16), 16)], TimingLimits(0.0))
     )
     assert set(table.step_costs) == {"d1+2 r16 b16", "d2+4 r32 b16"}
-    assert torch.equal(fingerprint(trainer.stepper), before)
+    assert torch.equal(trainer.stepper.fingerprint(), before)
     assert trainer.stepper.model.training
 
 
@@ -118,22 +117,22 @@ def test_an_estimate_leaves_statistics_alone(bench: Any, monkeypatch: pytest.Mon
     take_steps(trainer, 2)
     batch = (torch.randn(8, 3, 32, 32), torch.arange(8))
     monkeypatch.setattr(trainer.data, "held_out_batches", [batch])
-    before = fingerprint(trainer.stepper)
+    before = trainer.stepper.fingerprint()
     (loss,) = estimate_losses(trainer, FULL)
     assert loss > 0
-    assert torch.equal(fingerprint(trainer.stepper), before)
+    assert torch.equal(trainer.stepper.fingerprint(), before)
 
 
 def test_a_fingerprint_covers_statistics(bench: Any) -> None:
     trainer = volo_trainer(bench)
-    before = fingerprint(trainer.stepper)
+    before = trainer.stepper.fingerprint()
     for network in (trainer.stepper.model, trainer.stepper.emas[-1].module):
         for tensor in network.statistics():
             old = tensor.clone()
             tensor += 1
-            assert not torch.equal(fingerprint(trainer.stepper), before)
+            assert not torch.equal(trainer.stepper.fingerprint(), before)
             tensor.copy_(old)
-    assert torch.equal(fingerprint(trainer.stepper), before)
+    assert torch.equal(trainer.stepper.fingerprint(), before)
 
 
 GROWTHS: dict[str, dict[str, Any]] = {

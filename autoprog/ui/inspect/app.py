@@ -26,8 +26,8 @@ from textual.widgets import Footer, Input, Static, TabbedContent, TabPane
 from textual.worker import get_current_worker
 
 from autoprog.errors import AutoprogError, ConfigError, RunError
+from autoprog.locate import is_word, locate_run
 from autoprog.openfiles import write_all
-from autoprog.runs import is_word, locate_run
 from autoprog.ui.format import DIM, WARNING
 from autoprog.ui.inspect.panes import (
     APP_KEYS,

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from autoprog.budget_record import BudgetRecord, budget_record, write_record
 from autoprog.events import Evaluated, Event, RunStarted, StepLogged
-from autoprog.runs import BudgetRecord, budget_record, write_record
 from supernet.config import SubnetConfig, TokenRule
 
 SMALL, LARGE = SubnetConfig(2, 8), SubnetConfig((4, 14), 16)
