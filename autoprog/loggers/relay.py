@@ -186,7 +186,7 @@ def check_logger(name: str, settings: RunSettings, flag: str) -> None:
     try:
         import_module(f"autoprog.loggers.{name}")
     except ImportError:
-        problem, hint = f"must have {name} installed", f"pip install 'autoprog[{name}]'"
+        problem, hint = f"{name} is not installed", f"pip install 'autoprog[{name}]'"
         raise ConfigError(flag, "", problem, hint=hint) from None
     if name == "wandb":
         from autoprog.loggers.wandb import check_wandb

@@ -82,7 +82,7 @@ def check_wandb(settings: RunSettings) -> None:
         logged_in = False
     if not logged_in:
         hint = "call wandb login, or add --wandb-mode offline"
-        raise ConfigError("--log-wandb", "", "must be logged in to W&B", hint=hint)
+        raise ConfigError("--log-wandb", "", "nobody is logged in to W&B", hint=hint)
 
 
 def _mode(settings: RunSettings) -> Literal["online", "offline", "disabled"]:

@@ -60,7 +60,9 @@ def show(
     """
     console = Console() if console is None else console
     if spec is not None and not {target, diff} & PRESETS.keys():
-        problem = "must go with a preset: a run and a schedule file say it themselves"
+        problem = (
+            "goes with a preset alone, since a run and a schedule file say their model themselves"
+        )
         raise ConfigError("--model", "", problem, spec.name)
     with consistent(target):
         subject = find_subject(target, spec, epochs, recipe, clock())

@@ -390,8 +390,8 @@ def reduce(state: RunState, event: Event) -> RunState:
             decisions = (*others, event.decision)[-MAX_DECISIONS:]
             return replace(state, step=event.step, decisions=decisions)
         case TrialFinished():
-            others_ = (trial for trial in state.trials if trial.number != event.number)
-            return replace(state, trials=(*others_, event))
+            trials = (trial for trial in state.trials if trial.number != event.number)
+            return replace(state, trials=(*trials, event))
         case Grown():
             return replace(state, step=event.step, growths=(*state.growths, event))
         case WarningRaised():

@@ -489,7 +489,7 @@ def test_a_target_that_is_nothing_and_two_folders_of_runs_are_refused(tmp_path: 
     for name in ("a", "b"):
         (tmp_path / name / "run").mkdir(parents=True)
         (tmp_path / name / "run" / "run.yaml").touch()
-    with pytest.raises(ConfigError, match="one folder of runs at most"):
+    with pytest.raises(ConfigError, match="one folder of runs can be listed at a time"):
         make_app([str(tmp_path / "a"), str(tmp_path / "b")], "runs")
 
 
@@ -511,5 +511,5 @@ def test_without_a_terminal_one_line_points_to_show(run_builder: Builder) -> Non
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "autoprog: inspect: must be run in a terminal; autoprog show prints the same views anywhere\n"
+        "autoprog: inspect: there is no terminal to draw in; autoprog show prints the same views anywhere\n"
     )

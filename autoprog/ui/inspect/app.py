@@ -430,7 +430,7 @@ def inspect(
     # Textual needs a terminal: into a pipe or a file it would write codes.
     if not (sys.stdin.isatty() and sys.stdout.isatty()) or environ.get("TERM") == "dumb":
         hint = "autoprog show prints the same views anywhere"
-        raise ConfigError("inspect", "", "must be run in a terminal", hint=hint)
+        raise ConfigError("inspect", "", "there is no terminal to draw in", hint=hint)
     app.run()
     return []
 
@@ -463,7 +463,8 @@ def make_app(
         for target, path in zip(opened, named, strict=True)
     ]
     if len(folders) > 1:
-        raise ConfigError("inspect", "", "must have one folder of runs at most", str(folders[1]))
+        problem = "one folder of runs can be listed at a time"
+        raise ConfigError("inspect", "", problem, str(folders[1]))
     if not folders and len(named) < 2:
         # Around the one run that is named, so that its neighbours are at hand.
         folders = [named[0].parent if named and named[0].is_dir() else Path(runs_dir)]
