@@ -83,6 +83,7 @@ def _value(action: argparse.Action, value: Any, where: str, name: str) -> Any:
         raise ConfigError(where, name, f"must be {action.nargs} values", value)
     found = []
     for one in given:
+        # As a word of the command line, so that bounds and choices hold here as they do there.
         text = number_text(one)
         if callable(action.type):
             try:

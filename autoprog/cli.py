@@ -38,13 +38,12 @@ COMMANDS = {
     "compare": "set finished runs side by side: accuracy, time, compute and memory",
     "inspect": "look through runs in the terminal, also while they train",
     "verify": "compare a search or a schedule with the baseline, paired by seed, and judge",
-    "bench": "measure the runner, its costs and its schedules on this machine",
+    "bench": "measure the runner, costs and presets on this machine, run a tier, or stress a run",
     "evaluate": "accuracy, speed and compute of weights over image sizes and keep-rates",
     "export": "write final weights for timm, the Hugging Face hub or ONNX, or a run's log for W&B",
     "list": "list models, search spaces, presets or the caches of decoded images",
     "init": "write a starter file, its JSON Schema, or a shell's completion script",
     "doctor": "check what would be slow or wrong on this machine",
-    "stress": "kill a run at random points and compare how it ends",
 }
 
 _WITH_TORCH = {"search", "train", "evaluate", "export", "verify", "bench"}

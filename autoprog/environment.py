@@ -1,4 +1,4 @@
-"""What the environment tells a process: numbers that torchrun or a user sets, and the cores to use."""
+"""What the environment says to a process: numbers that torchrun or a user sets, and the cores to use."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CORES_VARIABLE = "PYTHON_CPU_COUNT"
 
 
 class VariableError(ConfigError):
-    """An environment variable that is missing or no number; each process tells of its own."""
+    """An environment variable that is missing or no number; each process says so of its own."""
 
     on_all_ranks = False
 

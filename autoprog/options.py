@@ -103,6 +103,8 @@ class Flag:
         annotation = self.info.annotation
         ranges = [one for part in (annotation, *self.info.metadata) for one in ranges_in(part)]
         options: dict[str, Any] = {"metavar": self.option.metavar or None}
+        # The kind of a flag follows from the type of its field: a switch, words to choose from, numbers in
+        # bounds, or a text.
         if annotation is bool:
             options = {"action": "store_true"}
         elif self.option.alone is not None:
@@ -117,7 +119,7 @@ class Flag:
             self.name,
             dest=self.dest,
             default=argparse.SUPPRESS,
-            help=help_text.replace("%", "%%"),
+            help=help_text.replace("%", "%%"),  # argparse fills in what stands behind a %
             **options,
         )
 

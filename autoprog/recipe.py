@@ -265,7 +265,7 @@ def resolve_recipe(base: str, *layers: tuple[str, Mapping[str, Any]]) -> Recipe:
     """Return the recipe `base` with layers of (where, values) laid over it, later ones winning.
 
     Raises:
-        ConfigError: If the name or a key is unknown, or a value breaks a law; names the layer.
+        ConfigError: If the name or a key is unknown, or a value is refused; names the layer.
     """
     if base not in RECIPES:
         raise ConfigError("--recipe", "", "unknown recipe", base, suggest(base, RECIPES))
@@ -286,6 +286,8 @@ def fitting_batch_size(batch_size: int, num_images: int, multiple_of: int = 1) -
         num_images: Of the training set.
         multiple_of: What a batch must be divided into; a lower batch size is a multiple of it, if possible.
     """
+    # A schedule's epochs are whole steps: with 1.5 batches a pass every epoch would be a third too long
+    # or too short.
     exact = num_images / batch_size
     if exact >= 1 and abs(round(exact) - exact) <= 0.05 * exact:
         return batch_size

@@ -190,7 +190,7 @@ class DataSettings(FileModel):
 
 
 class RecordedData(FileModel):
-    """What the images of a run are: its classes in the order of its outputs, and what tells other images.
+    """What the images of a run are: its classes in the order of its outputs, and what identifies its images.
 
     ``digests`` has one of each part, ``train`` and ``val``, which does not depend on where the images lie.
     """
@@ -308,17 +308,16 @@ class SearchSettings(FileModel):
         a training step, and the candidates cost 0.6 of the full model on average.
         """
         decisions = self.space.decisions
-        affordable = 3 * decisions.search_fraction * run_images / (0.6 * self._max_estimates)
+        if (
+            self.rule == "autoprog"
+        ):  # estimates each subnet of a decision at each of its time points
+            most = (decisions.num_stages - 1) * _PUBLISHED_TIME_POINTS * _PUBLISHED_CANDIDATES
+        else:
+            # A search by time also estimates once before its first step: the zero-step probe.
+            probes = 0 if self.cost_fraction is None else 1
+            most = (decisions.num_points + probes) * decisions.max_candidates
+        affordable = 3 * decisions.search_fraction * run_images / (0.6 * most)
         return min(decisions.estimate_images, max(_MIN_ESTIMATED, int(affordable)))
-
-    @property
-    def _max_estimates(self) -> int:
-        """Return how often a subnet is estimated at most; AutoProg does it for all at each time point."""
-        decisions = self.space.decisions
-        if self.rule == "autoprog":
-            return (decisions.num_stages - 1) * _PUBLISHED_TIME_POINTS * _PUBLISHED_CANDIDATES
-        glances = 0 if self.cost_fraction is None else 1
-        return (decisions.num_points + glances) * decisions.max_candidates
 
 
 _MIN_ESTIMATED = 64

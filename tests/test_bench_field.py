@@ -1,4 +1,4 @@
-"""``bench presets`` and ``bench --tier``: what they make equal, what they run, reuse, refuse and write."""
+"""``bench presets`` and ``bench tier``: what they make equal, what they run, reuse, refuse and write."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 import pytest
 from PIL import Image
 
-from autoprog.bench.tiers import TIERS, arm_seconds, between_markers, total_seconds
 from autoprog.cli import build_parser, main
-from autoprog.commands.bench import _check_flags
+from autoprog.commands import bench_tier
+from autoprog.commands.bench_presets import load_preset_bench
+from autoprog.commands.bench_tier import TIERS, arm_seconds, between_markers, total_seconds
 from autoprog.commands.configure import configure_train
 from autoprog.curves import Curriculum
 from autoprog.errors import ConfigError, RunError
@@ -23,9 +24,9 @@ from autoprog.runs import load_run
 from autoprog.train.run import step_table
 from autoprog.verify import attempts
 from autoprog.verify.arms import ArmSettings
-from autoprog.verify.controls import always, epochs_of_cost, images_cost, macs_cost, read_field
-from autoprog.verify.verdict import OtherArm, Plan
-from autoprog.verify.verification import check_target
+from autoprog.verify.equal_cost import always, epochs_of_cost, images_cost, macs_cost
+from autoprog.verify.plan import OtherArm, Plan
+from autoprog.verify.verification import check_publish_folder
 from supernet.zoo import ZOO
 
 SPEC = ZOO["vit-mu"]
@@ -127,7 +128,7 @@ def test_presets_of_equal_compute_are_run_compared_and_reused(
     assert (code, len(InProcess.words)) == (0, before)
     assert out.startswith("|  | run | n | top-1 EMA % |")
     assert err.count("(reused)") == 2
-    assert read_field(file.parent).seeds == 1
+    assert load_preset_bench(file.parent).seeds == 1
 
 
 def test_how_and_where_runs_are_carried_out_makes_another_field(
@@ -165,7 +166,7 @@ def planned(
         monkeypatch.setattr(attempts, "Attempt", stop)
         assert command(*words)[0] == 1
         (file,) = tmp_path.glob("runs/*/bench.json")
-        field = read_field(file.parent)
+        field = load_preset_bench(file.parent)
         file.unlink()
         return field
 
@@ -201,30 +202,33 @@ def test_equal_wall_clock_goes_by_what_steps_take_here(planned: Callable[..., An
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((), "SUBJECT: must be given; runner, costs or presets; or give --tier"),
+        ((), "the following arguments are required: SUBJECT"),
         (("presets", "--model", "vit-mu", "--schedule", "linear"), "--schedule: must be left out"),
         ((*FIELD, "--presets", "lineal"), "did you mean 'linear'?"),
         ((*FIELD, "--resume", "auto"), "--resume: must be left out: a bench is no run"),
         ((*FIELD, "--profile-seconds", "1"), "it is for --equal wall-clock"),
         ((*FIELD, "--json", "--markdown"), "--markdown: must not be given together with --json"),
-        (("costs", "--equal", "macs"), "--equal: must be left out: it is not for costs"),
-        (("runner", "--seeds", "2"), "--seeds: must be left out: it is not for runner"),
-        ((*FIELD, "--publish", "x"), "--publish: must be left out: it is for --tier"),
-        ((*FIELD, "--dry-run"), "--dry-run: must be left out: it is for --tier"),
-        (("runner", "--tier", "smoke"), "SUBJECT: must be left out with --tier"),
-        (("--tier", "smoke", "--epochs", "9"), "--epochs: must be left out: tier smoke fixes it"),
-        (("--tier", "smoke", "--data", "x"), "--data: must be left out: tier smoke fixes it"),
-        (("--tier", "cpu", "--blocks", "3"), "--blocks: must be left out: tier cpu fixes it"),
+        (("costs", "--equal", "macs"), "--equal must be given with autoprog bench presets"),
+        (("runner", "--seeds", "2"), "--seeds must be given with autoprog bench presets"),
+        ((*FIELD, "--publish", "x"), "--publish must be given with autoprog bench tier"),
+        ((*FIELD, "--dry-run"), "--dry-run must be given with autoprog bench tier"),
+        (("runner", "--tier", "smoke"), "--tier is now: autoprog bench tier NAME"),
+        (("--tier", "smoke"), "--tier is now: autoprog bench tier NAME"),
+        (("tier", "smoke", "--epochs", "9"), "--epochs: must be left out: tier smoke fixes it"),
+        (("tier", "smoke", "--data", "x"), "--data: must be left out: tier smoke fixes it"),
+        (("tier", "cpu", "--blocks", "3"), "--blocks must be given with autoprog bench runner"),
         (
-            ("--tier", "smoke", "--seeds", "1"),
+            ("tier", "smoke", "--seeds", "1"),
             "--seeds: must be at least 2 with tier smoke, but got 1",
         ),
-        (("--tier", "cpu"), "--data: must be given, with CIFAR-10; or give --dataset"),
-        (("--tier", "gpu", "--dry-run"), "--data: must be given, with ImageNet"),
-        (("--tier", "smoke", "--dry-run", "--publish", "x"), "--dry-run: must be left out with"),
-        (("--tier", "smoke", "--write", "R.md"), "R.md: must hold one line <!-- bench:smoke -->"),
-        (("--tier", "smoke", "--write", "no.md"), "must be a file that can be read"),
-        (("--tier", "smoke", "--publish", "full"), "--publish: must be empty, but got 'full'"),
+        (("tier", "cpu"), "--data: must be given, with CIFAR-10; or give --dataset"),
+        (("tier", "gpu", "--dry-run"), "--data: must be given, with ImageNet"),
+        (("tier", "smoke", "--dry-run", "--publish", "x"), "--dry-run: must be left out with"),
+        (("tier", "smoke", "--write", "R.md"), "R.md: must hold one line <!-- bench:smoke -->"),
+        (("tier", "smoke", "--write", "no.md"), "must be a file that can be read"),
+        (("tier", "smoke", "--publish", "full"), "--publish: must be empty, but got 'full'"),
+        (("tier",), "the following arguments are required: NAME"),
+        (("tier", "tpu"), "must be smoke, cpu or gpu, but got 'tpu'"),
     ],
 )
 def test_what_cannot_be_is_one_line_and_nothing_is_run(
@@ -280,15 +284,13 @@ def test_a_dry_run_says_what_would_run_and_for_how_long(
     seeds: int,
     margin: float,
 ) -> None:
-    from autoprog.commands import bench_tier
-
     monkeypatch.setattr(bench_tier, "_MEASURE_SECONDS", 0.0)
     # A tiny network and all of a few images in their place: the forecast trains a few steps.
     small = {"--model": "--model=vit-mu", "--data-fraction": "--data-fraction=1"}
     words = tuple(small.get(word.partition("=")[0], word) for word in TIERS[tier].words)
     monkeypatch.setitem(vars(TIERS[tier]), "words", words)
     images(tmp_path / "data", 64)
-    given = ("--tier", tier, "--data", "data", *HERE)
+    given = ("tier", tier, "--data", "data", *HERE)
     code, out, err = command(*given, "--dry-run", "--json")
     assert (code, err) == (0, "")
     body = json.loads(out)
@@ -355,21 +357,21 @@ def test_tables_go_between_the_markers_and_nowhere_else() -> None:
 
 
 def test_the_smoke_tier_writes_its_tables_and_what_is_published(
-    command: Command, tmp_path: Path
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    words = (*TIERS["smoke"].words, "--epochs=0.5")  # of the same flag the last one counts
+    monkeypatch.setitem(vars(TIERS["smoke"]), "words", words)
     readme = tmp_path / "R.md"
     readme.write_text("a\n<!-- bench:smoke -->\n<!-- /bench:smoke -->\nb\n")
     code, out, _ = command(
-        *("--tier", "smoke", "--seeds", "3", "--publish", "public", "--write", "R.md"),
+        *("tier", "smoke", "--seeds", "3", "--publish", "public", "--write", "R.md"),
         *(*HERE, "--markdown"),
     )
     assert code == 0
     assert len(InProcess.words) == 9
     lines = readme.read_text().splitlines()
     assert (lines[0], lines[-1]) == ("a", "b")
-    assert (
-        lines[2] == "`autoprog bench --tier smoke --seeds=3 --device=cpu --threads=1 --workers=0`"
-    )
+    assert lines[2] == "`autoprog bench tier smoke --seeds=3 --device=cpu --threads=1 --workers=0`"
     assert out.strip() in readme.read_text()
     public = tmp_path / "public"
     arms = [f"seed-{seed}-{arm}" for seed in range(3) for arm in ("baseline", "candidate")]
@@ -379,15 +381,10 @@ def test_the_smoke_tier_writes_its_tables_and_what_is_published(
         names = {path.name for path in (public / arm).iterdir()}
         assert names == {"run.yaml", "schedule.yaml", "result.json", "curve.jsonl"}
         assert any(type(event).__name__ == "Evaluated" for event in load_run(public / arm).events())
-    check_target(public)  # published before, so it may be written again
+    check_publish_folder(public)  # published before, so it may be written again
     (folder,) = tmp_path.glob("runs/*-verify-vit-mu")
     with pytest.raises(ConfigError, match="--publish: must be empty"):
-        check_target(folder)  # the runs themselves, whose weights would go
-    code, out, _ = command("--tier", "smoke", *HERE, "--markdown")
+        check_publish_folder(folder)  # the runs themselves, whose weights would go
+    code, out, _ = command("tier", "smoke", *HERE, "--markdown")
     assert (code, len(InProcess.words)) == (0, 9)  # as many seeds as there are
     assert main(["compare", *(str(public / arm) for arm in arms), "--markdown"]) == 0
-
-
-def test_flags_are_checked_for_a_subject_alone() -> None:
-    args = build_parser("bench").parse_args(["bench", "costs", "--model", "vit-mu"])
-    _check_flags(args)

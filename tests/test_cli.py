@@ -49,6 +49,7 @@ RUN = (
     " --log-tensorboard --log-wandb --wandb-project --wandb-mode"
 )
 COMMON = f"-h --help --debug {DATA} {FRACTION_UNITS} --pretrained --initial-checkpoint --fresh-head {RECIPE} {RUN}"
+TRAINING = f"{COMMON} --schedule --elastic --pos-embed --model --img-size --time-budget --allow-changed-data"
 FLAGS = {
     "search": f"{COMMON} --model --img-size --space --rule --sampler --costs --profile-seconds --num-stages"
     " --supernet-epochs --max-candidates --min-full-fraction --grow-init --grow-placement"
@@ -57,8 +58,7 @@ FLAGS = {
     " --proxy -j --jobs --join --allow-changed-data"
     " --storage --fidelity --fidelity-at --fidelity-epochs --fidelity-seeds --fidelity-from --json"
     " --dry-run",
-    "train": f"{COMMON} --schedule --elastic --pos-embed --model --img-size --time-budget"
-    " --dry-run --json --allow-changed-data",
+    "train": f"{TRAINING} --dry-run --json",
     "show": "-h --help --debug --model --epochs --recipe --diff --plain --json --svg --html"
     " --replay --rule --sampler --seed",
     "compare": "-h --help --debug --x --runs-dir --json --markdown --html",
@@ -80,13 +80,15 @@ FLAGS = {
     " --force",
     "init completion": "-h --help --debug",
     "doctor": "-h --help --debug --data --val-fraction --class-folders --runs-dir --json",
-    "bench": f"{COMMON} --schedule --elastic --pos-embed --model --img-size --time-budget --blocks"
-    " --block-steps --timm-script --space --profile-seconds --json --equal --presets --seeds --markdown"
-    " --tier --dry-run --publish --write --allow-changed-data",
+    "bench": "-h --help --debug",
+    "bench runner": f"{TRAINING} --blocks --block-steps --timm-script --json",
+    "bench costs": f"{TRAINING} --space --profile-seconds --json",
+    "bench presets": f"{TRAINING} --equal --presets --seeds --profile-seconds --json --markdown",
+    "bench tier": f"{COMMON} --model --img-size --seeds --dry-run --publish --write --json --markdown",
+    "bench stress": "-h --help --debug --kills --signal --stress-seed --keep --json",
     "verify": f"{COMMON} --search --schedule --seeds --margin --candidate-epochs --search-seconds"
     " --side-by-side --model --img-size --json --markdown --nproc --lengths --baseline-longer --longer-seeds"
     " --controls --controls-space --costs",
-    "stress": "-h --help --debug --kills --signal --stress-seed --keep --json",
 }
 SMALL = ("--model", "vit-mu", "--device", "cpu", "--threads", "1", "--workers", "0")
 LINEAR = ("train", "--schedule", "linear", *SMALL)
@@ -176,7 +178,7 @@ def test_the_flags_are_those_on_the_list(command: str) -> None:
 
 def test_the_commands_are_those_on_the_list() -> None:
     assert set(COMMANDS) == {command for command in FLAGS if " " not in command}
-    for command in ("list", "init"):
+    for command in ("list", "init", "bench"):
         found = subparsers(subparsers(build_parser(command))[command])
         assert {f"{command} {word}" for word in found} == {
             name for name in FLAGS if name.startswith(f"{command} ")
@@ -193,6 +195,8 @@ def test_the_commands_are_those_on_the_list() -> None:
         (("log", "run"), "log is now: autoprog export RUN --format tensorboard|wandb"),
         (("schema", "space"), "schema is now: autoprog init space|recipe|schedule --schema"),
         (("completion", "zsh"), "completion is now: autoprog init completion bash|zsh|tcsh"),
+        (("stress", "--", "train"), "stress is now: autoprog bench stress -- train|search …"),
+        (("bench", "--tier", "cpu"), "--tier is now: autoprog bench tier NAME"),
         (("search", "--replay", "run"), "--replay is now: autoprog show RUN --replay"),
         (("search", "--time-share=0.5"), "--time-share is now: --cost-fraction"),
         (

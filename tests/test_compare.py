@@ -34,13 +34,13 @@ from autoprog.ui.render_html import compare_page, ticks
 from autoprog.ui.section import markdown_lines
 from autoprog.verify.compare import (
     Comparison,
-    Finished,
+    FinishedRun,
     Point,
     charged_parts,
     compare,
     curve_of,
     label,
-    read_finished,
+    read_finished_run,
     spread,
 )
 from supernet.config import SubnetConfig
@@ -84,9 +84,9 @@ def result(top1_ema: float, seconds: float, seed: int = 0, **changes: Any) -> Re
     return Result(**{**values, **changes})
 
 
-def finished(name: str, top1_ema: float, seconds: float, seed: int, **changes: Any) -> Finished:
+def finished(name: str, top1_ema: float, seconds: float, seed: int, **changes: Any) -> FinishedRun:
     curve = (Point(seconds / 2, 100, 1e12, top1_ema - 9), Point(seconds, 200, 4e12, top1_ema))
-    return Finished(
+    return FinishedRun(
         path=f"runs/{name}-{seed}",
         name=name,
         result=result(top1_ema, seconds, seed, **changes),
@@ -351,9 +351,9 @@ def folders(make: Make) -> list[Path]:
 
 
 def test_seeds_and_how_a_run_is_carried_out_make_no_other_configuration(make: Make) -> None:
-    one = read_finished(make("a", settings(), result(50.0, 1.0)))
+    one = read_finished_run(make("a", settings(), result(50.0, 1.0)))
     same = settings(seed=3, threads=2, workers=4, eval_every_epochs=1.0, log_every_steps=5)
-    two = read_finished(make("b", same, result(50.0, 1.0, 3)))
+    two = read_finished_run(make("b", same, result(50.0, 1.0, 3)))
     assert one.configuration == two.configuration
     assert (one.conditions["threads"], two.conditions["threads"]) == ("1", "2")
     assert one.conditions["hardware"] == "a CPU"
@@ -373,8 +373,8 @@ def test_what_decides_the_outcome_makes_another_configuration(
     make: Make, key: str, changes: dict[str, Any]
 ) -> None:
     runs = [
-        read_finished(make("a", settings(), result(50.0, 1.0))),
-        read_finished(make("b", settings(**changes), result(50.0, 1.0))),
+        read_finished_run(make("a", settings(), result(50.0, 1.0))),
+        read_finished_run(make("b", settings(**changes), result(50.0, 1.0))),
     ]
     groups = compare(runs).groups
     assert [name for name, _, _ in groups[1].differs_in] == [key]
@@ -383,13 +383,13 @@ def test_what_decides_the_outcome_makes_another_configuration(
 def test_searches_that_found_different_schedules_are_seeds_of_one_search(make: Make) -> None:
     axes = {"depth": {"values": [2, 4]}, "img_size": {"values": [8, 16]}}
     space = SpaceFile.model_validate({"axes": axes}).space(SPEC, "test")
-    runs = [read_finished(make("constant", settings("constant"), result(50.0, 100.0)))]
+    runs = [read_finished_run(make("constant", settings("constant"), result(50.0, 100.0)))]
     for seed in (0, 1):
         search = SearchSettings(space=space, space_from="default", storage=f"{seed}.journal")
         values = settings(kind="search", search=search, schedule_from=None, seed=seed)
         found = {"schedule": {"stages": seed}, "kind": "search"}
         runs.append(
-            read_finished(make(f"s{seed}", values, result(51.0, 70.0 + seed, seed, **found)))
+            read_finished_run(make(f"s{seed}", values, result(51.0, 70.0 + seed, seed, **found)))
         )
     groups = compare(runs).groups
     assert [(g.name, g.seeds) for g in groups] == [("constant", (0,)), ("search rollout", (0, 1))]
@@ -404,7 +404,7 @@ def test_searches_of_other_lengths_are_told_apart_by_name(make: Make) -> None:
         search = SearchSettings(space=space, space_from="default", cost_fraction=fraction)
         values = settings(kind="search", search=search, schedule_from=None)
         found = result(51.0, 70.0, 0, kind="search")
-        runs.append(read_finished(make(f"s{fraction}", values, found)))
+        runs.append(read_finished_run(make(f"s{fraction}", values, found)))
     names = [group.name for group in compare(runs).groups]
     assert names == [
         f"search rollout planned for {fraction:g} of the time" for fraction in (0.5, 0.25)
@@ -418,8 +418,8 @@ def test_a_training_along_a_found_schedule_says_that_the_search_is_not_in_its_ti
     found_by = "found_by:\n  run: the-search\n  rule: rollout\n  seed: 0\n"
     with (folder / "schedule.yaml").open("a") as file:
         file.write(found_by)
-    plain = read_finished(make("plain", settings(seed=1), result(50.0, 1.0, 1)))
-    comparison = compare([plain, read_finished(folder)])
+    plain = read_finished_run(make("plain", settings(seed=1), result(50.0, 1.0, 1)))
+    comparison = compare([plain, read_finished_run(folder)])
     assert len(comparison.groups) == 1  # where it is from does not change what it computes
     assert comparison.notes == ("A: its time leaves out the search the-search before it",)
 
@@ -605,7 +605,7 @@ def test_a_published_folder_without_its_settings_is_one_line(
 
 
 def test_the_page_and_the_terminal_word_a_difference_alike(folders: list[Path]) -> None:
-    comparison = compare([read_finished(folder) for folder in folders])
+    comparison = compare([read_finished_run(folder) for folder in folders])
     (line,) = difference_lines(comparison)
     texts = difference_texts(comparison.groups[1])
     assert line == "B differs from A in " + "; ".join(texts)
@@ -643,7 +643,7 @@ def test_a_folder_given_twice_counts_once(command: Any, folders: list[Path]) -> 
 
 def test_a_run_that_is_read_alone_and_incomplete_is_refused(make: Make) -> None:
     with pytest.raises(ConfigError, match=r"no result\.json yet"):
-        read_finished(make("running", settings(), None))
+        read_finished_run(make("running", settings(), None))
 
 
 def test_the_document_names_what_was_left_out() -> None:

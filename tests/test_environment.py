@@ -131,7 +131,7 @@ def test_what_is_no_number_of_cores_is_ignored(text: str, monkeypatch: pytest.Mo
 )
 def test_help_is_shown_whatever_the_terminal_is_said_to_be(variables: dict[str, str]) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "autoprog", "cache", "--help"],
+        [sys.executable, "-m", "autoprog", "list", "caches", "--help"],
         env={**os.environ, **variables},
         capture_output=True,
         text=True,

@@ -65,7 +65,7 @@ def test_every_flag_for_a_number_has_bounds(command: str) -> None:
     assert {kind for kind in kinds.values() if not isinstance(kind, Range)} <= known
 
 
-@pytest.mark.parametrize("command", ["train", "search", "verify", "bench"])
+@pytest.mark.parametrize("command", ["train", "search", "verify", "bench runner", "bench presets"])
 def test_every_number_of_a_recipe_is_a_flag_with_bounds(command: str) -> None:
     letters = [a for a in actions(command) if a.metavar == "N" or a.metavar == ("LOW", "HIGH")]
     assert len(letters) > 20

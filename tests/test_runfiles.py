@@ -296,7 +296,7 @@ def test_loggers_do_not_write_through_links(
     folder = tmp_path / "run"
     shutil.copytree(stopped["train"], folder)
     (folder / "tensorboard").symlink_to(outside.folder / "docs")
-    code, err = went(["log", str(folder), "--to", "tensorboard"], capsys)
+    code, err = went(["export", str(folder), "--format", "tensorboard"], capsys)
     assert (code, err.count("\n")) == (2, 1)
     assert everything(outside.folder) == outside.before
 

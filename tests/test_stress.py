@@ -399,7 +399,7 @@ def stress(capsys: pytest.CaptureFixture[str]) -> Stress:
     """Return the command: words in; exit code, stdout and stderr out."""
 
     def run(*words: str) -> tuple[int, str, str]:
-        code = main(["stress", *words])
+        code = main(["bench", "stress", *words])
         out, err = capsys.readouterr()
         return code, out, err
 
@@ -576,7 +576,7 @@ def test_a_stress_that_is_stopped_takes_its_run_with_it(
         "sys.modules['autoprog.commands.launch'] = launch;"
         "from autoprog import supervise; from autoprog.cli import main;"
         f"supervise.PROGRAM = (sys.executable, {str(tmp_path / 'fake.py')!r});"
-        f"sys.exit(main(['stress', '--keep', {str(tmp_path / 'kept')!r}, 'train', '--fault', 'none']))"
+        f"sys.exit(main(['bench', 'stress', '--keep', {str(tmp_path / 'kept')!r}, 'train', '--fault', 'none']))"
     )
     child = subprocess.Popen(
         [sys.executable, "-c", program],

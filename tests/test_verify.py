@@ -12,11 +12,12 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 import pytest
 from rich.console import Console
+from scipy.special import stdtrit
 
 from autoprog.cli import main
 from autoprog.errors import ConfigError, RunError
@@ -29,18 +30,9 @@ from autoprog.ui.verify import VerifyView, markdown_lines, verdict_lines
 from autoprog.verify import attempts as driver
 from autoprog.verify.arms import ArmSettings
 from autoprog.verify.attempts import ArmEnded, ArmStarted
-from autoprog.verify.verdict import (
-    OtherArm,
-    Pair,
-    Plan,
-    Verification,
-    judge,
-    pairs_needed,
-    ratio,
-    summarise,
-    t_quantile,
-)
-from autoprog.verify.verification import load, verify
+from autoprog.verify.plan import OtherArm, Pair, Plan
+from autoprog.verify.verdict import judge, pairs_needed, ratio, summarise
+from autoprog.verify.verification import Verification, load, verify
 from supernet.zoo import ZOO
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -106,7 +98,12 @@ def pairs_of(*runs: tuple[float, float, float, float]) -> list[Pair]:
     ],
 )
 def test_quantiles_are_those_of_the_tables(probability: float, degrees: int, value: float) -> None:
-    assert t_quantile(probability, degrees) == pytest.approx(value, abs=1e-6)
+    points = [0.0] * degrees + [1.0]
+    verdict = judge(points, 1.0, sureness=probability)
+    assert verdict.upper is not None
+    reach = verdict.upper - verdict.mean
+    found = reach * math.sqrt(len(points)) / stdev(points)
+    assert found == pytest.approx(value, abs=1e-6)
 
 
 SPREAD = (-0.1, 0.1, -0.2, 0.2, 0.0)  # mean 0, sd 0.158114; 2.131847 * sd / sqrt(5) = 0.150744
@@ -154,7 +151,7 @@ def test_the_pairs_needed_are_the_fewest() -> None:
         mean, sd, margin = rng.uniform(-2, 2), rng.uniform(0.05, 3), rng.uniform(0.1, 2)
         needed = pairs_needed(mean, sd, margin)
         assert needed is not None
-        reach = [t_quantile(0.95, n - 1) * sd / math.sqrt(n) for n in (needed - 1, needed) if n > 1]
+        reach = [stdtrit(n - 1, 0.95) * sd / math.sqrt(n) for n in (needed - 1, needed) if n > 1]
         assert reach[-1] < abs(mean + margin)
         assert len(reach) == 1 or reach[0] >= abs(mean + margin)
 
@@ -894,7 +891,7 @@ def macs_of(words: Sequence[str], runs: Path) -> float:
     from autoprog.cli import build_parser
     from autoprog.commands.configure import configure_train
     from autoprog.train.run import step_table
-    from autoprog.verify.controls import macs_cost
+    from autoprog.verify.equal_cost import macs_cost
 
     args = build_parser("train").parse_args(list(words[: words.index("--seed")]))
     arm = configure_train(args)
@@ -1084,7 +1081,7 @@ def test_a_killed_verification_leaves_its_folder_locked_while_a_run_of_it_goes_o
     (run,) = tmp_path.glob("runs/*/seed-0-baseline/*")  # the orphan ended in peace, and counts
     assert (run / "result.json").exists()
     (folder,) = folders(tmp_path)
-    with driver.alone(folder, "verify.lock"):
+    with driver.locked(folder, "verify.lock"):
         pass
 
 
@@ -1092,7 +1089,7 @@ def _ends(path: Path) -> bool:
     """Tell whether no process holds the folder any more."""
     (folder,) = folders(path)
     try:
-        with driver.alone(folder, "verify.lock"):
+        with driver.locked(folder, "verify.lock"):
             return True
     except RunError:
         return False

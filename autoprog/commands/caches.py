@@ -62,7 +62,15 @@ def list_caches(args: argparse.Namespace) -> None:
     """
     from autoprog.data.cache_folder import cache_files, cache_folder
 
-    _check_flags(args)
+    selects = args.all or args.older_than is not None
+    if args.remove is None and selects:
+        flag = "--all" if args.all else "--older-than"
+        raise ConfigError(flag, "", "must be given together with --remove")
+    if args.remove == [] and not selects:  # a slip must not empty the folder
+        hint = "give a NAME, --older-than DAYS or --all"
+        raise ConfigError("--remove", "", "must say which files", hint=hint)
+    if args.all and (args.remove or args.older_than is not None):
+        raise ConfigError("--all", "", "must be given without a NAME and without --older-than")
     folder = cache_folder("auto" if args.dir is None else args.dir)
     if args.dir is not None and not folder.is_dir():
         raise ConfigError("--dir", "", "must be a folder", args.dir)
@@ -74,24 +82,6 @@ def list_caches(args: argparse.Namespace) -> None:
         _list(folder, files, args.as_json)
     else:
         _remove(folder, _chosen(args, folder, files), args.as_json)
-
-
-def _check_flags(args: argparse.Namespace) -> None:
-    """Refuse flags that do not go together, before anything is looked at.
-
-    Raises:
-        ConfigError: If they do not, or it is not said what to remove.
-    """
-    selects = args.all or args.older_than is not None
-    if args.remove is None and selects:
-        raise ConfigError(
-            "--all" if args.all else "--older-than", "", "must be given together with --remove"
-        )
-    if args.remove == [] and not selects:  # a slip must not empty the folder
-        hint = "give a NAME, --older-than DAYS or --all"
-        raise ConfigError("--remove", "", "must say which files", hint=hint)
-    if args.all and (args.remove or args.older_than is not None):
-        raise ConfigError("--all", "", "must be given without a NAME and without --older-than")
 
 
 def _chosen(args: argparse.Namespace, folder: Path, files: Sequence[CacheFile]) -> list[CacheFile]:
@@ -124,7 +114,25 @@ def _list(folder: Path, files: Sequence[CacheFile], as_json: bool) -> None:
 
     in_use = [is_in_use(file) for file in files]
     if as_json:
-        facts = [_facts(file) | {"in_use": used} for file, used in zip(files, in_use, strict=True)]
+        facts = [
+            {
+                "name": file.path.name,
+                "path": str(file.path),
+                "part": file.part,
+                "data": file.data,
+                "short_side_px": file.short_px,
+                "images": file.images,
+                "bytes": file.num_bytes,
+                # Some file systems keep times that no calendar has.
+                "last_used": datetime.fromtimestamp(
+                    min(max(file.used, 0.0), _LAST_SECONDS), timezone.utc
+                ).isoformat(timespec="seconds"),
+                "unused_seconds": round(max(0.0, time.time() - file.used), 1),
+                "unfinished": file.is_unfinished,
+                "in_use": used,
+            }
+            for file, used in zip(files, in_use, strict=True)
+        ]
         whole = {"folder": str(folder), "bytes": _total(files), "files": facts}
         say(json.dumps(whole, indent=1))
         return
@@ -173,27 +181,6 @@ def _remove(folder: Path, files: Sequence[CacheFile], as_json: bool) -> None:
         )
 
 
-def _facts(file: CacheFile) -> dict[str, Any]:
-    return {
-        "name": file.path.name,
-        "path": str(file.path),
-        "part": file.part,
-        "data": file.data,
-        "short_side_px": file.short_px,
-        "images": file.images,
-        "bytes": file.num_bytes,
-        "last_used": _moment(file.used),
-        "unused_seconds": round(max(0.0, time.time() - file.used), 1),
-        "unfinished": file.is_unfinished,
-    }
-
-
-def _moment(seconds: float) -> str:
-    """Return a time of a file, which may be any number on some file systems."""
-    known = min(max(seconds, 0.0), _LAST_SECONDS)
-    return datetime.fromtimestamp(known, timezone.utc).isoformat(timespec="seconds")
-
-
 def _columns(files: Sequence[CacheFile], in_use: Sequence[bool], width: int | None) -> list[Column]:
     """Return what the list shows; with a width the end of each place is what is left of it."""
     from autoprog.ui.format import count, duration
@@ -214,13 +201,14 @@ def _columns(files: Sequence[CacheFile], in_use: Sequence[bool], width: int | No
         *([Column("state", tuple(state), "left")] if any(state) else []),
     ]
     room = None if width is None else max(_MIN_PLACE, width - table_width(columns) - GAP)
-    places = tuple(_end_of(one_line(file.data or "-"), room) for file in files)
+    places = []
+    for file in files:
+        place = one_line(file.data or "-")
+        # The end of a path says more than its beginning.
+        is_long = room is not None and len(place) > room
+        places.append(f"…{place[1 - room :]}" if room is not None and is_long else place)
     up_to = Column("up to px", tuple(str(file.short_px or "-") for file in files), rank=1)
-    return [columns[0], Column("data", places, "left"), up_to, *columns[1:]]
-
-
-def _end_of(text: str, room: int | None) -> str:
-    return text if room is None or len(text) <= room else f"…{text[1 - room :]}"
+    return [columns[0], Column("data", tuple(places), "left"), up_to, *columns[1:]]
 
 
 def _total(files: Sequence[CacheFile]) -> int:

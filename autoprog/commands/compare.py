@@ -14,7 +14,7 @@ from autoprog.errors import ConfigError, consistent
 from autoprog.printable import say
 
 if TYPE_CHECKING:
-    from autoprog.verify.compare import Comparison, Finished
+    from autoprog.verify.compare import Comparison, FinishedRun
 
 __all__ = ["add_flags", "print_comparison", "run"]
 
@@ -66,13 +66,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _read(paths: Sequence[str], runs_dir: str) -> tuple[list[Finished], list[tuple[str, str]]]:
+def _read(paths: Sequence[str], runs_dir: str) -> tuple[list[FinishedRun], list[tuple[str, str]]]:
     """Return the finished runs, each once, and (path, reason) of what is none.
 
     Raises:
         ConfigError: If a path does not exist, which is a slip and no unfinished run, or the only one is none.
     """
-    from autoprog.verify.compare import read_finished
+    from autoprog.verify.compare import read_finished_run
 
     runs, left_out = [], []
     once: dict[Path, str] = {}
@@ -80,7 +80,7 @@ def _read(paths: Sequence[str], runs_dir: str) -> tuple[list[Finished], list[tup
         once.setdefault(Path(path).resolve(), path)
     for path in once.values():
         try:
-            runs.append(read_finished(path))
+            runs.append(read_finished_run(path))
         except ConfigError as error:
             if len(once) == 1:  # then there is nothing to set it beside, and one line says it all
                 raise

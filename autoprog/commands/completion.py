@@ -8,8 +8,14 @@ from functools import cache
 from typing import Any
 
 import shtab
+from timm.optim import list_optimizers
 
 from autoprog.cli import build_parser
+from autoprog.presets import PRESETS
+from autoprog.recipe import RECIPES
+from autoprog.space import shipped_spaces
+from supernet.elastic import growable_names
+from supernet.zoo import ZOO
 
 __all__ = ["completion_script"]
 
@@ -41,7 +47,7 @@ def _complete(action: argparse.Action) -> None:
     elif flag in _NAMES_OR_FILES:
         _set(action, _names_or_files(flag[2:], _NAMES_OR_FILES[flag]()))
     elif kinds & {"PRESET", "SCHEDULE"}:
-        _set(action, _names_or_files("schedule", _schedules()))
+        _set(action, _names_or_files("schedule", _preset_names()))
     elif kinds & {"FILE", "PATH"}:
         _set(action, shtab.FILE)
     elif kinds & {"RUN", "DIR"}:
@@ -66,49 +72,18 @@ def _names_or_files(key: str, names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-@cache
-def _models() -> tuple[str, ...]:
-    from supernet.elastic import growable_names
-    from supernet.zoo import ZOO
-
-    return (*ZOO, *growable_names("*"))
-
-
-@cache
-def _schedules() -> tuple[str, ...]:
-    from autoprog.presets import PRESETS
-
+def _preset_names() -> Sequence[str]:
     return tuple(PRESETS)
 
 
-@cache
-def _spaces() -> tuple[str, ...]:
-    from autoprog.space import shipped_spaces
-
-    return tuple(shipped_spaces())
-
-
-@cache
-def _recipes() -> tuple[str, ...]:
-    from autoprog.recipe import RECIPES
-
-    return tuple(RECIPES)
-
-
-@cache
-def _optimizers() -> tuple[str, ...]:
-    from timm.optim import list_optimizers
-
-    return tuple(list_optimizers())
-
-
+# Names are looked up when a script is made: those of models and optimizers take timm a while.
 _NAMES: dict[str, Callable[[], Sequence[str]]] = {
-    "--model": _models,
-    "--opt": _optimizers,
+    "--model": cache(lambda: (*ZOO, *growable_names("*"))),
+    "--opt": cache(lambda: tuple(list_optimizers())),
     "--device": lambda: ("auto", "cpu", "mps", "cuda"),
 }
 _NAMES_OR_FILES: dict[str, Callable[[], Sequence[str]]] = {
-    "--schedule": _schedules,
-    "--space": _spaces,
-    "--recipe": _recipes,
+    "--schedule": _preset_names,
+    "--space": lambda: tuple(shipped_spaces()),
+    "--recipe": lambda: tuple(RECIPES),
 }

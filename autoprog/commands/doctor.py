@@ -24,21 +24,25 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "  autoprog doctor --json\n"
         "\nexit codes: 0 nothing is wrong (slow is not wrong), 1 something is\n"
     )
+    # Said by hand and not by the fields of the settings: pydantic may be what is missing here.
     group = parser.add_argument_group("what to look at")
     group.add_argument(
         "--data",
         metavar="DIR",
         help="folder with train and val: what it holds, whether its images can be read, and how fast"
-        " (embedded digits)",
+        " (default: the embedded digits)",
     )
     fraction = "as in a training: data without a val part"
     group.add_argument("--val-fraction", type=range_of(OpenFraction), metavar="F", help=fraction)
-    first = "as in a training: the folder of a class (auto)"
+    first = "as in a training: the folder of a class (default: auto)"
     group.add_argument(
         "--class-folders", choices=["auto", "first", "innermost"], default="auto", help=first
     )
     group.add_argument(
-        "--runs-dir", default="runs", metavar="DIR", help="where run folders would go (runs)"
+        "--runs-dir",
+        default="runs",
+        metavar="DIR",
+        help="where run folders would go (default: runs)",
     )
     parser.add_argument("--json", action="store_true", dest="as_json", help="one JSON list")
 

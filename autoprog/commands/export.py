@@ -6,14 +6,18 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autoprog.bounds import BlockNumber, FewValues, PositiveFraction, Px, range_of
-from autoprog.commands.flags import add_wandb_flags, flag_of
+from autoprog.bounds import PositiveFraction, Px, range_of
+from autoprog.commands.flags import (
+    add_token_flags,
+    add_wandb_flags,
+    add_weights_flags,
+    flag_of,
+)
 from autoprog.errors import ConfigError
 from autoprog.printable import say
 
 if TYPE_CHECKING:
     from autoprog.runs import Run
-    from autoprog.settings import RunManifest
     from autoprog.train.weights import WeightsFile
     from supernet.config import SubnetConfig
 
@@ -55,16 +59,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help=".pth, .pt, .safetensors, .pt2, .onnx, or a new folder for hf",
     )
-    parser.add_argument(
-        "--weights", choices=["ema", "online"], default="ema", help="averaged or last weights (ema)"
-    )
-    parser.add_argument(
-        "--checkpoint",
-        choices=["final", "best", "last"],
-        default="final",
-        help="the weights of the end of the run, the averaged ones of its best evaluation, or those of its"
-        " last checkpoint, as of an interrupted run (final)",
-    )
+    add_weights_flags(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an export that is there")
     parser.add_argument(
         "--format",
@@ -75,26 +70,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         " (default: weights)",
     )
     group = parser.add_argument_group("input of a program")
-    group.add_argument("--img-size", type=range_of(Px), metavar="PX", help="image size (full)")
+    group.add_argument(
+        "--img-size", type=range_of(Px), metavar="PX", help="image size (default: full)"
+    )
     group.add_argument(
         "--keep-rate",
         type=range_of(PositiveFraction),
         metavar="K",
-        help="fraction of tokens to keep (1)",
+        help="fraction of tokens to keep (default: 1)",
     )
-    group.add_argument(
-        "--by",
-        choices=["magnitude", "l2_magnitude", "random", "class_attention"],
-        help="which tokens stay (as the run trained, or magnitude)",
-    )
-    group.add_argument(
-        "--at-blocks",
-        type=range_of(BlockNumber),
-        nargs="+",
-        action=FewValues,
-        metavar="B",
-        help="running blocks at which others go",
-    )
+    add_token_flags(group)
     add_wandb_flags(parser.add_argument_group("wandb"))
 
 
@@ -114,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
         problem = f"must be weights: {settings.model.model} is built by supernet.locality"
         raise ConfigError("--format", "", problem, "hf")
     file = _weights(args, found)
-    _check_output(args)
+    _check_output(args)  # before the minutes that a program takes to export
     model = ExportedModel.of(file, found.manifest)
     if file.taken:
         say(file.taken)
@@ -240,38 +225,32 @@ def _pass_on(args: argparse.Namespace) -> None:
         ConfigError: If a run has no log or writes to this logger itself, or a flag is for other formats.
     """
     from autoprog.commands.run_words import named_run
+    from autoprog.files import parse
     from autoprog.loggers.relay import check_logger, replay
-    from autoprog.runs import load_run
+    from autoprog.runs import is_written_now, load_run
+    from autoprog.settings import RunSettings
 
     for flag in ("output", "img_size", "keep_rate", "by", "at_blocks"):
         if getattr(args, flag) is not None:
             raise ConfigError(flag_of(flag), "", f"must be left out with --format {args.format}")
     runs = [load_run(named_run(word)) for word in args.runs]
-    manifests = [_manifest(one, args) for one in runs]
-    for one in runs:
-        _check_log(one, args.format)
+    manifests = []
+    for run in runs:
+        settings = run.manifest.settings
+        if not (run.path / "events.jsonl").is_file():
+            raise ConfigError(str(run.path), "", "must have an events.jsonl")
+        # Two writers would mix their points in one place of the logger.
+        if getattr(settings, f"log_{args.format}") and is_written_now(run.path):
+            problem = f"must not be going on with --log-{args.format}"
+            raise ConfigError(str(run.path), "", problem, hint="it writes to it already")
+        values = {
+            **settings.model_dump(),
+            "wandb_project": getattr(args, "wandb_project", None),
+            "wandb_mode": getattr(args, "wandb_mode", None),
+            "log_wandb": args.format == "wandb",
+        }
+        changed = parse(RunSettings, values, "flags")
+        manifests.append(run.manifest.model_copy(update={"settings": changed}))
     check_logger(args.format, manifests[0].settings, f"--format {args.format}")
-    for one, manifest in zip(runs, manifests, strict=True):
-        say(replay(args.format, one.path, manifest))
-
-
-def _manifest(run: Run, args: argparse.Namespace) -> RunManifest:
-    """Return a run's manifest with what the flags say of the logger."""
-    from autoprog.files import parse
-    from autoprog.settings import RunSettings
-
-    given = {key: getattr(args, key, None) for key in ("wandb_project", "wandb_mode")}
-    values = {**run.manifest.settings.model_dump(), **given, "log_wandb": args.format == "wandb"}
-    settings = parse(RunSettings, values, "flags")
-    return run.manifest.model_copy(update={"settings": settings})
-
-
-def _check_log(run: Run, to: str) -> None:
-    """Refuse a run without a log, and one that writes to the same logger itself."""
-    from autoprog.runs import is_written_now
-
-    if not (run.path / "events.jsonl").is_file():
-        raise ConfigError(str(run.path), "", "must have an events.jsonl")
-    if getattr(run.manifest.settings, f"log_{to}") and is_written_now(run.path):
-        problem = f"must not be going on with --log-{to}"
-        raise ConfigError(str(run.path), "", problem, hint="it writes to it already")
+    for run, manifest in zip(runs, manifests, strict=True):
+        say(replay(args.format, run.path, manifest))

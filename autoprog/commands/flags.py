@@ -1,6 +1,6 @@
 """The flags that commands share: those of the settings' fields, and the few that are no setting.
 
-A flag that is not given leaves no attribute, so that what was given can be told from a default.
+A flag that is not given leaves no attribute, which shows what was given.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from autoprog.bounds import Px, Workers, range_of
+from autoprog.bounds import BlockNumber, FewValues, Px, Workers, range_of
 from autoprog.decisions import FidelitySettings
 from autoprog.errors import ConfigError
 from autoprog.files import parse
@@ -42,7 +42,9 @@ __all__ = [
     "add_recipe_flags",
     "add_run_flags",
     "add_search_flags",
+    "add_token_flags",
     "add_wandb_flags",
+    "add_weights_flags",
     "check_trials",
     "data_settings",
     "flag_of",
@@ -153,6 +155,40 @@ def add_recipe_flags(
     for name, note in notes.items():
         texts[name] += f"; {note}"
     add_options(group, Recipe, defaults=texts)
+
+
+def add_weights_flags(group: argparse._ActionsContainer) -> None:
+    """Add which weights of a run, where it has several."""
+    group.add_argument(
+        "--weights",
+        choices=["ema", "online"],
+        default="ema",
+        help="averaged or last weights (default: ema)",
+    )
+    group.add_argument(
+        "--checkpoint",
+        choices=["final", "best", "last"],
+        default="final",
+        help="the weights of the end of a run, the averaged ones of its best evaluation, or those of its"
+        " last checkpoint, as of an interrupted run (default: final)",
+    )
+
+
+def add_token_flags(group: argparse._ActionsContainer) -> None:
+    """Add how tokens are chosen where a keep-rate is below 1."""
+    group.add_argument(
+        "--by",
+        choices=["magnitude", "l2_magnitude", "random", "class_attention"],
+        help="which tokens stay (default: as the run trained, or magnitude)",
+    )
+    group.add_argument(
+        "--at-blocks",
+        type=range_of(BlockNumber),
+        nargs="+",
+        action=FewValues,
+        metavar="B",
+        help="running blocks at which the others go",
+    )
 
 
 # --------------------------------------------------------------------------------------------------

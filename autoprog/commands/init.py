@@ -63,7 +63,7 @@ def _add_starter_flags(kind: str, parser: argparse.ArgumentParser) -> None:
         f"  autoprog init {kind} {source}--model deit-s --output my-{kind}.yaml"
         f" --schema {kind}.schema.json\n"
         f"  autoprog init {kind} --schema --output {kind}.schema.json\n"
-        "the first line of a YAML file tells an editor with a YAML language server of its schema:\n"
+        "the first line of a YAML file names its schema to an editor with a YAML language server:\n"
         f"  # yaml-language-server: $schema={kind}.schema.json\n"
     )
     parser.add_argument("--model", metavar="NAME", help="see autoprog list models")
@@ -135,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
     if args.output is None:
         say(text, end="")
         return 0
-    write_outputs({**beside, args.output: text})
+    write_outputs({**beside, args.output: text})  # both or neither
     say(args.output)
     return 0
 
@@ -156,7 +156,7 @@ def _starter(args: argparse.Namespace) -> tuple[str, dict[Path, str]]:
     )
     from autoprog.train.model import find_model
 
-    if args.kind == "schedule":
+    if args.kind == "schedule":  # what costs nothing to check comes before timm is loaded
         if args.preset is None:
             hint = "add --from linear, or another name that autoprog list presets shows"
             raise ConfigError("--from", "", "must be given", hint=hint)
@@ -180,6 +180,7 @@ def _starter(args: argparse.Namespace) -> tuple[str, dict[Path, str]]:
         text = schedule_starter(args.preset, spec, args.epochs, args.recipe, output)
     if args.schema is None:
         return text, {}
+    # Editors look for the schema from the folder of the file that names it.
     place = os.path.relpath(args.schema, args.output.parent)
     return modeline(place) + text, {args.schema: schema_text(args.kind)}
 
@@ -199,7 +200,7 @@ def _check_output(flag: str, path: Path | None, force: bool, endings: tuple[str,
     if kind_of(path) is not None and not force:
         problem, hint = "must be a new file", "add --force to replace it"
         raise ConfigError(flag, "", problem, str(path), hint)
-    try:
+    try:  # a link or a device in place of a file is not written through, even with --force
         check_replaceable(path)
     except NotRegularFileError as error:
         raise ConfigError(flag, "", f"must be a file, not {error.strerror}", str(path)) from None

@@ -36,7 +36,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="run (last: the newest), folder of runs, schedule file or preset; the first one is open at once",
     )
     parser.add_argument(
-        "--runs-dir", default="runs", metavar="DIR", help="runs to choose from (runs)"
+        "--runs-dir", default="runs", metavar="DIR", help="runs to choose from (default: runs)"
     )
     parser.add_argument(
         "--screenshots",
@@ -45,7 +45,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="write a picture of every view into DIR as SVG, without a terminal",
     )
     parser.add_argument(
-        "--size", default="80x24", metavar="CxR", help="columns and rows of the pictures (80x24)"
+        "--size",
+        default="80x24",
+        metavar="CxR",
+        help="columns and rows of the pictures (default: 80x24)",
     )
 
 
@@ -68,6 +71,7 @@ def _size(text: str) -> tuple[int, int]:
     """
     columns, _, rows = text.partition("x")
     problem, hint = "must be columns x rows of at least 60x18 and at most 400x200", "such as 80x24"
+    # Digits of this alphabet only: int() would take others, and underscores.
     if re.fullmatch(r"[0-9]{1,4}x[0-9]{1,4}", text) is None:
         raise ConfigError("--size", "", problem, text, hint)
     if not (60 <= int(columns) <= 400 and 18 <= int(rows) <= 200):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoprog.commands.configure import Configured
+from autoprog.commands.configure import Configure, Configured
 from autoprog.commands.flags import only_carries_out, worker_words
 from autoprog.commands.preflight import check_run, check_validation_images
 from autoprog.commands.record import new_manifest, recorded_data
@@ -50,9 +50,8 @@ from autoprog.train.stop import InterruptedRunError, StopRequest, stop_on_signal
 from autoprog.train.trainer import MAX_ROLLBACKS, Rollbacks
 from autoprog.ui.live import make_display
 
-__all__ = ["Begin", "Configure", "Launch", "RunConsole", "carry_out", "launch"]
+__all__ = ["Begin", "Launch", "RunConsole", "carry_out", "launch"]
 
-Configure = Callable[[argparse.Namespace], Configured]
 Begin = Callable[[RunFolder, Job], Iterator[Event]]
 
 
@@ -106,7 +105,7 @@ def _open_run(
     torchrun has restarted goes on with its run as by ``--resume auto``.
 
     Raises:
-        ConfigError: If anything given is unknown, breaks a law, or does not go with ``--resume``; if the
+        ConfigError: If anything given is unknown or refused, or does not go with ``--resume``; if the
             run folder asks for something outside itself that was not given.
         RunError: If the folder cannot be written or another process writes it.
     """
@@ -125,9 +124,10 @@ def _open_run(
     else:
         found = Path(args.resume)
         configured = recorded_run(args, found)
+    # What can be known to fail is refused before a folder is made.
     check_run(configured, is_new=found is None, ranks=ranks)
     check_validation_images(configured, found, ranks)
-    if ranks.is_main:
+    if ranks.is_main:  # one process writes; the others learn the folder from it
         if configured.settings.cache is not None:
             check_cache_folder(configured.settings.cache)
         if found is None:
@@ -214,7 +214,7 @@ class Launch:
         return cls(ranks, console, quiet, rolls_back, *shown)
 
     def relays(self, folder: RunFolder) -> Relays:
-        """Return what tells a run to its loggers: those of now, whatever those of its start were."""
+        """Return what passes a run on to its loggers: those of now, whatever those of its start were."""
         settings = self.settings or folder.manifest.settings
         return Relays(folder.path, folder.manifest.model_copy(update={"settings": settings}))
 

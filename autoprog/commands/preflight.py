@@ -30,7 +30,6 @@ from autoprog.search.plan import length_and_plan
 from autoprog.search.trials import schedule_space
 from autoprog.settings import RunSettings
 from autoprog.stage import Training, shown_depth
-from autoprog.steptable import StepTable
 from autoprog.train.device import resolve_compute
 from autoprog.train.initial_weights import find_initial
 from autoprog.train.optim import check_growth, check_optimizer
@@ -60,16 +59,27 @@ def check_run(configured: Configured, is_new: bool, ranks: Ranks = ONE_PROCESS) 
     shape = recipe.sched if schedule is None else schedule.lr.shape
     check_optimizer(recipe, compute.device, shape, length.total_steps)
     check_growth(recipe, compute.device, _growth_rules(settings, schedule))
+    # timm checks an augmentation only when it builds it, which for a late stage may be hours away.
     curricula = [Curriculum()]
     if schedule is not None:
-        _check_clock(settings, schedule)
-        curricula += _distinct_curricula(step_table(recipe, schedule, num_images))
+        if schedule.length_unit == "budget_fraction" and settings.time_budget_seconds is None:
+            problem, hint = (
+                "must come with --time-budget",
+                "fractions of time need to know the time",
+            )
+            raise ConfigError("--schedule", "length_unit", problem, "budget_fraction", hint)
+        # A ramp may make a thousand segments of few curricula; each is tried once.
+        table = step_table(recipe, schedule, num_images)
+        texts = {one.curriculum.model_dump_json(): one.curriculum for one in table.segments}
+        curricula += texts.values()
     _check_batches(settings, schedule, num_images, ranks)
     for curriculum in curricula:
         config = make_input_config(curriculum, recipe, settings.model.img_size)
         train_transform(config, TransformSettings())
     _check_search(settings, num_images, is_new)
-    if settings.has_initial_weights and is_new:
+    if (
+        settings.has_initial_weights and is_new
+    ):  # one that goes on has its weights in the checkpoint
         _check_full_depth(schedule)
         find_initial(settings, configured.opened.class_names)
 
@@ -83,14 +93,14 @@ def check_validation_images(
         ConfigError: If one cannot be read.
     """
     val = configured.opened.val
-    if isinstance(val, StreamSource) or val.in_memory:
+    if isinstance(val, StreamSource) or val.in_memory:  # read by each evaluation anyway, or decoded
         return
     if resumed is not None and any(
         isinstance(event, Evaluated) for event in load_run(resumed).events()
     ):
         return
     problem = ""
-    if ranks.is_main:
+    if ranks.is_main:  # the other ranks would read the same images once more
         workers = resolve_workers(configured.settings.workers, val)
         checked = check_images(val, workers, _MAX_CHECK_SECONDS, progress_on_stderr)
         if checked.unreadable:
@@ -155,28 +165,7 @@ def _check_batches(
         size = _size_at(recipe, scale, where)
         batches.append(_Batch(own.where if scale == 1 else where, size))
     for batch in batches:
-        _check_fractions(settings, batch, ranks)
-        _check_memory(settings, batch, ranks)
-        _check_mixing(settings, batch, ranks)
-
-
-def _check_memory(settings: RunSettings, batch: _Batch, ranks: Ranks) -> None:
-    """Refuse batches that cannot be held: the kernel would kill the run, and maybe another program.
-
-    What a step keeps for its backward pass is at least 8 numbers of 2 bytes a token, channel and block: of
-    queries, keys and values, and of the hidden layer, which is four times as wide. On other devices a batch
-    that is too large is taken in parts.
-    """
-    spec, size = settings.model.spec(), batch.size // ranks.world_size
-    held = 4 * size * spec.in_chans * spec.img_size**2
-    if settings.device == "cpu" or not torch.cuda.is_available():
-        patches = (spec.img_size // spec.patch_size) ** 2
-        parts = settings.recipe.grad_accum_steps
-        held += 16 * size // parts * patches * spec.embed_dim * spec.full.total_depth
-    if held > machine_bytes():
-        gib, most = held / 2**30, machine_bytes() / 2**30
-        what = f"smaller: a step takes {gib:,.3g} GiB or more, and this machine has {most:.3g} GiB"
-        raise batch.refuse(what, "lower it, or raise --grad-accum-steps")
+        batch.check(settings, ranks)
 
 
 def _size_at(recipe: Recipe, scale: float, where: tuple[str, str, object]) -> int:
@@ -204,33 +193,46 @@ class _Batch:
             problem = f"must make batches that are {what}, not of {self.size} images"
         return ConfigError(place, key, problem, value, hint)
 
+    def check(self, settings: RunSettings, ranks: Ranks) -> None:
+        """Refuse a batch that cannot be divided, held or mixed.
 
-def _check_fractions(settings: RunSettings, batch: _Batch, ranks: Ranks) -> None:
-    parts = ranks.world_size * settings.recipe.grad_accum_steps
-    if batch.size % parts and not ranks.alone:
-        what = f"a multiple of {parts} ({ranks.world_size} processes x --grad-accum-steps)"
-        raise batch.refuse(what)
-
-
-def _check_clock(settings: RunSettings, schedule: GrowthSchedule) -> None:
-    if schedule.length_unit == "budget_fraction" and settings.time_budget_seconds is None:
-        problem, hint = "must come with --time-budget", "fractions of time need to know the time"
-        raise ConfigError("--schedule", "length_unit", problem, "budget_fraction", hint)
-
-
-def _distinct_curricula(table: StepTable) -> list[Curriculum]:
-    texts = {segment.curriculum.model_dump_json(): segment.curriculum for segment in table.segments}
-    return list(texts.values())
-
-
-def _check_mixing(settings: RunSettings, batch: _Batch, ranks: Ranks) -> None:
-    """Refuse odd batches where images are mixed: timm mixes each image with its mirror in the batch."""
-    curricula = (settings.recipe.strength, batch.curriculum)
-    rates = [rate for one in curricula for rate in (one.mixup, one.cutmix)]
-    fraction = batch.size // ranks.world_size
-    if fraction % 2 and any(value > 0 for rate in rates for value in curve_ends(rate)):
-        where = "" if ranks.alone else " in each process"
-        raise batch.refuse(f"even{where} for mixup and cutmix", "or set --mixup 0 --cutmix 0")
+        Raises:
+            ConfigError: If it cannot.
+        """
+        spec, recipe = settings.model.spec(), settings.recipe
+        parts = ranks.world_size * recipe.grad_accum_steps
+        if self.size % parts and not ranks.alone:
+            what = f"a multiple of {parts} ({ranks.world_size} processes x --grad-accum-steps)"
+            raise self.refuse(what)
+        # Without this the kernel would kill the run, and maybe another program. What a step keeps for
+        # its backward pass is at least 8 numbers of 2 bytes a token, channel and block: of queries, keys
+        # and values, and of the hidden layer, which is four times as wide. On other devices a batch that
+        # is too large is taken in parts.
+        size = self.size // ranks.world_size
+        held = 4 * size * spec.in_chans * spec.img_size**2
+        if settings.device == "cpu" or not torch.cuda.is_available():
+            patches = (spec.img_size // spec.patch_size) ** 2
+            held += (
+                16
+                * size
+                // recipe.grad_accum_steps
+                * patches
+                * spec.embed_dim
+                * spec.full.total_depth
+            )
+        if held > machine_bytes():
+            gib, most = held / 2**30, machine_bytes() / 2**30
+            what = (
+                f"smaller: a step takes {gib:,.3g} GiB or more, and this machine has {most:.3g} GiB"
+            )
+            raise self.refuse(what, "lower it, or raise --grad-accum-steps")
+        # timm mixes each image with its mirror in the batch, so a batch that is mixed must be even.
+        rates = [
+            rate for one in (recipe.strength, self.curriculum) for rate in (one.mixup, one.cutmix)
+        ]
+        if size % 2 and any(value > 0 for rate in rates for value in curve_ends(rate)):
+            where = "" if ranks.alone else " in each process"
+            raise self.refuse(f"even{where} for mixup and cutmix", "or set --mixup 0 --cutmix 0")
 
 
 def _check_search(settings: RunSettings, num_images: int, is_new: bool) -> None:

@@ -41,6 +41,7 @@ def replay_run(args: argparse.Namespace) -> int:
     run = load_run(named_run(args.target))
     recorded, chooser = chooser_of(run), chooser_of(run, args.rule, args.sampler, args.seed)
     search = run.manifest.settings.search
+    # What was recorded of such a search are continuations of equal time, which other rules do not compare.
     if chooser.rule != recorded.rule and search is not None and search.cost_fraction is not None:
         problem, hint = (
             "must be rollout for a search by time",
@@ -53,6 +54,7 @@ def replay_run(args: argparse.Namespace) -> int:
     else:
         say("\n".join(plain_table(replay_columns(found))))
     differs = any(one.differences for one in found)
+    # Another rule, sampler or seed may well decide otherwise: that is an answer and no failure.
     return int(differs and chooser == recorded)
 
 

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from autoprog.commands.configure import Configured
 from autoprog.console import Console
-from autoprog.decisions import Fidelity, read_fidelity
+from autoprog.decisions import read_fidelity
 from autoprog.options import flag_words, flags_of_model
 from autoprog.recipe import RECIPES, Recipe, default_recipe_name
 from autoprog.runs import RunFolder
@@ -52,10 +52,21 @@ def plan_text(settings: RunSettings, plan: SearchPlan | None) -> str:
     search = settings.search
     assert search is not None
     if plan is None:
-        return _trials_text(search)
-    if search.cost_fraction is not None:
-        return _time_text(search, plan)
-    epoch, space = plan.total_steps / settings.recipe.epochs, search.space
+        return (
+            f"{search.trials} trials by {search.sampler}, each on {search.proxy:.0%} of the images and"
+            f" epochs; rule {search.rule} chooses"
+        )
+    space = search.space
+    if search.cost_fraction is not None:  # the length of the run is a time
+        dates = ", ".join(f"{point.start_step / plan.total_steps:.0%}" for point in plan.points)
+        most = min(space.decisions.max_candidates, len(space.above(space.smallest)))
+        return (
+            f"rule {search.rule}: {search.cost_fraction:.0%} of the time of the full model over these"
+            f" epochs; decisions at {dates} of it, at most {most} candidates each, supernet"
+            f" {plan.supernet_steps / plan.total_steps:.1%}; full model from"
+            f" {plan.full_step / plan.total_steps:.0%} at the latest"
+        )
+    epoch = plan.total_steps / settings.recipe.epochs
     dates = ", ".join(f"{point.start_step / epoch:.3g}" for point in plan.points)
     first = point_candidates(search.rule, space, space.smallest, first=True)
     most = min(space.decisions.max_candidates, len(first))
@@ -63,28 +74,6 @@ def plan_text(settings: RunSettings, plan: SearchPlan | None) -> str:
         f"rule {search.rule}: decisions at epochs {dates}, at most {most} candidates each, supernet"
         f" {plan.supernet_steps / epoch:.3g} epochs; full model from epoch"
         f" {plan.full_step / epoch:.4g} at the latest"
-    )
-
-
-def _time_text(search: SearchSettings, plan: SearchPlan) -> str:
-    """Return when a search decides whose length is a time."""
-    assert search.cost_fraction is not None
-    dates = ", ".join(f"{point.start_step / plan.total_steps:.0%}" for point in plan.points)
-    most = min(
-        search.space.decisions.max_candidates, len(search.space.above(search.space.smallest))
-    )
-    return (
-        f"rule {search.rule}: {search.cost_fraction:.0%} of the time of the full model over these epochs;"
-        f" decisions at {dates} of it, at most {most} candidates each, supernet"
-        f" {plan.supernet_steps / plan.total_steps:.1%}; full model from"
-        f" {plan.full_step / plan.total_steps:.0%} at the latest"
-    )
-
-
-def _trials_text(search: SearchSettings) -> str:
-    return (
-        f"{search.trials} trials by {search.sampler}, each on {search.proxy:.0%} of the images and epochs;"
-        f" rule {search.rule} chooses"
     )
 
 
@@ -104,7 +93,10 @@ def farewell(console: Console, run: RunFolder, settings: RunSettings) -> None:
     """Print where everything lies and what to do next."""
     folder = run.path
     if settings.search is not None and settings.search.fidelity is not None:
-        _say_fidelity(console, read_fidelity(folder))
+        fidelity = read_fidelity(folder)
+        lost = ["not measured: the decision was not taken, or its start is lost"]
+        for line in lost if fidelity is None else fidelity_lines(fidelity):
+            _say(console, "fidelity", line)
     if settings.kind == "search":
         _say(console, "found", f"{folder / 'best.yaml'}", to_copy=True)
         words = ["--schedule", str(folder / "best.yaml"), *_data_words(settings)]
@@ -172,18 +164,13 @@ def _recipe_words(manifest: RunManifest) -> list[str]:
         _own_values(settings),
     )
     assert data is not None, "a run that has just ended recorded its images"
+    search, num_images = settings.search, data.num_train_images
+    if search is not None and search.trials is None:
+        num_images = round(num_images / search.proxy)  # as many as are trained on again
     embedded, has_weights = settings.data.embedded, settings.has_initial_weights
-    if settings.recipe_name != default_recipe_name(data.num_train_images, embedded, has_weights):
+    if settings.recipe_name != default_recipe_name(num_images, embedded, has_weights):
         words = ["--recipe", settings.recipe_name, *words]
     return words
-
-
-def _say_fidelity(console: Console, fidelity: Fidelity | None) -> None:
-    if fidelity is None:
-        _say(console, "fidelity", "not measured: the decision was not taken, or its start is lost")
-        return
-    for line in fidelity_lines(fidelity):
-        _say(console, "fidelity", line)
 
 
 def _say_common(console: Console, configured: Configured, folder: RunFolder) -> None:

@@ -10,6 +10,7 @@ import argparse
 import re
 import shlex
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,13 +62,14 @@ def newest_unfinished(args: argparse.Namespace, ranks: Ranks) -> Path:
         ConfigError: If there is none.
     """
     needed = "schedule.yaml" if args.command == "train" else "run.yaml"
-    unfinished = [
-        folder
-        for folder in (runs_in(Path(args.runs_dir)) if ranks.is_main else ())
-        if not (folder / "result.json").exists()
-        and (folder / needed).exists()
-        and _kind_of(folder) == args.command
-    ]
+    unfinished = []
+    for folder in runs_in(Path(args.runs_dir)) if ranks.is_main else ():
+        if (folder / "result.json").exists() or not (folder / needed).exists():
+            continue
+        # One of another version, or damaged, is none of this command line's business.
+        with suppress(ConfigError):
+            if load_run(folder).manifest.settings.kind == args.command:
+                unfinished.append(folder)
     name = ranks.broadcast(str(min(unfinished, key=is_written_now)) if unfinished else "")
     if not name:
         problem = (
@@ -75,13 +77,6 @@ def newest_unfinished(args: argparse.Namespace, ranks: Ranks) -> Path:
         )
         raise ConfigError("--resume auto", "", problem, hint="without --resume a new one begins")
     return Path(name)
-
-
-def _kind_of(folder: Path) -> str:
-    try:
-        return load_run(folder).manifest.settings.kind
-    except ConfigError:
-        return ""  # of another version, or damaged: none of this command line's business
 
 
 def unfinished_like(runs_dir: Path, configured: Configured, ranks: Ranks) -> Path | None:
@@ -105,7 +100,7 @@ def _goes_on_as(folder: Path, configured: Configured) -> bool:
     place = {"dir", "data_dir"}
     if before.data.model_dump(exclude=place) != now.data.model_dump(exclude=place):
         return False
-    # Images may lie elsewhere now; then their digests tell whether they are the same ones.
+    # Images may lie elsewhere now; then their digests say whether they are the same ones.
     if before.data != now.data and run.manifest.data != recorded_data(configured.opened):
         return False
     if now.kind == "train" and run.schedule != configured.schedule:
@@ -180,20 +175,16 @@ def given_again(args: argparse.Namespace, settings: RunSettings) -> dict[str, An
     for name, value in repeatable(settings).items():
         if not hasattr(args, name):
             continue
-        again = _as_recorded(name, getattr(args, name))
+        again = getattr(args, name)
+        if name == "storage":
+            again = from_anywhere(again)
+        elif name == "data_dir" or (name == "cache" and again != "auto"):
+            again = absolute(again)
         if value is not None and again != value:
             problem = f"must be {_shown(value)!r}, as the run has, or be left out"
             raise ConfigError(flag_of(name), "", problem, _shown(again))
         found[name] = again
     return found
-
-
-def _as_recorded(name: str, value: Any) -> Any:
-    if name == "storage":
-        return from_anywhere(value)
-    if name == "data_dir" or (name == "cache" and value != "auto"):
-        return absolute(value)
-    return value
 
 
 def moved_data(args: argparse.Namespace, data: DataSettings) -> DataSettings:
@@ -209,7 +200,7 @@ def moved_data(args: argparse.Namespace, data: DataSettings) -> DataSettings:
         if origin is None:
             now = "the embedded digits" if data.embedded else f"{data.dir or data.dataset}"
             problem = f"must be left out with --resume: the run trains on {now}"
-            raise ConfigError("--" + name.replace("_", "-"), "", problem, getattr(args, name))
+            raise ConfigError(flag_of(name), "", problem, getattr(args, name))
         changes[key] = absolute(getattr(args, name))
     return data.model_copy(update=changes)
 

@@ -82,9 +82,11 @@ def _join(args: argparse.Namespace) -> None:
     from autoprog.train.stop import InterruptedRunError, stop_on_signals
 
     path = named_run(args.join, args.runs_dir)
+    # Each worker computes on its own device; several in one process would share one.
     if args.jobs != 1:
         hint = "join once for each worker"
         raise ConfigError("-j", "", "must not be given with --join RUN", args.jobs, hint)
+    # Workers open no images of their own choice, so there are no changed ones to allow.
     found, kept = load_run(path), NO_SETTINGS - {"allow_changed_data"}
     settings = carried_out_by(args, found.manifest.settings, kept, "--join")
     if settings.search is None or settings.search.trials is None:

@@ -29,15 +29,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "target", metavar="RUN|FILE|PRESET", help="a run, last, YAML file or preset"
     )
     parser.add_argument(
-        "--model", metavar="NAME", help="model of a preset: deit-s, vit-xs, a timm ViT (deit-s)"
+        "--model",
+        metavar="NAME",
+        help="model of a preset: deit-s, vit-xs, a timm ViT (default: deit-s)",
     )
     parser.add_argument(
         "--epochs",
         type=range_of(Epochs),
         metavar="N",
-        help="length of a preset's run (the recipe's)",
+        help="length of a preset's run (default: the recipe's)",
     )
-    parser.add_argument("--recipe", metavar="NAME", help="recipe of a preset (deit)")
+    parser.add_argument("--recipe", metavar="NAME", help="recipe of a preset (default: deit)")
     parser.add_argument(
         "--diff",
         metavar="RUN|FILE|PRESET",
@@ -80,7 +82,7 @@ def _spec(name: str) -> ModelSpec:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
-    if args.replay:
+    if args.replay:  # which loads Optuna; all else here is there at once
         from autoprog.commands.replay import replay_run
 
         return replay_run(args)

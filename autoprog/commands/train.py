@@ -93,8 +93,10 @@ def execute(args: argparse.Namespace) -> Path:
         raise ConfigError("--dry-run", "", "must be given to the command autoprog train")
     if hasattr(args, "as_json"):
         raise ConfigError("--json", "", "must be given together with --dry-run")
+    # A run that is named knows its schedule; --resume auto with nothing but how to carry out means one too.
     if args.resume is None or (args.resume == "auto" and not only_carries_out(args)):
         _check_schedule_given(args)
+    # Only here, so that a slip in the flags is answered before torch is loaded.
     from autoprog.commands.configure import configure_train
     from autoprog.commands.launch import launch
 

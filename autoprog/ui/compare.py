@@ -1,4 +1,4 @@
-"""Finished runs side by side: a table of groups that differ in their seed alone, notes and curves."""
+"""FinishedRun runs side by side: a table of groups that differ in their seed alone, notes and curves."""
 
 from __future__ import annotations
 

@@ -16,15 +16,11 @@ from autoprog.ui.format import ascii_text, duration, number, signed
 from autoprog.ui.render_rich import view, views
 from autoprog.ui.section import Facts, Section, Table, plain_lines
 from autoprog.ui.tables import Column
-from autoprog.verify.attempts import Arm, ArmEnded, ArmStarted
-from autoprog.verify.verdict import (
-    ARMS,
-    NEAR_CONVERGENCE_POINTS,
-    Pair,
-    PairEnded,
-    Report,
-    Verification,
-)
+from autoprog.verify.arms import Arm
+from autoprog.verify.attempts import ArmEnded, ArmStarted
+from autoprog.verify.plan import ARMS, Pair
+from autoprog.verify.verdict import NEAR_CONVERGENCE_POINTS
+from autoprog.verify.verification import PairEnded, Report, Verification
 
 __all__ = ["VerifyView", "first_of", "markdown_lines", "verdict_lines"]
 

@@ -1,4 +1,4 @@
-"""What an arm runs: a training or a search with flags of a fixed list; no other command line can be said.
+"""The settings of an arm: a training or a search with flags of a fixed list, and nothing else.
 
 ``verify.json`` and ``bench.json`` may come from somebody else, and what they say is started. So they hold
 settings, from which the words of a command line are made here, and nothing that is taken for words.
@@ -9,16 +9,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
 
-from autoprog import migration
 from autoprog.data.cache_folder import cache_folder
+from autoprog.decisions import FidelitySettings
 from autoprog.errors import ConfigError, suggest
 from autoprog.files import MAX_LETTERS, FileModel, is_line
+from autoprog.migration import FLAGS
+from autoprog.options import flags_of_model
 from autoprog.presets import PRESETS
 from autoprog.recipe import Recipe
+from autoprog.settings import DataSettings, RunSettings, SearchSettings
+from autoprog.space import Decisions
+from autoprog.stage import Grow
 
 __all__ = [
     "ELSEWHERE",
@@ -26,59 +31,52 @@ __all__ = [
     "FLAGS_OF_SEARCH",
     "PAIRS",
     "SWITCHES",
+    "Arm",
     "ArmName",
     "ArmSettings",
     "FlagValue",
     "flag_words",
     "flags_of_words",
+    "settings_of_words",
     "with_numbers",
-    "with_settings",
 ]
 
+_OF_BOTH: tuple[type[BaseModel], ...] = (Recipe, DataSettings, RunSettings)
+_OF_SEARCH: tuple[type[BaseModel], ...] = (SearchSettings, Decisions, Grow, FidelitySettings)
+_OPTIONS = {
+    flag.name.removeprefix("--"): flag
+    for model in (*_OF_BOTH, *_OF_SEARCH)
+    for flag in flags_of_model(model)
+}
+
+
+def _names_in(models: Iterable[type[BaseModel]]) -> set[str]:
+    return {flag.name.removeprefix("--") for model in models for flag in flags_of_model(model)}
+
+
+# The verification gives each run its seed, both arms have the same epochs rather than the same time, and a
+# search that is measured measures its own costs and keeps its own trials.
 FLAGS_OF_BOTH = frozenset(
-    {
-        *(name.replace("_", "-") for name in Recipe.model_fields),
-        *("recipe", "model", "img-size", "pretrained", "initial-checkpoint", "fresh-head"),
-        *("data", "dataset", "data-dir", "train-split", "val-split", "input-key", "target-key"),
-        *("num-classes", "class-folders", "val-fraction", "val-seed", "white-level"),
-        *("data-fraction", "held-out", "device", "amp", "threads", "workers", "compile", "cache"),
-        *("checkpoint-minutes", "log-every-steps", "eval-every-epochs", "patience"),
-        *("max-bad-images", "on-divergence"),
-        *("log-tensorboard", "log-wandb", "wandb-project", "wandb-mode"),
-    }
+    _names_in(_OF_BOTH) - {"seed", "time-budget"} | {"recipe", "model", "img-size"}
 )
 """Flags that any arm may have."""
 FLAGS_OF_SEARCH = frozenset(
-    {
-        *("space", "rule", "budget", "sampler", "cost-fraction", "same-epochs", "profile-seconds"),
-        *("num-points", "num-stages", "supernet-epochs", "supernet-fraction", "search-fraction"),
-        *("continuation-trials", "max-candidates", "min-full-fraction"),
-        *("fidelity", "fidelity-at", "fidelity-epochs", "fidelity-seeds", "fidelity-from"),
-        *(
-            "grow-init",
-            "grow-placement",
-            "grow-old-blocks",
-            "grow-optimizer-state",
-            "trials",
-            "proxy",
-            "jobs",
-        ),
-    }
+    _names_in(_OF_SEARCH) - {"costs", "storage"} | {"same-epochs", "jobs", "space"}
 )
 """Flags that a search may have beside them."""
 SWITCHES = frozenset(
-    {
-        *("pretrained", "fresh-head", "held-out", "compile", "log-tensorboard", "log-wandb"),
-        "same-epochs",
-    }
+    {name for name, flag in _OPTIONS.items() if flag.info.annotation is bool} | {"same-epochs"}
 )
-"""Those of all these flags that have no value."""
-PAIRS = frozenset({"scale", "ratio"})
-"""Those that have two numbers."""
+"""Flags that have no value."""
+PAIRS = frozenset(
+    name for name, flag in _OPTIONS.items() if get_origin(flag.info.annotation) is tuple
+)
+"""Flags that have two numbers."""
 
-ELSEWHERE = (
-    *("cache", "log-wandb", "wandb-project", "pretrained", "compile"),
-    *("dataset", "data-dir", "train-split", "val-split"),
+ELSEWHERE = tuple(
+    name
+    for name, flag in _OPTIONS.items()
+    if flag.option.outside and name in FLAGS_OF_BOTH | FLAGS_OF_SEARCH
 )
 """Flags that let a run write outside its folder, start a compiler, or read from the network."""
 _NUMBER = re.compile(r"\d+(\.\d*)?([eE][-+]?\d+)?|\.\d+([eE][-+]?\d+)?")
@@ -95,19 +93,21 @@ def _arm_name(text: str) -> str:
     return text
 
 
+Arm = str
+"""Name of one way to train, such as ``baseline``."""
 ArmName = Annotated[str, AfterValidator(_arm_name)]
-"""Name of an arm: also of a folder, so that it can neither leave nor hide one."""
+"""An arm's name from a file. It names a folder too, so that it can neither leave nor hide one."""
 FlagValue = Literal[True] | str | tuple[str, str]
 """Of a flag: True for a switch, else its text, or the texts of a pair of numbers."""
 
 
 class ArmSettings(FileModel):
-    """A run of one of the two commands, without seed and folder.
+    """What ``train`` or ``search`` is to do, without seed and folder.
 
     Args:
-        command: Which.
-        preset: The schedule of a training that has a name.
-        follows_file: Whether a training goes along a schedule file, which is copied beside the plan.
+        command: Which of the two.
+        preset: The preset that a training follows.
+        follows_file: Whether a training follows a schedule file, which is copied beside the plan.
         flags: Text of each flag, without the dashes.
     """
 
@@ -118,10 +118,34 @@ class ArmSettings(FileModel):
 
     @field_validator("flags", mode="before")
     @classmethod
-    def _each_has_its_shape(cls, flags: Any) -> dict[str, FlagValue]:
+    def _values_have_the_kind_of_their_flag(cls, flags: Any) -> dict[str, FlagValue]:
         if not isinstance(flags, Mapping):
             raise ConfigError("", "", "must be a mapping of flags to values", flags)
-        return {flag: _sound_value(flag, value) for flag, value in flags.items()}
+        checked: dict[str, FlagValue] = {}
+        for flag, value in flags.items():
+            if flag in SWITCHES:
+                if value is not True:
+                    raise ConfigError("", flag, "must be true", value)
+                checked[flag] = True
+            elif flag in PAIRS:
+                is_pair = isinstance(value, list | tuple) and len(value) == 2
+                if not is_pair or not all(
+                    isinstance(v, str) and _NUMBER.fullmatch(v) for v in value
+                ):
+                    raise ConfigError("", flag, "must be the texts of two numbers", value)
+                checked[flag] = value[0], value[1]
+            elif not isinstance(value, str) or len(value) > MAX_LETTERS or not is_line(value):
+                problem = (
+                    f"must be a text of at most {MAX_LETTERS} letters, without control characters"
+                )
+                raise ConfigError("", flag, problem, value)
+            elif (
+                value == "--"
+            ):  # argparse takes it out wherever it stands, so the flag had no value
+                raise ConfigError("", flag, "must be a value", value)
+            else:
+                checked[flag] = value
+        return checked
 
     @model_validator(mode="after")
     def _is_a_run(self) -> ArmSettings:
@@ -153,7 +177,7 @@ class ArmSettings(FileModel):
 
     @property
     def elsewhere(self) -> dict[str, FlagValue]:
-        """Return the flags that let it write outside its folder, or read from the network.
+        """Return the flags that let a run write outside its folder, or read from the network.
 
         The user's own cache folder is none of these, nor is what W&B keeps to be sent later.
         """
@@ -163,29 +187,6 @@ class ArmSettings(FileModel):
         if self.flags.get("wandb-mode") == "offline":
             found = {flag: value for flag, value in found.items() if "wandb" not in flag}
         return found
-
-
-def _sound_value(flag: str, value: Any) -> FlagValue:
-    """Return the value of a flag as its kind has it.
-
-    Raises:
-        ConfigError: If it is of another kind.
-    """
-    if flag in SWITCHES:
-        if value is not True:
-            raise ConfigError("", flag, "must be true", value)
-        return True
-    if flag in PAIRS:
-        is_pair = isinstance(value, list | tuple) and len(value) == 2
-        if not is_pair or not all(isinstance(v, str) and _NUMBER.fullmatch(v) for v in value):
-            raise ConfigError("", flag, "must be the texts of two numbers", value)
-        return value[0], value[1]
-    if not isinstance(value, str) or len(value) > MAX_LETTERS or not is_line(value):
-        problem = f"must be a text of at most {MAX_LETTERS} letters, without control characters"
-        raise ConfigError("", flag, problem, value)
-    if value == "--":  # which argparse takes out wherever it stands
-        raise ConfigError("", flag, "must be a value", value)
-    return value
 
 
 def with_numbers(value: Any) -> Any:
@@ -199,6 +200,8 @@ def with_numbers(value: Any) -> Any:
 
 def flag_words(flags: Mapping[str, FlagValue]) -> tuple[str, ...]:
     """Return flags as words of a command line, in which no value can be taken for a flag."""
+    # --flag=value holds together whatever the value is. Two numbers cannot be given so, but they have
+    # been checked to be numbers.
     words: list[str] = []
     for flag, value in flags.items():
         if value is True:
@@ -239,8 +242,8 @@ def flags_of_words(words: Iterable[str], known: Iterable[str]) -> dict[str, Flag
     return flags
 
 
-def with_settings(holder: Any, old: str, new: str, where: str, place: str) -> Any:
-    """Return a mapping of an older file whose words of a command line, under `old`, are settings.
+def settings_of_words(holder: Any, old: str, new: str, where: str, place: str) -> Any:
+    """Return a mapping of the first file format with settings in place of words of a command line.
 
     Args:
         holder: The mapping; anything else is returned as it is, for its validation to refuse.
@@ -254,36 +257,28 @@ def with_settings(holder: Any, old: str, new: str, where: str, place: str) -> An
     """
     if not isinstance(holder, dict) or old not in holder:
         return holder
-    rest = {key: value for key, value in holder.items() if key != old}
-    return {**rest, new: _settings_of(holder[old], where, f"{place}.{old}")}
-
-
-def _settings_of(words: Any, where: str, key: str) -> dict[str, Any]:
-    """Return the values of :class:`ArmSettings` for words of before there was one."""
+    key, words = f"{place}.{old}", holder[old]
     is_list = isinstance(words, list) and 0 < len(words) <= _MAX_WORDS
     if not is_list or not all(isinstance(word, str) for word in words):
         raise ConfigError(where, key, "must be a list of words", words)
-    if words[0] not in ("train", "search"):
-        raise ConfigError(where, key, "must begin with train or search", words[0])
-    command, *rest = words
-    known = _flags_of(command) | frozenset(migration.FLAGS)  # which are renamed after this
+    command, *flags = words
+    if command not in ("train", "search"):
+        raise ConfigError(where, key, "must begin with train or search", command)
+    # Files of that age hold the flags of their time, which the migration renames afterwards.
+    known = _flags_of(command) | frozenset(FLAGS)
+    along: dict[str, Any] = {}
     try:
-        if command == "search":
-            return {"command": command, "flags": flags_of_words(rest, known)}
-        schedule, rest = _leading_schedule(rest)
-        flags = flags_of_words(rest, known)
+        if command == "train":
+            flag, equals, schedule = (flags.pop(0) if flags else "").partition("=")
+            if flag != "--schedule" or not (equals or flags):
+                raise ConfigError("--schedule", "", "must follow train")
+            schedule = schedule if equals else flags.pop(0)
+            is_file = schedule == "{schedule}"  # a placeholder for the copy beside the plan
+            along = {"follows_file": True} if is_file else {"preset": schedule}
+        settings = {"command": command, **along, "flags": flags_of_words(flags, known)}
     except ConfigError as error:
         raise ConfigError(where, key, str(error)) from None
-    own = {"follows_file": True} if schedule == "{schedule}" else {"preset": schedule}
-    return {"command": command, **own, "flags": flags}
-
-
-def _leading_schedule(words: Sequence[str]) -> tuple[str, list[str]]:
-    """Return the schedule of a training, which its words begin with, and the other words."""
-    flag, equals, value = (words[0] if words else "").partition("=")
-    if flag != "--schedule" or not (equals or len(words) > 1):
-        raise ConfigError("--schedule", "", "must follow train")
-    return (value, [*words[1:]]) if equals else (words[1], [*words[2:]])
+    return {**{one: value for one, value in holder.items() if one != old}, new: settings}
 
 
 def _flags_of(command: str) -> frozenset[str]:
@@ -291,5 +286,5 @@ def _flags_of(command: str) -> frozenset[str]:
 
 
 def _next_value(words: Sequence[str]) -> bool:
-    """Tell whether the next word is a value, such as ``-0.5``, and no flag."""
+    """Return whether the next word is a value, such as ``-0.5``, and no flag."""
     return bool(words) and (words[0][:1] != "-" or words[0][1:2].isdigit())

@@ -24,36 +24,31 @@ from autoprog.openfiles import (
 )
 from autoprog.runs import Result, read_result
 from autoprog.supervise import Attempt, SignalName, end_all
-from autoprog.verify.arms import ArmSettings, flag_words
+from autoprog.verify.arms import Arm, ArmSettings, flag_words
 
 __all__ = [
-    "Arm",
     "ArmEnded",
     "ArmStarted",
     "Process",
-    "Round",
+    "SeedRuns",
     "Start",
     "Waiting",
-    "alone",
     "check_folder",
+    "locked",
     "run_folders",
     "starter",
 ]
 
-
-Arm = str
-"""Name of one way to train, such as ``baseline``."""
-
 _POLL_SECONDS = 0.1
-_LAST_SECONDS = 60.0
-_OF_UNSTARTED = ("run.lock", "run.yaml", "events.jsonl")
+_CHECKPOINT_SECONDS = 60.0  # a run that is told to end writes a checkpoint first
+_FILES_BEFORE_START = ("run.lock", "run.yaml", "events.jsonl")
 """Files of a run that was stopped before its start, beside its empty folder of checkpoints."""
-_TEMPORARY = ("run.yaml", "schedule.yaml")
+_WRITTEN_WHOLE = ("run.yaml", "schedule.yaml")  # of which a kill may leave a temporary file
 
 
 @dataclass(frozen=True)
 class ArmStarted:
-    """A run has been started, or gone on with."""
+    """A run has been started, or resumed."""
 
     seed: int
     arm: Arm
@@ -108,16 +103,16 @@ def starter(nproc: int, lock: int) -> Start:
     return partial(Attempt, nproc=nproc, held_files=(lock,))
 
 
-class Round:
+class SeedRuns:
     """The runs of one seed in a folder.
 
     Args:
         folder: Holds a folder for each seed and arm.
-        seed: Of all of them.
-        arms: What each of them is.
+        seed: The seed of all of them.
+        arms: The settings of each arm.
         files: The schedule file of each arm that follows one.
-        start: Starts one.
-        cure: What to do about a run that failed.
+        start: Starts a run.
+        hint: What to do about a run that failed.
     """
 
     def __init__(
@@ -130,18 +125,20 @@ class Round:
         hint: str,
     ) -> None:
         self._folder, self._seed, self._arms, self._files = folder, seed, arms, files
-        self._start, self._cure = start, hint
+        self._start, self._hint = start, hint
 
     def carry_out(
-        self, order: Iterable[Arm], at_once: int = 1
+        self, order: Iterable[Arm], max_at_once: int = 1
     ) -> Generator[ArmStarted | ArmEnded | Waiting, None, dict[Arm, Result]]:
-        """Make the runs that are missing, the next as soon as fewer than `at_once` go on; return all results.
+        """Make the runs that are missing, the next as soon as fewer than `max_at_once` go on.
+
+        Returns all results. Closing the generator ends what still runs, each with a checkpoint.
 
         Raises:
             RunError: If a run fails.
         """
         results: dict[Arm, Result] = {}
-        missing = []
+        missing, running = deque[Arm](), dict[Arm, Process]()
         for arm in order:
             done = self._result(arm)
             if done is None:
@@ -149,81 +146,72 @@ class Round:
             else:
                 results[arm] = done
                 yield ArmEnded(self._seed, arm, done, reused=True)
-        yield from self._run(missing, at_once, results)
-        return results
-
-    def _run(
-        self, arms: Iterable[Arm], at_once: int, results: dict[Arm, Result]
-    ) -> Iterator[ArmStarted | ArmEnded | Waiting]:
-        waiting, running = deque(arms), dict[Arm, Process]()
         try:
-            while waiting or running:
-                while waiting and len(running) < at_once:
-                    arm = waiting.popleft()
-                    found = self._broken_run(arm)
-                    running[arm] = self._started(arm, found)
-                    yield ArmStarted(self._seed, arm, resumed=found is not None)
+            while missing or running:
+                while missing and len(running) < max_at_once:
+                    arm = missing.popleft()
+                    running[arm], resumed = self._begin(arm)
+                    yield ArmStarted(self._seed, arm, resumed)
                 for arm in [arm for arm, one in running.items() if one.exit_code is not None]:
-                    results[arm] = self._ended(arm, running.pop(arm))
-                    yield ArmEnded(self._seed, arm, results[arm], reused=False)
+                    process = running.pop(arm)
+                    result = self._result(arm) if process.exit_code == 0 else None
+                    if result is None:
+                        problem = f"the run ended with exit code {process.exit_code}"
+                        raise RunError(
+                            f"{self._runs(arm)}: {problem}: {process.last_line()}; {self._hint}"
+                        )
+                    results[arm] = result
+                    yield ArmEnded(self._seed, arm, result, reused=False)
                 if running:
                     yield Waiting()
                     time.sleep(_POLL_SECONDS)
         finally:
-            end_all(running.values(), _LAST_SECONDS)  # each writes a checkpoint first
+            end_all(running.values(), _CHECKPOINT_SECONDS)
+        return results
 
-    def _started(self, arm: Arm, found: Path | None) -> Process:
+    def _begin(self, arm: Arm) -> tuple[Process, bool]:
+        """Start the run of an arm, or resume the one that is there; return which of the two it was."""
         settings, runs = self._arms[arm], self._runs(arm)
+        # A search has no schedule.yaml, and a training is not begun without one.
+        needed = "run.yaml" if settings.command == "search" else "schedule.yaml"
+        begun = None
+        for path in run_folders(runs):
+            if (path / needed).exists():
+                begun = path
+                break
+            _remove_unstarted(path)
         runs.mkdir(exist_ok=True)
-        if found is not None:  # which asks again for what is written outside its folder
+        if begun is not None:
+            # A resumed run has to be asked again for what it writes outside its folder.
             again = flag_words(settings.elsewhere)
-            words = (settings.command, f"--resume={found}", *again, "-q")
+            words = (settings.command, f"--resume={begun}", *again, "-q")
         else:
             words = settings.words(self._files.get(arm))
             words = (*words, "--seed", str(self._seed), f"--runs-dir={runs}", "-q")
-        return self._start(words, runs, self._free_number(runs.name))
-
-    def _free_number(self, name: str) -> int:
-        """Return the number of the next attempt, whose files are not there yet."""
-        for number in itertools.count():
-            paths = (self._folder / f"{name}-attempt-{number}.{end}" for end in ("err", "out"))
-            if not any(map(os.path.lexists, paths)):
-                return number
-        raise AssertionError("numbers do not end")
-
-    def _ended(self, arm: Arm, process: Process) -> Result:
-        result = self._result(arm) if process.exit_code == 0 else None
-        if result is None:
-            raise RunError(
-                f"{self._runs(arm)}: the run ended with exit code {process.exit_code}:"
-                f" {process.last_line()}; {self._cure}"
+        for number in itertools.count():  # of the attempt: the first whose files are not there yet
+            outputs = (
+                self._folder / f"{runs.name}-attempt-{number}.{end}" for end in ("err", "out")
             )
-        return result
+            if not any(map(os.path.lexists, outputs)):
+                break
+        return self._start(words, runs, number), begun is not None
 
     def _result(self, arm: Arm) -> Result | None:
         paths = (folder / "result.json" for folder in run_folders(self._runs(arm)))
         path = next((path for path in paths if path.exists()), None)
         return None if path is None else read_result(path)
 
-    def _broken_run(self, arm: Arm) -> Path | None:
-        """Return the run that was begun; one that was stopped before its start is removed."""
-        needed = "run.yaml" if self._arms[arm].command == "search" else "schedule.yaml"
-        for path in run_folders(self._runs(arm)):
-            if (path / needed).exists():
-                return path
-            _remove_unstarted(path)
-        return None
-
     def _runs(self, arm: Arm) -> Path:
+        """Return the folder of an arm, which holds its one run folder."""
         return self._folder / f"seed-{self._seed}-{arm}"
 
 
 def check_folder(folder: Path, names: Iterable[str]) -> None:
-    """Check that none of ours in a folder is a symbolic link, through which we would write elsewhere.
+    """Check that none of our files in a folder is a symbolic link, through which we would write elsewhere.
 
     Args:
         folder: Has folders of arms, such as ``seed-0-baseline``, and the files of their attempts.
-        names: Its other files of ours.
+        names: Its other files that are ours.
 
     Raises:
         ConfigError: With the first that is a link, or a folder of an arm in which something is one.
@@ -251,10 +239,18 @@ def _remove_unstarted(path: Path) -> None:
     Raises:
         RunError: If it holds anything that such a run has not: it is not ours, then.
     """
-    remove_temporary_files(path, _TEMPORARY)
+    remove_temporary_files(path, _WRITTEN_WHOLE)
     entries = sorted(path.iterdir())
     for entry in entries:
-        if not _is_of_unstarted(entry):
+        status = entry.lstat()  # not stat: a link is never one of ours
+        if entry.name == "checkpoints":
+            is_ours = stat.S_ISDIR(status.st_mode) and not any(entry.iterdir())
+        else:
+            is_empty = entry.name != "events.jsonl" or status.st_size == 0
+            is_ours = (
+                entry.name in _FILES_BEFORE_START and stat.S_ISREG(status.st_mode) and is_empty
+            )
+        if not is_ours:
             problem = f"must be a run that was stopped before its start, but holds {entry.name}"
             raise RunError(f"{path}: {problem}; move it away, and a new run is made")
     for entry in entries:
@@ -265,17 +261,8 @@ def _remove_unstarted(path: Path) -> None:
     path.rmdir()
 
 
-def _is_of_unstarted(entry: Path) -> bool:
-    """Tell whether an entry of a run folder is one of a run that was stopped before its start."""
-    status = entry.lstat()
-    if entry.name == "checkpoints":
-        return stat.S_ISDIR(status.st_mode) and not any(entry.iterdir())
-    is_empty = entry.name != "events.jsonl" or status.st_size == 0
-    return entry.name in _OF_UNSTARTED and stat.S_ISREG(status.st_mode) and is_empty
-
-
 @contextmanager
-def alone(folder: Path, name: str) -> Iterator[int]:
+def locked(folder: Path, name: str) -> Iterator[int]:
     """Hold the lock file `name` of a folder; yield its file descriptor.
 
     Raises:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import string
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
@@ -18,8 +18,7 @@ from autoprog.accuracy import sampling_error
 from autoprog.errors import ConfigError, consistent
 from autoprog.events import Evaluated, Event, RunStarted, StepLogged
 from autoprog.paired_timing import Estimate, estimate
-from autoprog.runs import Result, Run, load_run
-from autoprog.settings import RunSettings
+from autoprog.runs import Result, load_run
 from autoprog.stage import Training, image_macs
 from supernet.config import ModelSpec
 
@@ -27,7 +26,7 @@ __all__ = [
     "PARTS",
     "Comparison",
     "Difference",
-    "Finished",
+    "FinishedRun",
     "Group",
     "Point",
     "Spread",
@@ -35,29 +34,39 @@ __all__ = [
     "compare",
     "curve_of",
     "flat",
-    "read_finished",
+    "read_finished_run",
     "spread",
 ]
 
 
-# --------------------------------------------------------------------------------------------------
-# A finished run as a comparison sees it: what it was configured to do, and what it cost to get
-# where.
+PARTS = ("train", "data_wait", "search", "lost", "eval")
+"""What wall time is made of by ``result.json``; the rest of it is checkpoints."""
 
-
-_COMPUTED = (
-    "kind",
-    "model",
-    "data",
-    "recipe",
-    "table_sizes",
-    "time_budget_seconds",
-    "compile",
-    "patience",
+# Which settings decide what a run computes (with the two that decide what it begins with), and which only
+# how fast: two runs with the same of the former and different seeds are repeats.
+_COMPUTED = frozenset(
+    {
+        *("kind", "model", "data", "recipe", "table_sizes", "time_budget_seconds"),
+        *("compile", "patience", "pretrained", "initial_checkpoint"),
+    }
 )
-_START = ("pretrained", "initial_checkpoint")
 _CARRIED_OUT = ("threads", "workers", "cache")
 _ORIGINS = {"search": {"storage", "space_from", "fidelity"}}
+
+_FOLLOWS = (
+    ("model.model", "model."),
+    ("model.model", "search.space"),
+    ("kind", "search."),
+    ("kind", "schedule"),
+)
+"""Where the first differs, keys that begin with the second are bound to."""
+
+_PURPOSES = {
+    "search": "measuring, estimates and decisions",
+    "lost": "growth",
+    "eval": "evaluations",
+    "checkpoints": "checkpoints",
+}
 
 
 @dataclass(frozen=True)
@@ -71,17 +80,17 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Finished:
+class FinishedRun:
     """A complete run.
 
     Attributes:
         path: Its folder, as it was given.
         name: What it trained along, in a few words.
         result: What it came to.
-        configuration: All that decides what it computes, but its seed; runs that fraction it repeat each other.
+        configuration: All that decides what it computes, but its seed; runs with the same one are repeats.
         conditions: What it was carried out with, which changes its seconds and not what it computes.
         curve: Its evaluations, in order.
-        planned_fraction: The fraction of the time of the full model's steps that a search was to take; else None.
+        planned_fraction: What a search was to take, of the time of the full model's steps; else None.
         found_by: The search run that found the schedule of a training; None where a person wrote it.
     """
 
@@ -95,7 +104,7 @@ class Finished:
     planned_fraction: float | None = None
 
 
-def read_finished(path: str | Path) -> Finished:
+def read_finished_run(path: str | Path) -> FinishedRun:
     """Read a complete run.
 
     Raises:
@@ -108,30 +117,54 @@ def read_finished(path: str | Path) -> Finished:
     run = load_run(path)
     if run.result is None:
         raise ConfigError(str(path), "", "must be a complete run: there is no result.json yet")
+    settings, result = run.manifest.settings, run.result
     with consistent(str(path)):
-        return _finished(path, run, run.result)
-
-
-def _finished(path: str | Path, run: Run, result: Result) -> Finished:
-    settings, events = run.manifest.settings, list(run.events())
-    starts = [event for event in events if isinstance(event, RunStarted)]
-    return Finished(
-        path=str(path),
-        name=_name(settings),
-        result=result,
-        configuration=_configuration(run, result),
-        conditions=_conditions(settings, result, starts),
-        curve=curve_of(events, settings.model.spec(), result),
-        found_by=_search_before(run),
-        planned_fraction=None if settings.search is None else settings.search.cost_fraction,
-    )
+        events = list(run.events())
+        starts = [event for event in events if isinstance(event, RunStarted)]
+        configuration = settings.model_dump(mode="json", include=set(_COMPUTED))
+        configuration |= {"device": result.device.partition(":")[0], "amp": result.amp}
+        found_by = None
+        if settings.search is not None:
+            search = settings.search
+            trials = "" if search.trials is None else f", {search.trials} trials"
+            fraction = search.cost_fraction
+            of = "" if fraction is None else f" planned for {fraction:g} of the time"
+            name = f"search {search.rule}{trials}{of}"
+            configuration |= settings.model_dump(mode="json", include={"search"}, exclude=_ORIGINS)
+        else:
+            name = "/".join(Path(settings.schedule_from or "schedule").parts[-2:])
+            schedule = result.schedule
+            if run.schedule is not None:
+                schedule = run.schedule.model_dump(
+                    mode="json", by_alias=True, exclude_defaults=True
+                )
+                # The seconds of this run do not hold those of the search that found its schedule.
+                found_by = None if run.schedule.found_by is None else run.schedule.found_by.run
+            configuration["schedule"] = {k: v for k, v in schedule.items() if k != "found_by"}
+        hardware = dict.fromkeys(start.hardware for start in starts if start.hardware)
+        carried_out = settings.model_dump(mode="json", include=set(_CARRIED_OUT))
+        return FinishedRun(
+            path=str(path),
+            name=name,
+            result=result,
+            configuration=configuration,
+            conditions={
+                "hardware": ", ".join(hardware) or "unknown",
+                "processes": str(starts[-1].world_size if starts else 1),
+                **{name: str(value) for name, value in carried_out.items()},
+                "torch": result.versions.get("torch", "unknown"),
+                "autoprog": result.versions.get("autoprog", "unknown"),
+            },
+            curve=curve_of(events, settings.model.spec(), result),
+            found_by=found_by,
+            planned_fraction=None if settings.search is None else settings.search.cost_fraction,
+        )
 
 
 def curve_of(events: Iterable[Event], spec: ModelSpec, result: Result) -> tuple[Point, ...]:
     """Return the evaluations of a run with what was spent until each.
 
-    Between two reports, the steps are counted as those of the subnet of the later one. The totals of the
-    result are exact, so images and multiply-accumulates on the way are scaled to end there.
+    Between two reports, the steps are counted as those of the subnet of the later one.
     """
     images = macs = 0.0
     before = num_images = 0
@@ -145,68 +178,13 @@ def curve_of(events: Iterable[Event], spec: ModelSpec, result: Result) -> tuple[
             macs += taken * image_macs(spec, event.subnet, Training())
         elif isinstance(event, Evaluated):
             points.append(Point(event.wall_seconds, images, macs, event.top1_ema))
+    # The totals of the result are exact, so what was summed on the way is scaled to end there.
     images_scale = result.image_epochs * num_images / images if images else 0.0
     macs_scale = result.macs / macs if macs else 0.0
     return tuple(
         replace(point, images=point.images * images_scale, macs=point.macs * macs_scale)
         for point in points
     )
-
-
-def _name(settings: RunSettings) -> str:
-    if settings.search is not None:
-        trials = settings.search.trials
-        by = "" if trials is None else f", {trials} trials"
-        fraction = settings.search.cost_fraction
-        of = "" if fraction is None else f" planned for {fraction:g} of the time"
-        return f"search {settings.search.rule}{by}{of}"
-    origin = Path(settings.schedule_from or "schedule")
-    return "/".join(origin.parts[-2:])
-
-
-def _configuration(run: Run, result: Result) -> dict[str, Any]:
-    """Return the settings that count, with the schedule carried out or the search that finds one."""
-    settings = run.manifest.settings
-    values = settings.model_dump(mode="json", include={*_COMPUTED, *_START})
-    values |= {"device": result.device.partition(":")[0], "amp": result.amp}
-    if settings.search is not None:
-        return values | settings.model_dump(mode="json", include={"search"}, exclude=_ORIGINS)
-    schedule = result.schedule
-    if run.schedule is not None:
-        schedule = run.schedule.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-    return values | {"schedule": {k: v for k, v in schedule.items() if k != "found_by"}}
-
-
-def _search_before(run: Run) -> str | None:
-    """Return the search whose seconds a training along its schedule does not hold."""
-    if run.manifest.settings.search is not None or run.schedule is None:
-        return None
-    return None if run.schedule.found_by is None else run.schedule.found_by.run
-
-
-def _conditions(settings: RunSettings, result: Result, starts: list[RunStarted]) -> dict[str, str]:
-    carried = settings.model_dump(mode="json", include=set(_CARRIED_OUT))
-    hardware = dict.fromkeys(start.hardware for start in starts if start.hardware)
-    processes = starts[-1].world_size if starts else 1
-    return {
-        "hardware": ", ".join(hardware) or "unknown",
-        "processes": str(processes),
-        **{name: str(value) for name, value in carried.items()},
-        "torch": result.versions.get("torch", "unknown"),
-        "autoprog": result.versions.get("autoprog", "unknown"),
-    }
-
-
-PARTS = ("train", "data_wait", "search", "lost", "eval")
-"""What wall time is made of by ``result.json``; the rest of it is checkpoints."""
-
-_FOLLOWS = (
-    ("model.model", "model."),
-    ("model.model", "search.space"),
-    ("kind", "search."),
-    ("kind", "schedule"),
-)
-"""Where the first differs, keys that begin with the second are bound to."""
 
 
 @dataclass(frozen=True)
@@ -244,7 +222,7 @@ class Group:
 
     label: str
     name: str
-    runs: tuple[Finished, ...]
+    runs: tuple[FinishedRun, ...]
     seeds: tuple[int, ...]
     top1_ema: Spread
     top1: Spread
@@ -272,16 +250,149 @@ class Comparison:
     notes: tuple[str, ...]
 
 
-def compare(runs: Sequence[Finished]) -> Comparison:
+def compare(runs: Sequence[FinishedRun]) -> Comparison:
     """Return the comparison of at least one run; the group of the first one is the reference."""
-    by_configuration: dict[str, list[Finished]] = {}
+    by_configuration: dict[str, list[FinishedRun]] = {}
     for run in runs:
         key = json.dumps(run.configuration, sort_keys=True)
         by_configuration.setdefault(key, []).append(run)
     members = list(by_configuration.values())
     groups = tuple(_group(label(i), own, members[0]) for i, own in enumerate(members))
-    facts = (*_sampling_errors(groups), *_single_seeds(groups), *_planned_and_reached(groups))
-    return Comparison(groups, facts, tuple(_notes(runs, groups)))
+    return Comparison(groups, tuple(_facts(groups)), tuple(_notes(runs, groups)))
+
+
+def _group(name: str, runs: list[FinishedRun], reference: list[FinishedRun]) -> Group:
+    def over_seeds(value: str) -> Spread:
+        return spread(list(_by_seed(runs, value).values()))
+
+    def ratio(mean: float, value: str) -> float | None:
+        """Return a mean over that of the reference; None where there is nothing to compare it with."""
+        of_reference = fmean(_by_seed(reference, value).values())
+        return mean / of_reference if is_comparable and of_reference else None
+
+    is_comparable = _same_images(runs[0], reference[0])
+    has_difference = is_comparable and runs is not reference
+    seconds, macs = over_seeds("wall_seconds"), over_seeds("macs")
+    parts = [charged_parts(run.result) for run in runs]
+    own, other = flat(runs[0].configuration), flat(reference[0].configuration)
+    keys = dict.fromkeys([*own, *other])
+    differing = {k: (own.get(k), other.get(k)) for k in keys if own.get(k) != other.get(k)}
+    # What is bound to differ, since something else does, says nothing of its own.
+    follow = tuple(prefix for cause, prefix in _FOLLOWS if cause in differing)
+    causes = {cause for cause, _ in _FOLLOWS}
+    return Group(
+        label=name,
+        name=runs[0].name,
+        runs=tuple(runs),
+        seeds=tuple(sorted({run.result.seed for run in runs})),
+        top1_ema=over_seeds("top1_ema"),
+        top1=over_seeds("top1"),
+        seconds=seconds,
+        image_epochs=over_seeds("image_epochs"),
+        macs=macs,
+        parts_seconds={part: fmean(one[part] for one in parts) for part in parts[0]},
+        peak_memory_bytes=max(run.result.peak_memory_bytes for run in runs),
+        seconds_ratio=ratio(seconds.mean, "wall_seconds"),
+        macs_ratio=ratio(macs.mean, "macs"),
+        difference=_difference(runs, reference, "top1_ema") if has_difference else None,
+        difference_online=_difference(runs, reference, "top1") if has_difference else None,
+        differs_in=tuple(
+            (key, *values)
+            for key, values in differing.items()
+            if key in causes or not key.startswith(follow)
+        ),
+    )
+
+
+def _difference(
+    runs: Sequence[FinishedRun], reference: Sequence[FinishedRun], top1: str
+) -> Difference:
+    own, other = _by_seed(runs, top1), _by_seed(reference, top1)
+    seeds = tuple(sorted(own.keys() & other.keys()))
+    if not seeds:
+        return Difference(fmean(own.values()) - fmean(other.values()), (), None)
+    pairs = [own[seed] - other[seed] for seed in seeds]
+    return Difference(fmean(pairs), seeds, estimate(pairs) if len(pairs) > 1 else None)
+
+
+def _by_seed(runs: Sequence[FinishedRun], value: str) -> dict[int, float]:
+    """Return a value of the results for each seed: the mean of its repeats."""
+    found: dict[int, list[float]] = {}
+    for run in runs:
+        found.setdefault(run.result.seed, []).append(getattr(run.result, value))
+    return {seed: fmean(values) for seed, values in found.items()}
+
+
+def _same_images(run: FinishedRun, reference: FinishedRun) -> bool:
+    """Return whether two runs had the same data set; the fraction that they were trained on may differ."""
+    own, other = (
+        {
+            key: value
+            for key, value in one.configuration.get("data", {}).items()
+            if key != "fraction"
+        }
+        for one in (run, reference)
+    )
+    return own == other
+
+
+def _facts(groups: Sequence[Group]) -> Iterator[str]:
+    """Yield what the numbers of groups do not say by themselves."""
+    # How far the choice of validation images may have moved accuracies.
+    by_images: dict[int, list[Group]] = {}
+    for group in groups:
+        for images in {run.result.num_validation_images for run in group.runs}:
+            if images:
+                by_images.setdefault(images, []).append(group)
+    for images, own in by_images.items():
+        error = max(sampling_error(group.top1_ema.mean, images) for group in own)
+        labels = ", ".join(group.label for group in own)
+        yield f"{labels}: {images:,} validation images, top-1 within ± {error:.1f} points (95 %)"
+    single = [group.label for group in groups if len(group.seeds) == 1]
+    if single and len(groups) > 1:
+        yield f"{', '.join(single)}: n = 1, and one seed does not tell a difference from chance"
+    # What fraction of time a search was planned for, and what it took of the reference's, by purpose.
+    reference = groups[0]
+    for group in groups:
+        fraction = group.runs[0].planned_fraction
+        if fraction is None or not reference.seconds.mean:
+            continue
+        parts = {
+            name: seconds / reference.seconds.mean for name, seconds in group.parts_seconds.items()
+        }
+        steps = parts.pop("train") + parts.pop("data_wait")
+        spent = [f"steps {steps:.2f}"]
+        spent += [f"{_PURPOSES[name]} {part:.2f}" for name, part in parts.items() if part >= 0.005]
+        of = "its own time" if group is reference else f"the time of {reference.label}"
+        yield (
+            f"{group.label}: planned for {fraction:g} of the time of the full model's steps; reached"
+            f" {group.seconds_ratio or 0.0:.2f} of {of}: {', '.join(spent)}"
+        )
+
+
+def _notes(runs: Sequence[FinishedRun], groups: Sequence[Group]) -> list[str]:
+    """Return what makes seconds or accuracies hard to compare."""
+    notes = []
+    for name in runs[0].conditions:
+        values = sorted({run.conditions[name] for run in runs})
+        if len(values) > 1:
+            notes.append(
+                f"runs differ in {name} ({', '.join(values)}): seconds may not be comparable"
+            )
+    for group in groups[1:]:
+        if not _same_images(group.runs[0], groups[0].runs[0]):
+            notes.append(
+                f"{group.label}: other images than {groups[0].label}'s: accuracies and seconds do not compare"
+            )
+    for group in groups:
+        for search in sorted({run.found_by for run in group.runs if run.found_by}):
+            notes.append(f"{group.label}: its time leaves out the search {search} before it")
+        repeats = len(group.runs) - len(group.seeds)
+        if repeats:
+            notes.append(f"{group.label}: seeds given more than once count once, as their mean")
+        if group.difference is not None and not group.difference.seeds:
+            notes.append(f"{group.label}: no seed in common with the reference, so not paired")
+    return notes
 
 
 def label(index: int) -> str:
@@ -310,171 +421,3 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             found[prefix + key] = value
     return found
-
-
-def _group(name: str, runs: list[Finished], reference: list[Finished]) -> Group:
-    def over_seeds(value: Callable[[Result], float], of: list[Finished] = runs) -> list[float]:
-        return list(_by_seed(of, value).values())
-
-    seconds = spread(over_seeds(_seconds))
-    macs = spread(over_seeds(_macs))
-    is_comparable = _same_images(runs[0], reference[0])
-    has_difference = is_comparable and runs is not reference
-    parts = [charged_parts(run.result) for run in runs]
-    return Group(
-        label=name,
-        name=runs[0].name,
-        runs=tuple(runs),
-        seeds=tuple(sorted(_by_seed(runs, _seconds))),
-        top1_ema=spread(over_seeds(_top1_ema)),
-        top1=spread(over_seeds(_top1)),
-        seconds=seconds,
-        image_epochs=spread(over_seeds(lambda result: result.image_epochs)),
-        macs=macs,
-        parts_seconds={part: fmean(one[part] for one in parts) for part in parts[0]},
-        peak_memory_bytes=max(run.result.peak_memory_bytes for run in runs),
-        seconds_ratio=_ratio(seconds.mean, fmean(over_seeds(_seconds, reference)))
-        if is_comparable
-        else None,
-        macs_ratio=_ratio(macs.mean, fmean(over_seeds(_macs, reference)))
-        if is_comparable
-        else None,
-        difference=_difference(runs, reference, _top1_ema) if has_difference else None,
-        difference_online=_difference(runs, reference, _top1) if has_difference else None,
-        differs_in=tuple(_differences(runs[0], reference[0])),
-    )
-
-
-def _same_images(run: Finished, reference: Finished) -> bool:
-    """Tell whether two runs were trained and evaluated on the same data set; a fraction of it may differ."""
-    own, other = (
-        {
-            key: value
-            for key, value in one.configuration.get("data", {}).items()
-            if key != "fraction"
-        }
-        for one in (run, reference)
-    )
-    return own == other
-
-
-def _seconds(result: Result) -> float:
-    return result.wall_seconds
-
-
-def _macs(result: Result) -> float:
-    return result.macs
-
-
-def _top1_ema(result: Result) -> float:
-    return result.top1_ema
-
-
-def _top1(result: Result) -> float:
-    return result.top1
-
-
-def _by_seed(runs: Sequence[Finished], value: Callable[[Result], float]) -> dict[int, float]:
-    """Return one value a seed: the mean of its repeats."""
-    found: dict[int, list[float]] = {}
-    for run in runs:
-        found.setdefault(run.result.seed, []).append(value(run.result))
-    return {seed: fmean(values) for seed, values in found.items()}
-
-
-def _ratio(value: float, reference: float) -> float | None:
-    return value / reference if reference else None
-
-
-def _difference(
-    runs: Sequence[Finished], reference: Sequence[Finished], top1: Callable[[Result], float]
-) -> Difference:
-    own, other = _by_seed(runs, top1), _by_seed(reference, top1)
-    seeds = tuple(sorted(own.keys() & other.keys()))
-    if not seeds:
-        return Difference(fmean(own.values()) - fmean(other.values()), (), None)
-    pairs = [own[seed] - other[seed] for seed in seeds]
-    return Difference(fmean(pairs), seeds, estimate(pairs) if len(pairs) > 1 else None)
-
-
-def _differences(run: Finished, reference: Finished) -> list[tuple[str, Any, Any]]:
-    """Return where two configurations differ, without what follows from another difference."""
-    own, other = flat(run.configuration), flat(reference.configuration)
-    keys = dict.fromkeys([*own, *other])
-    found = {k: (own.get(k), other.get(k)) for k in keys if own.get(k) != other.get(k)}
-    follow = tuple(prefix for cause, prefix in _FOLLOWS if cause in found)
-    causes = {cause for cause, _ in _FOLLOWS}
-    return [(k, *v) for k, v in found.items() if k in causes or not k.startswith(follow)]
-
-
-def _sampling_errors(groups: Sequence[Group]) -> Iterator[str]:
-    """Yield how far the choice of validation images may have moved accuracies."""
-    by_images: dict[int, list[Group]] = {}
-    for group in groups:
-        for images in {run.result.num_validation_images for run in group.runs}:
-            if images:
-                by_images.setdefault(images, []).append(group)
-    for images, own in by_images.items():
-        error = max(sampling_error(group.top1_ema.mean, images) for group in own)
-        labels = ", ".join(group.label for group in own)
-        yield f"{labels}: {images:,} validation images, top-1 within ± {error:.1f} points (95 %)"
-
-
-def _single_seeds(groups: Sequence[Group]) -> Iterator[str]:
-    """Yield which groups have one seed only, where they are to be told apart."""
-    single = [group.label for group in groups if len(group.seeds) == 1]
-    if single and len(groups) > 1:
-        yield f"{', '.join(single)}: n = 1, and one seed does not tell a difference from chance"
-
-
-def _planned_and_reached(groups: Sequence[Group]) -> Iterator[str]:
-    """Yield what fraction of time a search was planned for, and what of the reference's it took, by purpose."""
-    reference = groups[0]
-    for group in groups:
-        fraction = group.runs[0].planned_fraction
-        if fraction is None or not reference.seconds.mean:
-            continue
-        parts = {
-            name: seconds / reference.seconds.mean for name, seconds in group.parts_seconds.items()
-        }
-        steps = parts.pop("train") + parts.pop("data_wait")
-        spent = [f"steps {steps:.2f}"]
-        spent += [f"{_PURPOSES[name]} {part:.2f}" for name, part in parts.items() if part >= 0.005]
-        of = "its own time" if group is reference else f"the time of {reference.label}"
-        yield (
-            f"{group.label}: planned for {fraction:g} of the time of the full model's steps; reached"
-            f" {group.seconds_ratio or 0.0:.2f} of {of}: {', '.join(spent)}"
-        )
-
-
-_PURPOSES = {
-    "search": "measuring, estimates and decisions",
-    "lost": "growth",
-    "eval": "evaluations",
-    "checkpoints": "checkpoints",
-}
-
-
-def _notes(runs: Sequence[Finished], groups: Sequence[Group]) -> list[str]:
-    """Return what makes seconds or accuracies hard to compare."""
-    notes = []
-    for name in runs[0].conditions:
-        values = sorted({run.conditions[name] for run in runs})
-        if len(values) > 1:
-            notes.append(
-                f"runs differ in {name} ({', '.join(values)}): seconds may not be comparable"
-            )
-    for group in groups[1:]:
-        if not _same_images(group.runs[0], groups[0].runs[0]):
-            notes.append(
-                f"{group.label}: other images than {groups[0].label}'s: accuracies and seconds do not compare"
-            )
-    for group in groups:
-        for search in sorted({run.found_by for run in group.runs if run.found_by}):
-            notes.append(f"{group.label}: its time leaves out the search {search} before it")
-        repeats = len(group.runs) - len(group.seeds)
-        if repeats:
-            notes.append(f"{group.label}: seeds given more than once count once, as their mean")
-        if group.difference is not None and not group.difference.seeds:
-            notes.append(f"{group.label}: no seed in common with the reference, so not paired")
-    return notes

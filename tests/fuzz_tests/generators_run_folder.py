@@ -397,7 +397,7 @@ def _proof_words(draw: Draw, place: Place) -> Command:
         ["train", "--schedule=constant", "--model=vit-mu", f"--data=pipe:{place.touch}"],
         ["train", "--resume", str(place.victim)],
         ["search", f"--storage=sqlite:///{place.victim}/evil.db", "--trials=3"],
-        ["stress", "--", "train"],
+        ["bench", "stress", "--", "train"],
         ["export", "x", f"--output={place.victim}/new.pth"],
         ["-c", place.code],
         [],

@@ -299,9 +299,12 @@ _BASES: dict[str, list[str]] = {
     "evaluate": ["runs/RUN"],
     "init schedule": ["--from=linear"],
     "init completion": ["bash"],
-    "bench": ["presets", "--model=vit-mu", "--data=nowhere"],
+    "bench runner": ["--schedule=linear", "--model=vit-mu", "--data=nowhere"],
+    "bench costs": ["--model=vit-mu", "--data=nowhere"],
+    "bench presets": ["--model=vit-mu", "--data=nowhere"],
+    "bench tier": ["gpu", "--data=nowhere"],
+    "bench stress": ["--", "train", "--schedule=linear", "--model=vit-mu", "--data=nowhere"],
     "verify": ["--schedule=linear", "--model=vit-mu", "--data=nowhere"],
-    "stress": ["--", "train", "--schedule=linear", "--model=vit-mu", "--data=nowhere"],
 }
 
 
@@ -379,7 +382,8 @@ def _flags(draw: Draw, place: Place, texts: Callable[[Place], list[str]], bounde
         base.append("--output=out.pth")
     if name in ("init space", "init recipe", "init schedule"):
         base.append("--model=vit-mu")
-    if bounded and name in ("train", "search", "evaluate", "bench", "verify"):
+    loads = name.split()[0] in ("train", "search", "evaluate", "bench", "verify")
+    if bounded and loads and name != "bench stress":
         # What is in bounds is told apart from what is not before data are looked for, or soon after it.
         base = [word for word in base if not word.startswith("--data=")]
         base += (
@@ -402,7 +406,7 @@ def _flags(draw: Draw, place: Place, texts: Callable[[Place], list[str]], bounde
 
 def _with_value(name: str, base: list[str], action: argparse.Action, value: str) -> list[str]:
     if not action.option_strings:  # a word of its own, in place of the good one
-        base = [word for word in base if word.startswith("-")] if name != "stress" else []
+        base = [word for word in base if word.startswith("-")] if name != "bench stress" else []
         return [*name.split(), *base, *(["--", value] if value.startswith("-") else [value])]
     flag = action.option_strings[-1]
     base = [word for word in base if not word.startswith(f"{flag}=")]
@@ -449,7 +453,7 @@ def _other_words(draw: Draw, place: Place) -> Command:
             ["show"],
             ["train"],
             ["list", "caches", "--remove"],
-            ["stress"],
+            ["bench", "stress"],
             ["train", "--schedule=linear"],
         ]
     )

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from autoprog import migration
+from autoprog.commands.bench_presets import load_preset_bench
 from autoprog.commands.configure import RecipeFile
 from autoprog.costs.table import table_of
 from autoprog.decisions import read_fidelity
@@ -28,7 +29,6 @@ from autoprog.runs import load_run, read_result
 from autoprog.schedule import GrowthSchedule, load_schedule
 from autoprog.settings import RunManifest
 from autoprog.space import SpaceFile, find_space
-from autoprog.verify.controls import read_field
 from autoprog.verify.verification import load, save
 
 FILES = Path(__file__).parent / "files"
@@ -215,7 +215,7 @@ def test_published_verifications_load(path: Path) -> None:
 )  # fmt: skip
 def test_benchmarks_load(path: Path) -> None:
     body = read_object(path / "bench.json")
-    found = read_field(path)
+    found = load_preset_bench(path)
     assert [one.name for one in found.schedules] == [one["name"] for one in body["entrants"]]
     assert all(old_words(one.settings.model_dump()) == [] for one in found.schedules)
 

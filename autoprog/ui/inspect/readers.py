@@ -32,7 +32,7 @@ from autoprog.ui.subject import Subject, run_start, run_subject
 from autoprog.ui.tables import Column
 
 if TYPE_CHECKING:
-    from autoprog.verify.compare import Comparison, Finished
+    from autoprog.verify.compare import Comparison, FinishedRun
 
 __all__ = [
     "BASELINE_SCHEDULE",
@@ -423,9 +423,9 @@ class Library:
         self.plans = tuple(plans)
         self._listed = listed
         self._followers: dict[Path, RunFollower] = {}
-        self._finished: dict[Path, tuple[Stamp, Finished | str]] = {}
+        self._finished: dict[Path, tuple[Stamp, FinishedRun | str]] = {}
         self._baselines: dict[Path, tuple[Stamp, str]] = {}
-        self._compared: tuple[tuple[Finished | str, ...], Compared] = ((), Compared())
+        self._compared: tuple[tuple[FinishedRun | str, ...], Compared] = ((), Compared())
 
     def subject(self, path: Path) -> Subject:
         """Return a run, read to its end.
@@ -503,15 +503,15 @@ class Library:
             if known[1] == wanted and path != subject.run.path:
                 yield path
 
-    def _finished_run(self, path: Path) -> Finished | str:
-        from autoprog.verify.compare import read_finished  # not before a view needs it
+    def _finished_run(self, path: Path) -> FinishedRun | str:
+        from autoprog.verify.compare import read_finished_run  # not before a view needs it
 
         now = stamp(path, (*FILES, "events.jsonl"))
         known = self._finished.get(path)
         if known is not None and known[0] == now:
             return known[1]
         try:
-            found: Finished | str = read_finished(path)
+            found: FinishedRun | str = read_finished_run(path)
         except ConfigError as error:
             found = ": ".join(part for part in (error.key, error.problem) if part)
         except (AutoprogError, OSError) as error:

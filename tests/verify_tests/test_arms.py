@@ -68,7 +68,7 @@ def test_words_and_flags_are_the_same_thing() -> None:
         ["--cache", "--cost-fraction", "0.3", "-j", "4", "--cost-fraction=0.15"],
         FLAGS_OF_BOTH | FLAGS_OF_SEARCH,
     )
-    assert more == {"cache": "auto", "time-share": "0.15", "jobs": "4"}
+    assert more == {"cache": "auto", "cost-fraction": "0.15", "jobs": "4"}
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +11,9 @@ from typing import Any
 import pytest
 
 from autoprog.errors import ConfigError
-from autoprog.verify.verification import check_target, load, publish
-from tests.proof_tests.conftest import Verified, tree
+from autoprog.verify.verification import check_publish_folder, load, publish_verification
 from tests.test_verify import Command, Fake, starts
+from tests.verify_tests.conftest import Verified, tree
 
 EVIL = ["bench", "runner", "--schedule", "linear", "--model", "vit-mu", "--timm-script", "evil.py"]
 CONTROL = {
@@ -154,7 +152,7 @@ TEXT = "must be a text of at most 4096 letters, without control characters"
         (put("differing", {"a": [{}, {}]}), "differing.a"),
         (put("differing", {"a": ["\x1b[2J", 1]}), "differing.a"),
         (put("verify_id", "\x9b2J"), "verify_id: must be a line without control characters"),
-        (put("schema", 3), "schema: must be 2, but got 3"),
+        (put("schema", 4), "schema: must be 3, but got 4"),
         (put("plan", [1]), "plan: must be a mapping of keys to values"),
     ],
 )
@@ -262,7 +260,10 @@ def test_what_was_published_is_still_read(repository: Path, name: str) -> None:
     found = load(repository / "runs" / "published" / name)
     assert found.verdict is not None
     assert found.plan.candidate.flags["epochs"] in ("12", "120")
-    assert found.plan.settings_of(found.plan.others[0].name).flags["time-share"] in ("0.15", "0.45")
+    assert found.plan.settings_of(found.plan.others[0].name).flags["cost-fraction"] in (
+        "0.15",
+        "0.45",
+    )
 
 
 # What reaches outside the folder.
@@ -485,10 +486,10 @@ def test_only_what_was_published_is_replaced(
     for run in folder.glob("seed-*/run"):
         (run / "run.yaml").write_text("a: 1\n")
     public = tmp_path / "public"
-    publish(folder, public)
+    publish_verification(folder, public)
     (public / "notes.md").write_text("dear")
     (public / "seed-of-mine").mkdir()
-    publish(folder, public)
+    publish_verification(folder, public)
     assert (public / "notes.md").read_text() == "dear"
     assert (public / "seed-of-mine").is_dir()
     assert {path.name for path in (public / "seed-0-baseline").iterdir()} == {
@@ -496,7 +497,7 @@ def test_only_what_was_published_is_replaced(
     }
     (public / "seed-0-baseline" / "mine.txt").write_text("dear")
     before = tree(public)
-    for refused in (check_target, lambda target: publish(folder, target)):
+    for refused in (check_publish_folder, lambda target: publish_verification(folder, target)):
         with pytest.raises(ConfigError, match=r"seed-0-baseline: must hold nothing but what was"):
             refused(public)
     assert tree(public) == before
@@ -509,12 +510,12 @@ def test_nothing_is_published_through_a_link(
     folder, public = verified(), tmp_path / "public"
     assert command("--resume", "V")[0] == 0
     (folder / "seed-0-baseline" / "run" / "run.yaml").write_text("a: 1\n")
-    publish(folder, public)
+    publish_verification(folder, public)
     (public / name).rename(tmp_path / "victim")
     (public / name).symlink_to(tmp_path / "victim")
     before = tree(tmp_path)
     with pytest.raises(ConfigError, match=r"must be no symbolic link|run\.yaml"):
-        publish(folder, public)
+        publish_verification(folder, public)
     assert tree(tmp_path) == before
 
 
@@ -528,27 +529,19 @@ def test_a_link_in_a_run_is_not_published(
     (tmp_path / "key").write_text("secret")
     (folder / "seed-0-baseline" / "run" / "run.yaml").symlink_to(tmp_path / "key")
     with pytest.raises(RunError, match=r"run\.yaml: cannot be published: a symbolic link"):
-        publish(folder, tmp_path / "public")
+        publish_verification(folder, tmp_path / "public")
     assert "secret" not in "".join(tree(tmp_path / "public").values())
 
 
-def test_no_script_is_run(tmp_path: Path, command: Command, verified: Verified) -> None:
-    """The whole program, with the words of an older version that named a script."""
+def test_no_script_is_run(tmp_path: Path, command: Command, fake: Fake, verified: Verified) -> None:
+    """The words of an older version, which named a script."""
     folder = verified()
     (tmp_path / "evil.py").write_text("open('pwned', 'w').write('x')\n")
     poison(folder, old_words([*EVIL, "--data", "data"]))
-    program = [sys.executable, "-m", "autoprog", "verify", "--resume", "V"]
-    root = str(Path(__file__).resolve().parents[2])
-    done = subprocess.run(
-        program,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": root},
-        capture_output=True,
-        text=True,
-        check=False,
+    assert command("--resume", "V") == (
+        2,
+        "",
+        "autoprog: V/verify.json: plan.baseline: must begin with train or search, but got 'bench'\n",
     )
-    assert done.returncode == 2
-    assert done.stderr == (
-        "autoprog: V/verify.json: plan.baseline: must begin with train or search, but got 'bench'\n"
-    )
+    assert fake.started == []
     assert not (tmp_path / "pwned").exists()

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from autoprog.cli import main
+from autoprog.commands.bench_presets import load_preset_bench
 from autoprog.errors import ConfigError, RunError
 from autoprog.verify import attempts
-from autoprog.verify.controls import read_field
-from tests.proof_tests.conftest import SMALL, tree
+from tests.verify_tests.conftest import SMALL, tree
 
 WORDS = ("bench", "presets", "--presets", "linear", *SMALL, "--epochs", "2", "--seeds", "1", "-q")
 Body = dict[str, Any]
@@ -58,8 +58,8 @@ def flags(**values: Any) -> Callable[[Body], None]:
 
 def words(*words: str) -> Callable[[Body], None]:
     def edit(body: Body) -> None:
-        body["schema"] = 1
-        for one in body["schedules"]:
+        body["schema"], body["entrants"] = 1, body.pop("schedules")
+        for one in body["entrants"]:
             del one["settings"]
             one["words"] = list(words)
 
@@ -73,16 +73,16 @@ def test_a_field_of_ours_is_gone_on_with(folder: Path, started: list[Sequence[st
 
 
 def test_words_of_an_older_file_become_settings(folder: Path, started: list[Sequence[str]]) -> None:
-    new = read_field(folder)
+    new = load_preset_bench(folder)
 
     def age(body: Body) -> None:
-        body["schema"] = 1
-        for one in body["schedules"]:
+        body["schema"], body["entrants"] = 1, body.pop("schedules")
+        for one in body["entrants"]:
             own = [f"--{flag}={value}" for flag, value in one.pop("settings")["flags"].items()]
             one["words"] = ["train", f"--schedule={one['name']}", "--epochs=2", *own]
 
     poison(folder, age)
-    assert read_field(folder) == new
+    assert load_preset_bench(folder) == new
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_no_link_is_followed(
     (folder / name).symlink_to(victim)
     before = tree(folder) | tree(victim)
     with pytest.raises(ConfigError, match=rf"{name}: must be no symbolic link"):
-        read_field(folder)
+        load_preset_bench(folder)
     assert main(WORDS) == 1
     assert not any(folder.name in word for words in started for word in words)
     assert tree(folder) | tree(victim) == before
@@ -142,13 +142,13 @@ def test_no_link_is_followed(
 def test_a_damaged_file_is_one_line(folder: Path, text: str) -> None:
     (folder / "bench.json").write_text(text)
     with pytest.raises(ConfigError, match=r"bench\.json: "):
-        read_field(folder)
+        load_preset_bench(folder)
 
 
 def test_a_readme_that_cannot_be_read_is_one_line(
     started: list[Sequence[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "R.md").write_bytes(b"\xff\xfe")
-    assert main(["bench", "--tier", "smoke", "--write", "R.md"]) == 2
+    assert main(["bench", "tier", "smoke", "--write", "R.md"]) == 2
     said = "autoprog: --write: R.md: must be a file that can be read: not UTF-8 text\n"
     assert (capsys.readouterr().err, started) == (said, [])
