@@ -11,7 +11,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from autoprog.decisions import Continuation, Decision, FrontPoint
+from autoprog.decisions import (
+    Continuation,
+    Decision,
+    FrontPoint,
+)
 from autoprog.events import Decided, SubnetTrained
 from autoprog.fidelity_report import Agreement, ComparedSubnet, FidelityReport, write_fidelity
 from autoprog.ui.live import event_lines
@@ -466,7 +470,7 @@ def test_a_view_fits_its_width(
         console = fixed_console(width)
         console.print(view(fidelity_section(report())))
         text = shown(console)
-        assert "FidelityReport · decision 1" in text
+        assert "Fidelity · decision 1" in text
         assert "tau 0.81" in " ".join(text.split())
         assert max(map(len, text.splitlines())) <= width
 
