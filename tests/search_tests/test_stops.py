@@ -26,9 +26,9 @@ def settings(lab: Any) -> Any:
 
 
 @pytest.fixture
-def straight(lab: Any, settings: Any) -> Any:
-    """The whole search, that nobody stops."""
-    return lab.search(settings, "straight")
+def straight(observations: Callable[[str], Any]) -> Any:
+    """The whole search, that nobody stops; carried out once for all tests."""
+    return observations("rollout").attempt
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
