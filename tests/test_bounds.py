@@ -107,7 +107,7 @@ class Sheet(FileModel):
         ({"size": "on"}, "size: must be a whole number from 1 to 4,096, but got 'on'"),
         ({"size": {"ramp": "linear", "from": 8, "to": -1}}, "size.to: must be 0 or a number from"),
         ({"alpha": 1e-320}, "alpha: must be 0 or a number from 1e-06 to 1,000, but got 1e-320"),
-        ({"fractions": [0.5, "1"]}, "shares[1]: must be a number from 0 to 1, but got '1'"),
+        ({"fractions": [0.5, "1"]}, "fractions[1]: must be a number from 0 to 1, but got '1'"),
         ({"workers": "two"}, "workers: must be a whole number from 0 to 256 or 'auto', but got"),
         ({"count": 10**5000}, "count: must be a whole number from 1 to 1,000, but got a number of"),
     ],
