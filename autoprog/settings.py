@@ -29,8 +29,8 @@ from autoprog.bounds import (
     Threads,
     WhiteLevel,
 )
-from autoprog.decisions import FidelitySettings
 from autoprog.errors import ConfigError
+from autoprog.fidelity_report import FidelitySettings
 from autoprog.files import FileModel, Line
 from autoprog.options import Option, duration_seconds, flags_of_model
 from autoprog.recipe import Recipe

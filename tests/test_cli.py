@@ -378,7 +378,7 @@ REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
     ),
     "a model of what says it itself": (
         ("show", "best.yaml", "--model", "vit-mu"),
-        "--model: must go with a preset: a run and a schedule file say it themselves,"
+        "--model: goes with a preset alone, since a run and a schedule file say their model themselves,"
         " but got 'vit-mu'",
     ),
     "an unknown augmentation": (

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from autoprog.bench.doctor import Finding, check_packages
+from autoprog.bench.packages import Finding, check_packages
 from autoprog.bounds import OpenFraction, range_of
 from autoprog.printable import say
 

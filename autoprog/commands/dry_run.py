@@ -28,7 +28,7 @@ from autoprog.settings import RunSettings
 from autoprog.stage import Training, evaluation_macs, image_macs
 from autoprog.steptable import StepTable
 from autoprog.train.device import resolve_compute
-from autoprog.train.run import step_table
+from autoprog.train.length import step_table
 from autoprog.ui.format import amount, ascii_text, count, duration, mebibytes, number
 from autoprog.ui.tables import Column, plain_table, rich_table
 from autoprog.ui.track import track_of_table

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from autoprog.bounds import BlockNumber, FewValues, Px, Workers, range_of
-from autoprog.decisions import FidelitySettings
 from autoprog.errors import ConfigError
+from autoprog.fidelity_report import FidelitySettings
 from autoprog.files import parse
 from autoprog.options import add_options, check_needs, flag_words, flags_of_model, given
 from autoprog.recipe import RECIPES, Recipe, defaults_text

@@ -24,17 +24,16 @@ from autoprog.printable import say
 from autoprog.recipe import Recipe
 from autoprog.runs import load_run
 from autoprog.schedule import GrowthSchedule
-from autoprog.search.fidelity import check_fidelity
 from autoprog.search.measured_costs import Costs
-from autoprog.search.plan import length_and_plan
+from autoprog.search.plan import check_fidelity, length_and_plan
 from autoprog.search.trials import schedule_space
 from autoprog.settings import RunSettings
 from autoprog.stage import Training, shown_depth
 from autoprog.train.device import resolve_compute
 from autoprog.train.initial_weights import find_initial
+from autoprog.train.length import run_length, step_table
 from autoprog.train.optim import check_growth, check_optimizer
 from autoprog.train.ranks import ONE_PROCESS, Ranks
-from autoprog.train.run import run_length, step_table
 from autoprog.train.step import make_input_config, scaled_batch_size
 from supernet.build import machine_bytes
 from supernet.config import GrowthRule, as_depth

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from autoprog.commands.configure import Configured
 from autoprog.console import Console
-from autoprog.decisions import read_fidelity
+from autoprog.fidelity_report import read_fidelity
 from autoprog.options import flag_words, flags_of_model
 from autoprog.recipe import RECIPES, Recipe, default_recipe_name
 from autoprog.runs import RunFolder
