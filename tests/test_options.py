@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from autoprog.commands.flags import add_search_flags
-from autoprog.decisions import FidelitySettings
+from autoprog.fidelity_report import FidelitySettings
 from autoprog.errors import ConfigError
 from autoprog.options import (
     add_options,
