@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from autoprog.pareto import pareto_front
 from supernet.config import SubnetConfig, TokenRule
 
 __all__ = ["EvaluatedCell", "EvaluationGrid", "cells_of", "front"]
@@ -61,13 +62,10 @@ def cells_of(
 
 
 def front(cells: Sequence[EvaluatedCell]) -> tuple[bool, ...]:
-    """Tell for each cell whether it is on the Pareto front: no other is as accurate for fewer MACs.
+    """Return for each cell whether it is on the Pareto front: no other is as accurate for fewer MACs.
 
     Of cells that are equal in both, all are on it.
     """
-    return tuple(not any(_beats(other, cell) for other in cells) for cell in cells)
-
-
-def _beats(one: EvaluatedCell, other: EvaluatedCell) -> bool:
-    no_worse = one.top1 >= other.top1 and one.macs <= other.macs
-    return no_worse and (one.top1, one.macs) != (other.top1, other.macs)
+    errors = [-cell.top1 for cell in cells]
+    on_front = set(pareto_front([cell.macs for cell in cells], errors, keep_ties=True))
+    return tuple(index in on_front for index in range(len(cells)))

@@ -26,20 +26,20 @@ from autoprog.bench.runner import (
     RESIDENT,
     BareLoop,
     ResidentData,
-    RunnerArm,
     RunnerSpeed,
     ScriptSpeed,
+    TimedRunner,
     as_json,
+    autoprog_seconds,
     bare_loop,
-    compare,
     data_arguments,
     distinct_phases,
-    our_seconds,
     print_report,
-    scratch_folder,
+    subnet_speed,
     timm_arguments,
     timm_seconds,
 )
+from autoprog.bench.scratch import scratch_folder
 from autoprog.cli import build_parser, main
 from autoprog.commands.configure import Configured, configure_train
 from autoprog.data.batches import Batch
@@ -201,12 +201,14 @@ def test_data_cost_is_the_fraction_of_the_resident_speed_that_a_slow_loader_take
     make_steps_cost(monkeypatch, trainer, clock, 3.0)
     slow = SlowData(clock, 1.0)
     race = {
-        RESIDENT: RunnerArm(trainer, phase, lambda: ResidentData(some_batches()), clock=clock),
-        LOADED: RunnerArm(trainer, phase, lambda: slow, clock=clock),  # type: ignore[arg-type]
+        RESIDENT: TimedRunner(trainer, phase, lambda: ResidentData(some_batches()), clock=clock),
+        LOADED: TimedRunner(trainer, phase, lambda: slow, clock=clock),  # type: ignore[arg-type]
     }
     seconds = paired_blocks(race, rounds=2, steps=5)
     assert seconds == {RESIDENT: [15.0, 15.0], LOADED: [20.0, 20.0]}
-    cell = compare(FULL, {**seconds, BARE: [14.7, 14.7], BARE_EMA: [15.0, 15.0]}, block_images=40)
+    cell = subnet_speed(
+        FULL, {**seconds, BARE: [14.7, 14.7], BARE_EMA: [15.0, 15.0]}, block_images=40
+    )
     assert cell.data_cost == Estimate(0.25, 0.25, 0.25, 0.5)
     assert cell.runner_to_bare.median == pytest.approx(0.98)
     assert cell.runner_to_bare_ema.median == 1.0
@@ -223,7 +225,7 @@ def test_the_cache_is_compared_with_the_same_resident_batches() -> None:
         LOADED: [1.25],
         LOADED_UNCACHED: [2.0],
     }
-    cell = compare(FULL, seconds, block_images=1)
+    cell = subnet_speed(FULL, seconds, block_images=1)
     assert cell.data_cost.median == pytest.approx(0.2)
     assert cell.data_cost_uncached is not None
     assert cell.data_cost_uncached.median == pytest.approx(0.5)
@@ -244,7 +246,7 @@ def test_the_runner_is_timed_from_the_first_batch_after_the_lead_in_with_its_pro
 
     monkeypatch.setattr(trainer, "run", watched)
     own = trainer.data
-    arm = RunnerArm(trainer, phase, lambda: ResidentData(some_batches()))
+    arm = TimedRunner(trainer, phase, lambda: ResidentData(some_batches()))
     assert arm(8) > 0
     steps = [event.step for event in seen if isinstance(event, StepLogged)]
     assert steps == [4, 8, 12], "one in the lead-in, two for 8 steps"
@@ -259,14 +261,14 @@ def test_a_runner_that_sleeps_is_found_to_be_slower(training: tuple[Trainer, lis
     batches = some_batches()
     trainer.stepper.regularise(phase, trainer.recipe, trainer.data.num_classes)
     bare = bare_loop(trainer, phase, batches)
-    step = bare._update
+    step = bare.update
 
     def drowsy(images: torch.Tensor, targets: torch.Tensor) -> None:
         step(images, targets)
         time.sleep(0.05)
 
     sleepy = bare_loop(trainer, phase, batches)
-    sleepy._update = drowsy  # type: ignore[method-assign]
+    sleepy.update = drowsy  # type: ignore[method-assign]
     seconds = paired_blocks({"bare": bare, "sleepy": sleepy}, rounds=6, steps=2)
     ratio = speed_ratio(seconds["sleepy"], seconds["bare"])
     assert ratio.high < 0.7
@@ -282,13 +284,13 @@ def test_a_bare_loop_trains_and_its_lead_in_is_not_timed(
     loop.clock = clock
     before = {name: value.clone() for name, value in loop.model.state_dict().items()}
     assert loop.ema is not None
-    step = loop._update
+    step = loop.update
 
     def timed(images: torch.Tensor, targets: torch.Tensor) -> None:
         step(images, targets)
         clock.now += 1.0
 
-    loop._update = timed  # type: ignore[method-assign]
+    loop.update = timed  # type: ignore[method-assign]
     assert loop(3) == 3.0
     assert loop.step == 3 + LEAD_IN_STEPS
     after, averaged = loop.model.state_dict(), loop.ema.module.state_dict()
@@ -310,12 +312,11 @@ def test_a_bare_step_is_a_step_of_the_runner(training: tuple[Trainer, list[Phase
     ]
     assert groups[0] == groups[1]
     assert type(loop.optimizer) is type(trainer.stepper.optimizer)
-    trainer.stepper._set_lr(0)
+    trainer.stepper.step(*batch[0], phase.choices[0], phase.slots, 0)
     for group in loop.optimizer.param_groups:
         group["lr"] = trainer.stepper.optimizer.param_groups[0]["lr"]
     loop.model.train()
-    loop._update(*batch[0])
-    trainer.stepper.step(*batch[0], phase.choices[0], phase.slots, 0)
+    loop.update(*batch[0])
     ours = trainer.stepper.model.vit.state_dict()
     for name, value in loop.model.state_dict().items():
         torch.testing.assert_close(value, ours[name], rtol=1e-5, atol=1e-6)
@@ -332,7 +333,7 @@ def test_a_bare_loop_accumulates_over_micro_batches() -> None:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
         compute = Compute(torch.device("cpu"), "none")
         loss = torch.nn.CrossEntropyLoss()
-        BareLoop(model, optimizer, loss, None, recipe, compute, ())._update(*some_batches(1)[0])
+        BareLoop(model, optimizer, loss, None, recipe, compute, ()).update(*some_batches(1)[0])
         gradients.append(model[1].weight.grad.clone())
     torch.testing.assert_close(gradients[0], gradients[1])
 
@@ -351,7 +352,7 @@ def a_speed(confidence: float = 0.961) -> RunnerSpeed:
     def value(median: float) -> Estimate:
         return Estimate(median, median - 0.01, median + 0.01, confidence)
 
-    cell = compare(FULL, {arm: [1.0] for arm in (BARE, BARE_EMA, RESIDENT, LOADED)}, 1234)
+    cell = subnet_speed(FULL, {arm: [1.0] for arm in (BARE, BARE_EMA, RESIDENT, LOADED)}, 1234)
     cells = tuple(
         type(cell)(cell.subnet, cell.images_per_second, value(ratio), value(1.0), value(0.1))
         for ratio in (0.995, 0.985, 0.9)
@@ -422,8 +423,8 @@ def test_our_log_gives_the_seconds_between_two_progress_events() -> None:
         )
     ]
     log = "".join(json.dumps(row) + "\n" for row in rows)
-    assert our_seconds(log, block_steps=10) == 4.25
-    assert our_seconds(log[:-5], block_steps=10) is None, "the last line is not whole yet"
+    assert autoprog_seconds(log, block_steps=10) == 4.25
+    assert autoprog_seconds(log[:-5], block_steps=10) is None, "the last line is not whole yet"
 
 
 def option(words: Sequence[str], flag: str) -> str:

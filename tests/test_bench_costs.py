@@ -49,7 +49,7 @@ def row_of(text: str, *words: str) -> list[str]:
 
 
 def test_a_row_says_what_a_cell_costs_against_the_full_one_and_its_work() -> None:
-    rows = {row.cell.name: row for row in grid().rows}
+    rows = {row.key.name: row for row in grid().rows}
     small, full = rows["d2 r8 b16"], rows["d4 r16 b16"]
     assert small.step_ratio == pytest.approx(1 / 6)
     assert 0.1 < small.macs_ratio < 0.15
@@ -60,7 +60,7 @@ def test_a_row_says_what_a_cell_costs_against_the_full_one_and_its_work() -> Non
 
 
 def test_cells_that_were_not_measured_are_marked() -> None:
-    rows = {row.cell.name: row for row in grid().rows}
+    rows = {row.key.name: row for row in grid().rows}
     between = rows["d3 r16 b16"]
     assert between.is_estimated
     assert between.interval is None
@@ -74,7 +74,7 @@ def test_the_table_is_aligned_text_where_nobody_looks() -> None:
         "2", "8", "10", "[9,", "11]", "20", "27.5", "0.167", "0.14", "7", "data-bound",
     ]  # fmt: skip
     assert "vit-mu, cpu, precision none, 1 threads, 0 loader workers; measured for 12 s" in text
-    assert "each cell estimated from the others: off by" in text
+    assert "each subnet estimated from the others: off by" in text
     assert text.isascii()
 
 
@@ -122,20 +122,29 @@ def test_the_command_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (("costs", *FAST, "--schedule", "linear"), "--schedule: must be left out"),
         (("costs", *FAST, "--resume", "x"), "--resume: must be left out: a bench is no run"),
-        (("costs", *FAST, "--timm-script", "x.py"), "--timm-script: must be left out"),
+        (
+            ("costs", *FAST, "--timm-script", "x.py"),
+            "--timm-script must be given with autoprog bench runner",
+        ),
         (("costs", *FAST, "--space", "nowhere"), "--space: unknown space"),
         (("costs",), "--model: must be given"),
-        (("runner", *FAST, "--schedule", "linear", "--space", "vit-mu"), "--space: must be left"),
+        (
+            ("runner", *FAST, "--schedule", "linear", "--space", "vit-mu"),
+            "--space must be given with autoprog bench costs",
+        ),
         (
             ("runner", *FAST, "--schedule", "linear", "--profile-seconds", "1"),
-            "--profile-seconds: must be left out: it is not for runner",
+            "--profile-seconds must be given with autoprog bench costs",
         ),
     ],
 )
 def test_what_does_not_belong_together_is_one_line(
     words: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["bench", *words]) == 2
+    try:
+        assert main(["bench", *words]) == 2
+    except SystemExit as stopped:
+        assert stopped.code == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert told in err

@@ -21,7 +21,7 @@ from autoprog.curves import Curriculum
 from autoprog.errors import ConfigError, RunError
 from autoprog.presets import PRESETS, preset
 from autoprog.runs import load_run
-from autoprog.train.run import step_table
+from autoprog.train.length import step_table
 from autoprog.verify import attempts
 from autoprog.verify.arms import ArmSettings
 from autoprog.verify.equal_cost import always, epochs_of_cost, images_cost, macs_cost
@@ -371,7 +371,7 @@ def test_the_smoke_tier_writes_its_tables_and_what_is_published(
     assert len(InProcess.words) == 9
     lines = readme.read_text().splitlines()
     assert (lines[0], lines[-1]) == ("a", "b")
-    assert lines[2] == "`autoprog bench tier smoke --seeds=3 --device=cpu --threads=1 --workers=0`"
+    assert lines[2] == "`autoprog bench tier smoke --seeds=3 --device=cpu --workers=0 --threads=1`"
     assert out.strip() in readme.read_text()
     public = tmp_path / "public"
     arms = [f"seed-{seed}-{arm}" for seed in range(3) for arm in ("baseline", "candidate")]

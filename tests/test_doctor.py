@@ -12,15 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from autoprog.bench import doctor
-from autoprog.bench.doctor import (
-    PACKAGES,
-    check_disk,
-    check_loading,
-    check_packages,
-    check_processor,
-    check_threads,
-)
+from autoprog.bench import doctor, packages
+from autoprog.bench.doctor import check_disk, check_loading, check_processor, check_threads
+from autoprog.bench.packages import PACKAGES, check_packages
 from autoprog.cli import main
 from autoprog.settings import DataSettings
 
@@ -63,7 +57,7 @@ def test_something_wrong_is_exit_code_1_and_has_a_cure(
 def test_a_package_that_is_missing_ends_the_checkup(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "PACKAGES", {"no-such-package": (1, 2)})
+    monkeypatch.setattr(packages, "PACKAGES", {"no-such-package": (1, 2)})
     assert main(["doctor"]) == 1
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == ("wrong no-such-package not installed; pip install 'no-such-package>=1.2'")
@@ -76,8 +70,8 @@ def test_a_package_that_is_missing_ends_the_checkup(
 def test_versions_are_compared_as_numbers(
     installed: str, verdict: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "PACKAGES", {"torch": (2, 6)})
-    monkeypatch.setattr(doctor, "version", lambda name: installed)
+    monkeypatch.setattr(packages, "PACKAGES", {"torch": (2, 6)})
+    monkeypatch.setattr(packages, "version", lambda name: installed)
     _, torch_finding = check_packages()
     assert torch_finding.verdict == verdict
     assert (torch_finding.hint == "") == (verdict == "ok")

@@ -1,20 +1,18 @@
-"""What would be slow or wrong on this machine beside its packages, each as a finding with a cure."""
+"""What would be slow or wrong on this machine beside its packages, each as a finding with a hint."""
 
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from autoprog.data.dataset import AnySource, OpenedData
+from autoprog.bench.packages import Finding
+from autoprog.data.dataset import AnySource
 from autoprog.data.loader import check_images
 from autoprog.data.opening import open_data
 from autoprog.data.progress import progress_on_stderr
@@ -33,13 +31,10 @@ from supernet.zoo import ZOO
 
 __all__ = [
     "LOADING_SECONDS",
-    "PACKAGES",
     "READING_SECONDS",
-    "Finding",
     "check_device",
     "check_disk",
     "check_loading",
-    "check_packages",
     "check_processor",
     "check_readable",
     "check_threads",
@@ -47,52 +42,13 @@ __all__ = [
 ]
 
 
-# --------------------------------------------------------------------------------------------------
-# Whether the packages that the program needs are there; runs without any of them.
-
-
-PACKAGES = {"torch": (2, 6), "timm": (1, 0, 31), "optuna": (5, 0), "rich": (13, 7)}
-"""The least versions, as in setup.cfg."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of a check-up. ``cure`` is empty where all is well; a note is for the user to judge."""
-
-    subject: str
-    verdict: Literal["ok", "note", "slow", "wrong"]
-    found: str
-    hint: str = ""
-
-
-def check_packages() -> Iterator[Finding]:
-    """Compare installed versions with the least that the program needs."""
-    yield Finding("python", "ok", platform.python_version())
-    for name, least in PACKAGES.items():
-        wanted = ".".join(map(str, least))
-        hint = f"pip install '{name}>={wanted}'"
-        try:
-            found = version(name)
-        except PackageNotFoundError:
-            yield Finding(name, "wrong", "not installed", hint)
-            continue
-        enough = _numbers(found) >= least
-        yield Finding(name, "ok" if enough else "wrong", found, "" if enough else hint)
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    """Return the leading numbers of a version, such as (2, 6, 0) for ``2.6.0+cpu``."""
-    parts = text.partition("+")[0].split(".")
-    return tuple(int(part) for part in parts if part.isdigit())
-
-
 _MIN_FREE_BYTES = 2**30
 """About what two checkpoints of DeiT-S take: weights, moments and averages of 22 million parameters."""
 
 LOADING_SECONDS = 1.5
 READING_SECONDS = 30.0
-"""For which the images of each part are read at most."""
-_MAX_BATCHES = 10_000
+"""Time limits of loading training images and of reading the images of each part."""
+_MAX_BATCHES = 10_000  # more than the seconds allow
 _MIN_SPEED = {"cuda": 1000, "mps": 300, "cpu": 50}
 """Images a second below which the loader rather than the device is likely to set the pace of DeiT-S."""
 
@@ -108,7 +64,7 @@ def findings(runs_dir: Path, data: DataSettings) -> Iterator[Finding]:
     yield check_processor()
     yield check_threads(usable_cores(), torch.get_num_threads(), os.environ)
     yield check_disk(runs_dir)
-    if data.embedded:
+    if data.embedded:  # images that ship with scikit-learn are all fine
         yield check_loading(data, LOADING_SECONDS)
         return
     try:
@@ -136,7 +92,7 @@ def check_device() -> Finding:
         return Finding("device", "ok", f"cuda: {', '.join(names)}")
     if torch.backends.mps.is_available():
         return Finding("device", "ok", "mps")
-    if Path("/dev/nvidia0").exists():
+    if Path("/dev/nvidia0").exists():  # a driver's device, though torch has no CUDA
         hint = "install a build of torch for the CUDA version that nvidia-smi names"
         return Finding("device", "wrong", "cpu, though a GPU is there", hint)
     return Finding("device", "slow", "cpu", "fine for small models; large ones want a GPU")
@@ -157,6 +113,7 @@ def check_threads(cores: int, threads: int, environment: Mapping[str, str]) -> F
     found = f"{threads} of torch, {cores} cores"
     if threads > cores:
         return Finding("threads", "slow", found, f"--threads {cores}: more threads than cores wait")
+    # Fewer threads than cores are the default where cores are hyperthreads: only a variable is a slip.
     if threads < cores and "OMP_NUM_THREADS" in environment:
         hint = f"unset OMP_NUM_THREADS, or --threads {cores}"
         return Finding("threads", "slow", found, hint)
@@ -164,7 +121,8 @@ def check_threads(cores: int, threads: int, environment: Mapping[str, str]) -> F
 
 
 def check_disk(runs_dir: Path) -> Finding:
-    """Tell whether runs can be written, and how much room there is."""
+    """Check whether runs can be written, and how much room there is."""
+    # The folder need not exist yet: what counts is the disk of the nearest one above it that does.
     there = next(
         path for path in (runs_dir.absolute(), *runs_dir.absolute().parents) if path.exists()
     )
@@ -183,6 +141,7 @@ def check_readable(
     part: Literal["training", "validation"], source: AnySource, seconds: float
 ) -> Iterator[Finding]:
     """Read the images of a part as training would; some from all over it where the time is too short."""
+    # A stream is read in order and not by index, and what lies in memory has been read.
     if isinstance(source, StreamSource) or source.in_memory:
         return
     checked = check_images(
@@ -195,6 +154,7 @@ def check_readable(
         return
     bad = len(checked.unreadable)
     found = f"{read}, {bad:,} cannot be read, such as {checked.unreadable[0].reason}"
+    # A run skips a few bad images of its training part, and none of those that it is judged by.
     most = RunSettings.model_fields["max_bad_images"].default
     if part == "training" and bad <= most:
         yield Finding(subject, "note", f"{found}; a run skips up to --max-bad-images {most}")
@@ -206,10 +166,32 @@ def check_loading(data: DataSettings, seconds: float) -> Finding:
     """Load training images by the run's own loader, as DeiT-S at 224 px would (digits: at 64 px)."""
     try:
         opened = open_data(data)
-        speed, workers, device = _loading_speed(opened, data, seconds)
+        spec = ZOO["deit-s"] if not data.embedded else ZOO["deit-s"].with_img_size(64)
+        name = default_recipe_name(len(opened.train), data.embedded)
+        recipe = RECIPES[name].model_copy(update={"batch_size": 32})
+        settings = RunSettings(
+            kind="train", model=FullModel.of(spec), data=data, recipe_name=name, recipe=recipe
+        )
+        device = resolve_compute(settings).device.type
+        transform = TransformSettings(scale=recipe.scale, ratio=recipe.ratio)
+        run_data = open_run_data(opened, transform, settings, device == "cuda")
+        config = make_input_config(recipe.strength, recipe, spec.img_size)
+        try:
+            batches = run_data.batches(0, 32, _MAX_BATCHES, lambda step: config, held_out=False)
+            next(batches)  # waits until the loader processes have started, which is no rate
+            begun, images = time.perf_counter(), 0
+            for batch in batches:
+                images += len(batch[0])
+                if time.perf_counter() - begun > seconds:
+                    break
+            speed = images / (time.perf_counter() - begun)
+            workers = run_data.workers
+        finally:
+            run_data.close()
     except AutoprogError as error:
         return _refused("loading", error)
-    found = f"{speed:,.0f} images/s of {_name_of(data)}, {workers} worker processes"
+    source = "the embedded digits" if data.dir is None else data.dir
+    found = f"{speed:,.0f} images/s of {source}, {workers} worker processes"
     if speed < _MIN_SPEED[device]:
         hint = "take --cache, which keeps decoded images, or more --workers"
         return Finding("loading", "slow", found, hint)
@@ -220,34 +202,3 @@ def _refused(subject: str, error: AutoprogError) -> Finding:
     hint = error.hint if isinstance(error, ConfigError) else ""
     found = str(error).removesuffix(f"; {hint}")
     return Finding(subject, "wrong", found, hint or "see the layouts in the README")
-
-
-def _loading_speed(
-    opened: OpenedData, data: DataSettings, seconds: float
-) -> tuple[float, int, str]:
-    """Return images a second after the first batch, the loader processes, and the kind of device."""
-    spec = ZOO["deit-s"] if not data.embedded else ZOO["deit-s"].with_img_size(64)
-    name = default_recipe_name(len(opened.train), data.embedded)
-    recipe = RECIPES[name].model_copy(update={"batch_size": 32})
-    settings = RunSettings(
-        kind="train", model=FullModel.of(spec), data=data, recipe_name=name, recipe=recipe
-    )
-    compute = resolve_compute(settings)
-    transform = TransformSettings(scale=recipe.scale, ratio=recipe.ratio)
-    run_data = open_run_data(opened, transform, settings, compute.device.type == "cuda")
-    config = make_input_config(recipe.strength, recipe, spec.img_size)
-    try:
-        batches = run_data.batches(0, 32, _MAX_BATCHES, lambda step: config, held_out=False)
-        next(batches)
-        begun, images = time.perf_counter(), 0
-        for batch in batches:
-            images += len(batch[0])
-            if time.perf_counter() - begun > seconds:
-                break
-        return images / (time.perf_counter() - begun), run_data.workers, compute.device.type
-    finally:
-        run_data.close()
-
-
-def _name_of(data: DataSettings) -> str:
-    return "the embedded digits" if data.dir is None else data.dir

@@ -1,4 +1,4 @@
-"""How a race is told: a table on a terminal, aligned text elsewhere, or one JSON object."""
+"""How fast the runner is: against a loop written by hand, with a loader, and against timm's train.py."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ import dataclasses
 import json
 import os
 import re
-import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -27,6 +24,7 @@ from timm.utils import ModelEmaV3, dispatch_clip_grad
 from torch import Tensor, nn
 
 import autoprog
+from autoprog.bench.scratch import scratch_folder, scratch_manifest
 from autoprog.console import Console
 from autoprog.data.batches import Batch
 from autoprog.data.dataset import OpenedData
@@ -47,16 +45,19 @@ from autoprog.presets import constant
 from autoprog.recipe import Recipe
 from autoprog.runs import RunFolder
 from autoprog.schedule import GrowthSchedule
-from autoprog.settings import RunManifest, RunSettings
-from autoprog.supervise import PROGRAM
+from autoprog.settings import RunSettings
+from autoprog.supervise import PROGRAM, Child, last_line
 from autoprog.train.device import Compute, resolve_compute
+from autoprog.train.length import step_table, steps_per_epoch_of
 from autoprog.train.model import transform_settings
 from autoprog.train.phase import Phase, phases_of
-from autoprog.train.run import Job, start_training, step_table, steps_per_epoch_of
+from autoprog.train.run import Job, start_training
 from autoprog.train.step import input_config_at
 from autoprog.train.trainer import Trainer
-from autoprog.ui.format import ascii_text, speed_text, subnet_text
-from autoprog.ui.tables import Column, plain_table, rich_table
+from autoprog.ui.format import speed_text, subnet_text
+from autoprog.ui.render_rich import print_sections
+from autoprog.ui.section import Part, Section, Table, lines
+from autoprog.ui.tables import Column
 from supernet.config import SubnetConfig
 from supernet.export import plain_network
 
@@ -64,38 +65,185 @@ __all__ = [
     "BARE",
     "BARE_EMA",
     "GOAL",
+    "LEAD_IN_STEPS",
     "LOADED",
     "LOADED_UNCACHED",
     "RESIDENT",
     "WINDOW_BLOCKS",
     "BareLoop",
-    "CellSpeed",
     "ResidentData",
-    "RunnerArm",
     "RunnerSpeed",
     "ScriptSpeed",
+    "SubnetSpeed",
+    "TimedRunner",
     "as_json",
+    "autoprog_seconds",
     "bare_loop",
     "check_script",
-    "compare",
     "data_arguments",
     "distinct_phases",
     "measure_runner",
     "measure_script",
-    "our_seconds",
     "print_report",
-    "scratch_folder",
+    "subnet_speed",
     "timm_arguments",
     "timm_seconds",
 ]
 
+BARE = "bare loop"
+BARE_EMA = "bare loop + EMA"
+RESIDENT = "runner"
+LOADED = "runner + loader"
+LOADED_UNCACHED = "runner + loader, no cache"
 
-# --------------------------------------------------------------------------------------------------
-# What is raced: the loop anyone would write by hand, and the runner on resident or loaded batches.
-
-
+GOAL = 0.98
+"""What the runner should reach of the bare loop's speed."""
 LEAD_IN_STEPS = 2
-"""Steps before the clock starts in each block: the block before left the caches to others."""
+"""Steps before the clock starts in each block: the block before left the caches to other programs."""
+WINDOW_BLOCKS = 3
+"""Timed blocks of a run of a script, after one that is not timed."""
+
+_RESIDENT_BATCHES = 2  # so that neighbouring steps see different images
+_POLL_SECONDS = 0.2
+# Train: 0 [  40/390 ( 11%)]  Loss: 2.12 (2.22)  Time: 1.992s,   64.27/s  (1.000s,  128.00/s)  LR: …
+_LINE = re.compile(r"Train: 0 \[ *(\d+)/.*\(\s*[\d.]+s, +([\d.]+)/s\)")
+
+
+@dataclass(frozen=True)
+class SubnetSpeed:
+    """One subnet: images a second of each program (median), and what they come to."""
+
+    subnet: SubnetConfig
+    images_per_second: dict[str, float]
+    runner_to_bare: Estimate
+    runner_to_bare_ema: Estimate
+    data_cost: Estimate
+    data_cost_uncached: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class RunnerSpeed:
+    """The runner's speed on this machine, subnet by subnet, and how it was measured."""
+
+    model: str
+    device: str
+    amp: str
+    threads: int
+    workers: int
+    batch_size: int
+    rounds: int
+    block_steps: int
+    cells: tuple[SubnetSpeed, ...]
+
+
+def measure_runner(
+    settings: RunSettings,
+    opened: OpenedData,
+    schedule: GrowthSchedule,
+    rounds: int,
+    block_steps: int,
+    on_round: Callable[[SubnetConfig, int], None] = lambda subnet, number: None,
+) -> RunnerSpeed:
+    """Time the runner against hand-written loops with each subnet of a schedule.
+
+    Args:
+        settings: Of a training run.
+        opened: Its data.
+        schedule: Its schedule.
+        rounds: Blocks of each program.
+        block_steps: Timed steps of a block.
+        on_round: Called with the subnet and the number of each round before it begins; 0 is the warm-up.
+    """
+    # Nothing but steps and their progress events may happen in a block.
+    undisturbed = {
+        "eval_every_epochs": 0.0,
+        "time_budget_seconds": None,
+        "checkpoint_minutes": float("inf"),
+    }
+    settings = settings.model_copy(update=undisturbed)
+    with scratch_folder(settings) as folder:
+        trainer = start_training(settings, folder, opened, schedule, Job())
+        try:
+            speeds = []
+            for phase in distinct_phases(schedule, trainer):
+                blocks, subnet = _timed_blocks(trainer, opened, phase), phase.choices[0].subnet
+                seconds = paired_blocks(blocks, rounds, block_steps, partial(on_round, subnet))
+                images = block_steps * settings.recipe.batch_size
+                speeds.append(subnet_speed(subnet, seconds, images))
+        finally:
+            trainer.data.close()
+    return RunnerSpeed(
+        model=settings.model.model,
+        device=str(trainer.compute.device),
+        amp=trainer.compute.amp,
+        threads=torch.get_num_threads(),
+        workers=trainer.data.workers,
+        batch_size=settings.recipe.batch_size,
+        rounds=rounds,
+        block_steps=block_steps,
+        cells=tuple(speeds),
+    )
+
+
+def distinct_phases(schedule: GrowthSchedule, trainer: Trainer) -> list[Phase]:
+    """Return the phases with the first and the last subnet and with those that stages begin with."""
+    table = step_table(trainer.recipe, schedule, trainer.data.num_images)
+    phases = list(phases_of(table))
+    of_subnet: dict[SubnetConfig, Phase] = {}
+    for phase in [phase for phase in phases if phase.starts_stage] + phases[-1:]:
+        # Neither growth nor an evaluation belongs to the pace of its steps.
+        alone = replace(phase, enter=None, starts_stage=False, ends_stage=False)
+        of_subnet.setdefault(phase.choices[0].subnet, alone)
+    return list(of_subnet.values())
+
+
+def _timed_blocks(trainer: Trainer, opened: OpenedData, phase: Phase) -> dict[str, TimedBlock]:
+    """Return the programs that are timed with the subnet of a phase."""
+    settings, recipe, device = trainer.settings, trainer.recipe, trainer.compute.device
+    px = trainer.stepper.model.spec.img_size
+    config = input_config_at(phase, recipe, px, settings.seed, phase.start_step)
+    batches = [
+        (images.to(device), targets.to(device))
+        for images, targets in trainer.data.batches(
+            0, recipe.batch_size, _RESIDENT_BATCHES, lambda _: config, held_out=False
+        )
+    ]
+    trainer.stepper.regularise(phase, recipe, trainer.data.num_classes)
+    transform = transform_settings(trainer.stepper.model, recipe)
+
+    def loaded(settings: RunSettings) -> TimedRunner:
+        pin_memory = device.type == "cuda"
+        return TimedRunner(
+            trainer, phase, lambda: open_run_data(opened, transform, settings, pin_memory)
+        )
+
+    blocks: dict[str, TimedBlock] = {
+        BARE: bare_loop(trainer, phase, batches),
+        BARE_EMA: bare_loop(trainer, phase, batches, with_ema=True),
+        RESIDENT: TimedRunner(trainer, phase, lambda: ResidentData(batches)),
+        LOADED: loaded(settings),
+    }
+    if settings.cache is not None:
+        blocks[LOADED_UNCACHED] = loaded(settings.model_copy(update={"cache": None}))
+    return blocks
+
+
+def subnet_speed(
+    subnet: SubnetConfig, seconds: dict[str, list[float]], block_images: int
+) -> SubnetSpeed:
+    """Return what the seconds of paired blocks of `block_images` come to."""
+    uncached = seconds.get(LOADED_UNCACHED)
+    return SubnetSpeed(
+        subnet=subnet,
+        images_per_second={name: block_images / median(own) for name, own in seconds.items()},
+        runner_to_bare=speed_ratio(seconds[RESIDENT], seconds[BARE]),
+        runner_to_bare_ema=speed_ratio(seconds[RESIDENT], seconds[BARE_EMA]),
+        data_cost=fraction_lost(seconds[LOADED], seconds[RESIDENT]),
+        data_cost_uncached=None if uncached is None else fraction_lost(uncached, seconds[RESIDENT]),
+    )
+
+
+# What is timed: the loop that anyone would write by hand, and the runner on resident or loaded batches.
 
 
 @dataclass
@@ -120,7 +268,7 @@ class BareLoop:
         """Train for some steps; return their seconds."""
         self.model.train()
         self._train(LEAD_IN_STEPS)
-        self.compute.synchronize()
+        self.compute.synchronize()  # a GPU computes on while Python goes ahead
         start = self.clock()
         self._train(steps)
         self.compute.synchronize()
@@ -131,12 +279,13 @@ class BareLoop:
             images, targets = self.batches[self.step % len(self.batches)]
             if self.mixup is not None:
                 images, targets = self.mixup(images, targets)
-            self._update(images, targets)
+            self.update(images, targets)
             self.step += 1
             if self.ema is not None:
                 self.ema.update(self.model, step=self.step)
 
-    def _update(self, images: Tensor, targets: Tensor) -> None:
+    def update(self, images: Tensor, targets: Tensor) -> None:
+        """Take one optimizer step on a batch."""
         parts = self.recipe.grad_accum_steps
         self.optimizer.zero_grad()
         for part, part_targets in zip(images.chunk(parts), targets.chunk(parts), strict=True):
@@ -165,13 +314,14 @@ def bare_loop(
         trainer.data.num_classes,
         drop_path_rate=recipe.drop_path if rate is None else cast(float, rate),
     ).to(trainer.compute.device)
+    # The runner takes the fused optimizer where there is one, which is no merit of its loop.
     fused = {"fused": True} if stepper.optimizer.defaults.get("fused") else {}
     optimizer = create_optimizer_v2(
         model, opt=recipe.opt, lr=recipe.peak_lr, weight_decay=recipe.weight_decay, **fused
     )
     if trainer.settings.compile:
         for block in cast(Any, model).blocks:
-            block.compile(dynamic=True)
+            block.compile(dynamic=True)  # as the runner compiles them
     return BareLoop(
         model=model,
         optimizer=optimizer,
@@ -180,6 +330,7 @@ def bare_loop(
         recipe=recipe,
         compute=trainer.compute,
         batches=batches,
+        # The average that timm's train.py keeps with --model-ema --model-ema-warmup.
         ema=ModelEmaV3(model, use_warmup=True) if with_ema else None,
     )
 
@@ -234,11 +385,11 @@ class _WatchedData:
 
 
 @dataclass
-class RunnerArm:
+class TimedRunner:
     """The runner itself: the trainer carries out a phase of some steps, events and all.
 
-    ``open_run_data`` opens the batches anew for each block and they are closed after it, so that no worker
-    of this arm takes time from the others; the lead-in waits for all of them.
+    ``open_run_data`` opens the batches anew for each block and they are closed after it, so that no loader
+    process of this program takes time from the others; the lead-in waits for all of them.
     """
 
     trainer: Trainer
@@ -249,6 +400,7 @@ class RunnerArm:
     def __call__(self, steps: int) -> float:
         """Train for some steps; return their seconds, with the progress events that fall to them."""
         trainer, own, run_data, started = self.trainer, self.trainer.data, self.open_run_data(), 0.0
+        # Until each loader process has delivered once: starting them is no part of the pace.
         lead_in = LEAD_IN_STEPS + run_data.workers
 
         def note() -> None:
@@ -256,7 +408,9 @@ class RunnerArm:
             trainer.compute.synchronize()
             started = self.clock()
 
-        trainer.step = self._first_step(lead_in)
+        # The timed steps begin right after a progress event, so that they have their fraction of them.
+        every = trainer.settings.log_every_steps
+        trainer.step = -(-(trainer.step + lead_in) // every) * every - lead_in
         trainer.data = cast(RunData, _WatchedData(run_data, own, lead_in, note))
         stop = trainer.step + lead_in + steps
         try:
@@ -268,193 +422,8 @@ class RunnerArm:
             trainer.data = own
             run_data.close()
 
-    def _first_step(self, lead_in: int) -> int:
-        """Let the timed steps begin right after a progress event, so that they have their fraction of them."""
-        every = self.trainer.settings.log_every_steps
-        return -(-(self.trainer.step + lead_in) // every) * every - lead_in
 
-
-# --------------------------------------------------------------------------------------------------
-# How fast the runner is: against a hand-written loop, and with the loader against resident batches.
-
-
-BARE = "bare loop"
-BARE_EMA = "bare loop + EMA"
-RESIDENT = "runner"
-LOADED = "runner + loader"
-LOADED_UNCACHED = "runner + loader, no cache"
-
-RESIDENT_BATCHES = 2
-
-
-@dataclass(frozen=True)
-class CellSpeed:
-    """One subnet: images a second of each arm (median), and what they come to."""
-
-    subnet: SubnetConfig
-    images_per_second: dict[str, float]
-    runner_to_bare: Estimate
-    runner_to_bare_ema: Estimate
-    data_cost: Estimate
-    data_cost_uncached: Estimate | None = None
-
-
-@dataclass(frozen=True)
-class RunnerSpeed:
-    """The runner's speed on this machine, cell by cell, and how it was measured."""
-
-    model: str
-    device: str
-    amp: str
-    threads: int
-    workers: int
-    batch_size: int
-    rounds: int
-    block_steps: int
-    cells: tuple[CellSpeed, ...]
-
-
-def measure_runner(
-    settings: RunSettings,
-    opened: OpenedData,
-    schedule: GrowthSchedule,
-    rounds: int,
-    block_steps: int,
-    tell: Callable[[SubnetConfig, int], None] = lambda subnet, number: None,
-) -> RunnerSpeed:
-    """Race the runner against hand-written loops in each cell of a schedule.
-
-    Args:
-        settings: Of a training run.
-        opened: Its data.
-        schedule: Its schedule.
-        rounds: Blocks of each arm.
-        block_steps: Timed steps of a block.
-        tell: Hears the subnet and the number of each round before it begins; 0 is the warm-up.
-    """
-    settings = _undisturbed(settings)
-    with scratch_folder(settings) as folder:
-        trainer = start_training(settings, folder, opened, schedule, Job())
-        try:
-            phases = distinct_phases(schedule, trainer)
-            cells = []
-            for phase in phases:
-                arms, subnet = _arms(trainer, opened, phase), phase.choices[0].subnet
-                seconds = paired_blocks(arms, rounds, block_steps, partial(tell, subnet))
-                cells.append(compare(subnet, seconds, block_steps * settings.recipe.batch_size))
-        finally:
-            trainer.data.close()
-    return RunnerSpeed(
-        model=settings.model.model,
-        device=str(trainer.compute.device),
-        amp=trainer.compute.amp,
-        threads=torch.get_num_threads(),
-        workers=trainer.data.workers,
-        batch_size=settings.recipe.batch_size,
-        rounds=rounds,
-        block_steps=block_steps,
-        cells=tuple(cells),
-    )
-
-
-def _undisturbed(settings: RunSettings) -> RunSettings:
-    """Return settings under which nothing but steps and progress events happens in a block."""
-    quiet = {
-        "eval_every_epochs": 0.0,
-        "time_budget_seconds": None,
-        "checkpoint_minutes": float("inf"),
-    }
-    return settings.model_copy(update=quiet)
-
-
-@contextmanager
-def scratch_folder(settings: RunSettings) -> Iterator[RunFolder]:
-    """Yield a run folder that is gone afterwards."""
-    manifest = RunManifest(
-        run_id="bench",
-        created=datetime.now().astimezone().isoformat(timespec="seconds"),
-        argv=("bench",),
-        versions={},
-        settings=settings,
-    )
-    with tempfile.TemporaryDirectory(prefix="autoprog-bench-") as place:
-        folder = RunFolder.create(Path(place), manifest)
-        try:
-            yield folder
-        finally:
-            folder.close()
-
-
-def distinct_phases(schedule: GrowthSchedule, trainer: Trainer) -> list[Phase]:
-    """Return the phases with the first and the last subnet and with those that stages begin with."""
-    table = step_table(trainer.recipe, schedule, trainer.data.num_images)
-    phases = list(phases_of(table))
-    of_subnet: dict[SubnetConfig, Phase] = {}
-    for phase in [phase for phase in phases if phase.starts_stage] + phases[-1:]:
-        alone = replace(phase, enter=None, starts_stage=False, ends_stage=False)
-        of_subnet.setdefault(phase.choices[0].subnet, alone)
-    return list(of_subnet.values())
-
-
-def compare(subnet: SubnetConfig, seconds: dict[str, list[float]], block_images: int) -> CellSpeed:
-    """Return what the seconds of paired blocks of `block_images` come to."""
-    uncached = seconds.get(LOADED_UNCACHED)
-    return CellSpeed(
-        subnet=subnet,
-        images_per_second={arm: block_images / median(own) for arm, own in seconds.items()},
-        runner_to_bare=speed_ratio(seconds[RESIDENT], seconds[BARE]),
-        runner_to_bare_ema=speed_ratio(seconds[RESIDENT], seconds[BARE_EMA]),
-        data_cost=fraction_lost(seconds[LOADED], seconds[RESIDENT]),
-        data_cost_uncached=None if uncached is None else fraction_lost(uncached, seconds[RESIDENT]),
-    )
-
-
-def _arms(trainer: Trainer, opened: OpenedData, phase: Phase) -> dict[str, TimedBlock]:
-    settings = trainer.settings
-    batches = _resident_batches(trainer, phase)
-    trainer.stepper.regularise(phase, trainer.recipe, trainer.data.num_classes)
-    arms: dict[str, TimedBlock] = {
-        BARE: bare_loop(trainer, phase, batches),
-        BARE_EMA: bare_loop(trainer, phase, batches, with_ema=True),
-        RESIDENT: RunnerArm(trainer, phase, lambda: ResidentData(batches)),
-        LOADED: _loaded(trainer, opened, phase, settings),
-    }
-    if settings.cache is not None:
-        without = settings.model_copy(update={"cache": None})
-        arms[LOADED_UNCACHED] = _loaded(trainer, opened, phase, without)
-    return arms
-
-
-def _loaded(trainer: Trainer, opened: OpenedData, phase: Phase, settings: RunSettings) -> RunnerArm:
-    transform = transform_settings(trainer.stepper.model, trainer.recipe)
-    pin_memory = trainer.compute.device.type == "cuda"
-
-    def opens() -> RunData:
-        return open_run_data(opened, transform, settings, pin_memory=pin_memory)
-
-    return RunnerArm(trainer, phase, opens)
-
-
-def _resident_batches(trainer: Trainer, phase: Phase) -> Sequence[Batch]:
-    """Return augmented batches of a phase on the device."""
-    px = trainer.stepper.model.spec.img_size
-    cell = input_config_at(phase, trainer.recipe, px, trainer.settings.seed, phase.start_step)
-    size = trainer.recipe.batch_size
-    batches = trainer.data.batches(0, size, RESIDENT_BATCHES, lambda _: cell, held_out=False)
-    device = trainer.compute.device
-    return [(images.to(device), targets.to(device)) for images, targets in batches]
-
-
-# --------------------------------------------------------------------------------------------------
-# The runner against timm's own train.py: two programs on the same data, in turns, by their own
-# logs.
-
-
-WINDOW_BLOCKS = 3
-"""Timed blocks of a turn, after one that is not timed."""
-
-_POLL_SECONDS = 0.2
-_LINE = re.compile(r"Train: 0 \[ *(\d+)/.*\(\s*[\d.]+s, +([\d.]+)/s\)")
+# The runner against timm's own train.py: two programs on the same data, by their own logs.
 
 
 @dataclass(frozen=True)
@@ -481,7 +450,7 @@ def check_script(script: Path, settings: RunSettings, opened: OpenedData, block_
         hint = "timm's script cannot read the embedded digits"
         raise ConfigError(flag, "", "must be given together with --data", hint=hint)
     steps = steps_per_epoch_of(len(opened.train), settings.recipe.batch_size)
-    if steps <= (1 + WINDOW_BLOCKS) * block_steps:
+    if steps <= (1 + WINDOW_BLOCKS) * block_steps:  # timm's means begin anew with each epoch
         problem = f"must be below {steps / (1 + WINDOW_BLOCKS):g}, a quarter of an epoch"
         raise ConfigError("--block-steps", "", problem, block_steps)
 
@@ -489,7 +458,7 @@ def check_script(script: Path, settings: RunSettings, opened: OpenedData, block_
 def measure_script(
     script: Path, settings: RunSettings, opened: OpenedData, rounds: int, block_steps: int
 ) -> ScriptSpeed:
-    """Run both programs on the full model in turns; each is ended after its timed steps.
+    """Run both programs on the full model, one after the other; each is ended after its timed steps.
 
     Args:
         script: timm's train.py.
@@ -501,20 +470,40 @@ def measure_script(
     Raises:
         RunError: If a program ends before its timed steps are done.
     """
-    compute = resolve_compute(settings)
-    arguments = timm_arguments(settings, opened, compute, block_steps)
-    timed_steps = WINDOW_BLOCKS * block_steps
-    seconds: dict[str, list[float]] = {"timm": [], "autoprog": []}
+    arguments = timm_arguments(settings, opened, resolve_compute(settings), block_steps)
+    batch_size, timed_steps = settings.recipe.batch_size, WINDOW_BLOCKS * block_steps
+
+    def run_timm(place: Path) -> float:
+        words = [sys.executable, str(script.resolve()), *arguments, "--output", str(place)]
+        log = place / "log.txt"  # its own output
+        find = partial(timm_seconds, block_steps=block_steps, batch_size=batch_size)
+        return _seconds_in_log(str(script.resolve()), words, log, log, find)
+
+    def run_autoprog(place: Path) -> float:
+        changes = {
+            "log_every_steps": block_steps,
+            "schedule_from": "constant",
+            "eval_every_epochs": 0.0,
+        }
+        own, recipe = settings.model_copy(update=changes), settings.recipe
+        # A run folder whose run has not begun yet: --resume takes settings that no flag has to say.
+        folder = RunFolder.create(place, scratch_manifest(own))
+        spec = settings.model.spec()
+        folder.write_schedule(constant(spec, recipe.epochs, recipe.strength, recipe.learning_rate))
+        folder.close()
+        again = words_of_asks(settings, folder.path)
+        words = [*PROGRAM, "train", "--quiet", "--resume", str(folder.path), *again]
+        log, find = folder.path / "events.jsonl", partial(autoprog_seconds, block_steps=block_steps)
+        return _seconds_in_log("autoprog train", words, place / "log.txt", log, find)
+
+    programs = {"timm": run_timm, "autoprog": run_autoprog}
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
     for number in range(rounds):
-        order = ("timm", "autoprog") if number % 2 == 0 else ("autoprog", "timm")
-        for name in order:
+        # What slows the machine down over a round falls to both programs by turns.
+        for name in list(programs)[:: 1 if number % 2 == 0 else -1]:
             with tempfile.TemporaryDirectory(prefix="autoprog-bench-") as place:
-                if name == "timm":
-                    own = _run_timm(script, arguments, Path(place), settings, block_steps)
-                else:
-                    own = _run_own(settings, Path(place), block_steps)
-            seconds[name].append(own)
-    images = timed_steps * settings.recipe.batch_size
+                seconds[name].append(programs[name](Path(place)))
+    images = timed_steps * batch_size
     return ScriptSpeed(
         timm_images_per_second=images / median(seconds["timm"]),
         autoprog_images_per_second=images / median(seconds["autoprog"]),
@@ -522,6 +511,32 @@ def measure_script(
         rounds=rounds,
         timed_steps=timed_steps,
     )
+
+
+def _seconds_in_log(
+    name: str, words: list[str], output: Path, log: Path, find: Callable[[str], float | None]
+) -> float:
+    """Run a program until `find` finds its seconds in its log; end it and all that it started."""
+    package = str(Path(autoprog.__file__).parent.parent)
+    paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
+    threads = str(torch.get_num_threads())
+    # Both programs import this very package's timm and torch, and get as many threads as this one.
+    own = {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": threads}
+    with output.open("wb") as file:
+        program = Child(words, file, env={**os.environ, **own})
+        try:
+            while True:
+                # Asked before the log is read: what it wrote last must not be missed.
+                has_ended = program.exit_code is not None
+                text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+                seconds = find(text)
+                if seconds is not None:
+                    return seconds
+                if has_ended:
+                    raise RunError(f"{name} ended before it was timed: {last_line(output)}")
+                time.sleep(_POLL_SECONDS)
+        finally:
+            program.kill()
 
 
 def timm_arguments(
@@ -545,6 +560,7 @@ def timm_arguments(
         "lr": recipe.peak_lr,
         "weight-decay": recipe.weight_decay,
         "clip-grad": recipe.clip_grad,
+        # The pace of a step depends neither on the length nor on the learning rate.
         "epochs": 1,
         "warmup-epochs": 0,
         "smoothing": recipe.smoothing,
@@ -570,7 +586,11 @@ def timm_arguments(
     ]
     words += ["--model-kwargs", *kwargs, "--model-ema", "--model-ema-warmup"]
     words += ["--scale", *map(str, recipe.scale), "--ratio", *map(str, recipe.ratio)]
-    return words + _machine_arguments(settings, compute)
+    # timm's prefetcher works on CUDA streams alone.
+    words += ["--pin-mem"] if compute.device.type == "cuda" else ["--no-prefetcher"]
+    if compute.amp != "none":
+        words += ["--amp", "--amp-dtype", compute.amp]
+    return [*words, "--torchcompile"] if settings.compile else words
 
 
 def data_arguments(place: Path) -> dict[str, object]:
@@ -579,13 +599,6 @@ def data_arguments(place: Path) -> dict[str, object]:
         if (place / name).is_dir():
             return {"data-dir": place, "train-split": name, "val-split": ""}
     return {"data-dir": next(iter(sorted(place.glob("train*.tar"))), place), "val-split": ""}
-
-
-def _machine_arguments(settings: RunSettings, compute: Compute) -> list[str]:
-    words = ["--pin-mem"] if compute.device.type == "cuda" else ["--no-prefetcher"]
-    if compute.amp != "none":
-        words += ["--amp", "--amp-dtype", compute.amp]
-    return [*words, "--torchcompile"] if settings.compile else words
 
 
 def timm_seconds(log: str, block_steps: int, batch_size: int) -> float | None:
@@ -600,7 +613,7 @@ def timm_seconds(log: str, block_steps: int, batch_size: int) -> float | None:
     return spent[last] - spent[first] if {first, last} <= set(spent) else None
 
 
-def our_seconds(log: str, block_steps: int) -> float | None:
+def autoprog_seconds(log: str, block_steps: int) -> float | None:
     """Return the seconds of the timed steps by an ``events.jsonl``; None until they are in it."""
     rows = [json.loads(line) for line in log.splitlines(keepends=True) if line.endswith("\n")]
     times = {row["step"]: row["time"] for row in rows if row["kind"] == "step_logged"}
@@ -611,180 +624,75 @@ def our_seconds(log: str, block_steps: int) -> float | None:
     return (stop - start).total_seconds()
 
 
-def _run_timm(
-    script: Path, arguments: list[str], place: Path, settings: RunSettings, block_steps: int
-) -> float:
-    command = [sys.executable, str(script.resolve()), *arguments, "--output", str(place)]
-    log, batch_size = place / "log.txt", settings.recipe.batch_size
-    return _run(command, log, log, lambda text: timm_seconds(text, block_steps, batch_size))
-
-
-def _run_own(settings: RunSettings, place: Path, block_steps: int) -> float:
-    folder = _prepare(settings, place, block_steps)
-    again = words_of_asks(settings, folder)
-    command = [*PROGRAM, "train", "--quiet", "--resume", str(folder), *again]
-    events = folder / "events.jsonl"
-    return _run(command, place / "log.txt", events, lambda text: our_seconds(text, block_steps))
-
-
-def _prepare(settings: RunSettings, place: Path, block_steps: int) -> Path:
-    """Make the run folder of a constant schedule that has not begun yet."""
-    changes = {
-        "log_every_steps": block_steps,
-        "schedule_from": "constant",
-        "eval_every_epochs": 0.0,
-    }
-    recipe = settings.recipe
-    manifest = RunManifest(
-        run_id="own",
-        created=datetime.now().astimezone().isoformat(timespec="seconds"),
-        argv=("bench",),
-        versions={},
-        settings=settings.model_copy(update=changes),
-    )
-    folder = RunFolder.create(place, manifest)
-    spec = settings.model.spec()
-    folder.write_schedule(constant(spec, recipe.epochs, recipe.strength, recipe.learning_rate))
-    folder.close()
-    return folder.path
-
-
-def _run(
-    command: list[str], output: Path, log: Path, seconds_in: Callable[[str], float | None]
-) -> float:
-    """Run a program until its log holds the timed steps; end it and all that it started."""
-    package = str(Path(autoprog.__file__).parent.parent)
-    paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
-    threads = str(torch.get_num_threads())
-    own = {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": threads}
-    with output.open("w", encoding="utf-8") as file:
-        program = subprocess.Popen(
-            command,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **own},
-            start_new_session=True,
-        )
-        try:
-            while (seconds := seconds_in(_text(log))) is None:
-                if program.poll() is not None:
-                    raise RunError(f"{command[1]} ended before it was timed: {_last_line(output)}")
-                time.sleep(_POLL_SECONDS)
-        finally:
-            if program.poll() is None:
-                os.killpg(program.pid, signal.SIGKILL)
-            program.wait()
-    return seconds
-
-
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-
-
-def _last_line(path: Path) -> str:
-    lines = _text(path).strip().splitlines()
-    return lines[-1] if lines else "it printed nothing"
-
-
-GOAL = 0.98
-"""What the runner should reach of the bare loop's speed."""
+# What is shown.
 
 
 def as_json(speed: RunnerSpeed, script: ScriptSpeed | None) -> str:
     """Return one JSON object, with the numbers of the report in full."""
-    body = {"schema": 1, **dataclasses.asdict(speed), "timm_script": None}
-    body["cells"] = [_cell_body(cell) for cell in speed.cells]
-    if script is not None:
-        body["timm_script"] = dataclasses.asdict(script)
+    cells = [
+        {
+            **dataclasses.asdict(one),
+            "subnet": {"depth": list(one.subnet.depth), "img_size": one.subnet.img_size},
+        }
+        for one in speed.cells
+    ]
+    of_script = None if script is None else dataclasses.asdict(script)
+    body = {"schema": 1, **dataclasses.asdict(speed), "timm_script": of_script, "cells": cells}
     return json.dumps(body, indent=1, allow_nan=False)
 
 
-def _cell_body(cell: CellSpeed) -> dict[str, object]:
-    subnet = {"depth": list(cell.subnet.depth), "img_size": cell.subnet.img_size}
-    return {**dataclasses.asdict(cell), "subnet": subnet}
-
-
 def print_report(console: Console, speed: RunnerSpeed, script: ScriptSpeed | None) -> None:
-    """Print the rates of each cell, then what they come to."""
-    for line in _head(speed):
-        _print(console, line)
-    for columns in (_rates(speed.cells), _comparisons(speed.cells)):
-        _print(console, "")
-        if console.is_terminal:
-            console.print(rich_table(columns, console.width))
-        else:
-            for line in plain_table(columns):
-                console.out(line, highlight=False)
-    _print(console, "")
-    for line in _foot(speed, script):
-        _print(console, line)
-
-
-def _print(console: Console, line: str) -> None:
-    console.out(line if console.is_terminal else ascii_text(line), highlight=False)
-
-
-def _head(speed: RunnerSpeed) -> list[str]:
-    return [
-        f"{speed.model}, batches of {speed.batch_size}, {speed.device}, precision {speed.amp},"
-        f" {speed.threads} threads, {speed.workers} loader workers",
-        f"medians of {speed.rounds} rounds; in each, every arm has one block of {speed.block_steps} steps",
-    ]
-
-
-def _rates(cells: Sequence[CellSpeed]) -> list[Column]:
-    arms = [BARE, BARE_EMA, RESIDENT, LOADED, LOADED_UNCACHED]
-    rates = [
-        Column(arm, tuple(speed_text(cell.images_per_second[arm]) for cell in cells))
-        for arm in arms
-        if arm in cells[0].images_per_second
-    ]
-    return [_names("images/s", cells), *rates]
-
-
-def _comparisons(cells: Sequence[CellSpeed]) -> list[Column]:
-    uncached = [cell.data_cost_uncached for cell in cells if cell.data_cost_uncached is not None]
-    return [
-        _names("ratio", cells),
-        Column("runner / bare", tuple(_ratio(cell.runner_to_bare) for cell in cells)),
-        Column("runner / bare + EMA", tuple(_ratio(cell.runner_to_bare_ema) for cell in cells)),
-        Column("data cost", tuple(_ratio(cell.data_cost) for cell in cells)),
+    """Print the rates of each subnet, then what they come to."""
+    speeds = speed.cells
+    names = tuple(subnet_text(one.subnet) for one in speeds)
+    rates = [Column("images/s", names, justify="left")]
+    for program in (BARE, BARE_EMA, RESIDENT, LOADED, LOADED_UNCACHED):
+        if program in speeds[0].images_per_second:
+            texts = [speed_text(one.images_per_second[program]) for one in speeds]
+            rates.append(Column(program, tuple(texts)))
+    uncached = [one.data_cost_uncached for one in speeds if one.data_cost_uncached is not None]
+    ratios = [
+        Column("ratio", names, justify="left"),
+        Column("runner / bare", tuple(_ratio(one.runner_to_bare) for one in speeds)),
+        Column("runner / bare + EMA", tuple(_ratio(one.runner_to_bare_ema) for one in speeds)),
+        Column("data cost", tuple(_ratio(one.data_cost) for one in speeds)),
         *([Column("data cost, no cache", tuple(map(_ratio, uncached)))] if uncached else []),
     ]
-
-
-def _names(header: str, cells: Sequence[CellSpeed]) -> Column:
-    return Column(header, tuple(subnet_text(cell.subnet) for cell in cells), justify="left")
+    of_script = ""
+    if script is not None:
+        of_script = (
+            f"timm's train.py {speed_text(script.timm_images_per_second)} images/s, autoprog train"
+            f" {speed_text(script.autoprog_images_per_second)}: ratio {_ratio(script.ratio)}"
+            f" ({script.rounds} rounds of {script.timed_steps} steps, {_sure(script.ratio.confidence)})"
+        )
+    # Surely reached, surely not, or undecided: by the ends of the interval and not by its middle.
+    reached = sum(one.runner_to_bare.low >= GOAL for one in speeds)
+    missed = sum(one.runner_to_bare.high < GOAL for one in speeds)
+    verdict = f"reached in {reached}, missed in {missed}, undecided in"
+    verdict += f" {len(speeds) - reached - missed} of {len(speeds)} subnets"
+    parts: tuple[Part, ...] = (
+        *lines(
+            f"{speed.model}, batches of {speed.batch_size}, {speed.device}, precision {speed.amp},"
+            f" {speed.threads} threads, {speed.workers} loader workers",
+            f"medians of {speed.rounds} rounds; in each, every program has one block of"
+            f" {speed.block_steps} steps",
+        ),
+        Table.of(rates),
+        Table.of(ratios),
+        *lines(
+            f"in brackets: {_sure(speeds[-1].runner_to_bare.confidence)} of the median ratio of"
+            " neighbouring blocks",
+            of_script,
+            f"goal: runner / bare at least {GOAL:g}: {verdict}",
+        ),
+    )
+    print_sections(console, [Section("runner", parts)], plain=not console.is_terminal)
 
 
 def _ratio(value: Estimate) -> str:
     return f"{value.median:.3f} [{value.low:.3f}, {value.high:.3f}]"
 
 
-def _foot(speed: RunnerSpeed, script: ScriptSpeed | None) -> list[str]:
-    cell = speed.cells[-1]
-    confidence = cell.runner_to_bare.confidence
-    lines = [f"in brackets: {_sure(confidence)} of the median ratio of neighbouring blocks"]
-    if script is not None:
-        lines.append(
-            f"timm's train.py {speed_text(script.timm_images_per_second)} images/s, autoprog train"
-            f" {speed_text(script.autoprog_images_per_second)}: ratio {_ratio(script.ratio)}"
-            f" ({script.rounds} rounds of {script.timed_steps} steps, {_sure(script.ratio.confidence)})"
-        )
-    return [*lines, f"goal: runner / bare at least {GOAL:g}: {_verdict(speed)}"]
-
-
 def _sure(confidence: float) -> str:
     interval = f"{100 * confidence:.1f}% interval"
     return interval if confidence >= CONFIDENCE else f"whole range, a {interval},"
-
-
-def _verdict(speed: RunnerSpeed) -> str:
-    """Say in how many cells the goal is reached: surely, surely not, or undecided."""
-    ratios = [cell.runner_to_bare for cell in speed.cells]
-    reached = sum(ratio.low >= GOAL for ratio in ratios)
-    missed = sum(ratio.high < GOAL for ratio in ratios)
-    undecided = len(ratios) - reached - missed
-    return (
-        f"reached in {reached}, missed in {missed}, undecided in {undecided} of {len(ratios)} cells"
-    )

@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from autoprog.bounds import Few, FewValues, Many, Seconds, range_of
-from autoprog.cli import add_subcommands
+from autoprog.cli import add_subcommands, build_parser
 from autoprog.commands import stress
 from autoprog.commands.flags import LOGGER_SETTINGS, flag_of
 from autoprog.commands.train import add_training_flags
-from autoprog.commands.verify import add_shared_flags
+from autoprog.commands.verify import add_shared_flags, execute, shared_flags
 from autoprog.errors import ConfigError
 from autoprog.printable import say
 from supernet.config import SubnetConfig
@@ -66,9 +66,7 @@ def run(args: argparse.Namespace) -> int:
         case "presets":
             _bench_presets(args)
         case "tier":
-            from autoprog.commands.bench_tier import bench_tier
-
-            bench_tier(args)
+            _bench_tier(args)
         case "stress":
             return stress.run(args)
     return 0
@@ -226,7 +224,8 @@ def _bench_presets(args: argparse.Namespace) -> None:
         raise ConfigError("--markdown", "", "must not be given together with --json")
     from autoprog.commands.bench_presets import bench_presets
 
-    bench_presets(args, getattr(args, "profile_seconds", _PROFILE_SECONDS))
+    profile_seconds = getattr(args, "profile_seconds", _PROFILE_SECONDS)
+    bench_presets(args, shared_flags(args), profile_seconds)
 
 
 # Tiers.
@@ -257,3 +256,25 @@ def _add_tier_flags(parser: argparse.ArgumentParser) -> None:
     _add_json_flag(group)
     group.add_argument("--markdown", action="store_true", help="the result as a Markdown table")
     add_shared_flags(parser)
+
+
+def _bench_tier(args: argparse.Namespace) -> None:
+    from autoprog.commands.bench_tier import (
+        TIERS,
+        check_outputs,
+        print_forecast,
+        tier_words,
+        write_outputs,
+    )
+
+    shared = shared_flags(args)
+    words = tier_words(args, shared)
+    parsed = build_parser("verify").parse_args(words)
+    if args.dry_run:
+        print_forecast(args, words, parsed, shared_flags(parsed))
+        return
+    check_outputs(args)
+    if not hasattr(args, "seeds"):
+        del parsed.seeds  # a verification that has more seeds already keeps them
+    folder, verification = execute(parsed, TIERS[args.tier].seeds)
+    write_outputs(args, shared, folder, verification)

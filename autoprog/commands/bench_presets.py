@@ -22,7 +22,6 @@ from autoprog.bounds import Few, Seed, SomeAmount
 from autoprog.commands.compare import print_comparison
 from autoprog.commands.configure import Configured, configure_train
 from autoprog.commands.preflight import check_run
-from autoprog.commands.verify import shared_flags
 from autoprog.commands.verify_plan import NOT_COMPARED, configured_arm
 from autoprog.costs.model import CostModel
 from autoprog.costs.table import full_key, key_of_step
@@ -34,7 +33,7 @@ from autoprog.presets import PRESETS, preset
 from autoprog.printable import say
 from autoprog.schedule import GrowthSchedule
 from autoprog.supervise import ending_on_sigterm
-from autoprog.train.run import step_table, steps_per_epoch_of
+from autoprog.train.length import step_table, steps_per_epoch_of
 from autoprog.ui.format import duration
 from autoprog.verify.arms import (
     Arm,
@@ -140,9 +139,11 @@ class PresetBench(FileModel):
         return range(self.first_seed, self.first_seed + self.seeds)
 
 
-def bench_presets(args: argparse.Namespace, profile_seconds: float) -> None:
-    """Carry out the command."""
-    folder, bench = _opened(args, profile_seconds)
+def bench_presets(
+    args: argparse.Namespace, shared: Mapping[str, FlagValue], profile_seconds: float
+) -> None:
+    """Carry out the command; `shared` are the flags given for all runs."""
+    folder, bench = _opened(args, shared, profile_seconds)
     lines = _ProgressLines(args.quiet, folder, bench)
     with ending_on_sigterm(), closing(run_preset_bench(folder, bench)) as reports:
         for report in reports:
@@ -157,7 +158,9 @@ def bench_presets(args: argparse.Namespace, profile_seconds: float) -> None:
     print_comparison(args, compare(runs), list(bench.left_out.items()))
 
 
-def _opened(args: argparse.Namespace, profile_seconds: float) -> tuple[Path, PresetBench]:
+def _opened(
+    args: argparse.Namespace, shared: Mapping[str, FlagValue], profile_seconds: float
+) -> tuple[Path, PresetBench]:
     """Return what to run and its folder: a new one, or the newest of the same request.
 
     Raises:
@@ -171,7 +174,7 @@ def _opened(args: argparse.Namespace, profile_seconds: float) -> tuple[Path, Pre
     args.schedule = _REFERENCE
     configured = configure_train(args)
     check_run(configured, is_new=True)
-    shared, first_seed = shared_flags(args), getattr(args, "seed", 0)
+    first_seed = getattr(args, "seed", 0)
     asked = {
         "settings": configured.settings.model_dump(mode="json", exclude=NOT_COMPARED),
         "equal": args.equal,

@@ -11,10 +11,8 @@ from pathlib import Path
 
 from autoprog.bench.costs import measure_costs
 from autoprog.cli import build_parser
-from autoprog.commands import verify
 from autoprog.commands.configure import Configured
 from autoprog.commands.flags import NOT_FOR_RESUME, add_data_flags, flag_of
-from autoprog.commands.verify import shared_flags
 from autoprog.commands.verify_plan import configured_arm, given_plan
 from autoprog.costs.model import CostModel
 from autoprog.costs.table import full_key
@@ -22,16 +20,30 @@ from autoprog.errors import ConfigError
 from autoprog.openfiles import read_bytes, write_atomically
 from autoprog.paired_timing import TimingLimits
 from autoprog.printable import say
-from autoprog.train.run import step_table
+from autoprog.train.length import step_table
 from autoprog.ui.format import duration, number
 from autoprog.ui.tables import Column, plain_table
 from autoprog.ui.verify import markdown_lines
-from autoprog.verify.arms import flag_words
+from autoprog.verify.arms import FlagValue, flag_words
 from autoprog.verify.equal_cost import Cost, seconds_cost
 from autoprog.verify.plan import Plan
-from autoprog.verify.verification import check_publish_folder, publish_verification
+from autoprog.verify.verification import (
+    Verification,
+    check_publish_folder,
+    publish_verification,
+)
 
-__all__ = ["TIERS", "Tier", "arm_seconds", "bench_tier", "between_markers", "total_seconds"]
+__all__ = [
+    "TIERS",
+    "Tier",
+    "arm_seconds",
+    "between_markers",
+    "check_outputs",
+    "print_forecast",
+    "tier_words",
+    "total_seconds",
+    "write_outputs",
+]
 
 _OWN = {"command", "debug", "subject", "tier", "dry_run", "publish", "write", "as_json", "markdown"}
 _CARRIED_OUT = NOT_FOR_RESUME | {"cache", "runs_dir", "quiet", "seeds"}
@@ -92,44 +104,13 @@ TIERS: Mapping[str, Tier] = {
 }
 
 
-def bench_tier(args: argparse.Namespace) -> None:
-    """Carry out the command.
-
-    Raises:
-        ConfigError: If anything given is fixed by the tier, or cannot be written later.
-    """
-    tier = TIERS[args.tier]
-    words = _words(args, tier)
-    parsed = build_parser("verify").parse_args(words)
-    if args.dry_run:
-        _print_forecast(args, words, _forecast(parsed))
-        return
-    # Before the runs, which take hours: whether what they come to can be written.
-    if args.publish is not None:
-        check_publish_folder(args.publish)
-    if args.write is not None:
-        between_markers(_text(args.write), args.tier, [], str(args.write))
-    if not hasattr(args, "seeds"):
-        del parsed.seeds  # a verification that has more seeds already keeps them
-    folder, verification = verify.execute(parsed, tier.seeds)
-    if args.publish is not None:
-        publish_verification(folder, args.publish)
-    if args.write is not None:
-        given = [word for word in flag_words(shared_flags(args)) if not word.startswith(_PRIVATE)]
-        where = ["--data DIR"] if hasattr(args, "data") else []
-        seeds = [f"--seeds={args.seeds}"] if hasattr(args, "seeds") else []
-        command = " ".join([f"autoprog bench tier {args.tier}", *where, *seeds, *given])
-        lines = [f"`{command}`", "", *markdown_lines(verification)]
-        text = between_markers(_text(args.write), args.tier, lines, str(args.write))
-        write_atomically(args.write, text)
-
-
-def _words(args: argparse.Namespace, tier: Tier) -> list[str]:
-    """Return the command line of the verification.
+def tier_words(args: argparse.Namespace, shared: Mapping[str, FlagValue]) -> list[str]:
+    """Return the command line of a tier's verification; `shared` are the flags given for both its arms.
 
     Raises:
         ConfigError: If a flag is given that the tier fixes, or images are missing.
     """
+    tier = TIERS[args.tier]
     data = argparse.ArgumentParser(add_help=False)
     add_data_flags(data, trains=False)
     free = _OWN | _CARRIED_OUT
@@ -150,7 +131,7 @@ def _words(args: argparse.Namespace, tier: Tier) -> list[str]:
         problem = f"must be at least {tier.seeds} with tier {args.tier}"
         raise ConfigError("--seeds", "", problem, seeds)
     words = ["verify", *tier.words, f"--seeds={seeds}"]
-    words += [*flag_words(shared_flags(args)), "--runs-dir", args.runs_dir]
+    words += [*flag_words(shared), "--runs-dir", args.runs_dir]
     form = [*(["--json"] if args.as_json else []), *(["--markdown"] if args.markdown else [])]
     words += [*(["-q"] if args.quiet else []), *form]
     return [*words, "--", *tier.search_words] if tier.search_words else words
@@ -177,10 +158,11 @@ class _Forecast:
         return {arm: fewer.get(arm, self.plan.seeds) for arm in self.plan.arms}
 
 
-def _forecast(args: argparse.Namespace) -> _Forecast:
-    """Return the plan, priced by a few steps of the full model here; no cache is filled for it."""
-    plan, _ = given_plan(args, shared_flags(args), args.margin, args.seeds)
+def _forecast(parsed: argparse.Namespace, shared: Mapping[str, FlagValue]) -> _Forecast:
+    """Return the plan, priced by a few steps of the full model here."""
+    plan, _ = given_plan(parsed, shared, parsed.margin, parsed.seeds)
     baseline = configured_arm(plan.baseline, "")
+    # A forecast of seconds must not fill a cache of gigabytes.
     settings = baseline.settings.model_copy(update={"cache": None})
     batch_size = settings.recipe.batch_size
     full = full_key(settings.model.spec(), batch_size)
@@ -233,7 +215,21 @@ def total_seconds(plan: Plan, seconds: Mapping[str, float]) -> float:
     return total
 
 
-def _print_forecast(args: argparse.Namespace, words: list[str], found: _Forecast) -> None:
+def print_forecast(
+    args: argparse.Namespace,
+    words: list[str],
+    parsed: argparse.Namespace,
+    shared: Mapping[str, FlagValue],
+) -> None:
+    """Print what a tier would run, and for how long.
+
+    Args:
+        args: The command line of the tier.
+        words: That of its verification.
+        parsed: The same, parsed.
+        shared: Its flags for both arms.
+    """
+    found = _forecast(parsed, shared)
     plan = found.plan
     if args.as_json:
         body = {
@@ -267,6 +263,37 @@ def _print_forecast(args: argparse.Namespace, words: list[str], found: _Forecast
         f"{plan.seeds} seeds of {len(plan.arms)} arms on {found.images} images, margin"
         f" {plan.margin:g}, {how}: about {duration(found.total)} of training here{most}"
     )
+
+
+def check_outputs(args: argparse.Namespace) -> None:
+    """Check, before runs that take hours, that what they come to can be written.
+
+    Raises:
+        ConfigError: If it cannot.
+    """
+    if args.publish is not None:
+        check_publish_folder(args.publish)
+    if args.write is not None:
+        between_markers(_text(args.write), args.tier, [], str(args.write))
+
+
+def write_outputs(
+    args: argparse.Namespace,
+    shared: Mapping[str, FlagValue],
+    folder: Path,
+    verification: Verification,
+) -> None:
+    """Publish a complete verification, and write its tables, where the command line says so."""
+    if args.publish is not None:
+        publish_verification(folder, args.publish)
+    if args.write is not None:
+        given = [word for word in flag_words(shared) if not word.startswith(_PRIVATE)]
+        where = ["--data DIR"] if hasattr(args, "data") else []
+        seeds = [f"--seeds={args.seeds}"] if hasattr(args, "seeds") else []
+        command = " ".join([f"autoprog bench tier {args.tier}", *where, *seeds, *given])
+        lines = [f"`{command}`", "", *markdown_lines(verification)]
+        text = between_markers(_text(args.write), args.tier, lines, str(args.write))
+        write_atomically(args.write, text)
 
 
 def _text(path: Path) -> str:

@@ -46,7 +46,8 @@ from autoprog.settings import RunManifest, RunSettings, SearchSettings
 from autoprog.space import SearchSpace
 from autoprog.stage import FullModel, Grow, LearningRate, Stage, image_macs
 from autoprog.supervise import PROGRAM
-from autoprog.train.run import Job, start_training, step_table, train_schedule
+from autoprog.train.length import step_table
+from autoprog.train.run import Job, start_training, train_schedule
 from autoprog.train.step import scaled_batch_size
 from autoprog.train.stop import InterruptedRunError, StopRequest
 from autoprog.train.trainer import Trainer

@@ -5,15 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from autoprog.decisions import (
-    Agreement,
-    Candidate,
-    Continuation,
-    Decision,
-    Fidelity,
-    Importance,
-)
+from autoprog.decisions import Candidate, Continuation, Decision, Importance
 from autoprog.events import SubnetTrained, TrialFinished, encode
+from autoprog.fidelity_report import Agreement, FidelityReport
 from autoprog.pareto import pareto_front
 from autoprog.processes import WorkerSeen
 from autoprog.runs import Run
@@ -279,7 +273,7 @@ def continuations_section(decision: Decision) -> Section:
 # How far the estimates of a decision can be trusted: each subnet's estimate beside its real trainings.
 
 
-def fidelity_section(fidelity: Fidelity | None) -> Section:
+def fidelity_section(fidelity: FidelityReport | None) -> Section:
     """Return the subnets by real loss, and how well the estimates put them into that order."""
     if fidelity is None:
         return Section("fidelity", values=lambda: {"fidelity": None})
@@ -292,7 +286,7 @@ def fidelity_section(fidelity: Fidelity | None) -> Section:
     )
 
 
-def fidelity_columns(fidelity: Fidelity) -> list[Column]:
+def fidelity_columns(fidelity: FidelityReport) -> list[Column]:
     """Return the table of subnets, lowest real loss first, and last what diverged."""
     rows = sorted(fidelity.subnets, key=lambda row: math.inf if row.loss is None else row.loss)
     by_estimate = sorted(rows, key=lambda row: row.estimate)
@@ -318,7 +312,7 @@ def fidelity_columns(fidelity: Fidelity) -> list[Column]:
     ]
 
 
-def fidelity_lines(fidelity: Fidelity) -> list[str]:
+def fidelity_lines(fidelity: FidelityReport) -> list[str]:
     """Return what was compared and what came out: a line each for the trainings and the pairs."""
     begin = {
         "start": "from the network before the supernet phase",

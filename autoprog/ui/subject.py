@@ -8,8 +8,9 @@ from itertools import chain
 from pathlib import Path
 
 from autoprog.curves import Curriculum
-from autoprog.decisions import Decision, Fidelity, read_fidelity
+from autoprog.decisions import Decision
 from autoprog.errors import ConfigError, suggest
+from autoprog.fidelity_report import FidelityReport, read_fidelity
 from autoprog.files import read_rows
 from autoprog.locate import is_word, locate_run, runs_in
 from autoprog.presets import PRESETS, preset
@@ -60,7 +61,7 @@ class Subject:
     state: RunState = field(default_factory=RunState)
     status: str = ""
     notes: tuple[str, ...] = ()
-    fidelity: Fidelity | None = None
+    fidelity: FidelityReport | None = None
     epochs: float | None = None
     workers: tuple[WorkerSeen, ...] = ()
     recipe_name: str = ""
@@ -214,7 +215,7 @@ def run_start(run: Run) -> RunState:
     return RunState(schedule=run.best or run.schedule, spec=run.manifest.settings.model.spec())
 
 
-def run_subject(run: Run, state: RunState, fidelity: Fidelity | None, now: float) -> Subject:
+def run_subject(run: Run, state: RunState, fidelity: FidelityReport | None, now: float) -> Subject:
     """Return a run as its folder and its events have it.
 
     Args:

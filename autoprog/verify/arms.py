@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal, get_origin
 from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
 
 from autoprog.data.cache_folder import cache_folder
-from autoprog.decisions import FidelitySettings
 from autoprog.errors import ConfigError, suggest
+from autoprog.fidelity_report import FidelitySettings
 from autoprog.files import MAX_LETTERS, FileModel, is_line
 from autoprog.migration import FLAGS
 from autoprog.options import flags_of_model
@@ -79,9 +79,10 @@ ELSEWHERE = tuple(
     if flag.option.outside and name in FLAGS_OF_BOTH | FLAGS_OF_SEARCH
 )
 """Flags that let a run write outside its folder, start a compiler, or read from the network."""
+# Without a sign: a word that begins with a dash would be read as a flag.
 _NUMBER = re.compile(r"\d+(\.\d*)?([eE][-+]?\d+)?|\.\d+([eE][-+]?\d+)?")
 _NAME, _LONGEST_NAME = re.compile(r"[a-z0-9]+([.:+-][a-z0-9]+)*"), 64
-_MAX_WORDS = 500
+_MAX_WORDS = 500  # more than there are flags with their values
 
 
 def _arm_name(text: str) -> str:
@@ -182,9 +183,10 @@ class ArmSettings(FileModel):
         The user's own cache folder is none of these, nor is what W&B keeps to be sent later.
         """
         found = {flag: self.flags[flag] for flag in ELSEWHERE if flag in self.flags}
+        # Any run of this user may write there.
         if cache_folder(str(found.get("cache", "auto"))) == cache_folder("auto"):
             found.pop("cache", None)
-        if self.flags.get("wandb-mode") == "offline":
+        if self.flags.get("wandb-mode") == "offline":  # W&B then writes into the run folder
             found = {flag: value for flag, value in found.items() if "wandb" not in flag}
         return found
 
@@ -223,11 +225,13 @@ def flags_of_words(words: Iterable[str], known: Iterable[str]) -> dict[str, Flag
     allowed, waiting = frozenset(known), list(words)
     while waiting:
         word, equals, value = waiting.pop(0).partition("=")
+        # Whole names alone, as the parser takes them, and not -abc for three switches.
         flag = "jobs" if word == "-j" else word.removeprefix("--")
         if flag not in allowed or word not in ("-j", f"--{flag}"):
             raise ConfigError(
                 word, "", "must be a flag of a run", hint="see autoprog search --help"
             )
+        # --cache alone is the user's own cache folder, and --cache DIR another one.
         if flag in SWITCHES or (flag == "cache" and not equals and not _next_value(waiting)):
             if equals:
                 raise ConfigError(word, "", "must have no value", value)

@@ -39,7 +39,7 @@ __all__ = [
     "starter",
 ]
 
-_POLL_SECONDS = 0.1
+_POLL_SECONDS = 0.1  # short beside runs of minutes, and no load
 _CHECKPOINT_SECONDS = 60.0  # a run that is told to end writes a checkpoint first
 _FILES_BEFORE_START = ("run.lock", "run.yaml", "events.jsonl")
 """Files of a run that was stopped before its start, beside its empty folder of checkpoints."""
@@ -228,7 +228,7 @@ def check_folder(folder: Path, names: Iterable[str]) -> None:
 
 def run_folders(runs: Path) -> list[Path]:
     """Return the run folders in the folder of an arm, by name; none where it is missing."""
-    if runs.is_symlink() or not runs.is_dir():
+    if runs.is_symlink() or not runs.is_dir():  # a link is none of ours
         return []
     return sorted(path for path in runs.iterdir() if path.is_dir() and not path.is_symlink())
 
@@ -270,6 +270,8 @@ def locked(folder: Path, name: str) -> Iterator[int]:
         OSError: If it cannot be made, or something else than a file is in its place.
     """
     with open_for_appending(folder / name) as lock:
+        # Not a file with the number of a process: this lock lasts until the last process that has the
+        # descriptor ends, so also while a run goes on whose verification was killed.
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

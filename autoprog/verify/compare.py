@@ -51,6 +51,7 @@ _COMPUTED = frozenset(
     }
 )
 _CARRIED_OUT = ("threads", "workers", "cache")
+# Of a search: where its space and trials lie, and whether its estimates are checked beside it.
 _ORIGINS = {"search": {"storage", "space_from", "fidelity"}}
 
 _FOLLOWS = (
@@ -254,7 +255,7 @@ def compare(runs: Sequence[FinishedRun]) -> Comparison:
     """Return the comparison of at least one run; the group of the first one is the reference."""
     by_configuration: dict[str, list[FinishedRun]] = {}
     for run in runs:
-        key = json.dumps(run.configuration, sort_keys=True)
+        key = json.dumps(run.configuration, sort_keys=True)  # the order of keys is its version's
         by_configuration.setdefault(key, []).append(run)
     members = list(by_configuration.values())
     groups = tuple(_group(label(i), own, members[0]) for i, own in enumerate(members))
@@ -325,6 +326,7 @@ def _by_seed(runs: Sequence[FinishedRun], value: str) -> dict[int, float]:
 
 def _same_images(run: FinishedRun, reference: FinishedRun) -> bool:
     """Return whether two runs had the same data set; the fraction that they were trained on may differ."""
+    # A fraction of the training images changes what is learnt, and not what is measured.
     own, other = (
         {
             key: value

@@ -36,8 +36,8 @@ Cost = Callable[[StepTable], float]
 Make = Callable[[float], GrowthSchedule]
 """Makes a schedule for a run of so many epochs."""
 
-_TRIES = 200
-_ROUNDS = 8
+_TRIES = 200  # of schedules that are drawn
+_ROUNDS = 8  # of correcting a length, of which two or three are usual
 _LONG_STEPS = 5000  # enough for the stages of any schedule
 
 
@@ -116,6 +116,7 @@ def ramps(
     for axis, points in axes.items():
         if len(points) > 1:
             count = max(2, space.decisions.num_stages)
+            # Evenly over the values that there are; a value that is chosen twice makes one longer stage.
             chosen = [points[round(at)] for at in linspace(0, len(points) - 1, count)]
             schedule = _schedule(space, lr, chosen, [1 / count] * count)
             epochs = epochs_of_cost(always(schedule), steps_per_epoch, cost, target)
@@ -154,6 +155,7 @@ def random_schedules(
         chain = [point for point in dict.fromkeys(chain) if point != full]
         if not chain:
             continue
+        # No more than 0.6 for the full model leaves room to save; no stage is below a fifth of another.
         full_fraction = rng.uniform(min_full, 0.6)
         parts = [rng.uniform(0.2, 1.0) for _ in chain]
         fractions = [(1 - full_fraction) * part / sum(parts) for part in parts]
@@ -176,6 +178,7 @@ def _schedule(
 ) -> GrowthSchedule:
     stages = [
         Stage(
+            # The last stage takes what rounding leaves; a file shows six digits.
             length="rest" if index == len(points) - 1 else round(fraction, 6),
             depth=depth_value(point.depth),
             img_size=point.img_size,

@@ -18,7 +18,7 @@ ARMS: tuple[Arm, Arm] = ("baseline", "candidate")
 """The two arms that the verdict is about."""
 SCHEDULE_FILE = "candidate.yaml"
 """Name of the copy of a verified schedule, so that later changes of the file do not matter."""
-_MAX_OTHERS = 300
+_MAX_OTHERS = 300  # the file may come from somebody else, and each of them is a training
 _MAX_LETTERS = 2**22  # of a schedule file
 
 ScheduleText = Annotated[str, Field(max_length=_MAX_LETTERS)]
@@ -145,12 +145,14 @@ class Plan(FileModel):
 
     def charged_seconds(self, arm: Arm, run: Result) -> float:
         """Return what a run took, with the search for its schedule."""
+        # The baseline and the controls needed no search.
         candidates = {"candidate", *(one.name for one in self.others if one.role == "length")}
         return run.wall_seconds + (self.search_seconds if arm in candidates else 0.0)
 
     def verifies_the_same(self, other: Plan) -> bool:
         """Return whether it is about the same runs, whatever margin and number of seeds."""
         free = {"margin", "seeds"}
+        # As numbers: --lr 2.5e-4 and --lr 0.00025 are the same run.
         one, two = (plan.model_dump(exclude=free) for plan in (self, other))
         return bool(with_numbers(one) == with_numbers(two))
 
@@ -166,7 +168,7 @@ class Pair(FileModel):
 
     @model_validator(mode="after")
     def _costs_have_ratios(self) -> Pair:
-        for arm in (*ARMS, *self.others):
+        for arm in (*ARMS, *self.others):  # the means of ratios are taken on logarithms
             for cost in ("wall_seconds", "image_epochs", "macs", "peak_memory_bytes"):
                 value = getattr(self.run(arm), cost)
                 if value <= 0:

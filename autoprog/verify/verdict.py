@@ -89,6 +89,7 @@ def time_to_accuracy(pairs: Sequence[Pair], plan: Plan) -> dict[str, Any]:
     """
     target = fmean(pair.baseline.top1_ema for pair in pairs)
     arms = summarise_arms(pairs, plan, _candidates(plan))
+    # By means and not by bounds: five seeds bound a difference to within about a standard deviation.
     enough = [arm for arm in arms if arm.top1_ema.mean >= target]
     if not enough:
         return {"reached": False, "seconds": None, "lengths": len(arms)}
@@ -216,7 +217,7 @@ def judge(differences: Sequence[float], margin: float, sureness: float = SURENES
     if the upper one lies below it.
     """
     count, mean = len(differences), fmean(differences)
-    if count < 2:
+    if count < 2:  # one difference has no spread, so it says nothing of chance
         return Margin("undecided", count, mean, None, None, None, None)
     sd = stdev(differences)
     # scipy.stats.ttest_rel gives the same bounds up to 6e-15, and not to the bit of what was published.
@@ -239,7 +240,7 @@ def pairs_needed(mean: float, sd: float, margin: float, sureness: float = SURENE
     None where the mean lies on the margin itself: then no number does.
     """
     gap = abs(mean + margin)
-    if gap <= 1e-9 * max(sd, margin):
+    if gap <= 1e-9 * max(sd, margin):  # zero, but for rounding
         return None
     # The reach of a bound falls with the number of pairs, so doubling and then halving finds the fewest.
     enough = 2
@@ -257,6 +258,7 @@ def pairs_needed(mean: float, sd: float, margin: float, sureness: float = SURENE
 
 def ratio(candidate: Sequence[float], baseline: Sequence[float]) -> Ratio:
     """Return candidate over baseline of paired positive values (at least one pair)."""
+    # On logarithms twice as long and half as long cancel out, whichever of the two is the baseline.
     logs = [math.log(c) - math.log(b) for c, b in zip(candidate, baseline, strict=True)]
     mean, count = fmean(logs), len(logs)
     if count < 2:

@@ -135,6 +135,7 @@ def verify(
                 seed, order = plan.first_seed + number, plan.order(number)
                 arms = {arm: plan.settings_of(arm) for arm in order}
                 runs = SeedRuns(folder, seed, arms, files, begin, hint)
+                # A seed is written when all its arms are there: a verdict is of whole pairs.
                 results = yield from runs.carry_out(order, plan.max_at_once)
                 own = {arm: results.pop(arm) for arm in ARMS}
                 values = {"seed": seed, "order": order, **own, "others": results}
@@ -175,6 +176,7 @@ def load(folder: Path) -> Verification:
         body = {**body, "schema": 2, "plan": plan}
     found = parse(Verification, migration.verification(body), str(path))
     _check_links(folder, found.plan)
+    # The verdict in the file may be of another version, or of somebody's own making.
     return found.model_copy(update={"verdict": summarise(found.pairs, found.plan)})
 
 
@@ -230,10 +232,11 @@ def publish_verification(folder: Path, target: Path) -> None:
         for name in _run_names(found):
             for run in run_folders(folder / name):
                 if (run / "result.json").exists():
-                    (target / name).mkdir()
+                    (target / name).mkdir()  # and an error where something else has that name
                     for file in _PUBLISHED:
                         if (run / file).exists():
                             _copy(run / file, target / name / file)
+                    # Only what a curve is drawn of: the whole log of a long run has megabytes.
                     rows = effective_rows(map(migration.event, read_rows(run / "events.jsonl")))
                     lines = [json.dumps(row) + "\n" for row in rows if row["kind"] in _CURVE]
                     write_atomically(target / name / CURVE_FILE, "".join(lines))

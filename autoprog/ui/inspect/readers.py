@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
-from autoprog.decisions import read_fidelity
 from autoprog.errors import AutoprogError, ConfigError, RunError, consistent
 from autoprog.eventlog import (
     MAX_PROGRESS,
@@ -22,6 +21,7 @@ from autoprog.eventlog import (
     picked,
     read_chunk,
 )
+from autoprog.fidelity_report import read_fidelity
 from autoprog.files import LONGEST_ROW_BYTES
 from autoprog.openfiles import NotRegularFileError, open_regular
 from autoprog.runs import load_run
