@@ -1,4 +1,4 @@
-"""What an accuracy is worth: beside the largest class, by class, and by the number of images."""
+"""What an accuracy is worth (beside the largest class, by class, by the number of images); class names."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ __all__ = [
 ]
 
 
-# --------------------------------------------------------------------------------------------------
-# Class names of one run set against those of other images or other weights, in words.
-
-
+_Z = 1.96  # 95 % of a normal distribution
+_UNBALANCED = 1.2
 _MAX_NAMED = 3
+
+
+# Class names of a run beside those of other images or other weights.
 
 
 def class_difference(found: Sequence[str], expected: Sequence[str]) -> str:
@@ -56,8 +57,7 @@ def some(names: Sequence[str]) -> str:
     return f"{text} and {more} more" if more > 0 else text
 
 
-_Z = 1.96  # 95 % of a normal distribution
-_UNBALANCED = 1.2
+# Accuracies.
 
 
 def class_accuracies(correct: Sequence[int], images: Sequence[int]) -> list[float | None]:
@@ -80,7 +80,7 @@ def largest_class_fraction(images: Sequence[int]) -> float:
 
 
 def is_unbalanced(largest_fraction: float, num_classes: int) -> bool:
-    """Tell whether the largest class has a fifth more images than the mean one, or more."""
+    """Return whether the largest class has a fifth more images than the mean one, or more."""
     return largest_fraction * num_classes >= _UNBALANCED
 
 

@@ -77,6 +77,7 @@ def _value(action: argparse.Action, value: Any, where: str, name: str) -> Any:
         return action.const  # as the flag alone
     if action.nargs == 0:
         raise ConfigError(where, name, "must be True or False", value)
+    # A flag with several values takes a list or a pair of them.
     several = action.nargs is not None and action.nargs != "?"
     given = value if several and isinstance(value, list | tuple) else [value]
     if isinstance(action.nargs, int) and len(given) != action.nargs:

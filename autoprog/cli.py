@@ -117,7 +117,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"autoprog: {old}", file=sys.stderr)
         return 2
     args, unknown = parser.parse_known_args(given)
-    if not _has_working_directory():  # before torch is loaded, which ends the process then
+    try:  # torch ends a process that has no working directory, so this is said before it is loaded
+        os.getcwd()
+    except OSError:
         say("autoprog: the working directory is gone; change to another one", file=sys.stderr)
         return 2
     if unknown:
@@ -166,7 +168,11 @@ def build_parser(command: str | None, *, all_flags: bool = False) -> argparse.Ar
         formatter_class=_HelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"autoprog {_version()}")
+    try:
+        release = version("autoprog")
+    except PackageNotFoundError:
+        release = "0 (not installed)"
+    parser.add_argument("--version", action="version", version=f"autoprog {release}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, summary in COMMANDS.items():
         sub = commands.add_parser(
@@ -238,7 +244,7 @@ def _old_spelling(
     parser: argparse.ArgumentParser, command: str | None, words: Sequence[str]
 ) -> str | None:
     """Return what the first command or flag of schema 1 is called now; None where there is none."""
-    if command in RENAMED_COMMANDS and command not in COMMANDS:
+    if command in RENAMED_COMMANDS:
         return f"{command} is now: autoprog {RENAMED_COMMANDS[command]}"
     if command not in COMMANDS:
         return None
@@ -303,14 +309,6 @@ def _cause(error: MemoryError | RecursionError | UnicodeEncodeError | OSError) -
             )
 
 
-def _has_working_directory() -> bool:
-    try:
-        os.getcwd()
-    except OSError:
-        return False
-    return True
-
-
 def _command(name: str):  # type: ignore[no-untyped-def]
     """Import one command's module: they are what pulls in torch, pydantic or rich."""
     return importlib.import_module(f"autoprog.commands.{name}")
@@ -320,14 +318,7 @@ def _load_torch() -> None:
     """Import what takes seconds, and say so meanwhile: a terminal that stays empty looks stuck."""
     sys.stderr.write("loading torch …")
     sys.stderr.flush()
-    for name in ("torch", "timm"):
+    for name in ("torch", "timm"):  # the two that take seconds; all else takes a tenth of one
         importlib.import_module(name)
     sys.stderr.write("\r\x1b[K")
     sys.stderr.flush()
-
-
-def _version() -> str:
-    try:
-        return version("autoprog")
-    except PackageNotFoundError:
-        return "0 (not installed)"

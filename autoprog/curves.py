@@ -31,8 +31,8 @@ __all__ = [
 Level = tuple[int, float]
 """A step, counted from the start of its stage, and the value from there on."""
 
+# Of one curve over one stage: ten times the changes that a run may have, which are counted later.
 _MAX_LEVELS = 200_000
-"""Of one curve over one stage: ten times the changes that a run may have, which are counted later."""
 
 
 class Ramp(FileModel):

@@ -1,300 +1,49 @@
-"""What the search writes down: estimates, candidates and decisions, the truth that a resume goes by."""
+"""What a search writes down: its decisions and what they were taken from, by which a resume goes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from autoprog import migration
 from autoprog.bounds import (
     Amount,
-    Compared,
-    Correlation,
-    CorrelationGain,
-    Count,
-    Epochs,
-    Few,
     FewOrNone,
     Index,
     Measured,
     PassedEpochs,
-    Seconds,
-    Seed,
     SignedSeconds,
     SomeSteps,
     Steps,
 )
 from autoprog.errors import ConfigError
-from autoprog.files import FileModel, append_row, json_text, parse, read_object, read_rows
-from autoprog.openfiles import write_atomically
-from autoprog.options import Option
+from autoprog.files import FileModel
 from autoprog.subnets import Subnet
 from supernet.config import SubnetConfig
 
 __all__ = [
-    "Agreement",
     "Candidate",
     "Continuation",
     "Decision",
     "DecisionInputs",
     "Estimate",
-    "Fidelity",
-    "FidelitySettings",
-    "FidelitySummary",
     "FrontPoint",
     "Importance",
-    "Judged",
-    "RealTraining",
-    "append_training",
-    "read_fidelity",
-    "read_trainings",
-    "write_fidelity",
+    "ReachedLosses",
 ]
 
-
-# --------------------------------------------------------------------------------------------------
-# Which parameters of a study its values depend on.
-
-
-@dataclass(frozen=True)
-class Importance:
-    """How much of a metric hangs on each parameter of a study, by the trials that were told.
-
-    ``fractions`` sum to 1, the largest first; they are empty where ``problem`` says why none are known.
-    """
-
-    study: str
-    metric: str
-    num_trials: int
-    fractions: Mapping[str, float]
-    problem: str = ""
-
-
-# --------------------------------------------------------------------------------------------------
-# How far estimates can be trusted: what ``fidelity.jsonl`` and ``fidelity.json`` hold.
-
-
-Start = Literal["start", "scratch"]
-
-_TRAININGS, _REPORT = "fidelity.jsonl", "fidelity.json"
-
-
-_MAX_TRAININGS = 10_000
-
-
-class FidelitySettings(FileModel):
-    """How the estimates of a decision are checked against real trainings.
-
-    Attributes:
-        candidates: The most subnets that are trained.
-        at: Number of the decision, of those that train a supernet.
-        epochs: Length of each training; None is that of the supernet phase.
-        seeds: Trainings of each subnet.
-        begin: From the network that the supernet was grown from, or from new weights.
-    """
-
-    candidates: Annotated[
-        Compared,
-        Option(
-            "check the estimates of one decision: really train N subnets, at extra cost",
-            flag="fidelity",
-            metavar="N",
-        ),
-    ]
-    at: Annotated[
-        Index, Option("number of that decision", flag="fidelity-at", needs="fidelity", metavar="K")
-    ] = 0
-    epochs: Annotated[
-        Epochs | None,
-        Option(
-            "length of each training",
-            flag="fidelity-epochs",
-            needs="fidelity",
-            metavar="E",
-            default="that of the supernet phase",
-        ),
-    ] = None
-    seeds: Annotated[
-        Few,
-        Option("trainings of each subnet", flag="fidelity-seeds", needs="fidelity", metavar="S"),
-    ] = 2
-    begin: Annotated[
-        Start,
-        Option(
-            "begin with the network before the supernet phase, or with new weights",
-            flag="fidelity-from",
-            needs="fidelity",
-        ),
-    ] = "start"
-
-
-class RealTraining(FileModel):
-    """One subnet trained on its own: a line of ``fidelity.jsonl``.
-
-    ``seed`` counts the trainings of a subnet from 0. ``loss`` is that of the held-out slice, at the
-    subnet's own size; None if it is not finite.
-    """
-
-    subnet: Subnet
-    seed: Seed
-    loss: Measured | None
-    seconds: Seconds
-
-
-class Judged(FileModel):
-    """A subnet with its estimate and the losses of its real trainings, one a seed.
-
-    ``relative_cost`` are its multiply-accumulates as a fraction of those of the full model.
-    """
-
-    subnet: Subnet
-    relative_cost: Amount
-    estimate: Measured
-    losses: tuple[Measured | None, ...]
-
-    @property
-    def loss(self) -> float | None:
-        """Return the mean over seeds; None if one of them is not finite."""
-        known = [loss for loss in self.losses if loss is not None]
-        return sum(known) / len(known) if len(known) == len(self.losses) else None
-
-
-class Agreement(FileModel):
-    """How the order of subnets by estimate agrees with that by real training, over some of their pairs.
-
-    All are Kendall's tau-b in -1..1, or None where too few pairs are in any order.
-
-    Attributes:
-        pairs: Pairs that are compared.
-        tau: Of the estimates.
-        low: Lower end of the bootstrap 95 % interval of ``tau``, over subnets.
-        high: Upper end.
-        null_tau: Of the predictor that needs no supernet: more multiply-accumulates, lower loss.
-        gain_low: Lower end of the bootstrap 95 % interval of ``tau`` - ``null_tau``, on the same draws.
-        gain_high: Upper end.
-        seeds_tau: Of one real training against another; what can be expected at best.
-    """
-
-    pairs: Count
-    tau: Correlation | None
-    low: Correlation | None
-    high: Correlation | None
-    null_tau: Correlation | None
-    gain_low: CorrelationGain | None
-    gain_high: CorrelationGain | None
-    seeds_tau: Correlation | None
-
-
-class Fidelity(FileModel):
-    """``fidelity.json``: estimates against real trainings at one decision.
-
-    ``epochs`` is the length of each training, ``seconds`` what all of them took. ``overall`` compares all
-    pairs of subnets, ``equal_cost`` those whose costs differ by no more than ``cost_ratio``, and
-    ``beyond_seed_noise`` those whose real losses differ by more than their seeds do; None with one seed.
-    """
-
-    schema_version: Literal[2] = Field(default=2, alias="schema")
-    decision: Index
-    step: Steps
-    begin: Start
-    epochs: PassedEpochs
-    seeds: Count
-    subnets: tuple[Judged, ...]
-    overall: Agreement
-    equal_cost: Agreement
-    beyond_seed_noise: Agreement | None = None
-    cost_ratio: Amount
-    seconds: Seconds
-
-    @property
-    def summary(self) -> FidelitySummary:
-        """Return what a schedule says of it."""
-        whole = self.overall
-        return FidelitySummary(
-            tau=whole.tau,
-            low=whole.low,
-            high=whole.high,
-            n=len(self.subnets),
-            null_tau=whole.null_tau,
-        )
-
-
-class FidelitySummary(FileModel):
-    """Kendall's tau of the estimates on ``n`` subnets with its 95 % interval, and that of cost alone."""
-
-    tau: Correlation | None
-    low: Correlation | None
-    high: Correlation | None
-    n: Count
-    null_tau: Correlation | None
-
-
-def append_training(run: Path, training: RealTraining) -> None:
-    """Append a finished training to the run folder and wait until it is on disk."""
-    append_row(run / _TRAININGS, training.model_dump(mode="json"))
-
-
-def read_trainings(run: Path) -> list[RealTraining]:
-    """Return the finished trainings; a half-written last line is left out.
-
-    Raises:
-        ConfigError: If a line is not one of them.
-    """
-    path = run / _TRAININGS
-    return [parse(RealTraining, row, str(path)) for row in read_rows(path, _MAX_TRAININGS)]
-
-
-def write_fidelity(run: Path, fidelity: Fidelity) -> None:
-    """Write the report into the run folder."""
-    body = fidelity.model_dump(mode="json", by_alias=True)
-    write_atomically(run / _REPORT, json_text(body))
-
-
-def read_fidelity(run: Path) -> Fidelity | None:
-    """Return the report of a run, if there is one.
-
-    Raises:
-        ConfigError: If it is not one of this version of autoprog.
-    """
-    path = run / _REPORT
-    if not path.exists():
-        return None
-    return parse(Fidelity, migration.fidelity(read_object(path)), str(path))
-
-
 Continuation = tuple[tuple[Steps, Subnet], ...]
-"""A way on to the end of a run: from which step on which subnet trains; the last is the full model."""
-
-
-class Estimate(FileModel):
-    """A one-shot estimate: the held-out loss of one subnet under the supernet's averaged weights.
-
-    ``losses`` are the means at each time point of the supernet phase, in order. ``difference`` is the mean
-    over batches of (this loss - the loss of staying), with its standard error, at the last time point.
-    """
-
-    subnet: Subnet
-    losses: tuple[Measured, ...] = Field(min_length=1)
-    difference: Measured = 0.0
-    difference_se: Measured = 0.0
-
-    @property
-    def loss(self) -> float:
-        """Return the mean over the time points (AutoProg's zeroth-order estimate)."""
-        return sum(self.losses) / len(self.losses)
+"""The rest of a run: from which step on which subnet trains; the last is the full model."""
 
 
 class ReachedLosses(FileModel):
-    """What the subnet that trains has come to, before the supernet of a decision.
+    """The losses that the current subnet has reached before the supernet of a decision.
 
     Attributes:
         subnet: The subnet.
-        held_out_loss: Its loss on held-out images as they are, by averaged weights.
-        training_loss: Its mean loss of late on training images, augmented.
+        held_out_loss: On held-out images without augmentation, by averaged weights.
+        training_loss: The mean over the last few logged steps, on augmented images.
     """
 
     subnet: Subnet
@@ -303,7 +52,7 @@ class ReachedLosses(FileModel):
 
 
 class DecisionInputs(FileModel):
-    """All that a decision is taken from: recorded before it is taken, so that it can be taken again.
+    """All that a decision is taken from, recorded before it is taken: a replay takes it again from here.
 
     Attributes:
         index: Number of the decision.
@@ -341,7 +90,7 @@ class DecisionInputs(FileModel):
     curve: tuple[tuple[Amount, Measured], ...] = ()
     candidates: tuple[Subnet, ...] = Field(min_length=1)
     losses: tuple[tuple[tuple[Measured, ...], ...], ...] = Field(min_length=1)
-    step_seconds: dict[str, Amount]
+    step_seconds: dict[str, Amount]  # by text: JSON has no other keys
     seconds_left: SignedSeconds | None = None
     position: Steps | None = None
     chance_loss: Measured | None = None
@@ -352,6 +101,7 @@ class DecisionInputs(FileModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> DecisionInputs:
+        # A recorded file may come from anywhere, and the estimates index by position.
         shape = (len(self.candidates), len(self.losses[0][0]) if self.losses[0] else 0)
         if 0 in shape or any(
             (len(point), *{len(losses) for losses in point}) != shape for point in self.losses
@@ -380,10 +130,28 @@ class DecisionInputs(FileModel):
         return self.step / self.steps_per_epoch
 
 
-class Candidate(FileModel):
-    """One way to go on, with everything its score was made of. Lower scores are better.
+class Estimate(FileModel):
+    """A one-shot estimate: the held-out loss of one subnet under the supernet's averaged weights.
 
-    ``continuation`` is the best way on that begins with this subnet; what is predicted is predicted for it.
+    ``losses`` are the means at each time point of the supernet phase, in order. ``difference`` is the mean
+    over batches of (this loss - the loss of staying), with its standard error, at the last time point.
+    """
+
+    subnet: Subnet
+    losses: tuple[Measured, ...] = Field(min_length=1)
+    difference: Measured = 0.0
+    difference_se: Measured = 0.0
+
+    @property
+    def loss(self) -> float:
+        """Return the mean over the time points (AutoProg's zeroth-order estimate)."""
+        return sum(self.losses) / len(self.losses)
+
+
+class Candidate(FileModel):
+    """One subnet to go on with, and everything its score was made of. Lower scores are better.
+
+    ``continuation`` is the best one that begins with this subnet; what is predicted is predicted for it.
     """
 
     subnet: Subnet
@@ -399,7 +167,7 @@ class Candidate(FileModel):
 
 
 class FrontPoint(FileModel):
-    """A way on than which none is predicted to be both better and cheaper."""
+    """A continuation than which none is predicted to be both better and cheaper."""
 
     predicted_loss: Measured
     remaining_seconds: Measured
@@ -439,7 +207,7 @@ class Decision(FileModel):
         if self.candidates and not 0 <= self.winner < len(self.candidates):
             problem = f"must lie in 0 to {len(self.candidates) - 1}"
             raise ConfigError("", "winner", problem, self.winner)
-        if self.length == 0:
+        if self.length == 0:  # views divide by it
             raise ConfigError("", "length", "must be above 0", self.length)
         return self
 
@@ -452,3 +220,17 @@ class Decision(FileModel):
     def subnet(self) -> SubnetConfig:
         """Return the subnet that was decided for."""
         return self.chosen.subnet if self.forced is None else self.forced
+
+
+@dataclass(frozen=True)
+class Importance:
+    """How much of a metric hangs on each parameter of a study, by its finished trials.
+
+    ``fractions`` sum to 1, the largest first; they are empty where ``problem`` says why none are known.
+    """
+
+    study: str
+    metric: str
+    num_trials: int
+    fractions: Mapping[str, float]
+    problem: str = ""

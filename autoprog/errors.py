@@ -1,4 +1,4 @@
-"""What can go wrong, and how the user is told: one line, one exit code."""
+"""What can go wrong, and how the user reads it: one line, one exit code."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class AutoprogError(Exception):
 
     exit_code = 1
     on_all_ranks = True
-    """Whether the processes of a run meet it alike, so that one of them tells it."""
+    """Whether all processes of a run meet it alike, so that rank 0 alone prints it."""
 
     def __str__(self) -> str:
         """Return the message as one line, whatever names and values it quotes."""
@@ -40,18 +40,18 @@ class AutoprogError(Exception):
 
 
 class ConfigError(AutoprogError, ValueError):
-    """Input that breaks a law, told as *where: key: law, but got value; cure*.
+    """Input that cannot be used, as a sentence: *where: key: problem, but got value; hint*.
 
     Args:
         where: The file, flag or command that holds the value.
         key: The path of the value inside it, such as ``stages[2].img_size``; may be empty.
-        law: What must hold, as "must be …" or "unknown …".
+        problem: What is wrong, or what must hold, as "must be …" or "unknown …".
         value: The value that was given; left out of the message when it is :data:`ConfigError.NO_VALUE`.
-        cure: What to do about it.
+        hint: What to do about it.
     """
 
     exit_code = 2
-    NO_VALUE = object()
+    NO_VALUE = object()  # None is a value that a file may hold
 
     def __init__(
         self, where: str, key: str, problem: str, value: Any = NO_VALUE, hint: str = ""
@@ -88,7 +88,7 @@ class DivergedError(RunError):
 
 @contextmanager
 def consistent(where: str) -> Iterator[None]:
-    """Tell in one sentence that numbers do not go together, for whoever calculates with those of files.
+    """Say in one sentence that numbers do not go together, for whoever calculates with those of files.
 
     Each file of a run may be right and yet contradict another one, such as a decision between subnets whose
     costs are not on record. `where` names what was read.
@@ -113,6 +113,7 @@ def suggest(word: str, known: Iterable[str], list_all: bool = True) -> str:
     names = sorted(known)
     by_lower = {name.lower(): name for name in names}
     given = word.lower()
+    # A word that others begin with was cut short: similarity alone would prefer a shorter, other name.
     begun = [name for name in by_lower if len(given) >= 3 and name.startswith(given)]
     near = difflib.get_close_matches(given, begun or by_lower, n=1, cutoff=0.0 if begun else 0.6)
     if near:
@@ -126,10 +127,7 @@ def tell_at_once(text: str) -> None:
         os.write(2, f"{printable(text)}\n".encode())
 
 
-# --------------------------------------------------------------------------------------------------
-# Commands that messages name, ready to be copied into a shell.
-
-
 def command(*words: str | Path) -> str:
-    """Return ``autoprog WORDS``, quoted as a shell needs it: a path may hold spaces or ``$(…)``."""
+    """Return ``autoprog WORDS`` for a message to name, ready to be copied into a shell."""
+    # A path may hold spaces or $(…).
     return shlex.join(["autoprog", *map(str, words)])

@@ -45,8 +45,8 @@ _MAX_OFTEN["run_started"] = 1_000
 _MAX_OF_OTHERS = 5_000
 _MAX_BYTES = 64 * 2**20
 _LONGEST_TIME = 40
+# What says which rows a later attempt replays.
 _OF_REPLAY = ("kind", "attempt", "step")
-"""What says which rows a later attempt replays."""
 
 
 class RowCounter:
@@ -135,12 +135,18 @@ def effective_rows(rows: Iterable[Row]) -> list[Row]:
     ``checkpoint_saved`` row of that step are replayed and dropped; from step 0, all are. A crash may
     have lost that row; then the rows of later steps go. What trials before the training came to stays.
     """
+    # One pass over a log of any length: checkpoints are found by their step, not by searching back.
     kept: list[Row] = []
     saved: list[tuple[int, int]] = []  # where in `kept` a checkpoint of which step is
     saved_at: defaultdict[int, list[int]] = defaultdict(list)  # where they are, by their step
     for row in rows:
         if row["kind"] == "run_started" and row["attempt"] > 0:
-            start = _replay_start(kept, saved_at[row["step"]], row["step"])
+            step = row["step"]
+            if saved_at[step]:
+                start = saved_at[step][-1] + 1
+            else:  # from the beginning, or a crash lost the row of the checkpoint
+                later = (index for index, one in enumerate(kept) if one["step"] > step)
+                start = next(later, len(kept)) if step else 0
             kept[start:] = [one for one in kept[start:] if one["kind"] == "trial_finished"]
             while saved and saved[-1][0] >= start:
                 saved_at[saved.pop()[1]].pop()
@@ -151,20 +157,10 @@ def effective_rows(rows: Iterable[Row]) -> list[Row]:
     return kept
 
 
-def _replay_start(kept: list[Row], saved: list[int], step: int) -> int:
-    """Return where the rows begin that an attempt replays, which starts at `step`."""
-    if saved:
-        return saved[-1] + 1
-    if step == 0:
-        return 0
-    later = (index for index, row in enumerate(kept) if row["step"] > step)
-    return next(later, len(kept))
-
-
 def picked(lines: Iterable[bytes], spacing_bytes: int) -> Iterator[bytes]:
     """Yield all lines but those of progress that follow another within `spacing_bytes`.
 
-    The first and the last of each stretch of progress stay.
+    The first and the last of each run of progress rows stay.
     """
     last, since = b"", spacing_bytes
     for line in lines:

@@ -50,7 +50,8 @@ __all__ = [
 
 
 class _Event(FileModel):
-    model_config = ConfigDict(defer_build=True)  # until the first of its kind: all take 0.2 s
+    # Validators are built at the first event of their kind: all of them take 0.2 s.
+    model_config = ConfigDict(defer_build=True)
 
     step: Steps
 
@@ -59,7 +60,7 @@ class RunStarted(_Event):
     """A run begins or, with ``step`` above 0, goes on.
 
     ``epochs`` is the length that the schedule was resolved for, ``hardware`` the processor or the GPU that
-    each process has. ``num_classes`` is 1000 where a log of before does not tell. ``cost_fraction`` is the
+    each process has. ``num_classes`` is 1000 where an older log does not say. ``cost_fraction`` is the
     length of a search that goes by the time of its steps, relative to the full model over all epochs;
     ``total_steps`` are then steps of the full model.
     """
@@ -85,7 +86,7 @@ class RunStarted(_Event):
 class CostsMeasured(_Event):
     """The step seconds of some subnets of a search have been measured, before its first step.
 
-    ``num_measured`` of ``num_subnets`` have had a turn. ``left_seconds`` is what measuring takes at the most
+    ``num_measured`` of ``num_subnets`` have been timed. ``left_seconds`` is what measuring takes at the most
     from here on, ``run_seconds`` what the steps and the last evaluation take if all steps are those of the
     full model; None before its first step.
     """
@@ -101,7 +102,7 @@ class CostsKnown(_Event):
     """What a step of each subnet takes, its data included, is on record: what the run goes by.
 
     ``num_estimated`` of ``step_seconds`` are estimated from those that were measured. A run that goes on
-    tells it again.
+    reports it again.
     """
 
     kind: Literal["costs_known"] = "costs_known"
@@ -263,7 +264,9 @@ class RunFinished(_Event):
     """The run is complete; ``result`` is what ``result.json`` holds."""
 
     kind: Literal["run_finished"] = "run_finished"
-    result: dict[str, Any]
+    result: dict[
+        str, Any
+    ]  # no Result: `runs`, where that is, reads the log and imports this module
 
 
 Event = (
@@ -301,6 +304,7 @@ def decode(row: dict[str, Any]) -> Event:
     Raises:
         ConfigError: If it is no event that this version of autoprog knows.
     """
+    # Not a discriminated union of pydantic: that would build the validators of all kinds at once.
     name = row.get("kind")
     kind = _KINDS.get(name) if isinstance(name, str) else None
     try:

@@ -1,4 +1,4 @@
-"""User files: safe YAML, validation by pydantic, and errors of one line; the only importer of yaml."""
+"""Files in text: logs of JSON rows, safe YAML, validation by pydantic, and errors of one line."""
 
 from __future__ import annotations
 
@@ -49,20 +49,19 @@ __all__ = [
 ]
 
 
-# --------------------------------------------------------------------------------------------------
-# Logs of one JSON object a line: appended to disk, and read whatever a crash has left.
-
-
 _BLOCK_BYTES = 2**16
-
 LONGEST_ROW_BYTES = 16 * 2**20
-_MAX_VALUES = 300_000
 _MAX_LOG_BYTES = 32 * 2**20
-"""In one object: three lists with a number for each of 100,000 classes."""
+# In one object: three lists with a number for each of 100,000 classes.
+_MAX_VALUES = 300_000
+
+
+# Logs of one JSON object a line: appended to disk, and read whatever a crash has left.
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
     """Append a row and wait until it is on disk."""
+    # A resume goes by these rows, so what has been acted on must have been written.
     with open_for_appending(path) as file:
         file.write(json.dumps(row, allow_nan=False) + "\n")
         file.flush()
@@ -181,44 +180,12 @@ def _refuse_constant(name: str) -> None:
     raise _NotANumberError(name)
 
 
-Model = TypeVar("Model", bound=BaseModel)
+# PyYAML reads about 1 MB a second; the class names of ImageNet-21k take 0.6 MB.
 _MAX_YAML_BYTES = 4 * 2**20
-"""PyYAML reads about 1 MB a second; the class names of ImageNet-21k take 0.6 MB."""
+# Signs that begin a value or end one; PyYAML reads about 60,000 values a second, so that the names of
+# 203,000 classes, as many as Google Landmarks has, take 4 s.
 _MAX_YAML_SIGNS = 350_000
-"""Signs that begin a value or end one; PyYAML reads about 60,000 values a second, so that the names of
-203,000 classes, as many as Google Landmarks has, take 4 s."""
-_LONGEST_TEXT = 100_000
-MAX_LETTERS = 4096
-"""Of a :data:`Line`."""
 _DEEPEST = 64
-
-
-class FileModel(BaseModel):
-    """A frozen value that refuses unknown keys; the base of everything read from or written to a file."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        populate_by_name=True,
-        arbitrary_types_allowed=True,
-        allow_inf_nan=False,
-        str_max_length=_LONGEST_TEXT,
-    )
-
-
-def is_line(text: str) -> bool:
-    """Tell whether a text is one line that a terminal may show as it is."""
-    return is_printable(text) and "\n" not in text and "\t" not in text
-
-
-def _line(text: str) -> str:
-    if not is_line(text):
-        raise ConfigError("", "", "must be a line without control characters", text)
-    return text
-
-
-Line = Annotated[str, Field(max_length=MAX_LETTERS), AfterValidator(_line)]
-"""A line of text that a terminal may show, so that it cannot look like other lines of the program."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -385,11 +352,47 @@ def dump_yaml(value: Mapping[str, Any]) -> str:
     return str(text)
 
 
+# Values that are checked where they are read.
+
+Model = TypeVar("Model", bound=BaseModel)
+_LONGEST_TEXT = 100_000
+MAX_LETTERS = 4096
+"""Of a :data:`Line`."""
+
+
+class FileModel(BaseModel):
+    """A frozen value that refuses unknown keys; the base of everything read from or written to a file."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        populate_by_name=True,
+        arbitrary_types_allowed=True,
+        allow_inf_nan=False,
+        str_max_length=_LONGEST_TEXT,
+    )
+
+
+def is_line(text: str) -> bool:
+    """Return whether a text is one line that a terminal may show as it is."""
+    return is_printable(text) and "\n" not in text and "\t" not in text
+
+
+def _line(text: str) -> str:
+    if not is_line(text):
+        raise ConfigError("", "", "must be a line without control characters", text)
+    return text
+
+
+Line = Annotated[str, Field(max_length=MAX_LETTERS), AfterValidator(_line)]
+"""A line of text that a terminal may show, so that it cannot look like other lines of the program."""
+
+
 def parse(model: type[Model], data: Any, where: str) -> Model:
     """Validate `data` as `model`.
 
     Raises:
-        ConfigError: With the first broken law as *where: key: law, but got value; cure*.
+        ConfigError: With the first problem, as *where: key: problem, but got value; hint*.
     """
     if not isinstance(data, Mapping):
         raise ConfigError(where, "", "must be a mapping of keys to values", _brief(data))
@@ -400,25 +403,30 @@ def parse(model: type[Model], data: Any, where: str) -> Model:
 
 
 def _first_problem(error: ValidationError, model: type[BaseModel], where: str) -> ConfigError:
-    """Turn pydantic's list into the one error that tells most."""
+    """Return the one of pydantic's errors that says most, as a sentence."""
     best = min(error.errors(), key=_rank)
+    key = _key_of(best["loc"])
     if best["type"] == "extra_forbidden":
-        return _unknown_key(best, model, where)
+        *parents, last = best["loc"]
+        unknown, known = str(last), _fields_at(model, tuple(parents))
+        key = ".".join(part for part in (_key_of(parents), unknown) if part)
+        new = NEW_KEYS.get(unknown)
+        hint = _since(unknown, new) if new in known else suggest(unknown, known)
+        return ConfigError(where, key, "unknown key", unknown, hint)
     if best["type"] in ("value_error", "assertion_error"):
         cause = best.get("ctx", {}).get("error")
-        if isinstance(cause, ConfigError):
-            key = ".".join(part for part in (_key(best), cause.key) if part)
+        if isinstance(cause, ConfigError):  # of a validator of ours: it knows the rest of the place
+            key = ".".join(part for part in (key, cause.key) if part)
             return ConfigError(where, key, cause.problem, cause.value, cause.hint)
-        return ConfigError(where, _key(best), str(cause))
+        return ConfigError(where, key, str(cause))
     if best["type"] == "missing":
-        return ConfigError(where, _key(best), "must be given", hint="add this key")
+        return ConfigError(where, key, "must be given", hint="add this key")
     problem = best["msg"][0].lower() + best["msg"][1:]
-    problem = _LAWS.get(best["type"], re.sub(r"^\w+ should (be|have)", r"must \1", problem))
-    hint = ""
-    if best["type"] == "literal_error" and isinstance(best["input"], str):
-        new = NEW_VALUES.get(best["input"], "")
-        hint = _since(best["input"], new) if f"'{new}'" in problem else ""
-    return ConfigError(where, _key(best), problem, _brief(best["input"]), hint)
+    problem = _PROBLEMS.get(best["type"], re.sub(r"^\w+ should (be|have)", r"must \1", problem))
+    word = best["input"] if isinstance(best["input"], str) else ""
+    new = NEW_VALUES.get(word) if best["type"] == "literal_error" else None
+    hint = _since(word, new) if new is not None and f"'{new}'" in problem else ""
+    return ConfigError(where, key, problem, _brief(best["input"]), hint)
 
 
 def _since(old: str, new: str) -> str:
@@ -426,15 +434,16 @@ def _since(old: str, new: str) -> str:
 
 
 def _rank(problem: ErrorDetails) -> int:
-    """Order problems: unknown keys cause others; a mapping or list that is no scalar tells least."""
+    """Return the order of problems: unknown keys cause others, so they come first."""
     if problem["type"] in ("extra_forbidden", "invalid_key"):
         return 0
     scalar = problem["type"].endswith("_type") or problem["type"] == "literal_error"
+    # Of a union pydantic reports each member: that a mapping is no number says nothing of what is wrong.
     tried_as_scalar = scalar and isinstance(problem["input"], Mapping | list)
     return 2 if tried_as_scalar else 1
 
 
-_LAWS = {
+_PROBLEMS = {
     "too_short": "must have at least one entry",
     "tuple_type": "must be a list",
     "string_too_long": f"must be at most {_LONGEST_TEXT:,} characters long",
@@ -448,37 +457,19 @@ _LAWS = {
 }
 
 
-def _unknown_key(problem: ErrorDetails, model: type[BaseModel], where: str) -> ConfigError:
-    *parents, last = problem["loc"]
-    unknown, place = str(last), _key_of(parents)
-    known = _fields_at(model, tuple(parents))
-    key = f"{place}.{unknown}" if place else unknown
-    new = NEW_KEYS.get(unknown)
-    hint = _since(unknown, new) if new in known else suggest(unknown, known)
-    return ConfigError(where, key, "unknown key", unknown, hint)
-
-
 def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> set[str]:
     """Return the keys known at `location`, found by the names of the models on the way."""
     current: type[BaseModel] = model
     for part in location:
         field = current.model_fields.get(str(part)) if isinstance(part, str) else None
-        nested = _nested_model(field.annotation) if field is not None else _named(current, part)
-        current = nested or current
+        if field is not None:
+            current = next(iter(_models_in(field.annotation)), current)
+            continue
+        # Pydantic puts the name of the member of a union that it tried, such as Ramp, into the place.
+        fields = current.model_fields.values()
+        members = (model for field in fields for model in _models_in(field.annotation))
+        current = next((model for model in members if model.__name__ == part), current)
     return {field.alias or name for name, field in current.model_fields.items()}
-
-
-def _named(model: type[BaseModel], part: int | str) -> type[BaseModel] | None:
-    """Return the union member that pydantic names in a location, such as ``Ramp``."""
-    for field in model.model_fields.values():
-        for candidate in _models_in(field.annotation):
-            if candidate.__name__ == part:
-                return candidate
-    return None
-
-
-def _nested_model(annotation: Any) -> type[BaseModel] | None:
-    return next(iter(_models_in(annotation)), None)
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
@@ -486,10 +477,6 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
         return [annotation]
     arguments = getattr(annotation, "__args__", ())
     return [model for argument in arguments for model in _models_in(argument)]
-
-
-def _key(problem: ErrorDetails) -> str:
-    return _key_of(problem["loc"])
 
 
 def _key_of(location: Iterable[int | str]) -> str:
@@ -503,6 +490,7 @@ def _key_of(location: Iterable[int | str]) -> str:
     return text
 
 
+# Pydantic puts the member of a union that it tried into the place of an error.
 _SCALAR_MEMBERS = {"int", "float", "str", "bool", "none"}
 
 

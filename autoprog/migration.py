@@ -274,6 +274,7 @@ def _verification(body: Any) -> Any:
     def pair(old: Any) -> Any:
         return _renamed(old, {}, baseline=result, candidate=result, others=_by_key(result))
 
+    # The plan's schedule is a text that goes into a file of its own, and is translated when that is read.
     return _renamed(body, {}, plan=plan, differing=_recipe, pairs=_each(pair))
 
 

@@ -112,6 +112,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         with open(descriptor, "wb") as file:
             yield file
             file.flush()
+            # Before the rename: after a power cut the name could stand for an empty file otherwise.
             os.fsync(file.fileno())
         temporary.replace(path)
         is_in_place = True
@@ -151,6 +152,7 @@ def check_replaceable(path: Path) -> None:
         status = path.stat()
     except OSError:  # nothing is there, or a link to nowhere
         return
+    # A link is replaced as such, whatever it leads to; the folder behind it stays.
     is_link_to_folder = stat.S_ISDIR(status.st_mode) and path.is_symlink()
     if not stat.S_ISREG(status.st_mode) and not is_link_to_folder:
         raise NotRegularFileError(errno.EINVAL, _kind_of(status), str(path))
@@ -209,6 +211,7 @@ def remove_temporary_files(folder: Path, names: Iterable[str]) -> None:
 
 def _new_file(path: Path) -> tuple[int, Path]:
     """Make a file under a new name, as mkstemp does, but with the permissions that the umask leaves."""
+    # O_EXCL and a random name: nobody can have put a link to another file there.
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     while True:
         temporary = _temporary_name(path)

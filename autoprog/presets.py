@@ -352,11 +352,12 @@ PRESETS: dict[str, Preset] = {
 }
 
 
+# The summaries of presets that have no function, and so no docstring, of their own.
 _VARIANTS = {
     "size-curriculum:exponential": "The sizes of size-curriculum at dates further and further apart: epochs"
     " 2, 4, 8, 12, 20, 36 (arXiv 2211.05187).",
-    "patch-sampling:linear": "Patch Sampling Schedule whose fraction of tokens rises evenly over the run, from"
-    " 20 to 100 %.",
+    "patch-sampling:linear": "Patch Sampling Schedule whose fraction of tokens rises evenly over the run,"
+    " from 20 to 100 %.",
     "patch-sampling:cosine": "Patch Sampling Schedule whose fraction of tokens rises over the run along a"
     " cosine, from 20 to 100 %.",
     "patch-sampling:fixed": "Patch Sampling Schedule's control: 60 % of the tokens from the first step to the"
@@ -364,7 +365,6 @@ _VARIANTS = {
     "efficienttrain:fourier": "EfficientTrain++ with images cut out of the low frequencies of full-size ones,"
     " as in the paper.",
 }
-"""The summaries of presets that have no function, and so no docstring, of their own."""
 
 
 def summary_of(name: str) -> str:

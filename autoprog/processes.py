@@ -51,7 +51,7 @@ class ProcessName:
 
     ``boot_id`` is of the boot of the machine and, since containers share it, of the process table.
     ``started`` is in clock ticks after the boot; a number is given again to a later process. Where the
-    system does not tell them, both are empty, and a number that is in use counts as alive.
+    system does not have them, both are empty, and a number that is in use counts as alive.
     """
 
     host: str
@@ -280,7 +280,7 @@ def _process_in(text: str | None) -> ProcessName | None:
         return None
 
 
-# The workers of a run: each says in a file of the run folder what it does, for all who look on.
+# The workers of a run: each says in a file of the run folder what it does, for whoever shows the run.
 
 WorkerState = Literal["starting", "waiting", "running", "done", "failed"]
 
@@ -311,7 +311,7 @@ class WorkerStatus(FileModel):
 
 @dataclass(frozen=True)
 class WorkerSeen:
-    """A worker as one sees it who looks on."""
+    """A worker as others see it."""
 
     status: WorkerStatus
     is_alive: bool

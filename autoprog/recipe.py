@@ -135,12 +135,12 @@ class Recipe(FileModel):
     @field_validator("clip_grad")
     @classmethod
     def _no_clipping_at_zero(cls, value: float | None) -> float | None:
-        return value or None
+        return value or None  # 0 turns off what a named recipe has
 
     @field_validator("aa", mode="before")
     @classmethod
     def _none_is_off(cls, policy: str | None) -> str | None:
-        return None if policy in (None, "", "none") else policy
+        return None if policy in (None, "", "none") else policy  # as files and flags write it
 
     @field_validator("aa")
     @classmethod
@@ -239,6 +239,7 @@ RECIPES: dict[str, Recipe] = {
     ),
 }
 
+# DeiT's recipe is made for the 1.28 million images of ImageNet.
 _SMALL_DATA_IMAGES = 200_000
 
 
@@ -293,6 +294,7 @@ def fitting_batch_size(batch_size: int, num_images: int, multiple_of: int = 1) -
         return batch_size
     if exact >= 10:  # the remainder is below a tenth: never mind
         return batch_size
+    # One batch more than fits, each a little smaller.
     size = max(1, round(num_images / math.ceil(exact)))
     return min(batch_size, size // multiple_of * multiple_of or size)
 

@@ -149,6 +149,7 @@ class RunFolder:
         """
         path = runs_dir / manifest.run_id
         try:
+            # A run that cannot begin leaves nothing behind, not even the folders above it.
             with ExitStack() as undo:
                 for parent in reversed(path.parents):
                     if not parent.exists():
@@ -191,6 +192,7 @@ class RunFolder:
                 (path / "checkpoints").mkdir(exist_ok=True)
                 for name in _LOGS:
                     cut_torn_tail(path / name)
+                # Counted again under the lock: another process may have ended an attempt meanwhile.
                 folder = cls(path, manifest, attempt=_last_attempt(path) + 1, lock=lock)
                 undo.pop_all()
                 return folder
@@ -251,7 +253,9 @@ class RunFolder:
 
     def close(self) -> None:
         """Release the lock."""
-        with suppress(OSError):  # a disk that had no room for the last event, which has been told
+        with suppress(
+            OSError
+        ):  # a disk without room for the last event, of which the user has been warned
             self._events.close()
         self._lock.close()
 
@@ -300,7 +304,7 @@ class Run:
 
     @property
     def costs(self) -> dict[str, float]:
-        """Return the measured step seconds by cell."""
+        """Return the measured step seconds by the name of what they depend on."""
         return self.cost_table.seconds
 
     @property
@@ -391,6 +395,7 @@ def _take_lock(path: Path) -> IO[str]:
 def is_written_now(path: Path) -> bool:
     """Return whether a process of this machine is writing a run."""
     try:
+        # Shared, so that two who ask at once do not take each other for the writer.
         with open_regular(path / "run.lock", follow_links=False) as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError as error:  # none, unreadable, or no lock of ours

@@ -18,8 +18,8 @@ from pydantic import Field, model_validator
 from autoprog import migration
 from autoprog.bounds import Index, Seed
 from autoprog.curves import KeepCurve, curve_ends
-from autoprog.decisions import FidelitySummary
 from autoprog.errors import ConfigError
+from autoprog.fidelity_report import FidelitySummary
 from autoprog.files import FileModel, dump_yaml, parse, read_yaml
 from autoprog.stage import (
     FullModel,
@@ -40,8 +40,8 @@ LengthUnit = Literal["epochs", "steps", "fraction", "budget_fraction", "compute_
 FRACTION_UNITS = ("fraction", "budget_fraction", "compute_fraction")
 """Units of length in which the stages sum to 1: of the run, of its time budget, of its compute."""
 
+# Steps in an epoch, so many that no stage is shorter than one.
 _FINE_STEPS = 100_000
-"""Steps in an epoch, so many that no stage is shorter than one."""
 
 
 class FoundBy(FileModel):
@@ -120,6 +120,8 @@ class GrowthSchedule(FileModel):
             if size > full.img_size:
                 problem = f"must be at most {full.img_size}"
                 raise ConfigError("", f"{key}.img_size", problem, int(size))
+        # Where all tokens are kept, what else the rule says means nothing. A sandwich step has keep-rates of
+        # its own, at the places of the stage.
         is_sandwich = isinstance(stage.step, Sandwich)
         if min(curve_ends(stage.tokens.keep_rate)) < 1 or is_sandwich:
             self._check_tokens(stage, key)
@@ -207,6 +209,8 @@ class GrowthSchedule(FileModel):
                 hint = "train longer or drop the stage"
                 raise ConfigError("schedule", where, problem, stage.length, hint)
             segments += segments_of_stage(self.full, stage, index, start, stop, steps_per_epoch)
+        # The learning rate goes by images or by compute, so that a stage of larger batches, or of smaller
+        # networks, has the part of the curve that its work is worth.
         weights: tuple[float, ...] | None
         if self.lr.clock == "compute":
             spec = self.full.spec()
@@ -230,6 +234,7 @@ class GrowthSchedule(FileModel):
         if epochs is None and (open_end or in_fractions):
             problem = "must be given for a schedule in fractions or with 'rest'"
             raise ConfigError("--epochs", "", problem)
+        # Other epochs than the file's own scale all stages alike, or leave them and change the 'rest'.
         total_steps = fixed * unit if epochs is None else epochs * steps_per_epoch
         as_written = total_steps if in_fractions else unit
         scale = as_written if open_end else total_steps / fixed

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -28,8 +29,8 @@ from autoprog.bounds import (
     Threads,
     WhiteLevel,
 )
-from autoprog.decisions import FidelitySettings
 from autoprog.errors import ConfigError
+from autoprog.fidelity_report import FidelitySettings
 from autoprog.files import FileModel, Line
 from autoprog.options import Option, duration_seconds, flags_of_model
 from autoprog.recipe import Recipe
@@ -44,16 +45,29 @@ __all__ = [
     "Rule",
     "RunManifest",
     "RunSettings",
+    "Sampler",
     "SearchSettings",
     "changed_on_resume",
 ]
 
 Rule = Literal["rollout", "autoprog", "pareto", "budget"]
+Sampler = Literal["nsga2", "tpe", "random", "gp"]
 
 DEFAULT_COST_FRACTION = 0.5
 """Length of a search by the rule rollout, relative to the time of the full model over the same epochs."""
 
 _EITHER: tuple[Literal["search", "train"], ...] = ("search", "train")
+
+# The parts of the help that fields stand in.
+_images = partial(Option, group="images")
+_training_images = partial(Option, group="training images")
+_search = partial(Option, group="search")
+_trials = partial(Option, group="trials")
+_first_weights = partial(Option, group="first weights")
+_run = partial(Option, group="run")
+_device = partial(Option, group="device", resume=_EITHER)
+_loggers = partial(Option, group="loggers", resume=_EITHER)
+_wandb = partial(Option, group="wandb", resume=_EITHER)
 
 
 class DataSettings(FileModel):
@@ -66,114 +80,75 @@ class DataSettings(FileModel):
 
     dir: Annotated[
         str | None,
-        Option(
+        _images(
             "folder with train and val, as class folders or .tar",
             flag="data",
-            group="images",
             metavar="DIR",
             default="the embedded digits",
         ),
     ] = None
     dataset: Annotated[
         str | None,
-        Option(
-            "timm reader: torch/…, hfds/…, wds/…, tfds/…",
-            group="images",
-            metavar="NAME",
-            outside=True,
-        ),
+        _images("timm reader: torch/…, hfds/…, wds/…, tfds/…", metavar="NAME", outside=True),
     ] = None
     data_dir: Annotated[
         str | None,
-        Option(
-            "root folder of --dataset", needs="dataset", group="images", metavar="DIR", outside=True
-        ),
+        _images("root folder of --dataset", needs="dataset", metavar="DIR", outside=True),
     ] = None
     train_split: Annotated[
         str,
-        Option(
-            "split of --dataset to train on",
-            needs="dataset",
-            group="images",
-            metavar="NAME",
-            outside=True,
-        ),
+        _images("split of --dataset to train on", needs="dataset", metavar="NAME", outside=True),
     ] = "train"
     val_split: Annotated[
         str,
-        Option(
-            "split of --dataset to evaluate on",
-            needs="dataset",
-            group="images",
-            metavar="NAME",
-            outside=True,
-        ),
+        _images("split of --dataset to evaluate on", needs="dataset", metavar="NAME", outside=True),
     ] = "validation"
     input_key: Annotated[
-        str | None,
-        Option("field of the image in --dataset", needs="dataset", group="images", metavar="KEY"),
+        str | None, _images("field of the image in --dataset", needs="dataset", metavar="KEY")
     ] = None
     target_key: Annotated[
-        str | None,
-        Option("field of the target in --dataset", needs="dataset", group="images", metavar="KEY"),
+        str | None, _images("field of the target in --dataset", needs="dataset", metavar="KEY")
     ] = None
     num_classes: Annotated[
         Classes | None,
-        Option(
-            "number of classes, where --dataset names none",
-            needs="dataset",
-            group="images",
-            metavar="N",
-        ),
+        _images("number of classes, where --dataset names none", needs="dataset", metavar="N"),
     ] = None
     val_fraction: Annotated[
         OpenFraction | None,
-        Option(
+        _images(
             "evaluate on this fraction of the images of data without a val part, e.g. 0.2",
-            group="images",
             metavar="F",
         ),
     ] = None
     val_seed: Annotated[
-        Seed,
-        Option(
-            "seed that draws those of --val-fraction",
-            needs="val-fraction",
-            group="images",
-            metavar="N",
-        ),
+        Seed, _images("seed that draws those of --val-fraction", needs="val-fraction", metavar="N")
     ] = 0
     class_folders: Annotated[
         Literal["auto", "first", "innermost"],
-        Option(
-            "the folder of a class, where folders lie in folders; auto is the innermost, if that is clear",
-            group="images",
+        _images(
+            "the folder of a class, where folders lie in folders; auto is the innermost, if that is clear"
         ),
     ] = "auto"
     white_level: Annotated[
         WhiteLevel | None,
-        Option(
+        _images(
             "what is white in images of more than 8 bits, e.g. 4095",
-            group="images",
             metavar="X",
             default="by the brightest of some images",
         ),
     ] = None
     fraction: Annotated[
         PositiveFraction,
-        Option(
+        _training_images(
             "fraction of the training images to use, the same ones in every run",
             flag="data-fraction",
-            group="training images",
             metavar="F",
         ),
     ] = 1.0
     on_held_out: Annotated[
         bool,
-        Option(
-            "evaluate on 5 % of the training images, which are then not trained on",
-            flag="held-out",
-            group="training images",
+        _training_images(
+            "evaluate on 5 % of the training images, which are then not trained on", flag="held-out"
         ),
     ] = False
 
@@ -184,6 +159,7 @@ class DataSettings(FileModel):
 
     def has_names(self, class_names: Sequence[str]) -> bool:
         """Tell whether class names are those of the data: a reader that has none numbers its classes."""
+        # Numbers are no names: classes of other data must not be matched by them.
         numbers = tuple(map(str, range(len(class_names))))
         is_numbered = self.dataset is not None and self.num_classes is not None
         return not (is_numbered and tuple(class_names) == numbers)
@@ -213,57 +189,48 @@ class SearchSettings(FileModel):
     space_from: str
     rule: Annotated[
         Rule,
-        Option(
+        _search(
             "how to choose: rollout again and again, autoprog by the score of AutoProg (CVPR 2022), pareto"
-            " and budget once for good",
-            group="search",
+            " and budget once for good"
         ),
     ] = "rollout"
-    sampler: Annotated[
-        Literal["nsga2", "tpe", "random", "gp"],
-        Option("Optuna sampler of schedules", group="search"),
-    ] = "nsga2"
+    sampler: Annotated[Sampler, _search("Optuna sampler of schedules")] = "nsga2"
     cost_fraction: Annotated[
         PositiveFraction | None,
-        Option(
+        _search(
             "length of the run: the time of its steps as a fraction of that of the full model over"
             " --epochs; how many epochs that makes is an outcome",
-            group="search",
             metavar="F",
             default=f"{DEFAULT_COST_FRACTION} for --rule rollout",
         ),
     ] = None
     budget_seconds: Annotated[
         Budget | None,
-        Option(
+        _search(
             "time that --rule budget may train for, such as 90m",
             flag="budget",
-            group="search",
             metavar="TIME",
             parse=duration_seconds,
         ),
     ] = None
     trials: Annotated[
         Many | None,
-        Option(
+        _trials(
             "really train N schedules on a fraction of the data, then the best of them at full length",
-            group="trials",
             metavar="N",
         ),
     ] = None
     proxy: Annotated[
         PositiveFraction,
-        Option(
+        _trials(
             "fraction of the images and of the epochs that trials take, or a whole search",
-            group="trials",
             metavar="F",
         ),
     ] = 1.0
     storage: Annotated[
         str | None,
-        Option(
+        _trials(
             "Optuna storage URL for trials, such as sqlite:///trials.db",
-            group="trials",
             metavar="URL",
             default="a journal in the run folder",
             outside=True,
@@ -271,20 +238,11 @@ class SearchSettings(FileModel):
     ] = None
     costs_from: Annotated[
         str | None,
-        Option(
-            "costs.json of an earlier run, instead of measuring",
-            flag="costs",
-            group="search",
-            metavar="FILE",
-        ),
+        _search("costs.json of an earlier run, instead of measuring", flag="costs", metavar="FILE"),
     ] = None
     profile_seconds: Annotated[
         Seconds,
-        Option(
-            "most time to measure step seconds in, besides 1 % of the run",
-            group="search",
-            metavar="S",
-        ),
+        _search("most time to measure step seconds in, besides 1 % of the run", metavar="S"),
     ] = 20.0
     fidelity: FidelitySettings | None = None
 
@@ -304,8 +262,7 @@ class SearchSettings(FileModel):
     def images_to_estimate(self, run_images: float) -> int:
         """Return the most images of the held-out slice in a run over so many images.
 
-        So many that the estimates of all decisions keep to ``search_fraction``: a forward pass is a third of
-        a training step, and the candidates cost 0.6 of the full model on average.
+        So many that the estimates of all decisions keep to ``search_fraction``.
         """
         decisions = self.space.decisions
         if (
@@ -316,12 +273,13 @@ class SearchSettings(FileModel):
             # A search by time also estimates once before its first step: the zero-step probe.
             probes = 0 if self.cost_fraction is None else 1
             most = (decisions.num_points + probes) * decisions.max_candidates
+        # A forward pass is a third of a training step; candidates cost 0.6 of the full model on average.
         affordable = 3 * decisions.search_fraction * run_images / (0.6 * most)
         return min(decisions.estimate_images, max(_MIN_ESTIMATED, int(affordable)))
 
 
-_MIN_ESTIMATED = 64
-_PUBLISHED_TIME_POINTS, _PUBLISHED_CANDIDATES = 5, 9
+_MIN_ESTIMATED = 64  # of fewer images a loss says too little to choose by
+_PUBLISHED_TIME_POINTS, _PUBLISHED_CANDIDATES = 5, 9  # of AutoProg (CVPR 2022)
 
 
 class RunSettings(FileModel):
@@ -330,6 +288,7 @@ class RunSettings(FileModel):
     ``table_sizes`` are the image sizes that have position tables of their own.
     """
 
+    # The order of the fields is that of run.yaml.
     kind: Literal["search", "train"]
     model: FullModel
     data: DataSettings
@@ -338,38 +297,27 @@ class RunSettings(FileModel):
     schedule_from: str | None = None
     search: SearchSettings | None = None
     table_sizes: tuple[Px, ...] = Field(default=(), max_length=64)
-    seed: Annotated[Seed, Option("seed of everything random", group="run", metavar="N")] = 0
-    device: Annotated[
-        str,
-        Option("auto, cpu, mps, cuda or cuda:N", group="device", metavar="NAME", resume=_EITHER),
-    ] = "auto"
+    seed: Annotated[Seed, _run("seed of everything random", metavar="N")] = 0
+    device: Annotated[str, _device("auto, cpu, mps, cuda or cuda:N", metavar="NAME")] = "auto"
     amp: Annotated[
         Literal["auto", "none", "bfloat16", "float16"],
-        Option("precision of the forward and backward pass", group="device", resume=_EITHER),
+        _device("precision of the forward and backward pass"),
     ] = "auto"
-    workers: Annotated[
-        LoaderProcesses, Option("loader processes", group="device", metavar="N", resume=_EITHER)
-    ] = "auto"
+    workers: Annotated[LoaderProcesses, _device("loader processes", metavar="N")] = "auto"
     threads: Annotated[
-        Threads | None,
-        Option("CPU threads of the training process", group="device", metavar="N", resume=_EITHER),
+        Threads | None, _device("CPU threads of the training process", metavar="N")
     ] = None
     checkpoint_minutes: Annotated[
-        Minutes,
-        Option(
-            "minutes between checkpoints within a stage", group="run", metavar="M", resume=_EITHER
-        ),
+        Minutes, _run("minutes between checkpoints within a stage", metavar="M", resume=_EITHER)
     ] = 10.0
     # A search looks at the losses that it logs, so only a training may log more or fewer of them.
     log_every_steps: Annotated[
-        SomeSteps,
-        Option("steps between progress events", group="run", metavar="N", resume=("train",)),
+        SomeSteps, _run("steps between progress events", metavar="N", resume=("train",))
     ] = 20
     eval_every_epochs: Annotated[
         AnyEpochs | None,
-        Option(
+        _run(
             "evaluate every so many epochs, and at each stage end; 0 for once, at the end",
-            group="run",
             metavar="E",
             default="some 20 times, where each is less than 5 % of the training since the last one,"
             " and at the end",
@@ -377,9 +325,8 @@ class RunSettings(FileModel):
     ] = None
     patience: Annotated[
         Many | None,
-        Option(
+        _run(
             "stop where N evaluations of the full model in a row were not better than the best one",
-            group="run",
             metavar="N",
         ),
     ] = None
@@ -395,27 +342,24 @@ class RunSettings(FileModel):
     ] = None
     on_divergence: Annotated[
         Literal["stop", "rollback"],
-        Option(
+        _run(
             "when a loss is not finite: stop, or go back to the last checkpoint at half the learning"
             " rate, up to 3 times",
-            group="run",
             resume=_EITHER,
         ),
     ] = "stop"
     compile: Annotated[
         bool,
-        Option(
+        _run(
             "compile each block with torch.compile; costs a minute at the start",
-            group="run",
             resume=_EITHER,
             outside=True,
         ),
     ] = False
     cache: Annotated[
         str | None,
-        Option(
+        _run(
             "keep decoded images in DIR, or the user's cache folder, and augment them by batch",
-            group="run",
             metavar="DIR",
             alone="auto",
             outside=True,
@@ -423,68 +367,40 @@ class RunSettings(FileModel):
     ] = None
     max_bad_images: Annotated[
         Count,
-        Option(
-            "unreadable training images to skip before the run stops",
-            group="run",
-            metavar="N",
-            resume=_EITHER,
+        _run(
+            "unreadable training images to skip before the run stops", metavar="N", resume=_EITHER
         ),
     ] = 10
     pretrained: Annotated[
-        bool,
-        Option("start from timm's weights of the model", group="first weights", outside=True),
+        bool, _first_weights("start from timm's weights of the model", outside=True)
     ] = False
     initial_checkpoint: Annotated[
         str | None,
-        Option(
+        _first_weights(
             "start from a .safetensors or .pth file, a finished run (which names --model and"
             " --img-size), or a folder of export --format hf",
-            group="first weights",
             metavar="FILE|RUN",
         ),
     ] = None
     fresh_head: Annotated[
-        bool,
-        Option(
-            "draw the head anew, also where the weights have as many classes", group="first weights"
-        ),
+        bool, _first_weights("draw the head anew, also where the weights have as many classes")
     ] = False
     log_tensorboard: Annotated[
         bool,
-        Option(
-            "write for TensorBoard, into the run folder (pip install 'autoprog[tensorboard]')",
-            group="loggers",
-            resume=_EITHER,
+        _loggers(
+            "write for TensorBoard, into the run folder (pip install 'autoprog[tensorboard]')"
         ),
     ] = False
     log_wandb: Annotated[
-        bool,
-        Option(
-            "log to Weights & Biases (pip install 'autoprog[wandb]')",
-            group="loggers",
-            resume=_EITHER,
-            outside=True,
-        ),
+        bool, _loggers("log to Weights & Biases (pip install 'autoprog[wandb]')", outside=True)
     ] = False
     wandb_project: Annotated[
         str | None,
-        Option(
-            "W&B project",
-            group="wandb",
-            metavar="NAME",
-            default="WANDB_PROJECT, else autoprog",
-            resume=_EITHER,
-            outside=True,
-        ),
+        _wandb("W&B project", metavar="NAME", default="WANDB_PROJECT, else autoprog", outside=True),
     ] = None
     wandb_mode: Annotated[
         Literal["online", "offline"] | None,
-        Option(
-            "send at once, or keep for wandb sync",
-            group="wandb",
-            default="WANDB_MODE, else online",
-            resume=_EITHER,
-        ),
+        _wandb("send at once, or keep for wandb sync", default="WANDB_MODE, else online"),
     ] = None
 
     @model_validator(mode="after")
@@ -509,6 +425,7 @@ class RunSettings(FileModel):
 
     @model_validator(mode="after")
     def _wandb_is_on(self) -> RunSettings:
+        # A setting that has no effect would be taken for one that has.
         for key in ("wandb_project", "wandb_mode"):
             if getattr(self, key) is not None and not self.log_wandb:
                 raise ConfigError("", key, "must be given together with --log-wandb")
@@ -526,6 +443,8 @@ def changed_on_resume(kind: Literal["search", "train"]) -> set[str]:
     return {flag.field for flag in flags if kind in flag.option.resume}
 
 
+# One list for --resume, --join, verify and the stress test: a field that reaches outside cannot be forgotten
+# in one of them.
 OUTSIDE = {
     flag.field: flag
     for model in (DataSettings, SearchSettings, RunSettings)

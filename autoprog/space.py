@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from importlib import resources
 from itertools import pairwise, product, starmap
 from pathlib import Path
@@ -67,6 +66,7 @@ class Axis(FileModel):
         if self.values is not None:
             return self.values
         assert self.fractions is not None
+        # In a small model several fractions may come out as one value.
         return tuple(
             sorted({max(step, round(fraction * full / step) * step) for fraction in self.fractions})
         )
@@ -140,22 +140,10 @@ class Axes(FileModel):
 class Decisions(FileModel):
     """When the search decides and what it may spend on it.
 
-    Attributes:
-        num_stages: K of AutoProg: its rule decides at the start of each of K equal pieces but the last.
-        supernet_epochs: Length of a supernet phase of that rule.
-        num_points: Decision points of the other rules, evenly spread up to the last growth.
-        supernet_fraction: Fraction of the run that their supernet phases take, all together: of its steps, or
-            of its time where this is its length.
-        min_visits: Steps that a supernet phase of theirs gives each subnet at the least.
-        good_visits: Steps after which its estimates are worth something; a run too short to give each subnet
-            so many at each decision decides less often.
-        search_fraction: The most that estimates may cost, as a fraction of a run of the full model.
-        max_candidates: The most subnets that are estimated at a decision.
-        min_full_fraction: The least fraction of the run, of steps or time likewise, that the full model trains.
-        estimate_images: The most images of the held-out slice, which is otherwise 5 % of the images.
-        continuation_trials: Schedules that Optuna proposes at a decision, five times as many where it is the
-            only one.
-        grow: How blocks are added.
+    AutoProg's rule decides at the start of each of ``num_stages`` equal stages but the last, the others at up
+    to ``num_points`` points evenly spread up to the last growth. Fractions of the run are of its steps, or of
+    its time where that is its length. A rule that decides once has five times as many
+    ``continuation_trials``. The held-out slice is 5 % of the images, at most ``estimate_images``.
     """
 
     num_stages: Annotated[
@@ -173,8 +161,13 @@ class Decisions(FileModel):
         OpenFraction,
         Option("fraction of the run that their supernet phases may take", metavar="F"),
     ] = 0.1
-    min_visits: Visits = 2.0
-    good_visits: Visits = 8.0
+    min_visits: Visits = Field(
+        default=2.0, description="steps that a supernet phase gives each subnet at the least"
+    )
+    # Below it a run decides less often, so that each subnet is visited so often.
+    good_visits: Visits = Field(
+        default=8.0, description="steps a subnet from which on its estimates are worth something"
+    )
     search_fraction: Annotated[
         OpenFraction,
         Option("most that estimates may cost, as a fraction of a full run", metavar="F"),
@@ -186,7 +179,9 @@ class Decisions(FileModel):
         OpenFraction,
         Option("least fraction of the run that the full model trains for", metavar="F"),
     ] = 0.15
-    estimate_images: Annotated[int, Range(2, 10**7, whole=True)] = 2500
+    estimate_images: Annotated[int, Range(2, 10**7, whole=True)] = Field(
+        default=2500, description="most images of the held-out slice"
+    )
     continuation_trials: Annotated[
         Proposals, Option("schedules that Optuna proposes at a decision", metavar="N")
     ] = 200
@@ -212,8 +207,15 @@ class SpaceFile(FileModel):
         sizes = self.axes.img_size.grid(spec.img_size, spec.patch_size)
         blocks = self.axes.depth.grid(spec.full.total_depth, 1)
         _check_axis(where, "axes.depth", list(blocks), spec.full.total_depth, 1)
-        depths = tuple(dict.fromkeys(map(spec.split, blocks)))
-        _check_depths(where, depths)
+        depths = tuple(dict.fromkeys(map(spec.split, blocks)))  # two totals may split alike
+        # Totals may rise while one stage of the model falls, as 9 and 10 blocks of VOLO-D1 do.
+        for low, high in pairwise(depths):
+            if any(a > b for a, b in zip(low, high, strict=True)):
+                problem = (
+                    f"must not fall in a stage of the model, but {sum(low)} blocks are {list(low)}"
+                )
+                hint = f"{sum(high)} are {list(high)}; leave out one of the two"
+                raise ConfigError(where, "axes.depth", f"{problem} and {hint}")
         _check_axis(where, "axes.img_size", list(sizes), spec.img_size, spec.patch_size)
         if spec.needs_grid and len(self.axes.keep_rate.values) > 1:
             problem, rates = "must be [1.0]", list(self.axes.keep_rate.values)
@@ -230,8 +232,8 @@ class SpaceFile(FileModel):
         return parse(SearchSpace, values, where)
 
 
+# A supernet phase trains each of them, and each decision compares them all.
 _MAX_POINTS = 2_000
-"""A supernet phase trains each of them, and each is looked at in all decisions."""
 
 
 class SearchSpace(FileModel):
@@ -283,6 +285,7 @@ class SearchSpace(FileModel):
     def above(self, current: SubnetConfig) -> tuple[SubnetConfig, ...]:
         """Return all points that `current` can stay at or grow to, smallest first."""
         points = starmap(SubnetConfig, product(self.depths, self.sizes, self.keep_rates))
+        # Staying is always possible, also at a subnet that is no point of the space.
         reachable = {point for point in points if current.within(point)} | {current}
         return tuple(sorted(reachable, key=by_size))
 
@@ -290,17 +293,6 @@ class SearchSpace(FileModel):
 def by_size(subnet: SubnetConfig) -> tuple[int, int, float]:
     """Return the order of subnets: by depth, then image size, then keep-rate."""
     return subnet.total_depth, subnet.img_size, subnet.tokens.keep_rate
-
-
-def _check_depths(where: str, depths: Sequence[tuple[int, ...]]) -> None:
-    """Refuse depths that rise as a whole while a stage of the model falls, as 9 and 10 blocks of VOLO-D1."""
-    for low, high in pairwise(depths):
-        if any(a > b for a, b in zip(low, high, strict=True)):
-            problem = (
-                f"must not fall in a stage of the model, but {sum(low)} blocks are {list(low)}"
-            )
-            hint = f"{sum(high)} are {list(high)}; leave out one of the two"
-            raise ConfigError(where, "axes.depth", f"{problem} and {hint}")
 
 
 def _check_axis(where: str, key: str, values: list[int], full: int, step: int) -> None:
@@ -325,7 +317,7 @@ def shipped_spaces() -> dict[str, str]:
 
 
 def is_shipped(where: str) -> bool:
-    """Tell whether a space came with autoprog, so that its user has no file to change."""
+    """Return whether a space came with autoprog, so that its user has no file to change."""
     return where in map(_origin, shipped_spaces())
 
 
@@ -337,11 +329,11 @@ def find_space(name_or_path: str | None, model: str) -> tuple[SpaceFile, str]:
     """Return a space by name or path and where it came from; None takes the model's own or the default.
 
     Raises:
-        ConfigError: If a name or file is given that does not exist, or the file breaks a law.
+        ConfigError: If a name or file is given that does not exist, or the file cannot be used.
     """
     shipped = shipped_spaces()
     if name_or_path is None:
-        own = (model, model.removesuffix("-local"))
+        own = (model, model.removesuffix("-local"))  # the local variant grows like the plain one
         name = next((name for name in own if name in shipped), "default")
     elif name_or_path in shipped:
         name = name_or_path

@@ -108,7 +108,7 @@ class FullModel(FileModel):
 
     @model_validator(mode="after")
     def _is_a_model(self) -> FullModel:
-        self.spec()
+        self.spec()  # which refuses what fits together in no model
         return self
 
     @classmethod
@@ -161,7 +161,7 @@ class LearningRate(FileModel):
 
 
 class Grow(FileModel):
-    """How a stage adds the blocks that the one before did not have; see :class:`supernet.config.GrowthRule`."""
+    """How a stage adds the blocks that the one before lacks; see :class:`supernet.config.GrowthRule`."""
 
     init: Annotated[
         Literal["ema", "copy", "zero"], Option("weights of new blocks", flag="grow-init")
@@ -180,6 +180,7 @@ class Grow(FileModel):
 
     @model_validator(mode="after")
     def _legal_rule(self) -> Grow:
+        # The supernet refuses it as well, but without the place in the file.
         if self.old_blocks == "ema" and self.init != "ema":
             problem = "must be 'keep' unless init is 'ema'"
             raise ConfigError("", "old_blocks", problem, self.old_blocks)
@@ -262,6 +263,7 @@ class SandwichSizes(FileModel):
 class Sandwich(FileModel):
     """A step that trains four subnets to one set of weights (SuperViT, arXiv 2205.11397)."""
 
+    # A mapping of one key, so that a file says `step: plain` or `step: {sandwich: …}`.
     sandwich: SandwichSizes
 
 

@@ -9,6 +9,7 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 from autoprog.files import dump_yaml
+from autoprog.options import Option
 from autoprog.presets import preset, summary_of
 from autoprog.recipe import RECIPES, Recipe, defaults_text, resolve_recipe
 from autoprog.schedule import GrowthSchedule
@@ -16,8 +17,8 @@ from autoprog.space import Decisions, SpaceFile, find_space
 from supernet.config import ModelSpec
 
 __all__ = [
-    "DECISIONS",
     "KINDS",
+    "decision_meanings",
     "modeline",
     "natural_recipe",
     "recipe_starter",
@@ -28,22 +29,32 @@ __all__ = [
 ]
 
 
-# --------------------------------------------------------------------------------------------------
-# JSON Schemas of the files that users write, for editors: completion, hints and errors while
-# typing.
-#
-# They say which keys there are and which values each of them takes. Laws between keys are checked
-# when a
-# file is read.
-
-
 KINDS = ("space", "schedule", "recipe")
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def schema_of(kind: str) -> dict[str, Any]:
-    """Return the JSON Schema of a kind of file."""
-    body = {"space": _space, "schedule": _schedule, "recipe": _recipe}[kind]()
+    """Return the JSON Schema of a kind of file, by which editors complete and check it.
+
+    It says which keys there are and which values each takes; what holds between keys is checked when the file
+    is read.
+    """
+    if kind == "schedule":
+        body = GrowthSchedule.model_json_schema()
+    elif kind == "space":
+        body = SpaceFile.model_json_schema()
+        body["$defs"]["Recipe"] = Recipe.model_json_schema()
+        body["properties"]["recipe"] = {"$ref": "#/$defs/Recipe"}
+        properties = body["$defs"]["Decisions"]["properties"]
+        for key, meaning in decision_meanings().items():
+            properties[key]["description"] = meaning
+    else:
+        body = Recipe.model_json_schema()
+        meaning = "recipe whose values the keys of this file replace"
+        base = {"enum": [*RECIPES, None], "default": None, "description": meaning}
+        schema = {"const": 2, "default": 2, "description": "version of the file format"}
+        body["properties"] = {"schema": schema, "base": base, **body["properties"]}
+        body["type"] = ["object", "null"]  # a file in which all is commented out is valid, too
     return {"$schema": _DIALECT, **body, "title": f"autoprog {kind}"}
 
 
@@ -57,49 +68,22 @@ def modeline(path: str) -> str:
     return f"# yaml-language-server: $schema={path}\n"
 
 
-def _schedule() -> dict[str, Any]:
-    return GrowthSchedule.model_json_schema()
+def decision_meanings() -> dict[str, str]:
+    """Return what each number of a space's decisions means, as its flag says it if it has one."""
+    meanings = {}
+    for key, field in Decisions.model_fields.items():
+        options = [one.help for one in field.metadata if isinstance(one, Option)]
+        meaning = options[0] if options else field.description
+        if meaning is not None:  # the growth rule says itself what it is
+            meanings[key] = meaning
+    return meanings
 
 
-def _space() -> dict[str, Any]:
-    body = SpaceFile.model_json_schema()
-    body["$defs"]["Recipe"] = Recipe.model_json_schema()
-    body["properties"]["recipe"] = {"$ref": "#/$defs/Recipe"}
-    properties = body["$defs"]["Decisions"]["properties"]
-    for key, meaning in DECISIONS.items():
-        properties[key]["description"] = meaning
-    return body
-
-
-def _recipe() -> dict[str, Any]:
-    body = Recipe.model_json_schema()
-    meaning = "recipe whose values the keys of this file replace"
-    base = {"enum": [*RECIPES, None], "default": None, "description": meaning}
-    schema = {"const": 2, "default": 2, "description": "version of the file format"}
-    body["properties"] = {"schema": schema, "base": base, **body["properties"]}
-    body["type"] = ["object", "null"]  # a starter, in which all is commented out, is a valid file
-    return body
-
-
+# From this full size on a starter recipe is DeiT's; smaller images come in smaller data sets.
 _LARGE_IMAGES_PX = 64
-"""From this full size on a starter recipe is DeiT's; smaller images come in smaller data sets."""
-
-DECISIONS = {
-    "num_stages": "stages of --rule autoprog",
-    "supernet_epochs": "length of a supernet phase of --rule autoprog, in epochs",
-    "num_points": "decision points of the other rules",
-    "supernet_fraction": "fraction of the run that their supernet phases take, all together",
-    "min_visits": "steps that a supernet phase gives each subnet at the least",
-    "good_visits": "steps after which its estimates are worth something; short runs decide less often",
-    "search_fraction": "the most that estimates may cost, as a fraction of a run of the full model",
-    "max_candidates": "the most subnets that are estimated at a decision",
-    "min_full_fraction": "the least fraction of the run that the full model trains for",
-    "estimate_images": "the most images of the held-out slice",
-    "continuation_trials": "schedules that Optuna proposes at a decision",
-}
 
 _OPTIONAL_AXES = """\
-  # Only real trainings (--trials) can tell what these are worth; take away the # to search them:
+  # Only real trainings (--trials) show what these are worth; take away the # to search them:
   # randaug: {values: [0.5, 1.0]}       # multiples of the recipe's magnitude, ending at 1
   # drop_path: {values: [0.0, 1.0]}     # multiples of the recipe's drop-path rate
   # batch_scale: {values: [2.0, 1.0]}   # multiples of the recipe's batch size
@@ -135,16 +119,12 @@ def space_starter(spec: ModelSpec, output: str) -> str:
         ]
         lines += ["  keep_rate: {values: [1.0], by: magnitude}"]
     lines += [_OPTIONAL_AXES.rstrip(), "decisions:"]
-    lines += _decisions(file.decisions)
+    values = file.decisions.model_dump(mode="json")
+    lines += [f"  {key}: {values[key]}    # {says}" for key, says in decision_meanings().items()]
+    grow = ", ".join(f"{key}: {value}" for key, value in values["grow"].items())
+    lines += [f"  grow: {{{grow}}}    # how blocks are added"]
     lines += ["recipe: {}    # any keys of a recipe that suit the space; see autoprog init recipe"]
     return "\n".join(lines) + "\n"
-
-
-def _decisions(decisions: Decisions) -> list[str]:
-    values = decisions.model_dump(mode="json")
-    lines = [f"  {key}: {values[key]}    # {meaning}" for key, meaning in DECISIONS.items()]
-    grow = ", ".join(f"{key}: {value}" for key, value in values["grow"].items())
-    return [*lines, f"  grow: {{{grow}}}    # how blocks are added"]
 
 
 def natural_recipe(spec: ModelSpec) -> str:
@@ -177,6 +157,7 @@ def recipe_starter(spec: ModelSpec, output: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+# What the keys of a schedule mean.
 _OF_SCHEDULE = {
     "full": "the model at its full size, which the last stage ends at",
     "length_unit": "what lengths count in: epochs, steps, fraction, compute_fraction or budget_fraction",
@@ -185,8 +166,8 @@ _OF_SCHEDULE = {
     "end": "free where the last stage need not train the whole model on all tokens",
     "stages": "one after the other",
 }
-"""What the keys of a schedule mean."""
 
+# What the keys of a stage mean; a comment says so where each comes first.
 _OF_STAGE = {
     "length": "that of the last stage may be 'rest'",
     "depth": "blocks; of a VOLO outlookers and transformers",
@@ -205,8 +186,8 @@ _OF_STAGE = {
     "trainable": "blocks whose number modulo every is below level",
     "sandwich": "four subnets a step, of these sizes and keep-rates",
 }
-"""What the keys of a stage mean, told where each comes first."""
 
+# What a stage may have beside its length, depth and size; img_size also takes a ramp.
 _OPTIONAL_OF_STAGE = {
     "tokens": "{keep_rate: 0.6, by: magnitude}    # fraction of patch tokens that are kept",
     "grow": "{init: ema, placement: interpolate, old_blocks: keep, optimizer_state: copy}",
@@ -216,7 +197,6 @@ _OPTIONAL_OF_STAGE = {
     "lr_scale": "1.4    # multiple of the learning rate (the square root of batch_scale)",
     "trainable": "{every: 4, level: 2}    # blocks 0, 1, 4, 5, 8, … alone",
 }
-"""What a stage may have beside its length, depth and size; img_size also takes a ramp."""
 
 _PART_OF = {
     "fraction": "of the run",
@@ -264,8 +244,9 @@ def schedule_starter(
 
 def _annotated(schedule: GrowthSchedule) -> Iterator[str]:
     """Yield the lines of a schedule file, with what its keys mean and where each stage lies."""
-    told: set[str] = set()
+    explained: set[str] = set()
     where = iter(_stage_places(schedule))
+    # Line by line over the text of the YAML, since PyYAML writes no comments.
     in_stages = False
     for line in dump_yaml(_body(schedule)).splitlines():
         found = re.match(r"(?P<indent>[- ]*)(?P<key>\w+):", line)
@@ -275,8 +256,8 @@ def _annotated(schedule: GrowthSchedule) -> Iterator[str]:
             yield f"# {next(where)}"
         at_top = not found["indent"]
         meaning = _OF_STAGE.get(key) if in_stages else _OF_SCHEDULE.get(key) if at_top else None
-        yield line if meaning is None or key in told else f"{line}    # {meaning}"
-        told.update({key} if at_top or in_stages else ())
+        yield line if meaning is None or key in explained else f"{line}    # {meaning}"
+        explained.update({key} if at_top or in_stages else ())
         in_stages = in_stages or line == "stages:"
 
 

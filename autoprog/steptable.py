@@ -94,8 +94,8 @@ def but_for_tokens(segment: Segment) -> Segment:
     return replace(segment, subnet=subnet, start_step=0, stop_step=0)
 
 
+# Of a run, ten an epoch over 2,000 epochs: each makes a segment, which is built, checked and drawn.
 _MAX_CHANGES = 20_000
-"""Of a run, ten an epoch over 2,000 epochs: each makes a segment, which is built, checked and drawn."""
 
 
 def check_changes(stages: Sequence[Stage], spans: Sequence[float], steps_per_epoch: int) -> None:

@@ -33,6 +33,7 @@ class _Point(FileModel):
 def _checked(model: type[FileModel]) -> BeforeValidator:
     """Return the check that a mapping is one of the model; values that were built in Python pass."""
 
+    # The classes of the supernet know no pydantic, and take what would cost a file's reader all memory.
     def check(value: Any) -> Any:
         return parse(model, value, "").model_dump() if isinstance(value, Mapping) else value
 

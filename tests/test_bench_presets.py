@@ -21,7 +21,7 @@ from autoprog.curves import Curriculum
 from autoprog.errors import ConfigError, RunError
 from autoprog.presets import PRESETS, preset
 from autoprog.runs import load_run
-from autoprog.train.run import step_table
+from autoprog.train.length import step_table
 from autoprog.verify import attempts
 from autoprog.verify.arms import ArmSettings
 from autoprog.verify.equal_cost import always, epochs_of_cost, images_cost, macs_cost

@@ -93,7 +93,7 @@ class Sheet(FileModel):
     count: bounds.Few = 1
     size: bounds.Px | Ramp = 8
     alpha: bounds.MixingAlpha | None = None
-    fractions: tuple[bounds.Share, ...] = ()
+    fractions: tuple[bounds.UnitInterval, ...] = ()
     workers: bounds.LoaderProcesses = "auto"
 
 

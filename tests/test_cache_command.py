@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -201,22 +202,20 @@ def test_a_file_that_is_mapped_is_kept_until_it_is_not(folder: Path, capsys: Cap
 
 
 def test_a_file_that_another_process_maps_is_kept(folder: Path, capsys: Capture) -> None:
-    program = (
-        "import sys; from pathlib import Path;"
-        "from autoprog.data.cache import read_table;"
-        "table = read_table(Path(sys.argv[1]), 'digest', 3); print('mapped', flush=True); sys.stdin.read()"
-    )
-    child = subprocess.Popen(
-        [sys.executable, "-c", program, str(folder / TRAIN)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        cwd=Path(__file__).parent.parent,
-    )
-    assert child.stdout is not None
-    assert child.stdout.readline() == b"mapped\n"
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+
+    def map_the_file() -> None:
+        table = read_table(folder / TRAIN, "digest", 3)
+        theirs.send(table is not None)
+        theirs.recv()  # until it is killed
+
+    child = context.Process(target=map_the_file, daemon=True)
+    child.start()
+    assert ours.recv()
     assert as_json(capsys, folder, "--remove", TRAIN)["kept_in_use"] == [TRAIN]
     child.kill()
-    child.communicate()
+    child.join(30)
     assert as_json(capsys, folder, "--remove", TRAIN)["removed"] == [TRAIN]
 
 

@@ -246,7 +246,7 @@ def test_a_cell_that_cannot_be_exported_is_refused_in_one_line(
 def test_each_size_may_have_positions_of_its_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ("train", "--elastic", "--pos-embed", "per-size", "--model", "vit-mu", "--epochs", "3")
+    words = ("train", "--elastic", "--pos-embed", "per-size", "--model", "vit-mu", "--epochs", "1")
     assert main([*words, "-q", *HERE, "--runs-dir", str(tmp_path)]) == 0
     (run,) = tmp_path.iterdir()
     plain = build_model(ZOO["vit-mu"], 10, 0)

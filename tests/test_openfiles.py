@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from autoprog.errors import ConfigError
-from autoprog.files import append_row, cut_torn_continuation, json_object, read_object, read_rows
+from autoprog.files import append_row, cut_torn_tail, json_object, read_object, read_rows
 from autoprog.openfiles import (
     NotRegularFileError,
     open_for_appending,
@@ -51,7 +51,7 @@ def test_what_is_no_regular_file_is_never_waited_for(
     for read_it in (read_object, lambda path: list(read_rows(path))):
         with pytest.raises(ConfigError, match=f"must be a regular file, but it is {kind}"):
             read_it(path)
-    for write in (open_for_appending, cut_torn_continuation, lambda path: append_row(path, {})):
+    for write in (open_for_appending, cut_torn_tail, lambda path: append_row(path, {})):
         with pytest.raises(NotRegularFileError):
             write(path)
 
@@ -186,7 +186,7 @@ def test_a_log_of_a_few_rows_is_read_up_to_a_bound(tmp_path: Path) -> None:
 def test_a_torn_tail_is_cut(whole: bytes, torn: bytes, tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_bytes(whole + torn)
-    cut_torn_continuation(path)
+    cut_torn_tail(path)
     assert path.read_bytes() == whole
 
 

@@ -572,8 +572,8 @@ def test_a_stress_that_is_stopped_takes_its_run_with_it(
 ) -> None:
     program = (
         # The module stands in for one that loads torch, which takes ten times as long as all the rest.
-        "import sys, types; launch = types.ModuleType('launch'); launch.words_to_repeat = lambda _: ();"
-        "sys.modules['autoprog.commands.launch'] = launch;"
+        "import sys, types; resume = types.ModuleType('resume'); resume.words_to_repeat = lambda _: ();"
+        "sys.modules['autoprog.commands.resume'] = resume;"
         "from autoprog import supervise; from autoprog.cli import main;"
         f"supervise.PROGRAM = (sys.executable, {str(tmp_path / 'fake.py')!r});"
         f"sys.exit(main(['bench', 'stress', '--keep', {str(tmp_path / 'kept')!r}, 'train', '--fault', 'none']))"

@@ -890,7 +890,7 @@ def macs_of(words: Sequence[str], runs: Path) -> float:
     """Return the multiply-accumulates of a run, relative to full steps."""
     from autoprog.cli import build_parser
     from autoprog.commands.configure import configure_train
-    from autoprog.train.run import step_table
+    from autoprog.train.length import step_table
     from autoprog.verify.equal_cost import macs_cost
 
     args = build_parser("train").parse_args(list(words[: words.index("--seed")]))

@@ -48,9 +48,10 @@ from autoprog.schedule import GrowthSchedule
 from autoprog.settings import RunSettings
 from autoprog.supervise import PROGRAM, Child, last_line
 from autoprog.train.device import Compute, resolve_compute
+from autoprog.train.length import step_table, steps_per_epoch_of
 from autoprog.train.model import transform_settings
 from autoprog.train.phase import Phase, phases_of
-from autoprog.train.run import Job, start_training, step_table, steps_per_epoch_of
+from autoprog.train.run import Job, start_training
 from autoprog.train.step import input_config_at
 from autoprog.train.trainer import Trainer
 from autoprog.ui.format import speed_text, subnet_text

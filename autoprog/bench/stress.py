@@ -116,7 +116,7 @@ class Reference:
 
     @property
     def stall_seconds(self) -> float:
-        """Return after how long without a word a run counts as stuck."""
+        """Return after how long without a row a run counts as stuck."""
         return max(_MIN_STALL_SECONDS, 20 * max(self.startup_seconds, self.longest_gap_seconds))
 
 

@@ -33,7 +33,7 @@ from autoprog.presets import PRESETS, preset
 from autoprog.printable import say
 from autoprog.schedule import GrowthSchedule
 from autoprog.supervise import ending_on_sigterm
-from autoprog.train.run import step_table, steps_per_epoch_of
+from autoprog.train.length import step_table, steps_per_epoch_of
 from autoprog.ui.format import duration
 from autoprog.verify.arms import (
     Arm,

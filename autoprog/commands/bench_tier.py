@@ -20,7 +20,7 @@ from autoprog.errors import ConfigError
 from autoprog.openfiles import read_bytes, write_atomically
 from autoprog.paired_timing import TimingLimits
 from autoprog.printable import say
-from autoprog.train.run import step_table
+from autoprog.train.length import step_table
 from autoprog.ui.format import duration, number
 from autoprog.ui.tables import Column, plain_table
 from autoprog.ui.verify import markdown_lines

@@ -104,7 +104,9 @@ def _chosen(args: argparse.Namespace, folder: Path, files: Sequence[CacheFile]) 
             if known not in chosen:
                 chosen.append(known)
     if args.older_than is not None:
-        latest = time.time() - args.older_than * _DAY_SECONDS
+        latest = (
+            time.time() - args.older_than * _DAY_SECONDS
+        )  # a run touches the files that it opens
         chosen = [file for file in chosen if file.used <= latest]
     return chosen
 
@@ -159,7 +161,7 @@ def _remove(folder: Path, files: Sequence[CacheFile], as_json: bool) -> None:
     kept: list[CacheFile] = []
     failed: dict[str, str] = {}
     for file in files:
-        try:
+        try:  # one that cannot be removed keeps none of the others
             (removed if remove(file) else kept).append(file)
         except OSError as error:
             failed[str(file.path)] = error.strerror or str(error)

@@ -40,6 +40,7 @@ def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
 
 def _complete(action: argparse.Action) -> None:
     """Say to shtab what a value is completed with; numbers and free text are left alone."""
+    # By the flag where names are known, else by what stands for its value in the help.
     flag = action.option_strings[-1] if action.option_strings else ""
     kinds = set(str(action.metavar or "").split("|"))
     if flag in _NAMES:

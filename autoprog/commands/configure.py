@@ -35,8 +35,8 @@ from autoprog.settings import DataSettings, RunSettings, SearchSettings
 from autoprog.space import Decisions, SpaceFile, find_space
 from autoprog.stage import FullModel, Grow, Sandwich
 from autoprog.train.initial_weights import weights_of_file
+from autoprog.train.length import steps_per_epoch_of
 from autoprog.train.model import find_model, short_named
-from autoprog.train.run import steps_per_epoch_of
 from autoprog.train.weights import run_of
 from supernet.config import ModelSpec
 

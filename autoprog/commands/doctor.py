@@ -52,8 +52,9 @@ def run(args: argparse.Namespace) -> int:
     found = []
     for finding in _findings(args):
         found.append(finding)
-        if not args.as_json:
-            _show(finding)
+        if not args.as_json:  # line by line as it is known; no colours, since rich may be missing
+            hint = f"; {finding.hint}" if finding.hint else ""
+            say(f"{finding.verdict:<6}{finding.subject:<11} {finding.found}{hint}", flush=True)
     if args.as_json:
         say(json.dumps([asdict(finding) for finding in found], indent=1))
     return 1 if any(finding.verdict == "wrong" for finding in found) else 0
@@ -72,9 +73,3 @@ def _findings(args: argparse.Namespace) -> Iterator[Finding]:
     values = {"dir": args.data, "val_fraction": args.val_fraction}
     data = parse(DataSettings, {**values, "class_folders": args.class_folders}, "flags")
     yield from findings(Path(args.runs_dir), data)
-
-
-def _show(finding: Finding) -> None:
-    """Print a line as soon as it is known; no colours, since rich may be what is missing."""
-    hint = f"; {finding.hint}" if finding.hint else ""
-    say(f"{finding.verdict:<6}{finding.subject:<11} {finding.found}{hint}", flush=True)

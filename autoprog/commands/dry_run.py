@@ -28,7 +28,7 @@ from autoprog.settings import RunSettings
 from autoprog.stage import Training, evaluation_macs, image_macs
 from autoprog.steptable import StepTable
 from autoprog.train.device import resolve_compute
-from autoprog.train.run import step_table
+from autoprog.train.length import step_table
 from autoprog.ui.format import amount, ascii_text, count, duration, mebibytes, number
 from autoprog.ui.tables import Column, plain_table, rich_table
 from autoprog.ui.track import track_of_table
@@ -85,10 +85,6 @@ def dry_run(args: argparse.Namespace, configure: Configure) -> None:
         body = {"facts": facts, "stages": stages, "forecast": numbers}
         console.out(json.dumps(body, indent=1), highlight=False)
         return
-    _print(console, facts, columns)
-
-
-def _print(console: Console, facts: dict[str, str], columns: list[Column]) -> None:
     for name, text in facts.items():
         if console.is_terminal:
             console.print(Text.assemble((f"{name:<10}", "bold"), f" {text}"), soft_wrap=True)

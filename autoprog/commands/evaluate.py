@@ -12,15 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autoprog.bounds import (
-    BatchSize,
-    CropPct,
-    FewOrNone,
-    FewValues,
-    PositiveFraction,
-    Px,
-    range_of,
-)
+from autoprog.bounds import BatchSize, CropPct, FewOrNone, FewValues, PositiveFraction, Px, range_of
 from autoprog.commands.configure import recipe_of
 from autoprog.commands.flags import (
     add_data_flags,
@@ -162,6 +154,7 @@ def run(args: argparse.Namespace) -> int:
     from autoprog.ui.render_rich import print_sections
     from autoprog.ui.section import document
 
+    # A word that is neither a file nor a folder of an export can only mean a run.
     is_exported = os.path.lexists(Path(args.target) / "model.safetensors")
     is_run = os.path.isdir(args.target) or not os.path.lexists(args.target)
     if is_run and not is_exported:
@@ -212,6 +205,7 @@ def configure_evaluation(args: argparse.Namespace) -> Evaluation:
         settings, opened, notes = _of_run(args, run, file)
         elastic = elastic_of(run.best or run.schedule)
     notes = [*([file.taken] if file.taken else []), *notes]
+    # Only now, since the images of a file's weights are those of the flags.
     opened, note = _labelled(settings, opened, file)
     subnets = tuple(_subnets(args, settings, elastic))
     return Evaluation(settings, opened, with_tables(file), subnets, (*notes, *filter(None, [note])))
@@ -294,6 +288,7 @@ def _data_of_run(data: DataSettings, run: Run) -> tuple[DataSettings, OpenedData
     known = ("val_fraction", "val_seed", "class_folders", "fraction", "on_held_out")
     again = data.model_copy(update={key: getattr(recorded, key) for key in known})
     if data.val_fraction is None:
+        # The same images elsewhere: found by their digest, if they are split as the run split them.
         with suppress(ConfigError):  # it has a val part, or is another data set
             opened = open_data(again)
             if opened.digests["val"] == held_out:
@@ -345,6 +340,7 @@ def _opened(data: DataSettings) -> OpenedData:
 def _settings(args: argparse.Namespace, values: dict[str, Any]) -> RunSettings:
     """Lay the flags over settings; images come as they are, without a cache of decoded ones."""
     recipe: Recipe = values["recipe"]
+    # Sizes up to 256 px fit in batches of 256; above, the pixels of a batch stay the same.
     few = max(1, _BATCH_PIXELS // values["model"].img_size ** 2)
     fitting = {"batch_size": min(_BATCH_SIZE, recipe.batch_size, few)}
     recipe = parse(Recipe, {**recipe.model_dump(), **fitting, **given(args, Recipe)}, "flags")

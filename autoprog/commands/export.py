@@ -7,12 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoprog.bounds import PositiveFraction, Px, range_of
-from autoprog.commands.flags import (
-    add_token_flags,
-    add_wandb_flags,
-    add_weights_flags,
-    flag_of,
-)
+from autoprog.commands.flags import add_token_flags, add_wandb_flags, add_weights_flags, flag_of
 from autoprog.errors import ConfigError
 from autoprog.printable import say
 
@@ -95,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
 
     found = load_run(named_run(args.runs[0]))
     settings = found.manifest.settings
+    # timm could not build such a model from its folder: its blocks are ours.
     if args.format == "hf" and settings.model.spec().is_local:
         problem = f"must be weights: {settings.model.model} is built by supernet.locality"
         raise ConfigError("--format", "", problem, "hf")
@@ -158,7 +154,7 @@ def _check_output(args: argparse.Namespace) -> None:
     if not output.absolute().parent.is_dir():
         problem, hint = "must lie in an existing folder", f"make {output.parent} first"
         raise ConfigError("--output", "", problem, str(output), hint)
-    if args.format == "hf":
+    if args.format == "hf":  # never a folder that holds anything else, even with --overwrite
         if kind_of(output) is None:
             return
         problem, hint = "must be a new folder", "take another name, or remove it"
@@ -167,6 +163,7 @@ def _check_output(args: argparse.Namespace) -> None:
                 return
             hint = "take another name, or add --overwrite"
         raise ConfigError("--output", "", problem, str(output), hint)
+    # An export of weights is three files: the names of classes and how images are prepared lie beside them.
     for path in (output, description_of(output), classes_of(output)):
         try:
             check_replaceable(path)
@@ -188,6 +185,7 @@ def _check_flags(args: argparse.Namespace) -> None:
     for flag in ("wandb_project", "wandb_mode"):
         if hasattr(args, flag):
             raise ConfigError(flag_of(flag), "", "must go with --format wandb")
+    # The ending decides what other programs take the file for.
     endings = _ENDINGS[args.format]
     if endings and args.output.suffix not in endings:
         known = " or ".join([", ".join(endings[:-1]), endings[-1]] if endings[1:] else endings)

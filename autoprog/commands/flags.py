@@ -12,8 +12,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from autoprog.bounds import BlockNumber, FewValues, Px, Workers, range_of
-from autoprog.decisions import FidelitySettings
 from autoprog.errors import ConfigError
+from autoprog.fidelity_report import FidelitySettings
 from autoprog.files import parse
 from autoprog.options import add_options, check_needs, flag_words, flags_of_model, given
 from autoprog.recipe import RECIPES, Recipe, defaults_text
@@ -64,10 +64,7 @@ LOGGER_SETTINGS = tuple(
 """Settings that say to whom a run is passed on."""
 
 NO_SETTINGS = frozenset(
-    {
-        *("command", "debug", "resume", "runs_dir", "quiet"),
-        *("jobs", "join", "allow_changed_data"),
-    }
+    {*("command", "debug", "resume", "runs_dir", "quiet"), *("jobs", "join", "allow_changed_data")}
 )
 """What a command line says beside the settings of a run."""
 
@@ -151,6 +148,7 @@ def add_recipe_flags(
         help=f"{', '.join(RECIPES)} or a YAML file (default: digits for the embedded ones, small-data"
         " below 200,000 training images, else deit)",
     )
+    # Which recipe a run takes follows from its data, so a default is one of several.
     texts = {name: defaults_text(name) for name in Recipe.model_fields}
     for name, note in notes.items():
         texts[name] += f"; {note}"
@@ -242,6 +240,7 @@ def given_cost_fraction(args: argparse.Namespace) -> float | None:
             problem = "must not be given together with --cost-fraction"
             raise ConfigError("--same-epochs", "", problem)
         return None
+    # The other rules choose all at once, and trials have a length of their own.
     by_default = getattr(args, "rule", "rollout") == "rollout" and not hasattr(args, "trials")
     return DEFAULT_COST_FRACTION if fraction is None and by_default else fraction
 

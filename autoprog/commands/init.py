@@ -36,23 +36,23 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "  autoprog init schedule --schema > schedule.schema.json\n"
         "  source <(autoprog init completion bash)\n"
     )
+
+    def completion(sub: argparse.ArgumentParser) -> None:
+        sub.epilog = (
+            "examples:\n"
+            "  source <(autoprog init completion bash)    # in this shell\n"
+            "  autoprog init completion bash > ~/.local/share/bash-completion/completions/autoprog\n"
+            "  autoprog init completion zsh > ~/.zfunc/_autoprog    # a folder of $fpath\n"
+            "  autoprog init completion tcsh > ~/.autoprog.csh      # and source it in ~/.tcshrc\n"
+        )
+        shells = ("bash", "zsh", "tcsh")
+        sub.add_argument("shell", choices=shells, help="the shell that reads the script")
+
     kinds: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
         kind: (summary, partial(_add_starter_flags, kind)) for kind, summary in _KINDS.items()
     }
-    completion = "a script that completes commands, flags and names in a shell"
-    add_subcommands(parser, "kind", {**kinds, "completion": (completion, _add_completion_flags)})
-
-
-def _add_completion_flags(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = (
-        "examples:\n"
-        "  source <(autoprog init completion bash)    # in this shell\n"
-        "  autoprog init completion bash > ~/.local/share/bash-completion/completions/autoprog\n"
-        "  autoprog init completion zsh > ~/.zfunc/_autoprog    # a folder of $fpath\n"
-        "  autoprog init completion tcsh > ~/.autoprog.csh      # and source it in ~/.tcshrc\n"
-    )
-    shells = ("bash", "zsh", "tcsh")
-    parser.add_argument("shell", choices=shells, help="the shell that reads the script")
+    script = "a script that completes commands, flags and names in a shell"
+    add_subcommands(parser, "kind", {**kinds, "completion": (script, completion)})
 
 
 def _add_starter_flags(kind: str, parser: argparse.ArgumentParser) -> None:

@@ -132,26 +132,20 @@ def _open_run(
             check_cache_folder(configured.settings.cache)
         if found is None:
             check_storage(configured.settings)
-        folder = (
-            _create(Path(args.runs_dir), configured)
-            if found is None
-            else _reopened(found, configured)
-        )
+        if found is not None:
+            folder = _reopened(found, configured)
+        else:
+            folder = _created_under_free_name(Path(args.runs_dir), new_manifest(configured))
+            try:
+                if configured.schedule is not None:
+                    folder.write_schedule(configured.schedule)
+            except OSError as error:
+                folder.close()
+                raise RunError(f"{folder.path}: {error}") from None
         ranks.broadcast(str(folder.path))
         return configured, folder
     path = Path(ranks.broadcast(""))
     return configured, FollowedFolder(path, load_run(path).manifest)
-
-
-def _create(runs_dir: Path, configured: Configured) -> RunFolder:
-    folder = _created_under_free_name(runs_dir, new_manifest(configured))
-    try:
-        if configured.schedule is not None:
-            folder.write_schedule(configured.schedule)
-    except OSError as error:
-        folder.close()
-        raise RunError(f"{folder.path}: {error}") from None
-    return folder
 
 
 def _created_under_free_name(runs_dir: Path, manifest: RunManifest) -> RunFolder:
@@ -230,7 +224,7 @@ def carry_out(begin: Begin, launch: Launch, folder: RunFolder) -> None:
     Raises:
         RunError: If the run fails, or a file cannot be written.
     """
-    rollbacks = Rollbacks()
+    rollbacks = Rollbacks()  # how many there were halves the learning rate of the next attempt
     with stop_on_signals() as stop:  # one for all attempts: a signal between two is not lost
         job = Job(stop, launch.ranks, rollbacks)
         for number in range(MAX_ROLLBACKS + 1):
@@ -251,7 +245,9 @@ def _carry_out(begin: Begin, launch: Launch, folder: RunFolder, job: Job) -> Non
         if launch.ranks.is_main and not job.rollbacks.count:
             events = _with_notices(events, launch.notices)
         if not launch.ranks.is_main:
-            _follow(events, launch.ranks)
+            for event in events:  # rank 0 writes and shows them; warnings are each rank's own
+                if isinstance(event, WarningRaised):
+                    say(one_line(f"rank {launch.ranks.rank}: {event.message}"), file=sys.stderr)
             return
         _tell(events, launch, folder, job.stop)
     except InterruptedRunError as error:
@@ -331,10 +327,3 @@ def _known_failure(error: RuntimeError, ranks: Ranks) -> str | None:
     if not ranks.alone and is_lost_rank(error):
         return "another process of this run is gone"
     return None
-
-
-def _follow(events: Iterator[Event], ranks: Ranks) -> None:
-    """Carry out a run whose events rank 0 writes and shows; only warnings are this rank's own."""
-    for event in events:
-        if isinstance(event, WarningRaised):
-            say(one_line(f"rank {ranks.rank}: {event.message}"), file=sys.stderr)

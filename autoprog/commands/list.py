@@ -131,6 +131,7 @@ def _list_models(args: argparse.Namespace) -> None:
     ]
     console = Console(highlight=False)
     console.print(rich_table(columns, console.width))
+    # What the names of timm in the table do not say.
     ours = {spec.name for spec in specs if spec.is_local or spec.timm == "volo_mu"}
     for spec in specs:
         if spec.overrides:

@@ -24,17 +24,16 @@ from autoprog.printable import say
 from autoprog.recipe import Recipe
 from autoprog.runs import load_run
 from autoprog.schedule import GrowthSchedule
-from autoprog.search.fidelity import check_fidelity
 from autoprog.search.measured_costs import Costs
-from autoprog.search.plan import length_and_plan
+from autoprog.search.plan import check_fidelity, length_and_plan
 from autoprog.search.trials import schedule_space
 from autoprog.settings import RunSettings
 from autoprog.stage import Training, shown_depth
 from autoprog.train.device import resolve_compute
 from autoprog.train.initial_weights import find_initial
+from autoprog.train.length import run_length, step_table
 from autoprog.train.optim import check_growth, check_optimizer
 from autoprog.train.ranks import ONE_PROCESS, Ranks
-from autoprog.train.run import run_length, step_table
 from autoprog.train.step import make_input_config, scaled_batch_size
 from supernet.build import machine_bytes
 from supernet.config import GrowthRule, as_depth
@@ -76,11 +75,23 @@ def check_run(configured: Configured, is_new: bool, ranks: Ranks = ONE_PROCESS) 
     for curriculum in curricula:
         config = make_input_config(curriculum, recipe, settings.model.img_size)
         train_transform(config, TransformSettings())
-    _check_search(settings, num_images, is_new)
+    search = settings.search
+    if search is not None and search.trials is None:
+        _, plan = length_and_plan(search, recipe, num_images)
+        check_fidelity(search.fidelity, plan)
+    if search is not None and search.costs_from is not None and is_new:
+        Costs.read(Path(search.costs_from), recipe.batch_size)
     if (
         settings.has_initial_weights and is_new
     ):  # one that goes on has its weights in the checkpoint
-        _check_full_depth(schedule)
+        # Growth would overwrite blocks of the given weights.
+        full = as_depth(settings.model.depth)
+        for index, stage in enumerate(() if schedule is None else schedule.stages):
+            if as_depth(stage.depth) != full:
+                problem = f"must be {shown_depth(full)}, as given weights have"
+                hint = "take --schedule constant"
+                where = f"stages[{index}].depth"
+                raise ConfigError("--schedule", where, problem, stage.depth, hint)
         find_initial(settings, configured.opened.class_names)
 
 
@@ -112,16 +123,6 @@ def check_validation_images(
     if problem := ranks.broadcast(problem):
         where = "--data" if configured.settings.data.dataset is None else "--dataset"
         raise ConfigError(where, "", problem, hint=f"then --resume {resumed}" if resumed else "")
-
-
-def _check_full_depth(schedule: GrowthSchedule | None) -> None:
-    """Refuse growth from given weights, which would overwrite blocks of theirs."""
-    for index, stage in enumerate(() if schedule is None else schedule.stages):
-        assert schedule is not None
-        if as_depth(stage.depth) != as_depth(schedule.full.depth):
-            full = shown_depth(as_depth(schedule.full.depth))
-            problem, hint = f"must be {full}, as given weights have", "take --schedule constant"
-            raise ConfigError("--schedule", f"stages[{index}].depth", problem, stage.depth, hint)
 
 
 def _growth_rules(
@@ -233,14 +234,3 @@ class _Batch:
         if size % 2 and any(value > 0 for rate in rates for value in curve_ends(rate)):
             where = "" if ranks.alone else " in each process"
             raise self.refuse(f"even{where} for mixup and cutmix", "or set --mixup 0 --cutmix 0")
-
-
-def _check_search(settings: RunSettings, num_images: int, is_new: bool) -> None:
-    search = settings.search
-    if search is None:
-        return
-    if search.trials is None:
-        _, plan = length_and_plan(search, settings.recipe, num_images)
-        check_fidelity(search.fidelity, plan)
-    if search.costs_from is not None and is_new:
-        Costs.read(Path(search.costs_from), settings.recipe.batch_size)

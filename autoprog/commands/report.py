@@ -9,7 +9,7 @@ from rich.text import Text
 
 from autoprog.commands.configure import Configured
 from autoprog.console import Console
-from autoprog.decisions import read_fidelity
+from autoprog.fidelity_report import read_fidelity
 from autoprog.options import flag_words, flags_of_model
 from autoprog.recipe import RECIPES, Recipe, default_recipe_name
 from autoprog.runs import RunFolder
@@ -108,7 +108,7 @@ def farewell(console: Console, run: RunFolder, settings: RunSettings) -> None:
     _say(console, "look at it", f"autoprog show {where}", to_copy=True)
     export = f"autoprog export {where} --output {settings.model.model}.pth"
     _say(console, "take it", export, to_copy=True)
-    if settings.data.embedded:
+    if settings.data.embedded:  # a demonstration, after which comes the user's own data
         model = settings.model.model
         name = shlex.quote(str(settings.schedule_from))
         schedule = "" if settings.kind == "search" else f" --schedule {name}"
@@ -130,6 +130,7 @@ def _comparison_command(run: RunFolder) -> str:
         words += ["--time-budget", f"{settings.time_budget_seconds:g}s"]
     words += ["--seed", str(settings.seed)]
     words += _setting_words(settings, "first weights", "device", "run")
+    # ``last`` is the newest run of that folder, which the first command will have made.
     place = "" if str(parent) == "runs" else f" --runs-dir {shlex.quote(str(parent))}"
     own = shlex.quote(str(run.path))
     return f"autoprog train {shlex.join(words)}{place} && autoprog compare last {own}{place}"
@@ -180,6 +181,7 @@ def _say_common(console: Console, configured: Configured, folder: RunFolder) -> 
     _say(console, "data", configured.opened.description)
     for line in configured.opened.report.lines():
         _say(console, "", line)
+    # Nobody asked for it by name, so it is said why.
     is_default = settings.recipe_name == "finetune" and "--recipe" not in folder.manifest.argv
     because = ", because weights are given" if is_default else ""
     _say(
@@ -199,7 +201,7 @@ def _data_words(settings: RunSettings) -> list[str]:
     search, values = settings.search, settings.data.model_dump(exclude_defaults=True)
     if search is not None and search.trials is None:
         values["fraction"] = settings.data.fraction / search.proxy
-        if values["fraction"] >= 1:
+        if values["fraction"] >= 1:  # all of it was the proxy's
             del values["fraction"]
     return flag_words(flags_of_model(DataSettings), values)
 

@@ -159,6 +159,7 @@ def carried_out_by(
     if wrong := sorted(names - changed_on_resume(settings.kind)):
         problem, hint = f"must not be given with {flag} RUN", "leave it out, or start a new run"
         raise ConfigError(flag_of(wrong[0]), "", problem, hint=hint)
+    # Validated as a whole: flags may not go together with what the run has.
     values = {**settings.model_dump(), **{name: getattr(args, name) for name in names}}
     values["cache"] = again.get("cache", settings.cache)
     values["data"]["data_dir"] = again.get("data_dir", settings.data.data_dir)
@@ -290,6 +291,7 @@ def check_asks(
         ConfigError: It names the first thing, and the flags that allow all of them.
     """
     asks = asks_of(settings, folder, loads_weights=loads_weights, logs=logs)
+    # All of what an ask needs must be said, such as the project that a run is sent to.
     missing = [ask for ask in asks if any(not hasattr(args, name) for name in ask.flags)]
     if missing:
         hint = f"to allow that, add {shown_words([word for ask in missing for word in ask.words])} to {flag}"

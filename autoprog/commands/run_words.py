@@ -43,6 +43,7 @@ def put_paths(args: argparse.Namespace) -> None:
         holds_runs = os.path.isdir(word) and bool(runs_in(Path(word)))
         if not (is_run or holds_runs or is_word(word, args.runs_dir)):
             continue
+        # The newest run would be this very one: begun by another rank, or the one to resume.
         if is_last(word) and (args.resume is not None or "WORLD_SIZE" in os.environ):
             problem, hint = "must be a path with --resume and under torchrun", "name the run"
             raise ConfigError(f"--{name.replace('_', '-')}", "", problem, word, hint)

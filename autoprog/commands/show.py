@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import get_args
 
 from autoprog.bounds import Epochs, Seed, range_of
 from autoprog.errors import ConfigError
-
-if TYPE_CHECKING:
-    from supernet.config import ModelSpec
+from autoprog.settings import Rule, Sampler
 
 __all__ = ["add_flags", "run"]
 
@@ -59,25 +57,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="say which decisions differ; exit code 1 if one does though nothing else was asked for",
     )
-    group.add_argument(
-        "--rule", choices=["rollout", "autoprog", "pareto", "budget"], help="another rule"
-    )
-    group.add_argument(
-        "--sampler", choices=["nsga2", "tpe", "random", "gp"], help="another Optuna sampler"
-    )
+    group.add_argument("--rule", choices=get_args(Rule), help="another rule")
+    group.add_argument("--sampler", choices=get_args(Sampler), help="another Optuna sampler")
     group.add_argument("--seed", type=range_of(Seed), metavar="N", help="another seed")
-
-
-def _spec(name: str) -> ModelSpec:
-    """Return the model of a short name, or any that timm knows, which takes a moment to load."""
-    from supernet.zoo import lookup
-
-    found = lookup(name)
-    if found is not None:
-        return found
-    from autoprog.train.model import find_model
-
-    return find_model(name)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -91,9 +73,18 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError(f"--{name}", "", "must be given together with --replay")
     from autoprog.ui.show import show
 
+    spec = None
+    if args.model is not None:
+        from supernet.zoo import lookup
+
+        spec = lookup(args.model)
+        if spec is None:  # any that timm knows, which takes a moment to load
+            from autoprog.train.model import find_model
+
+            spec = find_model(args.model)
     show(
         args.target,
-        spec=None if args.model is None else _spec(args.model),
+        spec=spec,
         epochs=args.epochs,
         recipe=args.recipe,
         plain=args.plain,

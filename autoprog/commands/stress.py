@@ -1,4 +1,4 @@
-"""``autoprog bench stress``: kill a run of one's own again and again, and see whether its end stays the same."""
+"""``autoprog bench stress``: kill a run again and again, and see whether its end stays the same."""
 
 from __future__ import annotations
 
@@ -73,10 +73,11 @@ def run(args: argparse.Namespace) -> int:
     from autoprog.commands.resume import words_to_repeat
     from autoprog.console import Console
 
-    console = Console(highlight=False, stderr=args.as_json)
+    console = Console(highlight=False, stderr=args.as_json)  # stdout holds the JSON alone
     with ending_on_sigterm(), _work_folder(args.keep) as work:
         again = words_to_repeat(words)
         plan = Plan(words, args.kills, args.signal, args.stress_seed, work, again)
+        # Closed in any case: the run under test ends with this program.
         with StressView(console, plan) as view, closing(stress(plan)) as reports:
             for report in reports:
                 view.show(report)
@@ -129,7 +130,7 @@ def _work_folder(keep: Path | None) -> Iterator[Path]:
     try:
         yield work
     except RunError as error:
-        keeps = True
+        keeps = True  # to find out what was wrong
         raise RunError(f"{error}; all files are in {work}") from None
     finally:
         if not keeps:

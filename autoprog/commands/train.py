@@ -37,16 +37,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_training_flags(parser: argparse.ArgumentParser) -> None:
     """Add what is trained, on what and how."""
-    _add_schedule_flags(parser)
-    add_data_flags(parser)
-    add_initial_flags(parser)
-    of_file = "a schedule file has its own"
-    add_recipe_flags(parser, {"epochs": of_file, "sched": of_file})
-    add_run_flags(parser)
-    add_changed_data_flag(parser)
-
-
-def _add_schedule_flags(parser: argparse.ArgumentParser) -> None:
     group, nothing = parser.add_argument_group("schedule"), argparse.SUPPRESS
     either = group.add_mutually_exclusive_group()
     either.add_argument(
@@ -72,6 +62,12 @@ def _add_schedule_flags(parser: argparse.ArgumentParser) -> None:
     )
     add_model_flags(group, "for a preset: deit-s, vit-xs, a timm ViT …")
     add_options(group, RunSettings, "length")
+    add_data_flags(parser)
+    add_initial_flags(parser)
+    of_file = "a schedule file has its own"
+    add_recipe_flags(parser, {"epochs": of_file, "sched": of_file})
+    add_run_flags(parser)
+    add_changed_data_flag(parser)
 
 
 def run(args: argparse.Namespace) -> int:

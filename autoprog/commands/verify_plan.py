@@ -32,7 +32,7 @@ from autoprog.runs import load_run, read_result
 from autoprog.schedule import load_schedule
 from autoprog.search.measured_costs import Costs
 from autoprog.space import SearchSpace, find_space
-from autoprog.train.run import step_table, steps_per_epoch_of
+from autoprog.train.length import step_table, steps_per_epoch_of
 from autoprog.verify.arms import FLAGS_OF_SEARCH, ArmSettings, FlagValue, flags_of_words
 from autoprog.verify.equal_cost import (
     Control,

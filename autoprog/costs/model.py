@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean, median
@@ -12,7 +12,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from autoprog.costs.table import CostKey, CostTable, StepCost, key_of_step, overlapped_seconds
-from autoprog.stage import SandwichSizes, Training, image_macs
+from autoprog.stage import Training, image_macs
 from autoprog.steptable import Segment, StepTable
 from supernet.config import ModelSpec, SubnetConfig
 from supernet.cost import block_tokens
@@ -71,25 +71,20 @@ def _step_seconds(segment: Segment, costs: CostModel, batch_size: int) -> float:
     sandwich, training = segment.training.sandwich, segment.training
     if sandwich is None:
         return costs.step(key_of_step(costs.spec, segment.subnet, training, batch_size)).seconds
-    passes = [
-        fmean(
-            costs.step(key_of_step(costs.spec, subnet, training, batch_size)).seconds
-            for subnet in drawn
-        )
-        for drawn in _passes(segment, sandwich)
-    ]
+    depth, full_px = segment.subnet.depth, segment.subnet.img_size
+    rules = [training.tokens.rule(rate) for rate in sandwich.keep_rates]
+    passes = []
+    # The four passes of SuperViT: (full, 1), (full, k), (size, 1) and (size, k). Sizes and keep-rates are
+    # drawn evenly for each step, so a pass takes the mean of those that it may draw.
+    for sizes in ((full_px,), sandwich.sizes):
+        whole = [SubnetConfig(depth, size) for size in sizes]
+        sparse = [SubnetConfig(depth, size, rule) for size in sizes for rule in rules]
+        for drawn in (whole, sparse):
+            keys = [key_of_step(costs.spec, subnet, training, batch_size) for subnet in drawn]
+            passes.append(fmean(costs.step(key).seconds for key in keys))
     # The optimizer and the averages are updated once, not once a pass.
     seconds = sum(passes) - (len(passes) - 1) * costs.fixed_seconds
-    return max(seconds, *passes)
-
-
-def _passes(segment: Segment, smaller: SandwichSizes) -> Iterator[list[SubnetConfig]]:
-    """Yield what each pass of SuperViT draws from: (full, 1), (full, k), (size, 1) and (size, k)."""
-    depth = segment.subnet.depth
-    rules = [segment.training.tokens.rule(rate) for rate in smaller.keep_rates]
-    for sizes in ((segment.subnet.img_size,), smaller.sizes):
-        yield [SubnetConfig(depth, size) for size in sizes]
-        yield [SubnetConfig(depth, size, rule) for size in sizes for rule in rules]
+    return max(seconds, *passes)  # where few steps were measured, the fixed part may be all of them
 
 
 class PredictedCost(NamedTuple):
@@ -111,6 +106,7 @@ class CostModel:
         cost = self.table.step_costs.get(key.name)
         if cost is not None:
             return PredictedCost(cost.seconds, is_estimated=False)
+        # The regression does not know that more work never takes less time; the neighbours do.
         guess = self._step_regression.seconds(step_terms(self.spec, key))
         return PredictedCost(_within_neighbours(key, guess, self._measured), is_estimated=True)
 

@@ -142,8 +142,8 @@ def scan_folder(folder: str, class_folders: ClassFolders = "auto") -> ScannedIma
             with os.scandir(path) as listing:
                 entries = list(listing)
         except OSError as error:
-            problem = f"must be a folder that can be listed ({error.strerror})"
-            raise ConfigError("--data", "", problem, path) from None
+            problem = f"the folder cannot be listed: {error.strerror}"
+            raise ConfigError("--data", brief(path), problem) from None
         if (identity := (status.st_dev, status.st_ino)) in above:
             found.visited.discard(inner)
             found.leave_out("links to a folder above them", inner)
@@ -283,9 +283,9 @@ class _Collector:
         if loose := self.directories.pop("", None):
             self.leave_out(_LOOSE, min(loose.names), len(loose.names))
             if not self.directories:
-                problem = "must have its images in one folder a class"
-                hint = f"{printable(min(loose.names))!r} and all others lie directly in it"
-                raise ConfigError("--data", "", problem, where, hint)
+                problem = f"{printable(min(loose.names))!r} and all other images lie directly in it"
+                hint = "put them into one folder a class"
+                raise ConfigError("--data", brief(where), problem, hint=hint)
         layout = _layout(sorted(self.directories), where, class_folders)
         self._refuse_empty_classes(layout, where)
         class_names = tuple(sorted(set(layout.class_of.values()), key=_order))
@@ -343,10 +343,10 @@ class _Collector:
                     for reason, (_, path) in self._left_out.items()
                     if path.startswith(f"{folder}/")
                 ]
-                held = ", ".join(sorted(kinds)) or "none"
-                problem = f"class folder {printable(folder)!r} must hold an image; it holds {held}"
+                held = f", but {', '.join(sorted(kinds))}" if kinds else ""
+                problem = f"class folder {printable(folder)!r} holds no image{held}"
                 hint = "put images into it, convert those it has, or remove it"
-                raise ConfigError("--data", "", problem, where, hint)
+                raise ConfigError("--data", brief(where), problem, hint=hint)
 
 
 @dataclass(frozen=True)
@@ -398,8 +398,8 @@ def _layout(folders: Sequence[str], where: str, class_folders: ClassFolders) -> 
         # Names that differ in how they are encoded and in nothing that is seen.
         other = known.setdefault(name, chosen[folder])
         if other != chosen[folder]:
-            problem = f"must not have two class folders whose names are both shown as {name!r}"
-            raise ConfigError("--data", "", problem, where, "rename or merge them")
+            problem = f"there are two class folders whose names are both shown as {name!r}"
+            raise ConfigError("--data", brief(where), problem, hint="rename or merge them")
     return _Layout(class_of, wrappers, depth, notes)
 
 
@@ -414,14 +414,14 @@ def _refuse_ambiguous(split: Mapping[str, Sequence[str]], where: str) -> None:
             both = " and ".join(
                 repr(printable(folder)) for folder in sorted(folders, key=_order)[:2]
             )
-            problem = f"must have one folder a class: {both} end alike"
-            raise ConfigError("--data", "", problem, where, hint)
+            problem = f"it is not clear which folder names the class: {both} end alike"
+            raise ConfigError("--data", brief(where), problem, hint=hint)
     by_depth = {len(parts): folder for folder, parts in sorted(split.items(), reverse=True)}
     if len(by_depth) > 1:
         (_, upper), *_, (_, lower) = sorted(by_depth.items())
         both = f"{printable(upper)!r} and {printable(lower)!r}"
-        problem = f"must have all class folders at one level: images lie in {both}"
-        raise ConfigError("--data", "", problem, where, hint)
+        problem = f"class folders are not all at one level: images lie in {both}"
+        raise ConfigError("--data", brief(where), problem, hint=hint)
 
 
 def _groups(directories: Mapping[str, object], num_wrappers: int) -> Iterator[list[str]]:

@@ -40,6 +40,7 @@ from autoprog.data.image_sources import (
 from autoprog.data.stream import READER_ERRORS, StreamSource, first_line, names_by_number
 from autoprog.errors import ConfigError
 from autoprog.openfiles import NotRegularFileError
+from autoprog.printable import brief
 from autoprog.settings import DataSettings
 
 __all__ = [
@@ -202,8 +203,9 @@ def _open_folder(folder: Path, settings: DataSettings) -> tuple[ImageSource, Ima
         train, val = (_required_part(folder, part) for part in ("train", "val"))
         return open_part(train, settings.class_folders), open_part(val, settings.class_folders)
     if is_folder and (val_path := _find_part(folder, "val")) is not None:
-        problem, hint = f"must be left out: there is {printable(val_path.name)}", "or rename that"
-        raise ConfigError("--val-fraction", "", problem, settings.val_fraction, hint)
+        problem = f"--data has validation images of its own, {printable(val_path.name)}"
+        hint = "leave --val-fraction out, or rename those"
+        raise ConfigError("--val-fraction", "", problem, hint=hint)
     found = _find_part(folder, "train") if is_folder else None
     return open_part(found or folder, settings.class_folders), None
 
@@ -238,9 +240,9 @@ def _find_part(folder: Path, part: str, where: str = "--data") -> Path | None:
     ]
     folders = [path for path in found if os.path.isdir(path)]
     if len({path.name.removesuffix(".tar") for path in found}) > 1 or len(folders) > 1:
-        names = " and ".join(path.name for path in found[:2])
-        problem, hint = f"must have one {part} part, but there are {names}", "rename or remove one"
-        raise ConfigError(where, "", problem, str(folder), hint)
+        names = " and ".join(printable(path.name) for path in found[:2])
+        problem, hint = f"there are two {part} parts, {names}", "rename or remove one"
+        raise ConfigError(where, brief(str(folder)), problem, hint=hint)
     return next(iter(folders or found), None)
 
 
@@ -253,8 +255,8 @@ def entries_of(folder: Path, where: str) -> list[Path]:
     try:
         return sorted(folder.iterdir())
     except OSError as error:
-        problem = f"must be a folder that can be listed ({error.strerror})"
-        raise ConfigError(where, "", problem, str(folder)) from None
+        problem = f"the folder cannot be listed: {error.strerror}"
+        raise ConfigError(where, brief(str(folder)), problem) from None
 
 
 def open_part(path: Path, class_folders: ClassFolders) -> FolderSource | TarSource:
@@ -294,8 +296,8 @@ def _open_named(settings: DataSettings, split: str) -> AnySource:
         raise ConfigError("--dataset", "", f"must be one of {known}", name, hint)
     package, module = _PACKAGES[prefix]
     if importlib.util.find_spec(module) is None:
-        problem = f"needs the package {package}, which is not installed"
-        raise ConfigError("--dataset", "", problem, name, f"pip install {package}")
+        problem = f"{name!r} needs the package {package}, which is not installed"
+        raise ConfigError("--dataset", "", problem, hint=f"pip install {package}")
     given = {"input_key": settings.input_key, "target_key": settings.target_key}
     fields = {key: value for key, value in given.items() if value is not None}
     if prefix in _STREAMS:

@@ -138,8 +138,8 @@ class StreamSource:
             raise ConfigError("--dataset", "", problem, self._length)
         known = names_by_number(getattr(dataset.reader, "class_to_idx", None) or {})
         if not known and not num_classes:
-            problem, hint = "must name its classes or be given their number", "add --num-classes"
-            raise ConfigError("--dataset", "", problem, name, hint)
+            problem = f"{name!r} does not name its classes, and their number is not given"
+            raise ConfigError("--dataset", "", problem, hint="add --num-classes")
         self.class_names: tuple[str, ...] = tuple(known or map(str, range(num_classes or 0)))
         self._split = split
 

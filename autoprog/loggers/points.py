@@ -68,6 +68,7 @@ class EventTail:
 
     def read(self) -> list[Point]:
         """Return the points that are new since the last read; a half-written line waits."""
+        # Later reads see rows of this attempt alone, which replay nothing.
         is_first = not self._offset
         rows: list[Row] = []
         with open_regular(self._path) as file:
@@ -107,6 +108,7 @@ def point_of(event: Event, time: float) -> Point | None:
                 "speed/data_wait_fraction": event.data_wait_fraction,
                 **_axes(event.subnet),
             }
+            # Only a run bounded by time has one.
             if event.budget_fraction is not None:
                 numbers["train/budget_fraction"] = event.budget_fraction
         case Evaluated():
@@ -118,6 +120,7 @@ def point_of(event: Event, time: float) -> Point | None:
                 "val/wall_seconds": event.wall_seconds,
             }
         case StageStarted():
+            # Stages are counted from 1 on screens and in loggers, from 0 in files.
             numbers = {"schedule/stage": float(event.stage + 1), **_axes(event.subnet)}
             for name, curve in event.curriculum:
                 if curve is not None:  # that of the recipe holds, which the settings have
@@ -158,6 +161,7 @@ def _decision_text(decision: Decision) -> str:
     lines = [
         f"Epoch {decision.epoch:.4g}: **{decision.subnet}** by {decision.rule}. {decision.reason}"
     ]
+    # A forced decision has none.
     if decision.candidates:
         lines += [
             "",

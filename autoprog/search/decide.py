@@ -59,7 +59,7 @@ __all__ = [
 DECIDE_ONCE: tuple[Rule, ...] = ("pareto", "budget")
 """Rules that decide once, on the whole rest of the run."""
 
-NUM_DATES = 20  # dates of growth that one decision for the whole run tells apart
+NUM_DATES = 20  # of growth, between which one decision for the whole run chooses
 MAX_FRONT_POINTS = 24
 _ONCE_TRIALS = 5  # a decision for the whole run is worth more thought
 
@@ -245,6 +245,8 @@ def _by_continuations(
     best = []
     for estimate in estimates:
         own = [forecast for forecast in forecasts if forecast.first == estimate.subnet]
+        # A candidate that begins none, as where only the full model is due, is shown with the best of all and
+        # cannot win. Of equal scores the continuation of fewer growths is taken.
         best.append(min(own or forecasts, key=lambda f: (f.score, len(f.continuation))))
     on_front = pareto_front([f.seconds for f in forecasts], [f.loss for f in forecasts])
     front = [forecasts[index] for index in on_front]
@@ -273,7 +275,7 @@ def forecast_inputs(
         for subnet, loss in losses.items()
     }
     steps, curve = [step for step, _ in inputs.curve], [loss for _, loss in inputs.curve]
-    law = ScalingLaw(learning_exponent(steps, curve, inputs.loss_floor))
+    scaling_law = ScalingLaw(learning_exponent(steps, curve, inputs.loss_floor))
     if inputs.position is not None:
         capacity = CAPACITY_EXPONENT
         # Time that is saved goes into more steps of cheap subnets, so it matters how the first one's curve
@@ -282,13 +284,14 @@ def forecast_inputs(
             capacity += flattening(
                 steps, curve, inputs.loss_floor, relative_cost(spec, space.smallest)
             )
-        law = ScalingLaw(law.learning, capacity, inputs.chance_loss)
+        scaling_law = ScalingLaw(scaling_law.learning, capacity, inputs.chance_loss)
     trained = sum(
-        law.progress(relative_cost(spec, subnet)) * count for subnet, count in inputs.steps_so_far
+        scaling_law.progress(relative_cost(spec, subnet)) * count
+        for subnet, count in inputs.steps_so_far
     )
-    progress = law.progress_of_full(subnets[inputs.current], subnets[spec.full], trained)
+    progress = scaling_law.progress_of_full(subnets[inputs.current], subnets[spec.full], trained)
     by_time = inputs.position is not None
-    return ForecastInputs(law, subnets, spec.full, progress, inputs.total_steps, by_time)
+    return ForecastInputs(scaling_law, subnets, spec.full, progress, inputs.total_steps, by_time)
 
 
 def _all_continuations(
@@ -305,6 +308,7 @@ def _all_continuations(
         step=inputs.at,
         full_step=max(inputs.at, inputs.full_step),
         total_steps=inputs.total_steps,
+        # Where more decisions follow, dates about as far apart as these are enough.
         intervals=NUM_DATES if decides_once else max(1, inputs.num_points + 1),
     )
     if not search.leaves_time:
@@ -352,7 +356,7 @@ def rollout_winner(
     incumbent = next((i for i in own if estimates[i].subnet == planned), winner)
     # The noise is that of the paired difference of the two estimates, as the end loss follows them.
     _, error = paired_difference(inputs.losses[-1][winner], inputs.losses[-1][incumbent])
-    noise = made_from.law.learning * error / estimates[winner].losses[-1]
+    noise = made_from.scaling_law.learning * error / estimates[winner].losses[-1]
     if winner != incumbent and scores[incumbent] <= scores[winner] * (1 + noise):
         name = "staying" if planned == inputs.current else f"the plan so far, {planned}"
         tied = f"a tie with {estimates[winner].subnet} within ±{noise:.1%}"
@@ -414,7 +418,7 @@ def _thinned(front: Sequence[Forecast], winner: Forecast) -> Sequence[Forecast]:
 def generalised_fraction(inputs: DecisionInputs) -> float | None:
     """Return the fall of the held-out loss over that of the training loss, since the decision before.
 
-    None if another subnet trained then, or if training has not gained enough since to tell.
+    None if another subnet trained then, or if training has not gained enough since.
     """
     before, now = inputs.previous_losses, inputs.current_losses
     if before is None or now is None or before.subnet != now.subnet:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from autoprog.data.batches import Batch
 from autoprog.train.evaluate import batch_losses
 from autoprog.train.phase import Choice
-from autoprog.train.trainer import Trainer
 from supernet.elastic import ElasticViT
+
+if TYPE_CHECKING:
+    from autoprog.train.trainer import Trainer
 
 __all__ = ["WORST_LOSS", "estimate_losses", "held_out_losses"]
 

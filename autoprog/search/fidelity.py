@@ -15,26 +15,25 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from autoprog.curves import Curriculum
-from autoprog.decisions import (
+from autoprog.events import Event, SubnetTrained, WarningRaised
+from autoprog.fidelity_report import (
     Agreement,
-    Fidelity,
+    ComparedSubnet,
+    FidelityReport,
     FidelitySettings,
-    Judged,
     RealTraining,
     append_training,
     read_trainings,
     write_fidelity,
 )
-from autoprog.errors import ConfigError
-from autoprog.events import Event, SubnetTrained, WarningRaised
 from autoprog.runfiles import remove_checkpoints
 from autoprog.search.estimate import held_out_losses
-from autoprog.search.plan import DecisionPoint, SearchPlan
+from autoprog.search.plan import DecisionPoint
 from autoprog.space import SearchSpace
 from autoprog.stage import Grow
 from autoprog.train.checkpoint import load_newest, publish, write_pending
@@ -45,11 +44,13 @@ from autoprog.train.pace import StepPace
 from autoprog.train.phase import Phase, plain_choice, step_seed
 from autoprog.train.step import Stepper, input_config_at, scaled_batch_size
 from autoprog.train.stop import GaveUpError, StopNow
-from autoprog.train.trainer import Trainer
 from supernet.config import SubnetConfig
 from supernet.cost import relative_cost
 from supernet.elastic import ElasticViT
 from supernet.grow import grow
+
+if TYPE_CHECKING:
+    from autoprog.train.trainer import Trainer
 
 __all__ = [
     "COST_RATIO",
@@ -59,7 +60,6 @@ __all__ = [
     "agreement",
     "beyond_seed_noise",
     "bootstrap_interval",
-    "check_fidelity",
     "equal_cost",
     "kendall_tau",
     "spread_over_cost",
@@ -74,18 +74,6 @@ MIN_SUBNETS = 6
 _DRAWS = 2000
 _STOP_STEPS = 5  # between two agreements of all processes on whether to stop
 _EMA_FRACTION = 0.1  # of a training, over which its weights are averaged
-
-
-def check_fidelity(settings: FidelitySettings | None, plan: SearchPlan) -> None:
-    """Refuse to check a decision that the search does not take.
-
-    Raises:
-        ConfigError: If there is no such decision.
-    """
-    if settings is not None and settings.at >= len(plan.supernet_points):
-        count = len(plan.supernet_points)
-        problem = f"must be below {count}, the number of decisions with a supernet, from 0 on"
-        raise ConfigError("--fidelity-at", "", problem, settings.at)
 
 
 @dataclass(frozen=True)
@@ -152,23 +140,13 @@ class FidelityCheck:
                 yield WarningRaised(step=trainer.step, message=text)
                 return
         yield from trainer.save()  # a crash in what follows need not repeat the supernet phase
-        trainings = self._trainings(start)
-        yield from self._train_all(trainings, chosen)
-        if trainer.ranks.is_main:
-            with suppress(GaveUpError), trainer.ledger.charge("search"):
-                report = self._report(chosen, trainings.steps, estimate)
-                write_fidelity(trainer.folder.path, report)
-                remove_checkpoints(self._start_folder)
-        yield from trainer.halt_if_asked()
-
-    def _trainings(self, start: Mapping[str, Any] | None) -> ShortTrainings:
-        point, trainer = self.point, self.trainer
+        point = self.point
         steps = point.stop_step - point.start_step
         if self.settings.epochs is not None:
             steps = max(1, round(self.settings.epochs * trainer.steps_per_epoch))
         elif start is not None:
             steps = trainer.step - start["step"]  # by time more than the plan says
-        return ShortTrainings(
+        trainings = ShortTrainings(
             trainer=trainer,
             start=start,
             before=self.current,
@@ -178,6 +156,13 @@ class FidelityCheck:
             curriculum=self.curriculum,
             grow=self.space.decisions.grow,
         )
+        yield from self._train_all(trainings, chosen)
+        if trainer.ranks.is_main:
+            with suppress(GaveUpError), trainer.ledger.charge("search"):
+                report = self._report(chosen, steps, estimate)
+                write_fidelity(trainer.folder.path, report)
+                remove_checkpoints(self._start_folder)
+        yield from trainer.halt_if_asked()
 
     def _train_all(
         self, trainings: ShortTrainings, subnets: Sequence[SubnetConfig]
@@ -210,11 +195,11 @@ class FidelityCheck:
         subnets: Sequence[SubnetConfig],
         steps: int,
         estimate: Callable[[SubnetConfig], float],
-    ) -> Fidelity:
+    ) -> FidelityReport:
         trainer, settings = self.trainer, self.settings
         rows = {(row.subnet, row.seed): row for row in read_trainings(trainer.folder.path)}
         judged = tuple(
-            Judged(
+            ComparedSubnet(
                 subnet=subnet,
                 relative_cost=relative_cost(self.space.spec, subnet),
                 estimate=estimate(subnet),
@@ -223,7 +208,7 @@ class FidelityCheck:
             for subnet in subnets
         )
         beyond_noise = beyond_seed_noise(judged)
-        return Fidelity(
+        return FidelityReport(
             decision=self.point.index,
             step=trainer.step,
             begin=settings.begin,
@@ -396,7 +381,7 @@ class ShortTrainings:
 # which pairs count. scipy.stats.kendalltau has no such mask.
 
 
-def agreement(subnets: Sequence[Judged], among: np.ndarray | None = None) -> Agreement:
+def agreement(subnets: Sequence[ComparedSubnet], among: np.ndarray | None = None) -> Agreement:
     """Return how estimates, cost alone and one more real training agree with the real trainings.
 
     Args:
@@ -446,7 +431,7 @@ def equal_cost(costs: Sequence[float]) -> np.ndarray:
     return near & _everything(len(costs))
 
 
-def beyond_seed_noise(subnets: Sequence[Judged]) -> np.ndarray | None:
+def beyond_seed_noise(subnets: Sequence[ComparedSubnet]) -> np.ndarray | None:
     """Return the mask of the pairs whose mean losses differ by more than two standard errors.
 
     Trainings of one seed share their images, drops and mixes, so what a seed does to all subnets alike does

@@ -1,4 +1,4 @@
-"""Forecasts: what each way to go on to the end of a run would come to, from one-shot estimates and a curve.
+"""Forecasts: what each continuation of a run would come to, from one-shot estimates and a training curve.
 
 Everything is counted in *progress*: steps of the full model that would have taught as much. Three
 relations, each with numbers that are measured or limited:
@@ -268,7 +268,7 @@ class ForecastInputs:
     With ``by_time`` continuations count time, in steps of the full model.
     """
 
-    law: ScalingLaw
+    scaling_law: ScalingLaw
     subnets: Mapping[SubnetConfig, PricedSubnet]
     full: SubnetConfig
     progress: float
@@ -278,7 +278,7 @@ class ForecastInputs:
     @property
     def alpha(self) -> float:
         """Return the exponent that seconds are priced with: 0 where all continuations take as long."""
-        return 0.0 if self.by_time else self.law.alpha
+        return 0.0 if self.by_time else self.scaling_law.alpha
 
     def forecast(self, continuation: Continuation) -> Forecast:
         """Return the forecast of a continuation, from its first step on."""
@@ -289,10 +289,10 @@ class ForecastInputs:
             priced = self.subnets[subnet]
             unit = min(1.0, priced.step_seconds / full.step_seconds) if self.by_time else 1.0
             segments.append(ForecastSegment(priced, (stop - step) / unit))
-        loss = self.law.end_loss(segments, full, self.progress)
+        loss = self.scaling_law.end_loss(segments, full, self.progress)
         if not self.by_time:
             seconds = sum(one.seconds for one in segments)
-            return Forecast(continuation, loss, seconds, self.law.score(loss, seconds))
+            return Forecast(continuation, loss, seconds, self.scaling_law.score(loss, seconds))
         # By time all continuations take exactly as long; only a subnet whose step takes longer than one of
         # the full model, which counts for no more than a step, adds the difference.
         longer = (max(0.0, one.subnet.step_seconds - full.step_seconds) for one in segments)
@@ -373,6 +373,7 @@ class ContinuationSearch:
 
         space = {key: IntDistribution(low, high) for key, (low, high) in bounds.items()}
         enqueued = tuple(encoding.encode(arrivals) for arrivals in first)
+        # Two objectives, of which the samplers look for the front; the rules take their point from it.
         plan = Plan("continuations", ("loss", "seconds"), space, enqueued)
         search_in_memory(plan, evaluate, trials, create_sampler(sampler, seed, space))
         return found
@@ -395,6 +396,7 @@ class ContinuationSearch:
         for fraction, (depth, size, rate) in timeline:
             step = round(fraction * self.total_steps)
             subnet = SubnetConfig(space.depths[depth], space.sizes[size], space.keep_rates[rate])
+            # Rounding to steps may put two dates on one: the later of them is the one that counts.
             if continuation and continuation[-1][0] == step:
                 continuation.pop()
             if not continuation or continuation[-1][1] != subnet:

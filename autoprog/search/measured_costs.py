@@ -8,7 +8,7 @@ from dataclasses import replace
 from math import log
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -47,8 +47,10 @@ from autoprog.stage import Training, evaluation_macs, image_macs
 from autoprog.train.meter import typical_seconds
 from autoprog.train.phase import Choice
 from autoprog.train.ranks import ONE_PROCESS
-from autoprog.train.trainer import Trainer
 from supernet.config import ModelSpec, SubnetConfig
+
+if TYPE_CHECKING:
+    from autoprog.train.trainer import Trainer
 
 __all__ = ["RUN_FRACTION", "Costs", "measure_step_costs", "result_of"]
 
@@ -146,7 +148,20 @@ class Costs:
         if not missing:
             return False
         keys = [CostKey(subnet, size) for subnet in dict.fromkeys(missing)]
-        own = _own_costs(trainer, keys)
+        # What the run has trained itself since its network last changed takes no time to measure.
+        own_costs = {}
+        for key in keys:
+            seconds = trainer.phase_seconds.get(key.subnet, [])
+            typical = typical_seconds(seconds)
+            if typical is not None:
+                seen = estimate(seconds[1:])
+                own_costs[key.name] = StepCost(
+                    seconds=typical,
+                    interval=(seen.low, seen.high),
+                    rounds=len(seconds) - 1,
+                    source="own",
+                )
+        own = CostTable(step_costs=own_costs)
         if together:  # all ranks must measure the same rest
             text = trainer.ranks.broadcast(json.dumps(own.body()))
             own = table_of(json.loads(text), "costs of rank 0")
@@ -176,23 +191,6 @@ class Costs:
         first = self.table if self.table.conditions else found  # which says where it was measured
         costs = self.table.with_costs(found.step_costs).step_costs
         self.table = first.model_copy(update={"step_costs": costs})
-
-
-def _own_costs(trainer: Trainer, keys: Sequence[CostKey]) -> CostTable:
-    """Return the costs of steps that the run has trained itself since its network last changed."""
-    costs = {}
-    for key in keys:
-        seconds = trainer.phase_seconds.get(key.subnet, [])
-        typical = typical_seconds(seconds)
-        if typical is not None:
-            seen = estimate(seconds[1:])
-            costs[key.name] = StepCost(
-                seconds=typical,
-                interval=(seen.low, seen.high),
-                rounds=len(seconds) - 1,
-                source="own",
-            )
-    return CostTable(step_costs=costs)
 
 
 RUN_FRACTION = 0.01
@@ -270,11 +268,25 @@ class _Grid:
         yield self._progress(0, limits.seconds)
         deadline.check_block()
         first = self._first_steps(limits.seconds)
-        seconds = self._rough_seconds(first)
+        # About the seconds of every key: on the line over MACs through the two first steps.
+        full_macs, first_full = self._work(self.full), first[self.full.name]
+        smallest = self.ordered[:2][-1]  # the full model itself where it is the only key
+        macs, first_smallest = self._work(smallest), first[smallest.name]
+        fixed, per_mac = 0.0, first_full / full_macs
+        if full_macs > macs:
+            per_mac = max(0.0, (first_full - first_smallest) / (full_macs - macs))
+            fixed = max(0.0, first_smallest - per_mac * macs)
+        seconds = {key: fixed + per_mac * self._work(key) for key in self.ordered}
         deadline.limit_seconds = self._limit(seconds, limits.seconds, run_steps)
         run_seconds = None
-        if run_steps is not None:
-            run_seconds = self._run_seconds(first[self.full.name], run_steps)
+        if run_steps is not None:  # of the full model, with its data and an evaluation; it is shown
+            data, full = self.trainer.data, self.full
+            batch = self._data(full).first_seconds or 0.0
+            overlap = self._assumed_overlap() if data.workers else 0.0
+            images, classes = data.num_validation_images, data.num_classes
+            evaluated = evaluation_macs(self.spec, self.spec.full, images, classes) / full_macs
+            run_seconds = run_steps * overlapped_seconds(first_full, batch, overlap)
+            run_seconds += evaluated * first_full
         worth_it = keys_to_measure(
             self.keys, self.full, lambda key: _twice(seconds[key]), deadline.left_seconds
         )
@@ -366,17 +378,6 @@ class _Grid:
         found: dict[str, float] = json.loads(self.broadcast(json.dumps(seconds)))
         return found
 
-    def _rough_seconds(self, first: Mapping[str, float]) -> dict[CostKey, float]:
-        """Return about the seconds of every key: on the line over MACs through the two first steps."""
-        full_macs, full_seconds = self._work(self.full), first[self.full.name]
-        smallest = self.ordered[:2][-1]  # the full model itself where it is the only key
-        macs, seconds = self._work(smallest), first[smallest.name]
-        fixed, per_mac = 0.0, full_seconds / full_macs
-        if full_macs > macs:
-            per_mac = max(0.0, (full_seconds - seconds) / (full_macs - macs))
-            fixed = max(0.0, seconds - per_mac * macs)
-        return {key: fixed + per_mac * self._work(key) for key in self.ordered}
-
     def _limit(
         self, seconds: Mapping[CostKey, float], max_seconds: float, run_steps: int | None
     ) -> float:
@@ -397,17 +398,6 @@ class _Grid:
         return max(
             data.expected_seconds(workers) for data in known if data.first_seconds is not None
         )
-
-    def _run_seconds(self, seconds: float, run_steps: int) -> float:
-        """Return what so many steps of the full model, with their data, and an evaluation take, about."""
-        feed, full = self.trainer.data, self.full
-        batch = self._data(full).first_seconds or 0.0
-        overlap = self._assumed_overlap() if feed.workers else 0.0
-        macs = evaluation_macs(
-            self.spec, self.spec.full, feed.num_validation_images, feed.num_classes
-        )
-        evaluation_steps = macs / self._work(full)
-        return run_steps * overlapped_seconds(seconds, batch, overlap) + evaluation_steps * seconds
 
     def _assumed_overlap(self) -> float:
         """Return how far loader workers hide what is shorter where that is not measured."""

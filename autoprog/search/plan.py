@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TypeVar
 
 from autoprog.errors import ConfigError
+from autoprog.fidelity_report import FidelitySettings
 from autoprog.recipe import Recipe
 from autoprog.settings import Rule, SearchSettings
 from autoprog.space import Decisions, SearchSpace, is_shipped
-from autoprog.train.run import RunLength, run_length
+from autoprog.train.length import RunLength, run_length
 from supernet.config import SubnetConfig
 from supernet.cost import relative_cost
 
 Value = TypeVar("Value")
 
-__all__ = ["DecisionPoint", "SearchPlan", "length_and_plan", "make_plan", "point_candidates"]
+__all__ = [
+    "DecisionPoint",
+    "SearchPlan",
+    "check_fidelity",
+    "length_and_plan",
+    "make_plan",
+    "point_candidates",
+]
 
 _MAX_EPOCHS = 2**16
 _PLAN_FLAGS = {
@@ -140,12 +148,24 @@ def make_plan(
         points = _even_points(rule, space, full_step, total_steps, by_time)
     if by_time and rule != "autoprog":
         # Much of the time goes to the smallest subnet before a supernet can be afforded. So the candidates
-        # are looked at before, without training them: does anything of the smallest carry over?
+        # are estimated before, without training them: does anything of the smallest carry over?
         step = min(full_step // _ZERO_STEP_DIVISOR, points[0].start_step - 1)
         if step >= 1:
             later = [replace(point, index=point.index + 1) for point in points]
             points = [DecisionPoint(0, step, step, estimate_steps=(step,)), *later]
     return SearchPlan(tuple(points), full_step, total_steps, stages)
+
+
+def check_fidelity(settings: FidelitySettings | None, plan: SearchPlan) -> None:
+    """Refuse to check the estimates of a decision that the search does not take.
+
+    Raises:
+        ConfigError: If there is no such decision.
+    """
+    if settings is not None and settings.at >= len(plan.supernet_points):
+        count = len(plan.supernet_points)
+        problem = f"must be below {count}, the number of decisions with a supernet, from 0 on"
+        raise ConfigError("--fidelity-at", "", problem, settings.at)
 
 
 def _published_points(
@@ -228,9 +248,22 @@ def _refusal(
             return False
         return True
 
-    epochs, batch_size = _enough_epochs(recipe.epochs, fits), _small_batch(recipe.batch_size, fits)
-    hints = [] if epochs is None else [f"--epochs {math.ceil(epochs / search.proxy)}"]
-    hints += [] if batch_size is None else [f"--batch-size {batch_size}"]
+    hints = []
+    # The least whole number of epochs that is long enough, if one of a sensible size is.
+    low, high = math.floor(recipe.epochs), max(1, math.floor(recipe.epochs)) * 2
+    while high <= _MAX_EPOCHS and not fits(epochs=high):
+        low, high = high, 2 * high
+    if high <= _MAX_EPOCHS:
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if fits(epochs=middle) else (middle, high)
+        hints.append(f"--epochs {math.ceil(high / search.proxy)}")
+    # The largest half, quarter … of the batch that is small enough; even, as mixing images needs.
+    batch_size = recipe.batch_size // 2
+    while batch_size >= 2 and (batch_size % 2 or not fits(batch_size=batch_size)):
+        batch_size //= 2
+    if batch_size >= 2:
+        hints.append(f"--batch-size {batch_size}")
     decisions, name = search.space.decisions, error.key.removeprefix("decisions.")
     for halvings in range(1, 5):  # the value that leaves no room: a half, a quarter … of it
         value = float(f"{getattr(decisions, name) / 2**halvings:.2g}")
@@ -252,29 +285,6 @@ def _refusal(
         f"{length.total_steps} steps{full} are too few to search",
         hint=f"take {' or '.join(hints)}",
     )
-
-
-def _enough_epochs(epochs: float, fits: Callable[..., bool]) -> int | None:
-    """Return the least whole number of epochs that is long enough; None if none of a sensible size is."""
-    low, high = math.floor(epochs), max(1, math.floor(epochs)) * 2
-    while not fits(epochs=high):
-        low, high = high, 2 * high
-        if high > _MAX_EPOCHS:
-            return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if fits(epochs=middle) else (middle, high)
-    return high
-
-
-def _small_batch(batch_size: int, fits: Callable[..., bool]) -> int | None:
-    """Return the largest half, quarter … of a batch that is small enough; even, as mixing images needs."""
-    halves = batch_size // 2
-    while halves >= 2:
-        if halves % 2 == 0 and fits(batch_size=halves):
-            return halves
-        halves //= 2
-    return None
 
 
 def point_candidates(

@@ -11,20 +11,15 @@ import math
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 
 from autoprog.curves import Curriculum
 from autoprog.data.dataset import OpenedData
-from autoprog.decisions import (
-    Continuation,
-    Decision,
-    DecisionInputs,
-    ReachedLosses,
-    read_fidelity,
-)
+from autoprog.decisions import Continuation, Decision, DecisionInputs, ReachedLosses
 from autoprog.events import CostsKnown, Decided, Estimated, Event, StepLogged, SupernetStarted
+from autoprog.fidelity_report import read_fidelity
 from autoprog.files import parse
 from autoprog.runs import RunFolder, load_run
 from autoprog.schedule import FoundBy, GrowthSchedule, Lengths, LengthUnit
@@ -65,6 +60,7 @@ def merged(segments: Sequence[DecidedSegment]) -> list[DecidedSegment]:
     """Return the segments without those that have no step, neighbours that are alike as one."""
     kept: list[DecidedSegment] = []
     for one in segments:
+        # A later segment at the same step took the place of one that was never trained.
         same = kept and (kept[-1].subnet, kept[-1].curriculum) == (one.subnet, one.curriculum)
         if kept and kept[-1].step == one.step:
             kept[-1] = one
@@ -171,8 +167,14 @@ class Searcher:
             yield from start(trainer)
             yield from self._measure_costs()
             if self.by_time:
+
+                def entered() -> SubnetConfig:
+                    subnet = trainer.stepper.subnet
+                    assert subnet is not None, "a phase has been entered"
+                    return subnet
+
                 trainer.stepper.pace = CostPace(
-                    trainer.steps_by_subnet, self.step_costs, self._entered, trainer.total_steps
+                    trainer.steps_by_subnet, self.step_costs, entered, trainer.total_steps
                 )
             self._begin_segment(self.search.space.smallest, 0)
             for point in self.plan.points:
@@ -239,6 +241,7 @@ class Searcher:
         name = str(phase.choices[0].subnet)
         for event in trainer.run(phase):
             if isinstance(event, StepLogged):
+                # Kept with checkpoints, so that a resume decides from the same curve.
                 recent = trainer.search_state.setdefault("recent", {}).setdefault(name, [])
                 self._append_loss(recent, phase, event)
                 del recent[:-_RECENT_POINTS]
@@ -260,6 +263,7 @@ class Searcher:
         """Train a supernet over the candidates, estimate them, decide, and switch to the winner."""
         yield from self._apply_pending_change()
         trainer, search, started = self.trainer, self.search, self.position
+        # 1. The candidates.
         grid = point_candidates(search.rule, search.space, self.current, point.index == 0)
         depth = max(subnet.depth for subnet in grid)
         # Candidates are parts of one supernet as deep as the deepest: each runs its own slots of that.
@@ -268,22 +272,33 @@ class Searcher:
             subnet: Choice(subnet, skip_lists(before, depth, subnet.depth, placement))
             for subnet in grid
         }
+        # 2. The losses reached before them, by which the rule sees overfitting.
         if search.rule == "rollout" and self.next_is_new:
             with suppress(GaveUpError):
                 self._keep_reached_losses(point.index)
             yield from trainer.halt_if_asked()
+        # 3. The supernet, and where asked for a check of its estimates against real trainings.
         check = self._fidelity_check(point)
         if check is not None and self.next_is_new:
             check.keep_start()
         yield from self._train_supernet(point, choices, depth)
         if check is not None:
-            yield from check.measure(tuple(choices), partial(self._estimate, point, choices))
+
+            def estimate(subnet: SubnetConfig) -> float:
+                """Return the one-shot loss that the rule goes by: of all time points (AutoProg), or one."""
+                number = list(choices).index(subnet)
+                earlier = [fmean(row[number]) for row in self._earlier_losses(point)]
+                last = fmean(self._losses(choices[subnet]))
+                return fmean([*earlier, last]) if search.rule == "autoprog" else last
+
+            yield from check.measure(tuple(choices), estimate)
+        # 4. The decision: taken once, then on record.
         decision = self.recorded_decision(point.index)
         if decision is None:
             decision = yield from self._decide(point, choices)
         else:
             yield from self._announce_again(decision)
-        # The switch to the winner: its blocks move to the front at the start of the next phase.
+        # 5. The switch to the winner: its blocks move to the front at the start of the next phase.
         self.pending_change = Compact(choices[decision.subnet].slots)
         self.continuation = decision.continuation
         # The supernet phase counts to the stage that it leads to: this is what a replay of the schedule does.
@@ -385,15 +400,6 @@ class Searcher:
         with self.trainer.ledger.charge("search"):
             return estimate_losses(self.trainer, choice)
 
-    def _estimate(
-        self, point: DecisionPoint, choices: dict[SubnetConfig, Choice], subnet: SubnetConfig
-    ) -> float:
-        """Return the one-shot loss that the rule goes by: over all time points (AutoProg), or at the last."""
-        number = list(choices).index(subnet)
-        earlier = [fmean(row[number]) for row in self._earlier_losses(point)]
-        last = fmean(self._losses(choices[subnet]))
-        return fmean([*earlier, last]) if self.search.rule == "autoprog" else last
-
     def _estimated(
         self,
         point: DecisionPoint,
@@ -435,6 +441,7 @@ class Searcher:
         text = trainer.ranks.broadcast(text)
         if not text:  # rank 0 was asked to stop
             yield from trainer.halt_if_asked()
+        # Parsed on rank 0 too, so that a straight run goes on with what a resume would read.
         return parse(Decision, json.loads(text), "decision of rank 0")
 
     def _proposed_losses(
@@ -442,8 +449,10 @@ class Searcher:
     ) -> dict[SubnetConfig, list[float]]:
         """Return the batch losses of the candidates that the controller proposes, by those before."""
         assert self.controller is not None, "rank 0 has the controller"
+        trainer, costs = self.trainer, self.costs
         ordered, max_candidates = tuple(choices), self.search.space.decisions.max_candidates
-        # Always among them: staying (or the smallest step up), the largest, and what was planned.
+        # Always among them: staying (or the smallest step up) and the largest, between which losses are
+        # interpolated, and what the decision before had planned.
         stay = self.current if self.current in choices else ordered[0]
         planned = [subnet for _, subnet in self.continuation if subnet in choices]
         anchors = tuple(dict.fromkeys((stay, ordered[-1], *planned)))
@@ -451,21 +460,15 @@ class Searcher:
         losses: dict[SubnetConfig, list[float]] = {}
         for subnet in proposals:
             losses[subnet] = self._losses(choices[subnet])
-            seconds = self._step_seconds(choices[subnet])
+            if not self.by_time:  # where the run goes by costs, those of its start stand
+                with trainer.ledger.charge("search"):
+                    added = result_of(costs.complete(trainer, (choices[subnet],)))
+                if added:  # recorded before they are used
+                    trainer.folder.write_costs(costs.table)
+            seconds = costs.all_seconds(self.search.space.spec, [subnet])[str(subnet)]
             loss = fmean(losses[subnet])
             proposals.tell(subnet, loss, loss=loss, step_seconds=seconds)
         return losses
-
-    def _step_seconds(self, choice: Choice) -> float:
-        """Return a candidate's step seconds, recorded before they are used, or estimated from others."""
-        trainer = self.trainer
-        if not self.by_time:  # where the run goes by costs, those of its start stand
-            with trainer.ledger.charge("search"):
-                added = result_of(self.costs.complete(trainer, (choice,)))
-            if added:
-                trainer.folder.write_costs(self.costs.table)
-        seconds = self.costs.all_seconds(self.search.space.spec, [choice.subnet])
-        return seconds[str(choice.subnet)]
 
     def _inputs(
         self,
@@ -641,12 +644,6 @@ class Searcher:
         seconds = self.costs.all_seconds(space.spec, subnets)
         full = seconds[str(self.full)]
         return {subnet: min(1.0, seconds[str(subnet)] / full) for subnet in subnets}
-
-    def _entered(self) -> SubnetConfig:
-        """Return the subnet of the phase that was entered last."""
-        subnet = self.trainer.stepper.subnet
-        assert subnet is not None, "a phase has been entered"
-        return subnet
 
     def curriculum(self, step: int) -> Curriculum:
         """Return the regularisation of the stage that holds `step`, or all of it if that was decided."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,8 +22,10 @@ from autoprog.stage import Training
 from autoprog.train.phase import Phase, plain_choice
 from autoprog.train.step import Stepper, make_input_config
 from autoprog.train.stop import GaveUpError
-from autoprog.train.trainer import Trainer
 from supernet.network import DropPath
+
+if TYPE_CHECKING:
+    from autoprog.train.trainer import Trainer
 
 __all__ = ["Deadline", "TimedBatches", "TimedSteps", "restored_after", "seconds_with_batches"]
 
@@ -34,43 +36,15 @@ def restored_after(stepper: Stepper) -> Iterator[None]:
 
     Only gradients are dropped: no step looks at those of another.
     """
-    networks = [stepper.model, *(ema.module for ema in stepper.emas)]
+    model, optimizer, device = stepper.model, stepper.optimizer, stepper.compute.device
+    networks = [model, *(ema.module for ema in stepper.emas)]
     tensors = [t for net in networks for part in (net.parameters(), net.buffers()) for t in part]
-    states = stepper.optimizer.state.values()
+    states = optimizer.state.values()
     tensors += [v for state in states for v in state.values() if torch.is_tensor(v)]
     # In the memory of the CPU, so that a batch that fits into that of the device still does.
     copies = [tensor.detach().to("cpu", copy=True) for tensor in tensors]
-    optimizer, optimizer_state = stepper.optimizer, _optimizer_state(stepper.optimizer)
-    scaler = deepcopy(stepper.scaler.state_dict())
-    trainable = [parameter.requires_grad for parameter in stepper.model.parameters()]
-    # The rate of drop-path is a plain number beside the buffers.
-    drop_paths = [module for module in stepper.model.modules() if isinstance(module, DropPath)]
-    rates = [(module, module.drop_prob) for module in drop_paths]
-    training = stepper.model.training
-    settings = dict(vars(stepper))
-    generators = _generator_states(stepper.compute.device)
-    try:
-        yield
-    finally:
-        optimizer.zero_grad(set_to_none=True)
-        with torch.no_grad():
-            for tensor, copy in zip(tensors, copies, strict=True):
-                tensor.copy_(copy)
-        _restore_optimizer(optimizer, optimizer_state)
-        if scaler:
-            stepper.scaler.load_state_dict(scaler)
-        for parameter, flag in zip(stepper.model.parameters(), trainable, strict=True):
-            parameter.requires_grad_(flag)
-        for module, rate in rates:
-            module.drop_prob = rate
-        vars(stepper).update(settings)
-        stepper.model.train(training)
-        _restore_generators(stepper.compute.device, generators)
-
-
-def _optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[Any, list[dict[str, Any]]]:
-    """Return the state of each parameter and the settings of each group; tensors are the optimizer's own."""
-    states = {
+    # Tensors of the optimizer's state stay its own; numbers beside them are copied.
+    optimizer_state = {
         parameter: {k: v if torch.is_tensor(v) else deepcopy(v) for k, v in state.items()}
         for parameter, state in optimizer.state.items()
     }
@@ -78,42 +52,46 @@ def _optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[Any, list[dict[s
         {key: deepcopy(value) for key, value in group.items() if key != "params"}
         for group in optimizer.param_groups
     ]
-    return states, groups
-
-
-def _restore_optimizer(
-    optimizer: torch.optim.Optimizer, saved: tuple[Any, list[dict[str, Any]]]
-) -> None:
-    states, groups = saved
-    optimizer.state.clear()
-    optimizer.state.update(states)
-    for group, values in zip(optimizer.param_groups, groups, strict=True):
-        for key in group.keys() - values.keys() - {"params"}:
-            del group[key]  # such as the number of steps, which LAMB and Adan keep here
-        group.update(values)
-
-
-def _generator_states(device: torch.device) -> dict[str, Any]:
-    states = {
-        "python": random.getstate(),
-        "numpy": np.random.get_state(),
-        "torch": torch.get_rng_state(),
-    }
+    scaler = deepcopy(stepper.scaler.state_dict())
+    trainable = [parameter.requires_grad for parameter in model.parameters()]
+    # The rate of drop-path is a plain number beside the buffers.
+    drop_paths = [module for module in model.modules() if isinstance(module, DropPath)]
+    rates = [(module, module.drop_prob) for module in drop_paths]
+    training, settings = model.training, dict(vars(stepper))
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    on_device = torch.empty(0)
     if device.type == "cuda":
-        states["device"] = torch.cuda.get_rng_state(device)
+        on_device = torch.cuda.get_rng_state(device)
     elif device.type == "mps":
-        states["device"] = torch.mps.get_rng_state()
-    return states
-
-
-def _restore_generators(device: torch.device, states: dict[str, Any]) -> None:
-    random.setstate(states["python"])
-    np.random.set_state(states["numpy"])
-    torch.set_rng_state(states["torch"])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(states["device"], device)
-    elif device.type == "mps":
-        torch.mps.set_rng_state(states["device"])
+        on_device = torch.mps.get_rng_state()
+    try:
+        yield
+    finally:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for tensor, copy in zip(tensors, copies, strict=True):
+                tensor.copy_(copy)
+        optimizer.state.clear()
+        optimizer.state.update(optimizer_state)
+        for group, values in zip(optimizer.param_groups, groups, strict=True):
+            for key in group.keys() - values.keys() - {"params"}:
+                del group[key]  # such as the number of steps, which LAMB and Adan keep here
+            group.update(values)
+        if scaler:
+            stepper.scaler.load_state_dict(scaler)
+        for parameter, flag in zip(model.parameters(), trainable, strict=True):
+            parameter.requires_grad_(flag)
+        for module, rate in rates:
+            module.drop_prob = rate
+        vars(stepper).update(settings)
+        model.train(training)
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(cpu)
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(on_device, device)
+        elif device.type == "mps":
+            torch.mps.set_rng_state(on_device)
 
 
 @dataclass

@@ -44,9 +44,10 @@ from autoprog.search.forecast import ScalingLaw
 from autoprog.search.worker_processes import WorkerDied, spawn_workers
 from autoprog.settings import RunManifest, RunSettings, SearchSettings
 from autoprog.space import SearchSpace
-from autoprog.stage import FullModel, Grow, LearningRate, Stage, Tokens, depth_value, image_macs
+from autoprog.stage import FullModel, Grow, LearningRate, Stage, image_macs
 from autoprog.supervise import PROGRAM
-from autoprog.train.run import Job, start_training, step_table, train_schedule
+from autoprog.train.length import step_table
+from autoprog.train.run import Job, start_training, train_schedule
 from autoprog.train.step import scaled_batch_size
 from autoprog.train.stop import InterruptedRunError, StopRequest
 from autoprog.train.trainer import Trainer
@@ -189,7 +190,7 @@ def _choose(
 def within_budget(
     front: Sequence[FinishedTrial], budget_seconds: float, trial_fraction: float
 ) -> tuple[FinishedTrial, str]:
-    """Return the best whose full run takes no longer; else the cheapest, and a word on that.
+    """Return the best whose full run takes no longer; else the cheapest, and what is to be said of that.
 
     Args:
         front: From the cheapest on.
@@ -358,7 +359,7 @@ class TrialRunner:
 
 
 class _TrialStop(StopRequest):
-    """The wish of a trial's worker to stop, or the news that nobody waits for its result."""
+    """Stops the training of a trial whose worker is to stop, or whose result nobody waits for."""
 
     def __init__(self, trial: OpenTrial) -> None:
         self._trial = trial
@@ -422,11 +423,7 @@ class ScheduleSpace:
         return {**rising, **choices}
 
     def first(self) -> tuple[dict[str, Any], ...]:
-        """Return the trials to begin with: the baseline and the published ways to grow.
-
-        The full model at once; AutoProg's even ramp of all axes; sizes in an even ramp at full depth; half of
-        the run at the smallest size; depth in one late jump; everything as late as may be.
-        """
+        """Return the trials to begin with: the baseline and the published ways to grow."""
         encoding, counts = self.encoding, self._counts()
         end = encoding.full_fraction
 
@@ -441,9 +438,11 @@ class ScheduleSpace:
             return [fraction] * (counts[name] - 1)
 
         vectors = (
-            arrivals(),
+            arrivals(),  # the full model at once
+            # AutoProg's even ramp of all axes; sizes alone in an even ramp, at full depth.
             arrivals(**{name: even(name) for name in _RISING}),
             arrivals(img_size=even("img_size")),
+            # Half of the run at the smallest size; depth in one late jump; everything as late as may be.
             arrivals(img_size=late("img_size", 0.5)),
             arrivals(depth=late("depth", 0.7)),
             arrivals(**{name: late(name) for name in ("depth", "img_size", "keep_rate")}),
@@ -463,11 +462,9 @@ class ScheduleSpace:
         stages = []
         for (start, numbers), end in zip(timeline, ends, strict=True):
             depth, size, rate, randaug, drop_path, batch = numbers
-            stage = Stage(
+            stage = Stage.of(
+                SubnetConfig(space.depths[depth], space.sizes[size], space.keep_rates[rate]),
                 length=end - start,
-                depth=depth_value(space.depths[depth]),
-                img_size=space.sizes[size],
-                tokens=Tokens.of(space.keep_rates[rate]),
                 grow=self.grow(_INIT_OF.get(choices["grow"], choices["grow"]), choices["map"]),
                 curriculum=Curriculum(
                     randaug=_scaled(strength.randaug, axes.randaug.values[randaug]),
@@ -487,7 +484,7 @@ class ScheduleSpace:
     def stages_of(self, params: Mapping[str, Any]) -> tuple[tuple[float, SubnetConfig], ...]:
         """Return from which fraction of a trial on it trains which subnet."""
         schedule, fraction, stages = self.schedule_of(params), 0.0, []
-        table = schedule.resolve(1000, 1.0)  # of steps enough to tell 20 dates apart
+        table = schedule.resolve(1000, 1.0)  # steps enough for 20 dates to differ
         for stage in schedule.stages:
             stages.append((fraction, table.at(min(999, round(1000 * fraction))).subnet))
             fraction += float(stage.length)

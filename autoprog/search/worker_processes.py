@@ -29,8 +29,8 @@ __all__ = [
     "visible_gpus",
 ]
 
-_LAST_SECONDS = 5.0
-_STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+_LAST_SECONDS = 5.0  # for workers to end by a second signal, before they are killed
+_STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # by a signal that it answered
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class WorkerEnded:
 
 @dataclass(frozen=True)
 class WorkersWork:
-    """Nothing has changed since the last report; comes at each look."""
+    """Nothing has changed since the last report; comes every ``poll_seconds``."""
 
 
 WorkerReport = WorkerStarted | WorkerDied | WorkerEnded | WorkersWork
@@ -85,7 +85,7 @@ def spawn_workers(
     Args:
         folder: The run folder; what they print goes to ``workers/worker-0.log`` and so on in it.
         count: How many, at least one.
-        words: The whole command line of each; the environment tells it its number.
+        words: The whole command line of each; its number is in the environment.
         stop: Set by a signal.
         max_restarts: How often each may die and be started again.
         poll_seconds: How often to look at them.
@@ -97,6 +97,7 @@ def spawn_workers(
     if count < 1:
         raise ConfigError("-j", "", "must be at least 1", count)
     stop = stop or StopRequest()
+    # Claimed here and not by the workers, so that all of them have a log before the first one starts.
     numbers = [claim_worker(folder) for _ in range(count)]
     workers: list[_Worker] = []
     is_passed_on, num_ended_well = False, 0
@@ -126,6 +127,7 @@ def spawn_workers(
                     num_ended_well += 1
                     yield WorkerEnded(worker.number, code)
                     continue
+                # One that died although it was asked to stop is not needed any more.
                 left = 0 if is_passed_on else max_restarts - worker.num_restarts
                 yield WorkerDied(worker.number, code, last_line(worker.log), left)
                 if left:

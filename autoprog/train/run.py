@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from autoprog.accuracy import class_accuracies, no_better_than_a_class
-from autoprog.bounds import MAX_STEPS
 from autoprog.budget_record import budget_record, write_record
 from autoprog.data.dataset import OpenedData
 from autoprog.data.run_data import Place, open_run_data
-from autoprog.errors import ConfigError
 from autoprog.events import Event, RunFinished, RunStarted, WarningRaised
 from autoprog.runs import Result, load_run
 from autoprog.train.device import Compute, resolve_compute
+from autoprog.train.length import RunLength, nominal_epochs, step_table
 from autoprog.train.meter import typical_seconds
 from autoprog.train.model import build_model, evaluation_images, transform_settings
 from autoprog.train.optim import (
@@ -34,22 +33,16 @@ from autoprog.train.weights import saved_weights, write_files
 
 if TYPE_CHECKING:
     from autoprog.data.dataset import OpenedData
-    from autoprog.recipe import Recipe
     from autoprog.runs import RunFolder
     from autoprog.schedule import GrowthSchedule
     from autoprog.settings import RunSettings
-    from autoprog.steptable import StepTable
 
 __all__ = [
     "Job",
-    "RunLength",
     "build_trainer",
     "finish",
-    "run_length",
     "start",
     "start_training",
-    "step_table",
-    "steps_per_epoch_of",
     "train_schedule",
 ]
 
@@ -61,72 +54,6 @@ class Job:
     stop: StopRequest = field(default_factory=StopRequest)
     ranks: Ranks = ONE_PROCESS
     rollbacks: Rollbacks = field(default_factory=Rollbacks)
-
-
-# --------------------------------------------------------------------------------------------------
-# Length. An epoch is as many whole batches as come nearest to one pass over the images.
-
-
-@dataclass(frozen=True)
-class RunLength:
-    """How long a run is."""
-
-    steps_per_epoch: int
-    total_steps: int
-
-
-_MAX_LEFT_OUT = 0.05
-
-
-def steps_per_epoch_of(num_images: int, batch_size: int) -> int:
-    """Return the steps of an epoch: as many whole batches as the training images fill, at least one.
-
-    Where that leaves out more than 5 % of them it is the nearest number instead, so that epochs are passes
-    over the images in small data sets as well.
-    """
-    exact = num_images / batch_size
-    whole = max(1, int(exact))
-    return whole if exact - whole <= _MAX_LEFT_OUT * exact else max(1, round(exact))
-
-
-def run_length(num_images: int, batch_size: int, epochs: float) -> RunLength:
-    """Return the length of a run; it has at least two steps.
-
-    Raises:
-        ConfigError: If it has more steps than a run may have.
-    """
-    steps_per_epoch = steps_per_epoch_of(num_images, batch_size)
-    # Products such as 0.29 * 100 fall short of a whole number by a rounding error.
-    return RunLength(steps_per_epoch, _few_enough(int(epochs * steps_per_epoch + 1e-6)))
-
-
-def _few_enough(steps: int) -> int:
-    if steps > MAX_STEPS:
-        problem, hint = f"must make at most {MAX_STEPS:,} steps", "train for fewer epochs"
-        raise ConfigError("--epochs", "", problem, steps, hint)
-    return max(2, steps)
-
-
-def step_table(recipe: Recipe, schedule: GrowthSchedule, num_images: int) -> StepTable:
-    """Return a schedule in steps of a run over `num_images`; it has at least two steps.
-
-    Raises:
-        ConfigError: If a stage is shorter than a step, or there are more steps than a run may have.
-    """
-    steps_per_epoch = steps_per_epoch_of(num_images, recipe.batch_size)
-    table = schedule.resolve(steps_per_epoch, _nominal_epochs(recipe, num_images))
-    _few_enough(table.total_steps)  # small batches make more steps of as many epochs
-    return table
-
-
-def _nominal_epochs(recipe: Recipe, num_images: int) -> float:
-    """Return the epochs that a schedule is resolved for: as many whole steps as the recipe's fill."""
-    length = run_length(num_images, recipe.batch_size, recipe.epochs)
-    return length.total_steps / length.steps_per_epoch
-
-
-# --------------------------------------------------------------------------------------------------
-# Training along a schedule.
 
 
 def start_training(
@@ -242,7 +169,7 @@ def start(trainer: Trainer) -> Iterator[Event]:
         model=settings.model.model,
         total_steps=trainer.total_steps,
         steps_per_epoch=trainer.steps_per_epoch,
-        epochs=_nominal_epochs(trainer.recipe, trainer.data.num_images),
+        epochs=nominal_epochs(trainer.recipe, trainer.data.num_images),
         num_images=trainer.data.num_images,
         device=str(trainer.compute.device),
         amp=trainer.compute.amp,
@@ -288,7 +215,7 @@ def _result(trainer: Trainer, schedule: GrowthSchedule) -> Result:
     assert evaluation is not None, "a run ends with an evaluation"
     settings, manifest = trainer.settings, trainer.folder.manifest
     by_class, best = trainer.by_class, trainer.best
-    epochs = _nominal_epochs(trainer.recipe, trainer.data.num_images)
+    epochs = nominal_epochs(trainer.recipe, trainer.data.num_images)
     class_top1 = {
         key: class_accuracies(correct, by_class["images"])
         for key, correct in by_class.items()

@@ -90,6 +90,7 @@ def comparison_columns(comparison: Comparison) -> list[Column]:
     def ratio(value: float | None) -> str:
         if value is None:
             return "–"
+        # Two decimals of 0.004 would be 0.00.
         return f"{value:.2f}" if value >= 0.1 else number(value, 2)
 
     def difference(value: Difference | None) -> str:
@@ -101,6 +102,7 @@ def comparison_columns(comparison: Comparison) -> list[Column]:
         paired = value.paired
         return f"[{signed(paired.low, 2)}, {signed(paired.high, 2)}] {paired.confidence:.0%}"
 
+    # Of one model the column would say the same in every row.
     models = {group.runs[0].result.model for group in groups}
     columns = [
         Column("", tuple(group.label for group in groups)),
@@ -171,6 +173,7 @@ def comparison_curves(comparison: Comparison, axis: Axis, plot_rows: int = _PLOT
         return Section("curves")
 
     def tick_text(value: float) -> str:
+        # The name of the axis says the unit already.
         text = x_text(value, axis)
         return "0" if value == 0 else text.removesuffix(" images").removesuffix(" MACs")
 

@@ -65,6 +65,7 @@ MARK_SUPERNET = "≈"
 MARK_WINNER = "▶"
 MARK_DIFFERENT = "≠"
 
+# Depth, size and cost have the same colour in every picture, so that runs can be compared by eye.
 LANE_STYLES = {"depth": SKY, "image px": ORANGE, "step cost": VERMILLION}
 _CURRICULUM_STYLES = (GREEN, PURPLE, BLUE)  # yellow cannot be read on white
 
@@ -128,6 +129,7 @@ def signed(value: float, digits: int = 4) -> str:
 
 def per_cent(fraction: float) -> str:
     """Return a fraction in whole per cent, with one decimal below ten."""
+    # 9.95 would be rounded to 10.0, with a digit more than its neighbours 9.9 and 11.
     value = 100 * fraction
     return f"{value:.0f}%" if value >= 9.95 or value == 0 else f"{value:.1f}%"
 
@@ -148,6 +150,7 @@ def duration(seconds: float | None) -> str:
     """Return seconds as ``4.2 s``, ``41:12``, ``3:05:09`` or ``2d 03:05``; a dash where unknown."""
     if seconds is None or not math.isfinite(seconds):
         return "–"
+    # Tenths of a second matter below a minute; above one they would only flicker in a live bar.
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, second = divmod(round(seconds), 60)
@@ -160,12 +163,14 @@ def duration(seconds: float | None) -> str:
 def milliseconds(seconds: float) -> str:
     """Return seconds in milliseconds at three digits, never as a power of ten: ``6.28`` or ``1,130``."""
     value = 1000 * seconds
+    # Three digits of 1,130 ms would be written as 1.13e+03.
     return f"{value:,.0f}" if value >= 99.95 else number(value, 3)
 
 
 def amount(value: float) -> str:
     """Return a large count with a prefix, such as ``4.60 G``."""
     power = 0
+    # 999.5 at three digits would be written as 1e+03.
     while abs(value) >= 999.5 and power < len(_PREFIXES) - 1:
         value, power = value / 1000, power + 1
     return f"{value:.3g} {_PREFIXES[power]}".rstrip()
@@ -185,6 +190,7 @@ def trained_text(unfrozen: Unfrozen, depth: int) -> str:
     """Return which blocks train: ``2 of 4 blocks train: 0, 1``."""
     blocks = unfrozen.blocks(depth)
     rule = f"those whose number modulo {unfrozen.every} is below {unfrozen.level}"
+    # Lists of more than a dozen blocks are longer than the rule that makes them.
     which = ", ".join(map(str, blocks)) if len(blocks) <= _MAX_BLOCKS else rule
     return f"{len(blocks)} of {depth} blocks train: {which}"
 
@@ -197,6 +203,7 @@ def subnet_text(subnet: SubnetConfig) -> str:
 
 def ascii_text(text: str) -> str:
     """Return text that any terminal and any screen reader takes."""
+    # Names of folders may hold any letter; what has no spelling above becomes a question mark.
     spelled = "".join(_ASCII.get(letter, letter) for letter in text)
     return spelled.encode("ascii", "replace").decode("ascii").strip()
 
@@ -205,5 +212,6 @@ def steps_text(step: int, total_steps: int | None, is_open_ended: bool) -> str:
     """Return where a run stands; where time bounds it, the total is a guess, or not known yet (None)."""
     if total_steps is None:
         return count(step)
+    # Only at its end a run that time bounds knows how many steps it had.
     about = "≈" if is_open_ended and step < total_steps else ""
     return f"{count(step)}/{about}{count(total_steps)}"

@@ -158,6 +158,7 @@ class _LineDisplay(Display):
                 return
         for line in event_lines(event, self.state):
             _print_line(self.console, line)
+        # A log of ten thousand lines of progress is read by nobody.
         if isinstance(event, StepLogged) and self._due():
             _print_line(self.console, progress_line(self.state))
 
@@ -215,6 +216,7 @@ class _LiveDisplay(Display):
         self._live.stop()
 
     def draw(self, event: Event) -> None:
+        # A signal may come while rich holds its lock: what it has to say waits until that is free.
         self._is_drawing = True
         note = _note(event, self.state)
         if note is not None:
@@ -331,6 +333,7 @@ def _event_lines(event: Event, state: RunState) -> Iterator[str]:
                 *([f", {then}"] if then else []),
                 *([f"; {decision.reason}"] if decision.reason else []),
             ]
+            # One line for the decision and one for each candidate, so that grep finds either.
             yield closed + "".join(parts)
             for row in ranked(decision):
                 alone = row.label == str(row.subnet)
@@ -458,6 +461,7 @@ def _bar(state: RunState, width: int) -> RenderableType:
     )
     grid = Table.grid(padding=(0, 2, 0, 0), expand=True)
     grid.add_column(ratio=1)
+    # Per cent alone would be taken for steps.
     of_time = " of the time" if state.is_open_ended and width >= WIDE else ""
     cells: list[RenderableType] = [bar, Text(f"{per_cent(state.fraction_done)}{of_time}", "bold")]
     if width >= WIDE:
@@ -483,6 +487,7 @@ def _measurements(state: RunState, width: int) -> Text:
         ("data wait", wait),
     )
     for name, text in facts:
+        # A number that would be cut is left out with its name.
         if line.cell_len + len(name) + 1 + len(text) <= width:
             line.append(f"{name} ", DIM).append(f"{text}   ")
     line.rstrip()
@@ -533,6 +538,7 @@ class PartsBar:
             self._tasks[part] = self._progress.add_task(part, total=total)
         self._progress.update(self._tasks[part], completed=done)
         now = self._clock()
+        # The last step is always drawn, or a bar would stop short of its end.
         if done == total or now - self._drawn_seconds >= REDRAW_SECONDS:
             self._drawn_seconds = now
             self._progress.refresh()

@@ -90,6 +90,7 @@ th.left, td.left { text-align: left } td.name { font-weight: 600; min-width: 10r
 tr.winner td { background: var(--win); font-weight: 600 }
 .figures { display: grid; gap: 1rem;
   grid-template-columns: repeat(auto-fit, minmax(min(24rem, 100%), 1fr)) }
+.chart { max-width: 34rem }
 .card { background: var(--card); border-radius: 8px; padding: .8rem 1rem; min-width: 0; margin: 0 0 1rem }
 .card dl { margin: .2rem 0 }
 .card p { font-size: .9rem } .card li { overflow-wrap: anywhere }
@@ -117,6 +118,7 @@ ul { margin: .3rem 0; padding-left: 1.2rem }
 def sections_page(title: str, sections: Sequence[Section]) -> str:
     """Return sections as a page: what came out stands first, below the header."""
     order = {"header": 0, "lengths": 0, "notes": 0, "result": 1}
+    # Whoever opens a page wants to know what came out; on a terminal that is the end, beside the prompt.
     sections = sorted(sections, key=lambda section: order.get(section.name, 2))
     return _page(title, (text for section in sections for text in _section(section)))
 
@@ -129,6 +131,7 @@ def _page(title: str, body: Iterable[str]) -> str:
     )
     classes = "\n".join(f".c{index} {{ color: var(--c{index}) }}" for index in range(len(_COLOURS)))
     style = _STYLE.replace("LIGHT", light).replace("DARK", dark) + classes
+    # Names of runs and warnings of somebody else must not steer the program that shows the file.
     return printable(
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -175,7 +178,7 @@ def _part(part: Part | Section) -> Iterator[str]:
             summary = escape(part.caption[0].upper() + part.caption[1:])
             yield f"<details><summary>{summary}</summary>{_column_table(part)}</details>"
         case Chart():
-            yield _figure(part)
+            yield f'<div class="chart">{_figure(part)}</div>'
         case Figures():
             cards = "".join(f'<div class="card">{_figure(chart)}</div>' for chart in part.charts)
             yield f'<div class="figures">{cards}</div>'
@@ -325,6 +328,7 @@ def _schedules(groups: Sequence[Group]) -> list[str]:
 def _track_of(group: Group) -> Track | None:
     """Return what the first run of a group trained along, as its result says."""
     result = group.runs[0].result
+    # Results of searches by trials, and of before it was recorded, have none.
     if not result.schedule:
         return None
     try:
@@ -372,8 +376,10 @@ def ticks(low: float, high: float, most: int, time: bool = False) -> list[float]
     """Return at most ``most`` round numbers from `low` to `high`; of seconds, those of a clock."""
     span = (high - low) or 1.0
     step = 10.0 ** floor(log10(span / most))
+    # Steps of 1, 2 and 5 times a power of ten are read without thinking.
     step = next(step * k for k in (1, 2, 5, 10) if span / (step * k) <= most - 1e-9)
     if time and step >= 1:
+        # Half a day is the longest step of a clock; beyond it days are counted.
         days = (86400.0 * k for k in range(1, 10**6))
         step = next(s for s in (*_TIME_STEPS, *days) if span / s <= most - 1e-9)
     first = -floor(-low / step + 1e-9)
@@ -399,6 +405,7 @@ def chart_svg(chart: Chart) -> str:
     span, floor_ = chart.span, height - below
     values = [y for one in chart.series for _, y in one.points]
     low, high = min(values), max(values)
+    # Air above and below, so that no curve lies on the edge.
     margin = 0.06 * ((high - low) or 1.0)
     low, high = low - margin, high + margin
 
@@ -408,7 +415,8 @@ def chart_svg(chart: Chart) -> str:
     def y_of(y: float) -> float:
         return round(12 + (high - y) / (high - low) * (floor_ - 12), 1)
 
-    parts = []
+    base = f'x1="{left}" x2="{width - right}" y1="{floor_}" y2="{floor_}"'
+    parts = [f'<line class="axis" {base}/>']
     for value in ticks(low, high, 6):
         y = y_of(value)
         parts.append(f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y}" y2="{y}"/>')
@@ -500,12 +508,14 @@ def _lane(track: Track, lane: Lane, right: float, top: float) -> str:
         same = [segment for segment, *_ in group]  # drawn as one, else their edges show as stripes
         first, last = track.position(same[0].start_step), track.position(same[-1].stop_step)
         start, stop = _x(first, right), _x(last, right)
+        # Two pixels at least, so that 0 is seen as a value.
         tall = round(max(2.0, _LANE * value / lane.top), 1)
         width = max(0.5, round(stop - start, 1))
         parts.append(
             f'<rect class="area" x="{start}" y="{base - tall}" width="{width}" height="{tall}">'
             f"<title>{escape(lane.name)} {escape(text)} from {track.unit} {number(first)}</title></rect>"
         )
+        # A label that would lie on the one before it is left out.
         place = min(start, _WIDTH - _LETTER * len(text))
         if place >= free:
             label = f'<text class="value" x="{place}" y="{base - _LANE - 4}">{escape(text)}</text>'

@@ -167,6 +167,7 @@ def _draw(part: Part, width: int) -> Iterator[RenderableType]:
             yield from _chart_with_legend(part, width)
         case Figures(charts) if len(charts) > 1 and width >= TWO_PLOTS_WIDTH:
             grid = RichTable.grid(padding=(0, 2, 0, 0))
+            # Two columns of air keep the axis of one plot from the labels of the next.
             half = (width - 2) // len(charts)
             grid.add_row(*(Group(*_chart_with_legend(chart, half)) for chart in charts))
             yield grid
@@ -198,6 +199,7 @@ def _columns(pairs: Sequence[tuple[str, str]], width: int) -> Iterator[Renderabl
         name, text = pair
         return Text(name, DIM), Text(text, "bold" if name.startswith("top-1") else "")
 
+    # A sentence in a column would push the other one off the terminal.
     long = [pair for pair in pairs if len(pair[1]) > _LONGEST_TEXT]
     short = [pair for pair in pairs if pair not in long]
     grid = RichTable.grid(padding=(0, 3, 0, 0))
@@ -231,6 +233,7 @@ def draw_heat_map(heat_map: HeatMap) -> Text:
     """Return scores by row and column, darker being better."""
     text = Text(no_wrap=True, overflow="crop")
     text.append("score  " + "".join(name.center(12) for name in heat_map.columns), DIM)
+    # By rank and not by value: the scores of a decision may differ by less than a per cent.
     order = sorted(set(heat_map.scores.values()), reverse=True)
     for row, name in enumerate(heat_map.rows):
         text.append("\n" + name.rjust(5) + "  ", DIM)
@@ -281,6 +284,7 @@ def draw_chart(
         width: Columns, axis labels included.
         height: Rows of the plot itself.
     """
+    # Ten columns even where there is no room: a plot that is cut is better than an error.
     columns = max(10, width - _LABEL_WIDTH - 1)
     values = [y for one in series for _, y in one.points]
     low, high = min(values), max(values)
@@ -294,6 +298,7 @@ def draw_chart(
             )
             for x, y in one.points
         ]
+        # The last dot of a curve is where a letter is read as its name.
         if one.label and dots:
             ends[dots[-1][1] // 4, dots[-1][0] // 2] = one
         for x, y in _joined(dots)[:: _DOTTED if one.dotted else 1] if one.line else dots:
@@ -348,6 +353,7 @@ def draw_lanes(track: Track, width: int) -> Iterator[Text]:
     for index, lane in enumerate(track.lanes()):
         style = lane_style(lane.name, index)
         plot = Text(step_plot(lane, starts, now, column(track.known_steps), columns), style)
+        # What is only planned is grey, so that colour means done.
         plot.stylize(DIM, now)
         if now < columns:
             plot.stylize("bold", now, now + 1)
@@ -370,6 +376,7 @@ def draw_lanes(track: Track, width: int) -> Iterator[Text]:
     ruler = ["─"] * columns
     for step in edges:
         ruler[min(column(step), columns - 1)] = "┬"
+    # The end of the run is no start of a stage, so it bends down.
     ruler[-1] = "┐"
     yield _row("", Text("".join(ruler), DIM))
     ticks = [(column(s), number(track.position(s), 4)) for s in (*edges, track.total_steps)]
@@ -380,6 +387,7 @@ def draw_lanes(track: Track, width: int) -> Iterator[Text]:
             f"now: {track.unit} {number(track.position(track.now_step), 4)}",
         )
         line = " " * place + f"{MARK_NOW} {text}"
+        # Near the right edge the text stands before the mark.
         if len(line) > columns:
             line = f"{text} {MARK_NOW}".rjust(place + 1)
         yield _row("", Text(line, "bold"))
@@ -407,6 +415,7 @@ def step_plot(lane: Lane, starts: Sequence[int], now: int, known: int, width: in
     """
     cells = [MARK_UNDECIDED] * width
     for value, start, stop in zip(lane.values, starts, [*starts[1:], known], strict=True):
+        # At least an eighth, so that 0 is seen as a value and not as a gap.
         level = max(1, min(8, round(8 * value / lane.top)))
         for column in range(start, stop):
             cells[column] = BLOCKS[level] if column < now else MARK_PLANNED
@@ -418,6 +427,7 @@ def step_plot(lane: Lane, starts: Sequence[int], now: int, known: int, width: in
 def place_labels(labels: Sequence[tuple[int, str]], width: int) -> str:
     """Return one row with each text at its column; the ends come first, others where there is room."""
     row = [" "] * width
+    # The first and the last value say where a schedule begins and ends; those between may be left out.
     order = [0, len(labels) - 1, *range(1, len(labels) - 1)]
     for index in dict.fromkeys(order):
         column, text = labels[index]
@@ -436,11 +446,13 @@ def _draw_lane_diff(diff: LaneDiff, width: int) -> Iterator[Text]:
     columns = max(10, width - _DIFF_NAME_WIDTH)
     different = [False] * columns
     for start, stop in diff.spans:
+        # A difference of a step is a column wide, or it would not be seen at all.
         first = min(columns - 1, round(start * columns / diff.right))
         last = max(first + 1, round(stop * columns / diff.right))
         different[first:last] = [True] * (min(last, columns) - first)
     for axis in diff.axes:
         pair = [next(lane for lane in t.all_lanes() if lane.name == axis) for t in diff.tracks]
+        # One height for both sides, or the same blocks would mean different values.
         style, top = f"bold {lane_style(axis, 0)}", max(lane.top for lane in pair)
         for side, lane, track in zip("AB", pair, diff.tracks, strict=True):
 

@@ -136,6 +136,7 @@ def lengths_of(subject: Subject) -> Lengths | None:
     steps, per_epoch = state.step or None, max(1, state.steps_per_epoch)
     search, schedule = run.manifest.settings.search, subject.schedule
     trained = None if steps is None else steps / per_epoch
+    # A search whose length is a time ends after as many epochs as that allows, so its lengths differ.
     if search is None or search.trials is not None:
         return Lengths(
             steps=steps,
@@ -178,6 +179,7 @@ def notes_section(subject: Subject) -> Section:
 
 def header_facts(subject: Subject) -> list[tuple[str, str]]:
     """Return (name, text) of the model, of where a run stands and of what it was started with."""
+    # With the number of classes of the data, as the head is a good part of a small model.
     spec, track, state = subject.spec, subject.track, subject.state
     facts = [
         ("full", subnet_text(spec.full)),
@@ -213,6 +215,7 @@ def header_facts(subject: Subject) -> list[tuple[str, str]]:
             ("done", per_cent(state.fraction_done)),
             ("trained", duration(state.train_seconds)),
         ]
+    # A run that is interrupted or stale has no time left that could be counted.
     if subject.status in ("measuring", "training", "supernet"):
         facts.append(("left", duration(state.eta_seconds)))
     return facts
@@ -226,6 +229,7 @@ def schedule_section(subject: Subject) -> Section:
     schedule, track = subject.schedule, subject.track
     measured = None
     if track is not None and subject.run is not None:
+        # By the step times that this run measured; a plan for unknown hardware has none.
         measured = track.measured_speed_up(subject.run.step_seconds)
 
     def values() -> dict[str, Any]:
@@ -353,6 +357,7 @@ def accuracy_series(
             if math.isfinite(value := getattr(one, name))
         )
 
+    # Both, since an average that lags behind must not be all that is shown.
     online, averaged = points(state, "top1"), points(state, "top1_ema")
     if min(len(online), len(averaged)) < 2:
         return ()
@@ -369,6 +374,7 @@ def accuracy_series(
 
 def loss_series(state: RunState, axis: CurveAxis = "epochs") -> tuple[Series, ...]:
     """Return the training loss; empty below two points."""
+    # Losses are logged by training time; evaluations say what wall time that was.
     clock = state.clock()
     points = tuple(
         (point.epoch if axis == "epochs" else clock.wall_seconds(point.train_seconds), point.loss)
@@ -394,6 +400,7 @@ def evaluation_text(event: Evaluated, num_classes: int) -> str:
 
 def evaluations_section(evaluations: Sequence[Evaluated]) -> Section:
     """Return the table of evaluations; a terminal has their curves instead."""
+    # Runs of before balanced accuracy was recorded have none.
     balanced = tuple(number(one.balanced_top1_ema) for one in evaluations)
     columns = [
         Column("epoch", tuple(number(one.epoch) for one in evaluations)),
@@ -460,6 +467,7 @@ def growth_text(growth: Grown) -> str:
 def budget_section(subject: Subject) -> Section:
     """Return the record of a run under a time budget, as far as it has come."""
     run = subject.run
+    # Folded from the log, so that a run that goes on has one too.
     record = None
     if run is not None and run.manifest.settings.time_budget_seconds is not None:
         record = budget_record(run.events())
@@ -524,6 +532,7 @@ def finished_lines(result: Result) -> list[str]:
         return f"{head}: {', '.join(known)}" if known else ""
 
     images, fraction = result.get("class_images") or (), result.get("largest_class_fraction")
+    # Of balanced classes it is the same number twice.
     unbalanced = fraction is not None and is_unbalanced(fraction, sum(map(bool, images)))
     parts = ("training", "in supernets", "search", "lost to growth", "data wait", "evaluation")
     texts_of = [
@@ -601,4 +610,5 @@ def result_rows(result: Result) -> list[tuple[str, str]]:
         ("device", text("device", str)),
         ("precision", text("amp", str)),
     ]
+    # A result of an earlier version lacks what was not recorded then.
     return [(name, value) for name, value in rows if value]

@@ -5,15 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from autoprog.decisions import (
-    Agreement,
-    Candidate,
-    Continuation,
-    Decision,
-    Fidelity,
-    Importance,
-)
+from autoprog.decisions import Candidate, Continuation, Decision, Importance
 from autoprog.events import SubnetTrained, TrialFinished, encode
+from autoprog.fidelity_report import Agreement, FidelityReport
 from autoprog.pareto import pareto_front
 from autoprog.processes import WorkerSeen
 from autoprog.runs import Run
@@ -90,6 +84,7 @@ def decisions_section(decisions: Sequence[Decision]) -> Section:
 
 def decision_section(decision: Decision) -> Section:
     """Return a decision: heading, candidates, what was decided and is to follow, reason and front."""
+    # alpha weighs seconds against loss; where time is given there is nothing to weigh.
     is_priced = decision.candidates and decision.length is None
     alpha = f" · alpha {number(decision.alpha)}" if is_priced else ""
     parts: list[Part] = [
@@ -162,6 +157,7 @@ def heat_map(decision: Decision) -> HeatMap | None:
 
     Of candidates that differ in their keep-rates alone, the best is shown.
     """
+    # In a dict the last one of a key stays, so the best comes last.
     best_last = reversed(ranked(decision))
     scores = {(row.subnet.depth, row.subnet.img_size): row.score for row in best_last}
     depths = sorted({depth for depth, _ in scores})
@@ -196,6 +192,7 @@ def continuation_text(decision: Decision) -> str:
 
 def _from_text(decision: Decision, continuation: Continuation) -> str:
     """Return subnets and from where on each trains: an epoch, or a fraction of the time."""
+    # A run bounded by time has no epochs that could be known before its end.
     if decision.length is not None:
         return ", ".join(
             f"{subnet} from {step / decision.length:.0%} of the time"
@@ -228,6 +225,7 @@ def front_parts(decision: Decision) -> list[Part]:
         Column("end loss", tuple(f"{point.predicted_loss:.4f}" for point in front)),
         Column("continuation", tuple(texts), "left"),
     ]
+    # Two points are a choice that the table of candidates shows already.
     is_drawn = len(front) >= 3 and decision.rule != "rollout"
     table = Table.of(
         columns,
@@ -279,7 +277,7 @@ def continuations_section(decision: Decision) -> Section:
 # How far the estimates of a decision can be trusted: each subnet's estimate beside its real trainings.
 
 
-def fidelity_section(fidelity: Fidelity | None) -> Section:
+def fidelity_section(fidelity: FidelityReport | None) -> Section:
     """Return the subnets by real loss, and how well the estimates put them into that order."""
     if fidelity is None:
         return Section("fidelity", values=lambda: {"fidelity": None})
@@ -292,7 +290,7 @@ def fidelity_section(fidelity: Fidelity | None) -> Section:
     )
 
 
-def fidelity_columns(fidelity: Fidelity) -> list[Column]:
+def fidelity_columns(fidelity: FidelityReport) -> list[Column]:
     """Return the table of subnets, lowest real loss first, and last what diverged."""
     rows = sorted(fidelity.subnets, key=lambda row: math.inf if row.loss is None else row.loss)
     by_estimate = sorted(rows, key=lambda row: row.estimate)
@@ -318,7 +316,7 @@ def fidelity_columns(fidelity: Fidelity) -> list[Column]:
     ]
 
 
-def fidelity_lines(fidelity: Fidelity) -> list[str]:
+def fidelity_lines(fidelity: FidelityReport) -> list[str]:
     """Return what was compared and what came out: a line each for the trainings and the pairs."""
     begin = {
         "start": "from the network before the supernet phase",
@@ -380,8 +378,10 @@ def trials_section(trials: Sequence[TrialFinished]) -> Section:
     """Return the best trials by loss, those of the Pareto front marked, with how many ended early."""
     complete = [(trial, trial.loss, trial.seconds) for trial in trials]
     known = [(t, loss, s) for t, loss, s in complete if loss is not None and s is not None]
+    # Of trials that ended early nothing is known but that, so they are no points of it.
     front = pareto_front([s for _, _, s in known], [loss for _, loss, _ in known])
     on_front = {known[index][0].number for index in front}
+    # The best by loss, and all of the front, whose cheap points are far down in that order.
     best = sorted(known, key=lambda one: (one[1], one[0].number))
     shown = [
         one[0]
@@ -430,6 +430,7 @@ def workers_section(workers: Sequence[WorkerSeen], now: float | None = None) -> 
     """
     status = [worker.status for worker in workers]
     states = tuple(
+        # A worker that was killed leaves the state of its last sign behind.
         one.state if worker.is_alive or one.state in ("done", "failed") else f"{one.state}, gone"
         for worker, one in zip(workers, status, strict=True)
     )
@@ -476,6 +477,7 @@ def importances_section(found: Sequence[Importance]) -> Section:
 def costs_section(run: Run, num_classes: int) -> Section:
     """Return the subnets of a search, the cheapest first; nothing to see where no costs are known."""
     search, known = run.manifest.settings.search, run.step_seconds
+    # All that the space allows, also those that no decision has offered yet.
     subnets = [] if search is None else search.space.above(search.space.smallest)
     spec = run.manifest.settings.model.spec()
     there = sorted((one for one in subnets if str(one) in known), key=lambda one: known[str(one)])

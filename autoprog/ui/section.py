@@ -110,6 +110,7 @@ class Table:
         last = self.num_rows - 1
         if self.max_drawn is None or last < self.max_drawn:
             return self
+        # Both ends of a front are its cheapest and its best point, between which a reader wants to see.
         even = {round(k * last / (self.max_drawn - 1)) for k in range(self.max_drawn)}
         kept = sorted(row for row in even | set(self.strong) if row <= last)
         columns = tuple(
@@ -277,6 +278,7 @@ def lines(*texts: str) -> list[Line]:
 def flat(sections: Iterable[Section]) -> Iterator[Section]:
     """Yield the sections that have something to see, those inside of others in their place."""
     for section in sections:
+        # Decisions are sections in a section: a page has one heading for all, a terminal a frame for each.
         inner = [part for part in section.parts if isinstance(part, Section)]
         if inner:
             yield from flat(inner)
@@ -338,6 +340,7 @@ def _plain_blocks(part: Part) -> Iterator[tuple[list[str], bool]]:
                 yield from _plain_blocks(inner)
         case LaneDiff():
             yield from _plain_blocks(part.table)
+        # Dots in ASCII would say less than the table of evaluations, which is there anyway.
         case Chart() | Figures():
             pass
 
@@ -369,12 +372,14 @@ def document(sections: Iterable[Section]) -> dict[str, Any]:
     """Return all that sections know as values that JSON can hold, null for what it has no number for."""
     body: dict[str, Any] = {}
     for section in sections:
+        # A section that has nothing to see still has its keys, so that programs find them in every document.
         if section.values is not None:
             body |= {key: _finite(value) for key, value in section.values().items()}
     return body
 
 
 def _finite(value: Any) -> Any:
+    # JSON has no number for the loss of a run that diverged.
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):

@@ -60,7 +60,9 @@ def show(
     """
     console = Console() if console is None else console
     if spec is not None and not {target, diff} & PRESETS.keys():
-        problem = "must go with a preset: a run and a schedule file say it themselves"
+        problem = (
+            "goes with a preset alone, since a run and a schedule file say their model themselves"
+        )
         raise ConfigError("--model", "", problem, spec.name)
     with consistent(target):
         subject = find_subject(target, spec, epochs, recipe, clock())
@@ -98,6 +100,7 @@ def _write_files(
             record=True,
             file=io.StringIO(),
             width=_PICTURE_WIDTH,
+            # A picture has colours, wherever it is made.
             force_terminal=True,
             color_system="truecolor",
             _environ={},

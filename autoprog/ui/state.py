@@ -228,11 +228,13 @@ class RunState:
         elif self.subnet is None or self.subnet not in self.step_seconds:
             return None
         else:
+            # A loader that delivers nothing would make the rest infinite.
             waits = min(self.data_wait_smoothed or 0.0, 0.99)
             seconds = self._seconds_to_come_by_speed(self.subnet) / (1.0 - waits)
         if not self.evaluations:
             return seconds
         # Evaluations: one at the end, or as often as there were any so far.
+        # Too early in a run, one evaluation at its start would promise hundreds of them.
         done, as_often = self.fraction_done, 0.0
         if done > _MIN_FRACTION:
             as_often = self.evaluation_seconds * (1.0 - done) / done
@@ -242,6 +244,7 @@ class RunState:
         """Return the clock of the run; after its last evaluation, wall time goes on as training does."""
         evaluations = [(one.train_seconds, one.wall_seconds) for one in self.evaluations]
         last_train, last_wall = evaluations[-1] if evaluations else (0.0, 0.0)
+        # One second further, so that the last knot lies above all times that are asked for.
         after = max(last_train, self.train_seconds) + 1.0
         steps = [(point.step, point.train_seconds) for point in self.points]
         return Clock(
@@ -276,6 +279,7 @@ class RunState:
         """
         now = self.fraction_done * self.nominal_steps
         full = next(reversed(self.cost_seconds))
+        # A decision says what would follow if none came after it, which is the plan in force.
         continuation = self.decisions[-1].continuation if self.decisions else ()
         if not self.decisions:
             half = round((now + self.nominal_steps) / 2)
@@ -308,9 +312,11 @@ class RunState:
         known = sorted(
             (relative_step_cost(spec, one, Training(), classes), s) for one, s in seen.items()
         )
+        # With one speed seen, cost alone scales it.
         if len(known) == 1:
             return seen[now] * cost / known[0][0]
         (low, low_seconds), (high, high_seconds) = known[-2:]
+        # The two largest: small networks are bound by launches and data, and would flatten the line.
         slope = max(0.0, (high_seconds - low_seconds) / (high - low)) if high > low else 0.0
         return max(high_seconds + slope * (cost - high), min(seen.values()))
 
@@ -384,8 +390,8 @@ def reduce(state: RunState, event: Event) -> RunState:
             decisions = (*others, event.decision)[-MAX_DECISIONS:]
             return replace(state, step=event.step, decisions=decisions)
         case TrialFinished():
-            others_ = (trial for trial in state.trials if trial.number != event.number)
-            return replace(state, trials=(*others_, event))
+            trials = (trial for trial in state.trials if trial.number != event.number)
+            return replace(state, trials=(*trials, event))
         case Grown():
             return replace(state, step=event.step, growths=(*state.growths, event))
         case WarningRaised():
@@ -442,6 +448,7 @@ def _started(state: RunState, event: RunStarted) -> RunState:
 
 
 def _step_logged(state: RunState, event: StepLogged) -> RunState:
+    # Smoothed by subnet, since a stage of another one begins at another speed.
     before = state.step_seconds.get(event.subnet, event.step_seconds)
     seconds = before + SMOOTHING * (event.step_seconds - before)
     points, spacing = state.points, state.point_spacing_steps
@@ -468,6 +475,7 @@ def _step_logged(state: RunState, event: StepLogged) -> RunState:
         else:
             steps = event.step - state.step
             costed = state.costed_seconds + steps * state.cost_seconds.get(event.subnet, full)
+    # Counted from the first report on: before it lie compiling and the first batch.
     first = state.first_costed_seconds
     if first is not None:
         waits = min(event.data_wait_fraction, 0.99)
@@ -507,6 +515,7 @@ def _reprojected(state: RunState, total_steps: int, step: int) -> RunState:
 
 def _with_segment(segments: tuple[RunSegment, ...], new: RunSegment) -> tuple[RunSegment, ...]:
     """Return the segments cut where `new` begins, with `new` behind; an equal neighbour is merged."""
+    # An attempt that is resumed repeats steps: what was recorded of them gives way.
     kept = list(segments)
     while kept and kept[-1].start_step >= new.start_step:
         kept.pop()

@@ -8,8 +8,9 @@ from itertools import chain
 from pathlib import Path
 
 from autoprog.curves import Curriculum
-from autoprog.decisions import Decision, Fidelity, read_fidelity
+from autoprog.decisions import Decision
 from autoprog.errors import ConfigError, suggest
+from autoprog.fidelity_report import FidelityReport, read_fidelity
 from autoprog.files import read_rows
 from autoprog.locate import is_word, locate_run, runs_in
 from autoprog.presets import PRESETS, preset
@@ -60,7 +61,7 @@ class Subject:
     state: RunState = field(default_factory=RunState)
     status: str = ""
     notes: tuple[str, ...] = ()
-    fidelity: Fidelity | None = None
+    fidelity: FidelityReport | None = None
     epochs: float | None = None
     workers: tuple[WorkerSeen, ...] = ()
     recipe_name: str = ""
@@ -96,6 +97,7 @@ def find_subject(
     if epochs is not None and not 0 < epochs < math.inf:
         raise ConfigError("--epochs", "", "must be a finite number above 0", epochs)
     path = Path(target)
+    # A file wins over a preset of its name, and a preset over a folder that is no run.
     if path.is_file():
         return _file_subject(path, epochs, recipe)
     if target in PRESETS and not (path / "run.yaml").is_file():
@@ -134,12 +136,14 @@ def preset_beside(
         recipe_name: Another recipe instead.
     """
     given = (spec, epochs, recipe_name)
+    # Whoever gave a flag knows what the preset is drawn for.
     as_given = f", as {beside.name} has" if given == (None, None, None) else ""
     known = beside.recipe if recipe_name is None else resolve_recipe(recipe_name)
     name_known = beside.recipe_name if recipe_name is None else recipe_name
     recipe = Recipe() if known is None else known
     strength = recipe.strength
     if known is None and beside.schedule is not None:
+        # The last stage trains the full model, so its regularisation is that of the recipe.
         strength = beside.schedule.stages[-1].curriculum.at(1.0)
     spec = beside.spec if spec is None else spec
     if epochs is None:
@@ -203,6 +207,7 @@ def _plan(
 def _nominal_track(schedule: GrowthSchedule, epochs: float | None, strength: Curriculum) -> Track:
     """Return the track of a plan for data of nobody knows which size."""
     table = schedule.resolve(NOMINAL_STEPS_PER_EPOCH, epochs)
+    # Steps of a schedule are steps whatever the data; anything else is shown in epochs of unknown size.
     in_steps = schedule.length_unit == "steps" and epochs is None
     return track_of_table(
         schedule.full.spec(), table, strength, unit="step" if in_steps else "epoch"
@@ -214,7 +219,7 @@ def run_start(run: Run) -> RunState:
     return RunState(schedule=run.best or run.schedule, spec=run.manifest.settings.model.spec())
 
 
-def run_subject(run: Run, state: RunState, fidelity: Fidelity | None, now: float) -> Subject:
+def run_subject(run: Run, state: RunState, fidelity: FidelityReport | None, now: float) -> Subject:
     """Return a run as its folder and its events have it.
 
     Args:
@@ -234,6 +239,7 @@ def run_subject(run: Run, state: RunState, fidelity: Fidelity | None, now: float
         status = "stale" if now - last_sign > STALE_SECONDS else status
     schedule = run.best or run.schedule
     strength = settings.recipe.strength
+    # The log is nearer to what happened than the plan, which a search has not even decided yet.
     track = track_of_run(state, strength)
     if track is None and schedule is not None:
         track = _nominal_track(schedule, settings.recipe.epochs, strength)

@@ -28,7 +28,9 @@ __all__ = [
 ]
 
 GAP = 2
+# Fewer letters of a name do not say which it is; mark, name and one value are the least of a row.
 _MIN_TEXT, _MIN_COLUMNS = 8, 3
+# Logs of somebody else may hold 20,000 trials or texts of pages, which rich would draw for minutes.
 _MAX_ROWS = 1000
 _LONGEST_CELL = 500
 
@@ -66,6 +68,7 @@ def table_width(columns: Sequence[Column]) -> int:
 def fit_columns(columns: Sequence[Column], width: int) -> list[Column]:
     """Return the columns that fit `width`, in their order."""
     kept = list(columns)
+    # Rank 0 is never given up here: what is left then is cut by those who draw.
     while table_width(kept) > width:
         last = max(kept, key=lambda column: column.rank)
         if last.rank == 0:
@@ -76,6 +79,7 @@ def fit_columns(columns: Sequence[Column], width: int) -> list[Column]:
 
 def cut_columns(columns: Sequence[Column], width: int) -> list[Column]:
     """Return the columns with the widest text cut so that all of them fit `width`, if they can."""
+    # Only texts are cut: half a number is another number.
     too_much = table_width(columns) - width
     texts = [column for column in columns if column.justify == "left"]
     if too_much <= 0 or not texts:
@@ -104,6 +108,7 @@ def rich_table(
     from rich.table import Table
     from rich.text import Text
 
+    # Columns leave by rank first; only then is a text cut, and only then do the last columns leave.
     kept = fit_columns(columns, width)
     longest = max((c for c in kept if c.justify == "left"), key=lambda c: c.width, default=None)
     cut = 0 if longest is None else max(0, longest.width - _MIN_TEXT)
@@ -116,6 +121,7 @@ def rich_table(
         table.add_column(
             column.header,
             justify=column.justify,
+            # rich would break numbers into two lines before it cuts a text.
             no_wrap=not wraps or column is not longest,
             overflow="fold" if wraps else "ellipsis",
             min_width=None if column is longest else column.width,
@@ -129,6 +135,7 @@ def rich_table(
 
 def plain_table(columns: Sequence[Column]) -> list[str]:
     """Return the lines of a table in plain ASCII, every column in it."""
+    # All columns: a pipe has no width, and whoever reads a file can scroll.
     texts = [[ascii_text(text) for text in (column.header, *column.cells)] for column in columns]
     widths = [max(map(len, column)) for column in texts]
     rows = zip(*texts, strict=True)
@@ -145,6 +152,7 @@ def markdown_table(columns: Sequence[Column]) -> list[str]:
     """Return the lines of a table in GitHub's Markdown, every column in it."""
     rules = [":--" if column.justify == "left" else "--:" for column in columns]
     rows = zip(*(column.cells for column in columns), strict=True)
+    # A bar inside of a cell would end it.
     table = [[column.header for column in columns], rules, *map(list, rows)]
     return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table]
 

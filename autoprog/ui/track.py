@@ -85,6 +85,7 @@ class Track:
 
     def lanes(self) -> tuple[Lane, ...]:
         """Return the lanes: depth, image size, whatever else varies, and the cost of a step."""
+        # A lane on which nothing happens would be a line of blocks for nothing.
         drops_tokens = any(segment.subnet.tokens != ALL_TOKENS for segment in self.segments)
 
         def is_shown(lane: Lane) -> bool:
@@ -101,6 +102,7 @@ class Track:
         """Return a lane for every axis, also where nothing happens on it; the same axes for every track."""
         subnets = [segment.subnet for segment in self.segments]
         trainings = [segment.training for segment in self.segments]
+        # A step may cost more than a plain full one: by the sandwich rule it trains four subnets.
         full, costs = self.spec.full, [self.step_cost(segment) for segment in self.segments]
 
         def training_lane(
@@ -182,6 +184,7 @@ class Track:
             range(len(self.segments)), lambda k: but_for_tokens(self.segments[k])
         ):
             numbers = list(group)
+            # patch-sampling changes its keep-rate in hundreds of segments of one stage.
             many = len(numbers) > _MAX_TOKEN_ROWS
             groups += [numbers] if many else [[number] for number in numbers]
         firsts = [self.segments[numbers[0]] for numbers in groups]
@@ -208,6 +211,7 @@ class Track:
 
         A step of a larger batch counts as so many.
         """
+        # By images and not by steps: half as many steps of twice the batch size are no speed-up.
         nominal = sum(s.steps * s.training.batch_scale for s in self.segments)
         return sum(s.steps * self.step_cost(s) for s in self.segments) / nominal
 
@@ -220,6 +224,7 @@ class Track:
 
         Also None where steps are not plain: their costs are not measured.
         """
+        # Costs are measured of plain steps: those of a frozen or a sandwich step are not known.
         plain = all(segment.training == Training() for segment in self.segments)
         return self._seconds(step_seconds) if plain else None
 
@@ -241,10 +246,12 @@ class Track:
         """Return a regularisation of a segment; the recipe's where it names none, None if unknown."""
         own = getattr(segment.curriculum, name)
         curve = own if own is not None else getattr(self.strength, name)
+        # A curve is shown by its value at the end of the stage, where it is strongest.
         return None if curve is None else curve_value(curve, 1.0)
 
     def _curriculum_lane(self, name: str) -> Lane:
         values = [self.curriculum_value(segment, name) for segment in self.segments]
+        # Unknown values fill the lane: the text says that they are those of the recipe.
         top = max((value for value in values if value is not None), default=1.0) or 1.0
         return Lane(
             CURRICULUM_NAMES[name],
@@ -274,9 +281,11 @@ def track_of_run(state: RunState, strength: Curriculum = Curriculum()) -> Track 
         done = []  # the log begins in the middle, so the plan alone is whole
     if table is None or table.total_steps != state.total_steps:
         segments = tuple(done)
+    # Without a search the plan is what is carried out, and is exact from the start.
     elif not done or not any(one.supernet for one in state.segments):
         segments = table.segments
     else:
+        # What was done stands as it was, supernets included; the plan goes on from its end.
         end = min(done[-1].stop_step, state.total_steps)
         rest = [
             replace(segment, start_step=max(segment.start_step, end))

@@ -83,6 +83,7 @@ class VerifyView:
 
     def __exit__(self, *error: object) -> None:
         """Leave the table as it is."""
+        # The picture that stays must not count seconds of runs that have ended.
         self._running.clear()
         self._live.stop()
 
@@ -151,6 +152,7 @@ def markdown_lines(verification: Verification) -> list[str]:
 def pairs_section(verification: Verification) -> Section:
     """Return a row for each pair; seconds have everything charged."""
     pairs, extra = verification.pairs, verification.plan.search_seconds
+    # The candidate pays for the search that found its schedule, in every pair.
     walls = [(p.baseline.wall_seconds, p.candidate.wall_seconds + extra) for p in pairs]
     columns = [
         Column("seed", tuple(str(pair.seed) for pair in pairs)),
@@ -207,6 +209,7 @@ def verdict_lines(verification: Verification) -> list[tuple[str, str]]:
     if verdict is None:
         return []
     lines = [("verdict", _margin_text(verdict))]
+    # Without a search of its own both ratios would be the same.
     amortised = verification.plan.search_seconds > 0
     for key, (name, what) in _RATIOS.items():
         if key == "wall_amortised" and not amortised:
@@ -222,6 +225,7 @@ def verdict_lines(verification: Verification) -> list[tuple[str, str]]:
     lines += _other_lines(verification, verdict["arms"])
     # Where, in which precision and by which versions runs were made, if not all alike.
     runs = [pair.run(arm) for pair in verification.pairs for arm in (*ARMS, *pair.others)]
+    # Seconds of two machines, or accuracies of two precisions, are no pairs.
     places = sorted({f"{run.device.partition(':')[0]} {run.amp}" for run in runs})
     versions = {tuple(sorted(run.versions.items())) for run in runs}
     unlike = [f"on {' and '.join(places)}"] if len(places) > 1 else []
@@ -248,6 +252,7 @@ def _margin_text(verdict: dict[str, Any]) -> str:
     )
     if verdict["outcome"] != "undecided":
         return text
+    # No number of seeds helps where the mean itself lies on the margin.
     more = verdict["more_seeds"]
     hint = "no number of seeds" if more is None else f"{more} more seed{'s' * (more != 1)}"
     return f"{text}; {hint} would decide at this mean and sd"
@@ -256,6 +261,7 @@ def _margin_text(verdict: dict[str, Any]) -> str:
 def _reached_text(verdict: dict[str, Any]) -> str:
     """Return the time to the baseline's accuracy in one line."""
     found = verdict["time_to_baseline_accuracy"]
+    # The cheapest of several lengths is chosen after the fact, so its bound has to allow for that.
     if found["lengths"] == 1:
         text = f"in {duration(found['seconds'])}, all charged" if found["reached"] else "no"
         return f"the baseline's mean accuracy, by the candidate's: {text}"
@@ -306,7 +312,7 @@ def _other_lines(verification: Verification, arms: list[ArmValues]) -> list[tupl
 
 
 def _seeds_differ(arms: Sequence[ArmValues]) -> bool:
-    """Return whether some arm was trained for fewer seeds; a file of before that was possible does not say."""
+    """Return whether some arm was trained for fewer seeds; files of earlier versions do not say."""
     return len({arm.get("seeds") for arm in arms}) > 1
 
 

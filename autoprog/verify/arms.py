@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal, get_origin
 from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
 
 from autoprog.data.cache_folder import cache_folder
-from autoprog.decisions import FidelitySettings
 from autoprog.errors import ConfigError, suggest
+from autoprog.fidelity_report import FidelitySettings
 from autoprog.files import MAX_LETTERS, FileModel, is_line
 from autoprog.migration import FLAGS
 from autoprog.options import flags_of_model

@@ -102,7 +102,7 @@ def test_two_ranks_together_are_one_process(digits: tuple[DigitsSource, ...]) ->
     assert_same(whole, joined)
 
 
-def test_cells_change_within_a_call_inside_live_workers(two_workers: TrainLoader) -> None:
+def test_configs_change_within_a_call_inside_live_workers(two_workers: TrainLoader) -> None:
     configs = [
         InputConfig(8),
         InputConfig(8),

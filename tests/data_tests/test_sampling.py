@@ -7,7 +7,7 @@ from autoprog.data.image_sources import apportion, stratified_holdout
 from autoprog.data.loader import SampleStream, plan_batches
 from autoprog.data.transforms import InputConfig, sample_seeds
 
-CELL = InputConfig(8)
+CONFIG = InputConfig(8)
 STREAM_1 = [4, 1, 3, 0, 2, 5, 2, 0, 3, 4, 1, 5]
 SEEDS_1_2_3 = (15042326973487382245, 3345134951, 5618861835165894395)
 
@@ -41,13 +41,13 @@ def test_another_seed_is_another_stream() -> None:
 
 def test_ranks_share_a_batch_without_gap_or_overlap_even_when_it_does_not_divide() -> None:
     stream = SampleStream(np.arange(20), seed=0)
-    whole = list(plan_batches(stream, 15, 7, 3, lambda step: CELL))
-    fractions = [list(plan_batches(stream, 15, 7, 3, lambda step: CELL, r, 3)) for r in range(3)]
+    whole = list(plan_batches(stream, 15, 7, 3, lambda step: CONFIG))
+    fractions = [list(plan_batches(stream, 15, 7, 3, lambda step: CONFIG, r, 3)) for r in range(3)]
     assert [a + b + c for a, b, c in zip(*fractions, strict=True)] == whole
     assert [draw for _, _, draw in whole[0]] == [0, 0, 0, 0, 0, 1, 1]
 
 
-def test_the_cell_is_asked_for_each_batch_of_the_call() -> None:
+def test_the_config_is_asked_for_each_batch_of_the_call() -> None:
     stream = SampleStream(np.arange(20), seed=0)
     plan = plan_batches(stream, 100, 2, 3, lambda step: InputConfig(8 + step))
     assert [[config.img_size for _, config, _ in batch] for batch in plan] == [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shutil
@@ -21,6 +22,7 @@ import pytest
 import torch
 from PIL import Image
 
+from autoprog.cli import main
 from autoprog.data import workers as module
 from autoprog.data.workers import WorkerDiedError, WorkerPool
 from autoprog.errors import RunError
@@ -308,13 +310,42 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(data: Path, runs: Path, *more: str) -> list[str]:
     words = ["--model=vit-mu", "--threads=1", "--batch-size=8", f"--data={data}"]
-    start = [sys.executable, "-m", "autoprog", "train", "--schedule=constant", *words]
+    start = ["train", "--schedule=constant", *words]
     return [*start, f"--runs-dir={runs}", "--log-every-steps=4", *more]
 
 
-def started(words: list[str]) -> subprocess.Popen[str]:
-    pipe = subprocess.PIPE
-    return subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+class ForkedRun:
+    """The program in a session of its own, forked from here, so that nothing is imported anew."""
+
+    # What the program imports once it knows its command.
+    modules = ("autoprog.commands.train", "autoprog.commands.launch", "autoprog.commands.preflight")
+
+    def __init__(self, words: list[str], printed: Path) -> None:
+        self._printed = printed
+        for name in self.modules:
+            importlib.import_module(name)
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = 70
+            try:
+                os.setsid()
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                null = os.open(os.devnull, os.O_WRONLY)
+                for file, number in ((null, 1), (os.open(printed, os.O_WRONLY | os.O_CREAT), 2)):
+                    os.dup2(file, number)
+                sys.stdout, sys.stderr = (open(n, "w", closefd=False) for n in (1, 2))  # noqa: SIM115
+                code = main(words)
+                sys.stderr.flush()
+            finally:
+                os._exit(code)
+
+    def send(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def end(self) -> tuple[int, str]:
+        """Wait for the end; return the exit code and what was printed to standard error."""
+        _, status = until(lambda: any(found := os.waitpid(self.pid, os.WNOHANG)) and found, 30)
+        return os.waitstatus_to_exitcode(status), self._printed.read_text()
 
 
 def is_training(runs: Path) -> bool:
@@ -326,16 +357,16 @@ def test_a_run_whose_worker_is_killed_ends_in_a_line_and_goes_on(
 ) -> None:
     shared = set(os.listdir("/dev/shm"))
     words = command(data, tmp_path, "--workers=2", "--epochs=100000")
-    run = started(words)
+    run = ForkedRun(words, tmp_path / "printed")
     until(lambda: is_training(tmp_path))
     pids = until(lambda: children(run.pid))
     os.kill(pids[0], signal.SIGKILL)
     start = time.monotonic()
-    _, err = run.communicate(timeout=30)
-    assert run.returncode == 1
+    code, err = run.end()
+    assert code == 1
     assert time.monotonic() - start < 10
     assert re.fullmatch(r"autoprog: a loader worker died \(killed by .*--resume \S+\n", err), err
-    (folder,) = tmp_path.iterdir()
+    (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
     assert (folder / "checkpoints" / "last.pt").exists()
     until(lambda: not any(map(is_running, pids)), 5)
     assert set(os.listdir("/dev/shm")) <= shared
@@ -343,11 +374,11 @@ def test_a_run_whose_worker_is_killed_ends_in_a_line_and_goes_on(
 
 def test_a_killed_run_leaves_no_worker_behind(data: Path, tmp_path: Path) -> None:
     words = command(data, tmp_path, "--workers=4", "--epochs=100000", "--eval-every-epochs=1")
-    run = started(words)
+    run = ForkedRun(words, tmp_path / "printed")
     until(lambda: is_training(tmp_path))
     pids = until(lambda: children(run.pid))
-    run.kill()
-    run.communicate(timeout=30)
+    run.send(signal.SIGKILL)
+    assert run.end()[0] == -signal.SIGKILL
     until(lambda: not any(map(is_running, pids)), 5)
 
 
@@ -358,19 +389,31 @@ def test_a_shared_memory_too_small_for_a_batch_is_no_matter(data: Path, tmp_path
     if subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True).returncode:
         pytest.skip("may not mount a file system of its own")
     words = command(data, tmp_path, "--workers=2", "--epochs=1", "--img-size=48", "-q")
-    both = ["unshare", "-m", "sh", "-c", f'{mount} && exec "$@"', "sh", *words]
+    both = [
+        "unshare",
+        "-m",
+        "sh",
+        "-c",
+        f'{mount} && exec "$@"',
+        "sh",
+        sys.executable,
+        "-m",
+        "autoprog",
+        *words,
+    ]
     done = subprocess.run(both, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_signal_ends_the_wait_for_a_batch(data: Path, tmp_path: Path) -> None:
-    run = started(command(data, tmp_path, "--workers=1", "--epochs=100000"))
+    words = command(data, tmp_path, "--workers=1", "--epochs=100000")
+    run = ForkedRun(words, tmp_path / "printed")
     until(lambda: is_training(tmp_path))
     (pid,) = until(lambda: children(run.pid))
     os.kill(pid, signal.SIGSTOP)  # a reader that hangs
     time.sleep(0.5)
-    run.send_signal(signal.SIGTERM)
-    _, err = run.communicate(timeout=30)
-    assert run.returncode == 128 + signal.SIGTERM
+    run.send(signal.SIGTERM)
+    code, err = run.end()
+    assert code == 128 + signal.SIGTERM
     assert "after a checkpoint; go on with --resume" in err
     assert not is_running(pid)

@@ -157,7 +157,7 @@ def test_a_missing_package_is_refused_with_the_way_to_get_it(
     wanted = settings_with(manifest, **{f"log_{name}": True})
     with pytest.raises(ConfigError) as caught:
         check_loggers(wanted)
-    problem = f"--log-{name}: must have {name} installed; pip install 'autoprog[{name}]'"
+    problem = f"--log-{name}: {name} is not installed; pip install 'autoprog[{name}]'"
     assert str(caught.value) == problem
     with pytest.raises(ConfigError, match=f"^--to {name}: must have"):
         check_logger(name, wanted, f"--to {name}")

@@ -99,7 +99,9 @@ def test_without_a_login_a_run_does_not_start(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     online = manifest.settings.model_copy(update={"log_wandb": True})
-    with pytest.raises(ValueError, match="--log-wandb: must be logged in to W&B; call wandb login"):
+    with pytest.raises(
+        ValueError, match="--log-wandb: nobody is logged in to W&B; call wandb login"
+    ):
         check_loggers(online)
     monkeypatch.setenv("WANDB_MODE", "offline")
     check_loggers(online)

@@ -2,16 +2,32 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
 import pytest
+import torch
 
-from autoprog.decisions import Candidate, Continuation, Decision, DecisionInputs
+from autoprog.decisions import Candidate, Continuation, Decision, DecisionInputs, ReachedLosses
+from autoprog.events import Decided, StageStarted, StepLogged
 from autoprog.files import parse
-from autoprog.search.decide import MAX_FRONT_POINTS, Chooser, decide, forced_decision
+from autoprog.search import decide as deciding
+from autoprog.search.decide import (
+    MAX_FRONT_POINTS,
+    Chooser,
+    autoprog_scores,
+    decide,
+    forced_decision,
+    generalised_fraction,
+    runner_up,
+    time_exponent,
+    winner_of,
+)
+from autoprog.search.forecast import power_law_slope
+from autoprog.search.replay import chooser_of, replay
 from autoprog.settings import Rule
 from autoprog.space import SearchSpace, SpaceFile
 from supernet.config import ModelSpec, SubnetConfig
@@ -363,3 +379,205 @@ def test_a_model_of_two_stages_is_decided_on_alike(two_stages: ModelSpec, rule: 
     decision = decide(chooser(rule, space=space), found)
     assert [candidate.label for candidate in decision.candidates] == ["stay", "full"]
     assert decision.continuation[-1][1] == full
+
+
+POWERS_OF_TWO = (1.0, 2.0, 4.0, 8.0, 16.0)
+
+
+def power_law(exponent: float, costs: tuple[float, ...] = POWERS_OF_TWO) -> list[float]:
+    return [3.0 * cost**exponent for cost in costs]
+
+
+@pytest.mark.parametrize("exponent", [-0.5, -0.03, 0.0, 0.2])
+def test_the_slope_of_a_power_law_is_its_exponent(exponent: float) -> None:
+    assert power_law_slope(POWERS_OF_TWO, power_law(exponent)) == pytest.approx(exponent, abs=1e-12)
+
+
+def test_the_slope_is_that_of_least_squares_in_logarithms() -> None:
+    costs = [math.e**x for x in (0, 1, 2, 3)]
+    losses = [math.e**y for y in (0, 2, 1, 3)]
+    assert power_law_slope(costs, losses) == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(
+    ("costs", "losses"),
+    [
+        ([1.0, 2.0], [3.0, 2.0]),
+        ([1.0, 1.01, 1.0199], [3.0, 2.0, 1.0]),
+        ([1.0, 2.0, 4.0], [3.0, 2.0, 0.0]),
+    ],
+    ids=["two points", "no spread", "a loss of zero"],
+)
+def test_too_little_to_fit_gives_no_slope_and_no_price_on_time(
+    costs: list[float], losses: list[float]
+) -> None:
+    assert power_law_slope(costs, losses) is None
+    assert time_exponent(costs, losses) == 0.0
+
+
+def test_a_spread_of_two_percent_is_enough() -> None:
+    assert power_law_slope([1.0, 1.01, 1.02], [2.0, 2.0, 2.0]) == pytest.approx(0.0)
+
+
+def test_the_time_exponent_flattens_falling_losses_and_is_never_negative() -> None:
+    assert time_exponent(POWERS_OF_TWO, power_law(-0.05)) == pytest.approx(0.05)
+    assert time_exponent(POWERS_OF_TWO, power_law(0.05)) == 0.0
+
+
+def test_losses_on_one_power_law_all_get_the_same_score() -> None:
+    scores, alpha = autoprog_scores(power_law(-0.05), POWERS_OF_TWO)
+    assert alpha == pytest.approx(0.05)
+    assert scores == pytest.approx([3.0] * 5)
+
+
+def test_where_larger_is_worse_the_scores_are_the_losses() -> None:
+    losses = power_law(0.05)
+    assert autoprog_scores(losses, POWERS_OF_TWO) == (losses, 0.0)
+
+
+@pytest.mark.parametrize("planted", range(5))
+def test_the_candidate_below_the_fitted_power_law_wins(planted: int) -> None:
+    losses = power_law(-0.05)
+    losses[planted] *= 0.99
+    scores, _ = autoprog_scores(losses, POWERS_OF_TWO)
+    assert winner_of(scores, POWERS_OF_TWO) == planted
+
+
+def test_exact_ties_go_to_the_cheaper_candidate() -> None:
+    assert winner_of([2.0, 1.0, 1.0, 1.0], [1.0, 5.0, 3.0, 4.0]) == 2
+
+
+def test_the_runner_up_is_the_best_of_the_others() -> None:
+    assert runner_up([3.0, 1.0, 2.0], winner=1) == 2
+    assert runner_up([3.0, 1.0, 2.0], winner=0) == 1
+    assert runner_up([3.0], winner=0) is None
+
+
+# --- Full regularisation from where training no longer teaches what holds for other images.
+
+VIT_MU = ZOO["vit-xs"]
+MU_SPACE = SpaceFile.model_validate(
+    {"axes": {"depth": {"values": [3, 6]}, "img_size": {"values": [16, 32]}}}
+).space(VIT_MU, "test")
+MU_STAY, MU_FULL = SubnetConfig(3, 16), VIT_MU.full
+FRACTION = 0.75
+
+
+def shown(held_out: float, training: float, subnet: SubnetConfig = MU_STAY) -> ReachedLosses:
+    return ReachedLosses(subnet=subnet, held_out_loss=held_out, training_loss=training)
+
+
+def measured_inputs(fall: float = 0.4, gain: float = 0.3, **fields: Any) -> DecisionInputs:
+    """Return a decision; since the one before the loss of training fell by `fall`, the other by `gain`."""
+    losses = {MU_STAY: 1.9 - gain, MU_FULL: 1.9}
+    values: dict[str, Any] = {
+        "index": 1,
+        "step": 1000,
+        "steps_per_epoch": 20,
+        "total_steps": 2000,
+        "full_step": 1600,
+        "current": MU_STAY,
+        "steps_so_far": ((MU_STAY, 1000),),
+        "candidates": tuple(losses),
+        "losses": ([(loss + 0.1, loss - 0.1) for loss in losses.values()],),
+        "step_seconds": {
+            str(subnet): relative_cost(VIT_MU, subnet)
+            for subnet in MU_SPACE.above(MU_SPACE.smallest)
+        },
+        "current_losses": shown(1.9 - gain, 2.0 - fall),
+        "previous_losses": shown(1.9, 2.0),
+    }
+    return DecisionInputs.model_validate({**values, **fields})
+
+
+def test_it_is_the_fall_on_held_out_images_over_that_on_training_images() -> None:
+    assert generalised_fraction(measured_inputs(0.4, 0.3)) == pytest.approx(0.75)
+    assert generalised_fraction(measured_inputs(0.2, 0.3)) == pytest.approx(1.5)
+    assert generalised_fraction(measured_inputs(0.4, -0.1)) == pytest.approx(
+        -0.25
+    )  # held-out images do worse
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        measured_inputs(current_losses=None),
+        measured_inputs(previous_losses=None),
+        measured_inputs(previous_losses=shown(2.1, 2.2, SubnetConfig(3, 8))),
+        measured_inputs(fall=0.04),
+        measured_inputs(fall=-0.3),
+    ],
+    ids=["too early", "the first", "grown since", "hardly a gain", "a loss"],
+)
+def test_without_evidence_there_is_no_fraction(found: DecisionInputs) -> None:
+    assert generalised_fraction(found) is None
+
+
+@pytest.mark.parametrize(
+    ("rule", "gain", "full_regularisation"),
+    [
+        ("rollout", 0.39, True),
+        ("rollout", 0.41, False),
+        ("rollout", -0.1, True),
+        ("autoprog", -0.1, False),
+        ("pareto", -0.1, False),
+    ],
+)
+def test_the_rollout_takes_full_regularisation_where_training_gains_more_and_says_why(
+    rule: Rule, gain: float, full_regularisation: bool
+) -> None:
+    decision = decide(Chooser(rule, MU_SPACE, "nsga2", 0), measured_inputs(0.4, gain))
+    assert decision.full_regularisation == full_regularisation
+    assert ("full regularisation from here" in decision.reason) == full_regularisation
+    if full_regularisation:
+        assert f"held-out images show {gain / 0.4:.0%} of what training gained" in decision.reason
+
+
+def test_what_has_full_regularisation_is_not_decided_again() -> None:
+    decision = decide(
+        Chooser("rollout", MU_SPACE, "nsga2", 0),
+        measured_inputs(gain=0, full_regularisation=True),
+    )
+    assert not decision.full_regularisation
+    assert "full regularisation" not in decision.reason
+
+
+@pytest.fixture
+def always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every decision after one that stayed ask for full strength."""
+    monkeypatch.setattr(deciding, "generalised_fraction", _fraction)
+
+
+def _fraction(measured_inputs: DecisionInputs) -> float | None:
+    return None if measured_inputs.previous_losses is None else 0.1
+
+
+def test_a_search_goes_on_at_full_strength_also_after_a_crash(
+    always: None, lab: Any, new_lab: Callable[[], Any]
+) -> None:
+    other = new_lab()
+    straight = other.search(
+        other.settings(costs=other.costs(), cost_fraction=FRACTION, recipe={"drop_path": 0.2})
+    )
+    decisions = [event.decision for event in straight.of(Decided)]
+    (first,) = (d for d in decisions if d.full_regularisation)
+    strength = straight.trainer.recipe.strength.at(1.0)
+    stages = straight.of(StageStarted)
+    later = [stage for stage in stages if stage.step >= first.step]
+    assert later
+    assert all(stage.curriculum.drop_path == strength.drop_path == 0.2 for stage in later)
+    assert stages[0].curriculum.drop_path == 0.0
+    for one in replay(straight.run, chooser_of(straight.run)):
+        assert one.differences == ()
+
+    settings = lab.settings(costs=lab.costs(), cost_fraction=FRACTION, recipe={"drop_path": 0.2})
+    seen = []
+
+    def after_it(event: object) -> bool:
+        seen.append(isinstance(event, Decided) and event.decision.full_regularisation)
+        return any(seen) and isinstance(event, StepLogged)
+
+    assert lab.search(settings, crash_when=after_it).interrupted
+    again = lab.search(settings)
+    for name, weights in straight.weights.items():
+        assert torch.equal(again.weights[name], weights), name

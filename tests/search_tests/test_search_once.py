@@ -1,4 +1,4 @@
-"""Rules that decide once: the run carries out the chosen continuation to its end, whatever happens on the way."""
+"""Rules that decide once: the run carries out the chosen continuation to its end, whatever happens."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def no_time_passes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def expected_stages(continuation: Continuation) -> list[tuple[int, SubnetConfig]]:
-    """The smallest subnet; then the first of the continuation, to which the supernet phase counts; then the rest."""
+    """The smallest subnet; the first of the continuation, to which the supernet phase counts; the rest."""
     stages = [(0, SMALL), (START, continuation[0][1]), *continuation[1:]]
     return stages[:1] + [b for a, b in pairwise(stages) if a[1] != b[1]]
 
@@ -56,7 +56,7 @@ def stages_of(attempt: Any) -> list[tuple[int, SubnetConfig]]:
 
 
 def assert_carried_out(attempt: Any, continuation: Continuation) -> None:
-    """The schedule, the stages that were begun and the steps that were taken are those of the continuation."""
+    """The schedule, the stages that were begun and the steps that were taken are the continuation's."""
     assert stages_of(attempt) == expected_stages(continuation)
     begun = [(event.step, event.subnet) for event in attempt.of(StageStarted)]
     assert begun == [(0, SMALL), *continuation]

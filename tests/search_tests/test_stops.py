@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from autoprog.data.run_data import MapData
-from autoprog.decisions import FidelitySettings
 from autoprog.events import CostsKnown, CostsMeasured, Decided, Estimated, Evaluated, Interrupted
+from autoprog.fidelity_report import FidelitySettings
 from autoprog.runs import load_run
 from autoprog.train.step import Stepper
 from autoprog.train.stop import StopRequest
@@ -26,9 +26,9 @@ def settings(lab: Any) -> Any:
 
 
 @pytest.fixture
-def straight(lab: Any, settings: Any) -> Any:
-    """The whole search, that nobody stops."""
-    return lab.search(settings, "straight")
+def straight(observations: Callable[[str], Any]) -> Any:
+    """The whole search, that nobody stops; carried out once for all tests."""
+    return observations("rollout").attempt
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:

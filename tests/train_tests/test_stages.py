@@ -33,7 +33,7 @@ class Seen:
     mixing: list[tuple[float, float] | None] = field(default_factory=list)
     losses: list[type[nn.Module]] = field(default_factory=list)
     learning_rates: list[float] = field(default_factory=list)
-    cells: dict[int, InputConfig] = field(default_factory=dict)
+    configs: dict[int, InputConfig] = field(default_factory=dict)
 
 
 def spy_on(trainer: Trainer) -> Seen:
@@ -60,7 +60,7 @@ def spy_on(trainer: Trainer) -> Seen:
         held_out: bool,
     ) -> Any:
         assert not held_out
-        seen.cells.update({trainer.step + k: config_at(k) for k in range(steps)})
+        seen.configs.update({trainer.step + k: config_at(k) for k in range(steps)})
         return batches(first_sample, batch_size, steps, config_at, held_out)
 
     stepper.step = step  # type: ignore[method-assign, assignment]
@@ -154,8 +154,8 @@ def test_growth_events_say_where_the_blocks_came_from(carried_out: tuple[Any, Se
 
 def test_augmentation_follows_the_stage(carried_out: tuple[Any, Seen]) -> None:
     _, seen = carried_out
-    assert sorted(seen.cells) == list(range(40))
-    assert by_stage([seen.cells[step] for step in range(40)]) == [
+    assert sorted(seen.configs) == list(range(40))
+    assert by_stage([seen.configs[step] for step in range(40)]) == [
         InputConfig(8, "rand-m4-mstd0.5-inc1", 0.0),
         InputConfig(12, "rand-m6-mstd0.5-inc1", 0.166667),
         InputConfig(12, "rand-m7-mstd0.5-inc1", 0.333333),

@@ -1,4 +1,4 @@
-"""Samplers: each draw is a function of the seed, the trial and what was told before it, of nothing else."""
+"""Samplers: each draw is a function of the seed, the trial and the results before it, of nothing else."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def close_storage(storage: BaseStorage) -> None:
 
 
 def sync(storage: BaseStorage) -> None:
-    """Wait until all that was told is on disk; a database sees to that itself."""
+    """Wait until all that was written is on disk; a database sees to that itself."""
     if isinstance(storage, Journal):
         storage.sync()
 

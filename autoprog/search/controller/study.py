@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
-"""The states of trials that count: those that have told what they were asked for."""
+"""The states of trials that count: a failed one is no part of a search."""
 
 JOURNAL = "search.journal"
 
@@ -211,6 +211,7 @@ class SharedStudy:
                     lease = Lease(this_process(), worker, self.clock() + self.terms.seconds)
                     self.write_lease(trial, lease)
                     return trial, lease
+                # Of workers without a common lock both enqueue it; the later one gives way.
                 trial.set_user_attr(ERROR, "another trial repeats the same lost one")
                 self.study.tell(trial, state=TrialState.FAIL)
         return None
@@ -249,7 +250,7 @@ class SharedStudy:
         sync(self.storage)
 
     def num_finished(self) -> int:
-        """Count the trials that are complete or pruned: those that failed are no part of a search."""
+        """Count the trials that are complete or pruned."""
         return self._num_in(*FINISHED)
 
     def ended(self, *states: TrialState) -> list[FrozenTrial]:
@@ -294,10 +295,10 @@ class SharedStudy:
         trial_id = self.storage.get_trial_id_from_study_id_trial_number(study_id, number)
         try:
             self.storage.set_trial_user_attr(trial_id, LOST, why)
-            told = self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+            ended = self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
         except UpdateFinishedTrialError:
             return False
-        return told.state is TrialState.FAIL
+        return ended.state is TrialState.FAIL
 
     def _loss(self, trial: FrozenTrial, now: float) -> str:
         """Return why nobody works on a running trial, "doubtful", or an empty text."""
@@ -351,11 +352,11 @@ class SharedStudy:
         self, trial: Trial, state: TrialState, values: float | Sequence[float] | None = None
     ) -> bool:
         try:
-            told = self.study.tell(trial, values, state, skip_if_finished=True)
+            ended = self.study.tell(trial, values, state, skip_if_finished=True)
         except UpdateFinishedTrialError:  # others failed it after Optuna looked whether it runs
             return False
-        sync(self.storage)
-        return told.state is state
+        sync(self.storage)  # once a trial: Optuna does it at each of its lines
+        return ended.state is state
 
 
 def create_study(
@@ -457,7 +458,7 @@ class LeaseKeeper:
         self._thread.join()
 
     def _keep(self) -> None:
-        # Short ticks: a machine that wakes up renews its leases before others look twice, 12 s later.
+        # Short ticks: a machine that wakes up renews its leases before the second look of others, 12 s later.
         while not self._done.wait(min(_MAX_TICK_SECONDS, self._seconds / 6)):
             self._beat()
             if self._lease.expires - self._clock() >= 2 / 3 * self._seconds:

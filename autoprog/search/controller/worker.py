@@ -109,6 +109,7 @@ def run_worker(
                 continue
             trial, lease = asked
             file.say("running", trial=trial.number)
+            # The outcome is written while the lease still holds: an evaluation that raises is no lost one.
             with (
                 shared.keeper(trial, lease, file.beat) as keeper,
                 _OutcomeWithoutValues(shared, trial, end, errors_in_a_row),

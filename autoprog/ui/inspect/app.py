@@ -192,6 +192,7 @@ class InspectApp(App[None]):
         }
         self._wait_for(READING if opened else NOTHING_OPEN)
         self.num_reads = 0
+        # One thread reads at a time: two would read the same lines of the log.
         self._busy = False
         self.animation_level = "none"  # a jump is faster than a slide, also over a slow line
         self.ansi_theme_dark, self.ansi_theme_light = _DARK, _LIGHT
@@ -347,6 +348,7 @@ class InspectApp(App[None]):
     def _follow(self, follower: Follower) -> None:
         worker, drawn = get_current_worker(), 0.0
         try:
+            # A log of gigabytes is drawn as far as it is read, so that the screen is never empty for long.
             while follower.advance() and not worker.is_cancelled and follower is self._follower:
                 if time.monotonic() - drawn > REDRAW_SECONDS:
                     self.post_message(self.Read(follower))
@@ -357,6 +359,7 @@ class InspectApp(App[None]):
 
     @on(Read)
     def _take(self, event: Read) -> None:
+        # The thread may still report on the run that was open before.
         if event.follower is not self._follower or self._closes:
             return
         notice = self.query_one("#problem", Static)
@@ -424,9 +427,10 @@ def inspect(
     app = make_app(targets, runs_dir, poll_seconds, importances)
     if screenshots is not None:
         return take_screenshots(app, screenshots, size)
+    # Textual needs a terminal: into a pipe or a file it would write codes.
     if not (sys.stdin.isatty() and sys.stdout.isatty()) or environ.get("TERM") == "dumb":
         hint = "autoprog show prints the same views anywhere"
-        raise ConfigError("inspect", "", "must be run in a terminal", hint=hint)
+        raise ConfigError("inspect", "", "there is no terminal to draw in", hint=hint)
     app.run()
     return []
 
@@ -459,12 +463,14 @@ def make_app(
         for target, path in zip(opened, named, strict=True)
     ]
     if len(folders) > 1:
-        raise ConfigError("inspect", "", "must have one folder of runs at most", str(folders[1]))
+        problem = "one folder of runs can be listed at a time"
+        raise ConfigError("inspect", "", problem, str(folders[1]))
     if not folders and len(named) < 2:
         # Around the one run that is named, so that its neighbours are at hand.
         folders = [named[0].parent if named and named[0].is_dir() else Path(runs_dir)]
     listing = Listing(folders[0] if folders else None, named)
     runs = [path for path in named if path.is_dir()]
+    # Whoever names two runs wants to compare them.
     marked = runs if len(runs) > 1 else []
     return InspectApp(followers, listing, poll_seconds, marked, importances)
 

@@ -109,6 +109,7 @@ class PrintableLines(LineFilter):
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
         """Return a line of the same width (a method that Textual calls)."""
+        # Nearly all lines are, and are passed on as they came.
         if all(is_printable(text) for text, _, _ in segments):
             return segments
         width = Segment.get_line_length(segments)
@@ -128,6 +129,7 @@ class Checked:
         """Yield what is drawn."""
         try:
             with consistent("this view"):
+                # Drawn here and now, so that an error of a lazy part is caught too.
                 drawn: list[Segment | Text] = [*console.render(self.view, options)]
         except ConfigError as error:
             drawn = [Text(f"! {error}", WARNING)]
@@ -325,6 +327,7 @@ class Rows(DataTable[Text]):
             self.scrollable_content_region.width - CELL_PADDING
         )  # on each side; the table has the rest
         kept = cut_columns(fit_columns(columns, room), room)
+        # To fill a table anew moves its cursor, so it is filled only where it has changed.
         if kept == self._shown:
             return
         self._shown = kept
@@ -377,6 +380,7 @@ class WhyPane(Container):
         """Draw the decisions of a subject."""
         self._subject = subject
         decisions = () if subject is None else subject.decisions
+        # An empty table would be a head without a body above the reason why.
         self.mover.display = bool(decisions)
         rows = [str(row) for row in range(len(decisions))]
         columns = [
@@ -472,6 +476,7 @@ class ComparePane(PagePane):
 
     def take(self, value: object) -> None:
         """Draw what was read."""
+        # The same object while no file has changed, so nothing is drawn twice.
         if value is not self._compared:
             assert isinstance(value, Compared)
             self._compared = value
@@ -695,6 +700,7 @@ class SchedulePane(PagePane):
             self._diffing = None
         else:
             self._diffing += 1
+        # Until the next one is read, "reading …" stands there instead of the last one.
         self._other = None
         self.scroll_home(animate=False)
         self._changed()
@@ -841,5 +847,6 @@ class SearchPane(PagePane):
         known = [one for one in self._found if one.fractions]
         if known:
             return [view(importances_section(known))]
+        # Studies of one search lack importances for the same reason.
         reasons = dict.fromkeys(one.problem for one in self._found)
         return [Text(f"Which parameters matter: {', '.join(reasons) or 'no trials yet'}", DIM)]

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
-from autoprog.decisions import read_fidelity
 from autoprog.errors import AutoprogError, ConfigError, RunError, consistent
 from autoprog.eventlog import (
     MAX_PROGRESS,
@@ -22,6 +21,7 @@ from autoprog.eventlog import (
     picked,
     read_chunk,
 )
+from autoprog.fidelity_report import read_fidelity
 from autoprog.files import LONGEST_ROW_BYTES
 from autoprog.openfiles import NotRegularFileError, open_regular
 from autoprog.runs import load_run
@@ -102,6 +102,7 @@ class RunFollower:
             raise RunError(f"{self._path}: the run folder is gone; this is how it was last seen")
         now = stamp(self._path, FILES)
         with consistent(str(self._path)):
+            # Files beside the log are small and change rarely: they are read again only then.
             if now != self._stamp:
                 self._run, self._fidelity = load_run(self._path), read_fidelity(self._path)
                 self._log.begin(run_start(self._run))
@@ -171,6 +172,7 @@ class EventLog:
             if size < self._offset:  # another run in its place
                 self._forget()
             if not self._spacing_bytes and size - self._offset > WHOLE_BYTES:
+                # Of a long log progress is picked evenly as it is read; the curves show no more points.
                 self._spacing_bytes = (size - self._offset) // MAX_PROGRESS
             lines, length = read_chunk(file, str(self._path), self._offset)
         new = parse_rows(picked(lines, self._spacing_bytes), str(self._path), self._counter)
@@ -295,6 +297,7 @@ def _ends(log: Path) -> list[dict[str, object]]:
     if opened is None:
         return []
     with opened as file:
+        # The first row says what began, the last 64 KiB how it stands: so long logs are listed at once.
         first = file.readline(LONGEST_ROW_BYTES)
         size = file.seek(0, 2)
         start = max(len(first), size - TAIL_BYTES)
@@ -459,6 +462,7 @@ class Library:
         read = tuple(self._finished_run(path) for path in paths)
         if read != self._compared[0]:
             runs = [one for one in read if not isinstance(one, str)]
+            # What cannot be read or has not ended is named, and does not keep the others from being compared.
             reasons = zip(paths, read, strict=True)
             left_out = tuple((path.name, why) for path, why in reasons if isinstance(why, str))
             from autoprog.verify.compare import compare
@@ -489,6 +493,7 @@ class Library:
         if subject.run is None:
             return
         settings = subject.run.manifest.settings
+        # Another model or other data would be a line that proves nothing.
         wanted = f"{settings.model!r} {settings.data!r}"
         for path in self._listed():
             now = stamp(path, ("run.yaml",))

@@ -369,7 +369,7 @@ def test_other_policies_are_timms_on_the_crop_with_the_samples_own_seeds(aa: str
         assert np.array_equal(planes(image), ours[row])
 
 
-CELLS = [
+CONFIGS = [
     InputConfig(16),
     InputConfig(24, reprob=0.7),
     RICH,
@@ -378,7 +378,7 @@ CELLS = [
 ]
 
 
-@pytest.mark.parametrize("config", CELLS, ids=["jitter", "erase", "rand", "augmix", "v0"])
+@pytest.mark.parametrize("config", CONFIGS, ids=["jitter", "erase", "rand", "augmix", "v0"])
 @pytest.mark.parametrize(
     "sizes",
     [[(32, 32)] * 40, [(30 + n % 7, 33 - n % 5) for n in range(40)]],

@@ -125,8 +125,8 @@ def test_missing_package_is_named(
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert refusal(DataSettings(dataset=f"{prefix}/pets")) == (
-        f"--dataset: needs the package {package}, which is not installed, "
-        f"but got '{prefix}/pets'; pip install {package}"
+        f"--dataset: '{prefix}/pets' needs the package {package}, which is not installed; "
+        f"pip install {package}"
     )
 
 
