@@ -9,8 +9,8 @@ import pytest
 from pydantic import BaseModel
 
 from autoprog.commands.flags import add_search_flags
-from autoprog.decisions import FidelitySettings
 from autoprog.errors import ConfigError
+from autoprog.fidelity_report import FidelitySettings
 from autoprog.options import (
     add_options,
     check_needs,

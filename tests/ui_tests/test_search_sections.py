@@ -11,16 +11,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from autoprog.decisions import (
-    Agreement,
-    Continuation,
-    Decision,
-    Fidelity,
-    FrontPoint,
-    Judged,
-    write_fidelity,
-)
+from autoprog.decisions import Continuation, Decision, FrontPoint
 from autoprog.events import Decided, SubnetTrained
+from autoprog.fidelity_report import Agreement, ComparedSubnet, FidelityReport, write_fidelity
 from autoprog.ui.live import event_lines
 from autoprog.ui.render_rich import draw_heat_map, view
 from autoprog.ui.search_sections import (
@@ -371,14 +364,14 @@ def agreement(**values: Any) -> Agreement:
     return Agreement(**{**NOTHING, "pairs": 3, **values})
 
 
-def report(overall: Agreement | None = None, seeds: int = 2, **values: Any) -> Fidelity:
+def report(overall: Agreement | None = None, seeds: int = 2, **values: Any) -> FidelityReport:
     rows = (
         (SubnetConfig(6, 128), 0.16, 2.4, (2.30, 2.34)),
         (SubnetConfig(12, 128), 0.31, 2.2, (2.20, 2.22)),
         (SubnetConfig(12, 224), 1.0, 2.3, (2.10, None)),
     )
     judged = tuple(
-        Judged(subnet=s, relative_cost=c, estimate=e, losses=losses[:seeds])
+        ComparedSubnet(subnet=s, relative_cost=c, estimate=e, losses=losses[:seeds])
         for s, c, e, losses in rows
     )
     told = agreement(
@@ -402,10 +395,10 @@ def report(overall: Agreement | None = None, seeds: int = 2, **values: Any) -> F
         "cost_ratio": 1.15,
         "seconds": 95.0,
     }
-    return Fidelity.model_validate({**fixed, **values})
+    return FidelityReport.model_validate({**fixed, **values})
 
 
-def cells(fidelity: Fidelity) -> dict[str, tuple[str, ...]]:
+def cells(fidelity: FidelityReport) -> dict[str, tuple[str, ...]]:
     return {column.header: column.cells for column in fidelity_columns(fidelity)}
 
 
@@ -424,7 +417,7 @@ def test_one_seed_and_tokens_change_the_columns() -> None:
     sparse = SubnetConfig(12, 224, TokenRule(0.5))
     rows = (
         *report(seeds=1).subnets,
-        Judged(subnet=sparse, relative_cost=0.5, estimate=2.0, losses=(2.0,)),
+        ComparedSubnet(subnet=sparse, relative_cost=0.5, estimate=2.0, losses=(2.0,)),
     )
     table = cells(report(seeds=1, subnets=rows))
     assert "seed 0" not in table
