@@ -20,7 +20,6 @@ __all__ = ["Ask", "asks_of", "asks_of_data", "repeatable", "words_of_asks"]
 
 _READ_AS_FOLDERS = ("torch/image_folder", "torch/folder")
 
-
 _FLAGS = {
     flag.field: flag
     for model in (DataSettings, SearchSettings, RunSettings)
@@ -66,9 +65,8 @@ def asks_of(
         if not is_inside and not is_own:
             asks.append(Ask("settings.cache", "decoded images are written there", {"cache": cache}))
     storage = None if settings.search is None else settings.search.storage
-    if (
-        storage is not None
-    ):  # wherever it lies: a database has views and triggers, which may never end
+    if storage is not None:
+        # Wherever it lies: a database has views and triggers, which may never end.
         what = "trials are written there"
         asks.append(Ask("settings.search.storage", what, {"storage": storage}))
     asks += asks_of_data(settings.data)

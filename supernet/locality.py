@@ -182,7 +182,7 @@ def _local(base: str, channel_attention: str | None = None, act_layer: str = "ha
 
 
 def _check_shape(embed: PatchEmbed, inputs: tuple[Tensor], grid: Grid) -> None:
-    """Refuse images of another shape than the network's: the number of tokens would not tell their grid."""
+    """Refuse images of another shape than the network's: the number of tokens would not give their grid."""
     height, width = inputs[0].shape[-2:]
     patch_height, patch_width = embed.patch_size
     if height * patch_width * grid[1] != width * patch_height * grid[0]:

@@ -218,7 +218,7 @@ def test_hashes_tell_bits_shapes_and_types_apart_but_no_metadata(tmp_path: Path)
 )
 def test_what_is_no_safetensors_file_is_named(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "x").write_bytes(data)
-    with pytest.raises(ConfigError, match="x: must be a safetensors file"):
+    with pytest.raises(ConfigError, match="x: this is no safetensors file"):
         tensor_hashes(tmp_path / "x")
 
 
@@ -226,7 +226,7 @@ def test_a_file_that_was_cut_is_no_safetensors_file(tmp_path: Path) -> None:
     save_file(weights(), tmp_path / "x")
     whole = (tmp_path / "x").read_bytes()
     (tmp_path / "x").write_bytes(whole[:-1])
-    with pytest.raises(ConfigError, match="must be a safetensors file"):
+    with pytest.raises(ConfigError, match="this is no safetensors file"):
         tensor_hashes(tmp_path / "x")
 
 
@@ -525,11 +525,11 @@ def test_files_are_kept_where_they_are_wanted(stress: Stress, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ((), "bench stress: must be given train or search after --; such as …"),
-        (("--",), "bench stress: must be given train or search after --; such as …"),
+        ((), "bench stress: expects train or search after --; such as …"),
+        (("--",), "bench stress: expects train or search after --; such as …"),
         (
             ("--", "show", "x"),
-            "bench stress: must be given train or search after --, but got 'show'; …",
+            "bench stress: expects train or search after --, but got 'show'; …",
         ),
         (("train", "--runs-dir", "x"), "bench stress: --runs-dir: must be left out; …"),
         (("--", "train", "--runs-dir=x"), "bench stress: --runs-dir: must be left out; …"),
@@ -576,7 +576,8 @@ def test_a_stress_that_is_stopped_takes_its_run_with_it(
         "sys.modules['autoprog.commands.resume'] = resume;"
         "from autoprog import supervise; from autoprog.cli import main;"
         f"supervise.PROGRAM = (sys.executable, {str(tmp_path / 'fake.py')!r});"
-        f"sys.exit(main(['bench', 'stress', '--keep', {str(tmp_path / 'kept')!r}, 'train', '--fault', 'none']))"
+        f"words = ['bench', 'stress', '--keep', {str(tmp_path / 'kept')!r}];"
+        "sys.exit(main([*words, 'train', '--fault', 'none']))"
     )
     child = subprocess.Popen(
         [sys.executable, "-c", program],

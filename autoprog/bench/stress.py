@@ -540,7 +540,7 @@ def tensor_hashes(path: Path) -> dict[str, str]:
             bits = hashlib.sha256(body[begin:end]).hexdigest()
             found[name] = f"{entry['dtype']} {entry['shape']} {bits}"
     except (struct.error, ValueError, KeyError, AttributeError, TypeError):
-        raise ConfigError(str(path), "", "must be a safetensors file") from None
+        raise ConfigError(str(path), "", "this is no safetensors file") from None
     return found
 
 

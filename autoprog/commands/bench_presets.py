@@ -75,7 +75,7 @@ __all__ = [
 
 _REFERENCE = "constant"
 _FILE, _LOCK_FILE = "bench.json", "bench.lock"
-_MAX_PRESETS = 100
+_MAX_PRESETS = 100  # in a file that may come from somebody else
 
 
 class ComparedPreset(FileModel):
@@ -100,7 +100,7 @@ class ComparedPreset(FileModel):
     @property
     def arm(self) -> Arm:
         """Return the name of its folders."""
-        return self.name.replace(":", "-")
+        return self.name.replace(":", "-")  # which Windows and rsync take for something else
 
 
 class PresetBench(FileModel):
@@ -251,6 +251,7 @@ def _compared(
         except ConfigError as error:
             left_out[name] = str(error)
             continue
+        # By the clock no two runs are alike, and how many steps one takes is not known before it ends.
         if schedule.length_unit == "budget_fraction":
             left_out[name] = "follows the clock of --time-budget"
         else:
@@ -273,6 +274,7 @@ def _compared(
 
     target = cost(step_table(recipe, configured.schedule, num_images))
     steps_per_epoch = steps_per_epoch_of(num_images, recipe.batch_size)
+    # How much of the work is done goes by MACs, whatever is made equal: they are known beforehand.
     macs, found = macs_cost(spec), []
     for name, make in makers.items():
         try:
@@ -353,6 +355,7 @@ class _ProgressLines:
     """A line on standard error for each run, with the time that is left."""
 
     def __init__(self, quiet: bool, folder: Path, bench: PresetBench) -> None:
+        # Runs that were there already took none of the time that has passed.
         self._quiet, self._begin, self._reused = quiet, time.monotonic(), 0.0
         runs = bench.seeds * len(bench.schedules)
         self._say(f"{runs} runs at equal {bench.equal} in {folder}")

@@ -47,7 +47,7 @@ __all__ = [
 
 _OWN = {"command", "debug", "subject", "tier", "dry_run", "publish", "write", "as_json", "markdown"}
 _CARRIED_OUT = NOT_FOR_RESUME | {"cache", "runs_dir", "quiet", "seeds"}
-_MEASURE_SECONDS = 5.0
+_MEASURE_SECONDS = 5.0  # of steps of the full model, before anything is run
 _PRIVATE = ("--data=", "--data-dir=", "--cache=")
 """Flags that say where things lie on this machine, which a published command leaves out."""
 
@@ -115,6 +115,7 @@ def tier_words(args: argparse.Namespace, shared: Mapping[str, FlagValue]) -> lis
     add_data_flags(data, trains=False)
     free = _OWN | _CARRIED_OUT
     free |= {action.dest for action in data._actions} if tier.images else set()
+    # What stands there by default was not given.
     defaults = vars(build_parser("bench").parse_args(["bench", "tier", args.tier]))
     for name, value in vars(args).items():
         if name not in free and defaults.get(name) != value:
@@ -172,6 +173,7 @@ def _forecast(parsed: argparse.Namespace, shared: Mapping[str, FlagValue]) -> _F
     candidate = configured_arm(plan.candidate, "")
     search, epochs = candidate.settings.search, settings.recipe.epochs
     fraction = (search.cost_fraction if search else None) or 1.0
+    # What a search will find is not known; what its steps may cost is.
     own_seconds = fraction * whole if search else _seconds(candidate, cost)
     own = {"baseline": epochs, "candidate": fraction * epochs}
     seconds = arm_seconds(plan, whole, own_seconds, own)
@@ -198,6 +200,7 @@ def arm_seconds(
     seconds = {"baseline": baseline, "candidate": candidate}
     for arm in plan.others:
         of = "baseline" if arm.role == "longer" else "candidate"
+        # A control costs as much as the candidate, whatever its epochs.
         times = 1.0 if arm.role == "control" else arm.epochs / epochs[of]
         seconds[arm.name] = seconds[of] * times
     return seconds
@@ -316,6 +319,7 @@ def between_markers(text: str, name: str, lines: Sequence[str], where: str) -> s
     for mark in marks:
         if text.count(mark) != 1:
             raise ConfigError(where, "", f"must hold one line {mark}, but holds {text.count(mark)}")
+    # Markers rather than a place by line: the text around them is edited by hand.
     before, _, rest = text.partition(marks[0])
     if marks[1] not in rest:
         raise ConfigError(where, "", f"must hold {marks[1]} after {marks[0]}")

@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     if not runs:
         hint = "give folders that hold a result.json"
         raise ConfigError("RUN", "", "must name at least one finished run", hint=hint)
+    # Everything is relative to the first run, so its absence changes every ratio.
     if left_out and left_out[0][0] == args.runs[0]:
         say(f"autoprog: so the reference is {runs[0].path}", file=sys.stderr)
     with consistent(", ".join(one.path for one in runs)):
@@ -77,7 +78,9 @@ def _read(paths: Sequence[str], runs_dir: str) -> tuple[list[FinishedRun], list[
     runs, left_out = [], []
     once: dict[Path, str] = {}
     for path in map(str, chain.from_iterable(_runs_of(word, runs_dir) for word in paths)):
-        once.setdefault(Path(path).resolve(), path)
+        once.setdefault(
+            Path(path).resolve(), path
+        )  # given twice, by a link or a glob, it counts once
     for path in once.values():
         try:
             runs.append(read_finished_run(path))
@@ -97,6 +100,7 @@ def _runs_of(word: str, runs_dir: str) -> list[Path]:
     from autoprog.locate import locate_run, runs_in
 
     path = Path(word)
+    # runs_in lists the newest first, and a glob, which this stands for, the oldest.
     inside = [] if (path / "run.yaml").is_file() else runs_in(path)[::-1]
     return inside or [path if path.exists() else locate_run(word, runs_dir)]
 

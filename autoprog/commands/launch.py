@@ -130,11 +130,10 @@ def _open_run(
     if ranks.is_main:  # one process writes; the others learn the folder from it
         if configured.settings.cache is not None:
             check_cache_folder(configured.settings.cache)
-        if found is None:
-            check_storage(configured.settings)
         if found is not None:
             folder = _reopened(found, configured)
         else:
+            check_storage(configured.settings)
             folder = _created_under_free_name(Path(args.runs_dir), new_manifest(configured))
             try:
                 if configured.schedule is not None:

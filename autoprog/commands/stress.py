@@ -100,7 +100,7 @@ def _checked(words: Sequence[str]) -> tuple[str, ...]:
     if given[:1] not in (("train",), ("search",)):
         hint = "such as autoprog bench stress -- train --schedule linear --model vit-mu --epochs 4"
         got = given[0] if given else ConfigError.NO_VALUE
-        raise ConfigError("bench stress", "", "must be given train or search after --", got, hint)
+        raise ConfigError("bench stress", "", "expects train or search after --", got, hint)
     for word in given:
         flag = word.partition("=")[0]
         if flag in _REFUSED:

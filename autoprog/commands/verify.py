@@ -164,6 +164,7 @@ def _opened(args: argparse.Namespace, default_seeds: int) -> tuple[Path, Verific
         if args.words:
             problem = "must not be followed by flags with --resume FOLDER"
             raise ConfigError("verify", "", problem, " ".join(args.words))
+        # The folder may come from somebody else, so its arms are checked as if they were typed in here.
         folder = Path(args.resume)
         found = _with_seeds(args, folder, load(folder), default_seeds)
         is_complete = len(found.pairs) == found.plan.seeds
@@ -203,6 +204,7 @@ def _with_seeds(
     """
     plan, given = found.plan, getattr(args, "margin", None)
     automatic = args.resume in (None, "auto")
+    # The same command line without --margin means the same margin again; a folder knows its own.
     margin = _DEFAULT_MARGIN if given is None and automatic else given
     if margin is not None and margin != plan.margin:
         problem = f"must be {plan.margin:g}, as was fixed before the first run of {folder}"
@@ -214,6 +216,7 @@ def _with_seeds(
         raise ConfigError("--seeds", "", problem, seeds)
     if seeds == plan.seeds:
         return found
+    # Each bound holds for one look alone: how often seeds were added is kept, and shown.
     more = parse(type(plan), {**plan.model_dump(), "seeds": seeds}, "flags")
     return found.model_copy(update={"plan": more, "looks": (*found.looks, seeds)})
 
@@ -234,6 +237,7 @@ def _check_asked_again(
         if all(arm.flags.get(flag) != value for arm in arms):
             problem = "must be as the verification has it, or be left out, with --resume FOLDER"
             raise ConfigError(f"--{flag}", "", problem, value)
+    # Once for all arms: whoever repeats the flags here wants them of every run.
     wanted = [(flag, value) for arm in arms for flag, value in arm.elsewhere.items()]
     missing = [(flag, value) for flag, value in dict.fromkeys(wanted) if given.get(flag) != value]
     if missing and not is_complete:
@@ -249,7 +253,8 @@ def shared_flags(args: argparse.Namespace) -> dict[str, FlagValue]:
     if hasattr(args, "side_by_side"):
         if getattr(args, "threads", 1) != 1:
             raise ConfigError("--threads", "", "must be 1 with --side-by-side", args.threads)
-        args.threads = 1
+        args.threads = 1  # two runs with a thread for every core would wait for each other
+    # In the order of the parser, so that the same flags make the same command line however they were given.
     parser = argparse.ArgumentParser()
     add_shared_flags(parser)
     flags: dict[str, FlagValue] = {}

@@ -79,7 +79,7 @@ class CacheFile:
 
     @property
     def is_unfinished(self) -> bool:
-        """Tell whether this is what a build wrote that has not ended, or was killed."""
+        """Return whether this is what a build wrote that has not ended, or was killed."""
         return self.images is None
 
 
@@ -136,7 +136,7 @@ def cache_files(folder: Path) -> list[CacheFile]:
 
 
 def is_in_use(file: CacheFile) -> bool:
-    """Tell whether a process reads or builds the file; nothing is written for it."""
+    """Return whether a process reads or builds the file; nothing is written for it."""
     places = [lock_of(_whole(file.path)), *([] if file.is_unfinished else [file.path])]
     return any(map(_is_locked, places))
 
@@ -239,7 +239,7 @@ def _facts(path: Path, file: IO[bytes], size_bytes: int) -> dict[str, Any] | Non
 
 
 def _is_locked(path: Path) -> bool:
-    """Tell whether somebody else holds a lock on a file."""
+    """Return whether somebody else holds a lock on a file."""
     try:
         with open_regular(path, follow_links=False) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -154,7 +154,7 @@ class TrainLoader:
 
 
 def can_augment_by_batch(source: ImageSource, settings: TransformSettings) -> bool:
-    """Tell whether these images and settings are ones that :class:`BatchAugment` knows."""
+    """Return whether these images and settings are ones that :class:`BatchAugment` knows."""
     is_small = isinstance(source, CachedSource) and source.are_thumbnails
     is_known = settings.interpolation == "random" or settings.interpolation in FILTERS
     jitter = settings.color_jitter

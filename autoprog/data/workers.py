@@ -154,7 +154,7 @@ class WorkerPool(Generic[Task, T]):
 
     @property
     def is_here(self) -> bool:
-        """Tell whether this process carries out the tasks itself."""
+        """Return whether this process carries out the tasks itself."""
         return self._count == 0
 
     def submit(self, tasks: Iterator[Task]) -> None:
@@ -170,7 +170,7 @@ class WorkerPool(Generic[Task, T]):
             return
 
     def has_pending(self, call: int) -> bool:
-        """Tell whether results of a call are still to come."""
+        """Return whether results of a call are still to come."""
         assert call == self._call, "these results were given up for a later call"
         return bool(self._pending) and self._pending[-1].call == call
 

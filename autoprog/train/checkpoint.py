@@ -62,6 +62,7 @@ def publish(folder: Path, pending: Path, keep_as: str | None = None) -> None:
     """
     last = folder / "last.pt"
     try:
+        # Two renames: a death between them leaves the previous one, which a resume then takes.
         if last.exists():
             last.replace(folder / "previous.pt")
         pending.replace(last)

@@ -71,7 +71,8 @@ def _scores(
 ) -> list[Scores]:
     modes = [model.training for model, _ in networks]
     num_classes = networks[0][0].vit.num_classes
-    # Sums over images: losses (networks,), right answers (networks, classes), images (classes,).
+    # Sums over images, since batches and ranks differ in their number. Losses (networks,), right answers
+    # (networks, classes), images (classes,).
     losses = torch.zeros(len(networks), dtype=torch.float64)
     correct = torch.zeros(len(networks), num_classes, dtype=torch.int64)
     images = torch.zeros(num_classes, dtype=torch.int64)

@@ -145,6 +145,7 @@ def _static(settings: RunSettings, file: WeightsFile, subnet: SubnetConfig) -> _
         problem, hint = f"must be weights or hf for {spec.name}", "programs are made of plain ViTs"
         raise ConfigError("--format", "", problem, hint=hint)
     model = loaded_network(file, spec, num_outputs(file), settings.seed, tables)
+    # Two images: torch.export takes a dimension of one for a constant.
     images = torch.zeros(2, model.spec.in_chans, subnet.img_size, subnet.img_size)
     transform = transform_settings(model, settings.recipe)
     return _Static(static_model(model, subnet), images, transform)

@@ -177,6 +177,7 @@ class BudgetPace:
 
     def update(self, step: int, used_seconds: float, step_seconds: float) -> None:
         """Note the time used before `step` and the seconds of the steps just made; 0 if unknown."""
+        # A phase that is over stays over: a position never falls, however slow the last steps were.
         self._floor = self.position(step)
         self._updates += 1
         self._step, self._used_seconds = step, used_seconds
@@ -193,5 +194,6 @@ class BudgetPace:
                 f"--time-budget: {self._budget:.0f} s are too short, evaluating and saving the final"
                 f" network alone takes {seconds:.0f} s; give at least {4 * seconds:.0f} s"
             )
+        # With more time kept for the end, less is left: the same seconds used are a larger fraction.
         self._floor = self.position(self._step)
         self._reserved_seconds = min(seconds, self._budget / 2)

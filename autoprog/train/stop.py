@@ -1,4 +1,4 @@
-"""Stopping on a signal: the request, which all ranks grant together, and what the user is told of it."""
+"""Stopping on a signal: the request, which all ranks grant together, and what the user sees of it."""
 
 from __future__ import annotations
 

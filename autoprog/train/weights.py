@@ -249,6 +249,7 @@ def _refuse(path: Path, found: tuple[str, str] | None) -> None:
 
 def _read_folder(folder: Path, averaged: bool) -> WeightsFile:
     checkpoints = folder if folder.name == "checkpoints" else folder / "checkpoints"
+    # Not last.pt, where there is both: a finished run hands over its final weights.
     final = checkpoints / ("final_ema.safetensors" if averaged else "final.safetensors")
     if os.path.lexists(final):
         return with_tables(read_weights(final, averaged))

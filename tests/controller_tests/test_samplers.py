@@ -195,7 +195,7 @@ def test_an_unknown_sampler_is_refused() -> None:
 
 def test_gp_is_refused_where_scipy_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samplers, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="must be tpe where scipy is missing"):
+    with pytest.raises(ConfigError, match="gp needs scipy, which is missing; take tpe"):
         create_sampler("gp", 0, SMOOTH)
 
 

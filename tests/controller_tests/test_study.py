@@ -372,13 +372,13 @@ def test_run_folders_may_share_a_journal(bench: Any) -> None:
 
 
 def test_a_run_folder_that_is_not_there_is_told(bench: Any) -> None:
-    with pytest.raises(RunError, match="must be a folder"):
+    with pytest.raises(RunError, match="no: there is no such folder"):
         SharedStudy.open(bench.folder / "no", bench.plan(), create_sampler("random", 0, {}))
 
 
 def test_a_study_of_another_kind_is_not_joined(bench: Any) -> None:
     bench.open(num_metrics=1)
-    with pytest.raises(ConfigError, match="must be a study of 2 metrics, but got 1"):
+    with pytest.raises(ConfigError, match="study: this study has 1 metrics instead of 2"):
         bench.open(num_metrics=2)
 
 

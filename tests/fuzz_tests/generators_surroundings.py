@@ -260,7 +260,7 @@ def _working_directory(draw: Draw, place: Place) -> Command:
         (["compare", "last"], ()),
         (["doctor"], ()),
         (["verify", "--schedule=linear", *SMALL, "--seeds=1"], ("runs",)),
-        (["log", "last", "--to=wandb"], ("runs",)),
+        (["export", "last", "--format=wandb"], ("runs",)),
     ]
     words, writes = draw.any(options)
     return Command(words, what, writes, ANY, {}, real_git=True)

@@ -159,7 +159,7 @@ def test_a_missing_package_is_refused_with_the_way_to_get_it(
         check_loggers(wanted)
     problem = f"--log-{name}: {name} is not installed; pip install 'autoprog[{name}]'"
     assert str(caught.value) == problem
-    with pytest.raises(ConfigError, match=f"^--to {name}: must have"):
+    with pytest.raises(ConfigError, match=f"^--to {name}: {name} is not installed"):
         check_logger(name, wanted, f"--to {name}")
 
 

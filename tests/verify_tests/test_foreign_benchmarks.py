@@ -35,7 +35,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Sequence[st
 
 @pytest.fixture
 def folder(started: list[Sequence[str]], tmp_path: Path) -> Path:
-    """Return the folder of a field of which no run is made yet."""
+    """Return the folder of a benchmark of which no run is made yet."""
     assert main(WORDS) == 1
     (made,) = (tmp_path / "runs").iterdir()
     started.clear()
@@ -66,7 +66,7 @@ def words(*words: str) -> Callable[[Body], None]:
     return edit
 
 
-def test_a_field_of_ours_is_gone_on_with(folder: Path, started: list[Sequence[str]]) -> None:
+def test_a_bench_of_ours_is_gone_on_with(folder: Path, started: list[Sequence[str]]) -> None:
     assert main(WORDS) == 1
     assert started[0][0] == "train"
     assert f"--runs-dir=runs/{folder.name}/seed-0-constant" in started[0]
@@ -107,7 +107,7 @@ def test_words_of_an_older_file_become_settings(folder: Path, started: list[Sequ
         lambda body: body.update(left_out={"\x1b[2J": "x"}),
     ],
 )
-def test_of_a_field_that_is_not_ours_nothing_is_run(
+def test_of_a_bench_that_is_not_ours_nothing_is_run(
     folder: Path,
     started: list[Sequence[str]],
     edit: Callable[[Body], object],

@@ -54,7 +54,7 @@ def create_sampler(
         ConfigError: If the name is unknown, or scipy is missing for ``gp``.
     """
     if name == "gp" and find_spec("scipy") is None:
-        raise ConfigError("--sampler", "", "must be tpe where scipy is missing", name)
+        raise ConfigError("--sampler", "", "gp needs scipy, which is missing", hint="take tpe")
     axes = sum(not distribution.single() for distribution in space.values())
     tpe_startup = _TPE_STARTUP_TRIALS if startup_trials is None else startup_trials
     gp_startup = max(2, 2 * axes) if startup_trials is None else startup_trials

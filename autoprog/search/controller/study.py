@@ -175,7 +175,7 @@ class SharedStudy:
         else:
             terms = replace(terms, grace_seconds=max(terms.grace_seconds, terms.seconds))
         if not folder.is_dir():
-            raise RunError(f"{folder}: must be a folder")
+            raise RunError(f"{folder}: there is no such folder")
         lock = FileLock(folder / "study.lock", patience_seconds=terms.seconds)
         with lock:
             storage = open_storage(where)
@@ -191,7 +191,7 @@ class SharedStudy:
                 is_file = isinstance(where, Path)
                 shown = str(where) if is_file else f"--storage {str(where).partition('://')[0]}://…"
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
-                problem = f"must be readable as Optuna has written it ({reason})"
+                problem = f"Optuna cannot read this study ({reason})"
                 raise ConfigError(shown, plan.name, problem, hint="take another one") from None
         return cls(study, storage, plan, lock, folder_clock(folder), terms)
 
@@ -375,9 +375,8 @@ def create_study(
         load_if_exists=True,
     )
     if len(study.directions) != len(metrics):
-        problem = f"must be a study of {len(metrics)} metrics"
-        hint = "give the study another name"
-        raise ConfigError("--storage", name, problem, len(study.directions), hint)
+        problem = f"this study has {len(study.directions)} metrics instead of {len(metrics)}"
+        raise ConfigError("--storage", name, problem, hint="give the new one another name")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         if study.metric_names != list(metrics):

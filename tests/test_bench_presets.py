@@ -32,7 +32,7 @@ from supernet.zoo import ZOO
 SPEC = ZOO["vit-mu"]
 CONSTANT = ArmSettings(command="train", preset="constant")
 HERE = ("--device", "cpu", "--threads", "1", "--workers", "0")
-FIELD = ("presets", "--model", "vit-mu", *HERE, "--epochs", "2")
+BENCH = ("presets", "--model", "vit-mu", *HERE, "--epochs", "2")
 
 
 @pytest.mark.parametrize("name", ["linear", "size-curriculum", "efficienttrain", "unfreezing"])
@@ -110,7 +110,7 @@ def macs_of(words: Sequence[str]) -> float:
 def test_presets_of_equal_compute_are_run_compared_and_reused(
     command: Command, tmp_path: Path
 ) -> None:
-    words = (*FIELD, "--presets", "linear", "--equal", "macs", "--seeds", "1")
+    words = (*BENCH, "--presets", "linear", "--equal", "macs", "--seeds", "1")
     code, out, err = command(*words, "--json")
     assert code == 0
     constant, linear = InProcess.words
@@ -131,16 +131,16 @@ def test_presets_of_equal_compute_are_run_compared_and_reused(
     assert load_preset_bench(file.parent).seeds == 1
 
 
-def test_how_and_where_runs_are_carried_out_makes_another_field(
+def test_how_and_where_runs_are_carried_out_makes_another_bench(
     planned: Callable[..., Any],
 ) -> None:
-    words = (*FIELD, "--presets", "linear", "--equal", "macs")
-    field, again, other = planned(*words), planned(*words), planned(*words, "--compile")
-    assert field.request == again.request != other.request
+    words = (*BENCH, "--presets", "linear", "--equal", "macs")
+    bench, again, other = planned(*words), planned(*words), planned(*words, "--compile")
+    assert bench.request == again.request != other.request
 
 
 def test_a_run_that_fails_is_told_and_the_same_command_goes_on(command: Command) -> None:
-    words = (*FIELD, "--presets", "linear", "--seeds", "1", "--epochs", "1")
+    words = (*BENCH, "--presets", "linear", "--seeds", "1", "--epochs", "1")
     InProcess.exit_codes = {"seed-0-linear": 1}
     code, out, err = command(*words)
     assert (code, out) == (1, "")
@@ -157,7 +157,7 @@ def test_a_run_that_fails_is_told_and_the_same_command_goes_on(command: Command)
 def planned(
     command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Callable[..., Any]:
-    """Return the field that a command line plans, without a run."""
+    """Return the bench that a command line plans, without a run."""
 
     def stop(*_: Any, **how: Any) -> Any:
         raise RunError("planned")
@@ -166,20 +166,20 @@ def planned(
         monkeypatch.setattr(attempts, "Attempt", stop)
         assert command(*words)[0] == 1
         (file,) = tmp_path.glob("runs/*/bench.json")
-        field = load_preset_bench(file.parent)
+        bench = load_preset_bench(file.parent)
         file.unlink()
-        return field
+        return bench
 
     return plan
 
 
 def test_all_presets_enter_but_those_of_the_clock(planned: Callable[..., Any]) -> None:
-    field = planned(*FIELD[:-1], "20")
-    names = [entrant.name for entrant in field.schedules]
-    assert (names[0], field.seeds, field.equal) == ("constant", 3, "epochs")
-    assert {*names, *field.left_out} == {*PRESETS}
-    assert [*field.left_out] == ["size-curriculum:time"]
-    epochs = {e.name: float(e.settings.flags["epochs"]) for e in field.schedules}
+    bench = planned(*BENCH[:-1], "20")
+    names = [one.name for one in bench.schedules]
+    assert (names[0], bench.seeds, bench.equal) == ("constant", 3, "epochs")
+    assert {*names, *bench.left_out} == {*PRESETS}
+    assert [*bench.left_out] == ["size-curriculum:time"]
+    epochs = {e.name: float(e.settings.flags["epochs"]) for e in bench.schedules}
     assert epochs["linear"] == epochs["supervit"] == epochs["constant"]
     assert epochs["efficienttrain"] < 0.8 * epochs["constant"]  # whose epochs are of compute
 
@@ -187,15 +187,15 @@ def test_all_presets_enter_but_those_of_the_clock(planned: Callable[..., Any]) -
 def test_a_preset_too_long_for_the_run_is_left_out_with_its_reason(
     planned: Callable[..., Any],
 ) -> None:
-    field = planned(*FIELD[:-1], "0.3", "--presets", "linear", "efficienttrain")
-    assert [entrant.name for entrant in field.schedules] == ["constant", "linear"]
-    assert "must last at least one step" in field.left_out["efficienttrain"]
+    bench = planned(*BENCH[:-1], "0.3", "--presets", "linear", "efficienttrain")
+    assert [one.name for one in bench.schedules] == ["constant", "linear"]
+    assert "must last at least one step" in bench.left_out["efficienttrain"]
 
 
 def test_equal_wall_clock_goes_by_what_steps_take_here(planned: Callable[..., Any]) -> None:
     words = ("--presets", "linear", "--equal", "wall-clock", "--profile-seconds", "0")
-    field = planned(*FIELD[:-1], "20", *words)
-    epochs = [float(e.settings.flags["epochs"]) for e in field.schedules]
+    bench = planned(*BENCH[:-1], "20", *words)
+    epochs = [float(e.settings.flags["epochs"]) for e in bench.schedules]
     assert epochs[1] > epochs[0] == pytest.approx(20, abs=0.1)
 
 
@@ -204,14 +204,14 @@ def test_equal_wall_clock_goes_by_what_steps_take_here(planned: Callable[..., An
     [
         ((), "the following arguments are required: SUBJECT"),
         (("presets", "--model", "vit-mu", "--schedule", "linear"), "--schedule: must be left out"),
-        ((*FIELD, "--presets", "lineal"), "did you mean 'linear'?"),
-        ((*FIELD, "--resume", "auto"), "--resume: must be left out: a bench is no run"),
-        ((*FIELD, "--profile-seconds", "1"), "it is for --equal wall-clock"),
-        ((*FIELD, "--json", "--markdown"), "--markdown: must not be given together with --json"),
+        ((*BENCH, "--presets", "lineal"), "did you mean 'linear'?"),
+        ((*BENCH, "--resume", "auto"), "--resume: must be left out: a bench is no run"),
+        ((*BENCH, "--profile-seconds", "1"), "it is for --equal wall-clock"),
+        ((*BENCH, "--json", "--markdown"), "--markdown: must not be given together with --json"),
         (("costs", "--equal", "macs"), "--equal must be given with autoprog bench presets"),
         (("runner", "--seeds", "2"), "--seeds must be given with autoprog bench presets"),
-        ((*FIELD, "--publish", "x"), "--publish must be given with autoprog bench tier"),
-        ((*FIELD, "--dry-run"), "--dry-run must be given with autoprog bench tier"),
+        ((*BENCH, "--publish", "x"), "--publish must be given with autoprog bench tier"),
+        ((*BENCH, "--dry-run"), "--dry-run must be given with autoprog bench tier"),
         (("runner", "--tier", "smoke"), "--tier is now: autoprog bench tier NAME"),
         (("--tier", "smoke"), "--tier is now: autoprog bench tier NAME"),
         (("tier", "smoke", "--epochs", "9"), "--epochs: must be left out: tier smoke fixes it"),
