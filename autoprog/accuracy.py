@@ -26,20 +26,22 @@ _MAX_NAMED = 3
 # Class names of a run beside those of other images or other weights.
 
 
-def class_difference(found: Sequence[str], expected: Sequence[str]) -> str:
+def class_difference(held_names: Sequence[str], expected: Sequence[str]) -> str:
     """Return in words how class names differ from the expected ones; empty for the same in the same order."""
-    known, held = set(expected), set(found)
-    new = [name for name in found if name not in known]
+    known, held = set(expected), set(held_names)
+    new = [name for name in held_names if name not in known]
     missing = [name for name in expected if name not in held]
     parts = [
         f"{some(names)} {'is' if len(names) == 1 else 'are'} {word}"
         for names, word in ((new, "new"), (missing, "missing"))
         if names
     ]
-    if parts or list(found) == list(expected):
+    if parts or list(held_names) == list(expected):
         return " and ".join(parts)
-    number = next(k for k, pair in enumerate(zip(found, expected, strict=True)) if len({*pair}) > 1)
-    return f"in another order: class {number} is {found[number]!r}, not {expected[number]!r}"
+    number = next(
+        k for k, pair in enumerate(zip(held_names, expected, strict=True)) if len({*pair}) > 1
+    )
+    return f"in another order: class {number} is {held_names[number]!r}, not {expected[number]!r}"
 
 
 def order_of(names: Sequence[str], among: Sequence[str]) -> list[int] | None:

@@ -82,18 +82,18 @@ def _value(action: argparse.Action, value: Any, where: str, name: str) -> Any:
     given = value if several and isinstance(value, list | tuple) else [value]
     if isinstance(action.nargs, int) and len(given) != action.nargs:
         raise ConfigError(where, name, f"must be {action.nargs} values", value)
-    found = []
+    parsed = []
     for one in given:
         # As a word of the command line, so that bounds and choices hold here as they do there.
         text = number_text(one)
         if callable(action.type):
             try:
-                found.append(action.type(text))
+                parsed.append(action.type(text))
             except argparse.ArgumentTypeError as error:
                 raise ConfigError(where, name, str(error)) from None
         elif action.choices is not None and text not in action.choices:
             known = ", ".join(map(str, action.choices))
             raise ConfigError(where, name, f"must be one of {known}", one)
         else:
-            found.append(text)
-    return found if several else found[0]
+            parsed.append(text)
+    return parsed if several else parsed[0]

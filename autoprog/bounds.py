@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from autoprog.printable import brief
+from autoprog.printable import short_repr
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -132,7 +132,7 @@ class Range:
         return f"must be {kind} from {_text(self.low)} to {_text(self.high)}{word}"
 
     def __contains__(self, number: float) -> bool:
-        """Tell whether a number is one of them."""
+        """Return whether a number is one of them."""
         return self.low <= number <= self.high or (self.or_zero and number == 0)
 
     def __call__(self, text: str) -> int | float | str:
@@ -144,7 +144,7 @@ class Range:
             number = int(text) if is_whole else float(text)
             if number in self:
                 return number
-        raise argparse.ArgumentTypeError(f"{self.problem}, but got {brief(text)}")
+        raise argparse.ArgumentTypeError(f"{self.problem}, but got {short_repr(text)}")
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
@@ -191,8 +191,8 @@ def _text(number: float) -> str:
 
 def range_of(number: Any) -> Range:
     """Return the ``type`` of a flag for one of the numbers below."""
-    (found,) = ranges_in(number)
-    return found
+    (only_range,) = ranges_in(number)
+    return only_range
 
 
 def ranges_in(annotation: Any) -> Iterator[Range]:
@@ -291,7 +291,7 @@ Minutes = Annotated[float, Range(0, 10 * 365 * 1_440)]
 Visits = Annotated[float, Range(1e-3, 10**6)]
 Days = Annotated[float, Range(0, 100_000)]
 
-# Shares, rates and measures.
+# Fractions, rates and measures.
 UnitInterval = Annotated[float, Range(0, 1)]
 PositiveFraction = Annotated[float, Range(1e-6, 1)]
 OpenFraction = Annotated[float, Range(1e-6, 1 - 1e-6)]

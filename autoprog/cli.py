@@ -19,7 +19,7 @@ from rich_argparse import RawDescriptionRichHelpFormatter
 from autoprog.environment import forget_odd_sizes
 from autoprog.errors import AutoprogError, suggest
 from autoprog.libwarnings import passed_on
-from autoprog.printable import brief, one_line, say
+from autoprog.printable import one_line, say, short_repr
 
 __all__ = [
     "COMMANDS",
@@ -217,8 +217,8 @@ def flags_of(parser: argparse.ArgumentParser, command: str) -> set[str]:
 
 def _choices(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentParser]:
     """Return the parsers of the next word, by that word; none for a parser without such a word."""
-    found = (a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    return next(found, {})
+    choices = (a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    return next(choices, {})
 
 
 def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
@@ -301,11 +301,11 @@ def _cause(error: MemoryError | RecursionError | UnicodeEncodeError | OSError) -
         case RecursionError():
             return "what was given is nested too deep"
         case OSError():
-            place = "" if error.filename is None else f"{brief(error.filename)}: "
+            place = "" if error.filename is None else f"{short_repr(error.filename)}: "
             return one_line(f"{place}{error.strerror or error}")
         case _:
             return one_line(
-                f"names and texts must be UTF-8: {error.reason} in {brief(error.object)}"
+                f"names and texts must be UTF-8: {error.reason} in {short_repr(error.object)}"
             )
 
 

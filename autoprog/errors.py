@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from autoprog.printable import brief, one_line, printable
+from autoprog.printable import one_line, printable, short_repr
 
 __all__ = [
     "AutoprogError",
@@ -23,7 +23,7 @@ __all__ = [
     "command",
     "consistent",
     "suggest",
-    "tell_at_once",
+    "write_at_once",
 ]
 
 
@@ -58,7 +58,7 @@ class ConfigError(AutoprogError, ValueError):
     ) -> None:
         self.where, self.key, self.problem, self.value, self.hint = where, key, problem, value, hint
         place = ": ".join(part for part in (where, key) if part)
-        got = "" if value is ConfigError.NO_VALUE else f", but got {brief(value)}"
+        got = "" if value is ConfigError.NO_VALUE else f", but got {short_repr(value)}"
         super().__init__(f"{place}: {problem}{got}" + (f"; {hint}" if hint else ""))
 
 
@@ -121,7 +121,7 @@ def suggest(word: str, known: Iterable[str], list_all: bool = True) -> str:
     return f"known: {', '.join(names)}" if list_all else ""
 
 
-def tell_at_once(text: str) -> None:
+def write_at_once(text: str) -> None:
     """Write a line on standard error, unbuffered: a signal handler must leave buffered streams alone."""
     with suppress(OSError):  # nobody may be listening
         os.write(2, f"{printable(text)}\n".encode())

@@ -25,7 +25,7 @@ from autoprog.openfiles import (
     read_bytes,
     write_all,
 )
-from autoprog.printable import brief, is_printable
+from autoprog.printable import is_printable, short_repr
 
 __all__ = [
     "LONGEST_ROW_BYTES",
@@ -139,9 +139,9 @@ def cut_torn_tail(path: Path) -> None:
         while end:
             start = max(0, end - _BLOCK_BYTES)
             file.seek(start)
-            found = file.read(end - start).rfind(b"\n")
-            end = start + found + 1 if found >= 0 else start
-            if found >= 0:
+            line_end = file.read(end - start).rfind(b"\n")
+            end = start + line_end + 1 if line_end >= 0 else start
+            if line_end >= 0:
                 break
         if end != whole:
             os.truncate(path, end)
@@ -219,7 +219,7 @@ class _Loader(yaml.SafeLoader):
                 continue  # the base class refuses it, with its place
             if key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"key {brief(key)} is given twice", key_node.start_mark
+                    None, None, f"key {short_repr(key)} is given twice", key_node.start_mark
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
@@ -395,7 +395,7 @@ def parse(model: type[Model], data: Any, where: str) -> Model:
         ConfigError: With the first problem, as *where: key: problem, but got value; hint*.
     """
     if not isinstance(data, Mapping):
-        raise ConfigError(where, "", "must be a mapping of keys to values", _brief(data))
+        raise ConfigError(where, "", "must be a mapping of keys to values", _shortened(data))
     try:
         return model.model_validate(data)
     except ValidationError as error:
@@ -426,7 +426,7 @@ def _first_problem(error: ValidationError, model: type[BaseModel], where: str) -
     word = best["input"] if isinstance(best["input"], str) else ""
     new = NEW_VALUES.get(word) if best["type"] == "literal_error" else None
     hint = _since(word, new) if new is not None and f"'{new}'" in problem else ""
-    return ConfigError(where, key, problem, _brief(best["input"]), hint)
+    return ConfigError(where, key, problem, _shortened(best["input"]), hint)
 
 
 def _since(old: str, new: str) -> str:
@@ -494,7 +494,7 @@ def _key_of(location: Iterable[int | str]) -> str:
 _SCALAR_MEMBERS = {"int", "float", "str", "bool", "none"}
 
 
-def _brief(value: Any) -> Any:
+def _shortened(value: Any) -> Any:
     """Return a value short enough for one line."""
-    text = brief(value)
+    text = short_repr(value)
     return value if len(text) <= 60 else text[:57] + "..."

@@ -30,8 +30,8 @@ def is_last(word: str) -> bool:
 
 def runs_in(folder: Path) -> list[Path]:
     """Return the run folders in a folder, the newest first; a link to one counts, hidden ones do not."""
-    found = [file.parent for file in folder.glob("*/run.yaml") if file.parent.name[0] != "."]
-    return sorted(found, key=_begun, reverse=True)
+    folders = [file.parent for file in folder.glob("*/run.yaml") if file.parent.name[0] != "."]
+    return sorted(folders, key=_begun, reverse=True)
 
 
 def locate_run(word: str, runs_dir: str | Path = "runs") -> Path:
@@ -67,11 +67,11 @@ def locate_schedule(word: str, runs_dir: str | Path = "runs") -> Path:
         ConfigError: If there is no such run, or it has no schedule yet.
     """
     run = locate_run(word, runs_dir)
-    found = [run / name for name in ("best.yaml", "schedule.yaml") if (run / name).is_file()]
-    if not found:
+    files = [run / name for name in ("best.yaml", "schedule.yaml") if (run / name).is_file()]
+    if not files:
         problem = "must have a best.yaml or a schedule.yaml"
         raise ConfigError(str(run), "", problem, hint="its search has found none yet")
-    return found[0]
+    return files[0]
 
 
 def _newest(word: str, folder: Path) -> Path:
@@ -80,9 +80,9 @@ def _newest(word: str, folder: Path) -> Path:
     Raises:
         ConfigError: If there is none; it says what the folder holds instead.
     """
-    found = runs_in(folder)
-    if found:
-        return found[0]
+    runs = runs_in(folder)
+    if runs:
+        return runs[0]
     if not folder.is_dir():
         problem = f"must be a run, and there is no folder {folder} in {Path.cwd()}"
         raise ConfigError(word, "", problem, hint="name a run folder, or a folder of runs")

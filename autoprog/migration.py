@@ -182,8 +182,8 @@ def checkpoint(state: dict[str, Any]) -> dict[str, Any]:
             last_evaluation=lambda evaluation: _renamed(evaluation, _EVALUATION),
         )
 
-    found: dict[str, Any] = _of_schema(state, translated)
-    return found
+    migrated: dict[str, Any] = _of_schema(state, translated)
+    return migrated
 
 
 def decision(row: Any) -> Any:
@@ -203,8 +203,8 @@ def event(row: dict[str, Any]) -> dict[str, Any]:
     translate = _EVENTS.get(kind) if isinstance(kind, str) else None
     if translate is None:
         return row
-    found: dict[str, Any] = translate(row)
-    return {**found, "kind": _KINDS.get(found["kind"], found["kind"])}
+    migrated: dict[str, Any] = translate(row)
+    return {**migrated, "kind": _KINDS.get(migrated["kind"], migrated["kind"])}
 
 
 def _growth(body: Any) -> Any:
@@ -308,8 +308,8 @@ def _renamed(body: Any, names: Names, **inner: Callable[[Any], Any]) -> Any:
     if not isinstance(body, Mapping):
         return body
     keys = {key: names.get(key, key) for key in body}
-    found = {key if new in body else new: body[key] for key, new in keys.items()}
-    return {key: inner[key](value) if key in inner else value for key, value in found.items()}
+    values = {key if new in body else new: body[key] for key, new in keys.items()}
+    return {key: inner[key](value) if key in inner else value for key, value in values.items()}
 
 
 def _each(translate: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from autoprog.bounds import Budget, Range, range_of, ranges_in
 from autoprog.errors import ConfigError
-from autoprog.printable import brief
+from autoprog.printable import short_repr
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -130,12 +130,12 @@ def flags_of_model(model: type[BaseModel]) -> tuple[Flag, ...]:
 
     A model whose every field has a flag says what they have in common as ``option_of_each``.
     """
-    found, common = [], getattr(model, "option_of_each", None)
+    flags, common = [], getattr(model, "option_of_each", None)
     for name, info in model.model_fields.items():
         option = next((one for one in info.metadata if isinstance(one, Option)), common)
         if option is not None:
-            found.append(Flag(name, option, info))
-    return tuple(found)
+            flags.append(Flag(name, option, info))
+    return tuple(flags)
 
 
 def add_options(
@@ -226,12 +226,12 @@ def duration_seconds(text: str) -> float:
     """Return the seconds that a text such as ``90m``, ``24h``, ``1h30m`` or ``45s`` means."""
     match = re.fullmatch(rf"(?:{_PART}h)?(?:{_PART}m)?(?:{_PART}s)?", text)
     if match is None or not text:
-        problem = f"must be a duration such as 90m, 24h or 1h30m, but got {brief(text)}"
+        problem = f"must be a duration such as 90m, 24h or 1h30m, but got {short_repr(text)}"
         raise argparse.ArgumentTypeError(problem)
     hours, minutes, seconds = (float(part or 0) for part in match.groups())
     total = 3600 * hours + 60 * minutes + seconds
     granted: Range = range_of(Budget)
     if total not in granted:
         problem = f"must be a duration from 1 ms to {granted.high / 3600:,.0f}h"
-        raise argparse.ArgumentTypeError(f"{problem}, but got {brief(text)}")
+        raise argparse.ArgumentTypeError(f"{problem}, but got {short_repr(text)}")
     return total

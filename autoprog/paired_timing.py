@@ -182,12 +182,12 @@ class InterleavedTimes:
         return Estimate(ratio.median * unit, ratio.low * unit, ratio.high * unit, ratio.confidence)
 
     def is_settled(self, name: str, tolerance: float) -> bool:
-        """Tell whether the ratio to the reference is known well enough."""
+        """Return whether the ratio to the reference is known well enough."""
         ratios = self.ratios(name)
         if len(ratios) < _MIN_ROUNDS:
             return False
-        found = estimate(ratios)
-        return found.high - found.low <= 2 * tolerance * found.median
+        interval = estimate(ratios)
+        return interval.high - interval.low <= 2 * tolerance * interval.median
 
     def due(
         self, block_seconds: Mapping[str, float], limits: TimingLimits, left_seconds: float

@@ -1,4 +1,4 @@
-"""Schedules with a name: each preset is a few lines that return a :class:`GrowthSchedule`.
+"""Presets: each is a few lines that return a :class:`GrowthSchedule`.
 
 The docstring of a preset is what ``autoprog list presets`` says of it; a variant has a sentence of its own.
 """

@@ -6,7 +6,7 @@ import re
 import reprlib
 from typing import IO, Any
 
-__all__ = ["brief", "is_printable", "one_line", "printable", "say"]
+__all__ = ["is_printable", "one_line", "printable", "say", "short_repr"]
 
 _PICTURES = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"}
 _REPLACED = {
@@ -54,7 +54,7 @@ def one_line(text: str, most: int = _LONGEST_LINE) -> str:
     return printable(text).replace("\n", " ").replace("\t", " ")
 
 
-class _Brief(reprlib.Repr):
+class _ShortRepr(reprlib.Repr):
     """Texts of values: reprlib stops at its limits, so that huge or nested values take no time."""
 
     def __init__(self) -> None:
@@ -69,10 +69,10 @@ class _Brief(reprlib.Repr):
         return repr(x) if x.bit_length() < 256 else f"a number of {x.bit_length()} bits"
 
 
-_BRIEF = _Brief()
+_SHORT_REPR = _ShortRepr()
 
 
-def brief(value: Any) -> str:
+def short_repr(value: Any) -> str:
     """Return `value` as Python writes it, cut where it is long, wide or deep."""
-    text = _BRIEF.repr(value)
+    text = _SHORT_REPR.repr(value)
     return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 3]}..."

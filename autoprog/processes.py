@@ -90,9 +90,9 @@ def is_gone(process: ProcessName) -> bool:
     """Return whether a process certainly runs no more; of one that would not be seen, nothing is certain."""
     if not is_here(process):
         return False  # not even after a reboot here: two machines may have one host name
-    found = _state_and_start(process.pid)
-    if found is not None:
-        state, started = found
+    seen = _state_and_start(process.pid)
+    if seen is not None:
+        state, started = seen
         # A zombie (Z) does nothing but wait for its parent; with another start it is another process.
         return state in ("Z", "X") or started != process.started
     try:
@@ -387,7 +387,7 @@ def log_of(folder: Path, number: int) -> Path:
 
 def read_workers(folder: Path) -> list[WorkerSeen]:
     """Return all workers that a run ever had, by number; what cannot be read is left out."""
-    found = []
+    workers = []
     for path in (folder / _FOLDER).glob("worker-*.json"):
         with suppress(OSError, ValueError):
             status = WorkerStatus.model_validate_json(read_bytes(path, _MAX_STATUS_BYTES))
@@ -397,8 +397,8 @@ def read_workers(folder: Path) -> list[WorkerSeen]:
                 if is_here(status.process)
                 else time.time() - status.updated < _SILENT_WORKER_SECONDS
             )
-            found.append(WorkerSeen(status, is_alive))
-    return sorted(found, key=lambda seen: seen.status.worker)
+            workers.append(WorkerSeen(status, is_alive))
+    return sorted(workers, key=lambda seen: seen.status.worker)
 
 
 def _path(folder: Path, number: int, suffix: str) -> Path:

@@ -49,8 +49,8 @@ def randaug_magnitude(policy: str | None) -> float | None:
     """Return the magnitude in a timm policy such as ``rand-m9-mstd0.5-inc1``, None if it is another."""
     if policy is None or not policy.startswith("rand"):
         return None
-    found = re.search(r"-m(\d+(?:\.\d+)?)", policy)
-    return float(found.group(1)) if found else 10.0
+    match = re.search(r"-m(\d+(?:\.\d+)?)", policy)
+    return float(match.group(1)) if match else 10.0
 
 
 _SWITCH = Range(0, 1, whole=True)
@@ -170,7 +170,7 @@ class Recipe(FileModel):
 
     @property
     def mixes(self) -> bool:
-        """Tell whether images are mixed in pairs, for which a batch must be even."""
+        """Return whether images are mixed in pairs, for which a batch must be even."""
         return self.mixup > 0 or self.cutmix > 0
 
     @property

@@ -95,10 +95,10 @@ def _check_names(folder: Path) -> None:
 
 
 def _check(path: Path, wanted: str) -> None:
-    found = kind_of(path)
-    if found not in (wanted, None):
+    kind = kind_of(path)
+    if kind not in (wanted, None):
         problem, hint = (
-            f"must be {wanted}, but it is {found}",
+            f"must be {wanted}, but it is {kind}",
             "remove it, or put a copy in its place",
         )
         raise ConfigError(str(path), "", problem, hint=hint)

@@ -154,11 +154,11 @@ class DataSettings(FileModel):
 
     @property
     def embedded(self) -> bool:
-        """Tell whether the run trains on the embedded digits."""
+        """Return whether the run trains on the embedded digits."""
         return self.dir is None and self.dataset is None
 
     def has_names(self, class_names: Sequence[str]) -> bool:
-        """Tell whether class names are those of the data: a reader that has none numbers its classes."""
+        """Return whether class names are those of the data: a reader that has none numbers its classes."""
         # Numbers are no names: classes of other data must not be matched by them.
         numbers = tuple(map(str, range(len(class_names))))
         is_numbered = self.dataset is not None and self.num_classes is not None
@@ -433,7 +433,7 @@ class RunSettings(FileModel):
 
     @property
     def has_initial_weights(self) -> bool:
-        """Tell whether a run starts from given weights, which are of full depth."""
+        """Return whether a run starts from given weights, which are of full depth."""
         return self.pretrained or self.initial_checkpoint is not None
 
 

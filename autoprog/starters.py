@@ -249,12 +249,12 @@ def _annotated(schedule: GrowthSchedule) -> Iterator[str]:
     # Line by line over the text of the YAML, since PyYAML writes no comments.
     in_stages = False
     for line in dump_yaml(_body(schedule)).splitlines():
-        found = re.match(r"(?P<indent>[- ]*)(?P<key>\w+):", line)
-        assert found is not None, line
-        key = found["key"]
+        match = re.match(r"(?P<indent>[- ]*)(?P<key>\w+):", line)
+        assert match is not None, line
+        key = match["key"]
         if line.startswith("- "):
             yield f"# {next(where)}"
-        at_top = not found["indent"]
+        at_top = not match["indent"]
         meaning = _OF_STAGE.get(key) if in_stages else _OF_SCHEDULE.get(key) if at_top else None
         yield line if meaning is None or key in explained else f"{line}    # {meaning}"
         explained.update({key} if at_top or in_stages else ())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from reprlib import repr as brief
+from reprlib import repr as short_repr
 from typing import Any
 
 from supernet.depthmap import PLACEMENTS, split_blocks
@@ -51,7 +51,7 @@ def as_depth(depth: int | Sequence[int]) -> tuple[int, ...]:
     blocks = tuple(depth) if isinstance(depth, (tuple, list)) else (depth,)
     if not 1 <= len(blocks) <= _MAX_STAGES:
         raise ValueError(
-            f"depth must have one entry per stage of the model, but got {brief(depth)}"
+            f"depth must have one entry per stage of the model, but got {short_repr(depth)}"
         )
     for number in blocks:
         check_count("depth", number, MAX_BLOCKS)
@@ -85,10 +85,12 @@ class TokenRule:
         blocks = tuple(self.at_blocks)
         if not blocks or list(blocks) != sorted(set(blocks)) or blocks[0] < 0:
             raise ValueError(
-                f"at_blocks must be rising numbers from 0, but got {brief(self.at_blocks)}"
+                f"at_blocks must be rising numbers from 0, but got {short_repr(self.at_blocks)}"
             )
         if blocks[-1] >= MAX_BLOCKS:
-            raise ValueError(f"at_blocks must be below {MAX_BLOCKS}, but got {brief(blocks[-1])}")
+            raise ValueError(
+                f"at_blocks must be below {MAX_BLOCKS}, but got {short_repr(blocks[-1])}"
+            )
         if self.keep_rate == 1:  # whatever the rest says, it keeps all: one value for one meaning
             blocks = (0,)
             object.__setattr__(self, "by", "magnitude")

@@ -144,9 +144,9 @@ def create_elastic(
     # Descriptions come with files of other people, where the parts may contradict the timm name.
     built = _read_spec(spec.timm, vit, spec.create_kwargs())
     for key in _DESCRIBED:
-        said, found = getattr(spec, key), getattr(built, key)
-        if said != found:
-            problem = f"{key} must be {found}, as timm builds {spec.timm} with its overrides"
+        said, actual = getattr(spec, key), getattr(built, key)
+        if said != actual:
+            problem = f"{key} must be {actual}, as timm builds {spec.timm} with its overrides"
             raise ValueError(f"{spec.name}: {problem}, but got {said}")
     if type(vit) is VOLO:
         return ElasticVOLO(spec, vit)

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from reprlib import repr as brief
+from reprlib import repr as short_repr
 from typing import Any
 
 __all__ = [
@@ -166,9 +166,8 @@ def check_arguments(owner: str, arguments: Mapping[str, Any]) -> None:
         if problem is None:
             near = difflib.get_close_matches(str(key)[:_LONGEST_NAME], _KNOWN, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(
-                f"{owner}: arguments must be among those that shape a network, but got {brief(key)}{hint}"
-            )
+            which = "arguments must be among those that shape a network"
+            raise ValueError(f"{owner}: {which}, but got {short_repr(key)}{hint}")
         is_list = isinstance(value, Sequence) and not isinstance(value, str)
         if is_list and key in _MANY | _ONE_OR_MANY:
             is_right = len(value) <= _MAX_PARTS and all(map(problem.holds, value))
@@ -176,14 +175,14 @@ def check_arguments(owner: str, arguments: Mapping[str, Any]) -> None:
             is_right = key not in _MANY and problem.holds(value)
         if not is_right:
             many = f"a list of at most {_MAX_PARTS}, each " if key in _MANY else ""
-            raise ValueError(f"{owner}: {key} must be {many}{problem}, but got {brief(value)}")
+            raise ValueError(f"{owner}: {key} must be {many}{problem}, but got {short_repr(value)}")
 
 
 def check_name(key: str, name: Any) -> None:
     """Refuse what cannot be the name of a model: an address, a path, a long text."""
     if not isinstance(name, str) or len(name) > _LONGEST_NAME or not _NAME.fullmatch(name):
         problem = f"{key} must be a short name or a timm model, without a source or a path"
-        raise ValueError(f"{problem}, but got {brief(name)}")
+        raise ValueError(f"{problem}, but got {short_repr(name)}")
 
 
 def check_count(key: str, value: Any, most: int | None = None) -> None:
@@ -192,25 +191,25 @@ def check_count(key: str, value: Any, most: int | None = None) -> None:
     Without ``most``, the bound is that of :data:`_MAX` for the last part of ``key``, if it has one.
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{key} must be a whole number >= 1, but got {brief(value)}")
+        raise ValueError(f"{key} must be a whole number >= 1, but got {short_repr(value)}")
     most = _MAX.get(key.rpartition(".")[2]) if most is None else most
     if most is not None and value > most:
-        raise ValueError(f"{key} must be at most {most}, but got {brief(value)}")
+        raise ValueError(f"{key} must be at most {most}, but got {short_repr(value)}")
 
 
 def check_ratio(key: str, value: Any) -> None:
     """Refuse a ratio of widths that is no positive number or too large."""
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
-        raise ValueError(f"{key} must be > 0, but got {brief(value)}")
+        raise ValueError(f"{key} must be > 0, but got {short_repr(value)}")
     if not math.isfinite(value) or value > _RATIO.most:
-        raise ValueError(f"{key} must be at most {_RATIO.most:g}, but got {brief(value)}")
+        raise ValueError(f"{key} must be at most {_RATIO.most:g}, but got {short_repr(value)}")
 
 
 def check_num_classes(num_classes: Any) -> None:
     """Refuse a number of outputs that no data set has; 0 is a network without a head."""
     if not _Whole(0, MAX_CLASSES).holds(num_classes):
         problem = f"the number of classes must be at most {MAX_CLASSES:,}"
-        raise ValueError(f"{problem}, but got {brief(num_classes)}")
+        raise ValueError(f"{problem}, but got {short_repr(num_classes)}")
 
 
 def check_tokens_of_image(img_size: int, stride: int) -> None:

@@ -45,8 +45,8 @@ def has_tables(vit: nn.Module) -> bool:
 
 def table_of(vit: VisionTransformer, img_size: int) -> Tensor | None:
     """Return the table (1, N, D) that `img_size` has of its own, if it has one."""
-    found: Tensor | None = getattr(vit, TABLES, {}).get(str(img_size))
-    return found
+    table: Tensor | None = getattr(vit, TABLES, {}).get(str(img_size))
+    return table
 
 
 def position(vit: VisionTransformer, patches: Tensor, table: Tensor) -> Tensor:

@@ -328,8 +328,8 @@ def test_a_model_a_size_and_a_recipe_come_with_the_weights(
 
 
 def test_a_search_takes_its_model_from_the_weights(run: Path, data: Path, tmp_path: Path) -> None:
-    brief = ("--epochs", 20, "--batch-size", 12, "--profile-seconds", 0, "-q")
-    words = ("search", "--initial-checkpoint", run, "--data", data, *brief)
+    short = ("--epochs", 20, "--batch-size", 12, "--profile-seconds", 0, "-q")
+    words = ("search", "--initial-checkpoint", run, "--data", data, *short)
     assert command(*words, *HERE, "--runs-dir", tmp_path) == 0
     (path,) = tmp_path.iterdir()
     settings = load_run(path).manifest.settings
@@ -459,8 +459,8 @@ def test_a_network_that_has_not_grown_yet_is_exported_as_it_is(
 ) -> None:
     """The checkpoint of the first stage of three, when two of the four blocks run."""
     words = ("train", "--schedule", "linear", "--model", "vit-mu", "--data", data, "-q", *HERE)
-    brief = ("--epochs", 8, "--batch-size", 12, "--eval-every-epochs", 1)
-    assert command(*words, *brief, "--runs-dir", tmp_path / "runs") == 0
+    short = ("--epochs", 8, "--batch-size", 12, "--eval-every-epochs", 1)
+    assert command(*words, *short, "--runs-dir", tmp_path / "runs") == 0
     (grown,) = (tmp_path / "runs").iterdir()
     checkpoints = grown / "checkpoints"
     shutil.copy(checkpoints / "stage-0-0.pt", checkpoints / "last.pt")

@@ -663,8 +663,8 @@ def test_what_a_search_says_to_repeat_it_is_the_same_training(
     """In a folder whose name a shell and a markup language would read."""
     place = "odd [/b] dir"
     own = ("--epochs", "3", "--lr", "1e-3", "--batch-size", "32", "--seed", "3")
-    brief = ("--num-points", "1", "--continuation-trials", "2", "--profile-seconds", "0.2")
-    words = (*SEARCH, *own, *brief, "--runs-dir", place)
+    short = ("--num-points", "1", "--continuation-trials", "2", "--profile-seconds", "0.2")
+    words = (*SEARCH, *own, *short, "--runs-dir", place)
     monkeypatch.setattr(sys, "argv", ["autoprog", *words])
     done = autoprog(*words)
     assert done.code == 0
@@ -742,9 +742,9 @@ def the_run(number: int = -1) -> Path:
 
 
 def test_search_train_show_and_export_make_a_chain(autoprog: Autoprog) -> None:
-    brief = ("--epochs", 6, "--num-stages", 2, "--supernet-epochs", 0.5, "--max-candidates", 3)
+    short = ("--epochs", 6, "--num-stages", 2, "--supernet-epochs", 0.5, "--max-candidates", 3)
     quick = ("--num-points", 2, "--continuation-trials", 2, "--profile-seconds", 0.2)
-    done = autoprog(*SEARCH, *brief, *quick, "--space", "vit-mu", "--amp", "none")
+    done = autoprog(*SEARCH, *short, *quick, "--space", "vit-mu", "--amp", "none")
     assert (done.code, done.err) == (0, "")
     found = the_run()
     assert f"autoprog train --schedule {found}/best.yaml" in done.out

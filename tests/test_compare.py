@@ -162,7 +162,7 @@ def test_the_number_of_validation_images_and_of_seeds_is_told() -> None:
     facts = compare([*few, RUNS[3]]).facts
     assert facts == (
         "A: 736 validation images, top-1 within ± 2.9 points (95 %)",  # 1.96 · √(0.8 · 0.2 / 736)
-        "A, B: n = 1, and one seed does not tell a difference from chance",
+        "A, B: n = 1, and one seed cannot show a difference from chance",
     )
     assert compare(RUNS).facts == ()
     assert facts[0] in compare_markdown(compare([*few, RUNS[3]]))

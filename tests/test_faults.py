@@ -58,7 +58,7 @@ class Done:
     err: str
 
     def is_one_line(self, *parts: str) -> bool:
-        """Tell whether it failed with one line that has these parts in it."""
+        """Return whether it failed with one line that has these parts in it."""
         whole = self.err.startswith("autoprog: ") and self.err.count("\n") == 1
         return self.code == 1 and whole and all(part in self.err for part in parts)
 

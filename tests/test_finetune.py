@@ -38,8 +38,8 @@ def test_a_local_network_is_trained_exported_and_searched_from(
     assert vit(torch.randn(2, 3, 16, 16)).shape == (2, 10)
 
     given = ("--initial-checkpoint", first.path, "--layer-decay", 0.75)
-    brief = ("--epochs", 4, "--num-stages", 2, "--supernet-epochs", 1)
-    second = run("second", "search", *model, *brief, *given)
+    short = ("--epochs", 4, "--num-stages", 2, "--supernet-epochs", 1)
+    second = run("second", "search", *model, *short, *given)
     assert second.manifest.settings.initial_checkpoint == str(first.path.absolute())
     assert second.manifest.settings.recipe.layer_decay == 0.75
     assert second.best is not None

@@ -243,9 +243,9 @@ def test_a_flag_of_another_starter_is_one_line(
 
 def test_the_printed_command_searches(capsys: Capture) -> None:
     main(["init", "space", "--model", "vit-mu", "--output", "my.yaml"])
-    brief = ["--epochs", "3", "--device", "cpu", "--threads", "1", "--workers", "0", "-q"]
+    short = ["--epochs", "3", "--device", "cpu", "--threads", "1", "--workers", "0", "-q"]
     few = ["--num-points", "1", "--continuation-trials", "2", "--profile-seconds", "0.2"]
-    assert main(["search", "--model", "vit-mu", "--space", "my.yaml", *brief, *few]) == 0
+    assert main(["search", "--model", "vit-mu", "--space", "my.yaml", *short, *few]) == 0
 
 
 def test_a_file_that_is_there_stays_unless_forced(capsys: Capture) -> None:

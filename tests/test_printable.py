@@ -5,7 +5,7 @@ import time
 import pytest
 
 from autoprog.errors import AutoprogError, ConfigError
-from autoprog.printable import brief, is_printable, one_line, printable
+from autoprog.printable import is_printable, one_line, printable, short_repr
 
 CLIPBOARD = "\x1b]52;c;cHduZWQ=\x07"
 
@@ -59,7 +59,7 @@ def test_one_line_is_short_and_keeps_both_ends() -> None:
 )
 def test_a_brief_text_is_short_whatever_the_value(value: object) -> None:
     begin = time.monotonic()
-    assert len(brief(value)) <= 500
+    assert len(short_repr(value)) <= 500
     assert time.monotonic() - begin < 0.5
 
 
@@ -67,7 +67,7 @@ def test_a_shared_value_that_would_be_a_billion_texts_takes_no_time() -> None:
     value: list[object] = ["lol"]
     for _ in range(30):
         value = [value] * 9
-    assert len(brief(value)) <= 500
+    assert len(short_repr(value)) <= 500
 
 
 def test_errors_are_one_printable_line() -> None:

@@ -1086,7 +1086,7 @@ def test_a_killed_verification_leaves_its_folder_locked_while_a_run_of_it_goes_o
 
 
 def _ends(path: Path) -> bool:
-    """Tell whether no process holds the folder any more."""
+    """Return whether no process holds the folder any more."""
     (folder,) = folders(path)
     try:
         with driver.locked(folder, "verify.lock"):

@@ -1,1 +1,1 @@
-"""Measurements of autoprog itself: how fast it is, and what it stands."""
+"""Measurements of autoprog itself: how fast it is, and whether it survives being killed."""

@@ -101,23 +101,23 @@ def check_device() -> Finding:
 def check_processor() -> Finding:
     """Name the processor and whether it computes in bfloat16, which pays from width 192 on."""
     level = torch.backends.cpu.get_cpu_capability()
-    found = f"{processor_name()}, {level}{', bfloat16' if cpu_has_bfloat16() else ''}"
+    text = f"{processor_name()}, {level}{', bfloat16' if cpu_has_bfloat16() else ''}"
     if level == "DEFAULT":
         hint = "no vector instructions are used: check ATEN_CPU_CAPABILITY and the build of torch"
-        return Finding("processor", "slow", found, hint)
-    return Finding("processor", "ok", found)
+        return Finding("processor", "slow", text, hint)
+    return Finding("processor", "ok", text)
 
 
 def check_threads(cores: int, threads: int, environment: Mapping[str, str]) -> Finding:
     """Compare torch's threads with the cores that this process may use."""
-    found = f"{threads} of torch, {cores} cores"
+    text = f"{threads} of torch, {cores} cores"
     if threads > cores:
-        return Finding("threads", "slow", found, f"--threads {cores}: more threads than cores wait")
+        return Finding("threads", "slow", text, f"--threads {cores}: more threads than cores wait")
     # Fewer threads than cores are the default where cores are hyperthreads: only a variable is a slip.
     if threads < cores and "OMP_NUM_THREADS" in environment:
         hint = f"unset OMP_NUM_THREADS, or --threads {cores}"
-        return Finding("threads", "slow", found, hint)
-    return Finding("threads", "ok", found)
+        return Finding("threads", "slow", text, hint)
+    return Finding("threads", "ok", text)
 
 
 def check_disk(runs_dir: Path) -> Finding:
@@ -130,11 +130,11 @@ def check_disk(runs_dir: Path) -> Finding:
         hint = "take --runs-dir DIR of a folder that you may write"
         return Finding("runs folder", "wrong", f"{there} cannot be written", hint)
     free = shutil.disk_usage(there).free
-    found = f"{free / 2**30:.1f} GiB free in {there}"
+    text = f"{free / 2**30:.1f} GiB free in {there}"
     if free < _MIN_FREE_BYTES:
         hint = "make room, or take --runs-dir DIR on another disk"
-        return Finding("runs folder", "wrong", found, hint)
-    return Finding("runs folder", "ok", found)
+        return Finding("runs folder", "wrong", text, hint)
+    return Finding("runs folder", "ok", text)
 
 
 def check_readable(
@@ -153,13 +153,13 @@ def check_readable(
         yield Finding(subject, "ok", f"{read}, all fine")
         return
     bad = len(checked.unreadable)
-    found = f"{read}, {bad:,} cannot be read, such as {checked.unreadable[0].reason}"
+    text = f"{read}, {bad:,} cannot be read, such as {checked.unreadable[0].reason}"
     # A run skips a few bad images of its training part, and none of those that it is judged by.
     most = RunSettings.model_fields["max_bad_images"].default
     if part == "training" and bad <= most:
-        yield Finding(subject, "note", f"{found}; a run skips up to --max-bad-images {most}")
+        yield Finding(subject, "note", f"{text}; a run skips up to --max-bad-images {most}")
     else:
-        yield Finding(subject, "wrong", found, "repair or remove them")
+        yield Finding(subject, "wrong", text, "repair or remove them")
 
 
 def check_loading(data: DataSettings, seconds: float) -> Finding:
@@ -191,14 +191,14 @@ def check_loading(data: DataSettings, seconds: float) -> Finding:
     except AutoprogError as error:
         return _refused("loading", error)
     source = "the embedded digits" if data.dir is None else data.dir
-    found = f"{speed:,.0f} images/s of {source}, {workers} worker processes"
+    text = f"{speed:,.0f} images/s of {source}, {workers} worker processes"
     if speed < _MIN_SPEED[device]:
         hint = "take --cache, which keeps decoded images, or more --workers"
-        return Finding("loading", "slow", found, hint)
-    return Finding("loading", "ok", found)
+        return Finding("loading", "slow", text, hint)
+    return Finding("loading", "ok", text)
 
 
 def _refused(subject: str, error: AutoprogError) -> Finding:
     hint = error.hint if isinstance(error, ConfigError) else ""
-    found = str(error).removesuffix(f"; {hint}")
-    return Finding(subject, "wrong", found, hint or "see the layouts in the README")
+    text = str(error).removesuffix(f"; {hint}")
+    return Finding(subject, "wrong", text, hint or "see the layouts in the README")

@@ -31,10 +31,10 @@ def check_packages() -> Iterator[Finding]:
         wanted = ".".join(map(str, least))
         hint = f"pip install '{name}>={wanted}'"
         try:
-            found = version(name)
+            installed = version(name)
         except PackageNotFoundError:
             yield Finding(name, "wrong", "not installed", hint)
             continue
-        numbers = found.partition("+")[0].split(".")  # "2.6.0+cpu" is version 2.6.0
+        numbers = installed.partition("+")[0].split(".")  # "2.6.0+cpu" is version 2.6.0
         enough = tuple(int(part) for part in numbers if part.isdigit()) >= least
-        yield Finding(name, "ok" if enough else "wrong", found, "" if enough else hint)
+        yield Finding(name, "ok" if enough else "wrong", installed, "" if enough else hint)

@@ -408,7 +408,7 @@ class TimedRunner:
             trainer.compute.synchronize()
             started = self.clock()
 
-        # The timed steps begin right after a progress event, so that they have their fraction of them.
+        # The timed steps begin right after a progress event: so many steps hold no more events than in a run.
         every = trainer.settings.log_every_steps
         trainer.step = -(-(trainer.step + lead_in) // every) * every - lead_in
         trainer.data = cast(RunData, _WatchedData(run_data, own, lead_in, note))
@@ -499,7 +499,7 @@ def measure_script(
     programs = {"timm": run_timm, "autoprog": run_autoprog}
     seconds: dict[str, list[float]] = {name: [] for name in programs}
     for number in range(rounds):
-        # What slows the machine down over a round falls to both programs by turns.
+        # What slows the machine down over a round falls on both programs alike.
         for name in list(programs)[:: 1 if number % 2 == 0 else -1]:
             with tempfile.TemporaryDirectory(prefix="autoprog-bench-") as place:
                 seconds[name].append(programs[name](Path(place)))

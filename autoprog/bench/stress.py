@@ -418,7 +418,7 @@ def row_seconds(row: Mapping[str, Any]) -> float:
 
 
 def draw_signals(name: str, count: int, rng: random.Random) -> list[SignalName]:
-    """Return the signal of each kill: one for all, or with ``mixed`` equal fractions in a drawn order."""
+    """Return the signal of each kill: one for all, or with ``mixed`` each equally often, in a drawn order."""
     kinds: tuple[SignalName, ...] = ("KILL", "TERM", "INT")
     if name != "mixed":
         return [next(kind for kind in kinds if kind == name)] * count
@@ -432,8 +432,8 @@ def plan_kills(
 ) -> list[PlannedKill]:
     """Return one kill a signal, in the order of the run.
 
-    Half of them come while the run does something else than training, each such thing in turn, or just
-    after it; the others fall evenly over the whole run, one at a random point of each of equal spans.
+    Half of them come while the run does something else than training, or just after it, one such thing
+    after the other; the others fall evenly over the whole run, one at a random point of each of equal spans.
     A signal that asks the run to stop comes before its last step, since the run would else just end.
     """
     end, last_step = moments[-1].seconds, moments[-1].step
@@ -530,7 +530,7 @@ def tensor_hashes(path: Path) -> dict[str, str]:
     data = path.read_bytes()
     try:
         (size,) = struct.unpack("<Q", data[:8])
-        header, body, found = json.loads(data[8 : 8 + size]), data[8 + size :], {}
+        header, body, hashes = json.loads(data[8 : 8 + size]), data[8 + size :], {}
         for name, entry in sorted(header.items()):
             if name == "__metadata__":
                 continue
@@ -538,18 +538,18 @@ def tensor_hashes(path: Path) -> dict[str, str]:
             if not 0 <= begin <= end <= len(body):
                 raise ValueError("cut short")
             bits = hashlib.sha256(body[begin:end]).hexdigest()
-            found[name] = f"{entry['dtype']} {entry['shape']} {bits}"
+            hashes[name] = f"{entry['dtype']} {entry['shape']} {bits}"
     except (struct.error, ValueError, KeyError, AttributeError, TypeError):
         raise ConfigError(str(path), "", "this is no safetensors file") from None
-    return found
+    return hashes
 
 
 def _schedule(path: Path) -> dict[str, Any]:
     """Return a schedule file without the name of the run that it came from."""
-    found: dict[str, Any] = read_yaml(path)
-    if "found_by" in found:
-        found = {**found, "found_by": {**found["found_by"], "run": ""}}
-    return found
+    schedule: dict[str, Any] = read_yaml(path)
+    if "found_by" in schedule:
+        schedule = {**schedule, "found_by": {**schedule["found_by"], "run": ""}}
+    return schedule
 
 
 def _winners(path: Path) -> dict[str, str]:
@@ -558,8 +558,8 @@ def _winners(path: Path) -> dict[str, str]:
 
 
 def _accuracies(path: Path) -> dict[str, float]:
-    found = json.loads(path.read_text(encoding="utf-8"))
-    return {name: found[name] for name in _RESULTS}
+    result = json.loads(path.read_text(encoding="utf-8"))
+    return {name: result[name] for name in _RESULTS}
 
 
 # What is shown: a line a kill, how long it will take, and the verdict.

@@ -275,7 +275,7 @@ def _compared(
     target = cost(step_table(recipe, configured.schedule, num_images))
     steps_per_epoch = steps_per_epoch_of(num_images, recipe.batch_size)
     # How much of the work is done goes by MACs, whatever is made equal: they are known beforehand.
-    macs, found = macs_cost(spec), []
+    macs, presets = macs_cost(spec), []
     for name, make in makers.items():
         try:
             epochs = epochs_of_cost(make, steps_per_epoch, cost, target)
@@ -287,8 +287,8 @@ def _compared(
         values = {"command": "train", "preset": name, "flags": flags}
         work = macs(make(epochs).resolve(steps_per_epoch, epochs))
         arm = parse(ArmSettings, values, "flags")
-        found.append(ComparedPreset(name=name, settings=arm, cost=work))
-    return found, left_out
+        presets.append(ComparedPreset(name=name, settings=arm, cost=work))
+    return presets, left_out
 
 
 def load_preset_bench(folder: Path) -> PresetBench:
@@ -307,9 +307,9 @@ def load_preset_bench(folder: Path) -> PresetBench:
             for number, entrant in enumerate(body["entrants"])
         ]
         body = {**body, "schema": 2, "entrants": entrants}
-    found = parse(PresetBench, migration.bench(body), str(path))
+    bench = parse(PresetBench, migration.bench(body), str(path))
     check_folder(folder, (_FILE, _LOCK_FILE))
-    return found
+    return bench
 
 
 @dataclass(frozen=True)

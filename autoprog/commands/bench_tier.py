@@ -232,20 +232,20 @@ def print_forecast(
         parsed: The same, parsed.
         shared: Its flags for both arms.
     """
-    found = _forecast(parsed, shared)
-    plan = found.plan
+    forecast = _forecast(parsed, shared)
+    plan = forecast.plan
     if args.as_json:
         body = {
             "schema": 1,
             "tier": args.tier,
             "command": ["autoprog", *words],
-            "images": found.images,
+            "images": forecast.images,
             "seeds": plan.seeds,
             "margin": plan.margin,
-            "arm_seeds": found.seeds,
-            "epochs": found.epochs,
-            "seconds": found.seconds,
-            "total_seconds": found.total,
+            "arm_seeds": forecast.seeds,
+            "epochs": forecast.epochs,
+            "seconds": forecast.seconds,
+            "total_seconds": forecast.total,
         }
         say(json.dumps(body, indent=1))
         return
@@ -253,18 +253,18 @@ def print_forecast(
     say(f"autoprog {' '.join(words)}")
     columns = [
         Column("arm", plan.arms, "left"),
-        Column("seeds", tuple(str(found.seeds[arm]) for arm in plan.arms)),
-        Column("epochs", tuple(number(found.epochs[arm]) for arm in plan.arms)),
-        Column("predicted", tuple(duration(found.seconds[arm]) for arm in plan.arms)),
+        Column("seeds", tuple(str(forecast.seeds[arm]) for arm in plan.arms)),
+        Column("epochs", tuple(number(forecast.epochs[arm]) for arm in plan.arms)),
+        Column("predicted", tuple(duration(forecast.seconds[arm]) for arm in plan.arms)),
     ]
     say("\n".join(plain_table(columns)))
     how = "two arms side by side" if plan.side_by_side else "one run after the other"
-    most = ", searches priced at their fraction of the baseline" if plan.searches else ""
+    most = ", a search at its cost fraction of the baseline" if plan.searches else ""
     caches = "cache" in plan.baseline.flags
     most += ", loading without the cache" if caches else ""
     say(
-        f"{plan.seeds} seeds of {len(plan.arms)} arms on {found.images} images, margin"
-        f" {plan.margin:g}, {how}: about {duration(found.total)} of training here{most}"
+        f"{plan.seeds} seeds of {len(plan.arms)} arms on {forecast.images} images, margin"
+        f" {plan.margin:g}, {how}: about {duration(forecast.total)} of training here{most}"
     )
 
 

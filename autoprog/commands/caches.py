@@ -167,10 +167,10 @@ def _remove(folder: Path, files: Sequence[CacheFile], as_json: bool) -> None:
             failed[str(file.path)] = error.strerror or str(error)
     if as_json:
         names = {"removed": removed, "kept_in_use": kept}
-        found: dict[str, Any] = {
+        document: dict[str, Any] = {
             key: [one.path.name for one in ones] for key, ones in names.items()
         }
-        say(json.dumps({"folder": str(folder), "bytes": _total(removed), **found}, indent=1))
+        say(json.dumps({"folder": str(folder), "bytes": _total(removed), **document}, indent=1))
     else:
         for file in removed:
             say(f"removed {one_line(file.path.name)} ({_size(file.num_bytes)})")

@@ -130,28 +130,28 @@ def configure_train(args: argparse.Namespace) -> Configured:
     """
     data = data_settings(args)
     name = args.schedule
-    found = None if name in PRESETS else load_schedule(name) if is_file(name) else None
+    schedule = None if name in PRESETS else load_schedule(name) if is_file(name) else None
     spec = _model_of_schedule(
-        args, data, found, name
+        args, data, schedule, name
     )  # before the images, which may take long to open
     opened = open_data(data)
     data = data.model_copy(update={"white_level": opened.white_level})
     recipe_name, recipe = recipe_of(args, len(opened.train), data, ("", {}))
     recipe, notices = _with_fitting_batches(recipe, len(opened.train))
-    if found is None:
-        found = preset(name, spec, recipe.epochs, recipe.strength, recipe.learning_rate)
+    if schedule is None:
+        schedule = preset(name, spec, recipe.epochs, recipe.strength, recipe.learning_rate)
     # Flags win over the schedule's learning rate, and the schedule over the recipe's length.
     if hasattr(args, "sched"):
-        body = found.model_dump(by_alias=True)
+        body = schedule.model_dump(by_alias=True)
         body["lr"]["shape"] = args.sched
-        found = parse(GrowthSchedule, body, "--sched")
-    values: dict[str, Any] = {"sched": found.lr.shape}
-    own_epochs = found.own_epochs(steps_per_epoch_of(len(opened.train), recipe.batch_size))
+        schedule = parse(GrowthSchedule, body, "--sched")
+    values: dict[str, Any] = {"sched": schedule.lr.shape}
+    own_epochs = schedule.own_epochs(steps_per_epoch_of(len(opened.train), recipe.batch_size))
     if not hasattr(args, "epochs") and own_epochs is not None:
         values["epochs"] = own_epochs
     recipe = parse(Recipe, {**recipe.model_dump(), **values}, name)
     # The image sizes that get position tables of their own.
-    steps, kind = [stage.step for stage in found.stages], getattr(args, "pos_embed", "resampled")
+    steps, kind = [stage.step for stage in schedule.stages], getattr(args, "pos_embed", "resampled")
     sizes = {size for s in steps if isinstance(s, Sandwich) for size in s.sandwich.sizes}
     if kind != "resampled" and not sizes:
         problem, hint = "must be resampled for a schedule without sandwich steps", "see --elastic"
@@ -161,7 +161,7 @@ def configure_train(args: argparse.Namespace) -> Configured:
         "table_sizes": () if kind == "resampled" else tuple(sorted(sizes)),
     }
     settings = _settings(args, "train", spec, data, recipe_name, recipe, **more)
-    return Configured(settings, opened, found, notices)
+    return Configured(settings, opened, schedule, notices)
 
 
 def _with_fitting_batches(recipe: Recipe, num_images: int) -> tuple[Recipe, tuple[str, ...]]:
@@ -199,10 +199,10 @@ def _settings(
 
 
 def _model_of_schedule(
-    args: argparse.Namespace, data: DataSettings, found: GrowthSchedule | None, name: str
+    args: argparse.Namespace, data: DataSettings, schedule: GrowthSchedule | None, name: str
 ) -> ModelSpec:
     """Return the model that a schedule is for; a file names it, a preset needs --model."""
-    if found is None:
+    if schedule is None:
         if name not in PRESETS:
             problem = "must be an existing YAML file or a preset"
             hint = suggest(name, PRESETS, list_all=False) or "see autoprog list presets"
@@ -210,19 +210,19 @@ def _model_of_schedule(
         spec = _named_model(args)
         size = _image_size(args, data, spec, None)
         return spec if size is None else _resized(spec, size)
-    for flag, value in (("model", found.full.model), ("img_size", found.full.img_size)):
+    for flag, value in (("model", schedule.full.model), ("img_size", schedule.full.img_size)):
         own = getattr(args, flag, value)
         if own != value:
             problem = f"must be {value!r}, as {name} says, or be left out"
             raise ConfigError(flag_of(flag), "", problem, own)
     # A file may be from another version of timm, or from somebody else: its model is only built if it is
     # what timm makes of the name.
-    spec = found.full.spec()
-    built = _resized(find_model(found.full.model), found.full.img_size)
+    spec = schedule.full.spec()
+    built = _resized(find_model(schedule.full.model), schedule.full.img_size)
     sizes = ("depth", "patch_size", "embed_dim", "num_heads", "num_prefix_tokens", "outlook")
     for key in ("timm", *sizes):
         if getattr(spec, key) != getattr(built, key):
-            problem = f"must be {getattr(built, key)!r}, as {found.full.model} has"
+            problem = f"must be {getattr(built, key)!r}, as {schedule.full.model} has"
             own_key = {"patch_size": "stride"}.get(key, key)
             raise ConfigError(name, f"full.{own_key}", problem, getattr(spec, key))
     return built
@@ -320,5 +320,5 @@ def recipe_of(
 
 
 def is_file(name: str) -> bool:
-    """Tell whether a word on the command line means a file."""
+    """Return whether a word on the command line means a file."""
     return name.endswith((".yaml", ".yml")) or os.path.isfile(name)

@@ -49,15 +49,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
-    found = []
+    findings = []
     for finding in _findings(args):
-        found.append(finding)
+        findings.append(finding)
         if not args.as_json:  # line by line as it is known; no colours, since rich may be missing
             hint = f"; {finding.hint}" if finding.hint else ""
             say(f"{finding.verdict:<6}{finding.subject:<11} {finding.found}{hint}", flush=True)
     if args.as_json:
-        say(json.dumps([asdict(finding) for finding in found], indent=1))
-    return 1 if any(finding.verdict == "wrong" for finding in found) else 0
+        say(json.dumps([asdict(finding) for finding in findings], indent=1))
+    return 1 if any(finding.verdict == "wrong" for finding in findings) else 0
 
 
 def _findings(args: argparse.Namespace) -> Iterator[Finding]:

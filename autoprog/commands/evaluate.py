@@ -159,12 +159,17 @@ def run(args: argparse.Namespace) -> int:
     is_run = os.path.isdir(args.target) or not os.path.lexists(args.target)
     if is_run and not is_exported:
         args.target = str(named_run(args.target))
-    found = configure_evaluation(args)
-    for note in found.notes:
+    configured = configure_evaluation(args)
+    for note in configured.notes:
         say(f"autoprog: {note}", file=sys.stderr)
     with PartsBar(Console(stderr=True)) as bar:
         grid = evaluate_grid(
-            found.settings, found.opened, found.file, found.subnets, args.rounds, bar.update
+            configured.settings,
+            configured.opened,
+            configured.file,
+            configured.subnets,
+            args.rounds,
+            bar.update,
         )
     console, sections = Console(highlight=False), [grid_section(grid)]
     if args.as_json:
@@ -331,9 +336,9 @@ def _of_file(
 def _opened(data: DataSettings) -> OpenedData:
     """Open data to evaluate on; a folder needs no training part."""
     if data.dir is not None and data.val_fraction is None:
-        found = open_evaluated_folder(Path(data.dir), data.class_folders, data.white_level)
-        if found is not None:
-            return found
+        evaluated = open_evaluated_folder(Path(data.dir), data.class_folders, data.white_level)
+        if evaluated is not None:
+            return evaluated
     return open_data(data)
 
 

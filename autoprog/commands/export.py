@@ -88,15 +88,15 @@ def run(args: argparse.Namespace) -> int:
     from autoprog.runs import load_run
     from autoprog.train.export import ExportedModel, export_folder, export_weights
 
-    found = load_run(named_run(args.runs[0]))
-    settings = found.manifest.settings
+    source = load_run(named_run(args.runs[0]))
+    settings = source.manifest.settings
     # timm could not build such a model from its folder: its blocks are ours.
     if args.format == "hf" and settings.model.spec().is_local:
         problem = f"must be weights: {settings.model.model} is built by supernet.locality"
         raise ConfigError("--format", "", problem, "hf")
-    file = _weights(args, found)
+    file = _weights(args, source)
     _check_output(args)  # before the minutes that a program takes to export
-    model = ExportedModel.of(file, found.manifest)
+    model = ExportedModel.of(file, source.manifest)
     if file.taken:
         say(file.taken)
     if args.format == "weights":
@@ -107,11 +107,11 @@ def run(args: argparse.Namespace) -> int:
         from autoprog.train.export import export_onnx, export_program
 
         export = export_onnx if args.format == "onnx" else export_program
-        say(export(settings, file, _subnet(args, found, file), args.output, model))
+        say(export(settings, file, _subnet(args, source, file), args.output, model))
     return 0
 
 
-def _weights(args: argparse.Namespace, found: Run) -> WeightsFile:
+def _weights(args: argparse.Namespace, source: Run) -> WeightsFile:
     """Return the weights that the flags name: those of the end of the run, or of its last checkpoint.
 
     Raises:
@@ -119,21 +119,23 @@ def _weights(args: argparse.Namespace, found: Run) -> WeightsFile:
     """
     from autoprog.train.weights import read_weights, with_tables
 
-    checkpoints, averaged = found.path / "checkpoints", args.weights == "ema"
+    checkpoints, averaged = source.path / "checkpoints", args.weights == "ema"
     if args.checkpoint == "best":
         from autoprog.commands.evaluate import target_of
 
-        return with_tables(read_weights(target_of(str(found.path), "best", args.weights), averaged))
+        return with_tables(
+            read_weights(target_of(str(source.path), "best", args.weights), averaged)
+        )
     if args.checkpoint == "last":
         if not (checkpoints / "last.pt").is_file():
             problem = "must be final: the run has no checkpoint"
             raise ConfigError("--checkpoint", "", problem, "last", "go on with --resume first")
         return read_weights(checkpoints / "last.pt", averaged)
-    if found.result is None:
+    if source.result is None:
         problem, hint = "must be a finished run", "go on with --resume first"
         if (checkpoints / "last.pt").is_file():
             hint += ", or add --checkpoint last"
-        raise ConfigError("RUN", "", problem, str(found.path), hint)
+        raise ConfigError("RUN", "", problem, str(source.path), hint)
     name = "final_ema" if averaged else "final"
     return with_tables(read_weights(checkpoints / f"{name}.safetensors", averaged))
 
@@ -198,16 +200,16 @@ def _check_flags(args: argparse.Namespace) -> None:
             raise ConfigError(flag_of(flag), "", problem)
 
 
-def _subnet(args: argparse.Namespace, found: Run, file: WeightsFile) -> SubnetConfig:
+def _subnet(args: argparse.Namespace, source: Run, file: WeightsFile) -> SubnetConfig:
     """Return the network at the image size and keep-rate of the flags; it drops tokens as the run did."""
     from autoprog.commands.evaluate import check_rate, check_size, elastic_of, tokens_of
     from supernet.config import SubnetConfig
 
-    spec = found.manifest.settings.model.spec() if file.spec is None else file.spec
+    spec = source.manifest.settings.model.spec() if file.spec is None else file.spec
     img_size = spec.img_size if args.img_size is None else args.img_size
     keep_rate = 1.0 if args.keep_rate is None else args.keep_rate
     check_size(img_size, spec, "--img-size")
-    tokens = tokens_of(args.by, args.at_blocks, spec, elastic_of(found.best or found.schedule))
+    tokens = tokens_of(args.by, args.at_blocks, spec, elastic_of(source.best or source.schedule))
     check_rate(keep_rate, tokens, spec, "--keep-rate")
     return SubnetConfig(spec.depth, img_size, tokens.rule(keep_rate))
 

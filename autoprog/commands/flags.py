@@ -75,7 +75,7 @@ def flag_of(dest: str) -> str:
 
 
 def only_carries_out(args: argparse.Namespace) -> bool:
-    """Tell whether nothing is given but how a run is carried out here, so that it does not say which run."""
+    """Return whether only how a run is carried out is given, which does not say which run is meant."""
     return set(vars(args)) <= NO_SETTINGS | changed_on_resume(args.command) | REPEATABLE
 
 

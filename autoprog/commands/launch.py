@@ -31,7 +31,7 @@ from autoprog.errors import (
     ResumableError,
     RunError,
     RunExistsError,
-    tell_at_once,
+    write_at_once,
 )
 from autoprog.events import Event, RunStarted, WarningRaised
 from autoprog.libwarnings import passed_on
@@ -109,29 +109,29 @@ def _open_run(
             run folder asks for something outside itself that was not given.
         RunError: If the folder cannot be written or another process writes it.
     """
-    found: Path | None
+    continued: Path | None
     if args.resume == "auto" and only_carries_out(args):
-        found = newest_unfinished(args, ranks)
-        configured = recorded_run(args, found)
+        continued = newest_unfinished(args, ranks)
+        configured = recorded_run(args, continued)
     elif args.resume in (None, "auto"):
         configured = configure(args)
         look_for_it = args.resume == "auto" or was_restarted()
-        found = unfinished_like(Path(args.runs_dir), configured, ranks) if look_for_it else None
+        continued = unfinished_like(Path(args.runs_dir), configured, ranks) if look_for_it else None
         if hasattr(args, "allow_changed_data") and args.resume is None:
             raise ConfigError("--allow-changed-data", "", "must be given together with --resume")
-        if found is not None:
-            configured = with_data_of(args, configured, load_run(found))
+        if continued is not None:
+            configured = with_data_of(args, configured, load_run(continued))
     else:
-        found = Path(args.resume)
-        configured = recorded_run(args, found)
+        continued = Path(args.resume)
+        configured = recorded_run(args, continued)
     # What can be known to fail is refused before a folder is made.
-    check_run(configured, is_new=found is None, ranks=ranks)
-    check_validation_images(configured, found, ranks)
+    check_run(configured, is_new=continued is None, ranks=ranks)
+    check_validation_images(configured, continued, ranks)
     if ranks.is_main:  # one process writes; the others learn the folder from it
         if configured.settings.cache is not None:
             check_cache_folder(configured.settings.cache)
-        if found is not None:
-            folder = _reopened(found, configured)
+        if continued is not None:
+            folder = _reopened(continued, configured)
         else:
             check_storage(configured.settings)
             folder = _created_under_free_name(Path(args.runs_dir), new_manifest(configured))
@@ -248,7 +248,7 @@ def _carry_out(begin: Begin, launch: Launch, folder: RunFolder, job: Job) -> Non
                 if isinstance(event, WarningRaised):
                     say(one_line(f"rank {launch.ranks.rank}: {event.message}"), file=sys.stderr)
             return
-        _tell(events, launch, folder, job.stop)
+        _show_events(events, launch, folder, job.stop)
     except InterruptedRunError as error:
         raise error.with_flags(_flags_again(launch, folder)) from None
     except ResumableError as error:
@@ -289,7 +289,9 @@ def _with_notices(events: Iterator[Event], notices: Collection[str]) -> Iterator
             yield from (WarningRaised(step=event.step, message=text) for text in notices)
 
 
-def _tell(events: Iterator[Event], launch: Launch, folder: RunFolder, stop: StopRequest) -> None:
+def _show_events(
+    events: Iterator[Event], launch: Launch, folder: RunFolder, stop: StopRequest
+) -> None:
     """Write the events, show them, and pass them on to loggers, which may fail by themselves."""
     relays = launch.relays(folder)
     step = 0
@@ -313,7 +315,7 @@ def _tell(events: Iterator[Event], launch: Launch, folder: RunFolder, stop: Stop
                     folder.append(problem)
                     display.show(problem)
     finally:
-        stop.answer = tell_at_once
+        stop.answer = write_at_once
         problems = relays.close()
         for line in (*problems, *(() if launch.quiet else relays.places)):
             launch.console.print(line, markup=False, soft_wrap=True)

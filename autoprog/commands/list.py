@@ -207,13 +207,13 @@ def _list_spaces(args: argparse.Namespace) -> None:
     from autoprog.ui.tables import Column, rich_table
 
     def texts(name: str) -> tuple[str, ...]:
-        found = []
+        rows = []
         for row in facts.values():
             ((form, values),) = row["axes"][name].items()
             as_percent = form == "fractions"
             numbers = (f"{100 * value:.0f}" if as_percent else f"{value:g}" for value in values)
-            found.append(" ".join(numbers) + (" %" if as_percent else ""))
-        return tuple(found)
+            rows.append(" ".join(numbers) + (" %" if as_percent else ""))
+        return tuple(rows)
 
     columns = [
         Column("space", tuple(facts), "left"),

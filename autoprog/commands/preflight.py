@@ -64,7 +64,7 @@ def check_run(configured: Configured, is_new: bool, ranks: Ranks = ONE_PROCESS) 
         if schedule.length_unit == "budget_fraction" and settings.time_budget_seconds is None:
             problem, hint = (
                 "must come with --time-budget",
-                "fractions of time need to know the time",
+                "a fraction of a time budget needs the budget",
             )
             raise ConfigError("--schedule", "length_unit", problem, "budget_fraction", hint)
         # A ramp may make a thousand segments of few curricula; each is tried once.
@@ -140,9 +140,9 @@ def _growth_rules(
         return rules
     if search.trials is None:
         return [((search.space_from, "decisions.grow"), search.space.decisions.grow.rule())]
-    found = schedule_space(settings)
+    space = schedule_space(settings)
     return [
-        ((search.space_from, "axes.init"), found.grow(init).rule())
+        ((search.space_from, "axes.init"), space.grow(init).rule())
         for init in search.space.axes.init
     ]
 

@@ -34,17 +34,17 @@ def new_manifest(configured: Configured) -> RunManifest:
     """Return what ``run.yaml`` holds of a run that begins now."""
     settings, now = configured.settings, datetime.now()
     # What decides a run's numbers: another version of any of these may round otherwise.
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in _VERSIONED:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
+            versions[name] = "not installed"
     return RunManifest(
         run_id=new_run_id(settings.kind, settings.model.model, settings.schedule_from, now),
         created=now.astimezone().isoformat(timespec="seconds"),
         argv=("autoprog", *sys.argv[1:]),  # for people; nothing reads it back
-        versions=found,
+        versions=versions,
         git=git_state(),
         settings=with_absolute_paths(settings),  # a resume may start in another folder
         data=recorded_data(configured.opened),

@@ -48,32 +48,32 @@ def replay_run(args: argparse.Namespace) -> int:
             "its continuations all take the same time",
         )
         raise ConfigError("--rule", "", problem, chooser.rule, hint)
-    found = replay(run, chooser)
+    replayed = replay(run, chooser)
     if args.as_json:
-        say(json.dumps(replay_document(run.path.name, chooser, recorded, found), indent=1))
+        say(json.dumps(replay_document(run.path.name, chooser, recorded, replayed), indent=1))
     else:
-        say("\n".join(plain_table(replay_columns(found))))
-    differs = any(one.differences for one in found)
+        say("\n".join(plain_table(replay_columns(replayed))))
+    differs = any(one.differences for one in replayed)
     # Another rule, sampler or seed may well decide otherwise: that is an answer and no failure.
     return int(differs and chooser == recorded)
 
 
-def replay_columns(found: Sequence[Replayed]) -> list[Column]:
+def replay_columns(replayed: Sequence[Replayed]) -> list[Column]:
     """Return the table: when, what was decided, what the inputs come to, and how the two differ."""
     from autoprog.ui.format import number
     from autoprog.ui.tables import Column
 
     return [
-        Column("decision", tuple(str(one.known.index) for one in found)),
-        Column("epoch", tuple(number(one.known.epoch) for one in found)),
-        Column("recorded", tuple(_schedule_text(one.recorded) for one in found), "left"),
-        Column("again", tuple(_schedule_text(one.again) for one in found), "left"),
-        Column("outcome", tuple(_outcome(one) for one in found), "left"),
+        Column("decision", tuple(str(one.known.index) for one in replayed)),
+        Column("epoch", tuple(number(one.known.epoch) for one in replayed)),
+        Column("recorded", tuple(_schedule_text(one.recorded) for one in replayed), "left"),
+        Column("again", tuple(_schedule_text(one.again) for one in replayed), "left"),
+        Column("outcome", tuple(_outcome(one) for one in replayed), "left"),
     ]
 
 
 def replay_document(
-    name: str, chooser: Chooser, recorded: Chooser, found: Sequence[Replayed]
+    name: str, chooser: Chooser, recorded: Chooser, replayed: Sequence[Replayed]
 ) -> dict[str, Any]:
     """Return the same as values that JSON can hold, with all decisions in full."""
     return {
@@ -82,7 +82,7 @@ def replay_document(
         "sampler": chooser.sampler,
         "seed": chooser.seed,
         "as_recorded": chooser == recorded,
-        "same": not any(one.differences for one in found),
+        "same": not any(one.differences for one in replayed),
         "decisions": [
             {
                 "index": one.known.index,
@@ -91,7 +91,7 @@ def replay_document(
                 "recorded": _values(one.recorded),
                 "again": _values(one.again),
             }
-            for one in found
+            for one in replayed
         ],
     }
 

@@ -197,7 +197,7 @@ def _say_common(console: Console, configured: Configured, folder: RunFolder) -> 
 
 
 def _data_words(settings: RunSettings) -> list[str]:
-    """Return the flags of the data of a search, of which ``--proxy`` may have taken a fraction beside."""
+    """Return the flags of a search's data; its fraction is the one before ``--proxy`` reduced it."""
     search, values = settings.search, settings.data.model_dump(exclude_defaults=True)
     if search is not None and search.trials is None:
         values["fraction"] = settings.data.fraction / search.proxy

@@ -81,15 +81,15 @@ def newest_unfinished(args: argparse.Namespace, ranks: Ranks) -> Path:
 
 def unfinished_like(runs_dir: Path, configured: Configured, ranks: Ranks) -> Path | None:
     """Return the newest unfinished run with these settings and this schedule, as rank 0 finds it."""
-    found = None
+    unfinished = None
     if ranks.is_main:
-        found = next((one for one in runs_in(runs_dir) if _goes_on_as(one, configured)), None)
-    name = ranks.broadcast(str(found or ""))
+        unfinished = next((one for one in runs_in(runs_dir) if _goes_on_as(one, configured)), None)
+    name = ranks.broadcast(str(unfinished or ""))
     return Path(name) if name else None
 
 
 def _goes_on_as(folder: Path, configured: Configured) -> bool:
-    """Tell whether a run is unfinished and has these settings, these images and this schedule."""
+    """Return whether a run is unfinished and has these settings, these images and this schedule."""
     if (folder / "result.json").exists():
         return False
     try:
@@ -172,7 +172,7 @@ def given_again(args: argparse.Namespace, settings: RunSettings) -> dict[str, An
     Raises:
         ConfigError: If one of them is another value than that of the run.
     """
-    found = {}
+    values = {}
     for name, value in repeatable(settings).items():
         if not hasattr(args, name):
             continue
@@ -184,8 +184,8 @@ def given_again(args: argparse.Namespace, settings: RunSettings) -> dict[str, An
         if value is not None and again != value:
             problem = f"must be {_shown(value)!r}, as the run has, or be left out"
             raise ConfigError(flag_of(name), "", problem, _shown(again))
-        found[name] = again
-    return found
+        values[name] = again
+    return values
 
 
 def moved_data(args: argparse.Namespace, data: DataSettings) -> DataSettings:
@@ -314,7 +314,7 @@ def check_data_asks(data: DataSettings, folder: Path) -> None:
 
 
 def loads_weights(settings: RunSettings, folder: Path) -> bool:
-    """Tell whether a run that goes on would load timm's weights, as it does without a readable checkpoint."""
+    """Return whether a resumed run would load timm's weights, as it does without a readable checkpoint."""
     if (
         not settings.pretrained or settings.search is not None
     ):  # which also trains anew for its estimates

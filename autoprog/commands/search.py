@@ -87,11 +87,11 @@ def _join(args: argparse.Namespace) -> None:
         hint = "join once for each worker"
         raise ConfigError("-j", "", "must not be given with --join RUN", args.jobs, hint)
     # Workers open no images of their own choice, so there are no changed ones to allow.
-    found, kept = load_run(path), NO_SETTINGS - {"allow_changed_data"}
-    settings = carried_out_by(args, found.manifest.settings, kept, "--join")
+    joined, kept = load_run(path), NO_SETTINGS - {"allow_changed_data"}
+    settings = carried_out_by(args, joined.manifest.settings, kept, "--join")
     if settings.search is None or settings.search.trials is None:
         raise ConfigError("--join", "", "must be a search with --trials", str(path))
-    if found.result is not None:
+    if joined.result is not None:
         raise ConfigError("--join", "", "must be an unfinished run", str(path))
     check_asks(args, settings, path, "--join", logs=False)
     resolve_compute(settings)  # refuses what would fail each trial

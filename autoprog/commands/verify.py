@@ -37,7 +37,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.usage = "%(prog)s --search|--schedule FILE [FLAGS] [-- FLAGS OF THE SEARCH ALONE]"
     parser.epilog = (
         "For each seed a baseline (train --schedule constant) and a candidate are run, one after the\n"
-        "other, the first of them in turn. The same command line goes on with what was stopped.\n"
+        "other; which of them is first alternates. The same command line goes on with what was stopped.\n"
         "Exit code 0: complete, whatever the verdict; 1: a run failed.\n\n"
         "examples:\n"
         "  autoprog verify --search --model deit-s --data DIR --epochs 100 --seeds 5\n"
@@ -166,12 +166,12 @@ def _opened(args: argparse.Namespace, default_seeds: int) -> tuple[Path, Verific
             raise ConfigError("verify", "", problem, " ".join(args.words))
         # The folder may come from somebody else, so its arms are checked as if they were typed in here.
         folder = Path(args.resume)
-        found = _with_seeds(args, folder, load(folder), default_seeds)
-        is_complete = len(found.pairs) == found.plan.seeds
-        _check_asked_again(args, folder, found.plan, is_complete)
+        verification = _with_seeds(args, folder, load(folder), default_seeds)
+        is_complete = len(verification.pairs) == verification.plan.seeds
+        _check_asked_again(args, folder, verification.plan, is_complete)
         if not is_complete:
-            check_arms(folder, found.plan)
-        return folder, found
+            check_arms(folder, verification.plan)
+        return folder, verification
     seeds = getattr(args, "seeds", default_seeds)
     margin = getattr(args, "margin", _DEFAULT_MARGIN)
     plan, differing = given_plan(args, shared_flags(args), margin, seeds)
@@ -195,14 +195,14 @@ def _opened(args: argparse.Namespace, default_seeds: int) -> tuple[Path, Verific
 
 
 def _with_seeds(
-    args: argparse.Namespace, folder: Path, found: Verification, default_seeds: int
+    args: argparse.Namespace, folder: Path, verification: Verification, default_seeds: int
 ) -> Verification:
     """Return a verification that is there already, with the number of seeds asked for now.
 
     Raises:
         ConfigError: If the margin is another one, or seeds are to be taken away.
     """
-    plan, given = found.plan, getattr(args, "margin", None)
+    plan, given = verification.plan, getattr(args, "margin", None)
     automatic = args.resume in (None, "auto")
     # The same command line without --margin means the same margin again; a folder knows its own.
     margin = _DEFAULT_MARGIN if given is None and automatic else given
@@ -215,10 +215,10 @@ def _with_seeds(
         problem = f"must be at least {plan.seeds}, as was fixed before the first run of {folder}"
         raise ConfigError("--seeds", "", problem, seeds)
     if seeds == plan.seeds:
-        return found
+        return verification
     # Each bound holds for one look alone: how often seeds were added is kept, and shown.
     more = parse(type(plan), {**plan.model_dump(), "seeds": seeds}, "flags")
-    return found.model_copy(update={"plan": more, "looks": (*found.looks, seeds)})
+    return verification.model_copy(update={"plan": more, "looks": (*verification.looks, seeds)})
 
 
 def _check_asked_again(

@@ -75,7 +75,7 @@ def given_plan(
         seeds: Number of pairs.
 
     Raises:
-        ConfigError: If an arm would be refused, or the two are not ways to train the same network.
+        ConfigError: If an arm would be refused, or the two do not train the same network.
     """
     searches, name = hasattr(args, "search"), getattr(args, "schedule", None)
     if searches == (name is not None):
@@ -288,7 +288,7 @@ def _lengths(
         if abs(fraction - own) < 1e-9:
             problem = f"must leave out {own:g}: the candidate has that length"
             raise ConfigError("--lengths", "", problem, fraction)
-    found = []
+    others = []
     for fraction in fractions:
         if cost_fraction is None:
             length = _times_epochs(candidate, fraction / own)
@@ -306,10 +306,10 @@ def _lengths(
             changed = settings.having(cost_fraction=f"{fraction / times:g}")
             about = f"at {fraction:g} of the baseline's time"
         name = f"candidate-{fraction:g}"
-        found.append(
+        others.append(
             OtherArm(name=name, role="length", settings=changed, epochs=length, about=about)
         )
-    return found
+    return others
 
 
 def _longer_baselines(
@@ -383,17 +383,19 @@ def _controls(
     steps_per_epoch = steps_per_epoch_of(num_images, settings.recipe.batch_size)
     cost, equal_by = _cost(args, candidate, file)
     target = cost(step_table(settings.recipe, candidate.schedule, num_images))
-    found, lr = [], candidate.schedule.lr
+    controls, lr = [], candidate.schedule.lr
     if "reannealed" in counts:
         epochs = epochs_of_cost(always(baseline.schedule), steps_per_epoch, cost, target)
         about = "the baseline, annealed sooner"
-        found.append(Control("reannealed", about, baseline.schedule, epochs))
+        controls.append(Control("reannealed", about, baseline.schedule, epochs))
     if "ramp" in counts:
-        found += ramps(_space(args, candidate), lr, steps_per_epoch, cost, target)
+        controls += ramps(_space(args, candidate), lr, steps_per_epoch, cost, target)
     if "random" in counts:
         space, seed = _space(args, candidate), getattr(args, "seed", 0)
-        found += random_schedules(space, lr, steps_per_epoch, cost, target, counts["random"], seed)
-    return found, equal_by
+        controls += random_schedules(
+            space, lr, steps_per_epoch, cost, target, counts["random"], seed
+        )
+    return controls, equal_by
 
 
 def _cost(args: argparse.Namespace, candidate: Configured, file: Path | None) -> tuple[Cost, str]:

@@ -158,11 +158,11 @@ class CostModel:
     @cached_property
     def _loaded(self) -> dict[tuple[int, int], float]:
         """Return the seconds of a batch by its size and that of its images, which do not depend on depth."""
-        found: dict[tuple[int, int], list[float]] = {}
+        seconds_of: dict[tuple[int, int], list[float]] = {}
         for key, cost in self._costs.items():
             if cost.data_seconds is not None:
-                found.setdefault(self._batch_of(key), []).append(cost.data_seconds)
-        return {batch: median(seconds) for batch, seconds in found.items()}
+                seconds_of.setdefault(self._batch_of(key), []).append(cost.data_seconds)
+        return {batch: median(seconds) for batch, seconds in seconds_of.items()}
 
     @cached_property
     def _step_regression(self) -> StepCostRegression:
@@ -230,9 +230,9 @@ def fit_regression(rows: Sequence[Terms], seconds: Sequence[float]) -> StepCostR
     used = occurring[: len(terms) if len(terms) <= 2 else len(terms) - 1]
     relative = terms[:, used] / wanted[:, None]  # (steps, terms): all steps count alike
     scale = relative.max(axis=0)  # terms differ by up to 1e12, which nnls would not survive
-    found, _ = nnls(relative / scale, np.ones(len(wanted)))
+    solution, _ = nnls(relative / scale, np.ones(len(wanted)))
     coefficients = np.zeros(terms.shape[1])
-    coefficients[used] = found / scale
+    coefficients[used] = solution / scale
     return StepCostRegression(tuple(coefficients.tolist()))
 
 

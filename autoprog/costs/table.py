@@ -71,23 +71,23 @@ class CostKey:
     @classmethod
     def parse(cls, name: str) -> CostKey | None:
         """Return the key of that name; None if the text is the name of none."""
-        found = _NAME.fullmatch(name)
-        if found is None:
+        match = _NAME.fullmatch(name)
+        if match is None:
             return None
         try:
             tokens = ALL_TOKENS
-            if found["rate"] is not None and found["by"] is None:
-                tokens = TokenRule(float(found["rate"]))
-            elif found["rate"] is not None:
-                places = tuple(int(place) for place in found["places"].split(","))
-                tokens = TokenRule(float(found["rate"]), found["by"], places)
-            depth = [int(blocks) for blocks in found["depth"].split("+")]
-            subnet = SubnetConfig(depth, int(found["size"]), tokens)
-            every = found["every"]
-            some = None if every is None else Unfrozen(every=int(every), level=int(found["level"]))
+            if match["rate"] is not None and match["by"] is None:
+                tokens = TokenRule(float(match["rate"]))
+            elif match["rate"] is not None:
+                places = tuple(int(place) for place in match["places"].split(","))
+                tokens = TokenRule(float(match["rate"]), match["by"], places)
+            depth = [int(blocks) for blocks in match["depth"].split("+")]
+            subnet = SubnetConfig(depth, int(match["size"]), tokens)
+            every = match["every"]
+            some = None if every is None else Unfrozen(every=int(every), level=int(match["level"]))
         except ValueError:  # numbers outside the range of their type, such as a keep-rate of 2
             return None
-        return cls(subnet, int(found["batch"]), "fourier" if found["fourier"] else "resize", some)
+        return cls(subnet, int(match["batch"]), "fourier" if match["fourier"] else "resize", some)
 
     def loaded_px(self, full_px: int) -> int:
         """Return the size in px at which the loader delivers the images."""

@@ -206,12 +206,12 @@ def draw_erasures(
     chances = draws.uniform((first_slot, first_slot + 1))
     rows = np.flatnonzero(chances[:, 0] <= probability)
     counts = 1 + (chances[rows, 1] * max_boxes).astype(np.int64)
-    found = [np.empty((0, 5), np.int64)]
+    boxes_of_images = [np.empty((0, 5), np.int64)]
     for number in range(max_boxes):
         wanted = rows[counts > number]
         slot = first_slot + 2 + number * _TRIES * _PER_TRY
-        found.append(_draw_boxes(draws, wanted, counts[counts > number], img_size, slot))
-    boxes = np.concatenate(found)
+        boxes_of_images.append(_draw_boxes(draws, wanted, counts[counts > number], img_size, slot))
+    boxes = np.concatenate(boxes_of_images)
     return boxes[np.argsort(boxes[:, 0], kind="stable")]
 
 
@@ -219,7 +219,7 @@ def _draw_boxes(
     draws: Draws, rows: np.ndarray, counts: np.ndarray, img_size: int, first_slot: int
 ) -> np.ndarray:
     """Return a box for each row, but for those where none of the tries fits."""
-    found = [np.empty((0, 5), np.int64)]
+    boxes = [np.empty((0, 5), np.int64)]
     for attempt in range(_TRIES):
         slot = first_slot + attempt * _PER_TRY
         chances = draws[rows].uniform(range(slot, slot + _PER_TRY))
@@ -229,11 +229,11 @@ def _draw_boxes(
         extents = np.rint(np.stack([sides * root, sides / root], 1)).astype(np.int64)
         fits = (extents < img_size).all(axis=1)
         corners = (chances[:, 2:] * (img_size - extents + 1)).astype(np.int64)
-        found.append(np.concatenate([rows[:, None], corners, extents], axis=1)[fits])
+        boxes.append(np.concatenate([rows[:, None], corners, extents], axis=1)[fits])
         rows, counts = rows[~fits], counts[~fits]
         if len(rows) == 0:
             break
-    return np.concatenate(found)
+    return np.concatenate(boxes)
 
 
 def erase_(images: Tensor, boxes: np.ndarray, mode: str, draws: Draws) -> None:

@@ -55,13 +55,13 @@ class BadImages:
         self._known: set[int] = set()
         self._unsaid: list[str] = []
 
-    def add(self, found: Iterable[Unreadable]) -> None:
+    def add(self, unreadable: Iterable[Unreadable]) -> None:
         """Take note of images.
 
         Raises:
             RunError: They are more than the limit; names the last.
         """
-        for index, reason in found:
+        for index, reason in unreadable:
             if index in self._known:
                 continue
             self._known.add(index)
@@ -79,7 +79,7 @@ class BadImages:
 
 
 def read_each(
-    read: Callable[[int], T], indices: Iterable[int], found: list[Unreadable]
+    read: Callable[[int], T], indices: Iterable[int], unreadable: list[Unreadable]
 ) -> list[T | None]:
     """Return what ``read`` makes of each index; None where it fails, which goes to ``found``."""
     results: list[T | None] = []
@@ -87,7 +87,7 @@ def read_each(
         try:
             results.append(read(index))
         except RunError as error:
-            found.append(Unreadable(index, str(error)))
+            unreadable.append(Unreadable(index, str(error)))
             results.append(None)
     return results
 

@@ -52,7 +52,7 @@ from autoprog.data.image_sources import (
 )
 from autoprog.data.progress import Progress, progress_on_stderr
 from autoprog.data.workers import WorkerPool, resolve_workers
-from autoprog.errors import ConfigError, ResumableError, RunError, tell_at_once
+from autoprog.errors import ConfigError, ResumableError, RunError, write_at_once
 from autoprog.files import json_object
 from autoprog.openfiles import open_regular
 
@@ -231,13 +231,13 @@ class CacheBuild:
         bad_images = BadImages(self.max_bad_images)
         unreadable: dict[int, str] = {}
         done = 0
-        for pixels, sizes, found, some_shrunk in chunks:
+        for pixels, sizes, skipped, some_shrunk in chunks:
             if some_shrunk and self.whole_only:
                 return {}, True
-            if found and self.part == "validation":
-                raise ResumableError(validation_refusal(found))
-            bad_images.add(found)
-            unreadable |= dict(found)
+            if skipped and self.part == "validation":
+                raise ResumableError(validation_refusal(skipped))
+            bad_images.add(skipped)
+            unreadable |= dict(skipped)
             writer.add(pixels.numpy(), sizes)
             done += len(sizes)
             advance(done)
@@ -256,12 +256,12 @@ class _Reader:
             image, size = load_at_most(self.source, index, self.short_px)
             return image.tobytes(), image.size, image.size != size
 
-        found: list[Unreadable] = []
-        images = read_each(read, indices, found)
+        unreadable: list[Unreadable] = []
+        images = read_each(read, indices, unreadable)
         readable = [image for image in images if image is not None]
         pixels = np.frombuffer(bytearray().join(data for data, _, _ in readable), np.uint8)
         sizes = [(0, 0) if image is None else image[1] for image in images]
-        return torch.from_numpy(pixels), sizes, found, any(shrunk for *_, shrunk in readable)
+        return torch.from_numpy(pixels), sizes, unreadable, any(shrunk for *_, shrunk in readable)
 
 
 @contextmanager
@@ -275,7 +275,7 @@ def _stoppable() -> Iterator[None]:
         raise KeyboardInterrupt
 
     def terminate(number: int, _: FrameType | None) -> NoReturn:
-        tell_at_once("autoprog: stopped by SIGTERM while the cache was built")
+        write_at_once("autoprog: stopped by SIGTERM while the cache was built")
         raise SystemExit(128 + number)
 
     handlers = {signal.SIGINT: interrupt, signal.SIGTERM: terminate}
@@ -600,11 +600,11 @@ def _stamps(paths: Iterable[str]) -> bytes:
     stamps = []
     for path in paths:
         try:
-            found = os.stat(path)
+            status = os.stat(path)
         except OSError:
             stamps.append((-1, -1))
         else:
-            stamps.append((found.st_size, found.st_mtime_ns))
+            stamps.append((status.st_size, status.st_mtime_ns))
     return np.array(stamps, dtype=np.int64).tobytes()
 
 

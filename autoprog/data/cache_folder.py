@@ -131,8 +131,8 @@ def cache_files(folder: Path) -> list[CacheFile]:
     Raises:
         OSError: If the folder cannot be read.
     """
-    found = (_described(path) for path in sorted(folder.iterdir()))
-    return [file for file in found if file is not None]
+    files = (_described(path) for path in sorted(folder.iterdir()))
+    return [file for file in files if file is not None]
 
 
 def is_in_use(file: CacheFile) -> bool:
@@ -252,8 +252,8 @@ def _is_locked(path: Path) -> bool:
 
 def _whole(path: Path) -> Path:
     """Return the name of the finished file."""
-    found = _PART.fullmatch(path.name)
-    return path if found is None else path.with_name(found["whole"])
+    match = _PART.fullmatch(path.name)
+    return path if match is None else path.with_name(match["whole"])
 
 
 def _parts_of(path: Path) -> list[Path]:

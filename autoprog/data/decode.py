@@ -225,8 +225,8 @@ def _num_strips(data: bytes) -> int:
     start += 8 if is_big else 2
     if entries > 2**16:  # there are no more tags, but BigTIFF leaves room for more
         raise ValueError(f"a TIFF file of {entries:,} tags")
-    found = entry.iter_unpack(data[start : start + entries * entry.size])
-    return max((n for tag, _, n in found if tag in (_STRIP_OFFSETS, _TILE_OFFSETS)), default=0)
+    tags = entry.iter_unpack(data[start : start + entries * entry.size])
+    return max((n for tag, _, n in tags if tag in (_STRIP_OFFSETS, _TILE_OFFSETS)), default=0)
 
 
 def to_rgb(image: Image.Image, white_level: float | None = None) -> Image.Image:
@@ -235,7 +235,7 @@ def to_rgb(image: Image.Image, white_level: float | None = None) -> Image.Image:
     Args:
         image: In any mode of Pillow.
         white_level: The brightness that becomes 255 in images of :data:`WIDE_MODES`; what is brighter does so
-            too. Its own is one a data set, since a scale of each image's own would tell classes apart.
+            too. Its own is one a data set, since a scale of each image's own would give classes away.
             By default 1 for floating-point numbers and 65,535 for others.
 
     Raises:
@@ -256,8 +256,8 @@ def _to_8_bits(values: np.ndarray, white_level: float | None) -> np.ndarray:
         raise ValueError(
             f"brightness from {lowest:g} to {highest:g}; it must be finite and not negative"
         )
-    found = np.empty(values.shape, np.uint8)
-    flat, flat_found = values.reshape(-1), found.reshape(-1)
+    scaled = np.empty(values.shape, np.uint8)
+    flat, flat_found = values.reshape(-1), scaled.reshape(-1)
     for start in range(0, flat.size, _VALUES_AT_ONCE):
         chosen = slice(start, start + _VALUES_AT_ONCE)
         part = flat[chosen]
@@ -266,7 +266,7 @@ def _to_8_bits(values: np.ndarray, white_level: float | None) -> np.ndarray:
         else:
             fractions = np.minimum(part / white, 1.0)
             flat_found[chosen] = np.round(fractions * 255).astype(np.uint8)
-    return found
+    return scaled
 
 
 def brightest(image: Image.Image) -> float:

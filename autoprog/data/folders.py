@@ -23,7 +23,7 @@ import numpy as np
 
 from autoprog.data.formats import HEIF_ENDINGS, image_endings, is_heif_readable
 from autoprog.errors import ConfigError
-from autoprog.printable import brief
+from autoprog.printable import short_repr
 
 __all__ = [
     "ClassFolders",
@@ -130,50 +130,50 @@ def scan_folder(folder: str, class_folders: ClassFolders = "auto") -> ScannedIma
         ConfigError: A folder cannot be listed, the folder that names the class is not clear, or a class
             folder has no image.
     """
-    found = _Collector()
+    collector = _Collector()
     pending: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
     num_names: Counter[tuple[int, int]] = Counter()
     while pending:
         inner, above = pending.pop()
         path = os.path.join(folder, inner) if inner else folder
-        found.visited.add(inner)
+        collector.visited.add(inner)
         try:
             status = os.stat(path)
             with os.scandir(path) as listing:
                 entries = list(listing)
         except OSError as error:
             problem = f"the folder cannot be listed: {error.strerror}"
-            raise ConfigError("--data", brief(path), problem) from None
+            raise ConfigError("--data", short_repr(path), problem) from None
         if (identity := (status.st_dev, status.st_ino)) in above:
-            found.visited.discard(inner)
-            found.leave_out("links to a folder above them", inner)
+            collector.visited.discard(inner)
+            collector.leave_out("links to a folder above them", inner)
             continue
         num_names[identity] += 1
         if num_names[identity] > _MAX_NAMES_OF_A_FOLDER:
-            found.visited.discard(inner)
-            found.leave_out("links to a folder that many others link to", inner)
+            collector.visited.discard(inner)
+            collector.leave_out("links to a folder that many others link to", inner)
             continue
         if len(above) > _MAX_FOLDERS_DEEP:
-            found.leave_out(_TOO_DEEP, inner)
+            collector.leave_out(_TOO_DEEP, inner)
             continue
         here = above | {identity}
         for entry in entries:
             place = _join(inner, entry.name)
             if is_hidden(entry.name):
-                found.leave_out(_HIDDEN, place)
+                collector.leave_out(_HIDDEN, place)
                 continue
             try:
                 if entry.is_dir():
                     pending.append((place, here))
                 elif entry.is_file():
-                    found.add_file(inner, entry.name, entry.stat().st_size)
+                    collector.add_file(inner, entry.name, entry.stat().st_size)
                 elif entry.is_symlink() and not os.path.exists(entry.path):
-                    found.leave_out("links that lead nowhere", place)
+                    collector.leave_out("links that lead nowhere", place)
                 else:  # reading a FIFO or a device may never end
-                    found.leave_out("no regular files", place)
+                    collector.leave_out("no regular files", place)
             except OSError:
-                found.leave_out("links that lead nowhere", place)
-    return found.arrange(folder, class_folders)
+                collector.leave_out("links that lead nowhere", place)
+    return collector.arrange(folder, class_folders)
 
 
 def scan_tar(file: IO[bytes], where: str, class_folders: ClassFolders = "auto") -> ScannedImages:
@@ -188,14 +188,14 @@ def scan_tar(file: IO[bytes], where: str, class_folders: ClassFolders = "auto") 
         ConfigError: As :func:`scan_folder` does.
         tarfile.TarError: The archive is damaged.
     """
-    found = _Collector()
+    collector = _Collector()
     size_bytes = file.seek(0, os.SEEK_END)
     file.seek(max(0, size_bytes - tarfile.BLOCKSIZE))
     # tarfile takes a cut within a header for the end, which a block of zeros marks.
     if any(file.read(tarfile.BLOCKSIZE)):
         raise tarfile.ReadError("the mark at its end is missing")
-    found.add_tar(_Headers(file, 0, size_bytes), prefix="", depth=0)
-    return found.arrange(where, class_folders)
+    collector.add_tar(_Headers(file, 0, size_bytes), prefix="", depth=0)
+    return collector.arrange(where, class_folders)
 
 
 @dataclass
@@ -285,7 +285,7 @@ class _Collector:
             if not self.directories:
                 problem = f"{printable(min(loose.names))!r} and all other images lie directly in it"
                 hint = "put them into one folder a class"
-                raise ConfigError("--data", brief(where), problem, hint=hint)
+                raise ConfigError("--data", short_repr(where), problem, hint=hint)
         layout = _layout(sorted(self.directories), where, class_folders)
         self._refuse_empty_classes(layout, where)
         class_names = tuple(sorted(set(layout.class_of.values()), key=_order))
@@ -346,7 +346,7 @@ class _Collector:
                 held = f", but {', '.join(sorted(kinds))}" if kinds else ""
                 problem = f"class folder {printable(folder)!r} holds no image{held}"
                 hint = "put images into it, convert those it has, or remove it"
-                raise ConfigError("--data", brief(where), problem, hint=hint)
+                raise ConfigError("--data", short_repr(where), problem, hint=hint)
 
 
 @dataclass(frozen=True)
@@ -399,7 +399,7 @@ def _layout(folders: Sequence[str], where: str, class_folders: ClassFolders) -> 
         other = known.setdefault(name, chosen[folder])
         if other != chosen[folder]:
             problem = f"there are two class folders whose names are both shown as {name!r}"
-            raise ConfigError("--data", brief(where), problem, hint="rename or merge them")
+            raise ConfigError("--data", short_repr(where), problem, hint="rename or merge them")
     return _Layout(class_of, wrappers, depth, notes)
 
 
@@ -415,13 +415,13 @@ def _refuse_ambiguous(split: Mapping[str, Sequence[str]], where: str) -> None:
                 repr(printable(folder)) for folder in sorted(folders, key=_order)[:2]
             )
             problem = f"it is not clear which folder names the class: {both} end alike"
-            raise ConfigError("--data", brief(where), problem, hint=hint)
+            raise ConfigError("--data", short_repr(where), problem, hint=hint)
     by_depth = {len(parts): folder for folder, parts in sorted(split.items(), reverse=True)}
     if len(by_depth) > 1:
         (_, upper), *_, (_, lower) = sorted(by_depth.items())
         both = f"{printable(upper)!r} and {printable(lower)!r}"
         problem = f"class folders are not all at one level: images lie in {both}"
-        raise ConfigError("--data", brief(where), problem, hint=hint)
+        raise ConfigError("--data", short_repr(where), problem, hint=hint)
 
 
 def _groups(directories: Mapping[str, object], num_wrappers: int) -> Iterator[list[str]]:
@@ -489,7 +489,7 @@ class _Headers(io.RawIOBase):
                     or last > self.size_bytes
                 ):
                     raise tarfile.ReadError(
-                        f"the size of member {brief(member.name)} is impossible"
+                        f"the size of member {short_repr(member.name)} is impossible"
                     )
                 if len(archive.pax_headers) > _MAX_GLOBAL_HEADERS:
                     raise tarfile.ReadError(f"more than {_MAX_GLOBAL_HEADERS} global headers")

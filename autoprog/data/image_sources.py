@@ -32,7 +32,7 @@ from autoprog.data.folders import ClassFolders, LeftOut, ScannedImages, scan_fol
 from autoprog.errors import RunError
 from autoprog.libwarnings import about
 from autoprog.openfiles import NotRegularFileError, open_regular
-from autoprog.printable import brief
+from autoprog.printable import short_repr
 
 __all__ = [
     "DIGITS_PX",
@@ -160,11 +160,11 @@ def _unreadable(source: ImageSource, index: int, error: BaseException) -> RunErr
 class _ScannedSource(EncodedSource):
     """Images that a scan has found."""
 
-    def __init__(self, found: ScannedImages) -> None:
-        self.targets, self.class_names = found.targets, found.class_names
-        self.left_out: tuple[LeftOut, ...] = found.left_out
-        self.notes: tuple[str, ...] = found.notes
-        self._names, self._sizes_bytes = found.names, found.sizes_bytes
+    def __init__(self, scanned: ScannedImages) -> None:
+        self.targets, self.class_names = scanned.targets, scanned.class_names
+        self.left_out: tuple[LeftOut, ...] = scanned.left_out
+        self.notes: tuple[str, ...] = scanned.notes
+        self._names, self._sizes_bytes = scanned.names, scanned.sizes_bytes
 
     def identity(self) -> bytes:
         """Return the names and sizes of all files in order."""
@@ -220,10 +220,10 @@ class TarSource(_ScannedSource):
 
     def __init__(self, path: Path, class_folders: ClassFolders = "auto") -> None:
         with open_regular(path) as file:
-            found = scan_tar(file, str(path), class_folders)
-        super().__init__(found)
+            scanned = scan_tar(file, str(path), class_folders)
+        super().__init__(scanned)
         self.path = str(path)
-        self._offsets_bytes = found.offsets_bytes
+        self._offsets_bytes = scanned.offsets_bytes
         self._file: IO[bytes] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -417,7 +417,7 @@ def apportion(class_sizes: np.ndarray, count: int) -> np.ndarray:
         else np.zeros_like(max_taken)
     )
     taken = min_taken.copy()
-    # One image at a time goes to the class that is furthest below its fraction, of those that can still give.
+    # One image at a time goes to the class that is furthest below its quota, of those that can still give.
     for _ in range(min(count, int(max_taken.sum())) - int(taken.sum())):
         taken[np.argmax(np.where(taken < max_taken, fraction - taken, -np.inf))] += 1
     return taken
@@ -461,13 +461,13 @@ def class_numbers(targets: Iterable[Any], num_classes: int) -> np.ndarray:
     Raises:
         ValueError: With the first that is none.
     """
-    found = []
+    numbers = []
     for index, target in enumerate(targets):
         if not isinstance(target, int | np.integer) or not 0 <= target < num_classes:
             problem = f"must be of one of the {num_classes:,} classes, 0 to {num_classes - 1}"
-            raise ValueError(f"image {index} {problem}, but its target is {brief(target)}")
-        found.append(target)
-    return np.array(found, dtype=np.int64)
+            raise ValueError(f"image {index} {problem}, but its target is {short_repr(target)}")
+        numbers.append(target)
+    return np.array(numbers, dtype=np.int64)
 
 
 def _check_size(size_bytes: int) -> None:

@@ -72,7 +72,7 @@ class TrainLoader:
     they are reseeded for each image and not restored, so seed them after fetching a batch.
 
     In the place of an image that cannot be read comes, once more, the next one of this process's
-    fraction of the batch that can.
+    part of the batch that can.
 
     Args:
         source: The images.
@@ -175,9 +175,9 @@ class _AugmentEach:
             seed_sample(self._seed, pass_number, index)
             return train_transform(config, self._settings)(image), target
 
-        found: list[Unreadable] = []
-        pairs = read_each(load, range(len(samples)), found)
-        unreadable = [Unreadable(samples[place][0], reason) for place, reason in found]
+        failed: list[Unreadable] = []
+        pairs = read_each(load, range(len(samples)), failed)
+        unreadable = [Unreadable(samples[place][0], reason) for place, reason in failed]
         kept = [
             pair
             for place in replacement_places(np.array([pair is not None for pair in pairs]))
@@ -253,7 +253,7 @@ def plan_batches(
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[list[Sample]]:
-    """Yield the samples of ``rank``'s contiguous fraction of each of ``steps`` batches.
+    """Yield the samples of ``rank``'s contiguous part of each of ``steps`` batches.
 
     Args:
         stream: Where the samples come from.
@@ -377,7 +377,7 @@ def check_images(
         clock: Seconds.
         part: What they are called there.
     """
-    start, num_read, found = clock(), 0, list[Unreadable]()
+    start, num_read, bad_images = clock(), 0, list[Unreadable]()
     # Some neighbours at a time, as they lie together on a disk, in an order that looks everywhere soon.
     starts = np.random.RandomState(0).permutation(np.arange(0, len(source), _CHECKED_AT_ONCE))
     chunks = (
@@ -389,7 +389,7 @@ def check_images(
         advance = None
         for count, unreadable in pool.results(chunks):
             num_read += count
-            found += unreadable
+            bad_images += unreadable
             seconds = clock() - start
             if seconds > max_seconds:
                 break
@@ -398,7 +398,7 @@ def check_images(
                 advance = stack.enter_context(progress(text, len(source)))
             if advance is not None:
                 advance(num_read)
-    return CheckedImages(num_read, sorted(found))
+    return CheckedImages(num_read, sorted(bad_images))
 
 
 class _Read:
@@ -408,7 +408,7 @@ class _Read:
         self._source = source
 
     def __call__(self, indices: list[int]) -> tuple[int, list[Unreadable]]:
-        found: list[Unreadable] = []
+        unreadable: list[Unreadable] = []
         for index in indices:  # one after another: a list of all would hold all images at a time
-            read_each(self._source.load, [index], found)
-        return len(indices), found
+            read_each(self._source.load, [index], unreadable)
+        return len(indices), unreadable

@@ -40,7 +40,7 @@ from autoprog.data.image_sources import (
 from autoprog.data.stream import READER_ERRORS, StreamSource, first_line, names_by_number
 from autoprog.errors import ConfigError
 from autoprog.openfiles import NotRegularFileError
-from autoprog.printable import brief
+from autoprog.printable import short_repr
 from autoprog.settings import DataSettings
 
 __all__ = [
@@ -103,7 +103,7 @@ def open_data(settings: DataSettings) -> OpenedData:
         where, origin = "digits", "digits (embedded)"
         train, val = open_digits()
     _check_number_of_classes(where, train.class_names)
-    # One white level for both parts, by the training images: each image's own would tell classes apart.
+    # One white level for both parts, by the training images: each image's own would give classes away.
     headers = probe_headers(train)
     white_level = headers.white_level if settings.white_level is None else settings.white_level
     report = report_of(train, headers, white_level)
@@ -181,12 +181,12 @@ def _check_classes(where: str, train: tuple[str, ...], val: tuple[str, ...]) -> 
     in_train, in_val = set(train), set(val)
     only_train = [name for name in train if name not in in_val][:1]
     only_val = [name for name in val if name not in in_train][:1]
-    found = " and ".join(
+    differences = " and ".join(
         f"{names[0]!r} is only in {part}"
         for names, part in ((only_train, "train"), (only_val, "val"))
         if names
     )
-    problem = f"train and val must have the same classes: {found or 'their order differs'}"
+    problem = f"train and val must have the same classes: {differences or 'their order differs'}"
     raise ConfigError(where, "", problem, hint="add or remove that class")
 
 
@@ -206,14 +206,14 @@ def _open_folder(folder: Path, settings: DataSettings) -> tuple[ImageSource, Ima
         problem = f"--data has validation images of its own, {printable(val_path.name)}"
         hint = "leave --val-fraction out, or rename those"
         raise ConfigError("--val-fraction", "", problem, hint=hint)
-    found = _find_part(folder, "train") if is_folder else None
-    return open_part(found or folder, settings.class_folders), None
+    train_part = _find_part(folder, "train") if is_folder else None
+    return open_part(train_part or folder, settings.class_folders), None
 
 
 def _required_part(folder: Path, part: str, where: str = "--data") -> Path:
-    found = _find_part(folder, part, where)
-    if found is not None:
-        return found
+    located = _find_part(folder, part, where)
+    if located is not None:
+        return located
     names = ", ".join(f"{name}/ or {name}.tar" for name in _SPLIT_NAMES[part])
     paths = entries_of(folder, where)
     held = [printable(path.name) for path in paths[:6]]
@@ -232,18 +232,18 @@ def _find_part(folder: Path, part: str, where: str = "--data") -> Path | None:
     """
     wanted = _SPLIT_NAMES[part]
     archives = [f"{name}.tar" for name in wanted]
-    found = [
+    candidates = [
         path
         for path in entries_of(folder, where)
         if (path.name.lower() in wanted and os.path.isdir(path))
         or (path.name.lower() in archives and os.path.isfile(path))
     ]
-    folders = [path for path in found if os.path.isdir(path)]
-    if len({path.name.removesuffix(".tar") for path in found}) > 1 or len(folders) > 1:
-        names = " and ".join(printable(path.name) for path in found[:2])
+    folders = [path for path in candidates if os.path.isdir(path)]
+    if len({path.name.removesuffix(".tar") for path in candidates}) > 1 or len(folders) > 1:
+        names = " and ".join(printable(path.name) for path in candidates[:2])
         problem, hint = f"there are two {part} parts, {names}", "rename or remove one"
-        raise ConfigError(where, brief(str(folder)), problem, hint=hint)
-    return next(iter(folders or found), None)
+        raise ConfigError(where, short_repr(str(folder)), problem, hint=hint)
+    return next(iter(folders or candidates), None)
 
 
 def entries_of(folder: Path, where: str) -> list[Path]:
@@ -256,7 +256,7 @@ def entries_of(folder: Path, where: str) -> list[Path]:
         return sorted(folder.iterdir())
     except OSError as error:
         problem = f"the folder cannot be listed: {error.strerror}"
-        raise ConfigError(where, brief(str(folder)), problem) from None
+        raise ConfigError(where, short_repr(str(folder)), problem) from None
 
 
 def open_part(path: Path, class_folders: ClassFolders) -> FolderSource | TarSource:
@@ -337,7 +337,7 @@ def _split_folder(root: Path, split: str) -> Path:
 def sliced(opened: OpenedData, fraction: float, on_held_out: bool) -> OpenedData:
     """Return a fraction of the training images, the same in every run and alike in all classes.
 
-    What is held out is left out of the fraction, which else stays the same but for a few images.
+    The fraction has no image that is held out; it is otherwise the same but for a few images.
 
     Args:
         opened: The whole data.
@@ -350,7 +350,7 @@ def sliced(opened: OpenedData, fraction: float, on_held_out: bool) -> OpenedData
     train = opened.train
     if isinstance(train, StreamSource):
         problem = "must be data that can be read in any order"
-        hint = "or leave out --held-out and fractions"
+        hint = "or leave out --held-out and --data-fraction"
         raise ConfigError("--dataset", "", problem, hint=hint)
     val: AnySource = opened.val
     indices = np.arange(len(train))
@@ -360,8 +360,8 @@ def sliced(opened: OpenedData, fraction: float, on_held_out: bool) -> OpenedData
         )
         val = SlicedSource(train, held)
     if fraction < 1:
-        # About the fraction of each class, at least one. Which images go first hangs on all of them, so
-        # that it is alike whichever are held out.
+        # About as large a fraction of each class, at least one image. The order is drawn over all images, so
+        # that it is the same whichever are held out.
         order = np.random.RandomState(_SLICE_SEED).permutation(len(train.targets))
         order = order[np.isin(order, indices)]
         of_classes = [order[train.targets[order] == label] for label in np.unique(train.targets)]
@@ -444,11 +444,11 @@ def labelled_as(opened: OpenedData, names: Sequence[str], where: str) -> tuple[O
         hint = "as a stream cannot be relabelled"
         raise ConfigError(where, "", problem, hint=hint)
     relabelled = _Relabelled(val, np.array(numbers, dtype=np.int64), names)
-    found = replace(opened, train=relabelled, val=relabelled, class_names=names)
+    relabelled_data = replace(opened, train=relabelled, val=relabelled, class_names=names)
     if len(own) < len(names):
         text = f"images of {len(own)} of the {len(names)} classes; any of all may be predicted"
-        return found, text
-    return found, "the classes are matched by name: their order is another in the weights"
+        return relabelled_data, text
+    return relabelled_data, "the classes are matched by name: their order is another in the weights"
 
 
 class _Relabelled:

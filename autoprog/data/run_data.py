@@ -128,9 +128,9 @@ class RunData(ABC):
 
     @abstractmethod
     def validation(self) -> Iterator[Batch]:
-        """Return this rank's fraction of the validation set, at the full image size; may be empty.
+        """Return this rank's part of the validation set, at the full image size; may be empty.
 
-        The fractions of all ranks are the whole set, each image once.
+        The parts of all ranks are the whole set, each image once.
         """
 
     @property
@@ -267,7 +267,7 @@ class StreamData(RunData):
 
     Ranks: in training timm's reader gives each rank its part of the shards. All that is evaluated
     is read whole by every rank, since the readers repeat or drop images to make the ranks' numbers
-    equal; of the validation set a rank then passes on its fraction, each image once over all ranks.
+    equal; of the validation set a rank then passes on its part, each image once over all ranks.
 
     Unreadable images are the reader's business: wds logs and skips them, tfds and hfids stop; so there are
     no complaints.
@@ -305,7 +305,7 @@ class StreamData(RunData):
         return self._loader.batches(first_pass, batch_size, steps, config, part)
 
     def validation(self) -> Iterator[Batch]:
-        """Return this rank's fraction of the validation set; see :class:`RunData`."""
+        """Return this rank's part of the validation set; see :class:`RunData`."""
         return self._val_loader.eval_batches(self._full_px, self._batch_size, divided=True)
 
     @cached_property

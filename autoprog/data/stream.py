@@ -43,7 +43,7 @@ from autoprog.data.transforms import (
 from autoprog.data.workers import WorkerPool
 from autoprog.errors import ConfigError, RunError
 from autoprog.files import read_object
-from autoprog.printable import brief
+from autoprog.printable import short_repr
 
 __all__ = [
     "HELD_ONE_IN",
@@ -244,8 +244,8 @@ class StreamLoader:
             batch_size: Of this process; the last batch of each worker may be smaller.
             part: ``held_out`` reads all the data and passes on one image in twenty.
             limit: The most images, rounded up to a whole batch.
-            divided: Pass on this rank's fraction alone: a hash of its pixels gives each image to
-                one rank, so fractions differ in size by chance; the others are only decoded.
+            divided: Pass on this rank's part alone: a hash of its pixels gives each image to
+                one rank, so parts differ in size by chance; the others are only decoded.
         """
         dataset = self._source.open(is_training=False, batch_size=batch_size, seed=self._seed)
         if hasattr(dataset.reader, "dist_num_replicas"):
@@ -259,7 +259,7 @@ class StreamLoader:
     def _loader(
         self, stream: _Stream, batch_size: int, worker_seed: int, drop_last: bool
     ) -> Iterator[Batch]:
-        """Yield batches of the workers in turn, of each until its part of the data is at its end."""
+        """Yield batches from the workers alternately, from each until its part of the data is at its end."""
         generator = torch.Generator().manual_seed(worker_seed)
         base = int(torch.empty((), dtype=torch.int64).random_(generator=generator))
         read = _Batches(stream, batch_size, drop_last)
@@ -351,10 +351,14 @@ class _Stream:
                 text = f"a sample cannot be read ({first_line(error)})"
                 raise RunError(f"{self._source.name}: {text}") from error
             if not isinstance(image, Image.Image):
-                raise RunError(f"{self._source.name}: a sample holds no image, but {brief(image)}")
+                raise RunError(
+                    f"{self._source.name}: a sample holds no image, but {short_repr(image)}"
+                )
             if not 0 <= target < num_classes:
                 problem = f"must be a class from 0 to {num_classes - 1}"
-                raise RunError(f"{self._source.name}: a target {problem}, but is {brief(target)}")
+                raise RunError(
+                    f"{self._source.name}: a target {problem}, but is {short_repr(target)}"
+                )
             hashed = pixel_hash(image)
             is_held = hashed % HELD_ONE_IN == 0
             is_mine = hashed % self._world_size == self._rank
@@ -438,10 +442,12 @@ def _names_in(info: Any) -> Iterator[Any]:
     """
     splits = info.get("splits", {}) if isinstance(info, Mapping) else {}
     if not isinstance(splits, Mapping):
-        raise ConfigError("--dataset", "", f"must have splits by name, but has {brief(splits)}")
+        raise ConfigError(
+            "--dataset", "", f"must have splits by name, but has {short_repr(splits)}"
+        )
     for split in splits.values():
         names = split.get("filenames", ()) if isinstance(split, Mapping) else None
         if not isinstance(names, Sequence) or isinstance(names, str):
-            problem = f"must have a list of filenames in each split, but has {brief(names)}"
+            problem = f"must have a list of filenames in each split, but has {short_repr(names)}"
             raise ConfigError("--dataset", "", problem)
         yield from names

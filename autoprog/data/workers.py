@@ -131,10 +131,10 @@ class WorkerPool(Generic[Task, T]):
         self._call += 1
         if self._count and not self._workers:
             self._start()
-        found: Results[T] = Results(self, tasks, self._call)
+        results: Results[T] = Results(self, tasks, self._call)
         for _ in range(_TASKS_AHEAD * self._count):
             self.submit(tasks)
-        return found
+        return results
 
     def close(self) -> None:
         """End the workers, whatever they do."""
@@ -237,9 +237,9 @@ class Results(Iterator[T]):
             return self._pool.carry_out(next(self._tasks))
         if not self._pool.has_pending(self._call):
             raise StopIteration
-        found = self._pool.receive(self._call)
+        result = self._pool.receive(self._call)
         self._pool.submit(self._tasks)
-        return found
+        return result
 
 
 class _Pending(NamedTuple):
@@ -424,12 +424,12 @@ class _Pinner:
     def take(self, seconds: float) -> _Message | None:
         """Return the next message; None if it is not there within so many seconds."""
         try:
-            found = self._done.get(timeout=seconds)
+            result = self._done.get(timeout=seconds)
         except queue.Empty:
             return None
-        if isinstance(found, RunError):
-            raise found
-        return found
+        if isinstance(result, RunError):
+            raise result
+        return result
 
     def close(self) -> None:
         """End the thread, unless it waits for the rest of a result, which ends with the worker."""
@@ -502,8 +502,8 @@ def _work(connected: Connection, run: Any, info: _Info, printed: IO[bytes] | Non
             lines = list(warned)
             warned.clear()
             if printed is not None and os.fstat(printed.fileno()).st_size:
-                found = [line for line in _printed_text(printed).splitlines() if line.strip()]
-                lines += [line[:_LONGEST_MESSAGE] for line in found[-_MAX_MESSAGES:]]
+                messages = [line for line in _printed_text(printed).splitlines() if line.strip()]
+                lines += [line[:_LONGEST_MESSAGE] for line in messages[-_MAX_MESSAGES:]]
                 os.ftruncate(printed.fileno(), 0)
                 os.lseek(printed.fileno(), 0, os.SEEK_SET)
             _send(connected, replace(message, warned=tuple(lines)), body)

@@ -70,11 +70,11 @@ Augmented images are harder than held-out ones as they are, so what is learnt sh
 with `vit-xs` on CIFAR-10, regularisation ramped: 1.2 after some 40 passes over 2,375 images, where full
 strength from the start gains nothing; 0.4 to 0.5 after some 90 over 1,250, where it gains 2 points. After 11
 passes over 9,500 images full strength costs 3 points; there the held-out loss was read after the supernet
-phase, which makes it worse, and the fraction was 1.3 and 1.4.
+phase, which makes it worse, and the value was 1.3 and 1.4.
 """
 
 _MIN_GAIN = 0.05
-"""Of training loss, in nats: below it a fraction would be noise."""
+"""Of training loss, in nats: divided by less, the fraction would be noise."""
 
 
 @dataclass(frozen=True)

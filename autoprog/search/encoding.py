@@ -15,7 +15,7 @@ from itertools import accumulate
 __all__ = ["AxisRange", "Encoding", "Timeline"]
 
 Timeline = tuple[tuple[float, tuple[int, ...]], ...]
-"""Segments of a run: from which fraction of it on, and the number of the value on each axis."""
+"""Segments of a run: the fraction of it at which each begins, and the number of its value on each axis."""
 
 
 @dataclass(frozen=True)

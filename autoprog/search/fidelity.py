@@ -472,10 +472,10 @@ def bootstrap_interval(
     """
     generator = np.random.default_rng(seed)
     values = (statistic(generator.integers(0, count, count)) for _ in range(_DRAWS))
-    found = [value for value in values if value is not None]
-    if 2 * len(found) < _DRAWS:
+    defined = [value for value in values if value is not None]
+    if 2 * len(defined) < _DRAWS:
         return None
-    low, high = np.percentile(found, (2.5, 97.5))
+    low, high = np.percentile(defined, (2.5, 97.5))
     return float(low), float(high)
 
 

@@ -6,7 +6,7 @@ relations, each with numbers that are measured or limited:
 - *Learning.* The full model's loss falls as progress^-b; b is the slope of this run's own training curve.
 - *Transfer.* The one-shot losses say how far the full model is: were its loss that of the subnet trained so
   far, it has learnt all of it; if it is higher, what the curve says of that loss. They also say what training
-  a subnet is worth from now on. Where it is ahead of the full model, the fraction loss(subnet) / loss(full)
+  a subnet is worth from now on. Where it is ahead of the full model, the ratio loss(subnet) / loss(full)
   is kept: a low loss at a small image size is worth little where the full size has next to nothing of it.
   Where it falls behind, the progress that the curve gives to its loss: it has not the capacity to follow.
 - *Capacity.* A step at relative cost c teaches c^γ as much as a full one.
@@ -326,7 +326,7 @@ class ContinuationSearch:
 
     @property
     def leaves_time(self) -> bool:
-        """Tell whether there is time before only the full model trains."""
+        """Return whether there is time before only the full model trains."""
         return self.step < self.full_step
 
     def enumerated(self, firsts: Sequence[SubnetConfig]) -> Iterator[Continuation]:
@@ -365,18 +365,18 @@ class ContinuationSearch:
         bounds = encoding.bounds()
         if not bounds or not self.leaves_time:
             return []
-        found: list[Forecast] = []
+        forecasts: list[Forecast] = []
 
         def evaluate(vector: Mapping[str, Any], _: object) -> tuple[float, float]:
-            found.append(inputs.forecast(self.continuation_of(encoding.decode(vector))))
-            return found[-1].loss, found[-1].seconds
+            forecasts.append(inputs.forecast(self.continuation_of(encoding.decode(vector))))
+            return forecasts[-1].loss, forecasts[-1].seconds
 
         space = {key: IntDistribution(low, high) for key, (low, high) in bounds.items()}
         enqueued = tuple(encoding.encode(arrivals) for arrivals in first)
         # Two objectives, of which the samplers look for the front; the rules take their point from it.
         plan = Plan("continuations", ("loss", "seconds"), space, enqueued)
         search_in_memory(plan, evaluate, trials, create_sampler(sampler, seed, space))
-        return found
+        return forecasts
 
     @property
     def encoding(self) -> Encoding:

@@ -108,13 +108,13 @@ class Costs:
 
     @property
     def has_grid(self) -> bool:
-        """Tell whether a grid has been measured, even if the time did not suffice for all of it."""
+        """Return whether a grid has been measured, even if the time did not suffice for all of it."""
         return any(cost.source == "grid" for cost in self.table.step_costs.values())
 
     def get(self, subnet: SubnetConfig) -> float | None:
         """Return the recorded seconds of a plain step at the run's batch size, or None."""
-        found = self.table.step_costs.get(CostKey(subnet, self._batch_size).name)
-        return None if found is None else found.seconds
+        measured = self.table.step_costs.get(CostKey(subnet, self._batch_size).name)
+        return None if measured is None else measured.seconds
 
     def all_seconds(self, spec: ModelSpec, subnets: Iterable[SubnetConfig]) -> dict[str, float]:
         """Return what a plain step of each subnet adds to the run, by the text of the subnet.
@@ -186,10 +186,12 @@ class Costs:
         self._add(measured)
         return True
 
-    def _add(self, found: CostTable) -> None:
+    def _add(self, measured: CostTable) -> None:
         """Add what has been measured; what is there stays."""
-        first = self.table if self.table.conditions else found  # which says where it was measured
-        costs = self.table.with_costs(found.step_costs).step_costs
+        first = (
+            self.table if self.table.conditions else measured
+        )  # which says where it was measured
+        costs = self.table.with_costs(measured.step_costs).step_costs
         self.table = first.model_copy(update={"step_costs": costs})
 
 
@@ -375,8 +377,8 @@ class _Grid:
         if self.broadcast("again" if has_time else ""):
             again = {key.name: self._steps[key].once() for key in keys}
             seconds = {name: min(one, again[name]) for name, one in seconds.items()}
-        found: dict[str, float] = json.loads(self.broadcast(json.dumps(seconds)))
-        return found
+        seconds_of_rank_0: dict[str, float] = json.loads(self.broadcast(json.dumps(seconds)))
+        return seconds_of_rank_0
 
     def _limit(
         self, seconds: Mapping[CostKey, float], max_seconds: float, run_steps: int | None
@@ -456,10 +458,10 @@ class _Grid:
         for key in self._steps:
             if key.name not in times.first:
                 continue
-            found, (_, batch) = times.estimate(key.name), self._seconds_of(key, times)
+            estimate, (_, batch) = times.estimate(key.name), self._seconds_of(key, times)
             costs[key.name] = StepCost(
-                seconds=found.median * scale,
-                interval=(found.low * scale, found.high * scale),
+                seconds=estimate.median * scale,
+                interval=(estimate.low * scale, estimate.high * scale),
                 data_seconds=None if batch is None else max(batch, 1e-9) * scale,
                 rounds=max(1, len(times.ratios(key.name))),
                 source="grid",

@@ -53,7 +53,7 @@ class DecisionPoint:
 
     @property
     def is_zero_step_probe(self) -> bool:
-        """Tell whether no supernet is trained."""
+        """Return whether no supernet is trained."""
         return self.start_step == self.stop_step
 
 

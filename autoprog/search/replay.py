@@ -34,9 +34,9 @@ class Replayed:
     @property
     def known(self) -> Decision:
         """Return the decision of which there is at least one."""
-        found = self.recorded or self.again
-        assert found is not None
-        return found
+        decision = self.recorded or self.again
+        assert decision is not None
+        return decision
 
     @property
     def differences(self) -> tuple[str, ...]:
@@ -94,13 +94,13 @@ def chooser_of(
 def differences(recorded: Decision, again: Decision) -> tuple[str, ...]:
     """Return the names of what differs between two decisions."""
     one, two = (decision.model_dump(mode="json") for decision in (recorded, again))
-    found = [] if recorded.subnet == again.subnet else ["subnet"]
+    differing = [] if recorded.subnet == again.subnet else ["subnet"]
     keys = ("continuation", "candidates", "front", "reason", "full_regularisation")
-    return (*found, *(key for key in keys if not _alike(one[key], two[key])))
+    return (*differing, *(key for key in keys if not _alike(one[key], two[key])))
 
 
 def _alike(one: Any, two: Any) -> bool:
-    """Tell whether two values of JSON are the same but for the last bits of numbers."""
+    """Return whether two values of JSON are the same but for the last bits of numbers."""
     if isinstance(one, float) and isinstance(two, float):
         return math.isclose(one, two, rel_tol=_SAME)
     if isinstance(one, Mapping) and isinstance(two, Mapping):

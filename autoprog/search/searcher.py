@@ -613,7 +613,7 @@ class Searcher:
 
     @property
     def next_is_new(self) -> bool:
-        """Tell whether no earlier attempt has entered the next phase: its events are not in the log then."""
+        """Return whether no earlier attempt entered the next phase: its events are not in the log then."""
         return self.trainer.phase < self.num_phases
 
     @property
@@ -628,7 +628,7 @@ class Searcher:
 
     @property
     def by_time(self) -> bool:
-        """Tell whether the length of the run is the time that its steps are known to take."""
+        """Return whether the length of the run is the time that its steps are known to take."""
         return self.search.cost_fraction is not None
 
     @cached_property

@@ -224,18 +224,18 @@ class TimedBatches:
         """Fetch some batches untimed, one of each worker, then others; return the seconds of one of them."""
         trainer = self.deadline.trainer
         lead_in, timed = max(1, trainer.data.workers), max(batches, 2 * trainer.data.workers)
-        found = self.batches(lead_in + timed)
-        for batch in islice(found, lead_in):
+        timed_batches = self.batches(lead_in + timed)
+        for batch in islice(timed_batches, lead_in):
             self._some = batch
             self.deadline.check_step()
         start = trainer.clock()
-        for _ in found:
+        for _ in timed_batches:
             self.deadline.check_step()
         return (trainer.clock() - start) / timed
 
     @property
     def has_batch(self) -> bool:
-        """Tell whether a batch has been fetched."""
+        """Return whether a batch has been fetched."""
         return self._some is not None
 
     def some(self) -> Batch:
@@ -265,11 +265,11 @@ def seconds_with_batches(timed: TimedSteps, data: TimedBatches, steps: int) -> f
     """Return the seconds of `steps` steps, each on a batch of its own, from the first batch's arrival on."""
     trainer = timed.deadline.trainer
     timed.enter()
-    found = data.batches(steps)
-    batch = next(found)
+    batches = data.batches(steps)
+    batch = next(batches)
     start = trainer.clock()
     timed.take(batch)
-    for batch in found:
+    for batch in batches:
         timed.deadline.check_step()
         timed.take(batch)
     trainer.compute.synchronize()

@@ -125,8 +125,8 @@ def search_by_trials(
             yield WarningRaised(step=0, message=complaint)
         run, seed = folder.manifest.run_id, settings.seed
         found_by = FoundBy(run=run, rule=search.rule, seed=seed, trial=chosen.number)
-        found = schedule_space(settings).schedule_of(chosen.params, found_by)
-        folder.write_schedule(found, "best.yaml")
+        best_schedule = schedule_space(settings).schedule_of(chosen.params, found_by)
+        folder.write_schedule(best_schedule, "best.yaml")
     schedule = load_schedule(best)
     folder.write_schedule(schedule)
     trainer = start_training(settings, folder, opened, schedule, job)
@@ -397,7 +397,7 @@ class ScheduleSpace:
 
     Attributes:
         space: What may grow, and the choices beside it.
-        strength: The recipe's regularisation, of which stages have a fraction.
+        strength: The recipe's regularisation; stages have a fraction of it.
         lr: The recipe's learning rate; a trial may choose another shape.
     """
 
@@ -482,7 +482,7 @@ class ScheduleSpace:
         )
 
     def stages_of(self, params: Mapping[str, Any]) -> tuple[tuple[float, SubnetConfig], ...]:
-        """Return from which fraction of a trial on it trains which subnet."""
+        """Return the subnets of a trial, each with the fraction of the trial at which it begins."""
         schedule, fraction, stages = self.schedule_of(params), 0.0, []
         table = schedule.resolve(1000, 1.0)  # steps enough for 20 dates to differ
         for stage in schedule.stages:
@@ -527,7 +527,7 @@ _INIT_OF = {stored: init for init, stored in _STORED_INIT.items()}
 
 
 def _scaled(strength: object, scale: float) -> float | None:
-    """Return a fraction of the recipe's value; None, which keeps it, for all of it."""
+    """Return this fraction of the recipe's value; None, which keeps the value, for all of it."""
     if strength is None or scale == 1:
         return None
     assert isinstance(strength, int | float)

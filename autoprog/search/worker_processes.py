@@ -165,7 +165,7 @@ class _Worker:
 def part_of_machine(
     index: int, count: int, cores: int, gpus: Sequence[str], environ: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return the environment of worker `index` of `count`: an equal part of the cores, the GPUs in turn.
+    """Return the environment of worker `index` of `count`: an equal part of the cores, and one GPU each.
 
     The cores count for its threads and for its loader workers. What the user has set for the threads holds.
     """
@@ -184,5 +184,5 @@ def visible_gpus(environ: Mapping[str, str], devices: Path = Path("/dev")) -> tu
     given = environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
         return tuple(word.strip() for word in given.split(",") if word.strip())
-    found = [path for path in devices.glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name)]
-    return tuple(str(number) for number in range(len(found)))
+    gpus = [path for path in devices.glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name)]
+    return tuple(str(number) for number in range(len(gpus)))

@@ -21,7 +21,7 @@ from autoprog.decisions import ReachedLosses
 from autoprog.errors import RunError
 from autoprog.events import Evaluated
 from autoprog.openfiles import open_regular, replacing
-from autoprog.printable import brief
+from autoprog.printable import short_repr
 from autoprog.train.torch_files import (
     NotLoadedError,
     check_dense,
@@ -203,10 +203,10 @@ def check_state(
         MisfitStateError: With the first value that the trainer cannot be put into.
     """
     try:
-        found = _State.model_validate(dict(state))
-        if len(found.emas) != len(networks) - 1:
-            raise ValueError(f"emas must be {len(networks) - 1}, but are {len(found.emas)}")
-        for network, weights in zip(networks, (found.model, *found.emas), strict=True):
+        checked = _State.model_validate(dict(state))
+        if len(checked.emas) != len(networks) - 1:
+            raise ValueError(f"emas must be {len(networks) - 1}, but are {len(checked.emas)}")
+        for network, weights in zip(networks, (checked.model, *checked.emas), strict=True):
             own = network.vit.state_dict()
             check_dense(weights)
             wrong = [key for key in own if key not in weights or differs(weights[key], own[key])]
@@ -216,30 +216,30 @@ def check_state(
             key = first_not_finite(weights, own)
             if key is not None:
                 raise ValueError(f"{key} has NaN or infinity")
-        _check_optimizer(optimizer, found.optimizer, _Kinds(examples))
-        if found.scaler and not set(_SCALER) <= found.scaler.keys():
+        _check_optimizer(optimizer, checked.optimizer, _Kinds(examples))
+        if checked.scaler and not set(_SCALER) <= checked.scaler.keys():
             raise ValueError("scaler must have all of its values")
-        for row in (*found.steps_by_subnet, *found.phase_seconds):
+        for row in (*checked.steps_by_subnet, *checked.phase_seconds):
             depth, img_size, tokens, _ = row
             if not SubnetConfig(depth, img_size, TokenRule(*tokens)).within(networks[0].spec.full):
                 raise ValueError(
-                    f"a subnet must be a part of the model, but one is {brief(row[:3])}"
+                    f"a subnet must be a part of the model, but one is {short_repr(row[:3])}"
                 )
-        for row in found.steps_by_subnet:
+        for row in checked.steps_by_subnet:
             if type(row[-1]) is not int or row[-1] < 0:
-                raise ValueError(f"steps must be whole numbers, but got {brief(row[-1])}")
-        for row in found.phase_seconds:
+                raise ValueError(f"steps must be whole numbers, but got {short_repr(row[-1])}")
+        for row in checked.phase_seconds:
             if not isinstance(row[-1], list) or not all(_is_number(s) and s >= 0 for s in row[-1]):
-                raise ValueError(f"seconds must be numbers, but got {brief(row[-1])}")
-        if found.last_evaluation is not None:
-            Evaluated.model_validate(found.last_evaluation)
-        for losses in found.search_state.reached_losses.values():
+                raise ValueError(f"seconds must be numbers, but got {short_repr(row[-1])}")
+        if checked.last_evaluation is not None:
+            Evaluated.model_validate(checked.last_evaluation)
+        for losses in checked.search_state.reached_losses.values():
             ReachedLosses.model_validate(losses)
-        for points in (found.search_state.curve, *found.search_state.recent.values()):
+        for points in (checked.search_state.curve, *checked.search_state.recent.values()):
             if any(len(point) != 2 for point in points):
                 raise ValueError("a point of a curve must be a step and a loss")
-        lengths = {len(counts) for counts in found.by_class.values()}
-        if found.by_class and (set(found.by_class) != _BY_CLASS or len(lengths) != 1):
+        lengths = {len(counts) for counts in checked.by_class.values()}
+        if checked.by_class and (set(checked.by_class) != _BY_CLASS or len(lengths) != 1):
             raise ValueError("by_class must have the images and right answers of each class")
     except ValidationError as error:
         first = error.errors()[0]
@@ -281,15 +281,15 @@ def _check_group(group: Any, own: Mapping[str, Any]) -> None:
     for key, now in own.items():
         is_new = key not in group and isinstance(now, bool | None)
         if key != "params" and not is_new and not _is_alike(group[key], now):
-            problem = f"{key} of the optimizer must be like {brief(now)}"
-            raise ValueError(f"{problem}, but got {brief(group[key])}")
+            problem = f"{key} of the optimizer must be like {short_repr(now)}"
+            raise ValueError(f"{problem}, but got {short_repr(group[key])}")
     for key in group.keys() - own.keys():  # such as the step count of LAMB
         value = group[key]
         is_single = (
             isinstance(value, Tensor) and value.shape == () and value.dtype.is_floating_point
         )
         if not (isinstance(value, bool | None) or _is_number(value) or is_single):
-            raise ValueError(f"{brief(key)} of the optimizer must be a number")
+            raise ValueError(f"{short_repr(key)} of the optimizer must be a number")
 
 
 def _is_alike(value: Any, now: Any) -> bool:
@@ -328,7 +328,7 @@ class _Kinds:
     def check(self, key: Any, value: Any, parameter: Tensor) -> None:
         """Compare one value; raises ValueError."""
         if key not in self.of_key:
-            raise ValueError(f"the optimizer has no state {brief(key)}")
+            raise ValueError(f"the optimizer has no state {short_repr(key)}")
         if isinstance(value, Tensor):
             check_dense({key: value})
             if value.numel() > max(1, parameter.numel()):

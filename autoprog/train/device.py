@@ -177,7 +177,7 @@ def cpu_has_bfloat16() -> bool:
 def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     """Return the model of the processor as Linux gives it, elsewhere what Python knows."""
     try:
-        found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
+        match = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
     except OSError:
-        found = None
-    return found.group(1) if found else platform.processor() or platform.machine()
+        match = None
+    return match.group(1) if match else platform.processor() or platform.machine()

@@ -92,9 +92,11 @@ def evaluate_grid(
         run_data.close()
     if not first_images:
         raise RunError("there are no validation images to evaluate on")
-    for choice, found in zip(choices, scores, strict=True):
-        if not math.isfinite(found.loss):
-            raise RunError(f"{choice.subnet}: the loss on the validation images is {found.loss}")
+    for choice, evaluated in zip(choices, scores, strict=True):
+        if not math.isfinite(evaluated.loss):
+            raise RunError(
+                f"{choice.subnet}: the loss on the validation images is {evaluated.loss}"
+            )
 
     images = first_images[0].to(compute.device)
 

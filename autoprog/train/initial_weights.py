@@ -99,17 +99,17 @@ def load_initial(
         ConfigError: As :func:`find_initial` does.
         RunError: So too.
     """
-    found = find_initial(settings, class_names)
-    if found is None:
+    initial = find_initial(settings, class_names)
+    if initial is None:
         return ()
     online, *averages = networks
     # The averages begin at the same weights: at what they were drawn with they would lag behind for long.
-    online.vit.load_state_dict(found.state, strict=False)  # without a fresh head and fresh tables
+    online.vit.load_state_dict(initial.state, strict=False)  # without a fresh head and fresh tables
     tables = {size: f"{TABLES}.{size}" for size in settings.table_sizes}
-    resample_tables(online.vit, (size for size, key in tables.items() if key not in found.state))
+    resample_tables(online.vit, (size for size, key in tables.items() if key not in initial.state))
     for average in averages:
         average.vit.load_state_dict(online.vit.state_dict())
-    return found.notes
+    return initial.notes
 
 
 def weights_of_file(source: str) -> WeightsFile:

@@ -245,7 +245,7 @@ class Stepper:
             return self._sandwich(parts, choice, step)
         total = images.new_zeros((), dtype=torch.float32)
         for number, (some, wanted) in enumerate(parts, 1):
-            # Chunks may differ in length; each counts by its fraction of the batch.
+            # Chunks may differ in length; each is weighted by its part of the batch.
             with self.ranks.without_averaging(self.network, is_last=number == len(parts)):
                 loss = self.loss(self._logits(some, choice), wanted) * (len(some) / len(images))
                 self.scaler.scale(loss).backward()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
-from autoprog.errors import AutoprogError, tell_at_once
+from autoprog.errors import AutoprogError, write_at_once
 
 if TYPE_CHECKING:
     from autoprog.train.ranks import Ranks
@@ -62,7 +62,7 @@ class StopRequest:
     """
 
     signal_name: str | None = None
-    answer: Callable[[str], None] = tell_at_once
+    answer: Callable[[str], None] = write_at_once
     _is_granted_at_once: bool = False
 
     def check(self) -> None:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from autoprog.accuracy import some
 from autoprog.openfiles import NotRegularFileError, open_regular
-from autoprog.printable import brief
+from autoprog.printable import short_repr
 from supernet.build import machine_bytes
 
 __all__ = [
@@ -221,7 +221,7 @@ def check_dense(state: Mapping[Any, Any]) -> None:
     """
     for key, value in state.items():
         if not isinstance(key, str):
-            raise ValueError(f"the names of tensors must be words, but one is {brief(key)}")
+            raise ValueError(f"the names of tensors must be words, but one is {short_repr(key)}")
         problem = _problem(key, value)
         if problem:
             raise ValueError(
@@ -229,11 +229,11 @@ def check_dense(state: Mapping[Any, Any]) -> None:
             )
 
 
-def differs(found: Any, own: Tensor) -> bool:
+def differs(value: Any, own: Tensor) -> bool:
     """Return whether a value is no tensor of that shape, or whole numbers where the network has others."""
-    if not isinstance(found, Tensor) or found.shape != own.shape:
+    if not isinstance(value, Tensor) or value.shape != own.shape:
         return True
-    return found.is_floating_point() != own.is_floating_point()
+    return value.is_floating_point() != own.is_floating_point()
 
 
 def first_not_finite(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str | None:
@@ -246,12 +246,12 @@ def first_not_finite(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> 
     return None
 
 
-def key_differences(own: Mapping[str, Tensor], found: Mapping[str, Any]) -> str:
+def key_differences(own: Mapping[str, Tensor], given: Mapping[str, Any]) -> str:
     """Return in words which tensors a network misses, does not know, or has in another shape; or nothing."""
     kinds = {
-        "missing": [key for key in own if key not in found],
-        "too many": [key for key in found if key not in own],
-        "of another shape": [k for k in own if k in found and differs(found[k], own[k])],
+        "missing": [key for key in own if key not in given],
+        "too many": [key for key in given if key not in own],
+        "of another shape": [k for k in own if k in given and differs(given[k], own[k])],
     }
     return "; ".join(
         f"{len(keys)} {kind}, such as {shown_key(keys[0])}" for kind, keys in kinds.items() if keys
@@ -346,9 +346,9 @@ def load_torch(path: Path) -> Any:
             # Namespace, as timm's train.py keeps its flags
             with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                found = torch.load(file, map_location="cpu", weights_only=True)
-            _drop_attributes(found)
-            return found
+                content = torch.load(file, map_location="cpu", weights_only=True)
+            _drop_attributes(content)
+            return content
         except (NotLoadedError, NotRegularFileError):
             raise
         except UNREADABLE as error:
@@ -359,10 +359,10 @@ def load_torch(path: Path) -> Any:
             raise NotLoadedError(_TOO_LARGE if is_full else _DAMAGED) from None
 
 
-def _drop_attributes(found: Any) -> None:
+def _drop_attributes(content: Any) -> None:
     """Drop the attributes of ordered dictionaries: a pickle may give them some that hide their methods."""
     seen: set[int] = set()
-    waiting = [found]
+    waiting = [content]
     while waiting:  # not by recursion: lists may be nested a million times
         value = waiting.pop()
         if id(value) in seen:

@@ -22,7 +22,7 @@ from autoprog.errors import ConfigError, RunError
 from autoprog.events import CheckpointSaved, StageStarted, SupernetStarted
 from autoprog.files import parse, read_object
 from autoprog.openfiles import NotRegularFileError, open_regular, replacing
-from autoprog.printable import brief
+from autoprog.printable import short_repr
 from autoprog.runs import Run, load_run
 from autoprog.train.model import build_model
 from autoprog.train.torch_files import (
@@ -240,10 +240,10 @@ def write_weights(path: Path, weights: dict[str, Tensor], metadata: Mapping[str,
         file.write(data)
 
 
-def _refuse(path: Path, found: tuple[str, str] | None) -> None:
+def _refuse(path: Path, complaint: tuple[str, str] | None) -> None:
     """Raise where a file is something else than weights."""
-    if found is not None:
-        what, hint = found
+    if complaint is not None:
+        what, hint = complaint
         raise ConfigError(str(path), "", f"must hold weights, but it is {what}", hint=hint)
 
 
@@ -317,13 +317,13 @@ class _Beside(_Foreign):
     class_names: list[str] | None = None
 
 
-def _names(found: Any) -> tuple[str, ...] | None:
+def _names(listed: Any) -> tuple[str, ...] | None:
     """Return the names of classes, in order, where a file has some."""
-    if isinstance(found, dict):
-        found = [found[key] for key in sorted(found)]
-    if not isinstance(found, list) or not found:
+    if isinstance(listed, dict):
+        listed = [listed[key] for key in sorted(listed)]
+    if not isinstance(listed, list) or not listed:
         return None
-    return tuple(str(name)[:_LONGEST_CLASS_NAME] for name in found)
+    return tuple(str(name)[:_LONGEST_CLASS_NAME] for name in listed)
 
 
 _LONGEST_CLASS_NAME = 1_000
@@ -349,7 +349,7 @@ def _read_safetensors(path: Path) -> WeightsFile:
         with suppress(ValueError, RecursionError):  # metadata of another program is no JSON of ours
             said[key] = json.loads(about.get(key, "null"))
     images, arguments = said.get("images"), said.get("kwargs")
-    found = WeightsFile(
+    weights = WeightsFile(
         path,
         _dense(path, state),
         spec=None,
@@ -357,7 +357,7 @@ def _read_safetensors(path: Path) -> WeightsFile:
         images=images if isinstance(images, dict) else None,
     )
     says_model = "timm" in about and arguments is not None
-    return _described(found, about["timm"], arguments) if says_model else found
+    return _described(weights, about["timm"], arguments) if says_model else weights
 
 
 def _dense(path: Path, state: Mapping[Any, Any]) -> dict[str, Tensor]:
@@ -376,7 +376,7 @@ def _dense(path: Path, state: Mapping[Any, Any]) -> dict[str, Tensor]:
 def _described(file: WeightsFile, name: str, kwargs: Any) -> WeightsFile:
     """Return weights with the model that they are said to be for, if it can be built and can grow."""
     if not isinstance(kwargs, Mapping):
-        return replace(file, refused=f"arguments must be a mapping, but got {brief(kwargs)}")
+        return replace(file, refused=f"arguments must be a mapping, but got {short_repr(kwargs)}")
     try:
         return replace(file, spec=describe(name, **kwargs))
     except (ValueError, TypeError) as error:  # of another version, or hostile
@@ -385,18 +385,18 @@ def _described(file: WeightsFile, name: str, kwargs: Any) -> WeightsFile:
 
 def _read_torch(path: Path, averaged: bool) -> WeightsFile:
     try:
-        found = load_torch(path)
+        content = load_torch(path)
     except NotLoadedError as error:
         _refuse(path, why_it_is_not_loaded(error))
         raise
-    if isinstance(found, Mapping) and {"optimizer", "emas", "model"} <= found.keys():
-        return _of_checkpoint(path, found, averaged)
+    if isinstance(content, Mapping) and {"optimizer", "emas", "model"} <= content.keys():
+        return _of_checkpoint(path, content, averaged)
     # timm's script and others keep the tensors under a key, beside the optimizer and what else there is.
-    held, key = found, ""
-    if isinstance(found, Mapping):
+    held, key = content, ""
+    if isinstance(content, Mapping):
         keys = (*_AVERAGED, *_ONLINE) if averaged else (*_ONLINE, *_AVERAGED)
-        key = next((key for key in keys if isinstance(found.get(key), Mapping)), "")
-        held = found[key] if key else found
+        key = next((key for key in keys if isinstance(content.get(key), Mapping)), "")
+        held = content[key] if key else content
     is_state = isinstance(held, Mapping) and held and all(torch.is_tensor(v) for v in held.values())
     if not is_state:
         problem = f"must hold tensors by name, but it holds {_content(held)}"
@@ -408,18 +408,18 @@ def _read_torch(path: Path, averaged: bool) -> WeightsFile:
     return WeightsFile(path, state, spec=None, taken=taken)
 
 
-def _of_checkpoint(path: Path, found: Mapping[str, Any], averaged: bool) -> WeightsFile:
+def _of_checkpoint(path: Path, state_of_run: Mapping[str, Any], averaged: bool) -> WeightsFile:
     """Return the weights in the whole state of a run: a network of the depth that the run has reached.
 
     Raises:
         ConfigError: If that is not the full one, and which blocks run is not certain.
     """
-    emas, step, run = found["emas"], found.get("step", 0), run_of(path)
+    emas, step, run = state_of_run["emas"], state_of_run.get("step", 0), run_of(path)
     if not isinstance(emas, list) or not isinstance(step, int):
         problem = "must hold weights, but it is the state of no run"
         raise ConfigError(str(path), "", problem, hint="copy it again")
     is_averaged = averaged and bool(emas)
-    state = emas[-1] if is_averaged else found["model"]
+    state = emas[-1] if is_averaged else state_of_run["model"]
     if not isinstance(state, Mapping):
         problem = "must hold tensors by name, but it holds"
         raise ConfigError(str(path), "", f"{problem} {_content(state)}")
@@ -465,5 +465,5 @@ def _content(held: Any) -> str:
         return f"a {type(held).__name__}"
     if {"state", "param_groups"} <= held.keys():
         return "the state of an optimizer"
-    names = [shown_key(key) if isinstance(key, str) else brief(key) for key in held]
+    names = [shown_key(key) if isinstance(key, str) else short_repr(key) for key in held]
     return f"only {some(names)}" if names else "nothing"

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autoprog.console import Console
-from autoprog.errors import tell_at_once
+from autoprog.errors import write_at_once
 from autoprog.events import (
     CostsKnown,
     CostsMeasured,
@@ -126,7 +126,7 @@ class Display(ABC):
 
     def answer(self, text: str) -> None:
         """Say at once that a signal has come; called from its handler, in the midst of anything."""
-        tell_at_once(text)
+        write_at_once(text)
 
     def __enter__(self) -> Display:
         """Begin to show."""

@@ -65,8 +65,8 @@ class ScheduleDiff:
     @property
     def axes(self) -> tuple[str, ...]:
         """Return the axes that differ anywhere, in their order."""
-        found = {axis for span in self.spans for axis in span.differs}
-        return tuple(lane.name for lane in self.tracks[0].all_lanes() if lane.name in found)
+        differing = {axis for span in self.spans for axis in span.differs}
+        return tuple(lane.name for lane in self.tracks[0].all_lanes() if lane.name in differing)
 
 
 def schedule_diff(a: Subject, b: Subject) -> ScheduleDiff:

@@ -191,7 +191,7 @@ def continuation_text(decision: Decision) -> str:
 
 
 def _from_text(decision: Decision, continuation: Continuation) -> str:
-    """Return subnets and from where on each trains: an epoch, or a fraction of the time."""
+    """Return subnets, each with where it begins: an epoch, or a fraction of the time."""
     # A run bounded by time has no epochs that could be known before its end.
     if decision.length is not None:
         return ", ".join(
@@ -413,7 +413,7 @@ def trial_text(trial: TrialFinished) -> str:
 
 
 def _stages_text(trial: TrialFinished) -> str:
-    """Return the subnets of a schedule and from which fraction of the run on each trains."""
+    """Return the subnets of a schedule, each with the fraction of the run at which it begins."""
     parts = [
         str(subnet) if fraction == 0 else f"{subnet} at {per_cent(fraction)}"
         for fraction, subnet in trial.stages
@@ -461,10 +461,10 @@ def workers_section(workers: Sequence[WorkerSeen], now: float | None = None) -> 
     )
 
 
-def importances_section(found: Sequence[Importance]) -> Section:
+def importances_section(importances: Sequence[Importance]) -> Section:
     """Return how much each parameter matters, by study and metric."""
     parts: list[Part] = []
-    for one in found:
+    for one in importances:
         parts.append(Line(f"{one.metric} · {one.study} · {one.num_trials} trials", "dim"))
         shown = tuple(one.fractions.items())[:_MAX_PARAMETERS]
         parts.append(Line(one.problem) if one.problem else Bars(shown))

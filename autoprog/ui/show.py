@@ -75,10 +75,10 @@ def show(
                 other = preset_beside(diff, subject, spec, epochs, recipe)
             elif subject.kind == "preset" != other.kind:
                 subject = preset_beside(target, other, spec, epochs, recipe)
-            found = schedule_diff(subject, other)
-            sections = [diff_section(found)]
+            comparison = schedule_diff(subject, other)
+            sections = [diff_section(comparison)]
             name = f"{name} --diff {other.name}"
-            title = " and ".join(cost.name for cost in found.costs)
+            title = " and ".join(cost.name for cost in comparison.costs)
         if as_json:
             # Not through rich, which takes ten times as long.
             text = json.dumps(document(sections), indent=1, allow_nan=False)

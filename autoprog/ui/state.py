@@ -43,7 +43,7 @@ MAX_DECISIONS = 1024
 LONGEST_WARNING = 1000
 SMOOTHING = 0.3  # weight of the newest step time; the first steps of a stage are slow
 
-# Measured costs count as much as so large a fraction of the run in which steps took what they say: the
+# Measured costs weigh as much as this fraction of the run in which steps took what they say: the
 # first steps of a stage are slower than those that were timed, and would double the estimate alone.
 _TRUST = 0.1
 

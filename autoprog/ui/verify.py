@@ -63,7 +63,11 @@ class VerifyView:
             return self
         plan = self.verification.plan
         what = "search" if plan.searches else "schedule"
-        how = "side by side" if plan.side_by_side else "one after the other, each first in turn"
+        how = (
+            "side by side"
+            if plan.side_by_side
+            else "one after the other, each first in every other seed"
+        )
         done = f", {len(self.verification.pairs)} done" if self.verification.pairs else ""
         self._say(
             "verify", f"{what} against constant, {plan.model}, {plan.seeds} pairs{done}; {how}"
@@ -199,8 +203,8 @@ def arms_section(verification: Verification) -> Section:
 
 def verdict_section(verification: Verification) -> Section:
     """Return the verdict and everything that follows; nothing to see before the first pair."""
-    found = tuple(verdict_lines(verification))
-    return Section("verdict", (Facts(found, "list"),) if found else ())
+    lines = tuple(verdict_lines(verification))
+    return Section("verdict", (Facts(lines, "list"),) if lines else ())
 
 
 def verdict_lines(verification: Verification) -> list[tuple[str, str]]:
@@ -260,19 +264,19 @@ def _margin_text(verdict: dict[str, Any]) -> str:
 
 def _reached_text(verdict: dict[str, Any]) -> str:
     """Return the time to the baseline's accuracy in one line."""
-    found = verdict["time_to_baseline_accuracy"]
+    reached = verdict["time_to_baseline_accuracy"]
     # The cheapest of several lengths is chosen after the fact, so its bound has to allow for that.
-    if found["lengths"] == 1:
-        text = f"in {duration(found['seconds'])}, all charged" if found["reached"] else "no"
+    if reached["lengths"] == 1:
+        text = f"in {duration(reached['seconds'])}, all charged" if reached["reached"] else "no"
         return f"the baseline's mean accuracy, by the candidate's: {text}"
-    what = f"the baseline's mean accuracy, by the cheapest of {found['lengths']} lengths"
-    if not found["reached"]:
+    what = f"the baseline's mean accuracy, by the cheapest of {reached['lengths']} lengths"
+    if not reached["reached"]:
         return f"{what}: by none"
-    text = f"{what}: {found['arm']} in {duration(found['seconds'])}, all charged, "
-    text += f"{found['ratio']:.3f} of the baseline, a speed-up of {1 / found['ratio']:.2f}×"
-    if found["lower"] is None:
+    text = f"{what}: {reached['arm']} in {duration(reached['seconds'])}, all charged, "
+    text += f"{reached['ratio']:.3f} of the baseline, a speed-up of {1 / reached['ratio']:.2f}×"
+    if reached["lower"] is None:
         return text
-    return f"{text}; its lower bound {signed(found['lower'], 2)} allows for the choice"
+    return f"{text}; its lower bound {signed(reached['lower'], 2)} allows for the choice"
 
 
 def _other_lines(verification: Verification, arms: list[ArmValues]) -> list[tuple[str, str]]:
@@ -321,7 +325,7 @@ def _difference_text(arm: ArmValues) -> str:
 
 
 def _bounds_text(arm: ArmValues) -> str:
-    found = arm["difference"]
-    if found is None or found["lower"] is None:
+    difference = arm["difference"]
+    if difference is None or difference["lower"] is None:
         return "–"
-    return f"[{signed(found['lower'], 2)}, {signed(found['upper'], 2)}]"
+    return f"[{signed(difference['lower'], 2)}, {signed(difference['upper'], 2)}]"

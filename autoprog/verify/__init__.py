@@ -1,1 +1,1 @@
-"""The proof: runs compared, speed-ups verified."""
+"""Runs compared by their results, and speed-ups verified by pairs of runs."""

@@ -182,13 +182,13 @@ class ArmSettings(FileModel):
 
         The user's own cache folder is none of these, nor is what W&B keeps to be sent later.
         """
-        found = {flag: self.flags[flag] for flag in ELSEWHERE if flag in self.flags}
+        asks = {flag: self.flags[flag] for flag in ELSEWHERE if flag in self.flags}
         # Any run of this user may write there.
-        if cache_folder(str(found.get("cache", "auto"))) == cache_folder("auto"):
-            found.pop("cache", None)
+        if cache_folder(str(asks.get("cache", "auto"))) == cache_folder("auto"):
+            asks.pop("cache", None)
         if self.flags.get("wandb-mode") == "offline":  # W&B then writes into the run folder
-            found = {flag: value for flag, value in found.items() if "wandb" not in flag}
-        return found
+            asks = {flag: value for flag, value in asks.items() if "wandb" not in flag}
+        return asks
 
 
 def with_numbers(value: Any) -> Any:

@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 _POLL_SECONDS = 0.1  # short beside runs of minutes, and no load
-_CHECKPOINT_SECONDS = 60.0  # a run that is told to end writes a checkpoint first
+_CHECKPOINT_SECONDS = 60.0  # a run that is asked to end writes a checkpoint first
 _FILES_BEFORE_START = ("run.lock", "run.yaml", "events.jsonl")
 """Files of a run that was stopped before its start, beside its empty folder of checkpoints."""
 _WRITTEN_WHOLE = ("run.yaml", "schedule.yaml")  # of which a kill may leave a temporary file

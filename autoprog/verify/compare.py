@@ -318,10 +318,10 @@ def _difference(
 
 def _by_seed(runs: Sequence[FinishedRun], value: str) -> dict[int, float]:
     """Return a value of the results for each seed: the mean of its repeats."""
-    found: dict[int, list[float]] = {}
+    values_of: dict[int, list[float]] = {}
     for run in runs:
-        found.setdefault(run.result.seed, []).append(getattr(run.result, value))
-    return {seed: fmean(values) for seed, values in found.items()}
+        values_of.setdefault(run.result.seed, []).append(getattr(run.result, value))
+    return {seed: fmean(values) for seed, values in values_of.items()}
 
 
 def _same_images(run: FinishedRun, reference: FinishedRun) -> bool:
@@ -352,8 +352,8 @@ def _facts(groups: Sequence[Group]) -> Iterator[str]:
         yield f"{labels}: {images:,} validation images, top-1 within ± {error:.1f} points (95 %)"
     single = [group.label for group in groups if len(group.seeds) == 1]
     if single and len(groups) > 1:
-        yield f"{', '.join(single)}: n = 1, and one seed does not tell a difference from chance"
-    # What fraction of time a search was planned for, and what it took of the reference's, by purpose.
+        yield f"{', '.join(single)}: n = 1, and one seed cannot show a difference from chance"
+    # The cost fraction that a search was planned for, and what it took of the reference's time, by purpose.
     reference = groups[0]
     for group in groups:
         fraction = group.runs[0].planned_fraction
@@ -416,10 +416,10 @@ def charged_parts(result: Result) -> dict[str, float]:
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested mappings as one with dotted keys; a schedule stays one value."""
-    found: dict[str, Any] = {}
+    leaves: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping) and key != "schedule":
-            found |= flat(value, f"{prefix}{key}.")
+            leaves |= flat(value, f"{prefix}{key}.")
         else:
-            found[prefix + key] = value
-    return found
+            leaves[prefix + key] = value
+    return leaves

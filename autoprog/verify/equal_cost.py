@@ -83,9 +83,9 @@ def epochs_of_cost(make: Make, steps_per_epoch: int, cost: Cost, target: float) 
     # Cost is all but proportional to length, but for whole steps and stages that begin at whole epochs.
     for _ in range(_ROUNDS):
         epochs = steps / steps_per_epoch
-        found = cost(make(epochs).resolve(steps_per_epoch, epochs))
-        nearest = min(nearest, (abs(found - target), steps))
-        nearer = max(2, round(steps * target / found))
+        cost_of_epochs = cost(make(epochs).resolve(steps_per_epoch, epochs))
+        nearest = min(nearest, (abs(cost_of_epochs - target), steps))
+        nearer = max(2, round(steps * target / cost_of_epochs))
         if nearer == steps:
             break
         steps = nearer
@@ -107,7 +107,7 @@ def ramps(
     Raises:
         ConfigError: If no axis can save, or a stage is shorter than a step at that cost.
     """
-    full, found = space.spec.full, []
+    full, controls = space.spec.full, []
     axes = {
         "depth": [SubnetConfig(depth, full.img_size) for depth in space.depths],
         "size": [SubnetConfig(full.depth, size) for size in space.sizes],
@@ -120,11 +120,11 @@ def ramps(
             chosen = [points[round(at)] for at in linspace(0, len(points) - 1, count)]
             schedule = _schedule(space, lr, chosen, [1 / count] * count)
             epochs = epochs_of_cost(always(schedule), steps_per_epoch, cost, target)
-            found.append(Control(f"ramp-{axis}", f"linear ramp of {axis}", schedule, epochs))
-    if not found:
+            controls.append(Control(f"ramp-{axis}", f"linear ramp of {axis}", schedule, epochs))
+    if not controls:
         hint = "leave out ramp, or give another --controls-space"
         raise ConfigError("--controls", "ramp", "must have an axis that can save", hint=hint)
-    return found
+    return controls
 
 
 def random_schedules(
@@ -143,7 +143,7 @@ def random_schedules(
     Raises:
         ConfigError: If too few of those drawn can be trained.
     """
-    rng, found = random.Random(seed), list[Control]()
+    rng, controls = random.Random(seed), list[Control]()
     full, min_full = space.spec.full, space.decisions.min_full_fraction
     for _ in range(_TRIES):
         # A chain of subnets that grow, at least one of them below the full model, which ends it.
@@ -164,12 +164,14 @@ def random_schedules(
             epochs = epochs_of_cost(always(schedule), steps_per_epoch, cost, target)
         except ConfigError:
             continue
-        if all(schedule != control.schedule for control in found):
-            name = f"random-{len(found) + 1}"
-            found.append(Control(name, "random schedule", schedule, epochs))
-        if len(found) == count:
-            return found
-    problem = f"must find {count} schedules, but only {len(found)} of {_TRIES} drawn differ and fit"
+        if all(schedule != control.schedule for control in controls):
+            name = f"random-{len(controls) + 1}"
+            controls.append(Control(name, "random schedule", schedule, epochs))
+        if len(controls) == count:
+            return controls
+    problem = (
+        f"must find {count} schedules, but only {len(controls)} of {_TRIES} drawn differ and fit"
+    )
     raise ConfigError("--controls", "random", problem, hint="train longer or ask for fewer")
 
 

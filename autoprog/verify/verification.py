@@ -174,10 +174,12 @@ def load(folder: Path) -> Verification:
             ]
             plan = {**plan, "others": others}
         body = {**body, "schema": 2, "plan": plan}
-    found = parse(Verification, migration.verification(body), str(path))
-    _check_links(folder, found.plan)
+    verification = parse(Verification, migration.verification(body), str(path))
+    _check_links(folder, verification.plan)
     # The verdict in the file may be of another version, or of somebody's own making.
-    return found.model_copy(update={"verdict": summarise(found.pairs, found.plan)})
+    return verification.model_copy(
+        update={"verdict": summarise(verification.pairs, verification.plan)}
+    )
 
 
 def _check_links(folder: Path, plan: Plan) -> None:
@@ -219,7 +221,7 @@ def publish_verification(folder: Path, target: Path) -> None:
         RunError: If it cannot be written.
     """
     check_publish_folder(target)
-    found = load(folder)
+    verification = load(folder)
     try:
         target.mkdir(parents=True, exist_ok=True)
         if (target / "verify.json").exists():
@@ -229,7 +231,7 @@ def publish_verification(folder: Path, target: Path) -> None:
                     (run / name).unlink(missing_ok=True)
                 if run.exists():
                     run.rmdir()
-        for name in _run_names(found):
+        for name in _run_names(verification):
             for run in run_folders(folder / name):
                 if (run / "result.json").exists():
                     (target / name).mkdir()  # and an error where something else has that name
@@ -240,7 +242,7 @@ def publish_verification(folder: Path, target: Path) -> None:
                     rows = effective_rows(map(migration.event, read_rows(run / "events.jsonl")))
                     lines = [json.dumps(row) + "\n" for row in rows if row["kind"] in _CURVE]
                     write_atomically(target / name / CURVE_FILE, "".join(lines))
-        for name in (*found.plan.files(), "verify.json"):
+        for name in (*verification.plan.files(), "verify.json"):
             _copy(folder / name, target / name)
     except OSError as error:
         where = error.filename or target

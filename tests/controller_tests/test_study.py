@@ -351,7 +351,7 @@ def test_a_result_that_comes_after_its_trial_was_failed_is_not_counted(bench: An
     on.ask = noted
     end = bench.work(on, 2, evaluate)
     assert bench.states(on) == ["FAIL", "COMPLETE", "COMPLETE"]
-    assert end.num_told == 2
+    assert end.num_reported == 2
 
 
 def test_run_folders_may_share_a_journal(bench: Any) -> None:

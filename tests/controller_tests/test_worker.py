@@ -30,15 +30,15 @@ def url(bench: Any, where: str | None) -> str | None:
 def test_a_worker_works_until_there_are_enough(bench: Any, where: str | None) -> None:
     on = bench.open("tpe", 2, url(bench, where))
     end = bench.work(on, 7)
-    assert (end.reason, end.num_told, end.num_failed) == ("enough", 7, 0)
+    assert (end.reason, end.num_reported, end.num_failed) == ("enough", 7, 0)
     assert bench.states(on) == ["COMPLETE"] * 7
     assert on.study.metric_names == ["loss", "seconds"]
-    assert bench.work(on, 7).num_told == 0
+    assert bench.work(on, 7).num_reported == 0
 
 
 def test_a_search_that_stopped_goes_on_to_the_same_total(bench: Any) -> None:
-    assert bench.work(bench.open(), 4).num_told == 4
-    assert bench.work(bench.open(), 10).num_told == 6
+    assert bench.work(bench.open(), 4).num_reported == 4
+    assert bench.work(bench.open(), 10).num_reported == 6
     assert len(bench.trials(bench.open())) == 10
 
 
@@ -112,7 +112,7 @@ def test_an_error_fails_its_trial_and_is_not_tried_again(
 
     on = bench.open()
     end = bench.work(on, 4, evaluate)
-    assert (end.num_told, end.num_failed) == (4, 2)
+    assert (end.num_reported, end.num_failed) == (4, 2)
     assert bench.states(on) == ["COMPLETE", "FAIL", "COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
     message = bench.trials(on)[1].user_attrs["error"]
     assert (str(error) if error else "not a number") in message
@@ -189,7 +189,7 @@ def test_the_last_trial_under_way_is_waited_for_and_taken_over(bench: Any) -> No
             if len(waited) == 4:
                 on.fail(asked[0], "no memory")
 
-    assert bench.work(on, 4, stop=Stop()).num_told == 1
+    assert bench.work(on, 4, stop=Stop()).num_reported == 1
     assert len(waited) >= 4
     assert bench.states(on) == ["COMPLETE"] * 3 + ["FAIL", "COMPLETE"]
 
@@ -278,7 +278,7 @@ def test_poor_trials_end_early(bench: Any, sampler: str, num_metrics: int) -> No
     end = bench.work(on, 30, evaluate, halving=RUNGS)
     trials = bench.trials(on)
     pruned = [trial for trial in trials if trial.state is TrialState.PRUNED]
-    assert (end.num_told, end.num_pruned) == (30, len(pruned)) == (len(trials), len(pruned))
+    assert (end.num_reported, end.num_pruned) == (30, len(pruned)) == (len(trials), len(pruned))
     assert 8 <= len(pruned) < 30
     assert {steps[trial.number] for trial in pruned} <= {2, 6, 18}
     assert all(steps[t.number] == 18 for t in trials if t.state is TrialState.COMPLETE)

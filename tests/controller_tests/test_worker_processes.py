@@ -47,7 +47,7 @@ def running(bench: Any) -> bool:
 
 
 def all_listen(bench: Any, count: int) -> bool:
-    """Tell whether so many workers have come as far as to answer signals."""
+    """Return whether so many workers have come as far as to answer signals."""
     return len(list((bench.folder / "workers").glob("worker-*.json"))) >= count
 
 

@@ -76,7 +76,7 @@ def main(folder: Path, number: int, options: Mapping[str, Any]) -> int:
             stop,
             poll_seconds=0.05,
         )
-    print(f"worker {number}: {end.reason} after {end.num_told}")
+    print(f"worker {number}: {end.reason} after {end.num_reported}")
     return 0
 
 

@@ -88,7 +88,7 @@ class Outcome:
         return result
 
     def of(self, kind: str) -> list[Any]:
-        """Return the events of a kind, without the warning of how little such a brief run has learnt."""
+        """Return the events of a kind, without the warning of how little such a short run has learnt."""
         found = [event for event in self.events if event.kind == kind]
         return [one for one in found if "largest class" not in getattr(one, "message", "")]
 

@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from autoprog.decisions import Importance
 from autoprog.errors import RunError
 from autoprog.files import read_lines
-from autoprog.printable import brief
+from autoprog.printable import short_repr
 from autoprog.search.controller.storage import STORAGE_ERRORS
 
 __all__ = ["MIN_TRIALS", "importances"]
@@ -37,7 +37,7 @@ def importances(journal: Path) -> list[Importance]:
     Raises:
         RunError: If it is damaged in another place than its end.
     """
-    found = []
+    rows = []
     try:
         storage = JournalStorage(_JournalCopy(journal))
         for frozen in storage.get_all_studies():
@@ -46,10 +46,10 @@ def importances(journal: Path) -> list[Importance]:
             numbered = [f"value {index}" for index in range(len(study.directions))]
             for index, metric in enumerate(study.metric_names or numbered):
                 fractions, problem = _fractions(study, index, count)
-                found.append(Importance(study.study_name, metric, count, fractions, problem))
+                rows.append(Importance(study.study_name, metric, count, fractions, problem))
     except STORAGE_ERRORS as error:  # Optuna checks none of the operations that it reads
-        raise RunError(f"{journal}: the journal is damaged ({brief(error)})") from None
-    return found
+        raise RunError(f"{journal}: the journal is damaged ({short_repr(error)})") from None
+    return rows
 
 
 def _fractions(study: Study, index: int, num_trials: int) -> tuple[dict[str, float], str]:
@@ -64,12 +64,12 @@ def _fractions(study: Study, index: int, num_trials: int) -> tuple[dict[str, flo
         # The evaluator is experimental, and warns that it takes low values as the better ones: so they are.
         warnings.simplefilter("ignore")
         try:
-            found = get_param_importances(
+            values = get_param_importances(
                 study, evaluator=PedAnovaImportanceEvaluator(), target=value
             )
         except (ValueError, RuntimeError) as error:
             return {}, str(error)
-    fractions = dict(sorted(found.items(), key=lambda item: -item[1]))
+    fractions = dict(sorted(values.items(), key=lambda item: -item[1]))
     return (fractions, "") if fractions else ({}, "no parameter is in all trials")
 
 

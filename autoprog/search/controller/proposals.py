@@ -95,7 +95,7 @@ class Proposals:
             study.enqueue_trial({axis: steps[axis] for axis in self._distributions})
 
     def __iter__(self) -> Iterator[SubnetConfig]:
-        """Yield new candidates until there are enough; tell each one's score before the next, if adaptive."""
+        """Yield new candidates until there are enough; if adaptive, each is scored before the next."""
         # Without an end to the tries, a sampler that is sure of itself would propose one subnet for ever.
         for _ in range(_TRIES_PER_CANDIDATE * self._max_candidates):
             if len(self._scores) + len(self._open) >= self._max_candidates:

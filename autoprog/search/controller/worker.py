@@ -60,7 +60,7 @@ class WorkerEnd:
     """How a worker ended, and after how many trials: finished in time, pruned of them, failed by an error."""
 
     reason: Literal["enough", "stopped"] = "enough"
-    num_told: int = 0
+    num_reported: int = 0
     num_pruned: int = 0
     num_failed: int = 0
 
@@ -118,7 +118,7 @@ def run_worker(
                 values = evaluate(opened.params, opened)
                 if any(map(math.isnan, values if isinstance(values, Sequence) else [values])):
                     raise ArithmeticError(f"a metric is not a number: {values}")
-                end.num_told += shared.tell(trial, values)
+                end.num_reported += shared.tell(trial, values)
                 errors_in_a_row.clear()
             if len(errors_in_a_row) >= rule.max_errors:
                 count, last = len(errors_in_a_row), errors_in_a_row[-1]
@@ -151,7 +151,7 @@ class _OutcomeWithoutValues:
     ) -> bool:
         if isinstance(error, PrunedTrial):
             is_in_time = self.shared.prune(self.trial)
-            self.end.num_told += is_in_time
+            self.end.num_reported += is_in_time
             self.end.num_pruned += is_in_time
             self.errors_in_a_row.clear()
             return True

@@ -764,8 +764,8 @@ class SearchPane(PagePane):
     class Computed(Message):
         """Importances of a journal as it was are known."""
 
-        def __init__(self, path: Path, found: Sequence[Importance] | str) -> None:
-            self.path, self.found = path, found
+        def __init__(self, path: Path, outcome: Sequence[Importance] | str) -> None:
+            self.path, self.outcome = path, outcome
             super().__init__()
 
     def __init__(self, importances: Importances | None) -> None:
@@ -774,7 +774,7 @@ class SearchPane(PagePane):
         self._journal: Path | None = None
         self._stamp: Stamp = ()
         self._begun = 0.0
-        self._found: Sequence[Importance] | str | None = None
+        self._outcome: Sequence[Importance] | str | None = None
         self.is_computing = False
 
     def read(self, subject: Subject | None, marks: Marks) -> Path | None:
@@ -788,7 +788,7 @@ class SearchPane(PagePane):
         """Begin to compute where the journal has changed, and draw how old the signs of life are."""
         assert value is None or isinstance(value, Path)
         if value != self._journal:
-            self._journal, self._found, self._stamp, self._begun = value, None, (), 0.0
+            self._journal, self._outcome, self._stamp, self._begun = value, None, (), 0.0
         if value is not None and self._importances is not None and not self.is_computing:
             now, seconds = stamp(value.parent, (JOURNAL,)), time.monotonic()
             rests = bool(self._begun) and seconds - self._begun < REST_SECONDS
@@ -827,26 +827,26 @@ class SearchPane(PagePane):
         """Draw what was computed."""
         self.is_computing = False
         if event.path == self._journal:
-            self._found = event.found
+            self._outcome = event.outcome
             self.draw()
 
     def _compute(self, journal: Path, importances: Importances) -> None:
         try:
-            found: Sequence[Importance] | str = importances(journal)
+            outcome: Sequence[Importance] | str = importances(journal)
         except (AutoprogError, OSError) as error:
-            found = str(error)
-        self.post_message(self.Computed(journal, found))
+            outcome = str(error)
+        self.post_message(self.Computed(journal, outcome))
 
     def _important(self) -> list[RenderableType]:
         if self._journal is None or self._importances is None:
             return []
-        if self._found is None:
+        if self._outcome is None:
             return [Text("Which parameters matter: computing …", DIM)]
-        if isinstance(self._found, str):
-            return [Text(f"Which parameters matter: {self._found}", DIM)]
-        known = [one for one in self._found if one.fractions]
+        if isinstance(self._outcome, str):
+            return [Text(f"Which parameters matter: {self._outcome}", DIM)]
+        known = [one for one in self._outcome if one.fractions]
         if known:
             return [view(importances_section(known))]
         # Studies of one search lack importances for the same reason.
-        reasons = dict.fromkeys(one.problem for one in self._found)
+        reasons = dict.fromkeys(one.problem for one in self._outcome)
         return [Text(f"Which parameters matter: {', '.join(reasons) or 'no trials yet'}", DIM)]

@@ -126,14 +126,14 @@ class PlanFollower:
 
 def stamp(folder: Path, names: tuple[str, ...]) -> Stamp:
     """Return what distinguishes a changed file from the one that was read: time in ns and size of each."""
-    found: list[tuple[int, int] | None] = []
+    stamps: list[tuple[int, int] | None] = []
     for name in names:
         try:
             stat = (folder / name).stat()
-            found.append((stat.st_mtime_ns, stat.st_size))
+            stamps.append((stat.st_mtime_ns, stat.st_size))
         except FileNotFoundError:
-            found.append(None)
-    return tuple(found)
+            stamps.append(None)
+    return tuple(stamps)
 
 
 class EventLog:
@@ -276,8 +276,8 @@ class Listing:
     def paths(self) -> list[Path]:
         """Return the folders of the runs, the newest first."""
         inside = self._runs_dir.glob("*/run.yaml") if self._runs_dir is not None else ()
-        found = {*(file.parent for file in inside), *(p for p in self._named if p.is_dir())}
-        return sorted(found, key=lambda path: path.name, reverse=True)
+        folders = {*(file.parent for file in inside), *(p for p in self._named if p.is_dir())}
+        return sorted(folders, key=lambda path: path.name, reverse=True)
 
 
 def read_row(path: Path, now: float) -> RunRow:
@@ -469,10 +469,10 @@ class Library:
 
             try:
                 with consistent("these runs"):
-                    found = Compared(compare(runs) if runs else None, left_out)
+                    compared = Compared(compare(runs) if runs else None, left_out)
             except ConfigError as error:  # they are whole, but go not together
-                found = Compared(None, (*left_out, ("the comparison", str(error))))
-            self._compared = (read, found)
+                compared = Compared(None, (*left_out, ("the comparison", str(error))))
+            self._compared = (read, compared)
         return self._compared[1]
 
     def baseline(self, subject: Subject, marks: Marks) -> OtherRun | None:
@@ -511,13 +511,13 @@ class Library:
         if known is not None and known[0] == now:
             return known[1]
         try:
-            found: FinishedRun | str = read_finished_run(path)
+            run: FinishedRun | str = read_finished_run(path)
         except ConfigError as error:
-            found = ": ".join(part for part in (error.key, error.problem) if part)
+            run = ": ".join(part for part in (error.key, error.problem) if part)
         except (AutoprogError, OSError) as error:
-            found = str(error)
-        self._finished[path] = (now, found)
-        return found
+            run = str(error)
+        self._finished[path] = (now, run)
+        return run
 
 
 def baseline_text(path: Path) -> str:
