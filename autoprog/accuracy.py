@@ -9,12 +9,12 @@ __all__ = [
     "balanced_accuracy",
     "class_accuracies",
     "class_difference",
+    "first_few",
     "is_unbalanced",
     "largest_class_fraction",
     "no_better_than_a_class",
     "order_of",
     "sampling_error",
-    "some",
 ]
 
 
@@ -32,7 +32,7 @@ def class_difference(held_names: Sequence[str], expected: Sequence[str]) -> str:
     new = [name for name in held_names if name not in known]
     missing = [name for name in expected if name not in held]
     parts = [
-        f"{some(names)} {'is' if len(names) == 1 else 'are'} {word}"
+        f"{first_few(names)} {'is' if len(names) == 1 else 'are'} {word}"
         for names, word in ((new, "new"), (missing, "missing"))
         if names
     ]
@@ -52,7 +52,7 @@ def order_of(names: Sequence[str], among: Sequence[str]) -> list[int] | None:
     return [numbers[name] for name in names]
 
 
-def some(names: Sequence[str]) -> str:
+def first_few(names: Sequence[str]) -> str:
     """Return the first few of some names, and how many more there are."""
     text = ", ".join(map(repr, names[:_MAX_NAMED]))
     more = len(names) - _MAX_NAMED

@@ -28,7 +28,7 @@ from autoprog.bounds import (
 )
 from autoprog.events import Evaluated, Event, RunStarted, StepLogged
 from autoprog.files import FileModel, json_text
-from autoprog.openfiles import write_atomically
+from autoprog.safe_files import write_atomically
 from supernet.config import SubnetConfig
 
 __all__ = ["LOADER_BOUND_FRACTION", "BudgetRecord", "budget_record", "write_record"]

@@ -18,7 +18,7 @@ from rich_argparse import RawDescriptionRichHelpFormatter
 
 from autoprog.environment import forget_odd_sizes
 from autoprog.errors import AutoprogError, suggest
-from autoprog.libwarnings import passed_on
+from autoprog.library_warnings import warnings_passed_to
 from autoprog.printable import one_line, say, short_repr
 
 __all__ = [
@@ -125,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown:
         parser.error(_about_unknown(_choices(parser)[args.command], args, unknown[0]))
     try:
-        with passed_on(lambda text: say(f"autoprog: warning: {text}", file=sys.stderr)):
+        with warnings_passed_to(lambda text: say(f"autoprog: warning: {text}", file=sys.stderr)):
             is_log = getattr(args, "format", None) in ("tensorboard", "wandb")  # needs no torch
             if args.command in _WITH_TORCH and not is_log and sys.stderr.isatty():
                 _load_torch()

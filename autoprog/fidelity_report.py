@@ -24,8 +24,8 @@ from autoprog.bounds import (
     Steps,
 )
 from autoprog.files import FileModel, append_row, json_text, parse, read_object, read_rows
-from autoprog.openfiles import write_atomically
 from autoprog.options import Option
+from autoprog.safe_files import write_atomically
 from autoprog.subnets import Subnet
 
 __all__ = [

@@ -17,7 +17,8 @@ from pydantic_core import ErrorDetails
 
 from autoprog.errors import ConfigError, RunError, suggest
 from autoprog.migration import NEW_KEYS, NEW_VALUES, SCHEMA
-from autoprog.openfiles import (
+from autoprog.printable import is_printable, short_repr
+from autoprog.safe_files import (
     MAX_TEXT_BYTES,
     NotRegularFileError,
     open_for_appending,
@@ -25,7 +26,6 @@ from autoprog.openfiles import (
     read_bytes,
     write_all,
 )
-from autoprog.printable import is_printable, short_repr
 
 __all__ = [
     "LONGEST_ROW_BYTES",

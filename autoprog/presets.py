@@ -11,7 +11,6 @@ from functools import partial
 from itertools import pairwise
 from typing import Literal
 
-from autoprog.curves import Curriculum, KeepCurve, Ramp, curve_value, linspace
 from autoprog.errors import ConfigError, suggest
 from autoprog.files import parse
 from autoprog.schedule import GrowthSchedule
@@ -26,6 +25,7 @@ from autoprog.stage import (
     Unfrozen,
     depth_value,
 )
+from autoprog.stage_curves import Curriculum, KeepCurve, Ramp, curve_value, linspace
 from supernet.config import ModelSpec
 from supernet.depthmap import make_divisible
 

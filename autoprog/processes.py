@@ -23,8 +23,8 @@ from typing import Any, Literal
 from autoprog.bounds import Count, Index, ProcessNumber, Ticks, UnixSeconds
 from autoprog.errors import ConfigError
 from autoprog.files import FileModel
-from autoprog.libwarnings import LibraryWarning
-from autoprog.openfiles import NotRegularFileError, open_regular, read_bytes, write_atomically
+from autoprog.library_warnings import LibraryWarning
+from autoprog.safe_files import NotRegularFileError, open_regular, read_bytes, write_atomically
 
 __all__ = [
     "NUMBER_VARIABLE",

@@ -36,7 +36,7 @@ from autoprog.bounds import (
 from autoprog.costs.table import CostTable, table_of
 from autoprog.decisions import Decision, DecisionInputs
 from autoprog.errors import ConfigError, RunError, RunExistsError, RunLockedError
-from autoprog.eventlog import read_log
+from autoprog.event_log import read_log
 from autoprog.events import Event, encode
 from autoprog.files import (
     FileModel,
@@ -50,8 +50,8 @@ from autoprog.files import (
     read_rows,
     read_yaml,
 )
-from autoprog.openfiles import open_for_appending, open_regular, write_atomically
-from autoprog.runfiles import check_run_files, remove_leftovers
+from autoprog.run_files import check_run_files, remove_leftovers
+from autoprog.safe_files import open_for_appending, open_regular, write_atomically
 from autoprog.schedule import GrowthSchedule, load_schedule
 from autoprog.settings import RunManifest
 

@@ -1,7 +1,7 @@
 """The growth schedule: which network, at which size, with which augmentation, at every step of a run.
 
 A schedule is data. It is written by hand, made by a preset or found by a search, checked without torch, and
-resolved once into a :class:`~autoprog.steptable.StepTable`. Its stages become segments there, in which
+resolved once into a :class:`~autoprog.step_table.StepTable`. Its stages become segments there, in which
 nothing changes, and the trainer executes these in phases.
 """
 
@@ -17,7 +17,6 @@ from pydantic import Field, model_validator
 
 from autoprog import migration
 from autoprog.bounds import Index, Seed
-from autoprog.curves import KeepCurve, curve_ends
 from autoprog.errors import ConfigError
 from autoprog.fidelity_report import FidelitySummary
 from autoprog.files import FileModel, dump_yaml, parse, read_yaml
@@ -31,7 +30,8 @@ from autoprog.stage import (
     relative_step_cost,
     shown_depth,
 )
-from autoprog.steptable import Segment, StepTable, check_changes, segments_of_stage
+from autoprog.stage_curves import KeepCurve, curve_ends
+from autoprog.step_table import Segment, StepTable, check_changes, segments_of_stage
 from supernet.config import as_depth
 
 __all__ = ["FRACTION_UNITS", "FoundBy", "GrowthSchedule", "LengthUnit", "Lengths", "load_schedule"]

@@ -16,8 +16,8 @@ from types import FrameType
 from typing import IO, Any, Literal, Protocol
 
 from autoprog.errors import RunError
-from autoprog.openfiles import open_regular
 from autoprog.printable import one_line
+from autoprog.safe_files import open_regular
 
 __all__ = [
     "PROGRAM",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from autoprog import openfiles
+from autoprog import safe_files
 from autoprog.presets import constant
 from autoprog.recipe import RECIPES
 from autoprog.settings import DataSettings, RunManifest, RunSettings
@@ -69,11 +69,11 @@ def no_room_for(monkeypatch: pytest.MonkeyPatch) -> set[Path]:
     if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")
     files: set[Path] = set()
-    new_file, regular_descriptor = openfiles._new_file, openfiles._regular_descriptor
+    new_file, regular_descriptor = safe_files._new_file, safe_files._regular_descriptor
 
     def new_file_or_none(path: Path) -> tuple[int, Path]:
         if path in files:
-            return os.open("/dev/full", os.O_WRONLY), openfiles._temporary_name(path)
+            return os.open("/dev/full", os.O_WRONLY), safe_files._temporary_name(path)
         return new_file(path)
 
     def descriptor_or_none(path: Path, flags: int, follow_links: bool) -> int:
@@ -84,6 +84,6 @@ def no_room_for(monkeypatch: pytest.MonkeyPatch) -> set[Path]:
             else regular_descriptor(path, flags, follow_links)
         )
 
-    monkeypatch.setattr(openfiles, "_new_file", new_file_or_none)
-    monkeypatch.setattr(openfiles, "_regular_descriptor", descriptor_or_none)
+    monkeypatch.setattr(safe_files, "_new_file", new_file_or_none)
+    monkeypatch.setattr(safe_files, "_regular_descriptor", descriptor_or_none)
     return files

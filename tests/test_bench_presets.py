@@ -17,14 +17,14 @@ from autoprog.commands import bench_tier
 from autoprog.commands.bench_presets import load_preset_bench
 from autoprog.commands.bench_tier import TIERS, arm_seconds, between_markers, total_seconds
 from autoprog.commands.configure import configure_train
-from autoprog.curves import Curriculum
 from autoprog.errors import ConfigError, RunError
 from autoprog.presets import PRESETS, preset
 from autoprog.runs import load_run
-from autoprog.train.length import step_table
-from autoprog.verify import attempts
+from autoprog.stage_curves import Curriculum
+from autoprog.train.run_length import step_table
+from autoprog.verify import seed_runs
 from autoprog.verify.arms import ArmSettings
-from autoprog.verify.equal_cost import always, epochs_of_cost, images_cost, macs_cost
+from autoprog.verify.equal_cost import epochs_of_cost, fixed_schedule, images_cost, macs_cost
 from autoprog.verify.plan import OtherArm, Plan
 from autoprog.verify.verification import check_publish_folder
 from supernet.zoo import ZOO
@@ -55,7 +55,7 @@ def test_epochs_are_found_at_which_a_preset_costs_as_much(name: str, cost: Any) 
 def test_a_schedule_too_short_for_its_stages_is_refused() -> None:
     linear = preset("linear", SPEC, 4.0, Curriculum())
     with pytest.raises(ConfigError, match="at least one step"):
-        epochs_of_cost(always(linear), 20, macs_cost(SPEC), 1.0)
+        epochs_of_cost(fixed_schedule(linear), 20, macs_cost(SPEC), 1.0)
 
 
 class InProcess:
@@ -84,7 +84,7 @@ def command(
 ) -> Command:
     """Return ``autoprog bench`` in an empty folder; its runs are of this process."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(attempts, "Attempt", InProcess)
+    monkeypatch.setattr(seed_runs, "Attempt", InProcess)
     monkeypatch.setattr(InProcess, "words", [])
     monkeypatch.setattr(InProcess, "exit_codes", {})
 
@@ -163,7 +163,7 @@ def planned(
         raise RunError("planned")
 
     def plan(*words: str) -> Any:
-        monkeypatch.setattr(attempts, "Attempt", stop)
+        monkeypatch.setattr(seed_runs, "Attempt", stop)
         assert command(*words)[0] == 1
         (file,) = tmp_path.glob("runs/*/bench.json")
         bench = load_preset_bench(file.parent)

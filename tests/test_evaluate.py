@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from autoprog.cli import main
-from autoprog.data.opening import open_data
+from autoprog.data.open_data import open_data
 from autoprog.data.run_data import open_run_data
 from autoprog.runs import load_run
 from autoprog.train.model import build_model, transform_settings

@@ -16,7 +16,7 @@ from autoprog.api import run_training
 from autoprog.commands import preflight
 from autoprog.commands.launch import _created_under_free_name, _known_failure, stop_on_signals
 from autoprog.commands.preflight import _check_batches
-from autoprog.commands.report import _say
+from autoprog.commands.run_messages import _say
 from autoprog.errors import ConfigError, DivergedError, RunError
 from autoprog.runs import load_run
 from autoprog.schedule import GrowthSchedule

@@ -13,7 +13,7 @@ import pytest
 from optuna.storages.journal import JournalFileOpenLock, JournalFileSymlinkLock
 
 from autoprog import processes
-from autoprog.libwarnings import passed_on
+from autoprog.library_warnings import warnings_passed_to
 from autoprog.processes import (
     FileLock,
     ProcessName,
@@ -160,7 +160,7 @@ def test_a_long_wait_is_told_once(path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(processes, "_SECONDS_BEFORE_WARNING", 0.1)
     hold(path, ProcessName("far\x1b", "another boot", 7, 1))
     told: list[str] = []
-    with passed_on(told.append):
+    with warnings_passed_to(told.append):
         seconds_to_acquire(path, patience_seconds=0.5)
     assert told == [
         f"waiting for {path}, which process 7 of far␛ holds; without a sign of life it is taken over"

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 
-from autoprog.curves import Curriculum
 from autoprog.errors import ConfigError
 from autoprog.files import parse_yaml
 from autoprog.recipe import (
@@ -15,7 +14,8 @@ from autoprog.recipe import (
     with_randaug_magnitude,
 )
 from autoprog.stage import LearningRate
-from autoprog.train.length import steps_per_epoch_of
+from autoprog.stage_curves import Curriculum
+from autoprog.train.run_length import steps_per_epoch_of
 
 
 def test_later_layers_win_and_untouched_keys_stay() -> None:

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from autoprog.commands.record import new_run_id
+from autoprog.commands.run_manifest import new_run_id
 from autoprog.costs.table import table_of
 from autoprog.decisions import Candidate, Decision
 from autoprog.errors import ConfigError, RunError, RunExistsError
-from autoprog.eventlog import effective_rows
+from autoprog.event_log import effective_rows
 from autoprog.events import CheckpointSaved, Event, RunStarted, WarningRaised
 from autoprog.files import parse, parse_yaml
 from autoprog.runs import Result, RunFolder, load_run, write_atomically
@@ -334,7 +334,7 @@ def test_a_writer_that_dies_leaves_the_old_file(tmp_path: Path, moment: str) -> 
     path = tmp_path / "a.json"
     path.write_text("old")
     program = (
-        "import os, pathlib, sys; from autoprog.openfiles import write_atomically\n"
+        "import os, pathlib, sys; from autoprog.safe_files import write_atomically\n"
         f"{moment} = lambda *_: os._exit(9)\n"
         "write_atomically(pathlib.Path(sys.argv[1]), 'new')\n"
     )

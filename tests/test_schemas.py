@@ -15,7 +15,7 @@ from autoprog.files import dump_yaml, parse_yaml, read_yaml
 from autoprog.presets import PRESETS, preset
 from autoprog.recipe import RECIPES, Recipe
 from autoprog.space import shipped_spaces
-from autoprog.starters import KINDS, schema_of
+from autoprog.starter_files import KINDS, schema_of
 from supernet.config import ModelSpec
 from supernet.zoo import ZOO
 

@@ -27,10 +27,10 @@ from autoprog.schedule import load_schedule
 from autoprog.settings import RunManifest, SearchSettings
 from autoprog.space import find_space
 from autoprog.ui.verify import VerifyView, markdown_lines, verdict_lines
-from autoprog.verify import attempts as driver
+from autoprog.verify import seed_runs as driver
 from autoprog.verify.arms import ArmSettings
-from autoprog.verify.attempts import ArmEnded, ArmStarted
 from autoprog.verify.plan import OtherArm, Pair, Plan
+from autoprog.verify.seed_runs import ArmEnded, ArmStarted
 from autoprog.verify.verdict import judge, pairs_needed, ratio, summarise
 from autoprog.verify.verification import Verification, load, verify
 from supernet.zoo import ZOO
@@ -890,7 +890,7 @@ def macs_of(words: Sequence[str], runs: Path) -> float:
     """Return the multiply-accumulates of a run, relative to full steps."""
     from autoprog.cli import build_parser
     from autoprog.commands.configure import configure_train
-    from autoprog.train.length import step_table
+    from autoprog.train.run_length import step_table
     from autoprog.verify.equal_cost import macs_cost
 
     args = build_parser("train").parse_args(list(words[: words.index("--seed")]))

@@ -19,8 +19,8 @@ from autoprog.search.measured_costs import measure_step_costs, result_of
 from autoprog.settings import RunSettings
 from autoprog.stage import Training, image_macs
 from autoprog.train.device import resolve_compute
-from autoprog.train.length import run_length
 from autoprog.train.run import Job, build_trainer
+from autoprog.train.run_length import run_length
 from autoprog.ui.format import depth_text, number, per_cent
 from autoprog.ui.render_rich import print_sections
 from autoprog.ui.section import Part, Section, Table, lines

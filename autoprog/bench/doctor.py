@@ -14,7 +14,7 @@ import torch
 from autoprog.bench.packages import Finding
 from autoprog.data.dataset import AnySource
 from autoprog.data.loader import check_images
-from autoprog.data.opening import open_data
+from autoprog.data.open_data import open_data
 from autoprog.data.progress import progress_on_stderr
 from autoprog.data.run_data import open_run_data
 from autoprog.data.stream import StreamSource

@@ -32,7 +32,7 @@ from autoprog.data.run_data import RunData, open_run_data
 from autoprog.data.transforms import InputConfig
 from autoprog.data.workers import resolve_workers
 from autoprog.errors import ConfigError, RunError
-from autoprog.outside import words_of_asks
+from autoprog.outside_access import words_of_asks
 from autoprog.paired_timing import (
     CONFIDENCE,
     Estimate,
@@ -48,10 +48,10 @@ from autoprog.schedule import GrowthSchedule
 from autoprog.settings import RunSettings
 from autoprog.supervise import PROGRAM, Child, last_line
 from autoprog.train.device import Compute, resolve_compute
-from autoprog.train.length import step_table, steps_per_epoch_of
 from autoprog.train.model import transform_settings
 from autoprog.train.phase import Phase, phases_of
 from autoprog.train.run import Job, start_training
+from autoprog.train.run_length import step_table, steps_per_epoch_of
 from autoprog.train.step import input_config_at
 from autoprog.train.trainer import Trainer
 from autoprog.ui.format import speed_text, subnet_text

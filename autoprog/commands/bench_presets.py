@@ -27,13 +27,13 @@ from autoprog.costs.model import CostModel
 from autoprog.costs.table import full_key, key_of_step
 from autoprog.errors import ConfigError, RunError, suggest
 from autoprog.files import FileModel, Line, parse, read_object
-from autoprog.openfiles import write_atomically
 from autoprog.paired_timing import TimingLimits
 from autoprog.presets import PRESETS, preset
 from autoprog.printable import say
+from autoprog.safe_files import write_atomically
 from autoprog.schedule import GrowthSchedule
 from autoprog.supervise import ending_on_sigterm
-from autoprog.train.length import step_table, steps_per_epoch_of
+from autoprog.train.run_length import step_table, steps_per_epoch_of
 from autoprog.ui.format import duration
 from autoprog.verify.arms import (
     Arm,
@@ -43,7 +43,16 @@ from autoprog.verify.arms import (
     settings_of_words,
     with_numbers,
 )
-from autoprog.verify.attempts import (
+from autoprog.verify.compare import compare, read_finished_run
+from autoprog.verify.equal_cost import (
+    Cost,
+    Make,
+    epochs_of_cost,
+    images_cost,
+    macs_cost,
+    seconds_cost,
+)
+from autoprog.verify.seed_runs import (
     ArmEnded,
     ArmStarted,
     SeedRuns,
@@ -53,15 +62,6 @@ from autoprog.verify.attempts import (
     locked,
     run_folders,
     starter,
-)
-from autoprog.verify.compare import compare, read_finished_run
-from autoprog.verify.equal_cost import (
-    Cost,
-    Make,
-    epochs_of_cost,
-    images_cost,
-    macs_cost,
-    seconds_cost,
 )
 
 __all__ = [

@@ -17,10 +17,10 @@ from autoprog.commands.verify_plan import configured_arm, given_plan
 from autoprog.costs.model import CostModel
 from autoprog.costs.table import full_key
 from autoprog.errors import ConfigError
-from autoprog.openfiles import read_bytes, write_atomically
 from autoprog.paired_timing import TimingLimits
 from autoprog.printable import say
-from autoprog.train.length import step_table
+from autoprog.safe_files import read_bytes, write_atomically
+from autoprog.train.run_length import step_table
 from autoprog.ui.format import duration, number
 from autoprog.ui.tables import Column, plain_table
 from autoprog.ui.verify import markdown_lines

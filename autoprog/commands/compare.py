@@ -111,7 +111,7 @@ def _write_page(path: Path, comparison: Comparison) -> None:
     Raises:
         ConfigError: If it cannot be written.
     """
-    from autoprog.openfiles import write_atomically
+    from autoprog.safe_files import write_atomically
     from autoprog.ui.render_html import compare_page
 
     try:

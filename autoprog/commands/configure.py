@@ -15,15 +15,15 @@ from pydantic import Field
 from autoprog import migration
 from autoprog.bounds import WorldSize
 from autoprog.commands.flags import (
+    absolute_storage_url,
     check_trials,
     data_settings,
     flag_of,
-    from_anywhere,
     given_cost_fraction,
     given_fidelity,
 )
 from autoprog.data.dataset import OpenedData
-from autoprog.data.opening import open_data
+from autoprog.data.open_data import open_data
 from autoprog.environment import optional_number_in
 from autoprog.errors import ConfigError, suggest
 from autoprog.files import FileModel, parse, read_yaml
@@ -35,8 +35,8 @@ from autoprog.settings import DataSettings, RunSettings, SearchSettings
 from autoprog.space import Decisions, SpaceFile, find_space
 from autoprog.stage import FullModel, Grow, Sandwich
 from autoprog.train.initial_weights import weights_of_file
-from autoprog.train.length import steps_per_epoch_of
 from autoprog.train.model import find_model, short_named
+from autoprog.train.run_length import steps_per_epoch_of
 from autoprog.train.weights import run_of
 from supernet.config import ModelSpec
 
@@ -114,7 +114,7 @@ def configure_search(args: argparse.Namespace) -> Configured:
     recipe, notices = _with_fitting_batches(recipe, len(opened.train))
     search = {"space": space, "space_from": where, **given(args, SearchSettings)}
     if "storage" in search:
-        search["storage"] = from_anywhere(search["storage"])
+        search["storage"] = absolute_storage_url(search["storage"])
     if whole:
         search.setdefault("rule", "budget" if "budget_seconds" in search else "pareto")
     search["fidelity"], search["cost_fraction"] = given_fidelity(args), fraction

@@ -14,9 +14,9 @@ from rich.text import Text
 from autoprog.bench.costs import measure_costs
 from autoprog.commands.configure import Configure, Configured
 from autoprog.commands.preflight import check_run, check_validation_images
-from autoprog.commands.record import new_run_id
-from autoprog.commands.report import plan_text, space_text
-from autoprog.commands.run_words import put_paths
+from autoprog.commands.run_manifest import new_run_id
+from autoprog.commands.run_messages import plan_text, space_text
+from autoprog.commands.run_words import replace_run_words
 from autoprog.console import Console
 from autoprog.costs.model import CostModel, predict_seconds
 from autoprog.costs.table import CostKey, full_key, key_of_step, space_keys
@@ -26,9 +26,9 @@ from autoprog.schedule import GrowthSchedule
 from autoprog.search.plan import length_and_plan
 from autoprog.settings import RunSettings
 from autoprog.stage import Training, evaluation_macs, image_macs
-from autoprog.steptable import StepTable
+from autoprog.step_table import StepTable
 from autoprog.train.device import resolve_compute
-from autoprog.train.length import step_table
+from autoprog.train.run_length import step_table
 from autoprog.ui.format import amount, ascii_text, count, duration, mebibytes, number
 from autoprog.ui.tables import Column, plain_table, rich_table
 from autoprog.ui.track import track_of_table
@@ -64,7 +64,7 @@ def dry_run(args: argparse.Namespace, configure: Configure) -> None:
             raise ConfigError("--dry-run", "", f"must not be given together with --{name}")
     if "RANK" in os.environ:  # each process would time its own steps, in the way of the others
         raise ConfigError("--dry-run", "", "must be started without torchrun")
-    put_paths(args)
+    replace_run_words(args)
     configured = configure(args)
     check_run(configured, is_new=True)
     check_validation_images(configured, None)

@@ -25,7 +25,7 @@ from autoprog.commands.flags import (
 )
 from autoprog.commands.resume import check_data_asks
 from autoprog.data.dataset import OpenedData
-from autoprog.data.opening import labelled_as, open_data, open_evaluated_folder
+from autoprog.data.open_data import labelled_as, open_data, open_evaluated_folder
 from autoprog.errors import ConfigError
 from autoprog.evaluation_grid import cells_of
 from autoprog.files import parse
@@ -148,7 +148,7 @@ def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
     from autoprog.commands.run_words import named_run
     from autoprog.console import Console
-    from autoprog.train.grid import evaluate_grid
+    from autoprog.train.evaluate_grid import evaluate_grid
     from autoprog.ui.evaluation import grid_section
     from autoprog.ui.live import PartsBar
     from autoprog.ui.render_rich import print_sections

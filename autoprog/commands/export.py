@@ -148,7 +148,7 @@ def _check_output(args: argparse.Namespace) -> None:
     Raises:
         ConfigError: If there is something.
     """
-    from autoprog.openfiles import NotRegularFileError, check_replaceable, kind_of
+    from autoprog.safe_files import NotRegularFileError, check_replaceable, kind_of
     from autoprog.train.export import classes_of, is_exported_folder
     from autoprog.train.weights import description_of
 
@@ -226,7 +226,7 @@ def _pass_on(args: argparse.Namespace) -> None:
     """
     from autoprog.commands.run_words import named_run
     from autoprog.files import parse
-    from autoprog.loggers.relay import check_logger, replay
+    from autoprog.loggers.logger_threads import check_logger, replay
     from autoprog.runs import is_written_now, load_run
     from autoprog.settings import RunSettings
 

@@ -33,6 +33,7 @@ __all__ = [
     "NOT_FOR_RESUME",
     "NO_SETTINGS",
     "absolute",
+    "absolute_storage_url",
     "add_changed_data_flag",
     "add_data_flags",
     "add_device_flags",
@@ -48,7 +49,6 @@ __all__ = [
     "check_trials",
     "data_settings",
     "flag_of",
-    "from_anywhere",
     "given_cost_fraction",
     "given_fidelity",
     "only_carries_out",
@@ -279,7 +279,7 @@ def check_trials(args: argparse.Namespace, by_trials: bool) -> None:
         raise ConfigError("--device", "", "must leave the number to the workers", device, hint)
 
 
-def from_anywhere(storage: str) -> str:
+def absolute_storage_url(storage: str) -> str:
     """Return the URL of a database that means the same file to workers in other folders."""
     scheme, _, path = storage.partition(":///")
     if not scheme.startswith("sqlite") or not path.strip("/") or ":memory:" in path:

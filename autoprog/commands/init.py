@@ -11,8 +11,8 @@ from pathlib import Path
 from autoprog.bounds import Epochs, Px, range_of
 from autoprog.cli import add_subcommands
 from autoprog.errors import ConfigError, suggest
-from autoprog.openfiles import NotRegularFileError, check_replaceable, kind_of
 from autoprog.printable import say
+from autoprog.safe_files import NotRegularFileError, check_replaceable, kind_of
 
 __all__ = ["add_flags", "run"]
 
@@ -122,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
 
     beside: dict[Path, str] = {}
     if args.schema == _ONLY_SCHEMA:
-        from autoprog.starters import schema_text
+        from autoprog.starter_files import schema_text
 
         _check_output("--output", args.output, args.force, (".json",))
         text = schema_text(args.kind)
@@ -147,7 +147,7 @@ def _starter(args: argparse.Namespace) -> tuple[str, dict[Path, str]]:
         ConfigError: If the model or the preset is missing or unknown, or the image size does not fit.
     """
     from autoprog.presets import PRESETS
-    from autoprog.starters import (
+    from autoprog.starter_files import (
         modeline,
         recipe_starter,
         schedule_starter,

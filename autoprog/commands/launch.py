@@ -13,8 +13,6 @@ from pathlib import Path
 from autoprog.commands.configure import Configure, Configured
 from autoprog.commands.flags import only_carries_out, worker_words
 from autoprog.commands.preflight import check_run, check_validation_images
-from autoprog.commands.record import new_manifest, recorded_data
-from autoprog.commands.report import announce_search, announce_train, farewell
 from autoprog.commands.resume import (
     newest_unfinished,
     recorded_run,
@@ -22,7 +20,9 @@ from autoprog.commands.resume import (
     unfinished_like,
     with_data_of,
 )
-from autoprog.commands.run_words import put_paths
+from autoprog.commands.run_manifest import new_manifest, recorded_data
+from autoprog.commands.run_messages import announce_search, announce_train, print_outcome
+from autoprog.commands.run_words import replace_run_words
 from autoprog.console import Console
 from autoprog.data.cache_folder import check_cache_folder
 from autoprog.errors import (
@@ -34,9 +34,9 @@ from autoprog.errors import (
     write_at_once,
 )
 from autoprog.events import Event, RunStarted, WarningRaised
-from autoprog.libwarnings import passed_on
-from autoprog.loggers.relay import Relays
-from autoprog.outside import words_of_asks
+from autoprog.library_warnings import warnings_passed_to
+from autoprog.loggers.logger_threads import Relays
+from autoprog.outside_access import words_of_asks
 from autoprog.printable import one_line, say
 from autoprog.runs import FollowedFolder, RunFolder, load_run
 from autoprog.schedule import GrowthSchedule
@@ -62,7 +62,7 @@ def launch(args: argparse.Namespace, configure: Configure) -> Path:
         ConfigError: If anything given is refused; nothing has been written then.
         RunError: If the run fails.
     """
-    put_paths(args)
+    replace_run_words(args)
     with joined_ranks() as ranks:
         if hasattr(args, "trials") and not ranks.alone:
             raise ConfigError("--trials", "", "must be started without torchrun; see -j and --join")
@@ -92,7 +92,7 @@ def launch(args: argparse.Namespace, configure: Configure) -> Path:
             announce_search(shown.console, configured, folder, None)
         carry_out(events, shown, folder)
         if not args.quiet:
-            farewell(shown.console, folder, settings)
+            print_outcome(shown.console, folder, settings)
     return folder.path
 
 
@@ -304,7 +304,7 @@ def _show_events(
     try:
         with (
             make_display(launch.console, launch.quiet, schedule=launch.schedule) as display,
-            passed_on(warn),
+            warnings_passed_to(warn),
         ):
             stop.answer = display.answer
             for event in events:

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 
 from autoprog.commands.configure import Configured
-from autoprog.curves import Curriculum, curve_ends
 from autoprog.data.batches import validation_refusal
 from autoprog.data.loader import check_images
 from autoprog.data.progress import progress_on_stderr
@@ -19,7 +18,7 @@ from autoprog.data.transforms import TransformSettings, train_transform
 from autoprog.data.workers import resolve_workers
 from autoprog.errors import ConfigError
 from autoprog.events import Evaluated
-from autoprog.loggers.relay import check_loggers
+from autoprog.loggers.logger_threads import check_loggers
 from autoprog.printable import say
 from autoprog.recipe import Recipe
 from autoprog.runs import load_run
@@ -29,11 +28,12 @@ from autoprog.search.plan import check_fidelity, length_and_plan
 from autoprog.search.trials import schedule_space
 from autoprog.settings import RunSettings
 from autoprog.stage import Training, shown_depth
+from autoprog.stage_curves import Curriculum, curve_ends
 from autoprog.train.device import resolve_compute
 from autoprog.train.initial_weights import find_initial
-from autoprog.train.length import run_length, step_table
 from autoprog.train.optim import check_growth, check_optimizer
 from autoprog.train.ranks import ONE_PROCESS, Ranks
+from autoprog.train.run_length import run_length, step_table
 from autoprog.train.step import make_input_config, scaled_batch_size
 from supernet.build import machine_bytes
 from supernet.config import GrowthRule, as_depth

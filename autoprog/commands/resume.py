@@ -18,14 +18,14 @@ from typing import Any
 from autoprog.accuracy import class_difference
 from autoprog.cli import build_parser
 from autoprog.commands.configure import Configured
-from autoprog.commands.flags import NO_SETTINGS, absolute, flag_of, from_anywhere
-from autoprog.commands.record import absolute_paths, recorded_data, with_absolute_paths
-from autoprog.data.opening import open_data
+from autoprog.commands.flags import NO_SETTINGS, absolute, absolute_storage_url, flag_of
+from autoprog.commands.run_manifest import absolute_paths, recorded_data, with_absolute_paths
+from autoprog.data.open_data import open_data
 from autoprog.errors import ConfigError, command
 from autoprog.files import parse
 from autoprog.locate import runs_in
 from autoprog.options import flag_words, flags_of_model
-from autoprog.outside import Ask, asks_of, asks_of_data, repeatable
+from autoprog.outside_access import Ask, asks_of, asks_of_data, repeatable
 from autoprog.runs import Run, is_written_now, load_run
 from autoprog.settings import (
     OUTSIDE,
@@ -178,7 +178,7 @@ def given_again(args: argparse.Namespace, settings: RunSettings) -> dict[str, An
             continue
         again = getattr(args, name)
         if name == "storage":
-            again = from_anywhere(again)
+            again = absolute_storage_url(again)
         elif name == "data_dir" or (name == "cache" and again != "auto"):
             again = absolute(again)
         if value is not None and again != value:

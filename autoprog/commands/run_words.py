@@ -12,7 +12,7 @@ from autoprog.locate import is_last, is_word, locate_run, locate_schedule, runs_
 from autoprog.presets import PRESETS
 from autoprog.printable import one_line, say
 
-__all__ = ["named_run", "put_paths"]
+__all__ = ["named_run", "replace_run_words"]
 
 
 def named_run(word: str, runs_dir: str = "runs") -> Path:
@@ -26,7 +26,7 @@ def named_run(word: str, runs_dir: str = "runs") -> Path:
     return path
 
 
-def put_paths(args: argparse.Namespace) -> None:
+def replace_run_words(args: argparse.Namespace) -> None:
     """Replace the words for runs in the flags of a search or a training by paths.
 
     Raises:

@@ -32,13 +32,13 @@ from autoprog.runs import load_run, read_result
 from autoprog.schedule import load_schedule
 from autoprog.search.measured_costs import Costs
 from autoprog.space import SearchSpace, find_space
-from autoprog.train.length import step_table, steps_per_epoch_of
+from autoprog.train.run_length import step_table, steps_per_epoch_of
 from autoprog.verify.arms import FLAGS_OF_SEARCH, ArmSettings, FlagValue, flags_of_words
 from autoprog.verify.equal_cost import (
     Control,
     Cost,
-    always,
     epochs_of_cost,
+    fixed_schedule,
     macs_cost,
     ramps,
     random_schedules,
@@ -385,7 +385,7 @@ def _controls(
     target = cost(step_table(settings.recipe, candidate.schedule, num_images))
     controls, lr = [], candidate.schedule.lr
     if "reannealed" in counts:
-        epochs = epochs_of_cost(always(baseline.schedule), steps_per_epoch, cost, target)
+        epochs = epochs_of_cost(fixed_schedule(baseline.schedule), steps_per_epoch, cost, target)
         about = "the baseline, annealed sooner"
         controls.append(Control("reannealed", about, baseline.schedule, epochs))
     if "ramp" in counts:

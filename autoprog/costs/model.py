@@ -13,7 +13,7 @@ from scipy.optimize import nnls
 
 from autoprog.costs.table import CostKey, CostTable, StepCost, key_of_step, overlapped_seconds
 from autoprog.stage import Training, image_macs
-from autoprog.steptable import Segment, StepTable
+from autoprog.step_table import Segment, StepTable
 from supernet.config import ModelSpec, SubnetConfig
 from supernet.cost import block_tokens
 

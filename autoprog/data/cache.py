@@ -54,7 +54,7 @@ from autoprog.data.progress import Progress, progress_on_stderr
 from autoprog.data.workers import WorkerPool, resolve_workers
 from autoprog.errors import ConfigError, ResumableError, RunError, write_at_once
 from autoprog.files import json_object
-from autoprog.openfiles import open_regular
+from autoprog.safe_files import open_regular
 
 __all__ = [
     "MAX_BATCHWISE_PX",

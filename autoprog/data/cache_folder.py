@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from autoprog.errors import ConfigError
 from autoprog.files import json_object
-from autoprog.openfiles import open_for_appending, open_regular
+from autoprog.safe_files import open_for_appending, open_regular
 
 __all__ = [
     "FOOTER",

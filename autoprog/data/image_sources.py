@@ -30,9 +30,9 @@ from autoprog.data.decode import (
 )
 from autoprog.data.folders import ClassFolders, LeftOut, ScannedImages, scan_folder, scan_tar
 from autoprog.errors import RunError
-from autoprog.libwarnings import about
-from autoprog.openfiles import NotRegularFileError, open_regular
+from autoprog.library_warnings import naming_image
 from autoprog.printable import short_repr
+from autoprog.safe_files import NotRegularFileError, open_regular
 
 __all__ = [
     "DIGITS_PX",
@@ -112,7 +112,7 @@ class EncodedSource:
     def load(self, index: int) -> tuple[Image.Image, int]:
         """Read and decode an image; return it with its target."""
         try:
-            with about(self.name(index)):
+            with naming_image(self.name(index)):
                 image = decode_rgb(self.encoded(index), self.white_level)
         except IMAGE_ERRORS as error:
             raise _unreadable(self, index, error) from error
@@ -131,7 +131,7 @@ def load_at_most(
         image = source.load(index)[0]
         return shrink(image, short_px), image.size
     try:
-        with about(source.name(index)):
+        with naming_image(source.name(index)):
             return decode_at_most(source.encoded(index), short_px, source.white_level)
     except IMAGE_ERRORS as error:
         raise _unreadable(source, index, error) from error
@@ -302,7 +302,7 @@ class TorchSource:
     def load(self, index: int) -> tuple[Image.Image, int]:
         """Read the sample and convert it to RGB."""
         try:
-            with about(self.name(index)), pillow_limits():
+            with naming_image(self.name(index)), pillow_limits():
                 if self._has_files:  # torchvision would wait for a pipe
                     open_regular(Path(self.name(index))).close()
                 image, target = self.dataset[index]

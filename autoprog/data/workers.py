@@ -36,7 +36,7 @@ from torch.utils.data import _utils
 
 from autoprog.environment import usable_cores
 from autoprog.errors import AutoprogError, ResumableError, RunError
-from autoprog.libwarnings import LibraryWarning, passed_on
+from autoprog.library_warnings import LibraryWarning, warnings_passed_to
 from autoprog.printable import printable
 
 __all__ = ["Results", "WorkerDiedError", "WorkerPool", "resolve_workers"]
@@ -496,7 +496,7 @@ def _work(connected: Connection, run: Any, info: _Info, printed: IO[bytes] | Non
                 os._exit(0)
 
     threading.Thread(target=take_tasks, daemon=True).start()
-    with passed_on(warned.append):
+    with warnings_passed_to(warned.append):
         while True:
             message, body = _outcome(run, tasks.get())
             lines = list(warned)

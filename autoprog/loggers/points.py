@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from autoprog.curves import curve_value
 from autoprog.decisions import Decision
 from autoprog.errors import ConfigError
-from autoprog.eventlog import Row, effective_rows, event_of, event_row, read_chunk
+from autoprog.event_log import Row, effective_rows, event_of, event_row, read_chunk
 from autoprog.events import (
     Decided,
     Evaluated,
@@ -26,7 +25,8 @@ from autoprog.events import (
     StepLogged,
     SupernetStarted,
 )
-from autoprog.openfiles import open_regular
+from autoprog.safe_files import open_regular
+from autoprog.stage_curves import curve_value
 from supernet.config import SubnetConfig
 
 __all__ = ["EventTail", "Point", "point_of"]

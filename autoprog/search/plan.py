@@ -13,7 +13,7 @@ from autoprog.fidelity_report import FidelitySettings
 from autoprog.recipe import Recipe
 from autoprog.settings import Rule, SearchSettings
 from autoprog.space import Decisions, SearchSpace, is_shipped
-from autoprog.train.length import RunLength, run_length
+from autoprog.train.run_length import RunLength, run_length
 from supernet.config import SubnetConfig
 from supernet.cost import relative_cost
 

@@ -10,14 +10,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from autoprog.curves import Curriculum, curve_value
 from autoprog.data.dataset import OpenedData
-from autoprog.data.opening import open_data
+from autoprog.data.open_data import open_data
 from autoprog.errors import DivergedError, RunError, RunExistsError, RunLockedError
 from autoprog.events import Evaluated, Event, TrialFinished, WarningRaised
 from autoprog.pareto import pareto_front, pareto_knee
 from autoprog.processes import WorkerFile, claim_worker
-from autoprog.runfiles import check_run_files, remove_checkpoints, remove_unstarted
+from autoprog.run_files import check_run_files, remove_checkpoints, remove_unstarted
 from autoprog.runs import RunFolder
 from autoprog.schedule import FoundBy, GrowthSchedule, load_schedule
 from autoprog.search.controller import (
@@ -45,9 +44,10 @@ from autoprog.search.worker_processes import WorkerDied, spawn_workers
 from autoprog.settings import RunManifest, RunSettings, SearchSettings
 from autoprog.space import SearchSpace
 from autoprog.stage import FullModel, Grow, LearningRate, Stage, image_macs
+from autoprog.stage_curves import Curriculum, curve_value
 from autoprog.supervise import PROGRAM
-from autoprog.train.length import step_table
 from autoprog.train.run import Job, start_training, train_schedule
+from autoprog.train.run_length import step_table
 from autoprog.train.step import scaled_batch_size
 from autoprog.train.stop import InterruptedRunError, StopRequest
 from autoprog.train.trainer import Trainer

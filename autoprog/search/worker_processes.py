@@ -13,8 +13,8 @@ from typing import cast
 
 from autoprog.environment import CORES_VARIABLE, usable_cores
 from autoprog.errors import ConfigError, RunError
-from autoprog.openfiles import open_for_appending
 from autoprog.processes import NUMBER_VARIABLE, claim_worker, log_of
+from autoprog.safe_files import open_for_appending
 from autoprog.supervise import Child, SignalName, end_all, last_line
 from autoprog.train.stop import StopRequest
 

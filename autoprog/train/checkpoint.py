@@ -20,8 +20,8 @@ from autoprog.bounds import MAX_STEPS
 from autoprog.decisions import ReachedLosses
 from autoprog.errors import RunError
 from autoprog.events import Evaluated
-from autoprog.openfiles import open_regular, replacing
 from autoprog.printable import short_repr
+from autoprog.safe_files import open_regular, replacing
 from autoprog.train.torch_files import (
     NotLoadedError,
     check_dense,

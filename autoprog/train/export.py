@@ -18,8 +18,8 @@ import supernet.elastic  # registers the models of ours with timm
 from autoprog.data.transforms import THUMBNAIL_PX, TransformSettings
 from autoprog.errors import ConfigError, RunError
 from autoprog.files import read_object
-from autoprog.openfiles import folder_beside, kind_of, replacing, write_atomically
 from autoprog.printable import one_line
+from autoprog.safe_files import folder_beside, kind_of, replacing, write_atomically
 from autoprog.settings import RunManifest, RunSettings
 from autoprog.train.model import build_model, evaluation_images, transform_settings
 from autoprog.train.weights import (

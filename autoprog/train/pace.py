@@ -53,7 +53,7 @@ class StepPace:
     """A run that is as long as its steps.
 
     Args:
-        clock: The clock of the learning rate, as :meth:`autoprog.steptable.StepTable.clock`.
+        clock: The clock of the learning rate, as :meth:`autoprog.step_table.StepTable.clock`.
     """
 
     budget_seconds: float | None = None

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Literal
 
-from autoprog.curves import Curriculum
 from autoprog.stage import Grow, Training
-from autoprog.steptable import StepTable, but_for_tokens
+from autoprog.stage_curves import Curriculum
+from autoprog.step_table import StepTable, without_keep_rate
 from supernet.config import Slots, SubnetConfig, first_slots
 
 __all__ = ["Choice", "Compact", "GrowTo", "Phase", "choice_of", "phases_of", "step_seed"]
@@ -115,7 +115,7 @@ def phases_of(table: StepTable) -> Iterator[Phase]:
     A phase is one segment, or several that differ in their tokens alone: keep-rates may change with each
     step, and neither loader nor network need to get ready for that.
     """
-    groups = [list(group) for _, group in groupby(table.segments, but_for_tokens)]
+    groups = [list(group) for _, group in groupby(table.segments, without_keep_rate)]
     before: SubnetConfig | None = None
     for index, group in enumerate(groups):
         subnet, stage, growth = group[0].subnet, group[0].stage, None

@@ -14,7 +14,6 @@ from autoprog.data.run_data import Place, open_run_data
 from autoprog.events import Event, RunFinished, RunStarted, WarningRaised
 from autoprog.runs import Result, load_run
 from autoprog.train.device import Compute, resolve_compute
-from autoprog.train.length import RunLength, nominal_epochs, step_table
 from autoprog.train.meter import typical_seconds
 from autoprog.train.model import build_model, evaluation_images, transform_settings
 from autoprog.train.optim import (
@@ -26,6 +25,7 @@ from autoprog.train.optim import (
 from autoprog.train.pace import BudgetPace, Pace, StepPace
 from autoprog.train.phase import phases_of
 from autoprog.train.ranks import ONE_PROCESS, Ranks
+from autoprog.train.run_length import RunLength, nominal_epochs, step_table
 from autoprog.train.step import Stepper
 from autoprog.train.stop import StopRequest
 from autoprog.train.trainer import Rollbacks, Trainer

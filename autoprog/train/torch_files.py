@@ -24,9 +24,9 @@ from typing import IO, Any
 import torch
 from torch import Tensor, nn
 
-from autoprog.accuracy import some
-from autoprog.openfiles import NotRegularFileError, open_regular
+from autoprog.accuracy import first_few
 from autoprog.printable import short_repr
+from autoprog.safe_files import NotRegularFileError, open_regular
 from supernet.build import machine_bytes
 
 __all__ = [
@@ -135,7 +135,7 @@ def why_it_is_not_loaded(error: NotLoadedError) -> Refusal:
         kind = next((n for n in (*own, *unsafe) if ".models." in n or ".modules." in n), own[0])
         return f"a whole pickled model ({kind})", _SAVE
     hint = "where you trust it, load it and save torch.save(checkpoint['state_dict'], FILE)"
-    return f"a checkpoint with more than tensors in it, such as {some(own)}", hint
+    return f"a checkpoint with more than tensors in it, such as {first_few(own)}", hint
 
 
 def _header_bytes(head: bytes) -> int:
@@ -181,7 +181,7 @@ def _other_zip(path: Path) -> Refusal | None:
         return "a program of torch.export", "give the weights that it was made from"
     if names and all(name.endswith(".npy") for name in names):
         return "an archive of numpy arrays (.npz)", _SAVE
-    held = f"with {some(names)} in it" if names else "with nothing in it"
+    held = f"with {first_few(names)} in it" if names else "with nothing in it"
     return f"a zip archive {held}", "unpack it and give the weights in it"
 
 

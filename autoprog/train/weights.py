@@ -17,13 +17,13 @@ from safetensors.torch import save
 from timm.models import clean_state_dict
 from torch import Tensor
 
-from autoprog.accuracy import some
+from autoprog.accuracy import first_few
 from autoprog.errors import ConfigError, RunError
 from autoprog.events import CheckpointSaved, StageStarted, SupernetStarted
 from autoprog.files import parse, read_object
-from autoprog.openfiles import NotRegularFileError, open_regular, replacing
 from autoprog.printable import short_repr
 from autoprog.runs import Run, load_run
+from autoprog.safe_files import NotRegularFileError, open_regular, replacing
 from autoprog.train.model import build_model
 from autoprog.train.torch_files import (
     UNREADABLE,
@@ -261,7 +261,7 @@ def _read_folder(folder: Path, averaged: bool) -> WeightsFile:
     if weights is None or not (folder / "config.json").is_file():
         held = sorted(path.name for path in folder.iterdir())
         problem = "must be a run folder, or one with config.json and model.safetensors"
-        hint = f"it holds {some(held) if held else 'nothing'}"
+        hint = f"it holds {first_few(held) if held else 'nothing'}"
         raise ConfigError(str(folder), "", problem, hint=hint)
     # A folder of the Hugging Face hub: its config.json says what the weights are for.
     file, config = read_weights(weights, averaged), folder / "config.json"
@@ -466,4 +466,4 @@ def _content(held: Any) -> str:
     if {"state", "param_groups"} <= held.keys():
         return "the state of an optimizer"
     names = [shown_key(key) if isinstance(key, str) else short_repr(key) for key in held]
-    return f"only {some(names)}" if names else "nothing"
+    return f"only {first_few(names)}" if names else "nothing"

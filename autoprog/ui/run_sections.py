@@ -11,7 +11,7 @@ from autoprog.accuracy import is_unbalanced, sampling_error
 from autoprog.budget_record import budget_record
 from autoprog.events import Evaluated, Grown, encode
 from autoprog.schedule import Lengths
-from autoprog.steptable import Segment
+from autoprog.step_table import Segment
 from autoprog.ui.format import (
     DIM,
     GREEN,

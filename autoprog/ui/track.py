@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 
-from autoprog.curves import Curriculum, curve_value
 from autoprog.stage import Grow, Training, relative_step_cost
-from autoprog.steptable import Segment, StepTable, but_for_tokens
+from autoprog.stage_curves import Curriculum, curve_value
+from autoprog.step_table import Segment, StepTable, without_keep_rate
 from autoprog.ui.format import depth_text, number, per_cent, trained_text
 from autoprog.ui.state import RunState
 from autoprog.ui.tables import Column
@@ -181,7 +181,7 @@ class Track:
         """
         groups: list[list[int]] = []
         for _, group in groupby(
-            range(len(self.segments)), lambda k: but_for_tokens(self.segments[k])
+            range(len(self.segments)), lambda k: without_keep_rate(self.segments[k])
         ):
             numbers = list(group)
             # patch-sampling changes its keep-rate in hundreds of segments of one stage.

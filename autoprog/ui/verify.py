@@ -17,8 +17,8 @@ from autoprog.ui.render_rich import view, views
 from autoprog.ui.section import Facts, Section, Table, plain_lines
 from autoprog.ui.tables import Column
 from autoprog.verify.arms import Arm
-from autoprog.verify.attempts import ArmEnded, ArmStarted
 from autoprog.verify.plan import ARMS, Pair
+from autoprog.verify.seed_runs import ArmEnded, ArmStarted
 from autoprog.verify.verdict import NEAR_CONVERGENCE_POINTS
 from autoprog.verify.verification import PairEnded, Report, Verification
 

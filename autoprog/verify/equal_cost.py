@@ -8,21 +8,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from autoprog.costs.model import CostModel, predict_seconds
-from autoprog.curves import linspace
 from autoprog.errors import ConfigError
 from autoprog.files import parse
 from autoprog.schedule import GrowthSchedule
 from autoprog.space import SearchSpace
 from autoprog.stage import FullModel, LearningRate, Stage, Tokens, depth_value, relative_step_cost
-from autoprog.steptable import StepTable
+from autoprog.stage_curves import linspace
+from autoprog.step_table import StepTable
 from supernet.config import ModelSpec, SubnetConfig
 
 __all__ = [
     "Control",
     "Cost",
     "Make",
-    "always",
     "epochs_of_cost",
+    "fixed_schedule",
     "images_cost",
     "macs_cost",
     "ramps",
@@ -92,7 +92,7 @@ def epochs_of_cost(make: Make, steps_per_epoch: int, cost: Cost, target: float) 
     return nearest[1] / steps_per_epoch
 
 
-def always(schedule: GrowthSchedule) -> Make:
+def fixed_schedule(schedule: GrowthSchedule) -> Make:
     """Return what makes this schedule, whatever the length of the run."""
     return lambda epochs: schedule
 
@@ -119,7 +119,7 @@ def ramps(
             # Evenly over the values that there are; a value that is chosen twice makes one longer stage.
             chosen = [points[round(at)] for at in linspace(0, len(points) - 1, count)]
             schedule = _schedule(space, lr, chosen, [1 / count] * count)
-            epochs = epochs_of_cost(always(schedule), steps_per_epoch, cost, target)
+            epochs = epochs_of_cost(fixed_schedule(schedule), steps_per_epoch, cost, target)
             controls.append(Control(f"ramp-{axis}", f"linear ramp of {axis}", schedule, epochs))
     if not controls:
         hint = "leave out ramp, or give another --controls-space"
@@ -161,7 +161,7 @@ def random_schedules(
         fractions = [(1 - full_fraction) * part / sum(parts) for part in parts]
         schedule = _schedule(space, lr, [*chain, full], [*fractions, full_fraction])
         try:
-            epochs = epochs_of_cost(always(schedule), steps_per_epoch, cost, target)
+            epochs = epochs_of_cost(fixed_schedule(schedule), steps_per_epoch, cost, target)
         except ConfigError:
             continue
         if all(schedule != control.schedule for control in controls):

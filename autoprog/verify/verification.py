@@ -15,12 +15,13 @@ from pydantic import Field, model_validator
 from autoprog import migration
 from autoprog.bounds import Count, Few, Measured
 from autoprog.errors import ConfigError, RunError, command
-from autoprog.eventlog import effective_rows
+from autoprog.event_log import effective_rows
 from autoprog.files import FileModel, Line, parse, read_object, read_rows
-from autoprog.openfiles import open_regular, replacing, write_atomically
 from autoprog.runs import CURVE_FILE
+from autoprog.safe_files import open_regular, replacing, write_atomically
 from autoprog.verify.arms import settings_of_words
-from autoprog.verify.attempts import (
+from autoprog.verify.plan import ARMS, Pair, Plan
+from autoprog.verify.seed_runs import (
     ArmEnded,
     ArmStarted,
     SeedRuns,
@@ -31,7 +32,6 @@ from autoprog.verify.attempts import (
     run_folders,
     starter,
 )
-from autoprog.verify.plan import ARMS, Pair, Plan
 from autoprog.verify.verdict import summarise
 
 __all__ = [

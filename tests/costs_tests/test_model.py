@@ -12,7 +12,7 @@ from autoprog.costs.model import CostModel, data_terms, fit_regression, predict_
 from autoprog.costs.table import CostKey, CostTable, StepCost
 from autoprog.schedule import GrowthSchedule
 from autoprog.stage import FullModel, Training, Unfrozen, image_macs
-from autoprog.steptable import StepTable
+from autoprog.step_table import StepTable
 from supernet.config import SubnetConfig, TokenRule
 from supernet.zoo import ZOO
 

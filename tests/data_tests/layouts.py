@@ -134,7 +134,7 @@ def pack_parts(root: Path, target: Path) -> None:
 
 def answer(root: str, fraction: float | None) -> dict[str, object]:
     """Return what autoprog makes of a folder: labels, report and what can be read; or its refusal."""
-    from autoprog.data.opening import open_data
+    from autoprog.data.open_data import open_data
     from autoprog.errors import ConfigError, RunError
     from autoprog.settings import DataSettings
 

@@ -14,7 +14,7 @@ from PIL import Image
 from autoprog.data.batches import BadImages, Batch, Unreadable, replacement_places
 from autoprog.data.image_sources import FolderSource, ImageSource, TarSource
 from autoprog.data.loader import TrainLoader, eval_batches
-from autoprog.data.opening import open_data
+from autoprog.data.open_data import open_data
 from autoprog.data.run_data import Place, RunData, open_run_data
 from autoprog.data.transforms import InputConfig, TransformSettings
 from autoprog.errors import RunError

@@ -32,7 +32,7 @@ from autoprog.data.cache import CachedSource, CacheSettings, content_digest, ope
 from autoprog.data.cache_folder import FOOTER, MAGIC, cache_files
 from autoprog.data.image_sources import FolderSource, ImageSource, ReaderSource, TarSource
 from autoprog.data.loader import TrainLoader, eval_batches
-from autoprog.data.opening import open_data
+from autoprog.data.open_data import open_data
 from autoprog.data.progress import progress_on_stderr
 from autoprog.data.run_data import RunData, open_run_data
 from autoprog.data.transforms import InputConfig, TransformSettings, eval_transform

@@ -19,7 +19,7 @@ from timm.data.readers.reader_image_folder import find_images_and_targets
 from autoprog.data.decode import fitting_white_level
 from autoprog.data.folders import natural_key
 from autoprog.data.image_sources import FolderSource, TarSource, digest_of
-from autoprog.data.opening import open_data
+from autoprog.data.open_data import open_data
 from autoprog.errors import ConfigError
 from autoprog.settings import DataSettings
 

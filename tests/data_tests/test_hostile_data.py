@@ -14,7 +14,7 @@ import pytest
 
 from autoprog.data.cache import CacheSettings, open_cached
 from autoprog.data.image_sources import FolderSource, TarSource, load_at_most
-from autoprog.data.opening import open_data, open_evaluated_folder, open_part
+from autoprog.data.open_data import open_data, open_evaluated_folder, open_part
 from autoprog.data.progress import progress_on_stderr
 from autoprog.data.transforms import TransformSettings, eval_transform
 from autoprog.errors import AutoprogError, ConfigError, RunError

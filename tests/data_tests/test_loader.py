@@ -15,7 +15,7 @@ from torch import Tensor
 
 from autoprog.data.image_sources import DigitsSource, FolderSource, open_digits, stratified_holdout
 from autoprog.data.loader import TrainLoader, eval_batches
-from autoprog.data.opening import open_data
+from autoprog.data.open_data import open_data
 from autoprog.data.transforms import InputConfig, TransformSettings
 from autoprog.data.workers import resolve_workers
 from autoprog.errors import ConfigError, RunError

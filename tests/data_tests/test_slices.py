@@ -14,7 +14,7 @@ from autoprog import recipe
 from autoprog.cli import build_parser, main
 from autoprog.commands.configure import configure_search
 from autoprog.data.image_sources import SlicedSource, whole_of
-from autoprog.data.opening import open_data, sliced
+from autoprog.data.open_data import open_data, sliced
 from autoprog.errors import ConfigError
 from autoprog.search.trials import trial_settings
 from autoprog.settings import DataSettings, RunManifest, SearchSettings

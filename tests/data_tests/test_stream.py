@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from autoprog.data.opening import open_data
+from autoprog.data.open_data import open_data
 from autoprog.data.stream import StreamLoader, StreamSource, pixel_hash
 from autoprog.data.transforms import InputConfig, TransformSettings
 from autoprog.errors import ConfigError, RunError

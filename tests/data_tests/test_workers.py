@@ -26,7 +26,7 @@ from autoprog.cli import main
 from autoprog.data import workers as module
 from autoprog.data.workers import WorkerDiedError, WorkerPool
 from autoprog.errors import RunError
-from autoprog.libwarnings import LibraryWarning, passed_on
+from autoprog.library_warnings import LibraryWarning, warnings_passed_to
 
 if not hasattr(os, "fork") or not Path("/proc/self/stat").exists():
     pytest.skip("needs the processes of Linux", allow_module_level=True)
@@ -208,7 +208,7 @@ def test_a_long_wait_is_told_and_goes_on(pool: Pool, monkeypatch: pytest.MonkeyP
         return (number,)
 
     told: list[str] = []
-    with passed_on(told.append):
+    with warnings_passed_to(told.append):
         assert list(pool(slow, 1).results(iter([1, 2]))) == [(1,), (2,)]
     (line,) = told
     assert "though the loader workers live" in line
@@ -221,7 +221,7 @@ def test_warnings_and_prints_of_workers_come_out_once_a_kind(pool: Pool) -> None
         return (number,)
 
     told: list[str] = []
-    with passed_on(told.append):
+    with warnings_passed_to(told.append):
         list(pool(loud, 2).results(iter(range(8))))
     assert sorted(re.sub(r"\d", "#", line) for line in told) == [
         "TIFFReadDirectory: strange tag #",
@@ -235,7 +235,7 @@ def test_what_workers_print_is_printable_and_not_endless(pool: Pool) -> None:
         return (number,)
 
     told: list[str] = []
-    with passed_on(told.append):
+    with warnings_passed_to(told.append):
         list(pool(loud, 1).results(iter(range(2))))
     assert 1 <= len(told) <= 40
     assert all(line.isprintable() for line in told)
@@ -265,7 +265,7 @@ def test_other_threads_may_use_workers_too() -> None:
 
 def test_a_forwarded_warning_is_a_whole_line() -> None:
     told: list[str] = []
-    with passed_on(told.append):
+    with warnings_passed_to(told.append):
         warnings.warn(LibraryWarning("a.png: its reader warns: 3 bytes"), stacklevel=1)
         warnings.warn(LibraryWarning("b.png: its reader warns: 4 bytes"), stacklevel=1)
     assert told == ["a.png: its reader warns: 3 bytes"]

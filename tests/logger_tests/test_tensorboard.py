@@ -14,7 +14,7 @@ from autoprog.api import run_training
 from autoprog.cli import main
 from autoprog.events import Evaluated, StepLogged, WarningRaised
 from autoprog.files import read_rows
-from autoprog.loggers.relay import Relay, replay
+from autoprog.loggers.logger_threads import Relay, replay
 from autoprog.runs import Run, RunFolder, load_run
 from autoprog.settings import RunManifest
 from tests.logger_tests.conftest import FIRST, LOSSES, SECOND, Write

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from autoprog.cli import main
-from autoprog.loggers.relay import Relay, check_loggers
+from autoprog.loggers.logger_threads import Relay, check_loggers
 from autoprog.settings import RunManifest
 from tests.logger_tests.conftest import FIRST, LOSSES, SECOND, Write
 

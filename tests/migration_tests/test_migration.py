@@ -20,7 +20,7 @@ from autoprog.commands.bench_presets import load_preset_bench
 from autoprog.commands.configure import RecipeFile
 from autoprog.costs.table import table_of
 from autoprog.errors import ConfigError
-from autoprog.eventlog import WHOLE_BYTES, picked
+from autoprog.event_log import WHOLE_BYTES, picked
 from autoprog.events import Grown, StepLogged, TrialFinished, WarningRaised, encode
 from autoprog.fidelity_report import read_fidelity
 from autoprog.files import parse, read_object, read_yaml

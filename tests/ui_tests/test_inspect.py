@@ -442,7 +442,7 @@ def test_of_a_long_log_progress_is_picked_and_all_else_is_kept(
     run_builder: Builder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(event_log, "WHOLE_BYTES", 1000)
-    monkeypatch.setattr("autoprog.eventlog.CHUNK_BYTES", 5000)
+    monkeypatch.setattr("autoprog.event_log.CHUNK_BYTES", 5000)
     monkeypatch.setattr(event_log, "MAX_PROGRESS", 20)
     run = run_builder(4000)
     log = EventLog(run / "events.jsonl")

@@ -19,8 +19,8 @@ from textual.pilot import Pilot
 from autoprog.cli import main
 from autoprog.decisions import Importance
 from autoprog.events import Event
-from autoprog.openfiles import write_atomically
 from autoprog.processes import WorkerStatus, this_process
+from autoprog.safe_files import write_atomically
 from autoprog.ui.format import DIM
 from autoprog.ui.inspect.app import KEYS, InspectApp, make_app
 from autoprog.ui.inspect.panes import VIEWS, Importances

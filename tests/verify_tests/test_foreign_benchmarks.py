@@ -12,7 +12,7 @@ import pytest
 from autoprog.cli import main
 from autoprog.commands.bench_presets import load_preset_bench
 from autoprog.errors import ConfigError, RunError
-from autoprog.verify import attempts
+from autoprog.verify import seed_runs
 from tests.verify_tests.conftest import SMALL, tree
 
 WORDS = ("bench", "presets", "--presets", "linear", *SMALL, "--epochs", "2", "--seeds", "1", "-q")
@@ -29,7 +29,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Sequence[st
         raise RunError("stopped")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(attempts, "Attempt", stop)
+    monkeypatch.setattr(seed_runs, "Attempt", stop)
     return found
 
 

@@ -15,8 +15,8 @@ from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.exc import SQLAlchemyError
 
 from autoprog.errors import ConfigError, RunError
-from autoprog.openfiles import open_for_appending
 from autoprog.processes import FileLock
+from autoprog.safe_files import open_for_appending
 
 __all__ = ["STORAGE_ERRORS", "Journal", "close_storage", "open_journal", "open_storage", "sync"]
 

@@ -23,8 +23,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autoprog.errors import ConfigError, RunError
-from autoprog.openfiles import open_for_appending
 from autoprog.processes import FileLock, ProcessName, is_gone, is_here, process_in, this_process
+from autoprog.safe_files import open_for_appending
 from autoprog.search.controller.storage import STORAGE_ERRORS, open_storage, sync
 
 __all__ = [

@@ -27,7 +27,7 @@ from textual.worker import get_current_worker
 
 from autoprog.errors import AutoprogError, ConfigError, RunError
 from autoprog.locate import is_word, locate_run
-from autoprog.openfiles import write_all
+from autoprog.safe_files import write_all
 from autoprog.ui.format import DIM, WARNING
 from autoprog.ui.inspect.panes import (
     APP_KEYS,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
 from autoprog.errors import AutoprogError, ConfigError, RunError, consistent
-from autoprog.eventlog import (
+from autoprog.event_log import (
     MAX_PROGRESS,
     WHOLE_BYTES,
     Row,
@@ -23,8 +23,8 @@ from autoprog.eventlog import (
 )
 from autoprog.fidelity_report import read_fidelity
 from autoprog.files import LONGEST_ROW_BYTES
-from autoprog.openfiles import NotRegularFileError, open_regular
 from autoprog.runs import load_run
+from autoprog.safe_files import NotRegularFileError, open_regular
 from autoprog.ui.format import STATUS, duration, number, per_cent
 from autoprog.ui.run_sections import OtherRun
 from autoprog.ui.state import RunState, fold

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from autoprog.data.opening import open_data
+from autoprog.data.open_data import open_data
 from autoprog.errors import ConfigError
 from autoprog.settings import DataSettings
 

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Protocol
 
 from autoprog.errors import ConfigError, RunError
-from autoprog.openfiles import (
+from autoprog.runs import Result, read_result
+from autoprog.safe_files import (
     NotRegularFileError,
     open_for_appending,
     refuse_links,
     remove_temporary_files,
 )
-from autoprog.runs import Result, read_result
 from autoprog.supervise import Attempt, SignalName, end_all
 from autoprog.verify.arms import Arm, ArmSettings, flag_words
 

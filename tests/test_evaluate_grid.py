@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from autoprog.evaluation_grid import EvaluatedCell, cells_of, front
-from autoprog.train.grid import forward_speeds
+from autoprog.train.evaluate_grid import forward_speeds
 from supernet.config import SubnetConfig, TokenRule
 
 FULL = SubnetConfig(4, 16)

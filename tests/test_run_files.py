@@ -13,19 +13,19 @@ from pathlib import Path
 
 import pytest
 
-from autoprog import runfiles
+from autoprog import run_files
 from autoprog.cli import main
 from autoprog.errors import ConfigError, RunError
 from autoprog.events import Event
-from autoprog.openfiles import kind_of, open_for_appending
 from autoprog.processes import ProcessName
-from autoprog.runfiles import (
+from autoprog.run_files import (
     check_run_files,
     remove_checkpoints,
     remove_leftovers,
     remove_unstarted,
 )
 from autoprog.runs import RunFolder, is_written_now
+from autoprog.safe_files import kind_of, open_for_appending
 from autoprog.settings import RunManifest
 
 HERE = ("--device", "cpu", "--amp", "none", "--threads", "1", "--workers", "0", "-q")
@@ -324,9 +324,9 @@ def test_whatever_a_run_writes_is_known(
     """A name that is not known would be written through a link."""
     for run in (*stopped.values(), begun_trials):
         names = {path.name for path in run.iterdir()}
-        assert names - {*runfiles._FILES, *runfiles._FOLDERS} == set()
+        assert names - {*run_files._FILES, *run_files._FOLDERS} == set()
         for path in (run / "checkpoints").iterdir():
-            assert runfiles._CHECKPOINT.fullmatch(path.name) or path.is_dir()
+            assert run_files._CHECKPOINT.fullmatch(path.name) or path.is_dir()
 
 
 def test_only_checkpoints_are_removed_as_checkpoints(tmp_path: Path, outside: Outside) -> None:

@@ -15,7 +15,7 @@ import yaml
 
 from autoprog.cli import main
 from autoprog.commands.resume import words_to_repeat
-from autoprog.outside import asks_of, words_of_asks
+from autoprog.outside_access import asks_of, words_of_asks
 from autoprog.runs import load_run
 from autoprog.search import trials as trials_module
 from autoprog.settings import RunManifest, RunSettings

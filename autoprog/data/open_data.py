@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from timm.data import create_dataset
 
-from autoprog.accuracy import order_of, some
+from autoprog.accuracy import first_few, order_of
 from autoprog.data.dataset import (
     AnySource,
     DataReport,
@@ -39,8 +39,8 @@ from autoprog.data.image_sources import (
 )
 from autoprog.data.stream import READER_ERRORS, StreamSource, first_line, names_by_number
 from autoprog.errors import ConfigError
-from autoprog.openfiles import NotRegularFileError
 from autoprog.printable import short_repr
+from autoprog.safe_files import NotRegularFileError
 from autoprog.settings import DataSettings
 
 __all__ = [
@@ -436,8 +436,10 @@ def labelled_as(opened: OpenedData, names: Sequence[str], where: str) -> tuple[O
         known = set(names)
         new = [name for name in own if name not in known]
         verb = "is" if len(new) == 1 else "are"
-        problem = f"must have classes that the weights know, but {some(new)} {verb} none of them"
-        raise ConfigError(where, "", problem, hint=f"these are {some(names)}")
+        problem = (
+            f"must have classes that the weights know, but {first_few(new)} {verb} none of them"
+        )
+        raise ConfigError(where, "", problem, hint=f"these are {first_few(names)}")
     val = opened.val
     if isinstance(val, StreamSource):
         problem = "must have its classes in the order of the weights"

@@ -14,7 +14,7 @@ from autoprog.errors import ConfigError
 if TYPE_CHECKING:
     from autoprog.recipe import Recipe
     from autoprog.schedule import GrowthSchedule
-    from autoprog.steptable import StepTable
+    from autoprog.step_table import StepTable
 
 __all__ = ["RunLength", "nominal_epochs", "run_length", "step_table", "steps_per_epoch_of"]
 

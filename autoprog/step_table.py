@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
 
-from autoprog.curves import Curriculum, Level, curve_levels
 from autoprog.errors import ConfigError
 from autoprog.stage import FullModel, Grow, Stage, Training
+from autoprog.stage_curves import Curriculum, Level, curve_levels
 from supernet.config import SubnetConfig, as_depth
 
-__all__ = ["Segment", "StepTable", "but_for_tokens", "check_changes", "segments_of_stage"]
+__all__ = ["Segment", "StepTable", "check_changes", "segments_of_stage", "without_keep_rate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class StepTable:
         return list(accumulate(moved, initial=0.0))
 
 
-def but_for_tokens(segment: Segment) -> Segment:
+def without_keep_rate(segment: Segment) -> Segment:
     """Return what the segments of one phase have in common: the trainer changes keep-rates on the way."""
     subnet = SubnetConfig(segment.subnet.depth, segment.subnet.img_size)
     return replace(segment, subnet=subnet, start_step=0, stop_step=0)

@@ -12,7 +12,7 @@ from autoprog.errors import ConfigError, RunError
 from autoprog.events import Event, RunStarted, WarningRaised
 from autoprog.loggers.points import EventTail, Point
 from autoprog.printable import one_line
-from autoprog.runfiles import check_run_files
+from autoprog.run_files import check_run_files
 from autoprog.settings import RunManifest, RunSettings
 
 __all__ = ["LOGGERS", "Relay", "Relays", "check_logger", "check_loggers", "replay"]

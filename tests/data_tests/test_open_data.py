@@ -12,7 +12,7 @@ from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 
 from autoprog.data.image_sources import FolderSource, TarSource, class_numbers
 from autoprog.data.loader import eval_batches
-from autoprog.data.opening import open_data
+from autoprog.data.open_data import open_data
 from autoprog.data.transforms import TransformSettings
 from autoprog.errors import RunError
 from autoprog.settings import DataSettings

@@ -11,7 +11,7 @@ from typing import TextIO
 
 from autoprog.printable import one_line
 
-__all__ = ["LibraryWarning", "about", "passed_on"]
+__all__ = ["LibraryWarning", "naming_image", "warnings_passed_to"]
 
 _image: ContextVar[str] = ContextVar("image", default="")
 _HINTS = {
@@ -24,7 +24,7 @@ class LibraryWarning(UserWarning):
 
 
 @contextmanager
-def about(image: str) -> Iterator[None]:
+def naming_image(image: str) -> Iterator[None]:
     """Name the image that is read meanwhile in what is warned of."""
     token = _image.set(image)
     try:
@@ -34,7 +34,7 @@ def about(image: str) -> Iterator[None]:
 
 
 @contextmanager
-def passed_on(report: Callable[[str], None]) -> Iterator[None]:
+def warnings_passed_to(report: Callable[[str], None]) -> Iterator[None]:
     """Give warnings to `report` as lines, each kind once, instead of printing them with a place in the code.
 
     Two are of one kind if they differ in the image and in numbers alone.

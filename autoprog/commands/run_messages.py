@@ -17,7 +17,7 @@ from autoprog.search.plan import SearchPlan, point_candidates
 from autoprog.settings import DataSettings, RunManifest, RunSettings, SearchSettings
 from autoprog.ui.search_sections import fidelity_lines
 
-__all__ = ["announce_search", "announce_train", "farewell", "plan_text", "space_text"]
+__all__ = ["announce_search", "announce_train", "plan_text", "print_outcome", "space_text"]
 
 
 def announce_search(
@@ -89,7 +89,7 @@ def announce_train(console: Console, configured: Configured, folder: RunFolder) 
     _say(console, "schedule", f"{settings.schedule_from}")
 
 
-def farewell(console: Console, run: RunFolder, settings: RunSettings) -> None:
+def print_outcome(console: Console, run: RunFolder, settings: RunSettings) -> None:
     """Print where everything lies and what to do next."""
     folder = run.path
     if settings.search is not None and settings.search.fidelity is not None:

@@ -9,7 +9,7 @@ import pytest
 
 from autoprog.errors import ConfigError
 from autoprog.files import append_row, cut_torn_tail, json_object, read_object, read_rows
-from autoprog.openfiles import (
+from autoprog.safe_files import (
     NotRegularFileError,
     open_for_appending,
     open_regular,

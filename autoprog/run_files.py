@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from autoprog.errors import ConfigError
-from autoprog.openfiles import kind_of, remove_temporary_files
+from autoprog.safe_files import kind_of, remove_temporary_files
 
 __all__ = [
     "check_run_files",

@@ -10,9 +10,9 @@ import pytest
 
 from autoprog.errors import ConfigError, RunError
 from autoprog.events import WarningRaised
-from autoprog.loggers import relay
+from autoprog.loggers import logger_threads
+from autoprog.loggers.logger_threads import Relay, Relays, check_logger, check_loggers, replay
 from autoprog.loggers.points import Point
-from autoprog.loggers.relay import Relay, Relays, check_logger, check_loggers, replay
 from autoprog.settings import RunManifest, RunSettings
 from tests.logger_tests.conftest import FIRST, SECOND, Write
 
@@ -49,7 +49,7 @@ def use(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
     """Let a logger take the place of any other."""
 
     def put(logger: Recorder) -> Recorder:
-        monkeypatch.setattr(relay, "open_logger", lambda *_: logger)
+        monkeypatch.setattr(logger_threads, "open_logger", lambda *_: logger)
         return logger
 
     return put

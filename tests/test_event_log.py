@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from autoprog import eventlog
+from autoprog import event_log
 from autoprog.errors import ConfigError
-from autoprog.eventlog import Row, effective_rows, event_of, event_row, read_log
+from autoprog.event_log import Row, effective_rows, event_of, event_row, read_log
 
 WHOLE = {"attempt": 0, "step": 3, "kind": "warning_raised", "message": "x"}
 
@@ -58,8 +58,8 @@ def test_a_row_needs_its_kind_attempt_and_step(name: str, value: object) -> None
 def test_of_a_huge_log_progress_is_picked_and_the_rest_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(eventlog, "WHOLE_BYTES", 1000)
-    monkeypatch.setattr(eventlog, "MAX_PROGRESS", 10)
+    monkeypatch.setattr(event_log, "WHOLE_BYTES", 1000)
+    monkeypatch.setattr(event_log, "MAX_PROGRESS", 10)
     rows = [row("step_logged", step) for step in range(1, 201)]
     rows = [row("run_started", 0), *rows, row("evaluated", 200), row("step_logged", 201)]
     found = read_log(written(tmp_path, rows))
@@ -93,7 +93,7 @@ def test_what_takes_more_room_than_its_text_is_not_kept(
         [row("warning_raised", 3), row("warning_raised", 3, **more), row("warning_raised", 4)],
     )
     kept: list[Row] = []
-    monkeypatch.setattr(eventlog, "effective_rows", kept.extend)
+    monkeypatch.setattr(event_log, "effective_rows", kept.extend)
     with pytest.raises(ConfigError, match="must be"):
         read_log(path)
     assert [one["event"] for one in kept] == [event_of(row("warning_raised", 3))]
