@@ -35,11 +35,11 @@ COMMANDS = {
     "search": "find a growth schedule and train along it",
     "train": "train along a schedule: a file or a preset",
     "show": "draw a run, a schedule file or a preset, or take a run's decisions again",
-    "compare": "set finished runs side by side: accuracy, time, compute and memory",
+    "compare": "compare finished runs: accuracy, time, compute and memory",
     "inspect": "look through runs in the terminal, also while they train",
     "verify": "compare a search or a schedule with the baseline, paired by seed, and judge",
     "bench": "measure the runner, costs and presets on this machine, run a tier, or stress a run",
-    "evaluate": "accuracy, speed and compute of weights over image sizes and keep-rates",
+    "evaluate": "measure accuracy, speed and compute of weights over image sizes and keep-rates",
     "export": "write final weights for timm, the Hugging Face hub or ONNX, or a run's log for W&B",
     "list": "list models, search spaces, presets or the caches of decoded images",
     "init": "write a starter file, its JSON Schema, or a shell's completion script",
@@ -51,7 +51,7 @@ _WITH_TORCH = {"search", "train", "evaluate", "export", "verify", "bench"}
 _EXAMPLES = """examples:
   autoprog search --model deit-s                    a whole search on the embedded digits, in minutes
   autoprog search --model deit-s --data DIR         on your images: DIR/train and DIR/val, or .tar files
-  autoprog train --schedule runs/…/best.yaml        repeat what was found
+  autoprog train --schedule runs/…/best.yaml        train along the schedule of a search
   autoprog train --schedule linear --model deit-s   AutoProg's hand-made ramp
   autoprog list presets                             what other schedules there are
   autoprog show runs/…                              what was decided, and why

@@ -45,7 +45,7 @@ class ConfigError(AutoprogError, ValueError):
     Args:
         where: The file, flag or command that holds the value.
         key: The path of the value inside it, such as ``stages[2].img_size``; may be empty.
-        problem: What is wrong, or what must hold, as "must be …" or "unknown …".
+        problem: What is wrong, as "must be …", "has no …" or "unknown …".
         value: The value that was given; left out of the message when it is :data:`ConfigError.NO_VALUE`.
         hint: What to do about it.
     """
@@ -101,7 +101,7 @@ def consistent(where: str) -> Iterator[None]:
     except AutoprogError:
         raise
     except (ArithmeticError, LookupError, ValueError) as error:
-        problem = f"must hold values that go together, but they contradict each other ({error!r})"
+        problem = f"its values contradict each other ({error!r})"
         raise ConfigError(where, "", problem, hint="--debug shows where") from error
 
 

@@ -276,7 +276,7 @@ _Dumper.add_representer(list, _represent_list)
 
 def _check_amount(text: str, where: str) -> None:
     if sum(map(text.count, ",\n-:?[{")) > _MAX_YAML_SIGNS or len(text) > _MAX_YAML_BYTES:
-        raise ConfigError(where, "", "must hold fewer values: it is too large to read in seconds")
+        raise ConfigError(where, "", "has more values than can be read in seconds")
 
 
 def parse_yaml(text: str, where: str) -> Any:

@@ -312,14 +312,14 @@ class RunSettings(FileModel):
     ] = 10.0
     # A search looks at the losses that it logs, so only a training may log more or fewer of them.
     log_every_steps: Annotated[
-        SomeSteps, _run("steps between progress events", metavar="N", resume=("train",))
+        SomeSteps, _run("steps between logged losses", metavar="N", resume=("train",))
     ] = 20
     eval_every_epochs: Annotated[
         AnyEpochs | None,
         _run(
             "evaluate every so many epochs, and at each stage end; 0 for once, at the end",
             metavar="E",
-            default="some 20 times, where each is less than 5 % of the training since the last one,"
+            default="about 20 times, where each is less than 5 % of the training since the last one,"
             " and at the end",
         ),
     ] = None

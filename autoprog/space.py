@@ -211,9 +211,7 @@ class SpaceFile(FileModel):
         # Totals may rise while one stage of the model falls, as 9 and 10 blocks of VOLO-D1 do.
         for low, high in pairwise(depths):
             if any(a > b for a, b in zip(low, high, strict=True)):
-                problem = (
-                    f"must not fall in a stage of the model, but {sum(low)} blocks are {list(low)}"
-                )
+                problem = f"must not decrease in a stage of the model, but {sum(low)} blocks are {list(low)}"
                 hint = f"{sum(high)} are {list(high)}; leave out one of the two"
                 raise ConfigError(where, "axes.depth", f"{problem} and {hint}")
         _check_axis(where, "axes.img_size", list(sizes), spec.img_size, spec.patch_size)
@@ -278,7 +276,10 @@ class SearchSpace(FileModel):
             ConfigError: If nothing is left to choose.
         """
         if len(self.sizes) == len(self.keep_rates) == 1:
-            problem, hint = "must have several with given weights", "or train --schedule constant"
+            problem, hint = (
+                "must have several values with given weights",
+                "or train --schedule constant",
+            )
             raise ConfigError("--space", "axes.img_size", problem, list(self.sizes), hint)
         return self.model_copy(update={"depths": (self.spec.depth,)})
 

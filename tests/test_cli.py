@@ -370,7 +370,7 @@ REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
     ),
     "a warm-up that leaves no room to decay": (
         (*LINEAR, "--sched", "wsd", "--warmup-fraction", 0.9),
-        "--decay-fraction: must leave 317 of 352 steps to the warm-up, but got 0.2; lower --warmup-fraction",
+        "--decay-fraction: must leave the warm-up its 317 of 352 steps, but got 0.2; lower --warmup-fraction",
     ),
     "nothing to show": (
         ("show", "nosuch"),
@@ -404,7 +404,7 @@ REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
     ),
     "weights that timm does not have": (
         (*SEARCH, "--pretrained"),
-        "--pretrained: timm must have weights of the model, but got 'vit-mu'; take deit-s, …",
+        "--pretrained: must be given with a model that timm has weights of, but got 'vit-mu'; take deit-s, …",
     ),
     "growth over given weights": (
         (*LINEAR, "--initial-checkpoint", "x.pth"),
@@ -628,13 +628,11 @@ def test_a_batch_of_less_than_an_image_is_refused(autoprog: Autoprog) -> None:
     stages = [{"length": "rest", "depth": 4, "img_size": 16, "batch_scale": 0.001}]
     body = {"schema": 2, "full": full, "stages": stages}
     Path("mine.yaml").write_text(yaml.safe_dump(body), encoding="utf-8")
-    line = (
-        "--schedule: stages[0].batch_scale: must leave an image of the 64 of a batch, but got 0.001"
-    )
+    problem = "must leave at least one of the 64 images of a batch, but got 0.001"
+    line = f"--schedule: stages[0].batch_scale: {problem}"
     assert_refused(autoprog("train", "--schedule", "mine.yaml", *SMALL), line)
     body = {"axes": {"batch_scale": {"values": [0.001, 1]}}}
     Path("mine.yaml").write_text(yaml.safe_dump(body), encoding="utf-8")
-    problem = "must leave an image of the 64 of a batch, but got 0.001"
     line = f"mine.yaml: axes.batch_scale.values: {problem}"
     assert_refused(autoprog(*SEARCH, "--space", "mine.yaml", "--trials", 2), line)
 

@@ -143,7 +143,7 @@ def test_auto_alone_finds_the_newest_unfinished_run_of_the_command(
     make: Make, schedule_text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["train", "--resume", "auto"]) == 2
-    assert "must find an unfinished train run in runs" in capsys.readouterr().err
+    assert "there is no unfinished train run in runs" in capsys.readouterr().err
     old = make("old", 1, schedule=schedule_text)
     make("newer, but complete", 2, finished=True, schedule=schedule_text)
     make("newest, but stopped before its start", 3)

@@ -185,7 +185,7 @@ def test_no_stage_of_a_model_may_fall_where_the_whole_rises(two_stages: ModelSpe
     with pytest.raises(ConfigError) as caught:
         space("{depth: {values: [9, 10, 18]}}", two_stages)
     assert str(caught.value) == (
-        "a.yaml: axes.depth: must not fall in a stage of the model, but 9 blocks are [2, 7] and"
+        "a.yaml: axes.depth: must not decrease in a stage of the model, but 9 blocks are [2, 7] and"
         " 10 are [4, 6]; leave out one of the two"
     )
 

@@ -39,13 +39,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "subject",
         {
             "runner": (
-                "its speed against a hand-written loop, and what loading the data costs",
+                "measure the runner against a hand-written loop, and what loading the data costs",
                 _add_runner_flags,
             ),
-            "costs": ("what each subnet of a search space costs here", _add_costs_flags),
-            "presets": ("the presets, trained side by side at something equal", _add_presets_flags),
+            "costs": ("measure what each subnet of a search space costs here", _add_costs_flags),
+            "presets": (
+                "train the presets side by side at equal epochs, MACs or time",
+                _add_presets_flags,
+            ),
             "tier": (
-                "a standing benchmark: a verification that is always the same",
+                "run a standing benchmark: a verification that is always the same",
                 _add_tier_flags,
             ),
             "stress": (
@@ -93,11 +96,11 @@ def _add_runner_flags(parser: argparse.ArgumentParser) -> None:
     )
     add_training_flags(parser)
     group = parser.add_argument_group("measurement")
-    blocks = "blocks of each program, interleaved (default: 12)"
+    blocks = "timed blocks of each program, interleaved (default: 12)"
     group.add_argument("--blocks", type=range_of(Few), default=12, metavar="N", help=blocks)
     steps = "timed steps of a block (default: 20)"
     group.add_argument("--block-steps", type=range_of(Many), default=20, metavar="N", help=steps)
-    script = "race timm's own train.py as well, as a program on the same --data"
+    script = "time timm's own train.py as well, as a program on the same --data"
     group.add_argument("--timm-script", type=Path, metavar="FILE", help=script)
     _add_json_flag(group)
 

@@ -35,10 +35,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--x",
         choices=("seconds", "images", "macs"),
         default="seconds",
-        help="what the curves on the terminal are drawn over (seconds)",
+        help="what the curves on the terminal are drawn over (default: seconds)",
     )
     parser.add_argument(
-        "--runs-dir", default="runs", metavar="DIR", help="where last and names of runs are (runs)"
+        "--runs-dir",
+        default="runs",
+        metavar="DIR",
+        help="where last and names of runs are (default: runs)",
     )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", dest="as_json", help="one JSON object")

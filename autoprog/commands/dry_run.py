@@ -63,7 +63,7 @@ def dry_run(args: argparse.Namespace, configure: Configure) -> None:
         if getattr(args, name, None) is not None:
             raise ConfigError("--dry-run", "", f"must not be given together with --{name}")
     if "RANK" in os.environ:  # each process would time its own steps, in the way of the others
-        raise ConfigError("--dry-run", "", "must be started without torchrun")
+        raise ConfigError("--dry-run", "", "cannot run under torchrun")
     replace_run_words(args)
     configured = configure(args)
     check_run(configured, is_new=True)

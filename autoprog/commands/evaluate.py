@@ -109,7 +109,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--recipe",
         default=argparse.SUPPRESS,
         metavar="NAME|FILE",
-        help="says how validation images are prepared; by default chosen by the number of images",
+        help="says how validation images are prepared (default: by the number of images)",
     )
     add_data_flags(parser, trains=False)
     group = parser.add_argument_group("evaluation")

@@ -238,11 +238,11 @@ def _pass_on(args: argparse.Namespace) -> None:
     for run in runs:
         settings = run.manifest.settings
         if not (run.path / "events.jsonl").is_file():
-            raise ConfigError(str(run.path), "", "must have an events.jsonl")
+            raise ConfigError(str(run.path), "", "has no events.jsonl")
         # Two writers would mix their points in one place of the logger.
         if getattr(settings, f"log_{args.format}") and is_written_now(run.path):
-            problem = f"must not be going on with --log-{args.format}"
-            raise ConfigError(str(run.path), "", problem, hint="it writes to it already")
+            problem = f"is still being trained with --log-{args.format}"
+            raise ConfigError(str(run.path), "", problem, hint="the run logs there itself")
         values = {
             **settings.model_dump(),
             "wandb_project": getattr(args, "wandb_project", None),

@@ -276,7 +276,9 @@ def check_trials(args: argparse.Namespace, by_trials: bool) -> None:
     if by_trials and device.startswith("cuda:"):
         # Each worker takes the device of its number.
         hint = f"set CUDA_VISIBLE_DEVICES={device.removeprefix('cuda:')}"
-        raise ConfigError("--device", "", "must leave the number to the workers", device, hint)
+        raise ConfigError(
+            "--device", "", "must have no number, since each worker takes its own", device, hint
+        )
 
 
 def absolute_storage_url(storage: str) -> str:

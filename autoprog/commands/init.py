@@ -17,9 +17,9 @@ from autoprog.safe_files import NotRegularFileError, check_replaceable, kind_of
 __all__ = ["add_flags", "run"]
 
 _KINDS = {
-    "space": "a search space: what a search may choose",
-    "recipe": "a recipe: how to train",
-    "schedule": "a schedule: when to grow",
+    "space": "write a search space: what a search may choose",
+    "recipe": "write a recipe: how to train",
+    "schedule": "write a schedule: when to grow",
 }
 _ONLY_SCHEMA = Path("-")
 """What ``--schema`` without a file stands for: the schema in place of a starter file."""
@@ -51,7 +51,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     kinds: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
         kind: (summary, partial(_add_starter_flags, kind)) for kind, summary in _KINDS.items()
     }
-    script = "a script that completes commands, flags and names in a shell"
+    script = "print a script that completes commands, flags and names in a shell"
     add_subcommands(parser, "kind", {**kinds, "completion": (script, completion)})
 
 

@@ -65,7 +65,11 @@ def launch(args: argparse.Namespace, configure: Configure) -> Path:
     replace_run_words(args)
     with joined_ranks() as ranks:
         if hasattr(args, "trials") and not ranks.alone:
-            raise ConfigError("--trials", "", "must be started without torchrun; see -j and --join")
+            raise ConfigError(
+                "--trials",
+                "",
+                "cannot run under torchrun; its workers are started by -j and --join",
+            )
         configured, folder = _open_run(args, configure, ranks)
         settings, opened, schedule = configured.settings, configured.opened, configured.schedule
         shown = Launch.on_terminal(ranks, args.quiet, configured)

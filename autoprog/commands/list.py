@@ -66,14 +66,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     def as_json(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--json", action="store_true", dest="as_json", help="one JSON object")
 
-    caches = "the decoded images that --cache keeps on disk, or remove them"
+    caches = "list or remove the decoded images that --cache keeps on disk"
     add_subcommands(
         parser,
         "what",
         {
-            "models": ("the models that have a short name, or those of timm that can grow", models),
-            "spaces": ("the search spaces that ship with autoprog", spaces),
-            "presets": ("the presets: schedules made for any model", presets),
+            "models": (
+                "list the models that have a short name, or those of timm that can grow",
+                models,
+            ),
+            "spaces": ("list the search spaces that ship with autoprog", spaces),
+            "presets": ("list the presets: schedules made for any model", presets),
             "caches": (caches, add_cache_flags),
         },
     )

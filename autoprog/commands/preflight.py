@@ -173,7 +173,7 @@ def _size_at(recipe: Recipe, scale: float, where: tuple[str, str, object]) -> in
     """Return the images of a batch at a scale, of which there must be one."""
     if scale * recipe.batch_size < 0.5:
         place, key, value = where
-        problem = f"must leave an image of the {recipe.batch_size} of a batch"
+        problem = f"must leave at least one of the {recipe.batch_size} images of a batch"
         raise ConfigError(place, key, problem, value)
     return scaled_batch_size(recipe, Training(batch_scale=scale))
 

@@ -72,9 +72,7 @@ def newest_unfinished(args: argparse.Namespace, ranks: Ranks) -> Path:
                 unfinished.append(folder)
     name = ranks.broadcast(str(min(unfinished, key=is_written_now)) if unfinished else "")
     if not name:
-        problem = (
-            f"must find an unfinished {args.command} run in {args.runs_dir}, and there is none"
-        )
+        problem = f"there is no unfinished {args.command} run in {args.runs_dir}"
         raise ConfigError("--resume auto", "", problem, hint="without --resume a new one begins")
     return Path(name)
 

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 def execute(args: argparse.Namespace) -> Path:
     """Search and train; return the run folder."""
     if hasattr(args, "dry_run"):
-        raise ConfigError("--dry-run", "", "must be given to the command autoprog search")
+        raise ConfigError("--dry-run", "", "is for the command autoprog search alone")
     if hasattr(args, "as_json"):
         raise ConfigError("--json", "", "must be given together with --dry-run")
     from autoprog.commands.configure import configure_search

@@ -43,16 +43,21 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "  autoprog bench stress --kills 5 --keep stress -- train --schedule best.yaml --data DIR\n"
     )
     parser.add_argument(
-        "--kills", type=range_of(Few), default=20, metavar="N", help="how often (20)"
+        "--kills", type=range_of(Few), default=20, metavar="N", help="number of kills (default: 20)"
     )
     parser.add_argument(
         "--signal",
         choices=["KILL", "TERM", "INT", "mixed"],
         default="KILL",
-        help="by what; after TERM and INT the exit code and the checkpoint are checked too (KILL)",
+        help="signal that kills; after TERM and INT the exit code and the checkpoint are checked too"
+        " (default: KILL)",
     )
     parser.add_argument(
-        "--stress-seed", type=range_of(Seed), default=0, metavar="S", help="seed of the moments (0)"
+        "--stress-seed",
+        type=range_of(Seed),
+        default=0,
+        metavar="S",
+        help="seed of the points at which it is killed (default: 0)",
     )
     parser.add_argument(
         "--keep", type=Path, metavar="DIR", help="put all files into DIR and leave them there"

@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
 def execute(args: argparse.Namespace) -> Path:
     """Train; return the run folder."""
     if hasattr(args, "dry_run"):
-        raise ConfigError("--dry-run", "", "must be given to the command autoprog train")
+        raise ConfigError("--dry-run", "", "is for the command autoprog train alone")
     if hasattr(args, "as_json"):
         raise ConfigError("--json", "", "must be given together with --dry-run")
     # A run that is named knows its schedule; --resume auto with nothing but how to carry out means one too.

@@ -58,16 +58,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "each candidate trains along a YAML file or a preset",
         metavar="FILE|PRESET",
     )
-    seeds = f"pairs of runs; seeds count up from --seed ({_DEFAULT_SEEDS})"
+    seeds = f"pairs of runs; seeds count up from --seed (default: {_DEFAULT_SEEDS})"
     add("--seeds", seeds, type=range_of(Few), metavar="N")
-    margin = f"points of top-1 (EMA) it may lose; fixed before the first run ({_DEFAULT_MARGIN})"
+    margin = "points of top-1 (EMA) that the candidate may lose, fixed before the first run"
+    margin += f" (default: {_DEFAULT_MARGIN})"
     add("--margin", margin, type=range_of(Points), metavar="PT")
-    epochs = "length of the candidate, if not that of the baseline"
+    epochs = "length of the candidate (default: that of the baseline)"
     add("--candidate-epochs", epochs, type=range_of(Epochs), metavar="N")
-    seconds = "what finding --schedule took (read beside a best.yaml; else 0)"
+    seconds = "what finding --schedule took (default: what is recorded beside a best.yaml, else 0)"
     add("--search-seconds", seconds, type=range_of(Seconds), metavar="S")
     add("--side-by-side", "two runs at once, one thread each", action="store_true")
-    nproc = "start each run through torchrun, in N processes of this machine (1)"
+    nproc = "start each run through torchrun, in N processes of this machine (default: 1)"
     add("--nproc", nproc, type=range_of(Processes), metavar="N")
     group.add_argument("--json", action="store_true", dest="as_json", help="one JSON object")
     group.add_argument("--markdown", action="store_true", help="the result as a Markdown table")
@@ -81,13 +82,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--lengths", lengths, nargs="+", action=FewValues, type=times, metavar="FRACTION")
     longer = "the baseline at so many times its epochs too, such as 1.5: is it near convergence"
     add("--baseline-longer", longer, type=times, metavar="TIMES")
-    few = "train it for so many of the first seeds (all of them)"
+    few = "train it for so many of the first seeds (default: all of them)"
     add("--longer-seeds", few, type=range_of(Few), metavar="N")
-    names = "what costs as much as --schedule: reannealed, ramp, random or random:N (N = 3)"
+    names = "what costs as much as --schedule: reannealed, ramp, random or random:N (default N: 3)"
     add("--controls", names, nargs="+", action=FewValues, metavar="NAME")
-    space = "search space of the controls (the model's own)"
+    space = "search space of the controls (default: the model's own)"
     add("--controls-space", space, metavar="NAME|FILE")
-    costs = "costs.json by whose seconds controls cost as much (beside a best.yaml; else by MACs)"
+    costs = (
+        "costs.json by whose seconds controls cost as much (default: the one beside a best.yaml,"
+    )
+    costs += " else MACs)"
     add("--costs", costs, metavar="FILE")
 
     add_shared_flags(parser)
@@ -100,7 +104,7 @@ def add_shared_flags(parser: argparse.ArgumentParser) -> None:
     nothing = argparse.SUPPRESS
     models = "deit-s, vit-xs, a timm ViT …; a schedule file names its own"
     group.add_argument("--model", default=nothing, metavar="NAME", help=models)
-    size = "full size, if not the model's"
+    size = "full image size (default: the model's)"
     group.add_argument("--img-size", type=range_of(Px), default=nothing, metavar="PX", help=size)
     add_data_flags(parser)
     add_initial_flags(parser)

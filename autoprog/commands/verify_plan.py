@@ -171,7 +171,7 @@ def configured_arm(settings: ArmSettings, schedule: str) -> Configured:
 def _check_processes(nproc: int, where: str, key: str = "") -> None:
     if "WORLD_SIZE" in os.environ:
         hint = "give --nproc N, and each run is started through it"
-        raise ConfigError("verify", "", "must be started without torchrun", hint=hint)
+        raise ConfigError("verify", "", "cannot run under torchrun", hint=hint)
     max_processes = max(
         _MIN_PROCESSORS, os.cpu_count() or 1
     )  # else a folder might fill the machine

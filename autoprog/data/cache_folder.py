@@ -102,7 +102,7 @@ def check_cache_folder(folder: str) -> None:
     if "\0" in folder or not os.path.isdir(nearest):
         raise ConfigError("--cache", "", "must be a folder, or where one can be made", folder)
     if nearest != path and not os.access(nearest, os.W_OK | os.X_OK):
-        problem = f"must be where a folder can be made, and {nearest} may not be changed"
+        problem = f"must be where a folder can be made, which {nearest} does not permit"
         raise ConfigError("--cache", "", problem, folder)
 
 

@@ -368,7 +368,7 @@ def sliced(opened: OpenedData, fraction: float, on_held_out: bool) -> OpenedData
         kept = [own[: max(1, round(fraction * len(own)))] for own in of_classes]
         indices = np.sort(np.concatenate(kept))
     if len(val) == 0:
-        problem = f"must have images to hold out: {_HELD_OUT_FRACTION:.0%} of them are none"
+        problem = f"must have enough images to hold out {_HELD_OUT_FRACTION:.0%} of them"
         raise ConfigError("data", "train", problem, len(train), "give more images")
     text = f"{opened.description}; trained on {len(indices):,}"
     text += f", evaluated on {len(val):,} other training images" if on_held_out else ""

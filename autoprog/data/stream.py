@@ -134,7 +134,7 @@ class StreamSource:
         if is_sharded:
             check_shards(root, dataset.reader)
         if self._length > _MAX_IMAGES:
-            problem = f"must say that it has at most {_MAX_IMAGES:,} images"
+            problem = f"must have at most {_MAX_IMAGES:,} images"
             raise ConfigError("--dataset", "", problem, self._length)
         known = names_by_number(getattr(dataset.reader, "class_to_idx", None) or {})
         if not known and not num_classes:
@@ -221,7 +221,7 @@ class StreamLoader:
                 if num_batches == steps:
                     return
             if num_batches == before:
-                problem = f"must give each worker at least one batch of {local_size} a pass"
+                problem = f"has less than one batch of {local_size} images a pass for each worker"
                 hint = "use fewer workers or smaller batches"
                 raise ConfigError("--dataset", "", problem, hint=hint)
 

@@ -149,7 +149,9 @@ def _resolve_device(name: str, ranks: Ranks) -> torch.device:
         hint = "take --device auto"
         raise ConfigError("--device", "", "must be there on this machine", name, hint)
     if device.index is not None and not ranks.alone:
-        problem = f"must leave the number to the {ranks.world_size} processes of this run"
+        problem = (
+            f"must have no number, since each of the {ranks.world_size} processes takes its own"
+        )
         raise ConfigError("--device", "", problem, name, f"take --device {device.type}")
     return device
 

@@ -104,8 +104,8 @@ def export_onnx(
         RunError: If the file cannot be written.
     """
     if find_spec("onnx") is None or find_spec("onnxscript") is None:
-        problem, hint = "must have onnx and onnxscript installed", "pip install 'autoprog[onnx]'"
-        raise ConfigError("--format", "", problem, "onnx", hint)
+        problem, hint = "onnx needs onnx and onnxscript", "pip install 'autoprog[onnx]'"
+        raise ConfigError("--format", "", problem, hint=hint)
     static = _static(settings, file, subnet)
     with torch.no_grad():
         program = torch.onnx.export(

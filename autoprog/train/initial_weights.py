@@ -165,7 +165,10 @@ def _head_of(file: WeightsFile, settings: RunSettings, class_names: tuple[str, .
 
 def _weights_of_timm(spec: ModelSpec) -> WeightsFile:
     if spec.overrides or not is_model_pretrained(spec.timm):
-        problem, hint = "timm must have weights of the model", "or give --initial-checkpoint"
+        problem, hint = (
+            "must be given with a model that timm has weights of",
+            "or give --initial-checkpoint",
+        )
         raise ConfigError("--pretrained", "", problem, spec.name, f"take deit-s, {hint}")
     try:
         with torch.random.fork_rng(devices=[]):  # what it draws first is of no use

@@ -205,7 +205,7 @@ def _create_optimizer(
         raise ConfigError("--opt", "", problem, name) from None
     # timm's mark of optimizers whose backward must build a graph, which a step here does not.
     if getattr(optimizer, "is_second_order", False):
-        raise ConfigError("--opt", "", "must do without second derivatives", name)
+        raise ConfigError("--opt", "", "must be an optimizer without second derivatives", name)
     return optimizer
 
 
@@ -223,7 +223,7 @@ def create_scheduler(
     warmup_steps = math.ceil(recipe.warmup_fraction * total_steps)
     decay_steps = math.ceil(recipe.decay_fraction * total_steps)
     if shape == "wsd" and warmup_steps + decay_steps > total_steps:
-        problem = f"must leave {warmup_steps} of {total_steps} steps to the warm-up"
+        problem = f"must leave the warm-up its {warmup_steps} of {total_steps} steps"
         raise ConfigError(
             "--decay-fraction", "", problem, recipe.decay_fraction, "lower --warmup-fraction"
         )

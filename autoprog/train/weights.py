@@ -416,7 +416,7 @@ def _of_checkpoint(path: Path, state_of_run: Mapping[str, Any], averaged: bool) 
     """
     emas, step, run = state_of_run["emas"], state_of_run.get("step", 0), run_of(path)
     if not isinstance(emas, list) or not isinstance(step, int):
-        problem = "must hold weights, but it is the state of no run"
+        problem = "holds neither weights nor the state of a run"
         raise ConfigError(str(path), "", problem, hint="copy it again")
     is_averaged = averaged and bool(emas)
     state = emas[-1] if is_averaged else state_of_run["model"]

@@ -123,7 +123,7 @@ def ramps(
             controls.append(Control(f"ramp-{axis}", f"linear ramp of {axis}", schedule, epochs))
     if not controls:
         hint = "leave out ramp, or give another --controls-space"
-        raise ConfigError("--controls", "ramp", "must have an axis that can save", hint=hint)
+        raise ConfigError("--controls", "ramp", "no axis of the space can save anything", hint=hint)
     return controls
 
 
@@ -169,9 +169,7 @@ def random_schedules(
             controls.append(Control(name, "random schedule", schedule, epochs))
         if len(controls) == count:
             return controls
-    problem = (
-        f"must find {count} schedules, but only {len(controls)} of {_TRIES} drawn differ and fit"
-    )
+    problem = f"only {len(controls)} of {_TRIES} schedules drawn differ and fit, not {count}"
     raise ConfigError("--controls", "random", problem, hint="train longer or ask for fewer")
 
 

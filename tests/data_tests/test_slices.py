@@ -62,7 +62,7 @@ def test_a_fraction_never_holds_what_is_held_out() -> None:
 def test_too_few_images_to_hold_any_out_are_refused() -> None:
     whole = open_data(DataSettings())
     few = replace(whole, train=SlicedSource(whole.images[0], np.arange(19)))
-    with pytest.raises(ConfigError, match="must have images to hold out: 5% of them are none"):
+    with pytest.raises(ConfigError, match="must have enough images to hold out 5% of them"):
         sliced(few, 1.0, on_held_out=True)
 
 

@@ -139,7 +139,7 @@ def test_a_run_without_a_log_is_refused(
 ) -> None:
     shutil.copy(plain.path / "run.yaml", tmp_path)
     assert main(["export", str(plain.path), str(tmp_path), "--format", "tensorboard"]) == 2
-    assert f"{tmp_path}: must have an events.jsonl" in capsys.readouterr().err
+    assert f"{tmp_path}: has no events.jsonl" in capsys.readouterr().err
     assert not (tmp_path / "tensorboard").exists()
 
 
@@ -150,7 +150,7 @@ def test_a_run_that_is_told_already_is_not_told_again(
     folder = RunFolder.create(tmp_path, manifest.model_copy(update={"settings": settings}))
     command = ["export", str(folder.path), "--format", "tensorboard"]
     assert main(command) == 2
-    assert "must not be going on with --log-tensorboard" in capsys.readouterr().err
+    assert "is still being trained with --log-tensorboard" in capsys.readouterr().err
     assert not (folder.path / "tensorboard").exists()
     folder.append(FIRST[0])
     folder.close()

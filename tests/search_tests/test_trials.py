@@ -218,7 +218,8 @@ def test_a_search_whose_workers_were_stopped_says_so_and_goes_on(
         (("--storage", "sqlite:///x.db"), "--storage: must come with --trials N"),
         (
             ("--trials=2", "--device=cuda:1"),
-            "--device: must leave the number to the workers, but got 'cuda:1'; set CUDA_VISIBLE_DEVICES=1",
+            "--device: must have no number, since each worker takes its own, but got 'cuda:1';"
+            " set CUDA_VISIBLE_DEVICES=1",
         ),
     ],
 )

@@ -96,7 +96,7 @@ def test_one_process_keeps_the_threads_that_torch_chose(bench: Any) -> None:
 
 
 def test_ranks_choose_their_device_themselves(bench: Any) -> None:
-    problem = r"--device: must leave the number to the 2 processes.*take --device cpu"
+    problem = r"--device: must have no number, since each of the 2 processes takes its own.*take --device cpu"
     with pytest.raises(ConfigError, match=problem):
         resolve_compute(settings(bench, device="cpu:0"), Ranks(0, 2, local_world_size=2))
 

@@ -98,7 +98,7 @@ def test_warm_up_and_decay_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ConfigError) as refusal:
         check_optimizer(recipe, CPU, "wsd", 10)
     assert str(refusal.value) == (
-        "--decay-fraction: must leave 5 of 10 steps to the warm-up, but got 0.6; lower --warmup-fraction"
+        "--decay-fraction: must leave the warm-up its 5 of 10 steps, but got 0.6; lower --warmup-fraction"
     )
     check_optimizer(recipe, CPU, "cosine", 10)
     check_optimizer(Recipe(warmup_fraction=0.4, decay_fraction=0.6), CPU, "wsd", 10)
@@ -108,7 +108,10 @@ def test_warm_up_and_decay_that_do_not_fit_are_refused() -> None:
     ("name", "problem"),
     [
         ("adamww", "--opt: unknown optimizer, but got 'adamww'; did you mean 'adamw'?"),
-        ("adahessian", "--opt: must do without second derivatives, but got 'adahessian'"),
+        (
+            "adahessian",
+            "--opt: must be an optimizer without second derivatives, but got 'adahessian'",
+        ),
     ],
 )
 def test_an_optimizer_that_cannot_serve_is_refused(name: str, problem: str) -> None:

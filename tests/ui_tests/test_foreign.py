@@ -247,7 +247,7 @@ def test_a_line_of_the_screen_keeps_its_width() -> None:
 
 @pytest.mark.parametrize("error", [ZeroDivisionError(), KeyError("d6 r128"), ValueError("domain")])
 def test_values_that_contradict_each_other_are_one_sentence(error: Exception) -> None:
-    problem = "a run: must hold values that go together"
+    problem = "a run: its values contradict each other"
     with pytest.raises(ConfigError, match=problem), consistent("a run"):
         raise error
     with pytest.raises(ConfigError, match="mine: must be else"), consistent("a run"):
