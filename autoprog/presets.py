@@ -11,6 +11,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Literal
 
+from autoprog.curves import Curriculum, KeepCurve, Ramp, curve_value, linspace
 from autoprog.errors import ConfigError, suggest
 from autoprog.files import parse
 from autoprog.schedule import GrowthSchedule
@@ -25,7 +26,6 @@ from autoprog.stage import (
     Unfrozen,
     depth_value,
 )
-from autoprog.stage_curves import Curriculum, KeepCurve, Ramp, curve_value, linspace
 from supernet.config import ModelSpec
 from supernet.depthmap import make_divisible
 

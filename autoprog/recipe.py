@@ -28,11 +28,11 @@ from autoprog.bounds import (
     UnitInterval,
     WeightDecay,
 )
+from autoprog.curves import Curriculum
 from autoprog.errors import ConfigError, suggest
 from autoprog.files import FileModel, parse
 from autoprog.options import Option, value_text
 from autoprog.stage import LearningRate
-from autoprog.stage_curves import Curriculum
 
 __all__ = [
     "RECIPES",

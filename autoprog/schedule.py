@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 
 from autoprog import migration
 from autoprog.bounds import Index, Seed
+from autoprog.curves import KeepCurve, curve_ends
 from autoprog.errors import ConfigError
 from autoprog.fidelity_report import FidelitySummary
 from autoprog.files import FileModel, dump_yaml, parse, read_yaml
@@ -30,7 +31,6 @@ from autoprog.stage import (
     relative_step_cost,
     shown_depth,
 )
-from autoprog.stage_curves import KeepCurve, curve_ends
 from autoprog.step_table import Segment, StepTable, check_changes, segments_of_stage
 from supernet.config import as_depth
 

@@ -25,10 +25,10 @@ from autoprog.bounds import (
     Width,
     WidthRatio,
 )
+from autoprog.curves import Curriculum, KeepCurve, Ramp, curve_ends
 from autoprog.errors import ConfigError
 from autoprog.files import FileModel
 from autoprog.options import Option
-from autoprog.stage_curves import Curriculum, KeepCurve, Ramp, curve_ends
 from supernet.config import GrowthRule, ModelSpec, Outlook, SubnetConfig, TokenRule, as_depth
 from supernet.cost import macs
 

@@ -21,7 +21,7 @@ CORE = (
     "space",
     "schedule",
     "stage",
-    "stage_curves",
+    "curves",
     "presets",
     "recipe",
     "events",

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from autoprog.cli import main
+from autoprog.curves import Curriculum
 from autoprog.errors import ConfigError
 from autoprog.events import Evaluated, Event, RunStarted, StepLogged
 from autoprog.presets import preset
@@ -22,7 +23,6 @@ from autoprog.runs import Result, RunFolder
 from autoprog.settings import DataSettings, RunManifest, RunSettings, SearchSettings
 from autoprog.space import SpaceFile
 from autoprog.stage import FullModel
-from autoprog.stage_curves import Curriculum
 from autoprog.ui.compare import (
     compare_document,
     compare_sections,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from autoprog.curves import Curriculum
 from autoprog.errors import ConfigError
 from autoprog.files import parse_yaml
 from autoprog.recipe import (
@@ -14,7 +15,6 @@ from autoprog.recipe import (
     with_randaug_magnitude,
 )
 from autoprog.stage import LearningRate
-from autoprog.stage_curves import Curriculum
 from autoprog.train.run_length import steps_per_epoch_of
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from autoprog.commands.configure import Configured
+from autoprog.curves import Curriculum, curve_ends
 from autoprog.data.batches import validation_refusal
 from autoprog.data.loader import check_images
 from autoprog.data.progress import progress_on_stderr
@@ -28,7 +29,6 @@ from autoprog.search.plan import check_fidelity, length_and_plan
 from autoprog.search.trials import schedule_space
 from autoprog.settings import RunSettings
 from autoprog.stage import Training, shown_depth
-from autoprog.stage_curves import Curriculum, curve_ends
 from autoprog.train.device import resolve_compute
 from autoprog.train.initial_weights import find_initial
 from autoprog.train.optim import check_growth, check_optimizer

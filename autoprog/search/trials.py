@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from autoprog.curves import Curriculum, curve_value
 from autoprog.data.dataset import OpenedData
 from autoprog.data.open_data import open_data
 from autoprog.errors import DivergedError, RunError, RunExistsError, RunLockedError
@@ -44,7 +45,6 @@ from autoprog.search.worker_processes import WorkerDied, spawn_workers
 from autoprog.settings import RunManifest, RunSettings, SearchSettings
 from autoprog.space import SearchSpace
 from autoprog.stage import FullModel, Grow, LearningRate, Stage, image_macs
-from autoprog.stage_curves import Curriculum, curve_value
 from autoprog.supervise import PROGRAM
 from autoprog.train.run import Job, start_training, train_schedule
 from autoprog.train.run_length import step_table

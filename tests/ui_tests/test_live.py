@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from rich.console import Console
 
+from autoprog.curves import Curriculum
 from autoprog.events import (
     CostsKnown,
     CostsMeasured,
@@ -15,7 +16,6 @@ from autoprog.events import (
     StepLogged,
     SupernetStarted,
 )
-from autoprog.stage_curves import Curriculum
 from autoprog.ui.live import make_display
 from supernet.config import SubnetConfig
 
