@@ -26,7 +26,7 @@ from autoprog.runs import load_run
 from autoprog.schedule import GrowthSchedule
 from autoprog.search.measured_costs import Costs
 from autoprog.search.plan import check_fidelity, length_and_plan
-from autoprog.search.trials import schedule_space
+from autoprog.search.schedule_space import schedule_space
 from autoprog.settings import RunSettings
 from autoprog.stage import Training, shown_depth
 from autoprog.train.device import resolve_compute
