@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 
 from autoprog.commands.configure import Configured
-from autoprog.curves import Curriculum, curve_ends
 from autoprog.data.batches import validation_refusal
 from autoprog.data.loader import check_images
 from autoprog.data.progress import progress_on_stderr
@@ -28,7 +27,7 @@ from autoprog.search.measured_costs import Costs
 from autoprog.search.plan import check_fidelity, length_and_plan
 from autoprog.search.schedule_space import schedule_space
 from autoprog.settings import RunSettings
-from autoprog.stage import Training, shown_depth
+from autoprog.stage import Curriculum, Training, curve_ends, shown_depth
 from autoprog.train.device import resolve_compute
 from autoprog.train.initial_weights import find_initial
 from autoprog.train.length import run_length, step_table

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from autoprog.curves import Curriculum, curve_value
 from autoprog.schedule import FoundBy, GrowthSchedule
 from autoprog.search.controller import (
     BaseDistribution,
@@ -16,7 +15,7 @@ from autoprog.search.controller import (
 from autoprog.search.encoding import AxisRange, Encoding
 from autoprog.settings import RunSettings
 from autoprog.space import SearchSpace
-from autoprog.stage import FullModel, Grow, LearningRate, Stage
+from autoprog.stage import Curriculum, FullModel, Grow, LearningRate, Stage, curve_value
 from supernet.config import SubnetConfig
 
 __all__ = ["ScheduleSpace", "schedule_space"]

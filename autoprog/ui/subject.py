@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
-from autoprog.curves import Curriculum
 from autoprog.decisions import Decision
 from autoprog.errors import ConfigError, suggest
 from autoprog.fidelity_report import FidelityReport, read_fidelity
@@ -18,6 +17,7 @@ from autoprog.processes import WorkerSeen, read_workers
 from autoprog.recipe import Recipe, resolve_recipe
 from autoprog.runs import CURVE_FILE, Run, load_run
 from autoprog.schedule import FRACTION_UNITS, GrowthSchedule, load_schedule
+from autoprog.stage import Curriculum
 from autoprog.ui.format import number
 from autoprog.ui.state import RunState, fold
 from autoprog.ui.track import Track, track_of_run, track_of_table
