@@ -6,10 +6,10 @@ import sys
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
-from autoprog.commands.configure import Configured
 from autoprog.data.batches import validation_refusal
 from autoprog.data.loader import check_images
 from autoprog.data.progress import progress_on_stderr
@@ -36,6 +36,9 @@ from autoprog.train.ranks import ONE_PROCESS, Ranks
 from autoprog.train.step import make_input_config, scaled_batch_size
 from supernet.build import machine_bytes
 from supernet.config import GrowthRule, as_depth
+
+if TYPE_CHECKING:
+    from autoprog.commands.configure import Configured
 
 __all__ = ["check_run", "check_validation_images"]
 

@@ -28,6 +28,7 @@ __all__ = [
     "NOMINAL_STEPS_PER_EPOCH",
     "STALE_SECONDS",
     "UNKNOWN_CLASSES",
+    "OtherRun",
     "Subject",
     "find_subject",
     "preset_beside",
@@ -40,6 +41,14 @@ STALE_SECONDS = 600.0  # without a sign; a killed process and a loader that hang
 UNKNOWN_CLASSES = RunState().num_classes
 DEFAULT_MODEL = "deit-s"
 DEFAULT_RECIPE = "deit"
+
+
+@dataclass(frozen=True)
+class OtherRun:
+    """Another run whose top-1 is drawn beside that of the one that is shown."""
+
+    name: str
+    state: RunState
 
 
 @dataclass(frozen=True)
