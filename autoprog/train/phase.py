@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Literal
 
-from autoprog.curves import Curriculum
-from autoprog.stage import Grow, Training
+from autoprog.stage import Curriculum, Grow, Training
 from autoprog.step_table import StepTable, without_keep_rate
 from supernet.config import Slots, SubnetConfig, first_slots
 
