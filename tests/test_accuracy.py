@@ -35,7 +35,7 @@ def test_a_class_without_images_has_no_accuracy_and_counts_for_nothing() -> None
     assert math.isnan(balanced_accuracy([0], [0]))
 
 
-def test_two_classes_of_which_one_is_always_named_are_told() -> None:
+def test_two_classes_of_which_one_is_always_named_are_reported() -> None:
     fraction = largest_class_fraction([64, 16])
     assert (fraction, balanced_accuracy([64, 0], [64, 16])) == (0.8, 50.0)
     assert no_better_than_a_class(80.0, fraction) is not None

@@ -129,7 +129,7 @@ def test_a_ratio_is_taken_within_rounds_so_that_a_slow_spell_does_not_show() -> 
     assert (ratio.low, ratio.high) == (pytest.approx(0.8), pytest.approx(0.8))
 
 
-def test_arms_take_turns_and_the_first_round_does_not_count() -> None:
+def test_programs_alternate_and_the_first_round_does_not_count() -> None:
     order: list[str] = []
 
     def arm(name: str) -> Callable[[int], float]:
@@ -338,7 +338,7 @@ def test_a_bare_loop_accumulates_over_micro_batches() -> None:
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
-def test_the_cells_of_a_schedule_are_its_distinct_subnets_from_small_to_full() -> None:
+def test_the_subnets_of_a_schedule_are_its_distinct_subnets_from_small_to_full() -> None:
     with a_trainer("--schedule", "linear") as (_, phases):
         subnets = [phase.choices[0].subnet for phase in phases]
     assert subnets == [SubnetConfig((2,), 8), SubnetConfig((3,), 12), FULL]
@@ -367,7 +367,7 @@ def printed(speed: RunnerSpeed, script: ScriptSpeed | None, terminal: bool) -> s
     return console.file.getvalue()
 
 
-def test_the_report_tells_where_the_goal_is_reached_missed_and_open() -> None:
+def test_the_report_says_where_the_goal_is_reached_missed_and_open() -> None:
     text = printed(a_speed(), None, terminal=False)
     assert (
         "goal: runner / bare at least 0.98: reached in 1, missed in 1, undecided in 1 of 3" in text
@@ -431,7 +431,7 @@ def option(words: Sequence[str], flag: str) -> str:
     return words[words.index(flag) + 1]
 
 
-def test_timms_script_is_told_the_same_training(tmp_path: Path) -> None:
+def test_timms_script_is_given_the_same_training(tmp_path: Path) -> None:
     folders(tmp_path)
     run = configured(
         *("--schedule", "constant", "--data", str(tmp_path), "--batch-size", "8"),
@@ -505,7 +505,7 @@ def test_the_race_against_a_script_is_run_and_ended(
     assert time.monotonic() - start < 55
 
 
-def test_a_script_that_fails_is_told_by_its_last_line(
+def test_a_script_that_fails_is_reported_by_its_last_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folders(tmp_path / "data")
@@ -522,7 +522,7 @@ def test_a_script_that_fails_is_told_by_its_last_line(
 # The command
 
 
-def test_the_command_measures_every_cell_and_writes_nothing(
+def test_the_command_measures_every_subnet_and_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -48,7 +48,7 @@ def row_of(text: str, *words: str) -> list[str]:
     return found
 
 
-def test_a_row_says_what_a_cell_costs_against_the_full_one_and_its_work() -> None:
+def test_a_row_says_what_a_step_costs_against_the_full_one_and_its_work() -> None:
     rows = {row.key.name: row for row in grid().rows}
     small, full = rows["d2 r8 b16"], rows["d4 r16 b16"]
     assert small.step_ratio == pytest.approx(1 / 6)
@@ -59,7 +59,7 @@ def test_a_row_says_what_a_cell_costs_against_the_full_one_and_its_work() -> Non
     assert not full.is_data_bound
 
 
-def test_cells_that_were_not_measured_are_marked() -> None:
+def test_steps_that_were_not_measured_are_marked() -> None:
     rows = {row.key.name: row for row in grid().rows}
     between = rows["d3 r16 b16"]
     assert between.is_estimated

@@ -139,7 +139,7 @@ def test_how_and_where_runs_are_carried_out_makes_another_bench(
     assert bench.request == again.request != other.request
 
 
-def test_a_run_that_fails_is_told_and_the_same_command_goes_on(command: Command) -> None:
+def test_a_run_that_fails_is_reported_and_the_same_command_goes_on(command: Command) -> None:
     words = (*BENCH, "--presets", "linear", "--seeds", "1", "--epochs", "1")
     InProcess.exit_codes = {"seed-0-linear": 1}
     code, out, err = command(*words)

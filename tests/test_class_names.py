@@ -477,7 +477,7 @@ def test_a_network_that_has_not_grown_yet_is_exported_as_it_is(
     )
 
 
-def test_differences_of_names_are_told_in_words() -> None:
+def test_differences_of_names_are_reported_in_words() -> None:
     assert class_difference("abc", "abc") == ""
     assert class_difference("acb", "abc") == "in another order: class 1 is 'c', not 'b'"
     assert class_difference("abxyzw", "abc") == (

@@ -433,7 +433,7 @@ def assert_refused(done: Done, line: str) -> None:
 
 
 @pytest.mark.parametrize(("words", "line"), REFUSED.values(), ids=REFUSED)
-def test_what_is_wrong_is_told_in_one_line_and_nothing_is_written(
+def test_what_is_wrong_is_reported_in_one_line_and_nothing_is_written(
     autoprog: Autoprog, words: tuple[object, ...], line: str
 ) -> None:
     assert_refused(autoprog(*words), line)
@@ -602,7 +602,7 @@ FILES: dict[str, tuple[dict[str, Any], tuple[str, ...], str]] = {
 
 
 @pytest.mark.parametrize(("body", "words", "line"), FILES.values(), ids=FILES)
-def test_a_file_that_breaks_a_law_is_named_with_its_key(
+def test_a_file_that_breaks_a_rule_is_named_with_its_key(
     autoprog: Autoprog, body: dict[str, Any], words: tuple[str, ...], line: str
 ) -> None:
     Path("mine.yaml").write_text(yaml.safe_dump(body), encoding="utf-8")

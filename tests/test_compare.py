@@ -144,7 +144,7 @@ def test_without_a_common_seed_the_means_are_compared_and_it_is_said() -> None:
 
 
 def test_the_difference_of_the_online_networks_stands_beside_that_of_the_averaged_ones() -> None:
-    """An average that lags behind must not be all that is told."""
+    """An average that lags behind must not be all that is shown."""
     online = replace(RUNS[3], result=result(51.0, 60.0, 0, top1=40.0))
     group = compare([RUNS[0], online]).groups[1]
     assert group.difference is not None
@@ -154,7 +154,7 @@ def test_the_difference_of_the_online_networks_stands_beside_that_of_the_average
     assert "| +1.00 | -9.00 |" in text
 
 
-def test_the_number_of_validation_images_and_of_seeds_is_told() -> None:
+def test_the_number_of_validation_images_and_of_seeds_is_reported() -> None:
     few = [
         replace(run, result=result(80.0, 60.0, 0, num_validation_images=736)) for run in RUNS[:1]
     ]
@@ -167,7 +167,7 @@ def test_the_number_of_validation_images_and_of_seeds_is_told() -> None:
     assert facts[0] in compare_markdown(compare([*few, RUNS[3]]))
 
 
-def test_a_search_tells_what_it_was_planned_for_and_what_it_reached() -> None:
+def test_a_search_says_what_it_was_planned_for_and_what_it_reached() -> None:
     searched = finished("search", 50.0, 102.0, 1, search_seconds=20.0, train_seconds=50.0)
     baseline = finished("constant", 50.0, 100.0, 1)
     groups = [baseline, replace(searched, planned_fraction=0.5)]
@@ -197,7 +197,7 @@ def test_one_seed_has_no_deviation() -> None:
     assert (spread([3.0]).mean, spread([3.0]).sd) == (3.0, None)
 
 
-def test_what_slows_a_run_is_told_where_it_differs() -> None:
+def test_what_slows_a_run_is_reported_where_it_differs() -> None:
     other = replace(RUNS[1], conditions={"threads": "2"})
     (note,) = compare([RUNS[2], other]).notes
     assert note == "runs differ in threads (1, 2): seconds may not be comparable"

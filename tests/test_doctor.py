@@ -1,4 +1,4 @@
-"""The check-up: each verdict, its cure, and the exit code."""
+"""The check-up: each verdict, its hint, and the exit code."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_whole_checkup_is_one_json_list(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_something_wrong_is_exit_code_1_and_has_a_cure(
+def test_something_wrong_is_exit_code_1_and_has_a_hint(
     capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor, "_MIN_FREE_BYTES", 1)

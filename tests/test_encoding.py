@@ -84,7 +84,7 @@ def test_every_proposal_is_a_rising_way_to_the_full_model(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_every_proposal_makes_a_schedule_that_keeps_all_laws(name: str) -> None:
+def test_every_proposal_makes_a_schedule_that_keeps_all_rules(name: str) -> None:
     draw, space = random.Random(name), space_of(name)
     whole = replace(encoding_of(space, draw), start_fraction=0.0)
     axes = tuple(replace(axis, first=0) for axis in whole.axes)
@@ -165,7 +165,7 @@ def test_every_way_on_a_small_grid_has_a_vector() -> None:
     ],
     ids=str,
 )
-def test_arrivals_go_to_the_nearest_cells(fractions: list[float], increments: list[int]) -> None:
+def test_arrivals_go_to_the_nearest_dates(fractions: list[float], increments: list[int]) -> None:
     vector = TWO.encode({"depth": fractions, "img_size": [0.4]})
     assert vector == {"depth.1": increments[0], "depth.2": increments[1], "img_size.1": 2}
 
@@ -188,7 +188,7 @@ def test_where_nothing_is_left_to_grow_there_is_one_stretch() -> None:
     assert encoding.decode({}) == ((0.0, (2,)),)
 
 
-def test_without_cells_everything_arrives_at_the_start() -> None:
+def test_without_dates_everything_arrives_at_the_start() -> None:
     encoding = replace(TWO, intervals=0, start_fraction=0.3)
     assert set(encoding.bounds().values()) == {(0, 0)}
     vector = encoding.encode({"depth": [0.5, 0.8], "img_size": [0.8]})

@@ -1,4 +1,4 @@
-"""Numbers in environment variables: what is none is ignored or told in one line, never a traceback."""
+"""Numbers in environment variables: what is none is ignored or reported in one line, never a traceback."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ RANKS = {
 @pytest.mark.parametrize(
     "text", ["", "abc", "-1", "0", "1e9", "70000", " 5", "９", "9" * 5000, "\x1b"]
 )
-def test_what_is_no_number_is_told_with_its_variable(
+def test_what_is_no_number_is_reported_with_its_variable(
     text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MASTER_PORT", text)
@@ -94,7 +94,7 @@ def test_wrong_variables_of_torchrun_are_one_line_on_the_rank_that_has_them(
 def test_a_rank_alone_means_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without WORLD_SIZE there is one process, and it tells what is wrong."""
+    """Without WORLD_SIZE there is one process, and it says what is wrong."""
     monkeypatch.setenv("RANK", "5")
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert main(["train", "--schedule", "lineer", "--model", "vit-mu"]) == 2

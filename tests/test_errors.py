@@ -24,7 +24,7 @@ from autoprog.errors import AutoprogError, ConfigError, DivergedError, RunError,
         ),
     ],
 )
-def test_a_message_says_where_key_law_value_and_cure(error: ConfigError, message: str) -> None:
+def test_a_message_says_where_key_problem_value_and_hint(error: ConfigError, message: str) -> None:
     assert str(error) == message
 
 

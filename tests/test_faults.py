@@ -68,7 +68,7 @@ Autoprog = Callable[..., Done]
 
 @pytest.fixture
 def autoprog(capsys: pytest.CaptureFixture[str]) -> Autoprog:
-    """Return the program, run in this process; an exception that gets out is told as users would see it."""
+    """Return the program, run in this process; an exception that escapes is printed as users see it."""
 
     def run(*words: object) -> Done:
         try:

@@ -51,7 +51,7 @@ class Tree(FileModel):
         ("a: \x00\n", "a.yaml: must be valid YAML, but not YAML"),
     ],
 )
-def test_text_that_is_not_yaml_is_told_with_its_line(text: str, message: str) -> None:
+def test_text_that_is_not_yaml_is_reported_with_its_line(text: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_yaml(text, "a.yaml")
     assert str(caught.value) == message
@@ -195,13 +195,13 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
         ({"leaves": {}}, "leaves: must be a list, but got {}"),
     ],
 )
-def test_a_problem_is_told_by_its_path(data: dict[str, Any], message: str) -> None:
+def test_a_problem_is_reported_by_its_path(data: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse(Tree, data, "a.yaml")
     assert str(caught.value) == f"a.yaml: {message}"
 
 
-def test_an_unknown_key_is_told_before_the_problems_it_causes() -> None:
+def test_an_unknown_key_is_reported_before_the_problems_it_causes() -> None:
     with pytest.raises(ConfigError, match="unknown key"):
         parse(Tree, {"kind": "ash", "leaf": {"width": 0}, "leafs": 1}, "a.yaml")
 

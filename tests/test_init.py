@@ -170,7 +170,7 @@ def test_a_starter_schedule_trains_the_steps_of_its_preset(
     assert text.count("# stage ") == len(own.stages)
 
 
-def test_keys_of_a_stage_that_are_told_in_comments_are_valid(capsys: Capture) -> None:
+def test_keys_of_a_stage_that_are_shown_in_comments_are_valid(capsys: Capture) -> None:
     main(["init", "schedule", "--from", "constant", "--model", "deit-s", "--epochs", "3"])
     text = capsys.readouterr().out
     text, optional = text.split("# A stage may also have")

@@ -33,7 +33,7 @@ def test_a_search_goes_by_the_losses_that_it_logs() -> None:
     assert "workers" in changed_on_resume("search")
 
 
-def test_failures_outside_our_code_are_told_in_a_line() -> None:
+def test_failures_outside_our_code_are_reported_in_a_line() -> None:
     memory = torch.OutOfMemoryError("CUDA out of memory")
     assert "lower --batch-size" in str(_known_failure(memory, ONE_PROCESS))
     with pytest.raises(RuntimeError) as of_a_cpu:
@@ -45,7 +45,7 @@ def test_failures_outside_our_code_are_told_in_a_line() -> None:
     assert _known_failure(RuntimeError("a mistake of ours"), TWO) is None
 
 
-def test_each_rank_tells_what_only_it_met() -> None:
+def test_each_rank_says_what_only_it_met() -> None:
     assert not RunError("a full disk").on_all_ranks
     assert DivergedError("nan").on_all_ranks
     assert ConfigError("--lr", "", "must be above 0").on_all_ranks

@@ -1,4 +1,4 @@
-"""The lengths of a run, and how they are told apart."""
+"""The lengths of a run, and how they are distinguished."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_each_length_of_a_search_is_named() -> None:
         assert said in lengths.sentence()
 
 
-def test_what_is_not_known_is_not_told() -> None:
+def test_what_is_not_known_is_not_reported() -> None:
     assert Lengths(schedule_epochs=300).sentence() == "the schedule has 300 epochs"
     assert "supernets" not in Lengths(steps=5, trained_epochs=1, schedule_epochs=1).sentence()
     assert Lengths(named_epochs=10).sentence() == "--epochs 10"

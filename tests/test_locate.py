@@ -77,7 +77,7 @@ def test_last_gives_way_to_what_has_that_name(make: Make) -> None:
     assert locate_run("@last") == newest
 
 
-def test_what_there_is_instead_is_told_in_one_line(make: Make, tmp_path: Path) -> None:
+def test_what_there_is_instead_is_reported_in_one_line(make: Make, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no folder runs in"):
         locate_run("last")
     make("2026-verify/seed-0", 1)

@@ -1,4 +1,4 @@
-"""Timing in turns, by a clock that moves only when an arm works."""
+"""Interleaved timing, by a clock that moves only when a program works."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_each_round_starts_with_another_arm() -> None:
     machine = Machine({"full": 1.0, "half": 0.5, "third": 0.3})
     machine.turns(TimingLimits(1000.0))
     names = [name for name, _ in machine.taken]
-    assert names[:3] == ["full", "half", "third"], "the first turn, in which caches fill"
+    assert names[:3] == ["full", "half", "third"], "the first round, in which caches fill"
     assert [names[k] for k in (3, 6, 9, 12)] == ["full", "half", "third", "full"]
 
 
@@ -115,7 +115,7 @@ def test_whatever_never_settles_ends_by_the_number_of_rounds() -> None:
 
 
 def test_the_time_is_kept() -> None:
-    """A turn of both takes 3 s: after the first one, three rounds fit into 14 s."""
+    """A round of both takes 3 s: after the first one, three rounds fit into 14 s."""
     machine = Machine({"full": 1.0, "half": 0.5})
     turns = machine.turns(TimingLimits(14.0))
     assert len(turns.rounds) == 3
@@ -123,7 +123,7 @@ def test_the_time_is_kept() -> None:
     assert turns.estimate("half").confidence < 0.95
 
 
-def test_without_time_for_a_round_the_first_turn_counts() -> None:
+def test_without_time_for_a_round_the_first_round_counts() -> None:
     machine = Machine({"full": 1.0, "half": 0.5})
     turns = machine.turns(TimingLimits(3.0))
     assert machine.taken == [("full", 1), ("half", 1)]
@@ -135,7 +135,7 @@ def test_without_time_for_a_round_the_first_turn_counts() -> None:
 def test_one_disturbance_counts_for_nothing_where_there_are_few_rounds(
     slow_from: float, limit: float
 ) -> None:
-    """Quiet, the timed steps are at 1, 2.5, 4 and 5.5 s: each arm has one in its first turn and one later."""
+    """Quiet, the timed steps are at 1, 2.5, 4 and 5.5 s: one is in the first round of each program, one later."""
     machine = Machine(
         {"full": 1.0, "half": 0.5}, lambda now: 3.0 if slow_from <= now < slow_from + 0.4 else 1.0
     )
@@ -147,21 +147,21 @@ def test_one_disturbance_counts_for_nothing_where_there_are_few_rounds(
 
 
 def test_the_first_round_takes_what_there_is_time_for() -> None:
-    """A turn of all takes 23 s: what is slow has its first turn and no other."""
+    """A round of all takes 23 s: what is slow has its first round and no other."""
     machine = Machine({"full": 1.0, "half": 0.5, "shuffled stream": 10.0})
     turns = machine.turns(TimingLimits(26.0))
     assert turns.rounds == [{"full": 1.0, "half": 0.5}]
     assert turns.estimate("shuffled stream").median == 10.0
 
 
-def test_an_arm_whose_first_turn_does_not_fit_is_left_out() -> None:
+def test_a_program_whose_first_round_does_not_fit_is_left_out() -> None:
     machine = Machine({"full": 1.0, "slow": 4.0, "half": 0.5})
     turns = machine.turns(TimingLimits(5.0), expected_seconds=machine.seconds.__getitem__)
     assert machine.now <= 5.0
     assert set(turns.first) == {"full", "half"}
 
 
-def test_of_what_has_had_its_first_turn_nothing_is_taken_beyond_the_time() -> None:
+def test_of_what_has_had_its_first_round_nothing_is_taken_beyond_the_time() -> None:
     machine = Machine({"full": 1.0, "half": 0.5})
     turns = machine.turns(
         TimingLimits(0.0), first={"full": 1.5}, expected_seconds=machine.seconds.__getitem__
@@ -186,7 +186,7 @@ def test_a_block_that_the_time_ends_in_does_not_count() -> None:
     assert (turns.estimate("full").median, turns.estimate("half").median) == (1.0, 0.5)
 
 
-def test_what_is_known_is_told_after_each_block() -> None:
+def test_what_is_known_is_reported_after_each_block() -> None:
     machine = Machine({"full": 1.0, "half": 0.5})
     arms = {name: machine.arm(name) for name in machine.seconds}
     told = [
@@ -207,7 +207,7 @@ def test_the_reference_alone_is_taken_six_times() -> None:
     assert len(Machine({"full": 1.0}).turns(TimingLimits(1000.0)).rounds) == 6
 
 
-def test_ranks_take_the_turns_that_rank_0_says() -> None:
+def test_ranks_take_the_order_that_rank_0_says() -> None:
     """This rank sees other times, and yet it takes part in each block that rank 0 takes part in."""
     told: list[str] = []
     main = Machine({"full": 1.0, "half": 0.5})

@@ -303,7 +303,7 @@ def test_progressive_resizing_has_composers_dates(epochs: int, batch_size: int) 
     expected = composers_sizes(14, 16, epochs * steps_per_epoch)
     assert [s.subnet.img_size for s in table.segments] == [px for _, px in expected]
     starts = [s.start_step for s in table.segments]
-    # Composer rounds each date up; here a stage and its plateaus are rounded down, one after the other.
+    # Composer rounds each date up; here a stage and its levels are rounded down, one after the other.
     assert starts == [pytest.approx(start, abs=2) for start, _ in expected]
     rungs = [s.steps for s in table.segments[1:-1]]
     assert max(rungs) - min(rungs) <= 1

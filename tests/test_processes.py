@@ -156,7 +156,7 @@ def test_patience_with_a_holder_ends(path: Path, where: str) -> None:
     assert 0.3 <= seconds_to_acquire(path, patience_seconds=0.3) < 2
 
 
-def test_a_long_wait_is_told_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_wait_is_reported_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "_SECONDS_BEFORE_WARNING", 0.1)
     hold(path, ProcessName("far\x1b", "another boot", 7, 1))
     told: list[str] = []

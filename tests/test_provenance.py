@@ -38,7 +38,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_the_commit_is_told(repository: Path) -> None:
+def test_the_commit_is_reported(repository: Path) -> None:
     assert git_state() == {"commit": git(repository, "rev-parse", "HEAD")}
 
 

@@ -144,7 +144,7 @@ def test_decisions_that_come_out_the_same_are_listed_and_all_is_well(
     assert list(run.parent.iterdir()) == [run]
 
 
-def test_a_way_on_is_told_with_its_epochs(replay: Replay, build: Build) -> None:
+def test_a_continuation_is_reported_with_its_epochs(replay: Replay, build: Build) -> None:
     build()
     row = replay("runs/searched", "--replay").out.splitlines()[1]
     first = json.loads(replay("runs/searched", "--replay", "--json").out)["decisions"][0]
@@ -214,7 +214,7 @@ def test_json_holds_both_decisions_in_full(replay: Replay, build: Build) -> None
     assert [one["differences"] for one in same["decisions"]] == [[], [], []]
 
 
-def test_a_decision_that_nobody_has_taken_yet_is_told(replay: Replay, build: Build) -> None:
+def test_a_decision_that_nobody_has_taken_yet_is_reported(replay: Replay, build: Build) -> None:
     run = build()
     path = run / "decisions.jsonl"
     path.write_text(path.read_text().splitlines(keepends=True)[0])

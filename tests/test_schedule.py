@@ -208,7 +208,7 @@ def test_the_text_of_a_schedule_is_what_a_person_would_write() -> None:
 
 
 @pytest.mark.parametrize("body", BROKEN)
-def test_a_broken_law_is_told_in_one_line(body: str) -> None:
+def test_a_broken_rule_is_reported_in_one_line(body: str) -> None:
     with pytest.raises(ConfigError) as caught:
         from_text(DEIT_S + body)
     assert str(caught.value) == f"s.yaml: {BROKEN[body]}"
@@ -227,7 +227,7 @@ def test_a_broken_law_is_told_in_one_line(body: str) -> None:
         ),
     ],
 )
-def test_a_model_of_two_stages_keeps_the_laws_of_depth(depth: str, message: str) -> None:
+def test_a_model_of_two_stages_keeps_the_rules_of_depth(depth: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         from_text(TWO_STAGES + f"stages: [{{length: 1, depth: {depth}, img_size: 224}}]")
     assert str(caught.value) == f"s.yaml: stages[0].{message}"
@@ -241,7 +241,7 @@ def test_a_model_of_two_stages_keeps_the_laws_of_depth(depth: str, message: str)
         ("step: {sandwich: {sizes: [], keep_rates: [0.5]}}", "step"),
     ],
 )
-def test_a_mapping_that_breaks_a_law_is_not_told_to_be_a_word(part: str, place: str) -> None:
+def test_a_mapping_that_breaks_a_rule_is_not_said_to_be_a_word(part: str, place: str) -> None:
     with pytest.raises(ConfigError) as caught:
         from_text(DEIT_S + f"stages: [{{length: rest, depth: 12, img_size: 224, {part}}}]")
     message = str(caught.value)
@@ -407,7 +407,7 @@ def test_a_stage_without_a_step_is_refused(
     )
 
 
-def test_a_ramp_climbs_in_plateaus() -> None:
+def test_a_ramp_climbs_in_levels() -> None:
     ramp = {"ramp": "linear", "from": 160, "to": 224, "every_epochs": 5}
     made = schedule({"length": 25, "depth": 12, "img_size": ramp})
     table = made.resolve(steps_per_epoch=10)
@@ -421,14 +421,14 @@ def test_a_ramp_climbs_in_plateaus() -> None:
     ]
 
 
-def test_plateaus_of_equal_size_are_one_segment() -> None:
+def test_levels_of_equal_size_are_one_segment() -> None:
     ramp = {"ramp": "linear", "from": 208, "to": 224, "every_epochs": 1}
     made = schedule({"length": 4, "depth": 12, "img_size": ramp})
     sizes = [(s.steps, s.subnet.img_size) for s in made.resolve(steps_per_epoch=3).segments]
     assert sizes == [(6, 208), (6, 224)]
 
 
-def test_each_ramp_keeps_its_own_plateaus() -> None:
+def test_each_ramp_keeps_its_own_levels() -> None:
     made = schedule(
         {
             "length": 4,
@@ -443,7 +443,7 @@ def test_each_ramp_keeps_its_own_plateaus() -> None:
     assert reprobs == [pytest.approx(value) for value in (0, 0.1, 0.2, 0.3)]
 
 
-def test_a_stage_shorter_than_a_plateau_is_at_the_ramps_end() -> None:
+def test_a_stage_shorter_than_a_level_is_at_the_ramps_end() -> None:
     ramp = {"ramp": "linear", "from": 128, "to": 224, "every_epochs": 50}
     made = schedule({"length": 3, "depth": 12, "img_size": ramp})
     assert [s.subnet.img_size for s in made.resolve(10).segments] == [224]
@@ -457,7 +457,7 @@ def ramp_starts(stage_steps: int, every_epochs: float, steps_per_epoch: float) -
 
 
 @pytest.mark.parametrize("seed", range(100))
-def test_plateaus_of_a_ramp_are_equal_to_a_step(seed: int) -> None:
+def test_levels_of_a_ramp_are_equal_to_a_step(seed: int) -> None:
     draw = random.Random(seed)
     steps_per_epoch = draw.choice([1.0, 7.0, 312.0, 1251.0, 5004.0, draw.uniform(1, 5000)])
     every_epochs = draw.choice([0.01, 1.0, 2.5, 30 / 7, draw.uniform(0.01, 40)])
@@ -468,13 +468,13 @@ def test_plateaus_of_a_ramp_are_equal_to_a_step(seed: int) -> None:
     assert max(lengths) - min(lengths) <= 1
     plateau_steps = every_epochs * steps_per_epoch
     if plateau_steps >= 2 and stage_steps >= 2 * plateau_steps:
-        # No other count of plateaus is nearer to the length that was asked for.
+        # No other count of levels is nearer to the length that was asked for.
         assert abs(len(starts) - stage_steps / plateau_steps) <= 0.5
 
 
 @pytest.mark.parametrize("seed", range(100))
-def test_a_ramp_has_as_many_plateaus_as_its_stage_was_cut_into(seed: int) -> None:
-    """Also where a plateau is no whole number of steps, and the stage starts and ends within a step."""
+def test_a_ramp_has_as_many_levels_as_its_stage_was_cut_into(seed: int) -> None:
+    """Also where a level is no whole number of steps, and the stage starts and ends within a step."""
     draw = random.Random(seed)
     steps_per_epoch, count = draw.choice([312, 1251, 2502, 5004]), draw.randint(1, 20)
     before_epochs, rising_epochs = draw.uniform(0, 200), draw.uniform(0.2, 100)
@@ -483,7 +483,7 @@ def test_a_ramp_has_as_many_plateaus_as_its_stage_was_cut_into(seed: int) -> Non
     assert len(ramp_starts(stop - start, rising_epochs / count, steps_per_epoch)) == count
 
 
-def test_a_stage_longer_than_a_plateau_shows_both_ends_of_its_ramp() -> None:
+def test_a_stage_longer_than_a_level_shows_both_ends_of_its_ramp() -> None:
     assert ramp_starts(500, 5.0, 100) == [0]
     assert ramp_starts(510, 5.0, 100) == [0, 255]
     assert ramp_starts(740, 5.0, 100) == [0, 370]
@@ -642,7 +642,7 @@ RISING = "{ramp: linear, from: 1, to: 9, every_epochs: %s}"
     ],
 )
 @pytest.mark.parametrize("unit", ["epochs", "compute_fraction"])
-def test_plateaus_beyond_number_are_refused_before_they_are_made(
+def test_levels_beyond_number_are_refused_before_they_are_made(
     stages: list[str], message: str, unit: str
 ) -> None:
     length = 10.0 if unit == "epochs" else 1 / len(stages)

@@ -175,7 +175,7 @@ def test_fractions_that_round_to_one_depth_count_once(two_stages: ModelSpec) -> 
         ("{depth: [6, 12]}", "axes.depth: must be a mapping of keys to values, but got [6, 12]"),
     ],
 )
-def test_a_wrong_axis_is_told_in_one_line(axes: str, message: str, deit_s: ModelSpec) -> None:
+def test_a_wrong_axis_is_reported_in_one_line(axes: str, message: str, deit_s: ModelSpec) -> None:
     with pytest.raises(ConfigError) as caught:
         space(axes, deit_s)
     assert str(caught.value) == f"a.yaml: {message}"

@@ -88,7 +88,7 @@ def moments() -> tuple[Moment, ...]:
     return timeline(rows_of(STORY))
 
 
-def test_a_timeline_tells_when_what_happened_and_where(moments: tuple[Moment, ...]) -> None:
+def test_a_timeline_says_when_what_happened_and_where(moments: tuple[Moment, ...]) -> None:
     assert [(m.kind, m.step, round(m.seconds, 6)) for m in moments] == list(STORY)
     places = {m.step: m.place for m in moments}
     assert places == {
@@ -412,7 +412,7 @@ def left_behind() -> list[Path]:
 
 @pytest.mark.usefixtures("fake")
 @pytest.mark.parametrize("name", ["KILL", "TERM", "INT", "mixed"])
-def test_all_kills_are_made_and_told_line_by_line(stress: Stress, name: str) -> None:
+def test_all_kills_are_made_and_reported_line_by_line(stress: Stress, name: str) -> None:
     code, out, err = stress("--kills", "6", "--signal", name, "--", "train", "--fault", "none")
     assert (code, err) == (0, "")
     lines = out.splitlines()

@@ -65,7 +65,7 @@ def test_python_itself_would_run_them(hostile_folder: Path) -> None:
     assert (hostile_folder.parent / "canary").exists()  # so the trap works
 
 
-# Writes its number once it listens; then it sleeps, and ends or not by what it is told to ignore.
+# Writes its number once it listens; then it sleeps, and ends or not by what it is asked to ignore.
 LISTENER = """
 import os, signal, sys, time
 caught = []

@@ -195,7 +195,7 @@ def test_a_lower_mean_has_not_reached_the_baseline() -> None:
 
 
 class Fake:
-    """A program whose runs end as told, at the second look or after so many that do not end them."""
+    """A program whose runs end as the test says, at the second look or after so many that do not end them."""
 
     def __init__(self) -> None:
         self.looks: dict[str, int] = {}
@@ -322,7 +322,7 @@ def test_a_run_that_was_stopped_before_its_start_is_made_anew(fake: Fake, tmp_pa
     assert not run.exists()
 
 
-def test_a_failed_run_is_told_and_what_is_complete_stays(fake: Fake, tmp_path: Path) -> None:
+def test_a_failed_run_is_reported_and_what_is_complete_stays(fake: Fake, tmp_path: Path) -> None:
     fake.codes["seed-1-candidate"] = 3
     with pytest.raises(RunError, match=r"seed-1-candidate: .* exit code 3: out of luck; go on"):
         list(verify(tmp_path, verification_of(plan_of(seeds=2))))
@@ -631,7 +631,7 @@ def done(margin: float = 1.0) -> Verification:
     return verification
 
 
-def test_the_verdict_is_told_in_lines() -> None:
+def test_the_verdict_is_shown_in_lines() -> None:
     told = dict(verdict_lines(done(margin=2.0)))
     assert told["verdict"] == (
         "non-inferior: +0.30 points (sd 0.14), one-sided 95 % bounds -0.33 and +0.93, margin 2"
@@ -652,7 +652,7 @@ def test_the_verdict_is_told_in_lines() -> None:
         ({"versions": {"torch": "3.0"}}, "by several versions"),
     ],
 )
-def test_runs_of_several_kinds_are_told(changed: dict[str, Any], said: str) -> None:
+def test_runs_of_several_kinds_are_reported(changed: dict[str, Any], said: str) -> None:
     first, second = pairs_of((90.0, 10.0, 90.2, 5.0), (90.0, 10.0, 90.4, 6.0))
     other = second.candidate.model_copy(update=changed)
     verification = verification_of(plan_of(seeds=2)).with_pair(first)
@@ -788,7 +788,7 @@ def test_the_table_of_arms_fits(width: int) -> None:
     assert ("image-epochs" in table[0]) == (width == 160)
 
 
-def test_pair_and_others_take_turns_in_going_first() -> None:
+def test_pair_and_others_alternate_in_going_first() -> None:
     arms = ("baseline", "candidate", "candidate-0.25", "candidate-0.5")
     assert LENGTHS.order(0) == arms
     turned = ("candidate", "baseline", "candidate-0.5", "candidate-0.25")

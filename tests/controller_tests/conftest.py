@@ -44,7 +44,7 @@ FIRST = ({"x": 0.9, "n": 19, "op": "zero"}, {"n": 3})
 
 
 class Killed(BaseException):
-    """A worker ends in mid-trial and tells nobody."""
+    """A worker ends in mid-trial and reports nothing."""
 
 
 @dataclass

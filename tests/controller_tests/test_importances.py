@@ -56,7 +56,7 @@ def test_a_journal_is_only_read_and_a_torn_line_waits(tmp_path: Path) -> None:
     assert {p: p.read_bytes() for p in tmp_path.iterdir()} == files
 
 
-def test_a_damaged_journal_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_damaged_journal_is_reported_in_one_line(tmp_path: Path) -> None:
     path = journal_of(tmp_path, 2)
     path.write_bytes(b"{broken}\n" + path.read_bytes())
     with pytest.raises(RunError, match="the journal is damaged"):
@@ -75,7 +75,7 @@ def test_a_damaged_journal_is_told_in_one_line(tmp_path: Path) -> None:
         b"[" * 100_000,
     ],
 )
-def test_operations_that_optuna_has_not_written_are_told_in_one_line(
+def test_operations_that_optuna_has_not_written_are_reported_in_one_line(
     tmp_path: Path, line: bytes
 ) -> None:
     path = journal_of(tmp_path, 2)

@@ -127,7 +127,7 @@ def test_nothing_outside_a_grid_with_holes_is_proposed(journal: Path) -> None:
     assert states == {TrialState.COMPLETE, TrialState.FAIL}
 
 
-def test_proposals_depend_on_the_scores_that_were_told(journal: Path, tmp_path: Path) -> None:
+def test_proposals_depend_on_the_scores_that_were_reported(journal: Path, tmp_path: Path) -> None:
     deep = search(journal, deep_is_good)
     shallow = search(tmp_path / "other.journal", shallow_is_good)
     assert deep[:2] == shallow[:2]

@@ -55,7 +55,7 @@ def study_in(path: Path) -> optuna.Study:
     return optuna.create_study(study_name="s", storage=open_journal(path), load_if_exists=True)
 
 
-def test_what_is_told_is_read_by_the_next(journal: Path) -> None:
+def test_what_is_reported_is_read_by_the_next(journal: Path) -> None:
     study = study_in(journal)
     add_trials(study, 3)
     assert [t.values for t in study_in(journal).trials] == [t.values for t in study.trials]
@@ -126,7 +126,7 @@ def test_a_full_disk_leaves_no_half_line(journal: Path, monkeypatch: pytest.Monk
     assert len(study_in(journal).trials) == 2
 
 
-def test_damage_in_the_middle_is_told_in_one_line(journal: Path) -> None:
+def test_damage_in_the_middle_is_reported_in_one_line(journal: Path) -> None:
     add_trials(study_in(journal), 2)
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join([lines[0], b'{"op_c{"op_code"\n', *lines[1:]]))
@@ -149,7 +149,7 @@ def test_damage_in_the_middle_is_told_in_one_line(journal: Path) -> None:
         },
     ],
 )
-def test_rows_that_break_optunas_arithmetic_are_told_in_one_line(
+def test_rows_that_break_optunas_arithmetic_are_reported_in_one_line(
     journal: Path, change: dict[str, object]
 ) -> None:
     space = {
@@ -172,7 +172,7 @@ def test_rows_that_break_optunas_arithmetic_are_told_in_one_line(
 
 
 @pytest.mark.parametrize("make", ["folder", "missing"])
-def test_a_journal_that_cannot_be_opened_is_told_in_one_line(tmp_path: Path, make: str) -> None:
+def test_a_journal_that_cannot_be_opened_is_reported_in_one_line(tmp_path: Path, make: str) -> None:
     path = tmp_path / "no" / "search.journal"
     if make == "folder":
         path.mkdir(parents=True)
@@ -231,7 +231,7 @@ def test_a_url_that_leads_nowhere_is_refused(url: str, problem: str) -> None:
     assert "\n" not in str(told.value)
 
 
-def test_a_missing_driver_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_driver_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg2", None)
     with pytest.raises(ConfigError, match="whose Python driver is installed") as told:
         open_storage("postgresql://user:secret@host/studies")

@@ -371,7 +371,7 @@ def test_run_folders_may_share_a_journal(bench: Any) -> None:
     assert bench.states(one) == ["FAIL", "WAITING"]
 
 
-def test_a_run_folder_that_is_not_there_is_told(bench: Any) -> None:
+def test_a_run_folder_that_is_not_there_is_reported(bench: Any) -> None:
     with pytest.raises(RunError, match="no: there is no such folder"):
         SharedStudy.open(bench.folder / "no", bench.plan(), create_sampler("random", 0, {}))
 

@@ -206,7 +206,7 @@ def test_facts_are_kept_with_the_trial(bench: Any) -> None:
     assert trial.user_attrs["checkpoint"] == "somewhere"
 
 
-def test_a_storage_that_is_gone_is_told_in_one_line(bench: Any) -> None:
+def test_a_storage_that_is_gone_is_reported_in_one_line(bench: Any) -> None:
     on = bench.open()
 
     def evaluate(params: Mapping[str, Any], trial: OpenTrial) -> float:

@@ -53,7 +53,7 @@ def test_an_estimate_is_near_what_the_others_say() -> None:
 
 
 def test_an_estimate_lies_between_its_measured_neighbours() -> None:
-    """A cell that took longer than any law expects makes no larger one faster than itself."""
+    """A step that took longer than any regression expects makes no larger one faster than itself."""
     slow = cell(8, 160)
     model = CostModel(DEIT, table({**CORNERS, slow: 0.115}))
     assert by_work(slow) < 0.09
@@ -115,13 +115,13 @@ def test_without_any_batch_measured_the_step_is_all_there_is() -> None:
     assert model.wall(cell(6, 96)) == model.step(cell(6, 96))
 
 
-def test_left_out_errors_need_three_cells() -> None:
+def test_left_out_errors_need_three_steps() -> None:
     assert set(CostModel(DEIT, table(CORNERS)).left_out_errors()) == {c.name for c in CORNERS}
     two = {one: CORNERS[one] for one in list(CORNERS)[:2]}
     assert CostModel(DEIT, table(two)).left_out_errors() == {}
 
 
-def test_a_left_out_error_is_that_of_the_estimate_without_the_cell() -> None:
+def test_a_left_out_error_is_that_of_the_estimate_without_the_step() -> None:
     """By depths and sizes on a grid; the odd one is kept between its neighbours, as any estimate."""
     seconds = {cell(d, s): by_work(cell(d, s)) for d in (6, 8, 10, 12) for s in (96, 160, 224)}
     assert max(map(abs, CostModel(DEIT, table(seconds)).left_out_errors().values())) < 0.1
@@ -149,12 +149,12 @@ def test_a_batch_that_takes_nothing_makes_others_no_cheaper() -> None:
     assert guesses[0] == pytest.approx(0.0147, rel=0.2)
 
 
-def test_names_that_are_no_cells_do_not_count() -> None:
+def test_names_that_are_no_steps_do_not_count() -> None:
     odd = table(CORNERS).with_costs({"warm-up": StepCost(seconds=99.0)})
     assert CostModel(DEIT, odd).step(cell(8, 160)).seconds < 1
 
 
-# --- The law between cells: planted coefficients come back, and noise does not run away with it.
+# --- The regression between measured steps: planted coefficients come back, noise does no harm.
 
 CELLS = [CostKey(SubnetConfig(*one), 256) for one in product((6, 8, 10, 12), (96, 160, 192, 224))]
 # Of a device that computes 20 T linear and 8 T attention MACs a second, 4 ms a step and 0.3 ms a block.
@@ -196,8 +196,8 @@ def test_of_a_volo_only_transformers_attend_to_all_tokens() -> None:
     assert blocks == 18
 
 
-def test_a_planted_law_is_found_again_within_two_per_cent() -> None:
-    """A third of the grid, with noise of 1 %, tells the rest of it."""
+def test_a_planted_regression_is_found_again_within_two_per_cent() -> None:
+    """A third of the grid, with noise of 1 %, predicts the rest of it."""
     noise = random.Random(0)
     rows = [step_terms(DEIT, cell) for cell in CELLS]
     exact = [planted_seconds(cell) for cell in CELLS]
@@ -214,14 +214,14 @@ def test_without_noise_the_planted_coefficients_come_back() -> None:
 
 
 def test_no_coefficient_is_negative() -> None:
-    """Seconds that fall with the size of the network have no physical law; the best one is flat."""
+    """Seconds that fall with the size of the network fit no physical regression; the best one is flat."""
     rows = [step_terms(DEIT, cell) for cell in CELLS]
     law = fit_regression(rows, [2.0 - 0.05 * k for k in range(len(rows))])
     assert min(law.coefficients) >= 0
     assert law.seconds(rows[-1]) >= law.seconds(rows[0])
 
 
-def test_one_cell_makes_seconds_go_by_linear_work_and_two_add_what_is_always_there() -> None:
+def test_one_step_makes_seconds_go_by_linear_work_and_two_add_what_is_always_there() -> None:
     small, large = (step_terms(DEIT, CELLS[k]) for k in (0, 15))
     alone = fit_regression([large], [1.0])
     assert alone.seconds(small) == pytest.approx(small[0] / large[0])
@@ -287,7 +287,7 @@ def test_unknown_data_counts_as_none() -> None:
     assert predict_seconds(steps(), costs({}), RUN_BATCH).data == 0
 
 
-def test_larger_batches_are_cells_of_their_own() -> None:
+def test_larger_batches_are_steps_of_their_own() -> None:
     scaled = [{**STAGES[0], "batch_scale": 2.0}, *STAGES[1:]]
     model = costs(**SECONDS, **{"d2 r8 b32": 0.17})
     found = predict_seconds(steps(*scaled), model, RUN_BATCH)

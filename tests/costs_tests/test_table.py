@@ -136,12 +136,12 @@ NAMES = {
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_cell_has_one_name_and_a_name_one_cell(name: str) -> None:
+def test_a_key_has_one_name_and_a_name_one_key(name: str) -> None:
     assert NAMES[name].name == name
     assert CostKey.parse(name) == NAMES[name]
 
 
-def test_no_two_cells_share_a_name() -> None:
+def test_no_two_keys_share_a_name() -> None:
     subnets = [
         SubnetConfig(depth, size, rule)
         for depth, size, rule in product(
@@ -163,7 +163,7 @@ def test_no_two_cells_share_a_name() -> None:
     "name",
     ["", "d6 r128", "d6r128 b64", "d0 r8 b4", "d6 r128 b64 u5/4", "d6 r128 k2 b64", "schema"],
 )
-def test_what_is_no_name_of_a_cell_is_none(name: str) -> None:
+def test_what_is_no_name_of_a_key_is_none(name: str) -> None:
     assert CostKey.parse(name) is None
 
 
@@ -176,7 +176,7 @@ def test_training_all_blocks_is_training_all_blocks() -> None:
     assert everything == CostKey(SubnetConfig(6, 128), 64)
 
 
-def test_the_cell_of_a_step_counts_its_batch_and_how_its_images_shrink(vit_mu: ModelSpec) -> None:
+def test_the_key_of_a_step_counts_its_batch_and_how_its_images_shrink(vit_mu: ModelSpec) -> None:
     training = Training(shrink_by="fourier", batch_scale=1.5, unfrozen=Unfrozen(every=2, level=1))
     small = key_of_step(vit_mu, SubnetConfig(2, 8), training, 16)
     assert small.name == "d2 r8 b24 fourier u1/2"
@@ -189,7 +189,7 @@ def test_images_of_full_size_are_not_cut(vit_mu: ModelSpec) -> None:
     assert key_of_step(vit_mu, vit_mu.full, cut, 16) == full_key(vit_mu, 16)
 
 
-def test_the_cells_of_a_space_are_its_subnets_at_each_batch_size(vit_mu: ModelSpec) -> None:
+def test_the_keys_of_a_space_are_its_subnets_at_each_batch_size(vit_mu: ModelSpec) -> None:
     axes = {
         "depth": {"values": [2, 4]},
         "img_size": {"values": [8, 16]},
@@ -215,7 +215,7 @@ def test_the_cells_of_a_space_are_its_subnets_at_each_batch_size(vit_mu: ModelSp
         f"d2 r8 k0.5 magnitude@{'9' * 5000} b16",
     ],
 )
-def test_numbers_beyond_all_sense_name_no_cell(name: str) -> None:
+def test_numbers_beyond_all_sense_name_no_key(name: str) -> None:
     assert CostKey.parse(name) is None
 
 
@@ -227,7 +227,7 @@ def names(cells: list[CostKey]) -> list[str]:
     return [str(cell.subnet) for cell in cells]
 
 
-def test_corners_come_first_then_the_lines_of_the_full_cell_then_the_rest() -> None:
+def test_corners_come_first_then_the_lines_of_the_full_key_then_the_rest() -> None:
     ordered = names(most_informative_first(GRID, FULL))
     assert ordered[:4] == ["d12 r224", "d6 r96", "d6 r224", "d12 r96"]
     assert set(ordered[4:7]) == {"d8 r224", "d10 r224", "d12 r160"}
@@ -244,21 +244,21 @@ def test_a_third_axis_has_corners_too() -> None:
     )
 
 
-def test_cells_are_taken_as_far_as_the_time_reaches() -> None:
+def test_keys_are_taken_as_far_as_the_time_reaches() -> None:
     assert len(keys_to_measure(GRID, FULL, lambda _: 1.0, 7.5)) == 7
     assert len(keys_to_measure(GRID, FULL, lambda _: 1.0, 99)) == len(GRID)
 
 
-def test_the_full_cell_and_one_more_are_always_taken() -> None:
+def test_the_full_key_and_one_more_are_always_taken() -> None:
     assert names(keys_to_measure(GRID, FULL, lambda _: 1.0, 0.0)) == ["d12 r224", "d6 r96"]
 
 
-def test_the_full_cell_is_added_where_it_is_missing() -> None:
+def test_the_full_key_is_added_where_it_is_missing() -> None:
     one = GRID[4]
     assert keys_to_measure([one], FULL, lambda _: 1.0, 0.0) == [FULL, one]
     assert keys_to_measure([], FULL, lambda _: 1.0, 0.0) == [FULL]
 
 
-def test_a_dear_cell_ends_the_list_so_that_what_tells_less_does_not_push_in() -> None:
+def test_a_dear_key_ends_the_list_so_that_what_says_less_does_not_push_in() -> None:
     price = dict.fromkeys(GRID, 1.0) | {GRID[0]: 1.0, most_informative_first(GRID, FULL)[4]: 100.0}
     assert len(keys_to_measure(GRID, FULL, price.__getitem__, 50.0)) == 4

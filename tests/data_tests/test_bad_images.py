@@ -103,7 +103,7 @@ def test_a_place_is_filled_from_the_next_readable_one(
     assert replacement_places(np.array(readable, dtype=bool)).tolist() == places
 
 
-def test_an_image_counts_once_and_is_told_once() -> None:
+def test_an_image_counts_once_and_is_reported_once() -> None:
     bad = BadImages(2)
     bad.add([Unreadable(7, "x.jpg: image 7 cannot be read: cut")])
     bad.add([Unreadable(7, "x.jpg: image 7 cannot be read: cut"), Unreadable(9, "y.png: bad")])

@@ -326,7 +326,7 @@ def test_who_wants_the_file_waits_for_whoever_builds_it(
     waiting.join(60)
 
 
-def test_a_full_disk_is_told_before_anything_is_written(
+def test_a_full_disk_is_reported_before_anything_is_written(
     tree: Path, tmp_path: Path, cached: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=9999))
@@ -701,7 +701,7 @@ def test_nothing_is_written_through_what_others_have_put_there(
 
 
 @pytest.mark.parametrize("plant", [to_file, to_nothing, to_device, pipe])
-def test_a_run_with_planted_locks_is_told_in_one_line(
+def test_a_run_with_planted_locks_is_reported_in_one_line(
     tree: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

@@ -114,7 +114,7 @@ def test_a_folder_and_its_tar_are_the_same_data(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_hidden_and_system_files_are_left_out_and_told(tmp_path: Path, packed: bool) -> None:
+def test_hidden_and_system_files_are_left_out_and_reported(tmp_path: Path, packed: bool) -> None:
     root = tmp_path / "set"
     for name in ("cat", "dog", ".ipynb_checkpoints", "__MACOSX", "@eaDir", "cat/.hidden"):
         image(root / name / "0.png")
@@ -351,7 +351,7 @@ def test_one_scale_serves_all_images_of_a_data_set(tmp_path: Path, kind: type) -
 
 
 @pytest.mark.parametrize("values", [[-1.0, 2.0], [float("nan"), 1.0], [0.0, float("inf")]])
-def test_brightness_that_cannot_be_told_is_an_unreadable_image(
+def test_brightness_that_cannot_be_known_is_an_unreadable_image(
     tmp_path: Path, values: list[float]
 ) -> None:
     (tmp_path / "cat").mkdir()
@@ -375,7 +375,7 @@ def test_the_report_says_what_was_seen(tmp_path: Path) -> None:
     ]
 
 
-def test_of_many_classes_the_smallest_and_the_largest_are_told(tmp_path: Path) -> None:
+def test_of_many_classes_the_smallest_and_the_largest_are_reported(tmp_path: Path) -> None:
     for part in ("train", "val"):
         for number in range(12):
             for k in range((part == "train") + (4 if number == 7 else 1 + (number != 3))):
@@ -385,7 +385,7 @@ def test_of_many_classes_the_smallest_and_the_largest_are_told(tmp_path: Path) -
     ]
 
 
-def test_a_mark_to_turn_images_is_told(tmp_path: Path) -> None:
+def test_a_mark_to_turn_images_is_reported(tmp_path: Path) -> None:
     for part in ("train", "val"):
         for name in ("cat", "dog"):
             image(tmp_path / part / name / "0.jpg")
@@ -441,7 +441,7 @@ def test_parts_are_found_by_names_in_any_case_but_only_one_of_each(tmp_path: Pat
         open_data(DataSettings(dir=str(tmp_path)))
 
 
-def test_one_folder_under_two_names_is_refused_and_equal_parts_are_told(tmp_path: Path) -> None:
+def test_one_folder_under_two_names_is_refused_and_equal_parts_are_reported(tmp_path: Path) -> None:
     nested(tmp_path / "train", "cat", "dog")
     (tmp_path / "val").symlink_to(tmp_path / "train")
     with pytest.raises(ConfigError, match="train and val must be different images"):

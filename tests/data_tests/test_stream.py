@@ -127,7 +127,9 @@ def test_the_limit_is_rounded_up_to_a_batch() -> None:
 
 def test_too_few_images_for_one_batch_are_refused_instead_of_waiting_forever() -> None:
     loader = StreamLoader(fake_source(), SETTINGS, 0, 0)
-    with pytest.raises(ConfigError, match="at least one batch of 500 a pass"):
+    with pytest.raises(
+        ConfigError, match="less than one batch of 500 images a pass for each worker"
+    ):
         next(loader.batches(0, 500, 1, InputConfig(8)))
 
 

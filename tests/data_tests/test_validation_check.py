@@ -55,7 +55,7 @@ def broken(data: Path, name: str = "val/cat/7.png") -> Path:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_broken_validation_image_is_told_before_anything_is_written(
+def test_a_broken_validation_image_is_reported_before_anything_is_written(
     data: Path, workers: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = broken(data)

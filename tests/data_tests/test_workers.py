@@ -117,7 +117,7 @@ def test_without_memory_files_batches_go_through_the_connection(
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
 @pytest.mark.parametrize("is_busy", [True, False])
-def test_a_killed_worker_is_told_at_once(pool: Pool, workers: int, is_busy: bool) -> None:
+def test_a_killed_worker_is_reported_at_once(pool: Pool, workers: int, is_busy: bool) -> None:
     def slow(number: int) -> tuple[Any, ...]:
         time.sleep(0.0 if number < 1 else 30.0 * is_busy)
         return squares(number)
@@ -158,7 +158,7 @@ def test_a_worker_without_memory_says_so(pool: Pool) -> None:
         next(pool(greedy, 1).results(count()))
 
 
-def test_what_the_data_fail_of_is_told_as_it_is(pool: Pool) -> None:
+def test_what_the_data_fail_of_is_reported_as_it_is(pool: Pool) -> None:
     def fail(_: int) -> tuple[Any, ...]:
         raise RunError("x.png: image 3 cannot be read")
 
@@ -166,7 +166,7 @@ def test_what_the_data_fail_of_is_told_as_it_is(pool: Pool) -> None:
         next(pool(fail, 1).results(count()))
 
 
-def test_a_mistake_ends_the_worker_and_its_last_words_are_told(pool: Pool) -> None:
+def test_a_mistake_ends_the_worker_and_its_last_words_are_reported(pool: Pool) -> None:
     with pytest.raises(WorkerDiedError, match=r"exit code 1\): ZeroDivisionError: .*--workers 0"):
         next(pool(lambda number: (1 // number,), 1).results(iter([0])))
 
@@ -200,7 +200,7 @@ def test_a_worker_that_hangs_is_killed_at_the_end(pool: Pool) -> None:
     assert not is_running(pid)
 
 
-def test_a_long_wait_is_told_and_goes_on(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_wait_is_reported_and_goes_on(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_LONG_WAIT_SECONDS", 0.05)
 
     def slow(number: int) -> tuple[Any, ...]:
@@ -271,7 +271,7 @@ def test_a_forwarded_warning_is_a_whole_line() -> None:
     assert told == ["a.png: its reader warns: 3 bytes"]
 
 
-def test_page_locked_results_are_told_and_end_like_others(
+def test_page_locked_results_are_reported_and_end_like_others(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The thread that locks pages, with what needs CUDA left out."""

@@ -143,7 +143,7 @@ class Command:
 
 
 class Draw:
-    """The decisions that make a case: by turns, so that a kind covers its lists, and by chance."""
+    """The decisions that make a case: alternately, so that a kind covers its lists, and by chance."""
 
     def __init__(self, seed: int, kind: str, index: int) -> None:
         self.random = random.Random(f"{seed}/{kind}/{index}")

@@ -91,7 +91,7 @@ def _outside(command: Command, outcome: Outcome) -> Iterable[Fault]:
             continue
         if not any(_lies_in(path, allowed) for allowed in command.writes):
             victim = path.startswith(("victim/", "work/victim/"))
-            if victim or outcome.code != 2:  # what a refused call leaves is told of by itself
+            if victim or outcome.code != 2:  # what a refused call leaves is reported by itself
                 yield Fault("outside", f"{verb} {path}")
 
 
@@ -156,7 +156,7 @@ def _refused_badly(command: Command, outcome: Outcome, err: str) -> Iterable[Fau
         said = [line for line in lines if not re.match(r"(autoprog: )?warning: ", line)]
         if outcome.code == 2 and not said:
             yield Fault("message", "refused without a word")
-        # What was found on the way may be told before the refusal, such as where the class names came from.
+        # What was found on the way may be said before the refusal, such as where the class names came from.
         elif outcome.code == 2 and len(said) > _MAX_LINES:
             yield Fault("message", f"{len(said)} lines: {' / '.join(said)[:300]!r}")
         strange = [line for line in said if _OF_PYTHON.search(line)]

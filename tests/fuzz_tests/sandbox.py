@@ -282,7 +282,7 @@ def _child(
     """Become the command; return its exit code."""
     os.setsid()
     atexit._clear()  # what the parent wants to do at its own end
-    faulthandler.disable()  # pytest's, which tells of a child's end where the parent's output goes
+    faulthandler.disable()  # pytest's, which reports a child's end where the parent's output goes
     _redirect(place)
     os.chdir(place.work)
     _set_environment(command, place)

@@ -87,7 +87,7 @@ def build(folder: Path) -> Specimens:
 def _forked(words: Sequence[str], folder: Path, stop_late: bool = False) -> set[str]:
     """Run the program in a forked process; return the modules that it imported.
 
-    With `stop_late` a signal stops a run when its result is about to be told, so that little is left of it.
+    With `stop_late` a signal stops a run when its result is nearly reported, so that little is left of it.
     """
     said, modules = folder / "said", folder / "modules"
     pid = os.fork()
@@ -132,7 +132,7 @@ def _child(words: Sequence[str], said: Path, modules: Path, stop_late: bool) -> 
 
 
 def _stop_at_step(step: int) -> None:
-    """Send SIGTERM to this process when progress beyond a step is told."""
+    """Send SIGTERM to this process when progress beyond a step is reported."""
     from autoprog.runs import RunFolder
 
     append: Callable[..., None] = RunFolder.append

@@ -87,7 +87,7 @@ def test_a_file_that_nobody_asked_for_lies_outside(judged: Judged) -> None:
     assert judged(write_result) == {"outside"}
 
 
-def test_a_refused_call_that_leaves_a_file_is_told_of(judged: Judged) -> None:
+def test_a_refused_call_that_leaves_a_file_is_reported(judged: Judged) -> None:
     assert judged(lambda place: (write_result(place), refuse(place))[1], writes=("runs",)) == {
         "left files"
     }
@@ -183,12 +183,12 @@ def import_from_here(place: Place) -> int:
         start(*program_in_processes(2), "train", "--timm-script=evil.py"),
     ],
 )
-def test_whatever_is_run_is_told_of(judged: Judged, program: Program, place: Place) -> None:
+def test_whatever_is_run_is_reported(judged: Judged, program: Program, place: Place) -> None:
     assert place.script.exists()
     assert "executed" in judged(program, writes=("",))
 
 
-def test_a_module_of_the_working_directory_is_told_of(judged: Judged) -> None:
+def test_a_module_of_the_working_directory_is_reported(judged: Judged) -> None:
     assert "executed" in judged(import_from_here, writes=("nonesuch_of_tests.py", "__pycache__"))
 
 
@@ -204,7 +204,7 @@ def test_what_the_program_starts_itself_is_right(judged: Judged) -> None:
 @pytest.mark.parametrize(
     "text", ["\x1b[31m", "\x9b31m", "a\rb", "nul\x00", "bell\x07", "del\x7f", "tab\t"]
 )
-def test_control_characters_are_told_of(judged: Judged, stream: str, text: str) -> None:
+def test_control_characters_are_reported(judged: Judged, stream: str, text: str) -> None:
     assert judged(say(f"some {text}\n", stream)) == {"control bytes"}
     assert control_characters(text)
 
@@ -225,7 +225,7 @@ def kill(place: Place) -> int:
 @pytest.mark.parametrize(
     "program", [fail, kill, say("Traceback (most recent call last):\n", "stderr", 1)]
 )
-def test_a_traceback_and_a_signal_are_told_of(judged: Judged, program: Program) -> None:
+def test_a_traceback_and_a_signal_are_reported(judged: Judged, program: Program) -> None:
     assert "traceback" in judged(program)
 
 
@@ -266,7 +266,7 @@ def test_a_run_that_stops_when_it_is_asked_to_does_not_hang(judged: Judged) -> N
     assert judged(train_on, Limits(seconds=0.5)) == set()
 
 
-def test_what_is_allocated_is_told_of(judged: Judged) -> None:
+def test_what_is_allocated_is_reported(judged: Judged) -> None:
     assert "memory" in judged(lambda place: len(b"x" * 1_600_000_000) and 0)
     assert "memory" in judged(lambda place: len(b"x" * 5_000_000_000) and 0)
 
@@ -282,11 +282,11 @@ def test_what_is_allocated_is_told_of(judged: Judged) -> None:
         f"autoprog: {'x' * 3_000}\n",
     ],
 )
-def test_a_refusal_that_is_no_line_is_told_of(judged: Judged, text: str) -> None:
+def test_a_refusal_that_is_no_line_is_reported(judged: Judged, text: str) -> None:
     assert judged(say(text, "stderr", 2)) == {"message"}
 
 
-def test_another_exit_code_is_told_of(judged: Judged) -> None:
+def test_another_exit_code_is_reported(judged: Judged) -> None:
     assert judged(say("", code=7)) == {"exit code"}
     assert judged(say(""), codes=frozenset({2})) == {"exit code"}
 

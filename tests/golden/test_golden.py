@@ -91,7 +91,7 @@ def test_new_names_lead_back_to_the_recorded_ones(monkeypatch: pytest.MonkeyPatc
         ({"new": 0}, False, [".new: only new: 0"]),
     ],
 )
-def test_differences_are_told(change: dict[str, Any], exact: bool, told: list[str]) -> None:
+def test_differences_are_reported(change: dict[str, Any], exact: bool, told: list[str]) -> None:
     before = {"loss": 2.0, "sha256": "a", "steps": [1, 2], "top1": 5.0}
     assert [*differences(before, {**before, **change}, exact=exact)] == told
 

@@ -99,7 +99,7 @@ def test_a_slow_logger_makes_nobody_wait_but_the_end(
     assert logger.steps == [10, 20, 20]
 
 
-def test_a_failure_is_told_once_and_ends_the_logger_alone(
+def test_a_failure_is_reported_once_and_ends_the_logger_alone(
     folder: Path, manifest: RunManifest, write: Write, use
 ) -> None:
     use(Recorder(fails_at="write"))
@@ -121,7 +121,7 @@ def settings_manifest(manifest: RunManifest) -> RunManifest:
     return manifest.model_copy(update={"settings": settings_with(manifest, log_tensorboard=True)})
 
 
-def test_a_failure_at_the_end_is_told(folder: Path, manifest: RunManifest, write, use) -> None:
+def test_a_failure_at_the_end_is_reported(folder: Path, manifest: RunManifest, write, use) -> None:
     use(Recorder(fails_at="close"))
     relays = Relays(folder, settings_manifest(manifest))
     write(0, FIRST[0])
@@ -134,7 +134,7 @@ def test_without_a_start_there_is_nothing_to_close(folder: Path, manifest: RunMa
     assert (relays.close(), relays.places) == ([], [])
 
 
-def test_a_replay_tells_where_it_went_or_fails(folder: Path, manifest: RunManifest, write, use):  # type: ignore[no-untyped-def]
+def test_a_replay_says_where_it_went_or_fails(folder: Path, manifest: RunManifest, write, use):  # type: ignore[no-untyped-def]
     for attempt, events in enumerate((FIRST, SECOND)):
         for event in events:
             write(attempt, event)

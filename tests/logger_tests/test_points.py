@@ -116,7 +116,7 @@ def test_stages_supernets_and_growth_leave_marks() -> None:
 
 
 @pytest.mark.parametrize("forced", [True, False])
-def test_a_decision_is_told_with_its_candidates_and_its_reason(forced: bool) -> None:
+def test_a_decision_is_reported_with_its_candidates_and_its_reason(forced: bool) -> None:
     values = ("loss", "difference", "difference_se", "step_seconds", "predicted_loss")
     one = Candidate(
         subnet=LARGE,

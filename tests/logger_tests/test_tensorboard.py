@@ -143,7 +143,7 @@ def test_a_run_without_a_log_is_refused(
     assert not (tmp_path / "tensorboard").exists()
 
 
-def test_a_run_that_is_told_already_is_not_told_again(
+def test_a_run_that_is_logged_already_is_not_logged_again(
     tmp_path: Path, manifest: RunManifest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = manifest.settings.model_copy(update={"log_tensorboard": True})

@@ -134,7 +134,7 @@ def test_a_decision_says_where_and_between_what_it_was_taken(rule: Rule) -> None
 
 
 @all_rules
-def test_each_candidate_has_a_way_on_from_itself_to_the_full_model(rule: Rule) -> None:
+def test_each_candidate_has_a_continuation_from_itself_to_the_full_model(rule: Rule) -> None:
     decision = take(rule, inputs(trend(0.1)))
     for candidate in decision.candidates:
         assert candidate.continuation[0] == (STEP, candidate.subnet)

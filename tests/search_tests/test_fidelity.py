@@ -589,7 +589,7 @@ def test_intervals_hold_tau_and_need_six_subnets() -> None:
     assert (few.low, few.high, few.gain_low, few.gain_high) == (None, None, None, None)
 
 
-def test_a_gain_over_cost_is_told_from_none() -> None:
+def test_a_gain_over_cost_is_distinguished_from_none() -> None:
     costs = [1.0, 0.2, 0.9, 0.3, 0.8, 0.4, 0.7, 0.5, 0.6, 0.45]
     better = judged(*((cost, float(i), float(i), float(i)) for i, cost in enumerate(costs)))
     found = agreement(better)
@@ -642,7 +642,7 @@ def test_what_diverged_is_beyond_seed_noise_from_what_did_not() -> None:
     assert mask.tolist() == [[False, True, True], [True, False, False], [True, False, False]]
 
 
-def test_one_seed_tells_nothing_apart() -> None:
+def test_one_seed_distinguishes_nothing() -> None:
     one = [
         subnet.model_copy(update={"losses": subnet.losses[:1]})
         for subnet in judged((0.1, 1.0, 1.0, 1.0))

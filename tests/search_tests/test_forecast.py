@@ -139,7 +139,7 @@ def test_stretches_in_which_nothing_changes_are_one() -> None:
 
 @pytest.mark.parametrize("cells", [1, 3, 20, 97])
 @pytest.mark.parametrize("current", [SMALL, net(2, 12), net(4, 8), FULL], ids=str)
-def test_whatever_is_proposed_is_a_way_on(current: SubnetConfig, cells: int) -> None:
+def test_whatever_is_proposed_is_a_continuation(current: SubnetConfig, cells: int) -> None:
     draw = random.Random(f"{current} {cells}")
     search = replace(SEARCH, current=current, intervals=cells, step=draw.randrange(FULL_STEP))
     assert all(is_way_on(search, drawn(search, draw)) for _ in range(200))

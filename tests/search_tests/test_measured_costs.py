@@ -250,7 +250,7 @@ def test_a_grid_holds_steps_and_batches(trainer: Trainer, clock: Clock) -> None:
     }
 
 
-def test_a_machine_that_slows_down_slows_no_cell_more_than_another(
+def test_a_machine_that_slows_down_slows_no_step_more_than_another(
     trainer: Trainer, clock: Clock
 ) -> None:
     clock.slowness = lambda now: 1.0 + now / 50
@@ -281,14 +281,14 @@ def test_frozen_blocks_and_cut_images_are_measured_as_such(trainer: Trainer, clo
     assert table.step_costs[cut.name].data_seconds == pytest.approx(0.004), "loaded at full size"
 
 
-def test_a_short_time_leaves_cells_to_the_law(trainer: Trainer, clock: Clock) -> None:
+def test_a_short_time_leaves_steps_to_the_regression(trainer: Trainer, clock: Clock) -> None:
     table = measure_grid(trainer, GRID, TimingLimits(3.0))
     assert {FULL.name, SMALL.name} <= set(table.step_costs)
     assert len(table.step_costs) < len(GRID)
     assert clock.now < 4.0
 
 
-def test_without_time_two_cells_are_still_measured(trainer: Trainer, clock: Clock) -> None:
+def test_without_time_two_steps_are_still_measured(trainer: Trainer, clock: Clock) -> None:
     table = measure_grid(trainer, GRID, ONCE)
     assert set(table.step_costs) == {FULL.name, SMALL.name}
     assert {cost.rounds for cost in table.step_costs.values()} == {1}
@@ -349,12 +349,12 @@ def test_a_slow_loader_is_part_of_the_time(
 def test_a_short_run_is_measured_for_as_long_as_nobody_minds(
     trainer: Trainer, clock: Clock
 ) -> None:
-    """Ten steps take 3 s: a twentieth would be too short for two turns of the cells."""
+    """Ten steps take 3 s: a twentieth would be too short to time each step twice."""
     measure_grid(trainer, GRID, TimingLimits(20.0), run_steps=10)
     assert 1.5 < clock.now <= 2.0
 
 
-def test_how_far_measuring_is_is_told(trainer: Trainer, clock: Clock) -> None:
+def test_how_far_measuring_is_is_reported(trainer: Trainer, clock: Clock) -> None:
     told = list(measure_step_costs(trainer, GRID, TimingLimits(4.0), run_steps=100))
     assert (told[0].num_measured, told[0].num_subnets, told[0].run_seconds) == (0, 9, None)
     assert told[0].left_seconds == 4.0
@@ -389,7 +389,7 @@ def test_measuring_is_given_up_between_two_steps(
     assert differences(before, bits_of(trainer)) == []
 
 
-def test_a_batch_that_does_not_fit_keeps_its_parts_to_its_own_cell(
+def test_a_batch_that_does_not_fit_keeps_its_parts_to_its_own_step(
     trainer: Trainer, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step, seen = trainer.stepper.step, []
@@ -548,7 +548,7 @@ def test_the_seconds_of_own_steps_are_taken_where_there_are_any(plain_trainer: T
 
 
 @pytest.mark.parametrize("seconds", [[], [50.0]])
-def test_a_missing_cell_is_measured(plain_trainer: Trainer, seconds: list[float]) -> None:
+def test_a_missing_step_is_measured(plain_trainer: Trainer, seconds: list[float]) -> None:
     plain_trainer.phase_seconds[MIDDLE] = seconds
     costs = Costs({}, BATCH)
     assert complete(costs, plain_trainer, [Choice(MIDDLE, ((0, 1, 3),))])
@@ -581,7 +581,7 @@ def test_measuring_takes_a_batch_in_the_parts_that_training_takes_it_in(
     assert set(seen) == {torch.Size((parts[0], 3, px, px)) for px in (12, 16)}
 
 
-def test_all_missing_cells_are_measured_in_one_go_with_their_data(
+def test_all_missing_steps_are_measured_in_one_go_with_their_data(
     plain_trainer: Trainer,
 ) -> None:
     search = plain_trainer.settings.search
@@ -607,7 +607,7 @@ def test_own_steps_and_the_grid_stand_side_by_side(plain_trainer: Trainer) -> No
     assert grid.source == "grid"
 
 
-def test_what_a_later_measurement_says_of_the_full_cell_changes_nothing(
+def test_what_a_later_measurement_says_of_the_full_step_changes_nothing(
     plain_trainer: Trainer,
 ) -> None:
     costs = Costs({"d4 r16 b16": 0.5}, BATCH)

@@ -230,7 +230,7 @@ def test_a_run_too_short_to_decide_in_is_refused() -> None:
             plan(rule, 0.3)
 
 
-def test_the_piece_of_a_step_is_the_last_that_has_started() -> None:
+def test_the_segment_of_a_step_is_the_last_that_has_started() -> None:
     found = plan("autoprog", 100)
     assert [found.stage_at(step) for step in (0, 2499, 2500, 7499, 7500, 9999)] == [
         0, 0, 1, 2, 3, 3,
@@ -264,7 +264,7 @@ def made_plans(rule: Rule) -> list[tuple[SearchPlan, float]]:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_every_plan_keeps_its_laws(rule: Rule) -> None:
+def test_every_plan_keeps_its_rules(rule: Rule) -> None:
     for found, _ in made_plans(rule):
         ends = [step for point in found.points for step in (point.start_step, point.stop_step)]
         assert [*ends, found.full_step] == sorted([*ends, found.full_step])
@@ -423,7 +423,7 @@ def test_whoever_takes_the_advice_can_search(
         length_and_plan(search, changed, num_images)
 
 
-def test_few_photographs_and_few_epochs_are_told_so() -> None:
+def test_few_photographs_and_few_epochs_are_reported() -> None:
     said = refusal(search_of(), recipe_of(4, 128), 587)
     assert said == (
         "search: 10 steps of the full model are too few to search; take --epochs 17 or --batch-size 16"

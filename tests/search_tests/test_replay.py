@@ -54,7 +54,7 @@ def test_a_whole_search_is_replayed_but_for_what_was_forced(observed: Any) -> No
             assert ("subnet" in one.differences) == scripted
 
 
-def test_what_a_decision_was_taken_from_is_told_the_next_one(begun: Begun) -> None:
+def test_what_a_decision_was_taken_from_is_given_to_the_next_one(begun: Begun) -> None:
     run = begun("rollout")
     first, second = run.inputs()
     assert (first.incumbent, first.num_points) == ((), 1)

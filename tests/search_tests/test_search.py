@@ -213,7 +213,7 @@ def test_given_costs_are_what_decisions_go_by(observed: Any) -> None:
             assert candidate.step_seconds == given[f"{candidate.subnet} b16"]
 
 
-def test_estimates_are_told_as_they_are_used(observed: Any) -> None:
+def test_estimates_are_reported_as_they_are_used(observed: Any) -> None:
     last = {event.decision: event for event in observed.attempt.of(Estimated)}
     for decision in decisions_of(observed)[:-1]:
         losses = dict(last[decision.index].losses)
@@ -261,7 +261,7 @@ def test_the_decided_events_are_the_recorded_decisions(observed: Any) -> None:
     assert [decision.index for decision in told] == list(range(len(told)))
 
 
-def test_the_result_tells_of_the_search(observed: Any) -> None:
+def test_the_result_reports_the_search(observed: Any) -> None:
     result = observed.attempt.run.result
     assert result is not None
     assert (result.kind, result.epochs, result.image_epochs) == ("search", 8.0, 8.0)

@@ -191,7 +191,7 @@ def given(*words: str) -> float | None:
         ("--rule autoprog --cost-fraction 0.3", 0.3),  # which the settings refuse
     ],
 )
-def test_a_search_by_rollout_takes_half_the_time_unless_told_otherwise(
+def test_a_search_by_rollout_takes_half_the_time_unless_asked_otherwise(
     words: str, fraction: float | None
 ) -> None:
     assert given(*words.split()) == fraction

@@ -168,10 +168,10 @@ def test_a_full_winner_ends_the_search_but_not_the_ramp_of_regularisation(lab: A
 @pytest.mark.parametrize(
     ("rule", "in_supernets"), [("rollout", [0.1, 0.2]), ("autoprog", [0.3, 0.3, 0.3])]
 )
-def test_each_stage_has_the_regularisation_of_its_piece(
+def test_each_stage_has_the_regularisation_of_its_segment(
     lab: Any, rule: Rule, in_supernets: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """AutoProg's supernets train under the full regularisation, the roll-out's under their piece's."""
+    """AutoProg's supernets train under the full regularisation, the roll-out's under their segment's."""
     seen: dict[int, float] = {}
     regularise = Stepper.regularise
 

@@ -101,7 +101,7 @@ def rule_of(observed: Any) -> str:
 
 
 def told(path: Path) -> list[Any]:
-    """What the log tells of the whole run, but for times and the marks of restarts and checkpoints."""
+    """What the log says of the whole run, but for times and the marks of restarts and checkpoints."""
     left_out = (RunStarted, CostsKnown, Interrupted, StepLogged)
     return [
         (event.kind, event.step)
@@ -137,7 +137,7 @@ def test_a_search_that_crashed_ends_like_a_straight_one(
 def test_a_search_stopped_again_and_again_ends_like_a_straight_one(
     observed: Any, again: Any
 ) -> None:
-    """Two stops lie in one stretch of the training curve, which the decisions are fitted on."""
+    """Two stops lie in one segment of the training curve, which the decisions are fitted on."""
     for step in (1, 10, 11, 13, 20, 33, 47):
         assert again.search(again.repeated, stop_at=step).trainer.step == step
     resumed = again.search(again.repeated)

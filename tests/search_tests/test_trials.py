@@ -110,7 +110,7 @@ def test_a_trial_that_is_still_written_begins_anew_beside_it(runner: TrialRunner
     assert (runner.folder / "trials" / "0000-2" / "result.json").exists()
 
 
-def test_a_worker_that_died_before_it_told_is_made_up_for(runner: TrialRunner) -> None:
+def test_a_worker_that_died_before_it_reported_is_made_up_for(runner: TrialRunner) -> None:
     """Its checkpoints are gone by then, and the folder they were in."""
     once, again = (runner(first(runner), Opened())[0] for _ in range(2))  # type: ignore[arg-type]
     assert once == again

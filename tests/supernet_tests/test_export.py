@@ -110,7 +110,7 @@ CELLS = {
 
 
 @pytest.mark.parametrize("subnet", CELLS.values(), ids=CELLS)
-def test_a_static_model_has_the_logits_of_its_cell(family: Any, subnet: SubnetConfig) -> None:
+def test_a_static_model_has_the_logits_of_its_subnet(family: Any, subnet: SubnetConfig) -> None:
     images = torch.randn(4, 3, subnet.img_size, subnet.img_size)
     static = static_model(family.model, subnet)
     with torch.no_grad():

@@ -143,7 +143,7 @@ def test_the_evil_file_is_evil(tmp_path: Path) -> None:
     assert (tmp_path / "mark").exists()
 
 
-def test_a_start_from_nothing_readable_is_told(tmp_path: Path) -> None:
+def test_a_start_from_nothing_readable_is_reported(tmp_path: Path) -> None:
     for name in ("last.pt", "previous.pt"):
         (tmp_path / name).write_bytes(b"nothing")
     state, complaints = load_newest(tmp_path)

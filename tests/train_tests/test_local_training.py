@@ -16,7 +16,7 @@ from supernet.zoo import ZOO
 SPEC = ZOO["vit-mu-local"]
 SIZES = (8, 12, 16)
 EVALUATED = {"marked_at", "evaluated_macs", "evaluated_position", "best", "evaluations_since_best"}
-"""What of a checkpoint tells of evaluations."""
+"""What a checkpoint holds of evaluations."""
 
 
 def curriculum(depths: tuple[int, ...] = (4, 4, 4), **first: Any) -> GrowthSchedule:

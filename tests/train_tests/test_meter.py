@@ -106,7 +106,7 @@ def ticking(trainer: Any, clock: Clock, step_seconds: Callable[[int], float]) ->
     trainer.stepper.step, trainer.data.batches = step, slow
 
 
-def test_progress_tells_seconds_and_speed_without_the_wait_for_data(
+def test_progress_says_seconds_and_speed_without_the_wait_for_data(
     bench: Any, clock: Clock
 ) -> None:
     schedule = bench.ramped()

@@ -218,7 +218,7 @@ def test_a_time_constant_is_how_far_the_average_reaches_back() -> None:
     ("slow_epochs", "supernet_steps", "total_steps", "constants"),
     [
         (1.0, None, 30_000, (100,)),
-        (1.0, None, 4000, (100,)),  # an epoch is a 40th of the run, the longest share
+        (1.0, None, 4000, (100,)),  # an epoch is a 40th of the run, the longest that is allowed
         (1.0, None, 3200, (80,)),
         (1.0, None, 400, (10,)),
         (1.0, None, 40, (2,)),

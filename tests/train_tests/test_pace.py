@@ -244,7 +244,7 @@ def test_what_is_reported_is_the_network_that_is_handed_over(bench: Any) -> None
     assert outcome.of("evaluated")[-1].subnet == ZOO["vit-mu"].full
 
 
-def test_the_record_is_written_at_the_end_and_tells_of_all_attempts(bench: Any) -> None:
+def test_the_record_is_written_at_the_end_and_reports_all_attempts(bench: Any) -> None:
     trainer, schedule, _ = budgeted(bench, 100.0, "cosine", eval_every_epochs=3.0)
     bench.signal_during(trainer, 90)
     stopped = bench.carry_out(trainer, schedule)

@@ -182,7 +182,7 @@ def rows_of(run: Path) -> list[dict[str, Any]]:
 
 
 def wait_for(runs: Path, kind: str, process: subprocess.Popen[Any]) -> Path:
-    """Wait until a run has told of an event; return its folder."""
+    """Wait until a run has logged an event; return its folder."""
     for _ in range(1200):
         for log in runs.glob("*/events.jsonl"):
             if any(row["kind"] == kind for row in rows_of(log.parent)):
@@ -221,7 +221,7 @@ def test_in_a_search_rank_0_decides_and_writes(tmp_path: Path) -> None:
         )
     ],
 )
-def test_what_ranks_cannot_share_is_told_once(
+def test_what_ranks_cannot_share_is_reported_once(
     flags: tuple[object, ...], line: str, tmp_path: Path
 ) -> None:
     done = carry_out("-m", "autoprog", *LINEAR, *flags, "--runs-dir", tmp_path / "runs")

@@ -175,7 +175,7 @@ def test_drop_path_rises_over_the_blocks_in_use_and_with_the_stage(
     ]
 
 
-def test_progress_tells_the_learning_rate_and_the_subnet_of_its_last_step(
+def test_progress_says_the_learning_rate_and_the_subnet_of_its_last_step(
     carried_out: tuple[Any, Seen],
 ) -> None:
     outcome, seen = carried_out

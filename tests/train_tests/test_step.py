@@ -168,7 +168,7 @@ def test_growth_that_starts_at_zero_changes_no_loss(bench: Any) -> None:
     )
 
 
-def test_growth_by_copying_tells_what_it_did_to_the_probe(bench: Any) -> None:
+def test_growth_by_copying_says_what_it_did_to_the_probe(bench: Any) -> None:
     grow = bench.ramped(grow={"init": "copy"}).stages[-1].grow
     trainer = trainer_of(bench)
     model, probe = trainer.stepper.model, trainer.data.probe

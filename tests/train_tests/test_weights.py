@@ -230,7 +230,9 @@ def test_a_file_of_something_else_is_named(
     assert not message.endswith("…")
 
 
-def test_weights_are_told_by_their_bytes_and_not_by_the_ending(tmp_path: Path, states: Any) -> None:
+def test_weights_are_known_by_their_bytes_and_not_by_the_ending(
+    tmp_path: Path, states: Any
+) -> None:
     save_file(states[0], tmp_path / "w.pth")
     torch.save(states[0], tmp_path / "w.safetensors")
     torch.save(states[0], tmp_path / "old.pth", _use_new_zipfile_serialization=False)

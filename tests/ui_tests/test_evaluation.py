@@ -1,4 +1,4 @@
-"""How an evaluation is told: on a terminal, as text, as values."""
+"""How an evaluation is shown: on a terminal, as text, as values."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_the_document_rounds_nothing_and_takes_losses_that_are_no_numbers() -> N
     assert found["cells"][3]["loss"] is None
 
 
-def test_of_unbalanced_classes_balanced_accuracy_and_the_largest_fraction_are_told() -> None:
+def test_of_unbalanced_classes_balanced_accuracy_and_the_largest_fraction_are_reported() -> None:
     cell = EvaluatedCell(SubnetConfig(12, 224), 80.0, 0.5, 4_600_000_000, balanced_top1=50.0)
     shown = replace(grid(cell), num_images=80, class_images=(64, 16))
     lines = grid_text(shown).splitlines()

@@ -304,7 +304,9 @@ def test_what_a_run_appends_shows_and_half_a_line_waits(
     drive([run], steps)
 
 
-def test_a_run_that_is_deleted_while_it_is_open_is_told_in_every_view(run_builder: Builder) -> None:
+def test_a_run_that_is_deleted_while_it_is_open_is_reported_in_every_view(
+    run_builder: Builder,
+) -> None:
     run = run_builder(2300)
 
     async def steps(pilot: Pilot[None]) -> None:
@@ -322,7 +324,7 @@ def test_a_run_that_is_deleted_while_it_is_open_is_told_in_every_view(run_builde
     drive([run], steps)
 
 
-def test_a_broken_line_is_told_and_does_not_stop_the_program(run_builder: Builder) -> None:
+def test_a_broken_line_is_reported_and_does_not_stop_the_program(run_builder: Builder) -> None:
     run = run_builder(900)
 
     async def steps(pilot: Pilot[None]) -> None:

@@ -280,7 +280,7 @@ def test_importances_are_computed_while_the_screen_answers(run_builder: Builder)
     assert calls == [run / "search.journal"]
 
 
-def test_why_there_are_no_importances_is_told(run_builder: Builder) -> None:
+def test_why_there_are_no_importances_is_reported(run_builder: Builder) -> None:
     run = searched_run(run_builder(4000))
 
     async def steps(pilot: Pilot[None]) -> None:

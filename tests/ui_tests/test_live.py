@@ -101,7 +101,7 @@ def test_lines_are_flushed_one_by_one(events_until: Callable[[int], list[Event]]
     assert file.flushes >= len(file.getvalue().splitlines()) == 2
 
 
-def test_quiet_tells_warnings_and_the_result_alone(
+def test_quiet_shows_warnings_and_the_result_alone(
     events: list[Event], fixed_console: Callable[..., Console]
 ) -> None:
     lines = lines_of(events, fixed_console(80), tick_seconds=10.0, quiet=True)
@@ -206,7 +206,7 @@ def begin_of_a_search(num_estimated: int = 1) -> list[Event]:
     return [begin, first, *told, known, stage, progress, supernet, grown]
 
 
-def test_a_pipe_is_told_how_far_measuring_is_and_what_the_search_will_take(
+def test_a_pipe_is_shown_how_far_measuring_is_and_what_the_search_will_take(
     fixed_console: Callable[..., Console],
 ) -> None:
     lines = lines_of(begin_of_a_search(), fixed_console(80), tick_seconds=4.0)

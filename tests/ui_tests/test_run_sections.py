@@ -75,7 +75,7 @@ def test_balanced_classes_need_no_line_of_their_own(images: list[int] | None) ->
     assert ("balanced EMA", "50.00 %") in result_rows(balanced)
 
 
-def test_an_early_stop_is_told() -> None:
+def test_an_early_stop_is_reported() -> None:
     stopped = {**RESULT, "stopped_early": True}
     assert ("stopped early", "yes") in result_rows(stopped)
     assert finished_lines(stopped)[2].endswith("after which the run was stopped early")

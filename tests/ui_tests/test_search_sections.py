@@ -189,7 +189,7 @@ def front_table(decision: Decision) -> Table:
     return table
 
 
-def test_what_follows_is_told_with_its_epochs(decision: Decision) -> None:
+def test_what_follows_is_reported_with_its_epochs(decision: Decision) -> None:
     assert then_text(decision.model_copy(update={"continuation": WAY})) == TEXT
     assert (
         continuation_text(decision.model_copy(update={"continuation": WAY})) == f"d8 r160, {TEXT}"
@@ -213,7 +213,7 @@ def test_keep_rates_are_part_of_what_follows(decision: Decision) -> None:
     )
 
 
-def test_a_forced_decision_has_a_way_on(decision: Decision) -> None:
+def test_a_forced_decision_has_a_continuation(decision: Decision) -> None:
     forced = Decision(
         index=3,
         step=3000,
@@ -314,7 +314,7 @@ def test_a_chosen_way_off_the_front_is_not_marked(decision: Decision) -> None:
     assert front_section(off).parts
 
 
-def test_the_log_tells_the_way_on(decision: Decision) -> None:
+def test_the_log_says_the_continuation(decision: Decision) -> None:
     planned = with_front(decision)
     first = event_lines(Decided(step=1000, decision=planned), RunState())[0]
     assert f"grow to depth 8, 160 px, {TEXT}; lowest predicted loss" in first
@@ -326,7 +326,7 @@ def recorded(run: Path, decision: Decision) -> Path:
     return run
 
 
-def test_plain_text_tells_the_way_on_and_lists_the_front(
+def test_plain_text_says_the_continuation_and_lists_the_front(
     decision: Decision,
     run_builder: Callable[[int], Path],
     fixed_console: Callable[..., Console],
@@ -343,7 +343,7 @@ def test_plain_text_tells_the_way_on_and_lists_the_front(
     assert [line for line in table[1:13] if line.startswith("*")] == [table[4]]
 
 
-def test_json_holds_the_way_on_and_the_front(
+def test_json_holds_the_continuation_and_the_front(
     decision: Decision,
     run_builder: Callable[[int], Path],
     fixed_console: Callable[..., Console],
@@ -471,7 +471,7 @@ def test_a_view_fits_its_width(
         assert max(map(len, text.splitlines())) <= width
 
 
-def test_show_tells_of_it_in_all_forms(
+def test_show_shows_it_in_all_forms(
     fixed_console: Callable[..., Console],
     shown: Callable[[Console], str],
     run_builder: Callable[[int], Path],

@@ -172,7 +172,7 @@ def test_a_schedule_file_is_drawn_at_its_own_length(
     assert axis.split()[2:-1] == ["0", "10", "20", "30", "40"]
 
 
-def test_a_schedule_in_fractions_is_drawn_for_a_length_that_is_told(
+def test_a_schedule_in_fractions_is_drawn_for_a_length_that_is_named(
     printed: Callable[..., str], tmp_path: Path
 ) -> None:
     text = preset("constant", SPEC, 40, RECIPES["deit"].strength).to_yaml()
@@ -230,7 +230,7 @@ def test_a_cyclic_keep_rate_takes_one_row(printed: Callable[..., str]) -> None:
     assert "0.2 to 1" in row
 
 
-def test_which_blocks_train_is_told(printed: Callable[..., str]) -> None:
+def test_which_blocks_train_is_reported(printed: Callable[..., str]) -> None:
     for plain in (True, False):
         text = printed("unfreezing", spec=ZOO["deit-s"], plain=plain)
         assert "3 of 12" in text
@@ -242,7 +242,7 @@ def test_which_blocks_train_is_told(printed: Callable[..., str]) -> None:
     )
 
 
-def test_a_training_tells_which_blocks_train() -> None:
+def test_a_training_says_which_blocks_train() -> None:
     schedule = preset("unfreezing", ZOO["vit-mu"], 4, RECIPES["digits"].strength)
     begun = StageStarted(
         step=22, stop_step=44, stage=1, subnet=ZOO["vit-mu"].full, curriculum=Curriculum()

@@ -167,7 +167,7 @@ def test_going_on_continues_the_segment_that_was_interrupted() -> None:
     assert [(p.start_step, p.stop_step) for p in state.segments] == [(0, 1000)]
 
 
-def test_a_decision_that_is_told_again_counts_once(events: list[Event]) -> None:
+def test_a_decision_that_is_reported_again_counts_once(events: list[Event]) -> None:
     state = fold(events)
     again = next(event for event in events if event.kind == "decided")
     assert len(reduce(state, again).decisions) == 3
@@ -307,7 +307,7 @@ def test_the_time_left_of_a_growing_search_does_not_rise() -> None:
     assert all(after <= 1.01 * before for (_, before), (_, after) in pairwise(forecasts))
 
 
-def test_steps_of_a_search_by_time_are_told_when_there_is_a_plan() -> None:
+def test_steps_of_a_search_by_time_are_shown_when_there_is_a_plan() -> None:
     state = by_time(COSTS, at_fraction(400, 0.1, trained=40.0))
     assert state.shown_total_steps is None
     planned = decided(400, 40, ((40, SMALL), (200, FULL)))

@@ -57,7 +57,7 @@ def test_mean_cost_weighs_segments_by_their_steps() -> None:
     assert track.mean_step_cost() == pytest.approx(expected)
 
 
-def test_measured_speed_up_needs_every_cell() -> None:
+def test_measured_speed_up_needs_every_step() -> None:
     costs = {"d6 r128": 1.0, "d8 r160": 2.0, "d10 r192": 4.0}
     assert linear_track().measured_speed_up(costs) is None
     assert linear_track().measured_speed_up({**costs, "d12 r224": 5.0}) == pytest.approx(20 / 12)

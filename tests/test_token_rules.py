@@ -1,4 +1,4 @@
-"""What a schedule may ask of tokens and of sandwich steps, each broken law told in one line."""
+"""What a schedule may ask of tokens and of sandwich steps, each broken rule reported in one line."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ BROKEN: dict[str, tuple[ModelSpec, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("spec", "stage", "message"), BROKEN.values(), ids=BROKEN)
-def test_a_broken_law_is_told_in_one_line(
+def test_a_broken_rule_is_reported_in_one_line(
     spec: ModelSpec, stage: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
