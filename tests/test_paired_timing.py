@@ -135,7 +135,7 @@ def test_without_time_for_a_round_the_first_round_counts() -> None:
 def test_one_disturbance_counts_for_nothing_where_there_are_few_rounds(
     slow_from: float, limit: float
 ) -> None:
-    """Quiet, the timed steps are at 1, 2.5, 4 and 5.5 s: one is in the first round of each program, one later."""
+    """The timed steps are at 1, 2.5, 4 and 5.5 s: one is in the first round of each program, one later."""
     machine = Machine(
         {"full": 1.0, "half": 0.5}, lambda now: 3.0 if slow_from <= now < slow_from + 0.4 else 1.0
     )
