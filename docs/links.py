@@ -1,7 +1,7 @@
 """A hook of MkDocs for links that leave ``docs/``, such as ``../runs/README.md``.
 
-On GitHub they work as they stand. The site holds ``docs/`` alone, so there such a link leads to the repository
-(``repo_url`` of ``mkdocs.yml``, if it is set) or becomes plain text.
+On GitHub they work as they stand. The site holds ``docs/`` alone, so there such a link leads to the
+repository (``repo_url`` of ``mkdocs.yml``, if it is set) or becomes plain text.
 """
 
 from __future__ import annotations
