@@ -176,7 +176,7 @@ def check_loading(data: DataSettings, seconds: float) -> Finding:
 def _refused(subject: str, error: AutoprogError) -> Finding:
     cure = error.cure if isinstance(error, ConfigError) else ""
     found = str(error).removesuffix(f"; {cure}")
-    return Finding(subject, "wrong", found, cure or "see the layouts in the README")
+    return Finding(subject, "wrong", found, cure or "see the layouts in docs/data.md")
 
 
 def _loading_speed(
