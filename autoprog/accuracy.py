@@ -1,4 +1,4 @@
-"""What an accuracy is worth: beside the share of the largest class, by class, and by the number of images."""
+"""What an accuracy is worth (beside the largest class, by class, by the number of images); class names."""
 
 from __future__ import annotations
 
@@ -8,14 +8,56 @@ from collections.abc import Sequence
 __all__ = [
     "balanced_accuracy",
     "class_accuracies",
+    "class_difference",
     "is_unbalanced",
-    "largest_class_share",
+    "largest_class_fraction",
     "no_better_than_a_class",
+    "order_of",
     "sampling_error",
+    "some",
 ]
+
 
 _Z = 1.96  # 95 % of a normal distribution
 _UNBALANCED = 1.2
+_MAX_NAMED = 3
+
+
+# Class names of a run beside those of other images or other weights.
+
+
+def class_difference(found: Sequence[str], expected: Sequence[str]) -> str:
+    """Return in words how class names differ from the expected ones; empty for the same in the same order."""
+    known, held = set(expected), set(found)
+    new = [name for name in found if name not in known]
+    missing = [name for name in expected if name not in held]
+    parts = [
+        f"{some(names)} {'is' if len(names) == 1 else 'are'} {word}"
+        for names, word in ((new, "new"), (missing, "missing"))
+        if names
+    ]
+    if parts or list(found) == list(expected):
+        return " and ".join(parts)
+    number = next(k for k, pair in enumerate(zip(found, expected, strict=True)) if len({*pair}) > 1)
+    return f"in another order: class {number} is {found[number]!r}, not {expected[number]!r}"
+
+
+def order_of(names: Sequence[str], among: Sequence[str]) -> list[int] | None:
+    """Return the number that each name has among others; None if one is not there."""
+    numbers = {name: number for number, name in enumerate(among)}
+    if not all(name in numbers for name in names):
+        return None
+    return [numbers[name] for name in names]
+
+
+def some(names: Sequence[str]) -> str:
+    """Return the first few of some names, and how many more there are."""
+    text = ", ".join(map(repr, names[:_MAX_NAMED]))
+    more = len(names) - _MAX_NAMED
+    return f"{text} and {more} more" if more > 0 else text
+
+
+# Accuracies.
 
 
 def class_accuracies(correct: Sequence[int], images: Sequence[int]) -> list[float | None]:
@@ -32,30 +74,30 @@ def balanced_accuracy(correct: Sequence[int], images: Sequence[int]) -> float:
     return math.fsum(known) / len(known) if known else math.nan
 
 
-def largest_class_share(images: Sequence[int]) -> float:
-    """Return the share of the images that the largest class has: what naming it each time gets right."""
+def largest_class_fraction(images: Sequence[int]) -> float:
+    """Return the fraction of the images that the largest class has: what naming it each time gets right."""
     return max(images, default=0) / max(1, sum(images))
 
 
-def is_unbalanced(largest_share: float, num_classes: int) -> bool:
-    """Tell whether the largest class has a fifth more images than the mean one, or more."""
-    return largest_share * num_classes >= _UNBALANCED
+def is_unbalanced(largest_fraction: float, num_classes: int) -> bool:
+    """Return whether the largest class has a fifth more images than the mean one, or more."""
+    return largest_fraction * num_classes >= _UNBALANCED
 
 
 def no_better_than_a_class(
-    top1: float, largest_share: float, num_images: int | None = None
+    top1: float, largest_fraction: float, num_images: int | None = None
 ) -> str | None:
     """Return a warning where `top1`, in per cent, is no more than the largest class alone would give.
 
     So it is where it is more by no more than the sampling error of `num_images`.
     """
-    share = f"the share of the largest class ({100 * largest_share:.1f} % of the validation images)"
-    if top1 <= 100.0 * largest_share + 1e-6:
+    fraction = f"the fraction of the largest class ({100 * largest_fraction:.1f} % of the validation images)"
+    if top1 <= 100.0 * largest_fraction + 1e-6:
         why = "the network has learnt nothing beyond it"
-        return f"top-1 of {top1:.2f} % is not above {share}: {why}"
-    if num_images and top1 - sampling_error(top1, num_images) <= 100.0 * largest_share:
+        return f"top-1 of {top1:.2f} % is not above {fraction}: {why}"
+    if num_images and top1 - sampling_error(top1, num_images) <= 100.0 * largest_fraction:
         why = f"of {num_images:,} images that may be chance"
-        return f"top-1 of {top1:.2f} % is hardly above {share}: {why}"
+        return f"top-1 of {top1:.2f} % is hardly above {fraction}: {why}"
     return None
 
 
@@ -64,6 +106,6 @@ def sampling_error(top1: float, num_images: int) -> float:
 
     It is above 0 where all or none are right, where the normal approximation is not.
     """
-    share, z2 = top1 / 100.0, _Z**2
-    spread = math.sqrt(share * (1.0 - share) / num_images + z2 / (4.0 * num_images**2))
+    fraction, z2 = top1 / 100.0, _Z**2
+    spread = math.sqrt(fraction * (1.0 - fraction) / num_images + z2 / (4.0 * num_images**2))
     return 100.0 * _Z * spread / (1.0 + z2 / num_images)

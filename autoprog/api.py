@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from autoprog.cli import build_parser, flags_of
+from autoprog.cli import build_parser
 from autoprog.commands import search, train
 from autoprog.errors import ConfigError, suggest
+from autoprog.options import number_text
 from autoprog.runs import Run, load_run
 
 __all__ = ["run_search", "run_training"]
@@ -24,10 +25,10 @@ def run_search(model: str | None = None, **flags: Any) -> Run:
         **flags: Flags of ``autoprog search`` with underscores, such as ``data="DIR"`` or ``epochs=100``.
 
     Raises:
-        ConfigError: If a flag is unknown or breaks a law.
+        ConfigError: If a flag is unknown, or its value is refused.
         RunError: If the run fails.
     """
-    return _carry_out("search", search.execute, {"model": model, **flags})
+    return load_run(search.execute(_arguments("search", {"model": model, **flags})))
 
 
 def run_training(schedule: str | Path, **flags: Any) -> Run:
@@ -38,35 +39,61 @@ def run_training(schedule: str | Path, **flags: Any) -> Run:
         **flags: Flags of ``autoprog train`` with underscores.
 
     Raises:
-        ConfigError: If a flag is unknown or breaks a law.
+        ConfigError: If a flag is unknown, or its value is refused.
         RunError: If the run fails.
     """
-    return _carry_out("train", train.execute, {"schedule": str(schedule), **flags})
+    return load_run(train.execute(_arguments("train", {"schedule": schedule, **flags})))
 
 
-def _carry_out(
-    command: str, execute: Callable[[argparse.Namespace], Path], flags: dict[str, Any]
-) -> Run:
-    parser = build_parser(command)
-    words = [command]
-    known = {flag[2:].replace("-", "_") for flag in flags_of(parser, command)}
-    for name, value in flags.items():
-        if name not in known:
-            raise ConfigError(f"run_{command}", name, "unknown argument", cure=suggest(name, known))
-        words += _words(name, value)
-    try:
-        args = parser.parse_args(words)
-    except SystemExit:  # argparse has said on standard error which value is at fault
-        raise ConfigError(f"run_{command}", "", "must get values that the flags take") from None
-    return load_run(execute(args))
+def _arguments(command: str, values: Mapping[str, Any]) -> argparse.Namespace:
+    """Return what the parser of a command would make of flags with these values.
+
+    Raises:
+        ConfigError: If a flag is unknown, or does not take its value.
+    """
+    parser, where = build_parser(command), f"run_{command}"
+    (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    actions = {
+        flag[2:].replace("-", "_"): action
+        for action in commands.choices[command]._actions
+        for flag in action.option_strings
+        if flag.startswith("--") and action.dest != "help"
+    }
+    args = argparse.Namespace(command=command)
+    for action in actions.values():
+        if action.default is not argparse.SUPPRESS:
+            setattr(args, action.dest, action.default)
+    for name, value in values.items():
+        if name not in actions:
+            raise ConfigError(where, name, "unknown argument", hint=suggest(name, actions))
+        if value is not None and value is not False:
+            setattr(args, actions[name].dest, _value(actions[name], value, where, name))
+    return args
 
 
-def _words(name: str, value: Any) -> list[str]:
-    """Return a flag as the command line would have it."""
-    flag = "--" + name.replace("_", "-")
-    if value is True:
-        return [flag]
-    if value is None or value is False:
-        return []
-    values = value if isinstance(value, list | tuple) else [value]
-    return [flag, *map(str, values)]
+def _value(action: argparse.Action, value: Any, where: str, name: str) -> Any:
+    """Return a value as its flag has it: a number in its bounds, one of its words, or a text."""
+    if value is True and (action.nargs in (0, "?")):
+        return action.const  # as the flag alone
+    if action.nargs == 0:
+        raise ConfigError(where, name, "must be True or False", value)
+    # A flag with several values takes a list or a pair of them.
+    several = action.nargs is not None and action.nargs != "?"
+    given = value if several and isinstance(value, list | tuple) else [value]
+    if isinstance(action.nargs, int) and len(given) != action.nargs:
+        raise ConfigError(where, name, f"must be {action.nargs} values", value)
+    found = []
+    for one in given:
+        # As a word of the command line, so that bounds and choices hold here as they do there.
+        text = number_text(one)
+        if callable(action.type):
+            try:
+                found.append(action.type(text))
+            except argparse.ArgumentTypeError as error:
+                raise ConfigError(where, name, str(error)) from None
+        elif action.choices is not None and text not in action.choices:
+            known = ", ".join(map(str, action.choices))
+            raise ConfigError(where, name, f"must be one of {known}", one)
+        else:
+            found.append(text)
+    return found if several else found[0]

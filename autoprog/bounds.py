@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pydantic_core import CoreSchema
 
 __all__ = [
-    "MOST_STEPS",
+    "MAX_STEPS",
     "Amount",
     "AnyEpochs",
     "Aspect",
@@ -44,23 +44,25 @@ __all__ = [
     "Few",
     "FewOrNone",
     "FewValues",
-    "Fraction",
+    "FractionBelowOne",
     "GradientNorm",
     "Heads",
     "Index",
     "Jitter",
     "Length",
+    "LevelEpochs",
     "LoaderProcesses",
     "Many",
     "Measured",
     "MicroBatches",
     "Minutes",
     "MixingAlpha",
+    "OpenFraction",
     "PassedEpochs",
     "Percent",
-    "PlateauEpochs",
     "Points",
     "Port",
+    "PositiveFraction",
     "PrefixTokens",
     "ProcessNumber",
     "Processes",
@@ -73,20 +75,18 @@ __all__ = [
     "Seconds",
     "Seed",
     "Several",
-    "Share",
-    "ShareBelowOne",
     "SignedSeconds",
     "SomeAmount",
     "SomeRate",
     "SomeScale",
     "SomeSeconds",
-    "SomeShare",
     "SomeSteps",
     "Steps",
     "TerminalSize",
     "Threads",
     "Ticks",
     "Times",
+    "UnitInterval",
     "UnixSeconds",
     "Visits",
     "WeightDecay",
@@ -101,8 +101,8 @@ __all__ = [
 
 _NUMBER = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]{1,4})?")
 _WHOLE_NUMBER = re.compile(r"[-+]?[0-9]+")
-MOST_STEPS = 10**9
-_MOST_DIGITS = 400  # Python refuses whole numbers of more than 4,300 with an error of its own
+MAX_STEPS = 10**9
+_MAX_DIGITS = 400  # Python refuses whole numbers of more than 4,300 with an error of its own
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Range:
     word: str = ""
 
     @property
-    def law(self) -> str:
+    def problem(self) -> str:
         """Return what must hold, for errors."""
         kind = "a whole number" if self.whole else "a number"
         kind = f"0 or {kind}" if self.or_zero else kind
@@ -140,11 +140,11 @@ class Range:
         if self.word and text == self.word:
             return text
         is_whole = _WHOLE_NUMBER.fullmatch(text) is not None
-        if len(text) <= _MOST_DIGITS and (is_whole if self.whole else _NUMBER.fullmatch(text)):
+        if len(text) <= _MAX_DIGITS and (is_whole if self.whole else _NUMBER.fullmatch(text)):
             number = int(text) if is_whole else float(text)
             if number in self:
                 return number
-        raise argparse.ArgumentTypeError(f"{self.law}, but got {brief(text)}")
+        raise argparse.ArgumentTypeError(f"{self.problem}, but got {brief(text)}")
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
@@ -169,13 +169,13 @@ class Range:
         return core.custom_error_schema(
             core.union_schema(numbers, mode="left_to_right"),
             custom_error_type="number_type",
-            custom_error_message=self.law,
+            custom_error_message=self.problem,
         )
 
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        """Return what an editor is told of it."""
+        """Return what a JSON Schema says of it, for editors."""
         kind = "integer" if self.whole else "number"
         low = 0 if self.or_zero else self.low
         number = {"type": kind, "minimum": low, "maximum": self.high}
@@ -217,37 +217,37 @@ class FewValues(argparse.Action):
     ) -> None:
         """Store the values (a method that argparse calls)."""
         if values is not None and len(values) > self.most:
-            law = f"must be at most {self.most} values, but got {len(values):,} of them"
-            raise argparse.ArgumentError(self, law)
+            problem = f"must be at most {self.most} values, but got {len(values):,} of them"
+            raise argparse.ArgumentError(self, problem)
         setattr(namespace, self.dest, values)
 
 
 # Counts.
+# Images, pairs, ticks: things of which there may be none. The largest public set has 6 · 10^9 images.
 Count = Annotated[int, Range(0, 10**10, whole=True)]
-"""Images, pairs, ticks: things of which there may be none. The largest public set has 6 · 10^9 images."""
+# What each costs a training or a loop over all others: stages, decisions, candidates, repeats.
 Few = Annotated[int, Range(1, 1_000, whole=True)]
-"""What each costs a training or a loop over all others: stages, decisions, candidates, repeats."""
+# Subnets whose order is compared: of fewer there is none to speak of.
 Compared = Annotated[int, Range(4, 1_000, whole=True)]
-"""Subnets whose order is compared: of fewer there is none to speak of."""
 Several = Annotated[int, Range(2, 1_000, whole=True)]
+# What each costs a moment: trials, evaluations, timed steps.
 Many = Annotated[int, Range(1, 100_000, whole=True)]
-"""What each costs a moment: trials, evaluations, timed steps."""
+# Schedules of one decision: Optuna takes milliseconds for each, and more of them as they get more.
 Proposals = Annotated[int, Range(1, 2_000, whole=True)]
-"""Schedules of one decision: Optuna takes milliseconds for each, and more of them as they get more."""
 FewOrNone = Annotated[int, Range(0, 1_000, whole=True)]
+# The number of one of a list that is counted from 0.
 Index = Annotated[int, Range(0, 10**6, whole=True)]
-"""The number of one of a list that is counted from 0."""
-Steps = Annotated[int, Range(0, MOST_STEPS, whole=True)]
-SomeSteps = Annotated[int, Range(1, MOST_STEPS, whole=True)]
+Steps = Annotated[int, Range(0, MAX_STEPS, whole=True)]
+SomeSteps = Annotated[int, Range(1, MAX_STEPS, whole=True)]
 Bytes = Annotated[int, Range(0, 2**50, whole=True)]
+# torch and numpy take seeds of 63 bits.
 Seed = Annotated[int, Range(0, 2**63 - 1, whole=True)]
-"""torch and numpy take seeds of 63 bits."""
 ProcessNumber = Annotated[int, Range(0, 2**31 - 1, whole=True)]
 Ticks = Annotated[int, Range(0, 2**63 - 1, whole=True)]
 
 # How a machine is used.
+# OpenMP fails to make a million threads by a segmentation fault.
 Threads = Annotated[int, Range(1, 1_024, whole=True)]
-"""OpenMP fails to make a million threads by a segmentation fault."""
 LoaderProcesses = Annotated[int | Literal["auto"], Range(0, 256, whole=True, word="auto")]
 Workers = Annotated[int, Range(1, 256, whole=True)]
 Processes = Annotated[int, Range(1, 1_024, whole=True)]
@@ -271,40 +271,40 @@ WhiteLevel = Annotated[float, Range(1e-6, 1e9)]
 
 # Lengths and times.
 Epochs = Annotated[float, Range(1e-6, 100_000)]
-PlateauEpochs = Annotated[float, Range(1e-9, 100_000)]
-"""A part of a stage, which may be one of a thousand plateaus."""
+# A part of a stage, which may be one of a thousand levels of a ramp.
+LevelEpochs = Annotated[float, Range(1e-9, 100_000)]
 AnyEpochs = Annotated[float, Range(1e-6, 100_000, or_zero=True)]
+# Of a run by time there may be more than anybody asks for.
 PassedEpochs = Annotated[float, Range(0, 1e9)]
-"""Of a run by time there may be more than anybody asks for."""
-Length = Annotated[float | Literal["rest"], Range(1e-9, MOST_STEPS, word="rest")]
-"""Of a stage, in whatever unit: down to one of a thousand stages of the shortest run."""
+# Of a stage, in whatever unit: down to one of a thousand stages of the shortest run.
+Length = Annotated[float | Literal["rest"], Range(1e-9, MAX_STEPS, word="rest")]
 Seconds = Annotated[float, Range(0, 1e10)]
 SignedSeconds = Annotated[float, Range(-1e10, 1e10)]
+# What a step takes: no nanosecond is measured.
 SomeSeconds = Annotated[float, Range(1e-9, 1e10)]
-"""What a step takes: no nanosecond is measured."""
+# Seconds that somebody grants: up to ten years.
 Budget = Annotated[float, Range(1e-3, 10 * 365 * 86_400)]
-"""Seconds that somebody grants: up to ten years."""
+# Since 1970; the calendar of Python ends in the year 9999.
 UnixSeconds = Annotated[float, Range(0, 1e11)]
-"""Since 1970; the calendar of Python ends in the year 9999."""
 Minutes = Annotated[float, Range(0, 10 * 365 * 1_440)]
+# Steps that each subnet of a supernet phase gets, on average.
 Visits = Annotated[float, Range(1e-3, 10**6)]
-"""Steps in which each subnet of a supernet phase has its turn."""
 Days = Annotated[float, Range(0, 100_000)]
 
 # Shares, rates and measures.
-Share = Annotated[float, Range(0, 1)]
-SomeShare = Annotated[float, Range(1e-6, 1)]
-Fraction = Annotated[float, Range(1e-6, 1 - 1e-6)]
-ShareBelowOne = Annotated[float, Range(0, 1 - 1e-6)]
+UnitInterval = Annotated[float, Range(0, 1)]
+PositiveFraction = Annotated[float, Range(1e-6, 1)]
+OpenFraction = Annotated[float, Range(1e-6, 1 - 1e-6)]
+FractionBelowOne = Annotated[float, Range(0, 1 - 1e-6)]
+# Of an image size, a keep-rate, a magnitude or a rate.
 RampEnd = Annotated[float, Range(1e-6, 4_096, or_zero=True)]
-"""Of an image size, a keep-rate, a magnitude or a rate."""
+# One of them on the way, of as many levels as there may be.
 CurveValue = Annotated[float, Range(1e-12, 4_096, or_zero=True)]
-"""One of them on the way, of as many plateaus as there may be."""
+# Images are enlarged by its inverse before they are cropped.
 CropPct = Annotated[float, Range(0.25, 1)]
-"""Images are enlarged by its inverse before they are cropped."""
 DropPath = Annotated[float, Range(0, 0.99)]
+# A mean over classes may come out above 100 by rounding.
 Percent = Annotated[float, Range(0, 100 + 1e-6)]
-"""A mean over classes may come out above 100 by rounding."""
 Points = Annotated[float, Range(1e-6, 100)]
 Correlation = Annotated[float, Range(-1, 1)]
 CorrelationGain = Annotated[float, Range(-2, 2)]
@@ -312,14 +312,14 @@ SomeRate = Annotated[float, Range(1e-12, 1_000)]
 Rate = Annotated[float, Range(0, 1_000)]
 WeightDecay = Annotated[float, Range(0, 1_000)]
 GradientNorm = Annotated[float, Range(1e-9, 1e9, or_zero=True)]
+# Of a beta distribution, from which numpy draws what is no number for still smaller ones.
 MixingAlpha = Annotated[float, Range(1e-6, 1_000, or_zero=True)]
-"""Of a beta distribution, from which numpy draws what is no number for still smaller ones."""
 Jitter = Annotated[float, Range(0, 10)]
 Aspect = Annotated[float, Range(0.01, 100)]
 SomeScale = Annotated[float, Range(1e-3, 64)]
 Scale = Annotated[float, Range(1e-3, 64, or_zero=True)]
 Times = Annotated[float, Range(1e-3, 1_000)]
+# Whatever a run measures or predicts: what float32 can hold, so that diverging runs can be written down.
 Measured = Annotated[float, Range(-3.4e38, 3.4e38)]
-"""Whatever a run measures or predicts: what float32 can hold, so that diverging runs can be written down."""
 Amount = Annotated[float, Range(0, 3.4e38)]
 SomeAmount = Annotated[float, Range(1e-12, 3.4e38)]

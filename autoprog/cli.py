@@ -10,7 +10,7 @@ import importlib
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -21,28 +21,29 @@ from autoprog.errors import AutoprogError, suggest
 from autoprog.libwarnings import passed_on
 from autoprog.printable import brief, one_line, say
 
-__all__ = ["COMMANDS", "build_parser", "flags_of", "main"]
+__all__ = [
+    "COMMANDS",
+    "RENAMED_COMMANDS",
+    "RENAMED_FLAGS",
+    "add_subcommands",
+    "build_parser",
+    "flags_of",
+    "main",
+]
 
 COMMANDS = {
     "search": "find a growth schedule and train along it",
     "train": "train along a schedule: a file or a preset",
-    "show": "draw a run, a schedule file or a preset",
+    "show": "draw a run, a schedule file or a preset, or take a run's decisions again",
     "compare": "set finished runs side by side: accuracy, time, compute and memory",
     "inspect": "look through runs in the terminal, also while they train",
-    "schedules": "list the schedules that have a name",
-    "models": "list the models that have a short name, or those of timm that can grow",
-    "spaces": "list the search spaces that ship with autoprog",
-    "evaluate": "accuracy, speed and compute of weights over image sizes and keep-rates",
-    "export": "write a run's final weights for timm, the Hugging Face hub, torch.export or ONNX",
-    "cache": "list the decoded images that --cache keeps on disk, or remove them",
-    "log": "pass a run on to TensorBoard or Weights & Biases",
-    "init": "write a commented starter file of a search space, a recipe or a schedule",
-    "schema": "print the JSON Schema of a search space, a schedule or a recipe, for editors",
-    "completion": "print a script that completes commands, flags and names in a shell",
-    "doctor": "check what would be slow or wrong on this machine",
-    "bench": "measure the runner, its costs and its schedules on this machine",
     "verify": "compare a search or a schedule with the baseline, paired by seed, and judge",
-    "stress": "kill a run at random points and compare how it ends",
+    "bench": "measure the runner, costs and presets on this machine, run a tier, or stress a run",
+    "evaluate": "accuracy, speed and compute of weights over image sizes and keep-rates",
+    "export": "write final weights for timm, the Hugging Face hub or ONNX, or a run's log for W&B",
+    "list": "list models, search spaces, presets or the caches of decoded images",
+    "init": "write a starter file, its JSON Schema, or a shell's completion script",
+    "doctor": "check what would be slow or wrong on this machine",
 }
 
 _WITH_TORCH = {"search", "train", "evaluate", "export", "verify", "bench"}
@@ -52,22 +53,57 @@ _EXAMPLES = """examples:
   autoprog search --model deit-s --data DIR         on your images: DIR/train and DIR/val, or .tar files
   autoprog train --schedule runs/…/best.yaml        repeat what was found
   autoprog train --schedule linear --model deit-s   AutoProg's hand-made ramp
-  autoprog schedules                                what other schedules there are
+  autoprog list presets                             what other schedules there are
   autoprog show runs/…                              what was decided, and why
   autoprog compare runs/… runs/…                    accuracy, time and compute side by side
   autoprog inspect                                  move through all runs and their views by keys
   autoprog evaluate runs/… --grid                   accuracy over image sizes and keep-rates
-  autoprog bench runner --schedule linear --model deit-s --data DIR    how fast the runner is here
   autoprog verify --search --model deit-s --data DIR --seeds 5         is the speed-up real
-  autoprog stress -- train --schedule linear --model vit-mu            kill it 20 times, compare the bits
+  autoprog bench runner --schedule linear --model deit-s --data DIR    how fast the runner is here
+  autoprog bench stress -- train --schedule linear --model vit-mu      kill it 20 times, compare the bits
 """
+
+RENAMED_COMMANDS = {
+    "schedules": "list presets",
+    "models": "list models",
+    "spaces": "list spaces",
+    "cache": "list caches [--remove NAME …]",
+    "log": "export RUN --format tensorboard|wandb",
+    "schema": "init space|recipe|schedule --schema",
+    "completion": "init completion bash|zsh|tcsh",
+    "stress": "bench stress -- train|search …",
+}
+"""The commands of schema 1, and what each is now."""
+
+RENAMED_FLAGS = {
+    "--data-share": "--data-fraction",
+    "--supernet-share": "--supernet-fraction",
+    "--search-share": "--search-fraction",
+    "--min-full-share": "--min-full-fraction",
+    "--warmup-share": "--warmup-fraction",
+    "--decay-share": "--decay-fraction",
+    "--time-share": "--cost-fraction",
+    "--tail-trials": "--continuation-trials",
+    "--grow-op": "--grow-init ema|copy|zero",
+    "--grow-map": "--grow-placement interpolate|stack",
+    "--grow-source": "--grow-old-blocks keep|ema",
+    "--grow-state": "--grow-optimizer-state copy|fresh|reset",
+}
+"""The flags of schema 1, and what each is now."""
+
+_MOVED_FLAGS = {
+    ("search", "--replay"): "autoprog show RUN --replay",
+    ("bench", "--tier"): "autoprog bench tier NAME",
+}
+"""Flags that have left a command, and where what they did is now."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; return its exit code."""
-    # Read by GNU OpenMP when torch loads: how long a waiting thread spins before it sleeps. By default so
-    # long that any other busy process stalls training. Measured, seconds a step of a small ViT with 2 threads
-    # on 2 cores: alone 0.16 by default and 0.16 so; beside two busy processes 0.64 and 0.35.
+    # Read by GNU OpenMP when torch loads: how long a waiting thread spins before it sleeps, by
+    # default so long that any other busy process stalls training. Measured, seconds a step of a
+    # small ViT with 2 threads on 2 cores: alone 0.16 by default and 0.16 with this; beside two busy
+    # processes 0.64 and 0.35.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     if "WORLD_SIZE" in os.environ:  # else torch advises against what supernets need, on every rank
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -75,17 +111,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # what an output cannot show is no reason to fail
         sys.stdout.reconfigure(errors="replace")
     given = list(sys.argv[1:] if arguments is None else arguments)
-    parser = build_parser(_first_word(given))
+    first = next((word for word in given if not word.startswith("-")), None)
+    parser = build_parser(first)
+    if old := _old_spelling(parser, first, given):
+        say(f"autoprog: {old}", file=sys.stderr)
+        return 2
     args, unknown = parser.parse_known_args(given)
-    if not _has_working_directory():  # before torch is loaded, which ends the process then
+    try:  # torch ends a process that has no working directory, so this is said before it is loaded
+        os.getcwd()
+    except OSError:
         say("autoprog: the working directory is gone; change to another one", file=sys.stderr)
         return 2
     if unknown:
-        near = suggest(unknown[0], flags_of(parser, args.command), list_all=False)
-        parser.error(f"unknown argument {unknown[0]}" + (f"; {near}" if near else ""))
+        parser.error(_about_unknown(_choices(parser)[args.command], args, unknown[0]))
     try:
         with passed_on(lambda text: say(f"autoprog: warning: {text}", file=sys.stderr)):
-            if args.command in _WITH_TORCH and sys.stderr.isatty():
+            is_log = getattr(args, "format", None) in ("tensorboard", "wandb")  # needs no torch
+            if args.command in _WITH_TORCH and not is_log and sys.stderr.isatty():
                 _load_torch()
             return _command(args.command).run(args)
     except AutoprogError as error:
@@ -126,7 +168,11 @@ def build_parser(command: str | None, *, all_flags: bool = False) -> argparse.Ar
         formatter_class=_HelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"autoprog {_version()}")
+    try:
+        release = version("autoprog")
+    except PackageNotFoundError:
+        release = "0 (not installed)"
+    parser.add_argument("--version", action="version", version=f"autoprog {release}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, summary in COMMANDS.items():
         sub = commands.add_parser(
@@ -142,11 +188,73 @@ def build_parser(command: str | None, *, all_flags: bool = False) -> argparse.Ar
     return parser
 
 
+def add_subcommands(
+    parser: argparse.ArgumentParser,
+    dest: str,
+    commands: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]],
+) -> None:
+    """Add the second words of a command, each with its summary and the function that adds its flags."""
+    second = parser.add_subparsers(dest=dest, required=True, metavar=dest.upper())
+    for name, (summary, add_flags) in commands.items():
+        sub = second.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            formatter_class=_HelpFormatter,
+            allow_abbrev=False,
+        )
+        # Without SUPPRESS the default here would overwrite what stood before the second word.
+        sub.add_argument(
+            "--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks"
+        )
+        add_flags(sub)
+
+
 def flags_of(parser: argparse.ArgumentParser, command: str) -> set[str]:
-    """Return the long flags of a command, such as ``--batch-size``."""
-    (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    options = (option for a in commands.choices[command]._actions for option in a.option_strings)
-    return {option for option in options if option.startswith("--")}
+    """Return the long flags of a command and of its second words, such as ``--batch-size``."""
+    return {flag for flag in _options(_choices(parser)[command]) if flag.startswith("--")}
+
+
+def _choices(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentParser]:
+    """Return the parsers of the next word, by that word; none for a parser without such a word."""
+    found = (a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    return next(found, {})
+
+
+def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
+    yield from (option for action in parser._actions for option in action.option_strings)
+    for sub in _choices(parser).values():
+        yield from _options(sub)
+
+
+def _about_unknown(parser: argparse.ArgumentParser, args: argparse.Namespace, argument: str) -> str:
+    """Return what is wrong with an argument that the command does not take, and the nearest it takes."""
+    flag = argument.partition("=")[0]
+    for action in parser._actions:  # the parser of the second word, if the command has one
+        if isinstance(action, argparse._SubParsersAction):
+            for word, other in action.choices.items():
+                if flag in _options(other) and word != getattr(args, action.dest):
+                    return f"{flag} must be given with {other.prog}"
+            parser = action.choices[getattr(args, action.dest)]
+    near = suggest(argument, [*_options(parser)], list_all=False)
+    return f"unknown argument {argument}" + (f"; {near}" if near else "")
+
+
+def _old_spelling(
+    parser: argparse.ArgumentParser, command: str | None, words: Sequence[str]
+) -> str | None:
+    """Return what the first command or flag of schema 1 is called now; None where there is none."""
+    if command in RENAMED_COMMANDS:
+        return f"{command} is now: autoprog {RENAMED_COMMANDS[command]}"
+    if command not in COMMANDS:
+        return None
+    # Words behind -- are flags too: those of the search that verify or bench stress starts.
+    flags, known = (word.partition("=")[0] for word in words), flags_of(parser, command)
+    for flag in flags:
+        now = RENAMED_FLAGS.get(flag) or _MOVED_FLAGS.get((command, flag))
+        if now is not None and flag not in known:
+            return f"{flag} is now: {now}"
+    return None
 
 
 class _HelpFormatter(RawDescriptionRichHelpFormatter):
@@ -163,17 +271,16 @@ class _Parser(argparse.ArgumentParser):
         if action.choices is None or value in action.choices:
             return
         known = [str(choice) for choice in action.choices]
-        if isinstance(action, argparse._SubParsersAction):
-            options = [
-                flag for one in self._actions for flag in one.option_strings
-            ]  # as for "help"
+        if isinstance(action, argparse._SubParsersAction) and action.dest == "command":
+            # "help" is nearest to --help
+            options = [flag for one in self._actions for flag in one.option_strings]
             near = suggest(str(value), [*known, *options], list_all=False)
-            law = f"unknown command {value!r}; {near or suggest('', known)}"
-            raise argparse.ArgumentError(None, law)
-        law = f"must be {' or '.join(filter(None, (', '.join(known[:-1]), known[-1])))}"
+            problem = f"unknown command {value!r}; {near or suggest('', known)}"
+            raise argparse.ArgumentError(None, problem)
+        problem = f"must be {' or '.join(filter(None, (', '.join(known[:-1]), known[-1])))}"
         near = suggest(str(value), known, list_all=False)
-        law += f", but got {value!r}" + (f"; {near}" if near else "")
-        raise argparse.ArgumentError(action, law)
+        problem += f", but got {value!r}" + (f"; {near}" if near else "")
+        raise argparse.ArgumentError(action, problem)
 
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
         """Refuse ``--flag=--``, of which argparse makes an empty list (a method that argparse calls)."""
@@ -202,14 +309,6 @@ def _cause(error: MemoryError | RecursionError | UnicodeEncodeError | OSError) -
             )
 
 
-def _has_working_directory() -> bool:
-    try:
-        os.getcwd()
-    except OSError:
-        return False
-    return True
-
-
 def _command(name: str):  # type: ignore[no-untyped-def]
     """Import one command's module: they are what pulls in torch, pydantic or rich."""
     return importlib.import_module(f"autoprog.commands.{name}")
@@ -219,18 +318,7 @@ def _load_torch() -> None:
     """Import what takes seconds, and say so meanwhile: a terminal that stays empty looks stuck."""
     sys.stderr.write("loading torch …")
     sys.stderr.flush()
-    for name in ("torch", "timm"):
+    for name in ("torch", "timm"):  # the two that take seconds; all else takes a tenth of one
         importlib.import_module(name)
     sys.stderr.write("\r\x1b[K")
     sys.stderr.flush()
-
-
-def _first_word(arguments: Sequence[str]) -> str | None:
-    return next((word for word in arguments if not word.startswith("-")), None)
-
-
-def _version() -> str:
-    try:
-        return version("autoprog")
-    except PackageNotFoundError:
-        return "0 (not installed)"

@@ -1,19 +1,30 @@
-"""Numbers in environment variables, which torchrun sets, or whoever starts the program."""
+"""What the environment says to a process: numbers that torchrun or a user sets, and the cores to use."""
 
 from __future__ import annotations
 
 import argparse
 import os
+from contextlib import suppress
 from typing import Any
 
-from autoprog.bounds import TerminalSize, range_of
+from autoprog.bounds import Processes, TerminalSize, range_of
 from autoprog.errors import ConfigError
 
-__all__ = ["VariableError", "forget_odd_sizes", "number_in", "optional_number_in"]
+__all__ = [
+    "CORES_VARIABLE",
+    "VariableError",
+    "forget_odd_sizes",
+    "number_in",
+    "optional_number_in",
+    "usable_cores",
+]
+
+CORES_VARIABLE = "PYTHON_CPU_COUNT"
+"""How many cores a process may use, whatever the machine has; Python 3.13 goes by it as well."""
 
 
 class VariableError(ConfigError):
-    """An environment variable that is missing or no number; each process tells of its own."""
+    """An environment variable that is missing or no number; each process says so of its own."""
 
     on_all_ranks = False
 
@@ -26,14 +37,14 @@ def number_in(variable: str, number: Any) -> int:
     """
     text = os.environ.get(variable)
     if text is None:
-        cure = "start with torchrun, or unset WORLD_SIZE"
-        raise VariableError(variable, "", "must be set where WORLD_SIZE is", cure=cure)
+        hint = "start with torchrun, or unset WORLD_SIZE"
+        raise VariableError(variable, "", "must be set where WORLD_SIZE is", hint=hint)
     bounds = range_of(number)
     try:
         return int(bounds(text))
     except argparse.ArgumentTypeError:
-        cure = "it is an environment variable: unset or correct it"
-        raise VariableError(variable, "", bounds.law, text, cure) from None
+        hint = "it is an environment variable: unset or correct it"
+        raise VariableError(variable, "", bounds.problem, text, hint) from None
 
 
 def optional_number_in(variable: str, number: Any, default: int) -> int:
@@ -53,3 +64,12 @@ def forget_odd_sizes() -> None:
             sizes(os.environ.get(variable, str(sizes.low)))
         except argparse.ArgumentTypeError:
             del os.environ[variable]
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process may use: what the environment says, else its affinity."""
+    given = os.environ.get(CORES_VARIABLE, "")
+    with suppress(argparse.ArgumentTypeError):  # what is no number of cores says nothing
+        return int(range_of(Processes)(given))
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1

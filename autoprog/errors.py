@@ -1,11 +1,13 @@
-"""What can go wrong, and how the user is told: one line, one exit code."""
+"""What can go wrong, and how the user reads it: one line, one exit code."""
 
 from __future__ import annotations
 
 import difflib
 import os
+import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from autoprog.printable import brief, one_line, printable
@@ -18,6 +20,7 @@ __all__ = [
     "RunError",
     "RunExistsError",
     "RunLockedError",
+    "command",
     "consistent",
     "suggest",
     "tell_at_once",
@@ -29,7 +32,7 @@ class AutoprogError(Exception):
 
     exit_code = 1
     on_all_ranks = True
-    """Whether the processes of a run meet it alike, so that one of them tells it."""
+    """Whether all processes of a run meet it alike, so that rank 0 alone prints it."""
 
     def __str__(self) -> str:
         """Return the message as one line, whatever names and values it quotes."""
@@ -37,26 +40,26 @@ class AutoprogError(Exception):
 
 
 class ConfigError(AutoprogError, ValueError):
-    """Input that breaks a law, told as *where: key: law, but got value; cure*.
+    """Input that cannot be used, as a sentence: *where: key: problem, but got value; hint*.
 
     Args:
         where: The file, flag or command that holds the value.
         key: The path of the value inside it, such as ``stages[2].img_size``; may be empty.
-        law: What must hold, as "must be …" or "unknown …".
+        problem: What is wrong, or what must hold, as "must be …" or "unknown …".
         value: The value that was given; left out of the message when it is :data:`ConfigError.NO_VALUE`.
-        cure: What to do about it.
+        hint: What to do about it.
     """
 
     exit_code = 2
-    NO_VALUE = object()
+    NO_VALUE = object()  # None is a value that a file may hold
 
     def __init__(
-        self, where: str, key: str, law: str, value: Any = NO_VALUE, cure: str = ""
+        self, where: str, key: str, problem: str, value: Any = NO_VALUE, hint: str = ""
     ) -> None:
-        self.where, self.key, self.law, self.value, self.cure = where, key, law, value, cure
+        self.where, self.key, self.problem, self.value, self.hint = where, key, problem, value, hint
         place = ": ".join(part for part in (where, key) if part)
         got = "" if value is ConfigError.NO_VALUE else f", but got {brief(value)}"
-        super().__init__(f"{place}: {law}{got}" + (f"; {cure}" if cure else ""))
+        super().__init__(f"{place}: {problem}{got}" + (f"; {hint}" if hint else ""))
 
 
 class RunError(AutoprogError):
@@ -85,7 +88,7 @@ class DivergedError(RunError):
 
 @contextmanager
 def consistent(where: str) -> Iterator[None]:
-    """Tell in one sentence that numbers do not go together, for whoever calculates with those of files.
+    """Say in one sentence that numbers do not go together, for whoever calculates with those of files.
 
     Each file of a run may be right and yet contradict another one, such as a decision between subnets whose
     costs are not on record. `where` names what was read.
@@ -98,8 +101,8 @@ def consistent(where: str) -> Iterator[None]:
     except AutoprogError:
         raise
     except (ArithmeticError, LookupError, ValueError) as error:
-        law = f"must hold values that go together, but they contradict each other ({error!r})"
-        raise ConfigError(where, "", law, cure="--debug shows where") from error
+        problem = f"must hold values that go together, but they contradict each other ({error!r})"
+        raise ConfigError(where, "", problem, hint="--debug shows where") from error
 
 
 def suggest(word: str, known: Iterable[str], list_all: bool = True) -> str:
@@ -110,6 +113,7 @@ def suggest(word: str, known: Iterable[str], list_all: bool = True) -> str:
     names = sorted(known)
     by_lower = {name.lower(): name for name in names}
     given = word.lower()
+    # A word that others begin with was cut short: similarity alone would prefer a shorter, other name.
     begun = [name for name in by_lower if len(given) >= 3 and name.startswith(given)]
     near = difflib.get_close_matches(given, begun or by_lower, n=1, cutoff=0.0 if begun else 0.6)
     if near:
@@ -121,3 +125,9 @@ def tell_at_once(text: str) -> None:
     """Write a line on standard error, unbuffered: a signal handler must leave buffered streams alone."""
     with suppress(OSError):  # nobody may be listening
         os.write(2, f"{printable(text)}\n".encode())
+
+
+def command(*words: str | Path) -> str:
+    """Return ``autoprog WORDS`` for a message to name, ready to be copied into a shell."""
+    # A path may hold spaces or $(…).
+    return shlex.join(["autoprog", *map(str, words)])

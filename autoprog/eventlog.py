@@ -6,14 +6,15 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from autoprog import migration
 from autoprog.errors import ConfigError
 from autoprog.events import Event, decode
-from autoprog.jsonlines import json_object, read_lines
+from autoprog.files import LONGEST_ROW_BYTES, json_object, read_lines
 
 __all__ = [
-    "MOST_PROGRESS",
+    "MAX_PROGRESS",
     "WHOLE_BYTES",
     "Row",
     "RowCounter",
@@ -21,25 +22,31 @@ __all__ = [
     "event_of",
     "event_row",
     "picked",
+    "read_chunk",
     "read_log",
 ]
+
 
 Row = dict[str, Any]
 
 WHOLE_BYTES = 1 << 22
 """A log up to this size is taken in row by row; of a longer one, progress is picked evenly."""
-MOST_PROGRESS = 4096
-_PROGRESS = b'"kind": "progressed"'  # in a text of JSON a quote has a backslash before it
+MAX_PROGRESS = 4096
+CHUNK_BYTES = 1 << 23
+_PROGRESS = (b'"kind": "step_logged"', b'"kind": "progressed"')  # as schema 2 and 1 call it
 
-# Runs of 50,000 evaluations and searches of 20,000 trials are read; to draw more would take minutes.
-_MOST_OFTEN = dict.fromkeys(("progressed", "evaluated", "checkpoint_saved", "warned"), 50_000)
-_MOST_OFTEN["trial_told"] = 20_000
-_MOST_OFTEN["run_started"] = 1_000
-_MOST_OF_OTHERS = 5_000
-_MOST_BYTES = 64 * 2**20
+# Runs of 50,000 evaluations and searches of 20,000 trials are read; to draw more would take
+# minutes.
+_MAX_OFTEN = dict.fromkeys(
+    ("step_logged", "evaluated", "checkpoint_saved", "warning_raised"), 50_000
+)
+_MAX_OFTEN["trial_finished"] = 20_000
+_MAX_OFTEN["run_started"] = 1_000
+_MAX_OF_OTHERS = 5_000
+_MAX_BYTES = 64 * 2**20
 _LONGEST_TIME = 40
+# What says which rows a later attempt replays.
 _OF_REPLAY = ("kind", "attempt", "step")
-"""What says which rows a later attempt replays."""
 
 
 class RowCounter:
@@ -63,12 +70,12 @@ class RowCounter:
         kind = row["kind"]
         self._rows[kind] += 1
         self._num_bytes += num_bytes
-        most = _MOST_OFTEN.get(kind, _MOST_OF_OTHERS)
+        most = _MAX_OFTEN.get(kind, _MAX_OF_OTHERS)
         if self._rows[kind] > most:
             raise ConfigError(self._where, "", f"must hold at most {most:,} events of a kind", kind)
-        if self._num_bytes > _MOST_BYTES:
-            law = f"must hold at most {_MOST_BYTES / 2**20:g} MiB beside progress"
-            raise ConfigError(self._where, "", law)
+        if self._num_bytes > _MAX_BYTES:
+            problem = f"must hold at most {_MAX_BYTES / 2**20:g} MiB beside progress"
+            raise ConfigError(self._where, "", problem)
 
 
 def read_log(path: Path) -> list[Event]:
@@ -80,7 +87,7 @@ def read_log(path: Path) -> list[Event]:
     lines, where = read_lines(path), str(path)
     numbers: Iterable[int | None] = count(1)
     if path.exists() and (size := path.stat().st_size) > WHOLE_BYTES:
-        lines, numbers = picked(lines, size // MOST_PROGRESS), iter(lambda: None, 0)
+        lines, numbers = picked(lines, size // MAX_PROGRESS), iter(lambda: None, 0)
     counter = RowCounter(where)
 
     def rows() -> Iterator[Row]:
@@ -99,16 +106,16 @@ def event_row(line: bytes, where: str, key: str = "") -> Row:
     Raises:
         ConfigError: If it is no row of an event log.
     """
-    row = json_object(line, where, key)
+    row = migration.event(json_object(line, where, key))
     if not isinstance(row.get("kind"), str) or not all(
         type(row.get(name)) is int and 0 <= row[name] < 2**63 for name in ("attempt", "step")
     ):
-        law = "must be an event with its kind, and its attempt and step as whole numbers from 0"
-        raise ConfigError(where, key, law)
+        problem = "must be an event with its kind, and its attempt and step as whole numbers from 0"
+        raise ConfigError(where, key, problem)
     time = row.get("time", "")
     if not isinstance(time, str) or len(time) > _LONGEST_TIME:
-        law = f"must be a text of at most {_LONGEST_TIME} letters"
-        raise ConfigError(where, f"{key}: time" if key else "time", law, time)
+        problem = f"must be a text of at most {_LONGEST_TIME} letters"
+        raise ConfigError(where, f"{key}: time" if key else "time", problem, time)
     return row
 
 
@@ -128,13 +135,19 @@ def effective_rows(rows: Iterable[Row]) -> list[Row]:
     ``checkpoint_saved`` row of that step are replayed and dropped; from step 0, all are. A crash may
     have lost that row; then the rows of later steps go. What trials before the training came to stays.
     """
+    # One pass over a log of any length: checkpoints are found by their step, not by searching back.
     kept: list[Row] = []
     saved: list[tuple[int, int]] = []  # where in `kept` a checkpoint of which step is
     saved_at: defaultdict[int, list[int]] = defaultdict(list)  # where they are, by their step
     for row in rows:
         if row["kind"] == "run_started" and row["attempt"] > 0:
-            start = _replay_start(kept, saved_at[row["step"]], row["step"])
-            kept[start:] = [one for one in kept[start:] if one["kind"] == "trial_told"]
+            step = row["step"]
+            if saved_at[step]:
+                start = saved_at[step][-1] + 1
+            else:  # from the beginning, or a crash lost the row of the checkpoint
+                later = (index for index, one in enumerate(kept) if one["step"] > step)
+                start = next(later, len(kept)) if step else 0
+            kept[start:] = [one for one in kept[start:] if one["kind"] == "trial_finished"]
             while saved and saved[-1][0] >= start:
                 saved_at[saved.pop()[1]].pop()
         elif row["kind"] == "checkpoint_saved":
@@ -144,24 +157,14 @@ def effective_rows(rows: Iterable[Row]) -> list[Row]:
     return kept
 
 
-def _replay_start(kept: list[Row], saved: list[int], step: int) -> int:
-    """Return where the rows begin that an attempt replays, which starts at `step`."""
-    if saved:
-        return saved[-1] + 1
-    if step == 0:
-        return 0
-    later = (index for index, row in enumerate(kept) if row["step"] > step)
-    return next(later, len(kept))
-
-
 def picked(lines: Iterable[bytes], spacing_bytes: int) -> Iterator[bytes]:
     """Yield all lines but those of progress that follow another within `spacing_bytes`.
 
-    The first and the last of each stretch of progress stay.
+    The first and the last of each run of progress rows stay.
     """
     last, since = b"", spacing_bytes
     for line in lines:
-        if _PROGRESS not in line:
+        if not any(kind in line for kind in _PROGRESS):
             if last:
                 yield last
             last, since = b"", spacing_bytes
@@ -174,3 +177,22 @@ def picked(lines: Iterable[bytes], spacing_bytes: int) -> Iterator[bytes]:
             since += len(line)
     if last:
         yield last
+
+
+def read_chunk(file: IO[bytes], where: str, offset: int) -> tuple[list[bytes], int]:
+    """Return the next whole lines of a log from `offset` on and their length in bytes; none at its end.
+
+    A half-written last line waits for the next call.
+
+    Raises:
+        ConfigError: If a line is too long to be one of ours.
+    """
+    file.seek(offset)
+    data = file.read(CHUNK_BYTES)
+    while b"\n" not in data and (more := file.read(CHUNK_BYTES)):
+        data += more
+        if len(data) > LONGEST_ROW_BYTES:
+            problem = f"must hold no line of more than {LONGEST_ROW_BYTES / 2**20:g} MiB"
+            raise ConfigError(where, "", problem)
+    length = data.rfind(b"\n") + 1
+    return data[:length].split(b"\n")[:-1], length

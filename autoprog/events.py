@@ -15,9 +15,9 @@ from autoprog.bounds import (
     Percent,
     Seconds,
     Seed,
-    Share,
     SignedSeconds,
     Steps,
+    UnitInterval,
     WorldSize,
 )
 from autoprog.curves import Curriculum
@@ -36,21 +36,22 @@ __all__ = [
     "Event",
     "Grown",
     "Interrupted",
-    "Progressed",
     "RunFinished",
     "RunStarted",
     "StageStarted",
+    "StepLogged",
     "SubnetTrained",
     "SupernetStarted",
-    "TrialTold",
-    "Warned",
+    "TrialFinished",
+    "WarningRaised",
     "decode",
     "encode",
 ]
 
 
 class _Event(FileModel):
-    model_config = ConfigDict(defer_build=True)  # until the first of its kind: all take 0.2 s
+    # Validators are built at the first event of their kind: all of them take 0.2 s.
+    model_config = ConfigDict(defer_build=True)
 
     step: Steps
 
@@ -59,7 +60,7 @@ class RunStarted(_Event):
     """A run begins or, with ``step`` above 0, goes on.
 
     ``epochs`` is the length that the schedule was resolved for, ``hardware`` the processor or the GPU that
-    each process has. ``num_classes`` is 1000 where a log of before does not tell. ``time_share`` is the
+    each process has. ``num_classes`` is 1000 where an older log does not say. ``cost_fraction`` is the
     length of a search that goes by the time of its steps, relative to the full model over all epochs;
     ``total_steps`` are then steps of the full model.
     """
@@ -76,7 +77,7 @@ class RunStarted(_Event):
     amp: Line
     seed: Seed
     time_budget_seconds: Seconds | None = None
-    time_share: Share | None = None
+    cost_fraction: UnitInterval | None = None
     world_size: WorldSize = 1
     hardware: Line = ""
     num_classes: Count = 1000
@@ -85,7 +86,7 @@ class RunStarted(_Event):
 class CostsMeasured(_Event):
     """The step seconds of some subnets of a search have been measured, before its first step.
 
-    ``num_measured`` of ``num_subnets`` have had a turn. ``left_seconds`` is what measuring takes at the most
+    ``num_measured`` of ``num_subnets`` have been timed. ``left_seconds`` is what measuring takes at the most
     from here on, ``run_seconds`` what the steps and the last evaluation take if all steps are those of the
     full model; None before its first step.
     """
@@ -101,7 +102,7 @@ class CostsKnown(_Event):
     """What a step of each subnet takes, its data included, is on record: what the run goes by.
 
     ``num_estimated`` of ``step_seconds`` are estimated from those that were measured. A run that goes on
-    tells it again.
+    reports it again.
     """
 
     kind: Literal["costs_known"] = "costs_known"
@@ -129,31 +130,31 @@ class SupernetStarted(_Event):
     stop_step: Steps
 
 
-class Progressed(_Event):
+class StepLogged(_Event):
     """The state of training over the last few steps. Throughput leaves out waiting for data.
 
     ``lr`` is the highest of all layers.
 
-    ``budget_share`` is the share that is used of the time of a run without a fixed number of steps.
+    ``budget_fraction`` is the fraction that is used of the time of a run without a fixed number of steps.
     """
 
-    kind: Literal["progressed"] = "progressed"
+    kind: Literal["step_logged"] = "step_logged"
     epoch: PassedEpochs
     loss: Measured
     lr: Amount
     subnet: Subnet
     step_seconds: Amount
     images_per_second: Amount
-    data_wait_share: Amount
+    data_wait_fraction: Amount
     train_seconds: Seconds
-    budget_share: Amount | None = None
+    budget_fraction: Amount | None = None
 
 
 class Evaluated(_Event):
     """Accuracy on the validation set at full size; top-1 in per cent.
 
     ``wall_seconds`` is everything from the first step on, this evaluation included. Balanced top-1 is the
-    mean over classes, ``largest_class_share`` what always naming one class gets right; None in older logs.
+    mean over classes, ``largest_class_fraction`` what always naming one class gets right; None in older logs.
     """
 
     kind: Literal["evaluated"] = "evaluated"
@@ -169,7 +170,7 @@ class Evaluated(_Event):
     balanced_top1: Percent | None = None
     balanced_top1_ema: Percent | None = None
     num_images: Count | None = None
-    largest_class_share: Share | None = None
+    largest_class_fraction: UnitInterval | None = None
 
 
 class Estimated(_Event):
@@ -182,10 +183,10 @@ class Estimated(_Event):
     seconds: Seconds
 
 
-class TrialTold(_Event):
+class TrialFinished(_Event):
     """A trial of a search by trials has ended: with values, or early because others did better."""
 
-    kind: Literal["trial_told"] = "trial_told"
+    kind: Literal["trial_finished"] = "trial_finished"
     number: Index
     pruned: bool = False
     loss: Measured | None = None
@@ -227,10 +228,10 @@ class Grown(_Event):
     kind: Literal["grown"] = "grown"
     before: Subnet
     after: Subnet
-    op: str
-    map: str
-    source: str
-    state: str
+    init: str
+    placement: str
+    old_blocks: str
+    optimizer_state: str
     origins: tuple[str, ...]
     delta_loss: Measured
     delta_logits: Measured
@@ -245,10 +246,10 @@ class CheckpointSaved(_Event):
     path: str
 
 
-class Warned(_Event):
+class WarningRaised(_Event):
     """Something the user should know."""
 
-    kind: Literal["warned"] = "warned"
+    kind: Literal["warning_raised"] = "warning_raised"
     message: str
 
 
@@ -263,7 +264,9 @@ class RunFinished(_Event):
     """The run is complete; ``result`` is what ``result.json`` holds."""
 
     kind: Literal["run_finished"] = "run_finished"
-    result: dict[str, Any]
+    result: dict[
+        str, Any
+    ]  # no Result: `runs`, where that is, reads the log and imports this module
 
 
 Event = (
@@ -272,15 +275,15 @@ Event = (
     | CostsKnown
     | StageStarted
     | SupernetStarted
-    | Progressed
+    | StepLogged
     | Evaluated
     | Estimated
-    | TrialTold
+    | TrialFinished
     | SubnetTrained
     | Decided
     | Grown
     | CheckpointSaved
-    | Warned
+    | WarningRaised
     | Interrupted
     | RunFinished
 )
@@ -301,6 +304,7 @@ def decode(row: dict[str, Any]) -> Event:
     Raises:
         ConfigError: If it is no event that this version of autoprog knows.
     """
+    # Not a discriminated union of pydantic: that would build the validators of all kinds at once.
     name = row.get("kind")
     kind = _KINDS.get(name) if isinstance(name, str) else None
     try:
@@ -308,5 +312,5 @@ def decode(row: dict[str, Any]) -> Event:
             return kind.model_validate(row)
     except ValidationError:
         pass
-    law = "must be an event of this version of autoprog"
-    raise ConfigError("events.jsonl", "", law, name)
+    problem = "must be an event of this version of autoprog"
+    raise ConfigError("events.jsonl", "", problem, name)

@@ -1,4 +1,4 @@
-"""What the libraries warn of: told once a kind, in one line, with the image that it is about."""
+"""Warnings of the libraries: printed once a kind, in one line, with the image that they are about."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def about(image: str) -> Iterator[None]:
 
 
 @contextmanager
-def passed_on(tell: Callable[[str], None]) -> Iterator[None]:
-    """Give warnings to `tell` as lines, each kind once, instead of printing them with a place in the code.
+def passed_on(report: Callable[[str], None]) -> Iterator[None]:
+    """Give warnings to `report` as lines, each kind once, instead of printing them with a place in the code.
 
     Two are of one kind if they differ in the image and in numbers alone.
     """
-    told: set[str] = set()
+    seen: set[str] = set()
 
     def show(
         message: Warning | str,
@@ -50,10 +50,12 @@ def passed_on(tell: Callable[[str], None]) -> Iterator[None]:
         line: str | None = None,
     ) -> None:
         text = one_line(" ".join(str(message).split()).rstrip("."))
+        # Pillow warns with the numbers of each file: a million times over a large data set.
         kind = re.sub(r"\d+", "#", text.rpartition(_MARK)[2])
-        if kind not in told:
-            told.add(kind)
-            tell(text if issubclass(category, LibraryWarning) else _line(text))
+        if kind not in seen:
+            seen.add(kind)
+            # What a loader worker was warned of comes as a whole line, with its image.
+            report(text if issubclass(category, LibraryWarning) else _line(text))
 
     with warnings.catch_warnings():
         warnings.showwarning = show

@@ -1,4 +1,4 @@
-"""Which run folder a word on the command line means: a path, a run's name, the newest run."""
+"""Which run folder a word on the command line means: a path, the name of a run, or the newest run."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ __all__ = ["LAST", "is_last", "is_word", "locate_run", "locate_schedule", "runs_
 LAST = ("last", "@last")
 """Words for the newest run; the first one gives way to a file or folder of that name."""
 
-_MOST_NAMES = 5
+_MAX_NAMES = 5
 
 
 def is_word(word: str, runs_dir: str | Path = "runs") -> bool:
-    """Tell whether a word means a run without being a path: ``last``, or a run's name."""
+    """Return whether a word means a run without being a path: ``last``, or a run's name."""
     by_name = not Path(word).exists() and (Path(runs_dir) / word / "run.yaml").is_file()
     return is_last(word) or by_name
 
 
 def is_last(word: str) -> bool:
-    """Tell whether a word means the newest run, whichever that is."""
+    """Return whether a word means the newest run, whichever that is."""
     return word == LAST[1] or (word == LAST[0] and not Path(word).exists())
 
 
@@ -48,7 +48,7 @@ def locate_run(word: str, runs_dir: str | Path = "runs") -> Path:
     path, place = Path(word), Path(runs_dir)
     if (path / "run.yaml").is_file():
         return path
-    if is_last(word):
+    if is_last(word):  # a folder of that name goes before, unless it is @last
         return _newest(word, place)
     if path.is_dir():
         return _newest(word, path)
@@ -56,8 +56,8 @@ def locate_run(word: str, runs_dir: str | Path = "runs") -> Path:
         return place / word
     names = [run.name for run in runs_in(place)]
     near = suggest(path.name, names, list_all=False)
-    cure = near or ("last means the newest run" if names else "")
-    raise ConfigError(word, "", "must be a run folder with a run.yaml in it", cure=cure)
+    hint = near or ("last means the newest run" if names else "")
+    raise ConfigError(word, "", "must be a run folder with a run.yaml in it", hint=hint)
 
 
 def locate_schedule(word: str, runs_dir: str | Path = "runs") -> Path:
@@ -69,8 +69,8 @@ def locate_schedule(word: str, runs_dir: str | Path = "runs") -> Path:
     run = locate_run(word, runs_dir)
     found = [run / name for name in ("best.yaml", "schedule.yaml") if (run / name).is_file()]
     if not found:
-        law = "must have a best.yaml or a schedule.yaml"
-        raise ConfigError(str(run), "", law, cure="its search has found none yet")
+        problem = "must have a best.yaml or a schedule.yaml"
+        raise ConfigError(str(run), "", problem, hint="its search has found none yet")
     return found[0]
 
 
@@ -84,25 +84,26 @@ def _newest(word: str, folder: Path) -> Path:
     if found:
         return found[0]
     if not folder.is_dir():
-        law = f"must be a run, and there is no folder {folder} in {Path.cwd()}"
-        raise ConfigError(word, "", law, cure="name a run folder, or a folder of runs")
+        problem = f"must be a run, and there is no folder {folder} in {Path.cwd()}"
+        raise ConfigError(word, "", problem, hint="name a run folder, or a folder of runs")
     deeper = {file.parent.parent for file in folder.glob("*/*/run.yaml")}
     inside = _listed(one.name for one in folder.iterdir()) or "nothing"
-    cure = f"runs lie in {_listed(map(str, deeper))}" if deeper else f"it holds {inside}"
-    law = "must be a run folder with a run.yaml in it, or a folder of such folders"
-    raise ConfigError(str(folder) if is_last(word) else word, "", law, cure=cure)
+    hint = f"runs lie in {_listed(map(str, deeper))}" if deeper else f"it holds {inside}"
+    problem = "must be a run folder with a run.yaml in it, or a folder of such folders"
+    raise ConfigError(str(folder) if is_last(word) else word, "", problem, hint=hint)
 
 
 def _listed(names: Iterable[str]) -> str:
     """Return the first few names, and how many more there are."""
     ordered = sorted(names)
-    shown = ", ".join(ordered[:_MOST_NAMES])
-    more = len(ordered) - _MOST_NAMES
-    return f"{shown} and {more} more" if more > 0 else shown
+    first = ", ".join(ordered[:_MAX_NAMES])
+    more = len(ordered) - _MAX_NAMES
+    return f"{first} and {more} more" if more > 0 else first
 
 
 def _begun(run: Path) -> tuple[float, int, str]:
     """Return by what runs are ordered: when it was begun, as it says itself."""
+    # A search for one line: parsing the YAML of hundreds of runs would take seconds.
     file = run / "run.yaml"
     with suppress(OSError, StopIteration, ValueError):
         with file.open(encoding="utf-8") as lines:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO
 
 __all__ = [
-    "MOST_TEXT_BYTES",
+    "MAX_TEXT_BYTES",
     "NotRegularFileError",
     "check_replaceable",
     "folder_beside",
@@ -33,7 +33,7 @@ __all__ = [
     "write_atomically",
 ]
 
-MOST_TEXT_BYTES = 64 * 2**20
+MAX_TEXT_BYTES = 64 * 2**20
 """The most that is read of a text file at once; logs are read by the line."""
 
 _KINDS = (
@@ -79,17 +79,17 @@ def open_for_appending(path: Path) -> IO[str]:
     return open(_regular_descriptor(path, flags, follow_links=False), "a", encoding="utf-8")
 
 
-def read_bytes(path: Path, most_bytes: int = MOST_TEXT_BYTES) -> bytes:
-    """Return the content of a regular file of at most `most_bytes`.
+def read_bytes(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
+    """Return the content of a regular file of at most `max_bytes`.
 
     Raises:
         NotRegularFileError: If it is no regular file.
         OSError: If it cannot be read, or is larger (``EFBIG``).
     """
     with open_regular(path) as file:
-        data = file.read(most_bytes + 1)
-    if len(data) > most_bytes:
-        raise OSError(errno.EFBIG, f"larger than {most_bytes / 2**20:g} MiB", str(path))
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise OSError(errno.EFBIG, f"larger than {max_bytes / 2**20:g} MiB", str(path))
     return data
 
 
@@ -112,6 +112,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         with open(descriptor, "wb") as file:
             yield file
             file.flush()
+            # Before the rename: after a power cut the name could stand for an empty file otherwise.
             os.fsync(file.fileno())
         temporary.replace(path)
         is_in_place = True
@@ -151,6 +152,7 @@ def check_replaceable(path: Path) -> None:
         status = path.stat()
     except OSError:  # nothing is there, or a link to nowhere
         return
+    # A link is replaced as such, whatever it leads to; the folder behind it stays.
     is_link_to_folder = stat.S_ISDIR(status.st_mode) and path.is_symlink()
     if not stat.S_ISREG(status.st_mode) and not is_link_to_folder:
         raise NotRegularFileError(errno.EINVAL, _kind_of(status), str(path))
@@ -209,6 +211,7 @@ def remove_temporary_files(folder: Path, names: Iterable[str]) -> None:
 
 def _new_file(path: Path) -> tuple[int, Path]:
     """Make a file under a new name, as mkstemp does, but with the permissions that the umask leaves."""
+    # O_EXCL and a random name: nobody can have put a link to another file there.
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     while True:
         temporary = _temporary_name(path)

@@ -7,17 +7,24 @@ of a folder is therefore carried out only where the command line says so again.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autoprog.cachefolder import cache_folder
-from autoprog.settings import DataSettings, RunSettings
+from autoprog.data.cache_folder import cache_folder
+from autoprog.options import flag_words, flags_of_model
+from autoprog.settings import OUTSIDE, DataSettings, RunSettings, SearchSettings
 
 __all__ = ["Ask", "asks_of", "asks_of_data", "repeatable", "words_of_asks"]
 
 _READ_AS_FOLDERS = ("torch/image_folder", "torch/folder")
+
+_FLAGS = {
+    flag.field: flag
+    for model in (DataSettings, SearchSettings, RunSettings)
+    for flag in flags_of_model(model)
+}
 
 
 @dataclass(frozen=True)
@@ -27,7 +34,7 @@ class Ask:
     Attributes:
         key: Its place in ``run.yaml``.
         what: What it does, such as "decoded images are written there".
-        flags: What asks for it on a command line, by setting; True for a flag without a value.
+        flags: The values of the fields that ask for it.
     """
 
     key: str
@@ -37,8 +44,7 @@ class Ask:
     @property
     def words(self) -> tuple[str, ...]:
         """Return the flags as they stand on a command line."""
-        pairs = ((f"--{name.replace('_', '-')}", value) for name, value in self.flags.items())
-        return tuple(flag if value is True else f"{flag}={value}" for flag, value in pairs)
+        return tuple(flag_words((_FLAGS[field] for field in self.flags), self.flags))
 
 
 def asks_of(
@@ -50,9 +56,19 @@ def asks_of(
         settings: Of the run.
         folder: The run folder; what is written into it is no ask.
         loads_weights: Whether initial weights would be loaded now, as before the first checkpoint.
-        logs: Whether loggers are told, as they are of a run, not of its trials.
+        logs: Whether the run is passed on to loggers, as its trials are not.
     """
-    asks = [*_of_cache(settings, folder), *_of_storage(settings)]
+    asks, cache = [], settings.cache
+    if cache is not None:
+        is_inside = _real(cache).startswith(os.path.join(_real(folder), ""))
+        is_own = _real(cache_folder(cache)) == _real(cache_folder("auto"))  # of the user
+        if not is_inside and not is_own:
+            asks.append(Ask("settings.cache", "decoded images are written there", {"cache": cache}))
+    storage = None if settings.search is None else settings.search.storage
+    if storage is not None:
+        # Wherever it lies: a database has views and triggers, which may never end.
+        what = "trials are written there"
+        asks.append(Ask("settings.search.storage", what, {"storage": storage}))
     asks += asks_of_data(settings.data)
     if settings.pretrained and loads_weights:
         what = "the weights may have to be downloaded"
@@ -60,7 +76,9 @@ def asks_of(
     if settings.compile:
         what = "a compiler is started, and its files are kept in a temporary folder"
         asks.append(Ask("settings.compile", what, {"compile": True}))
-    if logs and settings.log_wandb and not _stays_here(settings):
+    mode = settings.wandb_mode or os.environ.get("WANDB_MODE")
+    # Offline, W&B keeps the run in its folder and sends nothing.
+    if logs and settings.log_wandb and mode not in ("offline", "disabled"):
         named = {"log_wandb": True, "wandb_project": settings.wandb_project}
         flags = {name: value for name, value in named.items() if value is not None}
         asks.append(Ask("settings.log_wandb", "the run is sent to Weights & Biases", flags))
@@ -74,8 +92,7 @@ def asks_of_data(data: DataSettings) -> list[Ask]:
     """
     if data.dataset is None or data.dataset.lower() in _READ_AS_FOLDERS:
         return []
-    changed = data.model_dump(include=set(_OF_DATASET), exclude_defaults=True)
-    flags = {name: changed[name] for name in _OF_DATASET if name in changed}
+    flags = data.model_dump(include=set(OUTSIDE), exclude_defaults=True)
     what = "its library may download it, or start a program for it"
     return [Ask("settings.data.dataset", what, flags)]
 
@@ -106,32 +123,6 @@ def words_of_asks(settings: RunSettings, folder: Path, *, logs: bool = True) -> 
     return tuple(word for ask in asks for word in ask.words)
 
 
-_OF_DATASET = ("dataset", "data_dir", "train_split", "val_split")
-
-
-def _of_cache(settings: RunSettings, folder: Path) -> Iterator[Ask]:
-    cache = settings.cache
-    if cache is None or _is_inside(folder, cache):
-        return
-    if _real(cache_folder(cache)) != _real(cache_folder("auto")):
-        yield Ask("settings.cache", "decoded images are written there", {"cache": cache})
-
-
-def _of_storage(settings: RunSettings) -> Iterator[Ask]:
-    url = None if settings.search is None else settings.search.storage
-    if url is not None:  # wherever it lies: a database has views and triggers, which may never end
-        yield Ask("settings.search.storage", "trials are written there", {"storage": url})
-
-
-def _is_inside(folder: Path, path: str) -> bool:
-    return _real(path).startswith(os.path.join(_real(folder), ""))
-
-
 def _real(path: str | Path) -> str:
     """Return a path without links; one that no file can have stays as it is."""
     return str(path) if "\0" in str(path) else os.path.realpath(path)
-
-
-def _stays_here(settings: RunSettings) -> bool:
-    """Tell whether W&B keeps the run in its folder, and sends nothing."""
-    return (settings.wandb_mode or os.environ.get("WANDB_MODE")) in ("offline", "disabled")

@@ -14,7 +14,7 @@ _REPLACED = {
     0x7F: 0x2421,
     **dict.fromkeys(range(0x80, 0xA0), 0xFFFD),  # C1: an escape and a letter in one character
     **dict.fromkeys((0x2028, 0x2029), 0xFFFD),  # line and paragraph separators
-    # What turns lines around, and what nobody sees.
+    # What reverses the direction of text, and what nobody sees.
     **dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A)), 0xFFFD),
     **dict.fromkeys((0x061C, 0x200B, 0x200E, 0x200F, 0x2060, 0xFEFF), 0xFFFD),
     **dict.fromkeys(
@@ -49,8 +49,8 @@ def say(
 def one_line(text: str, most: int = _LONGEST_LINE) -> str:
     """Return `text` as one printable line of at most `most` characters, cut in the middle."""
     if len(text) > most:
-        tail = most // 4
-        text = f"{text[: most - tail - 3]} … {text[-tail:]}"
+        end = most // 4
+        text = f"{text[: most - end - 3]} … {text[-end:]}"
     return printable(text).replace("\n", " ").replace("\t", " ")
 
 

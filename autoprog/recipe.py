@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
@@ -15,22 +15,23 @@ from autoprog.bounds import (
     CropPct,
     DropPath,
     Epochs,
-    Fraction,
+    FractionBelowOne,
     GradientNorm,
     Jitter,
     MicroBatches,
     MixingAlpha,
+    OpenFraction,
+    PositiveFraction,
     Range,
     Rate,
-    Share,
-    ShareBelowOne,
     SomeRate,
-    SomeShare,
+    UnitInterval,
     WeightDecay,
 )
 from autoprog.curves import Curriculum
 from autoprog.errors import ConfigError, suggest
 from autoprog.files import FileModel, parse
+from autoprog.options import Option, value_text
 from autoprog.stage import LearningRate
 
 __all__ = [
@@ -67,16 +68,19 @@ _OF_A_POLICY = {
 
 
 class Recipe(FileModel):
-    """Optimizer, learning rate, augmentation and averaging. Rates and shares lie in [0, 1] unless said."""
+    """Optimizer, learning rate, augmentation and averaging. Rates and fractions lie in [0, 1] unless said."""
 
     model_config = ConfigDict(allow_inf_nan=False)
+    option_of_each: ClassVar[Option] = Option(metavar="N")
 
     epochs: Epochs = Field(default=300, description="passes over the training images")
     batch_size: BatchSize = Field(default=1024, description="images a step, over all processes")
     grad_accum_steps: MicroBatches = Field(
         default=1, description="micro-batches a step is split into"
     )
-    opt: str = Field(default="adamw", max_length=64, description="timm optimizer")
+    opt: Annotated[str, Option(metavar="NAME")] = Field(
+        default="adamw", max_length=64, description="timm optimizer"
+    )
     lr: SomeRate | None = Field(default=None, description="learning rate; overrides --lr-base")
     lr_base: SomeRate = Field(
         default=5e-4, description="learning rate at --lr-base-size images a step"
@@ -85,7 +89,7 @@ class Recipe(FileModel):
         default=512, description="batch size that --lr-base is meant for"
     )
     weight_decay: WeightDecay = Field(default=0.05, description="weight decay")
-    layer_decay: SomeShare | None = Field(
+    layer_decay: PositiveFraction | None = Field(
         default=None, description="learning rate of a block over that of the next"
     )
     clip_grad: GradientNorm | None = Field(
@@ -94,29 +98,33 @@ class Recipe(FileModel):
     sched: Literal["cosine", "wsd", "constant"] = Field(
         default="cosine", description="shape of the rate"
     )
-    warmup_share: ShareBelowOne = Field(default=0.05, description="share of the run to warm up in")
+    warmup_fraction: FractionBelowOne = Field(
+        default=0.05, description="fraction of the run to warm up in"
+    )
     warmup_lr: Rate = Field(default=1e-6, description="learning rate at the first step")
     min_lr: Rate = Field(default=1e-5, description="learning rate at the last step")
-    decay_share: Fraction = Field(default=0.2, description="share of the run that wsd decays in")
-    smoothing: ShareBelowOne = Field(default=0.1, description="label smoothing")
+    decay_fraction: OpenFraction = Field(
+        default=0.2, description="fraction of the run that wsd decays in"
+    )
+    smoothing: FractionBelowOne = Field(default=0.1, description="label smoothing")
     mixup: MixingAlpha = Field(default=0.8, description="mixup alpha, 0 turns it off")
     cutmix: MixingAlpha = Field(default=1.0, description="cutmix alpha, 0 turns it off")
-    aa: str | None = Field(
+    aa: Annotated[str | None, Option(metavar="POLICY")] = Field(
         default="rand-m9-mstd0.5-inc1",
         max_length=100,
         description="timm auto-augment policy or none",
     )
-    reprob: Share = Field(default=0.25, description="random erasing probability")
+    reprob: UnitInterval = Field(default=0.25, description="random erasing probability")
     remode: Literal["const", "rand", "pixel"] = Field(default="pixel", description="erasing mode")
     drop_path: DropPath = Field(default=0.1, description="drop-path rate of the last block")
-    scale: tuple[SomeShare, SomeShare] = Field(
+    scale: tuple[PositiveFraction, PositiveFraction] = Field(
         default=(0.08, 1.0), description="area of the random crop"
     )
     ratio: tuple[Aspect, Aspect] = Field(
         default=(3 / 4, 4 / 3), description="aspect of the random crop"
     )
-    hflip: Share = Field(default=0.5, description="horizontal flip probability")
-    vflip: Share = Field(default=0.0, description="vertical flip probability")
+    hflip: UnitInterval = Field(default=0.5, description="horizontal flip probability")
+    vflip: UnitInterval = Field(default=0.0, description="vertical flip probability")
     color_jitter: Jitter = Field(default=0.4, description="colour jitter where aa is none")
     interpolation: Literal["random", "bilinear", "bicubic"] = Field(
         default="bicubic", description="resize filter"
@@ -127,12 +135,12 @@ class Recipe(FileModel):
     @field_validator("clip_grad")
     @classmethod
     def _no_clipping_at_zero(cls, value: float | None) -> float | None:
-        return value or None
+        return value or None  # 0 turns off what a named recipe has
 
     @field_validator("aa", mode="before")
     @classmethod
     def _none_is_off(cls, policy: str | None) -> str | None:
-        return None if policy in (None, "", "none") else policy
+        return None if policy in (None, "", "none") else policy  # as files and flags write it
 
     @field_validator("aa")
     @classmethod
@@ -143,7 +151,7 @@ class Recipe(FileModel):
             bounds = _OF_A_POLICY.get(name, _SWITCH)
             is_number = re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) is not None
             if not is_number or float(text) not in bounds:
-                raise ConfigError("", "", f"after -{name} {bounds.law}", policy)
+                raise ConfigError("", "", f"after -{name} {bounds.problem}", policy)
         return policy
 
     @field_validator("scale", "ratio")
@@ -206,7 +214,7 @@ RECIPES: dict[str, Recipe] = {
             "epochs": 30,
             "lr_base": 2e-4,
             "layer_decay": 0.75,
-            "warmup_share": 0.1,
+            "warmup_fraction": 0.1,
             "min_lr": 1e-6,
         }
     ),
@@ -216,7 +224,7 @@ RECIPES: dict[str, Recipe] = {
         lr_base=5e-4,
         lr_base_size=64,
         clip_grad=1.0,
-        warmup_share=0.1,
+        warmup_fraction=0.1,
         smoothing=0.0,
         mixup=0.0,
         cutmix=0.0,
@@ -231,6 +239,7 @@ RECIPES: dict[str, Recipe] = {
     ),
 }
 
+# DeiT's recipe is made for the 1.28 million images of ImageNet.
 _SMALL_DATA_IMAGES = 200_000
 
 
@@ -248,22 +257,16 @@ def default_recipe_name(num_images: int, embedded: bool, has_initial_weights: bo
 
 def defaults_text(key: str, first: str = "deit") -> str:
     """Return what a key is in the recipe `first`, and in those where it differs: ``300; digits: 16``."""
-    texts = {name: _shown(getattr(recipe, key)) for name, recipe in RECIPES.items()}
+    texts = {name: value_text(getattr(recipe, key)) for name, recipe in RECIPES.items()}
     others = [f"{name}: {text}" for name, text in texts.items() if text != texts[first]]
     return "; ".join([texts[first], *others])
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, tuple):
-        return " ".join(f"{one:.3g}" for one in value)
-    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def resolve_recipe(base: str, *layers: tuple[str, Mapping[str, Any]]) -> Recipe:
     """Return the recipe `base` with layers of (where, values) laid over it, later ones winning.
 
     Raises:
-        ConfigError: If the name or a key is unknown, or a value breaks a law; names the layer.
+        ConfigError: If the name or a key is unknown, or a value is refused; names the layer.
     """
     if base not in RECIPES:
         raise ConfigError("--recipe", "", "unknown recipe", base, suggest(base, RECIPES))
@@ -284,11 +287,14 @@ def fitting_batch_size(batch_size: int, num_images: int, multiple_of: int = 1) -
         num_images: Of the training set.
         multiple_of: What a batch must be divided into; a lower batch size is a multiple of it, if possible.
     """
+    # A schedule's epochs are whole steps: with 1.5 batches a pass every epoch would be a third too long
+    # or too short.
     exact = num_images / batch_size
     if exact >= 1 and abs(round(exact) - exact) <= 0.05 * exact:
         return batch_size
     if exact >= 10:  # the remainder is below a tenth: never mind
         return batch_size
+    # One batch more than fits, each a little smaller.
     size = max(1, round(num_images / math.ceil(exact)))
     return min(batch_size, size // multiple_of * multiple_of or size)
 

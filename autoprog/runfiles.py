@@ -73,45 +73,39 @@ def check_run_files(folder: Path) -> None:
 def _check_names(folder: Path) -> None:
     for name in _FILES:
         _check(folder / name, "a regular file")
-    for name in _APPENDED:
-        _check_own(folder / name)
+    for path in (folder / name for name in _APPENDED):
+        # What is appended to one name of a file would appear under its other names as well.
+        if path.exists() and path.stat().st_nlink > 1:
+            problem = "must be a file of its own, but other names lead to it, too"
+            raise ConfigError(str(path), "", problem, hint="put a copy in its place")
     for name in _FOLDERS:
         _check(folder / name, "a folder")
     for name in ("checkpoints", "workers", "tensorboard", "wandb"):
+        pattern = _FILES_OF.get(name)
         for path in _below(folder / name):
-            _check_below(path, folder / name)
+            is_our_file = pattern is not None and pattern.fullmatch(path.name)
+            is_fine = kind_of(path) == "a folder" and not is_our_file
+            if not is_fine and not _is_link_of_wandb(path, folder / name):
+                _check(path, "a regular file")
     _check(folder / "checkpoints" / "fidelity", "a folder")
     settings = folder / "wandb" / "settings"
     if kind_of(settings) is not None:
-        law = "must not be there: W&B would go by it, and might send the run elsewhere"
-        raise ConfigError(str(settings), "", law, cure="remove it")
+        problem = "must not be there: W&B would go by it, and might send the run elsewhere"
+        raise ConfigError(str(settings), "", problem, hint="remove it")
 
 
 def _check(path: Path, wanted: str) -> None:
     found = kind_of(path)
     if found not in (wanted, None):
-        law, cure = f"must be {wanted}, but it is {found}", "remove it, or put a copy in its place"
-        raise ConfigError(str(path), "", law, cure=cure)
-
-
-def _check_own(path: Path) -> None:
-    """Refuse a second name of a file, which would grow together with the first."""
-    if path.exists() and path.stat().st_nlink > 1:
-        law = "must be a file of its own, but other names lead to it, too"
-        raise ConfigError(str(path), "", law, cure="put a copy in its place")
-
-
-def _check_below(path: Path, folder: Path) -> None:
-    """Check what lies in one of our folders, at any depth."""
-    pattern = _FILES_OF.get(folder.name)
-    is_our_file = pattern is not None and pattern.fullmatch(path.name)
-    is_fine = kind_of(path) == "a folder" and not is_our_file
-    if not is_fine and not _is_link_of_wandb(path, folder):
-        _check(path, "a regular file")
+        problem, hint = (
+            f"must be {wanted}, but it is {found}",
+            "remove it, or put a copy in its place",
+        )
+        raise ConfigError(str(path), "", problem, hint=hint)
 
 
 def _is_link_of_wandb(path: Path, folder: Path) -> bool:
-    """Tell whether a link is one that W&B makes, such as ``latest-run``, which leads to its own files."""
+    """Return whether a link is one that W&B makes, such as ``latest-run``, which leads to its own files."""
     if folder.name != "wandb" or not path.is_symlink():
         return False
     target = os.path.realpath(path)  # still a link where links lead around in a circle

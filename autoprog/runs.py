@@ -11,7 +11,7 @@ import json
 import re
 import shutil
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,6 +20,7 @@ from typing import IO, Any, Literal
 
 from pydantic import Field
 
+from autoprog import migration
 from autoprog.bounds import (
     Amount,
     Bytes,
@@ -29,16 +30,26 @@ from autoprog.bounds import (
     Percent,
     Seconds,
     Seed,
-    Share,
     Steps,
+    UnitInterval,
 )
 from autoprog.costs.table import CostTable, table_of
 from autoprog.decisions import Decision, DecisionInputs
 from autoprog.errors import ConfigError, RunError, RunExistsError, RunLockedError
-from autoprog.eventlog import effective_rows, event_of, read_log
+from autoprog.eventlog import read_log
 from autoprog.events import Event, encode
-from autoprog.files import FileModel, Line, dump_yaml, parse, read_yaml
-from autoprog.jsonlines import append_row, cut_torn_tail, read_object, read_rows
+from autoprog.files import (
+    FileModel,
+    Line,
+    append_row,
+    cut_torn_tail,
+    dump_yaml,
+    json_text,
+    parse,
+    read_object,
+    read_rows,
+    read_yaml,
+)
 from autoprog.openfiles import open_for_appending, open_regular, write_atomically
 from autoprog.runfiles import check_run_files, remove_leftovers
 from autoprog.schedule import GrowthSchedule, load_schedule
@@ -46,19 +57,20 @@ from autoprog.settings import RunManifest
 
 __all__ = [
     "CURVE_FILE",
+    "FollowedFolder",
     "Result",
     "Run",
     "RunFolder",
-    "effective_rows",
-    "event_of",
     "is_written_now",
     "load_run",
+    "read_result",
 ]
-
 
 CURVE_FILE = "curve.jsonl"
 """What is published of ``events.jsonl``."""
-_MOST_DECISIONS = 1000
+_LOGS = ("events.jsonl", "decisions.jsonl", "inputs.jsonl", "fidelity.jsonl")
+_MAX_DECISIONS = 1000
+_MAX_ATTEMPTS = 10**6
 
 
 class Result(FileModel):
@@ -75,7 +87,7 @@ class Result(FileModel):
     predicted to take for ``full_model_epochs`` from its own steps in this run.
     """
 
-    schema_version: Literal[1] = Field(default=1, alias="schema")
+    schema_version: Literal[2] = Field(default=2, alias="schema")
     run_id: Line
     kind: Line
     model: Line
@@ -100,7 +112,7 @@ class Result(FileModel):
     versions: dict[Line, Line]
     schedule: dict[str, Any]
     num_validation_images: Count | None = None
-    largest_class_share: Share | None = None
+    largest_class_fraction: UnitInterval | None = None
     balanced_top1: Percent | None = None
     balanced_top1_ema: Percent | None = None
     class_images: tuple[Count, ...] | None = None
@@ -112,9 +124,6 @@ class Result(FileModel):
     stopped_early: bool = False
     full_model_epochs: PassedEpochs | None = None
     full_model_seconds: Amount | None = None
-
-
-_LOGS = ("events.jsonl", "decisions.jsonl", "inputs.jsonl", "fidelity.jsonl")
 
 
 class RunFolder:
@@ -140,6 +149,7 @@ class RunFolder:
         """
         path = runs_dir / manifest.run_id
         try:
+            # A run that cannot begin leaves nothing behind, not even the folders above it.
             with ExitStack() as undo:
                 for parent in reversed(path.parents):
                     if not parent.exists():
@@ -171,13 +181,18 @@ class RunFolder:
         try:
             check_run_files(path)
             manifest = _read_manifest(path)
-            _check_logs(path)  # before the lock file is made and half-written lines are cut
+            # All logs must be ours before the lock file is made and half-written lines are cut.
+            _last_attempt(path)
+            for name in _LOGS[1:]:
+                for _ in read_rows(path / name):
+                    pass
             with ExitStack() as undo:
                 lock = undo.enter_context(_take_lock(path))
                 remove_leftovers(path)
                 (path / "checkpoints").mkdir(exist_ok=True)
                 for name in _LOGS:
                     cut_torn_tail(path / name)
+                # Counted again under the lock: another process may have ended an attempt meanwhile.
                 folder = cls(path, manifest, attempt=_last_attempt(path) + 1, lock=lock)
                 undo.pop_all()
                 return folder
@@ -202,7 +217,9 @@ class RunFolder:
 
     def append(self, event: Event) -> None:
         """Write one event as a line that also says when and in which attempt."""
-        row = {"attempt": self.attempt, "time": _now(), **encode(event)}
+        now = datetime.now().astimezone().isoformat(timespec="milliseconds")
+        row = {"attempt": self.attempt, "time": now, **encode(event)}
+        # Flushed, but not synced as decisions are: a checkpoint says where a run goes on, not its log.
         self._events.write(json.dumps(row) + "\n")
         self._events.flush()
 
@@ -214,10 +231,9 @@ class RunFolder:
         """Append what a decision is taken from and wait until it is on disk."""
         append_row(self.path / "inputs.jsonl", inputs.model_dump(mode="json"))
 
-    def write_costs(self, costs: CostTable | Mapping[str, float]) -> None:
-        """Write the measured costs by cell and wait until they are on disk."""
-        body = costs.body() if isinstance(costs, CostTable) else dict(costs)
-        write_atomically(self.path / "costs.json", json.dumps(body, indent=1) + "\n")
+    def write_costs(self, costs: CostTable) -> None:
+        """Write the measured costs of steps and wait until they are on disk."""
+        write_atomically(self.path / "costs.json", json_text(costs.body()))
 
     def write_schedule(
         self, schedule: GrowthSchedule, name: str = "schedule.yaml", comment: str = ""
@@ -230,18 +246,48 @@ class RunFolder:
     def write_result(self, result: Result) -> None:
         """Write ``result.json``, which makes the run complete."""
         body = result.model_dump(mode="json", by_alias=True)
-        text = re.sub(  # numbers by class on a line: there may be thousands
-            r"\[[\s\d.,+\-enul]*\]",
-            lambda found: " ".join(found[0].split()),
-            json.dumps(body, indent=1),
-        )
-        write_atomically(self.path / "result.json", text + "\n")
+        # Numbers by class go on one line: there may be thousands.
+        lists = r"\[[\s\d.,+\-enul]*\]"
+        text = re.sub(lists, lambda found: " ".join(found[0].split()), json_text(body))
+        write_atomically(self.path / "result.json", text)
 
     def close(self) -> None:
         """Release the lock."""
-        with suppress(OSError):  # a disk that had no room for the last event, which has been told
+        with suppress(
+            OSError
+        ):  # a disk without room for the last event, of which the user has been warned
             self._events.close()
         self._lock.close()
+
+
+class FollowedFolder(RunFolder):
+    """A run folder as the ranks see it that do not write: what they would write is dropped."""
+
+    def __init__(self, path: Path, manifest: RunManifest) -> None:
+        self.path, self.manifest, self.attempt = path, manifest, 0
+
+    def append(self, event: Event) -> None:
+        """Do nothing."""
+
+    def record_decision(self, decision: Decision) -> None:
+        """Do nothing."""
+
+    def record_inputs(self, inputs: DecisionInputs) -> None:
+        """Do nothing."""
+
+    def write_costs(self, costs: CostTable) -> None:
+        """Do nothing."""
+
+    def write_schedule(
+        self, schedule: GrowthSchedule, name: str = "schedule.yaml", comment: str = ""
+    ) -> None:
+        """Do nothing."""
+
+    def write_result(self, result: Result) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
 @dataclass(frozen=True)
@@ -258,7 +304,7 @@ class Run:
 
     @property
     def costs(self) -> dict[str, float]:
-        """Return the measured step seconds by cell."""
+        """Return the measured step seconds by the name of what they depend on."""
         return self.cost_table.seconds
 
     @property
@@ -268,8 +314,10 @@ class Run:
 
     def inputs(self) -> tuple[DecisionInputs, ...]:
         """Return what the decisions were taken from; the last one may have been taken by nobody yet."""
-        rows = read_rows(self.path / "inputs.jsonl", _MOST_DECISIONS)
-        return tuple(parse(DecisionInputs, row, "inputs.jsonl") for row in rows)
+        rows = read_rows(self.path / "inputs.jsonl", _MAX_DECISIONS)
+        return tuple(
+            parse(DecisionInputs, migration.decision_inputs(row), "inputs.jsonl") for row in rows
+        )
 
     def events(self) -> Iterator[Event]:
         """Return what happened, without what a later attempt replayed; of a published run, its curve."""
@@ -293,34 +341,32 @@ def load_run(path: str | Path) -> Run:
         schedule=_schedule_if_there(folder / "schedule.yaml"),
         best=_schedule_if_there(folder / "best.yaml"),
         decisions=tuple(
-            parse(Decision, row, "decisions.jsonl")
-            for row in read_rows(folder / "decisions.jsonl", _MOST_DECISIONS)
+            parse(Decision, migration.decision(row), "decisions.jsonl")
+            for row in read_rows(folder / "decisions.jsonl", _MAX_DECISIONS)
         ),
         cost_table=table_of(read_object(costs), str(costs)) if costs.exists() else CostTable(),
-        result=parse(Result, read_object(result), str(result)) if result.exists() else None,
+        result=read_result(result) if result.exists() else None,
     )
+
+
+def read_result(path: Path) -> Result:
+    """Read a ``result.json``.
+
+    Raises:
+        ConfigError: If it holds no result.
+    """
+    return parse(Result, migration.result(read_object(path)), str(path))
 
 
 def _read_manifest(path: Path) -> RunManifest:
     if not (path / "run.yaml").is_file():
         raise ConfigError(str(path), "", "must be a run folder with a run.yaml in it")
-    return parse(RunManifest, read_yaml(path / "run.yaml"), str(path / "run.yaml"))
+    body = migration.manifest(read_yaml(path / "run.yaml"))
+    return parse(RunManifest, body, str(path / "run.yaml"))
 
 
 def _schedule_if_there(path: Path) -> GrowthSchedule | None:
     return load_schedule(path) if path.exists() else None
-
-
-def _check_logs(path: Path) -> None:
-    """Read all rows of the logs that a run appends to.
-
-    Raises:
-        ConfigError: If one is no log of ours.
-    """
-    _last_attempt(path)
-    for name in _LOGS[1:]:
-        for _ in read_rows(path / name):
-            pass
 
 
 def _last_attempt(path: Path) -> int:
@@ -328,14 +374,11 @@ def _last_attempt(path: Path) -> int:
     last = -1
     for number, row in enumerate(read_rows(path / "events.jsonl"), start=1):
         attempt = row.get("attempt")
-        if not isinstance(attempt, int) or not 0 <= attempt < _MOST_ATTEMPTS:
+        if not isinstance(attempt, int) or not 0 <= attempt < _MAX_ATTEMPTS:
             where, key = str(path / "events.jsonl"), f"line {number}: attempt"
             raise ConfigError(where, key, "must be the number of an attempt", attempt)
         last = max(last, attempt)
     return last
-
-
-_MOST_ATTEMPTS = 10**6
 
 
 def _take_lock(path: Path) -> IO[str]:
@@ -350,8 +393,9 @@ def _take_lock(path: Path) -> IO[str]:
 
 
 def is_written_now(path: Path) -> bool:
-    """Tell whether a process of this machine is writing a run."""
+    """Return whether a process of this machine is writing a run."""
     try:
+        # Shared, so that two who ask at once do not take each other for the writer.
         with open_regular(path / "run.lock", follow_links=False) as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError as error:  # none, unreadable, or no lock of ours
@@ -362,7 +406,3 @@ def is_written_now(path: Path) -> bool:
 def _remove_if_empty(folder: Path) -> None:
     with suppress(OSError):
         folder.rmdir()
-
-
-def _now() -> str:
-    return datetime.now().astimezone().isoformat(timespec="milliseconds")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from importlib import resources
 from itertools import pairwise, product, starmap
 from pathlib import Path
@@ -10,24 +9,25 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from autoprog import migration
 from autoprog.bounds import (
     BlockNumber,
     Blocks,
     Epochs,
     Few,
-    Fraction,
+    OpenFraction,
+    PositiveFraction,
     Proposals,
     Px,
     Range,
     Scale,
     Several,
-    SomeShare,
     Visits,
 )
 from autoprog.errors import ConfigError, suggest
 from autoprog.files import FileModel, parse, parse_yaml, read_yaml
-from autoprog.laws import nearest_multiples
-from autoprog.stage import Grow
+from autoprog.options import Option
+from autoprog.stage import Grow, nearest_multiples
 from autoprog.subnets import KeptTokens
 from supernet.config import ALL_TOKENS, ModelSpec, SubnetConfig, TokenRule
 
@@ -45,36 +45,37 @@ __all__ = [
 
 
 class Axis(FileModel):
-    """The values of one axis, given as such or as shares of the full model's value."""
+    """The values of one axis, given as such or as fractions of the full model's value."""
 
     values: tuple[Px, ...] | None = Field(default=None, max_length=64)
-    shares: tuple[SomeShare, ...] | None = Field(default=None, max_length=64)
+    fractions: tuple[PositiveFraction, ...] | None = Field(default=None, max_length=64)
 
     @model_validator(mode="after")
     def _one_form(self) -> Axis:
-        given = self.values if self.values is not None else self.shares
-        if (self.values is None) == (self.shares is None) or not given:
-            raise ConfigError("", "", "must give either values or shares")
+        given = self.values if self.values is not None else self.fractions
+        if (self.values is None) == (self.fractions is None) or not given:
+            raise ConfigError("", "", "must give either values or fractions")
         if list(given) != sorted(set(given)) or given[0] <= 0:
             raise ConfigError("", "", "must be rising and above 0", list(given))
-        if self.shares is not None and self.shares[-1] != 1.0:
-            raise ConfigError("", "shares", "must end at 1.0", list(self.shares))
+        if self.fractions is not None and self.fractions[-1] != 1.0:
+            raise ConfigError("", "fractions", "must end at 1.0", list(self.fractions))
         return self
 
     def grid(self, full: int, step: int) -> tuple[int, ...]:
         """Return the values for a model whose full value is `full`, on multiples of `step`."""
         if self.values is not None:
             return self.values
-        assert self.shares is not None
+        assert self.fractions is not None
+        # In a small model several fractions may come out as one value.
         return tuple(
-            sorted({max(step, round(share * full / step) * step) for share in self.shares})
+            sorted({max(step, round(fraction * full / step) * step) for fraction in self.fractions})
         )
 
 
 class KeepAxis(FileModel):
     """Keep-rates of tokens, rising to 1, and how tokens are dropped (see :class:`autoprog.stage.Tokens`)."""
 
-    values: tuple[SomeShare, ...] = Field(default=(1.0,), min_length=1, max_length=64)
+    values: tuple[PositiveFraction, ...] = Field(default=(1.0,), min_length=1, max_length=64)
     by: Literal["magnitude", "l2_magnitude", "random", "class_attention"] = "magnitude"
     at_blocks: tuple[BlockNumber, ...] = Field(default=(0,), max_length=64)
 
@@ -111,67 +112,86 @@ class Axes(FileModel):
 
     ``depth``, ``img_size`` and ``keep_rate`` make subnets, which a supernet can estimate. ``depth`` counts
     the blocks of all stages of a model; those of a VOLO are split as AutoProg does. ``randaug``,
-    ``drop_path`` and ``batch_scale`` are multiples of the recipe's values. ``map`` and ``grow`` say where and
-    how blocks are inserted, ``lr`` is the shape of the learning rate. Only real trainings (``--trials``)
-    can tell what those are worth, so no other search changes them.
+    ``drop_path`` and ``batch_scale`` are multiples of the recipe's values. ``placement`` and ``init`` say
+    where blocks are inserted and what they start from, ``lr`` is the shape of the learning rate. Only real
+    trainings (``--trials``) show what those are worth, so no other search changes them.
     """
 
-    depth: Axis = Axis(shares=(0.5, 2 / 3, 5 / 6, 1.0))
-    img_size: Axis = Axis(shares=(0.5, 2 / 3, 5 / 6, 1.0))
+    depth: Axis = Axis(fractions=(0.5, 2 / 3, 5 / 6, 1.0))
+    img_size: Axis = Axis(fractions=(0.5, 2 / 3, 5 / 6, 1.0))
     keep_rate: KeepAxis = KeepAxis()
     randaug: ScaleAxis = ScaleAxis()
     drop_path: ScaleAxis = ScaleAxis()
     batch_scale: ScaleAxis = ScaleAxis()
-    map: tuple[Literal["interpolate", "stack"], ...] = Field(default=("interpolate",), min_length=1)
-    grow: tuple[Literal["mogrow", "copy", "zero"], ...] = Field(default=("mogrow",), min_length=1)
+    placement: tuple[Literal["interpolate", "stack"], ...] = Field(
+        default=("interpolate",), min_length=1
+    )
+    init: tuple[Literal["ema", "copy", "zero"], ...] = Field(default=("ema",), min_length=1)
     lr: tuple[Literal["cosine", "wsd", "constant"], ...] = ()
 
     @model_validator(mode="after")
     def _batches_of_something(self) -> Axes:
         if min(self.batch_scale.values) == 0:
-            law = "must be above 0"
-            raise ConfigError("", "batch_scale.values", law, list(self.batch_scale.values))
+            problem = "must be above 0"
+            raise ConfigError("", "batch_scale.values", problem, list(self.batch_scale.values))
         return self
 
 
 class Decisions(FileModel):
     """When the search decides and what it may spend on it.
 
-    Attributes:
-        num_stages: K of AutoProg: its rule decides at the start of each of K equal pieces but the last.
-        supernet_epochs: Length of a supernet phase of that rule.
-        num_points: Decision points of the other rules, evenly spread up to the last growth.
-        supernet_share: Share of the run that their supernet phases take, all together: of its steps, or
-            of its time where this is its length.
-        min_visits: Steps that a supernet phase of theirs gives each subnet at the least.
-        good_visits: Steps after which its estimates are worth something; a run too short to give each subnet
-            so many at each decision decides less often.
-        search_share: The most that estimates may cost, as a share of a run of the full model.
-        max_candidates: The most subnets that are estimated at a decision.
-        min_full_share: The least share of the run that the full model trains for, of steps or time likewise.
-        estimate_images: The most images of the held-out slice, which is otherwise 5 % of the images.
-        tail_trials: Schedules that Optuna proposes at a decision, five times as many where it is for good.
-        grow: How blocks are added.
+    AutoProg's rule decides at the start of each of ``num_stages`` equal stages but the last, the others at up
+    to ``num_points`` points evenly spread up to the last growth. Fractions of the run are of its steps, or of
+    its time where that is its length. A rule that decides once has five times as many
+    ``continuation_trials``. The held-out slice is 5 % of the images, at most ``estimate_images``.
     """
 
-    num_stages: Several = 4
-    supernet_epochs: Epochs = 2.0
-    num_points: Few = 8
-    supernet_share: Fraction = 0.1
-    min_visits: Visits = 2.0
-    good_visits: Visits = 8.0
-    search_share: Fraction = 0.03
-    max_candidates: Several = 9
-    min_full_share: Fraction = 0.15
-    estimate_images: Annotated[int, Range(2, 10**7, whole=True)] = 2500
-    tail_trials: Proposals = 200
+    num_stages: Annotated[
+        Several,
+        Option(
+            "stages of the run: of its regularisation, and of --rule autoprog its decisions",
+            metavar="K",
+        ),
+    ] = 4
+    supernet_epochs: Annotated[
+        Epochs, Option("length of a supernet phase of --rule autoprog", metavar="E")
+    ] = 2.0
+    num_points: Annotated[Few, Option("most decision points of the other rules", metavar="N")] = 8
+    supernet_fraction: Annotated[
+        OpenFraction,
+        Option("fraction of the run that their supernet phases may take", metavar="F"),
+    ] = 0.1
+    min_visits: Visits = Field(
+        default=2.0, description="steps that a supernet phase gives each subnet at the least"
+    )
+    # Below it a run decides less often, so that each subnet is visited so often.
+    good_visits: Visits = Field(
+        default=8.0, description="steps a subnet from which on its estimates are worth something"
+    )
+    search_fraction: Annotated[
+        OpenFraction,
+        Option("most that estimates may cost, as a fraction of a full run", metavar="F"),
+    ] = 0.03
+    max_candidates: Annotated[
+        Several, Option("most subnets that are estimated at a decision", metavar="N")
+    ] = 9
+    min_full_fraction: Annotated[
+        OpenFraction,
+        Option("least fraction of the run that the full model trains for", metavar="F"),
+    ] = 0.15
+    estimate_images: Annotated[int, Range(2, 10**7, whole=True)] = Field(
+        default=2500, description="most images of the held-out slice"
+    )
+    continuation_trials: Annotated[
+        Proposals, Option("schedules that Optuna proposes at a decision", metavar="N")
+    ] = 200
     grow: Grow = Grow()
 
 
 class SpaceFile(FileModel):
     """One file of ``search_spaces/``: the largest network, the choices, and recipe values that suit it."""
 
-    schema_version: Literal[1] = Field(default=1, alias="schema")
+    schema_version: Literal[2] = Field(default=2, alias="schema")
     model: str | None = None
     img_size: Px | None = None
     axes: Axes = Axes()
@@ -187,13 +207,20 @@ class SpaceFile(FileModel):
         sizes = self.axes.img_size.grid(spec.img_size, spec.patch_size)
         blocks = self.axes.depth.grid(spec.full.total_depth, 1)
         _check_axis(where, "axes.depth", list(blocks), spec.full.total_depth, 1)
-        depths = tuple(dict.fromkeys(map(spec.split, blocks)))
-        _check_depths(where, depths)
+        depths = tuple(dict.fromkeys(map(spec.split, blocks)))  # two totals may split alike
+        # Totals may rise while one stage of the model falls, as 9 and 10 blocks of VOLO-D1 do.
+        for low, high in pairwise(depths):
+            if any(a > b for a, b in zip(low, high, strict=True)):
+                problem = (
+                    f"must not fall in a stage of the model, but {sum(low)} blocks are {list(low)}"
+                )
+                hint = f"{sum(high)} are {list(high)}; leave out one of the two"
+                raise ConfigError(where, "axes.depth", f"{problem} and {hint}")
         _check_axis(where, "axes.img_size", list(sizes), spec.img_size, spec.patch_size)
         if spec.needs_grid and len(self.axes.keep_rate.values) > 1:
-            law, rates = "must be [1.0]", list(self.axes.keep_rate.values)
-            cure = f"{spec.name} needs the whole grid"
-            raise ConfigError(where, "axes.keep_rate.values", law, rates, cure)
+            problem, rates = "must be [1.0]", list(self.axes.keep_rate.values)
+            hint = f"{spec.name} needs the whole grid"
+            raise ConfigError(where, "axes.keep_rate.values", problem, rates, hint)
         values = {
             "spec": spec,
             "depths": depths,
@@ -205,8 +232,8 @@ class SpaceFile(FileModel):
         return parse(SearchSpace, values, where)
 
 
-_MOST_POINTS = 2_000
-"""A supernet phase trains each of them, and each is looked at in all decisions."""
+# A supernet phase trains each of them, and each decision compares them all.
+_MAX_POINTS = 2_000
 
 
 class SearchSpace(FileModel):
@@ -227,16 +254,16 @@ class SearchSpace(FileModel):
             for depth in self.depths
             for blocks, most in zip(depth, self.spec.depth, strict=True)
         ):
-            law = f"must be depths of {self.spec.name}, at most {list(self.spec.depth)}"
-            raise ConfigError("", "depths", law, [*map(list, self.depths)])
-        stride, most_px = self.spec.patch_size, self.spec.img_size
-        if any(size % stride or size > most_px for size in self.sizes):
-            law = f"must be multiples of the stride {stride}, at most {most_px}"
-            raise ConfigError("", "sizes", law, [*self.sizes])
+            problem = f"must be depths of {self.spec.name}, at most {list(self.spec.depth)}"
+            raise ConfigError("", "depths", problem, [*map(list, self.depths)])
+        stride, max_px = self.spec.patch_size, self.spec.img_size
+        if any(size % stride or size > max_px for size in self.sizes):
+            problem = f"must be multiples of the stride {stride}, at most {max_px}"
+            raise ConfigError("", "sizes", problem, [*self.sizes])
         count = len(self.depths) * len(self.sizes) * len(self.keep_rates)
-        if count > _MOST_POINTS:
-            law = f"must make at most {_MOST_POINTS:,} subnets"
-            raise ConfigError("", "axes", law, count, "give fewer values to an axis")
+        if count > _MAX_POINTS:
+            problem = f"must make at most {_MAX_POINTS:,} subnets"
+            raise ConfigError("", "axes", problem, count, "give fewer values to an axis")
         return self
 
     @property
@@ -251,13 +278,14 @@ class SearchSpace(FileModel):
             ConfigError: If nothing is left to choose.
         """
         if len(self.sizes) == len(self.keep_rates) == 1:
-            law, cure = "must have several with given weights", "or train --schedule constant"
-            raise ConfigError("--space", "axes.img_size", law, list(self.sizes), cure)
+            problem, hint = "must have several with given weights", "or train --schedule constant"
+            raise ConfigError("--space", "axes.img_size", problem, list(self.sizes), hint)
         return self.model_copy(update={"depths": (self.spec.depth,)})
 
     def above(self, current: SubnetConfig) -> tuple[SubnetConfig, ...]:
         """Return all points that `current` can stay at or grow to, smallest first."""
         points = starmap(SubnetConfig, product(self.depths, self.sizes, self.keep_rates))
+        # Staying is always possible, also at a subnet that is no point of the space.
         reachable = {point for point in points if current.within(point)} | {current}
         return tuple(sorted(reachable, key=by_size))
 
@@ -267,24 +295,15 @@ def by_size(subnet: SubnetConfig) -> tuple[int, int, float]:
     return subnet.total_depth, subnet.img_size, subnet.tokens.keep_rate
 
 
-def _check_depths(where: str, depths: Sequence[tuple[int, ...]]) -> None:
-    """Refuse depths that rise as a whole while a stage of the model falls, as 9 and 10 blocks of VOLO-D1."""
-    for low, high in pairwise(depths):
-        if any(a > b for a, b in zip(low, high, strict=True)):
-            law = f"must not fall in a stage of the model, but {sum(low)} blocks are {list(low)}"
-            cure = f"{sum(high)} are {list(high)}; leave out one of the two"
-            raise ConfigError(where, "axes.depth", f"{law} and {cure}")
-
-
 def _check_axis(where: str, key: str, values: list[int], full: int, step: int) -> None:
     if values[-1] != full:
-        cure = "take --space default, which fits any model and size" if is_shipped(where) else ""
-        raise ConfigError(where, key, f"must end at the full value {full}", values, cure)
+        hint = "take --space default, which fits any model and size" if is_shipped(where) else ""
+        raise ConfigError(where, key, f"must end at the full value {full}", values, hint)
     for value in values:
         if value % step:
             low, high = nearest_multiples(value, step)
-            law = f"must be a multiple of the stride {step}"
-            raise ConfigError(where, key, law, value, f"nearest are {low} and {high}")
+            problem = f"must be a multiple of the stride {step}"
+            raise ConfigError(where, key, problem, value, f"nearest are {low} and {high}")
 
 
 def shipped_spaces() -> dict[str, str]:
@@ -298,7 +317,7 @@ def shipped_spaces() -> dict[str, str]:
 
 
 def is_shipped(where: str) -> bool:
-    """Tell whether a space came with autoprog, so that its user has no file to change."""
+    """Return whether a space came with autoprog, so that its user has no file to change."""
     return where in map(_origin, shipped_spaces())
 
 
@@ -310,16 +329,17 @@ def find_space(name_or_path: str | None, model: str) -> tuple[SpaceFile, str]:
     """Return a space by name or path and where it came from; None takes the model's own or the default.
 
     Raises:
-        ConfigError: If a name or file is given that does not exist, or the file breaks a law.
+        ConfigError: If a name or file is given that does not exist, or the file cannot be used.
     """
     shipped = shipped_spaces()
     if name_or_path is None:
-        own = (model, model.removesuffix("-local"))
+        own = (model, model.removesuffix("-local"))  # the local variant grows like the plain one
         name = next((name for name in own if name in shipped), "default")
     elif name_or_path in shipped:
         name = name_or_path
     elif Path(name_or_path).suffix in (".yaml", ".yml"):
-        return parse(SpaceFile, read_yaml(Path(name_or_path)), name_or_path), name_or_path
+        body = migration.space(read_yaml(Path(name_or_path)))
+        return parse(SpaceFile, body, name_or_path), name_or_path
     else:
         raise ConfigError(
             "--space", "", "unknown space", name_or_path, suggest(name_or_path, shipped)

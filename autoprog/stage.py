@@ -1,12 +1,14 @@
-"""One stage of a schedule and what it is made of: the values that a user writes, checked one by one."""
+"""One stage of a schedule as a user writes it, each value checked by itself, and what its steps cost."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from functools import lru_cache
+from statistics import fmean
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from autoprog.bounds import (
     BlockNumber,
@@ -16,17 +18,19 @@ from autoprog.bounds import (
     Heads,
     Length,
     Measured,
+    PositiveFraction,
     PrefixTokens,
     Px,
     SomeScale,
-    SomeShare,
     Width,
     WidthRatio,
 )
 from autoprog.curves import Curriculum, KeepCurve, Ramp, curve_ends
 from autoprog.errors import ConfigError
 from autoprog.files import FileModel
-from supernet.config import GrowthRule, ModelSpec, Outlook, TokenRule, as_depth
+from autoprog.options import Option
+from supernet.config import GrowthRule, ModelSpec, Outlook, SubnetConfig, TokenRule, as_depth
+from supernet.cost import macs
 
 __all__ = [
     "Depth",
@@ -40,11 +44,40 @@ __all__ = [
     "Training",
     "Unfrozen",
     "depth_value",
+    "evaluation_macs",
+    "image_macs",
+    "nearest_multiples",
+    "relative_step_cost",
     "shown_depth",
 ]
 
-Depth = Blocks | tuple[Blocks, ...]
+
+def _some_blocks(depth: Any) -> Any:
+    if depth == ():
+        raise ConfigError("", "", "must be at least 1 block", [])
+    return depth
+
+
+Depth = Annotated[Blocks | tuple[Blocks, ...], AfterValidator(_some_blocks)]
+"""Blocks of a model with one growing stage, or of each of them (a VOLO has outlookers and transformers)."""
 Argument = bool | Count | Measured | str
+"""Of ``timm.create_model``."""
+
+
+def depth_value(depth: tuple[int, ...]) -> Depth:
+    """Return the file's form of a depth: a number for a model of one stage."""
+    return depth[0] if len(depth) == 1 else depth
+
+
+def shown_depth(depth: tuple[int, ...]) -> int | list[int]:
+    """Return a depth as errors write it, which is how a file has it."""
+    return depth[0] if len(depth) == 1 else list(depth)
+
+
+def nearest_multiples(value: int, stride: int) -> tuple[int, int]:
+    """Return the multiples of `stride` around `value`; the lower is at least one stride."""
+    low = max(stride, value // stride * stride)
+    return low, low + stride
 
 
 class OutlookPart(FileModel):
@@ -73,14 +106,9 @@ class FullModel(FileModel):
     outlook: OutlookPart | None = None
     class_token: bool = True
 
-    @field_validator("depth")
-    @classmethod
-    def _whole_blocks(cls, depth: Depth) -> Depth:
-        return _checked_depth(depth)
-
     @model_validator(mode="after")
     def _is_a_model(self) -> FullModel:
-        self.spec()
+        self.spec()  # which refuses what fits together in no model
         return self
 
     @classmethod
@@ -133,28 +161,40 @@ class LearningRate(FileModel):
 
 
 class Grow(FileModel):
-    """How the blocks that a stage adds are filled; see :class:`supernet.config.GrowthRule`."""
+    """How a stage adds the blocks that the one before lacks; see :class:`supernet.config.GrowthRule`."""
 
-    op: Literal["mogrow", "copy", "zero"] = "mogrow"
-    map: Literal["interpolate", "stack"] = "interpolate"
-    source: Literal["online", "ema"] = "online"
-    state: Literal["carry", "fresh", "reset"] = "carry"
+    init: Annotated[
+        Literal["ema", "copy", "zero"], Option("weights of new blocks", flag="grow-init")
+    ] = "ema"
+    placement: Annotated[
+        Literal["interpolate", "stack"],
+        Option("where blocks are inserted", flag="grow-placement"),
+    ] = "interpolate"
+    old_blocks: Annotated[
+        Literal["keep", "ema"], Option("weights of old blocks", flag="grow-old-blocks")
+    ] = "keep"
+    optimizer_state: Annotated[
+        Literal["copy", "fresh", "reset"],
+        Option("optimizer's moments of new blocks", flag="grow-optimizer-state"),
+    ] = "copy"
 
     @model_validator(mode="after")
     def _legal_rule(self) -> Grow:
-        if self.source == "ema" and self.op != "mogrow":
-            raise ConfigError("", "source", "must be 'online' unless op is 'mogrow'", self.source)
+        # The supernet refuses it as well, but without the place in the file.
+        if self.old_blocks == "ema" and self.init != "ema":
+            problem = "must be 'keep' unless init is 'ema'"
+            raise ConfigError("", "old_blocks", problem, self.old_blocks)
         return self
 
     def rule(self) -> GrowthRule:
         """Return the growth rule of the supernet."""
-        return GrowthRule(op=self.op, map=self.map, source=self.source, state=self.state)
+        return GrowthRule(**self.model_dump())
 
 
 class Tokens(FileModel):
     """Which patch tokens a stage trains on; see :class:`supernet.config.TokenRule`."""
 
-    keep_rate: SomeShare | KeepCurve = 1.0
+    keep_rate: PositiveFraction | KeepCurve = 1.0
     by: Literal["magnitude", "l2_magnitude", "random", "class_attention"] = "magnitude"
     at_blocks: tuple[BlockNumber, ...] = (0,)
 
@@ -190,7 +230,7 @@ class Unfrozen(FileModel):
         return self
 
     def trains(self, block: int) -> bool:
-        """Tell whether block number `block` trains."""
+        """Return whether block number `block` trains."""
         return block % self.every < self.level
 
     def blocks(self, depth: int) -> list[int]:
@@ -198,8 +238,8 @@ class Unfrozen(FileModel):
         return [block for block in range(depth) if self.trains(block)]
 
     @property
-    def share(self) -> float:
-        """Return the share of blocks that train."""
+    def fraction(self) -> float:
+        """Return the fraction of blocks that train."""
         return self.level / self.every
 
 
@@ -207,7 +247,7 @@ class SandwichSizes(FileModel):
     """The smaller image sizes and keep-rates that a sandwich step draws from, rising."""
 
     sizes: tuple[Px, ...] = Field(min_length=1, max_length=64)
-    keep_rates: tuple[SomeShare, ...] = Field(min_length=1, max_length=64)
+    keep_rates: tuple[PositiveFraction, ...] = Field(min_length=1, max_length=64)
 
     @model_validator(mode="after")
     def _rising(self) -> SandwichSizes:
@@ -215,19 +255,20 @@ class SandwichSizes(FileModel):
             if list(values) != sorted(set(values)) or values[0] <= 0:
                 raise ConfigError("", key, "must be rising and above 0", list(values))
         if self.keep_rates[-1] >= 1:
-            law, cure = "must be below 1", "keep-rate 1 is always trained"
-            raise ConfigError("", "keep_rates", law, self.keep_rates[-1], cure)
+            problem, hint = "must be below 1", "keep-rate 1 is always trained"
+            raise ConfigError("", "keep_rates", problem, self.keep_rates[-1], hint)
         return self
 
 
 class Sandwich(FileModel):
     """A step that trains four subnets to one set of weights (SuperViT, arXiv 2205.11397)."""
 
+    # A mapping of one key, so that a file says `step: plain` or `step: {sandwich: …}`.
     sandwich: SandwichSizes
 
 
 class Stage(FileModel):
-    """One piece of training at one depth. ``length`` counts in the file's ``length_unit``.
+    """A part of a run at one depth. ``length`` counts in the file's ``length_unit``.
 
     ``shrink_by`` is how images come to the stage's size: resized in the loader, or the low frequencies of
     full-size ones cut out on the device (EfficientTrain++). A stage trains on ``batch_scale`` times as
@@ -247,15 +288,17 @@ class Stage(FileModel):
     trainable: Literal["all"] | Unfrozen = "all"
     step: Literal["plain"] | Sandwich = "plain"
 
-    @field_validator("depth")
     @classmethod
-    def _whole_blocks(cls, depth: Depth) -> Depth:
-        return _checked_depth(depth)
+    def of(cls, subnet: SubnetConfig, length: float, **more: Any) -> Stage:
+        """Return the stage that trains one subnet; `more` are further keys of a stage."""
+        tokens = Tokens.of(subnet.tokens)
+        depth = depth_value(subnet.depth)
+        return cls(length=length, depth=depth, img_size=subnet.img_size, tokens=tokens, **more)
 
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """How a step trains, beside its subnet: parts of a stage that hold for all of it.
+    """How a step trains, beside its subnet: what of a stage holds for all of its steps.
 
     Attributes:
         shrink_by: How images come to the subnet's size: ``resize`` or ``fourier``.
@@ -263,7 +306,7 @@ class Training:
         lr_scale: Learning rate, as a multiple of the run's.
         unfrozen: Which blocks train; None for all.
         sandwich: The smaller subnets of a sandwich step; None for a plain step.
-        tokens: How a sandwich step drops tokens; a plain step's subnet says it all.
+        tokens: How a sandwich step drops tokens; the subnet of a plain step says so itself.
     """
 
     shrink_by: Literal["resize", "fourier"] = "resize"
@@ -287,18 +330,57 @@ class Training:
         )
 
 
-def _checked_depth(depth: Depth) -> Depth:
-    blocks = [depth] if isinstance(depth, int) else list(depth)
-    if not blocks or min(blocks) < 1:
-        raise ConfigError("", "", "must be at least 1 block", shown_depth(tuple(blocks)))
-    return depth
+# --------------------------------------------------------------------------------------------------
+# Costs in multiply-accumulates: known before anything runs, and the same on every machine.
+
+_macs = lru_cache(maxsize=1024)(macs)  # `show` asks for the same few subnets at every segment
 
 
-def shown_depth(depth: tuple[int, ...]) -> int | list[int]:
-    """Return a depth as files write it."""
-    return depth[0] if len(depth) == 1 else list(depth)
+def image_macs(
+    spec: ModelSpec, subnet: SubnetConfig, training: Training, num_classes: int = 1000
+) -> int:
+    """Return the multiply-accumulates that a training step spends on one image.
+
+    Three forward passes' worth: one forward, and two backward, for inputs and for weights. A sandwich step
+    is counted by the mean over its draws.
+    """
+    if training.sandwich is not None:
+        forward = _sandwich_macs(spec, subnet, training, training.sandwich, num_classes)
+        return round(3 * forward)
+    # Frozen blocks have no gradient of weights; what lies outside blocks is counted as they are.
+    blocks, unfrozen = subnet.total_depth, training.unfrozen
+    trained = blocks if unfrozen is None else len(unfrozen.blocks(blocks))
+    return _macs(spec, subnet, num_classes) * (2 * blocks + trained) // blocks
 
 
-def depth_value(depth: tuple[int, ...]) -> Depth:
-    """Return the file's form of a depth: a number for a model of one stage."""
-    return depth[0] if len(depth) == 1 else depth
+def _sandwich_macs(
+    spec: ModelSpec,
+    full: SubnetConfig,
+    training: Training,
+    smaller: SandwichSizes,
+    num_classes: int,
+) -> float:
+    """Return the forward multiply-accumulates of (full, 1), (full, k), (size, 1) and (size, k)."""
+    rates = [training.tokens.rule(rate) for rate in smaller.keep_rates]
+
+    def both(size: int) -> float:
+        whole = float(_macs(spec, SubnetConfig(full.depth, size), num_classes))
+        pruned = (_macs(spec, SubnetConfig(full.depth, size, rule), num_classes) for rule in rates)
+        return whole + fmean(pruned)
+
+    return both(full.img_size) + fmean(map(both, smaller.sizes))
+
+
+def relative_step_cost(
+    spec: ModelSpec, subnet: SubnetConfig, training: Training, num_classes: int = 1000
+) -> float:
+    """Return the multiply-accumulates of a step as a fraction of those of a plain full one."""
+    full = image_macs(spec, spec.full, Training(), num_classes)
+    return training.batch_scale * image_macs(spec, subnet, training, num_classes) / full
+
+
+def evaluation_macs(
+    spec: ModelSpec, subnet: SubnetConfig, num_images: int, num_classes: int = 1000
+) -> int:
+    """Return the multiply-accumulates of an evaluation: a forward of the online and the averaged network."""
+    return 2 * num_images * _macs(spec, subnet, num_classes)

@@ -2,50 +2,93 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from itertools import accumulate, pairwise
 from typing import Any
 
 from autoprog.files import dump_yaml
+from autoprog.options import Option
 from autoprog.presets import preset, summary_of
 from autoprog.recipe import RECIPES, Recipe, defaults_text, resolve_recipe
 from autoprog.schedule import GrowthSchedule
-from autoprog.space import Decisions, find_space
+from autoprog.space import Decisions, SpaceFile, find_space
 from supernet.config import ModelSpec
 
 __all__ = [
-    "DECISIONS",
+    "KINDS",
+    "decision_meanings",
+    "modeline",
     "natural_recipe",
     "recipe_starter",
     "schedule_starter",
+    "schema_of",
+    "schema_text",
     "space_starter",
 ]
 
-_LARGE_IMAGES_PX = 64
-"""From this full size on a starter recipe is DeiT's; smaller images come in smaller data sets."""
 
-DECISIONS = {
-    "num_stages": "stages of --rule autoprog",
-    "supernet_epochs": "length of a supernet phase of --rule autoprog, in epochs",
-    "num_points": "decision points of the other rules",
-    "supernet_share": "share of the run that their supernet phases take, all together",
-    "min_visits": "steps that a supernet phase gives each subnet at the least",
-    "good_visits": "steps after which its estimates are worth something; short runs decide less often",
-    "search_share": "the most that estimates may cost, as a share of a run of the full model",
-    "max_candidates": "the most subnets that are estimated at a decision",
-    "min_full_share": "the least share of the run that the full model trains for",
-    "estimate_images": "the most images of the held-out slice",
-    "tail_trials": "schedules that Optuna proposes at a decision",
-}
+KINDS = ("space", "schedule", "recipe")
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def schema_of(kind: str) -> dict[str, Any]:
+    """Return the JSON Schema of a kind of file, by which editors complete and check it.
+
+    It says which keys there are and which values each takes; what holds between keys is checked when the file
+    is read.
+    """
+    if kind == "schedule":
+        body = GrowthSchedule.model_json_schema()
+    elif kind == "space":
+        body = SpaceFile.model_json_schema()
+        body["$defs"]["Recipe"] = Recipe.model_json_schema()
+        body["properties"]["recipe"] = {"$ref": "#/$defs/Recipe"}
+        properties = body["$defs"]["Decisions"]["properties"]
+        for key, meaning in decision_meanings().items():
+            properties[key]["description"] = meaning
+    else:
+        body = Recipe.model_json_schema()
+        meaning = "recipe whose values the keys of this file replace"
+        base = {"enum": [*RECIPES, None], "default": None, "description": meaning}
+        schema = {"const": 2, "default": 2, "description": "version of the file format"}
+        body["properties"] = {"schema": schema, "base": base, **body["properties"]}
+        body["type"] = ["object", "null"]  # a file in which all is commented out is valid, too
+    return {"$schema": _DIALECT, **body, "title": f"autoprog {kind}"}
+
+
+def schema_text(kind: str) -> str:
+    """Return the JSON Schema as the text of a file."""
+    return json.dumps(schema_of(kind), indent=1) + "\n"
+
+
+def modeline(path: str) -> str:
+    """Return the comment by which YAML language servers find a file's schema."""
+    return f"# yaml-language-server: $schema={path}\n"
+
+
+def decision_meanings() -> dict[str, str]:
+    """Return what each number of a space's decisions means, as its flag says it if it has one."""
+    meanings = {}
+    for key, field in Decisions.model_fields.items():
+        options = [one.help for one in field.metadata if isinstance(one, Option)]
+        meaning = options[0] if options else field.description
+        if meaning is not None:  # the growth rule says itself what it is
+            meanings[key] = meaning
+    return meanings
+
+
+# From this full size on a starter recipe is DeiT's; smaller images come in smaller data sets.
+_LARGE_IMAGES_PX = 64
 
 _OPTIONAL_AXES = """\
-  # Only real trainings (--trials) can tell what these are worth; take away the # to search them:
+  # Only real trainings (--trials) show what these are worth; take away the # to search them:
   # randaug: {values: [0.5, 1.0]}       # multiples of the recipe's magnitude, ending at 1
   # drop_path: {values: [0.0, 1.0]}     # multiples of the recipe's drop-path rate
   # batch_scale: {values: [2.0, 1.0]}   # multiples of the recipe's batch size
-  # map: [interpolate, stack]           # where new blocks go
-  # grow: [mogrow, copy, zero]          # what new blocks start from
+  # placement: [interpolate, stack]     # where new blocks go
+  # init: [ema, copy, zero]             # what new blocks start from
   # lr: [cosine, wsd]                   # shape of the learning rate
 """
 
@@ -63,7 +106,7 @@ def space_starter(spec: ModelSpec, output: str) -> str:
     lines = [
         f"# What a search of {spec.name} may choose from. Try it:",
         f"#   autoprog search --model {spec.name} --space {output} --data DIR",
-        "schema: 1",
+        "schema: 2",
         f"model: {spec.name}",
         f"img_size: {spec.img_size}    # full image size, in px",
         "axes:    # rising; the last of each is the full model",
@@ -71,19 +114,17 @@ def space_starter(spec: ModelSpec, output: str) -> str:
         f"  img_size: {{values: {sizes}}}    # px, multiples of the stride {spec.patch_size}",
     ]
     if not spec.needs_grid:
-        lines += ["  # Shares of patch tokens that are kept, ending at 1, such as [0.6, 0.8, 1.0]:"]
+        lines += [
+            "  # Fractions of patch tokens that are kept, ending at 1, such as [0.6, 0.8, 1.0]:"
+        ]
         lines += ["  keep_rate: {values: [1.0], by: magnitude}"]
     lines += [_OPTIONAL_AXES.rstrip(), "decisions:"]
-    lines += _decisions(file.decisions)
+    values = file.decisions.model_dump(mode="json")
+    lines += [f"  {key}: {values[key]}    # {says}" for key, says in decision_meanings().items()]
+    grow = ", ".join(f"{key}: {value}" for key, value in values["grow"].items())
+    lines += [f"  grow: {{{grow}}}    # how blocks are added"]
     lines += ["recipe: {}    # any keys of a recipe that suit the space; see autoprog init recipe"]
     return "\n".join(lines) + "\n"
-
-
-def _decisions(decisions: Decisions) -> list[str]:
-    values = decisions.model_dump(mode="json")
-    lines = [f"  {key}: {values[key]}    # {meaning}" for key, meaning in DECISIONS.items()]
-    grow = ", ".join(f"{key}: {value}" for key, value in values["grow"].items())
-    return [*lines, f"  grow: {{{grow}}}    # how blocks are added"]
 
 
 def natural_recipe(spec: ModelSpec) -> str:
@@ -105,7 +146,7 @@ def recipe_starter(spec: ModelSpec, output: str) -> str:
         f"# Values are those of the recipe {base}, in brackets where others differ. Each key is a flag too,",
         "# which wins over the file. Try it:",
         f"#   autoprog train --schedule constant --model {spec.name} --recipe {output} --data DIR",
-        "",
+        "schema: 2",
         f"# base: {base}    # the recipe that the other keys are from (by the number of training images)",
     ]
     for key, field in Recipe.model_fields.items():
@@ -116,26 +157,27 @@ def recipe_starter(spec: ModelSpec, output: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+# What the keys of a schedule mean.
 _OF_SCHEDULE = {
     "full": "the model at its full size, which the last stage ends at",
-    "length_unit": "what lengths count in: epochs, steps, share, compute_share or time_share",
+    "length_unit": "what lengths count in: epochs, steps, fraction, compute_fraction or budget_fraction",
     "lr": "shape: cosine, wsd or constant; clock: epochs or compute",
     "monotone": "false where depth, size or keep-rate may fall",
     "end": "free where the last stage need not train the whole model on all tokens",
     "stages": "one after the other",
 }
-"""What the keys of a schedule mean."""
 
+# What the keys of a stage mean; a comment says so where each comes first.
 _OF_STAGE = {
     "length": "that of the last stage may be 'rest'",
     "depth": "blocks; of a VOLO outlookers and transformers",
     "img_size": "px, a multiple of the stride",
     "ramp": "linear or exponential",
-    "every_epochs": "length of a plateau of the ramp",
+    "every_epochs": "length of a level of the ramp",
     "tokens": "which patch tokens train",
     "curve": "cyclic: up and down in each period; linear or cosine: once over the stage",
-    "drop": "the share of tokens that is dropped, from and to",
-    "quantum": "shares are rounded to it",
+    "drop": "the fraction of tokens that is dropped, from and to",
+    "quantum": "fractions are rounded to it",
     "by": "magnitude, l2_magnitude, random or class_attention",
     "at_blocks": "blocks that drop tokens",
     "grow": "how new blocks are filled",
@@ -144,23 +186,22 @@ _OF_STAGE = {
     "trainable": "blocks whose number modulo every is below level",
     "sandwich": "four subnets a step, of these sizes and keep-rates",
 }
-"""What the keys of a stage mean, told where each comes first."""
 
+# What a stage may have beside its length, depth and size; img_size also takes a ramp.
 _OPTIONAL_OF_STAGE = {
-    "tokens": "{keep_rate: 0.6, by: magnitude}    # share of patch tokens that are kept",
-    "grow": "{op: mogrow, map: interpolate, source: online, state: carry}    # how new blocks are filled",
+    "tokens": "{keep_rate: 0.6, by: magnitude}    # fraction of patch tokens that are kept",
+    "grow": "{init: ema, placement: interpolate, old_blocks: keep, optimizer_state: copy}",
     "curriculum": "{randaug: 4, drop_path: 0.0, reprob: 0.0, mixup: 0.2, cutmix: 0.5}",
     "shrink_by": "fourier    # the low frequencies of full-size images instead of smaller images",
     "batch_scale": "2    # multiple of the recipe's batch size",
     "lr_scale": "1.4    # multiple of the learning rate (the square root of batch_scale)",
     "trainable": "{every: 4, level: 2}    # blocks 0, 1, 4, 5, 8, … alone",
 }
-"""What a stage may have beside its length, depth and size; img_size also takes a ramp."""
 
-_SHARE_OF = {
-    "share": "of the run",
-    "compute_share": "of the compute",
-    "time_share": "of the time budget",
+_PART_OF = {
+    "fraction": "of the run",
+    "compute_fraction": "of the compute",
+    "budget_fraction": "of the time budget",
 }
 
 
@@ -183,8 +224,8 @@ def schedule_starter(
     recipe = resolve_recipe(recipe_name)
     epochs = recipe.epochs if epochs is None else epochs
     schedule = preset(name, spec, epochs, recipe.strength, recipe.learning_rate)
-    flags = f" --epochs {epochs:g}" if schedule.length_unit in _SHARE_OF else ""
-    budget = " --time-budget 24h" if schedule.length_unit == "time_share" else ""
+    flags = f" --epochs {epochs:g}" if schedule.length_unit in _PART_OF else ""
+    budget = " --time-budget 24h" if schedule.length_unit == "budget_fraction" else ""
     lines = [
         f"# {summary_of(name)}",
         f"# {name} for {spec.name} over {epochs:g} epochs, strengths of the recipe {recipe_name}. Try it:",
@@ -203,8 +244,9 @@ def schedule_starter(
 
 def _annotated(schedule: GrowthSchedule) -> Iterator[str]:
     """Yield the lines of a schedule file, with what its keys mean and where each stage lies."""
-    told: set[str] = set()
+    explained: set[str] = set()
     where = iter(_stage_places(schedule))
+    # Line by line over the text of the YAML, since PyYAML writes no comments.
     in_stages = False
     for line in dump_yaml(_body(schedule)).splitlines():
         found = re.match(r"(?P<indent>[- ]*)(?P<key>\w+):", line)
@@ -214,8 +256,8 @@ def _annotated(schedule: GrowthSchedule) -> Iterator[str]:
             yield f"# {next(where)}"
         at_top = not found["indent"]
         meaning = _OF_STAGE.get(key) if in_stages else _OF_SCHEDULE.get(key) if at_top else None
-        yield line if meaning is None or key in told else f"{line}    # {meaning}"
-        told.update({key} if at_top or in_stages else ())
+        yield line if meaning is None or key in explained else f"{line}    # {meaning}"
+        explained.update({key} if at_top or in_stages else ())
         in_stages = in_stages or line == "stages:"
 
 
@@ -249,7 +291,7 @@ def _stage_places(schedule: GrowthSchedule) -> Iterator[str]:
     lengths = [stage.length for stage in schedule.stages]
     ends = list(accumulate(float(length) for length in lengths))
     for number, (start, stop) in enumerate(pairwise([0.0, *ends]), 1):
-        whole = _SHARE_OF.get(schedule.length_unit)
+        whole = _PART_OF.get(schedule.length_unit)
         place = (
             f"{schedule.length_unit} {start:g} to {stop:g}"
             if whole is None

@@ -1,4 +1,4 @@
-"""A schedule in steps: what the runner, the views and the cost model read, and nothing else."""
+"""A schedule in steps: consecutive segments, which is all that the trainer, the views and costs read."""
 
 from __future__ import annotations
 
@@ -8,19 +8,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
-from typing import TYPE_CHECKING
 
-from autoprog.curves import Curriculum, Plateau, plateaus
-from autoprog.effort import relative_step_cost
+from autoprog.curves import Curriculum, Level, curve_levels
 from autoprog.errors import ConfigError
-from autoprog.laws import SHARES
 from autoprog.stage import FullModel, Grow, Stage, Training
 from supernet.config import SubnetConfig, as_depth
 
-if TYPE_CHECKING:
-    from autoprog.schedule import GrowthSchedule
-
-__all__ = ["Segment", "StepTable", "but_for_tokens", "resolve_steps"]
+__all__ = ["Segment", "StepTable", "but_for_tokens", "check_changes", "segments_of_stage"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +64,6 @@ class StepTable:
             raise IndexError(f"step must lie in [0, {self.total_steps}), but got {step}")
         return self.segments[self._segment_number(step)]
 
-    def stage_starts(self) -> Iterator[Segment]:
-        """Yield the first segment of each stage."""
-        stage = -1
-        for segment in self.segments:
-            if segment.stage != stage:
-                stage = segment.stage
-                yield segment
-
     def clock(self, step: int) -> float:
         """Return where the learning rate stands before `step`, from 0 to ``total_steps``."""
         if self.weights is None or step >= self.total_steps:
@@ -89,6 +75,7 @@ class StepTable:
     def _segment_number(self, step: int) -> int:
         return bisect_right(self._starts, step) - 1
 
+    # Both are kept: the trainer asks for its segment and its learning rate at every step.
     @cached_property
     def _starts(self) -> list[int]:
         return [segment.start_step for segment in self.segments]
@@ -102,116 +89,50 @@ class StepTable:
 
 
 def but_for_tokens(segment: Segment) -> Segment:
-    """Return what two segments of one phase have in common."""
+    """Return what the segments of one phase have in common: the trainer changes keep-rates on the way."""
     subnet = SubnetConfig(segment.subnet.depth, segment.subnet.img_size)
     return replace(segment, subnet=subnet, start_step=0, stop_step=0)
 
 
-def resolve_steps(
-    schedule: GrowthSchedule, steps_per_epoch: int, epochs: float | None
-) -> StepTable:
-    """Return the step table of a schedule; see :meth:`GrowthSchedule.resolve`."""
-    bounds = _stage_bounds(schedule, steps_per_epoch, epochs)
-    segments: list[Segment] = []
-    for index, stage in enumerate(schedule.stages):
-        start, stop = bounds[index], bounds[index + 1]
-        if stop <= start:
-            raise ConfigError(
-                "schedule",
-                f"stages[{index}].length",
-                f"must last at least one step at {steps_per_epoch} steps an epoch",
-                stage.length,
-                "train longer or drop the stage",
-            )
-        segments.extend(_segments(schedule.full, stage, index, start, stop, steps_per_epoch))
-    return StepTable(tuple(segments), steps_per_epoch, _clock_weights(schedule, segments))
+# Of a run, ten an epoch over 2,000 epochs: each makes a segment, which is built, checked and drawn.
+_MAX_CHANGES = 20_000
 
 
-def _clock_weights(
-    schedule: GrowthSchedule, segments: Sequence[Segment]
-) -> tuple[float, ...] | None:
-    """Return how far a step of each segment moves the learning rate: by its images or its compute."""
-    if schedule.lr.clock == "compute":
-        spec = schedule.full.spec()
-        return tuple(relative_step_cost(spec, s.subnet, s.training) for s in segments)
-    scales = tuple(segment.training.batch_scale for segment in segments)
-    return scales if len(set(scales)) > 1 else None
+def check_changes(stages: Sequence[Stage], spans: Sequence[float], steps_per_epoch: int) -> None:
+    """Refuse more changes than can be built, before any is.
 
-
-def _stage_bounds(
-    schedule: GrowthSchedule, steps_per_epoch: int, epochs: float | None
-) -> list[int]:
-    """Return the first step of each stage and the total: floor(k · E / K) for K equal stages.
-
-    Lengths are counted in steps of the recipe's batch size first; a stage of larger batches then has fewer.
+    Args:
+        stages: Of a schedule.
+        spans: Length of each in steps of the recipe's batch size.
+        steps_per_epoch: Those steps in an epoch.
     """
-    in_shares = schedule.length_unit in SHARES
-    unit = 1.0 if schedule.length_unit == "steps" else float(steps_per_epoch)
-    lengths = [stage.length for stage in schedule.stages]
-    fixed = sum(length for length in lengths if not isinstance(length, str))
-    open_end = lengths[-1] == "rest"
-    if epochs is None and (open_end or in_shares):
-        raise ConfigError("--epochs", "", "must be given for a schedule in shares or with 'rest'")
-    total_steps = fixed * unit if epochs is None else epochs * steps_per_epoch
-    as_written = total_steps if in_shares else unit
-    scale = as_written if open_end else total_steps / fixed
-    ends = list(accumulate(float(length) * scale for length in lengths[:-1]))
-    spans = [stop - start for start, stop in zip([0.0, *ends], [*ends, total_steps], strict=True)]
-    _check_changes(schedule, spans, steps_per_epoch)
-    factors = [
-        _steps_a_unit(schedule, stage, span, steps_per_epoch)
-        for stage, span in zip(schedule.stages, spans, strict=True)
-    ]
-    positions = accumulate(span * factor for span, factor in zip(spans, factors, strict=True))
-    return [0, *(math.floor(position + 1e-6) for position in positions)]
-
-
-def _check_changes(schedule: GrowthSchedule, spans: Sequence[float], steps_per_epoch: int) -> None:
-    """Refuse more changes than can be built, before any is."""
     changes = 0
-    for index, (stage, span) in enumerate(zip(schedule.stages, spans, strict=True)):
+    for index, (stage, span) in enumerate(zip(stages, spans, strict=True)):
         steps = max(1, round(span / stage.batch_scale))
         sizes, rates, curricula = _levels(stage, steps, steps_per_epoch)
         changes += sum(len(levels) - 1 for levels in (sizes, rates, *curricula.values()))
-        if changes > _MOST_CHANGES:
+        if changes > _MAX_CHANGES:
             raise _too_many_changes(index)
 
 
-def _steps_a_unit(
-    schedule: GrowthSchedule, stage: Stage, nominal_steps: float, steps_per_epoch: int
-) -> float:
-    """Return the optimizer steps that stand for one nominal step of a stage's length."""
-    if schedule.length_unit == "steps":
-        return 1.0
-    if schedule.length_unit != "compute_share":
-        return 1.0 / stage.batch_scale
-    spec, steps = schedule.full.spec(), nominal_steps / stage.batch_scale
-    for _ in range(3):  # plateaus are counted in epochs, so their shares move with the length
-        table = list(_segments(schedule.full, stage, 0, 0, max(1, round(steps)), steps_per_epoch))
-        cost = sum(s.steps * relative_step_cost(spec, s.subnet, s.training) for s in table)
-        steps = nominal_steps * table[-1].stop_step / cost
-    return steps / nominal_steps
-
-
-def _segments(
+def segments_of_stage(
     full: FullModel, stage: Stage, index: int, start: int, stop: int, steps_per_epoch: int
 ) -> Iterator[Segment]:
-    """Yield the plateaus of one stage; neighbours that came out equal are merged."""
+    """Yield the segments of stage number `index` over steps `start` to `stop`, the equal ones merged."""
     steps, training = stop - start, Training.of(stage)
     sizes, rates, curricula = _levels(stage, steps, steps_per_epoch)
     firsts = sorted(
         {first for levels in (sizes, rates, *curricula.values()) for first, _ in levels}
     )
-    if len(firsts) > _MOST_CHANGES:
+    if len(firsts) > _MAX_CHANGES:
         raise _too_many_changes(index)
     pending: Segment | None = None
     for first, last in zip(firsts, [*firsts[1:], steps], strict=True):
-        subnet = SubnetConfig(
-            as_depth(stage.depth),
-            _on_grid(_level(sizes, first), full.stride),
-            stage.tokens.rule(_level(rates, first)),
-        )
-        curriculum = Curriculum(**{name: _level(own, first) for name, own in curricula.items()})
+        # A linear ramp leaves the grid of the stride between its ends: the nearest size on it is trained.
+        size = max(full.stride, round(_at(sizes, first) / full.stride) * full.stride)
+        tokens = stage.tokens.rule(_at(rates, first))
+        subnet = SubnetConfig(as_depth(stage.depth), size, tokens)
+        curriculum = Curriculum(**{name: _at(own, first) for name, own in curricula.items()})
         if pending and (pending.subnet, pending.curriculum) == (subnet, curriculum):
             pending = replace(pending, stop_step=start + last)
             continue
@@ -226,31 +147,26 @@ def _segments(
 
 def _levels(
     stage: Stage, steps: int, steps_per_epoch: int
-) -> tuple[list[Plateau], list[Plateau], dict[str, list[Plateau]]]:
-    """Return the plateaus of a stage's image size and keep-rate, and of its curriculum by name."""
+) -> tuple[list[Level], list[Level], dict[str, list[Level]]]:
+    """Return the levels of a stage's image size and keep-rate, and of its curriculum by name."""
+    # Steps of larger batches are fewer an epoch; every_epochs and period_epochs count epochs of images.
     own_epoch = max(1.0, steps_per_epoch / stage.batch_scale)
     curricula = {
-        name: plateaus(curve, steps, own_epoch)
+        name: curve_levels(curve, steps, own_epoch)
         for name, curve in stage.curriculum
         if curve is not None
     }
-    sizes = plateaus(stage.img_size, steps, own_epoch)
-    return sizes, plateaus(stage.tokens.keep_rate, steps, own_epoch), curricula
+    sizes = curve_levels(stage.img_size, steps, own_epoch)
+    return sizes, curve_levels(stage.tokens.keep_rate, steps, own_epoch), curricula
 
 
-_MOST_CHANGES = 20_000
-"""Of a run, ten an epoch over 2,000 epochs: each makes a segment, which is built and looked at."""
-
-
-def _too_many_changes(stage: int) -> ConfigError:
-    law = f"must change sizes, keep-rates and regularisation at most {_MOST_CHANGES:,} times a run"
-    return ConfigError("schedule", f"stages[{stage}]", law, cure="make its plateaus longer")
-
-
-def _level(levels: Sequence[Plateau], step: int) -> float:
-    """Return the value of the plateau that holds `step`."""
+def _at(levels: Sequence[Level], step: int) -> float:
+    """Return the value of the level that holds `step`."""
     return levels[bisect_right(levels, (step, math.inf)) - 1][1]
 
 
-def _on_grid(size: float, stride: int) -> int:
-    return max(stride, round(size / stride) * stride)
+def _too_many_changes(stage: int) -> ConfigError:
+    problem = (
+        f"must change sizes, keep-rates and regularisation at most {_MAX_CHANGES:,} times a run"
+    )
+    return ConfigError("schedule", f"stages[{stage}]", problem, hint="make its levels longer")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from autoprog.bounds import BlockNumber, Blocks, Px, SomeShare
+from autoprog.bounds import BlockNumber, Blocks, PositiveFraction, Px
 from autoprog.files import FileModel, parse
 from supernet.config import SubnetConfig, TokenRule
 
@@ -17,7 +17,7 @@ __all__ = ["KeptTokens", "Subnet"]
 class _Tokens(FileModel):
     """The fields of a :class:`TokenRule`."""
 
-    keep_rate: SomeShare = 1.0
+    keep_rate: PositiveFraction = 1.0
     by: Literal["magnitude", "l2_magnitude", "random", "class_attention"] = "magnitude"
     at_blocks: tuple[BlockNumber, ...] = (0,)
 
@@ -33,6 +33,7 @@ class _Point(FileModel):
 def _checked(model: type[FileModel]) -> BeforeValidator:
     """Return the check that a mapping is one of the model; values that were built in Python pass."""
 
+    # The classes of the supernet know no pydantic, and take what would cost a file's reader all memory.
     def check(value: Any) -> Any:
         return parse(model, value, "").model_dump() if isinstance(value, Mapping) else value
 

@@ -16,13 +16,12 @@ if TYPE_CHECKING:
         TokenRule,
         first_slots,
     )
-    from supernet.cost import macs, parameters, relative_cost
+    from supernet.cost import block_tokens, check_tokens, macs, parameters, relative_cost
     from supernet.depthmap import skip_lists
     from supernet.elastic import ElasticPlainViT, create_elastic, describe
     from supernet.export import StaticViT, export_subnet, plain_state_dict, static_model
     from supernet.grow import SlotOrigin, compact
     from supernet.network import ElasticViT
-    from supernet.tokencount import block_tokens, check_tokens
     from supernet.volo import ElasticVOLO
     from supernet.zoo import lookup
 
@@ -69,8 +68,8 @@ _HOME = {
     "StaticViT": "export",
     "SubnetConfig": "config",
     "TokenRule": "config",
-    "block_tokens": "tokencount",
-    "check_tokens": "tokencount",
+    "block_tokens": "cost",
+    "check_tokens": "cost",
     "compact": "grow",
     "create_elastic": "elastic",
     "describe": "elastic",

@@ -61,7 +61,12 @@ def build_network(
     every = {**arguments, **{key: value for key, value in own.items() if value is not None}}
     if torch.get_default_device().type != "meta":
         with torch.device("meta"):
-            _check_fits(timm_name, _create(timm_name, every))
+            state = _create(timm_name, every).state_dict()
+        size = sum(tensor.nbytes for tensor in state.values())
+        if 2 * size > machine_bytes():
+            held = f"the machine has {machine_bytes() / 2**30:.3g} GiB"
+            problem = f"must fit twice into memory, but its weights take {size / 2**30:,.3g} GiB"
+            raise ValueError(f"{timm_name}: {problem}, and {held}")
     return _create(timm_name, every)
 
 
@@ -71,8 +76,8 @@ def check_known(timm_name: Any) -> None:
     if timm.is_model(timm_name):
         return
     near = difflib.get_close_matches(timm_name, timm.list_models(), n=3)
-    cure = f"; did you mean {', '.join(near)}?" if near else ""
-    raise ValueError(f"model must be a short name or a timm model, but got {timm_name!r}{cure}")
+    hint = f"; did you mean {', '.join(near)}?" if near else ""
+    raise ValueError(f"model must be a short name or a timm model, but got {timm_name!r}{hint}")
 
 
 @lru_cache(maxsize=1)
@@ -86,13 +91,5 @@ def _create(timm_name: str, arguments: Mapping[str, Any]) -> nn.Module:
         return timm.create_model(timm_name, **arguments)
     except _ANSWERS as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        law = "overrides must be arguments of that model"
-        raise ValueError(f"{timm_name}: {law}: {reason}") from None
-
-
-def _check_fits(timm_name: str, network: nn.Module) -> None:
-    size = sum(tensor.nbytes for tensor in network.state_dict().values())
-    if 2 * size > machine_bytes():
-        held = f"the machine has {machine_bytes() / 2**30:.3g} GiB"
-        law = f"must fit twice into memory, but its weights take {size / 2**30:,.3g} GiB"
-        raise ValueError(f"{timm_name}: {law}, and {held}")
+        problem = "overrides must be arguments of that model"
+        raise ValueError(f"{timm_name}: {problem}: {reason}") from None

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from reprlib import repr as brief
 from typing import Any
 
-from supernet.depthmap import MAPS, split_blocks
+from supernet.depthmap import PLACEMENTS, split_blocks
 from supernet.limits import (
-    MOST_BLOCKS,
+    MAX_BLOCKS,
     check_arguments,
     check_count,
     check_name,
@@ -49,16 +49,16 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
 def as_depth(depth: int | Sequence[int]) -> tuple[int, ...]:
     """Normalise a depth to one positive number of blocks per stage."""
     blocks = tuple(depth) if isinstance(depth, (tuple, list)) else (depth,)
-    if not 1 <= len(blocks) <= _MOST_STAGES:
+    if not 1 <= len(blocks) <= _MAX_STAGES:
         raise ValueError(
             f"depth must have one entry per stage of the model, but got {brief(depth)}"
         )
     for number in blocks:
-        check_count("depth", number, MOST_BLOCKS)
+        check_count("depth", number, MAX_BLOCKS)
     return blocks
 
 
-_MOST_STAGES = 4
+_MAX_STAGES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class TokenRule:
     """Which patch tokens go on through a network; class and register tokens always do.
 
     Args:
-        keep_rate: Share that each of ``at_blocks`` keeps, in (0, 1].
+        keep_rate: Fraction of the tokens that each of ``at_blocks`` keeps, in (0, 1].
         by: What is kept: the tokens of largest ``magnitude`` (L1) or ``l2_magnitude``, ``random`` ones
             (all three PSS, arXiv 2208.09520), or those that the class token attends to most
             (``class_attention``; SuperViT, arXiv 2205.11397).
@@ -87,8 +87,8 @@ class TokenRule:
             raise ValueError(
                 f"at_blocks must be rising numbers from 0, but got {brief(self.at_blocks)}"
             )
-        if blocks[-1] >= MOST_BLOCKS:
-            raise ValueError(f"at_blocks must be below {MOST_BLOCKS}, but got {brief(blocks[-1])}")
+        if blocks[-1] >= MAX_BLOCKS:
+            raise ValueError(f"at_blocks must be below {MAX_BLOCKS}, but got {brief(blocks[-1])}")
         if self.keep_rate == 1:  # whatever the rest says, it keeps all: one value for one meaning
             blocks = (0,)
             object.__setattr__(self, "by", "magnitude")
@@ -127,7 +127,7 @@ class SubnetConfig:
         return sum(self.depth)
 
     def within(self, other: SubnetConfig) -> bool:
-        """Tell whether ``other`` is at least as large on every axis: a partial order."""
+        """Return whether ``other`` is at least as large on every axis: a partial order."""
         if len(self.depth) != len(other.depth):
             raise ValueError(f"compared subnets must have equal stages, but got {self} and {other}")
         shallower = all(
@@ -146,27 +146,29 @@ class GrowthRule:
     """How a subnet grows.
 
     Args:
-        op: What fills a new block: ``mogrow`` its source block in the slowest EMA, ``copy`` the online
-            source block, ``zero`` that one with its two residual branches at exactly 0.
-        map: A name in :data:`supernet.depthmap.MAPS`.
-        source: Where old blocks and everything outside blocks come from; ``ema`` replaces the whole
-            online network by the slowest EMA, as the AutoProg release does.
-        state: ``carry`` clones the optimizer state with the weights, ``fresh`` gives new blocks
+        init: What a new block starts from: ``ema`` its source block in the slowest EMA (MoGrow in the
+            AutoProg paper), ``copy`` the online source block, ``zero`` that one with its two residual
+            branches at exactly 0.
+        placement: Where new blocks go: a name in :data:`supernet.depthmap.PLACEMENTS`.
+        old_blocks: ``keep`` leaves old blocks and everything outside blocks as they are; ``ema`` replaces
+            the whole online network by the slowest EMA, as the AutoProg release does.
+        optimizer_state: ``copy`` clones the optimizer state with the weights, ``fresh`` gives new blocks
             none, ``reset`` clears the whole optimizer, as the AutoProg release does.
     """
 
-    op: str = "mogrow"
-    map: str = "interpolate"
-    source: str = "online"
-    state: str = "carry"
+    init: str = "ema"
+    placement: str = "interpolate"
+    old_blocks: str = "keep"
+    optimizer_state: str = "copy"
 
     def __post_init__(self) -> None:
-        check_choice("op", self.op, ("mogrow", "copy", "zero"))
-        check_choice("map", self.map, tuple(MAPS))
-        check_choice("source", self.source, ("online", "ema"))
-        check_choice("state", self.state, ("carry", "fresh", "reset"))
-        if self.source == "ema" and self.op != "mogrow":
-            raise ValueError(f"source must be online unless op is mogrow, but got op {self.op!r}")
+        check_choice("init", self.init, ("ema", "copy", "zero"))
+        check_choice("placement", self.placement, tuple(PLACEMENTS))
+        check_choice("old_blocks", self.old_blocks, ("keep", "ema"))
+        check_choice("optimizer_state", self.optimizer_state, ("copy", "fresh", "reset"))
+        # The release takes everything from the EMA at once; with other new blocks that mixes two networks.
+        if self.old_blocks == "ema" and self.init != "ema":
+            raise ValueError(f"old_blocks must be keep unless init is ema, but got {self.init!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,9 +188,9 @@ class Outlook:
     class_blocks: int = 2
 
     def __post_init__(self) -> None:
-        most = {"stem_dim": 32_768, "class_blocks": MOST_BLOCKS}
+        limits = {"stem_dim": 32_768, "class_blocks": MAX_BLOCKS}
         for key in ("embed_dim", "num_heads", "stem_dim", "class_blocks"):
-            check_count(f"outlook.{key}", getattr(self, key), most.get(key))
+            check_count(f"outlook.{key}", getattr(self, key), limits.get(key))
         check_heads("outlook.embed_dim", self.embed_dim, self.num_heads)
 
 
@@ -234,21 +236,25 @@ class ModelSpec:
         check_name("model", self.name)
         check_name("timm", self.timm)
         object.__setattr__(self, "depth", as_depth(self.depth))
-        object.__setattr__(self, "overrides", _hashable(self.overrides))
+        # A spec is a dictionary key; YAML and JSON give lists, in any order of the names.
+        frozen = ((k, tuple(v) if isinstance(v, list) else v) for k, v in self.overrides)
+        object.__setattr__(self, "overrides", tuple(sorted(frozen)))
         for key in ("embed_dim", "num_heads", "patch_size", "img_size", "in_chans"):
             check_count(key, getattr(self, key))
         if self.num_prefix_tokens < 0:
             raise ValueError(f"num_prefix_tokens must be >= 0, but got {self.num_prefix_tokens}")
         if self.num_prefix_tokens > 0:
             check_count("num_prefix_tokens", self.num_prefix_tokens)
-        else:
+        else:  # nothing to be a class token, whatever the caller left at its default
             object.__setattr__(self, "class_token", False)
         check_ratio("mlp_ratio", self.mlp_ratio)
         check_heads("embed_dim", self.embed_dim, self.num_heads)
         stages = 1 if self.outlook is None else 2
         if len(self.depth) != stages:
-            law = "depth must be two numbers, outlookers and transformers, with outlook, else one"
-            raise ValueError(f"{law}, but got {list(self.depth)}")
+            problem = (
+                "depth must be two numbers, outlookers and transformers, with outlook, else one"
+            )
+            raise ValueError(f"{problem}, but got {list(self.depth)}")
         check_multiple(self.img_size, self.patch_size)
         check_tokens_of_image(self.img_size, self.patch_size)
         check_arguments(self.timm, dict(self.overrides))
@@ -268,12 +274,12 @@ class ModelSpec:
 
     @property
     def is_local(self) -> bool:
-        """Tell whether the feed-forward is that of :mod:`supernet.locality`, which the timm name says."""
+        """Return whether the feed-forward is that of :mod:`supernet.locality`, which the timm name says."""
         return self.timm.startswith("local_")
 
     @property
     def needs_grid(self) -> bool:
-        """Tell whether the network mixes neighbours on the grid of patches, so that none may be dropped."""
+        """Return whether the network mixes neighbours on the grid of patches, so that none may be dropped."""
         return self.is_local or len(self.depth) > 1
 
     def with_img_size(self, img_size: int) -> ModelSpec:
@@ -283,12 +289,6 @@ class ModelSpec:
     def create_kwargs(self) -> dict[str, Any]:
         """Return the arguments with which plain ``timm.create_model`` rebuilds the full model."""
         return {"img_size": self.img_size, **dict(self.overrides)}
-
-
-def _hashable(overrides: Iterable[tuple[str, Any]]) -> tuple[tuple[str, Any], ...]:
-    """Sort the overrides by name and freeze the lists that YAML and JSON give."""
-    frozen = ((key, tuple(value) if isinstance(value, list) else value) for key, value in overrides)
-    return tuple(sorted(frozen))
 
 
 def check_heads(key: str, width: int, num_heads: int) -> None:
@@ -302,5 +302,5 @@ def check_multiple(img_size: int, patch_size: int) -> None:
     if img_size % patch_size:
         below = img_size // patch_size * patch_size
         near = " and ".join(str(size) for size in (below, below + patch_size) if size)
-        law = f"img_size must be a multiple of the stride {patch_size}"
-        raise ValueError(f"{law}, but got {img_size}; nearest are {near}")
+        problem = f"img_size must be a multiple of the stride {patch_size}"
+        raise ValueError(f"{problem}, but got {img_size}; nearest are {near}")

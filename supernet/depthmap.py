@@ -1,16 +1,12 @@
-"""Which source each block of a deeper network has, which blocks a candidate runs, how stages share them."""
+"""Where new blocks go: the source of each block of a deeper network, and which blocks a candidate runs."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from supernet.config import Slots
 
 __all__ = [
-    "MAPS",
+    "PLACEMENTS",
     "interpolate",
     "make_divisible",
     "new_slots",
@@ -30,6 +26,7 @@ def interpolate(base: int, target: int) -> tuple[int, ...]:
     copies, remainder = divmod(target, base)
     single = base - remainder
 
+    # The first `single` blocks have `copies` slots each, the deeper ones one more.
     def source(slot: int) -> int:
         early = slot // copies
         return early if early < single else (slot + single) // (copies + 1)
@@ -43,10 +40,11 @@ def stack(base: int, target: int) -> tuple[int, ...]:
     return tuple(slot % base for slot in range(target))
 
 
-MAPS: dict[str, Callable[[int, int], tuple[int, ...]]] = {
+PLACEMENTS: dict[str, Callable[[int, int], tuple[int, ...]]] = {
     "interpolate": interpolate,
     "stack": stack,
 }
+"""The source of each slot, by the name of a placement, for depths before and after a growth."""
 
 
 def new_slots(source_map: Sequence[int]) -> tuple[int, ...]:
@@ -54,13 +52,13 @@ def new_slots(source_map: Sequence[int]) -> tuple[int, ...]:
     return tuple(slot for slot, source in enumerate(source_map) if source in source_map[:slot])
 
 
-def skip_list(base: int, top: int, depth: int, map: str = "interpolate") -> tuple[int, ...]:
+def skip_list(base: int, top: int, depth: int, placement: str = "interpolate") -> tuple[int, ...]:
     """Return the slots that a candidate of ``depth`` runs in a supernet grown ``base`` to ``top``.
 
     All first copies and the last ``depth - base`` new slots: capacity is added from the deep end,
     and ``depth == base`` is the network before growth. Raises ValueError unless base <= depth <= top.
     """
-    source_map = MAPS[map](base, top)
+    source_map = PLACEMENTS[placement](base, top)
     if not base <= depth <= top:
         raise ValueError(f"depth of a candidate must lie in {base}..{top}, but got {depth}")
     new = new_slots(source_map)
@@ -69,10 +67,11 @@ def skip_list(base: int, top: int, depth: int, map: str = "interpolate") -> tupl
 
 
 def skip_lists(
-    base: Sequence[int], top: Sequence[int], depth: Sequence[int], map: str = "interpolate"
-) -> Slots:
+    base: Sequence[int], top: Sequence[int], depth: Sequence[int], placement: str = "interpolate"
+) -> tuple[tuple[int, ...], ...]:
     """Return the skip-list of each stage; stages are mapped independently."""
-    return tuple(skip_list(*numbers, map=map) for numbers in zip(base, top, depth, strict=True))
+    ends = zip(base, top, depth, strict=True)
+    return tuple(skip_list(*numbers, placement=placement) for numbers in ends)
 
 
 def split_blocks(blocks: int, outlookers: int, transformers: int) -> tuple[int, int]:
@@ -81,8 +80,9 @@ def split_blocks(blocks: int, outlookers: int, transformers: int) -> tuple[int, 
     Outlookers are 0.23 of them on the grid of 2, as in AutoProg, bounded by what the full model has. Up to
     two blocks are one of each.
     """
-    least, most = max(1, blocks - transformers), max(1, min(outlookers, blocks - 1))
-    first = min(max(make_divisible(0.23 * blocks, 2), least), most)
+    low, high = max(1, blocks - transformers), max(1, min(outlookers, blocks - 1))
+    # 0.23 * 18 = 4.14 gives the 4 outlookers among the 18 blocks of VOLO-D1.
+    first = min(max(make_divisible(0.23 * blocks, 2), low), high)
     return first, max(1, blocks - first)
 
 

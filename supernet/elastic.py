@@ -20,12 +20,10 @@ from torch import Tensor, nn
 
 from supernet.build import build_network, check_known
 from supernet.config import ALL_TOKENS, ModelSpec, Slots, SubnetConfig, first_slots
-from supernet.cost import parameters
-from supernet.drop import DropPath
+from supernet.cost import BlockTokens, block_tokens, check_tokens, parameters
 from supernet.locality import LocalBlock
-from supernet.network import ElasticViT, resize
+from supernet.network import DropPath, ElasticViT, resize
 from supernet.positions import add_tables, position, table_of
-from supernet.tokencount import BlockTokens, block_tokens, check_tokens
 from supernet.tokens import PruningBlock, run_blocks
 from supernet.volo import ElasticVOLO, describe_volo
 
@@ -38,12 +36,23 @@ __all__ = [
     "growable_names",
 ]
 
-_OWN_ARGUMENTS = (
+_OWN_ARGUMENTS = (  # which change the network without changing what a spec says of it
     "dynamic_img_size",
     "num_classes",
     "pretrained",
     "drop_path_rate",
     "patch_drop_rate",
+)
+_MAX_TABLES = 64
+_DESCRIBED = (
+    "depth",
+    "embed_dim",
+    "num_heads",
+    "patch_size",
+    "num_prefix_tokens",
+    "class_token",
+    "in_chans",
+    "outlook",
 )
 
 
@@ -52,6 +61,8 @@ class ElasticPlainViT(ElasticViT):
 
     def __init__(self, spec: ModelSpec, vit: VisionTransformer) -> None:
         super().__init__(spec, vit)
+        # Position embeddings are then resampled in the forward, and the parameter keeps its size; timm's
+        # set_input_size would make a new one, which the optimizer does not know.
         assert vit.dynamic_img_size, "the timm model must be built with dynamic_img_size=True"
         for block in vit.blocks:
             block.drop_path1, block.drop_path2 = DropPath(), DropPath()
@@ -123,10 +134,20 @@ def create_elastic(
     Raises:
         ValueError: If ``spec`` is not what timm builds of it, or it does not fit into memory.
     """
-    _check_table_sizes(spec, table_sizes)
+    if len(table_sizes) > _MAX_TABLES:  # more than a run can train
+        problem = f"position tables must be for at most {_MAX_TABLES} image sizes"
+        raise ValueError(f"{spec.name}: {problem}, but got {len(table_sizes)}")
+    for size in table_sizes:
+        spec.with_img_size(size)  # which refuses sizes that the model cannot see
     dynamic = True if spec.outlook is None else None
     vit = build_network(spec.timm, spec.create_kwargs(), num_classes, dynamic_img_size=dynamic)
-    _check_describes(spec, vit)
+    # Descriptions come with files of other people, where the parts may contradict the timm name.
+    built = _read_spec(spec.timm, vit, spec.create_kwargs())
+    for key in _DESCRIBED:
+        said, found = getattr(spec, key), getattr(built, key)
+        if said != found:
+            problem = f"{key} must be {found}, as timm builds {spec.timm} with its overrides"
+            raise ValueError(f"{spec.name}: {problem}, but got {said}")
     if type(vit) is VOLO:
         return ElasticVOLO(spec, vit)
     if table_sizes:
@@ -150,14 +171,22 @@ def describe(timm_name: str, **overrides: Any) -> ModelSpec:
     with torch.device("meta"):
         vit = build_network(timm_name, overrides)
     spec = _read_spec(timm_name, vit, overrides)
-    return spec if spec.outlook is not None else _with_exact_parameters(spec, vit)
+    if spec.outlook is not None:
+        return spec
+    # What the formula of supernet.cost.parameters misses (layer scale, registers, other norms), per block and
+    # outside; what it says of a block is the difference that one more of them makes.
+    one, two = (parameters(spec, depth, vit.num_classes) for depth in (1, 2))
+    in_block = sum(p.numel() for p in vit.blocks[0].parameters())
+    in_all = sum(p.numel() for p in vit.parameters())
+    outside = in_all - len(vit.blocks) * in_block - (one - (two - one))
+    return replace(spec, extra_parameters=(in_block - (two - one), outside))
 
 
 def growable_names(pattern: str) -> list[str]:
     """Return the names of timm's models, and of ours in it, that match a glob pattern and may grow.
 
-    At once, and a few of them cannot: only the built network tells, so :func:`describe`, which takes a tenth
-    of a second. Looks where timm keeps plain ViTs and VOLOs; `describe` accepts one from elsewhere too.
+    A few of them cannot: only the built network shows it, by :func:`describe`, which takes a tenth of a
+    second. Looks where timm keeps plain ViTs and VOLOs; `describe` accepts one from elsewhere too.
     """
     names = timm.list_models(pattern)
     return [name for name in names if model_entrypoint(name).__module__ in _HOMES]
@@ -172,53 +201,19 @@ _HOMES = (
 )
 
 
-_MOST_TABLES = 64
-
-
-def _check_table_sizes(spec: ModelSpec, sizes: Sequence[int]) -> None:
-    """Refuse more position tables than a run can train, and sizes that the model cannot see."""
-    if len(sizes) > _MOST_TABLES:
-        law = f"position tables must be for at most {_MOST_TABLES} image sizes"
-        raise ValueError(f"{spec.name}: {law}, but got {len(sizes)}")
-    for size in sizes:
-        spec.with_img_size(size)
-
-
-_DESCRIBED = (
-    "depth",
-    "embed_dim",
-    "num_heads",
-    "patch_size",
-    "num_prefix_tokens",
-    "class_token",
-    "in_chans",
-    "outlook",
-)
-
-
-def _check_describes(spec: ModelSpec, vit: Any) -> None:
-    """Refuse a description whose parts are not those of the network that its name and arguments make."""
-    built = _read_spec(spec.timm, vit, spec.create_kwargs())
-    for key in _DESCRIBED:
-        said, found = getattr(spec, key), getattr(built, key)
-        if said != found:
-            law = f"{key} must be {found}, as timm builds {spec.timm} with its overrides"
-            raise ValueError(f"{spec.name}: {law}, but got {said}")
-
-
 def _check_supported(timm_name: str, vit: Any) -> None:
     """Refuse models whose forward, growth or export would not be that of the plain ViT."""
     if type(vit) is not VisionTransformer:
-        law = "must be a plain timm VisionTransformer or VOLO"
-        raise ValueError(f"{timm_name}: {law}, but is a {type(vit).__name__}")
+        problem = "must be a plain timm VisionTransformer or VOLO"
+        raise ValueError(f"{timm_name}: {problem}, but is a {type(vit).__name__}")
     if type(vit.patch_embed) is not PatchEmbed:
-        law = "must embed patches by one convolution and support dynamic_img_size"
-        raise ValueError(f"{timm_name}: {law}, but has {type(vit.patch_embed).__name__}")
+        problem = "must embed patches by one convolution and support dynamic_img_size"
+        raise ValueError(f"{timm_name}: {problem}, but has {type(vit.patch_embed).__name__}")
     for block in vit.blocks:
         if type(block) not in (Block, LocalBlock) or type(block.attn) is not Attention:
             kind = type(getattr(block, "attn", block)).__name__
-            law = "must have standard blocks and attention"
-            raise ValueError(f"{timm_name}: {law}, but has {type(block).__name__} with {kind}")
+            problem = "must have standard blocks and attention"
+            raise ValueError(f"{timm_name}: {problem}, but has {type(block).__name__} with {kind}")
     for key in ("img_size", "patch_size"):
         height, width = getattr(vit.patch_embed, key)
         if height != width:
@@ -246,13 +241,3 @@ def _read_spec(timm_name: str, vit: Any, overrides: dict[str, Any]) -> ModelSpec
         overrides=tuple((key, value) for key, value in overrides.items() if key != "img_size"),
         class_token=vit.cls_token is not None,
     )
-
-
-def _with_exact_parameters(spec: ModelSpec, vit: VisionTransformer) -> ModelSpec:
-    """Add what the formula of :func:`supernet.cost.parameters` misses, per block and outside."""
-    in_block = sum(p.numel() for p in vit.blocks[0].parameters())
-    in_all = sum(p.numel() for p in vit.parameters())
-    plain = [parameters(spec, depth, vit.num_classes) for depth in (1, 2)]
-    plain_block = plain[1] - plain[0]
-    outside = in_all - len(vit.blocks) * in_block - (plain[0] - plain_block)
-    return replace(spec, extra_parameters=(in_block - plain_block, outside))

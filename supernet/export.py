@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import chain
 
 import torch
@@ -13,9 +12,9 @@ from torch import Tensor, nn
 
 from supernet.build import build_network
 from supernet.config import ALL_TOKENS, ModelSpec, Slots, SubnetConfig, TokenRule, first_slots
+from supernet.cost import BlockTokens, block_tokens, check_tokens
 from supernet.elastic import ElasticPlainViT, ElasticViT
 from supernet.positions import TABLES
-from supernet.tokencount import BlockTokens, block_tokens, check_tokens
 from supernet.tokens import PruningBlock, run_blocks
 from supernet.volo import ElasticVOLO
 
@@ -52,8 +51,8 @@ def export_subnet(
     Raises ValueError for a subnet that drops tokens, which weights alone cannot say.
     """
     if subnet.tokens != ALL_TOKENS:
-        law = "a plain timm model must keep all tokens"
-        raise ValueError(f"{law}, but got {subnet}; use static_model")
+        problem = "a plain timm model must keep all tokens"
+        raise ValueError(f"{problem}, but got {subnet}; use static_model")
     running = first_slots(subnet.depth) if slots is None else slots
     assert tuple(map(len, running)) == subnet.depth, f"{subnet} does not run the slots {running}"
     state = _renumber(model, plain_state_dict(model), running)
@@ -96,7 +95,7 @@ class StaticViT(nn.Module):
 
 
 def static_model(model: ElasticViT, subnet: SubnetConfig, slots: Slots | None = None) -> StaticViT:
-    """Build the module of one cell, image size and keep-rate, on the CPU and in eval mode.
+    """Build the module of one image size and keep-rate, on the CPU and in eval mode.
 
     Its logits are those of ``model(images, subnet, slots)``.
     """
@@ -116,8 +115,13 @@ def plain_network(
     )
     family = ElasticVOLO if type(vit) is VOLO else ElasticPlainViT
     lists_of_stages = family.block_lists(vit)
-    for lists, blocks in zip(lists_of_stages, subnet.depth, strict=True):
-        _cut(lists, blocks)
+    for lists, left in zip(lists_of_stages, subnet.depth, strict=True):
+        for (
+            part
+        ) in lists:  # the first blocks stay; a list may end up empty, which timm runs as well
+            there = len(part)
+            del part[left:]
+            left = max(0, left - there)
     rates = calculate_drop_path_rates(drop_path_rate, subnet.total_depth)
     for block, rate in zip(chain(*chain(*lists_of_stages)), rates, strict=True):
         for module in block.modules():
@@ -141,11 +145,3 @@ def _renumber(model: ElasticViT, state: dict[str, Tensor], running: Slots) -> di
         elif block in places:
             kept[places[block] + key.removeprefix(block)] = tensor
     return kept
-
-
-def _cut(lists: Sequence[nn.Sequential], blocks: int) -> None:
-    """Leave the first ``blocks`` of a stage; a list may end up empty, which timm runs as well."""
-    for part in lists:
-        there = len(part)
-        del part[blocks:]
-        blocks = max(0, blocks - there)

@@ -6,18 +6,18 @@ Parameters keep their identity, so optimizer, EMA and checkpoints never change t
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from supernet.config import GrowthRule, Slots
-from supernet.depthmap import MAPS, new_slots
+from supernet.depthmap import PLACEMENTS, new_slots
 from supernet.elastic import ElasticViT
 
-__all__ = ["SlotOrigin", "compact", "grow"]
+__all__ = ["SlotOrigin", "check_state", "compact", "grow"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,43 +55,86 @@ def grow(
     """Grow ``model`` in place from ``base`` to ``target`` blocks per stage; EMAs run fast to slow.
 
     Every EMA is grown from itself by the same map. Gradients become None. Raises ValueError for
-    ``mogrow`` without an EMA, and for ``fresh`` state in an optimizer that counts steps per group.
+    ``init: ema`` without an EMA, and for ``fresh`` state in an optimizer that counts steps per group.
     """
-    if rule.op == "mogrow" and not emas:
-        raise ValueError("op mogrow must have at least one EMA to grow from, but got none")
+    if rule.init == "ema" and not emas:
+        raise ValueError("init ema must have at least one EMA to grow from, but got none")
     if optimizer is not None:
         check_state(rule, optimizer)
-    maps = tuple(MAPS[rule.map](*ends) for ends in zip(base, target, strict=True))
-    for ema in emas:
-        _fill(ema, maps)
-    _fill(model, maps)
-    if rule.op == "mogrow":
-        _take_from_ema(model, emas[-1], maps, everything=rule.source == "ema")
-    elif rule.op == "zero":
+    maps = tuple(PLACEMENTS[rule.placement](*ends) for ends in zip(base, target, strict=True))
+    for network in (model, *emas):
+        for stage, source_map in zip(network.stages, maps, strict=True):
+            # From the deep end: a map never reads above its own slot, so no source is overwritten before
+            # it has been read.
+            for slot in reversed(range(len(source_map))):
+                _copy_block(stage[slot], stage[source_map[slot]])
+
+    new_slots_of = [new_slots(source_map) for source_map in maps]
+    if rule.old_blocks == "ema":  # whose new blocks are then those of the EMA as well
+        _copy_block(model.vit, emas[-1].vit)
+    elif (
+        rule.init == "ema"
+    ):  # the EMAs have grown already: each new slot holds a copy of its source
+        for stage, averaged, slots in zip(model.stages, emas[-1].stages, new_slots_of, strict=True):
+            for slot in slots:
+                _copy_block(stage[slot], averaged[slot])
+    elif rule.init == "zero":
+        # With its last layer at 0 a residual branch adds nothing: the network computes what it did before.
+        # The EMAs too, or a growth would show in the averaged network alone.
         for network in (model, *emas):
-            _silence(network, maps)
-    _grow_state(model, optimizer, maps, rule.state)
-    _drop_gradients((model, *emas))
-    return _origins(maps, rule, has_optimizer=optimizer is not None)
+            for stage, slots in zip(network.stages, new_slots_of, strict=True):
+                for slot in slots:
+                    for layer in ("attn.proj", "mlp.fc2"):
+                        for parameter in stage[slot].get_submodule(layer).parameters():
+                            parameter.zero_()
+
+    if optimizer is not None and rule.optimizer_state == "reset":
+        optimizer.state.clear()
+        for group in optimizer.param_groups:  # some optimizers count steps here
+            group.pop("step", None)
+    elif optimizer is not None:
+        _move_state(model, optimizer, maps, clone_new=rule.optimizer_state == "copy")
+    for network in (model, *emas):
+        network.zero_grad(set_to_none=True)
+
+    weights_of_new: dict[str, Literal["ema", "online", "zero"]] = {
+        "ema": "ema",
+        "copy": "online",
+        "zero": "zero",
+    }
+    origins = []
+    for number, source_map in enumerate(maps):
+        for slot, source in enumerate(source_map):
+            is_new = slot in new_slots_of[number]
+            weights = weights_of_new[rule.init] if is_new or rule.old_blocks == "ema" else "kept"
+            state: Literal["carried", "fresh", "reset", "none"] = "carried"
+            if optimizer is None:
+                state = "none"
+            elif rule.optimizer_state == "reset":
+                state = "reset"
+            elif rule.optimizer_state == "fresh" and is_new:
+                state = "fresh"
+            origins.append(SlotOrigin(number, slot, source, is_new, weights, state))
+    return tuple(origins)
 
 
 def check_state(rule: GrowthRule, optimizer: torch.optim.Optimizer) -> None:
     """Refuse a rule that does not go with the state of an optimizer which has taken a step.
 
     Zero moments that meet the step count of others would overshoot (Lamb, Adan). From the initial weights in
-    the state of its source the next step would make a silenced block that source again (MADGRAD).
+    the state of its source the next step would make a zero block that source again (MADGRAD).
 
     Raises:
         ValueError: Where the rule and the optimizer do not go together.
     """
     name = type(optimizer).__name__
-    if rule.state == "fresh" and any("step" in group for group in optimizer.param_groups):
-        law = "state fresh must have a step count per parameter"
-        raise ValueError(f"{law}, but {name} counts per group; use carry or reset")
-    silences = rule.op == "zero" and rule.state == "carry"
-    if silences and any("x0" in entry for entry in optimizer.state.values()):
-        law = "op zero must go with an optimizer that keeps no initial weights"
-        raise ValueError(f"{law}, but {name} does; use state fresh or reset")
+    if rule.optimizer_state == "fresh" and any("step" in group for group in optimizer.param_groups):
+        problem = "optimizer_state fresh must have a step count per parameter"
+        raise ValueError(f"{problem}, but {name} counts per group; use copy or reset")
+    copies_state_of_zero_blocks = rule.init == "zero" and rule.optimizer_state == "copy"
+    if copies_state_of_zero_blocks and any("x0" in entry for entry in optimizer.state.values()):
+        problem = "init zero must go with an optimizer that keeps no initial weights"
+        raise ValueError(f"{problem}, but {name} does; use optimizer_state fresh or reset")
 
 
 @torch.no_grad()
@@ -114,33 +157,8 @@ def compact(
                 _copy_block(stage[slot], stage[source])
     if optimizer is not None:
         _move_state(model, optimizer, slots, clone_new=True)
-    _drop_gradients((model, *emas))
-
-
-def _fill(network: ElasticViT, maps: Slots) -> None:
-    """Gather in place from the deep end: a map never reads above its own slot."""
-    for stage, source_map in zip(network.stages, maps, strict=True):
-        for slot in reversed(range(len(source_map))):
-            _copy_block(stage[slot], stage[source_map[slot]])
-
-
-def _take_from_ema(model: ElasticViT, ema: ElasticViT, maps: Slots, everything: bool) -> None:
-    """Overwrite the new blocks, or the whole network, by those of an EMA that has grown already."""
-    if everything:
-        _copy_block(model.vit, ema.vit)
-        return
-    for stage, grown, source_map in zip(model.stages, ema.stages, maps, strict=True):
-        for slot in new_slots(source_map):
-            _copy_block(stage[slot], grown[slot])
-
-
-def _silence(network: ElasticViT, maps: Slots) -> None:
-    """Set the last layer of both residual branches of every new block to 0."""
-    for stage, source_map in zip(network.stages, maps, strict=True):
-        for slot in new_slots(source_map):
-            for layer in ("attn.proj", "mlp.fc2"):
-                for parameter in stage[slot].get_submodule(layer).parameters():
-                    parameter.zero_()
+    for network in (model, *emas):
+        network.zero_grad(set_to_none=True)
 
 
 def _copy_block(target: nn.Module, source: nn.Module) -> None:
@@ -150,19 +168,6 @@ def _copy_block(target: nn.Module, source: nn.Module) -> None:
     tensors = source.state_dict()
     for name, tensor in target.state_dict().items():
         tensor.copy_(tensors[name])
-
-
-def _grow_state(
-    model: ElasticViT, optimizer: torch.optim.Optimizer | None, maps: Slots, mode: str
-) -> None:
-    if optimizer is None:
-        return
-    if mode == "reset":
-        optimizer.state.clear()
-        for group in optimizer.param_groups:
-            group.pop("step", None)
-        return
-    _move_state(model, optimizer, maps, clone_new=mode == "carry")
 
 
 def _move_state(
@@ -176,50 +181,13 @@ def _move_state(
             if slot in new and not clone_new:
                 continue
             for parameter, entry in zip(stage[slot].parameters(), states[source], strict=True):
-                if entry:
-                    optimizer.state[parameter] = _clone(entry) if slot in new else entry
-
-
-def _clone(entry: dict[str, Any]) -> dict[str, Any]:
-    """Copy one parameter's state so deeply that no tensor, the step count included, is shared."""
-    return {
-        key: value.clone() if isinstance(value, Tensor) else copy.deepcopy(value)
-        for key, value in entry.items()
-    }
-
-
-def _drop_gradients(networks: Iterable[nn.Module]) -> None:
-    for network in networks:
-        network.zero_grad(set_to_none=True)
-
-
-def _origins(maps: Slots, rule: GrowthRule, has_optimizer: bool) -> tuple[SlotOrigin, ...]:
-    origins = []
-    for stage, source_map in enumerate(maps):
-        new = set(new_slots(source_map))
-        origins += [
-            SlotOrigin(
-                stage=stage,
-                slot=slot,
-                source_slot=source,
-                is_new=slot in new,
-                weights=_weights_origin(rule, slot in new),
-                state=_state_origin(rule, slot in new) if has_optimizer else "none",
-            )
-            for slot, source in enumerate(source_map)
-        ]
-    return tuple(origins)
-
-
-def _weights_origin(rule: GrowthRule, is_new: bool) -> Literal["kept", "online", "ema", "zero"]:
-    if rule.source == "ema":
-        return "ema"
-    if not is_new:
-        return "kept"
-    return {"mogrow": "ema", "copy": "online", "zero": "zero"}[rule.op]  # type: ignore[return-value]
-
-
-def _state_origin(rule: GrowthRule, is_new: bool) -> Literal["carried", "fresh", "reset"]:
-    if rule.state == "reset":
-        return "reset"
-    return "fresh" if is_new and rule.state == "fresh" else "carried"
+                if not entry:
+                    continue
+                if slot in new:
+                    # Shares no tensor with its source, not even the step count: optimizers change their
+                    # state in place.
+                    entry = {
+                        key: value.clone() if isinstance(value, Tensor) else copy.deepcopy(value)
+                        for key, value in entry.items()
+                    }
+                optimizer.state[parameter] = entry

@@ -15,9 +15,9 @@ from reprlib import repr as brief
 from typing import Any
 
 __all__ = [
-    "MOST_BLOCKS",
-    "MOST_CLASSES",
-    "MOST_IMAGE_PX",
+    "MAX_BLOCKS",
+    "MAX_CLASSES",
+    "MAX_IMAGE_PX",
     "check_arguments",
     "check_count",
     "check_name",
@@ -26,19 +26,19 @@ __all__ = [
     "check_tokens_of_image",
 ]
 
-MOST_BLOCKS = 256
+MAX_BLOCKS = 256
 """timm builds so many in a second; the deepest published ViTs have about 60."""
-MOST_IMAGE_PX = 4096
-MOST_CLASSES = 1_000_000
-MOST_PATCHES = 2**14
+MAX_IMAGE_PX = 4096
+MAX_CLASSES = 1_000_000
+MAX_PATCHES = 2**14
 """A grid of 256 x 256, as of 4,096 px with a stride of 16."""
-_MOST_PARTS = 16  # entries of a list, such as the widths of a VOLO
+_MAX_PARTS = 16  # entries of a list, such as the widths of a VOLO
 _NAME = re.compile(r"[A-Za-z0-9_]+([.-][A-Za-z0-9_]+)*")
 _LONGEST_NAME = 100
 
-_MOST = {
+_MAX = {
     "embed_dim": 32_768,
-    "img_size": MOST_IMAGE_PX,
+    "img_size": MAX_IMAGE_PX,
     "in_chans": 1_024,
     "num_heads": 512,
     "num_prefix_tokens": 1_024,
@@ -111,8 +111,8 @@ _RATIO = _Real(0, 64, is_above=True)
 _RATE = _Real(0, 0.99)
 
 _ARGUMENTS: dict[str, _Whole | _Real | _Flag | _Word] = {
-    **{key: _Whole(1, most) for key, most in _MOST.items() if key != "num_prefix_tokens"},
-    "depth": _Whole(1, MOST_BLOCKS),
+    **{key: _Whole(1, most) for key, most in _MAX.items() if key != "num_prefix_tokens"},
+    "depth": _Whole(1, MAX_BLOCKS),
     "reg_tokens": _Whole(0, 1_000),
     "mlp_ratio": _RATIO,
     "init_values": _Real(0, 100),
@@ -140,12 +140,12 @@ _ARGUMENTS: dict[str, _Whole | _Real | _Flag | _Word] = {
 
 _VOLO_ARGUMENTS: dict[str, _Whole | _Real | _Flag | _Word] = {
     "downsamples": _Flag(),
-    "embed_dims": _Whole(1, _MOST["embed_dim"]),
-    "layers": _Whole(0, MOST_BLOCKS),
+    "embed_dims": _Whole(1, _MAX["embed_dim"]),
+    "layers": _Whole(0, MAX_BLOCKS),
     "outlook_attention": _Flag(),
     "pooling_scale": _Whole(1, 16),
     "post_layers": _Word(("ca",)),
-    "stem_hidden_dim": _Whole(1, _MOST["embed_dim"]),
+    "stem_hidden_dim": _Whole(1, _MAX["embed_dim"]),
     "use_aux_head": _Flag(),
     "use_mix_token": _Flag(),
 }
@@ -162,38 +162,38 @@ def check_arguments(owner: str, arguments: Mapping[str, Any]) -> None:
     Raises ValueError that begins with the ``owner``, the model.
     """
     for key, value in arguments.items():
-        law = _KNOWN.get(key) if isinstance(key, str) else None
-        if law is None:
+        problem = _KNOWN.get(key) if isinstance(key, str) else None
+        if problem is None:
             near = difflib.get_close_matches(str(key)[:_LONGEST_NAME], _KNOWN, n=1)
-            cure = f"; did you mean {near[0]}?" if near else ""
+            hint = f"; did you mean {near[0]}?" if near else ""
             raise ValueError(
-                f"{owner}: arguments must be among those that shape a network, but got {brief(key)}{cure}"
+                f"{owner}: arguments must be among those that shape a network, but got {brief(key)}{hint}"
             )
         is_list = isinstance(value, Sequence) and not isinstance(value, str)
         if is_list and key in _MANY | _ONE_OR_MANY:
-            is_right = len(value) <= _MOST_PARTS and all(map(law.holds, value))
+            is_right = len(value) <= _MAX_PARTS and all(map(problem.holds, value))
         else:
-            is_right = key not in _MANY and law.holds(value)
+            is_right = key not in _MANY and problem.holds(value)
         if not is_right:
-            many = f"a list of at most {_MOST_PARTS}, each " if key in _MANY else ""
-            raise ValueError(f"{owner}: {key} must be {many}{law}, but got {brief(value)}")
+            many = f"a list of at most {_MAX_PARTS}, each " if key in _MANY else ""
+            raise ValueError(f"{owner}: {key} must be {many}{problem}, but got {brief(value)}")
 
 
 def check_name(key: str, name: Any) -> None:
     """Refuse what cannot be the name of a model: an address, a path, a long text."""
     if not isinstance(name, str) or len(name) > _LONGEST_NAME or not _NAME.fullmatch(name):
-        law = f"{key} must be a short name or a timm model, without a source or a path"
-        raise ValueError(f"{law}, but got {brief(name)}")
+        problem = f"{key} must be a short name or a timm model, without a source or a path"
+        raise ValueError(f"{problem}, but got {brief(name)}")
 
 
 def check_count(key: str, value: Any, most: int | None = None) -> None:
     """Refuse anything but a whole number of at least one, and name what it counts.
 
-    Without ``most``, the bound is that of :data:`_MOST` for the last part of ``key``, if it has one.
+    Without ``most``, the bound is that of :data:`_MAX` for the last part of ``key``, if it has one.
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{key} must be a whole number >= 1, but got {brief(value)}")
-    most = _MOST.get(key.rpartition(".")[2]) if most is None else most
+    most = _MAX.get(key.rpartition(".")[2]) if most is None else most
     if most is not None and value > most:
         raise ValueError(f"{key} must be at most {most}, but got {brief(value)}")
 
@@ -208,14 +208,14 @@ def check_ratio(key: str, value: Any) -> None:
 
 def check_num_classes(num_classes: Any) -> None:
     """Refuse a number of outputs that no data set has; 0 is a network without a head."""
-    if not _Whole(0, MOST_CLASSES).holds(num_classes):
-        law = f"the number of classes must be at most {MOST_CLASSES:,}"
-        raise ValueError(f"{law}, but got {brief(num_classes)}")
+    if not _Whole(0, MAX_CLASSES).holds(num_classes):
+        problem = f"the number of classes must be at most {MAX_CLASSES:,}"
+        raise ValueError(f"{problem}, but got {brief(num_classes)}")
 
 
 def check_tokens_of_image(img_size: int, stride: int) -> None:
     """Refuse an image size that makes more patches than attention can hold."""
     patches = (img_size // stride) ** 2
-    if patches > MOST_PATCHES:
-        law = f"img_size must make at most {MOST_PATCHES:,} patches of {stride} px"
-        raise ValueError(f"{law}, but {img_size} makes {patches:,}")
+    if patches > MAX_PATCHES:
+        problem = f"img_size must make at most {MAX_PATCHES:,} patches of {stride} px"
+        raise ValueError(f"{problem}, but {img_size} makes {patches:,}")

@@ -134,8 +134,8 @@ class LocalBlock(Block):
         num_patches = num_tokens - self.num_prefix_tokens
         scale = math.isqrt(num_patches // (height * width))
         if scale == 0 or scale**2 * height * width != num_patches:
-            law = f"locality must have all tokens of a grid of {height}:{width}"
-            raise ValueError(f"{law}, but got {num_patches}")
+            problem = f"locality must have all tokens of a grid of {height}:{width}"
+            raise ValueError(f"{problem}, but got {num_patches}")
         return height * scale, width * scale
 
     def forward(
@@ -162,14 +162,14 @@ def _local(base: str, channel_attention: str | None = None, act_layer: str = "ha
         if pretrained:
             raise RuntimeError(f"No pretrained weights exist for {base} with locality.")
         if kwargs.get("patch_drop_rate"):
-            law = "patch_drop_rate must be 0 with locality"
-            raise ValueError(f"{law}, but got {kwargs['patch_drop_rate']}")
+            problem = "patch_drop_rate must be 0 with locality"
+            raise ValueError(f"{problem}, but got {kwargs['patch_drop_rate']}")
         build_base = model_entrypoint(base)
         with torch.device("meta"):
             replaced = type(build_base(depth=1).blocks[0])
         if replaced is not Block:
-            law = "locality must replace standard blocks"
-            raise ValueError(f"{base}: {law}, but there are {replaced.__name__}")
+            problem = "locality must replace standard blocks"
+            raise ValueError(f"{base}: {problem}, but there are {replaced.__name__}")
         block = partial(LocalBlock, channel_attention=channel_attention)
         vit = build_base(**{"act_layer": act_layer, **kwargs, "block_fn": block})
         grid = vit.patch_embed.grid_size
@@ -182,12 +182,14 @@ def _local(base: str, channel_attention: str | None = None, act_layer: str = "ha
 
 
 def _check_shape(embed: PatchEmbed, inputs: tuple[Tensor], grid: Grid) -> None:
-    """Refuse images of another shape than the network's: the number of tokens would not tell their grid."""
+    """Refuse images of another shape than the network's: the number of tokens would not give their grid."""
     height, width = inputs[0].shape[-2:]
     patch_height, patch_width = embed.patch_size
     if height * patch_width * grid[1] != width * patch_height * grid[0]:
-        law = f"images must have the shape of a grid of {grid[0]}x{grid[1]} patches with locality"
-        raise ValueError(f"{law}, but got {height}x{width} px")
+        problem = (
+            f"images must have the shape of a grid of {grid[0]}x{grid[1]} patches with locality"
+        )
+        raise ValueError(f"{problem}, but got {height}x{width} px")
 
 
 def _register() -> None:

@@ -39,7 +39,7 @@ def resample_tables(vit: VisionTransformer, img_sizes: Iterable[int]) -> None:
 
 
 def has_tables(vit: nn.Module) -> bool:
-    """Tell whether some sizes have tables of their own, which other sizes leave without a gradient."""
+    """Return whether some sizes have tables of their own, which other sizes leave without a gradient."""
     return hasattr(vit, TABLES)
 
 

@@ -17,7 +17,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from supernet.tokencount import BlockTokens
+from supernet.cost import BlockTokens
 
 __all__ = [
     "PruningBlock",

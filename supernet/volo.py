@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from supernet.config import ALL_TOKENS, ModelSpec, Outlook, Slots, SubnetConfig, first_slots
 from supernet.cost import parameters
-from supernet.drop import DropPath
-from supernet.network import ElasticViT, resize
+from supernet.network import DropPath, ElasticViT, resize
 
 __all__ = ["ElasticVOLO", "check_volo", "describe_volo"]
 
@@ -78,12 +77,13 @@ def check_volo(timm_name: str, vit: VOLO) -> None:
         for part in vit.network
     ]
     if kinds != [{Outlooker}, Downsample, *[{Transformer}] * (len(kinds) - 2)] or len(kinds) < 3:
-        law = "must have outlookers, then one downsampling, then transformers"
-        raise ValueError(f"{timm_name}: {law}, but has another order")
+        problem = "must have outlookers, then one downsampling, then transformers"
+        raise ValueError(f"{timm_name}: {problem}, but has another order")
+    # The forward adds half the auxiliary head's largest logits, so a VOLO without it is another network.
     class_blocks = {type(block) for block in vit.post_network or ()}
     if class_blocks != {ClassBlock} or vit.aux_head is None or vit.global_pool != "token":
-        law = "must have class attention, token pooling and an auxiliary head"
-        raise ValueError(f"{timm_name}: {law}, but lacks one of them")
+        problem = "must have class attention, token pooling and an auxiliary head"
+        raise ValueError(f"{timm_name}: {problem}, but lacks one of them")
     if vit.pooling_scale != 2:
         raise ValueError(f"{timm_name}: pooling_scale must be 2, but got {vit.pooling_scale}")
     height, width = vit.pos_embed.shape[1:3]
@@ -100,6 +100,7 @@ def describe_volo(timm_name: str, vit: VOLO, overrides: Mapping[str, Any]) -> Mo
     stem, outlooker, transformer = vit.patch_embed, vit.network[0][0], vit.network[2][0]
     hidden = transformer.mlp.fc1
     stride = 2 * stem.conv[0].stride[0] * stem.proj.stride[0]
+    img_size: int | Sequence[int] = overrides.get("img_size", stride * vit.pos_embed.shape[1])
     spec = ModelSpec(
         name=timm_name,
         timm=timm_name,
@@ -108,7 +109,7 @@ def describe_volo(timm_name: str, vit: VOLO, overrides: Mapping[str, Any]) -> Mo
         num_heads=transformer.attn.num_heads,
         mlp_ratio=hidden.out_features / hidden.in_features,
         patch_size=stride,
-        img_size=_side(overrides.get("img_size", stride * vit.pos_embed.shape[1])),
+        img_size=img_size if isinstance(img_size, int) else img_size[0],
         in_chans=vit.in_chans,
         overrides=tuple((key, value) for key, value in overrides.items() if key != "img_size"),
         outlook=Outlook(
@@ -119,13 +120,11 @@ def describe_volo(timm_name: str, vit: VOLO, overrides: Mapping[str, Any]) -> Mo
         ),
     )
     if parameters(spec, spec.depth, vit.num_classes) != sum(p.numel() for p in vit.parameters()):
-        law = "must have the layers of timm's own VOLOs"
-        raise ValueError(f"{timm_name}: {law}, but overrides change their biases, norms or widths")
+        problem = "must have the layers of timm's own VOLOs"
+        raise ValueError(
+            f"{timm_name}: {problem}, but overrides change their biases, norms or widths"
+        )
     return spec
-
-
-def _side(img_size: int | Sequence[int]) -> int:
-    return img_size if isinstance(img_size, int) else img_size[0]
 
 
 default_cfgs = generate_default_cfgs(

@@ -12,7 +12,7 @@ from autoprog.accuracy import (
     balanced_accuracy,
     class_accuracies,
     is_unbalanced,
-    largest_class_share,
+    largest_class_fraction,
     no_better_than_a_class,
     sampling_error,
 )
@@ -36,11 +36,11 @@ def test_a_class_without_images_has_no_accuracy_and_counts_for_nothing() -> None
 
 
 def test_two_classes_of_which_one_is_always_named_are_told() -> None:
-    share = largest_class_share([64, 16])
-    assert (share, balanced_accuracy([64, 0], [64, 16])) == (0.8, 50.0)
-    assert no_better_than_a_class(80.0, share) is not None
-    assert no_better_than_a_class(100 * 65 / 80, share) is None
-    assert no_better_than_a_class(float("nan"), share) is None
+    fraction = largest_class_fraction([64, 16])
+    assert (fraction, balanced_accuracy([64, 0], [64, 16])) == (0.8, 50.0)
+    assert no_better_than_a_class(80.0, fraction) is not None
+    assert no_better_than_a_class(100 * 65 / 80, fraction) is None
+    assert no_better_than_a_class(float("nan"), fraction) is None
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_two_classes_of_which_one_is_always_named_are_told() -> None:
 def test_unbalanced_is_where_the_largest_class_stands_out(
     images: tuple[int, ...], unbalanced: bool
 ) -> None:
-    assert is_unbalanced(largest_class_share(images), len(images)) is unbalanced
+    assert is_unbalanced(largest_class_fraction(images), len(images)) is unbalanced
 
 
 def test_the_sampling_error_is_half_of_wilsons_interval() -> None:

@@ -33,5 +33,7 @@ def test_an_unknown_argument_is_refused_with_a_suggestion(tmp_path: Path) -> Non
 
 
 def test_a_value_that_a_flag_does_not_take_is_refused() -> None:
-    with pytest.raises(ConfigError, match="run_train: must get values that the flags take"):
+    with pytest.raises(
+        ConfigError, match="run_train: sched: must be one of cosine, wsd, constant, but got 'bogus'"
+    ):
         autoprog.run_training("linear", model="vit-mu", sched="bogus")

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.structure import absolute
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("autoprog", "supernet", "search_spaces")
 CORE = (
@@ -19,46 +21,32 @@ CORE = (
     "space",
     "schedule",
     "stage",
-    "effort",
-    "encoding",
-    "ramps",
-    "laws",
+    "curves",
     "presets",
     "recipe",
     "events",
     "runs",
     "runfiles",
     "openfiles",
-    "locate",
     "files",
-    "curves",
-    "cachefolder",
+    "data.cache_folder",
     "outside",
     "steptable",
     "settings",
     "starters",
-    "schemas",
     "decisions",
-    "intervals",
+    "paired_timing",
     "costs",
-    "costs.cells",
     "costs.table",
-    "costs.choose",
-    "fidelity",
     "processes",
     "eventlog",
-    "hints",
-    "jsonlines",
-    "locks",
-    "workers",
-    "record",
 )
 TORCH_FREE_SUPERNET = (
     "supernet.config",
     "supernet.zoo",
     "supernet.cost",
     "supernet.depthmap",
-    "supernet.tokencount",
+    "supernet.cost",
 )
 HEAVY = ("torch", "torchvision", "timm", "optuna", "rich", "textual", "sklearn", "scipy")
 THE_ONE_IMPORTER = {
@@ -134,16 +122,6 @@ def imports(source: Source, typing_too: bool = True) -> Iterator[tuple[str, ast.
             base = absolute(source, node)
             yield base, node
             yield from ((f"{base}.{alias.name}", node) for alias in node.names)
-
-
-def absolute(source: Source, node: ast.ImportFrom) -> str:
-    if not node.level:
-        return node.module or ""
-    package = source.module.split(".")
-    if source.path.name != "__init__.py":
-        package = package[:-1]
-    base = package[: len(package) - node.level + 1]
-    return ".".join([*base, *([node.module] if node.module else [])])
 
 
 def typing_only_nodes(tree: ast.Module) -> Iterator[ast.AST]:
@@ -384,7 +362,10 @@ def test_every_folder_of_code_is_a_package() -> None:
 
 
 def test_one_function_builds_the_networks_that_files_describe() -> None:
-    own = {"supernet/build.py", "autoprog/train/initial.py"}  # the other gets the weights of timm
+    own = {
+        "supernet/build.py",
+        "autoprog/train/initial_weights.py",
+    }  # the other gets the weights of timm
     places = [
         source.place(call)
         for source in SOURCES

@@ -17,41 +17,37 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from autoprog.bench.arms import (
-    LEAD_IN_STEPS,
-    BareLoop,
-    ResidentFeed,
-    RunnerArm,
-    bare_loop,
-)
-from autoprog.bench.report import as_json, print_report
-from autoprog.bench.speed import (
+from autoprog.bench.runner import (
     BARE,
     BARE_EMA,
+    LEAD_IN_STEPS,
     LOADED,
     LOADED_UNCACHED,
     RESIDENT,
+    BareLoop,
+    ResidentData,
     RunnerSpeed,
-    compare,
-    distinct_phases,
-    scratch_folder,
-)
-from autoprog.bench.statistics import Estimate, estimate, share_lost, speed_ratio, take_turns
-from autoprog.bench.timm_script import (
     ScriptSpeed,
+    TimedRunner,
+    as_json,
+    autoprog_seconds,
+    bare_loop,
     data_arguments,
-    our_seconds,
+    distinct_phases,
+    print_report,
+    subnet_speed,
     timm_arguments,
     timm_seconds,
 )
+from autoprog.bench.scratch import scratch_folder
 from autoprog.cli import build_parser, main
 from autoprog.commands.configure import Configured, configure_train
-from autoprog.events import Event, Progressed
-from autoprog.train.data import Batch
+from autoprog.data.batches import Batch
+from autoprog.events import Event, StepLogged
+from autoprog.paired_timing import Estimate, estimate, fraction_lost, paired_blocks, speed_ratio
 from autoprog.train.device import Compute
-from autoprog.train.engine import Job, start_training
 from autoprog.train.phase import Phase
-from autoprog.train.regularise import regularise
+from autoprog.train.run import Job, start_training
 from autoprog.train.trainer import Trainer
 from supernet.config import SubnetConfig
 
@@ -71,7 +67,7 @@ def a_trainer(*flags: str) -> Iterator[tuple[Trainer, list[Phase]]]:
     with scratch_folder(run.settings) as folder:
         trainer = start_training(run.settings, folder, run.opened, run.schedule, Job())
         yield trainer, distinct_phases(run.schedule, trainer)
-        trainer.feed.close()
+        trainer.data.close()
 
 
 @pytest.fixture
@@ -117,11 +113,11 @@ def test_too_few_values_say_how_sure_they_are(values: list[float], confidence: f
 def test_twice_the_seconds_is_half_the_speed_and_half_of_it_is_lost() -> None:
     slow, fast = [2.0, 4.0, 6.2], [1.0, 2.0, 3.1]
     assert speed_ratio(slow, fast) == Estimate(0.5, 0.5, 0.5, 0.75)
-    assert share_lost(slow, fast) == Estimate(0.5, 0.5, 0.5, 0.75)
+    assert fraction_lost(slow, fast) == Estimate(0.5, 0.5, 0.5, 0.75)
 
 
-def test_the_ends_of_an_interval_change_places_where_a_share_is_lost() -> None:
-    assert share_lost([1.0, 1.0], [0.9, 0.7]) == Estimate(
+def test_the_ends_of_an_interval_change_places_where_a_fraction_is_lost() -> None:
+    assert fraction_lost([1.0, 1.0], [0.9, 0.7]) == Estimate(
         pytest.approx(0.2), pytest.approx(0.1), pytest.approx(0.3), 0.5
     )
 
@@ -144,7 +140,7 @@ def test_arms_take_turns_and_the_first_round_does_not_count() -> None:
         return block
 
     told: list[int] = []
-    seconds = take_turns({name: arm(name) for name in "abc"}, 4, 10, told.append)
+    seconds = paired_blocks({name: arm(name) for name in "abc"}, 4, 10, told.append)
     assert "".join(order) == "abc" + "abc" + "bca" + "cab" + "abc"
     assert seconds["b"] == [50.0, 70.0, 120.0, 140.0]
     assert told == [0, 1, 2, 3, 4]
@@ -164,7 +160,7 @@ class Clock:
 
 
 @dataclass
-class SlowFeed:
+class SlowData:
     """Batches each of which costs some seconds of a clock to fetch."""
 
     clock: Clock
@@ -173,9 +169,9 @@ class SlowFeed:
     workers: int = 3
 
     def batches(
-        self, first_sample: int, batch_size: int, steps: int, cell_at: Any, held_out: bool
+        self, first_sample: int, batch_size: int, steps: int, config_at: Any, held_out: bool
     ) -> Iterator[Batch]:
-        assert cell_at(0).img_size == 16
+        assert config_at(0).img_size == 16
         for batch in some_batches(1) * steps:
             self.clock.now += self.seconds
             yield batch
@@ -196,21 +192,23 @@ def make_steps_cost(
     monkeypatch.setattr(trainer.stepper, "step", slow_step)
 
 
-def test_data_cost_is_the_share_of_the_resident_speed_that_a_slow_feed_takes(
+def test_data_cost_is_the_fraction_of_the_resident_speed_that_a_slow_loader_takes(
     monkeypatch: pytest.MonkeyPatch, training: tuple[Trainer, list[Phase]]
 ) -> None:
     """A step of 3 s after a wait of 1 s: a quarter of the speed is lost."""
     trainer, (phase,) = training
     clock = Clock()
     make_steps_cost(monkeypatch, trainer, clock, 3.0)
-    slow = SlowFeed(clock, 1.0)
+    slow = SlowData(clock, 1.0)
     race = {
-        RESIDENT: RunnerArm(trainer, phase, lambda: ResidentFeed(some_batches()), clock=clock),
-        LOADED: RunnerArm(trainer, phase, lambda: slow, clock=clock),  # type: ignore[arg-type]
+        RESIDENT: TimedRunner(trainer, phase, lambda: ResidentData(some_batches()), clock=clock),
+        LOADED: TimedRunner(trainer, phase, lambda: slow, clock=clock),  # type: ignore[arg-type]
     }
-    seconds = take_turns(race, rounds=2, steps=5)
+    seconds = paired_blocks(race, rounds=2, steps=5)
     assert seconds == {RESIDENT: [15.0, 15.0], LOADED: [20.0, 20.0]}
-    cell = compare(FULL, {**seconds, BARE: [14.7, 14.7], BARE_EMA: [15.0, 15.0]}, block_images=40)
+    cell = subnet_speed(
+        FULL, {**seconds, BARE: [14.7, 14.7], BARE_EMA: [15.0, 15.0]}, block_images=40
+    )
     assert cell.data_cost == Estimate(0.25, 0.25, 0.25, 0.5)
     assert cell.runner_to_bare.median == pytest.approx(0.98)
     assert cell.runner_to_bare_ema.median == 1.0
@@ -227,7 +225,7 @@ def test_the_cache_is_compared_with_the_same_resident_batches() -> None:
         LOADED: [1.25],
         LOADED_UNCACHED: [2.0],
     }
-    cell = compare(FULL, seconds, block_images=1)
+    cell = subnet_speed(FULL, seconds, block_images=1)
     assert cell.data_cost.median == pytest.approx(0.2)
     assert cell.data_cost_uncached is not None
     assert cell.data_cost_uncached.median == pytest.approx(0.5)
@@ -247,12 +245,12 @@ def test_the_runner_is_timed_from_the_first_batch_after_the_lead_in_with_its_pro
             yield event
 
     monkeypatch.setattr(trainer, "run", watched)
-    own = trainer.feed
-    arm = RunnerArm(trainer, phase, lambda: ResidentFeed(some_batches()))
+    own = trainer.data
+    arm = TimedRunner(trainer, phase, lambda: ResidentData(some_batches()))
     assert arm(8) > 0
-    steps = [event.step for event in seen if isinstance(event, Progressed)]
+    steps = [event.step for event in seen if isinstance(event, StepLogged)]
     assert steps == [4, 8, 12], "one in the lead-in, two for 8 steps"
-    assert trainer.feed is own
+    assert trainer.data is own
     assert trainer.step == 12
     assert arm(4) > 0
     assert trainer.step == 20, "the next block begins at a progress event as well"
@@ -261,17 +259,17 @@ def test_the_runner_is_timed_from_the_first_batch_after_the_lead_in_with_its_pro
 def test_a_runner_that_sleeps_is_found_to_be_slower(training: tuple[Trainer, list[Phase]]) -> None:
     trainer, (phase,) = training
     batches = some_batches()
-    regularise(trainer.stepper, phase, trainer.recipe, trainer.feed.num_classes)
+    trainer.stepper.regularise(phase, trainer.recipe, trainer.data.num_classes)
     bare = bare_loop(trainer, phase, batches)
-    step = bare._update
+    step = bare.update
 
     def drowsy(images: torch.Tensor, targets: torch.Tensor) -> None:
         step(images, targets)
         time.sleep(0.05)
 
     sleepy = bare_loop(trainer, phase, batches)
-    sleepy._update = drowsy  # type: ignore[method-assign]
-    seconds = take_turns({"bare": bare, "sleepy": sleepy}, rounds=6, steps=2)
+    sleepy.update = drowsy  # type: ignore[method-assign]
+    seconds = paired_blocks({"bare": bare, "sleepy": sleepy}, rounds=6, steps=2)
     ratio = speed_ratio(seconds["sleepy"], seconds["bare"])
     assert ratio.high < 0.7
     assert min(seconds["sleepy"]) >= 0.1
@@ -286,13 +284,13 @@ def test_a_bare_loop_trains_and_its_lead_in_is_not_timed(
     loop.clock = clock
     before = {name: value.clone() for name, value in loop.model.state_dict().items()}
     assert loop.ema is not None
-    step = loop._update
+    step = loop.update
 
     def timed(images: torch.Tensor, targets: torch.Tensor) -> None:
         step(images, targets)
         clock.now += 1.0
 
-    loop._update = timed  # type: ignore[method-assign]
+    loop.update = timed  # type: ignore[method-assign]
     assert loop(3) == 3.0
     assert loop.step == 3 + LEAD_IN_STEPS
     after, averaged = loop.model.state_dict(), loop.ema.module.state_dict()
@@ -303,7 +301,7 @@ def test_a_bare_loop_trains_and_its_lead_in_is_not_timed(
 def test_a_bare_step_is_a_step_of_the_runner(training: tuple[Trainer, list[Phase]]) -> None:
     """From the same weights both loops come to the same ones: they do the same work."""
     trainer, (phase,) = training
-    regularise(trainer.stepper, phase, trainer.recipe, trainer.feed.num_classes)
+    trainer.stepper.regularise(phase, trainer.recipe, trainer.data.num_classes)
     batch = some_batches(1)
     loop = bare_loop(trainer, phase, batch)
     loop.model.load_state_dict(trainer.stepper.model.vit.state_dict())
@@ -314,12 +312,11 @@ def test_a_bare_step_is_a_step_of_the_runner(training: tuple[Trainer, list[Phase
     ]
     assert groups[0] == groups[1]
     assert type(loop.optimizer) is type(trainer.stepper.optimizer)
-    trainer.stepper._set_lr(0)
+    trainer.stepper.step(*batch[0], phase.choices[0], phase.slots, 0)
     for group in loop.optimizer.param_groups:
         group["lr"] = trainer.stepper.optimizer.param_groups[0]["lr"]
     loop.model.train()
-    loop._update(*batch[0])
-    trainer.stepper.step(*batch[0], phase.choices[0], phase.slots, 0)
+    loop.update(*batch[0])
     ours = trainer.stepper.model.vit.state_dict()
     for name, value in loop.model.state_dict().items():
         torch.testing.assert_close(value, ours[name], rtol=1e-5, atol=1e-6)
@@ -336,7 +333,7 @@ def test_a_bare_loop_accumulates_over_micro_batches() -> None:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
         compute = Compute(torch.device("cpu"), "none")
         loss = torch.nn.CrossEntropyLoss()
-        BareLoop(model, optimizer, loss, None, recipe, compute, ())._update(*some_batches(1)[0])
+        BareLoop(model, optimizer, loss, None, recipe, compute, ()).update(*some_batches(1)[0])
         gradients.append(model[1].weight.grad.clone())
     torch.testing.assert_close(gradients[0], gradients[1])
 
@@ -355,7 +352,7 @@ def a_speed(confidence: float = 0.961) -> RunnerSpeed:
     def value(median: float) -> Estimate:
         return Estimate(median, median - 0.01, median + 0.01, confidence)
 
-    cell = compare(FULL, {arm: [1.0] for arm in (BARE, BARE_EMA, RESIDENT, LOADED)}, 1234)
+    cell = subnet_speed(FULL, {arm: [1.0] for arm in (BARE, BARE_EMA, RESIDENT, LOADED)}, 1234)
     cells = tuple(
         type(cell)(cell.subnet, cell.images_per_second, value(ratio), value(1.0), value(0.1))
         for ratio in (0.995, 0.985, 0.9)
@@ -420,14 +417,14 @@ def test_our_log_gives_the_seconds_between_two_progress_events() -> None:
         {"kind": kind, "step": step, "time": f"2026-01-02T03:04:{second}+00:00"}
         for kind, step, second in (
             ("run_started", 0, "01.000"),
-            ("progressed", 10, "05.250"),
+            ("step_logged", 10, "05.250"),
             ("evaluated", 40, "09.000"),
-            ("progressed", 40, "09.500"),
+            ("step_logged", 40, "09.500"),
         )
     ]
     log = "".join(json.dumps(row) + "\n" for row in rows)
-    assert our_seconds(log, block_steps=10) == 4.25
-    assert our_seconds(log[:-5], block_steps=10) is None, "the last line is not whole yet"
+    assert autoprog_seconds(log, block_steps=10) == 4.25
+    assert autoprog_seconds(log[:-5], block_steps=10) is None, "the last line is not whole yet"
 
 
 def option(words: Sequence[str], flag: str) -> str:

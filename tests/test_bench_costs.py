@@ -9,32 +9,30 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from autoprog.bench.costgrid import CostGrid, cost_rows
-from autoprog.bench.costreport import costs_as_json, print_costs
+from autoprog.bench.costs import CostGrid, cost_rows, costs_as_json, print_costs
 from autoprog.cli import main
-from autoprog.costs.cells import CostCell
 from autoprog.costs.model import CostModel
-from autoprog.costs.table import CellCost, CostTable, table_of
+from autoprog.costs.table import CostKey, CostTable, StepCost, table_of
 from supernet.config import SubnetConfig, TokenRule
 from supernet.zoo import ZOO
 
 MU = ZOO["vit-mu"]
 BATCH = 16
-CELLS = [CostCell(SubnetConfig(depth, size), BATCH) for depth in (2, 3, 4) for size in (8, 16)]
+CELLS = [CostKey(SubnetConfig(depth, size), BATCH) for depth in (2, 3, 4) for size in (8, 16)]
 MEASURED = {
-    "d2 r8 b16": CellCost(
+    "d2 r8 b16": StepCost(
         seconds=0.01, interval=(0.009, 0.011), data_seconds=0.02, rounds=7, source="grid"
     ),
-    "d2 r16 b16": CellCost(seconds=0.03, interval=(0.03, 0.03), data_seconds=0.025, rounds=7),
-    "d4 r8 b16": CellCost(seconds=0.02, interval=(0.02, 0.02), data_seconds=0.02, rounds=7),
-    "d4 r16 b16": CellCost(seconds=0.06, interval=(0.06, 0.07), data_seconds=0.025, rounds=7),
+    "d2 r16 b16": StepCost(seconds=0.03, interval=(0.03, 0.03), data_seconds=0.025, rounds=7),
+    "d4 r8 b16": StepCost(seconds=0.02, interval=(0.02, 0.02), data_seconds=0.02, rounds=7),
+    "d4 r16 b16": StepCost(seconds=0.06, interval=(0.06, 0.07), data_seconds=0.025, rounds=7),
 }
 HERE = {"device": "cpu", "amp": "none", "threads": 1, "workers": 0, "processes": 1}
 FAST = ("--device", "cpu", "--threads", "1", "--workers", "0", "--model", "vit-mu")
 
 
-def grid(cells: list[CostCell] | None = None) -> CostGrid:
-    model = CostModel(MU, CostTable(overlap=0.25, conditions=HERE, cells=MEASURED))
+def grid(cells: list[CostKey] | None = None) -> CostGrid:
+    model = CostModel(MU, CostTable(overlap=0.25, conditions=HERE, step_costs=MEASURED))
     rows = tuple(cost_rows(model, CELLS if cells is None else cells, BATCH, num_classes=10))
     return CostGrid("vit-mu", model.table, rows, model.left_out_errors(), seconds=12.0)
 
@@ -51,7 +49,7 @@ def row_of(text: str, *words: str) -> list[str]:
 
 
 def test_a_row_says_what_a_cell_costs_against_the_full_one_and_its_work() -> None:
-    rows = {row.cell.name: row for row in grid().rows}
+    rows = {row.key.name: row for row in grid().rows}
     small, full = rows["d2 r8 b16"], rows["d4 r16 b16"]
     assert small.step_ratio == pytest.approx(1 / 6)
     assert 0.1 < small.macs_ratio < 0.15
@@ -62,7 +60,7 @@ def test_a_row_says_what_a_cell_costs_against_the_full_one_and_its_work() -> Non
 
 
 def test_cells_that_were_not_measured_are_marked() -> None:
-    rows = {row.cell.name: row for row in grid().rows}
+    rows = {row.key.name: row for row in grid().rows}
     between = rows["d3 r16 b16"]
     assert between.is_estimated
     assert between.interval is None
@@ -76,13 +74,13 @@ def test_the_table_is_aligned_text_where_nobody_looks() -> None:
         "2", "8", "10", "[9,", "11]", "20", "27.5", "0.167", "0.14", "7", "data-bound",
     ]  # fmt: skip
     assert "vit-mu, cpu, precision none, 1 threads, 0 loader workers; measured for 12 s" in text
-    assert "each cell estimated from the others: off by" in text
+    assert "each subnet estimated from the others: off by" in text
     assert text.isascii()
 
 
 def test_keep_rates_and_batch_sizes_have_columns_where_there_are_several() -> None:
     assert "keep" not in text_of(grid())
-    more = [*CELLS, CostCell(SubnetConfig(4, 16, TokenRule(0.5)), 2 * BATCH)]
+    more = [*CELLS, CostKey(SubnetConfig(4, 16, TokenRule(0.5)), 2 * BATCH)]
     text = text_of(grid(more))
     assert "keep" in text
     assert "batch" in text
@@ -92,7 +90,7 @@ def test_keep_rates_and_batch_sizes_have_columns_where_there_are_several() -> No
 
 def test_json_holds_a_costs_file() -> None:
     body = json.loads(costs_as_json(grid()))
-    assert table_of(body["costs"], "costs").cells == MEASURED
+    assert table_of(body["costs"], "costs").step_costs == MEASURED
     assert [cell["name"] for cell in body["cells"]] == [cell.name for cell in CELLS]
     assert body["cells"][0]["is_data_bound"] is True
     assert set(body["left_out_errors"]) == set(MEASURED)
@@ -124,20 +122,29 @@ def test_the_command_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (("costs", *FAST, "--schedule", "linear"), "--schedule: must be left out"),
         (("costs", *FAST, "--resume", "x"), "--resume: must be left out: a bench is no run"),
-        (("costs", *FAST, "--timm-script", "x.py"), "--timm-script: must be left out"),
+        (
+            ("costs", *FAST, "--timm-script", "x.py"),
+            "--timm-script must be given with autoprog bench runner",
+        ),
         (("costs", *FAST, "--space", "nowhere"), "--space: unknown space"),
         (("costs",), "--model: must be given"),
-        (("runner", *FAST, "--schedule", "linear", "--space", "vit-mu"), "--space: must be left"),
+        (
+            ("runner", *FAST, "--schedule", "linear", "--space", "vit-mu"),
+            "--space must be given with autoprog bench costs",
+        ),
         (
             ("runner", *FAST, "--schedule", "linear", "--profile-seconds", "1"),
-            "--profile-seconds: must be left out: it is not for runner",
+            "--profile-seconds must be given with autoprog bench costs",
         ),
     ],
 )
 def test_what_does_not_belong_together_is_one_line(
     words: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["bench", *words]) == 2
+    try:
+        assert main(["bench", *words]) == 2
+    except SystemExit as stopped:
+        assert stopped.code == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert told in err

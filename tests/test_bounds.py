@@ -93,7 +93,7 @@ class Sheet(FileModel):
     count: bounds.Few = 1
     size: bounds.Px | Ramp = 8
     alpha: bounds.MixingAlpha | None = None
-    shares: tuple[bounds.Share, ...] = ()
+    fractions: tuple[bounds.UnitInterval, ...] = ()
     workers: bounds.LoaderProcesses = "auto"
 
 
@@ -107,7 +107,7 @@ class Sheet(FileModel):
         ({"size": "on"}, "size: must be a whole number from 1 to 4,096, but got 'on'"),
         ({"size": {"ramp": "linear", "from": 8, "to": -1}}, "size.to: must be 0 or a number from"),
         ({"alpha": 1e-320}, "alpha: must be 0 or a number from 1e-06 to 1,000, but got 1e-320"),
-        ({"shares": [0.5, "1"]}, "shares[1]: must be a number from 0 to 1, but got '1'"),
+        ({"fractions": [0.5, "1"]}, "fractions[1]: must be a number from 0 to 1, but got '1'"),
         ({"workers": "two"}, "workers: must be a whole number from 0 to 256 or 'auto', but got"),
         ({"count": 10**5000}, "count: must be a whole number from 1 to 1,000, but got a number of"),
     ],
@@ -121,9 +121,9 @@ def test_a_number_of_a_file_is_refused_in_one_sentence(
 
 
 def test_whole_numbers_may_be_written_with_a_point() -> None:
-    sheet = parse(Sheet, {"count": 12.0, "alpha": 0, "workers": 4, "shares": [1, 0.5]}, "a.yaml")
+    sheet = parse(Sheet, {"count": 12.0, "alpha": 0, "workers": 4, "fractions": [1, 0.5]}, "a.yaml")
     assert (sheet.count, type(sheet.count)) == (12, int)
-    assert (sheet.alpha, sheet.workers, sheet.shares) == (0.0, 4, (1.0, 0.5))
+    assert (sheet.alpha, sheet.workers, sheet.fractions) == (0.0, 4, (1.0, 0.5))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -14,9 +15,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autoprog.cachefolder import FOOTER, MAGIC, cache_files, file_lock, lock_of, new_part_of, share
 from autoprog.cli import main
-from autoprog.train.data.cache.image_file import ImageWriter, read_table
+from autoprog.data.cache import ImageWriter, read_table
+from autoprog.data.cache_folder import (
+    FOOTER,
+    MAGIC,
+    cache_files,
+    file_lock,
+    lock_of,
+    lock_shared,
+    new_part_of,
+)
 
 Capture = pytest.CaptureFixture[str]
 TRAIN, VAL = "training-0123456789ab-448px.images", "validation-ba9876543210-64px.images"
@@ -49,7 +58,7 @@ def names(folder: Path) -> set[str]:
 
 
 def cache(folder: Path, *words: object) -> int:
-    return main(["cache", *map(str, words), "--dir", str(folder)])
+    return main(["list", "caches", *map(str, words), "--dir", str(folder)])
 
 
 def as_json(capsys: Capture, folder: Path, *words: str) -> dict[str, Any]:
@@ -90,7 +99,7 @@ def test_a_list_writes_nothing(folder: Path, capsys: Capture) -> None:
     lock_of(folder / TRAIN).unlink()
     before = names(folder)
     folder.chmod(0o500)
-    assert cache(folder, "list") == 0
+    assert cache(folder) == 0
     folder.chmod(0o700)
     assert names(folder) == before
 
@@ -99,9 +108,9 @@ def test_an_empty_and_a_missing_folder(
     tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert main(["cache"]) == 0
+    assert main(["list", "caches"]) == 0
     assert capsys.readouterr().out == f"0 files, 0 bytes, in {tmp_path}/autoprog\n"
-    assert main(["cache", "clear", "--all"]) == 0
+    assert main(["list", "caches", "--remove", "--all"]) == 0
     assert not (tmp_path / "autoprog").exists()
     capsys.readouterr()
     assert cache(tmp_path / "none") == 2
@@ -109,7 +118,7 @@ def test_an_empty_and_a_missing_folder(
 
 
 def test_everything_is_cleared_with_its_locks(folder: Path, capsys: Capture) -> None:
-    assert cache(folder, "clear", "--all") == 0
+    assert cache(folder, "--remove", "--all") == 0
     assert names(folder) == set()
     out = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in out[:2]] == [["removed", TRAIN], ["removed", VAL]]
@@ -118,23 +127,23 @@ def test_everything_is_cleared_with_its_locks(folder: Path, capsys: Capture) -> 
 
 @pytest.mark.parametrize("by_path", [False, True])
 def test_one_file_is_cleared_by_its_name(folder: Path, by_path: bool, capsys: Capture) -> None:
-    assert cache(folder, "clear", folder / VAL if by_path else VAL) == 0
+    assert cache(folder, "--remove", folder / VAL if by_path else VAL) == 0
     assert names(folder) == {TRAIN, f"{TRAIN}.lock"}
 
 
 def test_flags_stand_before_or_after_names(folder: Path, capsys: Capture) -> None:
     place = ("--dir", str(folder))
-    assert main(["cache", *place, "clear", "--older-than", "0", TRAIN]) == 0
-    assert main(["cache", "clear", *place, VAL]) == 0
+    assert main(["list", "caches", *place, "--older-than", "0", "--remove", TRAIN]) == 0
+    assert main(["list", "caches", "--remove", VAL, *place]) == 0
     assert names(folder) == set()
 
 
 def test_a_wrong_name_removes_nothing(folder: Path, capsys: Capture) -> None:
     before = names(folder)
-    assert cache(folder, "clear", TRAIN, VAL.upper()) == 2
+    assert cache(folder, "--remove", TRAIN, VAL.upper()) == 2
     assert f"did you mean '{VAL}'?" in capsys.readouterr().err
-    assert cache(folder, "clear", folder.parent / "elsewhere" / TRAIN) == 2
-    assert cache(folder, "clear", f"{TRAIN}.lock") == 2
+    assert cache(folder, "--remove", folder.parent / "elsewhere" / TRAIN) == 2
+    assert cache(folder, "--remove", f"{TRAIN}.lock") == 2
     assert names(folder) == before
 
 
@@ -142,8 +151,8 @@ def test_what_has_not_been_used_for_long_is_cleared(folder: Path, capsys: Captur
     for name, days in ((TRAIN, 31), (VAL, 29)):
         then = time.time() - days * 86400
         os.utime(folder / name, (then, then))
-    assert as_json(capsys, folder, "clear", "--older-than", "30", VAL)["removed"] == []
-    found = as_json(capsys, folder, "clear", "--older-than", "30")
+    assert as_json(capsys, folder, "--remove", VAL, "--older-than", "30")["removed"] == []
+    found = as_json(capsys, folder, "--remove", "--older-than", "30")
     assert (found["removed"], found["kept_in_use"]) == ([TRAIN], [])
     assert names(folder) == {VAL, f"{VAL}.lock"}
 
@@ -162,7 +171,7 @@ def test_what_is_not_ours_is_never_removed(folder: Path, tmp_path: Path, capsys:
     (folder / "mine.images.lock").touch()
     foreign = names(folder) - {TRAIN, VAL, f"{TRAIN}.lock", f"{VAL}.lock"}
     assert len(foreign) == 10
-    assert cache(folder, "clear", "--all") == 0
+    assert cache(folder, "--remove", "--all") == 0
     assert names(folder) == foreign
     assert elsewhere.exists()
     assert (folder / "folder.images" / TRAIN).exists()
@@ -176,7 +185,7 @@ def test_a_file_that_does_not_say_where_its_images_are_from_is_ours(
     (file,) = cache_files(tmp_path)
     assert (file.data, file.images, file.short_px) == (None, 7, 448)
     assert cache(tmp_path) == 0
-    assert cache(tmp_path, "clear", TRAIN) == 0
+    assert cache(tmp_path, "--remove", TRAIN) == 0
     assert names(tmp_path) == set()
 
 
@@ -184,32 +193,30 @@ def test_a_file_that_is_mapped_is_kept_until_it_is_not(folder: Path, capsys: Cap
     table = read_table(folder / TRAIN, "digest", 3)
     assert table is not None
     assert [file["in_use"] for file in as_json(capsys, folder)["files"]] == [True, False]
-    found = as_json(capsys, folder, "clear", "--all")
+    found = as_json(capsys, folder, "--remove", "--all")
     assert (found["removed"], found["kept_in_use"]) == ([VAL], [TRAIN])
-    assert cache(folder, "clear", "--all") == 0
+    assert cache(folder, "--remove", "--all") == 0
     assert f"kept {TRAIN} " in capsys.readouterr().out
     del table
-    assert as_json(capsys, folder, "clear", "--all")["removed"] == [TRAIN]
+    assert as_json(capsys, folder, "--remove", "--all")["removed"] == [TRAIN]
 
 
 def test_a_file_that_another_process_maps_is_kept(folder: Path, capsys: Capture) -> None:
-    program = (
-        "import sys; from pathlib import Path;"
-        "from autoprog.train.data.cache.image_file import read_table;"
-        "table = read_table(Path(sys.argv[1]), 'digest', 3); print('mapped', flush=True); sys.stdin.read()"
-    )
-    child = subprocess.Popen(
-        [sys.executable, "-c", program, str(folder / TRAIN)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        cwd=Path(__file__).parent.parent,
-    )
-    assert child.stdout is not None
-    assert child.stdout.readline() == b"mapped\n"
-    assert as_json(capsys, folder, "clear", TRAIN)["kept_in_use"] == [TRAIN]
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+
+    def map_the_file() -> None:
+        table = read_table(folder / TRAIN, "digest", 3)
+        theirs.send(table is not None)
+        theirs.recv()  # until it is killed
+
+    child = context.Process(target=map_the_file, daemon=True)
+    child.start()
+    assert ours.recv()
+    assert as_json(capsys, folder, "--remove", TRAIN)["kept_in_use"] == [TRAIN]
     child.kill()
-    child.communicate()
-    assert as_json(capsys, folder, "clear", TRAIN)["removed"] == [TRAIN]
+    child.join(30)
+    assert as_json(capsys, folder, "--remove", TRAIN)["removed"] == [TRAIN]
 
 
 def test_what_is_being_built_is_kept_and_what_a_killed_build_left_is_not(
@@ -219,19 +226,19 @@ def test_what_is_being_built_is_kept_and_what_a_killed_build_left_is_not(
     part.write_bytes(b"half")
     with file_lock(lock_of(folder / TRAIN)) as is_mine:
         assert is_mine
-        found = as_json(capsys, folder, "clear", "--all")
+        found = as_json(capsys, folder, "--remove", "--all")
         assert (found["removed"], found["kept_in_use"]) == ([VAL], [TRAIN, part.name])
     (_, unfinished) = as_json(capsys, folder)["files"]
     assert (unfinished["unfinished"], unfinished["images"]) == (True, None)
-    assert cache(folder, "clear", part.name) == 0
+    assert cache(folder, "--remove", part.name) == 0
     assert names(folder) == {TRAIN, f"{TRAIN}.lock"}
 
 
 def test_who_opens_a_file_that_is_removed_at_that_moment_has_none(folder: Path) -> None:
     with (folder / TRAIN).open("rb") as file:
-        assert share(file)
+        assert lock_shared(file)
         (folder / TRAIN).unlink()
-        assert not share(file)
+        assert not lock_shared(file)
 
 
 def test_who_waits_for_a_lock_file_that_is_removed_makes_a_new_one(tmp_path: Path) -> None:
@@ -261,7 +268,7 @@ def test_a_folder_that_may_not_be_changed_is_an_error_of_one_line(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "unlink", refuse)
-    assert cache(folder, "clear", VAL) == 1
+    assert cache(folder, "--remove", VAL) == 1
     shown = capsys.readouterr()
     assert shown.err == f"autoprog: {folder / VAL}: cannot be removed: Permission denied\n"
     assert shown.out.startswith("removed 0 files")
@@ -270,12 +277,14 @@ def test_a_folder_that_may_not_be_changed_is_an_error_of_one_line(
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["clear"], "clear: must be told which files; give a NAME, --older-than DAYS or --all"),
-        (["clear", "--all", TRAIN], "--all: must be given without a NAME and without --older-than"),
-        (["clear", "--all", "--older-than", "3"], "--all: must be given without a NAME and"),
-        (["--all"], "--all: must be given with autoprog cache clear"),
-        (["list", TRAIN], "NAME: must be given with autoprog cache clear"),
-        (["--older-than", "3"], "--older-than: must be given with autoprog cache clear"),
+        (["--remove"], "--remove: must say which files; give a NAME, --older-than DAYS or --all"),
+        (
+            ["--all", "--remove", TRAIN],
+            "--all: must be given without a NAME and without --older-than",
+        ),
+        (["--remove", "--all", "--older-than", "3"], "--all: must be given without a NAME and"),
+        (["--all"], "--all: must be given together with --remove"),
+        (["--older-than", "3"], "--older-than: must be given together with --remove"),
     ],
 )
 def test_what_is_no_request_is_refused(
@@ -307,7 +316,7 @@ def test_a_list_of_hostile_files_is_a_list(tmp_path: Path, facts: bytes, capsys:
     os.utime(tmp_path / "large.images", (0, 2**33))
     assert cache(tmp_path) == 0
     assert cache(tmp_path, "--json") == 0
-    assert cache(tmp_path, "clear", "--all") == 0
+    assert cache(tmp_path, "--remove", "--all") == 0
     shown = capsys.readouterr()
     assert shown.err == ""
     assert all(letter >= " " or letter == "\n" for letter in shown.out)
@@ -318,10 +327,10 @@ def test_a_list_of_hostile_files_is_a_list(tmp_path: Path, facts: bytes, capsys:
 def test_days_are_a_number(folder: Path, days: str, capsys: Capture) -> None:
     before = names(folder)
     with pytest.raises(SystemExit) as ended:
-        cache(folder, "clear", "--older-than", days)
+        cache(folder, "--remove", "--older-than", days)
     assert ended.value.code == 2
-    law = "argument --older-than: must be a number from 0 to 100,000, but got"
-    assert law in capsys.readouterr().err
+    problem = "argument --older-than: must be a number from 0 to 100,000, but got"
+    assert problem in capsys.readouterr().err
     assert names(folder) == before
 
 
@@ -333,7 +342,7 @@ def test_a_lock_file_that_is_a_link_is_left_alone(folder: Path, capsys: Capture)
     lock_of(folder / VAL).unlink()
     os.mkfifo(lock_of(folder / VAL))
     assert cache(folder) == 0
-    assert cache(folder, "clear", "--all") == 1
+    assert cache(folder, "--remove", "--all") == 1
     said = capsys.readouterr().err
     assert said == (
         f"autoprog: {folder / TRAIN}: cannot be removed: a symbolic link;"
@@ -347,7 +356,7 @@ def test_the_command_imports_no_torch(folder: Path) -> None:
     place = f"'--dir', {str(folder)!r}"
     program = (
         "import sys; from autoprog.cli import main;"
-        f"main(['cache', {place}]); main(['cache', 'clear', '--all', {place}]);"
+        f"main(['list', 'caches', {place}]); main(['list', 'caches', '--remove', '--all', {place}]);"
         "assert not {'torch', 'numpy', 'timm'} & set(sys.modules)"
     )
     done = subprocess.run(

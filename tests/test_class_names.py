@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from autoprog.classes import class_difference
+from autoprog.accuracy import class_difference
 from autoprog.cli import main
 from autoprog.files import parse_yaml
 from autoprog.runs import load_run
@@ -60,7 +60,7 @@ def trained(runs: Path, data: Path, *words: object, epochs: float = 25) -> Path:
 
 def warnings_of(run: Path) -> list[str]:
     """Return what a run warned of, but for what follows from so few images and steps."""
-    told = [event.message for event in load_run(run).events() if event.kind == "warned"]
+    told = [event.message for event in load_run(run).events() if event.kind == "warning_raised"]
     return [text for text in told if "largest class" not in text and "batch size" not in text]
 
 

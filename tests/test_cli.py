@@ -22,8 +22,8 @@ import yaml
 from PIL import Image
 from rich.console import Console
 
-from autoprog.cli import COMMANDS, build_parser, main
-from autoprog.events import Event, Warned
+from autoprog.cli import COMMANDS, RENAMED_FLAGS, build_parser, main
+from autoprog.events import Event, WarningRaised
 from autoprog.printable import is_printable
 from autoprog.runs import RunFolder, load_run
 from autoprog.stage import FullModel
@@ -35,10 +35,10 @@ DATA = (
     "--data --dataset --data-dir --train-split --val-split --input-key --target-key --num-classes"
     " --class-folders --val-fraction --val-seed --white-level"
 )
-SHARES = "--data-share --held-out"
+FRACTION_UNITS = "--data-fraction --held-out"
 RECIPE = (
     "--recipe --epochs --batch-size --grad-accum-steps --opt --lr --lr-base --lr-base-size"
-    " --weight-decay --layer-decay --clip-grad --sched --warmup-share --warmup-lr --min-lr --decay-share"
+    " --weight-decay --layer-decay --clip-grad --sched --warmup-fraction --warmup-lr --min-lr --decay-fraction"
     " --smoothing --mixup --cutmix --aa --reprob --remode --drop-path --scale --ratio --hflip --vflip"
     " --color-jitter --interpolation --crop-pct --ema-epochs"
 )
@@ -48,40 +48,47 @@ RUN = (
     " -q --quiet"
     " --log-tensorboard --log-wandb --wandb-project --wandb-mode"
 )
-COMMON = f"-h --help --debug {DATA} {SHARES} --pretrained --initial-checkpoint --fresh-head {RECIPE} {RUN}"
+COMMON = f"-h --help --debug {DATA} {FRACTION_UNITS} --pretrained --initial-checkpoint --fresh-head {RECIPE} {RUN}"
+TRAINING = f"{COMMON} --schedule --elastic --pos-embed --model --img-size --time-budget --allow-changed-data"
 FLAGS = {
     "search": f"{COMMON} --model --img-size --space --rule --sampler --costs --profile-seconds --num-stages"
-    " --supernet-epochs --max-candidates --min-full-share --grow-op --grow-map --grow-source --grow-state"
-    " --budget --time-share --same-epochs --tail-trials --num-points --supernet-share --search-share --trials"
+    " --supernet-epochs --max-candidates --min-full-fraction --grow-init --grow-placement"
+    " --grow-old-blocks --grow-optimizer-state"
+    " --budget --cost-fraction --same-epochs --continuation-trials --num-points --supernet-fraction --search-fraction --trials"
     " --proxy -j --jobs --join --allow-changed-data"
-    " --storage --fidelity --fidelity-at --fidelity-epochs --fidelity-seeds --fidelity-from --replay --json"
+    " --storage --fidelity --fidelity-at --fidelity-epochs --fidelity-seeds --fidelity-from --json"
     " --dry-run",
-    "train": f"{COMMON} --schedule --elastic --pos-embed --model --img-size --time-budget"
-    " --dry-run --json --allow-changed-data",
-    "show": "-h --help --debug --model --epochs --recipe --diff --plain --json --svg --html",
+    "train": f"{TRAINING} --dry-run --json",
+    "show": "-h --help --debug --model --epochs --recipe --diff --plain --json --svg --html"
+    " --replay --rule --sampler --seed",
     "compare": "-h --help --debug --x --runs-dir --json --markdown --html",
     "inspect": "-h --help --debug --runs-dir --screenshots --size",
     "export": "-h --help --debug --output --weights --checkpoint --overwrite"
-    " --format --img-size --keep-rate --by --at-blocks",
+    " --format --img-size --keep-rate --by --at-blocks --wandb-project --wandb-mode",
     "evaluate": f"-h --help --debug {DATA} --model --img-size --recipe --weights --checkpoint --img-sizes"
     " --keep-rates --grid --by --at-blocks --batch-size --crop-pct --interpolation --rounds --device --amp"
     " --threads --workers --json",
-    "schedules": "-h --help --debug --json",
-    "models": "-h --help --debug --filter --json",
-    "spaces": "-h --help --debug --json",
-    "init": "-h --help --debug --model --from --epochs --recipe --img-size --output --schema --force",
-    "schema": "-h --help --debug --output --force",
-    "cache": "-h --help --debug --dir --older-than --all --json",
-    "log": "-h --help --debug --to --wandb-project --wandb-mode",
-    "completion": "-h --help --debug",
+    "list": "-h --help --debug",
+    "list presets": "-h --help --debug --json",
+    "list models": "-h --help --debug --filter --json",
+    "list spaces": "-h --help --debug --json",
+    "list caches": "-h --help --debug --dir --remove --older-than --all --json",
+    "init": "-h --help --debug",
+    "init space": "-h --help --debug --model --output --schema --force",
+    "init recipe": "-h --help --debug --model --output --schema --force",
+    "init schedule": "-h --help --debug --model --from --epochs --recipe --img-size --output --schema"
+    " --force",
+    "init completion": "-h --help --debug",
     "doctor": "-h --help --debug --data --val-fraction --class-folders --runs-dir --json",
-    "bench": f"{COMMON} --schedule --elastic --pos-embed --model --img-size --time-budget --blocks"
-    " --block-steps --timm-script --space --profile-seconds --json --equal --presets --seeds --markdown"
-    " --tier --dry-run --publish --write --allow-changed-data",
+    "bench": "-h --help --debug",
+    "bench runner": f"{TRAINING} --blocks --block-steps --timm-script --json",
+    "bench costs": f"{TRAINING} --space --profile-seconds --json",
+    "bench presets": f"{TRAINING} --equal --presets --seeds --profile-seconds --json --markdown",
+    "bench tier": f"{COMMON} --model --img-size --seeds --dry-run --publish --write --json --markdown",
+    "bench stress": "-h --help --debug --kills --signal --stress-seed --keep --json",
     "verify": f"{COMMON} --search --schedule --seeds --margin --candidate-epochs --search-seconds"
     " --side-by-side --model --img-size --json --markdown --nproc --lengths --baseline-longer --longer-seeds"
     " --controls --controls-space --costs",
-    "stress": "-h --help --debug --kills --signal --stress-seed --keep --json",
 }
 SMALL = ("--model", "vit-mu", "--device", "cpu", "--threads", "1", "--workers", "0")
 LINEAR = ("train", "--schedule", "linear", *SMALL)
@@ -103,7 +110,7 @@ def test_two_schedules_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--elastic: not allowed with argument --schedule" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [("show", "linear"), ("schedules",)])
+@pytest.mark.parametrize("words", [("show", "linear"), ("list", "presets")])
 def test_an_output_that_nobody_reads_on_is_no_failure(words: tuple[str, ...]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
@@ -150,20 +157,67 @@ def autoprog(
     return run
 
 
+def subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    (words,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    return dict(words.choices)
+
+
 def options(command: str) -> set[str]:
-    actions = build_parser(command)._actions
-    (commands,) = (one for one in actions if isinstance(one, argparse._SubParsersAction))
-    return {flag for action in commands.choices[command]._actions for flag in action.option_strings}
+    words = command.split()
+    parser = build_parser(words[0])
+    for word in words:
+        parser = subparsers(parser)[word]
+    return {flag for action in parser._actions for flag in action.option_strings}
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", FLAGS)
 def test_the_flags_are_those_on_the_list(command: str) -> None:
     """A flag is a promise: a change here belongs into the CHANGELOG."""
     assert options(command) == set(FLAGS[command].split())
 
 
 def test_the_commands_are_those_on_the_list() -> None:
-    assert set(COMMANDS) == set(FLAGS)
+    assert set(COMMANDS) == {command for command in FLAGS if " " not in command}
+    for command in ("list", "init", "bench"):
+        found = subparsers(subparsers(build_parser(command))[command])
+        assert {f"{command} {word}" for word in found} == {
+            name for name in FLAGS if name.startswith(f"{command} ")
+        }
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("schedules",), "schedules is now: autoprog list presets"),
+        (("--debug", "models", "--json"), "models is now: autoprog list models"),
+        (("spaces",), "spaces is now: autoprog list spaces"),
+        (("cache", "clear"), "cache is now: autoprog list caches [--remove NAME …]"),
+        (("log", "run"), "log is now: autoprog export RUN --format tensorboard|wandb"),
+        (("schema", "space"), "schema is now: autoprog init space|recipe|schedule --schema"),
+        (("completion", "zsh"), "completion is now: autoprog init completion bash|zsh|tcsh"),
+        (("stress", "--", "train"), "stress is now: autoprog bench stress -- train|search …"),
+        (("bench", "--tier", "cpu"), "--tier is now: autoprog bench tier NAME"),
+        (("search", "--replay", "run"), "--replay is now: autoprog show RUN --replay"),
+        (("search", "--time-share=0.5"), "--time-share is now: --cost-fraction"),
+        (
+            ("verify", "--search", "--", "--tail-trials", "2"),
+            "--tail-trials is now: --continuation-trials",
+        ),
+    ],
+)
+def test_an_old_spelling_names_the_new_one(
+    autoprog: Autoprog, words: tuple[str, ...], line: str
+) -> None:
+    assert autoprog(*words) == Done(2, "", f"autoprog: {line}\n")
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED_FLAGS.items())
+def test_what_a_renamed_flag_is_now_exists(autoprog: Autoprog, old: str, new: str) -> None:
+    known = options("search")
+    if old in known:
+        pytest.skip("not renamed yet")
+    assert new.split()[0] in known
+    assert autoprog("search", old, "1") == Done(2, "", f"autoprog: {old} is now: {new}\n")
 
 
 @pytest.mark.parametrize("command", ["", *FLAGS])
@@ -171,7 +225,7 @@ def test_help_is_printed_and_ends_with_0(autoprog: Autoprog, command: str) -> No
     done = autoprog(*command.split(), "--help")
     assert (done.code, done.err) == (0, "")
     assert "autoprog" in done.out
-    for flag in FLAGS[command].split() if command else FLAGS:
+    for flag in FLAGS[command].split() if command else COMMANDS:
         assert flag in done.out
 
 
@@ -269,7 +323,7 @@ REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
     ),
     "a decision that is not taken": (
         (*SEARCH, "--rule", "autoprog", "--epochs", 12, "--fidelity", 4, "--fidelity-at", 3),
-        "--fidelity-at: must be below 2, the number of decisions with a supernet, which count from 0,"
+        "--fidelity-at: must be below 2, the number of decisions with a supernet, from 0 on,"
         " but got 3",
     ),
     "a run too short for its stages": (
@@ -315,8 +369,8 @@ REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
         "--batch-size: must be even for mixup and cutmix, but got 33; or set --mixup 0 --cutmix 0",
     ),
     "a warm-up that leaves no room to decay": (
-        (*LINEAR, "--sched", "wsd", "--warmup-share", 0.9),
-        "--decay-share: must leave 317 of 352 steps to the warm-up, but got 0.2; lower --warmup-share",
+        (*LINEAR, "--sched", "wsd", "--warmup-fraction", 0.9),
+        "--decay-fraction: must leave 317 of 352 steps to the warm-up, but got 0.2; lower --warmup-fraction",
     ),
     "nothing to show": (
         ("show", "nosuch"),
@@ -324,7 +378,7 @@ REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
     ),
     "a model of what says it itself": (
         ("show", "best.yaml", "--model", "vit-mu"),
-        "--model: must go with a preset: a run and a schedule file say it themselves,"
+        "--model: goes with a preset alone, since a run and a schedule file say their model themselves,"
         " but got 'vit-mu'",
     ),
     "an unknown augmentation": (
@@ -385,7 +439,7 @@ def test_what_is_wrong_is_told_in_one_line_and_nothing_is_written(
 USAGE = {
     "an unknown command": (("trian",), "unknown command 'trian'; did you mean 'train'? (see"),
     "a command in capitals": (("TRAIN",), "unknown command 'TRAIN'; did you mean 'train'? (see"),
-    "a command cut short": (("sched",), "unknown command 'sched'; did you mean 'schedules'? (see"),
+    "a command cut short": (("insp",), "unknown command 'insp'; did you mean 'inspect'? (see"),
     "a flag without its dashes": (("help",), "unknown command 'help'; did you mean '--help'? (see"),
     "a command like no other": (("xyzzy",), "unknown command 'xyzzy'; known: bench, "),
     "no command": ((), "the following arguments are required: COMMAND"),
@@ -403,7 +457,7 @@ USAGE = {
     ),
     "a kind of file with a slip": (
         ("init", "reciep", "--model", "vit-mu"),
-        "argument kind: must be space, recipe or schedule, but got 'reciep'; did you mean 'recipe'?",
+        "argument KIND: must be space, recipe, schedule or completion, but got 'reciep'; did you mean 'recipe'?",
     ),
     "workers that are no number": (
         (*LINEAR, "--workers", "two"),
@@ -457,7 +511,10 @@ USAGE = {
         (*LINEAR, "--layer-decay", 1.5),
         "argument --layer-decay: must be a number from 1e-06 to 1, but got '1.5'",
     ),
-    "nowhere to export to": (("export", "run"), "the following arguments are required: --output"),
+    "nowhere to export to": (
+        ("export", "run"),
+        "--output: must be given; such as --output deit-s.pth",
+    ),
 }
 
 
@@ -479,7 +536,7 @@ def schedule_of(spec: ModelSpec, **last: Any) -> dict[str, Any]:
         {"length": 1, "depth": 2, "img_size": 8},
         {"length": 1, "depth": 4, "img_size": 16, **last},
     ]
-    return {"schema": 1, "full": full, "stages": stages}
+    return {"schema": 2, "full": full, "stages": stages}
 
 
 FILES: dict[str, tuple[dict[str, Any], tuple[str, ...], str]] = {
@@ -513,12 +570,12 @@ FILES: dict[str, tuple[dict[str, Any], tuple[str, ...], str]] = {
         "stages[1].img_size: must be a multiple of the stride 4, but got 14; nearest are 12 and 16",
     ),
     "a space with a slip": (
-        {"schema": 1, "decisions": {"num_stage": 3}},
+        {"schema": 2, "decisions": {"num_stage": 3}},
         (*SEARCH, "--space"),
         "decisions.num_stage: unknown key, but got 'num_stage'; did you mean 'num_stages'?",
     ),
     "a space that does not end at the full model": (
-        {"schema": 1, "axes": {"depth": {"values": [2, 3]}}},
+        {"schema": 2, "axes": {"depth": {"values": [2, 3]}}},
         (*SEARCH, "--space"),
         "axes.depth: must end at the full value 4, but got [2, 3]",
     ),
@@ -549,8 +606,8 @@ def test_a_file_that_breaks_a_law_is_named_with_its_key(
 
 
 GROWTH_OF_A_SEARCH: dict[str, tuple[dict[str, Any], tuple[str, ...], str]] = {
-    "of decisions": ({"decisions": {"grow": {"op": "zero"}}}, (), "decisions.grow"),
-    "of trials": ({"axes": {"grow": ["mogrow", "zero"]}}, ("--trials", "2"), "axes.grow"),
+    "of decisions": ({"decisions": {"grow": {"init": "zero"}}}, (), "decisions.grow"),
+    "of trials": ({"axes": {"init": ["ema", "zero"]}}, ("--trials", "2"), "axes.init"),
 }
 
 
@@ -562,14 +619,14 @@ def test_growth_that_the_optimizer_of_a_search_does_not_go_with_is_refused(
 ) -> None:
     Path("mine.yaml").write_text(yaml.safe_dump(body), encoding="utf-8")
     done = autoprog(*SEARCH, "--space", "mine.yaml", *words, "--opt", "madgrad")
-    law = "op zero must go with an optimizer that keeps no initial weights, but MADGRAD does"
-    assert_refused(done, f"mine.yaml: {key}: {law}; use state fresh or reset")
+    problem = "init zero must go with an optimizer that keeps no initial weights, but MADGRAD does"
+    assert_refused(done, f"mine.yaml: {key}: {problem}; use optimizer_state fresh or reset")
 
 
 def test_a_batch_of_less_than_an_image_is_refused(autoprog: Autoprog) -> None:
     full = FullModel.of(ZOO["vit-mu"]).model_dump(exclude_none=True)
     stages = [{"length": "rest", "depth": 4, "img_size": 16, "batch_scale": 0.001}]
-    body = {"schema": 1, "full": full, "stages": stages}
+    body = {"schema": 2, "full": full, "stages": stages}
     Path("mine.yaml").write_text(yaml.safe_dump(body), encoding="utf-8")
     line = (
         "--schedule: stages[0].batch_scale: must leave an image of the 64 of a batch, but got 0.001"
@@ -577,8 +634,8 @@ def test_a_batch_of_less_than_an_image_is_refused(autoprog: Autoprog) -> None:
     assert_refused(autoprog("train", "--schedule", "mine.yaml", *SMALL), line)
     body = {"axes": {"batch_scale": {"values": [0.001, 1]}}}
     Path("mine.yaml").write_text(yaml.safe_dump(body), encoding="utf-8")
-    law = "must leave an image of the 64 of a batch, but got 0.001"
-    line = f"mine.yaml: axes.batch_scale.values: {law}"
+    problem = "must leave an image of the 64 of a batch, but got 0.001"
+    line = f"mine.yaml: axes.batch_scale.values: {problem}"
     assert_refused(autoprog(*SEARCH, "--space", "mine.yaml", "--trials", 2), line)
 
 
@@ -588,13 +645,15 @@ def test_growth_that_the_optimizer_of_a_training_does_not_go_with_is_refused(
     full = FullModel.of(ZOO["vit-mu"])
     stages = [
         {"length": 1, "depth": 2, "img_size": 16},
-        {"length": "rest", "depth": 4, "img_size": 16, "grow": {"state": "fresh"}},
+        {"length": "rest", "depth": 4, "img_size": 16, "grow": {"optimizer_state": "fresh"}},
     ]
-    body = {"schema": 1, "full": full.model_dump(exclude_none=True), "stages": stages}
+    body = {"schema": 2, "full": full.model_dump(exclude_none=True), "stages": stages}
     Path("mine.yaml").write_text(yaml.safe_dump(body), encoding="utf-8")
     words = ("train", "--schedule", "mine.yaml", *SMALL)
-    law = "state fresh must have a step count per parameter, but Lamb counts per group"
-    line = f"--schedule: stages[1].grow: {law}; use carry or reset"
+    problem = (
+        "optimizer_state fresh must have a step count per parameter, but Lamb counts per group"
+    )
+    line = f"--schedule: stages[1].grow: {problem}; use copy or reset"
     assert_refused(autoprog(*words, "--opt", "lamb"), line)
 
 
@@ -603,8 +662,9 @@ def test_what_a_search_says_to_repeat_it_is_the_same_training(
 ) -> None:
     """In a folder whose name a shell and a markup language would read."""
     place = "odd [/b] dir"
-    own = ("--epochs", "4", "--lr", "1e-3", "--batch-size", "32", "--seed", "3")
-    words = (*SEARCH, *own, "--runs-dir", place)
+    own = ("--epochs", "3", "--lr", "1e-3", "--batch-size", "32", "--seed", "3")
+    brief = ("--num-points", "1", "--continuation-trials", "2", "--profile-seconds", "0.2")
+    words = (*SEARCH, *own, *brief, "--runs-dir", place)
     monkeypatch.setattr(sys, "argv", ["autoprog", *words])
     done = autoprog(*words)
     assert done.code == 0
@@ -683,7 +743,8 @@ def the_run(number: int = -1) -> Path:
 
 def test_search_train_show_and_export_make_a_chain(autoprog: Autoprog) -> None:
     brief = ("--epochs", 6, "--num-stages", 2, "--supernet-epochs", 0.5, "--max-candidates", 3)
-    done = autoprog(*SEARCH, *brief, "--space", "vit-mu", "--amp", "none")
+    quick = ("--num-points", 2, "--continuation-trials", 2, "--profile-seconds", 0.2)
+    done = autoprog(*SEARCH, *brief, *quick, "--space", "vit-mu", "--amp", "none")
     assert (done.code, done.err) == (0, "")
     found = the_run()
     assert f"autoprog train --schedule {found}/best.yaml" in done.out
@@ -722,7 +783,7 @@ def stopped_early(autoprog: Autoprog, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     def append_and_stop(self: RunFolder, event: Event) -> None:
         append(self, event)
-        if event.kind == "progressed":
+        if event.kind == "step_logged":
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
@@ -834,7 +895,7 @@ def test_resume_auto_does_not_go_on_with_another_schedule_of_that_name(
         assert autoprog(*words).code == 130
     assert load_run(the_run()).result is None
     mine.write_text(
-        yaml.safe_dump(schedule_of(ZOO["vit-mu"], grow={"op": "zero"})), encoding="utf-8"
+        yaml.safe_dump(schedule_of(ZOO["vit-mu"], grow={"init": "zero"})), encoding="utf-8"
     )
     assert autoprog(*words).code == 0
     assert len(list(Path("runs").iterdir())) == 2
@@ -861,7 +922,7 @@ def test_a_run_outlives_the_reader_of_its_output(tmp_path: Path, manifest: Any) 
     reading, writing = os.pipe()
     os.close(reading)
     folder = RunFolder.create(tmp_path, manifest)
-    told = [Warned(step=step, message="nobody reads this") for step in range(3)]
+    told = [WarningRaised(step=step, message="nobody reads this") for step in range(3)]
     with open(writing, "w", encoding="utf-8") as nobody:
         launch = Launch(ONE_PROCESS, RunConsole(file=nobody), quiet=False)
         carry_out(lambda folder, job: iter(told), launch, folder)
@@ -874,7 +935,7 @@ def test_a_full_disk_ends_a_run_in_one_line(tmp_path: Path, manifest: Any) -> No
     from autoprog.train.ranks import ONE_PROCESS
 
     def events() -> Iterator[Event]:
-        yield Warned(step=0, message="all is well")
+        yield WarningRaised(step=0, message="all is well")
         raise OSError(28, "No space left on device")
 
     folder = RunFolder.create(tmp_path, manifest)
@@ -906,7 +967,7 @@ def wait_for_progress(child: subprocess.Popen[str], folder: Path, attempt: int) 
                 for line in log.read_text("utf-8").splitlines(keepends=True)
                 if line.endswith("\n")
             ]
-            if any(row["kind"] == "progressed" and row["attempt"] == attempt for row in rows):
+            if any(row["kind"] == "step_logged" and row["attempt"] == attempt for row in rows):
                 return
         time.sleep(0.02)
     raise AssertionError(f"no progress; the program said {child.communicate()}")
@@ -984,7 +1045,7 @@ def test_signals_stop_the_real_program_after_a_checkpoint_and_resume_finishes(
     assert autoprog(*LINEAR, *longer, "--resume", "auto", "-q").code == 0
     run = load_run(path)
     assert run.result is not None
-    steps = [event.step for event in run.events() if event.kind == "progressed"]
+    steps = [event.step for event in run.events() if event.kind == "step_logged"]
     assert steps == list(range(1, 89 * 3 + 1))
 
 
@@ -1011,11 +1072,11 @@ def test_what_no_command_has_a_sentence_for_is_one_line(
     def fail(args: argparse.Namespace) -> int:
         raise error
 
-    monkeypatch.setattr("autoprog.commands.schedules.run", fail)
-    assert main(["schedules"]) == code
+    monkeypatch.setattr("autoprog.commands.list.run", fail)
+    assert main(["list", "presets"]) == code
     assert capsys.readouterr().err == f"autoprog: {sentence}\n"
     with pytest.raises(type(error)):
-        main(["schedules", "--debug"])
+        main(["list", "presets", "--debug"])
 
 
 def test_a_usage_error_is_one_printable_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,10 +16,8 @@ import pytest
 from autoprog.cli import main
 from autoprog.curves import Curriculum
 from autoprog.errors import ConfigError
-from autoprog.events import Evaluated, Event, Progressed, RunStarted
+from autoprog.events import Evaluated, Event, RunStarted, StepLogged
 from autoprog.presets import preset
-from autoprog.proof.compare import charged_parts, compare, label, spread
-from autoprog.proof.finished import Finished, Point, curve_of, read_finished
 from autoprog.recipe import RECIPES
 from autoprog.runs import Result, RunFolder
 from autoprog.settings import DataSettings, RunManifest, RunSettings, SearchSettings
@@ -27,19 +25,34 @@ from autoprog.space import SpaceFile
 from autoprog.stage import FullModel
 from autoprog.ui.compare import (
     compare_document,
-    compare_markdown,
+    compare_sections,
     comparison_columns,
     difference_lines,
     difference_texts,
 )
-from autoprog.ui.compare_html import compare_page
-from autoprog.ui.compare_svg import ticks
+from autoprog.ui.render_html import compare_page, ticks
+from autoprog.ui.section import markdown_lines
+from autoprog.verify.compare import (
+    Comparison,
+    FinishedRun,
+    Point,
+    charged_parts,
+    compare,
+    curve_of,
+    label,
+    read_finished_run,
+    spread,
+)
 from supernet.config import SubnetConfig
 from supernet.cost import macs
 from supernet.zoo import ZOO
 
 SPEC = ZOO["vit-mu"]
 SMALL, FULL = SubnetConfig(2, 8), SubnetConfig(4, 16)
+
+
+def compare_markdown(comparison: Comparison) -> str:
+    return "\n".join(markdown_lines(compare_sections(comparison)))
 
 
 def result(top1_ema: float, seconds: float, seed: int = 0, **changes: Any) -> Result:
@@ -71,9 +84,9 @@ def result(top1_ema: float, seconds: float, seed: int = 0, **changes: Any) -> Re
     return Result(**{**values, **changes})
 
 
-def finished(name: str, top1_ema: float, seconds: float, seed: int, **changes: Any) -> Finished:
+def finished(name: str, top1_ema: float, seconds: float, seed: int, **changes: Any) -> FinishedRun:
     curve = (Point(seconds / 2, 100, 1e12, top1_ema - 9), Point(seconds, 200, 4e12, top1_ema))
-    return Finished(
+    return FinishedRun(
         path=f"runs/{name}-{seed}",
         name=name,
         result=result(top1_ema, seconds, seed, **changes),
@@ -158,7 +171,7 @@ def test_the_number_of_validation_images_and_of_seeds_is_told() -> None:
 def test_a_search_tells_what_it_was_planned_for_and_what_it_reached() -> None:
     searched = finished("search", 50.0, 102.0, 1, search_seconds=20.0, train_seconds=50.0)
     baseline = finished("constant", 50.0, 100.0, 1)
-    groups = [baseline, replace(searched, planned_share=0.5)]
+    groups = [baseline, replace(searched, planned_fraction=0.5)]
     assert compare(groups).facts[-1] == (
         "B: planned for 0.5 of the time of the full model's steps; reached 1.02 of the time of A:"
         " steps 0.63, measuring, estimates and decisions 0.20, growth 0.06, evaluations 0.13"
@@ -224,8 +237,8 @@ def started(step: int = 0) -> RunStarted:
     )
 
 
-def progressed(step: int, subnet: SubnetConfig) -> Progressed:
-    return Progressed(
+def progressed(step: int, subnet: SubnetConfig) -> StepLogged:
+    return StepLogged(
         step=step,
         epoch=step / 10,
         loss=1.0,
@@ -233,7 +246,7 @@ def progressed(step: int, subnet: SubnetConfig) -> Progressed:
         subnet=subnet,
         step_seconds=0.5,
         images_per_second=20.0,
-        data_wait_share=0.0,
+        data_wait_fraction=0.0,
         train_seconds=0.0,
     )
 
@@ -338,9 +351,9 @@ def folders(make: Make) -> list[Path]:
 
 
 def test_seeds_and_how_a_run_is_carried_out_make_no_other_configuration(make: Make) -> None:
-    one = read_finished(make("a", settings(), result(50.0, 1.0)))
+    one = read_finished_run(make("a", settings(), result(50.0, 1.0)))
     same = settings(seed=3, threads=2, workers=4, eval_every_epochs=1.0, log_every_steps=5)
-    two = read_finished(make("b", same, result(50.0, 1.0, 3)))
+    two = read_finished_run(make("b", same, result(50.0, 1.0, 3)))
     assert one.configuration == two.configuration
     assert (one.conditions["threads"], two.conditions["threads"]) == ("1", "2")
     assert one.conditions["hardware"] == "a CPU"
@@ -360,8 +373,8 @@ def test_what_decides_the_outcome_makes_another_configuration(
     make: Make, key: str, changes: dict[str, Any]
 ) -> None:
     runs = [
-        read_finished(make("a", settings(), result(50.0, 1.0))),
-        read_finished(make("b", settings(**changes), result(50.0, 1.0))),
+        read_finished_run(make("a", settings(), result(50.0, 1.0))),
+        read_finished_run(make("b", settings(**changes), result(50.0, 1.0))),
     ]
     groups = compare(runs).groups
     assert [name for name, _, _ in groups[1].differs_in] == [key]
@@ -370,13 +383,13 @@ def test_what_decides_the_outcome_makes_another_configuration(
 def test_searches_that_found_different_schedules_are_seeds_of_one_search(make: Make) -> None:
     axes = {"depth": {"values": [2, 4]}, "img_size": {"values": [8, 16]}}
     space = SpaceFile.model_validate({"axes": axes}).space(SPEC, "test")
-    runs = [read_finished(make("constant", settings("constant"), result(50.0, 100.0)))]
+    runs = [read_finished_run(make("constant", settings("constant"), result(50.0, 100.0)))]
     for seed in (0, 1):
         search = SearchSettings(space=space, space_from="default", storage=f"{seed}.journal")
         values = settings(kind="search", search=search, schedule_from=None, seed=seed)
         found = {"schedule": {"stages": seed}, "kind": "search"}
         runs.append(
-            read_finished(make(f"s{seed}", values, result(51.0, 70.0 + seed, seed, **found)))
+            read_finished_run(make(f"s{seed}", values, result(51.0, 70.0 + seed, seed, **found)))
         )
     groups = compare(runs).groups
     assert [(g.name, g.seeds) for g in groups] == [("constant", (0,)), ("search rollout", (0, 1))]
@@ -387,13 +400,15 @@ def test_searches_of_other_lengths_are_told_apart_by_name(make: Make) -> None:
     axes = {"depth": {"values": [2, 4]}, "img_size": {"values": [8, 16]}}
     space = SpaceFile.model_validate({"axes": axes}).space(SPEC, "test")
     runs = []
-    for share in (0.5, 0.25):
-        search = SearchSettings(space=space, space_from="default", time_share=share)
+    for fraction in (0.5, 0.25):
+        search = SearchSettings(space=space, space_from="default", cost_fraction=fraction)
         values = settings(kind="search", search=search, schedule_from=None)
         found = result(51.0, 70.0, 0, kind="search")
-        runs.append(read_finished(make(f"s{share}", values, found)))
+        runs.append(read_finished_run(make(f"s{fraction}", values, found)))
     names = [group.name for group in compare(runs).groups]
-    assert names == [f"search rollout planned for {share:g} of the time" for share in (0.5, 0.25)]
+    assert names == [
+        f"search rollout planned for {fraction:g} of the time" for fraction in (0.5, 0.25)
+    ]
 
 
 def test_a_training_along_a_found_schedule_says_that_the_search_is_not_in_its_time(
@@ -403,8 +418,8 @@ def test_a_training_along_a_found_schedule_says_that_the_search_is_not_in_its_ti
     found_by = "found_by:\n  run: the-search\n  rule: rollout\n  seed: 0\n"
     with (folder / "schedule.yaml").open("a") as file:
         file.write(found_by)
-    plain = read_finished(make("plain", settings(seed=1), result(50.0, 1.0, 1)))
-    comparison = compare([plain, read_finished(folder)])
+    plain = read_finished_run(make("plain", settings(seed=1), result(50.0, 1.0, 1)))
+    comparison = compare([plain, read_finished_run(folder)])
     assert len(comparison.groups) == 1  # where it is from does not change what it computes
     assert comparison.notes == ("A: its time leaves out the search the-search before it",)
 
@@ -590,7 +605,7 @@ def test_a_published_folder_without_its_settings_is_one_line(
 
 
 def test_the_page_and_the_terminal_word_a_difference_alike(folders: list[Path]) -> None:
-    comparison = compare([read_finished(folder) for folder in folders])
+    comparison = compare([read_finished_run(folder) for folder in folders])
     (line,) = difference_lines(comparison)
     texts = difference_texts(comparison.groups[1])
     assert line == "B differs from A in " + "; ".join(texts)
@@ -628,7 +643,7 @@ def test_a_folder_given_twice_counts_once(command: Any, folders: list[Path]) -> 
 
 def test_a_run_that_is_read_alone_and_incomplete_is_refused(make: Make) -> None:
     with pytest.raises(ConfigError, match=r"no result\.json yet"):
-        read_finished(make("running", settings(), None))
+        read_finished_run(make("running", settings(), None))
 
 
 def test_the_document_names_what_was_left_out() -> None:

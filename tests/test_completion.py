@@ -27,7 +27,7 @@ printf '%s\\n' "${COMPREPLY[@]}"
 def script_of(shell: str) -> str:
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        assert main(["completion", shell]) == 0
+        assert main(["init", "completion", shell]) == 0
     return out.getvalue()
 
 
@@ -79,7 +79,7 @@ def test_bash_completes_names_where_flags_take_them(complete: Complete) -> None:
     assert complete("train", "--recipe", "small") == ["small-data"]
     assert complete("search", "--rule", "ro") == ["rollout"]
     assert "adamw" in complete("train", "--opt", "adam")
-    assert complete("completion", "z") == ["zsh"]
+    assert complete("init", "completion", "z") == ["zsh"]
     assert complete("init", "sched") == ["schedule"]
     assert complete("init", "schedule", "--from", "late") == ["late-jump"]
 
@@ -106,6 +106,6 @@ def test_other_shells_know_commands_flags_and_names(shell: str) -> None:
 
 def test_an_unknown_shell_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main(["completion", "csh2"])
+        main(["init", "completion", "csh2"])
     assert stopped.value.code == 2
     assert "must be bash, zsh or tcsh, but got 'csh2'" in capsys.readouterr().err

@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from autoprog.bench import checkup, packages
-from autoprog.bench.checkup import check_disk, check_loading, check_processor, check_threads
+from autoprog.bench import doctor, packages
+from autoprog.bench.doctor import check_disk, check_loading, check_processor, check_threads
 from autoprog.bench.packages import PACKAGES, check_packages
 from autoprog.cli import main
 from autoprog.settings import DataSettings
@@ -24,8 +24,8 @@ Capture = pytest.CaptureFixture[str]
 def test_a_whole_checkup_is_one_json_list(
     capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkup, "_LEAST_FREE_BYTES", 1)
-    monkeypatch.setattr(checkup, "LOADING_SECONDS", 0.1)
+    monkeypatch.setattr(doctor, "_MIN_FREE_BYTES", 1)
+    monkeypatch.setattr(doctor, "LOADING_SECONDS", 0.1)
     assert main(["doctor", "--json", "--runs-dir", str(tmp_path / "a" / "b")]) == 0
     found = {one["subject"]: one for one in json.loads(capsys.readouterr().out)}
     assert list(found) == [
@@ -39,14 +39,14 @@ def test_a_whole_checkup_is_one_json_list(
     ]
     assert found["torch"]["found"] == torch.__version__.partition("+")[0]
     assert "images/s of the embedded digits" in found["loading"]["found"]
-    assert {one["cure"] == "" for one in found.values() if one["verdict"] == "ok"} == {True}
+    assert {one["hint"] == "" for one in found.values() if one["verdict"] == "ok"} == {True}
     assert list(tmp_path.iterdir()) == []
 
 
 def test_something_wrong_is_exit_code_1_and_has_a_cure(
     capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkup, "_LEAST_FREE_BYTES", 1)
+    monkeypatch.setattr(doctor, "_MIN_FREE_BYTES", 1)
     assert main(["doctor", "--data", str(tmp_path / "none"), "--runs-dir", str(tmp_path)]) == 1
     *others, data = capsys.readouterr().out.splitlines()
     assert data.startswith("wrong data ")
@@ -74,7 +74,7 @@ def test_versions_are_compared_as_numbers(
     monkeypatch.setattr(packages, "version", lambda name: installed)
     _, torch_finding = check_packages()
     assert torch_finding.verdict == verdict
-    assert (torch_finding.cure == "") == (verdict == "ok")
+    assert (torch_finding.hint == "") == (verdict == "ok")
 
 
 def test_the_least_versions_are_those_that_are_installed(repository: Path) -> None:
@@ -104,10 +104,10 @@ def test_threads_are_compared_with_cores(
 def test_a_full_disk_and_a_file_in_the_way_are_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkup, "_LEAST_FREE_BYTES", 1)
+    monkeypatch.setattr(doctor, "_MIN_FREE_BYTES", 1)
     assert check_disk(tmp_path).verdict == "ok"
-    monkeypatch.setattr(checkup, "_LEAST_FREE_BYTES", 2**80)
-    assert "make room" in check_disk(tmp_path).cure
+    monkeypatch.setattr(doctor, "_MIN_FREE_BYTES", 2**80)
+    assert "make room" in check_disk(tmp_path).hint
     (tmp_path / "file").touch()
     assert check_disk(tmp_path / "file" / "runs").found.endswith("file cannot be written")
 
@@ -119,9 +119,9 @@ def test_a_processor_without_vector_instructions_is_slow(monkeypatch: pytest.Mon
 
 def test_loading_below_the_pace_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     speeds: Any = {"cuda": 1e9, "mps": 1e9, "cpu": 1e9}
-    monkeypatch.setattr(checkup, "_LEAST_SPEED", speeds)
+    monkeypatch.setattr(doctor, "_MIN_SPEED", speeds)
     found = check_loading(DataSettings(), seconds=0.05)
-    assert (found.verdict, "--cache" in found.cure) == ("slow", True)
+    assert (found.verdict, "--cache" in found.hint) == ("slow", True)
 
 
 def test_what_training_would_find_in_the_images_is_found(tmp_path: Path, capsys: Capture) -> None:

@@ -10,9 +10,9 @@ from itertools import pairwise, product
 
 import pytest
 
-from autoprog.encoding import AxisRange, Encoding, Timeline
 from autoprog.files import parse, parse_yaml
 from autoprog.schedule import GrowthSchedule
+from autoprog.search.encoding import AxisRange, Encoding, Timeline
 from autoprog.space import SearchSpace, SpaceFile, shipped_spaces
 from autoprog.stage import FullModel, Stage, Tokens, depth_value
 from supernet.zoo import ZOO
@@ -38,7 +38,7 @@ def encoding_of(space: SearchSpace, draw: random.Random) -> Encoding:
         "keep_rate": len(space.keep_rates) - 1,
     }
     axes = tuple(AxisRange(name, draw.randint(0, top), top) for name, top in tops.items())
-    end = 1 - space.decisions.min_full_share
+    end = 1 - space.decisions.min_full_fraction
     return Encoding(axes, draw.uniform(0.0, end), end, draw.randint(1, 40))
 
 
@@ -57,7 +57,7 @@ def arrivals_of(encoding: Encoding, timeline: Timeline) -> dict[str, list[float]
     """Return when each value comes into force on a timeline."""
     return {
         axis.name: [
-            next(share for share, numbers in timeline if numbers[place] >= number)
+            next(fraction for fraction, numbers in timeline if numbers[place] >= number)
             for number in range(axis.first + 1, axis.last + 1)
         ]
         for place, axis in enumerate(encoding.axes)
@@ -69,10 +69,10 @@ def test_every_proposal_is_a_rising_way_to_the_full_model(name: str) -> None:
     lengths = set()
     for encoding, vector in proposals(name):
         timeline = encoding.decode(vector)
-        shares = [share for share, _ in timeline]
-        assert shares[0] == encoding.start_share
-        assert all(earlier < later for earlier, later in pairwise(shares))
-        assert shares[-1] <= encoding.full_share
+        fractions = [fraction for fraction, _ in timeline]
+        assert fractions[0] == encoding.start_fraction
+        assert all(earlier < later for earlier, later in pairwise(fractions))
+        assert fractions[-1] <= encoding.full_fraction
         for (_, before), (_, after) in pairwise(timeline):
             assert before != after
             assert all(a <= b for a, b in zip(before, after, strict=True))
@@ -86,12 +86,12 @@ def test_every_proposal_is_a_rising_way_to_the_full_model(name: str) -> None:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_proposal_makes_a_schedule_that_keeps_all_laws(name: str) -> None:
     draw, space = random.Random(name), space_of(name)
-    whole = replace(encoding_of(space, draw), start_share=0.0)
+    whole = replace(encoding_of(space, draw), start_fraction=0.0)
     axes = tuple(replace(axis, first=0) for axis in whole.axes)
     encoding = replace(whole, axes=axes)
     for _ in range(NUM_PROPOSALS // 10):
         timeline = encoding.decode(drawn(encoding, draw))
-        stops = [share for share, _ in timeline[1:]] + [1.0]
+        stops = [fraction for fraction, _ in timeline[1:]] + [1.0]
         stages = tuple(
             Stage(
                 length=stop - start,
@@ -101,10 +101,12 @@ def test_every_proposal_makes_a_schedule_that_keeps_all_laws(name: str) -> None:
             )
             for (start, (depth, size, rate)), stop in zip(timeline, stops, strict=True)
         )
-        schedule = GrowthSchedule(full=FullModel.of(space.spec), length_unit="share", stages=stages)
+        schedule = GrowthSchedule(
+            full=FullModel.of(space.spec), length_unit="fraction", stages=stages
+        )
         table = schedule.resolve(1000, 10.0)
         assert table.segments[-1].subnet == space.spec.full
-        least = space.decisions.min_full_share * table.total_steps
+        least = space.decisions.min_full_fraction * table.total_steps
         assert table.total_steps - table.segments[-1].start_step >= math.floor(least)
 
 
@@ -152,7 +154,7 @@ def test_every_way_on_a_small_grid_has_a_vector() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shares", "increments"),
+    ("fractions", "increments"),
     [
         ([0.0, 0.0], [0, 0]),
         ([0.2, 0.8], [1, 3]),
@@ -163,8 +165,8 @@ def test_every_way_on_a_small_grid_has_a_vector() -> None:
     ],
     ids=str,
 )
-def test_arrivals_go_to_the_nearest_cells(shares: list[float], increments: list[int]) -> None:
-    vector = TWO.encode({"depth": shares, "img_size": [0.4]})
+def test_arrivals_go_to_the_nearest_cells(fractions: list[float], increments: list[int]) -> None:
+    vector = TWO.encode({"depth": fractions, "img_size": [0.4]})
     assert vector == {"depth.1": increments[0], "depth.2": increments[1], "img_size.1": 2}
 
 
@@ -187,7 +189,7 @@ def test_where_nothing_is_left_to_grow_there_is_one_stretch() -> None:
 
 
 def test_without_cells_everything_arrives_at_the_start() -> None:
-    encoding = replace(TWO, cells=0, start_share=0.3)
+    encoding = replace(TWO, intervals=0, start_fraction=0.3)
     assert set(encoding.bounds().values()) == {(0, 0)}
     vector = encoding.encode({"depth": [0.5, 0.8], "img_size": [0.8]})
     assert vector == {"depth.1": 0, "depth.2": 0, "img_size.1": 0}
@@ -195,6 +197,6 @@ def test_without_cells_everything_arrives_at_the_start() -> None:
 
 
 def test_a_part_of_no_length_is_full_where_it_begins() -> None:
-    encoding = replace(TWO, start_share=0.8)
+    encoding = replace(TWO, start_fraction=0.8)
     vector = encoding.encode({"depth": [0.8, 0.8], "img_size": [0.8]})
     assert encoding.decode(vector) == ((0.8, (2, 1)),)

@@ -11,8 +11,14 @@ import pytest
 
 from autoprog.bounds import Port, WorldSize
 from autoprog.cli import main
-from autoprog.environment import VariableError, forget_odd_sizes, number_in, optional_number_in
-from autoprog.train.cores import CORES_VARIABLE, usable_cores
+from autoprog.environment import (
+    CORES_VARIABLE,
+    VariableError,
+    forget_odd_sizes,
+    number_in,
+    optional_number_in,
+    usable_cores,
+)
 
 TRAIN = ("train", "--schedule", "linear", "--model", "vit-mu", "--epochs", "1", "--runs-dir", "r")
 RANKS = {
@@ -125,7 +131,7 @@ def test_what_is_no_number_of_cores_is_ignored(text: str, monkeypatch: pytest.Mo
 )
 def test_help_is_shown_whatever_the_terminal_is_said_to_be(variables: dict[str, str]) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "autoprog", "cache", "--help"],
+        [sys.executable, "-m", "autoprog", "list", "caches", "--help"],
         env={**os.environ, **variables},
         capture_output=True,
         text=True,

@@ -14,7 +14,7 @@ from autoprog.errors import AutoprogError, ConfigError, DivergedError, RunError,
         ),
         (ConfigError("--lr", "", "must be above 0", -1.0), "--lr: must be above 0, but got -1.0"),
         (
-            ConfigError("a.yaml", "lr", "must be given", cure="add it"),
+            ConfigError("a.yaml", "lr", "must be given", hint="add it"),
             "a.yaml: lr: must be given; add it",
         ),
         (ConfigError("", "lr", "unknown key", "lr"), "lr: unknown key, but got 'lr'"),

@@ -12,8 +12,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from autoprog.cli import main
+from autoprog.data.opening import open_data
+from autoprog.data.run_data import open_run_data
 from autoprog.runs import load_run
-from autoprog.train.feed import open_data, open_feed
 from autoprog.train.model import build_model, transform_settings
 from supernet.config import SubnetConfig, TokenRule
 from supernet.elastic import ElasticViT
@@ -76,10 +77,10 @@ def test_every_cell_is_the_forward_of_its_subnet_on_full_images(
 ) -> None:
     grid = evaluated(capsys, elastic_run, "--grid", "--rounds", 0)
     settings, model = load_run(elastic_run).manifest.settings, network(elastic_run)
-    feed = open_feed(
+    run_data = open_run_data(
         open_data(settings.data), transform_settings(model, settings.recipe), settings, False
     )
-    images, targets = (torch.cat(parts) for parts in zip(*feed.validation(), strict=True))
+    images, targets = (torch.cat(parts) for parts in zip(*run_data.validation(), strict=True))
     assert images.shape == (grid["num_images"], 3, 16, 16)
     for cell in grid["cells"]:
         rule = TokenRule(cell["keep_rate"], cell["by"], cell["at_blocks"])
@@ -245,7 +246,7 @@ def test_a_cell_that_cannot_be_exported_is_refused_in_one_line(
 def test_each_size_may_have_positions_of_its_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ("train", "--elastic", "--pos-embed", "per-size", "--model", "vit-mu", "--epochs", "3")
+    words = ("train", "--elastic", "--pos-embed", "per-size", "--model", "vit-mu", "--epochs", "1")
     assert main([*words, "-q", *HERE, "--runs-dir", str(tmp_path)]) == 0
     (run,) = tmp_path.iterdir()
     plain = build_model(ZOO["vit-mu"], 10, 0)
@@ -317,7 +318,7 @@ def test_the_best_weights_of_a_run_are_evaluated_and_exported(
 
 
 @pytest.mark.parametrize(
-    ("words", "law"),
+    ("words", "problem"),
     [
         (("--checkpoint", "best", "--weights", "online"), "must be final or last for online"),
         (("--checkpoint", "best"), "must go with a run that has best.safetensors"),
@@ -328,14 +329,14 @@ def test_best_weights_that_are_not_there_are_refused(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     words: tuple[str],
-    law: str,
+    problem: str,
 ) -> None:
     interrupted = tmp_path / "run"
     interrupted.mkdir()
     (interrupted / "run.yaml").write_bytes((elastic_run / "run.yaml").read_bytes())
     capsys.readouterr()
     target = elastic_run if "--weights" in words else interrupted
-    assert law in refused(capsys, target, *words)
+    assert problem in refused(capsys, target, *words)
 
 
 def test_what_a_run_held_out_is_found_where_the_images_have_moved(

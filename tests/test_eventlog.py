@@ -11,7 +11,7 @@ from autoprog import eventlog
 from autoprog.errors import ConfigError
 from autoprog.eventlog import Row, effective_rows, event_of, event_row, read_log
 
-WHOLE = {"attempt": 0, "step": 3, "kind": "warned", "message": "x"}
+WHOLE = {"attempt": 0, "step": 3, "kind": "warning_raised", "message": "x"}
 
 
 SUBNET = {"depth": [4], "img_size": 16}
@@ -20,16 +20,16 @@ FIELDS: dict[str, dict[str, Any]] = {
         **{"run_id": "a", "run_kind": "train", "model": "vit-mu", "total_steps": 300, "epochs": 1},
         **{"steps_per_epoch": 300, "num_images": 9, "device": "cpu", "amp": "none", "seed": 0},
     },
-    "progressed": {
+    "step_logged": {
         **{"epoch": 0.5, "loss": 1.5, "lr": 0.1, "subnet": SUBNET, "step_seconds": 0.1},
-        **{"images_per_second": 9.0, "data_wait_share": 0.1, "train_seconds": 2.0},
+        **{"images_per_second": 9.0, "data_wait_fraction": 0.1, "train_seconds": 2.0},
     },
     "evaluated": {
         **{"epoch": 0.5, "subnet": SUBNET, "loss": 1.5, "top1": 9.0, "loss_ema": 1.5},
         **{"top1_ema": 9.0, "seconds": 1.0, "train_seconds": 2.0, "wall_seconds": 3.0},
     },
     "stage_started": {"stage": 0, "subnet": SUBNET, "stop_step": 9, "curriculum": {}},
-    "warned": {"message": "x"},
+    "warning_raised": {"message": "x"},
     "checkpoint_saved": {"path": "last.pt"},
 }
 
@@ -59,9 +59,9 @@ def test_of_a_huge_log_progress_is_picked_and_the_rest_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(eventlog, "WHOLE_BYTES", 1000)
-    monkeypatch.setattr(eventlog, "MOST_PROGRESS", 10)
-    rows = [row("progressed", step) for step in range(1, 201)]
-    rows = [row("run_started", 0), *rows, row("evaluated", 200), row("progressed", 201)]
+    monkeypatch.setattr(eventlog, "MAX_PROGRESS", 10)
+    rows = [row("step_logged", step) for step in range(1, 201)]
+    rows = [row("run_started", 0), *rows, row("evaluated", 200), row("step_logged", 201)]
     found = read_log(written(tmp_path, rows))
     assert len(found) < 20
     assert found[0] == event_of(rows[0])
@@ -88,12 +88,15 @@ def test_a_log_of_too_many_events_is_refused(tmp_path: Path, kind: str, most: in
 def test_what_takes_more_room_than_its_text_is_not_kept(
     more: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = written(tmp_path, [row("warned", 3), row("warned", 3, **more), row("warned", 4)])
+    path = written(
+        tmp_path,
+        [row("warning_raised", 3), row("warning_raised", 3, **more), row("warning_raised", 4)],
+    )
     kept: list[Row] = []
     monkeypatch.setattr(eventlog, "effective_rows", kept.extend)
     with pytest.raises(ConfigError, match="must be"):
         read_log(path)
-    assert [one["event"] for one in kept] == [event_of(row("warned", 3))]
+    assert [one["event"] for one in kept] == [event_of(row("warning_raised", 3))]
     assert all(len(one) == 4 for one in kept)
 
 
@@ -111,9 +114,9 @@ def test_a_checkpoint_that_was_replayed_is_none_any_more() -> None:
         row("checkpoint_saved", 10),
         row("checkpoint_saved", 20),
         row("run_started", 10, attempt=1),
-        row("warned", 12),
+        row("warning_raised", 12),
         row("run_started", 20, attempt=2),  # of step 20 nothing is left
-        row("warned", 20),
+        row("warning_raised", 20),
     ]
     assert effective_rows(rows) == [*rows[:2], rows[3], rows[4], *rows[5:]]
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from autoprog.cli import main
-from autoprog.train import program
+from autoprog.train import export
 from autoprog.train.model import build_model
 from supernet.config import SubnetConfig, TokenRule
 from supernet.elastic import ElasticViT
@@ -112,7 +112,7 @@ def test_without_the_extra_the_refusal_names_it(
 ) -> None:
     missing = {"onnxscript"}
     find = importlib.util.find_spec
-    monkeypatch.setattr(program, "find_spec", lambda n: None if n in missing else find(n))
+    monkeypatch.setattr(export, "find_spec", lambda n: None if n in missing else find(n))
     words = ("--format", "onnx", "--output", str(tmp_path / "cell.onnx"))
     assert main(["export", str(run), *words]) == 2
     assert "pip install 'autoprog[onnx]'" in capsys.readouterr().err
@@ -127,7 +127,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("kind", "output", "code", "law"), REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize(("kind", "output", "code", "problem"), REFUSED.values(), ids=REFUSED)
 def test_what_cannot_be_written_is_one_line(
     run: Path,
     tmp_path: Path,
@@ -136,7 +136,7 @@ def test_what_cannot_be_written_is_one_line(
     kind: str,
     output: str,
     code: int,
-    law: str,
+    problem: str,
 ) -> None:
     if kind == "onnx":
         pytest.importorskip("onnxscript")
@@ -144,7 +144,7 @@ def test_what_cannot_be_written_is_one_line(
     assert main(["export", str(run), "--format", kind, "--output", output]) == code
     shown = capsys.readouterr()
     assert (shown.out, shown.err.count("\n")) == ("", 1)
-    assert law in shown.err
+    assert problem in shown.err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -25,7 +25,7 @@ from typing import Any
 import pytest
 import torch
 
-from autoprog.bench.stress_verdict import compare_runs
+from autoprog.bench.stress import compare_runs
 from autoprog.cli import main
 from autoprog.events import Event
 from autoprog.runs import RunFolder, load_run
@@ -148,14 +148,14 @@ def step_of_checkpoint(folder: Path) -> int:
 FULL = {
     "a checkpoint": (
         "train",
-        "progressed",
+        "step_logged",
         3,
         "checkpoints/.next.pt",
         "checkpoint cannot be written",
     ),
     "the final weights": (
         "train",
-        "progressed",
+        "step_logged",
         3,
         "checkpoints/final.safetensors",
         "final.safetensors: the weights cannot be written",
@@ -198,7 +198,7 @@ def test_no_room_for_an_event_ends_a_run_in_one_line(
 
     if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")
-    when("progressed", 3, fill)
+    when("step_logged", 3, fill)
     done = autoprog(*TRAIN, "--runs-dir", tmp_path)
     folder = the_run(tmp_path)
     assert done.is_one_line(str(folder), "No space left on device"), done.err
@@ -242,7 +242,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 @pytest.mark.parametrize(
     ("kind", "event", "number", "said"),
     [
-        ("train", "progressed", 3, "the checkpoint cannot be written"),
+        ("train", "step_logged", 3, "the checkpoint cannot be written"),
         ("train", "evaluated", -1, "the checkpoint cannot be written"),
         ("train", "stage_started", 2, ""),
     ],
@@ -310,7 +310,7 @@ def stop_by(name: str) -> Hook:
 def test_a_run_that_became_read_only_is_not_resumed(
     autoprog: Autoprog, straight: dict[str, Path], when: When, disk: Disk
 ) -> None:
-    when("progressed", 3, stop_by("SIGTERM"))
+    when("step_logged", 3, stop_by("SIGTERM"))
     assert autoprog(*TRAIN, "--runs-dir", disk.path / "runs").code == 143
     folder = the_run(disk.path / "runs")
     assert disk.mount("remount,ro")
@@ -348,7 +348,7 @@ def stopped_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a training run that SIGTERM stopped late, after many checkpoints."""
     runs = tmp_path_factory.mktemp("stopped")
     with pytest.MonkeyPatch.context() as patch:
-        after(patch, "progressed", 5, stop_by("SIGTERM"))
+        after(patch, "step_logged", 5, stop_by("SIGTERM"))
         assert main([*TRAIN, "--runs-dir", str(runs)]) == 143
     return the_run(runs)
 
@@ -396,7 +396,7 @@ def restarts(folder: Path) -> tuple[int, list[str]]:
     """Return the step that the second attempt began at and its warnings, but for how little it learnt."""
     rows = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     second = [row for row in rows if row["attempt"] == 1]
-    warned = [row["message"] for row in second if row["kind"] == "warned"]
+    warned = [row["message"] for row in second if row["kind"] == "warning_raised"]
     warned = [text for text in warned if "largest class" not in text]
     return second[0]["step"], warned
 
@@ -442,7 +442,7 @@ def test_signals_stop_a_search_after_a_checkpoint_and_nobody_else_may_write_mean
     """The same for a training run is in test_cli.py."""
     runs, log = tmp_path / "runs", tmp_path / "log"
     pid = in_a_process(log, *words["search"], "--runs-dir", runs)
-    wait_for(runs, 0, "progressed")
+    wait_for(runs, 0, "step_logged")
     os.kill(pid, signal.SIGTERM)
     assert ended(pid) == 143
     folder = the_run(runs)

@@ -134,7 +134,7 @@ def test_text_stays_text_whichever_version_of_yaml_reads_it(text: str) -> None:
 def test_what_could_not_be_read_again_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
     names = [f"class {number}" for number in range(100)]
     assert parse_yaml(dump_yaml({"class_names": names}), "a.yaml") == {"class_names": names}
-    monkeypatch.setattr(files, "_MOST_YAML_SIGNS", 50)
+    monkeypatch.setattr(files, "_MAX_YAML_SIGNS", 50)
     with pytest.raises(ConfigError, match="must hold fewer values"):
         dump_yaml({"class_names": names})
 

@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 
-from autoprog.bench.grid import _speeds
-from autoprog.grid import EvaluatedCell, cells_of, front
+from autoprog.evaluation_grid import EvaluatedCell, cells_of, front
+from autoprog.train.grid import forward_speeds
 from supernet.config import SubnetConfig, TokenRule
 
 FULL = SubnetConfig(4, 16)
@@ -45,9 +45,9 @@ def test_the_front_holds_what_nothing_beats(
         assert found == tuple(expected[place] for place in order)
 
 
-def test_speeds_are_medians_of_blocks_that_take_turns() -> None:
+def test_speeds_are_medians_of_interleaved_blocks() -> None:
     calls: list[tuple[str, int]] = []
-    told: list[tuple[str, int, int]] = []
+    reported: list[tuple[str, int, int]] = []
     slowness = {"fast": itertools.repeat(0.001), "slow": itertools.repeat(0.02)}
     hiccup = iter([0.02] * 3 + [9.0] + [0.02] * 9)  # in the first timed round
 
@@ -58,11 +58,11 @@ def test_speeds_are_medians_of_blocks_that_take_turns() -> None:
 
         return block
 
-    speeds = _speeds(
+    speeds = forward_speeds(
         {name: arm(name) for name in slowness},
         rounds=4,
         batch_size=10,
-        tell=lambda *report: told.append(report),
+        report=lambda *report: reported.append(report),
     )
     assert speeds == pytest.approx([10 / 0.001, 10 / 0.02])
     # Five forwards of the slower one last a tenth of a second; the faster one has as many.
@@ -73,4 +73,4 @@ def test_speeds_are_medians_of_blocks_that_take_turns() -> None:
     pairs = list(zip(names[::2], names[1::2], strict=True))
     assert [set(pair) for pair in pairs] == [{"fast", "slow"}] * 5
     assert pairs[1] != pairs[2]
-    assert told == [("speed", number, 5) for number in range(6)]
+    assert reported == [("speed", number, 5) for number in range(6)]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from autoprog.hints import command
+from autoprog.errors import command
 
 
 def test_a_command_can_be_copied_whatever_the_path_holds() -> None:

@@ -48,7 +48,7 @@ def test_the_axes_in_comments_are_valid_too(capsys: Capture) -> None:
     bare = re.sub(r"^  # (\w+: [{\[])", r"  \1", text, flags=re.MULTILINE)
     axes = parse(SpaceFile, parse_yaml(bare, "starter"), "starter").axes
     assert axes.randaug.values == (0.5, 1.0)
-    assert axes.grow == ("mogrow", "copy", "zero")
+    assert axes.init == ("ema", "copy", "zero")
     named = {key for key in type(axes).model_fields if f"{key}: " in text}
     assert named == set(type(axes).model_fields)
 
@@ -69,7 +69,7 @@ def test_a_starter_recipe_without_its_marks_is_all_of_a_recipe(
     model: str, base: str, capsys: Capture
 ) -> None:
     text = re.sub(r"^# (\w+: )", r"\1", recipe_text(model, capsys), flags=re.MULTILINE)
-    assert parse_yaml(text, "starter").keys() == {"base", *Recipe.model_fields}
+    assert parse_yaml(text, "starter").keys() == {"schema", "base", *Recipe.model_fields}
     Path("my.yaml").write_text(text, encoding="utf-8")
     words = ["train", "--schedule", "constant", "--model", model, "--recipe", "my.yaml"]
     settings = configure_train(build_parser("train").parse_args(words)).settings
@@ -209,8 +209,6 @@ def test_a_starter_schedule_is_what_train_takes(capsys: Capture) -> None:
             ["schedule", "--from", "linear", "--img-size", "30"],
             "--img-size: img_size must be a multiple of the stride 4, but got 30",
         ),
-        (["recipe", "--from", "linear"], "--from: must be given with autoprog init schedule"),
-        (["space", "--epochs", "3"], "--epochs: must be given with autoprog init schedule"),
     ],
 )
 def test_a_starter_that_cannot_be_made_is_one_line(
@@ -223,10 +221,30 @@ def test_a_starter_that_cannot_be_made_is_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["recipe", "--from", "linear"], "--from must be given with autoprog init schedule"),
+        (["space", "--epochs", "3"], "--epochs must be given with autoprog init schedule"),
+        (["recipe", "--modle", "x"], "unknown argument --modle; did you mean '--model'?"),
+    ],
+)
+def test_a_flag_of_another_starter_is_one_line(
+    words: list[str], line: str, capsys: Capture, tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["init", *words, "--model", "vit-mu", "--output", "my.yaml"])
+    assert stopped.value.code == 2
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err.count("\n")) == ("", 1)
+    assert shown.err.startswith(f"autoprog: {line}")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_printed_command_searches(capsys: Capture) -> None:
     main(["init", "space", "--model", "vit-mu", "--output", "my.yaml"])
     brief = ["--epochs", "3", "--device", "cpu", "--threads", "1", "--workers", "0", "-q"]
-    few = ["--num-points", "1", "--tail-trials", "2", "--profile-seconds", "0.2"]
+    few = ["--num-points", "1", "--continuation-trials", "2", "--profile-seconds", "0.2"]
     assert main(["search", "--model", "vit-mu", "--space", "my.yaml", *brief, *few]) == 0
 
 
@@ -250,12 +268,12 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("words", "code", "law"), REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize(("words", "code", "problem"), REFUSED.values(), ids=REFUSED)
 def test_what_cannot_be_written_is_one_line(
-    words: list[str], code: int, law: str, capsys: Capture, tmp_path: Path
+    words: list[str], code: int, problem: str, capsys: Capture, tmp_path: Path
 ) -> None:
     assert main(["init", "space", *words]) == code
     shown = capsys.readouterr()
     assert (shown.out, shown.err.count("\n")) == ("", 1)
-    assert law in shown.err
+    assert problem in shown.err
     assert list(tmp_path.iterdir()) == []

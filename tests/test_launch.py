@@ -14,14 +14,13 @@ from rich.console import Console
 
 from autoprog.api import run_training
 from autoprog.commands import preflight
-from autoprog.commands.flags import changeable
 from autoprog.commands.launch import _created_under_free_name, _known_failure, stop_on_signals
 from autoprog.commands.preflight import _check_batches
 from autoprog.commands.report import _say
 from autoprog.errors import ConfigError, DivergedError, RunError
 from autoprog.runs import load_run
 from autoprog.schedule import GrowthSchedule
-from autoprog.settings import RunManifest, RunSettings
+from autoprog.settings import RunManifest, RunSettings, changed_on_resume
 from autoprog.stage import FullModel
 from autoprog.train.ranks import ONE_PROCESS, Ranks
 from supernet.zoo import ZOO
@@ -30,8 +29,8 @@ TWO = Ranks(rank=0, world_size=2, local_world_size=2)
 
 
 def test_a_search_goes_by_the_losses_that_it_logs() -> None:
-    assert changeable("train") - changeable("search") == {"log_every_steps"}
-    assert "workers" in changeable("search")
+    assert changed_on_resume("train") - changed_on_resume("search") == {"log_every_steps"}
+    assert "workers" in changed_on_resume("search")
 
 
 def test_failures_outside_our_code_are_told_in_a_line() -> None:
@@ -69,7 +68,7 @@ def mixing(settings: RunSettings, scale: float = 1.0) -> GrowthSchedule:
     return GrowthSchedule.model_validate(body)
 
 
-def test_shares_must_be_even_to_be_mixed(manifest: RunManifest) -> None:
+def test_fractions_must_be_even_to_be_mixed(manifest: RunManifest) -> None:
     recipe = manifest.settings.recipe.model_copy(update={"batch_size": 66})
     settings = manifest.settings.model_copy(update={"recipe": recipe})
     schedule = mixing(settings)

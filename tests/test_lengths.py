@@ -6,12 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from autoprog.effort import relative_step_cost
-from autoprog.lengths import Lengths, full_epochs_of
 from autoprog.runs import RunFolder
-from autoprog.schedule import GrowthSchedule, load_schedule
+from autoprog.schedule import GrowthSchedule, Lengths, load_schedule
 from autoprog.settings import RunManifest
-from autoprog.stage import FullModel, Stage, Training
+from autoprog.stage import FullModel, Stage, Training, relative_step_cost
 from supernet.config import ModelSpec, SubnetConfig
 
 
@@ -42,10 +40,10 @@ def test_what_is_not_known_is_not_told() -> None:
 
 def test_a_stage_of_less_than_a_step_counts_for_what_it_is(growing: GrowthSchedule) -> None:
     small = relative_step_cost(growing.full.spec(), SubnetConfig(2, 8), Training(), 10)
-    assert full_epochs_of(growing, 10) == pytest.approx(5 + 0.004 * small, abs=1e-4)
-    body = {**growing.model_dump(by_alias=True), "length_unit": "share"}
+    assert growing.full_model_epochs(10) == pytest.approx(5 + 0.004 * small, abs=1e-4)
+    body = {**growing.model_dump(by_alias=True), "length_unit": "fraction"}
     body["stages"][1]["length"] = "rest"
-    assert full_epochs_of(GrowthSchedule.model_validate(body), 10) is None
+    assert GrowthSchedule.model_validate(body).full_model_epochs(10) is None
 
 
 def test_a_schedule_is_the_same_below_a_comment(

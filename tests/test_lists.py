@@ -25,7 +25,7 @@ def listed(capsys: Capture, *words: str) -> dict[str, Any]:
 
 
 def test_all_short_names_are_listed_with_what_they_mean(capsys: Capture) -> None:
-    found = listed(capsys, "models")
+    found = listed(capsys, "list", "models")
     assert list(found) == list(ZOO)
     assert found["deit-s"] == {
         "timm": "deit_small_patch16_224",
@@ -42,7 +42,7 @@ def test_all_short_names_are_listed_with_what_they_mean(capsys: Capture) -> None
 
 
 def test_a_pattern_finds_models_of_timm_that_can_grow(capsys: Capture) -> None:
-    found = listed(capsys, "models", "--filter", "vit_tiny_*")
+    found = listed(capsys, "list", "models", "--filter", "vit_tiny_*")
     assert "vit_tiny_patch16_224" in found
     assert "vit_tiny_r_s16_p8_224" not in found  # its stem is a ResNet
     assert {"vit-xs", "vit-mu"} <= found.keys()  # built from it, with other shapes
@@ -52,15 +52,17 @@ def test_a_pattern_finds_models_of_timm_that_can_grow(capsys: Capture) -> None:
 
 
 def test_a_model_with_a_short_name_is_listed_once(capsys: Capture) -> None:
-    assert list(listed(capsys, "models", "--filter", "deit_small_patch16_224")) == ["deit-s"]
-    assert list(listed(capsys, "models", "--filter", "volo-m*")) == ["volo-mu"]
+    assert list(listed(capsys, "list", "models", "--filter", "deit_small_patch16_224")) == [
+        "deit-s"
+    ]
+    assert list(listed(capsys, "list", "models", "--filter", "volo-m*")) == ["volo-mu"]
 
 
 @pytest.mark.parametrize("name", ZOO)
 def test_a_listed_model_is_what_timm_makes_of_its_name_and_overrides(
     name: str, capsys: Capture
 ) -> None:
-    facts = listed(capsys, "models", "--filter", name)[name]
+    facts = listed(capsys, "list", "models", "--filter", name)[name]
     with torch.device("meta"):
         made = timm.create_model(
             facts["timm"], img_size=facts["img_size_px"], **facts["overrides"], num_classes=1000
@@ -72,7 +74,7 @@ def test_a_model_of_another_shape_than_its_timm_name_says_so(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "120")
-    assert main(["models"]) == 0
+    assert main(["list", "models"]) == 0
     lines = capsys.readouterr().out.splitlines()
     marked = {line.split()[0] for line in lines if " * " in line and not line.startswith("*")}
     assert marked == {spec.name for spec in ZOO.values() if spec.overrides}
@@ -81,7 +83,7 @@ def test_a_model_of_another_shape_than_its_timm_name_says_so(
         " of 32 px"
     ) in lines
     assert any(line.startswith("local_NAME and volo_mu are no names of timm") for line in lines)
-    assert main(["models", "--filter", "deit-*"]) == 0
+    assert main(["list", "models", "--filter", "deit-*"]) == 0
     assert "*" not in capsys.readouterr().out.replace("local_", "")
 
 
@@ -89,11 +91,11 @@ def test_a_model_of_another_shape_than_its_timm_name_says_so(
 def test_a_pattern_that_matches_nothing_that_grows_is_one_line(
     capsys: Capture, pattern: str
 ) -> None:
-    assert main(["models", "--filter", pattern]) == 2
+    assert main(["list", "models", "--filter", pattern]) == 2
     assert capsys.readouterr() == (
         "",
         f"autoprog: --filter: must match a model that can grow, but got {pattern!r};"
-        " see autoprog models\n",
+        " see autoprog list models\n",
     )
 
 
@@ -101,7 +103,7 @@ def test_the_table_of_models_fits_a_narrow_terminal(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    assert main(["models"]) == 0
+    assert main(["list", "models"]) == 0
     lines = capsys.readouterr().out.splitlines()
     row = next(line for line in lines if line.startswith("deit-s "))
     assert row.split() == ["deit-s", SPEC.timm, "12", "224", "22.1", "M", "4.6", "G"]
@@ -110,7 +112,7 @@ def test_the_table_of_models_fits_a_narrow_terminal(
 
 
 def test_the_shipped_spaces_are_listed_with_their_subnets(capsys: Capture) -> None:
-    found = listed(capsys, "spaces")
+    found = listed(capsys, "list", "spaces")
     assert list(found) == list(shipped_spaces())
     for name, facts in found.items():
         spec = ZOO[facts["model"] or "deit-s"]
@@ -121,8 +123,8 @@ def test_the_shipped_spaces_are_listed_with_their_subnets(capsys: Capture) -> No
             assert tuple(facts["axes"]["img_size"]["values"]) == space.sizes
 
 
-def test_the_table_of_spaces_names_shares_as_such(capsys: Capture) -> None:
-    assert main(["spaces"]) == 0
+def test_the_table_of_spaces_names_fractions_as_such(capsys: Capture) -> None:
+    assert main(["list", "spaces"]) == 0
     rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if line}
     assert rows["vit-mu"] == ["vit-mu", "vit-mu", "2", "3", "4", "8", "12", "16", "1", "9"]
     assert rows["digits"] == [

@@ -104,12 +104,12 @@ def test_commands_take_such_words(
     make("2026-a", 2, finished=True, schedule=schedule_text)
     assert main(["show", word, "--plain"]) == 0
     assert main(["compare", word]) == 0
-    assert main(["log", word, "--to", "tensorboard"]) == 0
+    assert main(["export", word, "--format", "tensorboard"]) == 0
     for words in (  # each as far as it is told what is wrong with that run
         ["export", word, "--output", "a.pth"],
         ["evaluate", word],
         ["train", "--resume", word],
-        ["search", "--replay", word],
+        ["show", word, "--replay"],
         ["search", "--join", word],
     ):
         assert main(words) > 0

@@ -11,7 +11,7 @@ import pytest
 
 from autoprog.bounds import Range
 from autoprog.cli import COMMANDS, build_parser, main
-from autoprog.commands.flags import duration_seconds
+from autoprog.options import duration_seconds
 
 NO_NUMBERS = ("", " 5", "1_000", "0x10", "１２", "nan", "inf", "-inf", "1e400", "five", "\x1b[2J")
 BEYOND = ("-1", "1e300", "-1e300", str(10**40), "9" * 5000, "1e-320")
@@ -19,8 +19,6 @@ NEEDED = {
     "show": ["linear"],
     "evaluate": ["a.safetensors"],
     "export": ["run", "--output", "a.pth"],
-    "init": ["recipe", "--model", "deit-s"],
-    "cache": ["clear"],
 }
 """What a command must be given besides."""
 
@@ -31,14 +29,26 @@ def parser_of(command: str) -> argparse.ArgumentParser:
 
 
 def actions(command: str) -> list[argparse.Action]:
-    (commands,) = (
-        a for a in parser_of(command)._actions if isinstance(a, argparse._SubParsersAction)
-    )
-    return list(commands.choices[command]._actions)
+    parser = parser_of(command.split()[0])
+    for word in command.split():
+        parser = subparsers(parser)[word]
+    return list(parser._actions)
+
+
+def subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    found = (a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    return dict(next(found, {}))
+
+
+def commands() -> Iterator[str]:
+    """Yield the commands, those with a second word with each of these."""
+    for name in COMMANDS:
+        words = subparsers(subparsers(parser_of(name))[name])
+        yield from (f"{name} {word}" for word in words) if words else (name,)
 
 
 def number_flags() -> Iterator[tuple[str, argparse.Action, Range]]:
-    for command in COMMANDS:
+    for command in commands():
         for action in actions(command):
             if isinstance(action.type, Range):
                 yield command, action, action.type
@@ -47,7 +57,7 @@ def number_flags() -> Iterator[tuple[str, argparse.Action, Range]]:
 FLAGS = [*number_flags()]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*commands()])
 def test_every_flag_for_a_number_has_bounds(command: str) -> None:
     kinds = {action.dest: action.type for action in actions(command)}
     assert not [name for name, kind in kinds.items() if kind in (int, float)]
@@ -55,7 +65,7 @@ def test_every_flag_for_a_number_has_bounds(command: str) -> None:
     assert {kind for kind in kinds.values() if not isinstance(kind, Range)} <= known
 
 
-@pytest.mark.parametrize("command", ["train", "search", "verify", "bench"])
+@pytest.mark.parametrize("command", ["train", "search", "verify", "bench runner", "bench presets"])
 def test_every_number_of_a_recipe_is_a_flag_with_bounds(command: str) -> None:
     letters = [a for a in actions(command) if a.metavar == "N" or a.metavar == ("LOW", "HIGH")]
     assert len(letters) > 20
@@ -79,13 +89,15 @@ def test_what_is_no_number_or_beyond_the_bounds_is_refused_in_one_line(
     for text in (*NO_NUMBERS, *(text for text in BEYOND if float(text) not in bounds)):
         words = [f"{flag}={text}"] if count == 1 else [flag, *[f" {text}"] * count]
         with pytest.raises(SystemExit) as ended:
-            parser_of(command).parse_args([command, *NEEDED.get(command, []), *words])
+            parser_of(command.split()[0]).parse_args(
+                [*command.split(), *NEEDED.get(command, []), *words]
+            )
         told = capsys.readouterr()
         assert ended.value.code == 2
         assert told.err.count("\n") == 1
         assert len(told.err) < 700
         assert "\x1b" not in told.err
-        assert f"argument {'/'.join(action.option_strings)}: {bounds.law}" in told.err
+        assert f"argument {'/'.join(action.option_strings)}: {bounds.problem}" in told.err
     assert not [*tmp_path.iterdir()]
 
 
@@ -99,8 +111,8 @@ def test_two_dashes_are_no_value(flag: str, capsys: pytest.CaptureFixture[str]) 
 def test_a_list_of_numbers_has_an_end(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["evaluate", "a.safetensors", "--img-sizes", *["32"] * 100_000])
-    law = "argument --img-sizes: must be at most 64 values, but got 100,000 of them"
-    assert law in capsys.readouterr().err
+    problem = "argument --img-sizes: must be at most 64 values, but got 100,000 of them"
+    assert problem in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from autoprog.errors import ConfigError
-from autoprog.jsonlines import append_row, cut_torn_tail, json_object, read_object, read_rows
+from autoprog.files import append_row, cut_torn_tail, json_object, read_object, read_rows
 from autoprog.openfiles import (
     NotRegularFileError,
     open_for_appending,

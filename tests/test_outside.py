@@ -14,12 +14,12 @@ import pytest
 import yaml
 
 from autoprog.cli import main
-from autoprog.commands.outside import words_to_repeat
+from autoprog.commands.resume import words_to_repeat
 from autoprog.outside import asks_of, words_of_asks
 from autoprog.runs import load_run
 from autoprog.search import trials as trials_module
 from autoprog.settings import RunManifest, RunSettings
-from autoprog.train.loop import Stepper
+from autoprog.train.step import Stepper
 
 Capture = pytest.CaptureFixture[str]
 HERE = ("--device=cpu", "--threads=1", "--workers=0", "-q")
@@ -43,7 +43,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("searched")
     words = ("--model=vit-mu", "--trials=1", "--proxy=0.5", "--epochs=1", f"--runs-dir={place}")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trials_module, "spawn_workers", lambda crew, stop: iter(()))
+        patch.setattr(trials_module, "spawn_workers", lambda *_: iter(()))
         assert main(["search", *words, *HERE]) == 1
     (path,) = place.iterdir()
     return path
@@ -100,7 +100,7 @@ def refused(capsys: Capture, folder: Path, *words: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("values", "key", "since", "cure"),
+    ("values", "key", "since", "hint"),
     [
         (
             {"cache": "/elsewhere"},
@@ -142,11 +142,11 @@ def test_a_run_goes_on_outside_its_folder_only_if_that_is_given_again(
     values: dict[str, Any],
     key: str,
     since: str,
-    cure: str,
+    hint: str,
 ) -> None:
     path = poisoned(trained, **values)
     said = (
-        f"must be allowed on the command line, since {since}; to allow that, add {cure} to --resume"
+        f"must be allowed on the command line, since {since}; to allow that, add {hint} to --resume"
     )
     for resume, place in ((str(path), path), ("auto", path.relative_to(tmp_path))):
         line = refused(capsys, tmp_path, "train", f"--resume={resume}", "-q")

@@ -6,20 +6,19 @@ import numpy as np
 import pytest
 
 from autoprog.curves import Curriculum, KeepCurve, Ramp
-from autoprog.effort import relative_step_cost
 from autoprog.errors import ConfigError
 from autoprog.files import parse, parse_yaml
 from autoprog.presets import (
     PRESETS,
     constant,
     linear,
+    linear_ramp,
     preset,
     summary_of,
 )
-from autoprog.ramps import linear_ramp, ramped_curriculum
 from autoprog.recipe import RECIPES
 from autoprog.schedule import GrowthSchedule
-from autoprog.stage import LearningRate
+from autoprog.stage import LearningRate, relative_step_cost
 from supernet.config import ModelSpec
 from supernet.depthmap import make_divisible
 from supernet.zoo import ZOO
@@ -123,17 +122,17 @@ def test_regularisation_ramps_to_the_published_strengths() -> None:
 
 
 def test_the_last_stage_has_exactly_the_full_strength() -> None:
-    last = ramped_curriculum(FULL_STRENGTH, 3, 4)
+    last = FULL_STRENGTH.ramped(3, 4)
     assert (last.randaug, last.drop_path, last.reprob) == (9, 0.1, 0.25)
 
 
 def test_a_strength_that_is_not_given_is_not_ramped() -> None:
-    assert ramped_curriculum(Curriculum(drop_path=0.3), 1, 3) == Curriculum(drop_path=0.15)
+    assert Curriculum(drop_path=0.3).ramped(1, 3) == Curriculum(drop_path=0.15)
 
 
 def test_a_ramped_strength_counts_with_its_end() -> None:
     strength = Curriculum(randaug=Ramp.model_validate({"ramp": "linear", "from": 0, "to": 9}))
-    assert ramped_curriculum(strength, 3, 4).randaug == 9
+    assert strength.ramped(3, 4).randaug == 9
 
 
 @pytest.mark.parametrize(
@@ -169,7 +168,7 @@ def test_every_preset_resolves_for_every_model(
     if schedule.end == "full":
         assert table.segments[-1].subnet == ZOO[model].full
     assert from_text(schedule.to_yaml()) == schedule
-    if schedule.length_unit != "compute_share":
+    if schedule.length_unit != "compute_fraction":
         assert table.total_steps == int(epochs * 120)
         return
     costs = [relative_step_cost(ZOO[model], s.subnet, s.training) for s in table.segments]
@@ -244,7 +243,7 @@ def test_patch_sampling_has_the_published_boundaries() -> None:
     ("curve", "mean"), [("cyclic", 0.644), ("linear", 0.644), ("cosine", 0.634)]
 )
 def test_the_mean_keep_rates_are_the_published_ones(curve: str, mean: float) -> None:
-    levels = [*KeepCurve(curve=curve).plateaus(25_020, 2502), (25_020, 0.0)]
+    levels = [*KeepCurve(curve=curve).levels(25_020, 2502), (25_020, 0.0)]
     total = sum(rate * (stop - start) for (start, rate), (stop, _) in pairwise(levels))
     assert total / 25_020 == pytest.approx(mean, abs=1e-3)
 
@@ -276,7 +275,8 @@ def test_efficienttrain_has_the_released_sizes_and_magnitudes() -> None:
 
 def test_efficienttrains_learning_rate_goes_by_compute() -> None:
     table = preset("efficienttrain", ZOO["deit-s"], 200, FULL_STRENGTH).resolve(100, 200)
-    starts = [segment.start_step for segment in table.stage_starts()]
+    starts = [a.stop_step for a, b in pairwise(table.segments) if a.stage != b.stage]
+    starts = [0, *starts]
     clocks = [table.clock(step) / table.total_steps for step in starts]
     assert clocks == [pytest.approx(k / 10, abs=2e-3) for k in range(10)]
     assert table.clock(table.total_steps) == table.total_steps

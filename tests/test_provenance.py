@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from autoprog.commands.provenance import git_state
+from autoprog.commands.record import git_state
 
 GIT = (
     "git",

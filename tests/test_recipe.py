@@ -15,7 +15,7 @@ from autoprog.recipe import (
     with_randaug_magnitude,
 )
 from autoprog.stage import LearningRate
-from autoprog.train.engine import steps_per_epoch_of
+from autoprog.train.length import steps_per_epoch_of
 
 
 def test_later_layers_win_and_untouched_keys_stay() -> None:

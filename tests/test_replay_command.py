@@ -1,4 +1,4 @@
-"""``autoprog search --replay``: its table, its JSON, its exit codes, and what it refuses."""
+"""``autoprog show --replay``: its table, its JSON, its exit codes, and what it refuses."""
 
 from __future__ import annotations
 
@@ -46,7 +46,10 @@ def replay(
     monkeypatch.chdir(tmp_path)
 
     def run(*words: object) -> Done:
-        code = main(["search", *map(str, words)])
+        try:
+            code = main(["show", *map(str, words)])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
         return Done(code, *capsys.readouterr())
 
     return run
@@ -55,7 +58,7 @@ def replay(
 @pytest.fixture
 def space(vit_mu: ModelSpec) -> SearchSpace:
     axes = {"depth": {"values": [2, 3, 4]}, "img_size": {"values": [8, 16]}}
-    file = {"axes": axes, "decisions": {"tail_trials": 10}}
+    file = {"axes": axes, "decisions": {"continuation_trials": 10}}
     return SpaceFile.model_validate(file).space(vit_mu, "test")
 
 
@@ -71,7 +74,7 @@ def inputs_at(index: int, space: SearchSpace, decisions: list[Decision], **field
         "total_steps": 1000,
         "full_step": 800,
         "current": current,
-        "incumbent": decisions[-1].tail if decisions else (),
+        "incumbent": decisions[-1].continuation if decisions else (),
         "num_points": len(STEPS) - index - 1,
         "steps_so_far": ((SMALL, step),),
         "curve": tuple((float(k), 4.0 * k**-0.3) for k in range(10, 100, 10)),
@@ -129,7 +132,7 @@ def test_decisions_that_come_out_the_same_are_listed_and_all_is_well(
 ) -> None:
     run = build(rule)
     before = contents(run)
-    done = replay("--replay", run)
+    done = replay(run, "--replay")
     assert (done.code, done.err) == (0, "")
     assert done.out.isascii()
     head, *rows = done.out.splitlines()
@@ -143,12 +146,12 @@ def test_decisions_that_come_out_the_same_are_listed_and_all_is_well(
 
 def test_a_way_on_is_told_with_its_epochs(replay: Replay, build: Build) -> None:
     build()
-    row = replay("--replay", "runs/searched").out.splitlines()[1]
-    first = json.loads(replay("--replay", "runs/searched", "--json").out)["decisions"][0]
+    row = replay("runs/searched", "--replay").out.splitlines()[1]
+    first = json.loads(replay("runs/searched", "--replay", "--json").out)["decisions"][0]
     stretches = [
         f"d{subnet['depth'][0]} r{subnet['img_size']}"
         + (f" from epoch {step / 10:g}" if step > STEPS[0] else "")
-        for step, subnet in first["again"]["tail"]
+        for step, subnet in first["again"]["continuation"]
     ]
     assert len(stretches) > 1
     assert row.count(", then ".join((stretches[0], ", ".join(stretches[1:])))) == 2
@@ -156,12 +159,12 @@ def test_a_way_on_is_told_with_its_epochs(replay: Replay, build: Build) -> None:
 
 def test_a_decision_that_differs_is_named_and_ends_with_1(replay: Replay, build: Build) -> None:
     run = build()
-    tamper(run, reason="because", winner=0, tail=[])
-    done = replay("--replay", run)
+    tamper(run, reason="because", winner=0, continuation=[])
+    done = replay(run, "--replay")
     assert done.code == 1
     outcome = done.out.splitlines()[1].split("differs: ")[1]
-    assert set(outcome.split(", ")) <= {"subnet", "tail", "reason"}
-    assert {"tail", "reason"} <= set(outcome.split(", "))
+    assert set(outcome.split(", ")) <= {"subnet", "continuation", "reason"}
+    assert {"continuation", "reason"} <= set(outcome.split(", "))
     assert done.out.splitlines()[2].endswith("same")
 
 
@@ -182,14 +185,14 @@ def test_only_what_is_on_record_can_be_wrong(
     """Another rule, sampler or seed may well decide otherwise."""
     run = build()
     tamper(run, reason="because")
-    done = replay("--replay", run, *flags)
+    done = replay(run, "--replay", *flags)
     assert done.code == code
     assert "differs" in done.out
 
 
 def test_json_holds_both_decisions_in_full(replay: Replay, build: Build) -> None:
     run = build(seed=3)
-    done = replay("--replay", run, "--json", "--rule", "pareto", "--seed", 4)
+    done = replay(run, "--replay", "--json", "--rule", "pareto", "--seed", 4)
     told = json.loads(done.out)
     assert done.code == 0
     assert (told["run"], told["rule"], told["sampler"], told["seed"]) == (
@@ -206,7 +209,7 @@ def test_json_holds_both_decisions_in_full(replay: Replay, build: Build) -> None
     assert first["outcome"] == f"differs: {', '.join(first['differences'])}"
     assert {"front", "reason"} & set(second["differences"])
     assert (forced["outcome"], forced["again"], forced["differences"]) == ("forced", None, [])
-    same = json.loads(replay("--replay", run, "--json").out)
+    same = json.loads(replay(run, "--replay", "--json").out)
     assert (same["as_recorded"], same["same"]) == (True, True)
     assert [one["differences"] for one in same["decisions"]] == [[], [], []]
 
@@ -215,7 +218,7 @@ def test_a_decision_that_nobody_has_taken_yet_is_told(replay: Replay, build: Bui
     run = build()
     path = run / "decisions.jsonl"
     path.write_text(path.read_text().splitlines(keepends=True)[0])
-    done = replay("--replay", run)
+    done = replay(run, "--replay")
     assert done.code == 0
     assert done.out.splitlines()[2].endswith("not taken yet")
     assert done.out.splitlines()[2].split()[:3] == ["1", "30", "-"]
@@ -224,7 +227,7 @@ def test_a_decision_that_nobody_has_taken_yet_is_told(replay: Replay, build: Bui
 def test_a_run_under_way_can_be_replayed(replay: Replay, build: Build) -> None:
     run = build()
     writer = RunFolder.reopen(run)
-    assert replay("--replay", run).code == 0
+    assert replay(run, "--replay").code == 0
     writer.close()
 
 
@@ -234,21 +237,21 @@ def refusal(done: Done) -> str:
 
 
 def test_what_is_no_run_is_refused(replay: Replay) -> None:
-    assert refusal(replay("--replay", "nowhere")) == (
+    assert refusal(replay("nowhere", "--replay")) == (
         "nowhere: must be a run folder with a run.yaml in it"
     )
 
 
 def test_a_training_run_is_refused(replay: Replay, tmp_path: Path, manifest: RunManifest) -> None:
     RunFolder.create(tmp_path, manifest.model_copy(update={"run_id": "trained"})).close()
-    assert refusal(replay("--replay", "trained")) == (
+    assert refusal(replay("trained", "--replay")) == (
         "--replay: must be the folder of a search, but is that of a train run; see autoprog show trained"
     )
 
 
 def test_a_search_that_has_not_decided_yet_is_refused(replay: Replay, build: Build) -> None:
     (build() / "inputs.jsonl").unlink()
-    assert refusal(replay("--replay", "runs/searched")) == (
+    assert refusal(replay("runs/searched", "--replay")) == (
         "--replay: must be a search with an inputs.jsonl, from which it has decided,"
         " but got 'runs/searched'"
     )
@@ -257,13 +260,13 @@ def test_a_search_that_has_not_decided_yet_is_refused(replay: Replay, build: Bui
 def test_inputs_that_are_broken_are_named(replay: Replay, build: Build) -> None:
     path = build() / "inputs.jsonl"
     path.write_text("nothing\n" + path.read_text())
-    line = refusal(replay("--replay", "runs/searched"))
+    line = refusal(replay("runs/searched", "--replay"))
     assert line == "runs/searched/inputs.jsonl: line 1: must be a JSON object"
 
 
 def test_a_budget_that_a_run_has_not_is_refused(replay: Replay, build: Build) -> None:
     build()
-    assert refusal(replay("--replay", "runs/searched", "--rule", "budget")) == (
+    assert refusal(replay("runs/searched", "--replay", "--rule", "budget")) == (
         "--rule: must be rollout, autoprog or pareto for a run without --budget, but got 'budget'"
     )
 
@@ -272,11 +275,9 @@ def test_a_budget_that_a_run_has_not_is_refused(replay: Replay, build: Build) ->
     ("flags", "flag"),
     [
         (("--model", "vit-mu"), "--model"),
-        (("--costs", "costs.json"), "--costs"),
-        (("--budget", "9m"), "--budget"),
         (("--epochs", 3), "--epochs"),
-        (("--resume", "auto"), "--resume"),
-        (("-q",), "--quiet"),
+        (("--diff", "linear"), "--diff"),
+        (("--html", "it.html"), "--html"),
     ],
     ids=str,
 )
@@ -284,19 +285,41 @@ def test_flags_that_a_replay_has_no_use_for_are_refused(
     replay: Replay, build: Build, flags: tuple[object, ...], flag: str
 ) -> None:
     build()
-    assert refusal(replay("--replay", "runs/searched", *flags)) == (
-        f"{flag}: must not be given with --replay RUN;"
-        " only --rule, --sampler, --seed and --json go with it"
+    assert refusal(replay("runs/searched", "--replay", *flags)) == (
+        f"{flag}: must not be given with --replay;"
+        " only --rule, --sampler, --seed, --plain and --json go with it"
     )
+    assert not Path("it.html").exists()
 
 
-def test_json_without_a_replay_is_refused(replay: Replay) -> None:
-    line = "--json: must be given together with --replay RUN or --dry-run"
-    assert refusal(replay("--model", "vit-mu", "--json")) == line
+@pytest.mark.parametrize(
+    "flags",
+    [("--costs", "costs.json"), ("--budget", "9m"), ("--resume", "auto"), ("-q",)],
+    ids=str,
+)
+def test_flags_of_a_search_are_unknown_to_a_replay(
+    replay: Replay, build: Build, flags: tuple[str, ...]
+) -> None:
+    build()
+    line = refusal(replay("runs/searched", "--replay", *flags))
+    assert line.startswith(f"unknown argument {flags[0]}")
+
+
+@pytest.mark.parametrize("flags", [("--rule", "pareto"), ("--sampler", "tpe"), ("--seed", 0)])
+def test_the_flags_of_a_replay_need_it(replay: Replay, flags: tuple[object, ...]) -> None:
+    line = f"{flags[0]}: must be given together with --replay"
+    assert refusal(replay("linear", *flags)) == line
+
+
+def test_json_without_a_dry_run_is_refused(
+    replay: Replay, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["search", "--model", "vit-mu", "--json"]) == 2
+    assert capsys.readouterr().err == "autoprog: --json: must be given together with --dry-run\n"
     assert not Path("runs").exists()
 
 
 def test_the_python_function_for_a_search_replays_nothing(build: Build) -> None:
     run = build()
-    with pytest.raises(ConfigError, match="--replay: must be given to the command autoprog search"):
+    with pytest.raises(ConfigError, match="run_search: replay: unknown argument"):
         run_search("vit-mu", replay=str(run))

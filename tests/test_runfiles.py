@@ -33,7 +33,7 @@ OFTEN = ("--log-every-steps", "4", "--checkpoint-minutes", "0")
 TRAIN = ("train", "--schedule=linear", "--model=vit-mu", *HERE, *OFTEN, "--epochs=0.5")
 SEARCH = ("search", "--model=vit-mu", *HERE, *OFTEN, "--epochs=4", "--batch-size=128")
 TRIALS = ("search", "--model=vit-mu", *HERE, "--epochs=2", "--trials=2", "--proxy=0.5")
-MOST_SECONDS = 10
+MAX_SECONDS = 10
 
 Capture = pytest.CaptureFixture[str]
 
@@ -59,7 +59,7 @@ def stopped_run(words: tuple[str, ...], runs: Path, kind: str, number: int) -> P
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Return by command a run that can be gone on with."""
     return {
-        "train": stopped_run(TRAIN, tmp_path_factory.mktemp("train"), "progressed", 3),
+        "train": stopped_run(TRAIN, tmp_path_factory.mktemp("train"), "step_logged", 3),
         "search": stopped_run(SEARCH, tmp_path_factory.mktemp("search"), "decided", 1),
     }
 
@@ -71,7 +71,7 @@ def begun_trials(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             "autoprog.search.trials.spawn_workers",
-            lambda crew, stop: iter(()),
+            lambda *_: iter(()),
         )
         assert main([*TRIALS, "--runs-dir", str(runs)]) == 1
     (run,) = runs.iterdir()
@@ -167,7 +167,7 @@ def went(words: list[str], capsys: Capture) -> tuple[int, str]:
     capsys.readouterr()
     begin = time.monotonic()
     code = main(words)
-    assert time.monotonic() - begin < MOST_SECONDS
+    assert time.monotonic() - begin < MAX_SECONDS
     return code, capsys.readouterr().err
 
 
@@ -296,7 +296,7 @@ def test_loggers_do_not_write_through_links(
     folder = tmp_path / "run"
     shutil.copytree(stopped["train"], folder)
     (folder / "tensorboard").symlink_to(outside.folder / "docs")
-    code, err = went(["log", str(folder), "--to", "tensorboard"], capsys)
+    code, err = went(["export", str(folder), "--format", "tensorboard"], capsys)
     assert (code, err.count("\n")) == (2, 1)
     assert everything(outside.folder) == outside.before
 

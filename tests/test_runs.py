@@ -10,18 +10,14 @@ from typing import Any
 
 import pytest
 
-from autoprog.commands.provenance import new_run_id
+from autoprog.commands.record import new_run_id
+from autoprog.costs.table import table_of
 from autoprog.decisions import Candidate, Decision
 from autoprog.errors import ConfigError, RunError, RunExistsError
-from autoprog.events import CheckpointSaved, Event, RunStarted, Warned
+from autoprog.eventlog import effective_rows
+from autoprog.events import CheckpointSaved, Event, RunStarted, WarningRaised
 from autoprog.files import parse, parse_yaml
-from autoprog.runs import (
-    Result,
-    RunFolder,
-    effective_rows,
-    load_run,
-    write_atomically,
-)
+from autoprog.runs import Result, RunFolder, load_run, write_atomically
 from autoprog.schedule import GrowthSchedule
 from autoprog.settings import DataSettings, RunManifest, RunSettings, SearchSettings
 from autoprog.space import find_space
@@ -57,8 +53,8 @@ def saved(step: int) -> CheckpointSaved:
     return CheckpointSaved(step=step, path="checkpoints/last.pt")
 
 
-def said(step: int, message: str) -> Warned:
-    return Warned(step=step, message=message)
+def said(step: int, message: str) -> WarningRaised:
+    return WarningRaised(step=step, message=message)
 
 
 def decision() -> Decision:
@@ -153,7 +149,7 @@ def test_everything_written_is_read_again(folder: RunFolder, schedule_text: str)
     for event in happened:
         folder.append(event)
     folder.record_decision(decision())
-    folder.write_costs({"d2 r8": 0.125})
+    folder.write_costs(table_of({"d2 r8": 0.125}, "costs"))
     folder.write_schedule(schedule)
     folder.write_schedule(schedule, "best.yaml")
     run = load_run(folder.path)
@@ -165,7 +161,8 @@ def test_everything_written_is_read_again(folder: RunFolder, schedule_text: str)
 
 def test_step_seconds_are_those_of_the_runs_own_batch_size(folder: RunFolder) -> None:
     batch = folder.manifest.settings.recipe.batch_size
-    folder.write_costs({f"d2 r8 b{batch}": 0.125, f"d4 r16 b{batch}": 0.5, "d4 r16 b7": 9.0})
+    seconds = {f"d2 r8 b{batch}": 0.125, f"d4 r16 b{batch}": 0.5, "d4 r16 b7": 9.0}
+    folder.write_costs(table_of(seconds, "costs"))
     assert load_run(folder.path).step_seconds == {"d2 r8": 0.125, "d4 r16": 0.5}
 
 
@@ -271,7 +268,9 @@ def test_a_reader_needs_no_lock(folder: RunFolder) -> None:
     assert run_program(program, str(folder.path)).stdout.strip() == "1"
 
 
-@pytest.mark.parametrize("tail", ['{"kind": "war', '{"attempt": 0, "kind": "warned"}', "\u00fc"])
+@pytest.mark.parametrize(
+    "tail", ['{"kind": "war', '{"attempt": 0, "kind": "warning_raised"}', "\u00fc"]
+)
 def test_a_half_written_last_line_is_left_out_and_then_cut(folder: RunFolder, tail: str) -> None:
     folder.append(said(1, "whole"))
     folder.record_decision(decision())
@@ -311,7 +310,7 @@ def test_a_result_makes_a_run_complete(folder: RunFolder) -> None:
     result = a_result(top1=71.5, run_id=folder.path.name)
     folder.write_result(result)
     assert load_run(folder.path).result == result
-    assert json.loads((folder.path / "result.json").read_text())["schema"] == 1
+    assert json.loads((folder.path / "result.json").read_text())["schema"] == 2
 
 
 @pytest.mark.parametrize("name", ["result.json", "costs.json"])
@@ -437,8 +436,8 @@ def test_a_reader_of_a_resumed_run_sees_each_step_once(folder: RunFolder) -> Non
 def test_trials_outlive_the_start_of_the_training_after_them() -> None:
     rows = [
         {"kind": "run_started", "attempt": 0, "step": 0},
-        {"kind": "trial_told", "attempt": 0, "step": 0, "number": 0},
-        {"kind": "progressed", "attempt": 0, "step": 4},
+        {"kind": "trial_finished", "attempt": 0, "step": 0, "number": 0},
+        {"kind": "step_logged", "attempt": 0, "step": 4},
         {"kind": "run_started", "attempt": 1, "step": 0},
     ]
-    assert [row["kind"] for row in effective_rows(iter(rows))] == ["trial_told", "run_started"]
+    assert [row["kind"] for row in effective_rows(iter(rows))] == ["trial_finished", "run_started"]

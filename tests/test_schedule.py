@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 import random
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +12,21 @@ from pydantic import ValidationError
 from autoprog.curves import Curriculum, Ramp
 from autoprog.errors import ConfigError
 from autoprog.files import parse, parse_yaml
-from autoprog.laws import nearest_multiples
 from autoprog.presets import PRESETS, preset
 from autoprog.recipe import RECIPES
 from autoprog.schedule import FoundBy, GrowthSchedule, load_schedule
-from autoprog.stage import FullModel, Grow, LearningRate, Stage
+from autoprog.stage import FullModel, Grow, LearningRate, Stage, nearest_multiples
 from autoprog.steptable import StepTable
 from supernet.config import GrowthRule, ModelSpec, SubnetConfig
 from supernet.zoo import ZOO
 
 DEIT_S = """\
-schema: 1
+schema: 2
 full: {model: deit-s, timm: deit_small_patch16_224, depth: 12, img_size: 224, stride: 16,
        embed_dim: 384, num_heads: 6}
 """
 TWO_STAGES = """\
-schema: 1
+schema: 2
 full: {model: volo, timm: volo_d1_224, depth: [4, 14], img_size: 224, stride: 16,
        embed_dim: 384, num_heads: 12, mlp_ratio: 3.0, outlook: {embed_dim: 192, num_heads: 6}}
 """
@@ -39,9 +38,9 @@ HAND_WRITTEN = {
     "{length: rest, depth: 12, img_size: 224}]",
     "steps and wsd": DEIT_S
     + f"length_unit: steps\nlr: {{shape: wsd, clock: epochs}}\nstages: [{LAST}]",
-    "shares with ramps": DEIT_S
+    "fractions with ramps": DEIT_S
     + """\
-length_unit: share
+length_unit: fraction
 stages:
   - length: 0.5
     depth: 8
@@ -50,12 +49,12 @@ stages:
   - length: 0.5
     depth: 12
     img_size: {ramp: linear, from: 192, to: 224}
-    grow: {op: copy, map: stack, state: fresh}
+    grow: {init: copy, placement: stack, optimizer_state: fresh}
 """,
     "falling": DEIT_S + f"monotone: false\nstages: [{{length: 2.5, depth: 12, img_size: 224}}, "
     f"{{length: 1, depth: 9, img_size: 160}}, {LAST}]",
     "two stages": TWO_STAGES
-    + "stages: [{length: 1, depth: [2, 7], img_size: 128, grow: {op: zero}}, "
+    + "stages: [{length: 1, depth: [2, 7], img_size: 128, grow: {init: zero}}, "
     "{length: 1, depth: [4, 14], img_size: 224}]",
     "found by a search": DEIT_S
     + f"stages: [{LAST}]\nfound_by: {{run: runs/a, rule: rollout, seed: 3}}",
@@ -70,13 +69,13 @@ BROKEN = {
     "but got 'Depth'; did you mean 'depth'?",
     "stages: [{length: 1, depth: 12, img_size: {ramp: linear, from: 160, too: 224}}]": "stages[0]"
     ".img_size.too: unknown key, but got 'too'; did you mean 'to'?",
-    "length_unit: share": "stages: must be given; add this key",
+    "length_unit: fraction": "stages: must be given; add this key",
     "stages: []": "stages: must have at least one entry, but got []",
     "stages: 5": "stages: must be a list, but got 5",
     "stages: [5]": "stages[0]: must be a mapping of keys to values, but got 5",
     "5: 6": "[5]: keys must be words, but got 5",
-    f"length_unit: hours\nstages: [{LAST}]": "length_unit: must be 'epochs', 'steps', 'share', "
-    "'time_share' or 'compute_share', but got 'hours'",
+    f"length_unit: hours\nstages: [{LAST}]": "length_unit: must be 'epochs', 'steps', 'fraction', "
+    "'budget_fraction' or 'compute_fraction', but got 'hours'",
     "stages: [{length: 0, depth: 12, img_size: 224}]": "stages[0].length: must be a number "
     "from 1e-09 to 1,000,000,000 or 'rest', but got 0",
     "stages: [{length: .inf, depth: 12, img_size: 224}]": "stages[0].length: must be a number "
@@ -85,10 +84,10 @@ BROKEN = {
     "from 1e-09 to 1,000,000,000 or 'rest', but got 'long'",
     f"stages: [{{length: rest, depth: 12, img_size: 224}}, {LAST}]": "stages[0].length: only the "
     "last stage may be 'rest'",
-    "length_unit: share\nstages: [{length: 0.4, depth: 12, img_size: 224}]": "stages: shares must "
+    "length_unit: fraction\nstages: [{length: 0.4, depth: 12, img_size: 224}]": "stages: fractions must "
     "sum to 1, but got 0.4; or end with length: rest",
-    f"length_unit: share\nstages: [{LAST}, {{length: rest, depth: 12, img_size: 224}}]": "stages: "
-    "shares must sum to less than 1 before 'rest', but got 1.0; leave some for 'rest'",
+    f"length_unit: fraction\nstages: [{LAST}, {{length: rest, depth: 12, img_size: 224}}]": "stages: "
+    "fractions must sum to less than 1 before 'rest', but got 1.0; leave some for 'rest'",
     "stages: [{length: 1, depth: 0, img_size: 224}]": "stages[0].depth: must be a whole number "
     "from 1 to 1,000, but got 0",
     "stages: [{length: 1, depth: 13, img_size: 224}]": "stages[0].depth: must lie in 1 to 12, "
@@ -130,10 +129,10 @@ BROKEN = {
     ".curriculum.mixup: must be 0 or a number from 1e-12 to 4,096, but got inf",
     "stages: [{length: 1, depth: 12, img_size: 224, curriculum: {reprob: {ramp: x, from: 0, to: 1}"
     "}}]": "stages[0].curriculum.reprob.ramp: must be 'linear' or 'exponential', but got 'x'",
-    "stages: [{length: 1, depth: 12, img_size: 224, grow: {op: copy, source: ema}}]": "stages[0]"
-    ".grow.source: must be 'online' unless op is 'mogrow', but got 'ema'",
-    "stages: [{length: 1, depth: 12, img_size: 224, grow: {op: widen}}]": "stages[0].grow.op: must "
-    "be 'mogrow', 'copy' or 'zero', but got 'widen'",
+    "stages: [{length: 1, depth: 12, img_size: 224, grow: {init: copy, old_blocks: ema}}]": "stages[0]"
+    ".grow.old_blocks: must be 'keep' unless init is 'ema', but got 'ema'",
+    "stages: [{length: 1, depth: 12, img_size: 224, grow: {init: widen}}]": "stages[0].grow.init: must "
+    "be 'ema', 'copy' or 'zero', but got 'widen'",
 }
 
 
@@ -152,7 +151,8 @@ def equal_stages(lengths: list[Any], **values: Any) -> GrowthSchedule:
 
 
 def starts(table: StepTable) -> list[int]:
-    return [segment.start_step for segment in table.stage_starts()]
+    stages = groupby(table.segments, key=lambda segment: segment.stage)
+    return [next(segments).start_step for _, segments in stages]
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_the_text_of_a_schedule_is_what_a_person_would_write() -> None:
         {"length": "rest", "depth": 12, "img_size": {"ramp": "linear", "from": 128, "to": 224}},
     )
     assert made.to_yaml().splitlines() == [
-        "schema: 1",
+        "schema: 2",
         "full:",
         "  model: deit-s",
         "  timm: deit_small_patch16_224",
@@ -263,7 +263,7 @@ def test_one_axis_of_depth_may_not_fall_while_the_other_grows() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("schema: 1", "schema: 2", "schema: must be 1, but got 2"),
+        ("schema: 2", "schema: 3", "schema: must be 2, but got 3"),
         ("depth: 12", "depth: 0", "full.depth: must be a whole number from 1 to 1,000, but got 0"),
         ("num_heads: 6", "num_heads: 5", "full: embed_dim must be a multiple of 5, but got 384"),
         (
@@ -293,8 +293,8 @@ def test_a_schedule_is_frozen() -> None:
 
 
 def test_a_growth_rule_goes_over_to_the_supernet_unchanged() -> None:
-    grow = Grow(op="mogrow", map="stack", source="ema", state="reset")
-    assert grow.rule() == GrowthRule("mogrow", "stack", "ema", "reset")
+    grow = Grow(init="ema", placement="stack", old_blocks="ema", optimizer_state="reset")
+    assert grow.rule() == GrowthRule("ema", "stack", "ema", "reset")
 
 
 @pytest.mark.parametrize("model", ZOO)
@@ -329,14 +329,14 @@ def test_lengths_in_steps_do_not_depend_on_the_epoch() -> None:
     assert (starts(table), table.total_steps) == ([0, 3], 7)
 
 
-def test_lengths_in_shares_are_of_the_whole_run() -> None:
-    made = equal_stages([0.25, 0.75], length_unit="share")
+def test_lengths_in_fractions_are_of_the_whole_run() -> None:
+    made = equal_stages([0.25, 0.75], length_unit="fraction")
     table = made.resolve(steps_per_epoch=10, epochs=8)
     assert (starts(table), table.total_steps) == ([0, 20], 80)
 
 
-def test_shares_that_miss_one_by_a_rounding_still_fill_the_run() -> None:
-    made = equal_stages([0.3333333, 0.3333333, 0.3333333], length_unit="share")
+def test_fractions_that_miss_one_by_a_rounding_still_fill_the_run() -> None:
+    made = equal_stages([0.3333333, 0.3333333, 0.3333333], length_unit="fraction")
     table = made.resolve(steps_per_epoch=10_000, epochs=300)
     assert (starts(table), table.total_steps) == ([0, 1_000_000, 2_000_000], 3_000_000)
 
@@ -346,7 +346,7 @@ def test_shares_that_miss_one_by_a_rounding_still_fill_the_run() -> None:
     [
         ("epochs", [2, "rest"], [0, 20]),
         ("steps", [2, "rest"], [0, 2]),
-        ("share", [0.25, "rest"], [0, 25]),
+        ("fraction", [0.25, "rest"], [0, 25]),
         ("epochs", ["rest"], [0]),
     ],
 )
@@ -368,13 +368,14 @@ def test_a_run_may_end_inside_an_epoch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("unit", "lengths"), [("share", [0.5, 0.5]), ("epochs", [1, "rest"]), ("share", [0.5, "rest"])]
+    ("unit", "lengths"),
+    [("fraction", [0.5, 0.5]), ("epochs", [1, "rest"]), ("fraction", [0.5, "rest"])],
 )
-def test_shares_and_rest_need_the_length_of_the_run(unit: str, lengths: list[Any]) -> None:
+def test_fractions_and_rest_need_the_length_of_the_run(unit: str, lengths: list[Any]) -> None:
     with pytest.raises(ConfigError) as caught:
         equal_stages(lengths, length_unit=unit).resolve(steps_per_epoch=10)
-    law = "--epochs: must be given for a schedule in shares or with 'rest'"
-    assert str(caught.value) == law
+    problem = "--epochs: must be given for a schedule in fractions or with 'rest'"
+    assert str(caught.value) == problem
 
 
 @pytest.mark.parametrize(
@@ -382,7 +383,7 @@ def test_shares_and_rest_need_the_length_of_the_run(unit: str, lengths: list[Any
     [
         ("epochs", [10, 2.5], 12.5),
         ("steps", [10, 25], 3.5),
-        ("share", [0.5, 0.5], None),
+        ("fraction", [0.5, 0.5], None),
         ("epochs", [1, "rest"], None),
     ],
 )
@@ -451,7 +452,7 @@ def test_a_stage_shorter_than_a_plateau_is_at_the_ramps_end() -> None:
 
 def ramp_starts(stage_steps: int, every_epochs: float, steps_per_epoch: float) -> list[int]:
     ramp = Ramp.model_validate({"ramp": "linear", "from": 1, "to": 9, "every_epochs": every_epochs})
-    levels = ramp.plateaus(stage_steps, steps_per_epoch)
+    levels = ramp.levels(stage_steps, steps_per_epoch)
     assert levels[-1][1] == 9
     return [start for start, _ in levels]
 
@@ -526,7 +527,7 @@ def test_a_ramp_ends_exactly_at_its_end(kind: str) -> None:
 
 def test_an_exponential_ramp_grows_by_equal_factors() -> None:
     ramp = Ramp.model_validate({"ramp": "exponential", "from": 1, "to": 16})
-    assert [ramp.at(share) for share in (0.0, 0.25, 0.5, 0.75)] == [1, 2, 4, 8]
+    assert [ramp.at(fraction) for fraction in (0.0, 0.25, 0.5, 0.75)] == [1, 2, 4, 8]
 
 
 def random_curve(draw: random.Random, low: float, high: float) -> dict[str, Any]:
@@ -535,7 +536,7 @@ def random_curve(draw: random.Random, low: float, high: float) -> dict[str, Any]
 
 
 def random_schedule(draw: random.Random) -> GrowthSchedule:
-    unit = draw.choice(["epochs", "steps", "share"])
+    unit = draw.choice(["epochs", "steps", "fraction"])
     count = draw.randint(1, 5)
     depths = [*sorted(draw.randint(1, 12) for _ in range(count - 1)), 12]
     sizes = [*sorted(draw.randint(1, 14) * 16 for _ in range(count - 1)), 224]
@@ -548,7 +549,7 @@ def random_schedule(draw: random.Random) -> GrowthSchedule:
     if unit == "steps":
         for stage in stages:
             stage["length"] *= 50
-    if unit == "share":
+    if unit == "fraction":
         total = sum(stage["length"] for stage in stages)
         for stage in stages:
             stage["length"] /= total
@@ -567,7 +568,9 @@ def test_the_table_covers_every_step_once_and_ends_at_the_full_model(seed: int) 
     assert table.total_steps == int(epochs * steps_per_epoch)
     assert all(before.stop_step == after.start_step for before, after in pairwise(table.segments))
     assert all(segment.steps >= 1 for segment in table.segments)
-    assert [segment.stage for segment in table.stage_starts()] == list(range(len(made.stages)))
+    assert [stage for stage, _ in groupby(s.stage for s in table.segments)] == list(
+        range(len(made.stages))
+    )
     assert table.segments[-1].subnet == made.full.spec().full
     for before, after in pairwise(table.segments):
         assert before.subnet.within(after.subnet)
@@ -603,14 +606,14 @@ def test_a_segment_says_what_to_train(two_stages: ModelSpec) -> None:
         length=2,
         depth=(2, 7),
         img_size=128,
-        grow=Grow(op="zero"),
+        grow=Grow(init="zero"),
         curriculum=Curriculum(drop_path=0.1),
     )
     last = Stage(length=2, depth=(4, 14), img_size=224)
     made = GrowthSchedule(full=FullModel.of(two_stages), stages=(stage, last))
     first, final = made.resolve(steps_per_epoch=4).segments
     assert (first.subnet, first.steps) == (SubnetConfig((2, 7), 128), 8)
-    assert (first.curriculum, first.grow) == (Curriculum(drop_path=0.1), Grow(op="zero"))
+    assert (first.curriculum, first.grow) == (Curriculum(drop_path=0.1), Grow(init="zero"))
     assert (final.subnet, final.curriculum) == (SubnetConfig((4, 14), 224), Curriculum())
 
 
@@ -627,11 +630,11 @@ RISING = "{ramp: linear, from: 1, to: 9, every_epochs: %s}"
     [
         (
             [f"curriculum: {{randaug: {RISING % 1e-6}}}"],
-            "schedule: every_epochs: must make at most 200,000 plateaus a stage, not 10,000,000, but got",
+            "schedule: every_epochs: must make at most 200,000 levels a stage, not 10,000,000, but got",
         ),
         (
             ["tokens: {keep_rate: {curve: cyclic, period_epochs: 0.00001}}"],
-            "schedule: period_epochs: must make at most 200,000 plateaus a stage, not",
+            "schedule: period_epochs: must make at most 200,000 levels a stage, not",
         ),
         (
             [f"curriculum: {{randaug: {RISING % 0.004}}}"] * 10,
@@ -639,7 +642,7 @@ RISING = "{ramp: linear, from: 1, to: 9, every_epochs: %s}"
         ),
     ],
 )
-@pytest.mark.parametrize("unit", ["epochs", "compute_share"])
+@pytest.mark.parametrize("unit", ["epochs", "compute_fraction"])
 def test_plateaus_beyond_number_are_refused_before_they_are_made(
     stages: list[str], message: str, unit: str
 ) -> None:

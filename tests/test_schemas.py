@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
+from autoprog import migration
 from autoprog.cli import main
 from autoprog.files import dump_yaml, parse_yaml, read_yaml
 from autoprog.presets import PRESETS, preset
 from autoprog.recipe import RECIPES, Recipe
-from autoprog.schemas import KINDS, schema_of
 from autoprog.space import shipped_spaces
+from autoprog.starters import KINDS, schema_of
 from supernet.config import ModelSpec
 from supernet.zoo import ZOO
 
@@ -46,7 +47,9 @@ def test_the_spaces_that_ship_are_valid(name: str) -> None:
 
 def test_the_published_schedules_are_valid() -> None:
     assert len(SCHEDULES) > 10
-    wrong = {str(path): problems("schedule", read_yaml(path)) for path in SCHEDULES}
+    wrong = {
+        str(path): problems("schedule", migration.schedule(read_yaml(path))) for path in SCHEDULES
+    }
     assert {path: found for path, found in wrong.items() if found} == {}
 
 
@@ -70,7 +73,7 @@ def test_whole_recipes_and_parts_of_them_are_valid(name: str) -> None:
 
 def test_every_key_of_a_recipe_has_a_hint() -> None:
     properties = schema_of("recipe")["properties"]
-    assert properties.keys() == {"base", *Recipe.model_fields}
+    assert properties.keys() == {"schema", "base", *Recipe.model_fields}
     assert all(entry["description"] for entry in properties.values())
     decisions = schema_of("space")["$defs"]["Decisions"]["properties"]
     assert all("description" in entry or key == "grow" for key, entry in decisions.items())
@@ -88,7 +91,7 @@ def space_with(**changes: Any) -> dict[str, Any]:
         ("space", space_with(axes={"depth": {"values": ["two"]}}), "not valid under any"),
         ("space", space_with(recipe={"epoch": 3}), "'epoch' was unexpected"),
         ("space", space_with(decisions={"num_points": 0}), "less than the minimum of 1"),
-        ("space", space_with(axes={"map": ["middle"]}), "'middle' is not one of"),
+        ("space", space_with(axes={"placement": ["middle"]}), "'middle' is not one of"),
         ("recipe", {"base": "imagenet"}, "'imagenet' is not one of"),
         ("recipe", {"mixup": -1}, "less than the minimum"),
         ("recipe", {"sched": "step"}, "'step' is not one of"),
@@ -103,26 +106,26 @@ def test_what_is_wrong_is_refused(kind: str, body: dict[str, Any], message: str)
 def test_the_command_prints_or_writes_the_schema(
     kind: str, tmp_path: Path, capsys: Capture
 ) -> None:
-    assert main(["schema", kind]) == 0
+    assert main(["init", kind, "--schema"]) == 0
     assert json.loads(capsys.readouterr().out) == schema_of(kind)
     output = tmp_path / "it.json"
-    assert main(["schema", kind, "--output", str(output)]) == 0
+    assert main(["init", kind, "--schema", "--output", str(output)]) == 0
     assert json.loads(output.read_text()) == schema_of(kind)
-    assert main(["schema", kind, "--output", str(output)]) == 2
+    assert main(["init", kind, "--schema", "--output", str(output)]) == 2
     assert "--output: must be a new file" in capsys.readouterr().err
-    assert main(["schema", kind, "--output", str(output), "--force"]) == 0
+    assert main(["init", kind, "--schema", "--output", str(output), "--force"]) == 0
 
 
 @pytest.mark.parametrize(
-    ("words", "law"),
+    ("words", "problem"),
     [
         (["--output", "it.yaml"], "--output: must end in .json"),
         (["--force"], "--force: must come with --output FILE"),
     ],
 )
-def test_other_outputs_are_refused(words: list[str], law: str, capsys: Capture) -> None:
-    assert main(["schema", "space", *words]) == 2
-    assert law in capsys.readouterr().err
+def test_other_outputs_are_refused(words: list[str], problem: str, capsys: Capture) -> None:
+    assert main(["init", "space", "--schema", *words]) == 2
+    assert problem in capsys.readouterr().err
 
 
 def test_a_starter_file_finds_its_schema(

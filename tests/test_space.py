@@ -12,7 +12,7 @@ from supernet.zoo import ZOO
 
 
 def space(axes: str, spec: ModelSpec) -> SearchSpace:
-    text = f"schema: 1\naxes: {axes}"
+    text = f"schema: 2\naxes: {axes}"
     return parse(SpaceFile, parse_yaml(text, "a.yaml"), "a.yaml").space(spec, "a.yaml")
 
 
@@ -61,7 +61,7 @@ def test_a_model_without_a_space_takes_the_default() -> None:
         ("vit-mu", ((2,), (3,), (4,)), (8, 12, 16)),
     ],
 )
-def test_the_default_space_is_shares_of_any_model(
+def test_the_default_space_is_fractions_of_any_model(
     model: str, depths: tuple[tuple[int, ...], ...], sizes: tuple[int, ...]
 ) -> None:
     file, where = find_space("default", model)
@@ -100,7 +100,9 @@ def test_the_space_of_deit_is_the_published_grid() -> None:
     assert found.sizes == (128, 160, 192, 224)
 
 
-@pytest.mark.parametrize("depth", ["{shares: [0.25, 0.5, 0.75, 1.0]}", "{values: [4, 9, 14, 18]}"])
+@pytest.mark.parametrize(
+    "depth", ["{fractions: [0.25, 0.5, 0.75, 1.0]}", "{values: [4, 9, 14, 18]}"]
+)
 def test_the_depth_of_a_model_in_two_stages_counts_all_blocks(
     depth: str, two_stages: ModelSpec
 ) -> None:
@@ -117,8 +119,8 @@ def test_the_space_of_volo_is_the_published_grid() -> None:
     assert found.sizes == (128, 160, 192, 224)
 
 
-def test_shares_that_round_to_one_depth_count_once(two_stages: ModelSpec) -> None:
-    found = space("{depth: {shares: [0.98, 0.99, 1.0]}}", two_stages)
+def test_fractions_that_round_to_one_depth_count_once(two_stages: ModelSpec) -> None:
+    found = space("{depth: {fractions: [0.98, 0.99, 1.0]}}", two_stages)
     assert found.depths == ((4, 14),)
 
 
@@ -151,15 +153,15 @@ def test_shares_that_round_to_one_depth_count_once(two_stages: ModelSpec) -> Non
             "{depth: {values: [0, 12]}}",
             "axes.depth.values[0]: must be a whole number from 1 to 4,096, but got 0",
         ),
-        ("{depth: {values: []}}", "axes.depth: must give either values or shares"),
-        ("{depth: {}}", "axes.depth: must give either values or shares"),
+        ("{depth: {values: []}}", "axes.depth: must give either values or fractions"),
+        ("{depth: {}}", "axes.depth: must give either values or fractions"),
         (
-            "{depth: {values: [12], shares: [1.0]}}",
-            "axes.depth: must give either values or shares",
+            "{depth: {values: [12], fractions: [1.0]}}",
+            "axes.depth: must give either values or fractions",
         ),
         (
-            "{depth: {shares: [0.5, 0.9]}}",
-            "axes.depth.shares: must end at 1.0, but got [0.5, 0.9]",
+            "{depth: {fractions: [0.5, 0.9]}}",
+            "axes.depth.fractions: must end at 1.0, but got [0.5, 0.9]",
         ),
         (
             "{depth: {value: [12]}}",
@@ -167,8 +169,8 @@ def test_shares_that_round_to_one_depth_count_once(two_stages: ModelSpec) -> Non
         ),
         (
             "{heads: {values: [6]}}",
-            "axes.heads: unknown key, but got 'heads'; known: batch_scale, depth, drop_path, grow,"
-            " img_size, keep_rate, lr, map, randaug",
+            "axes.heads: unknown key, but got 'heads'; known: batch_scale, depth, drop_path,"
+            " img_size, init, keep_rate, lr, placement, randaug",
         ),
         ("{depth: [6, 12]}", "axes.depth: must be a mapping of keys to values, but got [6, 12]"),
     ],
@@ -226,7 +228,7 @@ def test_the_full_model_has_nowhere_to_grow(deit_s: ModelSpec) -> None:
 
 def test_a_space_can_be_given_as_a_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text("schema: 1\ndecisions: {num_stages: 2}\nrecipe: {mixup: 0.0}\n")
+    path.write_text("schema: 2\ndecisions: {num_stages: 2}\nrecipe: {mixup: 0.0}\n")
     file, where = find_space(str(path), "deit-s")
     assert (file.decisions.num_stages, file.recipe, where) == (2, {"mixup": 0.0}, str(path))
 

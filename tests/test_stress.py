@@ -25,23 +25,30 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
+from autoprog import supervise
 from autoprog.bench import stress as driver
-from autoprog.bench import stress_child
-from autoprog.bench.stress import Kill, KilledRun, Plan, Reference, Tick
-from autoprog.bench.stress_plan import (
+from autoprog.bench.stress import (
     SPECIAL,
-    Aim,
+    Kill,
+    KilledRun,
     Moment,
-    SignalName,
+    Plan,
+    PlannedKill,
+    Reference,
+    RemainingTime,
+    StepReached,
+    StressView,
+    Summary,
+    compare_runs,
     draw_signals,
     plan_kills,
-    spot_of,
+    position_of,
+    tensor_hashes,
     timeline,
 )
-from autoprog.bench.stress_verdict import compare_runs, tensor_hashes
-from autoprog.bench.stress_view import Forecast, StressView, Summary
 from autoprog.cli import main
 from autoprog.errors import ConfigError
+from autoprog.supervise import SignalName
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ("--model", "vit-mu", "--device", "cpu", "--amp", "none", "--threads", "1")
@@ -51,18 +58,18 @@ TRAIN = ("train", "--schedule", "linear", *SMALL, "--epochs", "4")
 STORY = (
     ("run_started", 0, 0.0),
     ("stage_started", 0, 0.0),
-    ("progressed", 20, 2.0),
+    ("step_logged", 20, 2.0),
     ("checkpoint_saved", 20, 2.1),
     ("evaluated", 20, 2.5),
     ("supernet_started", 20, 2.6),
-    ("progressed", 40, 5.0),
+    ("step_logged", 40, 5.0),
     ("estimated", 40, 5.3),
     ("decided", 40, 5.4),
     ("grown", 40, 5.6),
     ("stage_started", 40, 5.6),
-    ("progressed", 60, 8.0),
+    ("step_logged", 60, 8.0),
     ("checkpoint_saved", 60, 8.1),
-    ("progressed", 80, 9.0),
+    ("step_logged", 80, 9.0),
     ("evaluated", 80, 9.8),
     ("run_finished", 80, 10.0),
 )
@@ -99,13 +106,15 @@ def test_kills_cover_the_run_in_its_order(
     moments: tuple[Moment, ...], name: str, count: int
 ) -> None:
     rng = random.Random(3)
-    aims = plan_kills(moments, draw_signals(name, count, rng), rng)
-    assert len(aims) == count
-    seconds = [aim.seconds for aim in aims]
+    kills = plan_kills(moments, draw_signals(name, count, rng), rng)
+    assert len(kills) == count
+    seconds = [kill.seconds for kill in kills]
     assert seconds == sorted(seconds)
     assert all(0 <= s <= 10.0 for s in seconds)
-    assert all(aim.delay_seconds >= 0 for aim in aims)
-    assert all(aim.seconds <= 8.0 for aim in aims if aim.signal != "KILL")  # before the last step
+    assert all(kill.delay_seconds >= 0 for kill in kills)
+    assert all(
+        kill.seconds <= 8.0 for kill in kills if kill.signal != "KILL"
+    )  # before the last step
     if count == 20:
         assert seconds[0] < 1.5
         assert seconds[-1] > (7.0 if name == "TERM" else 8.5)
@@ -116,10 +125,12 @@ def test_kills_cover_the_run_in_its_order(
 def test_kills_strike_at_different_things_than_training(moments: tuple[Moment, ...]) -> None:
     struck = Counter[str]()
     for seed in range(30):
-        aims = plan_kills(moments, ["KILL"] * 12, random.Random(seed))
+        kills = plan_kills(moments, ["KILL"] * 12, random.Random(seed))
         struck.update(
-            spot_of(moments, {"kind": a.after.kind, "step": a.after.step}, a.delay_seconds).doing
-            for a in aims
+            position_of(
+                moments, {"kind": a.after.kind, "step": a.after.step}, a.delay_seconds
+            ).doing
+            for a in kills
         )
     assert set(struck) == {*SPECIAL.values(), "training", "writing the result"}
 
@@ -132,7 +143,7 @@ def test_the_same_seed_plans_the_same_kills_and_another_one_others(
     assert one != three
 
 
-def test_mixed_signals_come_in_equal_shares() -> None:
+def test_mixed_signals_come_in_equal_fractions() -> None:
     assert Counter(draw_signals("mixed", 9, random.Random(0))) == {"KILL": 3, "TERM": 3, "INT": 3}
     assert set(draw_signals("mixed", 3, random.Random(1))) == {"KILL", "TERM", "INT"}
     assert draw_signals("INT", 2, random.Random(0)) == ["INT", "INT"]
@@ -141,8 +152,8 @@ def test_mixed_signals_come_in_equal_shares() -> None:
 @pytest.mark.parametrize(
     ("row", "reached"),
     [
-        (("progressed", 39), False),
-        (("progressed", 40), True),
+        (("step_logged", 39), False),
+        (("step_logged", 40), True),
         (("checkpoint_saved", 40), False),
         (("run_started", 40), True),
         (("stage_started", 41), True),
@@ -150,8 +161,8 @@ def test_mixed_signals_come_in_equal_shares() -> None:
     ],
 )
 def test_a_kill_waits_for_its_row_or_a_later_step(row: tuple[str, int], reached: bool) -> None:
-    aim = Aim(Moment(5.0, "progressed", 40, "stage 1"), 0.5, "KILL")
-    assert aim.is_reached_by({"kind": row[0], "step": row[1]}) is reached
+    kill = PlannedKill(Moment(5.0, "step_logged", 40, "stage 1"), 0.5, "KILL")
+    assert kill.is_reached_by({"kind": row[0], "step": row[1]}) is reached
 
 
 @pytest.mark.parametrize(
@@ -160,13 +171,13 @@ def test_a_kill_waits_for_its_row_or_a_later_step(row: tuple[str, int], reached:
         (("run_started", 0), 0.5, (0, "stage 1", "training")),
         (("stage_started", 0), 1.0, (10, "stage 1", "training")),
         (("stage_started", 0), 99.0, (19, "stage 1", "training")),
-        (("progressed", 20), 0.05, (20, "stage 1", "writing a checkpoint")),
+        (("step_logged", 20), 0.05, (20, "stage 1", "writing a checkpoint")),
         (("checkpoint_saved", 20), 0.2, (20, "stage 1", "evaluating")),
         (("run_started", 20), 0.2, (20, "stage 1", "evaluating")),
         (("run_started", 45), 0.0, (45, "stage 2", "training")),
         (("run_started", 35), 0.0, (35, "supernet of decision 0", "training")),
         (("supernet_started", 20), 1.21, (30, "supernet of decision 0", "training")),
-        (("progressed", 40), 0.1, (40, "supernet of decision 0", "estimating candidates")),
+        (("step_logged", 40), 0.1, (40, "supernet of decision 0", "estimating candidates")),
         (("decided", 40), 0.1, (40, "supernet of decision 0", "growing")),
         (("evaluated", 80), 0.1, (80, "stage 2", "writing the final weights")),
         (("run_finished", 80), 0.1, (80, "stage 2", "writing the result")),
@@ -178,7 +189,7 @@ def test_a_kill_is_placed_by_the_run_without_kills(
     elapsed_seconds: float,
     spot: tuple[int, str, str],
 ) -> None:
-    found = spot_of(moments, {"kind": row[0], "step": row[1]}, elapsed_seconds)
+    found = position_of(moments, {"kind": row[0], "step": row[1]}, elapsed_seconds)
     assert (found.step, found.place, found.doing) == spot
 
 
@@ -207,7 +218,7 @@ def test_hashes_tell_bits_shapes_and_types_apart_but_no_metadata(tmp_path: Path)
 )
 def test_what_is_no_safetensors_file_is_named(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "x").write_bytes(data)
-    with pytest.raises(ConfigError, match="x: must be a safetensors file"):
+    with pytest.raises(ConfigError, match="x: this is no safetensors file"):
         tensor_hashes(tmp_path / "x")
 
 
@@ -215,7 +226,7 @@ def test_a_file_that_was_cut_is_no_safetensors_file(tmp_path: Path) -> None:
     save_file(weights(), tmp_path / "x")
     whole = (tmp_path / "x").read_bytes()
     (tmp_path / "x").write_bytes(whole[:-1])
-    with pytest.raises(ConfigError, match="must be a safetensors file"):
+    with pytest.raises(ConfigError, match="this is no safetensors file"):
         tensor_hashes(tmp_path / "x")
 
 
@@ -223,7 +234,7 @@ def test_a_file_that_was_cut_is_no_safetensors_file(tmp_path: Path) -> None:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a finished search."""
     runs = tmp_path_factory.mktemp("runs")
-    words = ("search", *SMALL, "--epochs", "8", "--workers", "0", "-q", "--runs-dir", str(runs))
+    words = ("search", *SMALL, "--epochs", "4", "--workers", "0", "-q", "--runs-dir", str(runs))
     assert main(words) == 0
     (folder,) = runs.iterdir()
     return folder
@@ -354,7 +365,7 @@ while step < 12 and not early:
     time.sleep(0.02)
     step += 1
     if step % 2 == 0 or caught:
-        tell("progressed")
+        tell("step_logged")
         if caught:
             if fault != "no checkpoint":
                 save()
@@ -374,8 +385,8 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Put a small program into the place of the real one."""
     program = tmp_path / "fake.py"
     program.write_text(FAKE, encoding="utf-8")
-    monkeypatch.setattr(stress_child, "PROGRAM", (sys.executable, str(program)))
-    monkeypatch.setattr(driver, "_LEAST_STALL_SECONDS", 1.0)
+    monkeypatch.setattr(supervise, "PROGRAM", (sys.executable, str(program)))
+    monkeypatch.setattr(driver, "_MIN_STALL_SECONDS", 1.0)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
 
@@ -388,7 +399,7 @@ def stress(capsys: pytest.CaptureFixture[str]) -> Stress:
     """Return the command: words in; exit code, stdout and stderr out."""
 
     def run(*words: str) -> tuple[int, str, str]:
-        code = main(["stress", *words])
+        code = main(["bench", "stress", *words])
         out, err = capsys.readouterr()
         return code, out, err
 
@@ -475,7 +486,7 @@ def test_a_run_that_ends_before_all_kills_is_followed_by_another(stress: Stress)
     [
         ("KILL", "fails at once", "the run without kills failed: the disk is gone"),
         ("KILL", "fails later", "attempt 2 ended by itself with exit code 1: the disk is gone"),
-        ("KILL", "stuck", "attempt 2 told nothing for … s: a dead-lock; it was killed"),
+        ("KILL", "stuck", "attempt 2 wrote nothing for … s: a dead-lock; it was killed"),
         ("TERM", "wrong code", "attempt 1 ended with exit code 1 instead of 143 after SIGTERM: …"),
         ("INT", "wrong code", "attempt 1 ended with exit code 1 instead of 130 after SIGINT: …"),
         ("TERM", "no checkpoint", "attempt 1 wrote no checkpoint after SIGTERM"),
@@ -514,16 +525,28 @@ def test_files_are_kept_where_they_are_wanted(stress: Stress, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ((), "stress: must be given train or search after --; such as …"),
-        (("--",), "stress: must be given train or search after --; such as …"),
-        (("--", "show", "x"), "stress: must be given train or search after --, but got 'show'; …"),
-        (("train", "--runs-dir", "x"), "stress: --runs-dir: must be left out; …"),
-        (("--", "train", "--runs-dir=x"), "stress: --runs-dir: must be left out; …"),
-        (("--", "train", "--resume", "x"), "stress: --resume: must be left out; …"),
-        (("--", "train", "--checkpoint-minutes", "1"), "stress: --checkpoint-minutes: must be …"),
-        (("--", "search", "-q"), "stress: -q: must be left out; …"),
-        (("--", "search", "--time-budget", "1h"), "stress: --time-budget: must be left out; …"),
-        (("--", "search", "--debug"), "stress: --debug: must be left out; it goes before the --"),
+        ((), "bench stress: expects train or search after --; such as …"),
+        (("--",), "bench stress: expects train or search after --; such as …"),
+        (
+            ("--", "show", "x"),
+            "bench stress: expects train or search after --, but got 'show'; …",
+        ),
+        (("train", "--runs-dir", "x"), "bench stress: --runs-dir: must be left out; …"),
+        (("--", "train", "--runs-dir=x"), "bench stress: --runs-dir: must be left out; …"),
+        (("--", "train", "--resume", "x"), "bench stress: --resume: must be left out; …"),
+        (
+            ("--", "train", "--checkpoint-minutes", "1"),
+            "bench stress: --checkpoint-minutes: must be …",
+        ),
+        (("--", "search", "-q"), "bench stress: -q: must be left out; …"),
+        (
+            ("--", "search", "--time-budget", "1h"),
+            "bench stress: --time-budget: must be left out; …",
+        ),
+        (
+            ("--", "search", "--debug"),
+            "bench stress: --debug: must be left out; it goes before the --",
+        ),
         (("--keep", "/dev/null/x", "train"), "--keep: must be a folder that can be made: …"),
     ],
 )
@@ -548,9 +571,13 @@ def test_a_stress_that_is_stopped_takes_its_run_with_it(
     tmp_path: Path, name: str, code: int
 ) -> None:
     program = (
-        "import sys; from autoprog.bench import stress_child; from autoprog.cli import main;"
-        f"stress_child.PROGRAM = (sys.executable, {str(tmp_path / 'fake.py')!r});"
-        f"sys.exit(main(['stress', '--keep', {str(tmp_path / 'kept')!r}, 'train', '--fault', 'none']))"
+        # The module stands in for one that loads torch, which takes ten times as long as all the rest.
+        "import sys, types; resume = types.ModuleType('resume'); resume.words_to_repeat = lambda _: ();"
+        "sys.modules['autoprog.commands.resume'] = resume;"
+        "from autoprog import supervise; from autoprog.cli import main;"
+        f"supervise.PROGRAM = (sys.executable, {str(tmp_path / 'fake.py')!r});"
+        f"words = ['bench', 'stress', '--keep', {str(tmp_path / 'kept')!r}];"
+        "sys.exit(main([*words, 'train', '--fault', 'none']))"
     )
     child = subprocess.Popen(
         [sys.executable, "-c", program],
@@ -593,7 +620,7 @@ def kill_of(number: int = 1, lost_seconds: float = 7.0, signal: SignalName = "KI
 def test_the_forecast_follows_what_has_been_measured(moments: tuple[Moment, ...]) -> None:
     clock, plan = Hand(), Plan(("train",), 4, "KILL", 0, Path("x"))
     summary = Summary(plan)
-    forecast = Forecast(summary, clock)
+    forecast = RemainingTime(summary, clock)
 
     def after(seconds: float, report: Any) -> float | None:
         clock.now = seconds
@@ -602,15 +629,15 @@ def test_the_forecast_follows_what_has_been_measured(moments: tuple[Moment, ...]
         return forecast.remaining_seconds()
 
     assert forecast.remaining_seconds() is None
-    assert after(5.0, Tick(0, 80)) is None
+    assert after(5.0, StepReached(0, 80)) is None
     # Half of the run took 5 s: 5 s more, another 10 s, and 5 starts of 5 s.
-    assert after(10.0, Tick(40, 80)) == pytest.approx(5 + 10 + 25)
+    assert after(10.0, StepReached(40, 80)) == pytest.approx(5 + 10 + 25)
     assert after(15.0, reference_of(moments)) == pytest.approx(10 + 4 * 5)
     clock.now = 17.0
     assert forecast.remaining_seconds() == pytest.approx(28)
-    assert forecast.share_done() == pytest.approx(17 / 45)
+    assert forecast.fraction_done() == pytest.approx(17 / 45)
     assert after(22.0, kill_of()) == pytest.approx(10 + 3 * 7)
-    assert after(23.0, Tick(40, 80)) == pytest.approx(5 + 3 * 7)
+    assert after(23.0, StepReached(40, 80)) == pytest.approx(5 + 3 * 7)
     clock.now = 99.0
     assert forecast.remaining_seconds() == 0
 
@@ -621,9 +648,9 @@ def test_a_terminal_shows_a_bar_with_the_time_left(moments: tuple[Moment, ...]) 
     view = StressView(console, Plan(("train", "--aa", "[x]"), 2, "mixed", 0, Path("x")), clock)
     with view:
         clock.now = 1.0
-        view.show(Tick(0, 80))
+        view.show(StepReached(0, 80))
         clock.now = 2.0
-        view.show(Tick(40, 80))
+        view.show(StepReached(40, 80))
         view._bar.refresh()
         view.show(reference_of(moments))
         view.show(kill_of())

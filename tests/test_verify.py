@@ -12,32 +12,27 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 import pytest
 from rich.console import Console
+from scipy.special import stdtrit
 
 from autoprog.cli import main
 from autoprog.errors import ConfigError, RunError
 from autoprog.files import dump_yaml
-from autoprog.proof import rounds as driver
-from autoprog.proof.arms import ArmSettings
-from autoprog.proof.pairs import (
-    OtherArm,
-    Pair,
-    Plan,
-    Verification,
-    summarise,
-)
-from autoprog.proof.rounds import ArmEnded, ArmStarted
-from autoprog.proof.verdict import judge, pairs_needed, ratio, t_quantile
-from autoprog.proof.verify import load, verify
 from autoprog.runs import Result
 from autoprog.schedule import load_schedule
 from autoprog.settings import RunManifest, SearchSettings
 from autoprog.space import find_space
 from autoprog.ui.verify import VerifyView, markdown_lines, verdict_lines
+from autoprog.verify import attempts as driver
+from autoprog.verify.arms import ArmSettings
+from autoprog.verify.attempts import ArmEnded, ArmStarted
+from autoprog.verify.plan import OtherArm, Pair, Plan
+from autoprog.verify.verdict import judge, pairs_needed, ratio, summarise
+from autoprog.verify.verification import Verification, load, verify
 from supernet.zoo import ZOO
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -103,7 +98,12 @@ def pairs_of(*runs: tuple[float, float, float, float]) -> list[Pair]:
     ],
 )
 def test_quantiles_are_those_of_the_tables(probability: float, degrees: int, value: float) -> None:
-    assert t_quantile(probability, degrees) == pytest.approx(value, abs=1e-6)
+    points = [0.0] * degrees + [1.0]
+    verdict = judge(points, 1.0, sureness=probability)
+    assert verdict.upper is not None
+    reach = verdict.upper - verdict.mean
+    found = reach * math.sqrt(len(points)) / stdev(points)
+    assert found == pytest.approx(value, abs=1e-6)
 
 
 SPREAD = (-0.1, 0.1, -0.2, 0.2, 0.0)  # mean 0, sd 0.158114; 2.131847 * sd / sqrt(5) = 0.150744
@@ -151,7 +151,7 @@ def test_the_pairs_needed_are_the_fewest() -> None:
         mean, sd, margin = rng.uniform(-2, 2), rng.uniform(0.05, 3), rng.uniform(0.1, 2)
         needed = pairs_needed(mean, sd, margin)
         assert needed is not None
-        reach = [t_quantile(0.95, n - 1) * sd / math.sqrt(n) for n in (needed - 1, needed) if n > 1]
+        reach = [stdtrit(n - 1, 0.95) * sd / math.sqrt(n) for n in (needed - 1, needed) if n > 1]
         assert reach[-1] < abs(mean + margin)
         assert len(reach) == 1 or reach[0] >= abs(mean + margin)
 
@@ -240,13 +240,13 @@ class FakeProcess:
     def send(self, name: str) -> None:
         self.fake.events.append(f"{name} {self.runs.name}")
 
-    def wait(self, timeout_seconds: float) -> None:
+    def wait(self, timeout_seconds: float) -> bool:
+        return True
+
+    def kill(self) -> None:
         pass
 
-    def end(self) -> None:
-        pass
-
-    def last_words(self) -> str:
+    def last_line(self) -> str:
         return "out of luck"
 
 
@@ -533,7 +533,7 @@ def test_bad_input_is_one_line_and_writes_nothing(
 
 
 SCHEDULE = """\
-schema: 1
+schema: 2
 full: {model: vit-mu, timm: vit_tiny_patch16_224, depth: 4, img_size: 16, stride: 4, embed_dim: 24,
   num_heads: 2, overrides: {depth: 4, embed_dim: 24, num_heads: 2, patch_size: 4}}
 stages:
@@ -568,7 +568,7 @@ def test_a_schedule_is_charged_what_its_search_took(
 
 
 @pytest.mark.parametrize(("proxy", "seconds"), [(0.5, 200.0), (1.0, 40.0)])
-def test_a_search_on_a_share_of_the_images_is_charged_whole(
+def test_a_search_on_a_fraction_of_the_images_is_charged_whole(
     command: Command, tmp_path: Path, manifest: RunManifest, proxy: float, seconds: float
 ) -> None:
     best = run_folder(tmp_path / "found")
@@ -812,7 +812,7 @@ def test_side_by_side_the_next_run_starts_when_one_ends(fake: Fake, tmp_path: Pa
 LINEAR = ("--schedule", "linear", *SMALL, "--epochs", "4")
 
 
-def test_lengths_are_shares_of_the_baselines_epochs(command: Command, fake: Fake) -> None:
+def test_lengths_are_fractions_of_the_baselines_epochs(command: Command, fake: Fake) -> None:
     given = ("--lengths", "0.75", "0.25", "--baseline-longer", "1.5", "--seeds", "1")
     code, out, err = command(*LINEAR, *given)
     assert (code, err) == (0, "")
@@ -855,13 +855,13 @@ def test_a_search_has_lengths_too_and_its_own_flags(command: Command, fake: Fake
     assert "--epochs=16" not in fake.started[2]
 
 
-def test_lengths_of_a_search_by_time_are_its_shares_of_it(command: Command, fake: Fake) -> None:
+def test_lengths_of_a_search_by_time_are_its_fractions_of_it(command: Command, fake: Fake) -> None:
     words = ("--epochs", "16", "--lengths", "0.75", "0.25", "--seeds", "1")
-    assert command(*SEARCH, *words, "--", "--time-share", "0.6")[0] == 0
-    assert "--time-share=0.6" in fake.started[1]
-    for started, share in zip(fake.started[2:4], ("0.25", "0.75"), strict=True):
-        shares = [word for word in started if word.startswith("--time-share")]
-        assert shares == [f"--time-share={share}"]
+    assert command(*SEARCH, *words, "--", "--cost-fraction", "0.6")[0] == 0
+    assert "--cost-fraction=0.6" in fake.started[1]
+    for started, fraction in zip(fake.started[2:4], ("0.25", "0.75"), strict=True):
+        fractions = [word for word in started if word.startswith("--cost-fraction")]
+        assert fractions == [f"--cost-fraction={fraction}"]
         assert "--epochs=16" in started
     done = command(*SEARCH, "--lengths", "0.5", "--seeds", "1")
     assert "--lengths: must leave out 0.5: the candidate has that length" in "".join(map(str, done))
@@ -873,7 +873,7 @@ def test_lengths_by_time_are_of_the_baseline_also_where_the_candidate_has_more_e
     words = ("--candidate-epochs", "4", "--lengths", "1.5", "--seeds", "1")
     code, out, _ = command(*SEARCH, *words)
     assert code == 0
-    assert "--time-share=0.75" in fake.started[2]
+    assert "--cost-fraction=0.75" in fake.started[2]
     assert "at 1.5 of the baseline's time" in out
     refused = "".join(map(str, command(*SEARCH, "--candidate-epochs", "4", "--lengths", "1")))
     assert "--lengths: must leave out 1: the candidate has that length" in refused
@@ -890,8 +890,8 @@ def macs_of(words: Sequence[str], runs: Path) -> float:
     """Return the multiply-accumulates of a run, relative to full steps."""
     from autoprog.cli import build_parser
     from autoprog.commands.configure import configure_train
-    from autoprog.proof.controls import macs_cost
-    from autoprog.train.engine import step_table
+    from autoprog.train.length import step_table
+    from autoprog.verify.equal_cost import macs_cost
 
     args = build_parser("train").parse_args(list(words[: words.index("--seed")]))
     arm = configure_train(args)
@@ -1011,13 +1011,13 @@ class InProcess:
     def send(self, name: str) -> None:
         raise AssertionError("it has ended")
 
-    def wait(self, timeout_seconds: float) -> None:
+    def wait(self, timeout_seconds: float) -> bool:
         raise AssertionError("it has ended")
 
-    def end(self) -> None:
+    def kill(self) -> None:
         raise AssertionError("it has ended")
 
-    def last_words(self) -> str:
+    def last_line(self) -> str:
         return ""
 
 
@@ -1081,7 +1081,7 @@ def test_a_killed_verification_leaves_its_folder_locked_while_a_run_of_it_goes_o
     (run,) = tmp_path.glob("runs/*/seed-0-baseline/*")  # the orphan ended in peace, and counts
     assert (run / "result.json").exists()
     (folder,) = folders(tmp_path)
-    with driver.alone(folder, "verify.lock"):
+    with driver.locked(folder, "verify.lock"):
         pass
 
 
@@ -1089,7 +1089,7 @@ def _ends(path: Path) -> bool:
     """Tell whether no process holds the folder any more."""
     (folder,) = folders(path)
     try:
-        with driver.alone(folder, "verify.lock"):
+        with driver.locked(folder, "verify.lock"):
             return True
     except RunError:
         return False

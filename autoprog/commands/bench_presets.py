@@ -1,4 +1,4 @@
-"""``autoprog bench presets``: the schedules that have a name, set side by side at something equal."""
+"""``autoprog bench presets``: the presets side by side at equal epochs, MACs or measured seconds."""
 
 from __future__ import annotations
 
@@ -7,258 +7,377 @@ import hashlib
 import json
 import sys
 import time
+from collections.abc import Generator, Mapping
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
-from autoprog.bench.costgrid import measure_costs
+from pydantic import Field, model_validator
+
+from autoprog import migration
+from autoprog.bench.costs import measure_costs
+from autoprog.bounds import Few, Seed, SomeAmount
 from autoprog.commands.compare import print_comparison
 from autoprog.commands.configure import Configured, configure_train
 from autoprog.commands.preflight import check_run
-from autoprog.commands.stress import ending_on_sigterm
-from autoprog.commands.verify_plan import NOT_COMPARED, configured_arm, shared_flags
-from autoprog.costs.cells import CostCell, cell_of_step, full_cell
+from autoprog.commands.verify_plan import NOT_COMPARED, configured_arm
 from autoprog.costs.model import CostModel
-from autoprog.costs.predict import predict_seconds
-from autoprog.errors import ConfigError, suggest
-from autoprog.files import parse
+from autoprog.costs.table import full_key, key_of_step
+from autoprog.errors import ConfigError, RunError, suggest
+from autoprog.files import FileModel, Line, parse, read_object
+from autoprog.openfiles import write_atomically
+from autoprog.paired_timing import TimingLimits
 from autoprog.presets import PRESETS, preset
 from autoprog.printable import say
-from autoprog.proof.arms import ArmSettings, flag_words, with_numbers
-from autoprog.proof.compare import compare
-from autoprog.proof.controls import Cost, Make, epochs_of_cost, images_cost, macs_cost
-from autoprog.proof.field import Entrant, FieldFile, Progress, finished_runs, read_field, run_field
-from autoprog.proof.rounds import ArmEnded, ArmStarted
 from autoprog.schedule import GrowthSchedule
-from autoprog.search.profile import Limits
-from autoprog.steptable import StepTable
-from autoprog.train.engine import step_table, steps_per_epoch_of
-from autoprog.ui.units import duration
+from autoprog.supervise import ending_on_sigterm
+from autoprog.train.length import step_table, steps_per_epoch_of
+from autoprog.ui.format import duration
+from autoprog.verify.arms import (
+    Arm,
+    ArmSettings,
+    FlagValue,
+    flag_words,
+    settings_of_words,
+    with_numbers,
+)
+from autoprog.verify.attempts import (
+    ArmEnded,
+    ArmStarted,
+    SeedRuns,
+    Start,
+    Waiting,
+    check_folder,
+    locked,
+    run_folders,
+    starter,
+)
+from autoprog.verify.compare import compare, read_finished_run
+from autoprog.verify.equal_cost import (
+    Cost,
+    Make,
+    epochs_of_cost,
+    images_cost,
+    macs_cost,
+    seconds_cost,
+)
 
-__all__ = ["bench_presets"]
+__all__ = [
+    "BenchProgress",
+    "ComparedPreset",
+    "PresetBench",
+    "bench_presets",
+    "load_preset_bench",
+    "run_preset_bench",
+]
 
 _REFERENCE = "constant"
-_DEFAULT_SEEDS = 3
+_FILE, _LOCK_FILE = "bench.json", "bench.lock"
+_MAX_PRESETS = 100  # in a file that may come from somebody else
 
 
-def bench_presets(args: argparse.Namespace, profile_seconds: float) -> int:
-    """Carry out the command."""
-    folder, field = _opened(args, profile_seconds)
-    show = _Progress(args.quiet, folder, field)
-    with ending_on_sigterm(), closing(run_field(folder, field)) as reports:
+class ComparedPreset(FileModel):
+    """One preset of the benchmark.
+
+    Args:
+        settings: A training along it.
+        cost: Of a run, in any unit that is the same for all; says how much of the work is done.
+    """
+
+    name: Line
+    settings: ArmSettings
+    cost: SomeAmount
+
+    @model_validator(mode="after")
+    def _is_named_as_its_preset(self) -> ComparedPreset:
+        if self.settings.preset != self.name:
+            problem = f"must be {self.settings.preset!r}, the preset of its settings"
+            raise ConfigError("", "name", problem, self.name)
+        return self
+
+    @property
+    def arm(self) -> Arm:
+        """Return the name of its folders."""
+        return self.name.replace(":", "-")  # which Windows and rsync take for something else
+
+
+class PresetBench(FileModel):
+    """``bench.json``, fixed before the first run but for the number of seeds.
+
+    Args:
+        model: Name of the full model.
+        equal: What is the same for all schedules.
+        request: Digest of what was asked for; the same asked again goes on with the same folder.
+        first_seed: Seeds count up from here.
+        seeds: Runs of each preset.
+        schedules: What is compared, the reference first.
+        left_out: Presets that could not be compared, and why.
+    """
+
+    schema_version: Literal[3] = Field(default=3, alias="schema")
+    model: Line
+    equal: Literal["epochs", "macs", "wall-clock"]
+    request: Line
+    first_seed: Seed
+    seeds: Few
+    schedules: tuple[ComparedPreset, ...] = Field(min_length=1, max_length=_MAX_PRESETS)
+    left_out: dict[Line, Line] = Field(default_factory=dict, max_length=_MAX_PRESETS)
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> PresetBench:
+        arms = [one.arm for one in self.schedules]
+        for arm in arms:
+            if arms.count(arm) > 1:
+                raise ConfigError("", "schedules", "must have names that differ", arm)
+        return self
+
+    @property
+    def seeds_in_order(self) -> range:
+        """Return the seeds."""
+        return range(self.first_seed, self.first_seed + self.seeds)
+
+
+def bench_presets(
+    args: argparse.Namespace, shared: Mapping[str, FlagValue], profile_seconds: float
+) -> None:
+    """Carry out the command; `shared` are the flags given for all runs."""
+    folder, bench = _opened(args, shared, profile_seconds)
+    lines = _ProgressLines(args.quiet, folder, bench)
+    with ending_on_sigterm(), closing(run_preset_bench(folder, bench)) as reports:
         for report in reports:
-            show.take(report)
-    print_comparison(args, compare(finished_runs(folder, field)), list(field.left_out.items()))
-    return 0
+            lines.show(report)
+    runs = [
+        read_finished_run(run)
+        for one in bench.schedules
+        for seed in bench.seeds_in_order
+        for run in run_folders(folder / f"seed-{seed}-{one.arm}")
+        if (run / "result.json").exists()
+    ]
+    print_comparison(args, compare(runs), list(bench.left_out.items()))
 
 
-def _opened(args: argparse.Namespace, profile_seconds: float) -> tuple[Path, FieldFile]:
+def _opened(
+    args: argparse.Namespace, shared: Mapping[str, FlagValue], profile_seconds: float
+) -> tuple[Path, PresetBench]:
     """Return what to run and its folder: a new one, or the newest of the same request.
 
     Raises:
-        ConfigError: If anything given is unknown or breaks a law.
+        ConfigError: If anything given is unknown or wrong.
     """
-    names = _names(args)
-    args.schedule = _REFERENCE
-    configured = configure_train(args)
-    check_run(configured, is_new=True)
-    request, runs_dir = _request(args, configured, names), Path(args.runs_dir)
-    seeds, first = getattr(args, "seeds", _DEFAULT_SEEDS), getattr(args, "seed", 0)
-    for path in sorted(runs_dir.glob("*-bench-presets-*/bench.json"), reverse=True):
-        try:
-            known = read_field(path.parent)
-            is_same = (known.request, known.first_seed) == (request, first)
-            if is_same:
-                _check_entrants(known, args)
-        except ConfigError:
-            continue  # of another version, or damaged: none of this command line's business
-        if is_same:
-            fewest = max(known.seeds, seeds)
-            return path.parent, known.model_copy(update={"seeds": fewest})
-    model = configured.settings.model.model
-    made, left_out = _made(configured, names)
-    field = {
-        "model": model,
-        "equal": args.equal,
-        "request": request,
-        "first_seed": first,
-        "seeds": seeds,
-        "entrants": tuple(_entrants(args, configured, made, left_out, profile_seconds)),
-        "left_out": left_out,
-    }
-    name = f"{datetime.now():%Y-%m-%d-%H%M%S}-bench-presets-{model.replace('/', '-')}"
-    return runs_dir / name, parse(FieldFile, field, "flags")
-
-
-def _check_entrants(known: FieldFile, args: argparse.Namespace) -> None:
-    """Check that a field runs what the command line says, each preset for epochs of its own.
-
-    Raises:
-        ConfigError: If an entrant is another run, or cannot be trained so.
-    """
-    shared = shared_flags(args)
-    for entrant in known.entrants:
-        flags = {**shared, "epochs": entrant.settings.flags.get("epochs", "")}
-        if with_numbers(entrant.settings.flags) != with_numbers(flags):
-            raise ConfigError("bench.json", entrant.name, "must be what the command line says")
-        check_run(configured_arm(entrant.settings, ""), is_new=True)
-
-
-def _names(args: argparse.Namespace) -> list[str]:
-    """Return the presets asked for, the reference first."""
     given = getattr(args, "presets", list(PRESETS))
     for name in given:
         if name not in PRESETS:
-            cure = suggest(name, PRESETS)
-            raise ConfigError("--presets", "", "unknown preset", name, cure)
-    return list(dict.fromkeys([_REFERENCE, *given]))
+            raise ConfigError("--presets", "", "unknown preset", name, suggest(name, PRESETS))
+    names = list(dict.fromkeys([_REFERENCE, *given]))
+    args.schedule = _REFERENCE
+    configured = configure_train(args)
+    check_run(configured, is_new=True)
+    first_seed = getattr(args, "seed", 0)
+    asked = {
+        "settings": configured.settings.model_dump(mode="json", exclude=NOT_COMPARED),
+        "equal": args.equal,
+        "presets": names,
+        # Also how and where: seconds and runs of another device are others.
+        "words": flag_words(shared),
+    }
+    request = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+    runs_dir = Path(args.runs_dir)
+    for path in sorted(runs_dir.glob(f"*-bench-presets-*/{_FILE}"), reverse=True):
+        try:
+            known = load_preset_bench(path.parent)
+            is_same = (known.request, known.first_seed) == (request, first_seed)
+            if is_same:
+                # The digest is the file's own word, and what the file says is started.
+                for one in known.schedules:
+                    flags = {**shared, "epochs": one.settings.flags.get("epochs", "")}
+                    if with_numbers(one.settings.flags) != with_numbers(flags):
+                        raise ConfigError(_FILE, one.name, "must be what the command line says")
+                    check_run(configured_arm(one.settings, ""), is_new=True)
+        except ConfigError:
+            continue  # of another version, or damaged: none of this command line's business
+        if is_same:
+            seeds = max(known.seeds, args.seeds)
+            return path.parent, known.model_copy(update={"seeds": seeds})
+    schedules, left_out = _compared(args.equal, configured, names, shared, profile_seconds)
+    model = configured.settings.model.model
+    values = {
+        "model": model,
+        "equal": args.equal,
+        "request": request,
+        "first_seed": first_seed,
+        "seeds": args.seeds,
+        "schedules": tuple(schedules),
+        "left_out": left_out,
+    }
+    name = f"{datetime.now():%Y-%m-%d-%H%M%S}-bench-presets-{model.replace('/', '-')}"
+    return runs_dir / name, parse(PresetBench, values, "flags")
 
 
-def _request(args: argparse.Namespace, configured: Configured, names: list[str]) -> str:
-    settings = configured.settings.model_dump(mode="json", exclude=NOT_COMPARED)
-    words = flag_words(
-        shared_flags(args)
-    )  # also how and where: seconds and runs of another device are others
-    body = {"settings": settings, "equal": args.equal, "presets": names, "words": words}
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+def _compared(
+    equal: str,
+    configured: Configured,
+    names: list[str],
+    shared: Mapping[str, FlagValue],
+    profile_seconds: float,
+) -> tuple[list[ComparedPreset], dict[str, str]]:
+    """Return the presets, each for as many epochs as make it equal to the reference.
 
+    Those that cannot be trained so are returned apart, with the reason.
+    """
+    settings, num_images = configured.settings, len(configured.opened.train)
+    spec, recipe = settings.model.spec(), settings.recipe
+    assert configured.schedule is not None, "a training run has a schedule"
 
-def _made(configured: Configured, names: list[str]) -> tuple[dict[str, Make], dict[str, str]]:
-    """Return what makes each preset, and of those that cannot be trained so, why."""
-    made: dict[str, Make] = {}
+    def maker(name: str) -> Make:
+        def make(epochs: float) -> GrowthSchedule:
+            return preset(name, spec, epochs, recipe.strength, recipe.learning_rate)
+
+        return make
+
+    def check(name: str, epochs: float) -> None:
+        schedule = maker(name)(epochs)
+        changed = recipe.model_copy(update={"epochs": epochs, "sched": schedule.lr.shape})
+        own = settings.model_copy(update={"recipe": changed, "schedule_from": name})
+        check_run(replace(configured, settings=own, schedule=schedule), is_new=True)
+
+    makers: dict[str, Make] = {}
     left_out: dict[str, str] = {}
     for name in names:
-        make = _maker(configured, name)
         try:
-            schedule = make(configured.settings.recipe.epochs)
-            check_run(_of_length(configured, name, make), is_new=True)
+            schedule = maker(name)(recipe.epochs)
+            check(name, recipe.epochs)
         except ConfigError as error:
             left_out[name] = str(error)
             continue
-        if schedule.length_unit == "time_share":
+        # By the clock no two runs are alike, and how many steps one takes is not known before it ends.
+        if schedule.length_unit == "budget_fraction":
             left_out[name] = "follows the clock of --time-budget"
         else:
-            made[name] = make
-    return made, left_out
+            makers[name] = maker(name)
 
+    cost: Cost
+    if equal == "wall-clock":
+        tables = [step_table(recipe, make(recipe.epochs), num_images) for make in makers.values()]
+        keys = [
+            key_of_step(spec, segment.subnet, segment.training, recipe.batch_size)
+            for table in tables
+            for segment in table.segments
+            if segment.training.sandwich is None  # whose passes are those of its subnets
+        ]
+        keys = list(dict.fromkeys([full_key(spec, recipe.batch_size), *keys]))
+        grid = measure_costs(settings, configured.opened, keys, TimingLimits(profile_seconds))
+        cost = seconds_cost(CostModel(spec, grid.table), recipe.batch_size)
+    else:
+        cost = images_cost if equal == "epochs" else macs_cost(spec)
 
-def _maker(configured: Configured, name: str) -> Make:
-    settings = configured.settings
-    spec, recipe = settings.model.spec(), settings.recipe
-
-    def make(epochs: float) -> GrowthSchedule:
-        return preset(name, spec, epochs, recipe.strength, recipe.learning_rate)
-
-    return make
-
-
-def _of_length(
-    configured: Configured, name: str, make: Make, epochs: float | None = None
-) -> Configured:
-    """Return the run of a preset over so many epochs; None for those of the reference."""
-    recipe = configured.settings.recipe
-    epochs = recipe.epochs if epochs is None else epochs
-    schedule = make(epochs)
-    recipe = recipe.model_copy(update={"epochs": epochs, "sched": schedule.lr.shape})
-    settings = configured.settings.model_copy(update={"recipe": recipe, "schedule_from": name})
-    return replace(configured, settings=settings, schedule=schedule)
-
-
-def _entrants(
-    args: argparse.Namespace,
-    configured: Configured,
-    made: dict[str, Make],
-    left_out: dict[str, str],
-    profile_seconds: float,
-) -> list[Entrant]:
-    """Return the runs of all presets, each as long as makes it equal to the reference."""
-    settings, num_images = configured.settings, len(configured.opened.train)
-    steps = steps_per_epoch_of(num_images, settings.recipe.batch_size)
-    cost = _cost(args.equal, configured, made, profile_seconds)
-    assert configured.schedule is not None, "a training run has a schedule"
-    target = cost(step_table(settings.recipe, configured.schedule, num_images))
-    work, shared, found = macs_cost(settings.model.spec()), shared_flags(args), []
-    for name, make in made.items():
+    target = cost(step_table(recipe, configured.schedule, num_images))
+    steps_per_epoch = steps_per_epoch_of(num_images, recipe.batch_size)
+    # How much of the work is done goes by MACs, whatever is made equal: they are known beforehand.
+    macs, found = macs_cost(spec), []
+    for name, make in makers.items():
         try:
-            epochs = epochs_of_cost(make, steps, cost, target)
-            run = _of_length(configured, name, make, epochs)
-            check_run(run, is_new=True)
+            epochs = epochs_of_cost(make, steps_per_epoch, cost, target)
+            check(name, epochs)
         except ConfigError as error:
             left_out[name] = str(error)
             continue
         flags = {**shared, "epochs": repr(epochs)}
         values = {"command": "train", "preset": name, "flags": flags}
-        effort = work(make(epochs).resolve(steps, epochs))
-        found.append(Entrant(name=name, settings=parse(ArmSettings, values, "flags"), cost=effort))
+        work = macs(make(epochs).resolve(steps_per_epoch, epochs))
+        arm = parse(ArmSettings, values, "flags")
+        found.append(ComparedPreset(name=name, settings=arm, cost=work))
+    return found, left_out
+
+
+def load_preset_bench(folder: Path) -> PresetBench:
+    """Read a ``bench.json``.
+
+    Raises:
+        ConfigError: If the folder holds none, or one that is damaged, or one of our files is a link.
+    """
+    path = folder / _FILE
+    if not path.is_file():
+        raise ConfigError(str(folder), "", f"must be a folder with a {_FILE} in it")
+    body = read_object(path)
+    if body.get("schema", 1) == 1 and isinstance(body.get("entrants"), list):
+        entrants = [
+            settings_of_words(entrant, "words", "settings", str(path), f"entrants[{number}]")
+            for number, entrant in enumerate(body["entrants"])
+        ]
+        body = {**body, "schema": 2, "entrants": entrants}
+    found = parse(PresetBench, migration.bench(body), str(path))
+    check_folder(folder, (_FILE, _LOCK_FILE))
     return found
 
 
-def _cost(
-    equal: str, configured: Configured, made: dict[str, Make], profile_seconds: float
-) -> Cost:
-    """Return the law of what is to be equal: images, multiply-accumulates or measured seconds."""
-    settings = configured.settings
-    spec, batch_size = settings.model.spec(), settings.recipe.batch_size
-    if equal != "wall-clock":
-        return images_cost if equal == "epochs" else macs_cost(spec)
-    tables = [
-        step_table(settings.recipe, make(settings.recipe.epochs), len(configured.opened.train))
-        for make in made.values()
-    ]
-    limits = Limits(profile_seconds)
-    grid = measure_costs(settings, configured.opened, _cells(configured, tables), limits)
-    model = CostModel(spec, grid.table)
+@dataclass(frozen=True)
+class BenchProgress:
+    """How far a benchmark is: what has just happened, and the fraction of all cost that is done."""
 
-    def seconds(table: StepTable) -> float:
-        return predict_seconds(table, model, batch_size).total
-
-    return seconds
+    report: ArmStarted | ArmEnded | Waiting
+    done: int
+    runs: int
+    fraction: float
 
 
-def _cells(configured: Configured, tables: list[StepTable]) -> list[CostCell]:
-    """Return the cells of all steps but sandwiches, each once."""
-    settings = configured.settings
-    spec, batch_size = settings.model.spec(), settings.recipe.batch_size
-    cells = [
-        cell_of_step(spec, segment.subnet, segment.training, batch_size)
-        for table in tables
-        for segment in table.segments
-        if segment.training.sandwich is None
-    ]
-    return list(dict.fromkeys([full_cell(spec, batch_size), *cells]))
+def run_preset_bench(
+    folder: Path, bench: PresetBench, start: Start | None = None
+) -> Generator[BenchProgress, None, None]:
+    """Write ``bench.json``, then make the runs that are missing, seed by seed; yield what happens.
+
+    Raises:
+        ConfigError: If one of our files in the folder is a link, or a result is not one.
+        RunError: If a run fails, or a file cannot be written, or another process is at it.
+    """
+    arms = {one.arm: one.settings for one in bench.schedules}
+    costs = {one.arm: one.cost for one in bench.schedules}
+    runs, all_cost = bench.seeds * len(arms), bench.seeds * sum(costs.values())
+    hint, done, cost = "the same command goes on with it", 0, 0.0
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        check_folder(folder, (_FILE, _LOCK_FILE))
+        with locked(folder, _LOCK_FILE) as lock:
+            body = json.dumps(bench.model_dump(mode="json", by_alias=True), indent=1)
+            write_atomically(folder / _FILE, body + "\n")
+            begin = start or starter(1, lock)
+            for seed in bench.seeds_in_order:
+                for report in SeedRuns(folder, seed, arms, {}, begin, hint).carry_out(arms):
+                    if isinstance(report, ArmEnded):
+                        done, cost = done + 1, cost + costs[report.arm]
+                    yield BenchProgress(report, done, runs, cost / all_cost)
+    except OSError as error:
+        raise RunError(f"{folder}: {error}") from error
 
 
-class _Progress:
+class _ProgressLines:
     """A line on standard error for each run, with the time that is left."""
 
-    def __init__(self, quiet: bool, folder: Path, field: FieldFile) -> None:
+    def __init__(self, quiet: bool, folder: Path, bench: PresetBench) -> None:
+        # Runs that were there already took none of the time that has passed.
         self._quiet, self._begin, self._reused = quiet, time.monotonic(), 0.0
-        runs = field.seeds * len(field.entrants)
-        self._say(f"{runs} runs at equal {field.equal} in {folder}")
-        for name, reason in field.left_out.items():
+        runs = bench.seeds * len(bench.schedules)
+        self._say(f"{runs} runs at equal {bench.equal} in {folder}")
+        for name, reason in bench.left_out.items():
             self._say(f"left out: {name}: {reason}")
 
-    def take(self, progress: Progress) -> None:
-        """Take in what has happened."""
+    def show(self, progress: BenchProgress) -> None:
+        """Print what has happened."""
         report = progress.report
         if isinstance(report, ArmStarted):
             how = "goes on" if report.resumed else "started"
-            self._say(f"seed {report.seed} {report.arm}: {how}{self._left(progress)}")
+            made, left = progress.fraction - self._reused, ""
+            if made > 0:  # else no run has shown yet how long work takes here
+                seconds = (time.monotonic() - self._begin) * (1 - progress.fraction) / made
+                left = f"; about {duration(seconds)} left"
+            self._say(f"seed {report.seed} {report.arm}: {how}{left}")
         elif isinstance(report, ArmEnded):
             result, how = report.result, " (reused)" if report.reused else ""
-            self._reused = progress.share if report.reused else self._reused
+            self._reused = progress.fraction if report.reused else self._reused
             text = f"{result.top1_ema:.2f}% in {duration(result.wall_seconds)}{how}"
             done = f"{progress.done} of {progress.runs}"
             self._say(f"seed {report.seed} {report.arm}: {text}; {done}")
-
-    def _left(self, progress: Progress) -> str:
-        """Return what is left to wait for, once a run has told how long work takes here."""
-        made = progress.share - self._reused
-        if made <= 0:
-            return ""
-        left = (time.monotonic() - self._begin) * (1 - progress.share) / made
-        return f"; about {duration(left)} left"
 
     def _say(self, text: str) -> None:
         if not self._quiet:

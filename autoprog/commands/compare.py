@@ -14,12 +14,9 @@ from autoprog.errors import ConfigError, consistent
 from autoprog.printable import say
 
 if TYPE_CHECKING:
-    from autoprog.proof.compare import Comparison
-    from autoprog.proof.finished import Finished
+    from autoprog.verify.compare import Comparison, FinishedRun
 
 __all__ = ["add_flags", "print_comparison", "run"]
-
-MIN_WIDTH, MAX_WIDTH = 60, 200
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -51,14 +48,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
-    from autoprog.proof.compare import compare
+    from autoprog.verify.compare import compare
 
     runs, left_out = _read(args.runs, args.runs_dir)
     for path, reason in left_out:
         say(f"autoprog: left out: {path}: {reason}", file=sys.stderr)
     if not runs:
-        cure = "give folders that hold a result.json"
-        raise ConfigError("RUN", "", "must name at least one finished run", cure=cure)
+        hint = "give folders that hold a result.json"
+        raise ConfigError("RUN", "", "must name at least one finished run", hint=hint)
+    # Everything is relative to the first run, so its absence changes every ratio.
     if left_out and left_out[0][0] == args.runs[0]:
         say(f"autoprog: so the reference is {runs[0].path}", file=sys.stderr)
     with consistent(", ".join(one.path for one in runs)):
@@ -69,25 +67,27 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _read(paths: Sequence[str], runs_dir: str) -> tuple[list[Finished], list[tuple[str, str]]]:
+def _read(paths: Sequence[str], runs_dir: str) -> tuple[list[FinishedRun], list[tuple[str, str]]]:
     """Return the finished runs, each once, and (path, reason) of what is none.
 
     Raises:
         ConfigError: If a path does not exist, which is a slip and no unfinished run, or the only one is none.
     """
-    from autoprog.proof.finished import read_finished
+    from autoprog.verify.compare import read_finished_run
 
     runs, left_out = [], []
     once: dict[Path, str] = {}
     for path in map(str, chain.from_iterable(_runs_of(word, runs_dir) for word in paths)):
-        once.setdefault(Path(path).resolve(), path)
+        once.setdefault(
+            Path(path).resolve(), path
+        )  # given twice, by a link or a glob, it counts once
     for path in once.values():
         try:
-            runs.append(read_finished(path))
+            runs.append(read_finished_run(path))
         except ConfigError as error:
             if len(once) == 1:  # then there is nothing to set it beside, and one line says it all
                 raise
-            left_out.append((path, ": ".join(part for part in (error.key, error.law) if part)))
+            left_out.append((path, ": ".join(part for part in (error.key, error.problem) if part)))
     return runs, left_out
 
 
@@ -100,6 +100,7 @@ def _runs_of(word: str, runs_dir: str) -> list[Path]:
     from autoprog.locate import locate_run, runs_in
 
     path = Path(word)
+    # runs_in lists the newest first, and a glob, which this stands for, the oldest.
     inside = [] if (path / "run.yaml").is_file() else runs_in(path)[::-1]
     return inside or [path if path.exists() else locate_run(word, runs_dir)]
 
@@ -111,13 +112,13 @@ def _write_page(path: Path, comparison: Comparison) -> None:
         ConfigError: If it cannot be written.
     """
     from autoprog.openfiles import write_atomically
-    from autoprog.ui.compare_html import compare_page
+    from autoprog.ui.render_html import compare_page
 
     try:
         write_atomically(path, compare_page(comparison))
     except OSError as error:
-        law = f"must be a file that can be written: {error.strerror}"
-        raise ConfigError("--html", str(path), law) from None
+        problem = f"must be a file that can be written: {error.strerror}"
+        raise ConfigError("--html", str(path), problem) from None
 
 
 def print_comparison(
@@ -125,21 +126,14 @@ def print_comparison(
 ) -> None:
     """Print a comparison in the form that the flags ask for."""
     from autoprog.console import Console
-    from autoprog.ui.compare import (
-        compare_document,
-        compare_markdown,
-        compare_plain,
-        compare_views,
-    )
+    from autoprog.ui.compare import compare_document, compare_sections
+    from autoprog.ui.render_rich import print_sections
+    from autoprog.ui.section import markdown_lines
 
-    console = Console()
+    sections = compare_sections(comparison, getattr(args, "x", "seconds"))
     if args.as_json:
         say(json.dumps(compare_document(comparison, left_out), indent=1, allow_nan=False))
     elif args.markdown:
-        say(compare_markdown(comparison))
-    elif console.is_dumb_terminal or not console.encoding.startswith("utf"):
-        say(compare_plain(comparison))
+        say("\n".join(markdown_lines(sections)))
     else:
-        width = max(MIN_WIDTH, min(console.width, MAX_WIDTH))
-        for view in compare_views(comparison, getattr(args, "x", "seconds")):
-            console.print(view, width=width, crop=False)
+        print_sections(Console(), sections)

@@ -1,4 +1,4 @@
-"""``autoprog completion``: a static script that completes commands, flags and names in a shell."""
+"""``autoprog init completion``: a static script that completes commands, flags and names in a shell."""
 
 from __future__ import annotations
 
@@ -8,35 +8,24 @@ from functools import cache
 from typing import Any
 
 import shtab
+from timm.optim import list_optimizers
 
-from autoprog.printable import say
+from autoprog.cli import build_parser
+from autoprog.presets import PRESETS
+from autoprog.recipe import RECIPES
+from autoprog.space import shipped_spaces
+from supernet.elastic import growable_names
+from supernet.zoo import ZOO
 
-__all__ = ["add_flags", "run"]
-
-_SHELLS = ("bash", "zsh", "tcsh")
-
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add for which shell."""
-    parser.epilog = (
-        "examples:\n"
-        "  source <(autoprog completion bash)    # in this shell\n"
-        "  autoprog completion bash > ~/.local/share/bash-completion/completions/autoprog\n"
-        "  autoprog completion zsh > ~/.zfunc/_autoprog    # a folder of $fpath\n"
-        "  autoprog completion tcsh > ~/.autoprog.csh      # and source it in ~/.tcshrc\n"
-    )
-    parser.add_argument("shell", choices=_SHELLS, help="the shell that reads the script")
+__all__ = ["completion_script"]
 
 
-def run(args: argparse.Namespace) -> int:
-    """Carry out the command."""
-    from autoprog.cli import build_parser
-
+def completion_script(shell: str) -> str:
+    """Return the script for ``bash``, ``zsh`` or ``tcsh``; nothing of autoprog runs while it completes."""
     parser = build_parser(None, all_flags=True)
     for action in _actions(parser):
         _complete(action)
-    say(shtab.complete(parser, args.shell))
-    return 0
+    return str(shtab.complete(parser, shell))
 
 
 def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
@@ -51,6 +40,7 @@ def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
 
 def _complete(action: argparse.Action) -> None:
     """Say to shtab what a value is completed with; numbers and free text are left alone."""
+    # By the flag where names are known, else by what stands for its value in the help.
     flag = action.option_strings[-1] if action.option_strings else ""
     kinds = set(str(action.metavar or "").split("|"))
     if flag in _NAMES:
@@ -58,7 +48,7 @@ def _complete(action: argparse.Action) -> None:
     elif flag in _NAMES_OR_FILES:
         _set(action, _names_or_files(flag[2:], _NAMES_OR_FILES[flag]()))
     elif kinds & {"PRESET", "SCHEDULE"}:
-        _set(action, _names_or_files("schedule", _schedules()))
+        _set(action, _names_or_files("schedule", _preset_names()))
     elif kinds & {"FILE", "PATH"}:
         _set(action, shtab.FILE)
     elif kinds & {"RUN", "DIR"}:
@@ -83,49 +73,18 @@ def _names_or_files(key: str, names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-@cache
-def _models() -> tuple[str, ...]:
-    from supernet.elastic import growable_names
-    from supernet.zoo import ZOO
-
-    return (*ZOO, *growable_names("*"))
-
-
-@cache
-def _schedules() -> tuple[str, ...]:
-    from autoprog.presets import PRESETS
-
+def _preset_names() -> Sequence[str]:
     return tuple(PRESETS)
 
 
-@cache
-def _spaces() -> tuple[str, ...]:
-    from autoprog.space import shipped_spaces
-
-    return tuple(shipped_spaces())
-
-
-@cache
-def _recipes() -> tuple[str, ...]:
-    from autoprog.recipe import RECIPES
-
-    return tuple(RECIPES)
-
-
-@cache
-def _optimizers() -> tuple[str, ...]:
-    from timm.optim import list_optimizers
-
-    return tuple(list_optimizers())
-
-
+# Names are looked up when a script is made: those of models and optimizers take timm a while.
 _NAMES: dict[str, Callable[[], Sequence[str]]] = {
-    "--model": _models,
-    "--opt": _optimizers,
+    "--model": cache(lambda: (*ZOO, *growable_names("*"))),
+    "--opt": cache(lambda: tuple(list_optimizers())),
     "--device": lambda: ("auto", "cpu", "mps", "cuda"),
 }
 _NAMES_OR_FILES: dict[str, Callable[[], Sequence[str]]] = {
-    "--schedule": _schedules,
-    "--space": _spaces,
-    "--recipe": _recipes,
+    "--schedule": _preset_names,
+    "--space": lambda: tuple(shipped_spaces()),
+    "--recipe": lambda: tuple(RECIPES),
 }

@@ -4,35 +4,52 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import Field
+
+from autoprog import migration
 from autoprog.bounds import WorldSize
-from autoprog.commands.data_flags import data_settings
-from autoprog.commands.fidelity_flags import given_fidelity
-from autoprog.commands.flags import LOGGER_SETTINGS
-from autoprog.commands.length_flags import given_time_share
-from autoprog.commands.recipe_layers import is_file, recipe_of
-from autoprog.commands.trial_flags import check_trials, from_anywhere
+from autoprog.commands.flags import (
+    check_trials,
+    data_settings,
+    flag_of,
+    from_anywhere,
+    given_cost_fraction,
+    given_fidelity,
+)
+from autoprog.data.dataset import OpenedData
+from autoprog.data.opening import open_data
 from autoprog.environment import optional_number_in
 from autoprog.errors import ConfigError, suggest
-from autoprog.files import parse
+from autoprog.files import FileModel, parse, read_yaml
+from autoprog.options import given
 from autoprog.presets import PRESETS, preset
-from autoprog.recipe import Recipe, fitting_batch_size
+from autoprog.recipe import RECIPES, Recipe, default_recipe_name, fitting_batch_size, resolve_recipe
 from autoprog.schedule import GrowthSchedule, load_schedule
-from autoprog.settings import DataSettings, RunSettings
-from autoprog.space import SpaceFile, find_space
-from autoprog.stage import FullModel, Sandwich
-from autoprog.train.data import OpenedData
-from autoprog.train.engine import steps_per_epoch_of
-from autoprog.train.feed import open_data
-from autoprog.train.initial import weights_of_file
+from autoprog.settings import DataSettings, RunSettings, SearchSettings
+from autoprog.space import Decisions, SpaceFile, find_space
+from autoprog.stage import FullModel, Grow, Sandwich
+from autoprog.train.initial_weights import weights_of_file
+from autoprog.train.length import steps_per_epoch_of
 from autoprog.train.model import find_model, short_named
 from autoprog.train.weights import run_of
 from supernet.config import ModelSpec
 
-__all__ = ["Configured", "configure_search", "configure_train", "data_settings", "space_name"]
+__all__ = [
+    "Configure",
+    "Configured",
+    "configure_search",
+    "configure_train",
+    "data_settings",
+    "is_file",
+    "recipe_of",
+    "space_name",
+]
 
 EMBEDDED_PATCHES = 4
 """Side of the embedded digits in patches, for models made for larger images."""
@@ -51,43 +68,56 @@ class Configured:
     notices: tuple[str, ...] = ()
 
 
+Configure = Callable[[argparse.Namespace], Configured]
+
+
 def configure_search(args: argparse.Namespace) -> Configured:
     """Return the settings of a search.
 
     Raises:
-        ConfigError: If anything given is unknown or breaks a law.
+        ConfigError: If anything given is unknown or refused.
     """
     data = data_settings(args)
     spec = _named_model(args)
     file, where = find_space(space_name(args, data, spec), spec.name)
     spec = spec if (size := _image_size(args, data, spec, file)) is None else _resized(spec, size)
-    space = _with_decision_flags(args, file).space(spec, where)
-    proxy = float(getattr(args, "proxy", 1.0))
-    whole = hasattr(args, "trials")  # then only the trials take a share of the data
+    if (decisions := given(args, Decisions)) | (grow := given(args, Grow)):
+        body = file.model_dump(by_alias=True)
+        body["decisions"] |= decisions
+        body["decisions"]["grow"] |= grow
+        file = parse(SpaceFile, body, "flags")
+    space = file.space(spec, where)
+    # With --trials only these take a fraction of images and epochs, and the best schedule is trained on
+    # all of them; without, the whole search is shortened to the fraction.
+    proxy, whole = float(getattr(args, "proxy", 1.0)), hasattr(args, "trials")
     check_trials(args, whole)
     if whole and data.on_held_out:
-        cure = "trials are evaluated on held-out images in any case"
-        raise ConfigError("--held-out", "", "must be left out with --trials", cure=cure)
+        hint = "trials are evaluated on held-out images in any case"
+        raise ConfigError("--held-out", "", "must be left out with --trials", hint=hint)
     if not whole:
-        data = parse(DataSettings, {**data.model_dump(), "share": data.share * proxy}, "--proxy")
+        data = parse(
+            DataSettings, {**data.model_dump(), "fraction": data.fraction * proxy}, "--proxy"
+        )
     opened = open_data(data)
     data = data.model_copy(update={"white_level": opened.white_level})
-    share = given_time_share(args)
-    of_space = {"sched": "wsd", **file.recipe} if share is not None else file.recipe
+    fraction = given_cost_fraction(args)
+    # A run whose length is a time has no last epoch beforehand; wsd can decay from anywhere.
+    of_space = {"sched": "wsd", **file.recipe} if fraction is not None else file.recipe
+    # The recipe is that of the whole data set, however little of it is looked at.
     whole_images = round(len(opened.train) / (1.0 if whole else proxy))
     name, recipe = recipe_of(args, whole_images, data, (where, of_space))
-    if _given(args, "pretrained", "initial_checkpoint"):
+    if hasattr(args, "pretrained") or hasattr(args, "initial_checkpoint"):
         space = space.at_full_depth()
     if not whole:
         short = {"epochs": recipe.epochs * proxy}
         recipe = parse(Recipe, {**recipe.model_dump(), **short}, "--proxy")
     recipe, notices = _with_fitting_batches(recipe, len(opened.train))
-    search = {"space": space, "space_from": where, **_given(args, *_OF_SEARCH)}
+    search = {"space": space, "space_from": where, **given(args, SearchSettings)}
     if "storage" in search:
         search["storage"] = from_anywhere(search["storage"])
     if whole:
         search.setdefault("rule", "budget" if "budget_seconds" in search else "pareto")
-    search["fidelity"], search["time_share"] = given_fidelity(args), share
+    search["fidelity"], search["cost_fraction"] = given_fidelity(args), fraction
     settings = _settings(args, "search", spec, data, name, recipe, search=search)
     return Configured(settings, opened, None, notices)
 
@@ -96,27 +126,48 @@ def configure_train(args: argparse.Namespace) -> Configured:
     """Return the settings and the schedule of a training run.
 
     Raises:
-        ConfigError: If anything given is unknown or breaks a law.
+        ConfigError: If anything given is unknown or refused.
     """
     data = data_settings(args)
     name = args.schedule
     found = None if name in PRESETS else load_schedule(name) if is_file(name) else None
-    spec = _model_of_schedule(args, data, found, name)
+    spec = _model_of_schedule(
+        args, data, found, name
+    )  # before the images, which may take long to open
     opened = open_data(data)
     data = data.model_copy(update={"white_level": opened.white_level})
     recipe_name, recipe = recipe_of(args, len(opened.train), data, ("", {}))
     recipe, notices = _with_fitting_batches(recipe, len(opened.train))
     if found is None:
         found = preset(name, spec, recipe.epochs, recipe.strength, recipe.learning_rate)
-    schedule, recipe = _fit_together(args, found, recipe, len(opened.train))
-    more = {"schedule_from": name, "table_sizes": _table_sizes(args, schedule)}
+    # Flags win over the schedule's learning rate, and the schedule over the recipe's length.
+    if hasattr(args, "sched"):
+        body = found.model_dump(by_alias=True)
+        body["lr"]["shape"] = args.sched
+        found = parse(GrowthSchedule, body, "--sched")
+    values: dict[str, Any] = {"sched": found.lr.shape}
+    own_epochs = found.own_epochs(steps_per_epoch_of(len(opened.train), recipe.batch_size))
+    if not hasattr(args, "epochs") and own_epochs is not None:
+        values["epochs"] = own_epochs
+    recipe = parse(Recipe, {**recipe.model_dump(), **values}, name)
+    # The image sizes that get position tables of their own.
+    steps, kind = [stage.step for stage in found.stages], getattr(args, "pos_embed", "resampled")
+    sizes = {size for s in steps if isinstance(s, Sandwich) for size in s.sandwich.sizes}
+    if kind != "resampled" and not sizes:
+        problem, hint = "must be resampled for a schedule without sandwich steps", "see --elastic"
+        raise ConfigError("--pos-embed", "", problem, kind, hint)
+    more = {
+        "schedule_from": name,
+        "table_sizes": () if kind == "resampled" else tuple(sorted(sizes)),
+    }
     settings = _settings(args, "train", spec, data, recipe_name, recipe, **more)
-    return Configured(settings, opened, schedule, notices)
+    return Configured(settings, opened, found, notices)
 
 
 def _with_fitting_batches(recipe: Recipe, num_images: int) -> tuple[Recipe, tuple[str, ...]]:
     """Lower the batch size where whole batches of it are no pass over so few images, and say so."""
     processes = optional_number_in("WORLD_SIZE", WorldSize, 1)
+    # Each process takes an equal part; where images are mixed in pairs, an even one.
     parts = processes * (recipe.grad_accum_steps if processes > 1 else 1)
     multiple_of = math.lcm(parts, 2 * processes) if recipe.mixes else parts
     size = fitting_batch_size(recipe.batch_size, num_images, multiple_of)
@@ -128,19 +179,6 @@ def _with_fitting_batches(recipe: Recipe, num_images: int) -> tuple[Recipe, tupl
     rate = f" (learning rate {fitted.peak_lr:.3g})" if fitted.peak_lr != recipe.peak_lr else ""
     text = f"batch size lowered from {recipe.batch_size} to {size}{rate}, so that {passes} one pass over the"
     return fitted, (f"{text} {num_images:,} images",)
-
-
-def _table_sizes(args: argparse.Namespace, schedule: GrowthSchedule) -> tuple[int, ...]:
-    """Return the image sizes that get position tables of their own."""
-    kind = getattr(args, "pos_embed", "resampled")
-    if kind == "resampled":
-        return ()
-    steps = [stage.step for stage in schedule.stages]
-    sizes = {size for s in steps if isinstance(s, Sandwich) for size in s.sandwich.sizes}
-    if not sizes:
-        law, cure = "must be resampled for a schedule without sandwich steps", "see --elastic"
-        raise ConfigError("--pos-embed", "", law, kind, cure)
-    return tuple(sorted(sizes))
 
 
 def _settings(
@@ -155,7 +193,7 @@ def _settings(
     values = {"kind": kind, "model": FullModel.of(spec), "data": data, "recipe": recipe}
     return parse(
         RunSettings,
-        {**values, "recipe_name": recipe_name, **more, **_given(args, *_OF_RUN)},
+        {**values, "recipe_name": recipe_name, **more, **given(args, RunSettings)},
         "flags",
     )
 
@@ -166,84 +204,32 @@ def _model_of_schedule(
     """Return the model that a schedule is for; a file names it, a preset needs --model."""
     if found is None:
         if name not in PRESETS:
-            law = "must be an existing YAML file or a preset"
-            cure = suggest(name, PRESETS, list_all=False) or "see autoprog schedules"
-            raise ConfigError("--schedule", "", law, name, cure)
+            problem = "must be an existing YAML file or a preset"
+            hint = suggest(name, PRESETS, list_all=False) or "see autoprog list presets"
+            raise ConfigError("--schedule", "", problem, name, hint)
         spec = _named_model(args)
         size = _image_size(args, data, spec, None)
         return spec if size is None else _resized(spec, size)
     for flag, value in (("model", found.full.model), ("img_size", found.full.img_size)):
-        given = getattr(args, flag, value)
-        if given != value:
-            where = "--" + flag.replace("_", "-")
-            raise ConfigError(
-                where, "", f"must be {value!r}, as {name} says, or be left out", given
-            )
-    return _checked_against_timm(found.full, name)
-
-
-def _checked_against_timm(full: FullModel, where: str) -> ModelSpec:
-    """Return a file's model after comparing it with what timm builds under that name."""
-    spec = full.spec()
-    built = _resized(find_model(full.model), full.img_size)
-    compared = (
-        "timm",
-        "depth",
-        "patch_size",
-        "embed_dim",
-        "num_heads",
-        "num_prefix_tokens",
-        "outlook",
-    )
-    for key in compared:
+        own = getattr(args, flag, value)
+        if own != value:
+            problem = f"must be {value!r}, as {name} says, or be left out"
+            raise ConfigError(flag_of(flag), "", problem, own)
+    # A file may be from another version of timm, or from somebody else: its model is only built if it is
+    # what timm makes of the name.
+    spec = found.full.spec()
+    built = _resized(find_model(found.full.model), found.full.img_size)
+    sizes = ("depth", "patch_size", "embed_dim", "num_heads", "num_prefix_tokens", "outlook")
+    for key in ("timm", *sizes):
         if getattr(spec, key) != getattr(built, key):
-            law = f"must be {getattr(built, key)!r}, as {full.model} has"
-            name = {"patch_size": "stride"}.get(key, key)
-            raise ConfigError(where, f"full.{name}", law, getattr(spec, key))
+            problem = f"must be {getattr(built, key)!r}, as {found.full.model} has"
+            own_key = {"patch_size": "stride"}.get(key, key)
+            raise ConfigError(name, f"full.{own_key}", problem, getattr(spec, key))
     return built
 
 
-def _fit_together(
-    args: argparse.Namespace, found: GrowthSchedule, recipe: Recipe, num_images: int
-) -> tuple[GrowthSchedule, Recipe]:
-    """Let flags win over the schedule's learning rate, and the schedule over the recipe's length."""
-    if hasattr(args, "sched"):
-        found = parse(GrowthSchedule, _with_shape(found, args.sched), "--sched")
-    values: dict[str, Any] = {"sched": found.lr.shape}
-    own_epochs = found.own_epochs(steps_per_epoch_of(num_images, recipe.batch_size))
-    if not hasattr(args, "epochs") and own_epochs is not None:
-        values["epochs"] = own_epochs
-    return found, parse(Recipe, {**recipe.model_dump(), **values}, args.schedule)
-
-
-def _with_shape(schedule: GrowthSchedule, shape: str) -> dict[str, Any]:
-    body = schedule.model_dump(by_alias=True)
-    return {**body, "lr": {**body["lr"], "shape": shape}}
-
-
-def _with_decision_flags(args: argparse.Namespace, file: SpaceFile) -> SpaceFile:
-    names = (
-        "num_stages",
-        "supernet_epochs",
-        "num_points",
-        "supernet_share",
-        "search_share",
-        "tail_trials",
-        "max_candidates",
-        "min_full_share",
-    )
-    given = _given(args, *names)
-    grow = {
-        key: getattr(args, f"grow_{key}")
-        for key in ("op", "map", "source", "state")
-        if hasattr(args, f"grow_{key}")
-    }
-    if not given and not grow:
-        return file
-    body = file.model_dump(by_alias=True)
-    body["decisions"] = {**body["decisions"], **given}
-    body["decisions"]["grow"] = {**body["decisions"]["grow"], **grow}
-    return parse(SpaceFile, body, "flags")
+# --------------------------------------------------------------------------------------------------
+# Which space, model and image size.
 
 
 def space_name(args: argparse.Namespace, data: DataSettings, spec: ModelSpec) -> str | None:
@@ -279,49 +265,60 @@ def _named_model(args: argparse.Namespace) -> ModelSpec:
     """Return the model that ``--model`` names, or the one that given weights are for, at its image size."""
     if hasattr(args, "model"):
         return find_model(str(args.model))
-    law, cure = "must be given", "add --model deit-s, or any timm VisionTransformer or VOLO"
+    problem, hint = "must be given", "add --model deit-s, or any timm VisionTransformer or VOLO"
     if hasattr(args, "initial_checkpoint"):
         source = str(args.initial_checkpoint)
         run = run_of(Path(source))
         spec = weights_of_file(source).spec if run is None else run.manifest.settings.model.spec()
         if spec is not None:
             return short_named(spec)
-        law = f"must be given: {source} does not say what model it is for"
-    raise ConfigError("--model", "", law, cure=cure)
+        problem = f"must be given: {source} does not say what model it is for"
+    raise ConfigError("--model", "", problem, hint=hint)
 
 
-_OF_SEARCH = (
-    "rule",
-    "sampler",
-    "costs_from",
-    "profile_seconds",
-    "budget_seconds",
-    "trials",
-    "proxy",
-    "storage",
-)
-
-_OF_RUN = (
-    "seed",
-    "device",
-    "amp",
-    "threads",
-    "workers",
-    "checkpoint_minutes",
-    "log_every_steps",
-    "eval_every_epochs",
-    "patience",
-    "time_budget_seconds",
-    "on_divergence",
-    "compile",
-    "cache",
-    "max_bad_images",
-    "pretrained",
-    "initial_checkpoint",
-    "fresh_head",
-    *LOGGER_SETTINGS,
-)
+# --------------------------------------------------------------------------------------------------
+# The recipe of a run: defaults, then the space, then the recipe file, then the flags.
 
 
-def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
-    return {name: getattr(args, name) for name in names if hasattr(args, name)}
+_OF_IMAGES = {"batch_size", "smoothing", "aa", "scale", "ratio", "hflip", "color_jitter"}
+"""What the default recipe takes from that of the embedded digits for these, which must not be mirrored."""
+
+
+class RecipeFile(FileModel):
+    """A recipe file: any of the recipe's keys, and which named recipe they are laid over."""
+
+    schema_version: Literal[2] = Field(default=2, alias="schema")
+    base: str | None = None
+
+
+def recipe_of(
+    args: argparse.Namespace,
+    num_images: int,
+    data: DataSettings,
+    space: tuple[str, Mapping[str, Any]],
+) -> tuple[str, Recipe]:
+    """Return the recipe and the name it is based on: defaults < space < recipe file < flags."""
+    name, layers = getattr(args, "recipe", None), [space]
+    if name is not None and is_file(name):
+        body = migration.recipe(read_yaml(Path(name)) or {})
+        if not isinstance(body, Mapping):
+            raise ConfigError(name, "", "must be a mapping of keys to values", body)
+        about = ("base", "schema")
+        base = parse(RecipeFile, {k: v for k, v in body.items() if k in about}, name).base
+        if base is not None and base not in RECIPES:
+            raise ConfigError(name, "base", "unknown recipe", base, suggest(base, RECIPES))
+        layers.append((name, {k: v for k, v in body.items() if k not in about}))
+        name = base
+    if name is None:
+        has_weights = hasattr(args, "pretrained") or hasattr(args, "initial_checkpoint")
+        name = default_recipe_name(num_images, data.embedded, has_weights)
+        if data.embedded:
+            of_digits = RECIPES["digits"].model_dump(include=_OF_IMAGES)
+            layers.insert(0, ("digits", of_digits))
+    layers.append(("flags", given(args, Recipe)))
+    return name, resolve_recipe(name, *layers)
+
+
+def is_file(name: str) -> bool:
+    """Tell whether a word on the command line means a file."""
+    return name.endswith((".yaml", ".yml")) or os.path.isfile(name)

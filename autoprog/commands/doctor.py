@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from autoprog.bench.packages import Finding, check_packages
-from autoprog.bounds import Fraction, range_of
+from autoprog.bounds import OpenFraction, range_of
 from autoprog.printable import say
 
 __all__ = ["add_flags", "run"]
@@ -24,21 +24,25 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "  autoprog doctor --json\n"
         "\nexit codes: 0 nothing is wrong (slow is not wrong), 1 something is\n"
     )
+    # Said by hand and not by the fields of the settings: pydantic may be what is missing here.
     group = parser.add_argument_group("what to look at")
     group.add_argument(
         "--data",
         metavar="DIR",
         help="folder with train and val: what it holds, whether its images can be read, and how fast"
-        " (embedded digits)",
+        " (default: the embedded digits)",
     )
     fraction = "as in a training: data without a val part"
-    group.add_argument("--val-fraction", type=range_of(Fraction), metavar="F", help=fraction)
-    first = "as in a training: the folder of a class (auto)"
+    group.add_argument("--val-fraction", type=range_of(OpenFraction), metavar="F", help=fraction)
+    first = "as in a training: the folder of a class (default: auto)"
     group.add_argument(
         "--class-folders", choices=["auto", "first", "innermost"], default="auto", help=first
     )
     group.add_argument(
-        "--runs-dir", default="runs", metavar="DIR", help="where run folders would go (runs)"
+        "--runs-dir",
+        default="runs",
+        metavar="DIR",
+        help="where run folders would go (default: runs)",
     )
     parser.add_argument("--json", action="store_true", dest="as_json", help="one JSON list")
 
@@ -48,8 +52,9 @@ def run(args: argparse.Namespace) -> int:
     found = []
     for finding in _findings(args):
         found.append(finding)
-        if not args.as_json:
-            _show(finding)
+        if not args.as_json:  # line by line as it is known; no colours, since rich may be missing
+            hint = f"; {finding.hint}" if finding.hint else ""
+            say(f"{finding.verdict:<6}{finding.subject:<11} {finding.found}{hint}", flush=True)
     if args.as_json:
         say(json.dumps([asdict(finding) for finding in found], indent=1))
     return 1 if any(finding.verdict == "wrong" for finding in found) else 0
@@ -61,16 +66,10 @@ def _findings(args: argparse.Namespace) -> Iterator[Finding]:
     yield from packages
     if any(finding.verdict == "wrong" for finding in packages):
         return
-    from autoprog.bench.checkup import findings
+    from autoprog.bench.doctor import findings
     from autoprog.files import parse
     from autoprog.settings import DataSettings
 
     values = {"dir": args.data, "val_fraction": args.val_fraction}
     data = parse(DataSettings, {**values, "class_folders": args.class_folders}, "flags")
     yield from findings(Path(args.runs_dir), data)
-
-
-def _show(finding: Finding) -> None:
-    """Print a line as soon as it is known; no colours, since rich may be what is missing."""
-    cure = f"; {finding.cure}" if finding.cure else ""
-    say(f"{finding.verdict:<6}{finding.subject:<11} {finding.found}{cure}", flush=True)

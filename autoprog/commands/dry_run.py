@@ -11,31 +11,27 @@ from pathlib import Path
 
 from rich.text import Text
 
-from autoprog.bench.costgrid import measure_costs
-from autoprog.commands.configure import Configured
-from autoprog.commands.launch import Configure
+from autoprog.bench.costs import measure_costs
+from autoprog.commands.configure import Configure, Configured
 from autoprog.commands.preflight import check_run, check_validation_images
-from autoprog.commands.provenance import new_run_id
+from autoprog.commands.record import new_run_id
 from autoprog.commands.report import plan_text, space_text
 from autoprog.commands.run_words import put_paths
 from autoprog.console import Console
-from autoprog.costs.cells import CostCell, cell_of_step, full_cell, space_cells
-from autoprog.costs.model import CostModel
-from autoprog.costs.predict import predict_seconds
-from autoprog.effort import evaluation_macs, image_macs
+from autoprog.costs.model import CostModel, predict_seconds
+from autoprog.costs.table import CostKey, full_key, key_of_step, space_keys
 from autoprog.errors import ConfigError
+from autoprog.paired_timing import TimingLimits
 from autoprog.schedule import GrowthSchedule
-from autoprog.search.length import length_and_plan
-from autoprog.search.profile import Limits
+from autoprog.search.plan import length_and_plan
 from autoprog.settings import RunSettings
-from autoprog.stage import Training
+from autoprog.stage import Training, evaluation_macs, image_macs
 from autoprog.steptable import StepTable
 from autoprog.train.device import resolve_compute
-from autoprog.train.engine import step_table
-from autoprog.ui.plain import stage_columns
+from autoprog.train.length import step_table
+from autoprog.ui.format import amount, ascii_text, count, duration, mebibytes, number
 from autoprog.ui.tables import Column, plain_table, rich_table
 from autoprog.ui.track import track_of_table
-from autoprog.ui.units import amount, ascii_text, count, duration, mebibytes, number
 from supernet.cost import macs, parameters
 
 __all__ = ["dry_run"]
@@ -45,7 +41,7 @@ _MEASURE_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class _Forecast:
-    """What a run takes, as far as a few measured steps tell; ``at_most`` where it may well take less."""
+    """What a run takes, as far as a few measured steps show; ``at_most`` where it may well take less."""
 
     steps: int
     steps_are_full: bool
@@ -62,10 +58,11 @@ def dry_run(args: argparse.Namespace, configure: Configure) -> None:
     Raises:
         ConfigError: If the run could not start.
     """
+    # A run that is there already has said all of this when it began.
     for name in ("resume", "join"):
         if getattr(args, name, None) is not None:
             raise ConfigError("--dry-run", "", f"must not be given together with --{name}")
-    if "RANK" in os.environ:
+    if "RANK" in os.environ:  # each process would time its own steps, in the way of the others
         raise ConfigError("--dry-run", "", "must be started without torchrun")
     put_paths(args)
     configured = configure(args)
@@ -81,17 +78,13 @@ def dry_run(args: argparse.Namespace, configure: Configure) -> None:
         "folder": f"{Path(args.runs_dir) / run_id} (not made)",
     }
     if hasattr(args, "as_json"):
-        stages = [
-            dict(zip([c.header for c in columns], row, strict=True)) for row in _rows(columns)
-        ]
+        headers = [column.header for column in columns]
+        rows = zip(*(column.cells for column in columns), strict=True)
+        stages = [dict(zip(headers, row, strict=True)) for row in rows]
         numbers = None if forecast is None else vars(forecast)
         body = {"facts": facts, "stages": stages, "forecast": numbers}
         console.out(json.dumps(body, indent=1), highlight=False)
         return
-    _print(console, facts, columns)
-
-
-def _print(console: Console, facts: dict[str, str], columns: list[Column]) -> None:
     for name, text in facts.items():
         if console.is_terminal:
             console.print(Text.assemble((f"{name:<10}", "bold"), f" {text}"), soft_wrap=True)
@@ -101,10 +94,6 @@ def _print(console: Console, facts: dict[str, str], columns: list[Column]) -> No
         console.print(rich_table(columns, console.width))
     elif columns:
         console.out("\n".join(plain_table(columns)), highlight=False)
-
-
-def _rows(columns: list[Column]) -> list[tuple[str, ...]]:
-    return list(zip(*(column.cells for column in columns), strict=True))
 
 
 def _facts(configured: Configured) -> dict[str, str]:
@@ -138,7 +127,7 @@ def _stages(configured: Configured) -> list[Column]:
     track = track_of_table(
         configured.settings.model.spec(), table, configured.settings.recipe.strength
     )
-    columns = stage_columns(track)
+    columns = track.stage_columns()
     if len(columns[0].cells) != len(table.segments):
         return columns  # rows of several segments, of keep-rates that change with each step
     steps = tuple(count(segment.steps) for segment in table.segments)
@@ -165,8 +154,12 @@ def _forecast(configured: Configured) -> _Forecast | None:
     plain = settings.model_copy(
         update={"cache": None, "compile": False}
     )  # no file, no minute of graphs
-    grid = measure_costs(plain, configured.opened, _cells(configured), Limits(_MEASURE_SECONDS))
-    costs, full = CostModel(spec, grid.table), full_cell(spec, batch_size)
+    # The full model and the smallest subnet are measured first, the others as long as there is time;
+    # the model of costs fills in what is left.
+    keys = _cost_keys(configured)
+    grid = measure_costs(plain, configured.opened, keys, TimingLimits(_MEASURE_SECONDS))
+    costs, full = CostModel(spec, grid.table), full_key(spec, batch_size)
+    # An evaluation is no step that was timed: its seconds follow from its MACs.
     classes = len(configured.opened.class_names)
     step_macs = batch_size * image_macs(spec, spec.full, Training(), classes)
     evaluated = evaluation_macs(spec, spec.full, len(configured.opened.val), classes) / step_macs
@@ -178,11 +171,12 @@ def _forecast(configured: Configured) -> _Forecast | None:
     else:
         assert search is not None, "a run has a schedule or searches one"
         length, _ = length_and_plan(search, settings.recipe, len(configured.opened.train))
-        steps, at_most = length.total_steps, search.time_share is None
+        # Growth makes a search of so many epochs cheaper than the full model; one by time takes its time.
+        steps, at_most = length.total_steps, search.cost_fraction is None
         seconds = steps * costs.wall(full).seconds
     return _Forecast(
         steps=steps,
-        steps_are_full=search is not None and search.time_share is not None,
+        steps_are_full=search is not None and search.cost_fraction is not None,
         seconds=settings.time_budget_seconds or seconds + evaluation,
         at_most=at_most,
         evaluation_seconds=evaluation,
@@ -191,23 +185,25 @@ def _forecast(configured: Configured) -> _Forecast | None:
     )
 
 
-def _cells(configured: Configured) -> list[CostCell]:
+def _cost_keys(configured: Configured) -> list[CostKey]:
     settings, schedule = configured.settings, configured.schedule
     spec, batch_size = settings.model.spec(), settings.recipe.batch_size
     if settings.search is not None:
-        return list(space_cells(settings.search.space, batch_size))
+        return list(space_keys(settings.search.space, batch_size))
     assert schedule is not None, "a training run has a schedule"
     segments = _table(configured, schedule).segments
-    cells = (cell_of_step(spec, one.subnet, one.training, batch_size) for one in segments)
-    return list(dict.fromkeys(cells))
+    keys = (key_of_step(spec, one.subnet, one.training, batch_size) for one in segments)
+    return list(dict.fromkeys(keys))
 
 
 def _forecast_facts(forecast: _Forecast, settings: RunSettings) -> dict[str, str]:
     whose = "the time of " if forecast.steps_are_full else ""
     full = " of the full model" if forecast.steps_are_full else ""
     about = "at most about" if forecast.at_most else "about"
+    step = forecast.full_step_seconds
+    step_text = duration(step) if step >= 1 else f"{1000 * step:.0f} ms"
     notes = [
-        f"a step of the full model takes {_step_text(forecast.full_step_seconds)} here",
+        f"a step of the full model takes {step_text} here",
         f"the evaluation at the end {duration(forecast.evaluation_seconds)}",
     ]
     if settings.cache is not None:
@@ -222,8 +218,3 @@ def _forecast_facts(forecast: _Forecast, settings: RunSettings) -> dict[str, str
         "time": f"{about} {duration(forecast.seconds)} ({'; '.join(notes)})",
         "memory": f"{mebibytes(forecast.memory_bytes)} at the peak of the steps that were timed",
     }
-
-
-def _step_text(seconds: float) -> str:
-    """Return the seconds of a step, in milliseconds below one."""
-    return duration(seconds) if seconds >= 1 else f"{1000 * seconds:.0f} ms"

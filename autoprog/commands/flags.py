@@ -1,116 +1,123 @@
-"""Flags that commands share. One that is not given leaves no attribute: defaults lie elsewhere."""
+"""The flags that commands share: those of the settings' fields, and the few that are no setting.
+
+A flag that is not given leaves no attribute, which shows what was given.
+"""
 
 from __future__ import annotations
 
 import argparse
-import re
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any, get_args
 
-from pydantic.fields import FieldInfo
-
-from autoprog.bounds import (
-    AnyEpochs,
-    Budget,
-    Count,
-    LoaderProcesses,
-    Many,
-    Minutes,
-    Seed,
-    SomeSteps,
-    Threads,
-    range_of,
-    ranges_in,
-)
-from autoprog.printable import brief
+from autoprog.bounds import BlockNumber, FewValues, Px, Workers, range_of
+from autoprog.errors import ConfigError
+from autoprog.fidelity_report import FidelitySettings
+from autoprog.files import parse
+from autoprog.options import add_options, check_needs, flag_words, flags_of_model, given
 from autoprog.recipe import RECIPES, Recipe, defaults_text
+from autoprog.settings import (
+    DEFAULT_COST_FRACTION,
+    REPEATABLE,
+    DataSettings,
+    RunSettings,
+    SearchSettings,
+    changed_on_resume,
+)
+from autoprog.space import Decisions
+from autoprog.stage import Grow
 
 __all__ = [
-    "GIVEN_AGAIN",
     "LOGGER_SETTINGS",
     "NOT_FOR_RESUME",
+    "NO_SETTINGS",
+    "absolute",
     "add_changed_data_flag",
+    "add_data_flags",
     "add_device_flags",
     "add_dry_run_flag",
     "add_initial_flags",
+    "add_model_flags",
     "add_recipe_flags",
     "add_run_flags",
+    "add_search_flags",
+    "add_token_flags",
     "add_wandb_flags",
-    "changeable",
-    "duration_seconds",
+    "add_weights_flags",
+    "check_trials",
+    "data_settings",
     "flag_of",
-    "given_recipe",
+    "from_anywhere",
+    "given_cost_fraction",
+    "given_fidelity",
     "only_carries_out",
-    "words_of",
+    "worker_words",
 ]
 
-Group = argparse._ArgumentGroup
-
-LOGGER_SETTINGS = ("log_tensorboard", "log_wandb", "wandb_project", "wandb_mode")
-"""Settings that say to whom a run is told."""
-
-NOT_FOR_RESUME = {
-    *LOGGER_SETTINGS,
-    "device",
-    "amp",
-    "workers",
-    "threads",
-    "checkpoint_minutes",
-    "log_every_steps",
-    "compile",
-    "max_bad_images",
-    "on_divergence",
-}
+NOT_FOR_RESUME = changed_on_resume("train")
 """Settings that say how a run is carried out here."""
 
+LOGGER_SETTINGS = tuple(
+    flag.field for flag in flags_of_model(RunSettings) if flag.option.group in ("loggers", "wandb")
+)
+"""Settings that say to whom a run is passed on."""
 
-GIVEN_AGAIN = {
-    "cache",
-    "storage",
-    "pretrained",
-    "dataset",
-    "data_dir",
-    "train_split",
-    "val_split",
-}
-"""Settings that a resume may repeat: what a run asks for outside its folder needs them to be given."""
+NO_SETTINGS = frozenset(
+    {*("command", "debug", "resume", "runs_dir", "quiet"), *("jobs", "join", "allow_changed_data")}
+)
+"""What a command line says beside the settings of a run."""
 
 
-def changeable(kind: str) -> set[str]:
-    """Return the settings that a resume may change: a search looks at the losses that it logs."""
-    return NOT_FOR_RESUME - {"log_every_steps"} if kind == "search" else NOT_FOR_RESUME
+def flag_of(dest: str) -> str:
+    """Return the flag of an attribute of the parsed arguments, such as ``--time-budget``."""
+    return "--" + {"as_json": "json"}.get(dest, dest).replace("_", "-")
 
 
 def only_carries_out(args: argparse.Namespace) -> bool:
     """Tell whether nothing is given but how a run is carried out here, so that it does not say which run."""
-    beside = {
-        "command",
-        "debug",
-        "resume",
-        "runs_dir",
-        "quiet",
-        "jobs",
-        "join",
-        "allow_changed_data",
-    }
-    return set(vars(args)) <= beside | changeable(args.command) | GIVEN_AGAIN
+    return set(vars(args)) <= NO_SETTINGS | changed_on_resume(args.command) | REPEATABLE
 
 
-def words_of(args: argparse.Namespace, actions: Iterable[argparse.Action]) -> list[str]:
-    """Return those of the flags that were given, as they stand on a command line."""
-    words: list[str] = []
-    for action in actions:
-        if not hasattr(args, action.dest):
-            continue
-        flag, value = action.option_strings[-1], getattr(args, action.dest)
-        if action.nargs == 0:
-            words.append(flag)
-        elif isinstance(value, list):
-            words += [flag, *map(str, value)]
-        else:
-            words.append(f"{flag}={value}")
-    return words
+# --------------------------------------------------------------------------------------------------
+# Images, weights and recipe.
+
+
+def add_data_flags(parser: argparse.ArgumentParser, trains: bool = True) -> None:
+    """Add where images come from; how many of them to train on only for what trains."""
+    group = parser.add_argument_group(
+        "data", "with neither --data nor --dataset: the embedded digits, 1,797 scanned images"
+    )
+    add_options(group, DataSettings, "images")
+    if trains:
+        add_options(group, DataSettings, "training images")
+
+
+def data_settings(args: argparse.Namespace) -> DataSettings:
+    """Return where the flags say that images come from; the embedded digits without any.
+
+    Raises:
+        ConfigError: If flags do not go together.
+    """
+    check_needs(args, DataSettings)
+    return parse(DataSettings, given(args, DataSettings), "flags")
+
+
+def absolute(path: str) -> str:
+    """Return a path that means the same from every folder; an address, such as ``hf://…``, is one already."""
+    return path if "://" in path or path.startswith("pipe:") else os.path.abspath(path)
+
+
+def add_model_flags(group: argparse._ActionsContainer, help_text: str) -> None:
+    """Add which network, and the size of its largest images."""
+    group.add_argument("--model", default=argparse.SUPPRESS, metavar="NAME", help=help_text)
+    group.add_argument(
+        "--img-size",
+        type=range_of(Px),
+        default=argparse.SUPPRESS,
+        metavar="PX",
+        help="full image size (default: the model's)",
+    )
 
 
 def add_initial_flags(parser: argparse.ArgumentParser) -> None:
@@ -118,150 +125,7 @@ def add_initial_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "fine-tuning", "full depth from the start; see --layer-decay too"
     )
-    _add(group, "--pretrained", action="store_true", help="start from timm's weights of the model")
-    _add(
-        group,
-        "--initial-checkpoint",
-        metavar="FILE|RUN",
-        help="start from a .safetensors or .pth file, a finished run (which names --model and --img-size),"
-        " or a folder of export --format hf",
-    )
-    _add(
-        group,
-        "--fresh-head",
-        action="store_true",
-        help="draw the head anew, also where the weights have as many classes",
-    )
-
-
-def add_run_flags(parser: argparse.ArgumentParser) -> None:
-    """Add how and where a run is carried out."""
-    group = parser.add_argument_group("run")
-    _add(group, "--seed", type=range_of(Seed), metavar="N", help="seed of everything random (0)")
-    group.add_argument(
-        "--runs-dir", default="runs", metavar="DIR", help="where run folders go (runs)"
-    )
-    group.add_argument(
-        "--resume",
-        metavar="RUN",
-        help="go on with a run: a folder, 'last' for the newest, 'auto' for the unfinished one of this"
-        " command line, or without other flags for the newest unfinished one",
-    )
-    add_device_flags(group)
-    _add(
-        group,
-        "--checkpoint-minutes",
-        type=range_of(Minutes),
-        metavar="M",
-        help="minutes between checkpoints within a stage (10)",
-    )
-    steps = "steps between progress events (20)"
-    _add(group, "--log-every-steps", type=range_of(SomeSteps), metavar="N", help=steps)
-    _add(
-        group,
-        "--eval-every-epochs",
-        type=range_of(AnyEpochs),
-        metavar="E",
-        help="evaluate every so many epochs, and at each stage end; 0 for once, at the end (some 20 times,"
-        " where each is less than 5 %% of the training since the last one, and at the end)",
-    )
-    _add(
-        group,
-        "--patience",
-        type=range_of(Many),
-        metavar="N",
-        help="stop where N evaluations of the full model in a row were not better than the best one",
-    )
-    _add_care_flags(group)
-    group.add_argument("-q", "--quiet", action="store_true", help="only warnings and the result")
-    _add_logger_flags(parser.add_argument_group("loggers", "see autoprog log too"))
-
-
-def add_changed_data_flag(parser: argparse.ArgumentParser) -> None:
-    """Add how to go on with a run whose images are not the same any more."""
-    parser.add_argument_group("resume").add_argument(
-        "--allow-changed-data",
-        action="store_true",
-        default=argparse.SUPPRESS,
-        help="go on although images were added, removed or replaced; the classes must be the same",
-    )
-
-
-def add_dry_run_flag(parser: argparse.ArgumentParser) -> Group:
-    """Add the wish to know beforehand; return its group."""
-    group = parser.add_argument_group("before a run")
-    dry = "check everything, say what would run and about how long it takes, and write nothing"
-    _add(group, "--dry-run", action="store_true", help=dry)
-    return group
-
-
-def _add_logger_flags(group: Group) -> None:
-    """Add to whom a run is told while it goes on."""
-    board = "write for TensorBoard, into the run folder (pip install 'autoprog[tensorboard]')"
-    _add(group, "--log-tensorboard", action="store_true", help=board)
-    wandb = "log to Weights & Biases (pip install 'autoprog[wandb]')"
-    _add(group, "--log-wandb", action="store_true", help=wandb)
-    add_wandb_flags(group)
-
-
-def add_wandb_flags(group: Group) -> None:
-    """Add where a run goes to in W&B, and whether at once."""
-    project = "W&B project (WANDB_PROJECT, else autoprog)"
-    _add(group, "--wandb-project", metavar="NAME", help=project)
-    mode = "send at once, or keep for wandb sync (WANDB_MODE, else online)"
-    _add(group, "--wandb-mode", choices=["online", "offline"], help=mode)
-
-
-def add_device_flags(group: Group) -> None:
-    """Add on what to compute."""
-    _add(group, "--device", metavar="NAME", help="auto, cpu, mps, cuda or cuda:N (auto)")
-    _add(group, "--amp", choices=["auto", "none", "bfloat16", "float16"], help="precision (auto)")
-    _add(
-        group,
-        "--threads",
-        type=range_of(Threads),
-        metavar="N",
-        help="CPU threads of the training process",
-    )
-    _add(
-        group,
-        "--workers",
-        type=range_of(LoaderProcesses),
-        metavar="N",
-        help="loader processes (auto)",
-    )
-
-
-def _add_care_flags(group: Group) -> None:
-    """Add what makes a run faster here, and what it does when something goes wrong."""
-    _add(
-        group,
-        "--compile",
-        action="store_true",
-        help="compile each block with torch.compile; costs a minute at the start",
-    )
-    _add(
-        group,
-        "--cache",
-        nargs="?",
-        const="auto",
-        metavar="DIR",
-        help="keep decoded images in DIR (the user's cache folder) and augment them by batch",
-    )
-    _add(
-        group,
-        "--max-bad-images",
-        type=range_of(Count),
-        metavar="N",
-        help="unreadable training images to skip before the run stops (10)",
-    )
-    _add(
-        group,
-        "--on-divergence",
-        choices=["stop", "rollback"],
-        help="when a loss is not finite: stop, or go back to the last checkpoint at half the learning"
-        " rate, up to 3 times (stop)",
-    )
+    add_options(group, RunSettings, "first weights")
 
 
 def add_recipe_flags(
@@ -275,72 +139,218 @@ def add_recipe_flags(
     """
     group = parser.add_argument_group(
         "recipe",
-        "each overrides the recipe; in brackets the value of 'deit', and of the others where theirs differs",
+        "each overrides the recipe; the default is that of 'deit', and of the others where theirs differs",
     )
-    _add(
-        group,
+    group.add_argument(
         "--recipe",
+        default=argparse.SUPPRESS,
         metavar="NAME|FILE",
-        help=f"{', '.join(RECIPES)} or a YAML file (digits for the embedded ones, small-data below 200,000"
-        " training images, else deit)",
+        help=f"{', '.join(RECIPES)} or a YAML file (default: digits for the embedded ones, small-data"
+        " below 200,000 training images, else deit)",
     )
-    for name, field in Recipe.model_fields.items():
-        note = f"; {notes[name]}" if name in notes else ""
-        _add_field(group, name, field, f"{defaults_text(name)}{note}")
+    # Which recipe a run takes follows from its data, so a default is one of several.
+    texts = {name: defaults_text(name) for name in Recipe.model_fields}
+    for name, note in notes.items():
+        texts[name] += f"; {note}"
+    add_options(group, Recipe, defaults=texts)
 
 
-def given_recipe(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the recipe values that were given as flags."""
-    return {name: getattr(args, name) for name in Recipe.model_fields if hasattr(args, name)}
+def add_weights_flags(group: argparse._ActionsContainer) -> None:
+    """Add which weights of a run, where it has several."""
+    group.add_argument(
+        "--weights",
+        choices=["ema", "online"],
+        default="ema",
+        help="averaged or last weights (default: ema)",
+    )
+    group.add_argument(
+        "--checkpoint",
+        choices=["final", "best", "last"],
+        default="final",
+        help="the weights of the end of a run, the averaged ones of its best evaluation, or those of its"
+        " last checkpoint, as of an interrupted run (default: final)",
+    )
 
 
-def _add_field(group: Group, name: str, field: FieldInfo, default: str) -> None:
-    flag = "--" + name.replace("_", "-")
-    text = f"{field.description} ({default})".replace("%", "%%")
-    words = [choice for choice in get_args(field.annotation) if isinstance(choice, str)]
-    ranges = [one for part in (field.annotation, *field.metadata) for one in ranges_in(part)]
-    if words:
-        _add(group, flag, choices=words, help=text)
-    elif len(ranges) == 2:
-        _add(group, flag, nargs=2, type=ranges[0], metavar=("LOW", "HIGH"), help=text)
-    else:
-        _add(group, flag, type=ranges[0] if ranges else None, metavar=_metavar(name), help=text)
+def add_token_flags(group: argparse._ActionsContainer) -> None:
+    """Add how tokens are chosen where a keep-rate is below 1."""
+    group.add_argument(
+        "--by",
+        choices=["magnitude", "l2_magnitude", "random", "class_attention"],
+        help="which tokens stay (default: as the run trained, or magnitude)",
+    )
+    group.add_argument(
+        "--at-blocks",
+        type=range_of(BlockNumber),
+        nargs="+",
+        action=FewValues,
+        metavar="B",
+        help="running blocks at which the others go",
+    )
 
 
-def _metavar(name: str) -> str:
-    return {"aa": "POLICY", "opt": "NAME"}.get(name, "N")
+# --------------------------------------------------------------------------------------------------
+# A search: how long it is, what it decides, and the trials that some searches carry out.
 
 
-def flag_of(name: str) -> str:
-    """Return the flag that gives a value its name, such as ``--time-budget``."""
-    return "--" + _FLAG_NAMES.get(name, name).replace("_", "-")
+def add_search_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what a search may choose, by which rule, and for how long."""
+    group = parser.add_argument_group("search")
+    add_model_flags(group, "deit-ti, deit-s, deit-b, vit-xs or a timm ViT")
+    group.add_argument(
+        "--space",
+        default=argparse.SUPPRESS,
+        metavar="NAME|FILE",
+        help="search space (default: the model's own)",
+    )
+    add_options(group, SearchSettings, "search")
+    group.add_argument(
+        "--same-epochs",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="train for --epochs epochs, whatever they take, in place of --cost-fraction",
+    )
+    group = parser.add_argument_group("decisions", "each overrides the search space")
+    add_options(group, Decisions)
+    add_options(group, Grow)
+    add_options(parser.add_argument_group("check of the estimates"), FidelitySettings)
+    group = parser.add_argument_group("trials")
+    add_options(group, SearchSettings, "trials")
+    group.add_argument(
+        "-j",
+        "--jobs",
+        type=range_of(Workers),
+        default=1,
+        metavar="N",
+        help="workers that carry out trials (default: 1)",
+    )
+    join = "work on the trials of a run that another process has begun"
+    group.add_argument("--join", metavar="RUN", help=join)
 
 
-_FLAG_NAMES = {
-    "costs_from": "costs",
-    "time_budget_seconds": "time-budget",
-    "budget_seconds": "budget",
-    "as_json": "json",
-}
+def given_cost_fraction(args: argparse.Namespace) -> float | None:
+    """Return the length of a search relative to the time of its epochs; None if it is as long as these.
+
+    Raises:
+        ConfigError: If two lengths are given.
+    """
+    fraction: float | None = getattr(args, "cost_fraction", None)
+    if hasattr(args, "same_epochs"):
+        if fraction is not None:
+            problem = "must not be given together with --cost-fraction"
+            raise ConfigError("--same-epochs", "", problem)
+        return None
+    # The other rules choose all at once, and trials have a length of their own.
+    by_default = getattr(args, "rule", "rollout") == "rollout" and not hasattr(args, "trials")
+    return DEFAULT_COST_FRACTION if fraction is None and by_default else fraction
 
 
-def _add(group: Group, flag: str, **options: Any) -> None:
-    group.add_argument(flag, default=argparse.SUPPRESS, **options)
+def given_fidelity(args: argparse.Namespace) -> FidelitySettings | None:
+    """Return how estimates are to be checked, if they are.
+
+    Raises:
+        ConfigError: If there is nothing to be checked, or it is not said how many subnets to train.
+    """
+    values = given(args, FidelitySettings)
+    if not values:
+        return None
+    check_needs(args, FidelitySettings)
+    if hasattr(args, "trials"):
+        raise ConfigError(
+            "--fidelity", "", "must be left out with --trials, which estimate nothing"
+        )
+    return parse(FidelitySettings, values, "--fidelity")
 
 
-def duration_seconds(text: str) -> float:
-    """Return the seconds that a text such as ``90m``, ``24h``, ``1h30m`` or ``45s`` means."""
-    match = re.fullmatch(rf"(?:{_PART}h)?(?:{_PART}m)?(?:{_PART}s)?", text)
-    if match is None or not text:
-        law = f"must be a duration such as 90m, 24h or 1h30m, but got {brief(text)}"
-        raise argparse.ArgumentTypeError(law)
-    hours, minutes, seconds = (float(part or 0) for part in match.groups())
-    total = 3600 * hours + 60 * minutes + seconds
-    granted = range_of(Budget)
-    if total not in granted:
-        law = f"must be a duration from 1 ms to {granted.high / 3600:,.0f}h"
-        raise argparse.ArgumentTypeError(f"{law}, but got {brief(text)}")
-    return total
+def check_trials(args: argparse.Namespace, by_trials: bool) -> None:
+    """Refuse what is for trials without them, and what several workers cannot share.
+
+    Raises:
+        ConfigError: If any of that is given.
+    """
+    for_trials = {"-j": getattr(args, "jobs", 1) != 1, "--storage": hasattr(args, "storage")}
+    for flag, is_given in for_trials.items():
+        if is_given and not by_trials:
+            raise ConfigError(flag, "", "must come with --trials N, whose workers it is for")
+    device = getattr(args, "device", "")
+    if by_trials and device.startswith("cuda:"):
+        # Each worker takes the device of its number.
+        hint = f"set CUDA_VISIBLE_DEVICES={device.removeprefix('cuda:')}"
+        raise ConfigError("--device", "", "must leave the number to the workers", device, hint)
 
 
-_PART = r"([0-9]{1,12}(?:\.[0-9]{0,12})?|\.[0-9]{1,12})"
+def from_anywhere(storage: str) -> str:
+    """Return the URL of a database that means the same file to workers in other folders."""
+    scheme, _, path = storage.partition(":///")
+    if not scheme.startswith("sqlite") or not path.strip("/") or ":memory:" in path:
+        return storage
+    return f"{scheme}:///{Path(path).absolute()}"
+
+
+def worker_words(args: argparse.Namespace) -> tuple[str, ...]:
+    """Return the flags that say how trials are carried out, for the workers."""
+    names = changed_on_resume("search").difference(LOGGER_SETTINGS)
+    flags = [flag for flag in flags_of_model(RunSettings) if flag.field in names]
+    return tuple(flag_words(flags, given(args, RunSettings)))
+
+
+# --------------------------------------------------------------------------------------------------
+# How and where a run is carried out.
+
+
+def add_run_flags(parser: argparse.ArgumentParser) -> None:
+    """Add how and where a run is carried out."""
+    group = parser.add_argument_group("run")
+    group.add_argument(
+        "--runs-dir", default="runs", metavar="DIR", help="where run folders go (default: runs)"
+    )
+    group.add_argument(
+        "--resume",
+        metavar="RUN",
+        help="go on with a run: a folder, 'last' for the newest, 'auto' for the unfinished one of this"
+        " command line, or without other flags for the newest unfinished one",
+    )
+    add_device_flags(group)
+    add_options(group, RunSettings, "run")
+    group.add_argument("-q", "--quiet", action="store_true", help="only warnings and the result")
+    group = parser.add_argument_group("loggers", "see also autoprog export --format tensorboard")
+    add_options(group, RunSettings, "loggers")
+    add_wandb_flags(group)
+
+
+def add_wandb_flags(group: argparse._ActionsContainer) -> None:
+    """Add where a run goes to in W&B, and whether at once."""
+    add_options(group, RunSettings, "wandb")
+
+
+def add_device_flags(group: argparse._ActionsContainer) -> None:
+    """Add on what to compute."""
+    add_options(group, RunSettings, "device")
+
+
+def add_changed_data_flag(parser: argparse.ArgumentParser) -> None:
+    """Add how to go on with a run whose images are not the same any more."""
+    parser.add_argument_group("resume").add_argument(
+        "--allow-changed-data",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="go on although images were added, removed or replaced; the classes must be the same",
+    )
+
+
+def add_dry_run_flag(parser: argparse.ArgumentParser) -> None:
+    """Add the wish to know beforehand, and in which form."""
+    group = parser.add_argument_group("before a run")
+    group.add_argument(
+        "--dry-run",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="check everything, say what would run and about how long it takes, and write nothing",
+    )
+    group.add_argument(
+        "--json",
+        action="store_true",
+        dest="as_json",
+        default=argparse.SUPPRESS,
+        help="print what --dry-run says as one JSON object",
+    )

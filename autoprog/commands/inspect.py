@@ -12,7 +12,7 @@ from autoprog.errors import ConfigError
 from autoprog.printable import say
 
 if TYPE_CHECKING:
-    from autoprog.importance import Importance
+    from autoprog.decisions import Importance
 
 __all__ = ["add_flags", "run"]
 
@@ -36,7 +36,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="run (last: the newest), folder of runs, schedule file or preset; the first one is open at once",
     )
     parser.add_argument(
-        "--runs-dir", default="runs", metavar="DIR", help="runs to choose from (runs)"
+        "--runs-dir", default="runs", metavar="DIR", help="runs to choose from (default: runs)"
     )
     parser.add_argument(
         "--screenshots",
@@ -45,13 +45,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="write a picture of every view into DIR as SVG, without a terminal",
     )
     parser.add_argument(
-        "--size", default="80x24", metavar="CxR", help="columns and rows of the pictures (80x24)"
+        "--size",
+        default="80x24",
+        metavar="CxR",
+        help="columns and rows of the pictures (default: 80x24)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
-    from autoprog.ui.inspect.launch import inspect
+    from autoprog.ui.inspect.app import inspect
 
     for path in inspect(
         args.targets, args.runs_dir, _importances, args.screenshots, _size(args.size)
@@ -67,16 +70,17 @@ def _size(text: str) -> tuple[int, int]:
         ConfigError: If the text is not of the form 80x24, or is too small to show anything.
     """
     columns, _, rows = text.partition("x")
-    law, cure = "must be columns x rows of at least 60x18 and at most 400x200", "such as 80x24"
+    problem, hint = "must be columns x rows of at least 60x18 and at most 400x200", "such as 80x24"
+    # Digits of this alphabet only: int() would take others, and underscores.
     if re.fullmatch(r"[0-9]{1,4}x[0-9]{1,4}", text) is None:
-        raise ConfigError("--size", "", law, text, cure)
+        raise ConfigError("--size", "", problem, text, hint)
     if not (60 <= int(columns) <= 400 and 18 <= int(rows) <= 200):
-        raise ConfigError("--size", "", law, text, cure)
+        raise ConfigError("--size", "", problem, text, hint)
     return int(columns), int(rows)
 
 
 def _importances(journal: Path) -> Sequence[Importance]:
     """Compute parameter importances; loads Optuna when they are asked for."""
-    from autoprog.search.controller import importances
+    from autoprog.search.controller.importances import importances
 
     return importances(journal)

@@ -11,6 +11,12 @@ import torch
 
 from autoprog.commands.configure import Configured
 from autoprog.curves import Curriculum, curve_ends
+from autoprog.data.batches import validation_refusal
+from autoprog.data.loader import check_images
+from autoprog.data.progress import progress_on_stderr
+from autoprog.data.stream import StreamSource
+from autoprog.data.transforms import TransformSettings, train_transform
+from autoprog.data.workers import resolve_workers
 from autoprog.errors import ConfigError
 from autoprog.events import Evaluated
 from autoprog.loggers.relay import check_loggers
@@ -18,34 +24,23 @@ from autoprog.printable import say
 from autoprog.recipe import Recipe
 from autoprog.runs import load_run
 from autoprog.schedule import GrowthSchedule
-from autoprog.search.fidelity import check_fidelity
-from autoprog.search.length import length_and_plan
-from autoprog.search.profile import Costs
-from autoprog.search.trial import schedule_space
+from autoprog.search.measured_costs import Costs
+from autoprog.search.plan import check_fidelity, length_and_plan
+from autoprog.search.trials import schedule_space
 from autoprog.settings import RunSettings
 from autoprog.stage import Training, shown_depth
-from autoprog.steptable import StepTable
-from autoprog.train.data import (
-    StreamSource,
-    TransformSettings,
-    check_images,
-    resolve_workers,
-    train_transform,
-)
-from autoprog.train.data.bad_images import validation_refusal
-from autoprog.train.data.cache.progress import progress_on_stderr
 from autoprog.train.device import resolve_compute
-from autoprog.train.engine import run_length, step_table
-from autoprog.train.initial import find_initial
+from autoprog.train.initial_weights import find_initial
+from autoprog.train.length import run_length, step_table
 from autoprog.train.optim import check_growth, check_optimizer
 from autoprog.train.ranks import ONE_PROCESS, Ranks
-from autoprog.train.regularise import augmented_cell, scaled_batch_size
+from autoprog.train.step import make_input_config, scaled_batch_size
 from supernet.build import machine_bytes
 from supernet.config import GrowthRule, as_depth
 
 __all__ = ["check_run", "check_validation_images"]
 
-_MOST_CHECK_SECONDS = 60.0
+_MAX_CHECK_SECONDS = 60.0
 
 
 def check_run(configured: Configured, is_new: bool, ranks: Ranks = ONE_PROCESS) -> None:
@@ -63,17 +58,40 @@ def check_run(configured: Configured, is_new: bool, ranks: Ranks = ONE_PROCESS) 
     shape = recipe.sched if schedule is None else schedule.lr.shape
     check_optimizer(recipe, compute.device, shape, length.total_steps)
     check_growth(recipe, compute.device, _growth_rules(settings, schedule))
+    # timm checks an augmentation only when it builds it, which for a late stage may be hours away.
     curricula = [Curriculum()]
     if schedule is not None:
-        _check_clock(settings, schedule)
-        curricula += _distinct_curricula(step_table(recipe, schedule, num_images))
+        if schedule.length_unit == "budget_fraction" and settings.time_budget_seconds is None:
+            problem, hint = (
+                "must come with --time-budget",
+                "fractions of time need to know the time",
+            )
+            raise ConfigError("--schedule", "length_unit", problem, "budget_fraction", hint)
+        # A ramp may make a thousand segments of few curricula; each is tried once.
+        table = step_table(recipe, schedule, num_images)
+        texts = {one.curriculum.model_dump_json(): one.curriculum for one in table.segments}
+        curricula += texts.values()
     _check_batches(settings, schedule, num_images, ranks)
     for curriculum in curricula:
-        cell = augmented_cell(curriculum, recipe, settings.model.img_size)
-        train_transform(cell, TransformSettings())
-    _check_search(settings, num_images, is_new)
-    if settings.has_initial_weights and is_new:
-        _check_full_depth(schedule)
+        config = make_input_config(curriculum, recipe, settings.model.img_size)
+        train_transform(config, TransformSettings())
+    search = settings.search
+    if search is not None and search.trials is None:
+        _, plan = length_and_plan(search, recipe, num_images)
+        check_fidelity(search.fidelity, plan)
+    if search is not None and search.costs_from is not None and is_new:
+        Costs.read(Path(search.costs_from), recipe.batch_size)
+    if (
+        settings.has_initial_weights and is_new
+    ):  # one that goes on has its weights in the checkpoint
+        # Growth would overwrite blocks of the given weights.
+        full = as_depth(settings.model.depth)
+        for index, stage in enumerate(() if schedule is None else schedule.stages):
+            if as_depth(stage.depth) != full:
+                problem = f"must be {shown_depth(full)}, as given weights have"
+                hint = "take --schedule constant"
+                where = f"stages[{index}].depth"
+                raise ConfigError("--schedule", where, problem, stage.depth, hint)
         find_initial(settings, configured.opened.class_names)
 
 
@@ -86,35 +104,25 @@ def check_validation_images(
         ConfigError: If one cannot be read.
     """
     val = configured.opened.val
-    if isinstance(val, StreamSource) or val.in_memory:
+    if isinstance(val, StreamSource) or val.in_memory:  # read by each evaluation anyway, or decoded
         return
     if resumed is not None and any(
         isinstance(event, Evaluated) for event in load_run(resumed).events()
     ):
         return
     problem = ""
-    if ranks.is_main:
+    if ranks.is_main:  # the other ranks would read the same images once more
         workers = resolve_workers(configured.settings.workers, val)
-        checked = check_images(val, workers, _MOST_CHECK_SECONDS, progress_on_stderr)
+        checked = check_images(val, workers, _MAX_CHECK_SECONDS, progress_on_stderr)
         if checked.unreadable:
             problem = validation_refusal(checked.unreadable)
         elif checked.num_read < len(val):
-            text = f"{checked.num_read:,} of {len(val):,} read in {_MOST_CHECK_SECONDS:.0f} seconds"
+            text = f"{checked.num_read:,} of {len(val):,} read in {_MAX_CHECK_SECONDS:.0f} seconds"
             rest = "the others are read when the run is evaluated, after a checkpoint"
             say(f"validation images: {text}, all fine; {rest}", file=sys.stderr)
-    if problem := ranks.share(problem):
+    if problem := ranks.broadcast(problem):
         where = "--data" if configured.settings.data.dataset is None else "--dataset"
-        raise ConfigError(where, "", problem, cure=f"then --resume {resumed}" if resumed else "")
-
-
-def _check_full_depth(schedule: GrowthSchedule | None) -> None:
-    """Refuse growth from given weights, which would overwrite blocks of theirs."""
-    for index, stage in enumerate(() if schedule is None else schedule.stages):
-        assert schedule is not None
-        if as_depth(stage.depth) != as_depth(schedule.full.depth):
-            full = shown_depth(as_depth(schedule.full.depth))
-            law, cure = f"must be {full}, as given weights have", "take --schedule constant"
-            raise ConfigError("--schedule", f"stages[{index}].depth", law, stage.depth, cure)
+        raise ConfigError(where, "", problem, hint=f"then --resume {resumed}" if resumed else "")
 
 
 def _growth_rules(
@@ -134,7 +142,8 @@ def _growth_rules(
         return [((search.space_from, "decisions.grow"), search.space.decisions.grow.rule())]
     found = schedule_space(settings)
     return [
-        ((search.space_from, "axes.grow"), found.grow(op).rule()) for op in search.space.axes.grow
+        ((search.space_from, "axes.init"), found.grow(init).rule())
+        for init in search.space.axes.init
     ]
 
 
@@ -157,36 +166,15 @@ def _check_batches(
         size = _size_at(recipe, scale, where)
         batches.append(_Batch(own.where if scale == 1 else where, size))
     for batch in batches:
-        _check_shares(settings, batch, ranks)
-        _check_memory(settings, batch, ranks)
-        _check_mixing(settings, batch, ranks)
-
-
-def _check_memory(settings: RunSettings, batch: _Batch, ranks: Ranks) -> None:
-    """Refuse batches that cannot be held: the kernel would kill the run, and maybe another program.
-
-    What a step keeps for its backward pass is at least 8 numbers of 2 bytes a token, channel and block: of
-    queries, keys and values, and of the hidden layer, which is four times as wide. On other devices a batch
-    that is too large is taken in parts.
-    """
-    spec, size = settings.model.spec(), batch.size // ranks.world_size
-    held = 4 * size * spec.in_chans * spec.img_size**2
-    if settings.device == "cpu" or not torch.cuda.is_available():
-        patches = (spec.img_size // spec.patch_size) ** 2
-        parts = settings.recipe.grad_accum_steps
-        held += 16 * size // parts * patches * spec.embed_dim * spec.full.total_depth
-    if held > machine_bytes():
-        gib, most = held / 2**30, machine_bytes() / 2**30
-        what = f"smaller: a step takes {gib:,.3g} GiB or more, and this machine has {most:.3g} GiB"
-        raise batch.refuse(what, "lower it, or raise --grad-accum-steps")
+        batch.check(settings, ranks)
 
 
 def _size_at(recipe: Recipe, scale: float, where: tuple[str, str, object]) -> int:
     """Return the images of a batch at a scale, of which there must be one."""
     if scale * recipe.batch_size < 0.5:
         place, key, value = where
-        law = f"must leave an image of the {recipe.batch_size} of a batch"
-        raise ConfigError(place, key, law, value)
+        problem = f"must leave an image of the {recipe.batch_size} of a batch"
+        raise ConfigError(place, key, problem, value)
     return scaled_batch_size(recipe, Training(batch_scale=scale))
 
 
@@ -198,49 +186,51 @@ class _Batch:
     size: int
     curriculum: Curriculum = field(default_factory=Curriculum)
 
-    def refuse(self, what: str, cure: str = "") -> ConfigError:
+    def refuse(self, what: str, hint: str = "") -> ConfigError:
         """Return the error of a batch that must be something else."""
         place, key, value = self.where
-        law = f"must be {what}"
+        problem = f"must be {what}"
         if value != self.size:
-            law = f"must make batches that are {what}, not of {self.size} images"
-        return ConfigError(place, key, law, value, cure)
+            problem = f"must make batches that are {what}, not of {self.size} images"
+        return ConfigError(place, key, problem, value, hint)
 
+    def check(self, settings: RunSettings, ranks: Ranks) -> None:
+        """Refuse a batch that cannot be divided, held or mixed.
 
-def _check_shares(settings: RunSettings, batch: _Batch, ranks: Ranks) -> None:
-    parts = ranks.world_size * settings.recipe.grad_accum_steps
-    if batch.size % parts and not ranks.alone:
-        what = f"a multiple of {parts} ({ranks.world_size} processes x --grad-accum-steps)"
-        raise batch.refuse(what)
-
-
-def _check_clock(settings: RunSettings, schedule: GrowthSchedule) -> None:
-    if schedule.length_unit == "time_share" and settings.time_budget_seconds is None:
-        law, cure = "must come with --time-budget", "shares of time need to know the time"
-        raise ConfigError("--schedule", "length_unit", law, "time_share", cure)
-
-
-def _distinct_curricula(table: StepTable) -> list[Curriculum]:
-    texts = {segment.curriculum.model_dump_json(): segment.curriculum for segment in table.segments}
-    return list(texts.values())
-
-
-def _check_mixing(settings: RunSettings, batch: _Batch, ranks: Ranks) -> None:
-    """Refuse odd batches where images are mixed: timm mixes each image with its mirror in the batch."""
-    curricula = (settings.recipe.strength, batch.curriculum)
-    rates = [rate for one in curricula for rate in (one.mixup, one.cutmix)]
-    share = batch.size // ranks.world_size
-    if share % 2 and any(value > 0 for rate in rates for value in curve_ends(rate)):
-        where = "" if ranks.alone else " in each process"
-        raise batch.refuse(f"even{where} for mixup and cutmix", "or set --mixup 0 --cutmix 0")
-
-
-def _check_search(settings: RunSettings, num_images: int, is_new: bool) -> None:
-    search = settings.search
-    if search is None:
-        return
-    if search.trials is None:
-        _, plan = length_and_plan(search, settings.recipe, num_images)
-        check_fidelity(search.fidelity, plan)
-    if search.costs_from is not None and is_new:
-        Costs.read(Path(search.costs_from), settings.recipe.batch_size)
+        Raises:
+            ConfigError: If it cannot.
+        """
+        spec, recipe = settings.model.spec(), settings.recipe
+        parts = ranks.world_size * recipe.grad_accum_steps
+        if self.size % parts and not ranks.alone:
+            what = f"a multiple of {parts} ({ranks.world_size} processes x --grad-accum-steps)"
+            raise self.refuse(what)
+        # Without this the kernel would kill the run, and maybe another program. What a step keeps for
+        # its backward pass is at least 8 numbers of 2 bytes a token, channel and block: of queries, keys
+        # and values, and of the hidden layer, which is four times as wide. On other devices a batch that
+        # is too large is taken in parts.
+        size = self.size // ranks.world_size
+        held = 4 * size * spec.in_chans * spec.img_size**2
+        if settings.device == "cpu" or not torch.cuda.is_available():
+            patches = (spec.img_size // spec.patch_size) ** 2
+            held += (
+                16
+                * size
+                // recipe.grad_accum_steps
+                * patches
+                * spec.embed_dim
+                * spec.full.total_depth
+            )
+        if held > machine_bytes():
+            gib, most = held / 2**30, machine_bytes() / 2**30
+            what = (
+                f"smaller: a step takes {gib:,.3g} GiB or more, and this machine has {most:.3g} GiB"
+            )
+            raise self.refuse(what, "lower it, or raise --grad-accum-steps")
+        # timm mixes each image with its mirror in the batch, so a batch that is mixed must be even.
+        rates = [
+            rate for one in (recipe.strength, self.curriculum) for rate in (one.mixup, one.cutmix)
+        ]
+        if size % 2 and any(value > 0 for rate in rates for value in curve_ends(rate)):
+            where = "" if ranks.alone else " in each process"
+            raise self.refuse(f"even{where} for mixup and cutmix", "or set --mixup 0 --cutmix 0")

@@ -1,4 +1,4 @@
-"""``autoprog search --replay``: every decision of a run taken again, and whether it comes out the same."""
+"""``autoprog show --replay``: every decision of a run taken again, and whether it comes out the same."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from autoprog.commands.flags import flag_of
 from autoprog.commands.run_words import named_run
 from autoprog.decisions import Decision
 from autoprog.errors import ConfigError
@@ -20,14 +19,6 @@ if TYPE_CHECKING:
     from autoprog.ui.tables import Column
 
 __all__ = ["replay_columns", "replay_document", "replay_run"]
-
-_TAKEN = {"command", "debug", "replay", "rule", "sampler", "seed", "as_json", "runs_dir"}
-_DEFAULTS: dict[str, object] = {
-    "resume": None,
-    "quiet": False,
-    "jobs": 1,
-    "join": None,
-}
 
 
 def replay_run(args: argparse.Namespace) -> int:
@@ -42,33 +33,41 @@ def replay_run(args: argparse.Namespace) -> int:
     from autoprog.search.replay import chooser_of, replay
     from autoprog.ui.tables import plain_table
 
-    _check_alone(args)
-    run = load_run(named_run(args.replay, args.runs_dir))
-    given = (getattr(args, name, None) for name in ("rule", "sampler", "seed"))
-    recorded, chooser = chooser_of(run), chooser_of(run, *given)
+    for name in ("model", "epochs", "recipe", "diff", "svg", "html"):
+        if getattr(args, name) is not None:
+            problem = "must not be given with --replay"
+            hint = "only --rule, --sampler, --seed, --plain and --json go with it"
+            raise ConfigError(f"--{name}", "", problem, hint=hint)
+    run = load_run(named_run(args.target))
+    recorded, chooser = chooser_of(run), chooser_of(run, args.rule, args.sampler, args.seed)
     search = run.manifest.settings.search
-    if chooser.rule != recorded.rule and search is not None and search.time_share is not None:
-        law, cure = "must be rollout for a search by time", "its ways on all take the same time"
-        raise ConfigError("--rule", "", law, chooser.rule, cure)
+    # What was recorded of such a search are continuations of equal time, which other rules do not compare.
+    if chooser.rule != recorded.rule and search is not None and search.cost_fraction is not None:
+        problem, hint = (
+            "must be rollout for a search by time",
+            "its continuations all take the same time",
+        )
+        raise ConfigError("--rule", "", problem, chooser.rule, hint)
     found = replay(run, chooser)
-    if getattr(args, "as_json", False):
+    if args.as_json:
         say(json.dumps(replay_document(run.path.name, chooser, recorded, found), indent=1))
     else:
         say("\n".join(plain_table(replay_columns(found))))
     differs = any(one.differences for one in found)
+    # Another rule, sampler or seed may well decide otherwise: that is an answer and no failure.
     return int(differs and chooser == recorded)
 
 
 def replay_columns(found: Sequence[Replayed]) -> list[Column]:
     """Return the table: when, what was decided, what the inputs come to, and how the two differ."""
+    from autoprog.ui.format import number
     from autoprog.ui.tables import Column
-    from autoprog.ui.units import number
 
     return [
         Column("decision", tuple(str(one.known.index) for one in found)),
         Column("epoch", tuple(number(one.known.epoch) for one in found)),
-        Column("recorded", tuple(_way_text(one.recorded) for one in found), "left"),
-        Column("again", tuple(_way_text(one.again) for one in found), "left"),
+        Column("recorded", tuple(_schedule_text(one.recorded) for one in found), "left"),
+        Column("again", tuple(_schedule_text(one.again) for one in found), "left"),
         Column("outcome", tuple(_outcome(one) for one in found), "left"),
     ]
 
@@ -105,21 +104,11 @@ def _outcome(one: Replayed) -> str:
     return f"differs: {', '.join(one.differences)}" if one.differences else "same"
 
 
-def _way_text(decision: Decision | None) -> str:
-    from autoprog.ui.ways import way_text
+def _schedule_text(decision: Decision | None) -> str:
+    from autoprog.ui.search_sections import continuation_text
 
-    return "-" if decision is None else way_text(decision)
+    return "-" if decision is None else continuation_text(decision)
 
 
 def _values(decision: Decision | None) -> dict[str, Any] | None:
     return None if decision is None else decision.model_dump(mode="json")
-
-
-def _check_alone(args: argparse.Namespace) -> None:
-    """Refuse flags that a replay has no use for."""
-    given = {name for name in vars(args) if name not in _TAKEN}
-    wrong = sorted(n for n in given if n not in _DEFAULTS or getattr(args, n) != _DEFAULTS[n])
-    if wrong:
-        law = "must not be given with --replay RUN"
-        cure = "only --rule, --sampler, --seed and --json go with it"
-        raise ConfigError(flag_of(wrong[0]), "", law, cure=cure)

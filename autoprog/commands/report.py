@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import shlex
-from collections.abc import Sequence
 
 from rich.table import Table
 from rich.text import Text
 
 from autoprog.commands.configure import Configured
-from autoprog.commands.flags import (
-    LOGGER_SETTINGS,
-    add_initial_flags,
-    add_recipe_flags,
-    add_run_flags,
-    flag_of,
-    words_of,
-)
 from autoprog.console import Console
-from autoprog.fidelity import Fidelity, read_fidelity
-from autoprog.recipe import RECIPES
+from autoprog.fidelity_report import read_fidelity
+from autoprog.options import flag_words, flags_of_model
+from autoprog.recipe import RECIPES, Recipe, default_recipe_name
 from autoprog.runs import RunFolder
 from autoprog.search.plan import SearchPlan, point_candidates
-from autoprog.settings import RunSettings, SearchSettings
-from autoprog.ui.fidelity import fidelity_lines
+from autoprog.settings import DataSettings, RunManifest, RunSettings, SearchSettings
+from autoprog.ui.search_sections import fidelity_lines
 
 __all__ = ["announce_search", "announce_train", "farewell", "plan_text", "space_text"]
 
@@ -61,10 +52,21 @@ def plan_text(settings: RunSettings, plan: SearchPlan | None) -> str:
     search = settings.search
     assert search is not None
     if plan is None:
-        return _trials_text(search)
-    if search.time_share is not None:
-        return _time_text(search, plan)
-    epoch, space = plan.total_steps / settings.recipe.epochs, search.space
+        return (
+            f"{search.trials} trials by {search.sampler}, each on {search.proxy:.0%} of the images and"
+            f" epochs; rule {search.rule} chooses"
+        )
+    space = search.space
+    if search.cost_fraction is not None:  # the length of the run is a time
+        dates = ", ".join(f"{point.start_step / plan.total_steps:.0%}" for point in plan.points)
+        most = min(space.decisions.max_candidates, len(space.above(space.smallest)))
+        return (
+            f"rule {search.rule}: {search.cost_fraction:.0%} of the time of the full model over these"
+            f" epochs; decisions at {dates} of it, at most {most} candidates each, supernet"
+            f" {plan.supernet_steps / plan.total_steps:.1%}; full model from"
+            f" {plan.full_step / plan.total_steps:.0%} at the latest"
+        )
+    epoch = plan.total_steps / settings.recipe.epochs
     dates = ", ".join(f"{point.start_step / epoch:.3g}" for point in plan.points)
     first = point_candidates(search.rule, space, space.smallest, first=True)
     most = min(space.decisions.max_candidates, len(first))
@@ -72,28 +74,6 @@ def plan_text(settings: RunSettings, plan: SearchPlan | None) -> str:
         f"rule {search.rule}: decisions at epochs {dates}, at most {most} candidates each, supernet"
         f" {plan.supernet_steps / epoch:.3g} epochs; full model from epoch"
         f" {plan.full_step / epoch:.4g} at the latest"
-    )
-
-
-def _time_text(search: SearchSettings, plan: SearchPlan) -> str:
-    """Return when a search decides whose length is a time."""
-    assert search.time_share is not None
-    dates = ", ".join(f"{point.start_step / plan.total_steps:.0%}" for point in plan.points)
-    most = min(
-        search.space.decisions.max_candidates, len(search.space.above(search.space.smallest))
-    )
-    return (
-        f"rule {search.rule}: {search.time_share:.0%} of the time of the full model over these epochs;"
-        f" decisions at {dates} of it, at most {most} candidates each, supernet"
-        f" {plan.supernet_steps / plan.total_steps:.1%}; full model from"
-        f" {plan.full_step / plan.total_steps:.0%} at the latest"
-    )
-
-
-def _trials_text(search: SearchSettings) -> str:
-    return (
-        f"{search.trials} trials by {search.sampler}, each on {search.proxy:.0%} of the images and epochs;"
-        f" rule {search.rule} chooses"
     )
 
 
@@ -113,11 +93,14 @@ def farewell(console: Console, run: RunFolder, settings: RunSettings) -> None:
     """Print where everything lies and what to do next."""
     folder = run.path
     if settings.search is not None and settings.search.fidelity is not None:
-        _say_fidelity(console, read_fidelity(folder))
+        fidelity = read_fidelity(folder)
+        lost = ["not measured: the decision was not taken, or its start is lost"]
+        for line in lost if fidelity is None else fidelity_lines(fidelity):
+            _say(console, "fidelity", line)
     if settings.kind == "search":
         _say(console, "found", f"{folder / 'best.yaml'}", to_copy=True)
         words = ["--schedule", str(folder / "best.yaml"), *_data_words(settings)]
-        words += _recipe_words(run.manifest.argv)
+        words += [*_recipe_words(run.manifest), *_setting_words(settings, "first weights")]
         _say(console, "repeat it", f"autoprog train {shlex.join(words)}", to_copy=True)
     where = shlex.quote(str(folder))
     if settings.kind == "search" or settings.schedule_from != "constant":
@@ -125,16 +108,12 @@ def farewell(console: Console, run: RunFolder, settings: RunSettings) -> None:
     _say(console, "look at it", f"autoprog show {where}", to_copy=True)
     export = f"autoprog export {where} --output {settings.model.model}.pth"
     _say(console, "take it", export, to_copy=True)
-    if settings.data.embedded:
+    if settings.data.embedded:  # a demonstration, after which comes the user's own data
         model = settings.model.model
         name = shlex.quote(str(settings.schedule_from))
         schedule = "" if settings.kind == "search" else f" --schedule {name}"
         command = f"autoprog {settings.kind}{schedule} --model {model} --data DIR"
         _say(console, "real thing", command, to_copy=True)
-
-
-_OFF = {"aa": "none", "clip_grad": 0, "layer_decay": 1}
-"""How a flag turns off what a named recipe has."""
 
 
 def _comparison_command(run: RunFolder) -> str:
@@ -143,45 +122,56 @@ def _comparison_command(run: RunFolder) -> str:
     recipe, model = settings.recipe, settings.model
     words = ["--schedule", "constant", "--model", model.model, "--img-size", str(model.img_size)]
     words += [*_data_words(settings), "--recipe", settings.recipe_name]
-    named = RECIPES[settings.recipe_name].model_dump()
-    for name, value in recipe.model_dump().items():
-        if name in ("epochs", "sched") or value != named[name]:
-            if value is None:
-                value = _OFF[name]
-            values = value if isinstance(value, list | tuple) else [value]
-            words += [
-                flag_of(name),
-                *(f"{one:g}" if isinstance(one, float) else str(one) for one in values),
-            ]
+    words += flag_words(
+        flags_of_model(Recipe),
+        {"epochs": recipe.epochs, "sched": recipe.sched, **_own_values(settings)},
+    )
     if settings.time_budget_seconds is not None:
         words += ["--time-budget", f"{settings.time_budget_seconds:g}s"]
-    words += ["--seed", str(settings.seed), *_carried_out_words(run.manifest.argv)]
+    words += ["--seed", str(settings.seed)]
+    words += _setting_words(settings, "first weights", "device", "run")
+    # ``last`` is the newest run of that folder, which the first command will have made.
     place = "" if str(parent) == "runs" else f" --runs-dir {shlex.quote(str(parent))}"
     own = shlex.quote(str(run.path))
     return f"autoprog train {shlex.join(words)}{place} && autoprog compare last {own}{place}"
 
 
-def _carried_out_words(argv: Sequence[str]) -> list[str]:
-    """Return the given flags of first weights and of how a run is carried out."""
-    if tuple(argv[:1]) != ("autoprog",) or tuple(argv[1:2]) not in (("search",), ("train",)):
-        return []  # another program has called it
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    add_initial_flags(parser)
-    add_run_flags(parser)
-    known = ("seed", "runs_dir", "resume", "quiet", *LOGGER_SETTINGS)
-    actions = [one for one in parser._actions if one.dest not in known]
-    for one in actions:
-        one.default = argparse.SUPPRESS
-    args, _ = parser.parse_known_args(argv[2:])
-    return words_of(args, actions)
+def _setting_words(settings: RunSettings, *groups: str) -> list[str]:
+    """Return the flags of some groups of settings whose values are not the default; the seed is left out."""
+    values = settings.model_dump(exclude_defaults=True, exclude={"seed"})
+    flags = (
+        flag
+        for group in groups
+        for flag in flags_of_model(RunSettings)
+        if flag.option.group == group
+    )
+    return flag_words(flags, values)
 
 
-def _say_fidelity(console: Console, fidelity: Fidelity | None) -> None:
-    if fidelity is None:
-        _say(console, "fidelity", "not measured: the decision was not taken, or its start is lost")
-        return
-    for line in fidelity_lines(fidelity):
-        _say(console, "fidelity", line)
+def _own_values(settings: RunSettings) -> dict[str, object]:
+    """Return the values of a recipe that are not those of the recipe it is based on."""
+    named = RECIPES[settings.recipe_name].model_dump()
+    own = {k: v for k, v in settings.recipe.model_dump().items() if v != named[k]}
+    # How a flag turns off what a named recipe has.
+    off = {"aa": "none", "clip_grad": 0, "layer_decay": 1}
+    return {key: off[key] if value is None else value for key, value in own.items()}
+
+
+def _recipe_words(manifest: RunManifest) -> list[str]:
+    """Return the flags of a search's recipe, but for what the schedule that it found holds."""
+    settings, data = manifest.settings, manifest.data
+    words = flag_words(
+        (flag for flag in flags_of_model(Recipe) if flag.field not in ("epochs", "sched")),
+        _own_values(settings),
+    )
+    assert data is not None, "a run that has just ended recorded its images"
+    search, num_images = settings.search, data.num_train_images
+    if search is not None and search.trials is None:
+        num_images = round(num_images / search.proxy)  # as many as are trained on again
+    embedded, has_weights = settings.data.embedded, settings.has_initial_weights
+    if settings.recipe_name != default_recipe_name(num_images, embedded, has_weights):
+        words = ["--recipe", settings.recipe_name, *words]
+    return words
 
 
 def _say_common(console: Console, configured: Configured, folder: RunFolder) -> None:
@@ -191,6 +181,7 @@ def _say_common(console: Console, configured: Configured, folder: RunFolder) -> 
     _say(console, "data", configured.opened.description)
     for line in configured.opened.report.lines():
         _say(console, "", line)
+    # Nobody asked for it by name, so it is said why.
     is_default = settings.recipe_name == "finetune" and "--recipe" not in folder.manifest.argv
     because = ", because weights are given" if is_default else ""
     _say(
@@ -206,38 +197,13 @@ def _say_common(console: Console, configured: Configured, folder: RunFolder) -> 
 
 
 def _data_words(settings: RunSettings) -> list[str]:
-    """Return the flags of the data of a search, of which ``--proxy`` may have taken a share beside."""
-    data, search = settings.data, settings.search
-    given = {
-        "--data": data.dir,
-        "--dataset": data.dataset,
-        "--data-dir": data.data_dir,
-        "--train-split": data.train_split if data.train_split != "train" else None,
-        "--val-split": data.val_split if data.val_split != "validation" else None,
-        "--input-key": data.input_key,
-        "--target-key": data.target_key,
-        "--num-classes": data.num_classes,
-        "--class-folders": data.class_folders if data.class_folders != "auto" else None,
-        "--white-level": data.white_level,
-        "--val-fraction": data.val_fraction,
-        "--val-seed": data.val_seed if data.val_seed else None,
-    }
-    words = [w for flag, value in given.items() if value is not None for w in (flag, str(value))]
-    beside = search.proxy if search is not None and search.trials is None else 1.0
-    if (share := data.share / beside) < 1:
-        words += ["--data-share", f"{share:g}"]
-    return words + (["--held-out"] if data.on_held_out else [])
-
-
-def _recipe_words(argv: Sequence[str]) -> list[str]:
-    """Return the given flags of recipe and first weights, but for what the schedule of a search holds."""
-    if tuple(argv[:2]) != ("autoprog", "search"):  # another program has called it
-        return []
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    add_recipe_flags(parser)
-    add_initial_flags(parser)
-    args, _ = parser.parse_known_args(argv[2:])
-    return words_of(args, (one for one in parser._actions if one.dest not in ("epochs", "sched")))
+    """Return the flags of the data of a search, of which ``--proxy`` may have taken a fraction beside."""
+    search, values = settings.search, settings.data.model_dump(exclude_defaults=True)
+    if search is not None and search.trials is None:
+        values["fraction"] = settings.data.fraction / search.proxy
+        if values["fraction"] >= 1:  # all of it was the proxy's
+            del values["fraction"]
+    return flag_words(flags_of_model(DataSettings), values)
 
 
 def _say(console: Console, name: str, text: str, *, to_copy: bool = False) -> None:

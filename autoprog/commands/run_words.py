@@ -16,13 +16,13 @@ __all__ = ["named_run", "put_paths"]
 
 
 def named_run(word: str, runs_dir: str = "runs") -> Path:
-    """Return the run that a word means; standard error tells which one that is, unless the word does.
+    """Return the run that a word means; standard error says which one that is, unless the word does.
 
     Raises:
         ConfigError: If there is no such run.
     """
     path = locate_run(word, runs_dir)
-    _tell(word, path)
+    _say_which(word, path)
     return path
 
 
@@ -36,23 +36,22 @@ def put_paths(args: argparse.Namespace) -> None:
         args.resume = str(named_run(args.resume, args.runs_dir))
     for name, locate in (("schedule", locate_schedule), ("initial_checkpoint", locate_run)):
         word = getattr(args, name, None)
-        if word is None or word in PRESETS or not _means_a_run(word, name, args.runs_dir):
+        if word is None or word in PRESETS:
             continue
+        # --initial-checkpoint may also name a folder of weights, which is left as it is.
+        is_run = name == "schedule" and os.path.isfile(os.path.join(word, "run.yaml"))
+        holds_runs = os.path.isdir(word) and bool(runs_in(Path(word)))
+        if not (is_run or holds_runs or is_word(word, args.runs_dir)):
+            continue
+        # The newest run would be this very one: begun by another rank, or the one to resume.
         if is_last(word) and (args.resume is not None or "WORLD_SIZE" in os.environ):
-            law, cure = "must be a path with --resume and under torchrun", "name the run"
-            raise ConfigError(f"--{name.replace('_', '-')}", "", law, word, cure)
+            problem, hint = "must be a path with --resume and under torchrun", "name the run"
+            raise ConfigError(f"--{name.replace('_', '-')}", "", problem, word, hint)
         path = locate(word, args.runs_dir)
-        _tell(word, path)
+        _say_which(word, path)
         setattr(args, name, str(path))
 
 
-def _means_a_run(word: str, name: str, runs_dir: str) -> bool:
-    """Tell whether a word means a run; a folder of weights may hold anything else too."""
-    is_run = name == "schedule" and os.path.isfile(os.path.join(word, "run.yaml"))
-    holds_runs = os.path.isdir(word) and bool(runs_in(Path(word)))
-    return is_run or holds_runs or is_word(word, runs_dir)
-
-
-def _tell(word: str, path: Path) -> None:
+def _say_which(word: str, path: Path) -> None:
     if Path(word).name not in (path.name, path.parent.name) and os.environ.get("RANK", "0") == "0":
         say(one_line(f"autoprog: {word} is {path}"), file=sys.stderr)

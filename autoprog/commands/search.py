@@ -3,43 +3,21 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from autoprog.bounds import Epochs, Few, Fraction, Proposals, Px, Seconds, Several, range_of
-from autoprog.commands.data_flags import add_data_flags
-from autoprog.commands.fidelity_flags import add_fidelity_flags
 from autoprog.commands.flags import (
+    NO_SETTINGS,
     add_changed_data_flag,
+    add_data_flags,
     add_dry_run_flag,
     add_initial_flags,
     add_recipe_flags,
     add_run_flags,
-    duration_seconds,
+    add_search_flags,
 )
-from autoprog.commands.length_flags import add_length_flags
-from autoprog.commands.trial_flags import add_trial_flags, worker_words
 from autoprog.errors import ConfigError
 
-if TYPE_CHECKING:
-    from autoprog.commands.configure import Configured
-    from autoprog.commands.launch import Begin, Launch
-    from autoprog.events import Event
-    from autoprog.runs import RunFolder
-    from autoprog.train.engine import Job
-
 __all__ = ["add_flags", "execute", "run"]
-
-_KEPT_ON_JOIN = {
-    "command",
-    "debug",
-    "join",
-    "jobs",
-    "resume",
-    "runs_dir",
-    "quiet",
-}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -50,16 +28,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "  autoprog search --model deit-s --data DIR --epochs 100 --rule autoprog\n"
         "  autoprog search --model vit_small_patch32_224 --data DIR --space my-space.yaml\n"
         "  autoprog search --model deit-s --data DIR --trials 60 --proxy 0.1 -j 4\n"
-        "  autoprog search --replay runs/… --sampler tpe\n"
     )
-    group = parser.add_argument_group("search")
-    _add_scope_flags(group)
-    add_length_flags(group)
-    _add_decision_flags(group)
-    add_fidelity_flags(group)
-    _add_growth_flags(group)
-    add_trial_flags(parser.add_argument_group("trials"))
-    _add_replay_flags(parser.add_argument_group("replay"))
+    add_search_flags(parser)
     add_data_flags(parser)
     add_initial_flags(parser)
     add_recipe_flags(parser, {"sched": "wsd in a search by time, as it is by default"})
@@ -68,105 +38,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_changed_data_flag(parser)
 
 
-def _add_scope_flags(group: argparse._ArgumentGroup) -> None:
-    models = "deit-ti, deit-s, deit-b, vit-xs or a timm ViT"
-    _add(group, "--model", metavar="NAME", help=models)
-    _add(
-        group,
-        "--img-size",
-        type=range_of(Px),
-        metavar="PX",
-        help="full image size, if not the model's",
-    )
-    _add(group, "--space", metavar="NAME|FILE", help="search space (the model's own)")
-
-
-def _add_decision_flags(group: argparse._ArgumentGroup) -> None:
-    rules = (
-        "how to choose: rollout again and again, autoprog by the score of AutoProg (CVPR 2022), pareto and"
-        " budget once for good (rollout)"
-    )
-    _add(group, "--rule", choices=["rollout", "autoprog", "pareto", "budget"], help=rules)
-    budget = "time that --rule budget may train for, such as 90m"
-    _add(
-        group,
-        "--budget",
-        dest="budget_seconds",
-        type=duration_seconds,
-        metavar="TIME",
-        help=budget,
-    )
-    samplers = "Optuna sampler of schedules (nsga2)"
-    _add(group, "--sampler", choices=["nsga2", "tpe", "random", "gp"], help=samplers)
-    _add(
-        group,
-        "--tail-trials",
-        type=range_of(Proposals),
-        metavar="N",
-        help="schedules Optuna proposes at a decision (200)",
-    )
-    _add(
-        group,
-        "--num-points",
-        type=range_of(Few),
-        metavar="N",
-        help="decision points at the most (8)",
-    )
-    share = "share of the run that supernets may take (0.1)"
-    _add(group, "--supernet-share", type=range_of(Fraction), metavar="S", help=share)
-    share = "most that estimates may cost, as a share of a full run (0.03)"
-    _add(group, "--search-share", type=range_of(Fraction), metavar="S", help=share)
-    costs = "costs.json of an earlier run, instead of measuring"
-    _add(group, "--costs", dest="costs_from", metavar="FILE", help=costs)
-    profile = "most time to measure step seconds, besides 1 %% of the run (20)"
-    _add(group, "--profile-seconds", type=range_of(Seconds), metavar="S", help=profile)
-    pieces = "pieces of the run: of regularisation, and of --rule autoprog (4)"
-    _add(group, "--num-stages", type=range_of(Several), metavar="K", help=pieces)
-    phase = "supernet phase of --rule autoprog (space)"
-    _add(group, "--supernet-epochs", type=range_of(Epochs), metavar="E", help=phase)
-    _add(
-        group,
-        "--max-candidates",
-        type=range_of(Several),
-        metavar="N",
-        help="a decision looks at (space)",
-    )
-    _add(
-        group,
-        "--min-full-share",
-        type=range_of(Fraction),
-        metavar="S",
-        help="share at full size (space)",
-    )
-
-
-def _add_replay_flags(group: argparse._ArgumentGroup) -> None:
-    replay = (
-        "take the decisions of a run again from what it wrote down, also by another --rule, --sampler or"
-        " --seed, and say which differ; trains and writes nothing"
-    )
-    _add(group, "--replay", metavar="RUN", help=replay)
-    as_json = "print the replay, or what --dry-run says, as one JSON object"
-    _add(group, "--json", action="store_true", dest="as_json", help=as_json)
-
-
-def _add_growth_flags(group: argparse._ArgumentGroup) -> None:
-    _add(group, "--grow-op", choices=["mogrow", "copy", "zero"], help="new blocks (mogrow)")
-    _add(group, "--grow-map", choices=["interpolate", "stack"], help="where (interpolate)")
-    _add(group, "--grow-source", choices=["online", "ema"], help="old blocks (online)")
-    _add(group, "--grow-state", choices=["carry", "fresh", "reset"], help="moments (carry)")
-
-
-def _add(group: argparse._ArgumentGroup, flag: str, **options: Any) -> None:
-    group.add_argument(flag, default=argparse.SUPPRESS, **options)
-
-
 def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
-    if hasattr(args, "replay"):
-        from autoprog.commands.replay import replay_run
-
-        return replay_run(args)
     if hasattr(args, "dry_run"):
         from autoprog.commands.configure import configure_search
         from autoprog.commands.dry_run import dry_run
@@ -182,66 +55,14 @@ def run(args: argparse.Namespace) -> int:
 
 def execute(args: argparse.Namespace) -> Path:
     """Search and train; return the run folder."""
-    from autoprog.commands.configure import configure_search
-    from autoprog.commands.launch import Launch, carry_out, open_run
-    from autoprog.commands.report import announce_search, farewell
-    from autoprog.commands.run_words import put_paths
-    from autoprog.train.ranks import joined_ranks
-
-    put_paths(args)
-    if hasattr(args, "replay"):
-        raise ConfigError("--replay", "", "must be given to the command autoprog search")
     if hasattr(args, "dry_run"):
         raise ConfigError("--dry-run", "", "must be given to the command autoprog search")
     if hasattr(args, "as_json"):
-        raise ConfigError("--json", "", "must be given together with --replay RUN or --dry-run")
-    if args.jobs < 1:
-        raise ConfigError("-j", "", "must be at least 1", args.jobs)
-    with joined_ranks() as ranks:
-        if hasattr(args, "trials") and not ranks.alone:
-            raise ConfigError("--trials", "", "must be started without torchrun; see -j and --join")
-        configured, folder = open_run(args, configure_search, ranks)
-        settings = configured.settings
-        assert settings.search is not None, "a search has search settings"
-        launch = Launch.on_terminal(ranks, args.quiet, configured)
-        by_trials = settings.search.trials is not None
-        if by_trials and not args.quiet:
-            announce_search(launch.console, configured, folder, None)
-        begin = (
-            _trials(args, configured, folder) if by_trials else _decisions(args, configured, launch)
-        )
-        carry_out(begin, launch, folder)
-        if not args.quiet:
-            farewell(launch.console, folder, settings)
-    return folder.path
+        raise ConfigError("--json", "", "must be given together with --dry-run")
+    from autoprog.commands.configure import configure_search
+    from autoprog.commands.launch import launch
 
-
-def _decisions(args: argparse.Namespace, configured: Configured, launch: Launch) -> Begin:
-    """Return a search that decides while it trains."""
-    from autoprog.commands.report import announce_search
-    from autoprog.search.engine import build_searcher, search_schedule
-
-    def begin(folder: RunFolder, job: Job) -> Iterator[Event]:
-        searcher = build_searcher(configured.settings, folder, configured.opened, job)
-        if not args.quiet and not job.rollbacks.count:
-            announce_search(launch.console, configured, folder, searcher.plan)
-        return search_schedule(searcher)
-
-    return begin
-
-
-def _trials(args: argparse.Namespace, configured: Configured, folder: RunFolder) -> Begin:
-    """Return a search that trains many schedules briefly, and the best of them at full length."""
-    from autoprog.outside import words_of_asks
-    from autoprog.search.trials import Workforce, search_by_trials
-
-    again = words_of_asks(configured.settings, folder.path, logs=False)
-    workforce = Workforce(args.jobs, (*worker_words(args), *again))
-
-    def begin(folder: RunFolder, job: Job) -> Iterator[Event]:
-        return search_by_trials(configured.settings, folder, configured.opened, workforce, job)
-
-    return begin
+    return launch(args, configure_search)
 
 
 def _join(args: argparse.Namespace) -> None:
@@ -252,21 +73,22 @@ def _join(args: argparse.Namespace) -> None:
             if the run folder asks for something outside itself that was not given.
         InterruptedRunError: If a stop was requested.
     """
-    from autoprog.commands.launch import carried_out_by
-    from autoprog.commands.outside import check_asks
+    from autoprog.commands.resume import carried_out_by, check_asks
     from autoprog.commands.run_words import named_run
+    from autoprog.processes import given_number
     from autoprog.runs import load_run
     from autoprog.search.trials import join
     from autoprog.train.device import resolve_compute
     from autoprog.train.stop import InterruptedRunError, stop_on_signals
-    from autoprog.workers import given_number
 
     path = named_run(args.join, args.runs_dir)
+    # Each worker computes on its own device; several in one process would share one.
     if args.jobs != 1:
-        cure = "join once for each worker"
-        raise ConfigError("-j", "", "must not be given with --join RUN", args.jobs, cure)
-    found = load_run(path)
-    settings = carried_out_by(args, found.manifest.settings, _KEPT_ON_JOIN, "--join")
+        hint = "join once for each worker"
+        raise ConfigError("-j", "", "must not be given with --join RUN", args.jobs, hint)
+    # Workers open no images of their own choice, so there are no changed ones to allow.
+    found, kept = load_run(path), NO_SETTINGS - {"allow_changed_data"}
+    settings = carried_out_by(args, found.manifest.settings, kept, "--join")
     if settings.search is None or settings.search.trials is None:
         raise ConfigError("--join", "", "must be a search with --trials", str(path))
     if found.result is not None:

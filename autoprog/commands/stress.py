@@ -1,23 +1,21 @@
-"""``autoprog stress``: kill a run of one's own again and again, and see whether its end stays the same."""
+"""``autoprog bench stress``: kill a run again and again, and see whether its end stays the same."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import shutil
-import signal
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from types import FrameType
 
 from autoprog.bounds import Few, Seed, range_of
 from autoprog.errors import ConfigError, RunError
 from autoprog.printable import say
+from autoprog.supervise import ending_on_sigterm
 
-__all__ = ["add_flags", "ending_on_sigterm", "run"]
+__all__ = ["add_flags", "run"]
 
 _REFUSED = {
     "-h": "see autoprog train --help",
@@ -40,9 +38,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "points, each followed by --resume. Both ends must be equal to the last bit.\n"
         "Exit code 0: they are; 1: they are not, or an attempt failed.\n\n"
         "examples:\n"
-        "  autoprog stress -- train --schedule linear --model vit-mu --epochs 4 --workers 2\n"
-        "  autoprog stress --kills 50 --signal mixed -- search --model vit-mu --epochs 8\n"
-        "  autoprog stress --kills 5 --keep stress -- train --schedule best.yaml --data DIR\n"
+        "  autoprog bench stress -- train --schedule linear --model vit-mu --epochs 4 --workers 2\n"
+        "  autoprog bench stress --kills 50 --signal mixed -- search --model vit-mu --epochs 8\n"
+        "  autoprog bench stress --kills 5 --keep stress -- train --schedule best.yaml --data DIR\n"
     )
     parser.add_argument(
         "--kills", type=range_of(Few), default=20, metavar="N", help="how often (20)"
@@ -71,15 +69,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry out the command: 0 if all ends are equal, 1 if not."""
     words = _checked(args.words)
-    from autoprog.bench.stress import Plan, stress
-    from autoprog.bench.stress_view import StressView
-    from autoprog.commands.outside import words_to_repeat
+    from autoprog.bench.stress import Plan, StressView, stress
+    from autoprog.commands.resume import words_to_repeat
     from autoprog.console import Console
 
-    console = Console(highlight=False, stderr=args.as_json)
+    console = Console(highlight=False, stderr=args.as_json)  # stdout holds the JSON alone
     with ending_on_sigterm(), _work_folder(args.keep) as work:
         again = words_to_repeat(words)
         plan = Plan(words, args.kills, args.signal, args.stress_seed, work, again)
+        # Closed in any case: the run under test ends with this program.
         with StressView(console, plan) as view, closing(stress(plan)) as reports:
             for report in reports:
                 view.show(report)
@@ -100,13 +98,13 @@ def _checked(words: Sequence[str]) -> tuple[str, ...]:
     """
     given = tuple(words[1:] if words[:1] == ["--"] else words)
     if given[:1] not in (("train",), ("search",)):
-        cure = "such as autoprog stress -- train --schedule linear --model vit-mu --epochs 4"
+        hint = "such as autoprog bench stress -- train --schedule linear --model vit-mu --epochs 4"
         got = given[0] if given else ConfigError.NO_VALUE
-        raise ConfigError("stress", "", "must be given train or search after --", got, cure)
+        raise ConfigError("bench stress", "", "expects train or search after --", got, hint)
     for word in given:
         flag = word.partition("=")[0]
         if flag in _REFUSED:
-            raise ConfigError(f"stress: {flag}", "", "must be left out", cure=_REFUSED[flag])
+            raise ConfigError(f"bench stress: {flag}", "", "must be left out", hint=_REFUSED[flag])
     return given
 
 
@@ -118,38 +116,22 @@ def _work_folder(keep: Path | None) -> Iterator[Path]:
         ConfigError: If the given folder cannot serve.
         RunError: What was wrong, with where the files are.
     """
-    work = Path(tempfile.mkdtemp(prefix="autoprog-stress-")) if keep is None else _made(keep)
-    keeps = keep is not None
+    if keep is None:
+        work, keeps = Path(tempfile.mkdtemp(prefix="autoprog-stress-")), False
+    else:
+        work, keeps = keep, True
+        try:
+            work.mkdir(parents=True, exist_ok=True)
+            if any(work.iterdir()):
+                raise ConfigError("--keep", "", "must be a new or an empty folder", str(work))
+        except OSError as error:
+            problem = f"must be a folder that can be made: {error.strerror}"
+            raise ConfigError("--keep", "", problem, str(work)) from None
     try:
         yield work
     except RunError as error:
-        keeps = True
+        keeps = True  # to find out what was wrong
         raise RunError(f"{error}; all files are in {work}") from None
     finally:
         if not keeps:
             shutil.rmtree(work)
-
-
-def _made(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise ConfigError("--keep", "", "must be a new or an empty folder", str(folder))
-    except OSError as error:
-        law = f"must be a folder that can be made: {error.strerror}"
-        raise ConfigError("--keep", "", law, str(folder)) from None
-    return folder
-
-
-@contextmanager
-def ending_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the program as an error does, so that the run under test ends with it."""
-
-    def end(number: int, _: FrameType | None) -> None:
-        sys.exit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

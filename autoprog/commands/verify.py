@@ -11,20 +11,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoprog.bounds import Epochs, Few, FewValues, Points, Processes, Px, Seconds, Times, range_of
-from autoprog.commands.data_flags import add_data_flags
 from autoprog.commands.flags import (
+    add_data_flags,
     add_initial_flags,
     add_recipe_flags,
     add_run_flags,
+    flag_of,
 )
 from autoprog.errors import ConfigError
 from autoprog.files import parse
 from autoprog.printable import say
+from autoprog.verify.arms import ELSEWHERE, FLAGS_OF_BOTH, PAIRS, FlagValue, flag_words
 
 if TYPE_CHECKING:
-    from autoprog.proof.pairs import Plan, Verification
+    from autoprog.verify.plan import Plan
+    from autoprog.verify.verification import Verification
 
-__all__ = ["add_flags", "add_shared_flags", "execute", "run"]
+__all__ = ["add_flags", "add_shared_flags", "execute", "run", "shared_flags"]
 
 _DEFAULT_MARGIN, _DEFAULT_SEEDS = 1.0, 5
 
@@ -44,63 +47,51 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "  autoprog verify --schedule runs/…/best.yaml --controls reannealed ramp random:3\n"
         "  autoprog verify --resume runs/…-verify-deit-s --seeds 8\n"
     )
-    _add_proof_flags(parser.add_argument_group("verification"))
-    _add_other_flags(parser.add_argument_group("more arms", "each trained once for every seed"))
-    add_shared_flags(parser)
-    parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    group = parser.add_argument_group("verification")
 
+    def add(flag: str, text: str, **options: Any) -> None:
+        group.add_argument(flag, default=argparse.SUPPRESS, help=text, **options)
 
-def _add_proof_flags(group: argparse._ArgumentGroup) -> None:
-    nothing = argparse.SUPPRESS
-    group.add_argument(
-        "--search", action="store_true", default=nothing, help="each candidate is a whole search"
+    add("--search", "each candidate is a whole search", action="store_true")
+    add(
+        "--schedule",
+        "each candidate trains along a YAML file or a preset",
+        metavar="FILE|PRESET",
     )
-    file = "each candidate trains along a YAML file or a preset"
-    group.add_argument("--schedule", default=nothing, metavar="FILE|PRESET", help=file)
     seeds = f"pairs of runs; seeds count up from --seed ({_DEFAULT_SEEDS})"
-    group.add_argument("--seeds", type=range_of(Few), default=nothing, metavar="N", help=seeds)
+    add("--seeds", seeds, type=range_of(Few), metavar="N")
     margin = f"points of top-1 (EMA) it may lose; fixed before the first run ({_DEFAULT_MARGIN})"
-    group.add_argument(
-        "--margin", type=range_of(Points), default=nothing, metavar="PT", help=margin
-    )
+    add("--margin", margin, type=range_of(Points), metavar="PT")
     epochs = "length of the candidate, if not that of the baseline"
-    group.add_argument(
-        "--candidate-epochs", type=range_of(Epochs), default=nothing, metavar="N", help=epochs
-    )
+    add("--candidate-epochs", epochs, type=range_of(Epochs), metavar="N")
     seconds = "what finding --schedule took (read beside a best.yaml; else 0)"
-    group.add_argument(
-        "--search-seconds", type=range_of(Seconds), default=nothing, metavar="S", help=seconds
-    )
-    both = "two runs at once, one thread each"
-    group.add_argument("--side-by-side", action="store_true", default=nothing, help=both)
+    add("--search-seconds", seconds, type=range_of(Seconds), metavar="S")
+    add("--side-by-side", "two runs at once, one thread each", action="store_true")
     nproc = "start each run through torchrun, in N processes of this machine (1)"
-    group.add_argument(
-        "--nproc", type=range_of(Processes), default=nothing, metavar="N", help=nproc
-    )
+    add("--nproc", nproc, type=range_of(Processes), metavar="N")
     group.add_argument("--json", action="store_true", dest="as_json", help="one JSON object")
     group.add_argument("--markdown", action="store_true", help="the result as a Markdown table")
 
-
-def _add_other_flags(group: argparse._ArgumentGroup) -> None:
-    """Add the flags that ask for more arms."""
-    nothing = argparse.SUPPRESS
-
-    def add(flag: str, metavar: str, text: str, **options: Any) -> None:
-        group.add_argument(flag, default=nothing, metavar=metavar, help=text, **options)
-
-    lengths = "the candidate at these lengths too, as shares of the baseline's epochs: what is the"
+    group = parser.add_argument_group("more arms", "each trained once for every seed")
+    lengths = (
+        "the candidate at these lengths too, as fractions of the baseline's epochs: what is the"
+    )
     lengths += " shortest that reaches its accuracy"
-    add("--lengths", "SHARE", lengths, nargs="+", action=FewValues, type=range_of(Times))
+    times = range_of(Times)
+    add("--lengths", lengths, nargs="+", action=FewValues, type=times, metavar="FRACTION")
     longer = "the baseline at so many times its epochs too, such as 1.5: is it near convergence"
-    add("--baseline-longer", "TIMES", longer, type=range_of(Times))
-    seeds = "train it for so many of the first seeds (all of them)"
-    add("--longer-seeds", "N", seeds, type=range_of(Few))
+    add("--baseline-longer", longer, type=times, metavar="TIMES")
+    few = "train it for so many of the first seeds (all of them)"
+    add("--longer-seeds", few, type=range_of(Few), metavar="N")
     names = "what costs as much as --schedule: reannealed, ramp, random or random:N (N = 3)"
-    add("--controls", "NAME", names, nargs="+", action=FewValues)
+    add("--controls", names, nargs="+", action=FewValues, metavar="NAME")
     space = "search space of the controls (the model's own)"
-    add("--controls-space", "NAME|FILE", space)
+    add("--controls-space", space, metavar="NAME|FILE")
     costs = "costs.json by whose seconds controls cost as much (beside a best.yaml; else by MACs)"
-    add("--costs", "FILE", costs)
+    add("--costs", costs, metavar="FILE")
+
+    add_shared_flags(parser)
+    parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
 
 
 def add_shared_flags(parser: argparse.ArgumentParser) -> None:
@@ -130,12 +121,12 @@ def execute(
     if args.as_json and args.markdown:
         raise ConfigError("--markdown", "", "must not be given together with --json")
     folder, verification = _opened(args, default_seeds)
-    from autoprog.commands.stress import ending_on_sigterm
     from autoprog.console import Console
-    from autoprog.proof.verify import verify
+    from autoprog.supervise import ending_on_sigterm
     from autoprog.ui.verify import VerifyView, markdown_lines
+    from autoprog.verify.verification import verify
 
-    aside = args.as_json or args.markdown
+    aside = args.as_json or args.markdown  # then stdout is for the document alone
     console = Console(highlight=False, stderr=aside, quiet=args.quiet and aside)
     view = VerifyView(console, str(folder), verification, live=not args.quiet)
     with ending_on_sigterm():
@@ -156,27 +147,43 @@ def _opened(args: argparse.Namespace, default_seeds: int) -> tuple[Path, Verific
     """Return what to verify and its folder: a new one, or the one that is there already.
 
     Raises:
-        ConfigError: If anything given is unknown, breaks a law, or does not go with what is there.
+        ConfigError: If anything given is unknown or wrong, or does not go with what is there.
     """
-    from autoprog.commands.verify_plan import check_arms, given_plan, same_verification
-    from autoprog.proof.pairs import Verification
-    from autoprog.proof.verify import load
+    # They bring in torch, which the help of this command does not need.
+    from autoprog.commands.verify_plan import check_arms, given_plan
+    from autoprog.verify.verification import Verification, load
 
     if args.resume not in (None, "auto"):
-        _only_with_resume(args)
+        free = {"command", "debug", "resume", "runs_dir", "quiet", "seeds", "margin", "as_json"}
+        again = {flag.replace("-", "_") for flag in ELSEWHERE}
+        for name in sorted(set(vars(args)) - free - again - {"markdown", "words"}):
+            hint = "leave it out, or start a new verification"
+            raise ConfigError(
+                flag_of(name), "", "must not be given with --resume FOLDER", hint=hint
+            )
+        if args.words:
+            problem = "must not be followed by flags with --resume FOLDER"
+            raise ConfigError("verify", "", problem, " ".join(args.words))
+        # The folder may come from somebody else, so its arms are checked as if they were typed in here.
         folder = Path(args.resume)
-        found = _gone_on_with(args, folder, load(folder), default_seeds)
+        found = _with_seeds(args, folder, load(folder), default_seeds)
         is_complete = len(found.pairs) == found.plan.seeds
         _check_asked_again(args, folder, found.plan, is_complete)
         if not is_complete:
             check_arms(folder, found.plan)
         return folder, found
     seeds = getattr(args, "seeds", default_seeds)
-    plan, differing = given_plan(args, getattr(args, "margin", _DEFAULT_MARGIN), seeds)
+    margin = getattr(args, "margin", _DEFAULT_MARGIN)
+    plan, differing = given_plan(args, shared_flags(args), margin, seeds)
     runs_dir, now = Path(args.runs_dir), datetime.now()
-    same = same_verification(runs_dir, plan)
-    if same is not None:
-        return same, _gone_on_with(args, same, load(same), default_seeds)
+    # The same command line goes on with the newest folder of the same runs.
+    for path in sorted(runs_dir.glob("*-verify-*/verify.json"), reverse=True):
+        try:
+            known = load(path.parent)
+        except ConfigError:
+            continue  # of another version, or damaged: none of this command line's business
+        if known.plan.verifies_the_same(plan):
+            return path.parent, _with_seeds(args, path.parent, known, default_seeds)
     name = f"{now:%Y-%m-%d-%H%M%S}-verify-{plan.model.replace('/', '-')}"
     return runs_dir / name, Verification(
         verify_id=name,
@@ -187,44 +194,31 @@ def _opened(args: argparse.Namespace, default_seeds: int) -> tuple[Path, Verific
     )
 
 
-def _gone_on_with(
+def _with_seeds(
     args: argparse.Namespace, folder: Path, found: Verification, default_seeds: int
 ) -> Verification:
-    """Return a verification with the number of seeds asked for now.
+    """Return a verification that is there already, with the number of seeds asked for now.
 
     Raises:
         ConfigError: If the margin is another one, or seeds are to be taken away.
     """
     plan, given = found.plan, getattr(args, "margin", None)
     automatic = args.resume in (None, "auto")
+    # The same command line without --margin means the same margin again; a folder knows its own.
     margin = _DEFAULT_MARGIN if given is None and automatic else given
     if margin is not None and margin != plan.margin:
-        law = f"must be {plan.margin:g}, as was fixed before the first run of {folder}"
-        cure = "another margin needs new runs: give another --runs-dir or --seed"
-        raise ConfigError("--margin", "", law, margin, cure)
-    fewest = max(plan.seeds, default_seeds) if automatic else plan.seeds
-    seeds = getattr(args, "seeds", fewest)
+        problem = f"must be {plan.margin:g}, as was fixed before the first run of {folder}"
+        hint = "another margin needs new runs: give another --runs-dir or --seed"
+        raise ConfigError("--margin", "", problem, margin, hint)
+    seeds = getattr(args, "seeds", max(plan.seeds, default_seeds) if automatic else plan.seeds)
     if seeds < plan.seeds:
-        law = f"must be at least {plan.seeds}, as was fixed before the first run of {folder}"
-        raise ConfigError("--seeds", "", law, seeds)
+        problem = f"must be at least {plan.seeds}, as was fixed before the first run of {folder}"
+        raise ConfigError("--seeds", "", problem, seeds)
     if seeds == plan.seeds:
         return found
+    # Each bound holds for one look alone: how often seeds were added is kept, and shown.
     more = parse(type(plan), {**plan.model_dump(), "seeds": seeds}, "flags")
     return found.model_copy(update={"plan": more, "looks": (*found.looks, seeds)})
-
-
-def _only_with_resume(args: argparse.Namespace) -> None:
-    from autoprog.commands.flags import flag_of
-    from autoprog.proof.arms import ELSEWHERE
-
-    free = {"command", "debug", "resume", "runs_dir", "quiet", "seeds", "margin", "as_json"}
-    again = {flag.replace("-", "_") for flag in ELSEWHERE}
-    for name in sorted(set(vars(args)) - free - again - {"markdown", "words"}):
-        cure = "leave it out, or start a new verification"
-        raise ConfigError(flag_of(name), "", "must not be given with --resume FOLDER", cure=cure)
-    if args.words:
-        law = "must not be followed by flags with --resume FOLDER"
-        raise ConfigError("verify", "", law, " ".join(args.words))
 
 
 def _check_asked_again(
@@ -232,23 +226,45 @@ def _check_asked_again(
 ) -> None:
     """Check that what the runs of a folder write elsewhere, or read from the network, is asked for here.
 
-    The folder may come from somebody else.
+    The folder may come from somebody else, whose runs must not do so unasked.
 
     Raises:
         ConfigError: If a flag is not repeated as the folder has it, or no run has it.
     """
-    from autoprog.commands.verify_plan import shared_flags
-    from autoprog.proof.arms import flag_words
-
     arms = [plan.settings_of(arm) for arm in plan.arms]
     given, where = shared_flags(args), str(folder / "verify.json")
     for flag, value in given.items():
         if all(arm.flags.get(flag) != value for arm in arms):
-            law = "must be as the verification has it, or be left out, with --resume FOLDER"
-            raise ConfigError(f"--{flag}", "", law, value)
+            problem = "must be as the verification has it, or be left out, with --resume FOLDER"
+            raise ConfigError(f"--{flag}", "", problem, value)
+    # Once for all arms: whoever repeats the flags here wants them of every run.
     wanted = [(flag, value) for arm in arms for flag, value in arm.elsewhere.items()]
     missing = [(flag, value) for flag, value in dict.fromkeys(wanted) if given.get(flag) != value]
     if missing and not is_complete:
         words = shlex.join(word for flag, value in missing for word in flag_words({flag: value}))
-        law = f"its runs reach outside the folder, or into the network, by {words}"
-        raise ConfigError(where, "", law, cure="repeat that with --resume FOLDER if you want it")
+        problem = f"its runs reach outside the folder, or into the network, by {words}"
+        raise ConfigError(
+            where, "", problem, hint="repeat that with --resume FOLDER if you want it"
+        )
+
+
+def shared_flags(args: argparse.Namespace) -> dict[str, FlagValue]:
+    """Return the flags given for both arms, as texts."""
+    if hasattr(args, "side_by_side"):
+        if getattr(args, "threads", 1) != 1:
+            raise ConfigError("--threads", "", "must be 1 with --side-by-side", args.threads)
+        args.threads = 1  # two runs with a thread for every core would wait for each other
+    # In the order of the parser, so that the same flags make the same command line however they were given.
+    parser = argparse.ArgumentParser()
+    add_shared_flags(parser)
+    flags: dict[str, FlagValue] = {}
+    for action in parser._actions:
+        flag = action.option_strings[-1].removeprefix("--")
+        if flag not in FLAGS_OF_BOTH or not hasattr(args, action.dest):
+            continue
+        value = getattr(args, action.dest)
+        if action.nargs == 0:
+            flags[flag] = True
+        else:
+            flags[flag] = (str(value[0]), str(value[1])) if flag in PAIRS else str(value)
+    return flags

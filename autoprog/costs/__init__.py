@@ -1,1 +1,1 @@
-"""The cost table: measured seconds by cell, the law between them, and what a schedule will take."""
+"""Costs: measured seconds of steps, the regression between them, and what a schedule will take."""

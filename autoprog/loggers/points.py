@@ -7,34 +7,42 @@ and ``result/``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from autoprog.curves import curve_value
 from autoprog.decisions import Decision
 from autoprog.errors import ConfigError
+from autoprog.eventlog import Row, effective_rows, event_of, event_row, read_chunk
 from autoprog.events import (
     Decided,
     Evaluated,
     Event,
     Grown,
-    Progressed,
     RunFinished,
     StageStarted,
+    StepLogged,
     SupernetStarted,
 )
-from autoprog.jsonlines import json_object
 from autoprog.openfiles import open_regular
-from autoprog.runs import effective_rows, event_of
 from supernet.config import SubnetConfig
 
 __all__ = ["EventTail", "Point", "point_of"]
 
-
-_LONGEST_ROW_BYTES = 16 * 2**20
+_RESULTS = {
+    "top1",
+    "top1_ema",
+    "loss",
+    "loss_ema",
+    "wall_seconds",
+    "train_seconds",
+    "search_seconds",
+    "image_epochs",
+    "macs",
+    "peak_memory_bytes",
+}
 
 
 @dataclass(frozen=True)
@@ -50,8 +58,8 @@ class Point:
 class EventTail:
     """The points of a run folder's log, as far as it is written, each of them once.
 
-    The first read leaves out what a later attempt replayed; so it must come after an attempt that is to be
-    followed has told its start.
+    The first read leaves out what a later attempt replayed; so it must come after the start of an attempt
+    that is to be followed is in the log.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -60,102 +68,100 @@ class EventTail:
 
     def read(self) -> list[Point]:
         """Return the points that are new since the last read; a half-written line waits."""
-        rows = self._new_rows() if self._offset else effective_rows(iter(self._new_rows()))
-        found = (point_of(event_of(row), self._seconds(row)) for row in rows)
-        return [point for point in found if point is not None]
-
-    def _seconds(self, row: Mapping[str, Any]) -> float:
-        """Return when an event was written, in seconds since 1970."""
-        try:
-            return datetime.fromisoformat(row["time"]).timestamp()
-        except (KeyError, TypeError, ValueError, OverflowError, OSError):
-            law, cure = "must be a time such as 2026-01-02T03:04:05+00:00", "repair that row"
-            raise ConfigError(str(self._path), "time", law, row.get("time"), cure) from None
-
-    def _new_rows(self) -> list[dict[str, Any]]:
-        rows, self._offset = [], self._offset or 0
+        # Later reads see rows of this attempt alone, which replay nothing.
+        is_first = not self._offset
+        rows: list[Row] = []
         with open_regular(self._path) as file:
-            file.seek(self._offset)
-            while (line := file.readline(_LONGEST_ROW_BYTES)).endswith(b"\n"):
-                rows.append(json_object(line, str(self._path)))
-                self._offset += len(line)
-        if len(line) == _LONGEST_ROW_BYTES:
-            law = f"must have rows of at most {_LONGEST_ROW_BYTES / 2**20:g} MiB"
-            raise ConfigError(str(self._path), "", law)
-        return rows
+            offset, length = self._offset or 0, -1
+            while length:
+                lines, length = read_chunk(file, str(self._path), offset)
+                rows += (event_row(line, str(self._path)) for line in lines)
+                offset += length
+        self._offset = offset
+        if is_first:
+            rows = effective_rows(iter(rows))
+        points = []
+        for row in rows:
+            try:
+                seconds = datetime.fromisoformat(row["time"]).timestamp()
+            except (KeyError, TypeError, ValueError, OverflowError, OSError):
+                problem = "must be a time such as 2026-01-02T03:04:05+00:00"
+                hint, value = "repair that row", row.get("time")
+                raise ConfigError(str(self._path), "time", problem, value, hint) from None
+            points.append(point_of(event_of(row), seconds))
+        return [point for point in points if point is not None]
 
 
 def point_of(event: Event, time: float) -> Point | None:
     """Return what an event gives to a logger, None if nothing."""
-    make = _MAKERS.get(type(event))
-    if make is None:
-        return None
-    numbers, texts = make(event)
+    numbers: dict[str, float]
+    texts: dict[str, str] = {}
+    match event:
+        case StepLogged():
+            numbers = {
+                "train/loss": event.loss,
+                "train/lr": event.lr,
+                "train/epoch": event.epoch,
+                "train/seconds": event.train_seconds,
+                "speed/images_per_second": event.images_per_second,
+                "speed/step_seconds": event.step_seconds,
+                "speed/data_wait_fraction": event.data_wait_fraction,
+                **_axes(event.subnet),
+            }
+            # Only a run bounded by time has one.
+            if event.budget_fraction is not None:
+                numbers["train/budget_fraction"] = event.budget_fraction
+        case Evaluated():
+            numbers = {
+                "val/loss": event.loss,
+                "val/loss_ema": event.loss_ema,
+                "val/top1": event.top1,
+                "val/top1_ema": event.top1_ema,
+                "val/wall_seconds": event.wall_seconds,
+            }
+        case StageStarted():
+            # Stages are counted from 1 on screens and in loggers, from 0 in files.
+            numbers = {"schedule/stage": float(event.stage + 1), **_axes(event.subnet)}
+            for name, curve in event.curriculum:
+                if curve is not None:  # that of the recipe holds, which the settings have
+                    numbers[f"curriculum/{name}"] = curve_value(curve, 0.0)
+        case SupernetStarted():
+            numbers = {"schedule/candidates": float(len(event.candidates))}
+        case Decided(decision=decision):
+            chosen = decision.subnet
+            numbers = {
+                "search/decision": float(decision.index + 1),
+                "search/depth": float(chosen.total_depth),
+                "search/img_size": float(chosen.img_size),
+                "search/keep_rate": chosen.tokens.keep_rate,
+            }
+            texts = {"search/decisions": _decision_text(decision)}
+        case Grown():
+            numbers = {
+                "growth/delta_loss": event.delta_loss,
+                "growth/delta_logits": event.delta_logits,
+                "growth/lost_seconds": event.lost_seconds,
+            }
+            how = f"{event.init}, {event.placement}, old blocks {event.old_blocks}"
+            how += f", optimizer state {event.optimizer_state}"
+            texts = {"growth/events": f"**{event.before}** to **{event.after}** ({how})"}
+        case RunFinished():
+            numbers = {
+                f"result/{name}": float(value)
+                for name, value in event.result.items()
+                if name in _RESULTS and isinstance(value, int | float)
+            }
+        case _:
+            return None
     return Point(event.step, time, numbers, texts)
 
 
-Parts = tuple[dict[str, float], dict[str, str]]
-
-
-def _of_progressed(event: Progressed) -> Parts:
-    numbers = {
-        "train/loss": event.loss,
-        "train/lr": event.lr,
-        "train/epoch": event.epoch,
-        "train/seconds": event.train_seconds,
-        "speed/images_per_second": event.images_per_second,
-        "speed/step_seconds": event.step_seconds,
-        "speed/data_wait_share": event.data_wait_share,
-        **_axes(event.subnet),
-    }
-    if event.budget_share is not None:
-        numbers["train/budget_share"] = event.budget_share
-    return numbers, {}
-
-
-def _of_evaluated(event: Evaluated) -> Parts:
-    numbers = {
-        "val/loss": event.loss,
-        "val/loss_ema": event.loss_ema,
-        "val/top1": event.top1,
-        "val/top1_ema": event.top1_ema,
-        "val/wall_seconds": event.wall_seconds,
-    }
-    return numbers, {}
-
-
-def _of_stage(event: StageStarted) -> Parts:
-    strengths = {
-        name: getattr(event.curriculum, name) for name in type(event.curriculum).model_fields
-    }
-    curriculum = {
-        f"curriculum/{name}": curve_value(value, 0.0)
-        for name, value in strengths.items()
-        if value is not None
-    }
-    numbers = {"schedule/stage": float(event.stage + 1), **_axes(event.subnet), **curriculum}
-    return numbers, {}
-
-
-def _of_supernet(event: SupernetStarted) -> Parts:
-    return {"schedule/candidates": float(len(event.candidates))}, {}
-
-
-def _of_decided(event: Decided) -> Parts:
-    chosen = event.decision.subnet
-    numbers = {
-        "search/decision": float(event.decision.index + 1),
-        "search/depth": float(chosen.total_depth),
-        "search/img_size": float(chosen.img_size),
-        "search/keep_rate": chosen.tokens.keep_rate,
-    }
-    return numbers, {"search/decisions": _decision_text(event.decision)}
-
-
 def _decision_text(decision: Decision) -> str:
+    """Return a decision in Markdown."""
     lines = [
         f"Epoch {decision.epoch:.4g}: **{decision.subnet}** by {decision.rule}. {decision.reason}"
     ]
+    # A forced decision has none.
     if decision.candidates:
         lines += [
             "",
@@ -168,48 +174,8 @@ def _decision_text(decision: Decision) -> str:
     return "\n".join(lines)
 
 
-def _of_grown(event: Grown) -> Parts:
-    numbers = {
-        "growth/delta_loss": event.delta_loss,
-        "growth/delta_logits": event.delta_logits,
-        "growth/lost_seconds": event.lost_seconds,
-    }
-    how = f"{event.op}, {event.map}, source {event.source}, state {event.state}"
-    return numbers, {"growth/events": f"**{event.before}** to **{event.after}** ({how})"}
-
-
-def _of_result(event: RunFinished) -> Parts:
-    values = event.result.items()
-    kinds = (int, float)
-    numbers = {f"result/{k}": float(v) for k, v in values if k in _RESULTS and isinstance(v, kinds)}
-    return numbers, {}
-
-
-_RESULTS = {
-    "top1",
-    "top1_ema",
-    "loss",
-    "loss_ema",
-    "wall_seconds",
-    "train_seconds",
-    "search_seconds",
-    "image_epochs",
-    "macs",
-    "peak_memory_bytes",
-}
-
-_MAKERS: dict[type, Callable[[Any], Parts]] = {
-    Progressed: _of_progressed,
-    Evaluated: _of_evaluated,
-    StageStarted: _of_stage,
-    SupernetStarted: _of_supernet,
-    Decided: _of_decided,
-    Grown: _of_grown,
-    RunFinished: _of_result,
-}
-
-
 def _axes(subnet: SubnetConfig) -> dict[str, float]:
+    """Return the axes of a subnet as numbers."""
     return {
         "schedule/depth": float(subnet.total_depth),
         "schedule/img_size": float(subnet.img_size),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from autoprog.errors import ConfigError, RunError
-from autoprog.events import Event, RunStarted, Warned
+from autoprog.events import Event, RunStarted, WarningRaised
 from autoprog.loggers.points import EventTail, Point
 from autoprog.printable import one_line
 from autoprog.runfiles import check_run_files
@@ -43,6 +43,7 @@ class Relay:
     def __init__(self, name: str, folder: Path, manifest: RunManifest) -> None:
         self.name = name
         self._folder, self._manifest = folder, manifest
+        # One thread: points of a logger must stay in order.
         self._pool = ThreadPoolExecutor(1, thread_name_prefix=f"autoprog-{name}")
         self._tail = EventTail(folder)
         self._logger: Logger | None = None
@@ -64,7 +65,8 @@ class Relay:
         return problem
 
     def close(self) -> str | None:
-        """Pass on the rest and wait for it; return what went wrong, if that has not been told."""
+        """Pass on the rest and wait for it; return what went wrong, if that has not been reported."""
+        # What went wrong since the last event has not been reported yet.
         problem = self._problem() if self.is_on else None
         if self.is_on:
             return self.pass_all()
@@ -79,7 +81,7 @@ class Relay:
 
     @property
     def is_on(self) -> bool:
-        """Tell whether the logger has begun and has not failed."""
+        """Return whether the logger has begun and has not failed."""
         return self._task is not None and not self._failed
 
     @property
@@ -92,7 +94,9 @@ class Relay:
         error = None if self._task is None else self._task.exception()
         if error is None:
             return None
+        # A logger that failed once is left alone: the run must not be slowed by retries.
         self._failed = True
+        # Messages of foreign packages have pages; the first line says what is wrong.
         reason = one_line((str(error).strip().splitlines() or [""])[0])
         return f"{self.name} has stopped ({type(error).__name__}: {reason})"
 
@@ -115,13 +119,13 @@ class Relays:
     def __init__(self, folder: Path, manifest: RunManifest) -> None:
         self._relays = [Relay(name, folder, manifest) for name in wanted_loggers(manifest.settings)]
 
-    def show(self, event: Event) -> list[Warned]:
+    def show(self, event: Event) -> list[WarningRaised]:
         """Pass on what is new in the log; return what went wrong."""
         problems = [relay.show(event) for relay in self._relays]
         return [
-            Warned(
+            WarningRaised(
                 step=event.step,
-                message=f"{problem}; the run goes on, and autoprog log can repeat it",
+                message=f"{problem}; the run goes on, and autoprog export can repeat it",
             )
             for problem in problems
             if problem
@@ -145,6 +149,7 @@ def replay(name: str, folder: Path, manifest: RunManifest) -> str:
         ConfigError: If a link or the like is in place of a file of the run folder.
         RunError: If the logger fails.
     """
+    # A link in place of the event folder would write somewhere else.
     check_run_files(folder)
     relay = Relay(name, folder, manifest)
     problem = relay.pass_all()
@@ -155,6 +160,7 @@ def replay(name: str, folder: Path, manifest: RunManifest) -> str:
 
 def open_logger(name: str, folder: Path, manifest: RunManifest) -> Logger:
     """Import a logger's package and begin."""
+    # Imported when a run asks for it, as both are extras.
     make = getattr(import_module(f"autoprog.loggers.{name}"), LOGGERS[name])
     logger: Logger = make(folder, manifest)
     return logger
@@ -180,8 +186,8 @@ def check_logger(name: str, settings: RunSettings, flag: str) -> None:
     try:
         import_module(f"autoprog.loggers.{name}")
     except ImportError:
-        law, cure = f"must have {name} installed", f"pip install 'autoprog[{name}]'"
-        raise ConfigError(flag, "", law, cure=cure) from None
+        problem, hint = f"{name} is not installed", f"pip install 'autoprog[{name}]'"
+        raise ConfigError(flag, "", problem, hint=hint) from None
     if name == "wandb":
         from autoprog.loggers.wandb import check_wandb
 

@@ -25,6 +25,7 @@ class TensorBoardLogger:
         path = folder / "tensorboard"
         self.place = f"tensorboard --logdir {path}"
         self._writer = SummaryWriter(str(path), purge_step=0)
+        # As YAML, as in run.yaml, so that both can be compared by eye.
         settings = manifest.settings.model_dump(mode="json", exclude_none=True)
         self._writer.add_text("settings", _as_code(dump_yaml(settings)), 0)
 
@@ -35,6 +36,7 @@ class TensorBoardLogger:
                 self._writer.add_scalar(tag, number, point.step, walltime=point.time)
             for tag, text in point.texts.items():
                 self._writer.add_text(tag, text, point.step, walltime=point.time)
+        # Every batch of points, or a TensorBoard that is open lags by its buffer of two minutes.
         self._writer.flush()
 
     def close(self) -> None:

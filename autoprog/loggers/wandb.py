@@ -32,6 +32,7 @@ class WandbLogger:
         mode = _mode(settings)
         self._run = wandb.init(
             project=settings.wandb_project or os.environ.get("WANDB_PROJECT") or "autoprog",
+            # W&B takes no other letters in an id.
             id=re.sub(r"[^\w.-]", "-", manifest.run_id),
             name=manifest.run_id,
             job_type=settings.kind,
@@ -57,6 +58,7 @@ class WandbLogger:
     def write(self, points: Sequence[Point]) -> None:
         """Write the points that W&B does not have yet."""
         for point in points:
+            # W&B refuses steps below those that it has, with a warning for each.
             if point.step >= self._first_step:
                 self._run.log({**point.numbers, **point.texts}, step=point.step)
 
@@ -74,12 +76,13 @@ def check_wandb(settings: RunSettings) -> None:
     if _mode(settings) != "online":
         return
     try:
+        # Without a prompt: nobody may be there to answer it.
         logged_in = wandb.login(prompt=False, verify=False)
     except wandb.Error:
         logged_in = False
     if not logged_in:
-        cure = "call wandb login, or add --wandb-mode offline"
-        raise ConfigError("--log-wandb", "", "must be logged in to W&B", cure=cure)
+        hint = "call wandb login, or add --wandb-mode offline"
+        raise ConfigError("--log-wandb", "", "nobody is logged in to W&B", hint=hint)
 
 
 def _mode(settings: RunSettings) -> Literal["online", "offline", "disabled"]:

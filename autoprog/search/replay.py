@@ -7,17 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from autoprog.decisions import Decision, DecisionInputs
-from autoprog.errors import ConfigError, consistent
-from autoprog.hints import command
+from autoprog.decisions import Decision
+from autoprog.errors import ConfigError, command, consistent
 from autoprog.runs import Run
 from autoprog.search.decide import Chooser, decide
 from autoprog.settings import Rule, SearchSettings
 
 __all__ = ["Replayed", "chooser_of", "differences", "replay"]
 
+# How far numbers may be apart, relatively: the last bits depend on the mathematical library of a machine.
 _SAME = 1e-9
-"""How far numbers may be apart, relatively: the last bits depend on the mathematical library of a machine."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Replayed:
 
     Attributes:
         recorded: None where the run ended between writing down the inputs and deciding.
-        again: None where the only way on was taken, for which nothing is written down.
+        again: None where only one subnet was left to choose, for which no inputs are written down.
     """
 
     recorded: Decision | None
@@ -55,13 +54,20 @@ def replay(run: Run, chooser: Chooser) -> list[Replayed]:
     """
     inputs = {one.index: one for one in run.inputs()}
     if not inputs:
-        law = "must be a search with an inputs.jsonl, from which it has decided"
-        raise ConfigError("--replay", "", law, str(run.path))
+        problem = "must be a search with an inputs.jsonl, from which it has decided"
+        raise ConfigError("--replay", "", problem, str(run.path))
     recorded = {decision.index: decision for decision in run.decisions}
-    return [
-        Replayed(recorded.get(index), _again(chooser, inputs.get(index)))
-        for index in sorted(inputs.keys() | recorded.keys())
-    ]
+    replayed = []
+    for index in sorted(inputs.keys() | recorded.keys()):
+        again = None
+        if index in inputs:
+            if chooser.rule == "budget" and inputs[index].seconds_left is None:
+                problem = "must be rollout, autoprog or pareto for a run without --budget"
+                raise ConfigError("--rule", "", problem, chooser.rule)
+            with consistent(f"inputs.jsonl: decision {index}"):
+                again = decide(chooser, inputs[index])
+        replayed.append(Replayed(recorded.get(index), again))
+    return replayed
 
 
 def chooser_of(
@@ -74,8 +80,8 @@ def chooser_of(
     """
     settings = run.manifest.settings
     if settings.search is None:
-        law = f"must be the folder of a search, but is that of a {settings.kind} run"
-        raise ConfigError("--replay", "", law, cure=f"see {command('show', run.path)}")
+        problem = f"must be the folder of a search, but is that of a {settings.kind} run"
+        raise ConfigError("--replay", "", problem, hint=f"see {command('show', run.path)}")
     search: SearchSettings = settings.search
     return Chooser(
         rule=rule or search.rule,
@@ -86,21 +92,11 @@ def chooser_of(
 
 
 def differences(recorded: Decision, again: Decision) -> tuple[str, ...]:
-    """Return what two decisions do not have in common: subnet, tail, candidates, front, reason, strength."""
+    """Return the names of what differs between two decisions."""
     one, two = (decision.model_dump(mode="json") for decision in (recorded, again))
     found = [] if recorded.subnet == again.subnet else ["subnet"]
-    keys = ("tail", "candidates", "front", "reason", "strengthens")
+    keys = ("continuation", "candidates", "front", "reason", "full_regularisation")
     return (*found, *(key for key in keys if not _alike(one[key], two[key])))
-
-
-def _again(chooser: Chooser, inputs: DecisionInputs | None) -> Decision | None:
-    if inputs is None:
-        return None
-    if chooser.rule == "budget" and inputs.seconds_left is None:
-        law = "must be rollout, autoprog or pareto for a run without --budget"
-        raise ConfigError("--rule", "", law, chooser.rule)
-    with consistent(f"inputs.jsonl: decision {inputs.index}"):
-        return decide(chooser, inputs)
 
 
 def _alike(one: Any, two: Any) -> bool:

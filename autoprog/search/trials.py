@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from autoprog.errors import RunError
-from autoprog.events import Event, TrialTold, Warned
-from autoprog.program import PROGRAM
-from autoprog.runfiles import check_run_files
+from autoprog.curves import Curriculum, curve_value
+from autoprog.data.dataset import OpenedData
+from autoprog.data.opening import open_data
+from autoprog.errors import DivergedError, RunError, RunExistsError, RunLockedError
+from autoprog.events import Evaluated, Event, TrialFinished, WarningRaised
+from autoprog.pareto import pareto_front, pareto_knee
+from autoprog.processes import WorkerFile, claim_worker
+from autoprog.runfiles import check_run_files, remove_checkpoints, remove_unstarted
 from autoprog.runs import RunFolder
 from autoprog.schedule import FoundBy, GrowthSchedule, load_schedule
 from autoprog.search.controller import (
     LOST,
     RELEASED,
-    FrozenTrial,
+    BaseDistribution,
+    CategoricalDistribution,
+    Halving,
+    IntDistribution,
+    OpenTrial,
     Plan,
+    PrunedTrial,
+    ReleasedTrial,
     SharedStudy,
     StopRule,
     TrialState,
@@ -26,19 +39,47 @@ from autoprog.search.controller import (
     open_storage,
     run_worker,
 )
-from autoprog.search.spawn import Crew, WorkerDied, spawn_workers
-from autoprog.search.tails import front_of, knee_of
-from autoprog.search.trial import METRICS, RUNGS, TrialRunner, schedule_space, trial_settings
-from autoprog.settings import RunSettings
-from autoprog.train.data import OpenedData
-from autoprog.train.engine import Job, start_training, train_schedule
-from autoprog.train.feed import open_data
+from autoprog.search.encoding import AxisRange, Encoding
+from autoprog.search.forecast import ScalingLaw
+from autoprog.search.worker_processes import WorkerDied, spawn_workers
+from autoprog.settings import RunManifest, RunSettings, SearchSettings
+from autoprog.space import SearchSpace
+from autoprog.stage import FullModel, Grow, LearningRate, Stage, image_macs
+from autoprog.supervise import PROGRAM
+from autoprog.train.length import step_table
+from autoprog.train.run import Job, start_training, train_schedule
+from autoprog.train.step import scaled_batch_size
 from autoprog.train.stop import InterruptedRunError, StopRequest
-from autoprog.workers import WorkerFile, claim_worker
+from autoprog.train.trainer import Trainer
+from supernet.config import SubnetConfig
 
-__all__ = ["Trialled", "Workforce", "check_storage", "join", "search_by_trials", "within"]
+__all__ = [
+    "FinishedTrial",
+    "ScheduleSpace",
+    "TrialRunner",
+    "Workforce",
+    "check_storage",
+    "join",
+    "schedule_space",
+    "search_by_trials",
+    "trial_settings",
+    "within_budget",
+    "worked_seconds",
+]
 
-_STUDY = "trials"
+_METRICS = ("loss", "seconds")
+
+_RUNGS = Halving(first_step=40, reduction=2)
+"""Where trials are compared, in per cent of their own cost: at 40 and at 80 the better half goes on."""
+_RUNG_WINDOW = 12
+"""Trials are compared where they have just passed a rung, since later they know more."""
+
+_NUM_EVALUATIONS = 10
+_LEARNING_EXPONENT = 0.2  # of the loss over the cost, as where a search has no curve to fit it to
+_NUM_DATES = 20
+"""Dates that a growth may have, from the start to where the model is full at the latest."""
+
+_RISING = ("depth", "img_size", "keep_rate", "randaug", "drop_path", "batch_scale")
 
 
 @dataclass(frozen=True)
@@ -50,7 +91,7 @@ class Workforce:
 
 
 @dataclass(frozen=True)
-class Trialled:
+class FinishedTrial:
     """A trial that has values."""
 
     number: int
@@ -75,19 +116,103 @@ def search_by_trials(
         InterruptedRunError: If a stop was requested.
         RunError: If too few trials have come to an end.
     """
-    best = folder.path / "best.yaml"
-    shared = _open(settings, folder.path)
-    if not best.exists():
+    search, best = _search_of(settings), folder.path / "best.yaml"
+    shared = _open_study(settings, folder.path)
+    if not best.exists():  # else this goes on with a run that has chosen already
         yield from _carry_out_trials(settings, folder, shared, workforce, job.stop)
         chosen, complaint = _choose(settings, folder, shared, opened)
         if complaint:
-            yield Warned(step=0, message=complaint)
-        folder.write_schedule(_schedule_of(settings, folder, chosen), "best.yaml")
+            yield WarningRaised(step=0, message=complaint)
+        run, seed = folder.manifest.run_id, settings.seed
+        found_by = FoundBy(run=run, rule=search.rule, seed=seed, trial=chosen.number)
+        found = schedule_space(settings).schedule_of(chosen.params, found_by)
+        folder.write_schedule(found, "best.yaml")
     schedule = load_schedule(best)
     folder.write_schedule(schedule)
     trainer = start_training(settings, folder, opened, schedule, job)
-    trainer.ledger.seconds["search"] = _worked_seconds(shared)  # a checkpoint, if any, has its own
+    # Before the first step; a checkpoint that is gone on from brings its own.
+    trainer.ledger.seconds["search"] = worked_seconds(shared)
     yield from train_schedule(trainer, schedule)
+
+
+def _carry_out_trials(
+    settings: RunSettings,
+    folder: RunFolder,
+    shared: SharedStudy,
+    workforce: Workforce,
+    stop: StopRequest,
+) -> Iterator[Event]:
+    """Start the workers and yield an event for each trial that ends."""
+    words = [*PROGRAM, "search", "--join", str(folder.path), *workforce.words]
+    schedules, reported = schedule_space(settings), set[int]()
+    for report in spawn_workers(folder.path, workforce.jobs, words, stop):
+        if isinstance(report, WorkerDied):
+            text = f"worker {report.number} died ({report.exit_code}): {report.last_line}"
+            yield WarningRaised(step=0, message=text)
+        for trial in shared.ended(TrialState.COMPLETE, TrialState.PRUNED):
+            if trial.number not in reported:
+                reported.add(trial.number)
+                loss, seconds = trial.values or (None, None)  # a pruned one has none
+                yield TrialFinished(
+                    step=0,
+                    number=trial.number,
+                    pruned=trial.state is TrialState.PRUNED,
+                    loss=loss,
+                    seconds=seconds,
+                    stages=schedules.stages_of(trial.params),
+                )
+    if stop.signal_name is not None:
+        raise InterruptedRunError(stop.signal_name, str(folder.path))
+    ended, wanted = shared.num_finished(), _search_of(settings).trials
+    if wanted is not None and ended < wanted:  # a signal reached the workers and not this process
+        again = shlex.quote(str(folder.path))
+        hint = f"the workers were stopped; go on with --resume {again}"
+        raise RunError(f"{folder.path}: {ended} of {wanted} trials have come to an end; {hint}")
+
+
+def _choose(
+    settings: RunSettings, folder: RunFolder, shared: SharedStudy, opened: OpenedData
+) -> tuple[FinishedTrial, str]:
+    """Return what the rule takes from the front of the trials, and what is to be said against it."""
+    search, trials = _search_of(settings), shared.ended(TrialState.COMPLETE)
+    finished = [FinishedTrial(t.number, t.values[0], t.values[1], dict(t.params)) for t in trials]
+    if not finished:
+        raise RunError(f"{folder.path}: no trial was trained to its end")
+    on_front = pareto_front([t.seconds for t in finished], [t.loss for t in finished])
+    front = [finished[index] for index in on_front]
+    if search.budget_seconds is None:
+        return front[pareto_knee([t.seconds for t in front], [t.loss for t in front])], ""
+    images = len(open_data(trial_settings(settings).data).train)
+    trial_fraction = search.proxy * images / len(opened.train)
+    return within_budget(front, search.budget_seconds, trial_fraction)
+
+
+def within_budget(
+    front: Sequence[FinishedTrial], budget_seconds: float, trial_fraction: float
+) -> tuple[FinishedTrial, str]:
+    """Return the best whose full run takes no longer; else the cheapest, and what is to be said of that.
+
+    Args:
+        front: From the cheapest on.
+        budget_seconds: For training the full run.
+        trial_fraction: Of a full run that a trial takes, by epochs and images.
+    """
+    affordable = [one for one in front if one.seconds <= budget_seconds * trial_fraction]
+    if affordable:
+        return min(affordable, key=lambda one: one.loss), ""
+    cheapest = front[0]
+    needed = f"{cheapest.seconds / trial_fraction:.0f} s, the budget is {budget_seconds:.0f} s"
+    return cheapest, f"no trial fits the budget: the cheapest, {cheapest.number}, needs {needed}"
+
+
+def worked_seconds(shared: SharedStudy) -> float:
+    """Return the seconds that workers spent on trials, all together.
+
+    What a worker had done that died is not known: its trial was failed when somebody noticed.
+    """
+    trials = shared.study.get_trials(deepcopy=False)
+    known = [t for t in trials if t.user_attrs.get(LOST, RELEASED) == RELEASED]
+    return sum(t.duration.total_seconds() for t in known if t.duration is not None)
 
 
 def join(settings: RunSettings, folder: Path, stop: StopRequest, number: int | None = None) -> None:
@@ -103,13 +228,12 @@ def join(settings: RunSettings, folder: Path, stop: StopRequest, number: int | N
         ConfigError: If a link or the like is in place of a file of the run folder.
         RunError: If trials fail in a row, or the storage does not answer.
     """
-    assert settings.search is not None, "a search has search settings"
     check_run_files(folder)
     own = trial_settings(settings)
     runner = TrialRunner(own, open_data(own.data), schedule_space(settings), folder)
     file = WorkerFile(folder, claim_worker(folder) if number is None else number)
-    rule = StopRule(trials=settings.search.trials)
-    run_worker(_open(settings, folder), runner, rule, file, stop, halving=RUNGS)
+    rule = StopRule(trials=_search_of(settings).trials)
+    run_worker(_open_study(settings, folder), runner, rule, file, stop, halving=_RUNGS)
 
 
 def check_storage(settings: RunSettings) -> None:
@@ -122,115 +246,289 @@ def check_storage(settings: RunSettings) -> None:
         close_storage(open_storage(settings.search.storage))
 
 
-def _open(settings: RunSettings, folder: Path) -> SharedStudy:
-    search, schedules = settings.search, schedule_space(settings)
-    assert search is not None, "a search has search settings"
+def _open_study(settings: RunSettings, folder: Path) -> SharedStudy:
+    search, schedules = _search_of(settings), schedule_space(settings)
     space = schedules.distributions()
-    plan = Plan(f"{folder.name}/{_STUDY}", METRICS, space, schedules.first())
+    plan = Plan(f"{folder.name}/trials", _METRICS, space, schedules.first())
+    # A trial is a training: few enough for generations a third of Optuna's 50.
     sampler = create_sampler(search.sampler, settings.seed, space, population=16)
     return SharedStudy.open(folder, plan, sampler, search.storage)
 
 
-def _carry_out_trials(
-    settings: RunSettings,
-    folder: RunFolder,
-    shared: SharedStudy,
-    workforce: Workforce,
-    stop: StopRequest,
-) -> Iterator[Event]:
-    """Start the workers and tell of each trial that ends."""
-    words = [*PROGRAM, "search", "--join", str(folder.path), *workforce.words]
-    told: set[int] = set()
-    for report in spawn_workers(Crew(folder.path, workforce.jobs, lambda _: words), stop):
-        if isinstance(report, WorkerDied):
-            text = f"worker {report.number} died ({report.exit_code}): {report.last_words}"
-            yield Warned(step=0, message=text)
-        yield from _news(settings, shared, told)
-    if stop.signal_name is not None:
-        raise InterruptedRunError(stop.signal_name, str(folder.path))
+def trial_settings(settings: RunSettings) -> RunSettings:
+    """Return the settings of a trial: fractions of epochs and images, some of these to evaluate on."""
+    proxy, recipe = _search_of(settings).proxy, settings.recipe
+    epochs = recipe.epochs * proxy
+    fraction = settings.data.fraction * proxy
+    changes = {
+        "kind": "train",
+        "search": None,
+        "schedule_from": "trial",
+        "recipe": recipe.model_copy(update={"epochs": epochs}),
+        "data": settings.data.model_copy(update={"fraction": fraction, "on_held_out": True}),
+        "eval_every_epochs": epochs / _NUM_EVALUATIONS,
+        # Either would end trials at different points, which could not be compared.
+        "patience": None,
+        "time_budget_seconds": None,
+        "on_divergence": "stop",  # a trial that diverges is pruned, not mended
+    }
+    return settings.model_copy(update=changes)
+
+
+def _search_of(settings: RunSettings) -> SearchSettings:
     assert settings.search is not None, "a search has search settings"
-    ended, wanted = shared.num_finished(), settings.search.trials
-    if wanted is not None and ended < wanted:
-        again = shlex.quote(str(folder.path))
-        cure = f"the workers were stopped; go on with --resume {again}"
-        raise RunError(f"{folder.path}: {ended} of {wanted} trials have come to an end; {cure}")
+    return settings.search
 
 
-def _news(settings: RunSettings, shared: SharedStudy, told: set[int]) -> Iterator[TrialTold]:
-    states = TrialState.COMPLETE, TrialState.PRUNED
-    for trial in shared.ended(*states):
-        if trial.number not in told:
-            told.add(trial.number)
-            yield _event_of(settings, trial)
+@dataclass(frozen=True)
+class TrialRunner:
+    """Trains the schedule of a trial in a run folder of its own, ``trials/<number>``.
 
-
-def _event_of(settings: RunSettings, trial: FrozenTrial) -> TrialTold:
-    schedules = schedule_space(settings)
-    schedule, share, stages = schedules.schedule_of(trial.params), 0.0, []
-    for stage in schedule.stages:
-        resolved = schedule.resolve(1000, 1.0).at(min(999, round(1000 * share)))
-        stages.append((share, resolved.subnet))
-        share += float(stage.length)
-    values = trial.values or [None, None]
-    return TrialTold(
-        step=0,
-        number=trial.number,
-        pruned=trial.state is TrialState.PRUNED,
-        loss=values[0],
-        seconds=values[1],
-        stages=tuple(stages),
-    )
-
-
-def _finished(shared: SharedStudy) -> list[Trialled]:
-    trials = shared.ended(TrialState.COMPLETE)
-    return [Trialled(t.number, t.values[0], t.values[1], dict(t.params)) for t in trials]
-
-
-def _choose(
-    settings: RunSettings, folder: RunFolder, shared: SharedStudy, opened: OpenedData
-) -> tuple[Trialled, str]:
-    """Return what the rule takes from the front of the trials, and what is to be said against it."""
-    search, finished = settings.search, _finished(shared)
-    assert search is not None, "a search has search settings"
-    if not finished:
-        raise RunError(f"{folder.path}: no trial was trained to its end")
-    front = front_of(finished)
-    if search.budget_seconds is None:
-        return knee_of(front), ""
-    images = len(open_data(trial_settings(settings).data).train)
-    share = search.proxy * images / len(opened.train)
-    return within(front, search.budget_seconds, share)
-
-
-def _schedule_of(settings: RunSettings, folder: RunFolder, chosen: Trialled) -> GrowthSchedule:
-    assert settings.search is not None, "a search has search settings"
-    rule, run = settings.search.rule, folder.manifest.run_id
-    found_by = FoundBy(run=run, rule=rule, seed=settings.seed, trial=chosen.number)
-    return schedule_space(settings).schedule_of(chosen.params, found_by)
-
-
-def within(front: Sequence[Trialled], budget_seconds: float, share: float) -> tuple[Trialled, str]:
-    """Return the best whose full run takes no longer; else the cheapest, and a word on that.
-
-    Args:
-        front: From the cheapest on.
-        budget_seconds: For training the full run.
-        share: Of a full run that a trial takes, by epochs and images.
+    What an earlier worker left of the same trial is gone on with. Returns (loss, seconds): the averaged
+    network's loss on images that are trained on in no trial, and the seconds of training.
     """
-    affordable = [one for one in front if one.seconds <= budget_seconds * share]
-    if affordable:
-        return min(affordable, key=lambda one: one.loss), ""
-    cheapest = front[0]
-    needed = f"{cheapest.seconds / share:.0f} s, the budget is {budget_seconds:.0f} s"
-    return cheapest, f"no trial fits the budget: the cheapest, {cheapest.number}, needs {needed}"
+
+    settings: RunSettings
+    opened: OpenedData
+    schedules: ScheduleSpace
+    folder: Path
+
+    def __call__(self, params: Mapping[str, Any], trial: OpenTrial) -> tuple[float, float]:
+        """Evaluate one trial.
+
+        Raises:
+            PrunedTrial: If others do better, or it diverges.
+            ReleasedTrial: If a stop was requested, or others took this worker for dead; the next one goes on
+                from a checkpoint.
+        """
+        schedule = self.schedules.schedule_of(params)
+        folder = self._open(trial.origin)
+        try:
+            job = Job(_TrialStop(trial))
+            trainer = start_training(self.settings, folder, self.opened, schedule, job)
+            recipe, data, spec = trainer.recipe, trainer.data, trainer.stepper.model.spec
+            total_macs = sum(
+                segment.steps
+                * scaled_batch_size(recipe, segment.training)
+                * image_macs(spec, segment.subnet, segment.training, data.num_classes)
+                for segment in step_table(recipe, schedule, data.num_images).segments
+            )
+            for event in train_schedule(trainer, schedule):
+                folder.append(event)
+                if isinstance(event, Evaluated):
+                    _report(trial, trainer, event, total_macs)
+        except InterruptedRunError:
+            raise ReleasedTrial from None
+        except DivergedError as error:
+            trial.note("diverged", True)
+            remove_checkpoints(folder.checkpoints)
+            raise PrunedTrial(str(error)) from error
+        except PrunedTrial:
+            remove_checkpoints(folder.checkpoints)
+            raise
+        finally:
+            folder.close()
+        # Of a trial that has ended nothing is resumed, and a search of hundreds would fill the disk.
+        remove_checkpoints(folder.checkpoints)
+        last, seconds = trainer.last_evaluation, trainer.ledger.seconds
+        assert last is not None, "a run ends with an evaluation"
+        trial.note("top1_ema", last.top1_ema)
+        return last.loss_ema, seconds["train"] + seconds["data_wait"] + seconds["lost"]
+
+    def _open(self, number: int) -> RunFolder:
+        """Return the folder of a trial, as an earlier worker left it or new.
+
+        One that was taken for dead may still write in it, or something else be in its place; then the trial
+        begins anew beside it.
+        """
+        parent, name, again = self.folder / "trials", f"{number:04d}", 1
+        while True:
+            with suppress(RunLockedError, RunExistsError):
+                if (parent / name / "run.yaml").exists():
+                    return RunFolder.reopen(parent / name)
+                remove_unstarted(parent / name)
+                now = datetime.now().astimezone().isoformat(timespec="seconds")
+                return RunFolder.create(
+                    parent,
+                    RunManifest(
+                        run_id=name, created=now, argv=(), versions={}, settings=self.settings
+                    ),
+                )
+            again += 1
+            name = f"{number:04d}-{again}"
 
 
-def _worked_seconds(shared: SharedStudy) -> float:
-    """Return the seconds that workers spent on trials, all together.
+class _TrialStop(StopRequest):
+    """Stops the training of a trial whose worker is to stop, or whose result nobody waits for."""
 
-    What a worker had done that died is not known: its trial was failed when somebody noticed.
+    def __init__(self, trial: OpenTrial) -> None:
+        self._trial = trial
+
+    @property
+    def signal_name(self) -> str | None:  # type: ignore[override]
+        """Return a signal as soon as the worker is to stop."""
+        return "SIGTERM" if self._trial.stop_requested or self._trial.is_lost else None
+
+
+def _report(trial: OpenTrial, trainer: Trainer, event: Evaluated, total_macs: int) -> None:
+    """Report a trial that is full and at a rung, by its loss and by what it will have cost."""
+    # In multiply-accumulates, which are the same on every machine: seconds would prune by its load.
+    percent = round(100 * trainer.macs / total_macs)
+    rung = _RUNGS.rung_of(percent)
+    # The loss of a small model says nothing yet about what growing will make of it.
+    if rung is None or trainer.stepper.subnet != trainer.stepper.model.spec.full:
+        return
+    if percent - _RUNGS.first_step * _RUNGS.reduction**rung <= _RUNG_WINDOW:
+        trial.report(percent, ScalingLaw(_LEARNING_EXPONENT).score(event.loss_ema, total_macs))
+
+
+# Whole schedules as the parameters of trials: every axis of a space, and the choices beside them.
+
+
+def schedule_space(settings: RunSettings) -> ScheduleSpace:
+    """Return the schedules that a search may try."""
+    space, recipe = _search_of(settings).space, settings.recipe
+    return ScheduleSpace(space, recipe.strength, recipe.learning_rate)
+
+
+@dataclass(frozen=True)
+class ScheduleSpace:
+    """The schedules of a space.
+
+    Attributes:
+        space: What may grow, and the choices beside it.
+        strength: The recipe's regularisation, of which stages have a fraction.
+        lr: The recipe's learning rate; a trial may choose another shape.
     """
-    trials = shared.study.get_trials(deepcopy=False)
-    known = [t for t in trials if t.user_attrs.get(LOST, RELEASED) == RELEASED]
-    return sum(t.duration.total_seconds() for t in known if t.duration is not None)
+
+    space: SearchSpace
+    strength: Curriculum
+    lr: LearningRate
+
+    @property
+    def encoding(self) -> Encoding:
+        """Return the vectors of the axes that rise over a run."""
+        counts = self._counts()
+        axes = tuple(AxisRange(name, 0, counts[name] - 1) for name in _RISING)
+        return Encoding(axes, 0.0, 1.0 - self.space.decisions.min_full_fraction, _NUM_DATES)
+
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """Return what a trial is asked for: increments of dates, and choices where there are several."""
+        rising = {key: IntDistribution(*ends) for key, ends in self.encoding.bounds().items()}
+        choices = {
+            name: CategoricalDistribution(values)
+            for name, values in self._choices().items()
+            if len(values) > 1
+        }
+        return {**rising, **choices}
+
+    def first(self) -> tuple[dict[str, Any], ...]:
+        """Return the trials to begin with: the baseline and the published ways to grow."""
+        encoding, counts = self.encoding, self._counts()
+        end = encoding.full_fraction
+
+        def arrivals(**own: list[float]) -> dict[str, int]:
+            at_once = {name: [0.0] * (counts[name] - 1) for name in _RISING}
+            return encoding.encode({**at_once, **own})
+
+        def even(name: str) -> list[float]:
+            return [end * (k + 1) / (counts[name] - 1) for k in range(counts[name] - 1)]
+
+        def late(name: str, fraction: float = end) -> list[float]:
+            return [fraction] * (counts[name] - 1)
+
+        vectors = (
+            arrivals(),  # the full model at once
+            # AutoProg's even ramp of all axes; sizes alone in an even ramp, at full depth.
+            arrivals(**{name: even(name) for name in _RISING}),
+            arrivals(img_size=even("img_size")),
+            # Half of the run at the smallest size; depth in one late jump; everything as late as may be.
+            arrivals(img_size=late("img_size", 0.5)),
+            arrivals(depth=late("depth", 0.7)),
+            arrivals(**{name: late(name) for name in ("depth", "img_size", "keep_rate")}),
+        )
+        # In a small space several are the same; each is tried once, in this order.
+        distinct = {tuple(sorted(vector.items())): vector for vector in vectors}
+        return tuple(dict(vector) for vector in distinct.values())
+
+    def schedule_of(
+        self, params: Mapping[str, Any], found_by: FoundBy | None = None
+    ) -> GrowthSchedule:
+        """Return the schedule of a trial's parameters, with lengths in fractions of the run."""
+        space, axes, strength = self.space, self.space.axes, self.strength
+        choices = {name: params.get(name, values[0]) for name, values in self._choices().items()}
+        timeline = self.encoding.decode(params)
+        ends = [fraction for fraction, _ in timeline[1:]] + [1.0]
+        stages = []
+        for (start, numbers), end in zip(timeline, ends, strict=True):
+            depth, size, rate, randaug, drop_path, batch = numbers
+            stage = Stage.of(
+                SubnetConfig(space.depths[depth], space.sizes[size], space.keep_rates[rate]),
+                length=end - start,
+                grow=self.grow(_INIT_OF.get(choices["grow"], choices["grow"]), choices["map"]),
+                curriculum=Curriculum(
+                    randaug=_scaled(strength.randaug, axes.randaug.values[randaug]),
+                    drop_path=_scaled(strength.drop_path, axes.drop_path.values[drop_path]),
+                ),
+                batch_scale=axes.batch_scale.values[batch],
+            )
+            stages.append(stage)
+        return GrowthSchedule(
+            full=FullModel.of(self.space.spec),
+            length_unit="fraction",
+            lr=LearningRate(shape=choices["lr"], clock=self.lr.clock),
+            stages=tuple(stages),
+            found_by=found_by,
+        )
+
+    def stages_of(self, params: Mapping[str, Any]) -> tuple[tuple[float, SubnetConfig], ...]:
+        """Return from which fraction of a trial on it trains which subnet."""
+        schedule, fraction, stages = self.schedule_of(params), 0.0, []
+        table = schedule.resolve(1000, 1.0)  # steps enough for 20 dates to differ
+        for stage in schedule.stages:
+            stages.append((fraction, table.at(min(999, round(1000 * fraction))).subnet))
+            fraction += float(stage.length)
+        return tuple(stages)
+
+    def grow(self, init: str, placement: str = "interpolate") -> Grow:
+        """Return the growth rule of a trial; what it does not choose is the space's own."""
+        own = self.space.decisions.grow
+        return Grow.model_validate(
+            {
+                "init": init,
+                "placement": placement,
+                "old_blocks": own.old_blocks if init == "ema" else "keep",
+                "optimizer_state": own.optimizer_state,
+            }
+        )
+
+    def _counts(self) -> dict[str, int]:
+        space, axes = self.space, self.space.axes
+        values = (
+            space.depths,
+            space.sizes,
+            space.keep_rates,
+            axes.randaug.values,
+            axes.drop_path.values,
+            axes.batch_scale.values,
+        )
+        return {name: len(own) for name, own in zip(_RISING, values, strict=True)}
+
+    def _choices(self) -> dict[str, tuple[str, ...]]:
+        # The names and values that studies hold since the first release: a sampler draws by them, in
+        # their order, so that other words would be other draws, and would not join older studies.
+        axes = self.space.axes
+        inits = tuple(_STORED_INIT.get(init, init) for init in axes.init)
+        return {"map": axes.placement, "grow": inits, "lr": axes.lr or (self.lr.shape,)}
+
+
+_STORED_INIT = {"ema": "mogrow"}
+_INIT_OF = {stored: init for init, stored in _STORED_INIT.items()}
+
+
+def _scaled(strength: object, scale: float) -> float | None:
+    """Return a fraction of the recipe's value; None, which keeps it, for all of it."""
+    if strength is None or scale == 1:
+        return None
+    assert isinstance(strength, int | float)
+    return round(curve_value(strength, 1.0) * scale, 6)

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import ctypes
+import platform
 import re
 import resource
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
+from autoprog.environment import usable_cores
 from autoprog.errors import ConfigError
-from autoprog.settings import RunSettings
-from autoprog.stage import FullModel
-from autoprog.train.cores import processor_name, usable_cores
 from autoprog.train.ranks import ONE_PROCESS, Ranks
 
-__all__ = ["Compute", "cpu_has_bfloat16", "is_out_of_memory", "resolve_compute"]
+if TYPE_CHECKING:
+    from autoprog.settings import RunSettings
+
+__all__ = [
+    "Compute",
+    "cpu_has_bfloat16",
+    "is_out_of_memory",
+    "processor_name",
+    "resolve_compute",
+]
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's malloc.h
 
@@ -75,7 +85,7 @@ class Compute:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell whether torch had no memory; on CPUs it raises a plain RuntimeError for that."""
+    """Return whether torch had no memory; on CPUs it raises a plain RuntimeError for that."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
@@ -89,29 +99,59 @@ def resolve_compute(settings: RunSettings, ranks: Ranks = ONE_PROCESS) -> Comput
     Raises:
         ConfigError: If the device is unknown or not there, or more is to be started than the cores can carry.
     """
-    _check_cores(settings)
-    chosen, threads, amp = _resolve_device(settings.device, ranks), settings.threads, settings.amp
-    if threads is None and not ranks.alone and chosen.type == "cpu":
-        threads = max(1, usable_cores() // ranks.local_world_size)  # torchrun gives each rank one
-    if threads is not None:
-        torch.set_num_threads(threads)
-    if chosen.type == "cuda":
-        torch.cuda.set_device(chosen)
-    elif chosen.type == "cpu":
-        _keep_freed_memory()
-    return Compute(chosen, _default_amp(chosen, settings.model) if amp == "auto" else amp)
-
-
-def _check_cores(settings: RunSettings) -> None:
-    """Refuse threads and loader processes in numbers of which starting them is all that would be done."""
     cores = usable_cores()
-    for flag, number, most in (
+    # Beyond these numbers, starting the threads or loader processes is all that would be done.
+    for flag, number, limit in (
         ("--threads", settings.threads, max(64, 4 * cores)),
         ("--workers", settings.workers, max(16, 8 * cores)),
     ):
-        if isinstance(number, int) and number > most:
-            law = f"must be at most {most} on a machine with {cores} cores"
-            raise ConfigError(flag, "", law, number, "lower it, or leave it out")
+        if isinstance(number, int) and number > limit:
+            problem = f"must be at most {limit} on a machine with {cores} cores"
+            raise ConfigError(flag, "", problem, number, "lower it, or leave it out")
+    device, threads, amp = _resolve_device(settings.device, ranks), settings.threads, settings.amp
+    if threads is None and not ranks.alone and device.type == "cpu":
+        threads = max(1, cores // ranks.local_world_size)  # torchrun gives each rank one
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    elif device.type == "cpu":
+        _keep_freed_memory()
+    if amp == "auto":
+        amp = "none"
+        if device.type == "cuda":  # Ampere and newer compute in bfloat16
+            has_bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)
+            amp = "bfloat16" if has_bfloat16 else "float16"
+        elif device.type == "cpu" and settings.model.embed_dim >= _BF16_WIDTH:
+            amp = "bfloat16" if cpu_has_bfloat16() else "none"
+    return Compute(device, amp)
+
+
+def _resolve_device(name: str, ranks: Ranks) -> torch.device:
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        if ranks.local_rank >= torch.cuda.device_count():
+            problem = f"must be at most {torch.cuda.device_count()}, the GPUs of this machine"
+            raise ConfigError("torchrun", "--nproc-per-node", problem, ranks.local_world_size)
+        return torch.device("cuda", ranks.local_rank)
+    if name == "auto":
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    # Not left to torch.device, which takes names such as "meta" and "xla", on which nothing is computed.
+    if re.fullmatch(r"cpu(:0)?|mps|cuda(:[0-9]{1,2})?", name) is None:
+        problem = "must be auto, cpu, mps, cuda or cuda:N"
+        raise ConfigError("--device", "", problem, name)
+    device = torch.device(name)
+    is_there = {
+        "cpu": True,
+        "mps": torch.backends.mps.is_available(),
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+    }
+    if not is_there[device.type]:
+        hint = "take --device auto"
+        raise ConfigError("--device", "", "must be there on this machine", name, hint)
+    if device.index is not None and not ranks.alone:
+        problem = f"must leave the number to the {ranks.world_size} processes of this run"
+        raise ConfigError("--device", "", problem, name, f"take --device {device.type}")
+    return device
 
 
 def _keep_freed_memory() -> None:
@@ -129,41 +169,15 @@ def _keep_freed_memory() -> None:
     mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # glibc takes no more
 
 
-def _is_there(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
-    return device.type == "cpu" or (device.type == "mps" and torch.backends.mps.is_available())
-
-
-def _resolve_device(name: str, ranks: Ranks) -> torch.device:
-    if name in ("auto", "cuda") and torch.cuda.is_available():
-        if ranks.local_rank >= torch.cuda.device_count():
-            law = f"must be at most {torch.cuda.device_count()}, the GPUs of this machine"
-            raise ConfigError("torchrun", "--nproc-per-node", law, ranks.local_world_size)
-        return torch.device("cuda", ranks.local_rank)
-    if name == "auto":
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    if re.fullmatch(r"cpu(:0)?|mps|cuda(:[0-9]{1,2})?", name) is None:
-        law = "must be auto, cpu, mps, cuda or cuda:N"
-        raise ConfigError("--device", "", law, name)
-    device = torch.device(name)
-    if not _is_there(device):
-        cure = "take --device auto"
-        raise ConfigError("--device", "", "must be there on this machine", name, cure)
-    if device.index is not None and not ranks.alone:
-        law = f"must leave the number to the {ranks.world_size} processes of this run"
-        raise ConfigError("--device", "", law, name, f"take --device {device.type}")
-    return device
-
-
-def _default_amp(device: torch.device, model: FullModel) -> str:
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float16"
-    if device.type == "cpu" and model.embed_dim >= _BF16_WIDTH and cpu_has_bfloat16():
-        return "bfloat16"
-    return "none"
-
-
 def cpu_has_bfloat16() -> bool:
-    """Tell whether the processor computes in bfloat16."""
+    """Return whether the processor computes in bfloat16."""
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
+def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Return the model of the processor as Linux gives it, elsewhere what Python knows."""
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found.group(1) if found else platform.processor() or platform.machine()

@@ -46,8 +46,8 @@ def evaluate(
 ) -> list[Scores]:
     """Return the scores of each model over images and targets, in eval mode.
 
-    Each batch is read once for all models; the modes of the models are restored. Each rank brings its share
-    of the batches and gets the result over all of them.
+    Each batch is read once for all models; the modes of the models are restored. Each rank brings its part of
+    the batches and gets the result over all of them.
     """
     return _scores([(model, choice) for model in models], batches, compute, ranks)
 
@@ -71,9 +71,23 @@ def _scores(
 ) -> list[Scores]:
     modes = [model.training for model, _ in networks]
     num_classes = networks[0][0].vit.num_classes
+    # Sums over images, since batches and ranks differ in their number. Losses (networks,), right answers
+    # (networks, classes), images (classes,).
+    losses = torch.zeros(len(networks), dtype=torch.float64)
+    correct = torch.zeros(len(networks), num_classes, dtype=torch.int64)
+    images = torch.zeros(num_classes, dtype=torch.int64)
     # Eager, as averages are: a compiled network would need one more graph for this.
     with torch.compiler.set_stance("force_eager"):
-        losses, correct, images = _totals(networks, batches, compute, num_classes)
+        for batch, labels in batches:
+            inputs, targets = batch.to(compute.device), labels.to(compute.device)
+            images += torch.bincount(labels, minlength=num_classes)
+            for index, (model, choice) in enumerate(networks):
+                with compute.autocast():
+                    logits = model.eval()(inputs, choice.subnet, choice.slots).float()
+                loss = functional.cross_entropy(logits, targets, reduction="sum")
+                losses[index] += loss.cpu().double()  # MPS has no doubles
+                is_right = (logits.argmax(1) == targets).cpu()
+                correct[index] += torch.bincount(labels[is_right], minlength=num_classes)
     for (model, _), training in zip(networks, modes, strict=True):
         model.train(training)
     losses, correct, images = map(ranks.total, (losses, correct, images))
@@ -82,29 +96,6 @@ def _scores(
         Scores(loss / count if count else float("nan"), tuple(right), tuple(images.tolist()))
         for loss, right in zip(losses.tolist(), correct.tolist(), strict=True)
     ]
-
-
-def _totals(
-    networks: Sequence[tuple[ElasticViT, Choice]],
-    batches: Iterable[tuple[Tensor, Tensor]],
-    compute: Compute,
-    num_classes: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return sums over images: losses (networks,) in float64, correct (networks, C) and images (C,)."""
-    losses = torch.zeros(len(networks), dtype=torch.float64)
-    correct = torch.zeros(len(networks), num_classes, dtype=torch.int64)
-    count = torch.zeros(num_classes, dtype=torch.int64)
-    for images, labels in batches:
-        images, targets = images.to(compute.device), labels.to(compute.device)
-        count += torch.bincount(labels, minlength=num_classes)
-        for index, (model, choice) in enumerate(networks):
-            with compute.autocast():
-                logits = model.eval()(images, choice.subnet, choice.slots).float()
-            loss = functional.cross_entropy(logits, targets, reduction="sum")
-            losses[index] += loss.cpu().double()  # MPS has no doubles
-            is_right = (logits.argmax(1) == targets).cpu()
-            correct[index] += torch.bincount(labels[is_right], minlength=num_classes)
-    return losses, correct, count
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +15,24 @@ from timm.models import model_entrypoint, save_for_hf
 from torch import Tensor
 
 import supernet.elastic  # registers the models of ours with timm
+from autoprog.data.transforms import THUMBNAIL_PX, TransformSettings
 from autoprog.errors import ConfigError, RunError
-from autoprog.jsonlines import read_object
+from autoprog.files import read_object
 from autoprog.openfiles import folder_beside, kind_of, replacing, write_atomically
 from autoprog.printable import one_line
-from autoprog.settings import RunManifest
-from autoprog.train.data.transforms import THUMBNAIL_PX
-from autoprog.train.model import build_model, evaluation_images
+from autoprog.settings import RunManifest, RunSettings
+from autoprog.train.model import build_model, evaluation_images, transform_settings
 from autoprog.train.weights import (
     WeightsFile,
     check_fits,
     description_of,
+    loaded_network,
     num_outputs,
     write_weights,
 )
 from supernet.build import build_network
+from supernet.config import SubnetConfig
+from supernet.export import StaticViT, static_model
 from supernet.positions import TABLES
 
 __all__ = [
@@ -36,9 +40,143 @@ __all__ = [
     "classes_of",
     "describe_beside",
     "export_folder",
+    "export_onnx",
+    "export_program",
     "export_weights",
     "is_exported_folder",
 ]
+
+
+# --------------------------------------------------------------------------------------------------
+# A subnet of elastic weights as a program that needs neither timm nor autoprog.
+
+
+@dataclass(frozen=True)
+class _Static:
+    """A network of one subnet, images (2, C, H, W) that it takes, and how images are normalised."""
+
+    network: StaticViT
+    images: torch.Tensor
+    transform: TransformSettings
+
+
+def export_program(
+    settings: RunSettings,
+    file: WeightsFile,
+    subnet: SubnetConfig,
+    output: Path,
+    model: ExportedModel,
+) -> str:
+    """Write what ``torch.export`` makes of a subnet, for batches of any size; return how to load it.
+
+    Raises:
+        ConfigError: If the weights are of another network, or the network is no plain ViT.
+        RunError: If the file cannot be written.
+    """
+    static = _static(settings, file, subnet)
+    batch = {0: torch.export.Dim("batch", min=1)}
+    with torch.no_grad():
+        program = torch.export.export(static.network, (static.images,), dynamic_shapes=(batch,))
+    try:
+        with replacing(output) as written:
+            torch.export.save(program, written)
+    except (OSError, RuntimeError) as error:
+        raise RunError(f"{output}: the program cannot be written: {error}") from None
+    return _usage(
+        static, subnet, output, model, f"torch.export.load({str(output)!r}).module()(images)"
+    )
+
+
+def export_onnx(
+    settings: RunSettings,
+    file: WeightsFile,
+    subnet: SubnetConfig,
+    output: Path,
+    model: ExportedModel,
+) -> str:
+    """Write a subnet as ONNX, weights included, for batches of any size; return how to load it.
+
+    Its input is ``images``, its output ``logits``.
+
+    Raises:
+        ConfigError: If the weights are of another network, it is no plain ViT, or the packages of the extra
+            are missing.
+        RunError: If the file cannot be written.
+    """
+    if find_spec("onnx") is None or find_spec("onnxscript") is None:
+        problem, hint = "must have onnx and onnxscript installed", "pip install 'autoprog[onnx]'"
+        raise ConfigError("--format", "", problem, "onnx", hint)
+    static = _static(settings, file, subnet)
+    with torch.no_grad():
+        program = torch.onnx.export(
+            static.network,
+            (static.images,),
+            dynamo=True,
+            verbose=False,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+            custom_translation_table={torch.ops.aten.sort.stable: _sort},
+        )
+    assert program is not None, "the exporter of torch.export returns its program"
+    try:
+        with folder_beside(output) as beside:
+            program.save(beside / output.name, external_data=False)
+            (beside / output.name).replace(output)
+    except OSError as error:
+        raise RunError(f"{output}: the program cannot be written: {error}") from None
+    session = f"onnxruntime.InferenceSession({str(output)!r})"
+    return _usage(static, subnet, output, model, f"{session}.run(None, {{'images': images}})")
+
+
+def _sort(scores: Any, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
+    """Translate a stable sort, which ONNX has not: its TopK puts the lower index first among equals."""
+    from onnxscript import opset18 as op
+
+    length = op.Shape(scores, start=dim, end=dim + 1)
+    return op.TopK(scores, length, axis=dim, largest=int(descending), sorted=1)
+
+
+def _static(settings: RunSettings, file: WeightsFile, subnet: SubnetConfig) -> _Static:
+    """Return the network of a subnet with the weights of a file."""
+    spec = settings.model.spec() if file.spec is None else file.spec
+    tables = settings.table_sizes
+    if spec.outlook is not None:
+        problem, hint = f"must be weights or hf for {spec.name}", "programs are made of plain ViTs"
+        raise ConfigError("--format", "", problem, hint=hint)
+    model = loaded_network(file, spec, num_outputs(file), settings.seed, tables)
+    # Two images: torch.export takes a dimension of one for a constant.
+    images = torch.zeros(2, model.spec.in_chans, subnet.img_size, subnet.img_size)
+    transform = transform_settings(model, settings.recipe)
+    return _Static(static_model(model, subnet), images, transform)
+
+
+def _usage(
+    static: _Static, subnet: SubnetConfig, output: Path, model: ExportedModel, load: str
+) -> str:
+    """Say what was written, how to load it, and which images it takes; the same lies beside it as JSON.
+
+    Raises:
+        RunError: If that cannot be written.
+    """
+    mean, std = (
+        " ".join(f"{value:.4g}" for value in values)
+        for values in (static.transform.mean, static.transform.std)
+    )
+    _, channels, side, _ = static.images.shape
+    prepared = replace(model, images={**model.images, "img_size": side})
+    try:
+        beside = describe_beside(output, prepared)
+    except OSError as error:
+        raise RunError(f"{output}: what lies beside it cannot be written: {error}") from None
+    return (
+        f"{output}: {subnet}\n"
+        f"load with: {load}\n"
+        f"images: B x {channels} x {side} x {side} in [0, 1], less {mean}, divided by {std};"
+        f" {prepared.transform_words}\n"
+        f"{beside}"
+    )
+
 
 _KEPT_OF_TIMM = {  # of a pretrained_cfg, without what only timm's own weights can claim
     "classifier",
@@ -164,10 +302,17 @@ def export_folder(model: ExportedModel, output: Path) -> str:
                 safe_serialization=True,
                 data_config={**images, "input_size": (3, side, side)},
             )
-            _claim_nothing(new / "config.json")
+            # What holds for timm's own weights alone (licence, paper, origin) is not claimed.
+            config = new / "config.json"
+            body = json.loads(config.read_text(encoding="utf-8"))
+            kept = {k: v for k, v in body["pretrained_cfg"].items() if k in _KEPT_OF_TIMM}
+            body["pretrained_cfg"] = {"tag": _TAG, **kept}
+            write_atomically(config, json.dumps(body, indent=2, ensure_ascii=False) + "\n")
             write_weights(new / "model.safetensors", model.weights, _metadata(model))
-            if is_exported_folder(output):
-                _remove_export(output)
+            if is_exported_folder(output):  # a folder is not replaced as long as it holds something
+                for name in _EXPORTED:
+                    (output / name).unlink()
+                output.rmdir()
             new.replace(output)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise RunError(f"{output}: the folder cannot be exported: {error}") from None
@@ -177,7 +322,7 @@ def export_folder(model: ExportedModel, output: Path) -> str:
 
 
 def is_exported_folder(folder: Path) -> bool:
-    """Tell whether a folder holds what :func:`export_folder` writes, and nothing else."""
+    """Return whether a folder holds what :func:`export_folder` writes, and nothing else."""
     if kind_of(folder) != "a folder":
         return False
     if {path.name: kind_of(path) for path in folder.iterdir()} != dict.fromkeys(
@@ -189,12 +334,6 @@ def is_exported_folder(folder: Path) -> bool:
     except ConfigError:
         return False
     return isinstance(images, Mapping) and images.get("tag") == _TAG
-
-
-def _remove_export(folder: Path) -> None:
-    for name in _EXPORTED:
-        (folder / name).unlink()
-    folder.rmdir()
 
 
 def classes_of(output: Path) -> Path:
@@ -239,15 +378,6 @@ def _metadata(model: ExportedModel) -> dict[str, str]:
     if model.class_names is not None:
         metadata["class_names"] = json.dumps(list(model.class_names))
     return metadata
-
-
-def _claim_nothing(config: Path) -> None:
-    """Drop from a ``config.json`` what holds for timm's own weights alone: licence, paper, origin."""
-    body = json.loads(config.read_text(encoding="utf-8"))
-    kept = {key: value for key, value in body["pretrained_cfg"].items() if key in _KEPT_OF_TIMM}
-    body["pretrained_cfg"] = {"tag": _TAG, **kept}
-    text = json.dumps(body, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(config, text)
 
 
 def _needed_import(timm_name: str) -> str:

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from autoprog.data.transforms import TransformSettings
 from autoprog.errors import ConfigError
 from autoprog.recipe import Recipe
-from autoprog.train.data import TransformSettings
 from supernet.config import ModelSpec
 from supernet.elastic import ElasticViT, create_elastic, describe
 from supernet.zoo import ZOO, lookup
@@ -31,8 +31,8 @@ def find_model(name: str, img_size: int | None = None) -> ModelSpec:
     except ValueError as error:
         near = [] if spec is not None else difflib.get_close_matches(name, ZOO, n=1)
         if near:
-            law = "must be a short name or a timm model"
-            raise ConfigError("--model", "", law, name, f"did you mean {near[0]!r}?") from None
+            problem = "must be a short name or a timm model"
+            raise ConfigError("--model", "", problem, name, f"did you mean {near[0]!r}?") from None
         raise ConfigError("--model", "", str(error).removeprefix(f"{name}: ")) from None
 
 
@@ -60,8 +60,8 @@ def build_model(
         try:
             return create_elastic(spec, num_classes, table_sizes)
         except ValueError as error:
-            law = str(error).removeprefix(f"{spec.name}: ")
-            raise ConfigError(f"model {spec.name}", "", law) from None
+            problem = str(error).removeprefix(f"{spec.name}: ")
+            raise ConfigError(f"model {spec.name}", "", problem) from None
 
 
 def transform_settings(model: ElasticViT, recipe: Recipe) -> TransformSettings:

@@ -1,7 +1,7 @@
-"""How far a run is: by its steps, by their known costs, or by the share of a time budget that it has used.
+"""How far a run is: by its steps, by their known costs, or by how much of a time budget it has used.
 
 A position is counted in steps of the run as configured (nominal steps). Stages and learning rate go by
-positions, so a schedule means the same under a budget, stretched over the time there is.
+positions, so a schedule means the same under a budget, only that its steps are as many as fill the time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from supernet.config import SubnetConfig
 __all__ = ["BudgetPace", "CostPace", "Pace", "StepPace"]
 
 
-_SETTLING_LOOKS = 6
+_SETTLING_UPDATES = 6
+"""The first steps fill caches and compile graphs: what they take foretells nothing."""
 
 
 class Pace(Protocol):
@@ -30,7 +31,7 @@ class Pace(Protocol):
 
     @property
     def is_settling(self) -> bool:
-        """Tell whether a step's seconds are not known well enough yet to foresee 20 of them."""
+        """Return whether a step's seconds are not known well enough yet to foresee 20 of them."""
 
     def position(self, step: int) -> float:
         """Return the position before step `step`, counted from 0; it never falls."""
@@ -41,7 +42,7 @@ class Pace(Protocol):
     def projected_step(self, step: int, position: float) -> int:
         """Return the step at which `position` will be reached, as seen from `step`."""
 
-    def look(self, step: int, used_seconds: float, step_seconds: float) -> None:
+    def update(self, step: int, used_seconds: float, step_seconds: float) -> None:
         """Note the time used before `step` and the seconds of the steps just made."""
 
     def reserve(self, seconds: float, is_start: bool = False) -> None:
@@ -78,7 +79,7 @@ class StepPace:
         """Return the position itself."""
         return int(position)
 
-    def look(self, step: int, used_seconds: float, step_seconds: float) -> None:
+    def update(self, step: int, used_seconds: float, step_seconds: float) -> None:
         """Do nothing."""
 
     def reserve(self, seconds: float, is_start: bool = False) -> None:
@@ -125,7 +126,7 @@ class CostPace:
         left = max(0.0, position - self.position(step))
         return step + math.ceil(left / self._costs[self._subnet()])
 
-    def look(self, step: int, used_seconds: float, step_seconds: float) -> None:
+    def update(self, step: int, used_seconds: float, step_seconds: float) -> None:
         """Do nothing: the clock has no say."""
 
     def reserve(self, seconds: float, is_start: bool = False) -> None:
@@ -135,8 +136,8 @@ class CostPace:
 class BudgetPace:
     """A run that is as long as its time budget.
 
-    Between two looks at the clock, steps count what those before the look took. So the position is a pure
-    function of what was seen, on which ranks agree that share their looks.
+    Between two updates, steps count what those before the last one took. So the position is a pure function
+    of what rank 0 has seen of the clock, which it shares with the other ranks.
 
     Args:
         budget_seconds: For everything from the first step to the last evaluation.
@@ -150,19 +151,19 @@ class BudgetPace:
         self._budget, self._total_steps = budget_seconds, total_steps
         self._reserved_seconds = 0.0
         self._step, self._used_seconds, self._step_seconds = 0, 0.0, 0.0
-        self._floor, self._looks = 0.0, 0
+        self._floor, self._updates = 0.0, 0
 
     @property
     def is_settling(self) -> bool:
-        """Tell whether the last steps may have been slow ones, as the first steps are."""
-        return self._looks < _SETTLING_LOOKS
+        """Return whether the last steps may have been slow ones, as the first steps are."""
+        return self._updates < _SETTLING_UPDATES
 
     def position(self, step: int) -> float:
-        """Return the share of the budget used before `step`, times the nominal steps."""
+        """Return the fraction of the budget used before `step`, times the nominal steps."""
         foreseen = 0 if self.is_settling else step - self._step
         used = self._used_seconds + foreseen * self._step_seconds
-        share = used / (self._budget - self._reserved_seconds)
-        return max(self._floor, min(1.0, share) * self._total_steps)
+        fraction = used / (self._budget - self._reserved_seconds)
+        return max(self._floor, min(1.0, fraction) * self._total_steps)
 
     def lr_position(self, step: int) -> float:
         """Return the position: under a budget the learning rate goes by the time used."""
@@ -174,10 +175,11 @@ class BudgetPace:
         seconds = left * (self._budget - self._reserved_seconds)
         return step + round(seconds / self._step_seconds) if self._step_seconds else step
 
-    def look(self, step: int, used_seconds: float, step_seconds: float) -> None:
+    def update(self, step: int, used_seconds: float, step_seconds: float) -> None:
         """Note the time used before `step` and the seconds of the steps just made; 0 if unknown."""
+        # A phase that is over stays over: a position never falls, however slow the last steps were.
         self._floor = self.position(step)
-        self._looks += 1
+        self._updates += 1
         self._step, self._used_seconds = step, used_seconds
         self._step_seconds = step_seconds or self._step_seconds
 
@@ -192,5 +194,6 @@ class BudgetPace:
                 f"--time-budget: {self._budget:.0f} s are too short, evaluating and saving the final"
                 f" network alone takes {seconds:.0f} s; give at least {4 * seconds:.0f} s"
             )
+        # With more time kept for the end, less is left: the same seconds used are a larger fraction.
         self._floor = self.position(self._step)
         self._reserved_seconds = min(seconds, self._budget / 2)

@@ -1,4 +1,4 @@
-"""Phases: a run as a list of spans of steps, each with one network and one way to enter it."""
+"""Phases: a run as a list of spans of steps, each with one network and one change to enter it by."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Literal
 
 from autoprog.curves import Curriculum
 from autoprog.stage import Grow, Training
-from autoprog.steptable import Segment, StepTable, but_for_tokens
+from autoprog.steptable import StepTable, but_for_tokens
 from supernet.config import Slots, SubnetConfig, first_slots
 
 __all__ = ["Choice", "Compact", "GrowTo", "Phase", "choice_of", "phases_of", "step_seed"]
@@ -97,6 +97,7 @@ def choice_of(phase: Phase, seed: int, step: int, position: float | None = None)
     if phase.kind == "plain":
         place = step if position is None else position
         return phase.choices[max(0, bisect_right(phase.starts, place) - 1)]
+    # Sorted by a hash of each choice: a permutation that any rank and any resume finds again by itself.
     cycle, number = divmod(step, count)
     order = sorted(range(count), key=lambda i: step_seed(seed, f"subnet-{i}", cycle))
     return phase.choices[order[number]]
@@ -117,7 +118,13 @@ def phases_of(table: StepTable) -> Iterator[Phase]:
     groups = [list(group) for _, group in groupby(table.segments, but_for_tokens)]
     before: SubnetConfig | None = None
     for index, group in enumerate(groups):
-        subnet, stage = group[0].subnet, group[0].stage
+        subnet, stage, growth = group[0].subnet, group[0].stage, None
+        if before is not None:
+            # A schedule that is not monotone may leave blocks idle, and take them up again: nothing grows.
+            depth = tuple(map(max, before.depth, subnet.depth))
+            if depth != before.depth:
+                after = SubnetConfig(depth, subnet.img_size, subnet.tokens)
+                growth = GrowTo(before, after, group[0].grow)
         yield Phase(
             index=index,
             kind="plain",
@@ -128,19 +135,9 @@ def phases_of(table: StepTable) -> Iterator[Phase]:
             starts=tuple(segment.start_step for segment in group),
             depth=subnet.depth,
             curriculum=group[0].curriculum,
-            enter=_growth(before, group[0]) if before else None,
+            enter=growth,
             starts_stage=index == 0 or groups[index - 1][0].stage != stage,
             ends_stage=index + 1 == len(groups) or groups[index + 1][0].stage != stage,
             training=group[0].training,
         )
         before = group[-1].subnet
-
-
-def _growth(before: SubnetConfig, segment: Segment) -> GrowTo | None:
-    """Return the growth that a segment begins with; a schedule that is not monotone may leave blocks idle."""
-    depth = tuple(map(max, before.depth, segment.subnet.depth))
-    if depth == before.depth:
-        return None
-    return GrowTo(
-        before, SubnetConfig(depth, segment.subnet.img_size, segment.subnet.tokens), segment.grow
-    )

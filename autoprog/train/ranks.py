@@ -1,4 +1,4 @@
-"""The processes of one run: which of them decides and writes, and the little they tell each other.
+"""The processes of one run: which of them decides and writes, and the little they exchange.
 
 torchrun starts them; NCCL carries gradients between GPUs, gloo everything else. Outside torchrun there is
 one process, and all of this does nothing.
@@ -35,7 +35,7 @@ _PATIENCE = timedelta(minutes=30)
 class Ranks:
     """The place of this process among those of its run.
 
-    What tells or compares something is collective: every rank must call it, in the same order.
+    What exchanges or compares something is collective: every rank must call it, in the same order.
     """
 
     rank: int = 0
@@ -45,22 +45,22 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        """Tell whether this process decides and writes."""
+        """Return whether this process decides and writes."""
         return self.rank == 0
 
     @property
     def alone(self) -> bool:
-        """Tell whether there is no other process."""
+        """Return whether there is no other process."""
         return self.world_size == 1
 
-    def share(self, text: str) -> str:
+    def broadcast(self, text: str) -> str:
         """Return rank 0's text; that of the others is ignored."""
         if self.alone:
             return text
         data = bytearray(text.encode())
-        size = torch.tensor([len(data)])
+        size = torch.tensor([len(data)])  # the others do not know how much to expect
         dist.broadcast(size, 0)
-        buffer = torch.zeros(int(size) + 1, dtype=torch.uint8)
+        buffer = torch.zeros(int(size) + 1, dtype=torch.uint8)  # one more, as it may not be empty
         if self.is_main and data:
             buffer[:-1] = torch.frombuffer(data, dtype=torch.uint8)
         dist.broadcast(buffer, 0)
@@ -78,6 +78,7 @@ class Ranks:
         """Give float32 tensors on the device their mean over ranks; nothing waits for the device."""
         if self.alone or not statistics:
             return
+        # One reduction for all of them: each has a latency of its own.
         means = torch.cat([tensor.flatten() for tensor in statistics])
         dist.all_reduce(means)
         means /= self.world_size
@@ -172,8 +173,11 @@ def _join_group() -> None:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     address, port = os.environ.get("MASTER_ADDR", ""), number_in("MASTER_PORT", Port)
     if not address:
-        law, cure = "must name the machine of rank 0", "start with torchrun, or unset WORLD_SIZE"
-        raise VariableError("MASTER_ADDR", "", law, cure=cure)
+        problem, hint = (
+            "must name the machine of rank 0",
+            "start with torchrun, or unset WORLD_SIZE",
+        )
+        raise VariableError("MASTER_ADDR", "", problem, hint=hint)
     try:
         store, rank, world_size = next(rendezvous("env://", timeout=_PATIENCE))
     except dist.DistError as error:
@@ -190,10 +194,10 @@ def _join_group() -> None:
 
 
 def was_restarted() -> bool:
-    """Tell whether torchrun started this job anew after one of its processes had died."""
+    """Return whether torchrun started this job anew after one of its processes had died."""
     return optional_number_in("TORCHELASTIC_RESTART_COUNT", Index, 0) > 0
 
 
 def is_lost_rank(error: RuntimeError) -> bool:
-    """Tell whether torch reports that another process of the job is gone."""
+    """Return whether torch reports that another process of the job is gone."""
     return isinstance(error, dist.DistError) or "gloo" in str(error)

@@ -1,6 +1,6 @@
-"""The sandwich step of SuperViT (arXiv 2205.11397): four subnets in one optimizer step, two taught by two.
+"""The sandwich step of SuperViT (arXiv 2205.11397): four subnets in one step, two distilled from two.
 
-A plain step is the case of one pass, so both go through :func:`accumulate`.
+Legend: B images, b images of a micro-batch.
 """
 
 from __future__ import annotations
@@ -14,33 +14,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from autoprog.stage import SandwichSizes, Tokens, Training
+from autoprog.stage import SandwichSizes, Tokens
 from autoprog.train.phase import Choice, step_seed
 from supernet.config import ALL_TOKENS, SubnetConfig
 
-__all__ = ["Pass", "accumulate", "imitation_loss", "passes_of", "sandwich_passes"]
+__all__ = ["Pass", "accumulate", "distillation_loss", "sandwich_passes"]
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Pass:
-    """One forward and backward of a step.
+    """One forward and backward of a sandwich step.
 
     Attributes:
         choice: The subnet that it trains.
-        taught: Whether it learns, instead of from labels, from the last pass that did learn from them.
+        distilled: Whether it learns from the logits of the last pass that learnt from labels, not from these.
     """
 
     choice: Choice
-    taught: bool = False
-
-
-def passes_of(training: Training, choice: Choice, seed: int, step: int) -> tuple[Pass, ...]:
-    """Return what a step trains: `choice` alone, or the four subnets of a sandwich around it."""
-    if training.sandwich is None:
-        return (Pass(choice),)
-    return sandwich_passes(training.sandwich, training.tokens, choice, seed, step)
+    distilled: bool = False
 
 
 def sandwich_passes(
@@ -60,7 +53,7 @@ def sandwich_passes(
         rules = ALL_TOKENS, tokens.rule(draw(purpose, sizes.keep_rates))
         subnets = (SubnetConfig(choice.subnet.depth, img_size, rule) for rule in rules)
         full, pruned = (Choice(subnet, choice.slots) for subnet in subnets)
-        return Pass(full), Pass(pruned, taught=True)
+        return Pass(full), Pass(pruned, distilled=True)
 
     smaller = draw("size", sizes.sizes)
     return (
@@ -69,7 +62,7 @@ def sandwich_passes(
     )
 
 
-def imitation_loss(logits: Tensor, teacher: Tensor) -> Tensor:
+def distillation_loss(logits: Tensor, teacher: Tensor) -> Tensor:
     """Return KL(teacher || student) at temperature 1, mean over images, of logits (B, classes)."""
     return functional.kl_div(
         functional.log_softmax(logits, dim=1),
@@ -89,8 +82,8 @@ def accumulate(
 ) -> Tensor:
     """Add up the gradient of all passes over the micro-batches of a batch; return the loss of each pass.
 
-    The objective is the plain sum over passes of their mean losses. A pass that is taught meets the logits of
-    its teacher on the same images, detached: no gradient reaches the teacher through it.
+    The objective is the plain sum over passes of their mean losses. A pass that is distilled meets the logits
+    of its teacher on the same images, detached: no gradient reaches the teacher through it.
 
     Args:
         passes: The first must learn from labels.
@@ -100,7 +93,7 @@ def accumulate(
         scale: What a loss is multiplied by before its backward, as a gradient scaler does.
         surround: The context of one forward and backward, given whether it is the last of the step.
     """
-    assert not passes[0].taught, "nobody is there to teach it"
+    assert not passes[0].distilled, "the first pass has no teacher"
     num_images = sum(len(images) for images, _ in parts)
     losses = [parts[0][0].new_zeros((), dtype=torch.float32) for _ in passes]
     for part, (images, targets) in enumerate(parts, 1):
@@ -109,9 +102,10 @@ def accumulate(
             is_last = part == len(parts) and number + 1 == len(passes)
             with surround(is_last):
                 logits = forward(images, one.choice)
-                own = imitation_loss(logits, teacher) if one.taught else loss(logits, targets)
-                own = own * weight
+                learn, answer = (distillation_loss, teacher) if one.distilled else (loss, targets)
+                own = learn(logits, answer) * weight
+                # One backward a pass: the graphs of four forwards are never in memory together.
                 scale(own).backward()
             losses[number] += own.detach()
-            teacher = teacher if one.taught else logits.detach()
+            teacher = teacher if one.distilled else logits.detach()
     return torch.stack(losses)

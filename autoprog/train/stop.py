@@ -1,4 +1,4 @@
-"""Stopping on a signal: the wish, which all ranks grant together, and how it is told."""
+"""Stopping on a signal: the request, which all ranks grant together, and what the user sees of it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class InterruptedRunError(AutoprogError):
 
 
 class StopNow(BaseException):
-    """A wish to stop that is granted at once; see :meth:`StopRequest.at_once`."""
+    """A request to stop that is granted at once; see :meth:`StopRequest.at_once`."""
 
     def __init__(self, signal_name: str) -> None:
         super().__init__(signal_name)
@@ -56,9 +56,9 @@ class StopNow(BaseException):
 
 @dataclass
 class StopRequest:
-    """A wish to stop, set by a signal handler and granted after the step or batch under way.
+    """A request to stop, set by a signal handler and granted after the step or batch under way.
 
-    ``answer`` tells the user at once that the signal has come.
+    ``answer`` lets the user know at once that the signal has come.
     """
 
     signal_name: str | None = None
@@ -83,22 +83,22 @@ class StopRequest:
 
     @contextmanager
     def at_once(self, ranks: Ranks) -> Iterator[None]:
-        """Grant a wish at once meanwhile, where this process need not agree on it with others.
+        """Grant a request at once meanwhile, where this process need not agree on it with others.
 
         For waits of unknown length that change nothing of the run, such as for images.
 
         Raises:
-            StopNow: The wish is there, or comes meanwhile.
+            StopNow: The request is there, or comes meanwhile.
         """
         self._is_granted_at_once = ranks.alone
         try:
-            self.look()
+            self.raise_if_at_once()
             yield
         finally:
             self._is_granted_at_once = False
 
-    def look(self) -> None:
-        """Raise where the wish is there and to be granted at once."""
+    def raise_if_at_once(self) -> None:
+        """Raise where a request is there and to be granted at once."""
         if self._is_granted_at_once and self.signal_name is not None:
             self._is_granted_at_once = False
             raise StopNow(self.signal_name)
@@ -112,7 +112,7 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Turn SIGINT and SIGTERM into a request to stop after a checkpoint; a second one ends at once.
+    """Make SIGINT and SIGTERM a request to stop after a checkpoint; a second one ends at once.
 
     Not so under torchrun: it passes on a signal that its processes often got already, and ends those that
     take too long. Outside the main thread, as in a notebook's worker, signals are left alone.
@@ -136,7 +136,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
             ended = f"autoprog: ended at once by a second signal, {name}, without a checkpoint"
             request.answer(f"{ended}; --resume goes on from the last one")
             sys.exit(128 + number)
-        request.look()
+        request.raise_if_at_once()
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

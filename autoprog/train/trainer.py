@@ -2,75 +2,111 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+import torch
 
-from autoprog.effort import image_macs
-from autoprog.errors import ResumableError
+from autoprog.accuracy import largest_class_fraction
+from autoprog.errors import DivergedError, ResumableError, RunError
 from autoprog.events import (
     CheckpointSaved,
     Evaluated,
     Event,
     Interrupted,
-    Progressed,
-    Warned,
+    StageStarted,
+    StepLogged,
+    WarningRaised,
 )
-from autoprog.recipe import Recipe
-from autoprog.runs import RunFolder
-from autoprog.settings import RunSettings
-from autoprog.stage import Training
-from autoprog.train.budget import look, reserve
-from autoprog.train.checkpoint import publish, stage_as
-from autoprog.train.data import Batch
-from autoprog.train.device import Compute
-from autoprog.train.entry import enter
-from autoprog.train.evaluations import Best, evaluate_phase, is_due, is_due_on_the_way
-from autoprog.train.feed import Feed
-from autoprog.train.loop import Stepper, check_weights
-from autoprog.train.meter import Meter
-from autoprog.train.pace import Pace
-from autoprog.train.phase import Choice, Phase, choice_of
-from autoprog.train.ranks import Ranks
-from autoprog.train.regularise import batch_size_of, cell_of
-from autoprog.train.rollback import Rollbacks
-from autoprog.train.state import restore_newest, snapshot
+from autoprog.stage import Training, evaluation_macs, image_macs
+from autoprog.train.checkpoint import check_state, load_newest, publish, write_pending
+from autoprog.train.evaluate import evaluate
+from autoprog.train.initial_weights import load_initial
+from autoprog.train.meter import Ledger, Meter, check_weights
+from autoprog.train.optim import example_states
+from autoprog.train.phase import Compact, GrowTo, Phase, choice_of, plain_choice
+from autoprog.train.step import Stepper, input_config_at, scaled_batch_size
 from autoprog.train.stop import InterruptedRunError, StopNow, StopRequest
-from autoprog.train.timing import Ledger
-from supernet.config import SubnetConfig
+from autoprog.train.weights import metadata_of, saved_weights, write_files
+from supernet.config import SubnetConfig, TokenRule
+from supernet.grow import compact
 
-__all__ = ["InterruptedRunError", "StopRequest", "Trainer"]
+if TYPE_CHECKING:
+    from autoprog.data.batches import Batch
+    from autoprog.data.run_data import RunData
+    from autoprog.recipe import Recipe
+    from autoprog.runs import RunFolder
+    from autoprog.settings import RunSettings
+    from autoprog.train.device import Compute
+    from autoprog.train.pace import Pace
+    from autoprog.train.ranks import Ranks
 
-_BUDGET_LOOK_STEPS = 20  # how often a run under a time budget looks at the clock at least
-_STOP_STEPS = 5  # how often ranks ask for a signal: torchrun kills them half a minute after it
+__all__ = ["MAX_ROLLBACKS", "Best", "Rollbacks", "Trainer"]
+
+MAX_ROLLBACKS = 3
+"""In one process; after that it is not bad luck."""
+
+_EVALUATION_FRACTION = 0.05
+"""Of the multiply-accumulates of the training since the last evaluation, that one may cost by itself."""
+_MAX_EVALUATIONS = 20
+"""Within the stages of a run; their ends come on top."""
+_BUDGET_LOOK_STEPS = 20
+"""How often a run under a time budget looks at the clock at least."""
+_STOP_STEPS = 5
+"""How often ranks ask each other for a signal: torchrun kills them half a minute after it."""
 _UNBOUNDED_STEPS = 2**31
+
+
+@dataclass
+class Rollbacks:
+    """How often a run was rolled back, over all its attempts; checkpoints keep the count."""
+
+    count: int = 0
+
+    @property
+    def lr_scale(self) -> float:
+        """Return what multiplies the learning rate."""
+        return 0.5**self.count
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best evaluation of the full depth so far, by top-1 of the averaged network in per cent."""
+
+    step: int
+    epoch: float
+    top1: float
 
 
 @dataclass
 class Trainer:
     """The state of a run and the ways to move it on.
 
-    ``step`` counts finished optimizer steps, ``samples`` the images they took, ``macs`` the
-    multiply-accumulates, ``phase`` is the index of the phase entered last,
-    ``evaluated_step`` the step of the last evaluation, ``evaluated_macs`` what had been spent by then and
-    ``evaluated_position`` how far the run was; ``by_class`` holds its images and the right ones by class.
-    ``best`` is the best evaluation so far, ``evaluations_since_best`` counts those of the full model that
-    were not better. ``metadata`` is written into files of weights.
-    ``notes`` is kept with checkpoints for whoever drives the trainer; plain containers only.
+    Attributes:
+        step: Finished optimizer steps; ``samples`` are the images they took, ``macs`` their
+            multiply-accumulates.
+        phase: Index of the phase entered last.
+        evaluated_step: The step of the last evaluation, ``evaluated_macs`` what had been spent by then,
+            ``evaluated_position`` how far the run was.
+        by_class: Images and right answers of the last evaluation, by class.
+        evaluations_since_best: Those of the full model that were not better than ``best``.
+        metadata: Is written into files of weights.
+        search_state: What whoever drives the trainer keeps with its checkpoints; plain containers only.
     """
 
     settings: RunSettings
     folder: RunFolder
-    feed: Feed
+    data: RunData
     stepper: Stepper
     total_steps: int
     steps_per_epoch: int
     stop: StopRequest = field(default_factory=StopRequest)
     rollbacks: Rollbacks = field(default_factory=Rollbacks)
+    metadata: Mapping[str, str] = field(default_factory=dict)
     clock: Callable[[], float] = time.perf_counter
     step: int = 0
     samples: int = 0
@@ -84,8 +120,7 @@ class Trainer:
     stopped_early: bool = False
     trains_plainly: bool = False
     by_class: dict[str, list[int]] = field(default_factory=dict)
-    metadata: dict[str, str] = field(default_factory=dict)
-    notes: dict[str, Any] = field(default_factory=dict)
+    search_state: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.clock)
@@ -93,7 +128,7 @@ class Trainer:
         self.phase_seconds: dict[SubnetConfig, list[float]] = defaultdict(list)
         self.last_evaluation: Evaluated | None = None
         self.save_seconds = 0.0
-        self._meter = Meter(self.compute.device, self.ledger, self.ranks, self.clock)
+        self._meter = Meter(self.compute.device, self.ledger, self.ranks)
         self._saved_at = self.clock()
         self._saved_place: tuple[int, int, int] | None = None
         self._micro_batches = self.stepper.micro_batches
@@ -123,6 +158,8 @@ class Trainer:
         """Return how many epochs have been trained: passes over as many images as fill whole batches."""
         return self.samples / (self.steps_per_epoch * self.recipe.batch_size)
 
+    # --- A phase
+
     def run(self, phase: Phase) -> Iterator[Event]:
         """Carry out a phase, or what is left of it after a resume.
 
@@ -132,68 +169,102 @@ class Trainer:
         """
         if self.phase > phase.index or self.stopped_early:
             return
-        yield from enter(self, phase)
+        yield from self.enter_phase(phase)
         self.trains_plainly = phase.kind == "plain" and phase.training == Training()
-        yield from self._evaluate_on_the_way(phase)  # which a stop may have left to the resume
+        yield from self._evaluate_within(phase)  # which a stop may have left to the resume
         if not self.is_over(phase):
             yield from self._train(phase)
-            yield from self._progress(phase)
+            yield from self._log(phase)
         # A stop after the last step of a stage leaves the evaluation to the resume.
-        if phase.ends_stage and is_due(self, phase):
-            yield from evaluate_phase(self, phase)
+        if phase.ends_stage and self._end_is_due(phase):
+            yield from self.evaluate_phase(phase)
             yield from self.save(keep_as=f"stage-{phase.stage}-{phase.index}")
-            reserve(self)
-
-    def save(self, keep_as: str | None = None) -> Iterator[Event]:
-        """Write a checkpoint; the event goes out before the file appears, so a log never lacks its mark."""
-        start = self.clock()
-        if self.ranks.is_main:
-            with self.ledger.charge("checkpoint"):
-                temporary = stage_as(self.folder.checkpoints, snapshot(self))
-            yield CheckpointSaved(step=self.step, path="checkpoints/last.pt")
-            publish(self.folder.checkpoints, temporary, keep_as)
-        self._saved_at = self.clock()
-        self._saved_place = (self.step, self.phase, self.evaluated_step)
-        self.save_seconds = self._saved_at - start
-
-    def is_saved(self) -> bool:
-        """Tell whether the last checkpoint of this process is of this very place of the run."""
-        return self._saved_place == (self.step, self.phase, self.evaluated_step)
-
-    def resume(self) -> list[Warned]:
-        """Go on from the newest readable checkpoint, or begin; see :func:`restore_newest`."""
-        complaints = restore_newest(self)
-        self.stepper.lr_scale = self.rollbacks.lr_scale
-        self._micro_batches = self.stepper.micro_batches
-        self._meter.restart()
-        return [Warned(step=self.step, message=text) for text in complaints]
+            self._reserve_time()
 
     def is_over(self, phase: Phase) -> bool:
-        """Tell whether the run has passed the end of a phase, or of all."""
+        """Return whether the run has passed the end of a phase, or of all."""
         return self.stopped_early or self.pace.position(self.step) >= phase.stop_step
 
+    def enter_phase(self, phase: Phase) -> Iterator[Event]:
+        """Prepare the network for a phase: it grows or is compacted, then the steps get ready.
+
+        What changes weights happens once: a checkpoint says by ``phase`` that it has.
+        """
+        if self.phase < phase.index:
+            stepper = self.stepper
+            if isinstance(phase.enter, GrowTo):
+                with self.ledger.charge("lost"):
+                    grown = stepper.grow(phase.enter, self.data.probe, self.step, self.clock)
+                yield grown.model_copy(update={"opens_supernet": phase.kind == "supernet"})
+            elif isinstance(phase.enter, Compact):  # the winner of a supernet moves to the front
+                with self.ledger.charge("lost"):
+                    averages = [ema.module for ema in stepper.emas]
+                    compact(stepper.model, averages, stepper.optimizer, phase.enter.slots)
+            if phase.enter is not None or phase.kind == "plain":
+                # The seconds of other networks or sizes say nothing of the steps to come. Phases of one
+                # supernet go on with theirs: they time the same candidates.
+                self.phase_seconds.clear()
+            self.phase = phase.index
+        self.stepper.regularise(phase, self.recipe, self.data.num_classes)
+        if self.is_over(phase):
+            return
+        with self.ledger.charge("lost"):
+            self.stepper.enter(phase)
+        self.update_budget()
+        if phase.starts_stage and phase.kind == "plain":
+            yield StageStarted(
+                step=self.step,
+                stage=phase.stage,
+                subnet=phase.choices[0].subnet,
+                stop_step=self.pace.projected_step(self.step, phase.stop_step),
+                curriculum=phase.curriculum,
+            )
+
     def _train(self, phase: Phase) -> Iterator[Event]:
-        model, seed, start = self.stepper.model.train(), self.settings.seed, self.step
-        assert model.training
-        # Workers start here, or end what is not wanted any more.
-        with self.ledger.charge("data_wait"):
-            batches = self.feed.batches(
+        """Take steps until the phase is over."""
+        self.stepper.model.train()
+        spec, seed, start = self.stepper.model.spec, self.settings.seed, self.step
+        batch_size = scaled_batch_size(self.recipe, phase.training)
+        with self.ledger.charge(
+            "data_wait"
+        ):  # workers start here, or end what is not wanted any more
+            batches = self.data.batches(
                 first_sample=self.samples,
-                batch_size=batch_size_of(phase, self.recipe),
+                batch_size=batch_size,
                 steps=phase.stop_step - start if self.pace.counts_steps else _UNBOUNDED_STEPS,
-                cell_at=lambda k: cell_of(phase, self.recipe, self._full_px, seed, start + k),
+                config_at=lambda k: input_config_at(
+                    phase, self.recipe, spec.img_size, seed, start + k
+                ),
                 held_out=phase.held_out,
             )
-        yield from self._evaluate_on_the_way(phase)  # a stop or a failure may have come before it
         while not self.is_over(phase):
-            images, targets = yield from self._next(batches, phase)
-            position = self.pace.position(self.step)
-            self._take_step(phase, images, targets, choice_of(phase, seed, self.step, position))
-            if self._is_time_to_look():
-                yield from self._progress(phase)
-                yield from self._pause(phase)
+            images, targets = yield from self._next_batch(batches, phase)
+            choice = choice_of(phase, seed, self.step, self.pace.position(self.step))
 
-    def _next(self, batches: Iterator[Batch], phase: Phase) -> Generator[Event, None, Batch]:
+            begin, mark = self.clock(), self._meter.now()
+            loss = self.stepper.step(images, targets, choice, phase.slots, self.step)
+            self._meter.add(loss, choice.subnet, mark)
+            spent = self.clock() - begin
+            self.ledger.seconds["train"] += spent
+            if phase.kind == "supernet":
+                self.ledger.seconds["supernet"] += spent
+
+            self.steps_by_subnet[choice.subnet] += 1
+            self.samples += batch_size
+            image_cost = image_macs(spec, choice.subnet, phase.training, self.data.num_classes)
+            self.macs += batch_size * image_cost
+            self.step += 1
+
+            if self._is_time_to_look():
+                yield from self._log(phase)
+                # Losses and weights have just been found finite: the only places to save or to stop.
+                yield from self.halt_if_asked()
+                if not self._ends_with_evaluation(phase):  # which evaluates and saves anyway
+                    yield from self._evaluate_within(phase)
+                    if self.clock() - self._saved_at >= 60 * self.settings.checkpoint_minutes:
+                        yield from self.save()
+
+    def _next_batch(self, batches: Iterator[Batch], phase: Phase) -> Generator[Event, None, Batch]:
         """Return the next batch, for which a signal ends the wait.
 
         Raises:
@@ -204,16 +275,17 @@ class Trainer:
             with self.ledger.charge("data_wait"), self.stop.at_once(self.ranks):
                 return next(batches)
         except StopNow as request:
-            yield from self._progress(phase)
+            yield from self._log(phase)
             yield from self.halt(request.signal_name)
             raise
         except ResumableError:
-            if self.ranks.alone:
-                yield from self._progress(phase)
+            if self.ranks.alone:  # reading losses is collective, and the other ranks are in a step
+                yield from self._log(phase)
                 yield from self.save()
             raise
 
     def _is_time_to_look(self) -> bool:
+        """Return whether losses are read after this step; all ranks come to the same answer."""
         every = self.settings.log_every_steps
         if self.pace.budget_seconds is not None:
             every = 1 if self.pace.is_settling else min(every, _BUDGET_LOOK_STEPS)
@@ -223,30 +295,7 @@ class Trainer:
             return self.stop.signal_name is not None
         return self.step % _STOP_STEPS == 0 and self.stop.agreed(self.ranks) is not None
 
-    def _take_step(self, phase: Phase, images: Tensor, targets: Tensor, choice: Choice) -> None:
-        before = self.clock()
-        start = self._meter.now()
-        loss = self.stepper.step(images, targets, choice, phase.slots, self.step)
-        self._meter.add(loss, choice.subnet, start)
-        spent = self.clock() - before
-        self.ledger.seconds["train"] += spent
-        if phase.kind == "supernet":
-            self.ledger.seconds["supernet"] += spent
-        self.steps_by_subnet[choice.subnet] += 1
-        self.samples += batch_size_of(phase, self.recipe)
-        self.macs += self._step_macs(phase, choice)
-        self.step += 1
-
-    @property
-    def _full_px(self) -> int:
-        return self.stepper.model.spec.img_size
-
-    def _step_macs(self, phase: Phase, choice: Choice) -> int:
-        spec, classes = self.stepper.model.spec, self.feed.num_classes
-        images = batch_size_of(phase, self.recipe)
-        return images * image_macs(spec, choice.subnet, phase.training, classes)
-
-    def _progress(self, phase: Phase) -> Iterator[Event]:
+    def _log(self, phase: Phase) -> Iterator[Event]:
         """Read the losses since the last time; this is the only place that waits for the device."""
         spent, before = self.ledger.seconds, self.ledger.seconds["train"]
         reading = self._meter.read(self.step, self.epoch, phase.stage)
@@ -258,51 +307,217 @@ class Trainer:
             spent["supernet"] += spent["train"] - before
         for subnet, seconds in reading.timed:
             self.phase_seconds[subnet].append(seconds)
-        look(self, reading.typical_seconds)
-        share = self.pace.position(self.step) / self.total_steps
-        yield Progressed(
+        self.update_budget(reading.typical_seconds)
+        fraction = self.pace.position(self.step) / self.total_steps
+        batch_size = scaled_batch_size(self.recipe, phase.training)
+        yield StepLogged(
             step=self.step,
             epoch=self.epoch,
             loss=reading.loss,
             lr=max(group["lr"] for group in self.stepper.optimizer.param_groups),
             subnet=reading.timed[-1][0],
             step_seconds=reading.step_seconds,
-            images_per_second=batch_size_of(phase, self.recipe) / reading.step_seconds,
-            data_wait_share=reading.wait_share,
-            train_seconds=self.ledger.seconds["train"],
-            budget_share=None if self.pace.counts_steps else share,
+            images_per_second=batch_size / reading.step_seconds,
+            data_wait_fraction=reading.wait_fraction,
+            train_seconds=spent["train"],
+            budget_fraction=None if self.pace.counts_steps else fraction,
         )
-        yield from self._complaints()
-
-    def _complaints(self) -> Iterator[Warned]:
-        """Tell what went wrong without stopping the run."""
-        for text in self.feed.complaints():
-            yield Warned(step=self.step, message=text)
+        for text in self.data.new_warnings():
+            yield WarningRaised(step=self.step, message=text)
         if self.stepper.micro_batches != self._micro_batches:
             self._micro_batches = self.stepper.micro_batches
             text = f"out of memory: batches are taken in {self._micro_batches} parts from now on"
-            yield Warned(step=self.step, message=text)
+            yield WarningRaised(step=self.step, message=text)
 
-    def _pause(self, phase: Phase) -> Iterator[Event]:
-        """Save or stop, where the losses have just been found finite."""
-        yield from self.halt_if_asked()
-        if self._ends_with_evaluation(phase):
-            return  # evaluated and saved there anyway
-        yield from self._evaluate_on_the_way(phase)
-        if self.clock() - self._saved_at >= 60 * self.settings.checkpoint_minutes:
-            yield from self.save()
+    # --- Evaluations
+
+    def _end_is_due(self, phase: Phase) -> bool:
+        """Return whether the end of a stage is to be evaluated: where that is new, and cheap beside training.
+
+        A test set can be many times what a short stage trains on. The end of the run is always evaluated, and
+        so is each stage with ``eval_every_epochs`` above 0, by which it has been said how often.
+        """
+        last, every = self.last_evaluation, self.settings.eval_every_epochs
+        is_new = self.evaluated_step < self.step  # a budget may leave no steps
+        if not is_new and last is not None and last.subnet.depth == phase.depth:
+            return False
+        if phase.stop_step >= self.total_steps or every:
+            return True
+        return every is None and self._evaluation_is_cheap(phase)
 
     def _ends_with_evaluation(self, phase: Phase) -> bool:
-        return phase.ends_stage and self.is_over(phase) and is_due(self, phase)
+        return phase.ends_stage and self.is_over(phase) and self._end_is_due(phase)
 
-    def _evaluate_on_the_way(self, phase: Phase) -> Iterator[Event]:
+    def _is_due_within(self, phase: Phase) -> bool:
+        """Return whether a run is evaluated within a stage: after a twentieth of it, where that is cheap.
+
+        A pure function of steps, their costs and what a checkpoint holds, so that a run which was stopped is
+        evaluated where a straight one is. Losses have been read there, so weights are known to be finite.
+        """
+        step, every = self.step, self.settings.eval_every_epochs
+        if step <= self.evaluated_step or step % self.settings.log_every_steps:
+            return False
+        if every is not None:
+            interval = max(1, round(every * self.steps_per_epoch / phase.training.batch_scale))
+            return every > 0 and step - self.evaluated_step >= interval
+        place, distance = self.pace.position(step), self.total_steps / _MAX_EVALUATIONS
+        if place - self.evaluated_position < distance:
+            return False
+        if phase.ends_stage and phase.stop_step - place < distance / 2:
+            return False  # the end of the stage, of which a checkpoint is kept, is near
+        return self._evaluation_is_cheap(phase)
+
+    def _evaluation_is_cheap(self, phase: Phase) -> bool:
+        spec, data = self.stepper.model.spec, self.data
+        subnet = SubnetConfig(phase.depth, spec.img_size)
+        cost = evaluation_macs(spec, subnet, data.num_validation_images, data.num_classes)
+        return cost <= _EVALUATION_FRACTION * (self.macs - self.evaluated_macs)
+
+    def _evaluate_within(self, phase: Phase) -> Iterator[Event]:
         """Evaluate within a stage where that is due; where it ends the run, a checkpoint says so."""
-        if self._ends_with_evaluation(phase) or not is_due_on_the_way(self, phase):
+        if self._ends_with_evaluation(phase) or not self._is_due_within(phase):
             return
-        yield from evaluate_phase(self, phase)
-        look(self)
+        yield from self.evaluate_phase(phase)
+        self.update_budget()
         if self.stopped_early:
             yield from self.save()
+
+    def evaluate_phase(self, phase: Phase) -> Iterator[Event]:
+        """Evaluate a phase; keep the weights if they are the best, stop the run where patience has run out.
+
+        What has fewer blocks than the full model is not what the run hands over, so it is never the best one.
+        Of equals the first stays. ``best.safetensors`` is the best of what this run has evaluated, whatever a
+        resume repeats: :meth:`restore` forgets a best evaluation whose weights were replaced.
+
+        Raises:
+            InterruptedRunError: If a stop was requested meanwhile; the evaluation then counts for nothing.
+            ResumableError: An image cannot be read, or a loader worker has died.
+        """
+        event = yield from self.evaluate(phase.depth)
+        spec, patience = self.stepper.model.spec, self.settings.patience
+        # Before the full size, and in a supernet, the network is not yet what it will be: such evaluations
+        # may be the best so far, but do not count against the run's patience.
+        is_full = phase.kind == "plain" and phase.choices[0].subnet.img_size == spec.img_size
+        if phase.depth == spec.depth:
+            if self.best is None or event.top1_ema > self.best.top1:
+                self.best, self.evaluations_since_best = (
+                    Best(event.step, event.epoch, event.top1_ema),
+                    0,
+                )
+                if self.ranks.is_main:
+                    with self.ledger.charge("checkpoint"):
+                        networks = {"best": self.stepper.emas[-1].module}
+                        weights = saved_weights(networks, bool(self.settings.table_sizes))
+                        metadata = {**self.metadata, "step": str(event.step)}
+                        write_files(self.folder.checkpoints, weights, metadata)
+            elif is_full:
+                self.evaluations_since_best += 1
+                if patience is not None:
+                    self.stopped_early = self.evaluations_since_best >= patience
+        yield event
+        if self.stopped_early:
+            assert self.best is not None, "patience counts from the best evaluation"
+            yield WarningRaised(
+                step=self.step,
+                message=f"stopped early: no evaluation was better than {self.best.top1:.2f} % (EMA) at epoch"
+                f" {self.best.epoch:.4g} for {self.evaluations_since_best} times (--patience)",
+            )
+
+    def evaluate(self, depth: tuple[int, ...]) -> Generator[Event, None, Evaluated]:
+        """Evaluate the online and the averaged network at the full image size.
+
+        Yields what happens meanwhile; the event of the evaluation itself is returned, for the caller to send.
+
+        Raises:
+            DivergedError: If a loss is not finite.
+            InterruptedRunError: If a stop was requested meanwhile; the evaluation then counts for nothing.
+            ResumableError: An image cannot be read, or a loader worker has died.
+        """
+        if not self.is_saved():  # what an unreadable image or a death must not cost
+            yield from self.save()
+        stepper, begin = self.stepper, self.clock()
+        choice = plain_choice(SubnetConfig(depth, stepper.model.spec.img_size))
+        try:
+            with self.ledger.charge("evaluate"), self.stop.at_once(self.ranks):
+                models = (stepper.model, stepper.emas[-1].module)
+                batches = self.stop.until_asked(self.data.validation())
+                online, averaged = evaluate(models, batches, choice, self.compute, self.ranks)
+        except StopNow as request:
+            yield from self.halt(request.signal_name)
+            raise
+        yield from self.halt_if_asked()
+        for name, scores in (("online", online), ("averaged", averaged)):
+            if not math.isfinite(scores.loss):  # finite weights can make logits that are not
+                raise DivergedError(
+                    f"the loss of the {name} network on the validation images is {scores.loss} at step"
+                    f" {self.step} (epoch {self.epoch:.2f}); checkpoints are from before; lower --lr"
+                )
+        # From here on the evaluation counts: a stop before this repeats it after the resume.
+        self.evaluated_step, self.evaluated_macs = self.step, self.macs
+        self.evaluated_position = self.pace.position(self.step)
+        self.by_class = {
+            "images": list(online.images),
+            "correct": list(online.correct),
+            "correct_ema": list(averaged.correct),
+        }
+        self.last_evaluation = Evaluated(
+            step=self.step,
+            epoch=self.epoch,
+            subnet=choice.subnet,
+            loss=online.loss,
+            top1=online.top1,
+            loss_ema=averaged.loss,
+            top1_ema=averaged.top1,
+            seconds=self.clock() - begin,
+            train_seconds=self.ledger.seconds["train"],
+            wall_seconds=self.ledger.wall_seconds(),
+            balanced_top1=online.balanced,
+            balanced_top1_ema=averaged.balanced,
+            num_images=sum(online.images),
+            largest_class_fraction=largest_class_fraction(online.images),
+        )
+        return self.last_evaluation
+
+    # --- Time budgets
+
+    def update_budget(self, step_seconds: float = 0.0) -> None:
+        """Look at the clock where the run goes by it; all ranks go by that of rank 0.
+
+        ``step_seconds`` are those of the steps just made, 0 if there were none.
+        """
+        if self.pace.budget_seconds is None:
+            return
+        seen = self.ranks.broadcast(f"{self.ledger.wall_seconds()} {step_seconds}")
+        used, of_a_step = map(float, seen.split())
+        self.pace.update(self.step, used, of_a_step)
+        if of_a_step:
+            for ema in self.stepper.emas:
+                ema.limit(self.pace.projected_step(self.step, self.total_steps))
+
+    def measure_reserve(self) -> Iterator[Event]:
+        """Find out how much of a time budget the last evaluation and checkpoint will take.
+
+        Raises:
+            RunError: If they take more than half of it.
+        """
+        if self.pace.budget_seconds is None:
+            return
+        if self.last_evaluation is None:
+            yield (yield from self.evaluate(self.stepper.model.spec.depth))
+        yield from self.save()
+        self._reserve_time(is_start=True)
+
+    def _reserve_time(self, is_start: bool = False) -> None:
+        """Keep time for an evaluation and the writing of the last checkpoint and the final weights."""
+        last = self.last_evaluation
+        if self.pace.budget_seconds is None or last is None:
+            return
+        # A fifth is margin; a checkpoint and both files of weights are still to be written at the end.
+        as_deep = self.stepper.model.spec.full.total_depth / last.subnet.total_depth
+        seconds = 1.2 * last.seconds * as_deep + 3.0 * self.save_seconds
+        self.pace.reserve(float(self.ranks.broadcast(str(seconds))), is_start)
+
+    # --- Stopping
 
     def halt_if_asked(self) -> Iterator[Event]:
         """Write a checkpoint and stop where any rank has received a signal; collective.
@@ -324,3 +539,156 @@ class Trainer:
             yield from self.save()
         yield Interrupted(step=self.step, signal=signal_name)
         raise InterruptedRunError(signal_name, str(self.folder.path))
+
+    # --- Checkpoints
+
+    def save(self, keep_as: str | None = None) -> Iterator[Event]:
+        """Write a checkpoint; the event goes out before the file appears, so a log never lacks its mark."""
+        start = self.clock()
+        if self.ranks.is_main:
+            with self.ledger.charge("checkpoint"):
+                pending = write_pending(self.folder.checkpoints, self.snapshot())
+            yield CheckpointSaved(step=self.step, path="checkpoints/last.pt")
+            publish(self.folder.checkpoints, pending, keep_as)
+        self._saved_at = self.clock()
+        self._saved_place = (self.step, self.phase, self.evaluated_step)
+        self.save_seconds = self._saved_at - start
+
+    def is_saved(self) -> bool:
+        """Return whether the last checkpoint of this process is of this very place of the run."""
+        return self._saved_place == (self.step, self.phase, self.evaluated_step)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return what a checkpoint holds, as plain containers and tensors; these are the trainer's own."""
+        stepper, evaluation = self.stepper, self.last_evaluation
+        return {
+            "step": self.step,
+            "samples": self.samples,
+            "macs": self.macs,
+            "phase": self.phase,
+            "model": stepper.model.vit.state_dict(),
+            "emas": [ema.module.vit.state_dict() for ema in stepper.emas],
+            "optimizer": stepper.optimizer.state_dict(),
+            "scaler": stepper.scaler.state_dict(),
+            "seconds": dict(self.ledger.seconds),
+            "steps_by_subnet": _rows(self.steps_by_subnet),
+            "phase_seconds": _rows(self.phase_seconds),
+            "last_evaluation": evaluation.model_dump(mode="json") if evaluation else None,
+            "marked_at": self.evaluated_step,
+            "evaluated_macs": self.evaluated_macs,
+            "evaluated_position": self.evaluated_position,
+            "best": asdict(self.best) if self.best else None,
+            "evaluations_since_best": self.evaluations_since_best,
+            "stopped_early": self.stopped_early,
+            "by_class": self.by_class,
+            "search_state": self.search_state,
+            "micro_batches": stepper.micro_batches,
+            "rollbacks": self.rollbacks.count,
+        }
+
+    def resume(self) -> list[WarningRaised]:
+        """Restore the newest readable checkpoint; without one, load the weights that the run starts from.
+
+        Returns warnings: of checkpoints passed over, and of initial weights that did not fit as they were.
+
+        Raises:
+            ConfigError: If there are no initial weights any more, or other ones.
+            RunError: If all that can be read are of another network or optimizer, or the ranks read different
+                ones.
+        """
+        folder, stepper = self.folder.checkpoints, self.stepper
+        state, complaints = load_newest(folder, self.check_state)
+        if state is None:
+            misfits = [text for text in complaints if "does not fit this run" in text]
+            if misfits:  # to begin anew would replace what may be the checkpoint of another run
+                raise RunError(f"{folder}: {misfits[0]}; was it copied from another one?")
+            networks = (stepper.model, *(ema.module for ema in stepper.emas))
+            notes = load_initial(networks, self.settings, self.data.class_names)
+            complaints += [f"initial weights: {note}" for note in notes]
+        else:
+            try:
+                self.restore(state)
+            except (KeyError, RuntimeError, ValueError) as error:
+                reason = str(error).splitlines()[0]
+                raise RunError(
+                    f"{folder}: the checkpoint does not fit this run ({reason});"
+                    " was it copied from another one?"
+                ) from None
+        if self.rollbacks.count > (state["rollbacks"] if state else 0):
+            scale = f"learning rate x {self.rollbacks.lr_scale:g} from now on"
+            complaints.append(f"the run diverged: rolled back to step {self.step}, {scale}")
+        what = "the checkpoints they read; the run folder must be on a shared file system"
+        self.ranks.check_equal(torch.tensor([self.step, self.phase]), what)
+        stepper.lr_scale = self.rollbacks.lr_scale
+        self._micro_batches = stepper.micro_batches
+        self._meter.restart()
+        return [WarningRaised(step=self.step, message=text) for text in complaints]
+
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Compare a loaded checkpoint with what :meth:`restore` would put it into.
+
+        Raises:
+            MisfitStateError: With the first value that does not fit.
+        """
+        networks = (self.stepper.model, *(ema.module for ema in self.stepper.emas))
+        examples = example_states(self.recipe, self.compute.device)
+        check_state(state, networks, self.stepper.optimizer, examples)
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Put the trainer into the state that :meth:`snapshot` returned.
+
+        Raises:
+            KeyError: If something is missing.
+            RuntimeError: If the weights are of another network.
+            ValueError: If the optimizer or the number of averages is another.
+        """
+        stepper = self.stepper
+        stepper.model.vit.load_state_dict(state["model"], strict=True)
+        for ema, weights in zip(stepper.emas, state["emas"], strict=True):
+            ema.module.vit.load_state_dict(weights, strict=True)
+        stepper.optimizer.load_state_dict(state["optimizer"])
+        if state[
+            "scaler"
+        ]:  # empty where the precision needed none; a resume may choose another one
+            stepper.scaler.load_state_dict(state["scaler"])
+        self.step, self.phase = state["step"], state["phase"]
+        self.search_state = state["search_state"]
+        self.samples, self.macs = state["samples"], state["macs"]
+        self.ledger.seconds.update(state["seconds"])
+        for *subnet, steps in state["steps_by_subnet"]:
+            self.steps_by_subnet[_subnet(*subnet)] = steps
+        for *subnet, seconds in state["phase_seconds"]:
+            self.phase_seconds[_subnet(*subnet)] = list(seconds)
+        if state["last_evaluation"] is not None:
+            self.last_evaluation = Evaluated(**state["last_evaluation"])
+        self.evaluated_step = state["marked_at"]
+        self.evaluated_macs = state.get("evaluated_macs", 0)  # older checkpoints have none
+        self.evaluated_position = state.get("evaluated_position", 0.0)
+        self.by_class = state.get("by_class", {})
+        self.stopped_early = state.get("stopped_early", False)
+        # The best evaluation is taken over unless its weights are gone: better ones of a later evaluation
+        # have replaced them then, and a run that goes on as before finds these again.
+        best = state.get("best")
+        path = self.folder.checkpoints / "best.safetensors"
+        if best is not None and metadata_of(path).get("step") == str(best["step"]):
+            self.best = Best(**best)
+            self.evaluations_since_best = state["evaluations_since_best"]
+        stepper.micro_batches = max(stepper.micro_batches, state["micro_batches"])
+        self.rollbacks.count = max(self.rollbacks.count, state["rollbacks"])
+
+
+def _rows(by_subnet: Mapping[SubnetConfig, Any]) -> list[list[Any]]:
+    """Return a mapping in containers that are read back without unpickling classes."""
+    return [
+        [
+            list(net.depth),
+            net.img_size,
+            [net.tokens.keep_rate, net.tokens.by, net.tokens.at_blocks],
+            value,
+        ]
+        for net, value in by_subnet.items()
+    ]
+
+
+def _subnet(depth: list[int], img_size: int, tokens: list[Any]) -> SubnetConfig:
+    return SubnetConfig(depth, img_size, TokenRule(*tokens))

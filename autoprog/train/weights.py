@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,18 +17,26 @@ from safetensors.torch import save
 from timm.models import clean_state_dict
 from torch import Tensor
 
-from autoprog.classes import some
+from autoprog.accuracy import some
 from autoprog.errors import ConfigError, RunError
 from autoprog.events import CheckpointSaved, StageStarted, SupernetStarted
-from autoprog.files import parse
-from autoprog.jsonlines import read_object
+from autoprog.files import parse, read_object
 from autoprog.openfiles import NotRegularFileError, open_regular, replacing
 from autoprog.printable import brief
 from autoprog.runs import Run, load_run
-from autoprog.train.file_kinds import is_safetensors, what_else_it_is, why_it_is_not_loaded
 from autoprog.train.model import build_model
-from autoprog.train.tensors import check_dense, differs, first_not_finite, shown_key
-from autoprog.train.torch_files import UNREADABLE, NotLoadedError, load_torch
+from autoprog.train.torch_files import (
+    UNREADABLE,
+    NotLoadedError,
+    check_dense,
+    first_not_finite,
+    is_safetensors,
+    key_differences,
+    load_torch,
+    shown_key,
+    what_else_it_is,
+    why_it_is_not_loaded,
+)
 from supernet.config import ModelSpec, SubnetConfig
 from supernet.elastic import ElasticViT, describe
 from supernet.export import export_subnet, plain_state_dict, table_state_dict
@@ -36,7 +45,6 @@ __all__ = [
     "WeightsFile",
     "check_fits",
     "description_of",
-    "load_weights",
     "loaded_network",
     "metadata_of",
     "num_outputs",
@@ -91,17 +99,26 @@ def read_weights(path: Path, averaged: bool) -> WeightsFile:
     try:
         if path.is_dir():
             return _read_folder(path, averaged)
-        _refuse(path, what_else_it_is(path))
+        _refuse(path, what_else_it_is(path))  # before a reader that would fail in its own words
         file = _read_safetensors(path) if is_safetensors(path) else _read_torch(path, averaged)
     except NotRegularFileError as error:
-        law = f"must be a weights file or a run folder, but it is {error.strerror}"
-        raise ConfigError(str(path), "", law) from None
+        problem = f"must be a weights file or a run folder, but it is {error.strerror}"
+        raise ConfigError(str(path), "", problem) from None
     except OSError as error:
         raise ConfigError(str(path), "", f"must be readable: {error.strerror}") from None
     run = run_of(path)
     if run is not None and file.class_names is None:
         return replace(file, class_names=run.manifest.class_names)
-    return _described_beside(file)
+    beside = description_of(file.path)
+    if file.spec is not None or not beside.is_file():
+        return file
+    images = read_object(beside)
+    body = parse(_Beside, {**images, "arguments": images.get("kwargs") or {}}, str(beside))
+    if body.timm is None:
+        return file
+    kwargs = {k: v for k, v in body.arguments.items() if k != "num_classes"}
+    file = _described(file, body.timm, kwargs)
+    return replace(file, class_names=_names(body.class_names), images=images)
 
 
 def run_of(path: Path) -> Run | None:
@@ -169,33 +186,25 @@ def loaded_network(
     Raises:
         ConfigError: If they are those of another network, or are not finite.
     """
-    with torch.device("meta"):
+    with torch.device("meta"):  # a description may be of a network far too large
         check_fits(build_model(spec, num_classes, seed, table_sizes), file)
     model = build_model(spec, num_classes, seed, table_sizes)
     model.vit.load_state_dict(file.state)
     return model
 
 
-def load_weights(model: ElasticViT, file: WeightsFile) -> None:
-    """Put the weights of a file into a network.
-
-    Raises:
-        ConfigError: If they are those of another network, or are not finite.
-    """
-    check_fits(model, file)
-    model.vit.load_state_dict(file.state)
-
-
 def num_outputs(file: WeightsFile) -> int:
-    """Return how many classes the head of weights tells apart.
+    """Return for how many classes the head of weights has a row.
 
     Raises:
         ConfigError: If they have no head.
     """
     head = file.state.get("head.weight")
     if head is None or head.ndim == 0:
-        law = "must hold the weights of a network with a head"
-        raise ConfigError(str(file.path), "", law, cure="it has no head.weight of one row a class")
+        problem = "must hold the weights of a network with a head"
+        raise ConfigError(
+            str(file.path), "", problem, hint="it has no head.weight of one row a class"
+        )
     return len(head)
 
 
@@ -206,24 +215,15 @@ def check_fits(model: ElasticViT, file: WeightsFile) -> None:
         ConfigError: If they are those of another network, or are not finite.
     """
     own = model.vit.state_dict()
-    there = [key for key in own if key in file.state]
-    complaints = [
-        f"{len(keys)} {kind}, such as {shown_key(keys[0])}"
-        for kind, keys in (
-            ("missing", [key for key in own if key not in file.state]),
-            ("too many", [key for key in file.state if key not in own]),
-            ("of another shape", [key for key in there if differs(file.state[key], own[key])]),
-        )
-        if keys
-    ]
-    if complaints:
-        law = f"must hold the weights of {model.spec.name} ({'; '.join(complaints)})"
-        cure = f"at {model.spec.img_size} px with {model.vit.num_classes} classes"
-        raise ConfigError(str(file.path), "", f"{law}, {cure}")
+    misfits = key_differences(own, file.state)
+    if misfits:
+        problem = f"must hold the weights of {model.spec.name} ({misfits})"
+        hint = f"at {model.spec.img_size} px with {model.vit.num_classes} classes"
+        raise ConfigError(str(file.path), "", f"{problem}, {hint}")
     key = first_not_finite(file.state, own)
     if key is not None:
-        law = f"must hold finite numbers, but {key} has NaN or infinity"
-        raise ConfigError(str(file.path), "", law, cure="take weights from before it diverged")
+        problem = f"must hold finite numbers, but {key} has NaN or infinity"
+        raise ConfigError(str(file.path), "", problem, hint="take weights from before it diverged")
 
 
 def write_weights(path: Path, weights: dict[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -243,46 +243,44 @@ def write_weights(path: Path, weights: dict[str, Tensor], metadata: Mapping[str,
 def _refuse(path: Path, found: tuple[str, str] | None) -> None:
     """Raise where a file is something else than weights."""
     if found is not None:
-        what, cure = found
-        raise ConfigError(str(path), "", f"must hold weights, but it is {what}", cure=cure)
+        what, hint = found
+        raise ConfigError(str(path), "", f"must hold weights, but it is {what}", hint=hint)
 
 
 def _read_folder(folder: Path, averaged: bool) -> WeightsFile:
     checkpoints = folder if folder.name == "checkpoints" else folder / "checkpoints"
+    # Not last.pt, where there is both: a finished run hands over its final weights.
     final = checkpoints / ("final_ema.safetensors" if averaged else "final.safetensors")
     if os.path.lexists(final):
         return with_tables(read_weights(final, averaged))
     if run_of(folder) is not None:
-        law, last = "must be a finished run", checkpoints / "last.pt"
-        cure = "go on with --resume first" + (f", or give {last}" if last.exists() else "")
-        raise ConfigError(str(folder), "", law, cure=cure)
+        problem, last = "must be a finished run", checkpoints / "last.pt"
+        hint = "go on with --resume first" + (f", or give {last}" if last.exists() else "")
+        raise ConfigError(str(folder), "", problem, hint=hint)
     weights = next((folder / n for n in _HUB_WEIGHTS if (folder / n).is_file()), None)
     if weights is None or not (folder / "config.json").is_file():
         held = sorted(path.name for path in folder.iterdir())
-        law = "must be a run folder, or one with config.json and model.safetensors"
-        cure = f"it holds {some(held) if held else 'nothing'}"
-        raise ConfigError(str(folder), "", law, cure=cure)
-    return _with_config(read_weights(weights, averaged), folder / "config.json")
-
-
-def _with_config(file: WeightsFile, config: Path) -> WeightsFile:
-    """Return weights with what the ``config.json`` of the Hugging Face hub says of them."""
+        problem = "must be a run folder, or one with config.json and model.safetensors"
+        hint = f"it holds {some(held) if held else 'nothing'}"
+        raise ConfigError(str(folder), "", problem, hint=hint)
+    # A folder of the Hugging Face hub: its config.json says what the weights are for.
+    file, config = read_weights(weights, averaged), folder / "config.json"
     body = parse(_HubConfig, read_object(config), str(config))
     images = body.pretrained_cfg or _HubImages()
     kwargs = {k: v for k, v in (body.model_args or {}).items() if k != "num_classes"}
     if images.input_size is not None:
         kwargs.setdefault("img_size", images.input_size[-1])
-    side = kwargs.get("img_size")
+    side = kwargs.get("img_size")  # JSON has a list where timm was given a pair
     if isinstance(side, list) and side and all(one == side[0] for one in side):
         kwargs["img_size"] = side[0]
     if file.spec is None and body.architecture is not None:
         file = _described(file, body.architecture, kwargs)
     wanted = images.model_dump(mode="json", exclude={"input_size"}, exclude_none=True)
-    is_told = wanted and isinstance(kwargs.get("img_size"), int)
+    says_all = wanted and isinstance(kwargs.get("img_size"), int)
     return replace(
         file,
         class_names=_names(body.label_names) or file.class_names,
-        images={"img_size": kwargs["img_size"], **wanted} if is_told else None,
+        images={"img_size": kwargs["img_size"], **wanted} if says_all else None,
     )
 
 
@@ -336,20 +334,6 @@ def description_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def _described_beside(file: WeightsFile) -> WeightsFile:
-    """Return weights with what the file beside an export says, where they do not say it themselves."""
-    beside = description_of(file.path)
-    if file.spec is not None or not beside.is_file():
-        return file
-    images = read_object(beside)
-    body = parse(_Beside, {**images, "arguments": images.get("kwargs") or {}}, str(beside))
-    if body.timm is None:
-        return file
-    kwargs = {k: v for k, v in body.arguments.items() if k != "num_classes"}
-    file = _described(file, body.timm, kwargs)
-    return replace(file, class_names=_names(body.class_names), images=images)
-
-
 def _read_safetensors(path: Path) -> WeightsFile:
     try:
         with open_regular(path), safe_open(path, framework="pt") as file:
@@ -360,16 +344,20 @@ def _read_safetensors(path: Path) -> WeightsFile:
     except (SafetensorError, *UNREADABLE):
         _refuse(path, ("a damaged safetensors file", "copy or download it again"))
         raise
-    names, images, arguments = (_json_of(about, key) for key in ("class_names", "images", "kwargs"))
+    said: dict[str, Any] = {}
+    for key in ("class_names", "images", "kwargs"):
+        with suppress(ValueError, RecursionError):  # metadata of another program is no JSON of ours
+            said[key] = json.loads(about.get(key, "null"))
+    images, arguments = said.get("images"), said.get("kwargs")
     found = WeightsFile(
         path,
         _dense(path, state),
         spec=None,
-        class_names=_names(names),
+        class_names=_names(said.get("class_names")),
         images=images if isinstance(images, dict) else None,
     )
-    is_told = "timm" in about and arguments is not None
-    return _described(found, about["timm"], arguments) if is_told else found
+    says_model = "timm" in about and arguments is not None
+    return _described(found, about["timm"], arguments) if says_model else found
 
 
 def _dense(path: Path, state: Mapping[Any, Any]) -> dict[str, Tensor]:
@@ -383,13 +371,6 @@ def _dense(path: Path, state: Mapping[Any, Any]) -> dict[str, Tensor]:
     except ValueError as error:
         raise ConfigError(str(path), "", str(error)) from None
     return dict(state)
-
-
-def _json_of(about: Mapping[str, str], key: str) -> Any:
-    try:
-        return json.loads(about.get(key, "null"))
-    except (ValueError, RecursionError):  # of another program
-        return None
 
 
 def _described(file: WeightsFile, name: str, kwargs: Any) -> WeightsFile:
@@ -410,7 +391,18 @@ def _read_torch(path: Path, averaged: bool) -> WeightsFile:
         raise
     if isinstance(found, Mapping) and {"optimizer", "emas", "model"} <= found.keys():
         return _of_checkpoint(path, found, averaged)
-    state, key = _tensors(found, averaged, str(path))
+    # timm's script and others keep the tensors under a key, beside the optimizer and what else there is.
+    held, key = found, ""
+    if isinstance(found, Mapping):
+        keys = (*_AVERAGED, *_ONLINE) if averaged else (*_ONLINE, *_AVERAGED)
+        key = next((key for key in keys if isinstance(found.get(key), Mapping)), "")
+        held = found[key] if key else found
+    is_state = isinstance(held, Mapping) and held and all(torch.is_tensor(v) for v in held.values())
+    if not is_state:
+        problem = f"must hold tensors by name, but it holds {_content(held)}"
+        hint = f"save torch.save(model.state_dict(), FILE), or that under {_ONLINE[0]!r}"
+        raise ConfigError(str(path), "", problem, hint=hint)
+    state = dict(clean_state_dict(_dense(path, held)))  # without the prefixes of wrappers
     kind = "averaged" if key in _AVERAGED else "online"
     taken = f"{kind} weights, {key!r} of {path.name}" if key else ""
     return WeightsFile(path, state, spec=None, taken=taken)
@@ -420,76 +412,49 @@ def _of_checkpoint(path: Path, found: Mapping[str, Any], averaged: bool) -> Weig
     """Return the weights in the whole state of a run: a network of the depth that the run has reached.
 
     Raises:
-        ConfigError: If that is not the full one, and the blocks that run cannot be told from the others.
+        ConfigError: If that is not the full one, and which blocks run is not certain.
     """
     emas, step, run = found["emas"], found.get("step", 0), run_of(path)
     if not isinstance(emas, list) or not isinstance(step, int):
-        law = "must hold weights, but it is the state of no run"
-        raise ConfigError(str(path), "", law, cure="copy it again")
+        problem = "must hold weights, but it is the state of no run"
+        raise ConfigError(str(path), "", problem, hint="copy it again")
     is_averaged = averaged and bool(emas)
     state = emas[-1] if is_averaged else found["model"]
     if not isinstance(state, Mapping):
-        law = "must hold tensors by name, but it holds"
-        raise ConfigError(str(path), "", f"{law} {_content(state)}")
+        problem = "must hold tensors by name, but it holds"
+        raise ConfigError(str(path), "", f"{problem} {_content(state)}")
     taken = f"{'averaged' if is_averaged else 'online'} weights of step {step:,}, in {path.name}"
     file = WeightsFile(path, _dense(path, state), None, taken=taken)
     if run is None:
         return file
     spec = run.manifest.settings.model.spec()
-    depth, is_supernet = _depth_at(run, step)
+    # The depth of the checkpoint is that of the stage or supernet phase entered before it was written, by the
+    # order of the events: a stage may begin at the very step at which the one before it was saved.
+    depth: tuple[int, ...] | None = None
+    now, is_supernet, in_supernet = depth, False, False
+    for event in run.events():
+        if isinstance(event, StageStarted):
+            now, in_supernet = event.subnet.depth, False
+        elif isinstance(event, SupernetStarted):
+            now, in_supernet = event.current.depth, True
+        elif isinstance(event, CheckpointSaved) and event.step == step:
+            depth, is_supernet = now, in_supernet
     if depth is None or depth == spec.depth:
         return replace(file, spec=spec)
     if is_supernet or spec.outlook is not None:
-        full, now = ("+".join(map(str, blocks)) for blocks in (spec.depth, depth))
-        law = f"must have all {full} blocks, but {now} are trained at step {step}"
-        raise ConfigError(str(path), "", law, cure="go on with --resume first")
-    return _cut(file, spec, depth, run.manifest.settings.table_sizes)
-
-
-def _cut(
-    file: WeightsFile, spec: ModelSpec, depth: tuple[int, ...], tables: Sequence[int]
-) -> WeightsFile:
-    """Return the weights of the blocks that run in a network that has not grown to its full depth."""
+        full, so_far = ("+".join(map(str, blocks)) for blocks in (spec.depth, depth))
+        problem = f"must have all {full} blocks, but {so_far} are trained at step {step}"
+        raise ConfigError(str(path), "", problem, hint="go on with --resume first")
     if len(depth) != len(spec.depth) or not SubnetConfig(depth, spec.img_size).within(spec.full):
-        law = f"must be of a run of {spec.name}, but its events tell of other depths"
-        raise ConfigError(str(file.path), "", law)
+        problem = f"must be of a run of {spec.name}, but its events name other depths"
+        raise ConfigError(str(path), "", problem)
+    # Only the blocks that run: the others still hold what they were drawn with.
+    tables = run.manifest.settings.table_sizes
     model = loaded_network(file, spec, num_outputs(file), table_sizes=tables)
     vit = export_subnet(model, SubnetConfig(depth, spec.img_size))
-    cut = describe(spec.timm, **{**spec.create_kwargs(), "depth": sum(depth)})
+    shallow = describe(spec.timm, **{**spec.create_kwargs(), "depth": sum(depth)})
     taken = f"{file.taken}: {sum(depth)} of {spec.full.total_depth} blocks, as far as it has grown"
-    return replace(file, state=dict(vit.state_dict()), spec=cut, taken=taken)
-
-
-def _depth_at(run: Run, step: int) -> tuple[tuple[int, ...] | None, bool]:
-    """Return the depth of a run's checkpoint of a step, and whether it is that of a supernet phase.
-
-    The depth is None where the events do not tell. A stage may begin at the very step at which the one
-    before it was saved.
-    """
-    now: tuple[tuple[int, ...] | None, bool] = (None, False)
-    saved = now
-    for event in run.events():
-        if isinstance(event, StageStarted):
-            now = event.subnet.depth, False
-        elif isinstance(event, SupernetStarted):
-            now = event.current.depth, True
-        elif isinstance(event, CheckpointSaved) and event.step == step:
-            saved = now
-    return saved
-
-
-def _tensors(found: Any, averaged: bool, where: str) -> tuple[dict[str, Tensor], str]:
-    """Return the weights among what a file holds, and the key that they were under."""
-    held, part = found, ""
-    if isinstance(found, Mapping):
-        keys = (*_AVERAGED, *_ONLINE) if averaged else (*_ONLINE, *_AVERAGED)
-        part = next((key for key in keys if isinstance(found.get(key), Mapping)), "")
-        held = found[part] if part else found
-    if isinstance(held, Mapping) and held and all(torch.is_tensor(v) for v in held.values()):
-        return dict(clean_state_dict(_dense(Path(where), held))), part
-    law = f"must hold tensors by name, but it holds {_content(held)}"
-    cure = f"save torch.save(model.state_dict(), FILE), or that under {_ONLINE[0]!r}"
-    raise ConfigError(where, "", law, cure=cure)
+    return replace(file, state=dict(vit.state_dict()), spec=shallow, taken=taken)
 
 
 def _content(held: Any) -> str:

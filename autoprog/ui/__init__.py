@@ -1,1 +1,1 @@
-"""What people look at: pure views of schedules and runs, and the progress display."""
+"""Views of schedules and runs: sections and their renderers, the display of a run, the program to inspect."""

@@ -1,35 +1,28 @@
-"""``autoprog show``: the views of a run, a schedule file or a preset, printed once."""
+"""``autoprog show``: a run, a schedule file or a preset, printed once or written as a picture or a page."""
 
 from __future__ import annotations
 
 import io
 import json
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
-
-from rich.console import RenderableType
 
 from autoprog.console import Console
 from autoprog.errors import ConfigError, consistent
 from autoprog.files import write_outputs
 from autoprog.presets import PRESETS
 from autoprog.printable import say
-from autoprog.ui.diff import diff_document, diff_plain, diff_view, schedule_diff
-from autoprog.ui.document import document
-from autoprog.ui.plain import plain_text
-from autoprog.ui.show_html import diff_page, show_page
-from autoprog.ui.subject import Subject, find_subject, preset_beside
-from autoprog.ui.svg import FONT_ASPECT_RATIO, with_local_fonts
-from autoprog.ui.views import views
+from autoprog.ui.render_rich import print_sections, views
+from autoprog.ui.run_sections import run_sections
+from autoprog.ui.schedule_diff import diff_section, schedule_diff
+from autoprog.ui.section import Section, document
+from autoprog.ui.subject import find_subject, preset_beside
 from supernet.config import ModelSpec
 
 __all__ = ["show"]
 
-MIN_WIDTH, MAX_WIDTH = 60, 200
-PICTURE_WIDTH = 110
+_PICTURE_WIDTH = 110
 
 
 def show(
@@ -46,12 +39,12 @@ def show(
     console: Console | None = None,
     clock: Callable[[], float] = time.time,
 ) -> None:
-    """Print the views of `target`, or write them to files.
+    """Print what is known of `target`, or write it to files.
 
     Args:
         target: Path of a run folder or of a schedule file, or the name of a preset.
         spec: Model of a preset; else that of the other schedule of a diff.
-        epochs: Length of the run of a preset, or of a file in shares or with 'rest'.
+        epochs: Length of the run of a preset, or of a file in fractions or with 'rest'.
         recipe: Recipe that gives a preset its length and strength.
         plain: Print aligned ASCII text; also done where the terminal takes nothing else.
         as_json: Print one JSON object.
@@ -67,83 +60,57 @@ def show(
     """
     console = Console() if console is None else console
     if spec is not None and not {target, diff} & PRESETS.keys():
-        law = "must go with a preset: a run and a schedule file say it themselves"
-        raise ConfigError("--model", "", law, spec.name)
+        problem = (
+            "goes with a preset alone, since a run and a schedule file say their model themselves"
+        )
+        raise ConfigError("--model", "", problem, spec.name)
     with consistent(target):
         subject = find_subject(target, spec, epochs, recipe, clock())
-        forms = _forms(subject)
-        if diff is not None:
+        name, title = subject.name, f"{subject.spec.name} {subject.name}"
+        if diff is None:
+            sections = run_sections(subject)
+        else:
             other = find_subject(diff, spec, epochs, recipe, clock())
             if other.kind == "preset" != subject.kind:
                 other = preset_beside(diff, subject, spec, epochs, recipe)
             elif subject.kind == "preset" != other.kind:
                 subject = preset_beside(target, other, spec, epochs, recipe)
-            forms = _diff_forms(subject, other)
+            found = schedule_diff(subject, other)
+            sections = [diff_section(found)]
+            name = f"{name} --diff {other.name}"
+            title = " and ".join(cost.name for cost in found.costs)
         if as_json:
-            text = json.dumps(forms.document(), indent=1, allow_nan=False)
-            say(text, file=console.file)  # rich takes ten times as long
+            # Not through rich, which takes ten times as long.
+            text = json.dumps(document(sections), indent=1, allow_nan=False)
+            say(text, file=console.file)
         elif svg is not None or html is not None:
-            _export(forms, svg, html)
-        elif plain or not _draws(console):
-            console.out(forms.plain(), end="", highlight=False)
+            _write_files(name, title, sections, svg, html)
         else:
-            width = max(MIN_WIDTH, min(console.width, MAX_WIDTH))
-            for view in forms.views():
-                console.print(view, width=width, crop=False)
+            print_sections(console, sections, plain)
 
 
-@dataclass(frozen=True)
-class _Forms:
-    """One thing in the forms in which it is shown."""
+def _write_files(
+    name: str, title: str, sections: Sequence[Section], svg: Path | None, html: Path | None
+) -> None:
+    from autoprog.ui.render_html import FONT_ASPECT_RATIO, sections_page, with_local_fonts
 
-    name: str
-    document: Callable[[], dict[str, Any]]
-    plain: Callable[[], str]
-    views: Callable[[], Iterable[RenderableType]]
-    page: Callable[[], str]
-
-
-def _forms(subject: Subject) -> _Forms:
-    return _Forms(
-        subject.name,
-        lambda: document(subject),
-        lambda: plain_text(subject),
-        lambda: views(subject),
-        lambda: show_page(subject),
-    )
-
-
-def _diff_forms(a: Subject, b: Subject) -> _Forms:
-    found = schedule_diff(a, b)
-    return _Forms(
-        f"{a.name} --diff {b.name}",
-        lambda: diff_document(found),
-        lambda: diff_plain(found),
-        lambda: [diff_view(found)],
-        lambda: diff_page(found),
-    )
-
-
-def _draws(console: Console) -> bool:
-    return not console.is_dumb_terminal and console.encoding.startswith("utf")
-
-
-def _export(forms: _Forms, svg: Path | None, html: Path | None) -> None:
     texts = {}
     if svg is not None:
         console = Console(
             record=True,
             file=io.StringIO(),
-            width=PICTURE_WIDTH,
+            width=_PICTURE_WIDTH,
+            # A picture has colours, wherever it is made.
             force_terminal=True,
             color_system="truecolor",
             _environ={},
         )
-        for view in forms.views():
-            console.print(view)
-        title = f"autoprog show {forms.name}"
-        picture = console.export_svg(title=title, font_aspect_ratio=FONT_ASPECT_RATIO)
+        for drawing in views(sections):
+            console.print(drawing)
+        picture = console.export_svg(
+            title=f"autoprog show {name}", font_aspect_ratio=FONT_ASPECT_RATIO
+        )
         texts[svg] = with_local_fonts(picture)
     if html is not None:
-        texts[html] = forms.page()
+        texts[html] = sections_page(title, sections)
     write_outputs(texts)

@@ -10,18 +10,17 @@ from pathlib import Path
 from autoprog.curves import Curriculum
 from autoprog.decisions import Decision
 from autoprog.errors import ConfigError, suggest
-from autoprog.fidelity import Fidelity, read_fidelity
-from autoprog.jsonlines import read_rows
-from autoprog.laws import SHARES
+from autoprog.fidelity_report import FidelityReport, read_fidelity
+from autoprog.files import read_rows
 from autoprog.locate import is_word, locate_run, runs_in
 from autoprog.presets import PRESETS, preset
+from autoprog.processes import WorkerSeen, read_workers
 from autoprog.recipe import Recipe, resolve_recipe
 from autoprog.runs import CURVE_FILE, Run, load_run
-from autoprog.schedule import GrowthSchedule, load_schedule
+from autoprog.schedule import FRACTION_UNITS, GrowthSchedule, load_schedule
+from autoprog.ui.format import number
 from autoprog.ui.state import RunState, fold
 from autoprog.ui.track import Track, track_of_run, track_of_table
-from autoprog.ui.units import number
-from autoprog.workers import WorkerSeen, read_workers
 from supernet.config import ModelSpec
 from supernet.zoo import ZOO
 
@@ -37,7 +36,7 @@ __all__ = [
 ]
 
 NOMINAL_STEPS_PER_EPOCH = 1000
-STALE_SECONDS = 600.0
+STALE_SECONDS = 600.0  # without a sign; a killed process and a loader that hangs say nothing
 UNKNOWN_CLASSES = RunState().num_classes
 DEFAULT_MODEL = "deit-s"
 DEFAULT_RECIPE = "deit"
@@ -48,7 +47,7 @@ class Subject:
     """One thing to show; parts that it does not have are None or empty.
 
     ``status`` is starting, training, supernet, interrupted, complete or stale, and empty for a mere plan.
-    ``epochs`` is the length of the run that the schedule is resolved for; None where that tells it.
+    ``epochs`` is the length of the run that the schedule is resolved for; None where it says that itself.
     ``recipe`` is what it trains by: given, of the run, or of the run in whose folder a file lies.
     """
 
@@ -62,7 +61,7 @@ class Subject:
     state: RunState = field(default_factory=RunState)
     status: str = ""
     notes: tuple[str, ...] = ()
-    fidelity: Fidelity | None = None
+    fidelity: FidelityReport | None = None
     epochs: float | None = None
     workers: tuple[WorkerSeen, ...] = ()
     recipe_name: str = ""
@@ -87,27 +86,36 @@ def find_subject(
     Args:
         target: A run, as :func:`locate_run` takes it, path of a schedule file, or name of a preset.
         spec: Model of a preset.
-        epochs: Length of the run of a preset, or of a file in shares or with 'rest'.
+        epochs: Length of the run of a preset, or of a file in fractions or with 'rest'.
         recipe: Recipe that gives a preset its length and strength.
         now: Seconds since the epoch, by which a silent run counts as stale.
         runs_dir: Where runs lie.
 
     Raises:
-        ConfigError: If there is no such thing, or it breaks a law.
+        ConfigError: If there is no such thing, or a file of it is wrong.
     """
     if epochs is not None and not 0 < epochs < math.inf:
         raise ConfigError("--epochs", "", "must be a finite number above 0", epochs)
     path = Path(target)
+    # A file wins over a preset of its name, and a preset over a folder that is no run.
     if path.is_file():
         return _file_subject(path, epochs, recipe)
     if target in PRESETS and not (path / "run.yaml").is_file():
-        return _preset_subject(target, spec, epochs, recipe)
+        notes = () if spec else (f"for {DEFAULT_MODEL}; --model NAME takes another",)
+        recipe_name = recipe or DEFAULT_RECIPE
+        known = resolve_recipe(recipe_name)
+        length = known.epochs if epochs is None else epochs
+        model = spec or ZOO[DEFAULT_MODEL]
+        schedule = preset(target, model, length, known.strength, known.learning_rate)
+        return _plan(target, "preset", schedule, length, known.strength, notes, recipe_name, known)
     if path.is_dir() or is_word(target, runs_dir):
-        return _run_subject(locate_run(target, runs_dir), now)
-    law = "must be a run folder, last, a schedule file or a preset"
+        run = load_run(locate_run(target, runs_dir))
+        state = fold(run.events(), run_start(run))
+        return run_subject(run, state, read_fidelity(run.path), now)
+    problem = "must be a run folder, last, a schedule file or a preset"
     names = [*PRESETS, *(run.name for run in runs_in(Path(runs_dir)))]
-    cure = suggest(path.name, names, list_all=False) or f"presets: {', '.join(sorted(PRESETS))}"
-    raise ConfigError(target, "", law, cure=cure)
+    hint = suggest(path.name, names, list_all=False) or f"presets: {', '.join(sorted(PRESETS))}"
+    raise ConfigError(target, "", problem, hint=hint)
 
 
 def preset_beside(
@@ -128,12 +136,14 @@ def preset_beside(
         recipe_name: Another recipe instead.
     """
     given = (spec, epochs, recipe_name)
+    # Whoever gave a flag knows what the preset is drawn for.
     as_given = f", as {beside.name} has" if given == (None, None, None) else ""
     known = beside.recipe if recipe_name is None else resolve_recipe(recipe_name)
     name_known = beside.recipe_name if recipe_name is None else recipe_name
     recipe = Recipe() if known is None else known
     strength = recipe.strength
     if known is None and beside.schedule is not None:
+        # The last stage trains the full model, so its regularisation is that of the recipe.
         strength = beside.schedule.stages[-1].curriculum.at(1.0)
     spec = beside.spec if spec is None else spec
     if epochs is None:
@@ -147,45 +157,25 @@ def preset_beside(
     return _plan(name, "preset", schedule, epochs, strength, notes, name_known, known, classes)
 
 
-def _preset_subject(
-    name: str, spec: ModelSpec | None, epochs: float | None, recipe_name: str | None
-) -> Subject:
-    notes = () if spec else (f"for {DEFAULT_MODEL}; --model NAME takes another",)
-    recipe_name = recipe_name or DEFAULT_RECIPE
-    recipe = resolve_recipe(recipe_name)
-    length = recipe.epochs if epochs is None else epochs
-    schedule = preset(
-        name, spec or ZOO[DEFAULT_MODEL], length, recipe.strength, recipe.learning_rate
-    )
-    return _plan(name, "preset", schedule, length, recipe.strength, notes, recipe_name, recipe)
-
-
 def _file_subject(path: Path, epochs: float | None, recipe_name: str | None) -> Subject:
     schedule, classes = load_schedule(path), UNKNOWN_CLASSES
     recipe = None if recipe_name is None else resolve_recipe(recipe_name)
     if recipe is None and (path.parent / "run.yaml").is_file():
         settings = load_run(path.parent).manifest.settings
         recipe, recipe_name = settings.recipe, settings.recipe_name
-        classes = _num_classes(path.parent)
+        # As the first row of the log says it; what is published may have evaluations alone.
+        logs = (path.parent / "events.jsonl", path.parent / CURVE_FILE)
+        rows = chain.from_iterable(map(read_rows, logs))
+        classes = next((row.get("num_classes", classes) for row in rows), classes)
     strength = Curriculum() if recipe is None else recipe.strength
     notes: tuple[str, ...] = ()
-    if epochs is None and _needs_epochs(schedule):
+    is_relative = schedule.length_unit in FRACTION_UNITS or schedule.stages[-1].length == "rest"
+    if epochs is None and is_relative:
         epochs = (recipe or Recipe()).epochs
         notes = (f"drawn for {epochs:g} epochs; --epochs N takes another length",)
     return _plan(
         str(path), "schedule", schedule, epochs, strength, notes, recipe_name or "", recipe, classes
     )
-
-
-def _num_classes(folder: Path) -> int:
-    """Return the number of classes of a run, as the first row of its log tells it."""
-    logs = (folder / "events.jsonl", folder / CURVE_FILE)
-    rows = chain.from_iterable(map(read_rows, logs))
-    return next((row.get("num_classes", UNKNOWN_CLASSES) for row in rows), UNKNOWN_CLASSES)
-
-
-def _needs_epochs(schedule: GrowthSchedule) -> bool:
-    return schedule.length_unit in SHARES or schedule.stages[-1].length == "rest"
 
 
 def _plan(
@@ -217,6 +207,7 @@ def _plan(
 def _nominal_track(schedule: GrowthSchedule, epochs: float | None, strength: Curriculum) -> Track:
     """Return the track of a plan for data of nobody knows which size."""
     table = schedule.resolve(NOMINAL_STEPS_PER_EPOCH, epochs)
+    # Steps of a schedule are steps whatever the data; anything else is shown in epochs of unknown size.
     in_steps = schedule.length_unit == "steps" and epochs is None
     return track_of_table(
         schedule.full.spec(), table, strength, unit="step" if in_steps else "epoch"
@@ -228,8 +219,8 @@ def run_start(run: Run) -> RunState:
     return RunState(schedule=run.best or run.schedule, spec=run.manifest.settings.model.spec())
 
 
-def run_subject(run: Run, state: RunState, fidelity: Fidelity | None, now: float) -> Subject:
-    """Return a run as its folder and its events tell it.
+def run_subject(run: Run, state: RunState, fidelity: FidelityReport | None, now: float) -> Subject:
+    """Return a run as its folder and its events have it.
 
     Args:
         run: The folder.
@@ -238,8 +229,17 @@ def run_subject(run: Run, state: RunState, fidelity: Fidelity | None, now: float
         now: Seconds since the epoch, by which a silent run counts as stale.
     """
     settings = run.manifest.settings
+    files = (run.path / "events.jsonl", run.path / "run.yaml")
+    # Between the last event and its result a run still writes: it is complete with the result alone.
+    status: str = "training" if state.phase == "complete" else state.phase
+    if run.result is not None:
+        status = "complete"
+    elif state.phase != "interrupted":
+        last_sign = max(file.stat().st_mtime for file in files if file.exists())
+        status = "stale" if now - last_sign > STALE_SECONDS else status
     schedule = run.best or run.schedule
     strength = settings.recipe.strength
+    # The log is nearer to what happened than the plan, which a search has not even decided yet.
     track = track_of_run(state, strength)
     if track is None and schedule is not None:
         track = _nominal_track(schedule, settings.recipe.epochs, strength)
@@ -252,31 +252,10 @@ def run_subject(run: Run, state: RunState, fidelity: Fidelity | None, now: float
         strength=strength,
         run=run,
         state=state,
-        status=_status(run, state, now),
+        status=status,
         fidelity=fidelity,
         epochs=settings.recipe.epochs,
         workers=tuple(read_workers(run.path)),
         recipe_name=settings.recipe_name,
         recipe=settings.recipe,
     )
-
-
-def _run_subject(path: Path, now: float) -> Subject:
-    run = load_run(path)
-    return run_subject(run, fold(run.events(), run_start(run)), read_fidelity(path), now)
-
-
-def _status(run: Run, state: RunState, now: float) -> str:
-    """Return how a run stands; it is complete if and only if it has a result."""
-    if run.result is not None:
-        return "complete"
-    if state.phase == "interrupted":
-        return "interrupted"
-    if now - _last_sign_of_life(run.path) > STALE_SECONDS:
-        return "stale"
-    return "training" if state.phase == "complete" else state.phase
-
-
-def _last_sign_of_life(path: Path) -> float:
-    files = (path / "events.jsonl", path / "run.yaml")
-    return max(file.stat().st_mtime for file in files if file.exists())

@@ -15,26 +15,24 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from optuna.distributions import FloatDistribution
 
-from autoprog.processes import ProcessName, this_process
+from autoprog.processes import ProcessName, WorkerFile, this_process
 from autoprog.search.controller import (
     CategoricalDistribution,
-    Evaluate,
-    FloatDistribution,
     FrozenTrial,
     IntDistribution,
-    LeaseTerms,
     OpenTrial,
     Plan,
     SharedStudy,
     StopRule,
     TrialState,
-    WorkerEnd,
     create_sampler,
     run_worker,
-    shared,
+    study,
 )
-from autoprog.workers import WorkerFile
+from autoprog.search.controller.study import LeaseTerms
+from autoprog.search.controller.worker import Evaluate, WorkerEnd
 
 PROGRAM = Path(__file__).with_name("worker_program.py")
 SPACE = {
@@ -98,7 +96,7 @@ class Bench:
     def die(self, on: SharedStudy, trials: int, evaluate: Evaluate, **fields: Any) -> None:
         """Work as a process that is found dead afterwards."""
         with self.patch.context() as patch:
-            patch.setattr(shared, "this_process", lambda: self.dead)
+            patch.setattr(study, "this_process", lambda: self.dead)
             with suppress(Killed):
                 self.work(on, trials, evaluate, **fields)
 

@@ -9,36 +9,27 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from optuna.distributions import FloatDistribution
 
 from autoprog.errors import ConfigError
 from autoprog.search.controller import (
-    SAMPLERS,
     CategoricalDistribution,
-    FloatDistribution,
     IntDistribution,
     OpenTrial,
     Plan,
     SharedStudy,
     create_sampler,
-    num_points,
-    points_of,
     samplers,
     search_in_memory,
 )
 
 STEADY = ("tpe", "nsga2", "random")
-GRID = {
-    "n": IntDistribution(0, 6, step=2),
-    "x": FloatDistribution(0, 1, step=0.5),
-    "op": CategoricalDistribution(["copy", "zero"]),
-    "one": IntDistribution(3, 3),
-}
+SAMPLERS = (*STEADY, "gp")
 SMOOTH = {
     **{f"x{k}": FloatDistribution(0, 1) for k in range(3)},
     "n": IntDistribution(0, 20),
     "op": CategoricalDistribution(["copy", "mogrow", "zero"]),
 }
-STEPPED = {"n": IntDistribution(0, 7), "m": IntDistribution(0, 7)}
 
 
 def distance(params: Mapping[str, Any], place: float) -> float:
@@ -84,33 +75,15 @@ def test_a_planted_optimum_is_found_better_than_at_random(
     assert statistics.median(found) < statistics.median(at_random)
 
 
-def test_brute_force_takes_every_point_of_a_grid_once() -> None:
-    plan = Plan("study", ("loss",), GRID, first=({"n": 4, "x": 0.5, "op": "zero", "one": 3},))
-    sampler = create_sampler("brute_force", 0, GRID)
-    study = search_in_memory(plan, lambda p, t: p["n"] + p["x"], num_points(GRID), sampler)
-    params = [trial.params for trial in study.trials]
-    assert num_points(GRID) == 24
-    assert sorted(map(str, params)) == sorted(map(str, points_of(GRID)))
-    assert params[0] == plan.first[0]
-    assert study.best_value == 0
-
-
-def test_brute_force_goes_on_at_random_when_all_is_taken() -> None:
-    sampler = create_sampler("brute_force", 0, STEPPED)
-    study = search_in_memory(Plan("study", ("loss",), STEPPED), lambda p, t: 0.0, 70, sampler)
-    assert len({str(trial.params) for trial in study.trials}) == 64
-
-
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("num_metrics", [1, 2])
 def test_a_sampler_is_silent_and_stays_within_the_space(
     name: str, num_metrics: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    space = GRID if name == "brute_force" else {**SMOOTH, "one": IntDistribution(3, 3)}
+    space = {**SMOOTH, "one": IntDistribution(3, 3)}
     plan = Plan("study", ("loss", "seconds")[:num_metrics], space, first=({"n": 4},))
 
     def evaluate(params: Mapping[str, Any], trial: OpenTrial) -> float | tuple[float, float]:
-        trial.constrain("even", float(params["n"] % 2))
         return float(params["n"]) if num_metrics == 1 else (params["n"], -params["n"])
 
     with warnings.catch_warnings():
@@ -127,33 +100,15 @@ def test_a_sampler_is_silent_and_stays_within_the_space(
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_the_seed_decides(name: str) -> None:
-    space = STEPPED if name == "brute_force" else SMOOTH
-    plan = Plan("study", ("loss",), space)
+    plan = Plan("study", ("loss",), SMOOTH)
 
     def draws(seed: int) -> list[dict[str, Any]]:
-        sampler = create_sampler(name, seed, space, startup_trials=3, population=3)
+        sampler = create_sampler(name, seed, SMOOTH, startup_trials=3, population=3)
         study = search_in_memory(plan, lambda p, t: p["n"] / 7, 5, sampler)
         return [trial.params for trial in study.trials]
 
     assert draws(2**40) == draws(2**40) != draws(2**40 + 1)
     assert all(one != other for one, other in pairwise(draws(0)))
-
-
-@pytest.mark.parametrize("name", ["tpe", "nsga2", "gp"])
-def test_a_constraint_is_kept_more_often_than_not(name: str) -> None:
-    space = {"x": FloatDistribution(0, 1), "y": FloatDistribution(0, 1)}
-
-    def evaluate(params: Mapping[str, Any], trial: OpenTrial) -> float:
-        trial.constrain("x", params["x"] - 0.3)  # the best feasible point is (0.3, 1)
-        return float(-params["x"] - params["y"])
-
-    sampler = create_sampler(name, 0, space, startup_trials=8, population=8)
-    num_trials = 14 if name == "gp" else 80
-    study = search_in_memory(Plan("study", ("loss",), space), evaluate, num_trials, sampler)
-    later = study.trials[num_trials // 2 :]
-    feasible = [trial for trial in later if trial.constraints["x"] <= 1e-3]  # gp goes to the edge
-    assert len(feasible) / len(later) > 0.45  # 0.3 at random
-    assert study.best_trial.constraints["x"] <= 0
 
 
 def num_dead(on: SharedStudy) -> int:
@@ -183,13 +138,13 @@ def test_a_search_that_was_killed_draws_what_it_would_have_drawn(
     assert len(killed.trials(on)) == 20
 
 
-@pytest.mark.parametrize("name", [*STEADY, "brute_force"])
+@pytest.mark.parametrize("name", STEADY)
 @pytest.mark.parametrize("after", [0, 1, 2])
 def test_a_worker_may_be_killed_between_two_parameters(
     new_bench: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, name: str, after: int
 ) -> None:
     straight, killed = new_bench(), new_bench()
-    space = GRID if name == "brute_force" else straight.SPACE
+    space = straight.SPACE
     plan = Plan("study", ("loss",), space, first=({"n": 4},))
 
     def opened(bench: Any) -> SharedStudy:
@@ -233,20 +188,22 @@ def test_random_trials_do_not_depend_on_the_number_of_workers(
     assert params == [params for params, _ in alone.told(straight)]
 
 
-@pytest.mark.parametrize(
-    ("name", "space", "law"),
-    [
-        ("tep", SMOOTH, "unknown sampler 'tep'; did you mean 'tpe'?"),
-        ("brute_force", SMOOTH, "must not be brute_force where x0 takes any number"),
-        ("brute_force", {"n": IntDistribution(0, 10**6)}, "for more than 100000 points"),
-    ],
-)
-def test_what_cannot_be_sampled_is_refused(name: str, space: Any, law: str) -> None:
-    with pytest.raises(ConfigError, match=law.replace("?", r"\?")):
-        create_sampler(name, 0, space)
+def test_an_unknown_sampler_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"unknown sampler 'tep'; did you mean 'tpe'\?"):
+        create_sampler("tep", 0, SMOOTH)
 
 
 def test_gp_is_refused_where_scipy_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samplers, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="must be tpe where scipy is missing"):
+    with pytest.raises(ConfigError, match="gp needs scipy, which is missing; take tpe"):
         create_sampler("gp", 0, SMOOTH)
+
+
+def test_a_search_in_memory_draws_what_workers_would_draw(bench: Any) -> None:
+    for name in ("tpe", "nsga2", "random"):
+        plan = Plan(name, ("loss",), bench.SPACE, bench.FIRST)
+        sampler = create_sampler(name, 0, bench.SPACE, startup_trials=4, population=4)
+        study = search_in_memory(plan, bench.one_metric, 12, sampler)
+        on = SharedStudy.open(bench.folder, plan, sampler)
+        bench.work(on, 12)
+        assert [(t.params, t.values) for t in study.trials] == bench.told(on)

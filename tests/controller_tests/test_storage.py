@@ -20,9 +20,9 @@ from autoprog.search.controller import (
     Plan,
     SharedStudy,
     TrialState,
-    open_journal,
     open_storage,
 )
+from autoprog.search.controller.storage import open_journal
 
 SPACE = {"x": IntDistribution(0, 9)}
 TORN = b'{"op_code":4,"worker_id":"w","stud'
@@ -31,7 +31,8 @@ APPENDER = """
 import sys
 from pathlib import Path
 import optuna
-from autoprog.search.controller import IntDistribution, open_journal
+from autoprog.search.controller import IntDistribution
+from autoprog.search.controller.storage import open_journal
 study = optuna.load_study(study_name="s", storage=open_journal(Path(sys.argv[1])))
 for _ in range(40):
     trial = study.ask({"x": IntDistribution(0, 9)})
@@ -213,7 +214,7 @@ def test_a_busy_database_is_waited_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "law"),
+    ("url", "problem"),
     [
         ("studies.db", "must be the URL of a database, but got 'studies.db'"),
         ("sqlite://", "must be the URL of a database"),
@@ -223,8 +224,8 @@ def test_a_busy_database_is_waited_for(tmp_path: Path) -> None:
         ("oracle+nodriver://user:secret@host/studies", "must be the URL of a database that answ"),
     ],
 )
-def test_a_url_that_leads_nowhere_is_refused(url: str, law: str) -> None:
-    with pytest.raises(ConfigError, match=law) as told:
+def test_a_url_that_leads_nowhere_is_refused(url: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem) as told:
         open_storage(url)
     assert "secret" not in str(told.value)
     assert "\n" not in str(told.value)

@@ -1,25 +1,23 @@
 from __future__ import annotations
 
 import math
-import threading
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
-from autoprog.errors import ConfigError, RunError
+from autoprog.errors import RunError
+from autoprog.processes import read_workers
 from autoprog.search.controller import (
+    Halving,
     OpenTrial,
-    Plan,
     PrunedTrial,
     ReleasedTrial,
-    SharedStudy,
-    StopRule,
-    create_sampler,
+    TrialState,
 )
+from autoprog.search.controller.worker import should_stop
 from autoprog.train.stop import StopRequest
-from autoprog.workers import read_workers
 
 STORAGES = (None, "sqlite")
 
@@ -66,17 +64,6 @@ def test_a_trial_to_begin_with_that_an_error_ended_is_begun_again(bench: Any) ->
     assert done[1]["n"] == bench.FIRST[1]["n"]
 
 
-def test_a_worker_stops_after_its_time(bench: Any) -> None:
-    end = bench.work(bench.open(), None, rule=StopRule(seconds=0.2))
-    assert end.reason == "time"
-    assert end.num_told > 1
-
-
-def test_no_trial_is_begun_without_time(bench: Any) -> None:
-    end = bench.work(bench.open(), 5, rule=StopRule(5, seconds=0))
-    assert (end.reason, end.num_told) == ("time", 0)
-
-
 def test_a_worker_that_is_asked_to_stop_finishes_its_trial(bench: Any) -> None:
     stop = StopRequest()
 
@@ -91,7 +78,7 @@ def test_a_worker_that_is_asked_to_stop_finishes_its_trial(bench: Any) -> None:
 
 
 def test_a_worker_that_is_asked_to_stop_may_give_its_trial_back(bench: Any) -> None:
-    on = bench.open(most_attempts=1)
+    on = bench.open(max_attempts=1)
     for _ in range(3):  # that is no attempt on the life of a worker
         stop = StopRequest()
 
@@ -129,7 +116,7 @@ def test_an_error_fails_its_trial_and_is_not_tried_again(
     assert bench.states(on) == ["COMPLETE", "FAIL", "COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
     message = bench.trials(on)[1].user_attrs["error"]
     assert (str(error) if error else "not a number") in message
-    assert on.reap() == []
+    assert on.recover_lost() == []
 
 
 def test_a_worker_gives_up_when_trials_fail_in_a_row(bench: Any) -> None:
@@ -207,10 +194,9 @@ def test_the_last_trial_under_way_is_waited_for_and_taken_over(bench: Any) -> No
     assert bench.states(on) == ["COMPLETE"] * 3 + ["FAIL", "COMPLETE"]
 
 
-def test_facts_and_constraints_are_kept_with_the_trial(bench: Any) -> None:
+def test_facts_are_kept_with_the_trial(bench: Any) -> None:
     def evaluate(params: Mapping[str, Any], trial: OpenTrial) -> float:
         trial.note("checkpoint", "somewhere")
-        trial.constrain("wall_left", 2.0 - trial.number)
         assert not trial.is_lost
         return float(trial.number)
 
@@ -218,8 +204,6 @@ def test_facts_and_constraints_are_kept_with_the_trial(bench: Any) -> None:
     bench.work(on, 4, evaluate)
     trial = bench.trials(on)[0]
     assert trial.user_attrs["checkpoint"] == "somewhere"
-    assert trial.constraints == {"wall_left": 2.0}
-    assert on.study.best_trial.number == 2
 
 
 def test_a_storage_that_is_gone_is_told_in_one_line(bench: Any) -> None:
@@ -235,45 +219,114 @@ def test_a_storage_that_is_gone_is_told_in_one_line(bench: Any) -> None:
     assert seen.status.state == "failed"
 
 
-def test_run_folders_may_share_a_journal(bench: Any) -> None:
-    journal = bench.folder / "search.journal"
-    folders = [bench.folder / name for name in ("one", "other")]
-    plan, sampler = bench.plan(), create_sampler("random", 0, bench.SPACE)
-    for folder in folders:
-        folder.mkdir()
-    one, other = (SharedStudy.open(folder, plan, sampler, journal) for folder in folders)
-    with one.lock:
-        one.study.ask(bench.SPACE)  # the lease is still to come
-        asking = threading.Thread(target=other.reap)
-        asking.start()
-        asking.join(0.2)
-        assert bench.states(one) == ["RUNNING"]
-    asking.join()
-    assert bench.states(one) == ["FAIL", "WAITING"]
-
-
-def test_a_run_folder_that_is_not_there_is_told(bench: Any) -> None:
-    with pytest.raises(RunError, match="must be a folder"):
-        SharedStudy.open(bench.folder / "no", bench.plan(), create_sampler("random", 0, {}))
-
-
-def test_a_study_of_another_kind_is_not_joined(bench: Any) -> None:
-    bench.open(num_metrics=1)
-    with pytest.raises(ConfigError, match="must be a study of 2 metrics, but got 1"):
-        bench.open(num_metrics=2)
-
-
-def test_two_studies_share_a_journal(bench: Any) -> None:
-    bench.work(bench.open(), 2)
-    plan = Plan("other", ("loss",), bench.SPACE)
-    other = SharedStudy.open(bench.folder, plan, create_sampler("random", 1, bench.SPACE))
-    bench.work(other, 3)
-    assert (len(bench.trials(bench.open())), len(bench.trials(other))) == (2, 3)
-
-
 def test_nothing_is_said_on_the_way(bench: Any, capfd: pytest.CaptureFixture[str]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         bench.work(bench.open("tpe", 2), 8)
         bench.work(bench.open("nsga2", 2), 9)
     assert capfd.readouterr() == ("", "")
+
+
+RUNGS = Halving(first_step=2, reduction=3)
+
+
+@pytest.mark.parametrize(
+    ("step", "rung"), [(0, None), (1, None), (2, 0), (5, 0), (6, 1), (17, 1), (18, 2), (54, 3)]
+)
+def test_rungs_are_geometric(step: int, rung: int | None) -> None:
+    assert RUNGS.rung_of(step) == rung
+
+
+@pytest.mark.parametrize(
+    ("value", "others", "stops"),
+    [
+        (9.0, [], False),
+        (9.0, [1.0], False),  # fewer than three: nobody is judged
+        (9.0, [1.0, 2.0], True),
+        (1.0, [2.0, 3.0], False),
+        (2.0, [2.0, 2.0], False),  # ties go on
+        (2.0, [1.0, 3.0, 4.0, 5.0], True),  # one of five
+        (2.0, [1.0, 3.0, 4.0, 5.0, 6.0], False),  # two of six
+        (3.0, [1.0, 2.0, 4.0, 5.0, 6.0], True),
+        (math.inf, [1.0, 2.0], True),
+        (math.nan, [], True),
+        (5.0, [math.nan, math.nan], False),
+    ],
+)
+def test_one_in_three_goes_on(value: float, others: list[float], stops: bool) -> None:
+    assert should_stop(value, others, 3) is stops
+
+
+@pytest.mark.parametrize("fields", [{"first_step": 0}, {"first_step": 1, "reduction": 1}])
+def test_a_halving_that_halves_nothing_is_refused(fields: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="must be >="):
+        Halving(**fields)
+
+
+@pytest.mark.parametrize("num_metrics", [1, 2])
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
+def test_poor_trials_end_early(bench: Any, sampler: str, num_metrics: int) -> None:
+    steps: dict[int, int] = {}
+
+    def evaluate(params: Mapping[str, Any], trial: OpenTrial) -> Any:
+        for step in range(1, 19):
+            steps[trial.number] = step
+            trial.report(step, params["x"] + 1 / step)
+        return params["x"] if num_metrics == 1 else (params["x"], 18.0)
+
+    on = bench.open(sampler, num_metrics)
+    end = bench.work(on, 30, evaluate, halving=RUNGS)
+    trials = bench.trials(on)
+    pruned = [trial for trial in trials if trial.state is TrialState.PRUNED]
+    assert (end.num_told, end.num_pruned) == (30, len(pruned)) == (len(trials), len(pruned))
+    assert 8 <= len(pruned) < 30
+    assert {steps[trial.number] for trial in pruned} <= {2, 6, 18}
+    assert all(steps[t.number] == 18 for t in trials if t.state is TrialState.COMPLETE)
+    best = min(trial.params["x"] for trial in trials)
+    kept = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+    assert min(trial.params["x"] for trial in kept) == best
+
+
+def test_a_trial_that_reports_seldom_is_compared_at_the_rung_it_has_come_to(bench: Any) -> None:
+    def evaluate(params: Mapping[str, Any], trial: OpenTrial) -> float:
+        for step in (1, 7, 8, 30):
+            trial.report(step, float(step))
+        return 0.0
+
+    on = bench.open()
+    bench.work(on, 1, evaluate, halving=RUNGS)
+    (trial,) = bench.trials(on)
+    rungs = {key: value for key, value in trial.user_attrs.items() if key.startswith("rung")}
+    assert rungs == {"rung_1": 7.0, "rung_2": 30.0}
+
+
+def test_what_a_lost_trial_reported_is_not_counted_twice(bench: Any) -> None:
+    on = bench.open()
+
+    def evaluate(params: Mapping[str, Any], trial: OpenTrial) -> float:
+        trial.report(2, 1.0)
+        if not trial.attempt:
+            raise bench.Killed
+        return 0.0
+
+    bench.die(on, 2, evaluate, halving=RUNGS)
+    assert bench.trials(on)[0].user_attrs["rung_0"] == 1.0
+    seen = []
+
+    def last(params: Mapping[str, Any], trial: OpenTrial) -> float:
+        seen.append(trial._others_at(0))
+        trial.report(2, 1.0)
+        return 0.0
+
+    bench.work(on, 2, last, halving=RUNGS)
+    assert seen == [[], [1.0]]
+
+
+def test_nothing_is_kept_without_halving(bench: Any) -> None:
+    def evaluate(params: Mapping[str, Any], trial: OpenTrial) -> float:
+        trial.report(2, math.nan)
+        return 0.0
+
+    on = bench.open()
+    bench.work(on, 1, evaluate)
+    assert set(bench.trials(on)[0].user_attrs) == {"lease"}

@@ -1,4 +1,7 @@
-"""A worker as a program, for tests that kill it: python worker_program.py FOLDER NUMBER OPTIONS-AS-JSON."""
+"""A worker as a program, for tests that kill it: python worker_program.py FOLDER NUMBER OPTIONS-AS-JSON.
+
+NUMBER may be `given`: by the environment.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from optuna.distributions import FloatDistribution
+
+from autoprog.processes import WorkerFile, given_number
 from autoprog.search.controller import (
-    FloatDistribution,
     IntDistribution,
-    LeaseTerms,
     OpenTrial,
     Plan,
     ReleasedTrial,
@@ -23,8 +27,8 @@ from autoprog.search.controller import (
     create_sampler,
     run_worker,
 )
+from autoprog.search.controller.study import LeaseTerms
 from autoprog.train.stop import stop_on_signals
-from autoprog.workers import WorkerFile
 
 PLAN = Plan(
     "whole",
@@ -77,4 +81,6 @@ def main(folder: Path, number: int, options: Mapping[str, Any]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])))
+    chosen = given_number() if sys.argv[2] == "given" else int(sys.argv[2])
+    assert chosen is not None
+    sys.exit(main(Path(sys.argv[1]), chosen, json.loads(sys.argv[3])))

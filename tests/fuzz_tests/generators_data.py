@@ -686,15 +686,16 @@ def _caches(draw: Draw, place: Place) -> Command:
     words, writes = draw.turn(
         [
             (train, ("runs", "cache")),
-            (["cache", "--dir=cache"], ()),
-            (["cache", "--dir=cache", "--json"], ()),
-            (["cache", "clear", "--all", "--dir=cache"], ("cache",)),
-            (["cache", "clear", ours, "--dir=cache", "--json"], ("cache",)),
-            (["cache", "clear", "--older-than=0", "--dir=cache"], ("cache",)),
+            (["list", "caches", "--dir=cache"], ()),
+            (["list", "caches", "--dir=cache", "--json"], ()),
+            (["list", "caches", "--remove", "--all", "--dir=cache"], ("cache",)),
+            (["list", "caches", "--remove", ours, "--dir=cache", "--json"], ("cache",)),
+            (["list", "caches", "--remove", "--older-than=0", "--dir=cache"], ("cache",)),
             (
                 [
-                    "cache",
-                    "clear",
+                    "list",
+                    "caches",
+                    "--remove",
                     draw.any(
                         ["../victim/keep.txt", "/etc/passwd", "\x1b[31m", f"x/../../victim/{ours}"]
                     ),

@@ -33,7 +33,7 @@ def _files(draw: Draw, place: Place) -> Command:
 def _readers(draw: Draw, place: Place) -> Command:
     run = place.copy("search")
     readers = generators_run_folder.readers(f"runs/{run.name}")
-    words, writes = draw.turn([one for one in readers if "--to=wandb" not in one[0]])
+    words, writes = draw.turn([one for one in readers if "--format=wandb" not in one[0]])
     return Command(words, "a good run", writes, _DONE)
 
 

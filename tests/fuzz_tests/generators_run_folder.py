@@ -111,10 +111,10 @@ def readers(run: str) -> list[Met]:
             _exported("out.safetensors"),
         ),
         (["export", run, "--format=hf", "--output=out"], ("out",)),
-        (["search", f"--replay={run}"], ()),
-        (["search", f"--replay={run}", "--json"], ()),
-        (["log", run, "--to=tensorboard"], (run,)),
-        (["log", run, "--to=wandb", "--wandb-mode=offline"], (run, "wandb")),
+        (["show", run, "--replay"], ()),
+        (["show", run, "--replay", "--json"], ()),
+        (["export", run, "--format=tensorboard"], (run,)),
+        (["export", run, "--format=wandb", "--wandb-mode=offline"], (run, "wandb")),
         (["train", f"--schedule={run}/schedule.yaml", "--workers=0", "-q", "--dry-run"], ()),
         (
             [
@@ -388,7 +388,7 @@ def _proof_words(draw: Draw, place: Place) -> Command:
         ["bench", "runner", "--schedule=linear", "--model=vit-mu", f"--timm-script={place.script}"],
         ["bench", "runner", f"--timm-script={place.script}"],
         ["train", f"--timm-script={place.script}"],
-        ["cache", "clear", "--all", f"--dir={place.victim}"],
+        ["list", "caches", "--remove", "--all", f"--dir={place.victim}"],
         ["init", "recipe", "--model=vit-mu", f"--output={place.victim}/new.yaml", "--force"],
         ["train", "--schedule=constant", "--model=vit-mu", f"--runs-dir={place.victim}"],
         ["train", "--schedule=constant", "--model=vit-mu", f"--cache={place.victim}"],
@@ -397,7 +397,7 @@ def _proof_words(draw: Draw, place: Place) -> Command:
         ["train", "--schedule=constant", "--model=vit-mu", f"--data=pipe:{place.touch}"],
         ["train", "--resume", str(place.victim)],
         ["search", f"--storage=sqlite:///{place.victim}/evil.db", "--trials=3"],
-        ["stress", "--", "train"],
+        ["bench", "stress", "--", "train"],
         ["export", "x", f"--output={place.victim}/new.pth"],
         ["-c", place.code],
         [],
@@ -425,7 +425,7 @@ def _proof_words(draw: Draw, place: Place) -> Command:
         document["pairs"] = draw.any([[], document["pairs"]])
     else:
         shutil.rmtree(run / "seed-0-constant", ignore_errors=True)
-        entrant = draw.any(document["entrants"])
+        entrant = draw.any(document["schedules"])
         if arm != "names":
             entrant["words"] = words
         if arm != "words":

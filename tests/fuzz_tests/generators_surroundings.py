@@ -83,9 +83,9 @@ def _environment(draw: Draw, place: Place) -> Command:
         (["train", "--schedule=linear", *SMALL, "--epochs=1", "--dry-run"], ()),
         (["show", f"runs/{run.name}"], ()),
         (["compare", f"runs/{run.name}"], ()),
-        (["cache"], ()),
+        (["list", "caches"], ()),
         (["doctor"], ()),
-        (["schedules"], ()),
+        (["list", "presets"], ()),
         (["verify", "--schedule=linear", *SMALL, "--seeds=1"], ("runs",)),
         (["search", *SMALL, "--epochs=1", "--trials=2", "-j", "2"], ("runs",)),
     ]
@@ -260,7 +260,7 @@ def _working_directory(draw: Draw, place: Place) -> Command:
         (["compare", "last"], ()),
         (["doctor"], ()),
         (["verify", "--schedule=linear", *SMALL, "--seeds=1"], ("runs",)),
-        (["log", "last", "--to=wandb"], ("runs",)),
+        (["export", "last", "--format=wandb"], ("runs",)),
     ]
     words, writes = draw.any(options)
     return Command(words, what, writes, ANY, {}, real_git=True)
@@ -297,25 +297,39 @@ _BASES: dict[str, list[str]] = {
     "compare": ["runs"],
     "export": ["runs/RUN"],
     "evaluate": ["runs/RUN"],
-    "models": [],
-    "init": ["schedule"],
-    "schema": ["schedule"],
-    "cache": [],
-    "log": ["runs/RUN", "--to=tensorboard"],
-    "completion": ["bash"],
-    "bench": ["presets", "--model=vit-mu", "--data=nowhere"],
+    "init schedule": ["--from=linear"],
+    "init completion": ["bash"],
+    "bench runner": ["--schedule=linear", "--model=vit-mu", "--data=nowhere"],
+    "bench costs": ["--model=vit-mu", "--data=nowhere"],
+    "bench presets": ["--model=vit-mu", "--data=nowhere"],
+    "bench tier": ["gpu", "--data=nowhere"],
+    "bench stress": ["--", "train", "--schedule=linear", "--model=vit-mu", "--data=nowhere"],
     "verify": ["--schedule=linear", "--model=vit-mu", "--data=nowhere"],
-    "stress": ["--", "train", "--schedule=linear", "--model=vit-mu", "--data=nowhere"],
 }
 
 
 @cache
 def _actions(command: str) -> tuple[argparse.Action, ...]:
     """Return the arguments of a command that take a value."""
-    parser = build_parser(command)
-    (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    found = commands.choices[command]._actions
-    return tuple(a for a in found if a.nargs != 0 and not isinstance(a, argparse._SubParsersAction))
+    parser = build_parser(command.split()[0])
+    for word in command.split():
+        parser = _subparsers(parser)[word]
+    return tuple(a for a in parser._actions if a.nargs != 0)
+
+
+def _subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    found = (a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    return dict(next(found, {}))
+
+
+@cache
+def _commands() -> tuple[str, ...]:
+    """Return the commands, those with a second word with each of these."""
+    names = []
+    for name in COMMANDS:
+        words = _subparsers(_subparsers(build_parser(name))[name])
+        names += [f"{name} {word}" for word in words] or [name]
+    return tuple(names)
 
 
 def _flag_texts(place: Place) -> list[str]:
@@ -355,7 +369,9 @@ def _flag_texts(place: Place) -> list[str]:
 
 def _flags(draw: Draw, place: Place, texts: Callable[[Place], list[str]], bounded: bool) -> Command:
     """Give one flag of a command something hostile; data are not there, so that nothing trains."""
-    flags = [(name, action) for name in COMMANDS if name != "inspect" for action in _actions(name)]
+    flags = [
+        (name, action) for name in _commands() if name != "inspect" for action in _actions(name)
+    ]
     name, action = draw.turn(flags)
     value = draw.any(texts(place))
     base = list(_BASES.get(name, []))
@@ -364,9 +380,10 @@ def _flags(draw: Draw, place: Place, texts: Callable[[Place], list[str]], bounde
         base = [word.replace("runs/RUN", f"runs/{run.name}") for word in base]
     if name == "export":
         base.append("--output=out.pth")
-    if name == "init":
+    if name in ("init space", "init recipe", "init schedule"):
         base.append("--model=vit-mu")
-    if bounded and name in ("train", "search", "evaluate", "bench", "verify"):
+    loads = name.split()[0] in ("train", "search", "evaluate", "bench", "verify")
+    if bounded and loads and name != "bench stress":
         # What is in bounds is told apart from what is not before data are looked for, or soon after it.
         base = [word for word in base if not word.startswith("--data=")]
         base += (
@@ -377,24 +394,20 @@ def _flags(draw: Draw, place: Place, texts: Callable[[Place], list[str]], bounde
             else ["--data=nowhere"]
         )
     words = _with_value(name, base, action, value)
-    writes = (
-        ("out.pth", "out.pth.json", "out.pth.classes.txt", "runs")
-        if name in ("export", "log")
-        else ()
-    )
+    writes = ("out.pth", "out.pth.json", "out.pth.classes.txt", "runs") if name == "export" else ()
     where = action.option_strings[-1] if action.option_strings else action.dest
     value = value.replace("\x00", "\\0")
     words = [word.replace("\x00", "\\0") for word in words]
-    names_outputs = ("init", "schema", "show", "compare", "cache", "bench", "export", "doctor")
-    if name in names_outputs or where == "--keep":
+    names_outputs = ("init", "show", "compare", "list", "bench", "export", "doctor")
+    if name.split()[0] in names_outputs or where == "--keep":
         writes = (*writes, *_named(value))
     return Command(words, f"{name} {where} {shown(value)}", writes, ANY)
 
 
 def _with_value(name: str, base: list[str], action: argparse.Action, value: str) -> list[str]:
     if not action.option_strings:  # a word of its own, in place of the good one
-        base = [word for word in base if word.startswith("-")] if name != "stress" else []
-        return [name, *base, *(["--", value] if value.startswith("-") else [value])]
+        base = [word for word in base if word.startswith("-")] if name != "bench stress" else []
+        return [*name.split(), *base, *(["--", value] if value.startswith("-") else [value])]
     flag = action.option_strings[-1]
     base = [word for word in base if not word.startswith(f"{flag}=")]
     given = (
@@ -404,7 +417,7 @@ def _with_value(name: str, base: list[str], action: argparse.Action, value: str)
     )
     # In front of what follows "--" and behind what stands for itself.
     cut = base.index("--") if "--" in base else len(base)
-    return [name, *base[:cut], *given, *base[cut:]]
+    return [*name.split(), *base[:cut], *given, *base[cut:]]
 
 
 def _named(value: str) -> tuple[str, ...]:
@@ -423,7 +436,9 @@ def _numbers(place: Place) -> list[str]:
 def _started_anew(draw: Draw, place: Place) -> Command:
     """Start the program as its console script does, in a working directory with modules of known names."""
     _make_modules(place)
-    words = draw.turn([["schedules"], ["spaces"], ["show", "linear"], ["cache"]])
+    words = draw.turn(
+        [["list", "presets"], ["list", "spaces"], ["show", "linear"], ["list", "caches"]]
+    )
     return Command(words, "modules in the working directory", anew=True)
 
 
@@ -433,7 +448,14 @@ def _other_words(draw: Draw, place: Place) -> Command:
         [*_flag_texts(place), "sho", "TRAIN", "help", "--version", "--nonesuch", "-x", "=", "--="]
     )
     before = draw.turn(
-        [[], ["show"], ["train"], ["cache", "clear"], ["stress"], ["train", "--schedule=linear"]]
+        [
+            [],
+            ["show"],
+            ["train"],
+            ["list", "caches", "--remove"],
+            ["bench", "stress"],
+            ["train", "--schedule=linear"],
+        ]
     )
     words = [*before, word.replace("\x00", "\\0")]
     if word == "--debug":  # which asks for a traceback

@@ -19,7 +19,7 @@ _BOMB = "\n".join(
     for before, letter in zip(["", *"abcdefgh"], "abcdefghi", strict=True)
 )
 
-SCHEDULE = """schema: 1
+SCHEDULE = """schema: 2
 full: {model: vit-mu, timm: vit_tiny_patch16_224, depth: 4, img_size: 16, stride: 4, embed_dim: 24,
   num_heads: 2, overrides: {depth: 4, embed_dim: 24, num_heads: 2, patch_size: 4}}
 length_unit: epochs
@@ -31,7 +31,7 @@ stages:
   depth: 3
   img_size: {ramp: linear, from: 8, to: 16, every_epochs: 0.1}
   tokens: {keep_rate: 0.6, by: magnitude}
-  grow: {op: mogrow, map: interpolate, source: online, state: carry}
+  grow: {init: ema, placement: interpolate, old_blocks: keep, optimizer_state: copy}
 - length: 0.25
   depth: 4
   img_size: 16
@@ -41,7 +41,7 @@ stages:
   shrink_by: fourier
 - {length: 0.25, depth: 4, img_size: 16}
 """
-SPACE = """schema: 1
+SPACE = """schema: 2
 model: vit-mu
 axes:
   depth: {values: [2, 3, 4]}
@@ -49,10 +49,10 @@ axes:
   keep_rate: {values: [0.6, 1.0], by: magnitude}
   randaug: {values: [0.5, 1.0]}
   batch_scale: {values: [2.0, 1.0]}
-  grow: [mogrow]
-  map: [interpolate]
-decisions: {num_points: 4, supernet_share: 0.1, good_visits: 8, search_share: 0.03, max_candidates: 4,
-  min_full_share: 0.15, tail_trials: 20, grow: {op: mogrow, map: interpolate, source: online, state: carry}}
+  init: [ema]
+  placement: [interpolate]
+decisions: {num_points: 4, supernet_fraction: 0.1, good_visits: 8, search_fraction: 0.03, max_candidates: 4,
+  min_full_fraction: 0.15, continuation_trials: 20, grow: {init: ema, placement: interpolate, old_blocks: keep, optimizer_state: copy}}
 """
 RECIPE = """epochs: 4
 batch_size: 64
@@ -61,7 +61,7 @@ lr: 0.001
 weight_decay: 0.05
 clip_grad: 1.0
 sched: cosine
-warmup_share: 0.1
+warmup_fraction: 0.1
 mixup: 0.0
 aa: rand-m9-mstd0.5
 scale: [0.75, 1.0]

@@ -24,8 +24,8 @@ FAULTS = (
 )
 
 _CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f]")
-_MOST_LETTERS = 2_500
-_MOST_LINES = 4
+_MAX_LETTERS = 2_500
+_MAX_LINES = 4
 _TRACEBACK = "Traceback (most recent call last)"
 _OF_PYTHON = re.compile(
     r'^\s*File "|^[\w.]+(Error|Exception|Warning)\b|: [A-Z]\w+(Error|Warning): '
@@ -157,11 +157,11 @@ def _refused_badly(command: Command, outcome: Outcome, err: str) -> Iterable[Fau
         if outcome.code == 2 and not said:
             yield Fault("message", "refused without a word")
         # What was found on the way may be told before the refusal, such as where the class names came from.
-        elif outcome.code == 2 and len(said) > _MOST_LINES:
+        elif outcome.code == 2 and len(said) > _MAX_LINES:
             yield Fault("message", f"{len(said)} lines: {' / '.join(said)[:300]!r}")
         strange = [line for line in said if _OF_PYTHON.search(line)]
         if strange or (said and not said[-1].startswith("autoprog")):
             yield Fault("message", f"not the program's own words: {(strange or said)[-1][:200]!r}")
         longest = max(lines, key=len, default="")
-        if len(longest) > _MOST_LETTERS:
+        if len(longest) > _MAX_LETTERS:
             yield Fault("message", f"a line of {len(longest):,} characters: {longest[:150]!r}")

@@ -26,7 +26,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from autoprog.program import PROGRAM
+from autoprog.supervise import PROGRAM
 from tests.fuzz_tests.corpus import Command, Place
 
 __all__ = ["GIB", "Limits", "Outcome", "Snapshot", "own_words", "run_command", "snapshot"]

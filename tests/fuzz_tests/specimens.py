@@ -139,7 +139,7 @@ def _stop_at_step(step: int) -> None:
 
     def append_and_stop(self: Any, event: Any) -> None:
         append(self, event)
-        if event.kind == "progressed" and event.step >= step:
+        if event.kind == "step_logged" and event.step >= step:
             os.kill(os.getpid(), signal.SIGTERM)
 
     RunFolder.append = append_and_stop  # type: ignore[method-assign]

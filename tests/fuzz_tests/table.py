@@ -12,7 +12,7 @@ from tests.fuzz_tests.judge import FAULTS, Fault
 
 __all__ = ["Verdict", "failures", "grouped", "table"]
 
-_MOST_EXAMPLES = 3
+_MAX_EXAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,13 @@ def failures(verdicts: Sequence[Verdict]) -> str:
     lines = []
     for (what, where), ones in grouped(verdicts).items():
         lines.append(f"\n### {what}: {where} ({len(ones)})\n")
-        for verdict, fault in ones[:_MOST_EXAMPLES]:
+        for verdict, fault in ones[:_MAX_EXAMPLES]:
             lines.append(f"- {fault.detail[:400]}")
             lines.append(
                 f"  - {verdict.note[:300]}; exit code {verdict.code}, {verdict.seconds:.1f} s"
             )
             lines.append(f"  - `{' '.join(map(ascii, verdict.words))[:300]}`")
             lines.append(f"  - `{verdict.again}`")
-        if rest := [verdict.case.name for verdict, _ in ones[_MOST_EXAMPLES:]]:
+        if rest := [verdict.case.name for verdict, _ in ones[_MAX_EXAMPLES:]]:
             lines.append(f"- and {' '.join(rest[:40])}{' …' if len(rest) > 40 else ''}")
     return "\n".join(lines)

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from autoprog.program import PROGRAM, program_in_processes
+from autoprog.supervise import PROGRAM, program_in_processes
 from tests.fuzz_tests.corpus import Case, Command, Place, Specimens, chosen_cases
 from tests.fuzz_tests.judge import Fault, control_characters, faults_of
 from tests.fuzz_tests.run import KINDS

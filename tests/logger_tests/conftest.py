@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from autoprog.events import CheckpointSaved, Evaluated, Event, Progressed, RunStarted, encode
+from autoprog.events import CheckpointSaved, Evaluated, Event, RunStarted, StepLogged, encode
 from autoprog.settings import RunManifest
 from supernet.config import SubnetConfig
 
@@ -32,8 +32,8 @@ def started(step: int) -> RunStarted:
     )
 
 
-def progressed(step: int, loss: float) -> Progressed:
-    return Progressed(
+def progressed(step: int, loss: float) -> StepLogged:
+    return StepLogged(
         step=step,
         epoch=step / 20,
         loss=loss,
@@ -41,7 +41,7 @@ def progressed(step: int, loss: float) -> Progressed:
         subnet=SMALL,
         step_seconds=0.1,
         images_per_second=640.0,
-        data_wait_share=0.05,
+        data_wait_fraction=0.05,
         train_seconds=step / 10,
     )
 

@@ -23,8 +23,10 @@ from tests.logger_tests.conftest import FIRST, LOSSES, SECOND, Write, evaluated,
 LARGE = SubnetConfig((4, 14), 16, TokenRule(0.6))
 
 
-def losses(tail: EventTail) -> list[tuple[int, float]]:
-    return [(p.step, p.numbers["train/loss"]) for p in tail.read() if "train/loss" in p.numbers]
+def losses(continuation: EventTail) -> list[tuple[int, float]]:
+    return [
+        (p.step, p.numbers["train/loss"]) for p in continuation.read() if "train/loss" in p.numbers
+    ]
 
 
 def test_what_a_later_attempt_replays_does_not_count(folder: Path, write: Write) -> None:
@@ -34,13 +36,13 @@ def test_what_a_later_attempt_replays_does_not_count(folder: Path, write: Write)
     assert losses(EventTail(folder)) == LOSSES
 
 
-def test_a_tail_gives_each_point_once_while_the_log_grows(folder: Path, write: Write) -> None:
-    tail, found = EventTail(folder), []
+def test_a_log_gives_each_point_once_while_the_log_grows(folder: Path, write: Write) -> None:
+    continuation, found = EventTail(folder), []
     for event in FIRST[:3]:
         write(0, event)
-        found += losses(tail)
+        found += losses(continuation)
     assert found == LOSSES[:2]
-    assert tail.read() == []
+    assert continuation.read() == []
 
 
 def test_a_half_written_line_waits_for_its_end(folder: Path, write: Write) -> None:
@@ -49,10 +51,10 @@ def test_a_half_written_line_waits_for_its_end(folder: Path, write: Write) -> No
     log = folder / "events.jsonl"
     whole = log.read_bytes()
     log.write_bytes(whole[:-20])
-    tail = EventTail(folder)
-    assert losses(tail) == []
+    continuation = EventTail(folder)
+    assert losses(continuation) == []
     log.write_bytes(whole)
-    assert losses(tail) == [(10, 2.0)]
+    assert losses(continuation) == [(10, 2.0)]
 
 
 def test_progress_gives_loss_rate_speed_and_axes() -> None:
@@ -63,10 +65,10 @@ def test_progress_gives_loss_rate_speed_and_axes() -> None:
     assert point.numbers["speed/images_per_second"] == 640
     axes = {key: value for key, value in point.numbers.items() if key.startswith("schedule/")}
     assert axes == {"schedule/depth": 18, "schedule/img_size": 16, "schedule/keep_rate": 0.6}
-    assert "train/budget_share" not in point.numbers
-    budget = point_of(progressed(10, 2.0).model_copy(update={"budget_share": 0.5}), 0.0)
+    assert "train/budget_fraction" not in point.numbers
+    budget = point_of(progressed(10, 2.0).model_copy(update={"budget_fraction": 0.5}), 0.0)
     assert budget is not None
-    assert budget.numbers["train/budget_share"] == 0.5
+    assert budget.numbers["train/budget_fraction"] == 0.5
 
 
 def test_an_evaluation_gives_top1_of_both_networks() -> None:
@@ -98,10 +100,10 @@ def test_stages_supernets_and_growth_leave_marks() -> None:
         step=9,
         before=SubnetConfig(2, 8),
         after=SubnetConfig(3, 12),
-        op="mogrow",
-        map="interpolate",
-        source="online",
-        state="carry",
+        init="ema",
+        placement="interpolate",
+        old_blocks="keep",
+        optimizer_state="copy",
         origins=(),
         delta_loss=0.25,
         delta_logits=0.5,
@@ -110,7 +112,7 @@ def test_stages_supernets_and_growth_leave_marks() -> None:
     point = point_of(grown, 0.0)
     assert point is not None
     assert point.numbers["growth/delta_loss"] == 0.25
-    assert point.texts["growth/events"].startswith("**d2 r8** to **d3 r12** (mogrow, interpolate")
+    assert point.texts["growth/events"].startswith("**d2 r8** to **d3 r12** (ema, interpolate")
 
 
 @pytest.mark.parametrize("forced", [True, False])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from autoprog.errors import ConfigError, RunError
-from autoprog.events import Warned
+from autoprog.events import WarningRaised
 from autoprog.loggers import relay
 from autoprog.loggers.points import Point
 from autoprog.loggers.relay import Relay, Relays, check_logger, check_loggers, replay
@@ -76,7 +76,7 @@ def test_a_new_attempt_is_passed_on_from_the_start_of_the_run(
         write(0, event)
     logger = use(Recorder())
     passing = Relay("tensorboard", folder, manifest)
-    damaged = Warned(step=20, message="last.pt is damaged, previous.pt is taken")
+    damaged = WarningRaised(step=20, message="last.pt is damaged, previous.pt is taken")
     for event in (damaged, *SECOND):
         write(1, event)
         assert passing.show(event) is None
@@ -111,7 +111,7 @@ def test_a_failure_is_told_once_and_ends_the_logger_alone(
         threading.Event().wait(0.02)
     (warning,) = told
     assert warning.message == (
-        "tensorboard has stopped (KeyError: 'no\\nroom'); the run goes on, and autoprog log can repeat it"
+        "tensorboard has stopped (KeyError: 'no\\nroom'); the run goes on, and autoprog export can repeat it"
     )
     assert relays.close() == []
     assert relays.places == []
@@ -157,9 +157,9 @@ def test_a_missing_package_is_refused_with_the_way_to_get_it(
     wanted = settings_with(manifest, **{f"log_{name}": True})
     with pytest.raises(ConfigError) as caught:
         check_loggers(wanted)
-    law = f"--log-{name}: must have {name} installed; pip install 'autoprog[{name}]'"
-    assert str(caught.value) == law
-    with pytest.raises(ConfigError, match=f"^--to {name}: must have"):
+    problem = f"--log-{name}: {name} is not installed; pip install 'autoprog[{name}]'"
+    assert str(caught.value) == problem
+    with pytest.raises(ConfigError, match=f"^--to {name}: {name} is not installed"):
         check_logger(name, wanted, f"--to {name}")
 
 

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from autoprog.api import run_training
 from autoprog.cli import main
-from autoprog.events import Evaluated, Progressed, Warned
-from autoprog.jsonlines import read_rows
+from autoprog.events import Evaluated, StepLogged, WarningRaised
+from autoprog.files import read_rows
 from autoprog.loggers.relay import Relay, replay
 from autoprog.runs import Run, RunFolder, load_run
 from autoprog.settings import RunManifest
@@ -85,7 +85,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_a_run_writes_what_its_log_says(logged: Run) -> None:
     reader = read(logged.path)
     events = list(logged.events())
-    progress = [event for event in events if isinstance(event, Progressed)]
+    progress = [event for event in events if isinstance(event, StepLogged)]
     scores = [event for event in events if isinstance(event, Evaluated)]
     assert series(reader, "train/loss") == [(event.step, event.loss) for event in progress]
     assert series(reader, "train/lr") == [(event.step, event.lr) for event in progress]
@@ -119,7 +119,7 @@ def test_a_logger_that_fails_is_a_warning_and_the_run_ends_well(
     assert run.result is not None
     assert plain.result is not None
     assert run.result.top1 == plain.result.top1
-    told = [event for event in run.events() if isinstance(event, Warned)]
+    told = [event for event in run.events() if isinstance(event, WarningRaised)]
     (warning,) = (event for event in told if "largest class" not in event.message)
     assert "tensorboard has stopped (RuntimeError: no space left on device)" in warning.message
 
@@ -127,9 +127,9 @@ def test_a_logger_that_fails_is_a_warning_and_the_run_ends_well(
 def test_the_command_passes_a_finished_run_on(
     plain: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["log", str(plain.path), "--to", "tensorboard"]) == 0
+    assert main(["export", str(plain.path), "--format", "tensorboard"]) == 0
     assert capsys.readouterr().out == f"tensorboard --logdir {plain.path / 'tensorboard'}\n"
-    progress = [event for event in plain.events() if isinstance(event, Progressed)]
+    progress = [event for event in plain.events() if isinstance(event, StepLogged)]
     expected = [(event.step, event.loss) for event in progress]
     assert series(read(plain.path), "train/loss") == expected
 
@@ -138,7 +138,7 @@ def test_a_run_without_a_log_is_refused(
     plain: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copy(plain.path / "run.yaml", tmp_path)
-    assert main(["log", str(plain.path), str(tmp_path), "--to", "tensorboard"]) == 2
+    assert main(["export", str(plain.path), str(tmp_path), "--format", "tensorboard"]) == 2
     assert f"{tmp_path}: must have an events.jsonl" in capsys.readouterr().err
     assert not (tmp_path / "tensorboard").exists()
 
@@ -148,7 +148,7 @@ def test_a_run_that_is_told_already_is_not_told_again(
 ) -> None:
     settings = manifest.settings.model_copy(update={"log_tensorboard": True})
     folder = RunFolder.create(tmp_path, manifest.model_copy(update={"settings": settings}))
-    command = ["log", str(folder.path), "--to", "tensorboard"]
+    command = ["export", str(folder.path), "--format", "tensorboard"]
     assert main(command) == 2
     assert "must not be going on with --log-tensorboard" in capsys.readouterr().err
     assert not (folder.path / "tensorboard").exists()
@@ -168,8 +168,8 @@ def test_a_run_that_goes_on_may_be_logged_from_its_start(plain: Run, tmp_path: P
     )
     attempts = {row["attempt"] for row in read_rows(path / "events.jsonl")}
     assert attempts == {0, 1}, "the second attempt replays what the first did after stage 2"
-    of_log = [(e.step, e.loss) for e in run.events() if isinstance(e, Progressed)]
-    of_plain = [(e.step, e.loss) for e in plain.events() if isinstance(e, Progressed)]
+    of_log = [(e.step, e.loss) for e in run.events() if isinstance(e, StepLogged)]
+    of_plain = [(e.step, e.loss) for e in plain.events() if isinstance(e, StepLogged)]
     assert series(read(path), "train/loss") == of_log == of_plain
 
 

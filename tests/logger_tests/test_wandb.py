@@ -85,7 +85,7 @@ def test_the_command_passes_a_run_on(
     (folder / "run.yaml").write_text(dump_yaml(manifest.model_dump(mode="json", by_alias=True)))
     for event in FIRST:
         write(0, event)
-    command = ["log", str(folder), "--to", "wandb", "--wandb-mode", "offline"]
+    command = ["export", str(folder), "--format", "wandb", "--wandb-mode", "offline"]
     assert main(command) == 0
     assert capsys.readouterr().out.startswith("wandb sync ")
     assert len(history(folder)) == 3
@@ -99,7 +99,9 @@ def test_without_a_login_a_run_does_not_start(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     online = manifest.settings.model_copy(update={"log_wandb": True})
-    with pytest.raises(ValueError, match="--log-wandb: must be logged in to W&B; call wandb login"):
+    with pytest.raises(
+        ValueError, match="--log-wandb: nobody is logged in to W&B; call wandb login"
+    ):
         check_loggers(online)
     monkeypatch.setenv("WANDB_MODE", "offline")
     check_loggers(online)

@@ -15,21 +15,20 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from autoprog.decisions import Decision, DecisionInputs, Tail
+from autoprog.costs.table import CostKey
+from autoprog.data.dataset import DataReport, OpenedData, PartReport
+from autoprog.data.image_sources import DigitsSource, open_digits
+from autoprog.decisions import Continuation, Decision, DecisionInputs
 from autoprog.events import Decided, Event
 from autoprog.recipe import Recipe, resolve_recipe
 from autoprog.runs import Run, RunFolder, load_run
 from autoprog.schedule import GrowthSchedule
-from autoprog.search.engine import build_searcher, search_schedule
-from autoprog.search.profile import cell_name
-from autoprog.search.searcher import Searcher
+from autoprog.search.searcher import Searcher, build_searcher
 from autoprog.settings import DataSettings, Rule, RunManifest, RunSettings, SearchSettings
 from autoprog.space import SearchSpace, SpaceFile
 from autoprog.stage import FullModel
-from autoprog.train.data import DataReport, OpenedData, PartReport, open_digits
-from autoprog.train.data.digits import DigitsSource
-from autoprog.train.engine import Job, start_training, train_schedule
 from autoprog.train.phase import Choice
+from autoprog.train.run import Job, start_training, train_schedule
 from autoprog.train.stop import InterruptedRunError, StopRequest
 from autoprog.train.trainer import Trainer
 from supernet.config import ModelSpec, Slots, SubnetConfig
@@ -103,7 +102,7 @@ class Lab:
     folder: Path
     opened: OpenedData
     script: dict[int, SubnetConfig] = field(default_factory=dict)
-    tail: Tail = ()
+    continuation: Continuation = ()
     repeated: RunSettings | None = None
 
     def space(
@@ -124,12 +123,12 @@ class Lab:
                     "num_stages": 4,
                     "supernet_epochs": 1,
                     "num_points": 2,
-                    "supernet_share": 0.25,
+                    "supernet_fraction": 0.25,
                     "min_visits": 0.5,
                     "good_visits": 0.5,
-                    "search_share": 0.9,
+                    "search_fraction": 0.9,
                     "max_candidates": 12,
-                    "tail_trials": 20,
+                    "continuation_trials": 20,
                     **decisions,
                 },
             }
@@ -143,7 +142,7 @@ class Lab:
         costs: Path | None = None,
         recipe: dict[str, Any] | None = None,
         budget_seconds: float | None = None,
-        time_share: float | None = None,
+        cost_fraction: float | None = None,
         **values: Any,
     ) -> RunSettings:
         layer = {"epochs": EPOCHS, "batch_size": BATCH, **(recipe or {})}
@@ -153,7 +152,7 @@ class Lab:
             space_from="test",
             rule=rule,
             budget_seconds=budget_seconds,
-            time_share=time_share,
+            cost_fraction=cost_fraction,
             costs_from=None if costs is None else str(costs),
         )
         return self._settings(kind="search", recipe=chosen, search=search, **values)
@@ -179,7 +178,7 @@ class Lab:
     def costs(self, name: str = "given.json", **changed: float) -> Path:
         """Write the cost of every cell: proportional to multiply-accumulates, unless changed."""
         sizes = [SubnetConfig(depth, size) for depth in DEPTHS for size in SIZES]
-        table = {cell_name(s, BATCH): 0.01 * relative_cost(SPEC, s) for s in sizes}
+        table = {CostKey(s, BATCH).name: 0.01 * relative_cost(SPEC, s) for s in sizes}
         path = self.folder / name
         path.write_text(json.dumps({**table, **changed}), encoding="utf-8")
         return path
@@ -208,7 +207,7 @@ class Lab:
         stop = stop or (StopRequest() if stop_at is None else StopAt(stop_at))
         searcher = build_searcher(settings, folder, self.opened, Job(stop))
         stop.trainer = searcher.trainer  # type: ignore[attr-defined]
-        events = search_schedule(searcher)
+        events = searcher.run()
         return _carry_out(events, folder, searcher, searcher.trainer, crash_when)
 
     def train(
@@ -243,17 +242,17 @@ def _carry_out(
 
 
 def _scripted(lab: Lab, decide: Callable[..., Decision]) -> Callable[..., Decision]:
-    """Let the script choose the winner and the tail; everything else of a decision stays as it is."""
+    """Let the script choose the winner and the continuation; everything else of a decision stays as it is."""
 
     def scripted(*args: Any, **fields: Any) -> Decision:
         decision = decide(*args, **fields)
-        wanted = lab.tail[0][1] if lab.tail else lab.script.get(decision.index)
+        wanted = lab.continuation[0][1] if lab.continuation else lab.script.get(decision.index)
         subnets = [candidate.subnet for candidate in decision.candidates]
         if wanted is None or wanted not in subnets:
             return decision
         winner = subnets.index(wanted)
-        tail = lab.tail or decision.candidates[winner].tail
-        return decision.model_copy(update={"winner": winner, "tail": tail})
+        continuation = lab.continuation or decision.candidates[winner].continuation
+        return decision.model_copy(update={"winner": winner, "continuation": continuation})
 
     return scripted
 
@@ -268,7 +267,7 @@ def quick_files(monkeypatch: pytest.MonkeyPatch) -> None:
 def longer_averages() -> Iterator[None]:
     """Average over a tenth of a run: of so few steps a 40th would make all averages of a search alike."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("autoprog.train.ema._LONGEST_SHARE", 0.1)
+        patch.setattr("autoprog.train.optim._LONGEST_FRACTION", 0.1)
         yield
 
 
@@ -290,10 +289,10 @@ def new_lab(
 
 @pytest.fixture
 def lab(tmp_path: Path, small_digits: OpenedData, monkeypatch: pytest.MonkeyPatch) -> Lab:
-    from autoprog.search import supernet
+    from autoprog.search import searcher
 
     made = Lab(tmp_path, small_digits)
-    monkeypatch.setattr(supernet, "decide", _scripted(made, supernet.decide))
+    monkeypatch.setattr(searcher, "decide", _scripted(made, searcher.decide))
     return made
 
 
@@ -340,19 +339,19 @@ SCRIPTS: dict[Rule, dict[int, SubnetConfig]] = {
 
 
 def _observe(lab: Lab, rule: Rule, patch: pytest.MonkeyPatch) -> Observed:
-    from autoprog.search import supernet
-    from autoprog.train import entry as entry_module
-    from autoprog.train.data import loader
-    from autoprog.train.loop import Stepper
+    from autoprog.data import loader
+    from autoprog.search import searcher
+    from autoprog.train import trainer as entry_module
+    from autoprog.train.step import Stepper
 
     given = lab.costs()
     settings = lab.settings(rule, costs=given)
     seen = Observed(None, given, lab.script)  # type: ignore[arg-type]
     plan_batches, step_of = loader.plan_batches, Stepper.step
     estimate_losses, compact, decide = (
-        supernet.estimate_losses,
+        searcher.estimate_losses,
         entry_module.compact,
-        supernet.decide,
+        searcher.decide,
     )
 
     def planned(stream: Any, first_sample: int, batch_size: int, *rest: Any) -> Iterator[Any]:
@@ -382,15 +381,15 @@ def _observe(lab: Lab, rule: Rule, patch: pytest.MonkeyPatch) -> Observed:
 
     def decided(chooser: Any, inputs: DecisionInputs) -> Decision:
         decision = decide(chooser, inputs)
-        asked = {cell_name(subnet, BATCH) for subnet in inputs.candidates}
+        asked = {CostKey(subnet, BATCH).name for subnet in inputs.candidates}
         seen.costs_at_decisions.append((asked, load_run(lab.folder / "run").costs))
         return decision
 
     patch.setattr(loader, "plan_batches", planned)
     patch.setattr(Stepper, "step", stepped)
-    patch.setattr(supernet, "estimate_losses", estimated)
+    patch.setattr(searcher, "estimate_losses", estimated)
     patch.setattr(entry_module, "compact", compacted)
-    patch.setattr(supernet, "decide", decided)
+    patch.setattr(searcher, "decide", decided)
     seen.attempt = lab.search(settings)
     return seen
 
@@ -407,13 +406,13 @@ def _logits(network: Any, images: Tensor, subnet: SubnetConfig, slots: Slots | N
 def observations(
     tmp_path_factory: pytest.TempPathFactory, small_digits: OpenedData
 ) -> Callable[[Rule], Observed]:
-    from autoprog.search import supernet
+    from autoprog.search import searcher
 
     @cache
     def observe(rule: Rule) -> Observed:
         made = Lab(tmp_path_factory.mktemp("straight"), small_digits, SCRIPTS[rule])
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(supernet, "decide", _scripted(made, supernet.decide))
+            patch.setattr(searcher, "decide", _scripted(made, searcher.decide))
             return _observe(made, rule, patch)
 
     return observe

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch.nn import functional
 
+from autoprog.data import run_data
+from autoprog.data.image_sources import stratified_holdout
 from autoprog.search import estimate
-from autoprog.search.estimate import estimate_losses, paired_difference, summarise
-from autoprog.train import map_feed
-from autoprog.train.data import stratified_holdout
+from autoprog.search.decide import paired_difference, summarise
+from autoprog.search.estimate import estimate_losses
 from autoprog.train.phase import Choice, plain_choice
 from autoprog.train.trainer import Trainer
 from supernet.config import SubnetConfig
@@ -24,7 +25,7 @@ IN_SUPERNET = Choice(SMALL, ((0, 3),))
 @pytest.fixture
 def trainer(lab: Any, monkeypatch: pytest.MonkeyPatch) -> Trainer:
     """A trainer whose averages differ from its network, with three batches held out."""
-    monkeypatch.setattr(map_feed, "PROBE_IMAGES", 2)
+    monkeypatch.setattr(run_data, "PROBE_IMAGES", 2)
     made: Trainer = lab.prepare(lab.settings()).trainer
     generator = torch.Generator().manual_seed(1)
     for ema in made.stepper.emas:
@@ -73,7 +74,7 @@ def test_a_loss_is_the_cross_entropy_of_each_held_out_batch_under_the_fast_avera
     with torch.no_grad():
         expected = [
             functional.cross_entropy(network(images, SMALL, ((0, 3),)), targets).item()
-            for images, targets in trainer.feed.held_out_batches()
+            for images, targets in trainer.data.held_out_batches
         ]
     assert len(expected) == 6
     assert estimate_losses(trainer, IN_SUPERNET) == expected
@@ -89,7 +90,7 @@ def test_all_candidates_see_the_same_batch_objects(trainer: Trainer) -> None:
     for choice in (IN_SUPERNET, plain_choice(FULL)):
         seen.append([])
         estimate_losses(trainer, choice)
-    held = [id(images) for images, _ in trainer.feed.held_out_batches()]
+    held = [id(images) for images, _ in trainer.data.held_out_batches]
     assert seen == [held, held]
 
 
@@ -103,9 +104,9 @@ def test_batches_are_moved_to_the_device(trainer: Trainer, monkeypatch: pytest.M
 
 
 def test_the_held_out_batches_are_the_held_out_slice_at_the_full_size(trainer: Trainer) -> None:
-    source = trainer.feed._train  # type: ignore[attr-defined]
+    source = trainer.data._train  # type: ignore[attr-defined]
     kept, held = stratified_holdout(source.targets, trainer.settings.seed, cap=2500)
-    batches = trainer.feed.held_out_batches()
+    batches = trainer.data.held_out_batches
     targets = torch.cat([targets for _, targets in batches])
     assert targets.tolist() == source.targets[held].tolist()
     assert len(held) == len(source) // 20

@@ -8,13 +8,17 @@ import math
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import kendalltau
 from torch import Tensor
 
+from autoprog.data import loader
 from autoprog.errors import ConfigError
 from autoprog.events import (
     CheckpointSaved,
@@ -23,22 +27,32 @@ from autoprog.events import (
     Interrupted,
     SubnetTrained,
     SupernetStarted,
-    Warned,
+    WarningRaised,
 )
-from autoprog.fidelity import Fidelity, FidelitySettings, read_fidelity, read_trainings
+from autoprog.fidelity_report import (
+    ComparedSubnet,
+    FidelityReport,
+    FidelitySettings,
+    read_fidelity,
+    read_trainings,
+)
 from autoprog.runs import load_run
-from autoprog.search import brief
-from autoprog.search import fidelity as fidelity_module
-from autoprog.search.brief import BriefTrainings
+from autoprog.search import fidelity
 from autoprog.search.estimate import held_out_losses
-from autoprog.search.fidelity import check_fidelity
+from autoprog.search.fidelity import (
+    ShortTrainings,
+    agreement,
+    beyond_seed_noise,
+    bootstrap_interval,
+    equal_cost,
+    kendall_tau,
+    spread_over_cost,
+)
+from autoprog.search.plan import check_fidelity
 from autoprog.search.searcher import Searcher
 from autoprog.settings import RunSettings
-from autoprog.train.data import loader
-from autoprog.train.growth import fingerprint
-from autoprog.train.loop import Stepper
 from autoprog.train.phase import plain_choice
-from autoprog.train.state import snapshot
+from autoprog.train.step import Stepper
 from autoprog.train.stop import StopRequest
 from supernet.config import SubnetConfig
 from supernet.cost import relative_cost
@@ -70,7 +84,7 @@ def checked(lab: Any, fidelity: FidelitySettings | None, rule: str = "rollout") 
     return plain.model_copy(update={"search": search})
 
 
-def report_of(attempt: Any) -> Fidelity:
+def report_of(attempt: Any) -> FidelityReport:
     report = read_fidelity(attempt.path)
     assert report is not None
     return report
@@ -82,7 +96,7 @@ def told(attempt: Any) -> list[Event]:
     return [event for event in load_run(attempt.path).events() if not isinstance(event, added)]
 
 
-def same_but_seconds(one: Fidelity, other: Fidelity) -> bool:
+def same_but_seconds(one: FidelityReport, other: FidelityReport) -> bool:
     return one.model_copy(update={"seconds": 0.0}) == other.model_copy(update={"seconds": 0.0})
 
 
@@ -226,7 +240,9 @@ def test_without_that_network_there_is_a_warning_and_no_report(
     first = lab.search(settings, "stopped", stop_at=start + 2)
     shutil.rmtree(first.path / "checkpoints" / "fidelity")
     second = lab.search(settings, "stopped")
-    warned = [event.message for event in second.of(Warned) if "largest class" not in event.message]
+    warned = [
+        event.message for event in second.of(WarningRaised) if "largest class" not in event.message
+    ]
     assert ["no fidelity" in message for message in warned] == [True]
     assert read_fidelity(second.path) is None
     assert second.best.found_by is not None
@@ -266,7 +282,7 @@ def test_trainings_are_as_long_as_the_supernet_phase_unless_said(lab: Any) -> No
 
 @pytest.mark.parametrize("crash", [None, "supernet", "trainings"])
 def test_a_search_by_time_is_checked_likewise(lab: Any, crash: str | None) -> None:
-    settings = lab.settings(costs=lab.costs(), time_share=0.75)
+    settings = lab.settings(costs=lab.costs(), cost_fraction=0.75)
     assert settings.search is not None
     search = settings.search.model_copy(
         update={"fidelity": FidelitySettings(candidates=4, seeds=1)}
@@ -277,7 +293,7 @@ def test_a_search_by_time_is_checked_likewise(lab: Any, crash: str | None) -> No
     elif crash == "trainings":
         lab.search(settings, crash_when=lambda event: isinstance(event, SubnetTrained))
     done = lab.search(settings)
-    assert [one for one in done.of(Warned) if "largest class" not in one.message] == []
+    assert [one for one in done.of(WarningRaised) if "largest class" not in one.message] == []
     report, events = report_of(done), list(load_run(done.path).events())
     steps = {
         type(event): event.step
@@ -317,16 +333,23 @@ def test_from_scratch_they_begin_with_new_weights_of_each_seed(
     assert lrs[7] < 0.2 * peak
 
 
+@pytest.fixture(scope="module")
+def stopped_run(new_lab: Callable[[], Any]) -> Path:
+    """The folder of a search that was stopped before its first decision."""
+    lab = new_lab()
+    return Path(lab.search(checked(lab, None), stop_at=10).path)
+
+
 @pytest.fixture
-def trainings(lab: Any) -> BriefTrainings:
+def trainings(lab: Any, stopped_run: Path) -> ShortTrainings:
     """Trainings from the network of a search at its first decision."""
     settings = checked(lab, None)
-    lab.search(settings, stop_at=10)
+    shutil.copytree(stopped_run, lab.folder / "run")
     searcher: Searcher = lab.prepare(settings)
     searcher.trainer.resume()
-    return BriefTrainings(
+    return ShortTrainings(
         trainer=searcher.trainer,
-        start=snapshot(searcher.trainer),
+        start=searcher.trainer.snapshot(),
         before=SMALL,
         step=searcher.trainer.step,
         steps=4,
@@ -347,21 +370,23 @@ def finished(training: Iterator[Event]) -> Any:
 BIG = SubnetConfig(4, 16)
 
 
-def test_trainings_leave_the_run_and_each_other_alone(trainings: BriefTrainings) -> None:
-    before = fingerprint(trainings.trainer.stepper)
+def test_trainings_leave_the_run_and_each_other_alone(trainings: ShortTrainings) -> None:
+    before = trainings.trainer.stepper.fingerprint()
     start = copy.deepcopy(trainings.start)
     alone = finished(trainings.train(BIG, 1))
     for subnet in (SMALL, BIG):
         finished(trainings.train(subnet, 0))
     assert finished(trainings.train(BIG, 1)) == alone
-    assert fingerprint(trainings.trainer.stepper).equal(before)
+    assert trainings.trainer.stepper.fingerprint().equal(before)
     for name, weight in start["model"].items():  # type: ignore[index]
         assert trainings.start["model"][name].equal(weight)  # type: ignore[index]
 
 
-@pytest.mark.parametrize("op", ["mogrow", "copy"])
-def test_they_begin_with_the_network_grown_by_the_rule(trainings: BriefTrainings, op: Any) -> None:
-    rule = trainings.grow.model_copy(update={"op": op})
+@pytest.mark.parametrize("init", ["ema", "copy"])
+def test_they_begin_with_the_network_grown_by_the_rule(
+    trainings: ShortTrainings, init: Any
+) -> None:
+    rule = trainings.grow.model_copy(update={"init": init})
     still = replace(trainings, grow=rule)
     stepper = still.trainer.stepper
     stepper.lr_scale = 0.0
@@ -372,7 +397,7 @@ def test_they_begin_with_the_network_grown_by_the_rule(trainings: BriefTrainings
 
 
 def test_the_learning_rate_is_that_of_the_run_and_falls_to_0(
-    trainings: BriefTrainings, monkeypatch: pytest.MonkeyPatch
+    trainings: ShortTrainings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lrs = []
     step_of = Stepper.step
@@ -390,7 +415,7 @@ def test_the_learning_rate_is_that_of_the_run_and_falls_to_0(
 
 
 def test_they_see_images_that_the_run_never_sees_and_none_that_are_held_out(
-    trainings: BriefTrainings, monkeypatch: pytest.MonkeyPatch
+    trainings: ShortTrainings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, int]] = []
     plan_batches = loader.plan_batches
@@ -409,22 +434,22 @@ def test_they_see_images_that_the_run_never_sees_and_none_that_are_held_out(
     assert drawn[0] == drawn[1]
     assert not set(drawn[1]) & set(drawn[2])
     trainer = trainings.trainer
-    held = set(trainer.feed._held.tolist())  # type: ignore[attr-defined]
+    held = set(trainer.data._held.tolist())  # type: ignore[attr-defined]
     assert not held & {index for index, _ in drawn[0] + drawn[2]}
-    passes = trainer.total_steps * trainer.recipe.batch_size // len(trainer.feed._kept)  # type: ignore[attr-defined]
+    passes = trainer.total_steps * trainer.recipe.batch_size // len(trainer.data._kept)  # type: ignore[attr-defined]
     assert min(draw for _, draw in drawn[0]) >= passes
 
 
 def test_a_training_that_diverges_has_no_loss_and_stops_nothing(
     lab: Any, settings: RunSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    losses = brief.held_out_losses
+    losses = fidelity.held_out_losses
 
     def broken(trainer: Any, network: Any, choice: Any) -> list[float]:
         values = losses(trainer, network, choice)
         return [math.nan] if choice.subnet == SMALL else values
 
-    monkeypatch.setattr(brief, "held_out_losses", broken)
+    monkeypatch.setattr(fidelity, "held_out_losses", broken)
     done = lab.search(settings)
     report = report_of(done)
     assert report.subnets[0].losses == (None, None)
@@ -432,7 +457,7 @@ def test_a_training_that_diverges_has_no_loss_and_stops_nothing(
     assert (
         json.loads((done.path / "fidelity.json").read_text())["subnets"][0]["losses"] == [None] * 2
     )
-    assert fidelity_module.read_fidelity(done.path) == report
+    assert read_fidelity(done.path) == report
 
 
 def test_settings_refuse_what_cannot_be_told_apart() -> None:
@@ -453,3 +478,214 @@ def test_the_start_is_kept_only_where_it_is_needed(lab: Any) -> None:
     start = lab.prepare(settings, "plan").plan.points[0].start_step
     first = lab.search(settings, "stopped", stop_at=start + 2)
     assert not (first.path / "checkpoints" / "fidelity").exists()
+
+
+def judged(*rows: tuple[float, float, float | None, float | None]) -> list[ComparedSubnet]:
+    """Subnets of (cost, estimate, losses of two seeds)."""
+    return [
+        ComparedSubnet(
+            subnet=SubnetConfig(depth, 8),
+            relative_cost=cost,
+            estimate=estimate,
+            losses=losses,
+        )
+        for depth, (cost, estimate, *losses) in enumerate(rows, 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "tau"),
+    [
+        ([1, 2, 3, 4], [10, 20, 30, 40], 1.0),
+        ([1, 2, 3, 4], [4, 3, 2, 1], -1.0),
+        ([1, 2, 3, 4], [1, 3, 2, 4], 4 / 6),  # 5 pairs agree, 1 does not
+        ([1, 2, 2, 3], [1, 2, 3, 3], 4 / 5),  # 4 agree; 1 of 6 is tied in x, 1 in y
+        ([1, 1, 2], [1, 2, 2], 1 / 2),  # 1 agrees; 2 of 3 are untied in each
+        ([1, 2], [5, 3], -1.0),
+        ([math.inf, math.inf, 1.0], [3.0, 2.0, 1.0], 2 / math.sqrt(6)),
+    ],
+)
+def test_tau_of_examples_by_hand(x: list[float], y: list[float], tau: float) -> None:
+    assert kendall_tau(x, y) == pytest.approx(tau)
+    assert kendall_tau(y, x) == pytest.approx(tau)
+
+
+@pytest.mark.parametrize("x", [[], [1.0], [2.0, 2.0, 2.0]])
+def test_what_is_in_no_order_has_no_tau(x: list[float]) -> None:
+    assert kendall_tau(x, list(range(len(x)))) is None
+    assert kendall_tau(list(range(len(x))), x) is None
+
+
+def test_tau_is_that_of_scipy_with_and_without_ties() -> None:
+    generator = np.random.default_rng(0)
+    for levels in (3, 1000):
+        for count in (2, 5, 12, 30):
+            x, y = generator.integers(0, levels, (2, count)).tolist()
+            expected = kendalltau(x, y).statistic
+            assert (kendall_tau(x, y) or 0.0) == pytest.approx(
+                0.0 if math.isnan(expected) else expected
+            )
+
+
+def test_pairs_of_equal_cost_differ_by_the_ratio_at_most() -> None:
+    mask = equal_cost([1.0, 1.15, 1.3, 2.0])
+    pairs = {(a, b) for a, b in zip(*np.nonzero(mask), strict=True) if a < b}
+    assert pairs == {(0, 1), (1, 2)}
+    assert (mask == mask.T).all()
+    assert not mask.diagonal().any()
+
+
+def test_tau_among_some_pairs_ignores_the_others() -> None:
+    mask = equal_cost([1.0, 1.0, 5.0, 5.0])
+    assert kendall_tau([1, 2, 3, 4], [4, 3, 1, 2], mask) == 0.0  # one agrees, one does not
+    assert kendall_tau([1, 2, 3, 4], [4, 3, 2, 1], mask) == -1.0
+    assert kendall_tau([1, 2], [1, 2], equal_cost([1.0, 2.0])) is None
+
+
+def test_an_interval_is_that_of_the_draws() -> None:
+    mean = bootstrap_interval(400, lambda drawn: float(np.mean(drawn)))
+    assert mean is not None
+    low, high = mean
+    error = math.sqrt(400**2 / 12 / 400)  # of the mean of 400 draws of 0..399
+    assert low == pytest.approx(199.5 - 1.96 * error, abs=1.5)
+    assert high == pytest.approx(199.5 + 1.96 * error, abs=1.5)
+    assert bootstrap_interval(400, lambda drawn: float(np.mean(drawn))) == mean
+    assert bootstrap_interval(400, lambda drawn: float(np.mean(drawn)), seed=1) != mean
+
+
+def test_there_is_no_interval_of_what_most_draws_lack() -> None:
+    calls = iter(range(10_000))
+    assert bootstrap_interval(5, lambda _: None if next(calls) % 3 else 1.0) is None
+    assert bootstrap_interval(5, lambda _: None if next(calls) % 3 == 0 else 1.0) == (1.0, 1.0)
+
+
+def test_agreement_by_hand() -> None:
+    subnets = judged(
+        (0.25, 3.0, 1.9, 2.1),  # means 2.0, 1.5, 1.6, 1.0
+        (0.50, 2.0, 1.4, 1.6),
+        (0.52, 2.5, 1.6, 1.6),
+        (1.00, 2.2, 1.2, 0.8),
+    )
+    found = agreement(subnets)
+    assert found.pairs == 6
+    assert found.tau == pytest.approx(4 / 6)  # all but 2.0 and 2.2
+    assert found.null_tau == pytest.approx(4 / 6)  # all but 0.50 and 0.52
+    assert found.seeds_tau == pytest.approx(5 / math.sqrt(6 * 5))  # the second seed ties 2 and 3
+    assert (found.low, found.gain_low) == (None, None)  # too few for an interval
+    near = agreement(subnets, equal_cost([subnet.relative_cost for subnet in subnets]))
+    assert (near.pairs, near.tau, near.null_tau, near.seeds_tau) == (1, 1.0, -1.0, None)
+    assert (near.low, near.gain_low) == (None, None)  # most draws lack one of the two
+
+
+def test_intervals_hold_tau_and_need_six_subnets() -> None:
+    rows = [(0.1 * i, float(loss), float(i), float(i)) for i, loss in enumerate([1, 3, 2, 4, 6, 5])]
+    found = agreement(judged(*rows))
+    assert found.tau == pytest.approx(11 / 15)  # two of 15 pairs are the wrong way round
+    assert found.low is not None
+    assert found.high is not None
+    assert -1 <= found.low < 11 / 15 < found.high <= 1
+    few = agreement(judged(*rows[:5]))
+    assert few.tau is not None
+    assert (few.low, few.high, few.gain_low, few.gain_high) == (None, None, None, None)
+
+
+def test_a_gain_over_cost_is_told_from_none() -> None:
+    costs = [1.0, 0.2, 0.9, 0.3, 0.8, 0.4, 0.7, 0.5, 0.6, 0.45]
+    better = judged(*((cost, float(i), float(i), float(i)) for i, cost in enumerate(costs)))
+    found = agreement(better)
+    assert (found.tau, found.low, found.high) == (1.0, 1.0, 1.0)
+    assert found.gain_low is not None
+    assert found.gain_low > 0
+    same = judged(*((1 - 0.1 * i, float(i), float(i), float(i)) for i in range(8)))
+    assert (agreement(same).gain_low, agreement(same).gain_high) == (0.0, 0.0)
+
+
+def test_a_training_that_diverged_is_the_worst() -> None:
+    subnets = judged((0.1, 1.0, 1.0, 1.0), (0.2, 2.0, 3.0, 3.0), (0.3, 3.0, None, 2.0))
+    assert subnets[2].loss is None
+    found = agreement(subnets)
+    assert found.tau == 1.0
+    assert found.seeds_tau == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+def test_pairs_are_beyond_seed_noise_by_what_seeds_differ_in(shift: float) -> None:
+    """Left over are ∓1/30, ±2/30, ∓1/30: a variance of 1/150, an error of 0.0816 of a difference of means.
+
+    What the second seed adds to all of them makes no difference.
+    """
+    subnets = judged(
+        (0.1, 1.0, 1.0, 1.2 + shift), (0.2, 2.0, 1.2, 1.2 + shift), (0.3, 3.0, 1.17, 1.37 + shift)
+    )
+    mask = beyond_seed_noise(subnets)
+    assert mask is not None
+    assert mask.tolist() == [[False, False, True], [False, False, False], [True, False, False]]
+    assert agreement(subnets, mask).pairs == 1
+    assert agreement(subnets, mask).tau == 1.0
+
+
+def test_two_subnets_are_beyond_seed_noise_as_by_paired_differences() -> None:
+    """Differences of -0.2 and -0.1 over two seeds: a mean of -0.15 with a standard error of 0.05."""
+    apart = beyond_seed_noise(judged((0.1, 1.0, 1.0, 2.0), (0.2, 2.0, 1.2, 2.1)))
+    near = beyond_seed_noise(judged((0.1, 1.0, 1.0, 2.0), (0.2, 2.0, 1.2, 2.0)))  # -0.1 ± 0.1
+    assert apart is not None
+    assert apart.tolist() == [[False, True], [True, False]]
+    assert near is not None
+    assert not near.any()
+
+
+def test_what_diverged_is_beyond_seed_noise_from_what_did_not() -> None:
+    mask = beyond_seed_noise(
+        judged((0.1, 1.0, 1.0, 1.2), (0.2, 2.0, None, 1.2), (0.3, 3.0, None, None))
+    )
+    assert mask is not None
+    assert mask.tolist() == [[False, True, True], [True, False, False], [True, False, False]]
+
+
+def test_one_seed_tells_nothing_apart() -> None:
+    one = [
+        subnet.model_copy(update={"losses": subnet.losses[:1]})
+        for subnet in judged((0.1, 1.0, 1.0, 1.0))
+    ]
+    assert beyond_seed_noise(one) is None
+
+
+def test_one_subnet_has_no_agreement() -> None:
+    found = agreement(judged((0.1, 1.0, 1.0, 1.0)))
+    assert set(found.model_dump().values()) == {0, None}
+
+
+def test_one_seed_has_no_ceiling() -> None:
+    rows = [
+        ComparedSubnet(subnet=SubnetConfig(d, 8), relative_cost=d, estimate=d, losses=(float(d),))
+        for d in (1, 2, 3)
+    ]
+    assert agreement(rows).seeds_tau is None
+
+
+@pytest.mark.parametrize(
+    ("costs", "count", "chosen"),
+    [
+        ([3.0, 1.0, 2.0], 5, [1, 2, 0]),  # all, by cost
+        ([3.0, 1.0, 2.0], 3, [1, 2, 0]),
+        ([1, 2, 2.1, 4, 8], 4, [0, 1, 2, 4]),  # the ends and the nearest pair
+        ([1, 2, 3.5, 4, 8], 4, [0, 2, 3, 4]),
+        ([1, 2, 2.1, 4, 8], 2, [0, 4]),
+        ([1, 2, 2.1, 4, 8], 3, [0, 2, 4]),  # an odd one: furthest from both, on a logarithmic scale
+        ([1, 1.1, 1.9, 2.0, 10, 10.1, 16, 20], 6, [0, 2, 3, 4, 5, 7]),  # a pair of each half
+        ([1, 2, 3], 1, [0]),
+    ],
+)
+def test_subnets_are_spread_over_cost(costs: list[float], count: int, chosen: list[int]) -> None:
+    assert spread_over_cost(costs, count) == chosen
+
+
+def test_any_number_is_met_and_near_pairs_are_among_them() -> None:
+    generator = np.random.default_rng(1)
+    for size in range(2, 30):
+        costs = np.exp(generator.uniform(-2, 0, size)).tolist()
+        for count in range(2, size + 3):
+            chosen = spread_over_cost(costs, count)
+            assert len(set(chosen)) == min(count, size)
+            assert [costs[i] for i in chosen] == sorted(costs[i] for i in chosen)
+            assert {costs.index(min(costs)), costs.index(max(costs))} <= set(chosen)

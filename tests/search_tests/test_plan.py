@@ -1,14 +1,23 @@
 from __future__ import annotations
 
 import math
+import re
 from itertools import pairwise, product
+from typing import Any
 
 import pytest
 
 from autoprog.errors import ConfigError
-from autoprog.search.plan import DecisionPoint, SearchPlan, make_plan, point_candidates
+from autoprog.recipe import Recipe, resolve_recipe
+from autoprog.search.plan import (
+    DecisionPoint,
+    SearchPlan,
+    length_and_plan,
+    make_plan,
+    point_candidates,
+)
 from autoprog.settings import Rule, SearchSettings
-from autoprog.space import SearchSpace, SpaceFile
+from autoprog.space import SearchSpace, SpaceFile, find_space
 from supernet.config import ModelSpec, SubnetConfig, TokenRule
 from supernet.cost import relative_cost
 from supernet.zoo import ZOO
@@ -35,8 +44,7 @@ def test_a_hundred_epochs_by_autoprog() -> None:
     found = plan("autoprog", 100)
     assert epochs_of(found) == [(0, 2), (25, 27), (50, 52)]
     assert (found.full_step, found.total_steps) == (7500, 10_000)
-    assert found.piece_starts == (0, 2500, 5000, 7500)
-    assert [point.piece for point in found.points] == [0, 1, 2]
+    assert found.stage_starts == (0, 2500, 5000, 7500)
 
 
 def test_a_hundred_epochs_by_rollout() -> None:
@@ -46,7 +54,6 @@ def test_a_hundred_epochs_by_rollout() -> None:
     assert [point.start_step for point in found.points] == starts
     assert [point.stop_step for point in found.points] == [start + 125 for start in starts]
     assert (found.full_step, found.total_steps, found.supernet_steps) == (8500, 10_000, 125)
-    assert [point.piece for point in found.points] == [0, 0, 1, 1, 1, 2, 2, 3]
 
 
 @pytest.mark.parametrize("rule", ONCE)
@@ -54,7 +61,7 @@ def test_a_decision_for_good_comes_first_and_takes_a_third_of_what_supernets_may
     rule: Rule,
 ) -> None:
     (point,) = plan(rule, 100).points
-    assert point == DecisionPoint(0, 0, 944, 944 + 333, estimate_steps=(944 + 333,))
+    assert point == DecisionPoint(0, 944, 944 + 333, estimate_steps=(944 + 333,))
 
 
 @pytest.mark.parametrize("rule", AGAIN)
@@ -95,23 +102,23 @@ def test_by_time_a_visit_counts_what_subnets_cost() -> None:
     assert len(most.supernet_points) == min(8, int(1000 / math.ceil(8 * cost)))
 
 
-def test_by_time_a_glance_comes_before_the_first_supernet() -> None:
+def test_by_time_a_probe_comes_before_the_first_supernet() -> None:
     space = SpaceFile().space(ZOO["deit-s"], "test")
     found = make_plan("rollout", space, EPOCH, 10_000, by_time=True)
-    glance, first, *_ = found.points
-    assert (glance.is_glance, first.is_glance) == (True, False)
-    assert glance.start_step == glance.stop_step == min(8500 // 8, first.start_step - 1)
+    probe, first, *_ = found.points
+    assert (probe.is_zero_step_probe, first.is_zero_step_probe) == (True, False)
+    assert probe.start_step == probe.stop_step == min(8500 // 8, first.start_step - 1)
     assert [point.index for point in found.points] == list(range(len(found.points)))
     assert found.supernet_points == found.points[1:]
-    assert not any(point.is_glance for point in plan("rollout", 100).points)
+    assert not any(point.is_zero_step_probe for point in plan("rollout", 100).points)
 
 
-def test_phases_end_before_the_next_decision_whatever_their_share() -> None:
-    found = plan("rollout", 100, supernet_share=0.99)
+def test_phases_end_before_the_next_decision_whatever_their_fraction() -> None:
+    found = plan("rollout", 100, supernet_fraction=0.99)
     assert found.supernet_steps == 8500 // 9
     ends = [step for point in found.points for step in (point.start_step, point.stop_step)]
     assert ends == sorted(ends)
-    (point,) = plan("pareto", 100, supernet_share=0.99, min_full_share=0.8).points
+    (point,) = plan("pareto", 100, supernet_fraction=0.99, min_full_fraction=0.8).points
     assert point.stop_step == 2000
 
 
@@ -128,7 +135,7 @@ def test_a_supernet_phase_of_one_epoch_is_estimated_from_its_start() -> None:
 
 def test_a_supernet_phase_of_few_steps_has_fewer_time_points() -> None:
     first = plan("autoprog", 100, steps_per_epoch=2, supernet_epochs=1).points[0]
-    assert first == DecisionPoint(0, 0, 0, 2, estimate_steps=(0, 1, 2))
+    assert first == DecisionPoint(0, 0, 2, estimate_steps=(0, 1, 2))
 
 
 @pytest.mark.parametrize("rule", EVEN)
@@ -138,15 +145,15 @@ def test_other_rules_estimate_once_at_the_end(rule: Rule) -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("time_share", [None, 0.5])
-def test_estimates_keep_to_their_share_of_a_run(rule: Rule, time_share: float | None) -> None:
+@pytest.mark.parametrize("cost_fraction", [None, 0.5])
+def test_estimates_keep_to_their_fraction_of_a_run(rule: Rule, cost_fraction: float | None) -> None:
     """A forward pass is a third of a training step, the candidates cost 0.6 of the full model on average."""
-    if time_share is not None and rule != "rollout":
+    if cost_fraction is not None and rule != "rollout":
         return
-    epochs, epoch_images, share = 100, 10_000, 0.01
-    decisions = {"search_share": share, "good_visits": 2}
+    epochs, epoch_images, fraction = 100, 10_000, 0.01
+    decisions = {"search_fraction": fraction, "good_visits": 2}
     space = SpaceFile.model_validate({"decisions": decisions}).space(ZOO["deit-s"], "test")
-    found = make_plan(rule, space, EPOCH, epochs * EPOCH, by_time=time_share is not None)
+    found = make_plan(rule, space, EPOCH, epochs * EPOCH, by_time=cost_fraction is not None)
     most = space.decisions.max_candidates
     estimates = sum(
         min(most, len(grid)) + (len(point.estimate_steps) - 1) * len(grid)
@@ -155,31 +162,35 @@ def test_estimates_keep_to_their_share_of_a_run(rule: Rule, time_share: float | 
     )
     budget = 90.0 if rule == "budget" else None
     search = SearchSettings(
-        space=space, space_from="test", rule=rule, time_share=time_share, budget_seconds=budget
+        space=space,
+        space_from="test",
+        rule=rule,
+        cost_fraction=cost_fraction,
+        budget_seconds=budget,
     )
     images = search.images_to_estimate(epochs * epoch_images)
     assert 64 < images < space.decisions.estimate_images
-    assert estimates * images * 0.6 / 3 <= share * epochs * epoch_images
+    assert estimates * images * 0.6 / 3 <= fraction * epochs * epoch_images
 
 
 def test_pieces_start_at_whole_epochs() -> None:
     """AutoProg starts stage k at floor(k · E / K)."""
-    assert plan("autoprog", 30, num_stages=4).piece_starts == (0, 700, 1500, 2200)
+    assert plan("autoprog", 30, num_stages=4).stage_starts == (0, 700, 1500, 2200)
 
 
 def test_runs_below_eight_epochs_are_cut_at_steps() -> None:
-    assert plan("autoprog", 6, num_stages=4, supernet_epochs=0.5).piece_starts == (0, 150, 300, 450)
+    assert plan("autoprog", 6, num_stages=4, supernet_epochs=0.5).stage_starts == (0, 150, 300, 450)
     assert plan("rollout", 6).full_step == 510
 
 
-def test_a_larger_share_of_the_full_model_leaves_out_late_decisions() -> None:
-    by_autoprog = plan("autoprog", 100, min_full_share=0.5)
+def test_a_larger_fraction_of_the_full_model_leaves_out_late_decisions() -> None:
+    by_autoprog = plan("autoprog", 100, min_full_fraction=0.5)
     assert epochs_of(by_autoprog) == [(0, 2), (25, 27)]
     assert by_autoprog.full_step == 5000
 
 
-def test_a_larger_share_of_the_full_model_brings_the_decisions_of_the_rollout_closer() -> None:
-    found = plan("rollout", 100, min_full_share=0.6)
+def test_a_larger_fraction_of_the_full_model_brings_the_decisions_of_the_rollout_closer() -> None:
+    found = plan("rollout", 100, min_full_fraction=0.6)
     assert found.full_step == 4000
     assert [point.start_step for point in found.points] == [n * 4000 // 9 for n in range(1, 9)]
     assert found.points[-1].stop_step <= 4000
@@ -201,13 +212,13 @@ def test_a_supernet_phase_that_does_not_fit_is_refused() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_share_of_the_full_model_that_leaves_no_decision_is_refused(rule: Rule) -> None:
-    steps, share = (200, 0.99) if rule == "autoprog" else (32, 0.995)
+def test_a_fraction_of_the_full_model_that_leaves_no_decision_is_refused(rule: Rule) -> None:
+    steps, fraction = (200, 0.99) if rule == "autoprog" else (32, 0.995)
     with pytest.raises(ConfigError) as refused:
-        plan(rule, 100, min_full_share=share)
+        plan(rule, 100, min_full_fraction=fraction)
     assert str(refused.value) == (
-        f"--space: decisions.min_full_share: must leave {steps} steps for a supernet phase before the"
-        f" full model, but got {share}; lower it, train longer, or make the space smaller"
+        f"--space: decisions.min_full_fraction: must leave {steps} steps for a supernet phase before the"
+        f" full model, but got {fraction}; lower it, train longer, or make the space smaller"
     )
 
 
@@ -221,15 +232,15 @@ def test_a_run_too_short_to_decide_in_is_refused() -> None:
 
 def test_the_piece_of_a_step_is_the_last_that_has_started() -> None:
     found = plan("autoprog", 100)
-    assert [found.piece_at(step) for step in (0, 2499, 2500, 7499, 7500, 9999)] == [
+    assert [found.stage_at(step) for step in (0, 2499, 2500, 7499, 7500, 9999)] == [
         0, 0, 1, 2, 3, 3,
     ]  # fmt: skip
 
 
 def made_plans(rule: Rule) -> list[tuple[SearchPlan, float]]:
-    """Return plans of all kinds of runs, each with the share of the steps that supernets may take."""
+    """Return plans of all kinds of runs, each with the fraction of the steps that supernets may take."""
     plans = []
-    for epochs, steps_per_epoch, stages, share, supernet, points in product(
+    for epochs, steps_per_epoch, stages, fraction, supernet, points in product(
         (3, 8, 21.5, 100), (1, 7, 50), (2, 5), (0.05, 0.15, 0.4, 0.9), (0.05, 0.3, 0.9), (1, 8)
     ):
         try:
@@ -238,15 +249,15 @@ def made_plans(rule: Rule) -> list[tuple[SearchPlan, float]]:
                 epochs,
                 steps_per_epoch,
                 num_stages=stages,
-                min_full_share=share,
+                min_full_fraction=fraction,
                 supernet_epochs=supernet,
-                supernet_share=supernet,
+                supernet_fraction=supernet,
                 num_points=points,
             )
         except ConfigError:
             continue
         assert len(found.points) <= max(points, stages - 1)
-        assert found.total_steps - found.full_step >= share * found.total_steps - 1e-6
+        assert found.total_steps - found.full_step >= fraction * found.total_steps - 1e-6
         plans.append((found, supernet))
     assert len(plans) > 100
     return plans
@@ -262,12 +273,12 @@ def test_every_plan_keeps_its_laws(rule: Rule) -> None:
             assert list(steps) == sorted(set(steps))
             assert point.start_step <= steps[0]
             assert steps[-1] == point.stop_step > point.start_step
-            assert found.piece_at(point.start_step) == point.piece
+            assert rule != "autoprog" or found.stage_at(point.start_step) == point.index
 
 
 @pytest.mark.parametrize("rule", EVEN)
 def test_every_even_plan_spreads_its_decisions_and_trains_each_subnet_twice(rule: Rule) -> None:
-    for found, share in made_plans(rule):
+    for found, fraction in made_plans(rule):
         starts = [point.start_step for point in found.points]
         gaps = [b - a for a, b in pairwise([0, *starts, found.full_step])]
         if rule == "rollout":
@@ -279,7 +290,7 @@ def test_every_even_plan_spreads_its_decisions_and_trains_each_subnet_twice(rule
         assert found.supernet_steps >= 32
         rounding = len(starts)
         assert found.supernet_steps == 32 or (
-            found.supernet_steps * len(starts) <= share * found.total_steps + rounding
+            found.supernet_steps * len(starts) <= fraction * found.total_steps + rounding
         )
 
 
@@ -352,3 +363,102 @@ def test_the_stages_of_a_model_grow_together(two_stages: ModelSpec) -> None:
         grid = point_candidates(rule, space, space.smallest, first=False)
         assert all(subnet.within(grid[-1]) for subnet in grid)
         assert len(grid[-1].depth) == 2
+
+
+# --- A search that is too short is refused at once, and the advice that comes with it works.
+
+
+def refusal(search: SearchSettings, recipe: Recipe, num_images: int) -> str:
+    with pytest.raises(ConfigError) as refused:
+        length_and_plan(search, recipe, num_images)
+    return str(refused.value)
+
+
+def search_of(
+    model: str = "deit-s",
+    rule: Rule = "rollout",
+    cost_fraction: float | None = 0.5,
+    **decisions: Any,
+) -> SearchSettings:
+    file, where = find_space(None, model)
+    body = file.model_dump(by_alias=True)
+    body["decisions"] |= decisions
+    space = SpaceFile.model_validate(body).space(ZOO[model], where)
+    return SearchSettings(space=space, space_from=where, rule=rule, cost_fraction=cost_fraction)
+
+
+def recipe_of(epochs: float, batch_size: int) -> Recipe:
+    layer = {"epochs": epochs, "batch_size": batch_size}
+    return resolve_recipe("small-data", ("test", layer))
+
+
+@pytest.mark.parametrize(
+    ("num_images", "epochs", "batch_size"),
+    [(587, 4, 128), (587, 4, 512), (100, 1, 64), (1437, 1.5, 64), (40, 30, 128), (5000, 0.1, 256)],
+)
+@pytest.mark.parametrize(
+    ("rule", "cost_fraction"),
+    [("rollout", 0.5), ("rollout", None), ("rollout", 0.1), ("autoprog", None), ("pareto", None)],
+)
+def test_whoever_takes_the_advice_can_search(
+    num_images: int, epochs: float, batch_size: int, rule: Rule, cost_fraction: float | None
+) -> None:
+    search, recipe = (
+        search_of(rule=rule, cost_fraction=cost_fraction),
+        recipe_of(epochs, batch_size),
+    )
+    try:
+        length_and_plan(search, recipe, num_images)
+    except ConfigError as error:
+        said = str(error)
+    else:
+        return
+    assert re.match(r"search: \d+ steps( of the full model)? are too few to search; take --", said)
+    assert "--space" not in said
+    advised = dict(re.findall(r"--(epochs|batch-size) (\d+)", said))
+    assert advised.keys() & {"epochs"}
+    assert float(advised["epochs"]) > epochs
+    for flag, value in advised.items():
+        changed = recipe.model_copy(update={flag.replace("-", "_"): int(value)})
+        length_and_plan(search, changed, num_images)
+
+
+def test_few_photographs_and_few_epochs_are_told_so() -> None:
+    said = refusal(search_of(), recipe_of(4, 128), 587)
+    assert said == (
+        "search: 10 steps of the full model are too few to search; take --epochs 17 or --batch-size 16"
+    )
+
+
+def test_the_epochs_advised_are_the_fewest() -> None:
+    search, num_images = search_of(), 587
+    said = refusal(search, recipe_of(4, 128), num_images)
+    (epochs,) = re.findall(r"--epochs (\d+)", said)
+    refusal(search, recipe_of(int(epochs) - 1, 128), num_images)
+
+
+@pytest.mark.parametrize(
+    ("rule", "decisions", "flag"),
+    [
+        ("rollout", {"min_full_fraction": 0.9}, "--min-full-fraction"),
+        ("autoprog", {"supernet_epochs": 3.0}, "--supernet-epochs"),
+    ],
+)
+def test_a_value_that_leaves_no_room_is_named_by_its_flag(
+    rule: Rule, decisions: dict[str, float], flag: str
+) -> None:
+    recipe = recipe_of(10, 64)
+    search = search_of(rule=rule, cost_fraction=None, **decisions)
+    said = refusal(search, recipe, 1437)
+    (value,) = re.findall(rf"{flag} ([\d.]+)", said)
+    name = flag[2:].replace("-", "_")
+    length_and_plan(
+        search_of(rule=rule, cost_fraction=None, **{**decisions, name: float(value)}), recipe, 1437
+    )
+
+
+def test_a_shipped_space_that_does_not_fit_the_size_names_one_that_does() -> None:
+    file, where = find_space(None, "vit-xs")
+    with pytest.raises(ConfigError, match="take --space default"):
+        file.space(ZOO["vit-xs"].with_img_size(48), where)
+    find_space("default", "vit-xs")[0].space(ZOO["vit-xs"].with_img_size(48), "default")

@@ -48,7 +48,7 @@ def test_a_whole_search_is_replayed_but_for_what_was_forced(observed: Any) -> No
     assert [one.again is None for one in found] == [d.forced is not None for d in run.decisions]
     assert found[-1].again is None
     for one in found:
-        assert set(one.differences) <= {"subnet", "tail"}
+        assert set(one.differences) <= {"subnet", "continuation"}
         if one.recorded and one.again:
             scripted = one.recorded.subnet != one.again.subnet
             assert ("subnet" in one.differences) == scripted
@@ -58,7 +58,7 @@ def test_what_a_decision_was_taken_from_is_told_the_next_one(begun: Begun) -> No
     run = begun("rollout")
     first, second = run.inputs()
     assert (first.incumbent, first.num_points) == ((), 1)
-    assert (second.incumbent, second.num_points) == (run.decisions[0].tail, 0)
+    assert (second.incumbent, second.num_points) == (run.decisions[0].continuation, 0)
     assert second.current == run.decisions[0].subnet
     assert sum(steps for _, steps in second.steps_so_far) == second.step
     assert set(second.step_seconds) >= {str(subnet) for subnet in second.candidates}
@@ -72,11 +72,11 @@ def test_any_search_can_be_replayed_by_another_rule(begun: Begun, rule: Rule, ot
     assert {one.again.rule for one in found if one.again} == {other}
     for one in found:
         assert one.again is not None
-        assert one.again.tail[0][1] == one.again.subnet
+        assert one.again.continuation[0][1] == one.again.subnet
         assert (one.differences == ()) == (rule == other)
 
 
-def test_another_seed_or_sampler_draws_other_tails(begun: Begun) -> None:
+def test_another_seed_or_sampler_draws_other_continuations(begun: Begun) -> None:
     run = begun("pareto")
     for other in (chooser_of(run, seed=5), chooser_of(run, sampler="random")):
         (found,) = replay(run, other)
@@ -91,11 +91,14 @@ def test_a_decision_that_was_tampered_with_differs(begun: Begun, tmp_path: Path)
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     full = next(n for n, c in enumerate(rows[0]["candidates"]) if c["label"] == "full")
     assert rows[0]["winner"] != full
-    rows[0]["winner"], rows[0]["tail"] = full, rows[0]["candidates"][full]["tail"]
+    rows[0]["winner"], rows[0]["continuation"] = full, rows[0]["candidates"][full]["continuation"]
     rows[1]["candidates"][0]["score"] *= 1 + 1e-6
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     again = load_run(folder)
-    assert outcomes(replay(again, chooser_of(again))) == [("subnet", "tail"), ("candidates",)]
+    assert outcomes(replay(again, chooser_of(again))) == [
+        ("subnet", "continuation"),
+        ("candidates",),
+    ]
 
 
 def test_the_last_bits_of_numbers_do_not_count(begun: Begun) -> None:
@@ -126,9 +129,9 @@ def crash_before_deciding(
     lab: Any, monkeypatch: pytest.MonkeyPatch, given: Any, at: int = 0
 ) -> Any:
     """Carry out a search to where the inputs of decision `at` are on disk and the decision is not taken."""
-    from autoprog.search import supernet
+    from autoprog.search import searcher
 
-    decide_ = supernet.decide
+    decide_ = searcher.decide
 
     def crash(chooser: Any, inputs: Any) -> Any:
         if inputs.index == at:
@@ -137,7 +140,7 @@ def crash_before_deciding(
         return decide_(chooser, inputs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(supernet, "decide", crash)
+        patch.setattr(searcher, "decide", crash)
         crashed = lab.search(given)
     assert crashed.interrupted
     assert len(crashed.run.decisions) == at
@@ -148,19 +151,19 @@ def crash_before_deciding(
 def test_a_resume_decides_from_what_is_on_record_and_estimates_nothing_again(
     lab: Any, monkeypatch: pytest.MonkeyPatch, rule: Rule, at: int
 ) -> None:
-    from autoprog.search import supernet
+    from autoprog.search import searcher
 
     given = lab.settings(rule, costs=lab.costs(), log_every_steps=20)
     straight = lab.search(given, name="straight")
     crash_before_deciding(lab, monkeypatch, given, at)
     estimated: list[int] = []
-    estimate_losses = supernet.estimate_losses
+    estimate_losses = searcher.estimate_losses
 
     def noting(trainer: Any, choice: Any) -> list[float]:
         estimated.append(trainer.step)
         return estimate_losses(trainer, choice)
 
-    monkeypatch.setattr(supernet, "estimate_losses", noting)
+    monkeypatch.setattr(searcher, "estimate_losses", noting)
     resumed = lab.search(given)
     decision = straight.run.decisions[at]
     assert decision.step not in estimated

@@ -12,6 +12,7 @@ import timm
 import torch
 from optuna.trial import TrialState
 
+from autoprog.data.image_sources import stratified_holdout
 from autoprog.decisions import Decision
 from autoprog.events import (
     CheckpointSaved,
@@ -20,17 +21,16 @@ from autoprog.events import (
     Estimated,
     Evaluated,
     Grown,
-    Progressed,
     RunFinished,
     RunStarted,
     StageStarted,
+    StepLogged,
     SupernetStarted,
-    Warned,
+    WarningRaised,
 )
 from autoprog.runs import load_run
 from autoprog.schedule import load_schedule
-from autoprog.search.controller import open_journal
-from autoprog.train.data import stratified_holdout
+from autoprog.search.controller.storage import open_journal
 from autoprog.train.evaluate import evaluate
 from autoprog.train.phase import plain_choice
 from supernet.config import SubnetConfig
@@ -71,7 +71,7 @@ def test_events_come_in_order(observed: Any) -> None:
     full = [Decided, Grown] if by_rollout else [Decided]
     decisions = decision * len(STARTS[rule_of(observed)])
     expected = [*begin, *decisions, *full, *stage, RunFinished]
-    aside = (Progressed, Warned)
+    aside = (StepLogged, WarningRaised)
     kinds = [type(event) for event in observed.attempt.events if not isinstance(event, aside)]
     assert kinds == expected
     steps = [event.step for event in observed.attempt.events]
@@ -185,7 +185,7 @@ def test_the_winner_is_the_same_network_after_compaction(observed: Any) -> None:
 
 def test_held_out_images_are_trained_on_only_after_the_last_estimate(observed: Any) -> None:
     trainer = observed.attempt.trainer
-    targets = trainer.feed._train.targets
+    targets = trainer.data._train.targets
     _, held = stratified_holdout(targets, trainer.settings.seed, cap=2500)
     last = phases_of_decisions(observed)[-1][1]
 
@@ -299,7 +299,7 @@ def test_the_averaged_result_is_that_of_the_weights_that_are_left(observed: Any)
     }
     plain.load_state_dict(weights, strict=True)
     with torch.no_grad():
-        told = [(plain(images), targets) for images, targets in trainer.feed.validation()]
+        told = [(plain(images), targets) for images, targets in trainer.data.validation()]
     logits, targets = (torch.cat(values) for values in zip(*told, strict=True))
     result = observed.attempt.run.result
     loss = torch.nn.functional.cross_entropy(logits, targets).item()
@@ -307,7 +307,7 @@ def test_the_averaged_result_is_that_of_the_weights_that_are_left(observed: Any)
     assert result.top1_ema == pytest.approx(100 * (logits.argmax(1) == targets).float().mean())
     fast = trainer.stepper.emas[0].module
     (fast_scores,) = evaluate(
-        (fast,), trainer.feed.validation(), plain_choice(FULL), trainer.compute
+        (fast,), trainer.data.validation(), plain_choice(FULL), trainer.compute
     )
     assert fast_scores.loss != pytest.approx(loss, rel=1e-5)
 
@@ -323,16 +323,16 @@ def test_averages_follow_all_slots_of_a_supernet_phase(observed: Any) -> None:
 def test_estimates_are_charged_to_the_search_and_to_the_wall(
     lab: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from autoprog.search import supernet
+    from autoprog.search import searcher
 
-    estimate_losses, slept = supernet.estimate_losses, []
+    estimate_losses, slept = searcher.estimate_losses, []
 
     def slow(*args: Any) -> Any:
         slept.append(0.05)
         time.sleep(0.05)
         return estimate_losses(*args)
 
-    monkeypatch.setattr(supernet, "estimate_losses", slow)
+    monkeypatch.setattr(searcher, "estimate_losses", slow)
     begin = time.perf_counter()
     result = lab.search(lab.settings("autoprog", costs=lab.costs())).run.result
     outside = time.perf_counter() - begin

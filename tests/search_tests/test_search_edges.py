@@ -6,7 +6,8 @@ import pytest
 
 from autoprog.events import Decided, Estimated, Evaluated, Grown, StageStarted, SupernetStarted
 from autoprog.settings import Rule
-from autoprog.train import entry as entry_module
+from autoprog.train import trainer as entry_module
+from autoprog.train.step import Stepper
 from supernet.config import Slots, SubnetConfig, TokenRule
 from supernet.depthmap import skip_lists
 
@@ -91,7 +92,7 @@ def test_where_the_smallest_is_the_full_model_nothing_is_decided(lab: Any, rule:
             {"supernet_epochs": 2},
             {0: SubnetConfig(1, 8), 1: SubnetConfig(2, 8), 2: SubnetConfig(3, 12)},
         ),
-        ("rollout", {"min_full_share": 0.375}, {0: SubnetConfig(2, 8), 1: SubnetConfig(3, 8)}),
+        ("rollout", {"min_full_fraction": 0.375}, {0: SubnetConfig(2, 8), 1: SubnetConfig(3, 8)}),
     ],
 )
 def test_a_winner_is_extracted_though_the_next_change_follows_at_once(
@@ -172,14 +173,14 @@ def test_each_stage_has_the_regularisation_of_its_piece(
 ) -> None:
     """AutoProg's supernets train under the full regularisation, the roll-out's under their piece's."""
     seen: dict[int, float] = {}
-    regularise = entry_module.regularise
+    regularise = Stepper.regularise
 
     def noting(stepper: Any, phase: Any, *rest: Any) -> None:
         if phase.kind == "supernet":
             seen[phase.start_step // EPOCH] = phase.curriculum.reprob
         regularise(stepper, phase, *rest)
 
-    monkeypatch.setattr(entry_module, "regularise", noting)
+    monkeypatch.setattr(Stepper, "regularise", noting)
     lab.script = {0: SubnetConfig(1, 8), 1: SubnetConfig(2, 8), 2: SubnetConfig(3, 8)}
     attempt = search(lab, rule, lab.space(), recipe=STRONG)
     assert list(seen.values()) == in_supernets
@@ -198,11 +199,13 @@ def test_a_run_of_few_epochs_is_cut_at_steps(lab: Any, rule: Rule) -> None:
 
 def test_other_ways_to_grow_are_carried_out(lab: Any, compacted: list[Slots]) -> None:
     lab.script = {0: SubnetConfig(1, 8), 1: SubnetConfig(2, 8), 2: SubnetConfig(3, 8)}
-    grow = {"op": "zero", "map": "stack", "state": "fresh"}
+    grow = {"init": "zero", "placement": "stack", "optimizer_state": "fresh"}
     attempt = search(lab, "autoprog", lab.space(grow=grow))
-    assert {(e.op, e.map, e.state) for e in attempt.of(Grown)} == {("zero", "stack", "fresh")}
+    assert {(e.init, e.placement, e.optimizer_state) for e in attempt.of(Grown)} == {
+        ("zero", "stack", "fresh")
+    }
     assert compacted[-1] == skip_lists((2,), (4,), (3,), "stack")
-    assert {stage.grow.map for stage in attempt.best.stages} == {"stack"}
+    assert {stage.grow.placement for stage in attempt.best.stages} == {"stack"}
     assert_trained_as_written(attempt)
 
 

@@ -1,4 +1,4 @@
-"""Rules that decide once: the run carries out the chosen tail to its end, whatever happens on the way."""
+"""Rules that decide once: the run carries out the chosen continuation to its end, whatever happens."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any
 
 import pytest
 
-from autoprog.decisions import Tail
+from autoprog.decisions import Continuation
 from autoprog.events import Decided, Event, Grown, StageStarted, SupernetStarted
 from autoprog.runs import load_run
 from autoprog.search.searcher import Searcher
 from autoprog.settings import Rule
-from autoprog.train import entry
+from autoprog.train import trainer
+from autoprog.train.meter import Ledger
 from autoprog.train.phase import Phase
-from autoprog.train.timing import Ledger
 from supernet.config import SubnetConfig
 
 SMALL, FULL = SubnetConfig(1, 8), SubnetConfig(4, 16)
 EPOCH, TOTAL, FULL_STEP = 8, 64, 48
 START, STOP = 16, 22  # of the one supernet phase
-PLANTED: Tail = (
+PLANTED: Continuation = (
     (STOP, SubnetConfig(1, 12)),
     (27, SubnetConfig(3, 12)),
     (35, SubnetConfig(3, 16)),
@@ -43,9 +43,9 @@ def no_time_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Ledger, "wall_seconds", lambda self: 0.0)
 
 
-def expected_stages(tail: Tail) -> list[tuple[int, SubnetConfig]]:
-    """The smallest subnet; then the first of the tail, to which the supernet phase counts; then the rest."""
-    stages = [(0, SMALL), (START, tail[0][1]), *tail[1:]]
+def expected_stages(continuation: Continuation) -> list[tuple[int, SubnetConfig]]:
+    """The smallest subnet; the first of the continuation, to which the supernet phase counts; the rest."""
+    stages = [(0, SMALL), (START, continuation[0][1]), *continuation[1:]]
     return stages[:1] + [b for a, b in pairwise(stages) if a[1] != b[1]]
 
 
@@ -55,14 +55,14 @@ def stages_of(attempt: Any) -> list[tuple[int, SubnetConfig]]:
     return [(segment.start_step, segment.subnet) for segment in table.segments]
 
 
-def assert_carried_out(attempt: Any, tail: Tail) -> None:
-    """The schedule, the stages that were begun and the steps that were taken are those of the tail."""
-    assert stages_of(attempt) == expected_stages(tail)
+def assert_carried_out(attempt: Any, continuation: Continuation) -> None:
+    """The schedule, the stages that were begun and the steps that were taken are the continuation's."""
+    assert stages_of(attempt) == expected_stages(continuation)
     begun = [(event.step, event.subnet) for event in attempt.of(StageStarted)]
-    assert begun == [(0, SMALL), *tail]
-    stops = [step for step, _ in tail[1:]] + [TOTAL]
+    assert begun == [(0, SMALL), *continuation]
+    stops = [step for step, _ in continuation[1:]] + [TOTAL]
     outside = [SMALL] * START
-    for (step, subnet), stop in zip(tail, stops, strict=True):
+    for (step, subnet), stop in zip(continuation, stops, strict=True):
         outside += [subnet] * (stop - step)
     trained = attempt.trainer.steps_by_subnet
     assert trained.total() == TOTAL == attempt.trainer.step
@@ -72,22 +72,22 @@ def assert_carried_out(attempt: Any, tail: Tail) -> None:
 
 
 @both_rules
-def test_a_run_decides_once_and_carries_out_its_tail(lab: Any, rule: Rule) -> None:
+def test_a_run_decides_once_and_carries_out_its_continuation(lab: Any, rule: Rule) -> None:
     attempt = lab.search(settings(lab, rule))
     (decision,) = attempt.run.decisions
     assert (decision.rule, decision.step, decision.forced) == (rule, STOP, None)
     assert [(e.step, e.stop_step) for e in attempt.of(SupernetStarted)] == [(START, STOP)]
-    assert decision.tail[0] == (STOP, decision.subnet)
-    assert decision.tail[-1][1] == FULL
-    assert len(decision.tail) > 1  # something is left to carry out
-    assert_carried_out(attempt, decision.tail)
-    assert [point.tail for point in decision.front].count(decision.tail) == 1
+    assert decision.continuation[0] == (STOP, decision.subnet)
+    assert decision.continuation[-1][1] == FULL
+    assert len(decision.continuation) > 1  # something is left to carry out
+    assert_carried_out(attempt, decision.continuation)
+    assert [point.continuation for point in decision.front].count(decision.continuation) == 1
 
 
-def test_every_growth_of_a_tail_is_carried_out_where_it_says(lab: Any) -> None:
-    lab.tail = PLANTED
+def test_every_growth_of_a_continuation_is_carried_out_where_it_says(lab: Any) -> None:
+    lab.continuation = PLANTED
     attempt = lab.search(settings(lab, "pareto"))
-    assert [decision.tail for decision in attempt.run.decisions] == [PLANTED]
+    assert [decision.continuation for decision in attempt.run.decisions] == [PLANTED]
     assert_carried_out(attempt, PLANTED)
     grown = [(event.step, event.before, event.after) for event in attempt.of(Grown)]
     in_depth = [
@@ -111,15 +111,15 @@ def test_held_out_images_are_trained_on_as_soon_as_all_is_decided(
         return phase
 
     monkeypatch.setattr(Searcher, "next_phase", noting)
-    lab.tail = ((STOP, SMALL), (27, FULL))
+    lab.continuation = ((STOP, SMALL), (27, FULL))
     lab.search(settings(lab, "pareto"), crash_when=at(Grown, 27))
     assert held_out == {0: True, START: True, STOP: False, 27: False}
 
 
-def test_a_tail_that_is_full_at_once_needs_no_growth(lab: Any) -> None:
-    lab.tail = ((STOP, FULL),)
+def test_a_continuation_that_is_full_at_once_needs_no_growth(lab: Any) -> None:
+    lab.continuation = ((STOP, FULL),)
     attempt = lab.search(settings(lab, "pareto"))
-    assert_carried_out(attempt, lab.tail)
+    assert_carried_out(attempt, lab.continuation)
     assert [event.step for event in attempt.of(Grown)] == [START]
 
 
@@ -128,14 +128,14 @@ def test_a_growth_that_follows_at_once_grows_what_was_decided_for(
 ) -> None:
     """The supernet's winner is extracted first, though it trains for no step."""
     extracted = []
-    compact = entry.compact
+    compact = trainer.compact
 
     def noting(model: Any, averages: Any, optimizer: Any, slots: Any) -> None:
         extracted.append(len(slots[0]))
         compact(model, averages, optimizer, slots)
 
-    monkeypatch.setattr(entry, "compact", noting)
-    lab.tail = ((STOP, SubnetConfig(3, 16)), (STOP, FULL))
+    monkeypatch.setattr(trainer, "compact", noting)
+    lab.continuation = ((STOP, SubnetConfig(3, 16)), (STOP, FULL))
     attempt = lab.search(settings(lab, "pareto"), crash_when=at(Grown, STOP))
     assert extracted == [3]
     assert attempt.of(Grown)[-1].before == SubnetConfig(3, 16)
@@ -146,8 +146,8 @@ def test_a_tight_budget_makes_the_cheapest_run_and_a_wide_one_the_best(lab: Any)
     wide = lab.search(settings(lab, "budget", budget=1e6), name="wide", crash_when=decided)
     (poor,), (rich,) = tight.run.decisions, wide.run.decisions
     assert "none fits the 0 s" in poor.reason
-    assert poor.tail == ((STOP, SMALL), (FULL_STEP, FULL))
-    assert_carried_out(tight, poor.tail)
+    assert poor.continuation == ((STOP, SMALL), (FULL_STEP, FULL))
+    assert_carried_out(tight, poor.continuation)
     assert stages_of(tight) == [(0, SMALL), (FULL_STEP, FULL)]  # staying goes on with the stage
     assert "within the 1000000 s" in rich.reason
     assert rich.chosen.predicted_loss == min(p.predicted_loss for p in rich.front)
@@ -203,10 +203,10 @@ def assert_same_end(lab: Any, rule: Rule, straight: dict[str, Any], resumed: Any
 
 
 @pytest.mark.parametrize("place", STOPS)
-def test_a_run_stopped_on_its_tail_ends_like_a_straight_one(
+def test_a_run_stopped_on_its_continuation_ends_like_a_straight_one(
     lab: Any, straight: dict[str, Any], place: str
 ) -> None:
-    lab.tail = PLANTED
+    lab.continuation = PLANTED
     assert lab.search(settings(lab, "pareto"), stop_at=STOPS[place]).trainer.step == STOPS[place]
     resumed = lab.search(settings(lab, "pareto"))
     assert resumed.events[0].step == STOPS[place]
@@ -214,10 +214,10 @@ def test_a_run_stopped_on_its_tail_ends_like_a_straight_one(
 
 
 @pytest.mark.parametrize("place", CRASHES)
-def test_a_run_that_crashed_on_its_tail_ends_like_a_straight_one(
+def test_a_run_that_crashed_on_its_continuation_ends_like_a_straight_one(
     lab: Any, straight: dict[str, Any], place: str
 ) -> None:
-    lab.tail = PLANTED
+    lab.continuation = PLANTED
     assert lab.search(settings(lab, "pareto"), crash_when=CRASHES[place]).interrupted
     assert_same_end(lab, "pareto", straight, lab.search(settings(lab, "pareto")))
 
@@ -225,7 +225,7 @@ def test_a_run_that_crashed_on_its_tail_ends_like_a_straight_one(
 def test_what_is_left_of_a_budget_is_asked_once(
     lab: Any, straight: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A stop costs time; the tail that was chosen before it is carried out all the same."""
+    """A stop costs time; the continuation that was chosen before it is carried out all the same."""
     for step in (18, 30):
         assert lab.search(settings(lab, "budget"), stop_at=step).interrupted
         if step == 30:

@@ -14,9 +14,9 @@ from autoprog.events import (
     Event,
     Grown,
     Interrupted,
-    Progressed,
     RunStarted,
     StageStarted,
+    StepLogged,
 )
 from autoprog.runs import load_run
 from supernet.config import SubnetConfig
@@ -49,8 +49,8 @@ SIGNALS = {
 }
 CRASHES: dict[str, dict[str, When]] = {
     "rollout": {
-        "before the first checkpoint": at(Progressed, 3),
-        "inside a supernet phase": at(Progressed, 21),
+        "before the first checkpoint": at(StepLogged, 3),
+        "inside a supernet phase": at(StepLogged, 21),
         "between the estimates and the decision": at(Estimated, 24),
         "after the second decision was recorded": decided(1),
         "after the full model was decided on": decided(2),
@@ -58,7 +58,7 @@ CRASHES: dict[str, dict[str, When]] = {
     "autoprog": {
         "after the first decision was recorded": decided(0),
         "after a growth": at(Grown, 32),
-        "in the final stage": at(Progressed, 60),
+        "in the final stage": at(StepLogged, 60),
     },
 }
 
@@ -102,7 +102,7 @@ def rule_of(observed: Any) -> str:
 
 def told(path: Path) -> list[Any]:
     """What the log tells of the whole run, but for times and the marks of restarts and checkpoints."""
-    left_out = (RunStarted, CostsKnown, Interrupted, Progressed)
+    left_out = (RunStarted, CostsKnown, Interrupted, StepLogged)
     return [
         (event.kind, event.step)
         for event in load_run(path).events()
@@ -160,11 +160,11 @@ def test_a_checkpoint_in_every_pause_changes_nothing(observed: Any, again: Any) 
 def test_a_recorded_decision_is_not_taken_again(
     observed: Any, again: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from autoprog.search import supernet
+    from autoprog.search import searcher
 
     again.search(again.repeated, crash_when=decided(0))
-    taken, estimated, decide = [], [], supernet.decide
-    estimate_losses = supernet.estimate_losses
+    taken, estimated, decide = [], [], searcher.decide
+    estimate_losses = searcher.estimate_losses
 
     def noting(*arguments: Any) -> Any:
         taken.append(arguments[1].index)
@@ -174,8 +174,8 @@ def test_a_recorded_decision_is_not_taken_again(
         estimated.append(trainer.step)
         return estimate_losses(trainer, choice)
 
-    monkeypatch.setattr(supernet, "decide", noting)
-    monkeypatch.setattr(supernet, "estimate_losses", estimating)
+    monkeypatch.setattr(searcher, "decide", noting)
+    monkeypatch.setattr(searcher, "estimate_losses", estimating)
     resumed = again.search(again.repeated)
     first = observed.attempt.run.decisions[0]
     assert 0 not in taken
@@ -195,7 +195,7 @@ def test_the_winner_on_record_is_executed_whatever_the_scores_say(
     row["winner"] = next(
         number for number, s in enumerate(subnets) if (s["depth"], s["img_size"]) == ([3], 8)
     )
-    row["tail"] = row["candidates"][row["winner"]]["tail"]
+    row["continuation"] = row["candidates"][row["winner"]]["continuation"]
     path.write_text(json.dumps(row) + "\n")
     tampered = SubnetConfig(3, 8)
     resumed = again.search(again.repeated)
@@ -223,7 +223,7 @@ def test_half_written_last_lines_are_dropped(observed: Any, again: Any) -> None:
 def test_the_workers_end_with_a_search_that_stops(lab: Any) -> None:
     stopped = lab.search(lab.settings(), stop_at=2)
     with pytest.raises(AssertionError, match="closed"):
-        stopped.trainer.feed.batches(16, 8, 1, None, held_out=False)
+        stopped.trainer.data.batches(16, 8, 1, None, held_out=False)
 
 
 def test_measured_costs_are_reused_on_resume(lab: Any) -> None:

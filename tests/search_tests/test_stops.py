@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from autoprog.data.run_data import MapData
 from autoprog.events import CostsKnown, CostsMeasured, Decided, Estimated, Evaluated, Interrupted
-from autoprog.fidelity import FidelitySettings
+from autoprog.fidelity_report import FidelitySettings
 from autoprog.runs import load_run
-from autoprog.search import brief
-from autoprog.train.map_feed import MapFeed
+from autoprog.train.step import Stepper
 from autoprog.train.stop import StopRequest
 from supernet.config import SubnetConfig
 
@@ -25,9 +26,9 @@ def settings(lab: Any) -> Any:
 
 
 @pytest.fixture
-def straight(lab: Any, settings: Any) -> Any:
-    """The whole search, that nobody stops."""
-    return lab.search(settings, "straight")
+def straight(observations: Callable[[str], Any]) -> Any:
+    """The whole search, that nobody stops; carried out once for all tests."""
+    return observations("rollout").attempt
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -72,10 +73,9 @@ def stopped_in(
 ) -> tuple[Any, int]:
     """Return a search that got a signal in the given evaluation or estimate, and the batches after it."""
     stop, seen, calls = StopRequest(), [], []
-    owner, name = (
-        (MapFeed, "validation") if place == "evaluation" else (MapFeed, "held_out_batches")
-    )
-    original: Callable[..., Any] = getattr(owner, name)
+    name = "validation" if place == "evaluation" else "held_out_batches"
+    found: Any = getattr(MapData, name)
+    original: Callable[..., Any] = found.func if isinstance(found, cached_property) else found
 
     def watched(self: Any) -> Any:
         calls.append(name)
@@ -91,7 +91,8 @@ def stopped_in(
             yield batch
 
     with patch.context() as inner:
-        inner.setattr(owner, name, watched)
+        is_property = isinstance(found, cached_property)
+        inner.setattr(MapData, name, property(watched) if is_property else watched)
         attempt = lab.search(settings, "stopped", stop=stop)
     return attempt, len(seen)
 
@@ -127,14 +128,15 @@ def test_a_stop_while_estimates_are_checked_is_granted_after_a_step(
     search = settings.search.model_copy(update={"fidelity": check})
     settings = settings.model_copy(update={"search": search})
     stop, steps = StopRequest(), []
-    take = brief.BriefTrainings._take_step
+    step_of = Stepper.step
 
-    def interrupted(self: Any, *args: Any) -> None:
-        steps.append(args[2])
-        stop.signal_name = "SIGTERM" if len(steps) == 2 else stop.signal_name
-        take(self, *args)
+    def interrupted(self: Stepper, *args: Any) -> Tensor:
+        if len(self.emas) == 1:  # of a short training; the run has a fast and a slow average
+            steps.append(args[-1])
+            stop.signal_name = "SIGTERM" if len(steps) == 2 else stop.signal_name
+        return step_of(self, *args)
 
-    monkeypatch.setattr(brief.BriefTrainings, "_take_step", interrupted)
+    monkeypatch.setattr(Stepper, "step", interrupted)
     stopped = lab.search(settings, "stopped", stop=stop)
     assert stopped.interrupted
     assert len(steps) == 2

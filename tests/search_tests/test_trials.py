@@ -13,14 +13,20 @@ import pytest
 from autoprog.cli import build_parser, main
 from autoprog.commands.configure import configure_search
 from autoprog.errors import DivergedError
-from autoprog.events import TrialTold
+from autoprog.events import TrialFinished
+from autoprog.processes import read_workers
 from autoprog.runs import load_run
-from autoprog.search import trial as trial_module
 from autoprog.search import trials as trials_module
 from autoprog.search.controller import LOST, RELEASED, PrunedTrial, ReleasedTrial
-from autoprog.search.trial import TrialRunner, schedule_space, trial_settings
-from autoprog.search.trials import Trialled, within
-from autoprog.workers import read_workers
+from autoprog.search.trials import (
+    FinishedTrial,
+    TrialRunner,
+    schedule_space,
+    trial_settings,
+    within_budget,
+)
+from autoprog.search.worker_processes import WorkersWork
+from autoprog.supervise import PROGRAM
 
 SEARCH = ("search", "--model=vit-mu", "--trials=2", "--proxy=0.5", "--epochs=2")
 HERE = ("--device=cpu", "--threads=1", "--workers=0")
@@ -117,7 +123,7 @@ def test_a_trial_that_diverges_is_ended_and_leaves_no_weights(
         yield from trainer.save()
         raise DivergedError("the loss is nan")
 
-    monkeypatch.setattr(trial_module, "train_schedule", diverge)
+    monkeypatch.setattr(trials_module, "train_schedule", diverge)
     trial = Opened()
     with pytest.raises(PrunedTrial, match="the loss is nan"):
         runner(first(runner), trial)  # type: ignore[arg-type]
@@ -128,15 +134,17 @@ def test_a_trial_that_diverges_is_ended_and_leaves_no_weights(
 # Which one is taken.
 
 
-def trialled(*found: tuple[float, float]) -> list[Trialled]:
-    return [Trialled(number, loss, seconds, {}) for number, (loss, seconds) in enumerate(found)]
+def trialled(*found: tuple[float, float]) -> list[FinishedTrial]:
+    return [
+        FinishedTrial(number, loss, seconds, {}) for number, (loss, seconds) in enumerate(found)
+    ]
 
 
-def test_a_budget_is_for_the_whole_run_of_which_trials_take_a_share() -> None:
+def test_a_budget_is_for_the_whole_run_of_which_trials_take_a_fraction() -> None:
     front = trialled((2.0, 1.0), (1.5, 2.0), (1.0, 3.0))
-    assert within(front, 200.0, 0.01) == (front[1], "")
-    assert within(front, 1e3, 0.01) == (front[2], "")
-    chosen, complaint = within(front, 90.0, 0.01)
+    assert within_budget(front, 200.0, 0.01) == (front[1], "")
+    assert within_budget(front, 1e3, 0.01) == (front[2], "")
+    chosen, complaint = within_budget(front, 90.0, 0.01)
     assert chosen == front[0]
     assert complaint == (
         "no trial fits the budget: the cheapest, 0, needs 100 s, the budget is 90 s"
@@ -150,7 +158,7 @@ def test_hours_in_which_nobody_noticed_a_death_are_no_work() -> None:
     unfinished = SimpleNamespace(user_attrs={}, duration=None)
     trials = [made(5.0), made(36e3, **{LOST: "died"}), made(2.0, **{LOST: RELEASED}), unfinished]
     study = SimpleNamespace(get_trials=lambda deepcopy: trials)
-    assert trials_module._worked_seconds(SimpleNamespace(study=study)) == 7.0  # type: ignore[arg-type]
+    assert trials_module.worked_seconds(SimpleNamespace(study=study)) == 7.0  # type: ignore[arg-type]
 
 
 # As commands.
@@ -162,7 +170,7 @@ def test_a_search_by_trials_trains_the_best_of_them(
     assert main([*SEARCH, *HERE, f"--runs-dir={tmp_path}"]) == 0, capsys.readouterr().err
     (path,) = tmp_path.iterdir()
     run = load_run(path)
-    told = {event.number: event for event in run.events() if isinstance(event, TrialTold)}
+    told = {event.number: event for event in run.events() if isinstance(event, TrialFinished)}
     assert [*told] == [0, 1]
     assert all(event.loss and event.seconds and event.stages for event in told.values())
     assert run.best is not None
@@ -176,11 +184,18 @@ def test_a_search_by_trials_trains_the_best_of_them(
     assert [weights(path / "trials" / name) for name in ("0000", "0001")] == [[], []]
 
 
+def work_in_this_process(folder: Path, count: int, words: list[str], *_: Any) -> Iterator[Any]:
+    """Carry out the trials as the one worker that would have been started."""
+    assert count == 1
+    assert main(words[len(PROGRAM) :]) == 0
+    yield WorkersWork()
+
+
 def test_a_search_whose_workers_were_stopped_says_so_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(trials_module, "spawn_workers", lambda crew, stop: iter(()))
+        patch.setattr(trials_module, "spawn_workers", lambda *_: iter(()))
         assert main([*SEARCH, *HERE, f"--runs-dir={tmp_path}"]) == 1
     (path,) = tmp_path.iterdir()
     said = (
@@ -188,10 +203,11 @@ def test_a_search_whose_workers_were_stopped_says_so_and_goes_on(
     )
     assert said in capsys.readouterr().err
     assert not (path / "best.yaml").exists()
+    monkeypatch.setattr(trials_module, "spawn_workers", work_in_this_process)
     assert main(["search", f"--resume={path}", "--workers=0"]) == 0
     run = load_run(path)
     assert run.result is not None
-    told = [event.number for event in run.events() if isinstance(event, TrialTold)]
+    told = [event.number for event in run.events() if isinstance(event, TrialFinished)]
     assert told == [0, 1]  # also those that the training after them has not made again
 
 
@@ -234,7 +250,7 @@ def test_a_worker_takes_what_says_how_to_carry_out(
     said: str,
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(trials_module, "spawn_workers", lambda crew, stop: iter(()))
+        patch.setattr(trials_module, "spawn_workers", lambda *_: iter(()))
         assert main([*SEARCH, *HERE, f"--runs-dir={tmp_path}"]) == 1
     (path,) = tmp_path.iterdir()
     capsys.readouterr()

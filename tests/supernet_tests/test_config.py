@@ -60,12 +60,15 @@ def test_outside_a_supernet_the_first_slots_run() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"op": "clone"}, "op must be one of mogrow, copy, zero, but got 'clone'"),
-        ({"map": "random"}, "map must be one of interpolate, stack, but got 'random'"),
-        ({"source": "EMA"}, "source must be one of online, ema, but got 'EMA'"),
-        ({"state": "keep"}, "state must be one of carry, fresh, reset, but got 'keep'"),
-        ({"op": "zero", "source": "ema"}, "online unless op is mogrow, but got op 'zero'"),
-        ({"op": "copy", "source": "ema"}, "online unless op is mogrow, but got op 'copy'"),
+        ({"init": "clone"}, "init must be one of ema, copy, zero, but got 'clone'"),
+        ({"placement": "random"}, "placement must be one of interpolate, stack, but got 'random'"),
+        ({"old_blocks": "EMA"}, "old_blocks must be one of keep, ema, but got 'EMA'"),
+        (
+            {"optimizer_state": "keep"},
+            "optimizer_state must be one of copy, fresh, reset, but got 'keep'",
+        ),
+        ({"init": "zero", "old_blocks": "ema"}, "keep unless init is ema, but got 'zero'"),
+        ({"init": "copy", "old_blocks": "ema"}, "keep unless init is ema, but got 'copy'"),
     ],
 )
 def test_a_growth_rule_refuses_what_it_does_not_know(change: dict[str, str], message: str) -> None:

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from supernet.depthmap import MAPS, interpolate, new_slots, skip_list, skip_lists, stack
+from supernet.depthmap import PLACEMENTS, interpolate, new_slots, skip_list, skip_lists, stack
 
 INTERPOLATED = [
     (6, 8, (0, 1, 2, 3, 4, 4, 5, 5), (5, 7)),
@@ -39,21 +39,21 @@ def test_stacking_repeats_the_whole_network() -> None:
     assert new_slots(stack(6, 8)) == (6, 7)
 
 
-@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("name", PLACEMENTS)
 def test_every_map_keeps_each_block_once_and_never_reads_above_its_slot(name: str) -> None:
     for base in range(1, 13):
         for target in range(base, 25):
-            sources = MAPS[name](base, target)
+            sources = PLACEMENTS[name](base, target)
             firsts = [sources[i] for i in range(target) if i not in new_slots(sources)]
             assert firsts == list(range(base))
             assert all(source <= slot for slot, source in enumerate(sources))
 
 
-@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("name", PLACEMENTS)
 @pytest.mark.parametrize(("base", "target"), [(6, 5), (0, 4)])
 def test_a_map_refuses_to_shrink(name: str, base: int, target: int) -> None:
     with pytest.raises(ValueError, match=f"but got {base} -> {target}"):
-        MAPS[name](base, target)
+        PLACEMENTS[name](base, target)
 
 
 def test_a_candidate_runs_first_copies_and_the_last_new_slots() -> None:
@@ -71,7 +71,7 @@ def test_volo_trains_and_extracts_the_same_blocks() -> None:
     assert slots == ((0, 1, 2, 3), (0, 2, 4, 6, 8, 10, 12, 13))
 
 
-@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("name", PLACEMENTS)
 def test_candidates_are_nested(name: str) -> None:
     lists = [set(skip_list(5, 12, depth, name)) for depth in range(5, 13)]
     assert [len(slots) for slots in lists] == list(range(5, 13))

@@ -148,7 +148,7 @@ def test_drop_path_drops_at_its_rate_and_keeps_the_mean() -> None:
     per_image = branch.reshape(20_000, -1)
     assert torch.equal(per_image.amin(1), per_image.amax(1))
     assert per_image.unique().tolist() == pytest.approx([0.0, 1 / 0.7])
-    # Four standard errors of a share of 0.3 over 20 000 images are 0.013.
+    # Four standard errors of a fraction of 0.3 over 20 000 images are 0.013.
     assert (per_image[:, 0] == 0).float().mean().item() == pytest.approx(0.3, abs=0.013)
 
 

@@ -11,7 +11,7 @@ from timm.optim import MADGRAD, Lamb
 from torch import Tensor, nn
 
 from supernet.config import GrowthRule, SubnetConfig
-from supernet.depthmap import MAPS, new_slots, skip_lists
+from supernet.depthmap import PLACEMENTS, new_slots, skip_lists
 from supernet.elastic import ElasticViT
 from supernet.grow import compact, grow
 
@@ -19,13 +19,15 @@ BASE, TARGET = 3, 7
 RULES = [
     GrowthRule(op, source_map, source, state)
     for (op, source), source_map, state in product(
-        [("mogrow", "online"), ("mogrow", "ema"), ("copy", "online"), ("zero", "online")],
+        [("ema", "keep"), ("ema", "ema"), ("copy", "keep"), ("zero", "keep")],
         ["interpolate", "stack"],
-        ["carry", "fresh", "reset"],
+        ["copy", "fresh", "reset"],
     )
 ]
 every_rule = pytest.mark.parametrize(
-    "rule", RULES, ids=lambda rule: f"{rule.op}-{rule.map}-{rule.source}-{rule.state}"
+    "rule",
+    RULES,
+    ids=lambda rule: f"{rule.init}-{rule.placement}-{rule.old_blocks}-{rule.optimizer_state}",
 )
 
 
@@ -86,8 +88,8 @@ def test_the_old_subnet_survives_growth_to_the_bit(family: Any, rule: GrowthRule
     networks = [family.model, *family.emas]
     before = [logits(network, family.images, first(BASE)) for network in networks]
     grow(family.model, family.emas, optimizer, (BASE,), (TARGET,), rule)
-    (kept,) = skip_lists((BASE,), (TARGET,), (BASE,), rule.map)
-    if rule.source == "ema":
+    (kept,) = skip_lists((BASE,), (TARGET,), (BASE,), rule.placement)
+    if rule.old_blocks == "ema":
         before[0] = before[-1]
     for network, old in zip(networks, before, strict=True):
         assert torch.equal(logits(network, family.images, kept), old)
@@ -98,26 +100,26 @@ def test_every_slot_holds_the_weights_that_the_rule_names(family: Any, rule: Gro
     online, slow = blocks(family.model), blocks(family.emas[-1])
     own = [blocks(ema) for ema in family.emas]
     origins = grow(family.model, family.emas, None, (BASE,), (TARGET,), rule)
-    source_map = MAPS[rule.map](BASE, TARGET)
+    source_map = PLACEMENTS[rule.placement](BASE, TARGET)
     new = new_slots(source_map)
     grown = blocks(family.model)
-    old_source = slow if rule.source == "ema" else online
-    new_source = slow if rule.op == "mogrow" else online
+    old_source = slow if rule.old_blocks == "ema" else online
+    new_source = slow if rule.init == "ema" else online
     for slot, source in enumerate(source_map):
         expected = new_source[source] if slot in new else old_source[source]
-        expected = silenced(expected) if slot in new and rule.op == "zero" else expected
+        expected = silenced(expected) if slot in new and rule.init == "zero" else expected
         assert equal(grown[slot], expected)
         for ema, was in zip(family.emas, own, strict=True):
-            silent = slot in new and rule.op == "zero"
+            silent = slot in new and rule.init == "zero"
             source_block = silenced(was[source]) if silent else was[source]
             assert equal(ema.stages[0][slot].state_dict(), source_block)
     assert [o.source_slot for o in origins] == list(source_map)
     assert tuple(o.slot for o in origins if o.is_new) == new
     assert {o.state for o in origins} == {"none"}
-    kind = {"mogrow": "ema", "copy": "online", "zero": "zero"}[rule.op]
+    kind = {"ema": "ema", "copy": "online", "zero": "zero"}[rule.init]
     assert {o.weights for o in origins if o.is_new} == {kind}
     assert {o.weights for o in origins if not o.is_new} == {
-        "ema" if rule.source == "ema" else "kept"
+        "ema" if rule.old_blocks == "ema" else "kept"
     }
 
 
@@ -150,12 +152,14 @@ def test_optimizer_state_follows_the_map(family: Any, rule: GrowthRule) -> None:
     for origin in origins:
         expected = before[origin.source_slot] if origin.state == "carried" else nothing
         assert all_equal(after[origin.slot], expected)
-    fate = {"carry": ["carried"], "fresh": ["carried", "fresh"], "reset": ["reset"]}[rule.state]
+    fate = {"copy": ["carried"], "fresh": ["carried", "fresh"], "reset": ["reset"]}[
+        rule.optimizer_state
+    ]
     assert sorted({origin.state for origin in origins}) == fate
     assert {o.state for o in origins if o.is_new} == {fate[-1]}
     assert all_equal(after[TARGET], nothing)
     kept_head = optimizer.state.get(family.model.vit.head.weight, {})
-    assert equal(kept_head, {} if rule.state == "reset" else head)
+    assert equal(kept_head, {} if rule.optimizer_state == "reset" else head)
 
 
 @every_rule
@@ -168,13 +172,13 @@ def test_training_goes_on_after_growth_with_shared_nothing(family: Any, rule: Gr
     train(family, optimizer, TARGET)
     assert equal(family.model.stages[0][TARGET].state_dict(), idle)
     steps = {optimizer.state[p]["step"].item() for p in family.model.stages[0][6].parameters()}
-    assert steps == {3.0 if rule.state == "carry" else 1.0}
+    assert steps == {3.0 if rule.optimizer_state == "copy" else 1.0}
     twin = torch.optim.AdamW(family.model.parameters(), lr=0.01, weight_decay=0.1)
     twin.load_state_dict(optimizer.state_dict())
     assert len(twin.state) == len(optimizer.state)
 
 
-@pytest.mark.parametrize("source_map", MAPS)
+@pytest.mark.parametrize("source_map", PLACEMENTS)
 @pytest.mark.parametrize("target", [4, 6, 8])
 def test_zero_growth_changes_no_logit(family: Any, source_map: str, target: int) -> None:
     networks = [family.model, *family.emas]
@@ -191,7 +195,7 @@ def test_copy_growth_does_change_logits(family: Any) -> None:
 
 
 def test_the_published_operator_replaces_everything_by_the_slowest_ema(family: Any) -> None:
-    grow(family.model, family.emas, None, (BASE,), (TARGET,), GrowthRule(source="ema"))
+    grow(family.model, family.emas, None, (BASE,), (TARGET,), GrowthRule(old_blocks="ema"))
     assert equal(family.model.state_dict(), family.emas[-1].state_dict())
 
 
@@ -221,7 +225,7 @@ def test_drop_path_rates_belong_to_the_slot_and_stay(family: Any) -> None:
 
 def test_mogrow_without_an_ema_is_refused_before_anything_moves(family: Any) -> None:
     before = copy.deepcopy(family.model.state_dict())
-    with pytest.raises(ValueError, match="mogrow must have at least one EMA"):
+    with pytest.raises(ValueError, match="init ema must have at least one EMA"):
         grow(family.model, [], None, (BASE,), (TARGET,), GrowthRule())
     assert equal(family.model.state_dict(), before)
 
@@ -234,9 +238,18 @@ def test_shrinking_is_refused(family: Any) -> None:
 def test_fresh_state_is_refused_where_steps_are_counted_per_group(family: Any) -> None:
     optimizer = Lamb(family.model.parameters(), lr=0.01)
     train(family, optimizer, BASE)
-    with pytest.raises(ValueError, match="Lamb counts per group; use carry or reset"):
-        grow(family.model, [], optimizer, (BASE,), (TARGET,), GrowthRule("copy", state="fresh"))
-    grow(family.model, [], optimizer, (BASE,), (TARGET,), GrowthRule("copy", state="reset"))
+    with pytest.raises(ValueError, match="Lamb counts per group; use copy or reset"):
+        grow(
+            family.model,
+            [],
+            optimizer,
+            (BASE,),
+            (TARGET,),
+            GrowthRule("copy", optimizer_state="fresh"),
+        )
+    grow(
+        family.model, [], optimizer, (BASE,), (TARGET,), GrowthRule("copy", optimizer_state="reset")
+    )
     assert not optimizer.state
     assert all("step" not in group for group in optimizer.param_groups)
     train(family, optimizer, TARGET)
@@ -247,21 +260,23 @@ def test_silenced_blocks_are_refused_where_state_keeps_the_initial_weights(famil
     optimizer = MADGRAD(family.model.parameters(), lr=0.01)
     train(family, optimizer, BASE)
     before = copy.deepcopy(family.model.state_dict())
-    with pytest.raises(ValueError, match="MADGRAD does; use state fresh or reset"):
+    with pytest.raises(ValueError, match="MADGRAD does; use optimizer_state fresh or reset"):
         grow(family.model, [], optimizer, (BASE,), (TARGET,), GrowthRule("zero"))
     assert equal(family.model.state_dict(), before)
-    grow(family.model, [], optimizer, (BASE,), (TARGET,), GrowthRule("zero", state="fresh"))
+    grow(
+        family.model, [], optimizer, (BASE,), (TARGET,), GrowthRule("zero", optimizer_state="fresh")
+    )
     train(family, optimizer, TARGET)
 
 
-@pytest.mark.parametrize("source_map", MAPS)
+@pytest.mark.parametrize("source_map", PLACEMENTS)
 @pytest.mark.parametrize("depth", [3, 4, 5, 7])
 def test_the_compacted_winner_is_the_subnet_that_was_evaluated(
     family: Any, source_map: str, depth: int
 ) -> None:
     optimizer = trained_optimizer(family)
     networks = [family.model, *family.emas]
-    rule = GrowthRule("mogrow", source_map)
+    rule = GrowthRule("ema", source_map)
     grow(family.model, family.emas, optimizer, (BASE,), (TARGET,), rule)
     train(family, optimizer, TARGET, steps=2)
     slots = skip_lists((BASE,), (TARGET,), (depth,), source_map)

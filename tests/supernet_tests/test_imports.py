@@ -11,7 +11,7 @@ import supernet
 ROOT = Path(supernet.__file__).parents[1]
 
 
-@pytest.mark.parametrize("module", ["", ".config", ".zoo", ".cost", ".depthmap", ".tokencount"])
+@pytest.mark.parametrize("module", ["", ".config", ".zoo", ".cost", ".depthmap"])
 def test_plain_arithmetic_needs_no_torch(module: str) -> None:
     code = f"import sys, supernet{module}; print(sorted({{'torch', 'timm', 'numpy'}} & set(sys.modules)))"
     run = subprocess.run(

@@ -5,13 +5,7 @@ from itertools import product
 import pytest
 
 from supernet.config import ALL_TOKENS, ModelSpec, TokenRule
-from supernet.tokencount import (
-    BlockTokens,
-    attended_tokens,
-    block_tokens,
-    check_tokens,
-    sampled_tokens,
-)
+from supernet.cost import BlockTokens, attended_tokens, block_tokens, check_tokens, sampled_tokens
 
 RATES = (0.2, 0.4, 0.6, 0.8, 1.0)
 

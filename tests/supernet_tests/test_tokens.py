@@ -13,9 +13,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from supernet.config import ModelSpec, SubnetConfig, TokenRule
-from supernet.cost import macs
+from supernet.cost import BlockTokens, block_tokens, macs
 from supernet.elastic import ElasticViT, describe
-from supernet.tokencount import BlockTokens, block_tokens
 from supernet.tokens import attend, class_attention, keep_tokens, patch_scores
 from supernet.zoo import ZOO
 

@@ -25,10 +25,10 @@ from supernet.config import (
 )
 from supernet.cost import macs, parameters
 from supernet.depthmap import new_slots, skip_lists, split_blocks
-from supernet.drop import DropPath
 from supernet.elastic import create_elastic, describe
 from supernet.export import export_subnet, plain_network
 from supernet.grow import compact, grow
+from supernet.network import DropPath
 from supernet.volo import ElasticVOLO
 from supernet.zoo import ZOO
 
@@ -37,19 +37,21 @@ BASE, TARGET = (1, 2), (2, 4)
 RULES = [
     GrowthRule(op, source_map, source, state)
     for op, source in (
-        ("mogrow", "online"),
-        ("mogrow", "ema"),
-        ("copy", "online"),
-        ("zero", "online"),
+        ("ema", "keep"),
+        ("ema", "ema"),
+        ("copy", "keep"),
+        ("zero", "keep"),
     )
     for source_map, state in (
-        ("interpolate", "carry"),
+        ("interpolate", "copy"),
         ("stack", "fresh"),
         ("interpolate", "reset"),
     )
 ]
 every_rule = pytest.mark.parametrize(
-    "rule", RULES, ids=lambda rule: f"{rule.op}-{rule.map}-{rule.source}-{rule.state}"
+    "rule",
+    RULES,
+    ids=lambda rule: f"{rule.init}-{rule.placement}-{rule.old_blocks}-{rule.optimizer_state}",
 )
 
 
@@ -279,7 +281,7 @@ def test_the_blocks_of_volo_d1_are_split_as_published(blocks: int, depth: tuple[
     assert ZOO["volo-d1"].split(blocks) == depth
 
 
-def test_all_blocks_are_the_full_depth_whatever_the_share_of_outlookers() -> None:
+def test_all_blocks_are_the_full_depth_whatever_the_fraction_of_outlookers() -> None:
     for outlookers in range(1, 13):
         for transformers in range(1, 37):
             splits = [
@@ -311,9 +313,9 @@ def test_each_stage_grows_by_its_own_map_and_the_old_subnet_survives(
     statistics = [[t.clone() for t in network.statistics()] for network in networks]
     old = [logits(network, BASE) for network in networks]
     origins = grow(model, emas, None, BASE, TARGET, rule)
-    maps = ((0, 0), (0, 0, 1, 1) if rule.map == "interpolate" else (0, 1, 0, 1))
-    kept = skip_lists(BASE, TARGET, BASE, rule.map)
-    if rule.source == "ema":
+    maps = ((0, 0), (0, 0, 1, 1) if rule.placement == "interpolate" else (0, 1, 0, 1))
+    kept = skip_lists(BASE, TARGET, BASE, rule.placement)
+    if rule.old_blocks == "ema":
         before[0], statistics[0], old[0] = before[-1], statistics[-1], old[-1]
     for number, network in enumerate(networks):
         assert torch.equal(logits(network, BASE, kept), old[number])
@@ -322,18 +324,18 @@ def test_each_stage_grows_by_its_own_map_and_the_old_subnet_survives(
         for stage, source_map in enumerate(maps):
             for slot, source in enumerate(source_map):
                 is_new = slot in new_slots(source_map)
-                from_slow = is_new and rule.op == "mogrow"
+                from_slow = is_new and rule.init == "ema"
                 expected = (before[-1] if from_slow and number == 0 else before[number])[stage][
                     source
                 ]
-                expected = silenced(expected) if is_new and rule.op == "zero" else expected
+                expected = silenced(expected) if is_new and rule.init == "zero" else expected
                 assert same(grown[stage][slot], expected)
     assert [(o.stage, o.slot, o.source_slot) for o in origins] == [
         (stage, slot, source)
         for stage, source_map in enumerate(maps)
         for slot, source in enumerate(source_map)
     ]
-    if rule.op == "zero":
+    if rule.init == "zero":
         assert all(map(torch.equal, (logits(network, TARGET) for network in networks), old))
 
 
@@ -354,11 +356,11 @@ def moments(model: ElasticVOLO, optimizer: torch.optim.Optimizer) -> list[list[l
     ]
 
 
-@pytest.mark.parametrize("mode", ["carry", "fresh"])
+@pytest.mark.parametrize("mode", ["copy", "fresh"])
 def test_optimizer_state_follows_the_map_of_each_stage(model: ElasticVOLO, mode: str) -> None:
     optimizer = trained_optimizer(model, BASE)
     before = moments(model, optimizer)
-    grow(model, [], optimizer, BASE, TARGET, GrowthRule("copy", state=mode))
+    grow(model, [], optimizer, BASE, TARGET, GrowthRule("copy", optimizer_state=mode))
     after = moments(model, optimizer)
     for stage, source_map in enumerate([(0, 0), (0, 0, 1, 1)]):
         for slot, source in enumerate(source_map):

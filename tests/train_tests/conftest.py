@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 from torch._functorch.aot_autograd import aot_module_simplified
 
+from autoprog.data.dataset import DataReport, OpenedData, PartReport
+from autoprog.data.image_sources import DigitsSource, open_digits
 from autoprog.events import Event
 from autoprog.recipe import RECIPES, Recipe
 from autoprog.runs import RunFolder, load_run
 from autoprog.schedule import GrowthSchedule
 from autoprog.settings import DataSettings, RunManifest, RunSettings
 from autoprog.stage import FullModel, LearningRate, Stage
-from autoprog.train.data import DataReport, OpenedData, PartReport, open_digits
-from autoprog.train.data.digits import DigitsSource
-from autoprog.train.engine import Job, start_training, train_schedule
+from autoprog.train.run import Job, start_training, train_schedule
 from autoprog.train.stop import InterruptedRunError
 from autoprog.train.trainer import Trainer
 from supernet.elastic import ElasticViT
@@ -30,7 +30,7 @@ from supernet.zoo import ZOO
 torch.set_num_threads(1)
 
 NUM_TRAIN, NUM_VAL, BATCH_SIZE = 160, 48, 16
-PLAIN: dict[str, Any] = {"epochs": 4.0, "batch_size": BATCH_SIZE, "warmup_share": 0.1}
+PLAIN: dict[str, Any] = {"epochs": 4.0, "batch_size": BATCH_SIZE, "warmup_fraction": 0.1}
 RICH: dict[str, Any] = {
     **PLAIN,
     "mixup": 0.8,
@@ -95,7 +95,7 @@ class Outcome:
     @property
     def exact(self) -> dict[str, Any]:
         """What must not depend on where a run was stopped: all of the checkpoint but wall-clock times."""
-        timed = ("seconds", "phase_seconds", "last_evaluation", "notes")
+        timed = ("seconds", "phase_seconds", "last_evaluation", "search_state")
         return {key: value for key, value in self.state.items() if key not in timed}
 
 

@@ -15,9 +15,8 @@ import torch
 from autoprog.cli import main
 from autoprog.errors import RunError
 from autoprog.events import Grown
-from autoprog.train import growth
-from autoprog.train.loop import Stepper
 from autoprog.train.ranks import Ranks, joined_ranks
+from autoprog.train.step import Stepper
 
 KILLED_RANK, KILLED_STEP = 1, 50
 
@@ -41,18 +40,16 @@ def _bytes(state: Any) -> bytes:
 
 def note_growths(folder: Path) -> None:
     """Write the digest after each growth, one line each, into a file of this rank."""
-    apply = growth.apply_growth
+    grow = Stepper.grow
     path = folder / f"rank-{os.environ['RANK']}.txt"
 
     def noting(stepper: Stepper, *rest: Any) -> Grown:
-        event = apply(stepper, *rest)
+        event = grow(stepper, *rest)
         with path.open("a") as file:
             file.write(f"{event.step} {digest(stepper)}\n")
         return event
 
-    from autoprog.train import entry
-
-    entry.apply_growth = noting  # type: ignore[attr-defined]
+    Stepper.grow = noting  # type: ignore[method-assign]
 
 
 def die_once() -> None:
@@ -79,7 +76,7 @@ def try_words(ranks: Ranks) -> dict[str, Any]:
     statistics = [torch.tensor([1.0, ranks.rank]), torch.full((2, 1), 3.0 * ranks.rank)]
     ranks.average(statistics)
     return {
-        "shared": [ranks.share(f"héllo {ranks.rank}"), ranks.share("")],
+        "shared": [ranks.broadcast(f"héllo {ranks.rank}"), ranks.broadcast("")],
         "total": ranks.total(torch.tensor([1.5, ranks.rank])).tolist(),
         "most": ranks.most(ranks.rank * 15),
         "refused": refused,

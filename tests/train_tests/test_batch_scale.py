@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from autoprog.effort import image_macs
 from autoprog.schedule import GrowthSchedule
-from autoprog.stage import FullModel, Stage, Training
+from autoprog.stage import FullModel, Stage, Training, image_macs
 from autoprog.train.optim import create_scheduler
 from supernet.config import SubnetConfig
 from supernet.zoo import ZOO
@@ -52,7 +51,7 @@ def recipe_of(bench: Any) -> dict[str, Any]:
 def test_batches_counts_and_rates_are_those_by_hand(
     bench: Any, first: dict[str, Any], scale: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from autoprog.train.data import loader
+    from autoprog.data import loader
 
     plan_batches, read = loader.plan_batches, []
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,14 @@ import pytest
 import torch
 
 from autoprog.errors import RunError
-from autoprog.train.checkpoint import load_newest, publish, stage_as
-from autoprog.train.engine import train_schedule
-from autoprog.train.state_check import check_state
+from autoprog.train.checkpoint import load_newest, publish, write_pending
+from autoprog.train.run import train_schedule
 
 
 def write(folder: Path, step: int, keep_as: str | None = None) -> None:
-    publish(folder, stage_as(folder, {"step": step, "weights": torch.full((3,), step)}), keep_as)
+    publish(
+        folder, write_pending(folder, {"step": step, "weights": torch.full((3,), step)}), keep_as
+    )
 
 
 def steps(folder: Path) -> dict[str, int]:
@@ -65,7 +65,7 @@ def test_a_write_that_dies_leaves_the_published_ones(
     write(tmp_path, 2)
     monkeypatch.setattr(os, "fsync", die)
     with pytest.raises(SystemExit):
-        stage_as(tmp_path, {"step": 3})
+        write_pending(tmp_path, {"step": 3})
     state, complaints = load_newest(tmp_path)
     assert state is not None
     assert (state["step"], complaints) == (2, [])
@@ -74,7 +74,7 @@ def test_a_write_that_dies_leaves_the_published_ones(
 def test_a_death_between_the_two_renames_leaves_the_previous_one(tmp_path: Path) -> None:
     write(tmp_path, 1)
     (tmp_path / "last.pt").rename(tmp_path / "previous.pt")
-    stage_as(tmp_path, {"step": 2})
+    write_pending(tmp_path, {"step": 2})
     state, complaints = load_newest(tmp_path)
     assert state is not None
     assert (state["step"], complaints) == (1, [])
@@ -102,9 +102,9 @@ def foreign(kind: str, path: Path, mark: Path) -> None:
         case "old format":
             torch.save(Evil(mark), path, _use_new_zipfile_serialization=False)
         case "zip with a pickle":
-            torch.save({"schema": 1, "step": 9, "model": Evil(mark)}, path)
+            torch.save({"schema": 2, "step": 9, "model": Evil(mark)}, path)
         case "another version":
-            torch.save({"schema": 2, "step": 9}, path)
+            torch.save({"schema": 99, "step": 9}, path)
         case "bare weights":
             torch.save([torch.zeros(3)], path)
         case "flipped bits":
@@ -166,7 +166,7 @@ def test_a_run_falls_back_with_a_warning_and_ends_in_the_same_bits(
     last = stopped.path / "checkpoints" / "last.pt"
     last.write_bytes(last.read_bytes()[:-1000])
     finished = bench.resume(stopped.path, schedule, settings)
-    (warning,) = finished.of("warned")
+    (warning,) = finished.of("warning_raised")
     assert warning.step == 24
     assert warning.message == "last.pt cannot be read (damaged, or not a checkpoint)"
     assert bench.differences(finished.exact, straight(settings, schedule).exact) == []
@@ -220,7 +220,7 @@ def test_a_full_disk_leaves_the_published_checkpoints(
     write(tmp_path, 2)
     full_disk(tmp_path, no_room_for)
     with pytest.raises(RunError, match="cannot be written"):
-        stage_as(tmp_path, {"step": 3, "weights": torch.zeros(10_000)})
+        write_pending(tmp_path, {"step": 3, "weights": torch.zeros(10_000)})
     assert steps(tmp_path) == {"last.pt": 2, "previous.pt": 1}
 
 
@@ -258,7 +258,7 @@ CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "an evaluation of nothing": lambda s: s.update(last_evaluation={}),
     "a best one without a step": lambda s: s.update(best={"step": None}),
     "counts in words": lambda s: s.update(by_class={"images": ["x"]}),
-    "notes in a list": lambda s: s.update(notes=[]),
+    "search state in a list": lambda s: s.update(search_state=[]),
     "no micro-batch": lambda s: s.update(micro_batches=0),
     "rollbacks without end": lambda s: s.update(rollbacks=10**9),
 }
@@ -272,12 +272,12 @@ def test_values_of_other_types_are_passed_over_before_anything_is_restored(
     trainer = bench.trainer(bench.settings(), schedule)
     bench.signal_during(trainer, 3)
     path = bench.carry_out(trainer, schedule).path / "checkpoints"
-    publish(path, stage_as(path, torch.load(path / "last.pt", weights_only=True)))
+    publish(path, write_pending(path, torch.load(path / "last.pt", weights_only=True)))
     state = torch.load(path / "last.pt", weights_only=True)
     change(state)
     torch.save(state, path / "last.pt")
     before = {key: value.clone() for key, value in trainer.stepper.model.state_dict().items()}
-    found, complaints = load_newest(path, partial(check_state, trainer))
+    found, complaints = load_newest(path, trainer.check_state)
     assert found is not None
     assert found["step"] == trainer.step
     assert len(complaints) == 1
@@ -287,7 +287,7 @@ def test_values_of_other_types_are_passed_over_before_anything_is_restored(
     assert all(torch.equal(value, after[key]) for key, value in before.items())
 
 
-@pytest.mark.parametrize("schema", [torch.ones(4), torch.ones(1), "1", None, 2, [1]])
+@pytest.mark.parametrize("schema", [torch.ones(4), torch.ones(1), "1", None, 3, [1]])
 def test_a_checkpoint_of_another_schema_is_passed_over(schema: Any, tmp_path: Path) -> None:
     torch.save({"schema": schema}, tmp_path / "last.pt")
     state, complaints = load_newest(tmp_path)

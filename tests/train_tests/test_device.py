@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from autoprog.environment import usable_cores
 from autoprog.errors import ConfigError
 from autoprog.stage import FullModel
 from autoprog.train import device
-from autoprog.train.cores import processor_name, usable_cores
-from autoprog.train.device import Compute, resolve_compute
+from autoprog.train.device import Compute, processor_name, resolve_compute
 from autoprog.train.ranks import Ranks
 from supernet.zoo import ZOO
 
@@ -96,8 +96,8 @@ def test_one_process_keeps_the_threads_that_torch_chose(bench: Any) -> None:
 
 
 def test_ranks_choose_their_device_themselves(bench: Any) -> None:
-    law = r"--device: must leave the number to the 2 processes.*take --device cpu"
-    with pytest.raises(ConfigError, match=law):
+    problem = r"--device: must leave the number to the 2 processes.*take --device cpu"
+    with pytest.raises(ConfigError, match=problem):
         resolve_compute(settings(bench, device="cpu:0"), Ranks(0, 2, local_world_size=2))
 
 

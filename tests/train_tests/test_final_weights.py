@@ -76,7 +76,7 @@ def test_the_result_is_the_accuracy_of_the_final_weights(trained: tuple[Any, Any
             load_file(outcome.path / "checkpoints" / f"{weights}.safetensors")
         )
         found = evaluate(
-            (network,), trainer.feed.validation(), plain_choice(SPEC.full), trainer.compute
+            (network,), trainer.data.validation(), plain_choice(SPEC.full), trainer.compute
         )
         networks += [(one.loss, one.top1) for one in found]
     result = outcome.result
@@ -131,7 +131,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("flags", "code", "law"), REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize(("flags", "code", "problem"), REFUSED.values(), ids=REFUSED)
 def test_an_export_that_cannot_be_written_is_one_line(
     trained: tuple[Any, Any],
     tmp_path: Path,
@@ -139,7 +139,7 @@ def test_an_export_that_cannot_be_written_is_one_line(
     capsys: pytest.CaptureFixture[str],
     flags: list[str],
     code: int,
-    law: str,
+    problem: str,
 ) -> None:
     outcome, _ = trained
     monkeypatch.chdir(tmp_path)
@@ -147,7 +147,7 @@ def test_an_export_that_cannot_be_written_is_one_line(
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err.count("\n") == 1
-    assert law in shown.err
+    assert problem in shown.err
     assert list(tmp_path.iterdir()) == []
 
 

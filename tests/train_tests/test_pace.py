@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from autoprog.budget_record import budget_record
+from autoprog.environment import usable_cores
 from autoprog.errors import RunError
-from autoprog.record import budget_record
-from autoprog.train.cores import usable_cores
-from autoprog.train.ema import ElasticEma, decay_of
+from autoprog.train.optim import ElasticEma, decay_of
 from autoprog.train.pace import BudgetPace, CostPace, StepPace
 from supernet.config import SubnetConfig
 from supernet.elastic import create_elastic
@@ -21,7 +21,7 @@ from supernet.zoo import ZOO
 
 def test_without_a_budget_the_position_is_the_step() -> None:
     pace = StepPace()
-    pace.look(3, 100.0, 5.0)
+    pace.update(3, 100.0, 5.0)
     pace.reserve(1e9)
     assert pace.position(7) == 7
     assert pace.projected_step(7, 40.0) == 40
@@ -38,7 +38,7 @@ def test_by_known_costs_a_step_moves_a_run_by_what_it_takes() -> None:
     now[0] = full
     assert pace.projected_step(70, 10.0) == 73
     steps[full] = 4
-    pace.look(74, 1e9, 1e9)
+    pace.update(74, 1e9, 1e9)
     pace.reserve(1e9)
     assert (pace.position(74), pace.lr_position(74)) == (11.0, 10.0)
     assert pace.projected_step(74, 10.0) == 74
@@ -47,18 +47,18 @@ def test_by_known_costs_a_step_moves_a_run_by_what_it_takes() -> None:
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a pace trust the first step that it sees."""
-    monkeypatch.setattr("autoprog.train.pace._SETTLING_LOOKS", 1)
+    monkeypatch.setattr("autoprog.train.pace._SETTLING_UPDATES", 1)
 
 
 @pytest.mark.usefixtures("settled")
-def test_positions_follow_the_share_of_the_budget() -> None:
+def test_positions_follow_the_fraction_of_the_budget() -> None:
     pace = BudgetPace(100.0, 1000)
     assert pace.position(0) == 0.0
-    pace.look(10, 20.0, 0.5)
+    pace.update(10, 20.0, 0.5)
     assert pace.position(10) == pytest.approx(200.0)
     assert pace.position(14) == pytest.approx(220.0)  # four steps of half a second
     pace.reserve(20.0)
-    pace.look(20, 40.0, 0.25)
+    pace.update(20, 40.0, 0.25)
     assert pace.position(20) == pytest.approx(500.0)
     assert pace.position(1000) == 1000.0
 
@@ -66,9 +66,9 @@ def test_positions_follow_the_share_of_the_budget() -> None:
 @pytest.mark.usefixtures("settled")
 def test_a_position_never_falls() -> None:
     pace = BudgetPace(100.0, 1000)
-    pace.look(10, 10.0, 1.0)
+    pace.update(10, 10.0, 1.0)
     guessed = pace.position(30)
-    pace.look(30, 12.0, 0.1)  # much faster than foreseen
+    pace.update(30, 12.0, 0.1)  # much faster than foreseen
     assert pace.position(30) == guessed == pytest.approx(300.0)
     assert pace.position(31) == guessed
 
@@ -76,15 +76,15 @@ def test_a_position_never_falls() -> None:
 @pytest.mark.usefixtures("settled")
 def test_steps_of_unknown_length_do_not_forget_the_last_ones() -> None:
     pace = BudgetPace(100.0, 1000)
-    pace.look(10, 10.0, 1.0)
-    pace.look(12, 12.0, 0.0)
+    pace.update(10, 10.0, 1.0)
+    pace.update(12, 12.0, 0.0)
     assert pace.position(13) == pytest.approx(130.0)
 
 
 def test_the_end_is_projected_from_the_speed_now() -> None:
     pace = BudgetPace(100.0, 1000)
     assert pace.projected_step(0, 1000.0) == 0  # nothing is known yet
-    pace.look(10, 20.0, 0.5)
+    pace.update(10, 20.0, 0.5)
     assert pace.projected_step(10, 1000.0) == 170
     assert pace.projected_step(10, 100.0) == 10
 
@@ -97,7 +97,7 @@ def test_a_budget_that_the_last_evaluation_would_eat_is_refused() -> None:
 
 def test_a_slow_evaluation_later_does_not_end_the_run() -> None:
     pace = BudgetPace(60.0, 1000)
-    pace.look(10, 20.0, 1.0)
+    pace.update(10, 20.0, 1.0)
     before = pace.position(10)
     pace.reserve(50.0)
     assert pace.position(10) == pytest.approx(1000 * 20 / 30)
@@ -110,7 +110,7 @@ def test_the_first_steps_foresee_nothing() -> None:
     pace = BudgetPace(600.0, 1000)
     assert pace.is_settling
     for step, seconds in enumerate([60.0, 0.05, 0.05, 0.05, 0.05, 0.05], 1):
-        pace.look(step, 60.0 + 0.05 * step, seconds)
+        pace.update(step, 60.0 + 0.05 * step, seconds)
     assert not pace.is_settling
     assert pace.position(26) == pytest.approx(1000 * (60.3 + 20 * 0.05) / 600)
 
@@ -151,7 +151,7 @@ def tick(trainer: Any) -> Ticking:
         clock.now += STEP_SECONDS
         return take(*arguments)
 
-    trainer.clock = trainer.ledger._clock = trainer._meter._timer._clock = clock
+    trainer.clock = trainer.ledger.clock = clock
     trainer._saved_at, trainer.stepper.step = 0.0, step
     return clock
 
@@ -162,27 +162,27 @@ def test_a_run_takes_its_time_and_no_more(bench: Any, lr: str) -> None:
     outcome = bench.carry_out(trainer, schedule)
     assert 200 <= trainer.step <= 220  # 100 s of half a second each
     assert outcome.result.wall_seconds == pytest.approx(100.0, abs=20 * STEP_SECONDS)
-    rates = [event.lr for event in outcome.of("progressed")]
+    rates = [event.lr for event in outcome.of("step_logged")]
     recipe = trainer.recipe
     assert max(rates) == pytest.approx(recipe.peak_lr, rel=0.05)
     assert rates[-1] == pytest.approx(recipe.min_lr, rel=0.2)
-    shares = [event.budget_share for event in outcome.of("progressed")]
-    assert shares == sorted(shares)
-    assert shares[-1] == 1.0
+    fractions = [event.budget_fraction for event in outcome.of("step_logged")]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1.0
 
 
-def test_the_learning_rate_is_that_of_the_share_used(bench: Any) -> None:
+def test_the_learning_rate_is_that_of_the_fraction_used(bench: Any) -> None:
     trainer, schedule, _ = budgeted(bench, 200.0, "cosine", log_every_steps=20)
     outcome = bench.carry_out(trainer, schedule)
     peak, low = trainer.recipe.peak_lr, min(trainer.recipe.min_lr, trainer.recipe.peak_lr)
-    for event in outcome.of("progressed"):
-        share = (event.step - 1) * STEP_SECONDS / 200.0
-        if 0.2 < share < 0.99:
-            expected = low + 0.5 * (peak - low) * (1 + math.cos(math.pi * share))
+    for event in outcome.of("step_logged"):
+        fraction = (event.step - 1) * STEP_SECONDS / 200.0
+        if 0.2 < fraction < 0.99:
+            expected = low + 0.5 * (peak - low) * (1 + math.cos(math.pi * fraction))
             assert event.lr == pytest.approx(expected, rel=1e-3)
 
 
-def test_stages_get_their_share_of_the_time(bench: Any) -> None:
+def test_stages_get_their_fraction_of_the_time(bench: Any) -> None:
     trainer, schedule, _ = budgeted(bench, 200.0, "cosine")
     outcome = bench.carry_out(trainer, schedule)
     starts = [event.step * STEP_SECONDS / 200.0 for event in outcome.of("stage_started")]
@@ -206,13 +206,13 @@ def test_a_stopped_run_goes_on_with_what_is_left_of_the_time(bench: Any) -> None
 
 def test_time_is_kept_for_the_last_evaluation(bench: Any) -> None:
     trainer, schedule, clock = budgeted(bench, 100.0, "cosine")
-    validation = trainer.feed.validation
+    validation = trainer.data.validation
 
     def slow() -> Any:
         clock.now += 10.0
         yield from validation()
 
-    trainer.feed.validation = slow
+    trainer.data.validation = slow
     outcome = bench.carry_out(trainer, schedule)
     evaluations = outcome.of("evaluated")
     assert [event.seconds for event in evaluations] == [10.0] * 4  # before the start and 3 stages
@@ -232,13 +232,13 @@ def test_a_real_clock_is_kept_to(bench: Any, tmp_path: Path) -> None:
 def test_what_is_reported_is_the_network_that_is_handed_over(bench: Any) -> None:
     """Also where slow evaluations leave no time for a step of the last stage."""
     trainer, schedule, clock = budgeted(bench, 40.0, "cosine")
-    validation = trainer.feed.validation
+    validation = trainer.data.validation
 
     def slow() -> Any:
         clock.now += 12.0
         yield from validation()
 
-    trainer.feed.validation = slow
+    trainer.data.validation = slow
     outcome = bench.carry_out(trainer, schedule)
     assert outcome.of("grown")[-1].after == ZOO["vit-mu"].full
     assert outcome.of("evaluated")[-1].subnet == ZOO["vit-mu"].full

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from autoprog.events import Grown, Progressed
+from autoprog.events import Grown, StepLogged
 from autoprog.runs import Run, load_run
 from autoprog.train.ranks import ONE_PROCESS
 
@@ -48,7 +48,7 @@ def only_run(runs: Path) -> Run:
 
 
 def losses(run: Run) -> list[float]:
-    return [event.loss for event in run.events() if isinstance(event, Progressed)]
+    return [event.loss for event in run.events() if isinstance(event, StepLogged)]
 
 
 def weights(run: Run) -> dict[str, torch.Tensor]:
@@ -75,7 +75,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def test_one_process_talks_to_itself() -> None:
     values = torch.tensor([1.0, 2.0])
-    assert ONE_PROCESS.share("a word") == "a word"
+    assert ONE_PROCESS.broadcast("a word") == "a word"
     assert ONE_PROCESS.total(values) is values
     assert ONE_PROCESS.most(-3) == -3
     ONE_PROCESS.check_equal(values, "nothing")

@@ -16,13 +16,7 @@ from torch import Tensor, nn
 from autoprog.schedule import GrowthSchedule
 from autoprog.stage import FullModel, SandwichSizes, Stage, Tokens, Training
 from autoprog.train.phase import Choice, plain_choice
-from autoprog.train.sandwich import (
-    Pass,
-    accumulate,
-    imitation_loss,
-    passes_of,
-    sandwich_passes,
-)
+from autoprog.train.sandwich import Pass, accumulate, distillation_loss, sandwich_passes
 from supernet.config import ALL_TOKENS, SubnetConfig, TokenRule
 from supernet.cost import macs
 from supernet.elastic import ElasticViT, create_elastic
@@ -42,7 +36,7 @@ def test_the_passes_are_those_of_supervit_in_their_order() -> None:
     for step in range(20):
         full, pruned, smaller, smaller_pruned = passes(step)
         assert full == Pass(FULL)
-        assert [one.taught for one in passes(step)] == [False, True, False, True]
+        assert [one.distilled for one in passes(step)] == [False, True, False, True]
         assert {one.choice.slots for one in passes(step)} == {FULL.slots}
         assert {one.choice.subnet.depth for one in passes(step)} == {(4,)}
         assert pruned.choice.subnet.img_size == 16
@@ -56,7 +50,8 @@ def test_the_passes_are_those_of_supervit_in_their_order() -> None:
 
 def test_draws_are_uniform_independent_and_repeatable() -> None:
     drawn = Counter(
-        tuple(one.choice.subnet for one in passes(step)[1:] if one.taught) for step in range(4000)
+        tuple(one.choice.subnet for one in passes(step)[1:] if one.distilled)
+        for step in range(4000)
     )
     assert len(drawn) == 8  # two rates, and two sizes with two rates each
     # 500 each; five standard deviations are 105.
@@ -73,10 +68,24 @@ def test_the_first_size_and_the_depth_are_those_of_the_stage() -> None:
     assert {one.choice.slots for one in found} == {((0, 3),)}
 
 
-def test_a_plain_step_has_one_pass() -> None:
-    assert passes_of(Training(), FULL, 0, 0) == (Pass(FULL),)
-    training = Training(sandwich=SIZES, tokens=TOKENS)
-    assert passes_of(training, FULL, 0, 3) == passes(3)
+def test_a_plain_step_has_one_pass_and_a_sandwich_step_its_four(bench: Any) -> None:
+    trainer = bench.trainer(bench.settings(), sandwiched())
+    trainer.folder.close()
+    stepper, seen = trainer.stepper, []
+
+    def noting(module: nn.Module, given: tuple[Any, ...]) -> None:
+        seen.append(Choice(given[1], given[2]))
+
+    stepper.network.register_forward_pre_hook(noting)
+    images, labels = batch()[0], torch.arange(6)
+    for training, wanted in (
+        (Training(), [FULL]),
+        (Training(sandwich=SIZES, tokens=TOKENS), [one.choice for one in passes(3)]),
+    ):
+        seen.clear()
+        stepper.training = training
+        stepper.step(images, labels, FULL, FULL.slots, 3)
+        assert seen == wanted
 
 
 @pytest.fixture
@@ -203,12 +212,12 @@ def test_no_gradient_reaches_a_teacher() -> None:
         torch.testing.assert_close(student.grad, difference.detach() / 6)
 
 
-def test_imitation_is_a_mean_over_images_and_zero_between_equals() -> None:
+def test_distillation_is_a_mean_over_images_and_zero_between_equals() -> None:
     logits = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
-    assert imitation_loss(logits, logits).item() == pytest.approx(0.0, abs=1e-7)
+    assert distillation_loss(logits, logits).item() == pytest.approx(0.0, abs=1e-7)
     one, other = logits, logits.flip(1)
-    twice = imitation_loss(torch.cat([one, one]), torch.cat([other, other]))
-    torch.testing.assert_close(twice, imitation_loss(one, other))
+    twice = distillation_loss(torch.cat([one, one]), torch.cat([other, other]))
+    torch.testing.assert_close(twice, distillation_loss(one, other))
     assert twice > 0.1
 
 
@@ -251,7 +260,7 @@ RECIPE: dict[str, Any] = {
 def test_a_run_is_the_same_wherever_it_was_stopped(bench: Any, straight: Any) -> None:
     settings, schedule = bench.settings({**bench.plain, **RECIPE}), sandwiched()
     whole = straight(settings, schedule)
-    assert len(whole.of("progressed")) == 6
+    assert len(whole.of("step_logged")) == 6
     for stop in (5, 12, 17):
         trainer = bench.trainer(settings, schedule)
         bench.signal_during(trainer, stop)

@@ -11,9 +11,9 @@ import torch
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
+from autoprog.data.transforms import InputConfig
 from autoprog.presets import constant, linear
 from autoprog.schedule import GrowthSchedule
-from autoprog.train.data import Cell
 from autoprog.train.trainer import Trainer
 from supernet.config import SubnetConfig
 from supernet.elastic import DropPath
@@ -33,12 +33,12 @@ class Seen:
     mixing: list[tuple[float, float] | None] = field(default_factory=list)
     losses: list[type[nn.Module]] = field(default_factory=list)
     learning_rates: list[float] = field(default_factory=list)
-    cells: dict[int, Cell] = field(default_factory=dict)
+    configs: dict[int, InputConfig] = field(default_factory=dict)
 
 
 def spy_on(trainer: Trainer) -> Seen:
     seen = Seen()
-    take, batches, stepper = trainer.stepper.step, trainer.feed.batches, trainer.stepper
+    take, batches, stepper = trainer.stepper.step, trainer.data.batches, trainer.stepper
 
     def step(images: Tensor, targets: Tensor, choice: Any, slots: Any, now: int) -> Tensor:
         seen.shapes.append(tuple(images.shape))
@@ -52,19 +52,19 @@ def spy_on(trainer: Trainer) -> Seen:
         seen.learning_rates.append(stepper.optimizer.param_groups[0]["lr"])
         return loss
 
-    def feed(
+    def watched_batches(
         first_sample: int,
         batch_size: int,
         steps: int,
-        cell_at: Callable[[int], Cell],
+        config_at: Callable[[int], InputConfig],
         held_out: bool,
     ) -> Any:
         assert not held_out
-        seen.cells.update({trainer.step + k: cell_at(k) for k in range(steps)})
-        return batches(first_sample, batch_size, steps, cell_at, held_out)
+        seen.configs.update({trainer.step + k: config_at(k) for k in range(steps)})
+        return batches(first_sample, batch_size, steps, config_at, held_out)
 
     stepper.step = step  # type: ignore[method-assign, assignment]
-    trainer.feed.batches = feed  # type: ignore[method-assign]
+    trainer.data.batches = watched_batches  # type: ignore[method-assign]
     return seen
 
 
@@ -145,21 +145,21 @@ def test_growth_events_say_where_the_blocks_came_from(carried_out: tuple[Any, Se
         "2 <- 2 (kept)",
         "3 <- 2 (ema)",
     )
-    assert {(event.op, event.map, event.source, event.state) for event in grown} == {
-        ("mogrow", "interpolate", "online", "carry")
-    }
+    assert {
+        (event.init, event.placement, event.old_blocks, event.optimizer_state) for event in grown
+    } == {("ema", "interpolate", "keep", "copy")}
     assert all(event.delta_logits > 0 for event in grown)
     assert all(0 < event.lost_seconds < 10 for event in grown)
 
 
 def test_augmentation_follows_the_stage(carried_out: tuple[Any, Seen]) -> None:
     _, seen = carried_out
-    assert sorted(seen.cells) == list(range(40))
-    assert by_stage([seen.cells[step] for step in range(40)]) == [
-        Cell(8, "rand-m4-mstd0.5-inc1", 0.0),
-        Cell(12, "rand-m6-mstd0.5-inc1", 0.166667),
-        Cell(12, "rand-m7-mstd0.5-inc1", 0.333333),
-        Cell(16, "rand-m9-mstd0.5-inc1", 0.5),
+    assert sorted(seen.configs) == list(range(40))
+    assert by_stage([seen.configs[step] for step in range(40)]) == [
+        InputConfig(8, "rand-m4-mstd0.5-inc1", 0.0),
+        InputConfig(12, "rand-m6-mstd0.5-inc1", 0.166667),
+        InputConfig(12, "rand-m7-mstd0.5-inc1", 0.333333),
+        InputConfig(16, "rand-m9-mstd0.5-inc1", 0.5),
     ]
 
 
@@ -179,7 +179,7 @@ def test_progress_tells_the_learning_rate_and_the_subnet_of_its_last_step(
     carried_out: tuple[Any, Seen],
 ) -> None:
     outcome, seen = carried_out
-    progress = outcome.of("progressed")
+    progress = outcome.of("step_logged")
     assert [event.step for event in progress] == [4, 8, 10, 12, 16, 20, 24, 28, 30, 32, 36, 40]
     for event in progress:
         assert event.lr == seen.learning_rates[event.step - 1]
@@ -256,7 +256,7 @@ def test_idle_blocks_are_touched_by_nothing(bench: Any) -> None:
     without_state: dict[int, list[bool]] = {}
 
     def note(event: Any) -> bool:
-        if event.kind == "progressed":
+        if event.kind == "step_logged":
             untouched[event.step] = [
                 [
                     bench.differences(*pair) == []

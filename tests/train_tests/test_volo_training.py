@@ -12,18 +12,17 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from autoprog.cli import main
-from autoprog.costs.cells import CostCell
+from autoprog.costs.table import CostKey
+from autoprog.paired_timing import TimingLimits
 from autoprog.presets import linear
 from autoprog.runs import load_run
 from autoprog.schedule import GrowthSchedule
 from autoprog.search.estimate import estimate_losses
-from autoprog.search.profile import Limits, measure_grid
+from autoprog.search.measured_costs import measure_step_costs, result_of
 from autoprog.settings import RunSettings
 from autoprog.stage import FullModel, Stage
-from autoprog.train.ema import ElasticEma
-from autoprog.train.evaluations import evaluate_run
-from autoprog.train.growth import fingerprint
 from autoprog.train.model import build_model
+from autoprog.train.optim import ElasticEma
 from autoprog.train.phase import plain_choice
 from autoprog.train.trainer import Trainer
 from supernet.config import SubnetConfig, first_slots
@@ -102,12 +101,14 @@ def test_a_step_moves_the_statistics_of_the_network_and_of_its_averages(bench: A
 def test_evaluations_and_estimates_leave_statistics_alone(bench: Any) -> None:
     trainer = volo_trainer(bench)
     take_steps(trainer, 2)
-    before = fingerprint(trainer.stepper)
-    list(evaluate_run(trainer, SPEC.depth))
+    before = trainer.stepper.fingerprint()
+    list(trainer.evaluate(SPEC.depth))
     trainer.stepper.model.train()
-    table = measure_grid(trainer, [CostCell(SubnetConfig((1, 2), 16), 16)], Limits(0.0))
-    assert set(table.cells) == {"d1+2 r16 b16", "d2+4 r32 b16"}
-    assert torch.equal(fingerprint(trainer.stepper), before)
+    table = result_of(
+        measure_step_costs(trainer, [CostKey(SubnetConfig((1, 2), 16), 16)], TimingLimits(0.0))
+    )
+    assert set(table.step_costs) == {"d1+2 r16 b16", "d2+4 r32 b16"}
+    assert torch.equal(trainer.stepper.fingerprint(), before)
     assert trainer.stepper.model.training
 
 
@@ -115,28 +116,28 @@ def test_an_estimate_leaves_statistics_alone(bench: Any, monkeypatch: pytest.Mon
     trainer = volo_trainer(bench)
     take_steps(trainer, 2)
     batch = (torch.randn(8, 3, 32, 32), torch.arange(8))
-    monkeypatch.setattr(trainer.feed, "held_out_batches", lambda: [batch])
-    before = fingerprint(trainer.stepper)
+    monkeypatch.setattr(trainer.data, "held_out_batches", [batch])
+    before = trainer.stepper.fingerprint()
     (loss,) = estimate_losses(trainer, FULL)
     assert loss > 0
-    assert torch.equal(fingerprint(trainer.stepper), before)
+    assert torch.equal(trainer.stepper.fingerprint(), before)
 
 
 def test_a_fingerprint_covers_statistics(bench: Any) -> None:
     trainer = volo_trainer(bench)
-    before = fingerprint(trainer.stepper)
+    before = trainer.stepper.fingerprint()
     for network in (trainer.stepper.model, trainer.stepper.emas[-1].module):
         for tensor in network.statistics():
             old = tensor.clone()
             tensor += 1
-            assert not torch.equal(fingerprint(trainer.stepper), before)
+            assert not torch.equal(trainer.stepper.fingerprint(), before)
             tensor.copy_(old)
-    assert torch.equal(fingerprint(trainer.stepper), before)
+    assert torch.equal(trainer.stepper.fingerprint(), before)
 
 
 GROWTHS: dict[str, dict[str, Any]] = {
     "from the average": {},
-    "as AutoProg was released": {"op": "mogrow", "source": "ema", "state": "reset"},
+    "as AutoProg was released": {"init": "ema", "old_blocks": "ema", "optimizer_state": "reset"},
 }
 
 
@@ -163,7 +164,7 @@ def test_a_killed_run_equals_the_straight_one(bench: Any, straight: Any) -> None
     killed = bench.carry_out(
         bench.trainer(often, schedule),
         schedule,
-        until=lambda event: event.kind == "progressed" and event.step == 20,
+        until=lambda event: event.kind == "step_logged" and event.step == 20,
     )
     assert 12 < killed.state["step"] < 20
     finished = bench.resume(killed.path, schedule, often)

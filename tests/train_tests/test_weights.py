@@ -24,7 +24,7 @@ from torch import Tensor
 
 from autoprog.errors import ConfigError
 from autoprog.train.model import build_model
-from autoprog.train.weights import WeightsFile, load_weights, read_weights
+from autoprog.train.weights import WeightsFile, check_fits, loaded_network, read_weights
 from supernet.export import plain_state_dict
 from supernet.zoo import ZOO
 
@@ -280,16 +280,16 @@ def test_the_state_of_a_run_holds_both_networks(tmp_path: Path, states: Any) -> 
 def test_weights_of_another_network_are_named_in_one_line(states: Any) -> None:
     model, before = build_model(SPEC, 5, 2), None
     before = copy.deepcopy(model.state_dict())
-    for change, law in (
+    for change, problem in (
         (lambda s: s.pop("cls_token"), "1 missing, such as cls_token"),
         (lambda s: s.update(dist_token=torch.zeros(1)), "1 too many, such as dist_token"),
         (lambda s: s.update({"head.bias": torch.zeros(7)}), "1 of another shape, such as head.b"),
     ):
         state = dict(states[0])
         change(state)
-        with pytest.raises(ConfigError, match=law) as caught:
-            load_weights(model, WeightsFile(Path("w.pth"), state, None))
+        with pytest.raises(ConfigError, match=problem) as caught:
+            check_fits(model, WeightsFile(Path("w.pth"), state, None))
         assert str(caught.value).endswith("at 16 px with 5 classes")
         assert equal(model.state_dict(), before)
-    load_weights(model, WeightsFile(Path("w.pth"), states[0], None))
-    assert equal(plain_state_dict(model), states[0])
+    loaded = loaded_network(WeightsFile(Path("w.pth"), states[0], None), SPEC, 5)
+    assert equal(plain_state_dict(loaded), states[0])

@@ -18,12 +18,12 @@ from autoprog.events import (
     Evaluated,
     Event,
     Grown,
-    Progressed,
     RunFinished,
     RunStarted,
     StageStarted,
+    StepLogged,
     SupernetStarted,
-    Warned,
+    WarningRaised,
 )
 from autoprog.recipe import RECIPES
 from autoprog.runs import Result, RunFolder
@@ -135,15 +135,17 @@ def _whole_run() -> Iterator[Event]:
                 yield _evaluated(step, subnet, seconds)
                 yield CheckpointSaved(step=step, path="checkpoints/last.pt")
         if stage == 1:
-            yield Warned(step=start + 1000, message="the data loader is slower than the model")
+            yield WarningRaised(
+                step=start + 1000, message="the data loader is slower than the model"
+            )
         if stage < 3:
             decision = make_decision(stage, subnet, STAGES[stage + 1])
             yield Decided(step=start + 1000, decision=decision)
     yield RunFinished(step=TOTAL_STEPS, result=make_result().model_dump(mode="json"))
 
 
-def _progressed(step: int, subnet: SubnetConfig, seconds: float) -> Progressed:
-    return Progressed(
+def _progressed(step: int, subnet: SubnetConfig, seconds: float) -> StepLogged:
+    return StepLogged(
         step=step,
         epoch=step / STEPS_PER_EPOCH,
         loss=1.8 + 5.0 * math.exp(-step / 900) + 0.05 * math.sin(step / 30),
@@ -151,7 +153,7 @@ def _progressed(step: int, subnet: SubnetConfig, seconds: float) -> Progressed:
         subnet=subnet,
         step_seconds=STEP_SECONDS[subnet.img_size],
         images_per_second=128 / STEP_SECONDS[subnet.img_size],
-        data_wait_share=0.2,
+        data_wait_fraction=0.2,
         train_seconds=seconds,
     )
 
@@ -177,10 +179,10 @@ def _grown(step: int, before: SubnetConfig, after: SubnetConfig) -> Grown:
         step=step,
         before=before,
         after=after,
-        op="mogrow",
-        map="interpolate",
-        source="online",
-        state="carry",
+        init="ema",
+        placement="interpolate",
+        old_blocks="keep",
+        optimizer_state="copy",
         origins=("0 <- 0 (online)",),
         delta_loss=0.1234,
         delta_logits=0.0873,

@@ -21,13 +21,13 @@ from textual.content import Content
 
 from autoprog.cli import main
 from autoprog.errors import ConfigError, consistent
-from autoprog.events import TrialTold
+from autoprog.events import TrialFinished
 from autoprog.printable import is_printable
-from autoprog.ui.inspect.app import InspectApp
-from autoprog.ui.inspect.foreign import PrintableLines, without_markup
-from autoprog.ui.inspect.launch import make_app
-from autoprog.ui.inspect.listing import Listing
-from autoprog.ui.plot import Series, Span, chart
+from autoprog.ui.inspect.app import InspectApp, make_app
+from autoprog.ui.inspect.panes import PrintableLines, without_markup
+from autoprog.ui.inspect.readers import Listing
+from autoprog.ui.render_rich import draw_chart
+from autoprog.ui.section import Series, Span
 from autoprog.ui.state import RunState, fold
 from autoprog.ui.tables import Column
 from supernet.config import SubnetConfig
@@ -134,7 +134,7 @@ def test_something_else_in_place_of_a_file_is_a_view_or_a_sentence(
         ("events.jsonl", (1, "subnet"), {"depth": [10**9], "img_size": 128}),
         ("events.jsonl", (1, "stop_step"), 10**18),
         ("events.jsonl", (2, "train_seconds"), -1.0),
-        ("events.jsonl", (2, "budget_share"), 1e300),
+        ("events.jsonl", (2, "budget_fraction"), 1e300),
         ("events.jsonl", (0, "steps_per_epoch"), 0),
         ("run.yaml", ("settings", "model", "depth"), 10**6),
         ("decisions.jsonl", (0, "length"), 0),
@@ -165,7 +165,12 @@ def test_names_and_warnings_steer_neither_terminal_nor_files(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
-    warning = {"attempt": 0, "step": 4000, "kind": "warned", "message": STEERING + "W" * 90_000}
+    warning = {
+        "attempt": 0,
+        "step": 4000,
+        "kind": "warning_raised",
+        "message": STEERING + "W" * 90_000,
+    }
     rows.append({**warning, "time": ""})
     (run / "events.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     edit(run / "run.yaml", ("settings", "recipe_name"), STEERING)
@@ -242,8 +247,8 @@ def test_a_line_of_the_screen_keeps_its_width() -> None:
 
 @pytest.mark.parametrize("error", [ZeroDivisionError(), KeyError("d6 r128"), ValueError("domain")])
 def test_values_that_contradict_each_other_are_one_sentence(error: Exception) -> None:
-    law = "a run: must hold values that go together"
-    with pytest.raises(ConfigError, match=law), consistent("a run"):
+    problem = "a run: must hold values that go together"
+    with pytest.raises(ConfigError, match=problem), consistent("a run"):
         raise error
     with pytest.raises(ConfigError, match="mine: must be else"), consistent("a run"):
         raise ConfigError("mine", "", "must be else")
@@ -257,14 +262,16 @@ def test_long_tables_and_texts_are_cut_at_once() -> None:
 
 def test_what_lies_outside_of_a_chart_is_drawn_at_its_edge() -> None:
     series = [Series("a", ((-1e12, 0.0), (1e12, 1.0)), "")]
-    drawn = chart(series, [-5.0, 1e18], Span.epochs(1.0), 40, 4)
+    drawn = draw_chart(series, [-5.0, 1e18], Span.epochs(1.0), 40, 4)
     assert isinstance(drawn, Text)
     assert len(drawn.plain.splitlines()) == 6
 
 
 def test_many_trials_are_folded_in_seconds_and_the_last_of_a_number_stays() -> None:
     subnet = SubnetConfig(6, 128)
-    trials = [TrialTold(step=0, number=n % 20_000, stages=((0.0, subnet),)) for n in range(40_000)]
-    state = fold([*trials, TrialTold(step=0, number=3, loss=1.0)], RunState())
+    trials = [
+        TrialFinished(step=0, number=n % 20_000, stages=((0.0, subnet),)) for n in range(40_000)
+    ]
+    state = fold([*trials, TrialFinished(step=0, number=3, loss=1.0)], RunState())
     assert len(state.trials) == 20_000
     assert state.trials[-1].loss == 1.0

@@ -17,11 +17,9 @@ from autoprog.files import dump_yaml
 from autoprog.runs import RunFolder, load_run
 from autoprog.settings import SearchSettings
 from autoprog.space import find_space
-from autoprog.ui.inspect import log as event_log
-from autoprog.ui.inspect.app import VIEWS, InspectApp
-from autoprog.ui.inspect.launch import make_app
-from autoprog.ui.inspect.listing import Listing, filtered, run_columns
-from autoprog.ui.inspect.log import EventLog
+from autoprog.ui.inspect import readers as event_log
+from autoprog.ui.inspect.app import VIEWS, InspectApp, make_app
+from autoprog.ui.inspect.readers import EventLog, Listing, filtered, run_columns
 from autoprog.ui.state import RunState, fold
 from autoprog.ui.tables import cut_columns, fit_columns, table_width
 from supernet.zoo import ZOO
@@ -31,7 +29,7 @@ HEADLINES = {
     "runs": ("2026-11-22-143005-search-deit-s", "complete", "74.50 % EMA"),
     "schedule": ("Schedule", "depth", "image px", "RandAugment"),
     "why": ("Decision 0", "grow to depth 8, 160 px", "end loss", "score"),
-    "search": ("Decision 2", "ways on that were weighed", "way on", "end loss"),
+    "search": ("Decision 2", "continuations weighed", "continuation", "end loss"),
     "live": ("Curves", "top-1 EMA", "training loss", "▲"),
     "growth": ("Growth", "d6 r128", "d8 r160", "Δloss"),
     "compare": ("No complete runs to compare", "Space"),
@@ -311,7 +309,8 @@ def test_a_run_that_is_deleted_while_it_is_open_is_told_in_every_view(run_builde
 
     async def steps(pilot: Pilot[None]) -> None:
         await seen(pilot, "● training")
-        shutil.rmtree(run)
+        # All at once: of a folder that is half deleted, less than before may be seen for a moment.
+        shutil.rmtree(run.rename(run.with_name("gone")))
         await seen(pilot, "the run folder is gone", "image px")
         for number, view in enumerate(VIEWS, 1):
             await pilot.press(str(number))
@@ -341,13 +340,13 @@ def test_a_broken_line_is_told_and_does_not_stop_the_program(run_builder: Builde
 def test_a_search_by_trials_shows_its_front_and_a_plan_its_schedule(
     run_builder: Builder,
 ) -> None:
-    from autoprog.events import TrialTold
+    from autoprog.events import TrialFinished
     from supernet.config import SubnetConfig
 
     run = run_builder(900)
     folder = RunFolder.reopen(run)
     stages = ((0.0, SubnetConfig(6, 128)), (0.5, SubnetConfig(12, 224)))
-    folder.append(TrialTold(step=900, number=7, loss=1.5, seconds=60.0, stages=stages))
+    folder.append(TrialFinished(step=900, number=7, loss=1.5, seconds=60.0, stages=stages))
     folder.close()
 
     async def trials(pilot: Pilot[None]) -> None:
@@ -443,14 +442,14 @@ def test_of_a_long_log_progress_is_picked_and_all_else_is_kept(
     run_builder: Builder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(event_log, "WHOLE_BYTES", 1000)
-    monkeypatch.setattr(event_log, "CHUNK_BYTES", 5000)
-    monkeypatch.setattr(event_log, "MOST_PROGRESS", 20)
+    monkeypatch.setattr("autoprog.eventlog.CHUNK_BYTES", 5000)
+    monkeypatch.setattr(event_log, "MAX_PROGRESS", 20)
     run = run_builder(4000)
     log = EventLog(run / "events.jsonl")
     while log.advance():
         pass
     whole = fold(load_run(run).events())
-    for part in ("evaluations", "decisions", "growths", "warnings", "pieces", "step", "phase"):
+    for part in ("evaluations", "decisions", "growths", "warnings", "segments", "step", "phase"):
         assert getattr(log.state, part) == getattr(whole, part)
     assert log.state.step_seconds.keys() == whole.step_seconds.keys()
     assert 20 <= len(log.state.points) < len(whole.points)
@@ -491,7 +490,7 @@ def test_a_target_that_is_nothing_and_two_folders_of_runs_are_refused(tmp_path: 
     for name in ("a", "b"):
         (tmp_path / name / "run").mkdir(parents=True)
         (tmp_path / name / "run" / "run.yaml").touch()
-    with pytest.raises(ConfigError, match="one folder of runs at most"):
+    with pytest.raises(ConfigError, match="one folder of runs can be listed at a time"):
         make_app([str(tmp_path / "a"), str(tmp_path / "b")], "runs")
 
 
@@ -513,5 +512,5 @@ def test_without_a_terminal_one_line_points_to_show(run_builder: Builder) -> Non
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "autoprog: inspect: must be run in a terminal; autoprog show prints the same views anywhere\n"
+        "autoprog: inspect: there is no terminal to draw in; autoprog show prints the same views anywhere\n"
     )

@@ -17,20 +17,16 @@ from rich.console import Console
 from textual.pilot import Pilot
 
 from autoprog.cli import main
+from autoprog.decisions import Importance
 from autoprog.events import Event
-from autoprog.importance import Importance
 from autoprog.openfiles import write_atomically
-from autoprog.processes import this_process
-from autoprog.ui.clock import clock_of
-from autoprog.ui.curves import Ghost, accuracy_series, curves_view, loss_series
-from autoprog.ui.inspect.app import InspectApp
-from autoprog.ui.inspect.guide import KEYS
-from autoprog.ui.inspect.keys import VIEWS
-from autoprog.ui.inspect.launch import make_app
-from autoprog.ui.inspect.search_pane import Importances
-from autoprog.ui.palette import DIM
+from autoprog.processes import WorkerStatus, this_process
+from autoprog.ui.format import DIM
+from autoprog.ui.inspect.app import KEYS, InspectApp, make_app
+from autoprog.ui.inspect.panes import VIEWS, Importances
+from autoprog.ui.render_rich import view
+from autoprog.ui.run_sections import OtherRun, accuracy_series, curves_section, loss_series
 from autoprog.ui.state import fold
-from autoprog.workers import WorkerStatus
 
 SMALL, LARGE = (80, 24), (160, 50)
 
@@ -177,15 +173,13 @@ def test_a_ghost_lies_under_the_run_and_is_told_apart_without_colour(
     events_until: Callable[[int], list[Event]], fixed_console: Callable[..., Console]
 ) -> None:
     state = fold(events_until(2000))
-    ghost = Ghost("baseline", fold(events_until(4000)))
+    ghost = OtherRun("baseline", fold(events_until(4000)))
     first, *own = accuracy_series(state, "epochs", ghost)
     assert (first.style, first.dotted, first.mark) == (DIM, True, "┄")
     assert tuple(own) == accuracy_series(state)
     assert first.points[-1][0] == 40
     console = fixed_console(100)
-    view = curves_view(state, 7, "epochs", ghost)
-    assert view is not None
-    console.print(view)
+    console.print(view(curves_section(state, 7, "epochs", ghost)))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert text.count("epoch 40") == 2  # both plots have one axis, as long as the longer run
 
@@ -194,7 +188,7 @@ def test_time_is_read_off_evaluations_and_goes_on_as_training_does(
     events_until: Callable[[int], list[Event]],
 ) -> None:
     state = fold(events_until(500))  # 0.05 s a step, wall time is 1.25 of it, evaluated at 400
-    clock = clock_of(state)
+    clock = state.clock()
     assert clock.wall_seconds(10.0) == pytest.approx(12.5)
     assert clock.wall_seconds_at(300) == pytest.approx(18.75)
     assert clock.wall_seconds(25.0) == pytest.approx(25.0 + 5.0)
@@ -244,7 +238,7 @@ def test_marked_runs_and_then_none_follow_each_other_in_the_diff(run_builder: Bu
 def searched_run(run: Path) -> Path:
     """Give a run a trial, a journal and a worker."""
     row = {
-        "attempt": 0, "time": "2026-11-22T14:31:00", "kind": "trial_told", "step": 4000, "number": 3,
+        "attempt": 0, "time": "2026-11-22T14:31:00", "kind": "trial_finished", "step": 4000, "number": 3,
         "loss": 1.5, "seconds": 60.0, "pruned": False, "stages": [[0.0, {"depth": [12], "img_size": 224}]],
     }  # fmt: skip
     with (run / "events.jsonl").open("a") as file:
@@ -346,8 +340,8 @@ def test_pictures_of_all_views_need_no_terminal(
         "why": "Decision",
         "live": "online",
     }
-    for view, word in {**inside, "growth": "Δloss", "compare": "interval"}.items():
-        assert word in (folder / f"{view}.svg").read_text(encoding="utf-8"), view
+    for name, word in {**inside, "growth": "Δloss", "compare": "interval"}.items():
+        assert word in (folder / f"{name}.svg").read_text(encoding="utf-8"), name
 
 
 @pytest.mark.parametrize("size", ["80", "80x", "x24", "59x24", "80x17", "80x24x2", "-80x24"])
@@ -361,7 +355,7 @@ def test_a_size_that_is_none_is_refused_and_nothing_is_written(
 
 def test_a_program_that_only_looks_loads_neither_torch_nor_optuna() -> None:
     program = (
-        "import sys, autoprog.ui.inspect.launch\n"
+        "import sys, autoprog.ui.inspect.app\n"
         "print(sorted({'torch', 'optuna', 'scipy', 'sklearn'} & sys.modules.keys()))"
     )
     done = subprocess.run(

@@ -17,10 +17,10 @@ from autoprog.presets import preset
 from autoprog.recipe import RECIPES
 from autoprog.runs import RunFolder
 from autoprog.stage import Unfrozen
-from autoprog.ui.lines import event_lines
+from autoprog.ui.format import trained_text
+from autoprog.ui.live import event_lines
 from autoprog.ui.show import show
 from autoprog.ui.state import RunState, reduce
-from autoprog.ui.units import trained_text
 from supernet.cost import relative_cost
 from supernet.zoo import ZOO
 
@@ -173,7 +173,7 @@ def test_a_schedule_file_is_drawn_at_its_own_length(
     assert axis.split()[2:-1] == ["0", "10", "20", "30", "40"]
 
 
-def test_a_schedule_in_shares_is_drawn_for_a_length_that_is_told(
+def test_a_schedule_in_fractions_is_drawn_for_a_length_that_is_told(
     printed: Callable[..., str], tmp_path: Path
 ) -> None:
     text = preset("constant", SPEC, 40, RECIPES["deit"].strength).to_yaml()

@@ -16,16 +16,15 @@ from autoprog.events import (
     Evaluated,
     Event,
     Interrupted,
-    Progressed,
     RunFinished,
     RunStarted,
     StageStarted,
-    Warned,
+    StepLogged,
+    WarningRaised,
 )
 from autoprog.presets import preset
 from autoprog.recipe import RECIPES
-from autoprog.ui.history import MAX_POINTS
-from autoprog.ui.state import MAX_WARNINGS, RunState, fold, reduce
+from autoprog.ui.state import MAX_POINTS, MAX_WARNINGS, RunState, fold, reduce
 from supernet.config import SubnetConfig
 from supernet.cost import relative_cost
 from supernet.zoo import ZOO
@@ -52,22 +51,22 @@ def started(**changes: object) -> RunStarted:
     return RunStarted(**{**values, **changes})
 
 
-def progressed(step: int, subnet: SubnetConfig = SMALL, **changes: float) -> Progressed:
+def progressed(step: int, subnet: SubnetConfig = SMALL, **changes: float) -> StepLogged:
     values = {
         "epoch": step / 100,
         "loss": 2.0,
         "lr": 1e-3,
         "step_seconds": 0.1,
         "images_per_second": 1280.0,
-        "data_wait_share": 0.0,
+        "data_wait_fraction": 0.0,
         "train_seconds": step * 0.1,
     }
-    return Progressed(step=step, subnet=subnet, **{**values, **changes})
+    return StepLogged(step=step, subnet=subnet, **{**values, **changes})
 
 
 def test_a_whole_run_folds_to_what_its_events_said(events: list[Event]) -> None:
     state = fold(events)
-    assert (state.phase, state.step, state.share_done) == ("complete", 4000, 1.0)
+    assert (state.phase, state.step, state.fraction_done) == ("complete", 4000, 1.0)
     assert (state.model, state.seed, state.device, state.amp) == ("deit-s", 3, "cuda", "bfloat16")
     assert (state.stage, state.subnet) == (3, SubnetConfig(12, 224))
     assert len(state.evaluations) == 20
@@ -86,16 +85,16 @@ def test_the_state_in_the_middle_is_the_last_report(
     assert (state.phase, state.step, state.epoch, state.stage) == ("training", 2300, 23.0, 2)
     assert state.lr == pytest.approx(0.000383277, abs=1e-9)
     assert state.images_per_second == 1600.0
-    assert state.data_wait_share == 0.2
+    assert state.data_wait_fraction == 0.2
     assert state.train_seconds == pytest.approx(1000 * 0.05 + 1300 * 0.08)
 
 
-def test_a_supernet_phase_is_a_phase_and_a_piece(
+def test_a_supernet_phase_is_a_phase_and_a_segment(
     events_until: Callable[[int], list[Event]],
 ) -> None:
     state = fold(events_until(900))
     assert state.phase == "supernet"
-    assert [(p.start_step, p.stop_step, p.supernet) for p in state.pieces] == [
+    assert [(p.start_step, p.stop_step, p.supernet) for p in state.segments] == [
         (0, 800, False),
         (800, 1000, True),
     ]
@@ -107,7 +106,7 @@ def test_without_a_plan_what_remains_costs_the_speed_now() -> None:
 
 
 def test_waiting_for_data_is_part_of_what_remains() -> None:
-    state = fold([started(), progressed(1000, data_wait_share=0.5)])
+    state = fold([started(), progressed(1000, data_wait_fraction=0.5)])
     assert state.eta_seconds == pytest.approx(3000 * 0.1 / 0.5)
 
 
@@ -151,12 +150,12 @@ def test_an_event_costs_little() -> None:
 
 
 def test_warnings_are_counted_but_only_the_last_are_kept() -> None:
-    state = fold([started(), *(Warned(step=1, message=str(n)) for n in range(50))])
+    state = fold([started(), *(WarningRaised(step=1, message=str(n)) for n in range(50))])
     assert state.num_warnings == 50
     assert state.warnings == tuple(str(n) for n in range(50 - MAX_WARNINGS, 50))
 
 
-def test_going_on_continues_the_piece_that_was_interrupted() -> None:
+def test_going_on_continues_the_segment_that_was_interrupted() -> None:
     stage = StageStarted(
         step=0, stage=0, subnet=SMALL, stop_step=1000, curriculum=Curriculum(randaug=4.0)
     )
@@ -165,7 +164,7 @@ def test_going_on_continues_the_piece_that_was_interrupted() -> None:
     assert state.phase == "interrupted"
     state = reduce(reduce(state, started(step=300)), again)
     assert state.phase == "training"
-    assert [(p.start_step, p.stop_step) for p in state.pieces] == [(0, 1000)]
+    assert [(p.start_step, p.stop_step) for p in state.segments] == [(0, 1000)]
 
 
 def test_a_decision_that_is_told_again_counts_once(events: list[Event]) -> None:
@@ -193,9 +192,9 @@ def stage_from(step: int, stage: int, stop_step: int = 0) -> StageStarted:
     )
 
 
-def test_under_a_time_budget_share_and_eta_are_those_of_the_time() -> None:
-    state = under_a_budget(progressed(300, budget_share=0.25))
-    assert state.share_done == 0.25
+def test_under_a_time_budget_fraction_and_eta_are_those_of_the_time() -> None:
+    state = under_a_budget(progressed(300, budget_fraction=0.25))
+    assert state.fraction_done == 0.25
     assert state.eta_seconds == pytest.approx(150.0)
     assert state.total_steps == 1200  # at the speed so far
     assert state.num_stages == len(SCHEDULE.stages)
@@ -203,15 +202,15 @@ def test_under_a_time_budget_share_and_eta_are_those_of_the_time() -> None:
 
 def test_under_a_time_budget_stages_end_where_the_next_begin() -> None:
     state = under_a_budget(
-        progressed(300, budget_share=0.25),
+        progressed(300, budget_fraction=0.25),
         stage_from(320, 1, stop_step=900),
-        progressed(700, budget_share=0.9),
+        progressed(700, budget_fraction=0.9),
     )
-    spans = [(piece.start_step, piece.stop_step) for piece in state.pieces]
+    spans = [(segment.start_step, segment.stop_step) for segment in state.segments]
     assert spans == [(0, 320), (320, 778)]
     done = reduce(state, RunFinished(step=800, result={}))
-    spans = [(piece.start_step, piece.stop_step) for piece in done.pieces]
-    assert (done.total_steps, done.share_done, spans[-1]) == (800, 1.0, (320, 800))
+    spans = [(segment.start_step, segment.stop_step) for segment in done.segments]
+    assert (done.total_steps, done.fraction_done, spans[-1]) == (800, 1.0, (320, 800))
 
 
 FULL = SPEC.full
@@ -222,12 +221,14 @@ COSTS = CostsKnown(
 
 def by_time(*more: Event) -> RunState:
     """Return the state of a search that is as long as 400 steps of the full model."""
-    return fold([started(time_share=0.5, total_steps=400), *more])
+    return fold([started(cost_fraction=0.5, total_steps=400), *more])
 
 
-def decided(step: int, position: int, tail: tuple[tuple[int, SubnetConfig], ...]) -> Decided:
+def decided(
+    step: int, position: int, continuation: tuple[tuple[int, SubnetConfig], ...]
+) -> Decided:
     candidate = Candidate(
-        subnet=tail[0][1],
+        subnet=continuation[0][1],
         label="stay",
         loss=1.0,
         difference=0.0,
@@ -236,7 +237,7 @@ def decided(step: int, position: int, tail: tuple[tuple[int, SubnetConfig], ...]
         predicted_loss=0.5,
         remaining_seconds=1.0,
         score=0.5,
-        tail=tail,
+        continuation=continuation,
     )
     decision = Decision(
         index=0,
@@ -246,15 +247,17 @@ def decided(step: int, position: int, tail: tuple[tuple[int, SubnetConfig], ...]
         current=SMALL,
         candidates=(candidate,),
         reason="",
-        tail=tail,
+        continuation=continuation,
         position=position,
         length=400,
     )
     return Decided(step=step, decision=decision)
 
 
-def at_share(step: int, share: float, trained: float, subnet: SubnetConfig = SMALL) -> Progressed:
-    return progressed(step, subnet, budget_share=share, train_seconds=trained)
+def at_fraction(
+    step: int, fraction: float, trained: float, subnet: SubnetConfig = SMALL
+) -> StepLogged:
+    return progressed(step, subnet, budget_fraction=fraction, train_seconds=trained)
 
 
 def test_while_costs_are_measured_a_forecast_counts_what_is_left_of_that() -> None:
@@ -268,34 +271,36 @@ def test_while_costs_are_measured_a_forecast_counts_what_is_left_of_that() -> No
 
 def test_a_search_by_time_forecasts_by_measured_costs_from_its_first_step_on() -> None:
     assert by_time(COSTS).eta_seconds == pytest.approx(400.0)
-    state = by_time(COSTS, at_share(100, 0.025, trained=10.0))
+    state = by_time(COSTS, at_fraction(100, 0.025, trained=10.0))
     assert state.eta_seconds == pytest.approx(390.0)
 
 
 def test_a_forecast_trusts_costs_at_first_and_what_was_seen_later() -> None:
     """Steps take twice as long as measured: after a tenth of the run that is half believed."""
-    begin = at_share(1, 0.0, trained=0.0)
-    early = by_time(COSTS, begin, at_share(400, 0.1, trained=80.0)).eta_seconds
+    begin = at_fraction(1, 0.0, trained=0.0)
+    early = by_time(COSTS, begin, at_fraction(400, 0.1, trained=80.0)).eta_seconds
     assert early == pytest.approx(360.0 * 1.5)
-    late = by_time(COSTS, begin, at_share(3600, 0.9, trained=720.0)).eta_seconds
+    late = by_time(COSTS, begin, at_fraction(3600, 0.9, trained=720.0)).eta_seconds
     assert late == pytest.approx(40.0 * 1.9)
 
 
 def test_a_run_that_goes_on_compares_what_it_sees_itself() -> None:
     """Steps of another attempt may have been made by another machine."""
-    state = by_time(COSTS, at_share(2000, 0.5, trained=500.0), at_share(2400, 0.6, trained=540.0))
+    state = by_time(
+        COSTS, at_fraction(2000, 0.5, trained=500.0), at_fraction(2400, 0.6, trained=540.0)
+    )
     assert state.eta_seconds == pytest.approx(160.0)
 
 
 def test_the_time_left_of_a_growing_search_does_not_rise() -> None:
     """Small steps first, full ones at the end, each as measured, estimates and evaluations between them."""
-    wall, share, step = 0.0, 0.0, 0
+    wall, fraction, step = 0.0, 0.0, 0
     forecasts = []
     state = by_time(COSTS)
     for subnet, seconds, until in ((SMALL, 0.1, 0.5), (FULL, 1.0, 1.0)):
-        while share < until - 1e-9:
-            step, wall, share = step + 20, wall + 20 * seconds, share + 20 * seconds / 400
-            state = reduce(state, at_share(step, share, wall * 1.03, subnet))
+        while fraction < until - 1e-9:
+            step, wall, fraction = step + 20, wall + 20 * seconds, fraction + 20 * seconds / 400
+            state = reduce(state, at_fraction(step, fraction, wall * 1.03, subnet))
             forecasts.append((wall, state.eta_seconds or 0.0))
     ends = [wall + left for wall, left in forecasts]
     assert max(ends) < 1.05 * min(ends)
@@ -303,12 +308,12 @@ def test_the_time_left_of_a_growing_search_does_not_rise() -> None:
 
 
 def test_steps_of_a_search_by_time_are_told_when_there_is_a_plan() -> None:
-    state = by_time(COSTS, at_share(400, 0.1, trained=40.0))
+    state = by_time(COSTS, at_fraction(400, 0.1, trained=40.0))
     assert state.shown_total_steps is None
     planned = decided(400, 40, ((40, SMALL), (200, FULL)))
-    state = reduce(reduce(state, planned), at_share(600, 0.15, trained=60.0))
+    state = reduce(reduce(state, planned), at_fraction(600, 0.15, trained=60.0))
     assert state.shown_total_steps == 600 + 1400 + 200  # 140 full steps' time at a tenth, then 200
-    later = reduce(state, at_share(2000, 0.5, trained=200.0))
+    later = reduce(state, at_fraction(2000, 0.5, trained=200.0))
     assert later.shown_total_steps == 2200
 
 

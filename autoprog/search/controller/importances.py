@@ -10,24 +10,23 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from optuna.exceptions import OptunaError
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 from optuna.study import Study, load_study
 from optuna.trial import FrozenTrial, TrialState
 
+from autoprog.decisions import Importance
 from autoprog.errors import RunError
-from autoprog.importance import Importance
-from autoprog.jsonlines import read_lines
+from autoprog.files import read_lines
 from autoprog.printable import brief
+from autoprog.search.controller.storage import STORAGE_ERRORS
 
-__all__ = ["LEAST_TRIALS", "importances"]
+__all__ = ["MIN_TRIALS", "importances"]
 
-LEAST_TRIALS = 10
+MIN_TRIALS = 10
 """Below so many complete trials, importances are noise."""
-_MOST_OPERATIONS = 300_000
-"""Of a journal, of which each trial has some thirty; what is beyond is left out."""
+_MAX_OPERATIONS = 300_000  # a trial has some thirty; what is beyond these is left out
 
 
 def importances(journal: Path) -> list[Importance]:
@@ -38,37 +37,47 @@ def importances(journal: Path) -> list[Importance]:
     Raises:
         RunError: If it is damaged in another place than its end.
     """
+    found = []
     try:
-        storage = JournalStorage(_Copy(journal))
-        return [
-            one
-            for study in storage.get_all_studies()
-            for one in _of(load_study(study_name=study.study_name, storage=storage))
-        ]
-    except _FAILURES as error:
+        storage = JournalStorage(_JournalCopy(journal))
+        for frozen in storage.get_all_studies():
+            study = load_study(study_name=frozen.study_name, storage=storage)
+            count = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+            numbered = [f"value {index}" for index in range(len(study.directions))]
+            for index, metric in enumerate(study.metric_names or numbered):
+                fractions, problem = _fractions(study, index, count)
+                found.append(Importance(study.study_name, metric, count, fractions, problem))
+    except STORAGE_ERRORS as error:  # Optuna checks none of the operations that it reads
         raise RunError(f"{journal}: the journal is damaged ({brief(error)})") from None
+    return found
 
 
-# Whatever Optuna does with operations that it has not written: it checks none of them.
-_FAILURES = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    NotImplementedError,
-    OSError,
-    OptunaError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
+def _fractions(study: Study, index: int, num_trials: int) -> tuple[dict[str, float], str]:
+    """Return the importances of the parameters for a metric, largest first, or why there are none."""
+    if num_trials < MIN_TRIALS:
+        return {}, f"{num_trials} complete trials; importances need {MIN_TRIALS}"
+
+    def value(trial: FrozenTrial) -> float:
+        return trial.values[index]
+
+    with warnings.catch_warnings():
+        # The evaluator is experimental, and warns that it takes low values as the better ones: so they are.
+        warnings.simplefilter("ignore")
+        try:
+            found = get_param_importances(
+                study, evaluator=PedAnovaImportanceEvaluator(), target=value
+            )
+        except (ValueError, RuntimeError) as error:
+            return {}, str(error)
+    fractions = dict(sorted(found.items(), key=lambda item: -item[1]))
+    return (fractions, "") if fractions else ({}, "no parameter is in all trials")
 
 
-class _Copy(BaseJournalBackend):
+class _JournalCopy(BaseJournalBackend):
     """The whole lines of a journal as they were when it was opened."""
 
     def __init__(self, path: Path) -> None:
-        lines = islice(read_lines(path), _MOST_OPERATIONS)
+        lines = islice(read_lines(path), _MAX_OPERATIONS)
         self._logs: list[dict[str, Any]] = [json.loads(line) for line in lines]
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
@@ -78,30 +87,3 @@ class _Copy(BaseJournalBackend):
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Refuse: a copy is only read."""
         raise io.UnsupportedOperation("a copy of a journal is only read")
-
-
-def _of(study: Study) -> Iterator[Importance]:
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    names = study.metric_names or [f"value {index}" for index in range(len(study.directions))]
-    for index, name in enumerate(names):
-        shares, problem = _shares(study, index, len(complete))
-        yield Importance(study.study_name, name, len(complete), shares, problem)
-
-
-def _shares(study: Study, index: int, count: int) -> tuple[dict[str, float], str]:
-    if count < LEAST_TRIALS:
-        return {}, f"{count} complete trials; importances need {LEAST_TRIALS}"
-
-    def value(trial: FrozenTrial) -> float:
-        return trial.values[index]
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it is experimental, and low values are what is wanted
-        try:
-            found = get_param_importances(
-                study, evaluator=PedAnovaImportanceEvaluator(), target=value
-            )
-        except (ValueError, RuntimeError) as error:
-            return {}, str(error)
-    shares = dict(sorted(found.items(), key=lambda item: -item[1]))
-    return (shares, "") if shares else ({}, "no parameter is in all trials")

@@ -8,16 +8,21 @@ from pathlib import Path
 
 import optuna
 from optuna.distributions import BaseDistribution, IntDistribution
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.storages import InMemoryStorage
+from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
-from autoprog.search.controller.history import decision_study_name
 from autoprog.search.controller.storage import open_journal
+from autoprog.search.controller.study import Plan, create_study
+from autoprog.search.controller.worker import Evaluate, OpenTrial
 from autoprog.train.phase import step_seed
 from supernet.config import SubnetConfig
 
-__all__ = ["Controller", "Proposals"]
+__all__ = ["Controller", "Proposals", "search_in_memory"]
 
 _TRIES_PER_CANDIDATE = 20
+_TPE_STARTUP_TRIALS = 4  # of the 9 candidates that a decision has by default
 
 
 class Controller:
@@ -32,32 +37,30 @@ class Controller:
         decision: int,
         grid: Sequence[SubnetConfig],
         anchors: Sequence[SubnetConfig],
-        most: int,
+        max_candidates: int,
     ) -> Proposals:
         """Open the study of a decision; a half-done one, left by a crash, starts over.
 
         Args:
             decision: Index of the decision.
             grid: All subnets to choose from.
-            anchors: Those that must be looked at, such as staying and the full model.
-            most: The most candidates; a grid that is no larger is looked at as a whole.
+            anchors: Those that are candidates in any case, such as staying and the full model.
+            max_candidates: The most candidates; a grid that is no larger is taken as a whole.
         """
-        name = decision_study_name(self._run_id, decision)
+        name = f"{self._run_id}/decision-{decision}"
         if name in optuna.get_all_study_names(self._storage):
             optuna.delete_study(study_name=name, storage=self._storage)
+        seed = step_seed(self._seed, "study", decision) & 0xFFFFFFFF  # numpy takes no more
         study = optuna.create_study(
             study_name=name,
             storage=self._storage,
-            sampler=self._create_sampler(decision),
+            sampler=RandomSampler(seed=seed)
+            if self._sampler == "random"
+            else TPESampler(seed=seed, n_startup_trials=_TPE_STARTUP_TRIALS),
             direction="minimize",
         )
-        return Proposals(study, grid, anchors if len(grid) > most else grid, most)
-
-    def _create_sampler(self, decision: int) -> optuna.samplers.BaseSampler:
-        seed = step_seed(self._seed, "study", decision) & 0xFFFFFFFF  # numpy takes no more
-        if self._sampler == "random":
-            return optuna.samplers.RandomSampler(seed=seed)
-        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=4)
+        first = anchors if len(grid) > max_candidates else grid
+        return Proposals(study, grid, first, max_candidates)
 
 
 class Proposals:
@@ -65,12 +68,12 @@ class Proposals:
 
     def __init__(
         self,
-        study: optuna.Study,
+        study: Study,
         grid: Sequence[SubnetConfig],
         anchors: Sequence[SubnetConfig],
-        most: int,
+        max_candidates: int,
     ) -> None:
-        self._study, self._most = study, min(most, len(grid))
+        self._study, self._max_candidates = study, min(max_candidates, len(grid))
         self._depths = sorted({subnet.depth for subnet in grid})
         self._sizes = sorted({subnet.img_size for subnet in grid})
         self._rates = sorted({subnet.tokens for subnet in grid}, key=lambda rule: rule.keep_rate)
@@ -82,19 +85,31 @@ class Proposals:
         if len(self._rates) > 1:
             self._distributions["keep_rate_up"] = IntDistribution(0, len(self._rates) - 1)
         self._open: dict[SubnetConfig, Trial] = {}
-        self._told: dict[SubnetConfig, float] = {}
+        self._scores: dict[SubnetConfig, float] = {}
         for subnet in anchors:
-            study.enqueue_trial(self._increments(subnet))
+            steps = {
+                "depth_up": self._depths.index(subnet.depth),
+                "img_size_up": self._sizes.index(subnet.img_size),
+                "keep_rate_up": self._rates.index(subnet.tokens),
+            }
+            study.enqueue_trial({axis: steps[axis] for axis in self._distributions})
 
     def __iter__(self) -> Iterator[SubnetConfig]:
         """Yield new candidates until there are enough; tell each one's score before the next, if adaptive."""
-        for _ in range(_TRIES_PER_CANDIDATE * self._most):
-            if len(self._told) + len(self._open) >= self._most:
+        # Without an end to the tries, a sampler that is sure of itself would propose one subnet for ever.
+        for _ in range(_TRIES_PER_CANDIDATE * self._max_candidates):
+            if len(self._scores) + len(self._open) >= self._max_candidates:
                 return
             trial = self._study.ask(self._distributions)
-            subnet = self._subnet(trial)
-            if subnet in self._told:
-                self._study.tell(trial, self._told[subnet])
+            subnet = SubnetConfig(
+                self._depths[trial.params["depth_up"]],
+                self._sizes[trial.params["img_size_up"]],
+                self._rates[trial.params.get("keep_rate_up", 0)],
+            )
+            if (
+                subnet in self._scores
+            ):  # nothing new for the caller, but the sampler is to know it again
+                self._study.tell(trial, self._scores[subnet])
             elif subnet in self._open or subnet not in self._grid:
                 self._study.tell(trial, state=TrialState.FAIL)
             else:
@@ -109,20 +124,28 @@ class Proposals:
             for name, value in facts.items():
                 trial.set_user_attr(name, value)
             self._study.tell(trial, score)
-        self._told[subnet] = score
+        self._scores[subnet] = score
 
-    def _increments(self, subnet: SubnetConfig) -> dict[str, int]:
-        steps = {
-            "depth_up": self._depths.index(subnet.depth),
-            "img_size_up": self._sizes.index(subnet.img_size),
-            "keep_rate_up": self._rates.index(subnet.tokens),
-        }
-        return {axis: steps[axis] for axis in self._distributions}
 
-    def _subnet(self, trial: Trial) -> SubnetConfig:
-        steps = trial.params
-        return SubnetConfig(
-            self._depths[steps["depth_up"]],
-            self._sizes[steps["img_size_up"]],
-            self._rates[steps.get("keep_rate_up", 0)],
-        )
+def search_in_memory(
+    plan: Plan, evaluate: Evaluate, num_trials: int, sampler: BaseSampler
+) -> Study:
+    """Evaluate so many trials in this process; nothing is written and no error is caught.
+
+    For evaluations of a millisecond: a trial is some 14 lines of a journal, which would take longer.
+
+    Args:
+        plan: What the study is about.
+        evaluate: As for a worker.
+        num_trials: How many are completed.
+        sampler: How to choose parameters.
+    """
+    study = create_study(InMemoryStorage(), plan.name, plan.metrics, sampler)
+    for params in plan.first[:num_trials]:
+        study.enqueue_trial(dict(params), skip_if_exists=True)
+    space = dict(plan.space)
+    for _ in range(num_trials):
+        trial = study.ask(space)
+        opened = OpenTrial(trial)
+        study.tell(trial, evaluate(opened.params, opened))
+    return study

@@ -1,19 +1,12 @@
-"""Samplers: each draw is a function of the seed, the trial and what was told before it, of nothing else."""
+"""Samplers: each draw is a function of the seed, the trial and the results before it, of nothing else."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
-from itertools import product
 from typing import Any
 
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution
 from optuna.samplers import (
     BaseGASampler,
     BaseSampler,
@@ -26,17 +19,15 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from autoprog.errors import ConfigError, suggest
-from autoprog.search.controller.attributes import index_of
+from autoprog.search.controller.study import RETRY_OF, origin_of
 from autoprog.train.phase import step_seed
 
-__all__ = ["SAMPLERS", "SteadySampler", "create_sampler", "num_points", "points_of"]
+__all__ = ["SteadySampler", "create_sampler"]
 
 Space = Mapping[str, BaseDistribution]
 
-_MOST_POINTS = 100_000
 _TPE_STARTUP_TRIALS = 10
-_POPULATION = 50
-"""Of NSGA-II; searches on the surrogate have hundreds to thousands of trials (Optuna's default)."""
+_POPULATION = 50  # Optuna's default; searches on the surrogate have hundreds to thousands of trials
 
 
 def create_sampler(
@@ -47,26 +38,24 @@ def create_sampler(
     startup_trials: int | None = None,
     population: int = _POPULATION,
 ) -> BaseSampler:
-    """Return a sampler for studies of one or more objectives, with or without constraints.
+    """Return a sampler for studies of one or more objectives.
 
     ``tpe`` models all parameters together, also with several objectives; ``nsga2`` is for many cheap trials,
-    ``gp`` for few dear ones, ``brute_force`` takes every point of a small grid once.
+    ``gp`` for few dear ones, ``random`` for a comparison.
 
     Args:
-        name: One of :data:`SAMPLERS`.
+        name: One of these four.
         seed: Any whole number.
         space: What every trial of the study is asked for.
         startup_trials: Random trials before ``tpe`` (10) or ``gp`` (twice the parameters) has a model.
         population: Trials in a generation of ``nsga2``.
 
     Raises:
-        ConfigError: If the name is unknown, a package for it is missing, or the space has no grid.
+        ConfigError: If the name is unknown, or scipy is missing for ``gp``.
     """
-    axes = sum(not distribution.single() for distribution in space.values())
-    if name == "brute_force":
-        return _EveryPointSampler(space, seed)
     if name == "gp" and find_spec("scipy") is None:
-        raise ConfigError("--sampler", "", "must be tpe where scipy is missing", name)
+        raise ConfigError("--sampler", "", "gp needs scipy, which is missing", hint="take tpe")
+    axes = sum(not distribution.single() for distribution in space.values())
     tpe_startup = _TPE_STARTUP_TRIALS if startup_trials is None else startup_trials
     gp_startup = max(2, 2 * axes) if startup_trials is None else startup_trials
     creators: dict[str, Callable[[int], BaseSampler]] = {
@@ -78,12 +67,9 @@ def create_sampler(
         ),
     }
     if name not in creators:
-        law = f"unknown sampler {name!r}"
-        raise ConfigError("--sampler", "", law, cure=suggest(name, SAMPLERS))
+        problem = f"unknown sampler {name!r}"
+        raise ConfigError("--sampler", "", problem, hint=suggest(name, creators))
     return SteadySampler(creators[name], seed, space)
-
-
-SAMPLERS = ("tpe", "nsga2", "random", "gp", "brute_force")
 
 
 class SteadySampler(BaseSampler):
@@ -96,6 +82,7 @@ class SteadySampler(BaseSampler):
 
     def __init__(self, create: Callable[[int], BaseSampler], seed: int, space: Space) -> None:
         self._create, self._seed = create, seed
+        # Sorted: the order of the draws is part of the seed, that of a mapping is an accident.
         self._space = {key: space[key] for key in sorted(space) if not space[key].single()}
         self._index = (-1, -1)
 
@@ -105,7 +92,8 @@ class SteadySampler(BaseSampler):
         sampler = self._create(0)
         if isinstance(sampler, BaseGASampler):
             generation = sampler.get_trial_generation(study, trial)
-            # The first look at the parents of a generation has them in another order than all later ones.
+            # Optuna keeps the parents of a generation with the study when they are first asked for, and
+            # returns them in another order then than at all later times.
             sampler.get_parent_population(study, generation)
 
     def infer_relative_search_space(
@@ -133,86 +121,10 @@ class SteadySampler(BaseSampler):
 
     def _fresh(self, study: Study, trial: FrozenTrial, name: str) -> BaseSampler:
         if self._index[0] != trial.number:
-            index = index_of(trial, study.get_trials(deepcopy=False))
-            self._index = trial.number, index
-        return self._create(_numpy_seed(self._seed, f"sampler/{name}", self._index[1]))
-
-
-class _EveryPointSampler(BaseSampler):
-    """Takes each point of a grid once, in a drawn order; points that other trials have taken are left out.
-
-    Optuna's own one breaks for good on a trial that was killed between two of its parameters, and
-    takes points twice when its seed is given and there are several workers.
-    """
-
-    def __init__(self, space: Space, seed: int) -> None:
-        self._space = {key: space[key] for key in sorted(space) if not space[key].single()}
-        order = enumerate(points_of(self._space))
-        keyed = [(step_seed(seed, "point", index), point) for index, point in order]
-        self._points = [point for _, point in sorted(keyed, key=lambda pair: pair[0])]
-        self._others = SteadySampler(lambda s: RandomSampler(seed=s), seed, space)
-
-    def infer_relative_search_space(
-        self, study: Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        """Return what is drawn together: all."""
-        return self._space
-
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """Return the next point, or nothing where all are taken."""
-        others = study.get_trials(deepcopy=False)
-        taken = {self._key(other.params) for other in others if other.number != trial.number}
-        return next((p for p in self._points if self._key(p) not in taken), {})
-
-    def sample_independent(
-        self,
-        study: Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        """Draw at random, once every point is taken."""
-        return self._others.sample_independent(study, trial, param_name, param_distribution)
-
-    def _key(self, params: Mapping[str, Any]) -> tuple[Any, ...]:
-        return tuple(params.get(name) for name in self._space)
-
-
-def num_points(space: Space) -> int:
-    """Count the points of a space.
-
-    Raises:
-        ConfigError: If a parameter takes any number.
-    """
-    return math.prod(len(_values(name, axis)) for name, axis in space.items())
-
-
-def points_of(space: Space) -> list[dict[str, Any]]:
-    """Return every point of a space that has few.
-
-    Raises:
-        ConfigError: If there are more than 100 000, or a parameter takes any number.
-    """
-    if (count := num_points(space)) > _MOST_POINTS:
-        law = f"must not be brute_force for more than {_MOST_POINTS} points"
-        raise ConfigError("--sampler", "", law, count, "take tpe or nsga2")
-    values = [_values(name, axis) for name, axis in space.items()]
-    return [dict(zip(space, point, strict=True)) for point in product(*values)]
-
-
-def _values(name: str, axis: BaseDistribution) -> list[Any]:
-    if isinstance(axis, CategoricalDistribution):
-        return list(axis.choices)
-    if isinstance(axis, IntDistribution):
-        return list(range(axis.low, axis.high + 1, axis.step))
-    assert isinstance(axis, FloatDistribution), f"what is a {axis}?"
-    if axis.step is None:
-        law = f"must not be brute_force where {name} takes any number"
-        raise ConfigError("--sampler", "", law, cure="give it a step, or take tpe")
-    return [axis.low + k * axis.step for k in range(round((axis.high - axis.low) / axis.step) + 1)]
-
-
-def _numpy_seed(seed: int, purpose: str, index: int) -> int:
-    return step_seed(seed, purpose, index) & 0xFFFFFFFF  # numpy takes no more
+            # Which trial this would be had no worker ever died: repeats take the place of the first.
+            origin = origin_of(trial)
+            earlier = study.get_trials(deepcopy=False)[:origin]
+            repeats = sum(RETRY_OF in other.user_attrs for other in earlier)
+            self._index = trial.number, origin - repeats
+        seed = step_seed(self._seed, f"sampler/{name}", self._index[1])
+        return self._create(seed & 0xFFFFFFFF)  # numpy takes no more

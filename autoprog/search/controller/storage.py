@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import OptunaError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.exc import SQLAlchemyError
 
 from autoprog.errors import ConfigError, RunError
-from autoprog.locks import FileLock
 from autoprog.openfiles import open_for_appending
+from autoprog.processes import FileLock
 
 __all__ = ["STORAGE_ERRORS", "Journal", "close_storage", "open_journal", "open_storage", "sync"]
+
 
 STORAGE_ERRORS = (
     OSError,
     SQLAlchemyError,
-    StorageInternalError,
+    OptunaError,
     ValueError,
     TypeError,
     LookupError,
@@ -33,9 +35,9 @@ STORAGE_ERRORS = (
 )
 """What Optuna raises where a database or a journal does not answer, or holds what it has not written."""
 
-_NO_LINK = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # nor a pipe, which would be waited for
-_SQLITE_TIMEOUT_SECONDS = 60
-"""How long to wait for another writer: SQLite has one at a time, and by default waits for 5 s."""
+_SQLITE_TIMEOUT_SECONDS = (
+    60  # for another writer: SQLite has one at a time, and waits for 5 s by default
+)
 
 
 def open_storage(where: Path | str) -> BaseStorage:
@@ -47,7 +49,26 @@ def open_storage(where: Path | str) -> BaseStorage:
         ConfigError: If the URL is none, or no database answers there.
         RunError: If the journal cannot be read.
     """
-    return open_journal(where) if isinstance(where, Path) else _open_database(where)
+    if isinstance(where, Path):
+        return open_journal(where)
+    scheme, _, rest = where.partition("://")
+    is_sqlite = scheme.startswith("sqlite")
+    if not rest or (is_sqlite and not rest.strip("/")) or ":memory:" in rest:
+        hint = "such as sqlite:////data/studies.db or postgresql://user@host/studies"
+        raise ConfigError("--storage", "", "must be the URL of a database", where, hint)
+    options: dict[str, Any] = {"pool_pre_ping": True}
+    if is_sqlite:
+        options = {"connect_args": {"timeout": _SQLITE_TIMEOUT_SECONDS}}
+    try:
+        return RDBStorage(where, engine_kwargs=options)
+    except ImportError:  # names the scheme alone: a URL may hold a password
+        hint = "install one, such as psycopg for PostgreSQL or mysqlclient for MySQL"
+        problem = "must be a database whose Python driver is installed"
+        raise ConfigError("--storage", "", problem, f"{scheme}://…", hint) from None
+    except STORAGE_ERRORS as error:
+        reason = (str(getattr(error, "orig", None) or error).splitlines() or [""])[0]
+        problem = f"must be the URL of a database that answers: {reason}"
+        raise ConfigError("--storage", "", problem, f"{scheme}://…") from None
 
 
 def open_journal(path: Path) -> Journal:
@@ -61,8 +82,8 @@ def open_journal(path: Path) -> Journal:
     except OSError as error:
         raise RunError(f"{path}: the journal cannot be opened: {error.strerror}") from None
     except STORAGE_ERRORS as error:
-        cure = "move it away; what was decided stays in decisions.jsonl"
-        raise RunError(f"{path}: the journal is damaged ({error}); {cure}") from None
+        hint = "move it away; what was decided stays in decisions.jsonl"
+        raise RunError(f"{path}: the journal is damaged ({error}); {hint}") from None
 
 
 def close_storage(storage: BaseStorage) -> None:
@@ -73,7 +94,7 @@ def close_storage(storage: BaseStorage) -> None:
 
 
 def sync(storage: BaseStorage) -> None:
-    """Wait until all that was told is on disk; a database sees to that itself."""
+    """Wait until all that was written is on disk; a database sees to that itself."""
     if isinstance(storage, Journal):
         storage.sync()
 
@@ -108,37 +129,36 @@ class _JournalFile(JournalFileBackend):
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Append one line an operation, whole or not at all, also where the disk is full."""
         lines = "".join(f"{json.dumps(log, separators=(',', ':'))}\n" for log in logs)
-        with self._mutex:
-            file = os.open(self._path, os.O_RDWR | os.O_APPEND | _NO_LINK)
-            try:
-                self._cut_torn_tail(file)
-                _append(file, lines.encode())
-            finally:
-                os.close(file)
+        with self._mutex, self._opened(os.O_RDWR | os.O_APPEND) as file:
+            self._cut_torn_line(file)  # of another writer, which was killed
+            _append(file, lines.encode())
 
     def repair(self) -> None:
         """Cut a half-written last line and keep it in a file with the suffix ``.bak``."""
-        with self._mutex:
-            file = os.open(self._path, os.O_RDWR | _NO_LINK)
-            try:
-                self._cut_torn_tail(file)
-            finally:
-                os.close(file)
+        with self._mutex, self._opened(os.O_RDWR) as file:
+            self._cut_torn_line(file)
 
     def sync(self) -> None:
         """Wait until the file is on disk."""
-        file = os.open(self._path, os.O_RDONLY | _NO_LINK)
-        try:
+        with self._opened(os.O_RDONLY) as file:
             os.fsync(file)
+
+    @contextmanager
+    def _opened(self, flags: int) -> Iterator[int]:
+        # Never through a link or into a pipe, which somebody may have put in its place meanwhile.
+        file = os.open(self._path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            yield file
         finally:
             os.close(file)
 
-    def _cut_torn_tail(self, file: int) -> None:
+    def _cut_torn_line(self, file: int) -> None:
         size = os.fstat(file).st_size
         if not size or os.pread(file, 1, size - 1) == b"\n":
             return
         data = self._path.read_bytes()
         end = data.rfind(b"\n") + 1
+        # Before it is cut: a crash in between keeps the line twice instead of losing it.
         with open_for_appending(self._path.with_name(f"{self._path.name}.bak")) as bak:
             _append(bak.fileno(), data[end:] + b"\n")
         os.ftruncate(file, end)
@@ -154,24 +174,3 @@ def _append(file: int, data: bytes) -> None:
         with suppress(OSError):
             os.ftruncate(file, size)
         raise
-
-
-def _open_database(url: str) -> RDBStorage:
-    scheme, _, rest = url.partition("://")
-    is_sqlite = scheme.startswith("sqlite")
-    if not rest or (is_sqlite and not rest.strip("/")) or ":memory:" in rest:
-        cure = "such as sqlite:////data/studies.db or postgresql://user@host/studies"
-        raise ConfigError("--storage", "", "must be the URL of a database", url, cure)
-    options: dict[str, Any] = {"pool_pre_ping": True}
-    if is_sqlite:
-        options = {"connect_args": {"timeout": _SQLITE_TIMEOUT_SECONDS}}
-    try:
-        return RDBStorage(url, engine_kwargs=options)
-    except ImportError:  # names the scheme alone: a URL may hold a password
-        cure = "install one, such as psycopg for PostgreSQL or mysqlclient for MySQL"
-        law = "must be a database whose Python driver is installed"
-        raise ConfigError("--storage", "", law, f"{scheme}://…", cure) from None
-    except STORAGE_ERRORS as error:
-        reason = (str(getattr(error, "orig", None) or error).splitlines() or [""])[0]
-        law = f"must be the URL of a database that answers: {reason}"
-        raise ConfigError("--storage", "", law, f"{scheme}://…") from None

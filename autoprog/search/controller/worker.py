@@ -1,29 +1,36 @@
-"""A worker: asks for trials, evaluates them and tells, until there are enough."""
+"""A worker: asks for trials, evaluates them and reports their values, until there are enough."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal
 
 from optuna.exceptions import StorageInternalError
-from optuna.trial import Trial
+from optuna.trial import Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from autoprog.errors import AutoprogError, RunError
-from autoprog.search.controller.halving import Halving
-from autoprog.search.controller.leases import Lease
-from autoprog.search.controller.shared import SharedStudy
-from autoprog.search.controller.trials import OpenTrial, PrunedTrial, ReleasedTrial
+from autoprog.processes import WorkerFile
+from autoprog.search.controller.study import LeaseKeeper, SharedStudy, attempt_of, origin_of
 from autoprog.train.stop import StopRequest
-from autoprog.workers import WorkerFile
 
-__all__ = ["EXPECTED_ERRORS", "Evaluate", "StopRule", "WorkerEnd", "run_worker"]
+__all__ = [
+    "Evaluate",
+    "Halving",
+    "OpenTrial",
+    "PrunedTrial",
+    "ReleasedTrial",
+    "StopRule",
+    "WorkerEnd",
+    "run_worker",
+    "should_stop",
+]
 
-Evaluate = Callable[[Mapping[str, Any], OpenTrial], float | Sequence[float]]
+Evaluate = Callable[[Mapping[str, Any], "OpenTrial"], float | Sequence[float]]
 
 EXPECTED_ERRORS: tuple[type[Exception], ...] = (
     AutoprogError,
@@ -41,20 +48,18 @@ class StopRule:
 
     Attributes:
         trials: So many in all, of all workers and attempts, complete or pruned; None for no limit.
-        seconds: Since this worker began; None for no limit.
-        most_errors: Trials that may fail by an error in a row before the worker gives up.
+        max_errors: Trials that may fail by an error in a row before the worker gives up.
     """
 
     trials: int | None = None
-    seconds: float | None = None
-    most_errors: int = 3
+    max_errors: int = 3
 
 
 @dataclass
 class WorkerEnd:
-    """How a worker ended, and after how many trials: told in time, pruned among them, failed by an error."""
+    """How a worker ended, and after how many trials: finished in time, pruned of them, failed by an error."""
 
-    reason: Literal["enough", "time", "stopped"] = "enough"
+    reason: Literal["enough", "stopped"] = "enough"
     num_told: int = 0
     num_pruned: int = 0
     num_failed: int = 0
@@ -68,7 +73,6 @@ def run_worker(
     stop: StopRequest | None = None,
     *,
     halving: Halving | None = None,
-    catch: tuple[type[Exception], ...] = EXPECTED_ERRORS,
     poll_seconds: float = 1.0,
 ) -> WorkerEnd:
     """Work on a study until the rule says that it is enough.
@@ -79,20 +83,49 @@ def run_worker(
 
     Args:
         shared: The study.
-        evaluate: Returns the metrics of a trial, given its parameters and the trial itself.
+        evaluate: Returns the metrics of a trial, given its parameters and the trial itself. Of its errors,
+            those that are not expected also end the worker.
         rule: When to stop.
         file: Where the worker says what it does; its number names it in leases.
         stop: Set by a signal.
         halving: Ends trials early by the values that they report.
-        catch: Errors that fail a trial; any other also ends the worker.
         poll_seconds: How often to look whether others, with the last trials under way, leave some to do.
 
     Raises:
         RunError: If trials fail in a row, or the storage does not answer.
     """
-    worker = _Worker(shared, evaluate, rule, file, stop or StopRequest(), halving, catch)
+    stop, end, errors_in_a_row = stop or StopRequest(), WorkerEnd(), list[str]()
     try:
-        return worker.run(poll_seconds)
+        while True:
+            if stop.signal_name is not None:
+                end.reason = "stopped"
+                break
+            if rule.trials is not None and shared.num_finished() >= rule.trials:
+                break
+            asked = shared.ask(rule.trials, file.number)
+            if asked is None:  # the trials under way may be enough, or fail
+                file.say("waiting")
+                time.sleep(poll_seconds)
+                continue
+            trial, lease = asked
+            file.say("running", trial=trial.number)
+            # The outcome is written while the lease still holds: an evaluation that raises is no lost one.
+            with (
+                shared.keeper(trial, lease, file.beat) as keeper,
+                _OutcomeWithoutValues(shared, trial, end, errors_in_a_row),
+            ):
+                opened = OpenTrial(trial, halving, stop, keeper)
+                values = evaluate(opened.params, opened)
+                if any(map(math.isnan, values if isinstance(values, Sequence) else [values])):
+                    raise ArithmeticError(f"a metric is not a number: {values}")
+                end.num_told += shared.tell(trial, values)
+                errors_in_a_row.clear()
+            if len(errors_in_a_row) >= rule.max_errors:
+                count, last = len(errors_in_a_row), errors_in_a_row[-1]
+                file.say("failed", last)
+                raise RunError(f"worker {file.number}: {count} trials failed in a row: {last}")
+        file.say("done", end.reason)
+        return end
     except (OSError, StorageInternalError, SQLAlchemyError) as error:
         file.say("failed", "the storage does not answer")
         reason = str(error).splitlines()[0]
@@ -100,65 +133,13 @@ def run_worker(
 
 
 @dataclass
-class _Worker:
+class _OutcomeWithoutValues:
+    """Says in the study what became of a trial that has no values, however its evaluation ended."""
+
     shared: SharedStudy
-    evaluate: Evaluate
-    rule: StopRule
-    file: WorkerFile
-    stop: StopRequest
-    halving: Halving | None
-    catch: tuple[type[Exception], ...]
-    end: WorkerEnd = field(default_factory=WorkerEnd)
-    errors_in_a_row: list[str] = field(default_factory=list)
-
-    def run(self, poll_seconds: float) -> WorkerEnd:
-        begin = time.monotonic()
-        while not self._is_over(time.monotonic() - begin):
-            asked = self.shared.ask(self.rule.trials, self.file.number)
-            if asked is None:
-                self.file.say("waiting")
-                time.sleep(poll_seconds)
-                continue
-            self._carry_out(*asked)
-            if len(self.errors_in_a_row) >= self.rule.most_errors:
-                count, last = len(self.errors_in_a_row), self.errors_in_a_row[-1]
-                self.file.say("failed", last)
-                raise RunError(f"worker {self.file.number}: {count} trials failed in a row: {last}")
-        self.file.say("done", self.end.reason)
-        return self.end
-
-    def _is_over(self, seconds: float) -> bool:
-        if self.stop.signal_name is not None:
-            self.end.reason = "stopped"
-        elif self.rule.seconds is not None and seconds >= self.rule.seconds:
-            self.end.reason = "time"
-        else:
-            most = self.rule.trials
-            return most is not None and self.shared.num_finished() >= most
-        return True
-
-    def _carry_out(self, trial: Trial, lease: Lease) -> None:
-        self.file.say("running", trial=trial.number)
-        with self.shared.keeper(trial, lease, self.file.beat) as keeper, _Settling(self, trial):
-            opened = OpenTrial(
-                trial,
-                self.halving,
-                wants_to_stop=lambda: self.stop.signal_name is not None,
-                is_lost=lambda: keeper.is_lost,
-            )
-            values = self.evaluate(opened.params, opened)
-            told = list(values) if isinstance(values, Sequence) else [values]
-            if any(math.isnan(value) for value in told):
-                raise ArithmeticError(f"a metric is not a number: {told}")
-            self.end.num_told += self.shared.tell(trial, told)
-            self.errors_in_a_row.clear()
-
-
-class _Settling:
-    """Tells what became of a trial that has no values, however its evaluation ended."""
-
-    def __init__(self, worker: _Worker, trial: Trial) -> None:
-        self._worker, self._trial = worker, trial
+    trial: Trial
+    end: WorkerEnd
+    errors_in_a_row: list[str]
 
     def __enter__(self) -> None: ...
 
@@ -168,19 +149,140 @@ class _Settling:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> bool:
-        worker, end = self._worker, self._worker.end
         if isinstance(error, PrunedTrial):
-            pruned = worker.shared.prune(self._trial)
-            end.num_told, end.num_pruned = end.num_told + pruned, end.num_pruned + pruned
-            worker.errors_in_a_row.clear()
+            is_in_time = self.shared.prune(self.trial)
+            self.end.num_told += is_in_time
+            self.end.num_pruned += is_in_time
+            self.errors_in_a_row.clear()
             return True
         if isinstance(error, ReleasedTrial):
-            worker.shared.release(self._trial)
+            self.shared.release(self.trial)
             return True
         if not isinstance(error, Exception):
             return False  # a second signal: the lease will run out
         message = f"{type(error).__name__}: {error}"
-        worker.shared.fail(self._trial, message)
-        worker.errors_in_a_row.append(message)
-        end.num_failed += 1
-        return isinstance(error, worker.catch)
+        self.shared.fail(self.trial, message)
+        self.errors_in_a_row.append(message)
+        self.end.num_failed += 1
+        return isinstance(error, EXPECTED_ERRORS)
+
+
+class PrunedTrial(Exception):
+    """Ends a trial early because others do better; raised by :meth:`OpenTrial.report`."""
+
+
+class ReleasedTrial(Exception):
+    """Gives a trial back, to be gone on with later; for evaluations that see ``stop_requested``."""
+
+
+class OpenTrial:
+    """A trial under way, as the code that evaluates it sees it.
+
+    Attributes:
+        number: Of the trial in its study.
+        origin: The number of the trial that this one repeats, or its own: where to look for what an earlier
+            worker left.
+        attempt: How many workers have died over it before.
+        params: What to evaluate.
+    """
+
+    def __init__(
+        self,
+        trial: Trial,
+        halving: Halving | None = None,
+        stop: StopRequest | None = None,
+        keeper: LeaseKeeper | None = None,
+    ) -> None:
+        self.number, self.params = trial.number, dict(trial.params)
+        self.origin, self.attempt = origin_of(trial), attempt_of(trial)
+        self._trial, self._halving, self._stop, self._keeper = trial, halving, stop, keeper
+        self._last_rung = -1
+
+    @property
+    def stop_requested(self) -> bool:
+        """Return whether the worker was asked to stop; raise :class:`ReleasedTrial` to do so in mid-trial."""
+        return self._stop is not None and self._stop.signal_name is not None
+
+    @property
+    def is_lost(self) -> bool:
+        """Return whether others took this worker for dead, so that nobody waits for the result any more."""
+        return self._keeper is not None and self._keeper.is_lost
+
+    def note(self, name: str, value: Any) -> None:
+        """Keep a fact with the trial, as a user attribute that JSON can hold."""
+        self._trial.set_user_attr(name, value)
+
+    def report(self, step: int, value: float) -> None:
+        """Report how good the trial is at a step, lower being better.
+
+        Only the first value at each rung is kept and compared. It is kept as a user attribute: Optuna's own
+        ``report`` refuses studies of several objectives.
+
+        Raises:
+            PrunedTrial: If others do better at this rung.
+        """
+        rung = self._halving.rung_of(step) if self._halving else None
+        if self._halving is None or rung is None or rung <= self._last_rung:
+            return
+        self._last_rung = rung
+        self._trial.set_user_attr(f"rung_{rung}", value)
+        if should_stop(value, self._others_at(rung), self._halving.reduction):
+            raise PrunedTrial(f"step {step}: {value:g}")
+
+    def _others_at(self, rung: int) -> Sequence[float]:
+        """Return the values of the other trials at a rung.
+
+        Failed ones are left out: one that was lost is repeated and reports its value again.
+        """
+        name = f"rung_{rung}"
+        return [
+            trial.user_attrs[name]
+            for trial in self._trial.study.get_trials(deepcopy=False)
+            if name in trial.user_attrs
+            and trial.number != self.number
+            and trial.state is not TrialState.FAIL
+        ]
+
+
+@dataclass(frozen=True)
+class Halving:
+    """Where trials are compared: at ``first_step · reduction^k``, the rungs.
+
+    Of those that have come to a rung, one in ``reduction`` goes on (ASHA, arXiv 1810.05934, in the variant
+    that stops trials and never pauses them). Optuna's own pruners refuse several objectives.
+    """
+
+    first_step: int
+    reduction: int = 3
+
+    def __post_init__(self) -> None:
+        if self.first_step < 1:
+            raise ValueError(f"first_step must be >= 1, but got {self.first_step}")
+        if self.reduction < 2:
+            raise ValueError(f"reduction must be >= 2, but got {self.reduction}")
+
+    def rung_of(self, step: int) -> int | None:
+        """Return the highest rung that is not above `step`."""
+        if step < self.first_step:
+            return None
+        rung = 0
+        while self.first_step * self.reduction ** (rung + 1) <= step:
+            rung += 1
+        return rung
+
+
+def should_stop(value: float, others: Sequence[float], reduction: int) -> bool:
+    """Return whether a trial ends at a rung: whether it is outside the best one in `reduction`.
+
+    As long as fewer than `reduction` trials have come there, none is stopped. Ties go on.
+
+    Args:
+        value: Of the trial at this rung; lower is better.
+        others: Of all other trials that have come to this rung so far.
+        reduction: Of so many trials one goes on.
+    """
+    if math.isnan(value):
+        return True
+    count = len(others) + 1
+    better = sum(other < value for other in others)
+    return count >= reduction and better >= count // reduction

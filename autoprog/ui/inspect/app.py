@@ -2,50 +2,132 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from functools import partial
+from os import environ
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, cast
 
+from rich.console import Group
+from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 from textual import on
 from textual.app import App, ComposeResult, SystemCommand
 from textual.binding import BindingType
+from textual.containers import VerticalScroll
 from textual.filter import LineFilter
 from textual.message import Message
-from textual.screen import Screen
+from textual.pilot import Pilot
+from textual.screen import ModalScreen, Screen
 from textual.widgets import Footer, Input, Static, TabbedContent, TabPane
 from textual.worker import get_current_worker
 
-from autoprog.errors import AutoprogError
-from autoprog.ui.fitted import Fitted
-from autoprog.ui.inspect.colours import DARK, LIGHT
-from autoprog.ui.inspect.compare_pane import ComparePane
-from autoprog.ui.inspect.follow import Follower, PlanFollower, RunFollower
-from autoprog.ui.inspect.foreign import Checked, PrintableLines, without_markup
-from autoprog.ui.inspect.guide import GuideScreen
-from autoprog.ui.inspect.keys import APP_KEYS, LOOKING, MOVES_IN_PAGE, MOVES_IN_TABLE, VIEWS
-from autoprog.ui.inspect.library import Library, Marks
-from autoprog.ui.inspect.listing import Listing
-from autoprog.ui.inspect.live_pane import LivePane
-from autoprog.ui.inspect.pages import PAGES, headline
+from autoprog.errors import AutoprogError, ConfigError, RunError
+from autoprog.locate import is_word, locate_run
+from autoprog.openfiles import write_all
+from autoprog.ui.format import DIM, WARNING
 from autoprog.ui.inspect.panes import (
+    APP_KEYS,
+    MOVES_IN_PAGE,
+    MOVES_IN_TABLE,
     NOTHING_OPEN,
     READING,
-    Looking,
+    VIEW_ACTIONS,
+    VIEWS,
+    Checked,
+    ComparePane,
+    GrowthPane,
+    Importances,
+    LivePane,
     PagePane,
     Pane,
+    PrintableLines,
+    ReadingPane,
     ReadOn,
+    RunsPane,
+    SchedulePane,
+    SearchPane,
     WhyPane,
+    headline,
+    without_markup,
 )
-from autoprog.ui.inspect.runs_pane import RunsPane
-from autoprog.ui.inspect.schedule_pane import SchedulePane
-from autoprog.ui.inspect.search_pane import Importances, SearchPane
-from autoprog.ui.palette import WARNING
-from autoprog.ui.subject import Subject
+from autoprog.ui.inspect.readers import Follower, Library, Listing, Marks, PlanFollower, RunFollower
+from autoprog.ui.render_html import with_local_fonts
+from autoprog.ui.render_rich import Fitted
+from autoprog.ui.subject import Subject, find_subject
+from autoprog.ui.tables import list_table
 
-__all__ = ["POLL_SECONDS", "VIEWS", "InspectApp"]
+__all__ = [
+    "KEYS",
+    "POLL_SECONDS",
+    "VIEWS",
+    "GuideScreen",
+    "InspectApp",
+    "inspect",
+    "make_app",
+    "take_screenshots",
+]
+
+
+# --------------------------------------------------------------------------------------------------
+# Which keys there are.
+
+
+KEYS = {
+    "1 … 7, Tab, h l, ← →": "the views, from Runs to Compare",
+    "j k, ↑ ↓": "down and up: a run, a decision, a line",
+    "g G, Home End": "first and last",
+    "Space, PgUp PgDn, ^D ^U": "a page; under Why, of the decision",
+    "Enter": "Runs: open the run under the cursor",
+    "Space, b": "Runs: mark to compare; take as baseline",
+    "d": "Schedule: beside the next other one",
+    "x": "Live, Compare: another axis of the curves",
+    "/": "filter the runs; Enter keeps, Esc clears it",
+    "^P": "palette: every command by name",
+    "?": "this page; Esc or ? closes it",
+    "q": "quit; a run that is writing goes on",
+}
+
+
+class GuideScreen(ModalScreen[None]):
+    """The keys and what they do, above what is shown."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [("escape,question_mark,q,enter", "dismiss", "Close")]
+
+    def compose(self) -> ComposeResult:
+        """Yield the table of keys."""
+        note = Text("Looking changes nothing: no run is written to, none is stopped.", DIM)
+        with VerticalScroll(id="guide"):
+            yield Static(Group(list_table(KEYS), Text(""), note))
+
+
+_COLOURS = [
+    (213, 94, 0),
+    (0, 158, 115),
+    (230, 159, 0),
+    (86, 180, 233),
+    (204, 121, 167),
+    (86, 180, 233),
+]  # red, green, yellow, blue, magenta, cyan, as in the palette
+
+# What the sixteen colours of a terminal look like on the grounds that the program paints.
+# Dim text has to be read: 6.6 to 1 on the dark ground, 5.3 to 1 on the light one.
+_DARK = TerminalTheme(
+    (18, 18, 18),
+    (224, 224, 224),
+    [(40, 40, 40), *_COLOURS, (208, 208, 208)],
+    [(150, 150, 150), *_COLOURS, (255, 255, 255)],
+)
+_LIGHT = TerminalTheme(
+    (255, 255, 255),
+    (31, 31, 31),
+    [(0, 0, 0), *_COLOURS, (90, 90, 90)],
+    [(107, 107, 107), *_COLOURS, (0, 0, 0)],
+)
+
 
 POLL_SECONDS = 1.0
 REDRAW_SECONDS = 0.3  # while a long log is read
@@ -77,10 +159,10 @@ class InspectApp(App[None]):
             self.follower, self.subject, self.problem = follower, follower.subject, problem
             super().__init__()
 
-    class Looked(Message):
+    class PaneRead(Message):
         """The thread has read what a view shows beside the subject."""
 
-        def __init__(self, pane: Looking, value: object) -> None:
+        def __init__(self, pane: ReadingPane, value: object) -> None:
             self.pane, self.value = pane, value
             super().__init__()
 
@@ -105,14 +187,15 @@ class InspectApp(App[None]):
             "why": WhyPane(),
             "search": SearchPane(importances),
             "live": LivePane(library),
-            "growth": PagePane("growth", PAGES["growth"]),
+            "growth": GrowthPane("growth"),
             "compare": ComparePane(library),
         }
         self._wait_for(READING if opened else NOTHING_OPEN)
         self.num_reads = 0
+        # One thread reads at a time: two would read the same lines of the log.
         self._busy = False
         self.animation_level = "none"  # a jump is faster than a slide, also over a slow line
-        self.ansi_theme_dark, self.ansi_theme_light = DARK, LIGHT
+        self.ansi_theme_dark, self.ansi_theme_light = _DARK, _LIGHT
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         """Return what every line passes before it is written (a method that Textual calls)."""
@@ -154,7 +237,7 @@ class InspectApp(App[None]):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Leave keys to what is typed into and to what lies above the views."""
-        if action in LOOKING:
+        if action in VIEW_ACTIONS:
             return len(self.screen_stack) == 1 and not isinstance(self.focused, Input)
         return True
 
@@ -197,7 +280,7 @@ class InspectApp(App[None]):
 
     @property
     def _closes(self) -> bool:
-        """Tell whether the views are gone, while what was read last still comes in."""
+        """Return whether the views are gone, while what was read last still comes in."""
         return not (self.query("#problem") and self.query("#views") and self._pane.query(Static))
 
     @property
@@ -255,9 +338,9 @@ class InspectApp(App[None]):
             follower = self._follower
             if follower is not None:
                 self._follow(follower)
-            if isinstance(pane, Looking):
+            if isinstance(pane, ReadingPane):
                 subject = None if follower is None else follower.subject
-                self.post_message(self.Looked(pane, pane.look(subject, marks)))
+                self.post_message(self.PaneRead(pane, pane.read(subject, marks)))
         finally:
             self._busy = False
             self.num_reads += 1
@@ -265,6 +348,7 @@ class InspectApp(App[None]):
     def _follow(self, follower: Follower) -> None:
         worker, drawn = get_current_worker(), 0.0
         try:
+            # A log of gigabytes is drawn as far as it is read, so that the screen is never empty for long.
             while follower.advance() and not worker.is_cancelled and follower is self._follower:
                 if time.monotonic() - drawn > REDRAW_SECONDS:
                     self.post_message(self.Read(follower))
@@ -275,6 +359,7 @@ class InspectApp(App[None]):
 
     @on(Read)
     def _take(self, event: Read) -> None:
+        # The thread may still report on the run that was open before.
         if event.follower is not self._follower or self._closes:
             return
         notice = self.query_one("#problem", Static)
@@ -284,8 +369,8 @@ class InspectApp(App[None]):
             self._subject = event.subject
             self._draw()
 
-    @on(Looked)
-    def _take_look(self, event: Looked) -> None:
+    @on(PaneRead)
+    def _take_pane_read(self, event: PaneRead) -> None:
         if not self._closes:
             event.pane.take(event.value)
 
@@ -293,13 +378,10 @@ class InspectApp(App[None]):
         if self._closes:
             return
         if self._subject is not None:
-            line = Fitted(partial(_headline, self._subject))
+            subject = self._subject
+            line = Fitted(lambda width: headline(subject))  # drawn, and checked, when it is shown
             self.query_one("#headline", Static).update(Checked(line))
         self._pane.show(self._subject)
-
-
-def _headline(subject: Subject, width: int) -> Text:
-    return headline(subject)
 
 
 _PANE_COMMANDS = (
@@ -309,3 +391,141 @@ _PANE_COMMANDS = (
     ("Axis of Live", "Draw curves over epochs or seconds", ("live", "axis")),
     ("Axis of Compare", "Draw curves over seconds, images or MACs", ("compare", "axis")),
 )
+
+
+# --------------------------------------------------------------------------------------------------
+# From the words of the command line to the program.
+
+
+SCREENSHOT_POLL_SECONDS = 0.1
+
+
+def inspect(
+    targets: Sequence[str],
+    runs_dir: str,
+    importances: Importances | None = None,
+    screenshots: Path | None = None,
+    size: tuple[int, int] = (80, 24),
+) -> list[Path]:
+    """Open the program in this terminal, until it is left; or write pictures of its views.
+
+    Args:
+        targets: Run folders, folders of runs, schedule files and presets; the first one is open at once.
+        runs_dir: Folder of the runs to choose from where none is named.
+        importances: Computes parameter importances from a journal.
+        screenshots: Folder for the pictures, which need no terminal.
+        size: Their columns and rows.
+
+    Returns:
+        The pictures.
+
+    Raises:
+        ConfigError: If a target is none of these, or this is no terminal.
+        RunError: If pictures cannot be made.
+    """
+    poll_seconds = POLL_SECONDS if screenshots is None else SCREENSHOT_POLL_SECONDS
+    app = make_app(targets, runs_dir, poll_seconds, importances)
+    if screenshots is not None:
+        return take_screenshots(app, screenshots, size)
+    # Textual needs a terminal: into a pipe or a file it would write codes.
+    if not (sys.stdin.isatty() and sys.stdout.isatty()) or environ.get("TERM") == "dumb":
+        hint = "autoprog show prints the same views anywhere"
+        raise ConfigError("inspect", "", "there is no terminal to draw in", hint=hint)
+    app.run()
+    return []
+
+
+def make_app(
+    targets: Sequence[str],
+    runs_dir: str,
+    poll_seconds: float = POLL_SECONDS,
+    importances: Importances | None = None,
+) -> InspectApp:
+    """Return the program for these targets, which reads what has changed every `poll_seconds`.
+
+    Where two runs or more are named, they are marked from the start.
+
+    Raises:
+        ConfigError: If a target is nothing that can be looked at.
+    """
+
+    def is_runs_folder(path: Path) -> bool:
+        return path.is_dir() and not (path / "run.yaml").is_file() and any(path.glob("*/run.yaml"))
+
+    folders = [Path(target) for target in targets if is_runs_folder(Path(target))]
+    opened = [target for target in targets if Path(target) not in folders]
+    opened = [str(locate_run(t, runs_dir)) if is_word(t, runs_dir) else t for t in opened]
+    named = [Path(target) for target in opened]
+    followers: list[Follower] = [
+        RunFollower(path)
+        if (path / "run.yaml").is_file()
+        else PlanFollower(target, find_subject(target, None, None, None, time.time()))
+        for target, path in zip(opened, named, strict=True)
+    ]
+    if len(folders) > 1:
+        problem = "one folder of runs can be listed at a time"
+        raise ConfigError("inspect", "", problem, str(folders[1]))
+    if not folders and len(named) < 2:
+        # Around the one run that is named, so that its neighbours are at hand.
+        folders = [named[0].parent if named and named[0].is_dir() else Path(runs_dir)]
+    listing = Listing(folders[0] if folders else None, named)
+    runs = [path for path in named if path.is_dir()]
+    # Whoever names two runs wants to compare them.
+    marked = runs if len(runs) > 1 else []
+    return InspectApp(followers, listing, poll_seconds, marked, importances)
+
+
+# --------------------------------------------------------------------------------------------------
+# Pictures of all views, without a terminal.
+
+
+MAX_SECONDS = 60.0
+PAUSE_SECONDS = 0.02
+
+
+def take_screenshots(app: InspectApp, folder: Path, size: tuple[int, int]) -> list[Path]:
+    """Write ``runs.svg``, ``schedule.svg`` … of a program that nobody has started.
+
+    Args:
+        app: What to show.
+        folder: Where the files go; made if it is missing.
+        size: Columns and rows of the terminal there would be.
+
+    Returns:
+        The files, in the order of the views.
+
+    Raises:
+        RunError: If they cannot be written, or a run cannot be read.
+    """
+
+    async def settle(pilot: Pilot[None], view: str) -> None:
+        """Wait until a view is shown and what it shows has been read twice, so that it is all there."""
+        search = cast(SearchPane, app.query_one("#search-pane"))
+        await pilot.pause()
+        app.action_view(view)
+        await pilot.pause()
+        end, last = app.num_reads + 2, time.monotonic() + MAX_SECONDS
+        while (app.num_reads < end or search.is_computing) and time.monotonic() < last:
+            await pilot.pause(PAUSE_SECONDS)
+        await pilot.pause()
+
+    async def take() -> dict[str, str]:
+        """Return the pictures by the names of their files."""
+        pictures = {}
+        async with app.run_test(size=size) as pilot:
+            for view in VIEWS:
+                await settle(pilot, view)
+                problem = app.query_one("#problem", Static)
+                if problem.display:
+                    raise RunError(str(problem.content).removeprefix(" ! "))
+                picture = app.export_screenshot(title="autoprog inspect")
+                pictures[f"{view}.svg"] = with_local_fonts(picture)
+        return pictures
+
+    pictures = asyncio.run(take())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_all({folder / name: picture for name, picture in pictures.items()})
+        return [folder / name for name in pictures]
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be written: {error.strerror}") from None

@@ -1,1 +1,0 @@
-"""timm's training transform on whole batches of decoded thumbnails: the same distribution, drawn together."""
