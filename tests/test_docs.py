@@ -28,7 +28,7 @@ from autoprog import runfiles
 from autoprog.cli import COMMANDS, build_parser, main
 from autoprog.files import parse
 from autoprog.schedule import GrowthSchedule
-from autoprog.schemas import schema_of
+from autoprog.starters import schema_of
 from autoprog.space import SpaceFile
 
 ROOT = Path(__file__).resolve().parent.parent
