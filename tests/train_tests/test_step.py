@@ -1,4 +1,4 @@
-"""The stepper: accumulation, seeds, growth, low-frequency crops, unfreezing, and a batch that does not fit."""
+"""The stepper: accumulation, seeds, growth, low-frequency crops, unfreezing, batches that do not fit."""
 
 from __future__ import annotations
 

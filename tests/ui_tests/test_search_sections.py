@@ -11,11 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from autoprog.decisions import (
-    Continuation,
-    Decision,
-    FrontPoint,
-)
+from autoprog.decisions import Continuation, Decision, FrontPoint
 from autoprog.events import Decided, SubnetTrained
 from autoprog.fidelity_report import Agreement, ComparedSubnet, FidelityReport, write_fidelity
 from autoprog.ui.live import event_lines
