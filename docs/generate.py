@@ -8,6 +8,7 @@ table or text of that name. ``command-line.md`` is made from the parser as a who
 from __future__ import annotations
 
 import argparse
+import ast
 import inspect
 import re
 import sys
@@ -284,11 +285,27 @@ def _prose(text: str) -> str:
     return "".join(pieces)
 
 
+def modules() -> str:
+    """Return what each module is for: the first line of its docstring, a table for each package."""
+    lines, root = [], DOCS.parent
+    for package in ("supernet", "autoprog"):
+        for folder in sorted({path.parent for path in (root / package).rglob("*.py")}):
+            rows = []
+            for path in sorted(folder.glob("*.py")):
+                about = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+                if path.stem != "__init__":
+                    rows.append([f"`{path.name}`", _prose(about.partition("\n")[0])])
+            name = folder.relative_to(root).as_posix()
+            lines += [f"### {name}\n", _table(["module", "what it is about"], rows)]
+    return "\n".join(lines)
+
+
 GENERATORS: dict[str, Callable[[], str]] = {
     "api": api,
     "commands": commands,
     "decisions": decisions,
     "models": models,
+    "modules": modules,
     "presets": presets,
     "recipes": recipes,
     "supernet": supernet,
