@@ -12,7 +12,7 @@ import ast
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +167,66 @@ def _metavar(action: argparse.Action) -> str:
     return action.dest.upper()
 
 
+def renamed() -> str:
+    """Return the commands, flags, keys and values of schema 1 with their names of today."""
+    from autoprog import cli, migration
+
+    def shown(text: str) -> str:
+        # Of `a|b|c` the first in code, since a | would end the cell of a table.
+        first = re.sub(r"(\w+)(?:\|\w+)+", r"\1", text)
+        others = [one for group in re.findall(r"\w+((?:\|\w+)+)", text) for one in group.split("|")]
+        return f"`{first}`" + "".join(f", `{one}`" for one in others if one)
+
+    commands = {
+        **{f"autoprog {old}": f"autoprog {new}" for old, new in cli.RENAMED_COMMANDS.items()},
+        **{f"autoprog {' '.join(old)}": new for old, new in cli._MOVED_FLAGS.items()},
+    }
+    places: dict[str, Mapping[str, str]] = {
+        "a recipe": migration._RECIPE,
+        "`grow`": migration._GROWTH,
+        "`axes` of a space": {**migration._AXES, "shares": "fractions"},
+        "`decisions` of a space": migration._DECISIONS,
+        "`data` in `run.yaml`": {"share": "fraction"},
+        "`search` in `run.yaml`": {"time_share": "cost_fraction"},
+        "`result.json`": migration._EVALUATION,
+        "`decisions.jsonl`": migration._DECISION,
+        "`inputs.jsonl`": {**migration._INPUTS, **migration._REACHED},
+        "`fidelity.json`": migration._FIDELITY,
+        "`costs.json`": {"cells": "step_costs"},
+        "`bench.json`": {"entrants": "schedules"},
+    }
+    known = {old for names in places.values() for old in names}
+    assert known == migration.NEW_KEYS.keys() - migration.FLAGS.keys(), "a key has no place here"
+    values: dict[str, Mapping[str, str]] = {
+        "`grow.init`, `axes.init`": migration._INITS,
+        "`grow.old_blocks`": migration._OLD_BLOCKS,
+        "`grow.optimizer_state`": migration._OPTIMIZER_STATES,
+        "`length_unit`": migration._LENGTH_UNITS,
+        "`kind` of an event": migration._KINDS,
+    }
+
+    def table(names: Mapping[str, str]) -> str:
+        rows = [[shown(old), shown(new)] for old, new in names.items()]
+        return _table(["before", "now"], rows)
+
+    def table_by_place(head: str, names_in: Mapping[str, Mapping[str, str]]) -> str:
+        rows = [
+            [place, shown(old), shown(new)]
+            for place, names in names_in.items()
+            for old, new in names.items()
+        ]
+        return _table([head, "before", "now"], rows)
+
+    return "\n".join(
+        (
+            f"### Commands\n\n{table(commands)}",
+            f"### Flags\n\n{table(cli.RENAMED_FLAGS)}",
+            f"### Keys of files\n\n{table_by_place('in', places)}",
+            f"### Values of keys\n\n{table_by_place('of', values)}",
+        )
+    )
+
+
 def api() -> str:
     """Return the public names of ``autoprog`` with their docstrings."""
     import autoprog
@@ -272,7 +332,10 @@ def _docstring(thing: Any) -> str:
 
 
 _ROLE = re.compile(r":\w+:`~?(?:[\w.]*\.)?(\w+)`")
-_FLAG = re.compile(r"(?<![\w`'/-])(--[a-z][\w-]*)(?![\w-]*`)")
+# A flag, with the choice that follows it in sentences such as "for --rule rollout".
+_FLAG = re.compile(
+    r"(?<![\w`'/-])(--[a-z][\w-]*(?: (?:rollout|autoprog|budget|hf|tensorboard|wandb)\b)?)(?![\w-]*`)"
+)
 
 
 def _prose(text: str) -> str:
@@ -308,6 +371,7 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "modules": modules,
     "presets": presets,
     "recipes": recipes,
+    "renamed": renamed,
     "supernet": supernet,
 }
 
