@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from autoprog.cli import build_parser
-from autoprog.commands import search, train
+from autoprog.cli import build_parser, command_module
 from autoprog.errors import ConfigError, suggest
 from autoprog.options import number_text
 from autoprog.runs import Run, load_run
@@ -28,7 +27,9 @@ def run_search(model: str | None = None, **flags: Any) -> Run:
         ConfigError: If a flag is unknown, or its value is refused.
         RunError: If the run fails.
     """
-    return load_run(search.execute(_arguments("search", {"model": model, **flags})))
+    return load_run(
+        command_module("search").execute(_arguments("search", {"model": model, **flags}))
+    )
 
 
 def run_training(schedule: str | Path, **flags: Any) -> Run:
@@ -42,7 +43,9 @@ def run_training(schedule: str | Path, **flags: Any) -> Run:
         ConfigError: If a flag is unknown, or its value is refused.
         RunError: If the run fails.
     """
-    return load_run(train.execute(_arguments("train", {"schedule": schedule, **flags})))
+    return load_run(
+        command_module("train").execute(_arguments("train", {"schedule": schedule, **flags}))
+    )
 
 
 def _arguments(command: str, values: Mapping[str, Any]) -> argparse.Namespace:

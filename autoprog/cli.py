@@ -27,6 +27,7 @@ __all__ = [
     "RENAMED_FLAGS",
     "add_subcommands",
     "build_parser",
+    "command_module",
     "flags_of",
     "main",
 ]
@@ -129,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             is_log = getattr(args, "format", None) in ("tensorboard", "wandb")  # needs no torch
             if args.command in _WITH_TORCH and not is_log and sys.stderr.isatty():
                 _load_torch()
-            return _command(args.command).run(args)
+            return command_module(args.command).run(args)
     except AutoprogError as error:
         if args.debug:
             raise
@@ -184,7 +185,7 @@ def build_parser(command: str | None, *, all_flags: bool = False) -> argparse.Ar
         )
         sub.add_argument("--debug", action="store_true", help="show tracebacks")
         if all_flags or name == command:
-            _command(name).add_flags(sub)
+            command_module(name).add_flags(sub)
     return parser
 
 
@@ -309,7 +310,7 @@ def _cause(error: MemoryError | RecursionError | UnicodeEncodeError | OSError) -
             )
 
 
-def _command(name: str):  # type: ignore[no-untyped-def]
+def command_module(name: str):  # type: ignore[no-untyped-def]
     """Import one command's module: they are what pulls in torch, pydantic or rich."""
     return importlib.import_module(f"autoprog.commands.{name}")
 

@@ -20,10 +20,10 @@ from autoprog.bounds import (
     UnitInterval,
     WorldSize,
 )
-from autoprog.curves import Curriculum
 from autoprog.decisions import Decision
 from autoprog.errors import ConfigError
 from autoprog.files import FileModel, Line
+from autoprog.stage import Curriculum
 from autoprog.subnets import Subnet
 
 __all__ = [

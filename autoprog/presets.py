@@ -11,20 +11,24 @@ from functools import partial
 from itertools import pairwise
 from typing import Literal
 
-from autoprog.curves import Curriculum, KeepCurve, Ramp, curve_value, linspace
 from autoprog.errors import ConfigError, suggest
 from autoprog.files import parse
 from autoprog.schedule import GrowthSchedule
 from autoprog.stage import (
+    Curriculum,
     FullModel,
     Grow,
+    KeepCurve,
     LearningRate,
+    Ramp,
     Sandwich,
     SandwichSizes,
     Stage,
     Tokens,
     Unfrozen,
+    curve_value,
     depth_value,
+    linspace,
 )
 from supernet.config import ModelSpec
 from supernet.depthmap import make_divisible

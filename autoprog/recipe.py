@@ -28,11 +28,10 @@ from autoprog.bounds import (
     UnitInterval,
     WeightDecay,
 )
-from autoprog.curves import Curriculum
 from autoprog.errors import ConfigError, suggest
 from autoprog.files import FileModel, parse
 from autoprog.options import Option, value_text
-from autoprog.stage import LearningRate
+from autoprog.stage import Curriculum, LearningRate
 
 __all__ = [
     "RECIPES",

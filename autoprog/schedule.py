@@ -17,16 +17,17 @@ from pydantic import Field, model_validator
 
 from autoprog import migration
 from autoprog.bounds import Index, Seed
-from autoprog.curves import KeepCurve, curve_ends
 from autoprog.errors import ConfigError
 from autoprog.fidelity_report import FidelitySummary
 from autoprog.files import FileModel, dump_yaml, parse, read_yaml
 from autoprog.stage import (
     FullModel,
+    KeepCurve,
     LearningRate,
     Sandwich,
     Stage,
     Unfrozen,
+    curve_ends,
     nearest_multiples,
     relative_step_cost,
     shown_depth,

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
 
-from autoprog.curves import Curriculum, Level, curve_levels
 from autoprog.errors import ConfigError
-from autoprog.stage import FullModel, Grow, Stage, Training
+from autoprog.stage import Curriculum, FullModel, Grow, Level, Stage, Training, curve_levels
 from supernet.config import SubnetConfig, as_depth
 
 __all__ = ["Segment", "StepTable", "but_for_tokens", "check_changes", "segments_of_stage"]

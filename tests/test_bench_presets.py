@@ -17,10 +17,10 @@ from autoprog.commands import bench_tier
 from autoprog.commands.bench_presets import load_preset_bench
 from autoprog.commands.bench_tier import TIERS, arm_seconds, between_markers, total_seconds
 from autoprog.commands.configure import configure_train
-from autoprog.curves import Curriculum
 from autoprog.errors import ConfigError, RunError
 from autoprog.presets import PRESETS, preset
 from autoprog.runs import load_run
+from autoprog.stage import Curriculum
 from autoprog.train.length import step_table
 from autoprog.verify import attempts
 from autoprog.verify.arms import ArmSettings

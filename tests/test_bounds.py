@@ -14,9 +14,9 @@ from pydantic import TypeAdapter, ValidationError
 import autoprog
 from autoprog import bounds
 from autoprog.bounds import Range
-from autoprog.curves import Ramp
 from autoprog.errors import ConfigError
 from autoprog.files import FileModel, parse
+from autoprog.stage import Ramp
 
 BY_NAME = {name: flag for name, flag in vars(bounds).items() if get_origin(flag) is Annotated}
 

@@ -38,7 +38,8 @@ DATA = (
 FRACTION_UNITS = "--data-fraction --held-out"
 RECIPE = (
     "--recipe --epochs --batch-size --grad-accum-steps --opt --lr --lr-base --lr-base-size"
-    " --weight-decay --layer-decay --clip-grad --sched --warmup-fraction --warmup-lr --min-lr --decay-fraction"
+    " --weight-decay --layer-decay --clip-grad --sched"
+    " --warmup-fraction --warmup-lr --min-lr --decay-fraction"
     " --smoothing --mixup --cutmix --aa --reprob --remode --drop-path --scale --ratio --hflip --vflip"
     " --color-jitter --interpolation --crop-pct --ema-epochs"
 )
@@ -48,13 +49,15 @@ RUN = (
     " -q --quiet"
     " --log-tensorboard --log-wandb --wandb-project --wandb-mode"
 )
-COMMON = f"-h --help --debug {DATA} {FRACTION_UNITS} --pretrained --initial-checkpoint --fresh-head {RECIPE} {RUN}"
+COMMON = f"-h --help --debug {DATA} {FRACTION_UNITS}"
+COMMON += f" --pretrained --initial-checkpoint --fresh-head {RECIPE} {RUN}"
 TRAINING = f"{COMMON} --schedule --elastic --pos-embed --model --img-size --time-budget --allow-changed-data"
 FLAGS = {
     "search": f"{COMMON} --model --img-size --space --rule --sampler --costs --profile-seconds --num-stages"
     " --supernet-epochs --max-candidates --min-full-fraction --grow-init --grow-placement"
     " --grow-old-blocks --grow-optimizer-state"
-    " --budget --cost-fraction --same-epochs --continuation-trials --num-points --supernet-fraction --search-fraction --trials"
+    " --budget --cost-fraction --same-epochs --continuation-trials --num-points --supernet-fraction"
+    " --search-fraction --trials"
     " --proxy -j --jobs --join --allow-changed-data"
     " --storage --fidelity --fidelity-at --fidelity-epochs --fidelity-seeds --fidelity-from --json"
     " --dry-run",
@@ -457,7 +460,8 @@ USAGE = {
     ),
     "a kind of file with a slip": (
         ("init", "reciep", "--model", "vit-mu"),
-        "argument KIND: must be space, recipe, schedule or completion, but got 'reciep'; did you mean 'recipe'?",
+        "argument KIND: must be space, recipe, schedule or completion, but got 'reciep';"
+        " did you mean 'recipe'?",
     ),
     "workers that are no number": (
         (*LINEAR, "--workers", "two"),

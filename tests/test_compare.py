@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from autoprog.cli import main
-from autoprog.curves import Curriculum
 from autoprog.errors import ConfigError
 from autoprog.events import Evaluated, Event, RunStarted, StepLogged
 from autoprog.presets import preset
@@ -22,7 +21,7 @@ from autoprog.recipe import RECIPES
 from autoprog.runs import Result, RunFolder
 from autoprog.settings import DataSettings, RunManifest, RunSettings, SearchSettings
 from autoprog.space import SpaceFile
-from autoprog.stage import FullModel
+from autoprog.stage import Curriculum, FullModel
 from autoprog.ui.compare import (
     compare_document,
     compare_sections,

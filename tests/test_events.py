@@ -7,7 +7,6 @@ import pytest
 from pydantic import ValidationError
 
 from autoprog import events
-from autoprog.curves import Curriculum
 from autoprog.decisions import Candidate, Decision, Estimate
 from autoprog.errors import ConfigError
 from autoprog.events import (
@@ -31,6 +30,7 @@ from autoprog.events import (
     decode,
     encode,
 )
+from autoprog.stage import Curriculum
 from supernet.config import SubnetConfig
 
 SMALL, LARGE = SubnetConfig(6, 128), SubnetConfig((4, 14), 224)

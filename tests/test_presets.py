@@ -5,7 +5,6 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from autoprog.curves import Curriculum, KeepCurve, Ramp
 from autoprog.errors import ConfigError
 from autoprog.files import parse, parse_yaml
 from autoprog.presets import (
@@ -18,7 +17,7 @@ from autoprog.presets import (
 )
 from autoprog.recipe import RECIPES
 from autoprog.schedule import GrowthSchedule
-from autoprog.stage import LearningRate, relative_step_cost
+from autoprog.stage import Curriculum, KeepCurve, LearningRate, Ramp, relative_step_cost
 from supernet.config import ModelSpec
 from supernet.depthmap import make_divisible
 from supernet.zoo import ZOO

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 
-from autoprog.curves import Curriculum
 from autoprog.errors import ConfigError
 from autoprog.files import parse_yaml
 from autoprog.recipe import (
@@ -14,7 +13,7 @@ from autoprog.recipe import (
     resolve_recipe,
     with_randaug_magnitude,
 )
-from autoprog.stage import LearningRate
+from autoprog.stage import Curriculum, LearningRate
 from autoprog.train.length import steps_per_epoch_of
 
 

@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from autoprog.curves import Curriculum, Ramp
 from autoprog.errors import ConfigError
 from autoprog.files import parse, parse_yaml
 from autoprog.presets import PRESETS, preset
 from autoprog.recipe import RECIPES
 from autoprog.schedule import FoundBy, GrowthSchedule, load_schedule
-from autoprog.stage import FullModel, Grow, LearningRate, Stage, nearest_multiples
+from autoprog.stage import Curriculum, FullModel, Grow, LearningRate, Ramp, Stage, nearest_multiples
 from autoprog.steptable import StepTable
 from supernet.config import GrowthRule, ModelSpec, SubnetConfig
 from supernet.zoo import ZOO

@@ -10,8 +10,7 @@ from pathlib import Path
 from autoprog.bounds import Few, FewValues, Many, Seconds, range_of
 from autoprog.cli import add_subcommands, build_parser
 from autoprog.commands import stress
-from autoprog.commands.flags import LOGGER_SETTINGS, flag_of
-from autoprog.commands.train import add_training_flags
+from autoprog.commands.flags import LOGGER_SETTINGS, add_training_flags, flag_of
 from autoprog.commands.verify import add_shared_flags, execute, shared_flags
 from autoprog.errors import ConfigError
 from autoprog.printable import say

@@ -6,11 +6,10 @@ import sys
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
-from autoprog.commands.configure import Configured
-from autoprog.curves import Curriculum, curve_ends
 from autoprog.data.batches import validation_refusal
 from autoprog.data.loader import check_images
 from autoprog.data.progress import progress_on_stderr
@@ -26,9 +25,9 @@ from autoprog.runs import load_run
 from autoprog.schedule import GrowthSchedule
 from autoprog.search.measured_costs import Costs
 from autoprog.search.plan import check_fidelity, length_and_plan
-from autoprog.search.trials import schedule_space
+from autoprog.search.schedule_space import schedule_space
 from autoprog.settings import RunSettings
-from autoprog.stage import Training, shown_depth
+from autoprog.stage import Curriculum, Training, curve_ends, shown_depth
 from autoprog.train.device import resolve_compute
 from autoprog.train.initial_weights import find_initial
 from autoprog.train.length import run_length, step_table
@@ -37,6 +36,9 @@ from autoprog.train.ranks import ONE_PROCESS, Ranks
 from autoprog.train.step import make_input_config, scaled_batch_size
 from supernet.build import machine_bytes
 from supernet.config import GrowthRule, as_depth
+
+if TYPE_CHECKING:
+    from autoprog.commands.configure import Configured
 
 __all__ = ["check_run", "check_validation_images"]
 

@@ -9,12 +9,15 @@ import subprocess
 import sys
 from datetime import datetime
 from pathlib import PurePath
+from typing import TYPE_CHECKING
 
-from autoprog.commands.configure import Configured
 from autoprog.commands.flags import absolute
 from autoprog.data.dataset import OpenedData
 from autoprog.files import FileModel
 from autoprog.settings import RecordedData, RunManifest, RunSettings
+
+if TYPE_CHECKING:
+    from autoprog.commands.configure import Configured
 
 __all__ = [
     "absolute_paths",

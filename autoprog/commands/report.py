@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shlex
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
 
-from autoprog.commands.configure import Configured
 from autoprog.console import Console
 from autoprog.fidelity_report import read_fidelity
 from autoprog.options import flag_words, flags_of_model
@@ -16,6 +16,9 @@ from autoprog.runs import RunFolder
 from autoprog.search.plan import SearchPlan, point_candidates
 from autoprog.settings import DataSettings, RunManifest, RunSettings, SearchSettings
 from autoprog.ui.search_sections import fidelity_lines
+
+if TYPE_CHECKING:
+    from autoprog.commands.configure import Configured
 
 __all__ = ["announce_search", "announce_train", "farewell", "plan_text", "space_text"]
 

@@ -6,20 +6,13 @@ import argparse
 from pathlib import Path
 
 from autoprog.commands.flags import (
-    add_changed_data_flag,
-    add_data_flags,
     add_dry_run_flag,
-    add_initial_flags,
-    add_model_flags,
-    add_recipe_flags,
-    add_run_flags,
+    add_training_flags,
     only_carries_out,
 )
 from autoprog.errors import ConfigError
-from autoprog.options import add_options
-from autoprog.settings import RunSettings
 
-__all__ = ["add_flags", "add_training_flags", "execute", "run"]
+__all__ = ["add_flags", "execute", "run"]
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -33,41 +26,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     add_training_flags(parser)
     add_dry_run_flag(parser)
-
-
-def add_training_flags(parser: argparse.ArgumentParser) -> None:
-    """Add what is trained, on what and how."""
-    group, nothing = parser.add_argument_group("schedule"), argparse.SUPPRESS
-    either = group.add_mutually_exclusive_group()
-    either.add_argument(
-        "--schedule",
-        default=nothing,
-        metavar="FILE|PRESET|RUN",
-        help="a YAML file, a name that autoprog list presets shows, or a run: its best.yaml, if it has one",
-    )
-    either.add_argument(
-        "--elastic",
-        dest="schedule",
-        action="store_const",
-        const="supervit",
-        default=nothing,
-        help="stay usable at many sizes and keep-rates: the schedule supervit (see autoprog evaluate)",
-    )
-    group.add_argument(
-        "--pos-embed",
-        choices=["resampled", "per-size"],
-        default=nothing,
-        help="positions of smaller images in --elastic: the full table resampled, or a table for"
-        " each size, as SuperViT has (default: resampled)",
-    )
-    add_model_flags(group, "for a preset: deit-s, vit-xs, a timm ViT …")
-    add_options(group, RunSettings, "length")
-    add_data_flags(parser)
-    add_initial_flags(parser)
-    of_file = "a schedule file has its own"
-    add_recipe_flags(parser, {"epochs": of_file, "sched": of_file})
-    add_run_flags(parser)
-    add_changed_data_flag(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from autoprog.curves import curve_value
 from autoprog.decisions import Decision
 from autoprog.errors import ConfigError
 from autoprog.eventlog import Row, effective_rows, event_of, event_row, read_chunk
@@ -27,6 +26,7 @@ from autoprog.events import (
     SupernetStarted,
 )
 from autoprog.openfiles import open_regular
+from autoprog.stage import curve_value
 from supernet.config import SubnetConfig
 
 __all__ = ["EventTail", "Point", "point_of"]

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autoprog.curves import Curriculum
 from autoprog.events import Event, SubnetTrained, WarningRaised
 from autoprog.fidelity_report import (
     Agreement,
@@ -35,7 +34,7 @@ from autoprog.runfiles import remove_checkpoints
 from autoprog.search.estimate import held_out_losses
 from autoprog.search.plan import DecisionPoint
 from autoprog.space import SearchSpace
-from autoprog.stage import Grow
+from autoprog.stage import Curriculum, Grow
 from autoprog.train.checkpoint import load_newest, publish, write_pending
 from autoprog.train.initial_weights import load_initial
 from autoprog.train.model import build_model

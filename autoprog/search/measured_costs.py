@@ -23,7 +23,6 @@ from autoprog.costs.table import (
     overlapped_seconds,
     table_of,
 )
-from autoprog.curves import Curriculum
 from autoprog.errors import ConfigError
 from autoprog.events import CostsMeasured
 from autoprog.openfiles import read_bytes
@@ -43,7 +42,7 @@ from autoprog.search.step_timing import (
     restored_after,
     seconds_with_batches,
 )
-from autoprog.stage import Training, evaluation_macs, image_macs
+from autoprog.stage import Curriculum, Training, evaluation_macs, image_macs
 from autoprog.train.meter import typical_seconds
 from autoprog.train.phase import Choice
 from autoprog.train.ranks import ONE_PROCESS

@@ -15,7 +15,6 @@ from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 
-from autoprog.curves import Curriculum
 from autoprog.data.dataset import OpenedData
 from autoprog.decisions import Continuation, Decision, DecisionInputs, ReachedLosses
 from autoprog.events import CostsKnown, Decided, Estimated, Event, StepLogged, SupernetStarted
@@ -32,7 +31,7 @@ from autoprog.search.measured_costs import Costs, result_of
 from autoprog.search.plan import DecisionPoint, SearchPlan, length_and_plan, point_candidates
 from autoprog.settings import RunSettings, SearchSettings
 from autoprog.space import by_size
-from autoprog.stage import FullModel, LearningRate, Stage, Tokens, depth_value
+from autoprog.stage import Curriculum, FullModel, LearningRate, Stage, Tokens, depth_value
 from autoprog.train.device import resolve_compute
 from autoprog.train.pace import CostPace
 from autoprog.train.phase import Choice, Compact, GrowTo, Phase, plain_choice

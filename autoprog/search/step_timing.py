@@ -15,10 +15,9 @@ import numpy as np
 import torch
 
 from autoprog.costs.table import CostKey
-from autoprog.curves import Curriculum
 from autoprog.data.batches import Batch
 from autoprog.paired_timing import TimeIsUpError
-from autoprog.stage import Training
+from autoprog.stage import Curriculum, Training
 from autoprog.train.phase import Phase, plain_choice
 from autoprog.train.step import Stepper, make_input_config
 from autoprog.train.stop import GaveUpError

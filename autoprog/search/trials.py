@@ -10,7 +10,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from autoprog.curves import Curriculum, curve_value
 from autoprog.data.dataset import OpenedData
 from autoprog.data.opening import open_data
 from autoprog.errors import DivergedError, RunError, RunExistsError, RunLockedError
@@ -19,14 +18,11 @@ from autoprog.pareto import pareto_front, pareto_knee
 from autoprog.processes import WorkerFile, claim_worker
 from autoprog.runfiles import check_run_files, remove_checkpoints, remove_unstarted
 from autoprog.runs import RunFolder
-from autoprog.schedule import FoundBy, GrowthSchedule, load_schedule
+from autoprog.schedule import FoundBy, load_schedule
 from autoprog.search.controller import (
     LOST,
     RELEASED,
-    BaseDistribution,
-    CategoricalDistribution,
     Halving,
-    IntDistribution,
     OpenTrial,
     Plan,
     PrunedTrial,
@@ -39,28 +35,24 @@ from autoprog.search.controller import (
     open_storage,
     run_worker,
 )
-from autoprog.search.encoding import AxisRange, Encoding
 from autoprog.search.forecast import ScalingLaw
+from autoprog.search.schedule_space import ScheduleSpace, schedule_space
 from autoprog.search.worker_processes import WorkerDied, spawn_workers
 from autoprog.settings import RunManifest, RunSettings, SearchSettings
-from autoprog.space import SearchSpace
-from autoprog.stage import FullModel, Grow, LearningRate, Stage, image_macs
+from autoprog.stage import image_macs
 from autoprog.supervise import PROGRAM
 from autoprog.train.length import step_table
 from autoprog.train.run import Job, start_training, train_schedule
 from autoprog.train.step import scaled_batch_size
 from autoprog.train.stop import InterruptedRunError, StopRequest
 from autoprog.train.trainer import Trainer
-from supernet.config import SubnetConfig
 
 __all__ = [
     "FinishedTrial",
-    "ScheduleSpace",
     "TrialRunner",
     "Workforce",
     "check_storage",
     "join",
-    "schedule_space",
     "search_by_trials",
     "trial_settings",
     "within_budget",
@@ -76,10 +68,6 @@ _RUNG_WINDOW = 12
 
 _NUM_EVALUATIONS = 10
 _LEARNING_EXPONENT = 0.2  # of the loss over the cost, as where a search has no curve to fit it to
-_NUM_DATES = 20
-"""Dates that a growth may have, from the start to where the model is full at the latest."""
-
-_RISING = ("depth", "img_size", "keep_rate", "randaug", "drop_path", "batch_scale")
 
 
 @dataclass(frozen=True)
@@ -380,155 +368,3 @@ def _report(trial: OpenTrial, trainer: Trainer, event: Evaluated, total_macs: in
         return
     if percent - _RUNGS.first_step * _RUNGS.reduction**rung <= _RUNG_WINDOW:
         trial.report(percent, ScalingLaw(_LEARNING_EXPONENT).score(event.loss_ema, total_macs))
-
-
-# Whole schedules as the parameters of trials: every axis of a space, and the choices beside them.
-
-
-def schedule_space(settings: RunSettings) -> ScheduleSpace:
-    """Return the schedules that a search may try."""
-    space, recipe = _search_of(settings).space, settings.recipe
-    return ScheduleSpace(space, recipe.strength, recipe.learning_rate)
-
-
-@dataclass(frozen=True)
-class ScheduleSpace:
-    """The schedules of a space.
-
-    Attributes:
-        space: What may grow, and the choices beside it.
-        strength: The recipe's regularisation, of which stages have a fraction.
-        lr: The recipe's learning rate; a trial may choose another shape.
-    """
-
-    space: SearchSpace
-    strength: Curriculum
-    lr: LearningRate
-
-    @property
-    def encoding(self) -> Encoding:
-        """Return the vectors of the axes that rise over a run."""
-        counts = self._counts()
-        axes = tuple(AxisRange(name, 0, counts[name] - 1) for name in _RISING)
-        return Encoding(axes, 0.0, 1.0 - self.space.decisions.min_full_fraction, _NUM_DATES)
-
-    def distributions(self) -> dict[str, BaseDistribution]:
-        """Return what a trial is asked for: increments of dates, and choices where there are several."""
-        rising = {key: IntDistribution(*ends) for key, ends in self.encoding.bounds().items()}
-        choices = {
-            name: CategoricalDistribution(values)
-            for name, values in self._choices().items()
-            if len(values) > 1
-        }
-        return {**rising, **choices}
-
-    def first(self) -> tuple[dict[str, Any], ...]:
-        """Return the trials to begin with: the baseline and the published ways to grow."""
-        encoding, counts = self.encoding, self._counts()
-        end = encoding.full_fraction
-
-        def arrivals(**own: list[float]) -> dict[str, int]:
-            at_once = {name: [0.0] * (counts[name] - 1) for name in _RISING}
-            return encoding.encode({**at_once, **own})
-
-        def even(name: str) -> list[float]:
-            return [end * (k + 1) / (counts[name] - 1) for k in range(counts[name] - 1)]
-
-        def late(name: str, fraction: float = end) -> list[float]:
-            return [fraction] * (counts[name] - 1)
-
-        vectors = (
-            arrivals(),  # the full model at once
-            # AutoProg's even ramp of all axes; sizes alone in an even ramp, at full depth.
-            arrivals(**{name: even(name) for name in _RISING}),
-            arrivals(img_size=even("img_size")),
-            # Half of the run at the smallest size; depth in one late jump; everything as late as may be.
-            arrivals(img_size=late("img_size", 0.5)),
-            arrivals(depth=late("depth", 0.7)),
-            arrivals(**{name: late(name) for name in ("depth", "img_size", "keep_rate")}),
-        )
-        # In a small space several are the same; each is tried once, in this order.
-        distinct = {tuple(sorted(vector.items())): vector for vector in vectors}
-        return tuple(dict(vector) for vector in distinct.values())
-
-    def schedule_of(
-        self, params: Mapping[str, Any], found_by: FoundBy | None = None
-    ) -> GrowthSchedule:
-        """Return the schedule of a trial's parameters, with lengths in fractions of the run."""
-        space, axes, strength = self.space, self.space.axes, self.strength
-        choices = {name: params.get(name, values[0]) for name, values in self._choices().items()}
-        timeline = self.encoding.decode(params)
-        ends = [fraction for fraction, _ in timeline[1:]] + [1.0]
-        stages = []
-        for (start, numbers), end in zip(timeline, ends, strict=True):
-            depth, size, rate, randaug, drop_path, batch = numbers
-            stage = Stage.of(
-                SubnetConfig(space.depths[depth], space.sizes[size], space.keep_rates[rate]),
-                length=end - start,
-                grow=self.grow(_INIT_OF.get(choices["grow"], choices["grow"]), choices["map"]),
-                curriculum=Curriculum(
-                    randaug=_scaled(strength.randaug, axes.randaug.values[randaug]),
-                    drop_path=_scaled(strength.drop_path, axes.drop_path.values[drop_path]),
-                ),
-                batch_scale=axes.batch_scale.values[batch],
-            )
-            stages.append(stage)
-        return GrowthSchedule(
-            full=FullModel.of(self.space.spec),
-            length_unit="fraction",
-            lr=LearningRate(shape=choices["lr"], clock=self.lr.clock),
-            stages=tuple(stages),
-            found_by=found_by,
-        )
-
-    def stages_of(self, params: Mapping[str, Any]) -> tuple[tuple[float, SubnetConfig], ...]:
-        """Return from which fraction of a trial on it trains which subnet."""
-        schedule, fraction, stages = self.schedule_of(params), 0.0, []
-        table = schedule.resolve(1000, 1.0)  # steps enough for 20 dates to differ
-        for stage in schedule.stages:
-            stages.append((fraction, table.at(min(999, round(1000 * fraction))).subnet))
-            fraction += float(stage.length)
-        return tuple(stages)
-
-    def grow(self, init: str, placement: str = "interpolate") -> Grow:
-        """Return the growth rule of a trial; what it does not choose is the space's own."""
-        own = self.space.decisions.grow
-        return Grow.model_validate(
-            {
-                "init": init,
-                "placement": placement,
-                "old_blocks": own.old_blocks if init == "ema" else "keep",
-                "optimizer_state": own.optimizer_state,
-            }
-        )
-
-    def _counts(self) -> dict[str, int]:
-        space, axes = self.space, self.space.axes
-        values = (
-            space.depths,
-            space.sizes,
-            space.keep_rates,
-            axes.randaug.values,
-            axes.drop_path.values,
-            axes.batch_scale.values,
-        )
-        return {name: len(own) for name, own in zip(_RISING, values, strict=True)}
-
-    def _choices(self) -> dict[str, tuple[str, ...]]:
-        # The names and values that studies hold since the first release: a sampler draws by them, in
-        # their order, so that other words would be other draws, and would not join older studies.
-        axes = self.space.axes
-        inits = tuple(_STORED_INIT.get(init, init) for init in axes.init)
-        return {"map": axes.placement, "grow": inits, "lr": axes.lr or (self.lr.shape,)}
-
-
-_STORED_INIT = {"ema": "mogrow"}
-_INIT_OF = {stored: init for init, stored in _STORED_INIT.items()}
-
-
-def _scaled(strength: object, scale: float) -> float | None:
-    """Return a fraction of the recipe's value; None, which keeps it, for all of it."""
-    if strength is None or scale == 1:
-        return None
-    assert isinstance(strength, int | float)
-    return round(curve_value(strength, 1.0) * scale, 6)

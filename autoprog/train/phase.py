@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Literal
 
-from autoprog.curves import Curriculum
-from autoprog.stage import Grow, Training
+from autoprog.stage import Curriculum, Grow, Training
 from autoprog.steptable import StepTable, but_for_tokens
 from supernet.config import Slots, SubnetConfig, first_slots
 

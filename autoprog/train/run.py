@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from autoprog.accuracy import class_accuracies, no_better_than_a_class
@@ -14,6 +15,7 @@ from autoprog.data.run_data import Place, open_run_data
 from autoprog.events import Event, RunFinished, RunStarted, WarningRaised
 from autoprog.runs import Result, load_run
 from autoprog.train.device import Compute, resolve_compute
+from autoprog.train.initial_weights import load_initial
 from autoprog.train.length import RunLength, nominal_epochs, step_table
 from autoprog.train.meter import typical_seconds
 from autoprog.train.model import build_model, evaluation_images, transform_settings
@@ -132,6 +134,7 @@ def build_trainer(
         folder=folder,
         data=run_data,
         stepper=stepper,
+        load_initial=partial(load_initial, settings=settings, class_names=run_data.class_names),
         total_steps=length.total_steps,
         steps_per_epoch=length.steps_per_epoch,
         stop=job.stop,

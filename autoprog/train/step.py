@@ -34,7 +34,7 @@ from supernet.grow import grow
 from supernet.positions import has_tables
 
 if TYPE_CHECKING:
-    from autoprog.curves import Curriculum
+    from autoprog.stage import Curriculum
     from autoprog.train.device import Compute
 
 __all__ = [

@@ -25,7 +25,6 @@ from autoprog.events import (
 from autoprog.stage import Training, evaluation_macs, image_macs
 from autoprog.train.checkpoint import check_state, load_newest, publish, write_pending
 from autoprog.train.evaluate import evaluate
-from autoprog.train.initial_weights import load_initial
 from autoprog.train.meter import Ledger, Meter, check_weights
 from autoprog.train.optim import example_states
 from autoprog.train.phase import Compact, GrowTo, Phase, choice_of, plain_choice
@@ -34,6 +33,7 @@ from autoprog.train.stop import InterruptedRunError, StopNow, StopRequest
 from autoprog.train.weights import metadata_of, saved_weights, write_files
 from supernet.config import SubnetConfig, TokenRule
 from supernet.grow import compact
+from supernet.network import ElasticViT
 
 if TYPE_CHECKING:
     from autoprog.data.batches import Batch
@@ -87,6 +87,8 @@ class Trainer:
     """The state of a run and the ways to move it on.
 
     Attributes:
+        load_initial: Puts the weights that the run starts from into the network and its averages, where it
+            draws none, and returns what did not fit as it was.
         step: Finished optimizer steps; ``samples`` are the images they took, ``macs`` their
             multiply-accumulates.
         phase: Index of the phase entered last.
@@ -102,6 +104,7 @@ class Trainer:
     folder: RunFolder
     data: RunData
     stepper: Stepper
+    load_initial: Callable[[tuple[ElasticViT, ...]], tuple[str, ...]]
     total_steps: int
     steps_per_epoch: int
     stop: StopRequest = field(default_factory=StopRequest)
@@ -603,7 +606,7 @@ class Trainer:
             if misfits:  # to begin anew would replace what may be the checkpoint of another run
                 raise RunError(f"{folder}: {misfits[0]}; was it copied from another one?")
             networks = (stepper.model, *(ema.module for ema in stepper.emas))
-            notes = load_initial(networks, self.settings, self.data.class_names)
+            notes = self.load_initial(networks)
             complaints += [f"initial weights: {note}" for note in notes]
         else:
             try:

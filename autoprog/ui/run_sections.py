@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Literal
 
 from autoprog.accuracy import is_unbalanced, sampling_error
@@ -50,14 +50,13 @@ from autoprog.ui.section import (
     lines,
 )
 from autoprog.ui.state import RunState
-from autoprog.ui.subject import Subject
+from autoprog.ui.subject import OtherRun, Subject
 from autoprog.ui.tables import Column
 from autoprog.ui.track import CURRICULUM_NAMES, Track
 from supernet.cost import macs, parameters
 
 __all__ = [
     "CurveAxis",
-    "OtherRun",
     "accuracy_series",
     "curves_section",
     "evaluation_text",
@@ -300,14 +299,6 @@ def _segment_values(track: Track, segment: Segment) -> dict[str, Any]:
 
 
 # Accuracy and loss, as curves and as a table.
-
-
-@dataclass(frozen=True)
-class OtherRun:
-    """Another run whose top-1 is drawn beside that of the one that is shown."""
-
-    name: str
-    state: RunState
 
 
 def curves_section(

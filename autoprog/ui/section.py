@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from autoprog.ui.format import ascii_text, duration, number, per_cent
 from autoprog.ui.tables import Column, markdown_table, plain_table
-from autoprog.ui.track import Track
+
+if TYPE_CHECKING:
+    from autoprog.ui.track import Track
 
 __all__ = [
     "Bars",

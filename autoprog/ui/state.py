@@ -8,7 +8,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from autoprog.curves import Curriculum
 from autoprog.decisions import Decision
 from autoprog.errors import ConfigError
 from autoprog.events import (
@@ -29,7 +28,7 @@ from autoprog.events import (
 )
 from autoprog.printable import one_line
 from autoprog.schedule import GrowthSchedule
-from autoprog.stage import Training, Unfrozen, relative_step_cost
+from autoprog.stage import Curriculum, Training, Unfrozen, relative_step_cost
 from autoprog.steptable import StepTable
 from supernet.config import ModelSpec, SubnetConfig
 from supernet.zoo import lookup

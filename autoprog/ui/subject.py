@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
-from autoprog.curves import Curriculum
 from autoprog.decisions import Decision
 from autoprog.errors import ConfigError, suggest
 from autoprog.fidelity_report import FidelityReport, read_fidelity
@@ -18,6 +17,7 @@ from autoprog.processes import WorkerSeen, read_workers
 from autoprog.recipe import Recipe, resolve_recipe
 from autoprog.runs import CURVE_FILE, Run, load_run
 from autoprog.schedule import FRACTION_UNITS, GrowthSchedule, load_schedule
+from autoprog.stage import Curriculum
 from autoprog.ui.format import number
 from autoprog.ui.state import RunState, fold
 from autoprog.ui.track import Track, track_of_run, track_of_table
@@ -28,6 +28,7 @@ __all__ = [
     "NOMINAL_STEPS_PER_EPOCH",
     "STALE_SECONDS",
     "UNKNOWN_CLASSES",
+    "OtherRun",
     "Subject",
     "find_subject",
     "preset_beside",
@@ -40,6 +41,14 @@ STALE_SECONDS = 600.0  # without a sign; a killed process and a loader that hang
 UNKNOWN_CLASSES = RunState().num_classes
 DEFAULT_MODEL = "deit-s"
 DEFAULT_RECIPE = "deit"
+
+
+@dataclass(frozen=True)
+class OtherRun:
+    """Another run whose top-1 is drawn beside that of the one that is shown."""
+
+    name: str
+    state: RunState
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 
-from autoprog.curves import Curriculum, curve_value
-from autoprog.stage import Grow, Training, relative_step_cost
+from autoprog.stage import Curriculum, Grow, Training, curve_value, relative_step_cost
 from autoprog.steptable import Segment, StepTable, but_for_tokens
 from autoprog.ui.format import depth_text, number, per_cent, trained_text
 from autoprog.ui.state import RunState

@@ -8,12 +8,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from autoprog.costs.model import CostModel, predict_seconds
-from autoprog.curves import linspace
 from autoprog.errors import ConfigError
 from autoprog.files import parse
 from autoprog.schedule import GrowthSchedule
 from autoprog.space import SearchSpace
-from autoprog.stage import FullModel, LearningRate, Stage, Tokens, depth_value, relative_step_cost
+from autoprog.stage import (
+    FullModel,
+    LearningRate,
+    Stage,
+    Tokens,
+    depth_value,
+    linspace,
+    relative_step_cost,
+)
 from autoprog.steptable import StepTable
 from supernet.config import ModelSpec, SubnetConfig
 

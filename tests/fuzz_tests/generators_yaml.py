@@ -52,7 +52,8 @@ axes:
   init: [ema]
   placement: [interpolate]
 decisions: {num_points: 4, supernet_fraction: 0.1, good_visits: 8, search_fraction: 0.03, max_candidates: 4,
-  min_full_fraction: 0.15, continuation_trials: 20, grow: {init: ema, placement: interpolate, old_blocks: keep, optimizer_state: copy}}
+  min_full_fraction: 0.15, continuation_trials: 20,
+  grow: {init: ema, placement: interpolate, old_blocks: keep, optimizer_state: copy}}
 """
 RECIPE = """epochs: 4
 batch_size: 64

@@ -179,8 +179,8 @@ ROWS = (
     ),
     Row(
         "search-fidelity",
-        f"{_SEARCH} --epochs 4 --same-epochs --continuation-trials 20 --grow-init copy --grow-optimizer-state fresh"
-        " --fidelity 4 --fidelity-seeds 1",
+        f"{_SEARCH} --epochs 4 --same-epochs --continuation-trials 20 --grow-init copy"
+        " --grow-optimizer-state fresh --fidelity 4 --fidelity-seeds 1",
         is_sensitive=True,
     ),
     Row(

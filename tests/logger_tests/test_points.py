@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from autoprog.curves import Curriculum
 from autoprog.decisions import Candidate, Decision
 from autoprog.events import (
     CheckpointSaved,
@@ -17,6 +16,7 @@ from autoprog.events import (
     SupernetStarted,
 )
 from autoprog.loggers.points import EventTail, point_of
+from autoprog.stage import Curriculum
 from supernet.config import SubnetConfig, TokenRule
 from tests.logger_tests.conftest import FIRST, LOSSES, SECOND, Write, evaluated, progressed
 

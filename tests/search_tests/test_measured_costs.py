@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from autoprog.costs.table import CostKey, CostTable, StepCost
-from autoprog.curves import Curriculum
 from autoprog.data.batches import Batch
 from autoprog.data.transforms import InputConfig
 from autoprog.errors import ConfigError
@@ -25,7 +24,7 @@ from autoprog.runs import load_run
 from autoprog.search import measured_costs
 from autoprog.search.measured_costs import RUN_FRACTION, Costs, measure_step_costs, result_of
 from autoprog.search.step_timing import restored_after
-from autoprog.stage import Training, Unfrozen
+from autoprog.stage import Curriculum, Training, Unfrozen
 from autoprog.train.meter import typical_seconds
 from autoprog.train.phase import Choice, Phase, plain_choice
 from autoprog.train.stop import GaveUpError

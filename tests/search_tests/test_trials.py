@@ -18,10 +18,10 @@ from autoprog.processes import read_workers
 from autoprog.runs import load_run
 from autoprog.search import trials as trials_module
 from autoprog.search.controller import LOST, RELEASED, PrunedTrial, ReleasedTrial
+from autoprog.search.schedule_space import schedule_space
 from autoprog.search.trials import (
     FinishedTrial,
     TrialRunner,
-    schedule_space,
     trial_settings,
     within_budget,
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from autoprog.curves import Curriculum
+from autoprog.stage import Curriculum
 from autoprog.train.length import RunLength, run_length, steps_per_epoch_of
 from autoprog.train.phase import Choice, GrowTo, Phase, choice_of, phases_of, step_seed
 from supernet.config import SubnetConfig, first_slots

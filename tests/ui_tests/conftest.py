@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from autoprog.curves import Curriculum
 from autoprog.decisions import Candidate, Decision
 from autoprog.events import (
     CheckpointSaved,
@@ -28,7 +27,7 @@ from autoprog.events import (
 from autoprog.recipe import RECIPES
 from autoprog.runs import Result, RunFolder
 from autoprog.settings import DataSettings, RunManifest, RunSettings
-from autoprog.stage import FullModel
+from autoprog.stage import Curriculum, FullModel
 from supernet.config import SubnetConfig
 from supernet.zoo import ZOO
 

@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 from rich.console import Console
 
-from autoprog.curves import Curriculum
 from autoprog.events import (
     CostsKnown,
     CostsMeasured,
@@ -16,6 +15,7 @@ from autoprog.events import (
     StepLogged,
     SupernetStarted,
 )
+from autoprog.stage import Curriculum
 from autoprog.ui.live import make_display
 from supernet.config import SubnetConfig
 

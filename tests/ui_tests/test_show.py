@@ -10,13 +10,12 @@ import pytest
 from rich.console import Console
 
 from autoprog.cli import main
-from autoprog.curves import Curriculum
 from autoprog.errors import ConfigError, RunError
 from autoprog.events import StageStarted
 from autoprog.presets import preset
 from autoprog.recipe import RECIPES
 from autoprog.runs import RunFolder
-from autoprog.stage import Unfrozen
+from autoprog.stage import Curriculum, Unfrozen
 from autoprog.ui.format import trained_text
 from autoprog.ui.live import event_lines
 from autoprog.ui.show import show

@@ -7,7 +7,6 @@ from itertools import pairwise
 
 import pytest
 
-from autoprog.curves import Curriculum
 from autoprog.decisions import Candidate, Decision
 from autoprog.events import (
     CostsKnown,
@@ -24,6 +23,7 @@ from autoprog.events import (
 )
 from autoprog.presets import preset
 from autoprog.recipe import RECIPES
+from autoprog.stage import Curriculum
 from autoprog.ui.state import MAX_POINTS, MAX_WARNINGS, RunState, fold, reduce
 from supernet.config import SubnetConfig
 from supernet.cost import relative_cost

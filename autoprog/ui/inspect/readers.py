@@ -26,9 +26,8 @@ from autoprog.files import LONGEST_ROW_BYTES
 from autoprog.openfiles import NotRegularFileError, open_regular
 from autoprog.runs import load_run
 from autoprog.ui.format import STATUS, duration, number, per_cent
-from autoprog.ui.run_sections import OtherRun
 from autoprog.ui.state import RunState, fold
-from autoprog.ui.subject import Subject, run_start, run_subject
+from autoprog.ui.subject import OtherRun, Subject, run_start, run_subject
 from autoprog.ui.tables import Column
 
 if TYPE_CHECKING:
