@@ -146,7 +146,7 @@ def _leaves(
 
 
 def _is_plain_options(group: Any, rows: list[str]) -> bool:
-    """Tell whether a group holds ``--debug`` alone, which every command has."""
+    """Return whether a group holds ``--debug`` alone, which every command has."""
     return len(rows) == 1 and "--debug" in rows[0]
 
 

@@ -28,8 +28,8 @@ from autoprog import runfiles
 from autoprog.cli import COMMANDS, build_parser, main
 from autoprog.files import parse
 from autoprog.schedule import GrowthSchedule
-from autoprog.starters import schema_of
 from autoprog.space import SpaceFile
+from autoprog.starters import schema_of
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -83,6 +83,7 @@ FOREIGN_FLAGS = {
     "--nproc-per-node",
     "--ntasks",
     "--ntasks-per-node",
+    "--path",
     "--rdzv-backend",
     "--rdzv-endpoint",
     "--rdzv-id",

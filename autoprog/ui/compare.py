@@ -1,4 +1,4 @@
-"""FinishedRun runs side by side: a table of groups that differ in their seed alone, notes and curves."""
+"""Finished runs side by side: a table of groups that differ in their seed alone, notes and curves."""
 
 from __future__ import annotations
 
