@@ -93,7 +93,7 @@ def _engineering(number: float) -> str:
 
 def decisions() -> str:
     """Return the table of the keys of ``decisions:`` in a search space, from its JSON Schema."""
-    from autoprog.starters import schema_of
+    from autoprog.starter_files import schema_of
 
     properties = schema_of("space")["$defs"]["Decisions"]["properties"]
     rows = []

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from autoprog.starters import schema_of
+from autoprog.starter_files import schema_of
 
 import autoprog
 from autoprog import run_files
