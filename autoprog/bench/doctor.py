@@ -201,4 +201,4 @@ def check_loading(data: DataSettings, seconds: float) -> Finding:
 def _refused(subject: str, error: AutoprogError) -> Finding:
     hint = error.hint if isinstance(error, ConfigError) else ""
     text = str(error).removesuffix(f"; {hint}")
-    return Finding(subject, "wrong", text, hint or "see the layouts in the README")
+    return Finding(subject, "wrong", text, hint or "see the layouts in docs/data.md")
