@@ -2,7 +2,8 @@
 
 A start of torch on every rank costs more than what most tests look at, so one job carries out several parts,
 one after the other: ``parts.json`` in the folder lists their names and words. Each part has a folder of its
-own; what its ranks say on standard error goes to ``said``, what they hold to ``held``, and their exit codes to ``codes``.
+own; what its ranks say on standard error goes to ``said``, what they hold to ``held``, and their exit codes
+to ``codes``.
 """
 
 from __future__ import annotations
