@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from autoprog.cli import main
 from autoprog.events import Grown, StepLogged
 from autoprog.runs import Run, load_run
 from autoprog.train.ranks import ONE_PROCESS
@@ -33,13 +35,40 @@ def job(*words: object, ranks: int = 2, restarts: int = 0) -> list[str]:
     return [str(word) for word in (*torchrun, *places, *words)]
 
 
-def carry_out(*words: object, **places: int) -> subprocess.CompletedProcess[str]:
-    found = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-    }  # a script does not see the folder it is run from
+def start(*words: object, **places: int) -> subprocess.Popen[str]:
+    # A script does not see the folder it is run from.
+    found = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = job(*words, **places)
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, env=found)
+    nowhere, pipe = subprocess.DEVNULL, subprocess.PIPE
+    return subprocess.Popen(command, stdout=nowhere, stderr=pipe, text=True, env=found)
+
+
+def carry_out(*words: object, **places: int) -> None:
+    process = start(*words, **places)
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+
+
+class Parts:
+    """What the ranks of one job came to in its parts; see ``ranks_driver.py``."""
+
+    def __init__(self, folder: Path, parts: Mapping[str, Sequence[object]]) -> None:
+        self.folder = folder
+        self.err = ""  # of the job itself
+        rows = [(name, list(map(str, words))) for name, words in parts.items()]
+        (folder / "parts.json").write_text(json.dumps(rows))
+
+    def read(self, kind: str, name: str) -> list[str]:
+        """Return what each rank said or held in a part, or its exit code."""
+        paths = [self.folder / kind / f"{name}-{rank}" for rank in (0, 1)]
+        assert all(path.exists() for path in paths), (name, self.err)
+        return [path.read_text() for path in paths]
+
+    def finished(self, name: str, code: int = 0) -> Path:
+        """Return the folder of a part that ended with a code on both ranks."""
+        codes = self.read("codes", name)
+        assert codes == [str(code)] * 2, (self.read("said", name), self.err)
+        return self.folder / name
 
 
 def only_run(runs: Path) -> Run:
@@ -56,20 +85,41 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two ranks along the linear schedule, which noted what they hold after each growth."""
-    folder = tmp_path_factory.mktemp("together")
-    done = carry_out(DRIVER, "grow", folder, *LINEAR, "--runs-dir", folder / "runs")
-    assert done.returncode == 0, done.stderr
-    return folder
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
+    """Return what two ranks came to in one job: one is lost in "kill", and a signal ends the last part."""
+    runs = ("--runs-dir", "{folder}/runs")
+    found = Parts(
+        tmp_path_factory.mktemp("parts"),
+        {
+            "search": (*SEARCH, *runs),
+            "talk": (),
+            "refused": (*LINEAR, "--batch-size", 63, *runs),
+            "grow": (*LINEAR, *runs),
+            "kill": (*LINEAR, *runs, "--checkpoint-minutes", 0),
+            "signal": (*LINEAR, *runs, "--log-every-steps", 4),
+        },
+    )
+    process = start(DRIVER, found.folder, restarts=1)
+    try:
+        wait_for(found.folder / "signal" / "runs", "grown", process)
+        process.send_signal(signal.SIGTERM)
+        _, found.err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    return found
+
+
+@pytest.fixture(scope="module")
+def together(parts: Parts) -> Run:
+    """Return the run of two ranks along the linear schedule, which noted what they held after each growth."""
+    return only_run(parts.finished("grow") / "runs")
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The same schedule in one process."""
     runs = tmp_path_factory.mktemp("alone")
-    words = (*LINEAR, "--threads", "1", "--runs-dir", runs, "-q")
-    subprocess.run([sys.executable, "-m", "autoprog", *map(str, words)], check=True)
+    assert main([*LINEAR, "--threads", "1", "--runs-dir", str(runs), "-q"]) == 0
     return only_run(runs)
 
 
@@ -81,10 +131,9 @@ def test_one_process_talks_to_itself() -> None:
     ONE_PROCESS.check_equal(values, "nothing")
 
 
-def test_ranks_tell_each_other_what_they_need(tmp_path: Path) -> None:
-    done = carry_out(DRIVER, "words", tmp_path)
-    assert done.returncode == 0, done.stderr
-    answers = [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
+def test_ranks_tell_each_other_what_they_need(parts: Parts) -> None:
+    parts.finished("talk")
+    answers = [json.loads(text) for text in parts.read("held", "talk")]
     assert answers[0] == answers[1]
     assert answers[0] == {
         "shared": ["héllo 0", ""],
@@ -95,9 +144,9 @@ def test_ranks_tell_each_other_what_they_need(tmp_path: Path) -> None:
     }
 
 
-def test_after_every_growth_the_ranks_are_equal_to_the_bit(together: Path) -> None:
-    first, second = ((together / f"rank-{rank}.txt").read_text() for rank in (0, 1))
-    grown = [e for e in only_run(together / "runs").events() if isinstance(e, Grown)]
+def test_after_every_growth_the_ranks_are_equal_to_the_bit(parts: Parts, together: Run) -> None:
+    first, second = parts.read("held", "grow")
+    grown = [e for e in together.events() if isinstance(e, Grown)]
     assert [int(line.split()[0]) for line in first.splitlines()] == [e.step for e in grown]
     assert len(grown) == 2
     assert first == second
@@ -106,15 +155,16 @@ def test_after_every_growth_the_ranks_are_equal_to_the_bit(together: Path) -> No
 @pytest.mark.slow
 def test_running_statistics_are_equal_on_all_ranks_to_the_bit(tmp_path: Path) -> None:
     words = [word.replace("vit-mu", "volo-mu") for word in LINEAR]
-    done = carry_out(DRIVER, "grow", tmp_path, *words, "--runs-dir", tmp_path / "runs")
-    assert done.returncode == 0, done.stderr
-    first, second = ((tmp_path / f"rank-{rank}.txt").read_text() for rank in (0, 1))
+    parts = Parts(tmp_path, {"grow": (*words, "--runs-dir", "{folder}/runs")})
+    carry_out(DRIVER, tmp_path)
+    parts.finished("grow")
+    first, second = parts.read("held", "grow")
     assert len(first.splitlines()) >= 2
     assert first == second
 
 
-def test_the_loss_curve_is_that_of_one_process(together: Path, alone: Run) -> None:
-    run = only_run(together / "runs")
+def test_the_loss_curve_is_that_of_one_process(together: Run, alone: Run) -> None:
+    run = together
     assert losses(run) == pytest.approx(losses(alone), rel=2e-5)
     assert len(losses(run)) > 5
     assert run.result is not None
@@ -132,11 +182,9 @@ def test_sandwich_steps_with_tables_by_size_are_those_of_one_process(tmp_path: P
     for name in ("two", "one"):
         here = (*words, "--log-every-steps", 2, "--runs-dir", tmp_path / name)
         if name == "two":
-            done = carry_out("-m", "autoprog", *here)
-            assert done.returncode == 0, done.stderr
+            carry_out("-m", "autoprog", *here)
         else:
-            command = [sys.executable, "-m", "autoprog", *map(str, here), "--threads", "1", "-q"]
-            subprocess.run(command, check=True)
+            assert main([*map(str, here), "--threads", "1", "-q"]) == 0
         run = only_run(tmp_path / name)
         tables = load_file(run.path / "checkpoints" / "final_tables.safetensors")
         found.append((losses(run), tables))
@@ -147,29 +195,20 @@ def test_sandwich_steps_with_tables_by_size_are_those_of_one_process(tmp_path: P
         torch.testing.assert_close(tables_of_two[key], table, rtol=0, atol=1e-4)
 
 
-def test_a_lost_rank_costs_a_restart_and_nothing_else(together: Path, tmp_path: Path) -> None:
-    words = (*LINEAR, "--runs-dir", tmp_path / "runs", "--checkpoint-minutes", 0)
-    done = carry_out(DRIVER, "kill", tmp_path, *words, restarts=1)
-    assert done.returncode == 0, done.stderr
-    run = only_run(tmp_path / "runs")
+def test_a_lost_rank_costs_a_restart_and_nothing_else(parts: Parts, together: Run) -> None:
+    run = only_run(parts.finished("kill") / "runs")
     rows = [json.loads(line) for line in (run.path / "events.jsonl").read_text().splitlines()]
     starts = [row["step"] for row in rows if row["kind"] == "run_started"]
     assert starts == [0, 44]  # the last checkpoint before step 50 is that of the end of a stage
-    straight = weights(only_run(together / "runs"))
+    straight = weights(together)
     assert all(torch.equal(value, straight[key]) for key, value in weights(run).items())
 
 
-def test_a_run_may_go_on_with_another_number_of_ranks(tmp_path: Path, alone: Run) -> None:
-    runs = tmp_path / "runs"
-    words = (*LINEAR, "--runs-dir", runs, "--log-every-steps", 4)
-    process = subprocess.Popen(job("-m", "autoprog", *words), stderr=subprocess.DEVNULL)
-    run = wait_for(runs, "grown", process)
-    process.send_signal(signal.SIGTERM)
-    process.wait(timeout=60)
+def test_a_run_may_go_on_with_another_number_of_ranks(parts: Parts, alone: Run) -> None:
+    run = only_run(parts.folder / "signal" / "runs").path
     kinds = [row["kind"] for row in rows_of(run)]
     assert kinds[-2:] == ["checkpoint_saved", "interrupted"]
-    more = ("train", "--resume", str(run), "--threads", "1", "-q")
-    subprocess.run([sys.executable, "-m", "autoprog", *more], check=True)
+    assert main(["train", "--resume", str(run), "--threads", "1", "-q"]) == 0
     result, straight = load_run(run).result, alone.result
     assert result is not None
     assert straight is not None
@@ -183,20 +222,18 @@ def rows_of(run: Path) -> list[dict[str, Any]]:
 
 def wait_for(runs: Path, kind: str, process: subprocess.Popen[Any]) -> Path:
     """Wait until a run has logged an event; return its folder."""
-    for _ in range(1200):
+    for _ in range(4800):
         for log in runs.glob("*/events.jsonl"):
             if any(row["kind"] == kind for row in rows_of(log.parent)):
                 return log.parent
-        assert process.poll() is None, "the job ended early"
+        if process.poll() is not None:
+            pytest.fail(f"the job ended early\n{process.communicate()[1]}")
         time.sleep(0.05)
-    raise AssertionError(f"no {kind} within a minute")
+    raise AssertionError(f"no {kind} within four minutes")
 
 
-def test_in_a_search_rank_0_decides_and_writes(tmp_path: Path) -> None:
-    words = (*SEARCH, "--runs-dir", tmp_path / "runs")
-    done = carry_out("-m", "autoprog", *words)
-    assert done.returncode == 0, done.stderr
-    run = only_run(tmp_path / "runs")
+def test_in_a_search_rank_0_decides_and_writes(parts: Parts) -> None:
+    run = only_run(parts.finished("search") / "runs")
     assert run.result is not None
     rows = rows_of(run.path)
     decided = [row["decision"] for row in rows if row["kind"] == "decided"]
@@ -208,23 +245,12 @@ def test_in_a_search_rank_0_decides_and_writes(tmp_path: Path) -> None:
     workers = {json.loads(line)["worker_id"] for line in journal}
     assert len(workers) == 1
     assert sum(row["kind"] == "run_finished" for row in rows) == 1
-    assert "Warning" not in done.stderr.replace("OMP_NUM_THREADS", "")
+    for said in (parts.err, *parts.read("said", "search")):
+        assert "Warning" not in said.replace("OMP_NUM_THREADS", "")
 
 
-@pytest.mark.parametrize(
-    ("flags", "line"),
-    [
-        (
-            ("--batch-size", 63),
-            "autoprog: --batch-size: must be a multiple of 2 (2 processes x --grad-accum-steps),"
-            " but got 63",
-        )
-    ],
-)
-def test_what_ranks_cannot_share_is_reported_once(
-    flags: tuple[object, ...], line: str, tmp_path: Path
-) -> None:
-    done = carry_out("-m", "autoprog", *LINEAR, *flags, "--runs-dir", tmp_path / "runs")
-    assert done.stderr.count(line) == 1
-    assert not (tmp_path / "runs").exists()
-    assert os.listdir(tmp_path) == []
+def test_what_ranks_cannot_share_is_reported_once(parts: Parts) -> None:
+    folder = parts.finished("refused", code=2)
+    line = "autoprog: --batch-size: must be a multiple of 2 (2 processes x --grad-accum-steps), but got 63"
+    assert "".join(parts.read("said", "refused")).count(line) == 1
+    assert os.listdir(folder) == []
