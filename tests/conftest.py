@@ -18,6 +18,37 @@ from supernet.zoo import ZOO
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+LONGEST_FILES = (
+    "fuzz_tests/test_fuzz_quick.py",
+    "golden/test_golden.py",
+    "test_cli.py",
+    "train_tests/test_trainer.py",
+    "train_tests/test_ranks.py",
+    "test_stress.py",
+    "train_tests/test_compile.py",
+    "test_bench_presets.py",
+    "test_quality.py",
+)
+"""Files whose tests take 15 to 60 s together, in the order they are begun in."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let pytest-xdist hand files out in our order.
+
+    Its own begins with the files of most tests and so ends with the fewest and longest ones: with `--dist
+    loadfile` one process then waits while the other works on, for a minute where the fuzzer comes last.
+    """
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files; the others keep their order."""
+    places = {name: place for place, name in enumerate(LONGEST_FILES)}
+    folder = Path(__file__).parent
+    items.sort(key=lambda item: places.get(item.path.relative_to(folder).as_posix(), len(places)))
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     return Path(__file__).resolve().parent.parent

@@ -14,6 +14,7 @@ import sys
 import tarfile
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,35 +58,27 @@ def build(folder: Path) -> Specimens:
     folder.mkdir(parents=True)
     _make_data(folder / "data")
     _make_tars(folder / "data", folder / "tars")
-    imported: set[str] = set()
     for name, words in runs.items():
         more = (
             (f"--data={folder / 'data'}", f"--cache={folder / 'cache'}") if name == "cached" else ()
         )
-        imported |= _forked([*words, *more, f"--runs-dir={folder / name}"], folder)
+        _forked([*words, *more, f"--runs-dir={folder / name}"], folder)
     for kind, words in (("train", _TRAIN), ("search", _SEARCH)):
-        imported |= _forked(
-            [*words, f"--runs-dir={folder / f'stopped-{kind}'}"], folder, stop_late=True
-        )
+        _forked([*words, f"--runs-dir={folder / f'stopped-{kind}'}"], folder, stop_late=True)
     specimens = Specimens(folder)
     shutil.copytree(folder / "trials", folder / "stopped-trials")
     (specimens.run("stopped-trials") / "result.json").unlink()
     (folder / "weights").mkdir()
     for ending in ("pth", "safetensors"):
         output = f"--output={folder / 'weights' / f'vit.{ending}'}"
-        imported |= _forked(["export", str(specimens.run("train")), output], folder)
+        _forked(["export", str(specimens.run("train")), output], folder)
     output = f"--output={folder / 'weights' / 'hf'}"
-    imported |= _forked(["export", str(specimens.run("train")), "--format=hf", output], folder)
-    for name in sorted(imported - sys.modules.keys()):
-        try:
-            importlib.import_module(name)
-        except ImportError:
-            continue
+    _forked(["export", str(specimens.run("train")), "--format=hf", output], folder)
     return specimens
 
 
-def _forked(words: Sequence[str], folder: Path, stop_late: bool = False) -> set[str]:
-    """Run the program in a forked process; return the modules that it imported.
+def _forked(words: Sequence[str], folder: Path, stop_late: bool = False) -> None:
+    """Run the program in a forked process, and import here what it had to import, for those to come.
 
     With `stop_late` a signal stops a run when its result is nearly reported, so that little is left of it.
     """
@@ -104,7 +97,9 @@ def _forked(words: Sequence[str], folder: Path, stop_late: bool = False) -> set[
         raise RuntimeError(
             f"autoprog {' '.join(words)}: exit code {code}: {said.read_text()[-2000:]}"
         )
-    return set(json.loads(modules.read_text()))
+    for name in sorted(set(json.loads(modules.read_text())) - sys.modules.keys()):
+        with suppress(ImportError):
+            importlib.import_module(name)
 
 
 def _child(words: Sequence[str], said: Path, modules: Path, stop_late: bool) -> int:

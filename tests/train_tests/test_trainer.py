@@ -153,29 +153,42 @@ def test_evaluations_on_the_way_change_no_weight(bench: Any) -> None:
         assert bench.differences(often.state[part], once.state[part]) == []
 
 
+@pytest.fixture(scope="module")
+def straight_ramped(module_bench: Any) -> Any:
+    return module_bench.carry_out(*trainer(module_bench))
+
+
+@pytest.fixture(scope="module")
+def straight_constant(module_bench: Any) -> Any:
+    return module_bench.carry_out(*constant(module_bench))
+
+
 @pytest.mark.parametrize("stop", [12, 13, 24, 25, 28])
-def test_a_stopped_run_is_evaluated_where_the_straight_one_is(bench: Any, stop: int) -> None:
+def test_a_stopped_run_is_evaluated_where_the_straight_one_is(
+    bench: Any, straight_ramped: Any, stop: int
+) -> None:
     stopped, schedule = trainer(bench)
     bench.signal_during(stopped, stop - 1)
     path = bench.carry_out(stopped, schedule).path
     finished = bench.carry_out(reopened(bench, path, schedule, stopped), schedule)
-    straight = bench.carry_out(*trainer(bench))
-    assert steps_of(finished, "evaluated") == steps_of(straight, "evaluated")
-    assert bench.differences(finished.exact, straight.exact) == []
+    assert steps_of(finished, "evaluated") == steps_of(straight_ramped, "evaluated")
+    assert bench.differences(finished.exact, straight_ramped.exact) == []
 
 
 @pytest.mark.parametrize("stop", [39, 40, 41, 44])
-def test_a_stopped_run_keeps_the_same_best_weights(bench: Any, stop: int) -> None:
+def test_a_stopped_run_keeps_the_same_best_weights(
+    bench: Any, straight_constant: Any, stop: int
+) -> None:
     """Also where the signal came at a step that is to be evaluated."""
     stopped, schedule = constant(bench)
     bench.signal_during(stopped, stop - 1)
     path = bench.carry_out(stopped, schedule).path
     finished = bench.carry_out(reopened(bench, path, schedule, stopped), schedule)
-    straight = bench.carry_out(*constant(bench))
-    assert steps_of(finished, "evaluated") == steps_of(straight, "evaluated")
-    assert bench.differences(finished.exact, straight.exact) == []
+    assert steps_of(finished, "evaluated") == steps_of(straight_constant, "evaluated")
+    assert bench.differences(finished.exact, straight_constant.exact) == []
     one, other = (
-        load_file(run.path / "checkpoints" / "best.safetensors") for run in (finished, straight)
+        load_file(run.path / "checkpoints" / "best.safetensors")
+        for run in (finished, straight_constant)
     )
     assert bench.differences(one, other) == []
 
