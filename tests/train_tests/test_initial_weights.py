@@ -344,7 +344,8 @@ def test_models_that_timm_has_no_weights_of_are_refused(
     settings = settings_of(bench, pretrained=True)
     settings = settings.model_copy(update={"model": FullModel.of(ZOO[name])})
     asked = from_timm(RuntimeError("must not be asked"))
-    with pytest.raises(ConfigError, match=f"--pretrained: must be given with a model that timm has weights of, but got '{name}'"):
+    refusal = f"--pretrained: must be given with a model that timm has weights of, but got '{name}'"
+    with pytest.raises(ConfigError, match=refusal):
         find_initial(settings, DIGITS)
     assert asked == []
 
