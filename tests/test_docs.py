@@ -22,7 +22,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from autoprog.starter_files import schema_of
 
 import autoprog
 from autoprog import run_files
@@ -30,6 +29,7 @@ from autoprog.cli import COMMANDS, build_parser, main
 from autoprog.files import parse
 from autoprog.schedule import GrowthSchedule
 from autoprog.space import SpaceFile
+from autoprog.starter_files import schema_of
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
