@@ -62,7 +62,8 @@ from typing import TypeVar
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("autoprog", "supernet", "search_spaces")
 GUIDE = Path("docs/contributing.md")
-PATH_GOALS = {"A": (14, 40), "B": (16, 50), "C": (12, 30), "D": (6, 20)}  # files and functions to open, at most
+# Files and functions to open, at most.
+PATH_GOALS = {"A": (14, 40), "B": (16, 50), "C": (12, 30), "D": (6, 20)}
 
 _LAYOUT = {
     tokenize.COMMENT,
