@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from statistics import fmean
@@ -31,11 +31,12 @@ from autoprog.bounds import (
     Width,
     WidthRatio,
 )
-from autoprog.errors import ConfigError
+from autoprog.errors import ConfigError, command
 from autoprog.files import FileModel
 from autoprog.options import Option
 from supernet.config import GrowthRule, ModelSpec, Outlook, SubnetConfig, TokenRule, as_depth
 from supernet.cost import macs
+from supernet.zoo import ZOO
 
 __all__ = [
     "Curriculum",
@@ -341,6 +342,20 @@ class FullModel(FileModel):
     overrides: dict[str, Argument | tuple[Argument, ...]] = Field(default_factory=dict)
     outlook: OutlookPart | None = None
     class_token: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_whole(cls, data: Any) -> Any:
+        # The name of a known model alone looks as if it were enough. It is not: a file must still mean the
+        # same when the list of models has changed.
+        if isinstance(data, Mapping) and data.keys() <= cls.model_fields.keys():
+            required = (key for key, field in cls.model_fields.items() if field.is_required())
+            missing = [key for key in required if key not in data]
+            name = data.get("model")
+            if missing and isinstance(name, str) and name in ZOO:
+                hint = f"{command('init', 'schedule', '--model', name)} writes all keys of {name}"
+                raise ConfigError("", missing[0], "must be given", hint=hint)
+        return data
 
     @model_validator(mode="after")
     def _is_a_model(self) -> FullModel:

@@ -6,14 +6,14 @@ import json
 import re
 from collections.abc import Iterator
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, get_args
 
 from autoprog.files import dump_yaml
 from autoprog.options import Option
 from autoprog.presets import preset, summary_of
 from autoprog.recipe import RECIPES, Recipe, defaults_text, resolve_recipe
 from autoprog.schedule import GrowthSchedule
-from autoprog.space import Decisions, SpaceFile, find_space
+from autoprog.space import Axes, Decisions, SpaceFile, find_space
 from supernet.config import ModelSpec
 
 __all__ = [
@@ -82,15 +82,17 @@ def decision_meanings() -> dict[str, str]:
 # From this full size on a starter recipe is DeiT's; smaller images come in smaller data sets.
 _LARGE_IMAGES_PX = 64
 
-_OPTIONAL_AXES = """\
-  # Only real trainings (--trials) show what these are worth; take away the # to search them:
-  # randaug: {values: [0.5, 1.0]}       # multiples of the recipe's magnitude, ending at 1
-  # drop_path: {values: [0.0, 1.0]}     # multiples of the recipe's drop-path rate
-  # batch_scale: {values: [2.0, 1.0]}   # multiples of the recipe's batch size
-  # placement: [interpolate, stack]     # where new blocks go
-  # init: [ema, copy, zero]             # what new blocks start from
-  # lr: [cosine, wsd]                   # shape of the learning rate
-"""
+_INITS = get_args(get_args(Axes.model_fields["init"].annotation)[0])
+
+# What a space may have beside its depths, sizes and keep-rates.
+_OPTIONAL_AXES = {
+    "randaug: {values: [0.5, 1.0]}": "multiples of the recipe's magnitude, ending at 1",
+    "drop_path: {values: [0.0, 1.0]}": "multiples of the recipe's drop-path rate",
+    "batch_scale: {values: [2.0, 1.0]}": "multiples of the recipe's batch size",
+    "placement: [interpolate, stack]": "where new blocks go",
+    f"init: [{', '.join(_INITS)}]": "what new blocks start from",
+    "lr: [cosine, wsd]": "shape of the learning rate",
+}
 
 
 def space_starter(spec: ModelSpec, output: str) -> str:
@@ -118,7 +120,11 @@ def space_starter(spec: ModelSpec, output: str) -> str:
             "  # Fractions of patch tokens that are kept, ending at 1, such as [0.6, 0.8, 1.0]:"
         ]
         lines += ["  keep_rate: {values: [1.0], by: magnitude}"]
-    lines += [_OPTIONAL_AXES.rstrip(), "decisions:"]
+    lines += [
+        "  # Only real trainings (--trials) show what these are worth; take away the # to search them:",
+        *(f"  # {axis:<36}# {meaning}" for axis, meaning in _OPTIONAL_AXES.items()),
+        "decisions:",
+    ]
     values = file.decisions.model_dump(mode="json")
     lines += [f"  {key}: {values[key]}    # {says}" for key, says in decision_meanings().items()]
     grow = ", ".join(f"{key}: {value}" for key, value in values["grow"].items())

@@ -17,7 +17,10 @@ from supernet.config import GrowthRule, Slots
 from supernet.depthmap import PLACEMENTS, new_slots
 from supernet.elastic import ElasticViT
 
-__all__ = ["SlotOrigin", "check_state", "compact", "grow"]
+__all__ = ["ALTERING_INITS", "SlotOrigin", "check_state", "compact", "grow"]
+
+# Each init after which a new block differs from the block whose optimizer state it may get a copy of.
+ALTERING_INITS = ("zero",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +73,11 @@ def grow(
                 _copy_block(stage[slot], stage[source_map[slot]])
 
     new_slots_of = [new_slots(source_map) for source_map in maps]
-    if rule.old_blocks == "ema":  # whose new blocks are then those of the EMA as well
+    if rule.old_blocks == "ema":
+        # The new blocks are those of the EMA as well: GrowthRule refuses any other init here.
         _copy_block(model.vit, emas[-1].vit)
-    elif (
-        rule.init == "ema"
-    ):  # the EMAs have grown already: each new slot holds a copy of its source
+    elif rule.init == "ema":
+        # The EMAs have grown already: each new slot holds a copy of its source.
         for stage, averaged, slots in zip(model.stages, emas[-1].stages, new_slots_of, strict=True):
             for slot in slots:
                 _copy_block(stage[slot], averaged[slot])
@@ -122,7 +125,7 @@ def check_state(rule: GrowthRule, optimizer: torch.optim.Optimizer) -> None:
     """Refuse a rule that does not go with the state of an optimizer which has taken a step.
 
     Zero moments that meet the step count of others would overshoot (Lamb, Adan). From the initial weights in
-    the state of its source the next step would make a zero block that source again (MADGRAD).
+    the state of its source the next step would make an altered block that source again (MADGRAD).
 
     Raises:
         ValueError: Where the rule and the optimizer do not go together.
@@ -131,9 +134,9 @@ def check_state(rule: GrowthRule, optimizer: torch.optim.Optimizer) -> None:
     if rule.optimizer_state == "fresh" and any("step" in group for group in optimizer.param_groups):
         problem = "optimizer_state fresh must have a step count per parameter"
         raise ValueError(f"{problem}, but {name} counts per group; use copy or reset")
-    copies_state_of_zero_blocks = rule.init == "zero" and rule.optimizer_state == "copy"
-    if copies_state_of_zero_blocks and any("x0" in entry for entry in optimizer.state.values()):
-        problem = "init zero must go with an optimizer that keeps no initial weights"
+    copies_state_of_others = rule.init in ALTERING_INITS and rule.optimizer_state == "copy"
+    if copies_state_of_others and any("x0" in entry for entry in optimizer.state.values()):
+        problem = f"init {rule.init} must go with an optimizer that keeps no initial weights"
         raise ValueError(f"{problem}, but {name} does; use optimizer_state fresh or reset")
 
 

@@ -1,6 +1,6 @@
 """Measure how readable the source tree is, and check the reading paths of the contributor's guide.
 
-    python tests/structure.py [FOLDER ...] [--json] [--path A|B|C] [--list-once-used] [--root DIR]
+    python tests/structure.py [FOLDER ...] [--json] [--path A|B|C|D] [--list-once-used] [--root DIR]
 
 Folders, such as `autoprog/ui`, are measured alone: what imports or uses them from outside is not seen then.
 
@@ -62,7 +62,8 @@ from typing import TypeVar
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("autoprog", "supernet", "search_spaces")
 GUIDE = Path("docs/contributing.md")
-PATH_GOALS = {"A": (14, 40), "B": (16, 50), "C": (12, 30)}  # files and functions to open, at most
+# Files and functions to open, at most.
+PATH_GOALS = {"A": (14, 40), "B": (16, 50), "C": (12, 30), "D": (6, 20)}
 
 _LAYOUT = {
     tokenize.COMMENT,

@@ -342,7 +342,7 @@ def test_the_subnets_of_a_schedule_are_its_distinct_subnets_from_small_to_full()
     with a_trainer("--schedule", "linear") as (_, phases):
         subnets = [phase.choices[0].subnet for phase in phases]
     assert subnets == [SubnetConfig((2,), 8), SubnetConfig((3,), 12), FULL]
-    assert all(phase.enter is None and not phase.ends_stage for phase in phases)
+    assert all(phase.change is None and not phase.ends_stage for phase in phases)
 
 
 # Report

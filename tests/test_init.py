@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from PIL import Image
@@ -15,7 +16,7 @@ from autoprog.presets import PRESETS, preset
 from autoprog.recipe import RECIPES, Recipe, fitting_batch_size
 from autoprog.schedule import GrowthSchedule
 from autoprog.space import Decisions, SpaceFile, find_space
-from autoprog.stage import Stage
+from autoprog.stage import Grow, Stage
 from autoprog.train.model import find_model
 from supernet.zoo import ZOO
 
@@ -48,7 +49,7 @@ def test_the_axes_in_comments_are_valid_too(capsys: Capture) -> None:
     bare = re.sub(r"^  # (\w+: [{\[])", r"  \1", text, flags=re.MULTILINE)
     axes = parse(SpaceFile, parse_yaml(bare, "starter"), "starter").axes
     assert axes.randaug.values == (0.5, 1.0)
-    assert axes.init == ("ema", "copy", "zero")
+    assert axes.init == get_args(Grow.model_fields["init"].annotation)
     named = {key for key in type(axes).model_fields if f"{key}: " in text}
     assert named == set(type(axes).model_fields)
 

@@ -272,6 +272,11 @@ def test_one_axis_of_depth_may_not_fall_while_the_other_grows() -> None:
             "nearest are 210 and 225",
         ),
         ("model: deit-s, ", "", "full.model: must be given; add this key"),
+        (
+            "num_heads: 6",
+            "mlp_ratio: 4",
+            "full.num_heads: must be given; autoprog init schedule --model deit-s writes all keys of deit-s",
+        ),
     ],
 )
 def test_a_full_model_that_cannot_be_is_refused(old: str, new: str, message: str) -> None:

@@ -192,7 +192,7 @@ def distinct_phases(schedule: GrowthSchedule, trainer: Trainer) -> list[Phase]:
     of_subnet: dict[SubnetConfig, Phase] = {}
     for phase in [phase for phase in phases if phase.starts_stage] + phases[-1:]:
         # Neither growth nor an evaluation belongs to the pace of its steps.
-        alone = replace(phase, enter=None, starts_stage=False, ends_stage=False)
+        alone = replace(phase, change=None, starts_stage=False, ends_stage=False)
         of_subnet.setdefault(phase.choices[0].subnet, alone)
     return list(of_subnet.values())
 

@@ -72,11 +72,11 @@ def launch(args: argparse.Namespace, configure: Configure) -> Path:
             )
         configured, folder = _open_run(args, configure, ranks)
         settings, opened, schedule = configured.settings, configured.opened, configured.schedule
-        shown = Launch.on_terminal(ranks, args.quiet, configured)
+        launched = Launch.on_terminal(ranks, args.quiet, configured)
         search = settings.search
 
         # Called again after each rollback, with the folder as it is then.
-        def events(folder: RunFolder, job: Job) -> Iterator[Event]:
+        def begin(folder: RunFolder, job: Job) -> Iterator[Event]:
             if search is None:
                 assert schedule is not None, "a training run has a schedule"
                 trainer = start_training(settings, folder, opened, schedule, job)
@@ -87,16 +87,16 @@ def launch(args: argparse.Namespace, configure: Configure) -> Path:
                 return search_by_trials(settings, folder, opened, workforce, job)
             searcher = build_searcher(settings, folder, opened, job)
             if not args.quiet and not job.rollbacks.count:
-                announce_search(shown.console, configured, folder, searcher.plan)
+                announce_search(launched.console, configured, folder, searcher.plan)
             return searcher.run()
 
         if not args.quiet and search is None:
-            announce_train(shown.console, configured, folder)
+            announce_train(launched.console, configured, folder)
         elif not args.quiet and search is not None and search.trials is not None:
-            announce_search(shown.console, configured, folder, None)
-        carry_out(events, shown, folder)
+            announce_search(launched.console, configured, folder, None)
+        carry_out(begin, launched, folder)
         if not args.quiet:
-            print_outcome(shown.console, folder, settings)
+            print_outcome(launched.console, folder, settings)
     return folder.path
 
 
@@ -207,8 +207,15 @@ class Launch:
         """Return a launch that is shown on standard output, by rank 0."""
         console = RunConsole(highlight=False, quiet=not ranks.is_main)
         rolls_back = configured.settings.on_divergence == "rollback"
-        shown = configured.schedule, configured.settings, configured.notices
-        return cls(ranks, console, quiet, rolls_back, *shown)
+        return cls(
+            ranks=ranks,
+            console=console,
+            quiet=quiet,
+            rolls_back=rolls_back,
+            schedule=configured.schedule,
+            settings=configured.settings,
+            notices=configured.notices,
+        )
 
     def relays(self, folder: RunFolder) -> Relays:
         """Return what passes a run on to its loggers: those of now, whatever those of its start were."""
@@ -232,7 +239,7 @@ def carry_out(begin: Begin, launch: Launch, folder: RunFolder) -> None:
         job = Job(stop, launch.ranks, rollbacks)
         for number in range(MAX_ROLLBACKS + 1):
             try:
-                _carry_out(begin, launch, folder, job)
+                _one_attempt(begin, launch, folder, job)
                 return
             except DivergedError:
                 if not launch.rolls_back or number == MAX_ROLLBACKS:
@@ -242,7 +249,8 @@ def carry_out(begin: Begin, launch: Launch, folder: RunFolder) -> None:
                 folder = RunFolder.reopen(folder.path)
 
 
-def _carry_out(begin: Begin, launch: Launch, folder: RunFolder, job: Job) -> None:
+def _one_attempt(begin: Begin, launch: Launch, folder: RunFolder, job: Job) -> None:
+    """Carry out a run until it ends or fails; errors of torch and of the system become a RunError."""
     try:
         events = begin(folder, job)
         if launch.ranks.is_main and not job.rollbacks.count:

@@ -599,7 +599,7 @@ class Searcher:
             choices=(plain_choice(self.current),),
             depth=self.current.depth,
             curriculum=self.segments[-1].curriculum,
-            enter=self.pending_change,
+            change=self.pending_change,
             starts_stage=len(self.segments) != self.announced_segments,
             # Candidates are estimated on images that training must not have seen.
             held_out=to_come and self.current != self.full,

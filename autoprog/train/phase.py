@@ -1,4 +1,4 @@
-"""Phases: a run as a list of spans of steps, each with one network and one change to enter it by."""
+"""Phases: a run as a list of spans of steps, each with one network and one change of it that comes first."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class GrowTo:
-    """Enter by growing from one subnet to another."""
+    """The change of a network that grows from one subnet to another."""
 
     before: SubnetConfig
     after: SubnetConfig
@@ -36,7 +36,7 @@ class GrowTo:
 
 @dataclass(frozen=True)
 class Compact:
-    """Enter by moving a supernet's winner to the front."""
+    """The change of a supernet whose winner moves to the front."""
 
     slots: Slots
 
@@ -50,7 +50,7 @@ class Phase:
         kind: ``plain`` trains one subnet a step, ``supernet`` one of several, drawn for each step.
         choices: What is trained. In a plain phase all have one depth and size; ``starts`` says which when.
         depth: Slots in use, which averages and drop-path cover.
-        enter: What is done to the network first.
+        change: How the network changes first: it grows, or a winner is compacted; None leaves it as it is.
         ends_stage: Whether to evaluate and to keep a checkpoint at the end.
         held_out: Whether the held-out slice is kept out of training.
         starts: The position from which each choice of a plain phase is in force.
@@ -65,7 +65,7 @@ class Phase:
     choices: tuple[Choice, ...]
     depth: tuple[int, ...]
     curriculum: Curriculum
-    enter: GrowTo | Compact | None = None
+    change: GrowTo | Compact | None = None
     starts_stage: bool = True
     ends_stage: bool = True
     held_out: bool = False
@@ -134,7 +134,7 @@ def phases_of(table: StepTable) -> Iterator[Phase]:
             starts=tuple(segment.start_step for segment in group),
             depth=subnet.depth,
             curriculum=group[0].curriculum,
-            enter=growth,
+            change=growth,
             starts_stage=index == 0 or groups[index - 1][0].stage != stage,
             ends_stage=index + 1 == len(groups) or groups[index + 1][0].stage != stage,
             training=group[0].training,

@@ -190,8 +190,8 @@ class Stepper:
         Raises:
             RunError: If not even one image at a time fits into the device's memory.
         """
-        # All randomness of a step (mixup, drop-path, random tokens) is a function of (seed, step, rank):
-        # a resume repeats it to the bit, whatever was drawn before.
+        # All randomness of a step (mixup, drop-path, random tokens) is a function of seed, purpose, step and
+        # rank: a resume repeats it to the bit, whatever was drawn before.
         seed = step_seed(self.seed, "step", step, self.ranks.rank)
         self.compute.seed(seed)
         if self.mixup is not None:  # which draws from the generators of Python and numpy

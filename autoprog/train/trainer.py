@@ -195,15 +195,15 @@ class Trainer:
         """
         if self.phase < phase.index:
             stepper = self.stepper
-            if isinstance(phase.enter, GrowTo):
+            if isinstance(phase.change, GrowTo):
                 with self.ledger.charge("lost"):
-                    grown = stepper.grow(phase.enter, self.data.probe, self.step, self.clock)
+                    grown = stepper.grow(phase.change, self.data.probe, self.step, self.clock)
                 yield grown.model_copy(update={"opens_supernet": phase.kind == "supernet"})
-            elif isinstance(phase.enter, Compact):  # the winner of a supernet moves to the front
+            elif isinstance(phase.change, Compact):  # the winner of a supernet moves to the front
                 with self.ledger.charge("lost"):
                     averages = [ema.module for ema in stepper.emas]
-                    compact(stepper.model, averages, stepper.optimizer, phase.enter.slots)
-            if phase.enter is not None or phase.kind == "plain":
+                    compact(stepper.model, averages, stepper.optimizer, phase.change.slots)
+            if phase.change is not None or phase.kind == "plain":
                 # The seconds of other networks or sizes say nothing of the steps to come. Phases of one
                 # supernet go on with theirs: they time the same candidates.
                 self.phase_seconds.clear()

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from itertools import product
 from typing import Any
 
 import pytest
@@ -13,22 +12,10 @@ from torch import Tensor, nn
 from supernet.config import GrowthRule, SubnetConfig
 from supernet.depthmap import PLACEMENTS, new_slots, skip_lists
 from supernet.elastic import ElasticViT
-from supernet.grow import compact, grow
+from supernet.grow import ALTERING_INITS, compact, grow
+from tests.supernet_tests.growth_rules import every_rule, expected_block
 
 BASE, TARGET = 3, 7
-RULES = [
-    GrowthRule(op, source_map, source, state)
-    for (op, source), source_map, state in product(
-        [("ema", "keep"), ("ema", "ema"), ("copy", "keep"), ("zero", "keep")],
-        ["interpolate", "stack"],
-        ["copy", "fresh", "reset"],
-    )
-]
-every_rule = pytest.mark.parametrize(
-    "rule",
-    RULES,
-    ids=lambda rule: f"{rule.init}-{rule.placement}-{rule.old_blocks}-{rule.optimizer_state}",
-)
 
 
 def train(family: Any, optimizer: torch.optim.Optimizer, depth: int, steps: int = 1) -> None:
@@ -77,11 +64,6 @@ def all_equal(ours: Iterable[dict[str, Tensor]], theirs: Iterable[dict[str, Tens
     return all(equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
-def silenced(block: dict[str, Tensor]) -> dict[str, Tensor]:
-    last = ("attn.proj.", "mlp.fc2.")
-    return {k: torch.zeros_like(v) if k.startswith(last) else v for k, v in block.items()}
-
-
 @every_rule
 def test_the_old_subnet_survives_growth_to_the_bit(family: Any, rule: GrowthRule) -> None:
     optimizer = trained_optimizer(family)
@@ -104,20 +86,19 @@ def test_every_slot_holds_the_weights_that_the_rule_names(family: Any, rule: Gro
     new = new_slots(source_map)
     grown = blocks(family.model)
     old_source = slow if rule.old_blocks == "ema" else online
-    new_source = slow if rule.init == "ema" else online
     for slot, source in enumerate(source_map):
-        expected = new_source[source] if slot in new else old_source[source]
-        expected = silenced(expected) if slot in new and rule.init == "zero" else expected
+        expected = old_source[source]
+        if slot in new:
+            expected = expected_block(rule, online[source], slow[source])
         assert equal(grown[slot], expected)
         for ema, was in zip(family.emas, own, strict=True):
-            silent = slot in new and rule.init == "zero"
-            source_block = silenced(was[source]) if silent else was[source]
-            assert equal(ema.stages[0][slot].state_dict(), source_block)
+            expected = expected_block(rule, was[source]) if slot in new else was[source]
+            assert equal(ema.stages[0][slot].state_dict(), expected)
     assert [o.source_slot for o in origins] == list(source_map)
     assert tuple(o.slot for o in origins if o.is_new) == new
     assert {o.state for o in origins} == {"none"}
-    kind = {"ema": "ema", "copy": "online", "zero": "zero"}[rule.init]
-    assert {o.weights for o in origins if o.is_new} == {kind}
+    weights = "online" if rule.init == "copy" else rule.init
+    assert {o.weights for o in origins if o.is_new} == {weights}
     assert {o.weights for o in origins if not o.is_new} == {
         "ema" if rule.old_blocks == "ema" else "kept"
     }
@@ -255,17 +236,18 @@ def test_fresh_state_is_refused_where_steps_are_counted_per_group(family: Any) -
     train(family, optimizer, TARGET)
 
 
-def test_silenced_blocks_are_refused_where_state_keeps_the_initial_weights(family: Any) -> None:
+@pytest.mark.parametrize("init", ALTERING_INITS)
+def test_altered_blocks_are_refused_where_state_keeps_the_initial_weights(
+    family: Any, init: str
+) -> None:
     """MADGRAD steps from where a parameter began: the state of its source would bring the source back."""
     optimizer = MADGRAD(family.model.parameters(), lr=0.01)
     train(family, optimizer, BASE)
     before = copy.deepcopy(family.model.state_dict())
     with pytest.raises(ValueError, match="MADGRAD does; use optimizer_state fresh or reset"):
-        grow(family.model, [], optimizer, (BASE,), (TARGET,), GrowthRule("zero"))
+        grow(family.model, [], optimizer, (BASE,), (TARGET,), GrowthRule(init))
     assert equal(family.model.state_dict(), before)
-    grow(
-        family.model, [], optimizer, (BASE,), (TARGET,), GrowthRule("zero", optimizer_state="fresh")
-    )
+    grow(family.model, [], optimizer, (BASE,), (TARGET,), GrowthRule(init, optimizer_state="fresh"))
     train(family, optimizer, TARGET)
 
 

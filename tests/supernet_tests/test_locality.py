@@ -23,12 +23,14 @@ from torch.utils.flop_counter import FlopCounterMode
 import supernet
 from supernet.config import GrowthRule, ModelSpec, SubnetConfig, TokenRule
 from supernet.cost import macs, parameters
-from supernet.depthmap import skip_lists
+from supernet.depthmap import PLACEMENTS, new_slots, skip_lists
 from supernet.elastic import ElasticViT, create_elastic, describe
 from supernet.export import export_subnet, plain_state_dict
 from supernet.grow import compact, grow
 from supernet.locality import LocalBlock, LocalMlp
 from supernet.zoo import ZOO
+from tests.supernet_tests.conftest import shake
+from tests.supernet_tests.growth_rules import every_rule, expected_block
 
 Build = Callable[[ModelSpec, int], ElasticViT]
 SPEC = ZOO["vit-mu-local"]
@@ -284,6 +286,26 @@ def test_the_elastic_model_is_the_plain_one(name: str, build: Build) -> None:
     images = torch.randn(2, 3, spec.img_size, spec.img_size)
     with torch.no_grad():
         assert torch.equal(model(images, spec.full), model.vit(images))
+
+
+@every_rule
+def test_new_blocks_with_locality_hold_what_the_rule_names(build: Build, rule: GrowthRule) -> None:
+    model, averaged = build(SPEC, 5), shake(build(SPEC, 5), 1)
+    before = [
+        [copy.deepcopy(block.state_dict()) for block in network.stages[0]]
+        for network in (model, averaged)
+    ]
+    grow(model, [averaged], None, (2,), (4,), rule)
+    source_map = PLACEMENTS[rule.placement](2, 4)
+    for slot in new_slots(source_map):
+        online, slow = (blocks[source_map[slot]] for blocks in before)
+        for network, expected in (
+            (model, expected_block(rule, online, slow)),
+            (averaged, expected_block(rule, slow)),
+        ):
+            grown = network.stages[0][slot].state_dict()
+            assert grown.keys() == expected.keys()
+            assert all(torch.equal(grown[name], expected[name]) for name in expected)
 
 
 def test_zero_growth_changes_no_logits_and_a_winner_moves_to_the_front(build: Build) -> None:

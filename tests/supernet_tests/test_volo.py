@@ -31,28 +31,10 @@ from supernet.grow import compact, grow
 from supernet.network import DropPath
 from supernet.volo import ElasticVOLO
 from supernet.zoo import ZOO
+from tests.supernet_tests.growth_rules import every_rule, expected_block
 
 SPEC = ZOO["volo-mu"]
 BASE, TARGET = (1, 2), (2, 4)
-RULES = [
-    GrowthRule(op, source_map, source, state)
-    for op, source in (
-        ("ema", "keep"),
-        ("ema", "ema"),
-        ("copy", "keep"),
-        ("zero", "keep"),
-    )
-    for source_map, state in (
-        ("interpolate", "copy"),
-        ("stack", "fresh"),
-        ("interpolate", "reset"),
-    )
-]
-every_rule = pytest.mark.parametrize(
-    "rule",
-    RULES,
-    ids=lambda rule: f"{rule.init}-{rule.placement}-{rule.old_blocks}-{rule.optimizer_state}",
-)
 
 
 def some_images(img_size: int = 32, count: int = 4) -> Tensor:
@@ -294,11 +276,6 @@ def test_all_blocks_are_the_full_depth_whatever_the_fraction_of_outlookers() -> 
     assert ZOO["deit-s"].split(7) == (7,)
 
 
-def silenced(block: dict[str, Tensor]) -> dict[str, Tensor]:
-    last = ("attn.proj.", "mlp.fc2.")
-    return {k: torch.zeros_like(v) if k.startswith(last) else v for k, v in block.items()}
-
-
 def contents(network: ElasticVOLO) -> list[list[dict[str, Tensor]]]:
     return [[copy.deepcopy(b.state_dict()) for b in stage] for stage in network.stages]
 
@@ -323,12 +300,10 @@ def test_each_stage_grows_by_its_own_map_and_the_old_subnet_survives(
         grown = contents(network)
         for stage, source_map in enumerate(maps):
             for slot, source in enumerate(source_map):
-                is_new = slot in new_slots(source_map)
-                from_slow = is_new and rule.init == "ema"
-                expected = (before[-1] if from_slow and number == 0 else before[number])[stage][
-                    source
-                ]
-                expected = silenced(expected) if is_new and rule.init == "zero" else expected
+                expected = before[number][stage][source]
+                if slot in new_slots(source_map):
+                    averaged = before[-1][stage][source] if number == 0 else None
+                    expected = expected_block(rule, expected, averaged)
                 assert same(grown[stage][slot], expected)
     assert [(o.stage, o.slot, o.source_slot) for o in origins] == [
         (stage, slot, source)

@@ -85,7 +85,7 @@ def test_a_schedule_becomes_phases_that_grow_where_a_stage_is_deeper(bench: Any)
     assert [phase.starts_stage for phase in phases] == [True, True, False, False, True]
     assert [phase.ends_stage for phase in phases] == [True, False, False, True, True]
     grow = schedule.stages[0].grow
-    assert [phase.enter for phase in phases] == [
+    assert [phase.change for phase in phases] == [
         None,
         GrowTo(SubnetConfig(2, 8), SubnetConfig(3, 8), grow),
         None,
