@@ -228,9 +228,9 @@ def test_a_second_signal_ends_the_workers(bench: Any, program: ModuleType) -> No
 @pytest.mark.slow
 def test_workers_killed_at_random_lose_and_double_nothing(bench: Any, program: ModuleType) -> None:
     rng = random.Random(0)
-    options = {"trials": 60, "seconds": 0.25, "sampler": "nsga2", "terms": {"max_attempts": 99}}
+    options = {"trials": 60, "seconds": 0.5, "sampler": "nsga2", "terms": {"max_attempts": 99}}
     workers = {number: bench.spawn(number, **options) for number in range(3)}
-    kills = 0
+    kills = 0  # workers start in a second, so trials of half a second leave time for all of them
     while any(process.poll() is None for process in workers.values()):
         time.sleep(rng.uniform(0.2, 0.8))
         number = rng.randrange(3)
