@@ -113,9 +113,8 @@ def budget_record(events: Iterable[Event]) -> BudgetRecord | None:
             values = {
                 key: getattr(event, key) for key in Score.model_fields.keys() - {"hours", "depth"}
             }
-            hours = (
-                event.wall_seconds / 3600
-            )  # evaluations and waiting included, as the budget counts
+            # Evaluations and waiting included, as the budget counts.
+            hours = event.wall_seconds / 3600
             scores.append(Score(hours=hours, depth=event.subnet.depth, **values))
     if start is None or start.time_budget_seconds is None:
         return None

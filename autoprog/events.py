@@ -264,9 +264,8 @@ class RunFinished(_Event):
     """The run is complete; ``result`` is what ``result.json`` holds."""
 
     kind: Literal["run_finished"] = "run_finished"
-    result: dict[
-        str, Any
-    ]  # no Result: `runs`, where that is, reads the log and imports this module
+    # No Result: `runs`, where that is, reads the log and imports this module.
+    result: dict[str, Any]
 
 
 Event = (

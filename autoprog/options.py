@@ -90,9 +90,8 @@ class Flag:
         value = self.info.get_default(call_default_factory=False)
         if self.option.default or self.info.is_required():
             return self.option.default
-        if value is None or isinstance(
-            value, bool
-        ):  # what a switch does not do goes without saying
+        # What a switch does not do goes without saying.
+        if value is None or isinstance(value, bool):
             return ""
         return value_text(value)
 

@@ -253,9 +253,8 @@ class RunFolder:
 
     def close(self) -> None:
         """Release the lock."""
-        with suppress(
-            OSError
-        ):  # a disk without room for the last event, of which the user has been warned
+        # A disk without room for the last event, of which the user has been warned.
+        with suppress(OSError):
             self._events.close()
         self._lock.close()
 

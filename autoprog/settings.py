@@ -265,9 +265,8 @@ class SearchSettings(FileModel):
         So many that the estimates of all decisions keep to ``search_fraction``.
         """
         decisions = self.space.decisions
-        if (
-            self.rule == "autoprog"
-        ):  # estimates each subnet of a decision at each of its time points
+        # Estimates each subnet of a decision at each of its time points.
+        if self.rule == "autoprog":
             most = (decisions.num_stages - 1) * _PUBLISHED_TIME_POINTS * _PUBLISHED_CANDIDATES
         else:
             # A search by time also estimates once before its first step: the zero-step probe.

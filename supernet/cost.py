@@ -177,9 +177,8 @@ def macs(spec: ModelSpec, subnet: SubnetConfig, num_classes: int = 1000) -> int:
     for count in block_tokens(tokens, prefix, subnet.total_depth, subnet.tokens):
         attended = count.attention
         blocks += 4 * attended * width**2 + 2 * attended**2 * width
-        if (
-            count.mlp < attended
-        ):  # the scores of tokens dropped inside are one more row of attention
+        # The scores of tokens dropped inside are one more row of attention.
+        if count.mlp < attended:
             blocks += attended * width
         if spec.is_local:  # prefix tokens bypass the feed-forward
             blocks += (attended - prefix) * (weights + _convolution(spec))

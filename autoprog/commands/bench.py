@@ -128,9 +128,8 @@ def _bench_runner(args: argparse.Namespace) -> None:
             say(line, end="\r", file=sys.stderr, flush=True)
 
     configured = configure_train(args)
-    check_run(
-        configured, is_new=True
-    )  # as for a run: what it would refuse is not worth a measurement
+    # As for a run: what it would refuse is not worth a measurement.
+    check_run(configured, is_new=True)
     settings, opened, schedule = configured.settings, configured.opened, configured.schedule
     assert schedule is not None, "a training run has a schedule"
     script = args.timm_script

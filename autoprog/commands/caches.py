@@ -104,9 +104,8 @@ def _chosen(args: argparse.Namespace, folder: Path, files: Sequence[CacheFile]) 
             if known not in chosen:
                 chosen.append(known)
     if args.older_than is not None:
-        latest = (
-            time.time() - args.older_than * _DAY_SECONDS
-        )  # a run touches the files that it opens
+        # A run touches the files that it opens.
+        latest = time.time() - args.older_than * _DAY_SECONDS
         chosen = [file for file in chosen if file.used <= latest]
     return chosen
 

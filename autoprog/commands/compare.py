@@ -81,9 +81,8 @@ def _read(paths: Sequence[str], runs_dir: str) -> tuple[list[FinishedRun], list[
     runs, left_out = [], []
     once: dict[Path, str] = {}
     for path in map(str, chain.from_iterable(_runs_of(word, runs_dir) for word in paths)):
-        once.setdefault(
-            Path(path).resolve(), path
-        )  # given twice, by a link or a glob, it counts once
+        # Given twice, by a link or a glob, it counts once.
+        once.setdefault(Path(path).resolve(), path)
     for path in once.values():
         try:
             runs.append(read_finished_run(path))

@@ -131,9 +131,8 @@ def configure_train(args: argparse.Namespace) -> Configured:
     data = data_settings(args)
     name = args.schedule
     schedule = None if name in PRESETS else load_schedule(name) if is_file(name) else None
-    spec = _model_of_schedule(
-        args, data, schedule, name
-    )  # before the images, which may take long to open
+    # Before the images, which may take long to open.
+    spec = _model_of_schedule(args, data, schedule, name)
     opened = open_data(data)
     data = data.model_copy(update={"white_level": opened.white_level})
     recipe_name, recipe = recipe_of(args, len(opened.train), data, ("", {}))

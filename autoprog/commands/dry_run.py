@@ -151,9 +151,8 @@ def _forecast(configured: Configured) -> _Forecast | None:
     if search is not None and search.trials is not None:
         return None
     spec, batch_size = settings.model.spec(), settings.recipe.batch_size
-    plain = settings.model_copy(
-        update={"cache": None, "compile": False}
-    )  # no file, no minute of graphs
+    # No file, no minute of graphs.
+    plain = settings.model_copy(update={"cache": None, "compile": False})
     # The full model and the smallest subnet are measured first, the others as long as there is time;
     # the model of costs fills in what is left.
     keys = _cost_keys(configured)

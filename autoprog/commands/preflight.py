@@ -83,9 +83,8 @@ def check_run(configured: Configured, is_new: bool, ranks: Ranks = ONE_PROCESS) 
         check_fidelity(search.fidelity, plan)
     if search is not None and search.costs_from is not None and is_new:
         Costs.read(Path(search.costs_from), recipe.batch_size)
-    if (
-        settings.has_initial_weights and is_new
-    ):  # one that goes on has its weights in the checkpoint
+    # One that goes on has its weights in the checkpoint.
+    if settings.has_initial_weights and is_new:
         # Growth would overwrite blocks of the given weights.
         full = as_depth(settings.model.depth)
         for index, stage in enumerate(() if schedule is None else schedule.stages):

@@ -313,9 +313,8 @@ def check_data_asks(data: DataSettings, folder: Path) -> None:
 
 def loads_weights(settings: RunSettings, folder: Path) -> bool:
     """Return whether a resumed run would load timm's weights, as it does without a readable checkpoint."""
-    if (
-        not settings.pretrained or settings.search is not None
-    ):  # which also trains anew for its estimates
+    # A search from those weights also trains anew for its estimates.
+    if not settings.pretrained or settings.search is not None:
         return settings.pretrained
     return load_newest(folder / "checkpoints")[0] is None
 

@@ -138,9 +138,8 @@ def check_arms(folder: Path, plan: Plan) -> None:
         ConfigError: If one could not run.
     """
     _check_processes(plan.nproc, str(folder / "verify.json"), "plan.nproc")
-    with (
-        TemporaryDirectory() as place
-    ):  # nothing is written into the folder until all arms are checked
+    # Nothing is written into the folder until all arms are checked.
+    with TemporaryDirectory() as place:
         for name, text in plan.files().items():
             Path(place, name).write_text(text, encoding="utf-8")
         for arm in plan.arms:
@@ -172,9 +171,8 @@ def _check_processes(nproc: int, where: str, key: str = "") -> None:
     if "WORLD_SIZE" in os.environ:
         hint = "give --nproc N, and each run is started through it"
         raise ConfigError("verify", "", "cannot run under torchrun", hint=hint)
-    max_processes = max(
-        _MIN_PROCESSORS, os.cpu_count() or 1
-    )  # else a folder might fill the machine
+    # Else a folder might fill the machine.
+    max_processes = max(_MIN_PROCESSORS, os.cpu_count() or 1)
     if nproc > max_processes:
         raise ConfigError(where, key, f"must be at most {max_processes} on this machine", nproc)
 

@@ -41,9 +41,8 @@ __all__ = [
 
 
 MAGIC = b"AUTOPRGI"
-FOOTER = struct.Struct(
-    "<8sIIQQ"
-)  # magic, version, CRC-32 of tables and facts, images, bytes of facts
+# Magic, version, CRC-32 of tables and facts, images, bytes of facts.
+FOOTER = struct.Struct("<8sIIQQ")
 
 # More than the reasons of 50,000 unreadable images take.
 MAX_FACTS_BYTES = 2**24

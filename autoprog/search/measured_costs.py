@@ -187,9 +187,8 @@ class Costs:
 
     def _add(self, measured: CostTable) -> None:
         """Add what has been measured; what is there stays."""
-        first = (
-            self.table if self.table.conditions else measured
-        )  # which says where it was measured
+        # A table with conditions says where it was measured.
+        first = self.table if self.table.conditions else measured
         costs = self.table.with_costs(measured.step_costs).step_costs
         self.table = first.model_copy(update={"step_costs": costs})
 

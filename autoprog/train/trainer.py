@@ -228,9 +228,8 @@ class Trainer:
         self.stepper.model.train()
         spec, seed, start = self.stepper.model.spec, self.settings.seed, self.step
         batch_size = scaled_batch_size(self.recipe, phase.training)
-        with self.ledger.charge(
-            "data_wait"
-        ):  # workers start here, or end what is not wanted any more
+        # Workers start here, or end what is not wanted any more.
+        with self.ledger.charge("data_wait"):
             batches = self.data.batches(
                 first_sample=self.samples,
                 batch_size=batch_size,
@@ -650,9 +649,8 @@ class Trainer:
         for ema, weights in zip(stepper.emas, state["emas"], strict=True):
             ema.module.vit.load_state_dict(weights, strict=True)
         stepper.optimizer.load_state_dict(state["optimizer"])
-        if state[
-            "scaler"
-        ]:  # empty where the precision needed none; a resume may choose another one
+        # Empty where the precision needed none; a resume may choose another one.
+        if state["scaler"]:
             stepper.scaler.load_state_dict(state["scaler"])
         self.step, self.phase = state["step"], state["phase"]
         self.search_state = state["search_state"]

@@ -111,9 +111,8 @@ def number(value: float | None, digits: int = 4) -> str:
         return "–"
     if not math.isfinite(value):
         return str(value)
-    whole = (
-        10**digits - 0.5 <= abs(value) < 1e9
-    )  # never as a power of ten, which takes a moment to read
+    # Never as a power of ten, which takes a moment to read.
+    whole = 10**digits - 0.5 <= abs(value) < 1e9
     return f"{value:,.0f}" if whole else f"{value:.{digits}g}"
 
 

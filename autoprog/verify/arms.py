@@ -140,9 +140,8 @@ class ArmSettings(FileModel):
                     f"must be a text of at most {MAX_LETTERS} letters, without control characters"
                 )
                 raise ConfigError("", flag, problem, value)
-            elif (
-                value == "--"
-            ):  # argparse takes it out wherever it stands, so the flag had no value
+            # Argparse takes it out wherever it stands, so the flag had no value.
+            elif value == "--":
                 raise ConfigError("", flag, "must be a value", value)
             else:
                 checked[flag] = value

@@ -106,9 +106,8 @@ class Proposals:
                 self._sizes[trial.params["img_size_up"]],
                 self._rates[trial.params.get("keep_rate_up", 0)],
             )
-            if (
-                subnet in self._scores
-            ):  # nothing new for the caller, but the sampler is to know it again
+            # Nothing new for the caller, but the sampler is to know it again.
+            if subnet in self._scores:
                 self._study.tell(trial, self._scores[subnet])
             elif subnet in self._open or subnet not in self._grid:
                 self._study.tell(trial, state=TrialState.FAIL)

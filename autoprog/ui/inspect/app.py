@@ -104,6 +104,7 @@ class GuideScreen(ModalScreen[None]):
             yield Static(Group(list_table(KEYS), Text(""), note))
 
 
+# Red, green, yellow, blue, magenta, cyan, as in the palette.
 _COLOURS = [
     (213, 94, 0),
     (0, 158, 115),
@@ -111,7 +112,7 @@ _COLOURS = [
     (86, 180, 233),
     (204, 121, 167),
     (86, 180, 233),
-]  # red, green, yellow, blue, magenta, cyan, as in the palette
+]
 
 # What the sixteen colours of a terminal look like on the grounds that the program paints.
 # Dim text has to be read: 6.6 to 1 on the dark ground, 5.3 to 1 on the light one.

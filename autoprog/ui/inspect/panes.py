@@ -323,9 +323,8 @@ class Rows(DataTable[Text]):
         self, columns: Sequence[Column], keys: Sequence[str], styles: Sequence[str] = ()
     ) -> None:
         """Draw columns; the cursor stays on the row with its key; a style is that of a first cell."""
-        room = (
-            self.scrollable_content_region.width - CELL_PADDING
-        )  # on each side; the table has the rest
+        # The padding stands on both sides of a cell; the table has the rest.
+        room = self.scrollable_content_region.width - CELL_PADDING
         kept = cut_columns(fit_columns(columns, room), room)
         # To fill a table anew moves its cursor, so it is filled only where it has changed.
         if kept == self._shown:
